@@ -1,0 +1,46 @@
+# `make demo` and `make test` do all their set-up; the steps are in scripts/.
+#   PYTHON=python3.12   the Python that makes the virtual environment (3.11 or newer)
+#   VENV=.venv          where that environment is
+#   QT=pyqt6            the Qt binding (pyqt5 unless said otherwise)
+#   ARGS="-k geometry"  what `make test` passes on to pytest
+
+VENV ?= .venv
+QT ?= $(shell scripts/qt.sh)
+ARGS ?=
+export PYTHON
+
+.PHONY: help demo test test-qt6 lint format clean
+
+help:
+	@echo "make demo      score a real scan and show it in napari (without a display: files in demo_out/)"
+	@echo "make test      run every test"
+	@echo "make test-qt6  run the GUI tests on PyQt6, in an environment of their own"
+	@echo "make lint      ruff, mypy, import-linter, codespell"
+	@echo "make format    let ruff put the code in shape"
+	@echo "make clean     remove the environments and what was built"
+
+demo:
+	scripts/demo.sh "$(VENV)" "$(QT)"
+
+test:
+	scripts/test.sh "$(VENV)" "$(QT)" $(ARGS)
+
+test-qt6:
+	scripts/test.sh .venv-qt6 pyqt6 tests/gui $(ARGS)
+
+lint:
+	scripts/setup.sh "$(VENV)" "$(QT),test,dev"
+	"$(VENV)/bin/ruff" check .
+	"$(VENV)/bin/ruff" format --check .
+	"$(VENV)/bin/lint-imports" --no-logo
+	"$(VENV)/bin/codespell"
+	"$(VENV)/bin/mypy"
+
+format:
+	scripts/setup.sh "$(VENV)" "$(QT),test,dev"
+	"$(VENV)/bin/ruff" check --fix .
+	"$(VENV)/bin/ruff" format .
+
+clean:
+	rm -rf "$(VENV)" .venv-qt6 demo_out dist build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	find napari_spatial_ar tests -name __pycache__ -type d -prune -exec rm -rf {} +

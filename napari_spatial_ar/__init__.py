@@ -1,0 +1,31 @@
+"""Shows where an MRI, CT or OCT scan departs from normal. For research use, not for diagnosis."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.imaging.reading import read
+    from napari_spatial_ar.normative.fitting import fit
+    from napari_spatial_ar.normative.model import load_model
+
+try:
+    __version__ = version("napari-spatial-ar")
+except PackageNotFoundError:  # a checkout that was never installed
+    __version__ = "0+unknown"
+
+__all__ = ["__version__", "fit", "load_model", "read"]
+
+_HOME = {
+    "read": "napari_spatial_ar.imaging.reading",
+    "fit": "napari_spatial_ar.normative.fitting",
+    "load_model": "napari_spatial_ar.normative.model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: torch and transformers take seconds, listing plugins must not."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,59 @@
+"""Errors that a user can act on: what went wrong, with which file, what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "Cancelled",
+    "InputError",
+    "ModelFileError",
+    "SpatialARError",
+    "StorageError",
+    "WeightsError",
+]
+
+
+class SpatialARError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Parameters
+    ----------
+    what : str
+        One clause that says what is wrong, without a trailing full stop.
+    path : path-like, optional
+        The file or folder concerned.
+    fix : str, optional
+        One clause that says what to do about it.
+    """
+
+    def __init__(self, what: str, *, path: str | Path | None = None, fix: str | None = None):
+        self.what = what
+        self.path = Path(path) if path is not None else None
+        self.fix = fix
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {self.what}" if self.path is not None else self.what
+        text = text.rstrip(".") + "."
+        return f"{text} {self.fix.rstrip('.')}." if self.fix else text
+
+
+class InputError(SpatialARError):
+    """A scan, image, folder or setting that cannot be used as given."""
+
+
+class ModelFileError(SpatialARError):
+    """A normative model file that is damaged, of another version or for another backbone."""
+
+
+class WeightsError(SpatialARError):
+    """Backbone weights that are missing, damaged or not what their name says."""
+
+
+class StorageError(SpatialARError):
+    """A file that could not be written, for lack of space or permission."""
+
+
+class Cancelled(SpatialARError):
+    """The work was stopped on request; what was finished is kept."""

@@ -1,0 +1,1 @@
+"""Data sets in the BMAD layout, metrics and comparisons."""

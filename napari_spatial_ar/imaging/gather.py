@@ -1,0 +1,67 @@
+"""Reading many things of which some may be bad."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.volume import Volume
+
+__all__ = ["attempt", "gather", "left_out", "note_errors"]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def attempt(calls: Iterable[Callable[[], T]]) -> tuple[list[T], list[InputError]]:
+    """Make all calls; return what the good ones gave, in order, and the others' errors.
+
+    Raises
+    ------
+    InputError
+        The first error, if no call succeeded.
+    """
+    results: list[T] = []
+    errors: list[InputError] = []
+    for call in calls:
+        try:
+            results.append(call())
+        except InputError as error:
+            errors.append(error)
+    if errors and not results:
+        raise errors[0]
+    if errors:
+        logger.info("left out %d inputs that could not be read", len(errors))
+    return results, errors
+
+
+def left_out(errors: Sequence[InputError]) -> tuple[str, ...]:
+    """Sentence that says how many inputs are left out and why the first is; none if none are.
+
+    No path is in it: a file name may hold a patient's name.
+    """
+    if not errors:
+        return ()
+    count = "1 input is" if len(errors) == 1 else f"{len(errors)} inputs are"
+    return (f"{count} left out; the reason (of the first): {errors[0].what}.",)
+
+
+def note_errors(volumes: list[Volume], errors: Sequence[InputError]) -> list[Volume]:
+    """Put `left_out` among the warnings of the first volume."""
+    first, *others = volumes
+    return [replace(first, warnings=(*first.warnings, *left_out(errors))), *others]
+
+
+def gather(readers: Iterable[Callable[[], Sequence[Volume]]]) -> list[Volume]:
+    """Volumes of all readers that succeed, in order, the first one noting those that did not.
+
+    Raises
+    ------
+    InputError
+        The first error, if no reader succeeded.
+    """
+    groups, errors = attempt(readers)
+    return note_errors([volume for group in groups for volume in group], errors)

@@ -1,0 +1,203 @@
+"""Where voxels are in the patient, and how a scan is turned for people and for models.
+
+Three orders of the same voxels are used, and only here are they converted:
+
+source
+    ``Volume.data`` (Z, Y, X): the axes as stored in the file, reversed to NumPy order, so
+    ``data[z, y, x]`` is NIfTI voxel ``(i, j, k) = (x, y, z)``. Everything exported is in it.
+display
+    (S, P, L): index 0 grows to superior, 1 to posterior, 2 to the patient's left. napari
+    draws it as a radiologist expects (patient's left on the right of the screen).
+slices
+    (N, rows, columns): acquired slices one by one, in file order, each turned upright the
+    radiological way. This is what a model sees.
+
+All three are views of one array: writing through one writes the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.errors import InputError
+
+__all__ = ["Geometry", "Plane", "orientation"]
+
+Plane = Literal["axial", "coronal", "sagittal"]
+_PLANE_OF_WORLD_AXIS: dict[int, Plane] = {0: "sagittal", 1: "coronal", 2: "axial"}
+# Signs that turn RAS millimetres (x, y, z) into display millimetres (S, P, L).
+_RAS_TO_SPL = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
+
+
+def orientation(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """RAS axis (0 R, 1 A, 2 S) closest to each of (i, j, k), and its sign: (3, 2)."""
+    closest: npt.NDArray[np.float64] = nib.io_orientation(affine)  # type: ignore[no-untyped-call]
+    return closest
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Grid of a volume in patient space.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Size of ``Volume.data`` along (Z, Y, X).
+    affine : (4, 4) float64
+        Homogeneous map from NIfTI voxel indices (i, j, k) = (x, y, z) to RAS millimetres.
+    slice_axis : {0, 1, 2}
+        Axis of (Z, Y, X) along which acquired slices are stacked.
+    spacing_known : bool
+        False where the source has no spacing (a PNG): lengths are then in pixels, not mm.
+    regular : bool
+        False where the slices do not form a regular grid: no distance across slices is valid.
+
+    Raises
+    ------
+    InputError
+        If the affine is not an invertible 4 x 4 of finite numbers.
+    """
+
+    shape: tuple[int, int, int]
+    affine: npt.NDArray[np.float64] = field(repr=False)
+    slice_axis: int = 0
+    spacing_known: bool = True
+    regular: bool = True
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise InputError(
+                f"the voxel-to-patient matrix is not a finite 4 x 4: {affine.tolist()}"
+            )
+        if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            raise InputError("the voxel-to-patient matrix is singular, so voxels have no place")
+        affine.setflags(write=False)
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+
+    @classmethod
+    def without_spacing(cls, shape: tuple[int, int, int]) -> Geometry:
+        """Make the grid of pictures without geometry: upright axial slices, 1 x 1 x 1 pixels."""
+        return cls(shape=shape, affine=np.diag([-1.0, -1.0, 1.0, 1.0]), spacing_known=False)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size along (Z, Y, X), in mm (in pixels where ``spacing_known`` is False)."""
+        x, y, z = (float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return z, y, x
+
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of one voxel in cubic mm (cubic pixels where ``spacing_known`` is False)."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    @property
+    def orientation(self) -> str:
+        """Closest anatomical direction in which i, j and k grow, such as ``"LPS"``."""
+        letters = (("L", "R"), ("P", "A"), ("I", "S"))
+        return "".join(letters[int(axis)][int(sign > 0)] for axis, sign in orientation(self.affine))
+
+    @property
+    def plane(self) -> Plane:
+        """Anatomical plane closest to the acquired slices."""
+        return _PLANE_OF_WORLD_AXIS[self._world_axis_of(self.slice_axis)]
+
+    def _world_axis_of(self, data_axis: int) -> int:
+        """RAS axis (0 R, 1 A, 2 S) closest to an axis of (Z, Y, X)."""
+        return int(orientation(self.affine)[2 - data_axis, 0])
+
+    def _arrange(
+        self, array: npt.NDArray[Any], axes: list[int], flips: list[bool]
+    ) -> npt.NDArray[Any]:
+        if array.shape[:3] != self.shape:
+            raise InputError(f"an array of shape {array.shape} is not on the grid {self.shape}")
+        view = array.transpose(*axes, *range(3, array.ndim))
+        return view[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
+
+    def _axis_towards(self, direction: str) -> tuple[int, bool]:
+        """Axis of (Z, Y, X) that runs along a direction letter, and whether it runs against it."""
+        world = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}[direction]
+        sign = 1.0 if direction in "RAS" else -1.0
+        closest = orientation(self.affine)
+        voxel = int(np.flatnonzero(closest[:, 0] == world)[0])
+        return 2 - voxel, bool(closest[voxel, 1] * sign < 0)
+
+    def to_display(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """View of a (Z, Y, X, ...) source array with axes (S, P, L, ...)."""
+        axes, flips = zip(*(self._axis_towards(d) for d in "SPL"), strict=True)
+        return self._arrange(array, list(axes), list(flips))
+
+    def from_display(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """View of an (S, P, L, ...) array with the source's axes (Z, Y, X, ...).
+
+        Raises
+        ------
+        InputError
+            If the array is not of ``display_shape``.
+        """
+        if array.shape[:3] != self.display_shape:
+            raise InputError(
+                f"an array of shape {array.shape} is not on the display grid {self.display_shape}"
+            )
+        axes, flips = zip(*(self._axis_towards(d) for d in "SPL"), strict=True)
+        view = array[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
+        return view.transpose(*np.argsort(axes), *range(3, array.ndim))
+
+    def to_slices(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """View of a (Z, Y, X) source array as upright slices (N, rows, columns).
+
+        Slice n is index n along ``slice_axis``, never reordered. Rows grow to posterior in
+        axial slices and to inferior in the others; columns grow to the patient's left, in
+        sagittal slices to posterior.
+        """
+        rows, columns = {
+            "axial": ("P", "L"),
+            "coronal": ("I", "L"),
+            "sagittal": ("I", "P"),
+        }[self.plane]
+        (row_axis, row_flip), (column_axis, column_flip) = map(self._axis_towards, (rows, columns))
+        return self._arrange(
+            array, [self.slice_axis, row_axis, column_axis], [False, row_flip, column_flip]
+        )
+
+    @property
+    def display_shape(self) -> tuple[int, int, int]:
+        """Size along (S, P, L)."""
+        s, p, left = (self.shape[self._axis_towards(d)[0]] for d in "SPL")
+        return s, p, left
+
+    @property
+    def display_spacing(self) -> tuple[float, float, float]:
+        """Voxel size along (S, P, L), in mm: napari's ``scale``."""
+        s, p, left = (self.spacing[self._axis_towards(d)[0]] for d in "SPL")
+        return s, p, left
+
+    @property
+    def display_translate(self) -> tuple[float, float, float]:
+        """Place of display voxel (0, 0, 0) in (S, P, L) millimetres: napari's ``translate``.
+
+        The centre of the volume lies where it lies in the patient; an oblique volume is
+        drawn unrotated about it (napari does not draw rotated slices).
+        """
+        centre_index = (np.array(self.shape[::-1]) - 1) / 2
+        centre = _RAS_TO_SPL @ (self.affine[:3, :3] @ centre_index + self.affine[:3, 3])
+        half = (np.array(self.display_shape) - 1) / 2 * np.array(self.display_spacing)
+        s, p, left = (float(v) for v in centre - half)
+        return s, p, left
+
+    def slice_position(self, index: int) -> int:
+        """Index along the display axis at which slice ``index`` of ``to_slices`` is drawn."""
+        direction = {"axial": "S", "coronal": "P", "sagittal": "L"}[self.plane]
+        axis, flip = self._axis_towards(direction)
+        return self.shape[axis] - 1 - index if flip else index
+
+    @property
+    def display_slice_axis(self) -> int:
+        """Axis of (S, P, L) along which acquired slices are stacked."""
+        return {"axial": 0, "coronal": 1, "sagittal": 2}[self.plane]

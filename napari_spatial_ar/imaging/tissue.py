@@ -1,0 +1,42 @@
+"""Where the body is in a slice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+__all__ = ["tissue_mask"]
+
+_THRESHOLD = 0.05
+_SPECK = 1e-3  # share of the slice below which a bright spot in the air is not body
+
+
+def tissue_mask(unit_image: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Body pixels of a slice: brighter than 5 % of the window, without specks and holes.
+
+    Parameters
+    ----------
+    unit_image : (rows, columns) float
+        Slice in [0, 1], as from `napari_spatial_ar.imaging.windows.apply_window`.
+
+    Returns
+    -------
+    (rows, columns) bool
+        True in the body. Connected spots smaller than 0.1 % of the slice are left out; dark
+        regions that do not reach the edge of the slice (air in the bowel, ventricles) belong
+        to it.
+    """
+    spots, _ = ndimage.label(unit_image > _THRESHOLD)
+    is_body = np.bincount(spots.ravel()) >= _SPECK * spots.size
+    is_body[0] = False
+    body = is_body[spots]
+    dark, count = ndimage.label(~body)
+    is_outside = np.zeros(count + 1, dtype=bool)
+    for edge in (dark[0], dark[-1], dark[:, 0], dark[:, -1]):
+        is_outside[edge] = True
+    is_outside[0] = False
+    outside: npt.NDArray[np.bool_] = is_outside[dark]
+    return ~outside

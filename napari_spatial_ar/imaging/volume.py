@@ -1,0 +1,116 @@
+"""A scan in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.geometry import Geometry
+
+__all__ = ["Intensity", "Modality", "Series", "Volume", "check_voxels"]
+
+Modality = Literal["mri", "ct", "oct", "other", "unknown"]
+# "grey8": 8-bit display values 0..255. "hu": Hounsfield units. "arbitrary": a scanner's own scale.
+Intensity = Literal["grey8", "hu", "arbitrary"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """What identifies a series without identifying the patient.
+
+    Parameters
+    ----------
+    label : str
+        Short name safe to show and to write, such as ``"MR series 4"``: never a patient's
+        name, ID or date, and not taken from free text that may hold them.
+    files : tuple of Path
+        The files the volume was read from, in slice order.
+    uid : str
+        SeriesInstanceUID, or "" where there is none.
+    """
+
+    label: str
+    files: tuple[Path, ...] = field(default=(), repr=False)
+    uid: str = field(default="", repr=False)
+
+
+def check_voxels(voxels: npt.NDArray[np.float32], *, path: Path | None = None) -> None:
+    """Refuse an image that holds nothing to look at.
+
+    Raises
+    ------
+    InputError
+        If there are no voxels, some are not finite, or all have the same value; ``path`` is
+        the file named.
+    """
+    if voxels.size == 0:
+        raise InputError("there are no voxels", path=path)
+    low, high = float(voxels.min()), float(voxels.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
+        raise InputError(
+            f"{count} of {voxels.size} voxels are not finite numbers (NaN or infinity)",
+            path=path,
+            fix="Replace them, for instance by the background value, and read it again",
+        )
+    if low == high:
+        raise InputError(
+            f"all voxels have the same value, {low:g}: there is nothing to see", path=path
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scan: voxels and where they are.
+
+    Parameters
+    ----------
+    data : (Z, Y, X) float32
+        Voxels in source order (see `napari_spatial_ar.imaging.geometry`).
+    geometry : Geometry
+        Where the voxels are in the patient.
+    modality : {"mri", "ct", "oct", "other", "unknown"}
+        ``"unknown"`` where the file does not say (NIfTI, PNG).
+    series : Series
+        Which series this is.
+    intensity : {"grey8", "hu", "arbitrary"}
+        The unit of the voxels.
+    warnings : tuple of str
+        One sentence for each thing the user should know about this scan.
+
+    Raises
+    ------
+    InputError
+        If data is not a finite (Z, Y, X) array on the geometry's grid, or is the same
+        everywhere.
+    """
+
+    data: npt.NDArray[np.float32] = field(repr=False)
+    geometry: Geometry
+    modality: Modality
+    series: Series
+    intensity: Intensity = "arbitrary"
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.data.shape != self.geometry.shape:
+            raise InputError(
+                f"voxels of shape {self.data.shape} do not fit the grid {self.geometry.shape}",
+                path=self.path,
+            )
+        check_voxels(self.data, path=self.path)
+
+    @property
+    def slices(self) -> npt.NDArray[np.float32]:
+        """Upright slices (N, rows, columns), a view: what the model sees one by one."""
+        return self.geometry.to_slices(self.data)
+
+    @property
+    def path(self) -> Path | None:
+        """First file of the series."""
+        return self.series.files[0] if self.series.files else None

@@ -1,0 +1,148 @@
+"""Which voxel values a model sees: the intensity window that maps to [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.volume import Intensity, Modality, Volume
+
+__all__ = ["Window", "WindowKind", "apply_window", "default_window", "resolve"]
+
+WindowKind = Literal["full8", "percentile", "fixed"]
+# Percentiles of more voxels than this are taken on a sample of this size: off by under 0.1 %.
+_SAMPLE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Window:
+    """How voxels become [0, 1] for a model. 8-bit grey is always 0..255, whatever it says.
+
+    Parameters
+    ----------
+    kind : {"full8", "percentile", "fixed"}
+        ``"full8"``: 0..255. ``"percentile"``: percentiles of the scan's own voxels, those at
+        its minimum (the background) left out. ``"fixed"``: the same values for every scan.
+    low, high : float
+        Ends of the window: percent for ``"percentile"``, stored units (Hounsfield units in a
+        CT) for ``"fixed"``, not used for ``"full8"``.
+
+    Raises
+    ------
+    InputError
+        If the kind is unknown, or the ends are not finite, increasing and, as percentiles,
+        within 0..100.
+    """
+
+    kind: WindowKind
+    low: float = 0.0
+    high: float = 255.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(WindowKind):
+            raise InputError(
+                f"there is no intensity window of kind {self.kind!r}",
+                fix=f"Use one of {', '.join(get_args(WindowKind))}",
+            )
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise InputError(f"the intensity window {self.low} to {self.high} is empty")
+        if self.kind == "percentile" and not (self.low >= 0 and self.high <= 100):
+            raise InputError(
+                f"the percentiles {self.low} and {self.high} are not both between 0 and 100"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Window:
+        """Make a window from what `to_dict` gave.
+
+        Raises
+        ------
+        InputError
+            If an entry is missing or is not valid.
+        """
+        try:
+            return cls(kind=values["kind"], low=float(values["low"]), high=float(values["high"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{values!r} does not describe an intensity window") from error
+
+
+def default_window(modality: Modality) -> Window:
+    """Choose the window for a modality: percentiles, for a CT soft tissue (-160..240 HU)."""
+    if modality == "ct":
+        return Window("fixed", -160.0, 240.0)
+    return Window("percentile", 0.5, 99.5)
+
+
+def resolve(
+    window: Window, scan: Volume | npt.NDArray[Any], intensity: Intensity | None = None
+) -> tuple[float, float]:
+    """Find the ends of the window for one scan, in the scan's own units.
+
+    Parameters
+    ----------
+    window : Window
+        The rule.
+    scan : Volume or array
+        The voxels it is applied to: a whole scan, or one picture.
+    intensity : {"grey8", "hu", "arbitrary"}, optional
+        Unit of the voxels; a Volume's own where left out, else ``"arbitrary"``.
+
+    Returns
+    -------
+    (low, high)
+        Values that become 0 and 1.
+
+    Raises
+    ------
+    InputError
+        If percentiles are asked for and the voxels are all the same or not finite.
+    """
+    voxels = scan.data if isinstance(scan, Volume) else scan
+    if intensity is None:
+        intensity = scan.intensity if isinstance(scan, Volume) else "arbitrary"
+    if intensity == "grey8" or window.kind == "full8":
+        return 0.0, 255.0
+    if window.kind == "fixed":
+        return window.low, window.high
+    minimum, maximum = float(voxels.min()), float(voxels.max())
+    if not (math.isfinite(minimum) and math.isfinite(maximum)):
+        raise InputError("the image holds values that are not finite numbers")
+    if minimum == maximum:
+        raise InputError(f"all pixels of the image have the same value, {minimum:g}")
+    if voxels.size > _SAMPLE:
+        chosen = np.random.default_rng(0).integers(0, voxels.size, _SAMPLE)
+        voxels = voxels.reshape(-1)[chosen]
+    voxels = voxels[voxels > minimum]
+    if voxels.size:
+        low, high = (float(v) for v in np.percentile(voxels, (window.low, window.high)))
+        if low < high:
+            return low, high
+    return minimum, maximum
+
+
+def apply_window(image: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.float32]:
+    """Map low..high to [0, 1], clipped.
+
+    Parameters
+    ----------
+    image : array of any shape
+        Voxels in stored units.
+    low, high : float
+        Ends of the window, as from `resolve`.
+
+    Returns
+    -------
+    array of the same shape, float32
+        In [0, 1].
+    """
+    unit = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.clip(unit, 0.0, 1.0, out=unit)

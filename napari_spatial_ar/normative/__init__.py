@@ -1,0 +1,1 @@
+"""What normal looks like: backbone, detectors, training, calibration, model file. No Qt."""

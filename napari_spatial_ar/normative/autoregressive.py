@@ -1,0 +1,238 @@
+"""The spatial autoregressive network: predict each embedding from those before it.
+
+Equation numbers are those of Erdil et al., "Spatial Autoregressive Modeling of DINOv3
+Embeddings for Unsupervised Anomaly Detection": (2) p(F) = prod p(F_ij | F_<ij) in raster order,
+each conditional a Gaussian N(mu_ij, I).
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from napari_spatial_ar.errors import InputError, ModelFileError
+
+__all__ = ["Context", "MaskedConv2d", "SpatialAR", "load_reference_checkpoint"]
+
+Context = Literal["causal", "bidirectional"]
+# Which neighbours a convolution sees: those before the centre in raster order ("A"), these and
+# the centre ("B"), all but the centre ("hollow"), all ("open").
+Sees = Literal["A", "B", "hollow", "open"]
+
+
+class MaskedConv2d(nn.Module):
+    """A dilated convolution that sees only part of its neighbourhood, and computes only that.
+
+    A causal layer never sees the rows below its centre, so only the upper half of the kernel
+    exists: (kernel // 2 + 1) x kernel weights instead of kernel x kernel.
+
+    Parameters
+    ----------
+    channels_in, channels_out : int
+        Channels.
+    kernel : int
+        Odd kernel side of the square kernel before the mask.
+    dilation : int
+        Distance between neighbours, in patches.
+    sees : {"A", "B", "hollow", "open"}
+        Which neighbours it sees.
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self, channels_in: int, channels_out: int, *, kernel: int, dilation: int, sees: Sees
+    ) -> None:
+        super().__init__()
+        # Initialised as the whole square kernel would be, as in the published code.
+        whole = nn.Conv2d(channels_in, channels_out, kernel)
+        half = kernel // 2
+        rows = half + 1 if sees in ("A", "B") else kernel
+        self.dilation = dilation
+        self.weight = nn.Parameter(whole.weight.detach()[:, :, :rows].clone())
+        self.bias = nn.Parameter(_bias_of(whole).detach().clone())
+        reach = half * dilation
+        # (left, right, top, bottom): as much as keeps the size.
+        self.padding = (reach, reach, reach, (rows - 1 - half) * dilation)
+        mask = torch.ones(rows, kernel)
+        if sees in ("A", "B"):
+            mask[half, half + (sees == "B") :] = 0
+        elif sees == "hollow":
+            mask[half, half] = 0
+        self.register_buffer("mask", mask, persistent=False)
+        self.weight.data.mul_(mask)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """(B, C_in, Hp, Wp) -> (B, C_out, Hp, Wp)."""
+        return functional.conv2d(
+            functional.pad(grid, self.padding),
+            self.weight * self.mask,
+            self.bias,
+            dilation=self.dilation,
+        )
+
+
+def _bias_of(convolution: nn.Conv2d) -> Tensor:
+    assert convolution.bias is not None  # nn.Conv2d has one unless told otherwise
+    return convolution.bias
+
+
+class SpatialAR(nn.Module):
+    """Predict the mean of each patch embedding from its context.
+
+    Parameters
+    ----------
+    channels : int
+        D, channels of an embedding.
+    hidden : int
+        Channels between layers.
+    layers : int
+        Number of convolutions, at least 2.
+    kernel : int
+        Odd kernel side.
+    dilation : int
+        Dilation of every layer: 1 is the paper's "standard" model, 4 its "dilated" one.
+    context : {"causal", "bidirectional"}
+        Causal: each position sees only positions before it in raster order. Bidirectional: the
+        first layer hides only the centre and the rest are plain convolutions, so from the second
+        layer on the centre leaks back through its neighbours. That is the paper's variant.
+
+    Raises
+    ------
+    InputError
+        If a parameter is out of range.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int = 256,
+        layers: int = 5,
+        kernel: int = 3,
+        dilation: int = 4,
+        context: Context = "causal",
+    ) -> None:
+        super().__init__()
+        if context not in get_args(Context):
+            raise InputError(f"context must be 'causal' or 'bidirectional', not {context!r}")
+        if kernel % 2 == 0 or kernel < 3:
+            raise InputError(f"the kernel side must be odd and at least 3, not {kernel}")
+        if min(channels, hidden, dilation) < 1 or layers < 2:
+            raise InputError(
+                "channels, hidden and dilation must be at least 1 and layers at least 2, not "
+                f"{channels}, {hidden}, {dilation} and {layers}"
+            )
+        self.channels = channels
+        self.context: Context = context
+        first: Sees = "A" if context == "causal" else "hollow"
+        rest: Sees = "B" if context == "causal" else "open"
+        widths = [channels, *[hidden] * (layers - 1), channels]
+        modules: list[nn.Module] = []
+        for n in range(layers):
+            if n:
+                modules.append(nn.ReLU())
+            modules.append(
+                MaskedConv2d(
+                    widths[n],
+                    widths[n + 1],
+                    kernel=kernel,
+                    dilation=dilation,
+                    sees=rest if n else first,
+                )
+            )
+        self.net = nn.Sequential(*modules)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """Predicted means mu.
+
+        Parameters
+        ----------
+        grid : (B, D, Hp, Wp) float
+            Patch embeddings F.
+
+        Returns
+        -------
+        (B, D, Hp, Wp), same dtype (bfloat16 under autocast)
+        """
+        mu: Tensor = self.net(grid)
+        return mu
+
+    def nll(self, grid: Tensor) -> Tensor:
+        """Conditional negative log-likelihood A_ij of each patch.
+
+        ``A_ij = D/2 log(2 pi) + |F_ij - mu_ij|^2 / 2``, in nats.
+
+        Parameters
+        ----------
+        grid : (B, D, Hp, Wp) float
+            Patch embeddings F.
+
+        Returns
+        -------
+        (B, Hp, Wp) float32
+        """
+        squared = (grid.float() - self(grid).float()).square().sum(dim=1)
+        nll: Tensor = self.channels / 2 * math.log(2 * math.pi) + squared / 2
+        return nll
+
+
+def load_reference_checkpoint(path: str | Path, *, dilation: int = 4) -> SpatialAR:
+    """Import a checkpoint of the paper's authors.
+
+    Parameters
+    ----------
+    path : path
+        A ``.pth`` dict with ``model_state_dict`` holding ``net.{0,2,4,...}.{weight,bias,mask}``.
+        Read with ``weights_only=True``: nothing in it is executed.
+    dilation : int
+        The file does not say it: 4 for the paper's dilated model, 1 for its standard one.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is not such a checkpoint.
+    """
+    source = Path(path)
+    try:
+        loaded = torch.load(source, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ModelFileError("there is no such checkpoint", path=source) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise ModelFileError("not a whole checkpoint of plain tensors", path=source) from error
+    state = loaded.get("model_state_dict") if isinstance(loaded, dict) else None
+    if not isinstance(state, dict) or "net.0.weight" not in state:
+        raise ModelFileError(
+            "it has no 'model_state_dict' with 'net.0.weight', so it is not a checkpoint of the "
+            "reference code",
+            path=source,
+        )
+    return _from_reference_state(state, dilation, source)
+
+
+def _from_reference_state(state: Mapping[str, Tensor], dilation: int, source: Path) -> SpatialAR:
+    weights = [state[f"net.{n}.weight"] for n in range(0, 99, 2) if f"net.{n}.weight" in state]
+    hidden, channels, _, kernel = weights[0].shape
+    below = weights[0][:, :, kernel // 2 + 1 :] * state["net.0.mask"][:, :, kernel // 2 + 1 :]
+    context: Context = "bidirectional" if below.abs().sum() > 0 else "causal"
+    model = SpatialAR(channels, hidden, len(weights), kernel, dilation, context)
+    own = {}
+    for name, tensor in model.state_dict().items():
+        theirs = state.get(name)
+        if theirs is None:
+            raise ModelFileError(f"it lacks {name}", path=source)
+        # Causal layers keep the upper rows only; the rows below are masked in the original.
+        theirs = theirs[:, :, : tensor.shape[2]] if tensor.ndim == 4 else theirs
+        if theirs.shape != tensor.shape:
+            raise ModelFileError(
+                f"{name} is {tuple(theirs.shape)}, not {tuple(tensor.shape)}", path=source
+            )
+        own[name] = theirs
+    model.load_state_dict(own)
+    return model.eval()

@@ -1,0 +1,392 @@
+"""Frozen vision transformers that turn slices into grids of patch embeddings."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from napari_spatial_ar.errors import InputError, WeightsError
+from napari_spatial_ar.normative.weight_layouts import Family, content_sha256, to_transformers
+
+__all__ = [
+    "BACKBONES",
+    "DEFAULT_BACKBONE",
+    "OFFLINE_BACKBONE",
+    "Backbone",
+    "BackboneSpec",
+    "load_backbone",
+    "resolve_device",
+]
+
+DEFAULT_BACKBONE = "dinov3_vits16"
+OFFLINE_BACKBONE = "dinov2_vits14_focus"
+_DINOV3_LICENCE = "DINOv3 License (Meta)"
+_DINOV2_LICENCE = "Apache-2.0"
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What must be known of a backbone before its weights are at hand.
+
+    Parameters
+    ----------
+    name : str
+        Name used in model files and on the command line.
+    family : {"dinov3_vit", "dinov2", "dinov3_convnext"}
+        Which transformers model runs it.
+    patch : int
+        Side of a patch, in pixels of the model's input.
+    width : int
+        Channels of one block's tokens.
+    config : dict
+        Arguments of the transformers configuration.
+    licence : str
+        Licence of the weights.
+    layers : tuple of int, optional
+        Blocks read out, counted from 1, each layer-normed without affine and concatenated.
+        Empty: the last block through the final norm.
+    hub : tuple of str, optional
+        Hub repositories tried in order.
+    pinned_sha256 : str, optional
+        `content_sha256` of the weights in use, where only one file is right.
+    """
+
+    name: str
+    family: Family
+    patch: int
+    width: int
+    licence: str
+    config: dict[str, Any] = field(repr=False)
+    layers: tuple[int, ...] = ()
+    hub: tuple[str, ...] = ()
+    pinned_sha256: str = ""
+
+    @property
+    def channels(self) -> int:
+        """D, channels of an embedding."""
+        return self.width * max(1, len(self.layers))
+
+
+def _dinov3(
+    suffix: str, width: int, depth: int, heads: int, hidden: int, timm: str, **extra: Any
+) -> BackboneSpec:
+    name = f"dinov3_{suffix}"
+    return BackboneSpec(
+        name=name,
+        family="dinov3_vit",
+        patch=16,
+        width=width,
+        licence=_DINOV3_LICENCE,
+        config={
+            "hidden_size": width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": heads,
+            "intermediate_size": hidden,
+            "num_register_tokens": 4,
+            **extra,
+        },
+        # timm's "qkvb" files keep the query and value biases, as the original does.
+        hub=(f"facebook/dinov3-{suffix}-pretrain-lvd1689m", f"timm/{timm}.lvd1689m"),
+    )
+
+
+def _convnext(size: str, widths: list[int], depths: list[int]) -> BackboneSpec:
+    return BackboneSpec(
+        name=f"dinov3_convnext_{size}",
+        family="dinov3_convnext",
+        patch=32,
+        width=widths[-1],
+        licence=_DINOV3_LICENCE,
+        config={"hidden_sizes": widths, "depths": depths},
+        hub=(
+            f"facebook/dinov3-convnext-{size}-pretrain-lvd1689m",
+            f"timm/convnext_{size}.dinov3_lvd1689m",
+        ),
+    )
+
+
+def _dinov2(
+    size: str, width: int, depth: int, heads: int, registers: int, **extra: Any
+) -> BackboneSpec:
+    with_registers = "-with-registers" if registers else ""
+    long = {"s": "small", "b": "base", "l": "large", "g": "giant"}[size]
+    return BackboneSpec(
+        name=f"dinov2_vit{size}14" + ("_reg4" if registers else ""),
+        family="dinov2",
+        patch=14,
+        width=width,
+        licence=_DINOV2_LICENCE,
+        config={
+            "hidden_size": width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": heads,
+            "patch_size": 14,
+            "image_size": 518,
+            **({"num_register_tokens": registers} if registers else {}),
+            **extra,
+        },
+        hub=(f"facebook/dinov2{with_registers}-{long}",),
+    )
+
+
+_GATED: dict[str, Any] = {"use_gated_mlp": True, "hidden_act": "silu"}
+_NO_QKV_BIAS: dict[str, Any] = {"query_bias": False, "value_bias": False}
+_V2_SIZES: tuple[tuple[str, int, int, int, dict[str, Any]], ...] = (
+    ("s", 384, 12, 6, {}),
+    ("b", 768, 12, 12, {}),
+    ("l", 1024, 24, 16, {}),
+    ("g", 1536, 40, 24, {"use_swiglu_ffn": True}),
+)
+
+BACKBONES: dict[str, BackboneSpec] = {
+    spec.name: spec
+    for spec in (
+        _dinov3("vits16", 384, 12, 6, 1536, "vit_small_patch16_dinov3_qkvb"),
+        _dinov3("vits16plus", 384, 12, 6, 1536, "vit_small_plus_patch16_dinov3_qkvb", **_GATED),
+        _dinov3("vitb16", 768, 12, 12, 3072, "vit_base_patch16_dinov3_qkvb"),
+        _dinov3("vitl16", 1024, 24, 16, 4096, "vit_large_patch16_dinov3_qkvb"),
+        _dinov3("vith16plus", 1280, 32, 20, 5120, "vit_huge_plus_patch16_dinov3_qkvb", **_GATED),
+        _dinov3("vit7b16", 4096, 40, 32, 8192, "vit_7b_patch16_dinov3", **_GATED, **_NO_QKV_BIAS),
+        _convnext("tiny", [96, 192, 384, 768], [3, 3, 9, 3]),
+        _convnext("small", [96, 192, 384, 768], [3, 3, 27, 3]),
+        _convnext("base", [128, 256, 512, 1024], [3, 3, 27, 3]),
+        _convnext("large", [192, 384, 768, 1536], [3, 3, 27, 3]),
+        *(_dinov2(s, w, d, h, 0, **extra) for s, w, d, h, extra in _V2_SIZES),
+        *(_dinov2(s, w, d, h, 4, **extra) for s, w, d, h, extra in _V2_SIZES),
+        BackboneSpec(
+            name=OFFLINE_BACKBONE,
+            family="dinov2",
+            patch=14,
+            width=384,
+            licence="MIT",
+            config=_dinov2("s", 384, 12, 6, 0).config,
+            layers=(7,),
+            pinned_sha256="47bdfa09db015946df844c1af5ce11e527eef18fd2d13ebafb672fae7f6ce4db",
+        ),
+    )
+}
+
+
+class Backbone(nn.Module):
+    """A frozen backbone ready to embed images.
+
+    Built by `load_backbone`; weights never train and the module stays in evaluation mode.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        Which backbone.
+    state : dict of str to Tensor
+        Weights under transformers' names.
+    source : str
+        Where the weights came from, to be shown to the user.
+    device : torch.device
+        Where it runs.
+
+    Raises
+    ------
+    WeightsError
+        If weights are missing, of another size, or not the pinned ones.
+    """
+
+    def __init__(
+        self, spec: BackboneSpec, state: dict[str, Tensor], *, source: str, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.source = source
+        self.device = device
+        depth = max(spec.layers, default=0)
+        state = {name: t for name, t in state.items() if _is_used(name, depth)}
+        self.sha256 = content_sha256(state)
+        if spec.pinned_sha256 and self.sha256 != spec.pinned_sha256:
+            raise WeightsError(
+                f"the weights are not those of {spec.name} (sha256 {self.sha256[:12]}..., "
+                f"expected {spec.pinned_sha256[:12]}...)",
+                path=source,
+                fix=f"Delete the file and run 'napari-spatial-ar weights pull {spec.name}' again",
+            )
+        self._model = _build(spec, depth)
+        _load_state(self._model, state, spec, source)
+        self._model.eval().requires_grad_(False).to(device)
+
+    @property
+    def channels(self) -> int:
+        """D, channels of an embedding."""
+        return self.spec.channels
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch, in pixels."""
+        return self.spec.patch
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in evaluation mode: the backbone is frozen."""
+        return super().train(False)
+
+    @torch.inference_mode()
+    def embed(self, images: Tensor) -> Tensor:
+        """Patch embeddings of normalised images.
+
+        Parameters
+        ----------
+        images : (B, 3, H, W) float32
+            ImageNet-normalised; H and W multiples of the patch.
+
+        Returns
+        -------
+        (B, D, H / patch, W / patch) float32
+
+        Raises
+        ------
+        InputError
+            If the shape is not as said.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(f"images must be (B, 3, H, W), not {tuple(images.shape)}")
+        rows, columns = (n // self.patch for n in images.shape[2:])
+        if (rows * self.patch, columns * self.patch) != tuple(images.shape[2:]) or not rows:
+            raise InputError(
+                f"an image of {images.shape[2]} x {images.shape[3]} pixels does not divide into "
+                f"patches of {self.patch}",
+                fix=f"Choose an input size that is a multiple of {self.patch}",
+            )
+        out = self._model(
+            pixel_values=images.to(self.device), output_hidden_states=bool(self.spec.layers)
+        )
+        if self.spec.layers:
+            blocks = [
+                functional.layer_norm(out.hidden_states[n], (self.spec.width,), eps=1e-6)
+                for n in self.spec.layers
+            ]
+            tokens = torch.cat(blocks, dim=-1)
+        else:
+            tokens = out.last_hidden_state
+        # The class token and any registers come first.
+        patches = tokens[:, -rows * columns :]
+        return patches.transpose(1, 2).reshape(len(images), -1, rows, columns).float()
+
+
+def _is_used(name: str, depth: int) -> bool:
+    """Whether a tensor matters when only the first ``depth`` blocks run (0: all)."""
+    if not depth:
+        return True
+    block = re.match(r"(?:model|encoder)\.layer\.(\d+)\.", name)
+    if block:
+        return int(block.group(1)) < depth
+    return name.startswith("embeddings.")
+
+
+def _build(spec: BackboneSpec, depth: int) -> nn.Module:
+    # transformers takes seconds to import: only when a backbone is really built.
+    from transformers import (
+        Dinov2Config,
+        Dinov2Model,
+        Dinov2WithRegistersConfig,
+        Dinov2WithRegistersModel,
+        DINOv3ConvNextConfig,
+        DINOv3ConvNextModel,
+        DINOv3ViTConfig,
+        DINOv3ViTModel,
+    )
+
+    config = dict(spec.config)
+    if depth:
+        config["num_hidden_layers"] = depth
+    if spec.family == "dinov3_vit":
+        return cast(nn.Module, DINOv3ViTModel(DINOv3ViTConfig(**config)))
+    if spec.family == "dinov3_convnext":
+        return cast(nn.Module, DINOv3ConvNextModel(DINOv3ConvNextConfig(**config)))
+    if "num_register_tokens" in config:
+        return cast(nn.Module, Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**config)))
+    return cast(nn.Module, Dinov2Model(Dinov2Config(**config)))
+
+
+def _load_state(
+    model: nn.Module, state: dict[str, Tensor], spec: BackboneSpec, source: str
+) -> None:
+    expected = {name: t.shape for name, t in model.state_dict().items()}
+    needed = {n for n in expected if not n.endswith("mask_token")}
+    if spec.layers:
+        needed -= {n for n in needed if n.split(".")[0] in {"norm", "layernorm"}}
+    if spec.family == "dinov3_vit" and not spec.config.get("query_bias", True):
+        state = {n: t for n, t in state.items() if not re.search(r"\.[qv]_proj\.bias$", n)}
+    missing = sorted(needed - state.keys())
+    unknown = sorted(state.keys() - expected.keys())
+    resized = sorted(n for n in state.keys() & expected.keys() if state[n].shape != expected[n])
+    for names, words in (
+        (missing, "lacks"),
+        (unknown, "holds, unexpectedly,"),
+        (resized, "has another size for"),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise WeightsError(
+                f"not weights of {spec.name}: the file {words} {names[0]}{more}",
+                path=source,
+                fix="Check the backbone's name and the file",
+            )
+    model.load_state_dict(state, strict=False)
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Turn ``"auto"`` into CUDA, Apple MPS or the CPU, in that order."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def load_backbone(
+    name: str = DEFAULT_BACKBONE,
+    weights: str | Path | None = None,
+    device: str | torch.device = "auto",
+    *,
+    fallback: Literal["dinov2_vits14_focus"] | None = None,
+) -> Backbone:
+    """Load a frozen backbone.
+
+    Weights are looked for in this order: the file given, the user's weights folder, the hub
+    cache, the hub, then ``fallback``. ``Backbone.source`` says which was used.
+
+    Parameters
+    ----------
+    name : str
+        A key of `BACKBONES`.
+    weights : path, optional
+        A Meta ``.pth``, or a safetensors file in timm's or transformers' layout.
+    device : str or torch.device
+        ``"auto"`` takes CUDA, MPS or the CPU.
+    fallback : str, optional
+        Backbone to use where the first one's weights cannot be had.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown.
+    WeightsError
+        If no weights are found, or those found are damaged or of another backbone.
+    """
+    from napari_spatial_ar.normative import weights as weight_files
+
+    if name not in BACKBONES:
+        raise InputError(f"there is no backbone '{name}'", fix=f"Choose: {', '.join(BACKBONES)}")
+    spec = BACKBONES[name]
+    try:
+        state, source = weight_files.find(spec, weights)
+    except WeightsError:
+        if fallback is None or weights is not None:
+            raise
+        return load_backbone(fallback, device=device)
+    return Backbone(
+        spec, to_transformers(state, spec.family), source=source, device=resolve_device(device)
+    )

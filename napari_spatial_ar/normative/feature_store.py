@@ -1,0 +1,139 @@
+"""Embedding grids on disk, so that a slice is embedded once and not every epoch.
+
+One float16 file a slice, named by what its content depends on: the slice's own data, the
+backbone's weights and the preprocessing. A changed file or setting therefore has another name,
+and a stale grid is never read. Each file is written under a temporary name and renamed, so an
+interrupted extraction goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_spatial_ar.errors import InputError, StorageError
+from napari_spatial_ar.imaging.datasets import SliceRef, content_key, iter_slices
+from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.imaging.windows import apply_window
+from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.paths import feature_store_dir
+from napari_spatial_ar.normative.preprocessing import Preprocessing
+
+__all__ = ["FeatureStore", "load_batch"]
+
+
+class FeatureStore:
+    """Embedding grids of slices for one backbone and preprocessing.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        What embeds.
+    preprocessing : Preprocessing
+        What it is shown.
+    root : Path, optional
+        Where to keep grids; the user's cache by default.
+    """
+
+    def __init__(
+        self, backbone: Backbone, preprocessing: Preprocessing, root: Path | None = None
+    ) -> None:
+        self.backbone = backbone
+        self.preprocessing = preprocessing
+        settings = json.dumps(
+            [backbone.sha256, list(backbone.spec.layers), preprocessing.to_dict()], sort_keys=True
+        )
+        key = hashlib.sha256(settings.encode()).hexdigest()[:16]
+        self.folder = (root or feature_store_dir()) / f"{backbone.spec.name}-{key}"
+        rows, columns = (n // backbone.patch for n in preprocessing.size)
+        #: (Hp, Wp, D), shape of one stored grid: channels last, as the network reads it.
+        self.shape = (rows, columns, backbone.channels)
+
+    def paths(self, refs: Sequence[SliceRef]) -> list[Path]:
+        """Files of slices' grids, whether they exist or not."""
+        keys = [content_key(ref) for ref in refs]
+        return [self.folder / key[:2] / f"{key}.npy" for key in keys]
+
+    def extract(self, refs: Sequence[SliceRef]) -> Iterator[int]:
+        """Embed the slices whose grids are missing.
+
+        Yields
+        ------
+        int
+            Number of slices whose grids are there, first at once and then after each slice
+            embedded; stop iterating to cancel, call again to go on.
+
+        Raises
+        ------
+        StorageError
+            If the disk has no room for them.
+        InputError
+            If a slice cannot be read or is smaller than a patch.
+        """
+        missing = {
+            ref: path
+            for ref, path in zip(refs, self.paths(refs), strict=True)
+            if not self._is_whole(path)
+        }
+        self._check_room(len(missing))
+        done = len(refs) - len(missing)
+        yield done
+        for ref, image, window in iter_slices(list(missing), self.preprocessing.window):
+            if min(image.shape) < self.backbone.patch:
+                raise InputError(
+                    f"the slice has {image.shape[0]} x {image.shape[1]} pixels, less than one "
+                    f"patch of {self.backbone.patch} x {self.backbone.patch}",
+                    path=ref.path,
+                    fix="Take it out of the folder",
+                )
+            inputs = self.preprocessing(apply_window(image, *window))[None]
+            grid = self.backbone.embed(inputs)[0].permute(1, 2, 0).half().cpu().numpy()
+            with atomic_path(missing[ref]) as temporary:
+                np.save(temporary, grid)
+            done += 1
+            yield done
+
+    def _is_whole(self, path: Path) -> bool:
+        try:
+            grid = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            return False
+        return bool(grid.shape == self.shape and grid.dtype == np.float16)
+
+    def _check_room(self, count: int) -> None:
+        needed = count * 2 * int(np.prod(self.shape))
+        existing = self.folder
+        while not existing.exists():
+            existing = existing.parent
+        free = shutil.disk_usage(existing).free
+        if needed > free:
+            raise StorageError(
+                f"the embeddings of {count} slices need {needed / 1e9:.1f} GB and "
+                f"{free / 1e9:.1f} GB are free",
+                path=self.folder,
+                fix="Free some space, or set NAPARI_SPATIAL_AR_HOME to a larger disk",
+            )
+
+
+def load_batch(paths: Sequence[Path]) -> Tensor:
+    """Read stored grids.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        As from `FeatureStore.paths`, once extracted.
+
+    Returns
+    -------
+    (B, D, Hp, Wp) float32
+        In channels-last memory, as they are stored and as the network reads them.
+    """
+    stacked = torch.from_numpy(np.stack([np.load(path) for path in paths])).float()
+    return stacked.permute(0, 3, 1, 2)

@@ -1,0 +1,369 @@
+"""From a folder of normal scans to a normative model."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.datasets import (
+    SliceRef,
+    SliceSet,
+    find_slices,
+    iter_slices,
+    split_by_group,
+)
+from napari_spatial_ar.imaging.tissue import tissue_mask
+from napari_spatial_ar.imaging.windows import Window, apply_window, default_window
+from napari_spatial_ar.normative.autoregressive import Context
+from napari_spatial_ar.normative.backbone import DEFAULT_BACKBONE, Backbone, load_backbone
+from napari_spatial_ar.normative.calibration import Calibration, calibrate
+from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
+from napari_spatial_ar.normative.methods import Detector, MemoryBank, SpatialARDetector
+from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, ModelHeader
+from napari_spatial_ar.normative.paths import user_models_dir
+from napari_spatial_ar.normative.preprocessing import Preprocessing
+from napari_spatial_ar.normative.scoring import Scoring
+from napari_spatial_ar.normative.training import TrainingSettings, train
+
+__all__ = ["METHODS", "FitProgress", "fit", "fit_steps"]
+
+Stage = Literal["features", "training", "calibration", "saving"]
+METHODS = (SpatialARDetector.name, MemoryBank.name)
+_WORK_FOLDER = ".fit"
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """Where a fit stands.
+
+    Parameters
+    ----------
+    stage : {"features", "training", "calibration", "saving"}
+        What is going on.
+    done, total : int
+        Within the stage: slices in "features" and "calibration", steps in "training".
+    epoch, epochs : int
+        Epochs finished, and in all.
+    train_nll, valid_nll : tuple of float
+        Mean loss of each finished epoch, nats per dimension.
+    best_epoch : int
+        Index of the epoch with the lowest validation NLL; -1 before the first.
+    images_per_second : float
+        Over the stage so far.
+    message : str
+        One line for people.
+    """
+
+    stage: Stage
+    done: int
+    total: int
+    epoch: int = 0
+    epochs: int = 0
+    train_nll: tuple[float, ...] = ()
+    valid_nll: tuple[float, ...] = ()
+    best_epoch: int = -1
+    images_per_second: float = 0.0
+    message: str = ""
+
+
+def fit_steps(
+    folder: str | Path,
+    *,
+    out: str | Path | None = None,
+    modality: Literal["mri", "ct", "oct"] = "mri",
+    backbone: str | Backbone = DEFAULT_BACKBONE,
+    method: str = SpatialARDetector.name,
+    dilation: int = 4,
+    context: Context = "causal",
+    epochs: int = 40,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    window: Window | None = None,
+    size: tuple[int, int] = (448, 448),
+    smoothing: int = 3,
+    valid_fraction: float = 0.2,
+    patient_pattern: str | None = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> Generator[FitProgress, None, NormativeModel]:
+    """Fit a model step by step; stop iterating to cancel.
+
+    Everything finished is kept: calling again with the same settings goes on where it stopped
+    and ends with the same weights as an uninterrupted fit.
+
+    Parameters
+    ----------
+    folder : path
+        Normal scans: pictures, NIfTI, DICOM, or the root of a BMAD-layout data set, whose
+        ``valid/good`` are then the validation slices.
+    out : path, optional
+        Folder of the model; by default one in the user's models named after the modality and
+        the backbone.
+    modality : {"mri", "ct", "oct"}
+        Chooses the default window.
+    backbone : str or Backbone
+        A key of `BACKBONES`, or one already loaded.
+    method : {"spatial-ar", "memory-bank"}
+        What learns.
+    dilation, context
+        Of the AR network, see `SpatialAR`.
+    epochs, batch_size, learning_rate, seed
+        Of its training.
+    window : Window, optional
+        How voxels become grey values; by default the modality's.
+    size : (int, int)
+        Rows and columns that slices are resized to.
+    smoothing : int
+        Side of the mean filter over patch scores (1 for none), saved with the model.
+    valid_fraction : float
+        Share of slices kept for validation and calibration, by whole patients, where the
+        folder does not say which.
+    patient_pattern : str, optional
+        See `find_slices`.
+    weights : path, optional
+        Backbone weights to use.
+    device : str
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+    overwrite : bool
+        Whether a model that is already in ``out`` may be replaced.
+
+    Yields
+    ------
+    FitProgress
+
+    Returns
+    -------
+    NormativeModel
+        Saved in ``out``.
+
+    Raises
+    ------
+    InputError
+        If a setting or the folder cannot be used.
+    StorageError
+        If the disk is full.
+    WeightsError
+        If the backbone's weights are missing.
+    """
+    _check(method, modality, epochs, batch_size, smoothing)
+    window = window or default_window(modality)
+    yield FitProgress("features", 0, 0, message="Looking through the folder")
+    slices = _split(
+        find_slices(folder, modality=modality, window=window, patient_pattern=patient_pattern),
+        valid_fraction,
+        seed,
+    )
+    if isinstance(backbone, str):
+        backbone = load_backbone(backbone, weights, device)
+    target = Path(out) if out else user_models_dir() / f"{modality}-{backbone.spec.name}"
+    if (target / MODEL_FILE).exists() and not overwrite:
+        raise InputError(
+            "a model is there already", path=target, fix="Choose another folder, or overwrite it"
+        )
+    preprocessing = Preprocessing(window=window, size=size)
+    store = FeatureStore(backbone, preprocessing)
+    yield from _extract(store, slices)
+
+    work = target / _WORK_FOLDER
+    detector: Detector
+    training: dict[str, Any] = {
+        "images": len(slices.train),
+        "subjects": _patients(slices.train),
+        "valid_images": len(slices.valid),
+        "valid_subjects": _patients(slices.valid),
+        "seed": seed,
+        "versions": _versions(),
+        "warnings": list(slices.warnings),
+    }
+    if method == MemoryBank.name:
+        detector = MemoryBank.fit(load_batch([path]) for path in store.paths(slices.train))
+    else:
+        settings = TrainingSettings(
+            network={"channels": backbone.channels, "dilation": dilation, "context": context},
+            seed=seed,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+        )
+        detector, summary = yield from _train(store, slices, settings, epochs, work)
+        training |= summary
+    header = ModelHeader(
+        method=method,
+        parameters=detector.parameters(),
+        modality=modality,
+        backbone=BackboneRef(backbone.spec.name, backbone.spec.layers, backbone.sha256),
+        preprocessing=preprocessing,
+        scoring=Scoring(smoothing=smoothing),
+        training=training,
+    )
+    model = NormativeModel(target.name, header, detector, backbone=backbone, device=device)
+    model.header = replace(header, calibration=(yield from _calibrate(model, store, slices.valid)))
+    yield FitProgress("saving", 0, 1, message="Saving the model")
+    model.save(target)
+    shutil.rmtree(work, ignore_errors=True)
+    yield FitProgress("saving", 1, 1, message=f"Saved as {target.name}")
+    return model
+
+
+def fit(
+    folder: str | Path,
+    *,
+    progress: Callable[[FitProgress], None] | None = None,
+    **settings: Any,
+) -> NormativeModel:
+    """Fit a model on a folder of normal scans.
+
+    Parameters
+    ----------
+    folder : path
+        Normal scans.
+    progress : callable, optional
+        Called with a `FitProgress` at each step; what it raises stops the fit, which can be
+        resumed by calling again with the same settings.
+    **settings
+        As for `fit_steps`, with the same defaults and errors.
+
+    Returns
+    -------
+    NormativeModel
+        Saved in ``out``.
+    """
+    steps = fit_steps(folder, **settings)
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            model: NormativeModel = end.value
+            return model
+        if progress is not None:
+            progress(step)
+
+
+def _check(method: str, modality: str, epochs: int, batch_size: int, smoothing: int) -> None:
+    if method not in METHODS:
+        raise InputError(f"there is no method '{method}'", fix=f"Choose from {', '.join(METHODS)}")
+    if modality not in ("mri", "ct", "oct"):
+        raise InputError(f"modality must be mri, ct or oct, not '{modality}'")
+    if epochs < 1 or batch_size < 1:
+        raise InputError(f"epochs and batch size must be at least 1, not {epochs}, {batch_size}")
+    if smoothing < 1 or smoothing % 2 == 0:
+        raise InputError(f"smoothing must be an odd number of patches, not {smoothing}")
+
+
+def _split(slices: SliceSet, valid_fraction: float, seed: int) -> SliceSet:
+    if slices.valid:
+        return slices
+    train_refs, valid_refs = split_by_group(slices.train, valid_fraction, seed)
+    return SliceSet(train_refs, valid_refs, slices.warnings)
+
+
+def _patients(refs: Sequence[SliceRef]) -> int:
+    return len({ref.group for ref in refs})
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("napari-spatial-ar", "torch", "transformers")}
+
+
+def _extract(store: FeatureStore, slices: SliceSet) -> Iterator[FitProgress]:
+    refs = [*slices.train, *slices.valid]
+    start, first = time.perf_counter(), 0
+    for number, done in enumerate(store.extract(refs)):
+        first = done if number == 0 else first
+        seconds = time.perf_counter() - start
+        yield FitProgress(
+            "features",
+            done,
+            len(refs),
+            images_per_second=(done - first) / seconds if seconds else 0.0,
+            message=f"Embedding slices with {store.backbone.spec.name}",
+        )
+
+
+def _train(
+    store: FeatureStore,
+    slices: SliceSet,
+    settings: TrainingSettings,
+    epochs: int,
+    work: Path,
+) -> Generator[FitProgress, None, tuple[SpatialARDetector, dict[str, Any]]]:
+    train_paths = store.paths(slices.train)
+    steps = -(-len(train_paths) // settings.batch_size)
+    states = train(
+        train_paths,
+        store.paths(slices.valid),
+        settings,
+        epochs=epochs,
+        checkpoint=work / "checkpoint.safetensors",
+        device=store.backbone.device,
+    )
+    start, first, state = time.perf_counter(), None, None
+    for state in states:
+        done = len(state.history) * steps + state.batches_done
+        first = done if first is None else first
+        seconds = time.perf_counter() - start
+        best = state.history[state.best_epoch].valid_nll if state.history else None
+        yield FitProgress(
+            "training",
+            done,
+            epochs * steps,
+            epoch=len(state.history),
+            epochs=epochs,
+            train_nll=tuple(epoch.train_nll for epoch in state.history),
+            valid_nll=tuple(epoch.valid_nll for epoch in state.history),
+            best_epoch=state.best_epoch,
+            images_per_second=(done - first) * settings.batch_size / seconds if seconds else 0.0,
+            message="Training"
+            + ("" if best is None else f", best validation NLL {best:.4f} nats per dimension"),
+        )
+    assert state is not None  # train yields at least once
+    history, best_epoch = state.history, state.best_epoch
+    state.network.load_state_dict(state.best)
+    summary = {
+        **{k: v for k, v in asdict(settings).items() if k not in ("network", "seed")},
+        "optimizer": "AdamW",
+        "epochs": len(history),
+        "steps": len(history) * steps,
+        "best_epoch": best_epoch + 1,
+        "best_nll": history[best_epoch].valid_nll,
+        "history": {
+            "train_nll": [epoch.train_nll for epoch in history],
+            "valid_nll": [epoch.valid_nll for epoch in history],
+        },
+    }
+    return SpatialARDetector(state.network, settings.network), summary
+
+
+def _calibrate(
+    model: NormativeModel, store: FeatureStore, refs: Sequence[SliceRef]
+) -> Generator[FitProgress, None, Calibration]:
+    """Score the held-out normal slices from their stored embeddings."""
+    tissue: list[npt.NDArray[np.float32]] = []
+    image_scores: list[float] = []
+    groups: list[str] = []
+    paths = dict(zip(refs, store.paths(refs), strict=True))
+    for ref, image, window in iter_slices(refs, store.preprocessing.window):
+        with torch.inference_mode():
+            grid = load_batch([paths[ref]]).to(model.device)
+            patch_scores = model.detector.score(grid)[0]
+        rows, columns = image.shape
+        score = model.header.scoring(patch_scores, (rows, columns), model.detector.heatmap_divisor)
+        tissue.append(score.nll[tissue_mask(apply_window(image, *window))])
+        image_scores.append(score.image_score)
+        groups.append(ref.group)
+        yield FitProgress(
+            "calibration", len(groups), len(refs), message="Measuring scores of normal tissue"
+        )
+    return calibrate(tissue, image_scores, groups)

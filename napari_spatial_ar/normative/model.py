@@ -1,0 +1,334 @@
+"""A normative model: what normal looks like, and how far a scan is from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from napari_spatial_ar.errors import InputError, ModelFileError, WeightsError
+from napari_spatial_ar.imaging.tissue import tissue_mask
+from napari_spatial_ar.imaging.volume import Intensity, Volume
+from napari_spatial_ar.imaging.windows import apply_window, resolve
+from napari_spatial_ar.normative import model_file
+from napari_spatial_ar.normative.backbone import Backbone, load_backbone, resolve_device
+from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.normative.methods import Detector, detector_from_tensors
+from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
+from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
+from napari_spatial_ar.normative.scoring import SliceScore, VolumeScore
+
+__all__ = ["ModelInfo", "NormativeModel", "list_models", "load_model"]
+
+
+class NormativeModel:
+    """A fitted model.
+
+    Parameters
+    ----------
+    name : str
+        Name of its folder.
+    header : ModelHeader
+        Everything the model file says of it.
+    detector : Detector
+        The method that scores embeddings.
+    sha256 : str
+        Of the model file's content; "" for a model never saved.
+    backbone : Backbone, optional
+        Loaded on first use where left out.
+    weights : path, optional
+        Where to load the backbone from.
+    device : str or torch.device
+        Where to score.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        header: ModelHeader,
+        detector: Detector,
+        *,
+        sha256: str = "",
+        backbone: Backbone | None = None,
+        weights: str | Path | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        self.name = name
+        self.header = header
+        self.sha256 = sha256
+        self.device = resolve_device(device)
+        self.detector = detector.to(self.device)
+        self._weights = weights
+        if backbone is not None:
+            self.backbone = backbone
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The frozen backbone, loaded on first use and checked to be the one trained on.
+
+        Raises
+        ------
+        WeightsError
+            If its weights are missing or are not those the model was trained on.
+        """
+        wanted = self.header.backbone
+        backbone = load_backbone(wanted.name, self._weights, self.device)
+        if backbone.sha256 != wanted.sha256:
+            raise WeightsError(
+                f"the model '{self.name}' was trained on other weights of {wanted.name} "
+                f"(sha256 {wanted.sha256[:12]}..., these are {backbone.sha256[:12]}...)",
+                path=backbone.source,
+                fix="Get the weights it was trained on, or fit the model again",
+            )
+        return backbone
+
+    @property
+    def modality(self) -> str:
+        """Modality it was trained on: ``"mri"``, ``"ct"`` or ``"oct"``."""
+        return self.header.modality
+
+    @property
+    def unit(self) -> str:
+        """Unit of the heatmap and of thresholds."""
+        return self.detector.unit
+
+    def score_slice(
+        self, image: npt.NDArray[Any], *, window: tuple[float, float] | None = None
+    ) -> SliceScore:
+        """Score one upright slice.
+
+        Parameters
+        ----------
+        image : (Y, X)
+            Voxels in stored units. uint8, or whole numbers within 0..255, count as 8-bit grey;
+            anything else is windowed by the model's rule, percentiles being those of the slice.
+        window : (low, high), optional
+            Values shown to the model as black and white, instead of that rule.
+
+        Raises
+        ------
+        InputError
+            If the image is not a finite two-dimensional image with something in it, or is
+            smaller than a patch.
+        """
+        self._check(image)
+        if window is None:
+            window = resolve(self.header.preprocessing.window, image, _intensity_of(image))
+        return self._score(apply_window(image, *window))
+
+    def _check(self, image: npt.NDArray[Any]) -> None:
+        if image.ndim != 2:
+            raise InputError(f"a slice has two axes (Y, X), not shape {image.shape}")
+        patch = self.backbone.patch
+        if min(image.shape) < patch:
+            raise InputError(
+                f"a slice of {image.shape[0]} x {image.shape[1]} pixels is smaller than one patch "
+                f"of {patch} x {patch}",
+                fix="Check that the scan is not a thumbnail, and which axis is the slice axis",
+            )
+        if not np.isfinite(image).all():
+            raise InputError("the slice holds values that are not finite numbers")
+        if image.min() == image.max():
+            raise InputError(f"all pixels of the slice have the same value, {image.min():g}")
+
+    def _score(self, unit: npt.NDArray[np.float32]) -> SliceScore:
+        inputs = self.header.preprocessing(unit)[None]
+        scores = self.detector.score(self.backbone.embed(inputs))[0]
+        rows, columns = unit.shape
+        return self.header.scoring(scores, (rows, columns), self.detector.heatmap_divisor)
+
+    def iter_volume(
+        self, volume: Volume, slices: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, SliceScore]]:
+        """Score slices one by one; stop iterating to cancel.
+
+        Parameters
+        ----------
+        volume : Volume
+            The scan; percentile windows are those of the whole volume.
+        slices : sequence of int, optional
+            Indices along ``volume.geometry.slice_axis``, in the order wanted; all by default.
+
+        Yields
+        ------
+        (int, SliceScore)
+            A slice that shows no body gets a heatmap of zeros and the image score NaN.
+
+        Raises
+        ------
+        InputError
+            If an index is out of range or the slices are smaller than a patch.
+        """
+        stack = volume.slices
+        order = range(len(stack)) if slices is None else slices
+        for index in order:
+            if not 0 <= index < len(stack):
+                raise InputError(f"there is no slice {index}: the scan has {len(stack)}")
+        window = resolve(self.header.preprocessing.window, volume)
+        for index in order:
+            unit = apply_window(stack[index], *window)
+            if tissue_mask(unit).any() and unit.min() < unit.max():
+                self._check(unit)
+                yield index, self._score(unit)
+            else:
+                empty = np.zeros(unit.shape, np.float32)
+                yield index, SliceScore(nll=empty, grid=empty[:1, :1], image_score=float("nan"))
+
+    def score_volume(
+        self,
+        volume: Volume,
+        slices: Sequence[int] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> VolumeScore:
+        """Score a volume slice by slice in its acquisition plane.
+
+        Parameters
+        ----------
+        volume, slices
+            As for `iter_volume`.
+        progress : callable, optional
+            Called with (slices done, slices in all) after each; what it raises stops the work.
+
+        Returns
+        -------
+        VolumeScore
+        """
+        result = VolumeScore.empty(volume.geometry)
+        total = len(result.scored) if slices is None else len(slices)
+        for done, (index, score) in enumerate(self.iter_volume(volume, slices), start=1):
+            result.put(index, score)
+            if progress is not None:
+                progress(done, total)
+        return result
+
+    def empty_score(self, volume: Volume) -> VolumeScore:
+        """Scores of a volume before any slice is scored, to be filled by `VolumeScore.put`."""
+        return VolumeScore.empty(volume.geometry)
+
+    def threshold_for_fpr(self, fpr: float) -> float:
+        """Threshold that flags a share ``fpr`` of normal tissue.
+
+        Raises
+        ------
+        InputError
+            If the model has no calibration, or none for this share.
+        """
+        return self._calibration.threshold_for_fpr(fpr)
+
+    def fpr_for_threshold(self, threshold: float) -> float:
+        """Share of normal tissue that a threshold flags.
+
+        Raises
+        ------
+        InputError
+            If the model has no calibration.
+        """
+        return self._calibration.fpr_for_threshold(threshold)
+
+    @property
+    def _calibration(self) -> Calibration:
+        if self.header.calibration is None:
+            raise InputError(
+                f"the model '{self.name}' has no calibration, so a share of normal tissue has no "
+                "threshold",
+                fix="Give a threshold instead, or fit the model again",
+            )
+        return self.header.calibration
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``model.safetensors`` into a folder, whole or not at all."""
+        path = Path(folder) / MODEL_FILE
+        self.sha256 = model_file.write(path, self.header, self.detector.tensors())
+        return path
+
+
+def _intensity_of(image: npt.NDArray[Any]) -> Intensity:
+    if image.dtype == np.uint8:
+        return "grey8"
+    low, high = float(image.min()), float(image.max())
+    if low >= 0 and 1 < high <= 255 and np.array_equal(image, np.rint(image)):
+        return "grey8"
+    return "arbitrary"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One line of a list of models."""
+
+    name: str
+    path: Path
+    modality: str
+    backbone: str
+    method: str
+    summary: str
+
+
+def list_models() -> list[ModelInfo]:
+    """Models in the user's folder and those released with the package; damaged ones left out."""
+    found: dict[str, ModelInfo] = {}
+    for root in (user_models_dir(), released_models_dir()):
+        for path in sorted(root.glob(f"*/{MODEL_FILE}")) if root and root.is_dir() else ():
+            try:
+                header, _ = model_file.read_header(path)
+            except ModelFileError:
+                continue
+            training = header.training
+            found.setdefault(
+                path.parent.name,
+                ModelInfo(
+                    name=path.parent.name,
+                    path=path,
+                    modality=header.modality,
+                    backbone=header.backbone.name,
+                    method=header.method,
+                    summary=f"{training.get('images', '?')} slices of "
+                    f"{training.get('subjects', '?')} patients",
+                ),
+            )
+    return list(found.values())
+
+
+def load_model(
+    path_or_name: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "auto",
+) -> NormativeModel:
+    """Load a model.
+
+    Parameters
+    ----------
+    path_or_name : path or str
+        A model file, its folder, or the name of a model that `list_models` lists.
+    weights : path, optional
+        File of the backbone's weights, where they are not where `load_backbone` looks.
+    device : str or torch.device
+        Where to score.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no such model, or it is damaged or of another version.
+    """
+    path = Path(path_or_name).expanduser()
+    if path.is_dir():
+        path = path / MODEL_FILE
+    if not path.is_file():
+        named = {info.name: info.path for info in list_models()}
+        if str(path_or_name) not in named:
+            raise ModelFileError(
+                f"there is no model '{path_or_name}'",
+                fix=f"Give a model's folder, or one of: {', '.join(named) or 'none is installed'}",
+            )
+        path = named[str(path_or_name)]
+    header, tensors, digest = model_file.read(path)
+    detector = detector_from_tensors(header.method, header.parameters, tensors)
+    return NormativeModel(
+        path.parent.name, header, detector, sha256=digest, weights=weights, device=device
+    )

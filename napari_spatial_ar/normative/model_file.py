@@ -1,0 +1,203 @@
+"""The model file: one safetensors file whose header says everything about the model.
+
+The JSON under ``napari-spatial-ar`` in the safetensors metadata holds ``header`` (the fields of
+`ModelHeader`) and ``sha256``, over the header's canonical JSON and all tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from napari_spatial_ar.errors import ModelFileError, SpatialARError
+from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.normative.preprocessing import Preprocessing
+from napari_spatial_ar.normative.scoring import Scoring
+from napari_spatial_ar.normative.weight_layouts import content_sha256
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MODEL_FILE",
+    "BackboneRef",
+    "ModelHeader",
+    "read",
+    "read_header",
+    "write",
+]
+
+FORMAT_VERSION = 1
+MODEL_FILE = "model.safetensors"
+_KEY = "napari-spatial-ar"
+
+
+@dataclass(frozen=True)
+class BackboneRef:
+    """Which backbone a model was trained on: it scores with no other.
+
+    Parameters
+    ----------
+    name : str
+        Key of `napari_spatial_ar.normative.backbone.BACKBONES`.
+    layers : tuple of int
+        Blocks read out (empty: the last, through the final norm).
+    sha256 : str
+        `Backbone.sha256`.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ModelHeader:
+    """Everything about a model but its tensors."""
+
+    method: str
+    parameters: dict[str, Any]
+    modality: str
+    backbone: BackboneRef
+    preprocessing: Preprocessing
+    scoring: Scoring
+    training: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    format_version: int = FORMAT_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "format_version": self.format_version,
+            "method": self.method,
+            "parameters": self.parameters,
+            "modality": self.modality,
+            "backbone": {**asdict(self.backbone), "layers": list(self.backbone.layers)},
+            "preprocessing": self.preprocessing.to_dict(),
+            "scoring": asdict(self.scoring),
+            "training": self.training,
+            "calibration": self.calibration.to_dict() if self.calibration else None,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelHeader:
+        """Inverse of `to_dict`."""
+        backbone = values["backbone"]
+        calibration = values["calibration"]
+        return cls(
+            method=values["method"],
+            parameters=dict(values["parameters"]),
+            modality=values["modality"],
+            backbone=BackboneRef(backbone["name"], tuple(backbone["layers"]), backbone["sha256"]),
+            preprocessing=Preprocessing.from_dict(values["preprocessing"]),
+            scoring=Scoring(**values["scoring"]),
+            training=dict(values["training"]),
+            calibration=Calibration.from_dict(calibration) if calibration else None,
+            format_version=values["format_version"],
+        )
+
+
+def _sha256(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    canonical = json.dumps(header, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256((canonical + content_sha256(tensors)).encode()).hexdigest()
+
+
+def write(path: Path, header: ModelHeader, tensors: dict[str, Tensor]) -> str:
+    """Write a model file, whole or not at all.
+
+    Returns
+    -------
+    str
+        The model's sha256, the same for equal content.
+    """
+    from safetensors.torch import save
+
+    content = header.to_dict()
+    digest = _sha256(content, tensors)
+    data = save(tensors, metadata={_KEY: json.dumps({"header": content, "sha256": digest})})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return digest
+
+
+def read_header(path: Path) -> tuple[ModelHeader, str]:
+    """Header and sha256 of a model file, without its tensors.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, damaged, no model, or of another version.
+    """
+    content, digest = _content(path)
+    return _parse(content, path), digest
+
+
+def read(path: Path) -> tuple[ModelHeader, dict[str, Tensor], str]:
+    """Header, tensors and sha256 of a model file, once the sha256 is seen to be right.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, damaged, no model, or of another version.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    content, digest = _content(path)
+    header = _parse(content, path)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path) from error
+    if _sha256(content, tensors) != digest:
+        raise _damaged(path)
+    return header, tensors, digest
+
+
+def _damaged(path: Path) -> ModelFileError:
+    return ModelFileError(
+        "the model file is damaged: its content does not match its sha256",
+        path=path,
+        fix="Copy it again from where it came from",
+    )
+
+
+def _content(path: Path) -> tuple[dict[str, Any], str]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ModelFileError("there is no such model file", path=path)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError(
+            "not a whole safetensors file", path=path, fix="Copy it again from where it came from"
+        ) from error
+    if _KEY not in metadata:
+        raise ModelFileError("it is no napari-spatial-ar model", path=path)
+    try:
+        outer = json.loads(metadata[_KEY])
+        content, digest = dict(outer["header"]), str(outer["sha256"])
+        version = content["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path) from error
+    if version != FORMAT_VERSION:
+        raise ModelFileError(
+            f"its format version is {version}, this program reads version {FORMAT_VERSION}",
+            path=path,
+            fix="Update napari-spatial-ar, or fit the model again",
+        )
+    return content, digest
+
+
+def _parse(content: dict[str, Any], path: Path) -> ModelHeader:
+    try:
+        return ModelHeader.from_dict(content)
+    except (KeyError, TypeError, ValueError, AttributeError, SpatialARError) as error:
+        raise _damaged(path) from error

@@ -1,0 +1,46 @@
+"""Where the user's weights, models and feature stores live."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+__all__ = ["feature_store_dir", "released_models_dir", "user_models_dir", "weights_dir"]
+
+_APP = "napari-spatial-ar"
+
+
+def _home(kind: str) -> Path:
+    """Root folder: ``NAPARI_SPATIAL_AR_HOME`` where set, else the platform's own place."""
+    override = os.environ.get("NAPARI_SPATIAL_AR_HOME")
+    if override:
+        return Path(override).expanduser() / kind
+    if kind == "features":
+        return Path(platformdirs.user_cache_dir(_APP, appauthor=False)) / kind
+    return Path(platformdirs.user_data_dir(_APP, appauthor=False)) / kind
+
+
+def weights_dir() -> Path:
+    """Folder of backbone weights that the user pulled or added."""
+    return _home("weights")
+
+
+def user_models_dir() -> Path:
+    """Folder of normative models that the user fitted or imported."""
+    return _home("models")
+
+
+def feature_store_dir() -> Path:
+    """Folder of embedding grids kept between fits; may be deleted at any time."""
+    return _home("features")
+
+
+def released_models_dir() -> Path | None:
+    """Folder of the models released with the package, in a wheel or in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for candidate in (package / "models", package.parent / "models"):
+        if candidate.is_dir() and any(candidate.glob("*/model.safetensors")):
+            return candidate
+    return None

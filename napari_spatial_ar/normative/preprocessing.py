@@ -1,0 +1,82 @@
+"""From a slice's voxels to the input of the backbone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.windows import Window
+
+__all__ = ["Preprocessing"]
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a slice is shown to the backbone; saved in the model file.
+
+    Parameters
+    ----------
+    window : Window
+        How voxels become grey values in 0..1.
+    size : (int, int)
+        Rows and columns the slice is resized to; multiples of the backbone's patch.
+    mean, std : (float, float, float)
+        Normalisation of the three (equal) channels.
+    """
+
+    window: Window
+    size: tuple[int, int] = (448, 448)
+    mean: tuple[float, float, float] = _IMAGENET_MEAN
+    std: tuple[float, float, float] = _IMAGENET_STD
+
+    def __call__(self, unit: npt.NDArray[np.float32]) -> Tensor:
+        """Resize and normalise a windowed slice.
+
+        Parameters
+        ----------
+        unit : (rows, columns) float32
+            Grey values in 0..1.
+
+        Returns
+        -------
+        (3, H, W) float32
+            Bilinear with antialiasing, ImageNet-normalised.
+
+        Raises
+        ------
+        InputError
+            If the slice is not two-dimensional or is smaller than 8 x 8 pixels.
+        """
+        if unit.ndim != 2:
+            raise InputError(f"a slice has two axes, not {unit.ndim}")
+        image = torch.from_numpy(np.ascontiguousarray(unit, dtype=np.float32))[None, None]
+        image = functional.interpolate(
+            image, size=self.size, mode="bilinear", antialias=True, align_corners=False
+        )
+        mean = torch.tensor(self.mean)[:, None, None]
+        std = torch.tensor(self.std)[:, None, None]
+        return (image[0] - mean) / std
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, kept in the model file."""
+        return {**asdict(self), "window": self.window.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        """Inverse of `to_dict`."""
+        return cls(
+            window=Window.from_dict(values["window"]),
+            size=tuple(values["size"]),
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+        )

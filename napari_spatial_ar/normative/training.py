@@ -1,0 +1,245 @@
+"""Training the autoregressive network from stored embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.normative.autoregressive import SpatialAR
+from napari_spatial_ar.normative.feature_store import load_batch
+
+__all__ = ["Epoch", "TrainingSettings", "TrainingState", "train"]
+
+_METADATA_KEY = "napari-spatial-ar-checkpoint"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the network is trained; the defaults are the paper's.
+
+    Parameters
+    ----------
+    network : dict
+        Arguments of `SpatialAR`.
+    seed : int
+        Of the initial weights, the order of slices and the noise.
+    batch_size : int
+        Slices a step.
+    learning_rate : float
+        Of AdamW, constant.
+    noise_share : float
+        Share of batches whose embeddings get Gaussian noise.
+    noise_scale : float
+        Its standard deviation, in units of each channel's own.
+    """
+
+    network: dict[str, Any]
+    seed: int = 0
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    noise_share: float = 0.2
+    noise_scale: float = 0.03
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Mean losses of one pass over the slices, in nats per dimension."""
+
+    train_nll: float
+    valid_nll: float
+
+
+@dataclass
+class TrainingState:
+    """Where training stands.
+
+    ``batches_done`` counts within the running epoch. ``history`` holds the finished epochs and
+    ``best_epoch`` the index of the one with the lowest validation NLL (-1 before the first).
+    """
+
+    network: SpatialAR
+    history: list[Epoch] = field(default_factory=list)
+    best_epoch: int = -1
+    best: dict[str, Tensor] = field(default_factory=dict)
+    batches_done: int = 0
+
+
+def train(
+    train_paths: Sequence[Path],
+    valid_paths: Sequence[Path],
+    settings: TrainingSettings,
+    *,
+    epochs: int,
+    checkpoint: Path,
+    device: torch.device,
+) -> Iterator[TrainingState]:
+    """Train until ``epochs`` epochs are done; stop iterating to cancel.
+
+    A checkpoint is written after each epoch. Where one for the same slices and settings exists,
+    training goes on from it, and ends with the same weights as if it had never stopped: the
+    order of slices and the noise of an epoch depend on the seed and the epoch alone.
+
+    Parameters
+    ----------
+    train_paths, valid_paths : sequence of Path
+        Stored grids; both of normal slices.
+    settings : TrainingSettings
+        How.
+    epochs : int
+        How many in all, those in the checkpoint included.
+    checkpoint : Path
+        Safetensors file.
+    device : torch.device
+        Where.
+
+    Yields
+    ------
+    TrainingState
+        After each step and each epoch; the same object, updated.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = SpatialAR(**settings.network)
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
+    state = TrainingState(network)
+    key = _key(train_paths, valid_paths, settings)
+    _resume(state, optimizer, checkpoint, key)
+    noise_std = settings.noise_scale * _channel_std(train_paths)
+    yield state
+    for epoch in range(len(state.history), epochs):
+        total = 0.0
+        for batch, noise_seed in _batches(train_paths, epoch, settings):
+            grid = load_batch(batch)
+            if noise_seed is not None:
+                generator = torch.Generator().manual_seed(noise_seed)
+                noise = torch.empty_like(grid).normal_(generator=generator)
+                grid = grid + noise_std * noise
+            with precision(device):
+                loss = network.nll(grid.to(device)).mean() / network.channels
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += loss.item() * len(batch)
+            state.batches_done += 1
+            yield state
+        valid_nll = mean_nll(network, valid_paths, device)
+        state.history.append(Epoch(total / len(train_paths), valid_nll))
+        state.batches_done = 0
+        if state.best_epoch < 0 or valid_nll < state.history[state.best_epoch].valid_nll:
+            state.best_epoch = epoch
+            state.best = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
+        _save(state, optimizer, checkpoint, key)
+        yield state
+
+
+def precision(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 products where the device has them; losses and weights stay float32."""
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    native = (
+        device.type == "cuda" or capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    )
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bool(native))
+
+
+def mean_nll(network: SpatialAR, paths: Sequence[Path], device: torch.device) -> float:
+    """Mean NLL of stored grids, in nats per dimension."""
+    total = 0.0
+    with torch.inference_mode(), precision(device):
+        for start in range(0, len(paths), 16):
+            grid = load_batch(paths[start : start + 16]).to(device)
+            total += network.nll(grid).mean().item() * len(grid)
+    return total / len(paths) / network.channels
+
+
+def _batches(
+    paths: Sequence[Path], epoch: int, settings: TrainingSettings
+) -> Iterator[tuple[list[Path], int | None]]:
+    """Slices of each step of an epoch, and the seed of its noise where it gets any."""
+    rng = np.random.default_rng([settings.seed, epoch])
+    order = rng.permutation(len(paths))
+    for start in range(0, len(order), settings.batch_size):
+        noisy = rng.random() < settings.noise_share
+        seed = int(rng.integers(2**31))
+        batch = [paths[i] for i in order[start : start + settings.batch_size]]
+        yield batch, seed if noisy else None
+
+
+def _channel_std(paths: Sequence[Path]) -> Tensor:
+    """Measure each channel's standard deviation over at most 256 slices, (D, 1, 1) float32."""
+    count, mean, squares = 0, 0.0, 0.0
+    for path in paths[:: max(1, len(paths) // 256)]:
+        grid = np.load(path).astype(np.float64)
+        tokens = grid.reshape(-1, grid.shape[-1])
+        count += len(tokens)
+        mean = mean + tokens.sum(axis=0)
+        squares = squares + np.square(tokens).sum(axis=0)
+    variance = np.asarray(squares) / count - np.square(np.asarray(mean) / count)
+    return torch.from_numpy(np.sqrt(np.maximum(variance, 0))).float()[:, None, None]
+
+
+def _key(
+    train_paths: Sequence[Path], valid_paths: Sequence[Path], settings: TrainingSettings
+) -> str:
+    """Name what a checkpoint must match; stored grids are named by content, so names do."""
+    names = [[path.parent.parent.name, path.name] for path in (*train_paths, *valid_paths)]
+    text = json.dumps([names, len(train_paths), asdict(settings)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _save(state: TrainingState, optimizer: torch.optim.AdamW, checkpoint: Path, key: str) -> None:
+    tensors = {f"network.{k}": v for k, v in state.network.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in state.best.items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+    record = {
+        "key": key,
+        "best_epoch": state.best_epoch,
+        "history": [asdict(epoch) for epoch in state.history],
+    }
+    data = save(
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+        metadata={_METADATA_KEY: json.dumps(record)},
+    )
+    with atomic_path(checkpoint) as temporary:
+        temporary.write_bytes(data)
+
+
+def _resume(state: TrainingState, optimizer: torch.optim.AdamW, checkpoint: Path, key: str) -> None:
+    """Take up a checkpoint made with the same key; any other is left to be overwritten."""
+    if not checkpoint.is_file():
+        return
+    try:
+        with safe_open(checkpoint, "pt") as file:
+            record = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+        if record.get("key") != key:
+            return
+        tensors = load_file(checkpoint)
+    except (SafetensorError, OSError, ValueError):
+        return
+    state.network.load_state_dict(_under("network.", tensors))
+    state.best = _under("best.", tensors)
+    state.best_epoch = record["best_epoch"]
+    state.history = [Epoch(**epoch) for epoch in record["history"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _under("optimizer.", tensors).items():
+        index, moment = name.split(".")
+        moments.setdefault(int(index), {})[moment] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

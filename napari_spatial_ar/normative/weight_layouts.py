@@ -1,0 +1,158 @@
+"""One set of names for backbone weights, whoever wrote the file.
+
+Meta's ``.pth``, timm's safetensors and transformers' safetensors (old and new names) hold the
+same DINO weights under different names. `to_transformers` turns each into the names of the
+transformers 5 modules that run them, so all layouts give the same features and one hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["Family", "content_sha256", "to_transformers"]
+
+Family = Literal["dinov3_vit", "dinov2", "dinov3_convnext"]
+Rules = tuple[tuple[str, str], ...]
+
+# Written into checkpoints but never used at inference, or computed anew from the config.
+_UNUSED = re.compile(r"(^|\.)mask_token$|rope_embed|bias_mask$|^norms\.")
+
+# Meta and timm share these: a fused qkv per block is split afterwards.
+_BLOCKS_TO_DINOV3: Rules = (
+    (r"^cls_token$", "embeddings.cls_token"),
+    (r"^(storage_tokens|reg_token)$", "embeddings.register_tokens"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings."),
+    (r"^blocks\.(\d+)\.attn\.proj\.", r"model.layer.\1.attention.o_proj."),
+    (r"^blocks\.(\d+)\.attn\.([qkv])_(bias)$", r"model.layer.\1.attention.\2_proj.\3"),
+    (r"^blocks\.(\d+)\.attn\.", r"model.layer.\1.attention."),
+    (r"^blocks\.(\d+)\.(?:ls(\d)\.gamma|gamma_(\d))$", r"model.layer.\1.layer_scale\2\3.lambda1"),
+    (r"^blocks\.(\d+)\.mlp\.(?:w1|fc1_g)\.", r"model.layer.\1.mlp.gate_proj."),
+    (r"^blocks\.(\d+)\.mlp\.(?:w2|fc1_x|fc1)\.", r"model.layer.\1.mlp.up_proj."),
+    (r"^blocks\.(\d+)\.mlp\.(?:w3|fc2)\.", r"model.layer.\1.mlp.down_proj."),
+    (r"^blocks\.(\d+)\.norm", r"model.layer.\1.norm"),
+    (r"^layer\.", "model.layer."),
+)
+_BLOCKS_TO_DINOV2: Rules = (
+    (r"^cls_token$", "embeddings.cls_token"),
+    (r"^pos_embed$", "embeddings.position_embeddings"),
+    (r"^register_tokens$", "embeddings.register_tokens"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    # `blocks.` may be chunked by depth in Meta's larger checkpoints: blocks.CHUNK.N.
+    (r"^blocks\.(?:\d+\.)?(\d+)\.", r"encoder.layer.\1."),
+    (r"\.attn\.proj\.", ".attention.o_proj."),
+    (r"\.attn\.", ".attention."),
+    (r"\.ls(\d)\.gamma$", r".layer_scale\1.lambda1"),
+    (r"^norm\.", "layernorm."),
+    # transformers before 5
+    (r"\.attention\.attention\.query\.", ".attention.q_proj."),
+    (r"\.attention\.attention\.key\.", ".attention.k_proj."),
+    (r"\.attention\.attention\.value\.", ".attention.v_proj."),
+    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+    (r"\.mlp\.(?:w12|weights_in)\.", ".mlp.gate_up."),
+    (r"\.mlp\.(?:w3|weights_out)\.", ".mlp.down_proj."),
+)
+_TO_CONVNEXT: Rules = (
+    (r"^stem\.", "stages.0.downsample_layers."),
+    (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample_layers."),
+    (r"^stages\.(\d+)\.downsample\.", r"stages.\1.downsample_layers."),
+    (r"^stages\.(\d+)\.(?:blocks\.)?(\d+)\.", r"stages.\1.layers.\2."),
+    (r"\.(?:dwconv|conv_dw)\.", ".depthwise_conv."),
+    (r"\.(?:pwconv1|mlp\.fc1)\.", ".pointwise_conv1."),
+    (r"\.(?:pwconv2|mlp\.fc2)\.", ".pointwise_conv2."),
+    (r"(layers\.\d+)\.norm\.", r"\1.layer_norm."),
+    (r"^(?:head\.)?norm\.", "layer_norm."),
+    (r"^stages\.", "model.stages."),
+)
+_RULES: dict[Family, Rules] = {
+    "dinov3_vit": _BLOCKS_TO_DINOV3,
+    "dinov2": _BLOCKS_TO_DINOV2,
+    "dinov3_convnext": _TO_CONVNEXT,
+}
+
+
+def to_transformers(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """Rename and split the tensors of any known layout.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        Weights as found in a file.
+    family : {"dinov3_vit", "dinov2", "dinov3_convnext"}
+        Which transformers model will hold them.
+
+    Returns
+    -------
+    dict of str to Tensor
+        float32 tensors under the names of `transformers` 5 modules; what inference does not
+        use (mask tokens, rotary buffers, the zero key bias of DINOv3) is left out. Names that
+        no rule knows are kept, so that loading can report them.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.endswith("attn.qkv.bias") and f"{name}_mask" in state:
+            # Meta masks the key part; the mask may be NaN in a file that was never trained.
+            mask = torch.nan_to_num(state[f"{name}_mask"].float(), nan=1.0)
+            tensor = tensor.float() * mask
+        new = name
+        for pattern, replacement in _RULES[family]:
+            new = re.sub(pattern, replacement, new)
+        if not _UNUSED.search(new):
+            renamed[new] = tensor.detach().to(torch.float32)
+    renamed = _split(renamed, ".attention.qkv.", ("q_proj", "k_proj", "v_proj"), ".attention.")
+    renamed = _split(renamed, ".mlp.gate_up.", ("gate_proj", "up_proj"), ".mlp.")
+    if family == "dinov3_vit":  # its key bias is masked to zero, DINOv2's is trained
+        renamed = {k: v for k, v in renamed.items() if not k.endswith("k_proj.bias")}
+        _add_zero_biases(renamed)
+    return {name: tensor.contiguous() for name, tensor in renamed.items()}
+
+
+def _split(
+    state: dict[str, Tensor], fused: str, parts: tuple[str, ...], parent: str
+) -> dict[str, Tensor]:
+    out: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if fused not in name:
+            out[name] = tensor
+            continue
+        prefix, suffix = name.split(fused)
+        for part, chunk in zip(parts, tensor.chunk(len(parts)), strict=True):
+            out[f"{prefix}{parent}{part}.{suffix}"] = chunk
+    return out
+
+
+def _add_zero_biases(state: dict[str, Tensor]) -> None:
+    """Give each query and value projection a bias: timm leaves it out where it is zero."""
+    for name in [n for n in state if re.search(r"\.[qv]_proj\.weight$", n)]:
+        bias = name.removesuffix("weight") + "bias"
+        state.setdefault(bias, torch.zeros(state[name].shape[0]))
+
+
+def content_sha256(
+    state: Mapping[str, Tensor], keep: Callable[[str], bool] = lambda _name: True
+) -> str:
+    """Hash of weights by content, the same for every file layout.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        Weights under transformers' names.
+    keep : callable, optional
+        Says which names count.
+
+    Returns
+    -------
+    str
+        SHA-256 (hex) over names, shapes and float32 little-endian values, in name order.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(filter(keep, state)):
+        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

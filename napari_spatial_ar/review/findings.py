@@ -1,0 +1,369 @@
+"""From scores to a mask, and from a mask to findings a reader can go through.
+
+Slices are counted along the acquired axis, from 0, in the order of the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import pdist
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.files import atomic_write_text
+from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.review.provenance import RESEARCH_USE
+
+__all__ = [
+    "MIDLINE_MM",
+    "Finding",
+    "Side",
+    "find_findings",
+    "findings_to_csv",
+    "findings_to_json",
+    "label_components",
+    "make_mask",
+    "voxel_volume_mm3",
+    "write_findings_csv",
+    "write_findings_json",
+]
+
+Side = Literal["left", "right", "midline", "unknown"]
+
+#: A centroid this close to the middle of the volume (along left-right, in mm) is "midline".
+MIDLINE_MM = 5.0
+# Voxels that touch by a face, an edge or a corner belong together.
+_NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One connected region (26 neighbours) of the mask.
+
+    Parameters
+    ----------
+    rank : int
+        1 for the region with the highest peak score.
+    label : int
+        The region's number in `label_components` of the same mask.
+    side : {"left", "right", "midline", "unknown"}
+        The patient's side, judged by the centroid against the middle of the volume along
+        left-right (which is not RAS x = 0); "midline" within `MIDLINE_MM`, "unknown" where the
+        scan does not say where the patient lies.
+    centroid_ras_mm : (float, float, float) or None
+        Unweighted centre in patient space (x to the right, y to anterior, z to superior), mm;
+        None without a known spacing or for slices that form no regular grid.
+    centroid_zyx : (float, float, float)
+        The same centre in voxels of ``Volume.data``, axes (Z, Y, X).
+    first_slice, last_slice, peak_slice : int
+        Acquired slices, from 0: the range, and the one that holds the highest score.
+    voxels : int
+        Number of voxels.
+    volume_ml : float or None
+        None where ``centroid_ras_mm`` is None.
+    largest_area_mm2 : float or None
+        Area in the slice where it is largest; None without a known spacing.
+    longest_diameter_mm : float or None
+        Largest caliper (Feret) distance within an acquired slice, over all slices; one pixel
+        measures one pixel. None without a known spacing.
+    longest_diameter_px : float
+        The same in pixels.
+    peak_nll, mean_nll : float
+        Scores, nats per dimension.
+    """
+
+    rank: int
+    label: int
+    side: Side
+    centroid_ras_mm: tuple[float, float, float] | None
+    centroid_zyx: tuple[float, float, float]
+    first_slice: int
+    last_slice: int
+    peak_slice: int
+    voxels: int
+    volume_ml: float | None
+    largest_area_mm2: float | None
+    longest_diameter_mm: float | None
+    longest_diameter_px: float
+    peak_nll: float
+    mean_nll: float
+
+
+def voxel_volume_mm3(geometry: Geometry) -> float | None:
+    """Volume of one voxel in mm3, or None where it is not known."""
+    if not (geometry.spacing_known and geometry.regular):
+        return None
+    return float(abs(np.linalg.det(geometry.affine[:3, :3])))
+
+
+def make_mask(
+    nll: npt.NDArray[np.floating],
+    threshold: float,
+    *,
+    geometry: Geometry,
+    scored: npt.NDArray[np.bool_] | None = None,
+    min_size_mm3: float = 0.0,
+    min_voxels: int = 0,
+) -> npt.NDArray[np.uint8]:
+    """Voxels whose score lies above a threshold, without regions that are too small.
+
+    Parameters
+    ----------
+    nll : (Z, Y, X) floating
+        Scores in source order, nats per dimension.
+    threshold : float
+        Nats per dimension; a voxel is in the mask where its score is greater.
+    geometry : Geometry
+        The scan's grid.
+    scored : (N,) bool, optional
+        Which acquired slices have been scored; the others are never masked. All by default.
+    min_size_mm3 : float
+        Regions (26 neighbours, in 3-D) of less volume are left out.
+    min_voxels : int
+        Regions of fewer voxels are left out: for scans without a known spacing.
+
+    Returns
+    -------
+    (Z, Y, X) uint8
+        1 in the mask, 0 elsewhere.
+
+    Raises
+    ------
+    InputError
+        If the scores are not on the grid, the threshold is not a number, or a size in mm3 is
+        asked of a scan without a known spacing.
+    """
+    if nll.shape != geometry.shape:
+        raise InputError(f"scores of shape {nll.shape} are not on the grid {geometry.shape}")
+    if not np.isfinite(threshold):
+        raise InputError(f"the threshold {threshold} is not a number")
+    above = nll > threshold
+    if scored is not None:
+        count = geometry.shape[geometry.slice_axis]
+        if scored.shape != (count,):
+            raise InputError(f"{scored.shape} flags do not fit {count} slices")
+        above &= np.expand_dims(
+            scored.astype(bool), axis=tuple(a for a in range(3) if a != geometry.slice_axis)
+        )
+    smallest = float(min_voxels)
+    if min_size_mm3 > 0:
+        voxel = voxel_volume_mm3(geometry)
+        if voxel is None:
+            raise InputError(
+                "a smallest volume in mm3 needs a scan whose spacing is known",
+                fix="Give the smallest size in voxels instead",
+            )
+        smallest = max(smallest, min_size_mm3 / voxel)
+    if smallest > 1:
+        labels, _ = ndimage.label(above, structure=_NEIGHBOURS_26)
+        # A hair of slack, so that a region of exactly the asked volume survives rounding.
+        keep = np.bincount(labels.ravel()) >= smallest * (1 - 1e-6)
+        keep[0] = False
+        above = keep[labels]
+    return above.astype(np.uint8)
+
+
+def label_components(mask: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Give the connected regions (26 neighbours) of a mask numbers from 1; 0 is outside."""
+    labels = np.zeros(mask.shape, dtype=np.int32)
+    ndimage.label(mask != 0, structure=_NEIGHBOURS_26, output=labels)
+    return labels
+
+
+def find_findings(
+    mask: npt.NDArray[Any], nll: npt.NDArray[np.floating], geometry: Geometry
+) -> list[Finding]:
+    """Measure each connected region of a mask.
+
+    Parameters
+    ----------
+    mask : (Z, Y, X) integer or bool
+        Nonzero inside, in source order.
+    nll : (Z, Y, X) floating
+        Scores in source order, nats per dimension.
+    geometry : Geometry
+        The scan's grid.
+
+    Returns
+    -------
+    list of Finding
+        Highest peak score first.
+
+    Raises
+    ------
+    InputError
+        If mask or scores are not on the grid.
+    """
+    for what, array in (("mask", mask), ("scores", nll)):
+        if array.shape != geometry.shape:
+            raise InputError(f"a {what} array of {array.shape} is not on the grid {geometry.shape}")
+    labels = label_components(mask)
+    found = []
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        inside = labels[box] == label
+        origin = tuple(int(part.start) for part in box)
+        found.append(_measure(label, inside, nll[box], origin, geometry))
+    found.sort(key=lambda finding: (-finding.peak_nll, -finding.voxels, finding.label))
+    return [replace(finding, rank=rank) for rank, finding in enumerate(found, 1)]
+
+
+def _measure(
+    label: int,
+    inside: npt.NDArray[np.bool_],
+    nll: npt.NDArray[np.floating],
+    origin: tuple[int, ...],
+    geometry: Geometry,
+) -> Finding:
+    where = np.argwhere(inside)
+    scores = nll[inside]
+    centre = where.mean(axis=0) + origin
+    axis = geometry.slice_axis
+    slices = where[:, axis] + origin[axis]
+    voxel = voxel_volume_mm3(geometry)
+    to_mm = _in_plane_matrix(geometry)
+    diameter_mm, diameter_px, area = _largest_in_plane(inside, axis, to_mm)
+    ras = geometry.affine[:3, :3] @ centre[::-1] + geometry.affine[:3, 3]
+    return Finding(
+        rank=0,
+        label=label,
+        side=_side(float(ras[0]), geometry),
+        centroid_ras_mm=None if voxel is None else (float(ras[0]), float(ras[1]), float(ras[2])),
+        centroid_zyx=(float(centre[0]), float(centre[1]), float(centre[2])),
+        first_slice=int(slices.min()),
+        last_slice=int(slices.max()),
+        peak_slice=int(slices[int(np.argmax(scores))]),
+        voxels=len(where),
+        volume_ml=None if voxel is None else len(where) * voxel / 1000,
+        largest_area_mm2=area * _pixel_area(to_mm) if geometry.spacing_known else None,
+        longest_diameter_mm=diameter_mm if geometry.spacing_known else None,
+        longest_diameter_px=diameter_px,
+        peak_nll=float(scores.max()),
+        mean_nll=float(scores.mean(dtype=np.float64)),
+    )
+
+
+def _side(x: float, geometry: Geometry) -> Side:
+    """Patient's side of a RAS x. The scanner's x = 0 need not be the patient's middle."""
+    across_slices = geometry.plane == "sagittal"
+    if not geometry.spacing_known or (across_slices and not geometry.regular):
+        return "unknown"
+    middle_index = (np.array(geometry.shape[::-1]) - 1) / 2
+    middle = float((geometry.affine[:3, :3] @ middle_index + geometry.affine[:3, 3])[0])
+    if abs(x - middle) <= MIDLINE_MM:
+        return "midline"
+    # RAS x grows to the patient's right.
+    return "right" if x > middle else "left"
+
+
+def _in_plane_matrix(geometry: Geometry) -> npt.NDArray[np.float64]:
+    """(2, 2) map from in-slice index steps to mm in the slice, for skewed pixels too."""
+    columns = [a for a in range(3) if a != geometry.slice_axis]
+    steps = geometry.affine[:3, :3][:, [2 - a for a in columns]]
+    return np.asarray(np.linalg.cholesky(steps.T @ steps), dtype=np.float64)
+
+
+def _pixel_area(to_mm: npt.NDArray[np.float64]) -> float:
+    return float(abs(np.linalg.det(to_mm)))
+
+
+def _largest_in_plane(
+    inside: npt.NDArray[np.bool_], slice_axis: int, to_mm: npt.NDArray[np.float64]
+) -> tuple[float, float, int]:
+    """Longest caliper distance in mm and in pixels, and largest area in pixels, over slices."""
+    longest_mm, longest_px, largest = 0.0, 0.0, 0
+    for plane in np.moveaxis(inside, slice_axis, 0):
+        area = int(plane.sum())
+        if not area:
+            continue
+        largest = max(largest, area)
+        outline = _outline(plane)
+        longest_mm = max(longest_mm, float(pdist(outline @ to_mm).max()))
+        longest_px = max(longest_px, float(pdist(outline).max()))
+    return longest_mm, longest_px, largest
+
+
+def _outline(plane: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Points of a region between which the longest distance is found: the ends of its rows.
+
+    A pixel is measured between the middles of its edges, so that n pixels in a row measure n.
+    """
+    rows = np.flatnonzero(plane.any(axis=1))
+    first = plane[rows].argmax(axis=1)
+    last = plane.shape[1] - 1 - plane[rows, ::-1].argmax(axis=1)
+    ends = np.concatenate([np.stack([rows, first], 1), np.stack([rows, last], 1)]).astype(float)
+    halves = np.array([[0.5, 0.0], [-0.5, 0.0], [0.0, 0.5], [0.0, -0.5]])
+    points = (ends[:, None, :] + halves).reshape(-1, 2)
+    return np.asarray(points[ConvexHull(points).vertices], dtype=np.float64)
+
+
+_CSV_COLUMNS = (
+    "rank",
+    "label",
+    "side",
+    "centroid_x_mm",
+    "centroid_y_mm",
+    "centroid_z_mm",
+    "first_slice",
+    "last_slice",
+    "peak_slice",
+    "voxels",
+    "volume_ml",
+    "largest_area_mm2",
+    "longest_diameter_mm",
+    "longest_diameter_px",
+    "peak_nll",
+    "mean_nll",
+)
+
+
+def findings_to_csv(findings: Sequence[Finding]) -> str:
+    """Table with one row a finding.
+
+    Units stand in the column names; scores are nats per dimension, slices count from 0,
+    centroids are RAS. What is not known is left empty.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for finding in findings:
+        row = asdict(finding)
+        for axis, value in zip("xyz", row.pop("centroid_ras_mm") or (None,) * 3, strict=True):
+            row[f"centroid_{axis}_mm"] = value
+        row.pop("centroid_zyx")
+        writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+    return text.getvalue()
+
+
+def findings_to_json(findings: Sequence[Finding]) -> str:
+    """Return the findings as a JSON object with the key ``findings``, in full precision."""
+    document = {
+        "research_use": RESEARCH_USE,
+        "units": {
+            "nll": "nats per dimension",
+            "centroid_ras_mm": "mm, patient axes (right, anterior, superior)",
+            "centroid_zyx": "voxels, from 0, axes (Z, Y, X) of the scan's file",
+            "slices": "acquired slices, from 0, in file order",
+        },
+        "findings": [asdict(finding) for finding in findings],
+    }
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def write_findings_csv(path: Path, findings: Sequence[Finding]) -> None:
+    """Write `findings_to_csv`; the file appears whole or not at all (`StorageError`)."""
+    atomic_write_text(path, findings_to_csv(findings))
+
+
+def write_findings_json(path: Path, findings: Sequence[Finding]) -> None:
+    """Write `findings_to_json`; the file appears whole or not at all (`StorageError`)."""
+    atomic_write_text(path, findings_to_json(findings))

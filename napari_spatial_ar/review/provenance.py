@@ -1,0 +1,151 @@
+"""Where a result comes from: enough to repeat it, nothing that names the patient."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any, Protocol
+
+import numpy as np
+
+from napari_spatial_ar.imaging.volume import Volume
+
+__all__ = ["RESEARCH_USE", "ModelLike", "model_summary", "provenance", "versions"]
+
+#: Stands in every dock, picture and file this package gives out.
+RESEARCH_USE = "For research use, not for diagnosis."
+
+_PACKAGES = ("napari-spatial-ar", "torch", "transformers", "numpy", "scipy", "nibabel", "pydicom")
+# A loss history is for the model's card, not for each scan's record.
+_LEFT_OUT = ("history", "losses", "image_scores")
+
+
+class ModelLike(Protocol):
+    """What is needed of a normative model here (this package's arrows do not need torch)."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, such as ``"brain-flair-focus"``."""
+
+    @property
+    def header(self) -> Any:
+        """The model file's header: a dataclass or a mapping."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and the packages a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def model_summary(model: ModelLike) -> dict[str, Any]:
+    """Return the model's name and its file's header as plain data, without its loss history."""
+    return {"name": model.name, **_plain(model.header)}
+
+
+def _plain(value: Any) -> Any:
+    """Turn dataclasses, arrays and paths into what JSON can hold; NaN becomes None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if k not in _LEFT_OUT}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)
+
+
+def _hashed(uid: str) -> str:
+    return "sha256:" + hashlib.sha256(uid.encode()).hexdigest()
+
+
+def provenance(
+    model: ModelLike,
+    volume: Volume,
+    *,
+    threshold: float,
+    fpr: float | None,
+    scored: int,
+    min_size_mm3: float = 0.0,
+    min_voxels: int = 0,
+    mask_edited: bool = False,
+    keep_uids: bool = False,
+) -> dict[str, Any]:
+    """Record of how a scan was scored and masked.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        The model that scored the scan.
+    volume : Volume
+        The scan.
+    threshold : float
+        Nats per dimension.
+    fpr : float or None
+        Share of normal tissue that the threshold flags by the model's calibration, in [0, 1];
+        None where the model has none.
+    scored : int
+        Number of slices that were scored.
+    min_size_mm3, min_voxels : float, int
+        Regions smaller than this were left out of the mask.
+    mask_edited : bool
+        Whether a person changed the mask by hand.
+    keep_uids : bool
+        Write the SeriesInstanceUID itself. Otherwise its sha256, with which the scan can be
+        found again by whoever holds it.
+
+    Returns
+    -------
+    dict
+        Plain data for JSON. Holds no file name, since file names may hold patients' names.
+    """
+    geometry = volume.geometry
+    uid = volume.series.uid
+    return {
+        "research_use": RESEARCH_USE,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": model_summary(model),
+        "threshold": {
+            "nats_per_dimension": float(threshold),
+            "share_of_normal_tissue_flagged": None if fpr is None else float(fpr),
+            "min_size_mm3": float(min_size_mm3),
+            "min_voxels": int(min_voxels),
+            "mask_edited_by_hand": bool(mask_edited),
+        },
+        "scan": {
+            "series": volume.series.label,
+            "series_uid": (uid if keep_uids else _hashed(uid)) if uid else None,
+            "files": len(volume.series.files),
+            "voxels_sha256": hashlib.sha256(
+                np.ascontiguousarray(volume.data, dtype=np.float32).tobytes()
+            ).hexdigest(),
+            "modality": volume.modality,
+            "intensity": volume.intensity,
+            "shape_zyx": list(geometry.shape),
+            "spacing_zyx": list(geometry.spacing),
+            "spacing_unit": "mm" if geometry.spacing_known else "pixel",
+            "regular_grid": geometry.regular,
+            "affine_ijk_to_ras": geometry.affine.tolist(),
+            "plane": geometry.plane,
+            "slices": geometry.shape[geometry.slice_axis],
+            "slices_scored": int(scored),
+            "warnings": list(volume.warnings),
+        },
+        "versions": versions(),
+    }

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Makes the virtual environment VENV and installs this checkout into it with EXTRAS.
+#
+#   scripts/setup.sh VENV EXTRAS            such as: scripts/setup.sh .venv test,dev
+#   scripts/setup.sh --gui VENV EXTRAS      also installs what Qt and OpenGL need from the system
+#
+# A second run with nothing changed returns at once. Works on Debian and Ubuntu (installs missing
+# system packages where it may), on other Linux systems and macOS (expects them to be there).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '==> %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# What PyQt's wheels and a virtual screen load but do not contain.
+GUI_PACKAGES=(
+    libdbus-1-3 libegl1 libfontconfig1 libgl1 libgl1-mesa-dri libglib2.0-0 libxcb-cursor0
+    libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-shape0
+    libxcb-xinerama0 libxkbcommon-x11-0 xauth xvfb
+)
+
+gui=no
+if [ "${1:-}" = --gui ]; then gui=yes; shift; fi
+[ $# -eq 2 ] || die "usage: scripts/setup.sh [--gui] VENV EXTRAS"
+venv=$1
+extras=$2
+
+# Installs the Debian packages named that are missing; where that is not allowed, says which.
+need_packages() {
+    command -v dpkg-query >/dev/null || return 0
+    local package missing=() become=()
+    for package in "$@"; do
+        # Debian 13 and Ubuntu 24.04 renamed some libraries NAMEt64, which "provide" the old name.
+        dpkg-query -W -f '${db:Status-Status}\n' "$package" "${package}t64" 2>/dev/null \
+            | grep -qx installed || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! sudo -n true 2>/dev/null; then
+            die "these system packages are missing and need an administrator:
+    sudo apt-get install ${missing[*]}
+Then run this again."
+        fi
+        become=(sudo)
+    fi
+    say "installing system packages: ${missing[*]}"
+    ${become[@]+"${become[@]}"} apt-get update -qq
+    ${become[@]+"${become[@]}"} env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+# Prints the Python to use: $PYTHON, or the first on the PATH that is new enough.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        if is_new_enough "$candidate"; then echo "$candidate"; return; fi
+    done
+    die "Python 3.11 or newer is needed and ${PYTHON:-python3} is $("${PYTHON:-python3}" --version \
+        2>/dev/null || echo not there). Install one, then: make PYTHON=/path/to/python3.11 ..."
+}
+
+make_venv() {
+    local python
+    [ -n "${PYTHON:-}" ] || command -v python3 >/dev/null || need_packages python3 python3-venv
+    python=$(find_python)
+    # Debian's own Python comes without ensurepip until its -venv package is there.
+    "$python" -c 'import ensurepip' 2>/dev/null \
+        || need_packages "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+    say "making $venv with $("$python" --version)"
+    "$python" -m venv "$venv"
+}
+
+if [ "$gui" = yes ] && [ "$(uname)" = Linux ]; then need_packages "${GUI_PACKAGES[@]}"; fi
+
+# The stamp holds what the environment was made from, so any change in it installs again.
+stamp="$venv/.installed-${extras//,/-}"
+made_from="$(cat pyproject.toml constraints.txt | cksum) $PWD"
+if [ "$(cat "$stamp" 2>/dev/null)" = "$made_from" ]; then exit 0; fi
+
+[ -x "$venv/bin/python" ] || make_venv
+say "installing napari-spatial-ar[$extras] into $venv (some minutes the first time)"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --constraint constraints.txt --editable ".[$extras]"
+echo "$made_from" >"$stamp"

@@ -1,0 +1,85 @@
+"""Fixtures and settings for every test.
+
+Tests never touch the user's files or the network: everything that a library would keep in the
+user's home goes to a folder of this run, which is removed afterwards. The variables are set here,
+at import, because napari reads its own when its settings are first imported.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from napari_spatial_ar.normative.paths import weights_dir
+
+REPO_ROOT = Path(__file__).resolve().parents[1]
+FOCUS_WEIGHTS = weights_dir() / "dinov2_vits14_focus.safetensors"
+
+_HOME = Path(tempfile.mkdtemp(prefix="napari-spatial-ar-tests-"))
+os.environ.update(
+    HOME=str(_HOME),
+    XDG_CACHE_HOME=str(_HOME / "cache"),
+    XDG_CONFIG_HOME=str(_HOME / "config"),
+    XDG_DATA_HOME=str(_HOME / "data"),
+    XDG_STATE_HOME=str(_HOME / "state"),
+    NAPARI_CONFIG=str(_HOME / "napari" / "settings.yaml"),
+    NAPARI_SPATIAL_AR_HOME=str(_HOME / "napari-spatial-ar"),
+    HF_HOME=str(_HOME / "huggingface"),
+    HF_HUB_OFFLINE="1",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-qt take the binding that qtpy takes: QT_API where set, else the one installed."""
+    if "PYTEST_QT_API" not in os.environ:
+        import qtpy
+
+        os.environ["PYTEST_QT_API"] = qtpy.API
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove this run's home."""
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a connection to another machine fail, with a word on what is wrong."""
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            pytest.fail(f"a test reached for the network: {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real scans kept beside a developer's checkout; the test is skipped without it."""
+    folder = REPO_ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real scans beside this checkout: {folder} is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def focus_weights() -> Path:
+    """Weights of the offline backbone, lent to this run's home; skipped where not pulled.
+
+    ``make test`` pulls them first.
+    """
+    if not FOCUS_WEIGHTS.is_file():
+        pytest.skip("run 'napari-spatial-ar weights pull dinov2_vits14_focus' first")
+    lent = weights_dir() / FOCUS_WEIGHTS.name
+    if not lent.exists():
+        lent.parent.mkdir(parents=True, exist_ok=True)
+        lent.symlink_to(FOCUS_WEIGHTS)
+    return lent

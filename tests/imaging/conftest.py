@@ -1,0 +1,98 @@
+"""Small scans made on the spot, for the tests of imaging."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+AXIAL = (1, 0, 0, 0, 1, 0)
+
+
+def dicom_image(pixels: np.ndarray, **tags: Any) -> Dataset:
+    """DICOM data set with stored values (rows, columns[, 3]) or (frames, rows, columns)."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    dataset.SOPClassUID = MRImageStorage
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset.SeriesInstanceUID = "1.2.3"
+    dataset.StudyInstanceUID = "1.2"
+    dataset.PatientName = "Doe^John"
+    dataset.PatientID = "ID4711"
+    dataset.PatientBirthDate = "19700131"
+    dataset.SeriesDescription = "brain of DOE"
+    dataset.SeriesNumber = 4
+    dataset.Modality = "MR"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY"]
+    dataset.BitsAllocated = dataset.BitsStored = pixels.dtype.itemsize * 8
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.Rows, dataset.Columns = pixels.shape[-2:]
+    if pixels.shape[-1] == 3:
+        dataset.SamplesPerPixel, dataset.PlanarConfiguration = 3, 0
+        dataset.PhotometricInterpretation = "RGB"
+        dataset.Rows, dataset.Columns = pixels.shape[:2]
+    elif pixels.ndim == 3:
+        dataset.NumberOfFrames = len(pixels)
+    dataset.PixelData = pixels.tobytes()
+    dataset["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+def save(dataset: Dataset, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def write_series(tmp_path: Path) -> Callable[..., list[Path]]:
+    """Write (slices, rows, columns) as single-frame files, named against their order."""
+
+    def write(
+        voxels: np.ndarray,
+        *,
+        folder: str = "series",
+        orientation: tuple[float, ...] = AXIAL,
+        origin: tuple[float, ...] = (-10.0, -20.0, 30.0),
+        spacing: tuple[float, float] = (1.5, 0.5),
+        step: np.ndarray | None = None,
+        positions: list[tuple[float, float, float]] | None = None,
+        **tags: Any,
+    ) -> list[Path]:
+        axes = np.array(orientation, dtype=float).reshape(2, 3)
+        step = 3.0 * np.cross(*axes) if step is None else step
+        paths = []
+        for k, pixels in enumerate(voxels):
+            position = positions[k] if positions else np.array(origin) + k * step
+            dataset = dicom_image(
+                pixels,
+                ImageOrientationPatient=[float(v) for v in orientation],
+                ImagePositionPatient=[round(float(v), 4) for v in position],
+                PixelSpacing=list(spacing),
+                SliceThickness=2.5,
+                InstanceNumber=7 * k % len(voxels) + 1,
+                **tags,
+            )
+            paths.append(save(dataset, tmp_path / folder / f"{len(voxels) - k:03}"))
+        return paths
+
+    return write
+
+
+@pytest.fixture
+def voxels() -> np.ndarray:
+    """(slices, rows, columns) uint16, no two alike."""
+    return np.random.default_rng(5).permutation(4 * 5 * 6).reshape(4, 5, 6).astype(np.uint16)

@@ -1,0 +1,86 @@
+"""Windows: which values become 0 and 1."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.windows import Window, apply_window, default_window, resolve
+
+
+def test_grey8_is_always_0_to_255() -> None:
+    image = np.array([[10, 20]], dtype=np.float32)
+    for window in (Window("percentile", 1, 99), Window("fixed", -5, 5), Window("full8")):
+        assert resolve(window, image, "grey8") == (0.0, 255.0)
+
+
+def test_percentiles_leave_the_background_out() -> None:
+    image = np.concatenate([np.full(100_000, -3.0), np.linspace(100, 200, 1001)])
+    assert resolve(Window("percentile", 0, 100), image) == (100.0, 200.0)
+    assert resolve(Window("percentile", 10, 90), image) == pytest.approx((110.0, 190.0))
+
+
+def test_a_sample_of_a_large_scan_is_close_and_repeatable() -> None:
+    voxels = np.random.default_rng(1).normal(500, 100, (40, 200, 200)).astype(np.float32)
+    low, high = resolve(Window("percentile", 0.5, 99.5), voxels)
+    assert (low, high) == pytest.approx(np.percentile(voxels, (0.5, 99.5)), abs=2)
+    assert (low, high) == resolve(Window("percentile", 0.5, 99.5), voxels)
+
+
+def test_two_values_still_give_a_window() -> None:
+    assert resolve(Window("percentile", 1, 99), np.array([0.0, 0.0, 7.0])) == (0.0, 7.0)
+
+
+def test_fixed_is_in_stored_units() -> None:
+    assert resolve(default_window("ct"), np.array([-1000.0, 3000.0]), "hu") == (-160.0, 240.0)
+
+
+def test_a_volume_brings_its_own_unit() -> None:
+    data = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
+    geometry = Geometry.without_spacing((2, 2, 2))
+    volume = Volume(data, geometry, "unknown", Series("x"), intensity="grey8")
+    assert resolve(default_window("mri"), volume) == (0.0, 255.0)
+
+
+@pytest.mark.parametrize("modality", ["mri", "oct", "other", "unknown"])
+def test_all_but_ct_use_percentiles(modality: str) -> None:
+    assert default_window(modality) == Window("percentile", 0.5, 99.5)
+
+
+def test_an_image_without_contrast_is_refused() -> None:
+    with pytest.raises(InputError, match="same value, 4"):
+        resolve(Window("percentile", 1, 99), np.full((3, 3), 4.0))
+    with pytest.raises(InputError, match="not finite"):
+        resolve(Window("percentile", 1, 99), np.array([1.0, np.nan]))
+
+
+def test_apply_maps_and_clips() -> None:
+    unit = apply_window(np.array([-10, 0, 50, 100, 300], dtype=np.int16), 0, 100)
+    assert unit.dtype == np.float32
+    np.testing.assert_allclose(unit, [0, 0, 0.5, 1, 1])
+
+
+@pytest.mark.parametrize("window", [Window("full8"), Window("fixed", -160, 240)])
+def test_a_window_goes_through_json(window: Window) -> None:
+    assert Window.from_dict(json.loads(json.dumps(window.to_dict()))) == window
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"kind": "auto", "low": 0, "high": 1}, "no intensity window of kind 'auto'"),
+        ({"kind": "fixed", "low": 5, "high": 5}, "empty"),
+        ({"kind": "fixed", "low": 0, "high": float("inf")}, "empty"),
+        ({"kind": "percentile", "low": -1, "high": 99}, "between 0 and 100"),
+        ({"kind": "fixed", "low": 0}, "does not describe"),
+        ({"kind": "fixed", "low": "a", "high": 1}, "does not describe"),
+    ],
+)
+def test_nonsense_is_refused(values: dict[str, object], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        Window.from_dict(values)
