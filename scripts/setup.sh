@@ -27,11 +27,14 @@ extras=$2
 
 # Installs the Debian packages named that are missing; where that is not allowed, says which.
 need_packages() {
-    command -v dpkg-query >/dev/null || return 0
+    if ! command -v dpkg-query >/dev/null; then
+        say "not a Debian system, so it is up to you that these are there under their names: $*"
+        return
+    fi
     local package missing=() become=()
     for package in "$@"; do
         # Debian 13 and Ubuntu 24.04 renamed some libraries NAMEt64, which "provide" the old name.
-        dpkg-query -W -f '${db:Status-Status}\n' "$package" "${package}t64" 2>/dev/null \
+        { dpkg-query -W -f '${db:Status-Status}\n' "$package" "${package}t64" 2>/dev/null || true; } \
             | grep -qx installed || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
@@ -80,7 +83,7 @@ stamp="$venv/.installed-${extras//,/-}"
 made_from="$(cat pyproject.toml constraints.txt | cksum) $PWD"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$made_from" ]; then exit 0; fi
 
-[ -x "$venv/bin/python" ] || make_venv
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_venv
 say "installing napari-spatial-ar[$extras] into $venv (some minutes the first time)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --constraint constraints.txt --editable ".[$extras]"

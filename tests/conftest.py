@@ -50,11 +50,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a connection to another machine fail, with a word on what is wrong."""
+    """Fail a test that opens a network connection, to this machine too."""
     connect = socket.socket.connect
 
     def connect_here(self: socket.socket, address: Any) -> None:
         if self.family in (socket.AF_INET, socket.AF_INET6):
+            self.close()
             pytest.fail(f"a test reached for the network: {address}")
         connect(self, address)
 

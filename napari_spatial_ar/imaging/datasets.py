@@ -182,7 +182,8 @@ def _groups(
             groups[file] = name
         else:
             stem = Path(name).stem
-            groups[file] = _LAST_NUMBER.sub("", _EYE.sub("", stem)) or stem
+            pattern = _EYE if _EYE.search(stem) else _LAST_NUMBER
+            groups[file] = pattern.sub("", stem) or stem
     return groups
 
 

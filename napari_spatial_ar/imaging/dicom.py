@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom_frames import (
@@ -19,8 +17,8 @@ from napari_spatial_ar.imaging.dicom_frames import (
     is_dicom,
     patient_key,
     read_frames,
-    read_header,
     read_pixels,
+    series_uid,
 )
 from napari_spatial_ar.imaging.gather import gather
 from napari_spatial_ar.imaging.geometry import Geometry
@@ -30,11 +28,12 @@ __all__ = ["group_series", "is_dicom", "patient_key", "read_dicom", "read_series
 
 _MODALITIES: dict[str, Modality] = {"CT": "ct", "MR": "mri", "OPT": "oct", "OCT": "oct"}
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-# Positions are often written with few digits; these are well above that and well below harm.
 _SAME_AXES = 1e-3
-_SAME_PLACE_MM = 0.01
-_UNEVEN_SHARE = 0.05  # of the distance between slices
-_UNEVEN_MM = 0.05
+_SAME_PLACE_MM = 1e-4
+# Positions may be rounded to 0.1 mm: a slice may so lie this far from its place, but never more
+# than this share of the distance between slices.
+_UNEVEN_MM = 0.1
+_UNEVEN_SHARE = 0.25
 _TILT_DEGREES = 0.5
 
 
@@ -46,7 +45,7 @@ def group_series(files: Sequence[str | Path]) -> list[tuple[Path, ...]]:
     groups: dict[str, list[Path]] = {}
     for number, path in enumerate(map(Path, files)):
         try:
-            uid = str(read_header(path).get("SeriesInstanceUID", ""))
+            uid = series_uid(path)
         except InputError:
             uid = f"unreadable {number}"
         groups.setdefault(uid, []).append(path)
@@ -136,7 +135,6 @@ def _read_stack(frames: Sequence[Frame]) -> list[Volume]:
         geometry = _patient_geometry(frames, folder)
     else:
         geometry = _plain_geometry(frames)
-    header = read_header(frames[0].file)
     data, display, coloured = _voxels(frames)
     warnings = []
     if not frames[0].located:
@@ -145,7 +143,7 @@ def _read_stack(frames: Sequence[Frame]) -> list[Volume]:
         warnings.append("This is a localizer (scout) image, not a scan.")
     if coloured:
         warnings.append("Colour was turned into grey (luminance).")
-    modality = _MODALITIES.get(str(header.get("Modality")), "other")
+    modality = _MODALITIES.get(frames[0].modality, "other")
     intensity: Intensity = "hu" if modality == "ct" else "arbitrary"
     rescaled = any((frame.slope, frame.intercept) != (1.0, 0.0) for frame in frames)
     if display and not rescaled:
@@ -156,7 +154,7 @@ def _read_stack(frames: Sequence[Frame]) -> list[Volume]:
             geometry=geometry,
             modality=modality,
             series=Series(
-                label=_label(header),
+                label=frames[0].label,
                 files=tuple(dict.fromkeys(frame.file for frame in frames)),
                 uid=frames[0].series,
             ),
@@ -164,13 +162,6 @@ def _read_stack(frames: Sequence[Frame]) -> list[Volume]:
             warnings=tuple(warnings),
         )
     ]
-
-
-def _label(header: pydicom.Dataset) -> str:
-    """Modality and number only: every other text may name the patient."""
-    kind = re.sub(r"[^A-Z]", "", str(header.get("Modality") or "")) or "DICOM"
-    number = re.sub(r"[^0-9]", "", str(header.get("SeriesNumber") or ""))
-    return f"{kind[:16]} series {number[:12]}".rstrip()
 
 
 def _voxels(frames: Sequence[Frame]) -> tuple[npt.NDArray[np.float32], bool, bool]:
@@ -239,7 +230,7 @@ def _check_regular(
         )
     usual = float(np.median(gaps))
     off = np.abs(along - np.linspace(along[0], along[-1], len(along))).max()
-    if off > max(_UNEVEN_MM, _UNEVEN_SHARE * usual):
+    if off > min(_UNEVEN_MM, _UNEVEN_SHARE * usual):
         worst = int(np.abs(gaps - usual).argmax())
         raise InputError(
             f"the slices are unevenly spaced: {gaps[worst]:.2f} mm between slices {worst + 1} and "

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import SegmentationStorage
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SegmentationStorage
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.guard import guard
 
 __all__ = [
     "Frame",
@@ -27,32 +24,18 @@ __all__ = [
     "is_dicom",
     "patient_key",
     "read_frames",
-    "read_header",
     "read_pixels",
+    "series_uid",
 ]
 
-_UNREADABLE = (
-    InvalidDicomError,
-    BytesLengthException,
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
-    MemoryError,
-    RuntimeError,
-)
+_DAMAGED = "is not a DICOM file that can be read: it is cut short or damaged"
+_DAMAGED_PIXELS = "its pixels cannot be decoded: the file is cut short or damaged"
 _DICOMDIR = re.compile(rb"1\.2\.840\.10008\.1\.3\.10(?![.0-9])")
 # First elements of files without a preamble, little endian: group length, character set, ...
 _BARE_STARTS = tuple(b"\x08\0" + element for element in (b"\0\0", b"\x05\0", b"\x08\0", b"\x16\0"))
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-# A constant image packs to almost nothing; what claims more than this is a lying header.
-_MOST_COMPRESSION = 5000
+# No scan packs better than this: a header that claims more is lying.
+_MOST_COMPRESSION = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +50,10 @@ class Frame:
         Index of the frame in the file.
     series : str
         SeriesInstanceUID.
+    label : str
+        Modality and number of the series, such as ``"MR series 4"``.
+    modality : str
+        As in the header: ``"MR"``, ``"CT"``, ...
     kind : tuple of str
         What tells apart the volumes that share a series: image type, echo, time point, stack;
         and the file, where it is a volume by itself (multi-frame) or says no position.
@@ -87,6 +74,8 @@ class Frame:
     file: Path
     number: int
     series: str = field(repr=False)
+    label: str
+    modality: str
     kind: tuple[str, ...]
     shape: tuple[int, int]
     position: npt.NDArray[np.float64] | None
@@ -115,14 +104,6 @@ class Frame:
         return float(self.position @ self.normal)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep pydicom's remarks on unusual headers, which hold values of patients, to itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def is_dicom(path: Path) -> bool:
     """Whether a file says inside that it is DICOM, with or without a preamble.
 
@@ -138,27 +119,20 @@ def is_dicom(path: Path) -> bool:
     return head.startswith(_BARE_STARTS)
 
 
-def read_header(path: Path) -> pydicom.Dataset:
-    """Read a file's header, without its pixels.
+def _read_header(path: Path) -> pydicom.Dataset:
+    return pydicom.dcmread(path, stop_before_pixels=True, force=is_dicom(path))
+
+
+def series_uid(path: Path) -> str:
+    """SeriesInstanceUID of a file, "" where there is none.
 
     Raises
     ------
     InputError
-        If the file is missing or is not DICOM that can be read.
+        If the file cannot be read.
     """
-    try:
-        with _quiet():
-            return pydicom.dcmread(path, stop_before_pixels=True, force=is_dicom(path))
-    except FileNotFoundError:
-        raise InputError("there is no such file", path=path) from None
-    except PermissionError:
-        raise InputError("may not be read", path=path, fix="Check its permissions") from None
-    except _UNREADABLE as error:
-        raise InputError(
-            "is not a DICOM file that can be read: it is cut short or damaged",
-            path=path,
-            fix="Export or copy it again",
-        ) from error
+    with guard(path, _DAMAGED):
+        return str(_read_header(path).get("SeriesInstanceUID", ""))
 
 
 def patient_key(path: Path) -> str:
@@ -169,9 +143,18 @@ def patient_key(path: Path) -> str:
     InputError
         If the file cannot be read.
     """
-    header = read_header(path)
-    who = str(header.get("PatientID") or header.get("StudyInstanceUID") or path.parent)
+    with guard(path, _DAMAGED):
+        header = _read_header(path)
+        who = str(header.get("PatientID") or header.get("StudyInstanceUID") or path.parent)
     return hashlib.sha256(who.encode()).hexdigest()[:12]
+
+
+def _label(header: pydicom.Dataset) -> str:
+    """Modality and number only: every other text may name the patient."""
+    modality = str(header.get("Modality") or "")
+    kind = modality if re.fullmatch("[A-Z]{2,8}", modality) else "DICOM"
+    number = re.sub("[^0-9]", "", str(header.get("SeriesNumber") or ""))
+    return f"{kind} series {number}".rstrip()
 
 
 def _floats(value: Any, count: int) -> npt.NDArray[np.float64] | None:
@@ -240,6 +223,8 @@ def _frame(header: pydicom.Dataset, path: Path, number: int) -> Frame:
         file=path,
         number=number,
         series=str(header.get("SeriesInstanceUID", "")),
+        label=_label(header),
+        modality=str(header.get("Modality") or ""),
         kind=tuple(str(part or "") for part in kind),
         shape=(int(header.Rows), int(header.Columns)),
         position=position,
@@ -264,25 +249,22 @@ def read_frames(path: Path) -> list[Frame]:
     InputError
         If the file cannot be read, or its header claims more pixels than the file can hold.
     """
-    header = read_header(path)
-    if header.get("SOPClassUID") == SegmentationStorage or "BitsAllocated" not in header:
-        return []
-    try:
-        with _quiet():
-            count = int(header.get("NumberOfFrames") or 1)
-            size = path.stat().st_size
-            pixels = count * int(header.Rows) * int(header.Columns)
-            if pixels * int(header.BitsAllocated) // 8 > _MOST_COMPRESSION * size:
-                raise InputError(
-                    f"its header claims {pixels} pixels but the file has {size} bytes",
-                    path=path,
-                    fix="Export or copy it again",
-                )
-            return [_frame(header, path, number) for number in range(count)]
-    except _UNREADABLE as error:
-        raise InputError(
-            "its DICOM header is damaged", path=path, fix="Export or copy it again"
-        ) from error
+    with guard(path, _DAMAGED):
+        header = _read_header(path)
+        if header.get("SOPClassUID") == SegmentationStorage or "BitsAllocated" not in header:
+            return []
+        count = int(header.get("NumberOfFrames") or 1)
+        size = path.stat().st_size
+        pixels = count * int(header.Rows) * int(header.Columns)
+        syntax = header.file_meta.get("TransferSyntaxUID")
+        packed = syntax is not None and (syntax.is_compressed or syntax.is_deflated)
+        if pixels * int(header.BitsAllocated) // 8 > size * (_MOST_COMPRESSION if packed else 1):
+            raise InputError(
+                f"its header claims {pixels} pixels but the file has {size} bytes",
+                path=path,
+                fix="Export or copy it again",
+            )
+        return [_frame(header, path, number) for number in range(count)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,14 +280,6 @@ class Pixels:
     coloured: bool
 
 
-def _damaged_pixels(path: Path) -> InputError:
-    return InputError(
-        "its pixels cannot be decoded: the file is cut short or damaged",
-        path=path,
-        fix="Export or copy it again",
-    )
-
-
 def read_pixels(path: Path) -> Pixels:
     """Decode all frames of one file, whatever its transfer syntax.
 
@@ -316,34 +290,42 @@ def read_pixels(path: Path) -> Pixels:
     InputError
         If the pixels are cut short or damaged, or no decoder for their compression is there.
     """
+    with guard(path, _DAMAGED_PIXELS):
+        dataset = pydicom.dcmread(path, force=True)
+        array = _decode(dataset, path)
+        photometric = str(dataset.PhotometricInterpretation)
+        rows, columns, bits = int(dataset.Rows), int(dataset.Columns), int(dataset.BitsStored)
+        signed = int(dataset.get("PixelRepresentation") or 0) == 1
+        if photometric == "PALETTE COLOR":
+            array = apply_color_lut(array, dataset)
+        elif photometric == "MONOCHROME1" and dataset.get("Modality") != "CT":
+            array = -1 - array if signed else (2**bits - 1) - array
+        coloured = False
+        if photometric.startswith("MONOCHROME"):
+            grey = array.reshape(-1, rows, columns).astype(np.float32)
+        else:
+            colours = array.reshape(-1, rows, columns, 3).astype(np.float32)
+            coloured = bool((colours[..., :1] != colours[..., 1:]).any())
+            grey = colours @ _LUMINANCE if coloured else np.ascontiguousarray(colours[..., 0])
+        return Pixels(grey, display=bits == 8 and not signed, coloured=coloured)
+
+
+def _decode(dataset: pydicom.Dataset, path: Path) -> npt.NDArray[Any]:
+    """Decode the stored values of all frames, YBR turned into RGB."""
+    dataset.ensure_file_meta()
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        is_implicit, _ = dataset.original_encoding
+        syntax = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = syntax
     try:
-        with _quiet():
-            dataset = pydicom.dcmread(path, force=True)
-            array = pixel_array(dataset)
-            photometric = str(dataset.PhotometricInterpretation)
-            if photometric == "PALETTE COLOR":
-                array = apply_color_lut(array, dataset)
+        array: npt.NDArray[Any] = pixel_array(dataset)
     except RuntimeError as error:
         if not isinstance(error, NotImplementedError) and "missing" not in str(error):
-            raise _damaged_pixels(path) from error
+            raise
         name = dataset.file_meta.TransferSyntaxUID.name
         raise InputError(
             f"its pixels are compressed as {name}, for which no decoder is installed",
             path=path,
             fix="Export the series uncompressed, or as JPEG 2000",
         ) from error
-    except _UNREADABLE as error:
-        raise _damaged_pixels(path) from error
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    bits = int(dataset.BitsStored)
-    signed = int(dataset.get("PixelRepresentation") or 0) == 1
-    if photometric == "MONOCHROME1" and dataset.get("Modality") != "CT":
-        array = -1 - array if signed else (2**bits - 1) - array
-    if array.shape[-1] == 3 and photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        colours = array.reshape(-1, rows, columns, 3).astype(np.float32)
-        coloured = bool((colours[..., :1] != colours[..., 1:]).any())
-        grey = colours @ _LUMINANCE if coloured else np.ascontiguousarray(colours[..., 0])
-    else:
-        coloured = False
-        grey = array.reshape(-1, rows, columns).astype(np.float32)
-    return Pixels(grey, display=bits == 8 and not signed, coloured=coloured)
+    return array

@@ -75,7 +75,7 @@ class Geometry:
             raise InputError(
                 f"the voxel-to-patient matrix is not a finite 4 x 4: {affine.tolist()}"
             )
-        if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        if not np.isfinite(orientation(affine)).all():
             raise InputError("the voxel-to-patient matrix is singular, so voxels have no place")
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_bytes
 from napari_spatial_ar.imaging.geometry import Geometry, orientation
+from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.volume import Intensity, Series, Volume
 
 __all__ = ["is_nifti", "read_nifti", "write_nifti"]
@@ -25,19 +24,8 @@ _GZIP = b"\x1f\x8b"
 # Deflate cannot pack more than 1032 bytes into one: a header that claims more is lying.
 _MOST_COMPRESSION = 1100
 _HEADER_BYTES = 540  # of NIfTI-2, the longer one
-_MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    zlib.error,
-    struct.error,
-    HeaderDataError,
-    ImageFileError,
-    KeyError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-)
+_MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # the others are mm or not known
+_DAMAGED = "is not a NIfTI file that can be read: it is cut short, damaged or of another kind"
 _GEOMETRY_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "xyzt_units"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
@@ -67,29 +55,6 @@ def is_nifti(path: Path) -> bool:
     except (OSError, EOFError, zlib.error):
         return False
     return head[344:348] == b"n+1\0" or head[4:8] == b"n+2\0"
-
-
-def _load(path: Path) -> tuple[Any, npt.NDArray[np.float32]]:
-    """Image and scaled voxels (i, j, k, ...), or one InputError for whatever is wrong."""
-    try:
-        with _open(path) as stream:
-            image = _unread_image(stream)
-            _check_claims(image, path)
-            with np.errstate(all="ignore"):
-                voxels = image.get_fdata(dtype=np.float32, caching="unchanged")
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError("there is no such file", path=path) from None
-    except PermissionError:
-        raise InputError("may not be read", path=path, fix="Check its permissions") from None
-    except _UNREADABLE as error:
-        raise InputError(
-            "is not a NIfTI file that can be read: it is cut short, damaged or of another kind",
-            path=path,
-            fix="Export or copy it again",
-        ) from error
-    return image, voxels
 
 
 def _check_claims(image: Any, path: Path) -> None:
@@ -139,22 +104,21 @@ def _affine(image: Any) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
             )
     unit = header.get_xyzt_units()[0]
     affine = image.affine.astype(np.float64)
-    if unit in ("meter", "micron"):
+    if unit in _MM_PER_UNIT:
         affine[:3] *= _MM_PER_UNIT[unit]
         warnings.append(f"The file's lengths are in {unit}s and were turned into mm.")
     return affine, tuple(warnings)
 
 
-def _slice_axis(shape: tuple[int, int, int], affine: npt.NDArray[np.float64]) -> int:
+def _slice_axis(geometry: Geometry) -> int:
     """Axis of (Z, Y, X) with the slices: of few slices, of thick ones, else the axial one."""
-    fewest, next_fewest, _ = sorted(shape)
+    fewest, next_fewest, _ = sorted(geometry.shape)
     if 4 * fewest <= next_fewest:
-        return shape.index(fewest)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
-    thickest = int(spacing.argmax())
-    if spacing[thickest] > 1.2 * np.delete(spacing, thickest).max():
-        return thickest
-    return 2 - int(np.flatnonzero(orientation(affine)[:, 0] == 2)[0])
+        return geometry.shape.index(fewest)
+    next_thickest, thickest = sorted(geometry.spacing)[1:]
+    if thickest > 1.2 * next_thickest:
+        return geometry.spacing.index(thickest)
+    return 2 - int(np.flatnonzero(orientation(geometry.affine)[:, 0] == 2)[0])
 
 
 def _intensity(image: Any) -> Intensity:
@@ -184,21 +148,25 @@ def read_nifti(path: str | Path) -> Volume:
         finite or all the same.
     """
     path = Path(path)
-    image, voxels = _load(path)
+    with guard(path, _DAMAGED), _open(path) as stream:
+        image = _unread_image(stream)
+        _check_claims(image, path)
+        voxels = image.get_fdata(dtype=np.float32, caching="unchanged")
+        affine, warnings = _affine(image)
+        intensity = _intensity(image)
     voxels = voxels.reshape((*voxels.shape, 1)[:3], order="F")
-    affine, warnings = _affine(image)
     data = voxels.T
     size = " x ".join(map(str, voxels.shape))
     try:
-        geometry = Geometry(data.shape, affine, _slice_axis(data.shape, affine))
+        geometry = Geometry(data.shape, affine)
     except InputError as error:
         raise InputError(error.what, path=path, fix="Correct its sform or qform") from None
     return Volume(
         data=data,
-        geometry=geometry,
+        geometry=replace(geometry, slice_axis=_slice_axis(geometry)),
         modality="unknown",
         series=Series(label=f"NIfTI scan {size}", files=(path,)),
-        intensity=_intensity(image),
+        intensity=intensity,
         warnings=warnings,
     )
 
@@ -239,6 +207,16 @@ def write_nifti(
         raise InputError(f"cannot write {array.dtype} voxels, only float32, uint8 and int32")
     if array.shape != geometry.shape:
         raise InputError(f"an array of shape {array.shape} is not on the grid {geometry.shape}")
+    if like is not None and is_nifti(Path(like)):
+        image = _image_like(Path(like), array, geometry)
+    else:
+        image = _new_image(array, geometry)
+    payload = image.to_bytes()
+    packed = path.suffix.lower() == ".gz"
+    atomic_write_bytes(path, gzip.compress(payload, 1, mtime=0) if packed else payload)
+
+
+def _new_image(array: npt.NDArray[Any], geometry: Geometry) -> Any:
     kind: Any = nib.Nifti1Image
     image = kind(array.T, geometry.affine)
     image.header.set_xyzt_units("mm" if geometry.spacing_known else "unknown")
@@ -246,22 +224,20 @@ def write_nifti(
     image.set_qform(geometry.affine, code=1)
     if not np.allclose(image.get_qform(), geometry.affine, atol=1e-3):
         image.set_qform(None, code=0)  # a qform cannot hold sheared axes
-    if like is not None and is_nifti(Path(like)):
-        _copy_position(Path(like), image, geometry)
-    payload = image.to_bytes()
-    packed = path.suffix.lower() == ".gz"
-    atomic_write_bytes(path, gzip.compress(payload, 1, mtime=0) if packed else payload)
+    return image
 
 
-def _copy_position(like: Path, image: Any, geometry: Geometry) -> None:
-    """Copy the header fields that say where voxels are from a file to an image."""
-    with _open(like) as stream:
+def _image_like(like: Path, array: npt.NDArray[Any], geometry: Geometry) -> Any:
+    """Image with all the header fields of a file that say where its voxels are."""
+    with guard(like, _DAMAGED), _open(like) as stream:
         source = _unread_image(stream)
+        affine, _ = _affine(source)
     shape = (*source.shape, 1)[:3]
-    if shape != geometry.shape[::-1] or not np.allclose(
-        _affine(source)[0], geometry.affine, atol=1e-3
-    ):
+    if shape != geometry.shape[::-1] or not np.allclose(affine, geometry.affine, atol=1e-3):
         raise InputError("is on another grid than the array to write", path=like)
+    kind: Any = nib.Nifti1Image
+    image = kind(array.T, source.affine)
     for field in _GEOMETRY_FIELDS:
         image.header[field] = source.header[field]
     image.header["pixdim"][:4] = source.header["pixdim"][:4]
+    return image

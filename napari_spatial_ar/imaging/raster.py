@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.gather import attempt, gather, note_errors
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.volume import Intensity, Series, Volume, check_voxels
 
 __all__ = [
@@ -37,20 +37,9 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", *_TIFF)
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 _MOST_COMPRESSION = 1100
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    SyntaxError,  # Pillow raises it for a damaged PNG
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    tifffile.TiffFileError,
-    Image.DecompressionBombError,
+_DAMAGED = (
+    "is not a PNG, JPEG, TIFF or BMP picture that can be read: it is cut short, damaged or of "
+    "another kind"
 )
 
 
@@ -69,13 +58,17 @@ def natural_key(path: Path) -> list[tuple[int, int | str]]:
     return [(0, int(t)) if t.isdecimal() else (1, t) for t in re.split(r"([0-9]+)", str(path)) if t]
 
 
-def is_raster(path: Path) -> bool:
-    """Whether a file says inside that it is a PNG, JPEG, TIFF or BMP picture."""
+def _head(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            head = file.read(10)
+            return file.read(10)
     except OSError:
-        return False
+        return b""
+
+
+def is_raster(path: Path) -> bool:
+    """Whether a file says inside that it is a PNG, JPEG, TIFF or BMP picture."""
+    head = _head(path)
     return head.startswith(_MAGIC) or (head[:2] == b"BM" and head[6:10] == b"\0\0\0\0")
 
 
@@ -143,27 +136,12 @@ def _decode_tiff(path: Path) -> _Picture:
 
 
 def _decode(path: Path) -> _Picture:
-    try:
-        with open(path, "rb") as file:
-            is_tiff = file.read(4) in _TIFF
-        if is_tiff:
-            try:
-                return _decode_tiff(path)
-            except _UNREADABLE:
-                # Pillow unpacks some compressions that tifffile needs another package for.
-                return _decode_pillow(path)
+    # Pillow unpacks some compressions that tifffile needs another package for.
+    if _head(path).startswith(_TIFF):
+        with suppress(InputError), guard(path, _DAMAGED):
+            return _decode_tiff(path)
+    with guard(path, _DAMAGED):
         return _decode_pillow(path)
-    except FileNotFoundError:
-        raise InputError("there is no such file", path=path) from None
-    except PermissionError:
-        raise InputError("may not be read", path=path, fix="Check its permissions") from None
-    except _UNREADABLE as error:
-        raise InputError(
-            "is not a PNG, JPEG, TIFF or BMP picture that can be read: it is cut short, "
-            "damaged or of another kind",
-            path=path,
-            fix="Export or copy it again",
-        ) from error
 
 
 def read_raster(path: str | Path) -> tuple[npt.NDArray[np.float32], Intensity]:
@@ -214,11 +192,9 @@ def read_label(path: str | Path) -> npt.NDArray[np.bool_]:
 
 def page_count(path: str | Path) -> int:
     """Pages of a picture file, without decoding them; 1 if it cannot be opened."""
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            return int(getattr(image, "n_frames", 1))
-    except _UNREADABLE:
-        return 1
+    with suppress(InputError), guard(Path(path), _DAMAGED), Image.open(path, formats=_FORMATS) as i:
+        return int(getattr(i, "n_frames", 1))
+    return 1
 
 
 def _volume(pictures: Sequence[_Picture]) -> list[Volume]:

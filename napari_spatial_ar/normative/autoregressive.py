@@ -11,7 +11,7 @@ import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +130,15 @@ class SpatialAR(nn.Module):
                 f"{channels}, {hidden}, {dilation} and {layers}"
             )
         self.channels = channels
-        self.context: Context = context
+        #: The arguments, from which an equal network can be built.
+        self.settings: dict[str, Any] = {
+            "channels": channels,
+            "hidden": hidden,
+            "layers": layers,
+            "kernel": kernel,
+            "dilation": dilation,
+            "context": context,
+        }
         first: Sees = "A" if context == "causal" else "hollow"
         rest: Sees = "B" if context == "causal" else "open"
         widths = [channels, *[hidden] * (layers - 1), channels]

@@ -343,7 +343,7 @@ def _train(
             "valid_nll": [epoch.valid_nll for epoch in history],
         },
     }
-    return SpatialARDetector(state.network, settings.network), summary
+    return SpatialARDetector(state.network), summary
 
 
 def _calibrate(

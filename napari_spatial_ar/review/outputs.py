@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,14 +20,23 @@ from napari_spatial_ar.imaging.files import atomic_write_text, storage_error
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review.findings import (
+    Finding,
     find_findings,
     make_mask,
     write_findings_csv,
     write_findings_json,
 )
+from napari_spatial_ar.review.montage import montage, write_montage
 from napari_spatial_ar.review.provenance import ModelLike, provenance
 
-__all__ = ["OUTPUT_FILES", "ScoreLike", "scan_folder_name", "write_scan_outputs"]
+__all__ = [
+    "MONTAGE",
+    "OUTPUT_FILES",
+    "ScanOutputs",
+    "ScoreLike",
+    "scan_folder_name",
+    "write_scan_outputs",
+]
 
 #: Key in the result of `write_scan_outputs`: file name.
 OUTPUT_FILES = {
@@ -36,6 +46,7 @@ OUTPUT_FILES = {
     "findings_json": "findings.json",
     "provenance": "provenance.json",
 }
+MONTAGE = "montage"
 
 
 class ScoreLike(Protocol):
@@ -48,6 +59,29 @@ class ScoreLike(Protocol):
     @property
     def scored(self) -> npt.NDArray[np.bool_]:
         """(N,), which acquired slices are scored."""
+
+    @property
+    def image_scores(self) -> npt.NDArray[np.float32]:
+        """(N,), one score a slice, NaN where not scored."""
+
+
+@dataclass(frozen=True)
+class ScanOutputs:
+    """What was written for a scan.
+
+    Parameters
+    ----------
+    files : dict of str to Path
+        Keys as in `OUTPUT_FILES`, and ``"montage"`` where asked for.
+    findings : tuple of Finding
+        Highest peak first.
+    mask : (Z, Y, X) uint8
+        The mask as written.
+    """
+
+    files: dict[str, Path]
+    findings: tuple[Finding, ...]
+    mask: npt.NDArray[np.uint8] = field(repr=False)
 
 
 def scan_folder_name(volume: Volume, taken: Collection[str] = ()) -> str:
@@ -86,7 +120,8 @@ def write_scan_outputs(
     mask: npt.NDArray[Any] | None = None,
     keep_uids: bool = False,
     overwrite: bool = False,
-) -> dict[str, Path]:
+    montage_too: bool = False,
+) -> ScanOutputs:
     """Write scores, mask, findings and provenance of one scan into one folder.
 
     Everything is written beside the folder first and moved in at the end, so that an error
@@ -110,12 +145,14 @@ def write_scan_outputs(
         As for `provenance`.
     overwrite : bool
         Replace files of an earlier run.
+    montage_too : bool
+        Also write ``montage.png``, a picture of the highest-scoring slices.
 
     Returns
     -------
-    dict of str to Path
-        Keys as in `OUTPUT_FILES`. ``nll.nii.gz`` is float32 (nats per dimension, 0 in slices not
-        scored) and ``mask.nii.gz`` uint8, both on the scan's own grid.
+    ScanOutputs
+        ``nll.nii.gz`` is float32 (nats per dimension, 0 in slices not scored) and
+        ``mask.nii.gz`` uint8, both on the scan's own grid.
 
     Raises
     ------
@@ -126,7 +163,8 @@ def write_scan_outputs(
         If the disk is full or the place may not be written to.
     """
     out_dir = Path(out_dir)
-    targets = {key: out_dir / name for key, name in OUTPUT_FILES.items()}
+    names = OUTPUT_FILES | ({MONTAGE: "montage.png"} if montage_too else {})
+    targets = {key: out_dir / name for key, name in names.items()}
     if out_dir.exists() and not out_dir.is_dir():
         raise InputError("this is a file, not a folder", path=out_dir, fix="Choose another place")
     if not overwrite and any(path.exists() for path in targets.values()):
@@ -137,9 +175,7 @@ def write_scan_outputs(
         )
     settings: dict[str, Any] = {"min_size_mm3": min_size_mm3, "min_voxels": min_voxels}
     geometry = volume.geometry
-    computed = make_mask(
-        score.nll, threshold, geometry=geometry, scored=score.scored, **settings
-    )
+    computed = make_mask(score.nll, threshold, geometry=geometry, scored=score.scored, **settings)
     final = computed if mask is None else (np.asarray(mask) != 0).astype(np.uint8)
     if final.shape != geometry.shape:
         raise InputError(f"a mask of {final.shape} is not on the scan's grid {geometry.shape}")
@@ -161,15 +197,25 @@ def write_scan_outputs(
     except OSError as error:
         raise storage_error(error, out_dir) from error
     try:
-        parts = {key: work / name for key, name in OUTPUT_FILES.items()}
+        parts = {key: work / name for key, name in names.items()}
         like = _nifti_source(volume)
         write_nifti(parts["nll"], np.asarray(score.nll, np.float32), geometry, like=like)
         write_nifti(parts["mask"], final, geometry, like=like)
         write_findings_csv(parts["findings_csv"], findings)
         write_findings_json(parts["findings_json"], findings)
-        atomic_write_text(
-            parts["provenance"], json.dumps(record, indent=2, allow_nan=False) + "\n"
-        )
+        atomic_write_text(parts["provenance"], json.dumps(record, indent=2, allow_nan=False) + "\n")
+        if montage_too:
+            title = f"{volume.series.label}, model {model.name}"
+            picture = montage(
+                volume,
+                score.nll,
+                score.image_scores,
+                final,
+                threshold=threshold,
+                fpr=fpr,
+                title=title,
+            )
+            write_montage(parts[MONTAGE], picture)
         if out_dir.exists():
             for key, part in parts.items():
                 os.replace(part, targets[key])
@@ -183,7 +229,7 @@ def write_scan_outputs(
         raise storage_error(error, out_dir) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return targets
+    return ScanOutputs(targets, tuple(findings), final)
 
 
 def _nifti_source(volume: Volume) -> Path | None:

@@ -49,7 +49,8 @@ def versions() -> dict[str, str]:
 
 def model_summary(model: ModelLike) -> dict[str, Any]:
     """Return the model's name and its file's header as plain data, without its loss history."""
-    return {"name": model.name, **_plain(model.header)}
+    header = model.header.to_dict() if hasattr(model.header, "to_dict") else model.header
+    return {"name": model.name, "sha256": getattr(model, "sha256", ""), **_plain(header)}
 
 
 def _plain(value: Any) -> Any:

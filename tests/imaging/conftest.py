@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 AXIAL = (1, 0, 0, 0, 1, 0)
 
 
-def dicom_image(pixels: np.ndarray, **tags: Any) -> Dataset:
+def build_image(pixels: np.ndarray, **tags: Any) -> Dataset:
     """DICOM data set with stored values (rows, columns[, 3]) or (frames, rows, columns)."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -51,10 +51,10 @@ def dicom_image(pixels: np.ndarray, **tags: Any) -> Dataset:
     return dataset
 
 
-def save(dataset: Dataset, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
-    return path
+@pytest.fixture
+def dicom_image() -> Callable[..., Dataset]:
+    """Make a data set of stored values; keyword arguments are its other attributes."""
+    return build_image
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def write_series(tmp_path: Path) -> Callable[..., list[Path]]:
         paths = []
         for k, pixels in enumerate(voxels):
             position = positions[k] if positions else np.array(origin) + k * step
-            dataset = dicom_image(
+            dataset = build_image(
                 pixels,
                 ImageOrientationPatient=[float(v) for v in orientation],
                 ImagePositionPatient=[round(float(v), 4) for v in position],
@@ -86,7 +86,9 @@ def write_series(tmp_path: Path) -> Callable[..., list[Path]]:
                 InstanceNumber=7 * k % len(voxels) + 1,
                 **tags,
             )
-            paths.append(save(dataset, tmp_path / folder / f"{len(voxels) - k:03}"))
+            paths.append(tmp_path / folder / f"{len(voxels) - k:03}")
+            paths[-1].parent.mkdir(parents=True, exist_ok=True)
+            pydicom.dcmwrite(paths[-1], dataset, enforce_file_format=True)
         return paths
 
     return write

@@ -21,9 +21,8 @@ class SpatialARDetector(Detector):
     name: ClassVar[str] = "spatial-ar"
     unit: ClassVar[str] = "nats per dimension"
 
-    def __init__(self, network: SpatialAR, parameters: dict[str, Any]) -> None:
+    def __init__(self, network: SpatialAR) -> None:
         self.network = network.eval().requires_grad_(False)
-        self._parameters = dict(parameters)
 
     @property
     def heatmap_divisor(self) -> float:
@@ -37,7 +36,7 @@ class SpatialARDetector(Detector):
 
     def parameters(self) -> dict[str, Any]:
         """Give the arguments of `SpatialAR`."""
-        return dict(self._parameters)
+        return dict(self.network.settings)
 
     def tensors(self) -> dict[str, Tensor]:
         """Give the weights of the network."""
@@ -55,7 +54,7 @@ class SpatialARDetector(Detector):
             raise ModelFileError(
                 "the network's weights do not fit the network it describes"
             ) from error
-        return cls(network, parameters)
+        return cls(network)
 
     def to(self, device: torch.device) -> SpatialARDetector:
         """See `Detector.to`."""

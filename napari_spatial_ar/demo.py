@@ -1,0 +1,75 @@
+"""The demonstration: a real brain scan, the released model, and where they disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from napari_spatial_ar.imaging.samples import sample_path, sample_volume
+from napari_spatial_ar.normative.model import load_model
+from napari_spatial_ar.normative.weights import pull
+from napari_spatial_ar.review.batch import score_scan
+
+__all__ = ["DEMO_MODEL", "run_demo"]
+
+#: The released model that the demonstration uses.
+DEMO_MODEL = "brain-flair-focus"
+
+
+def run_demo(
+    *,
+    headless: bool,
+    out: Path,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Score the sample scan and show it in napari, or write what ``score`` writes.
+
+    Parameters
+    ----------
+    headless : bool
+        Write files instead of opening napari.
+    out : Path
+        Folder for them; results of an earlier demonstration are replaced.
+    progress : callable, optional
+        Called with (what is going on, done, total).
+
+    Returns
+    -------
+    dict
+        Model, backbone and its source, and ``files``, the paths written.
+
+    Raises
+    ------
+    WeightsError
+        If the backbone's weights are not at hand and cannot be fetched.
+    """
+    model = load_model(DEMO_MODEL)
+    backbone = model.header.backbone.name
+    source = pull(
+        backbone,
+        progress=lambda done, total: progress and progress(f"Fetching {backbone}", done, total),
+    )
+    result: dict[str, Any] = {
+        "model": model.name,
+        "backbone": backbone,
+        "weights": source,
+        "sample": str(sample_path()),
+        "files": [],
+    }
+    if not headless:
+        from napari_spatial_ar.gui.demo import show_demo
+
+        show_demo(model=DEMO_MODEL)
+        return result
+    threshold = model.threshold_for_fpr(0.01)
+    record = score_scan(
+        sample_volume(),
+        model,
+        out,
+        threshold=threshold,
+        fpr=0.01,
+        overwrite=True,
+        progress=lambda label, done, total: progress and progress(f"Scoring {label}", done, total),
+    )
+    return {**result, **record, "threshold": threshold, "files": list(record["files"].values())}

@@ -1,0 +1,81 @@
+"""napari with a scored scan, ready to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import napari
+
+from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.layers import volume_layer_kwargs
+from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.gui.viewing import show_acquired_plane
+from napari_spatial_ar.imaging.samples import sample_volume
+from napari_spatial_ar.imaging.volume import Volume
+
+__all__ = ["DEMO_MODEL", "open_review", "show_demo"]
+
+#: The released model that the demonstration uses.
+DEMO_MODEL = "brain-flair-focus"
+
+
+def open_review(viewer: Any) -> ReviewDock:
+    """Open the Review dock in a viewer, or find the one that is open."""
+    _, dock = viewer.window.add_plugin_dock_widget("napari-spatial-ar", "Review")
+    return dock
+
+
+def show_demo(
+    *,
+    model: str = DEMO_MODEL,
+    volume: Volume | None = None,
+    viewer: Any = None,
+    block: bool = True,
+    ready: Callable[[ReviewDock], None] | None = None,
+) -> ReviewDock:
+    """Open napari with a scan that is scored at once, and stop at its most unusual slice.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model.
+    volume : Volume, optional
+        The scan; the sample that comes with the plugin by default.
+    viewer : napari.Viewer, optional
+        A viewer to use; a new one by default.
+    block : bool
+        Return when the window is closed. Otherwise the caller runs the event loop.
+    ready : callable, optional
+        Called with the dock once every slice is scored.
+
+    Raises
+    ------
+    SpatialARError
+        If the model, its backbone's weights or the sample is missing: before a window opens.
+    """
+    volume = sample_volume() if volume is None else volume
+    loaded = services.load_model(model)
+    hint = services.weights_hint(loaded.header.backbone.name)
+    if hint:
+        from napari_spatial_ar.errors import WeightsError
+
+        raise WeightsError(hint)
+    viewer = viewer or napari.Viewer(title="napari-spatial-ar")
+    layer = viewer.add_image(**volume_layer_kwargs(volume))
+    show_acquired_plane(viewer, volume.geometry)
+    dock = open_review(viewer)
+    dock.scans.choose(layer)
+
+    def finished(session: Any) -> None:
+        dock.scorer.finished.disconnect(finished)
+        dock.show_highest()
+        if ready is not None:
+            ready(dock)
+
+    dock.scorer.finished.connect(finished)
+    if dock.models.choose(model):
+        dock.score("volume")
+    if block:
+        napari.run()
+    return dock

@@ -1,0 +1,232 @@
+"""Scans as napari layers, and layers as scans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image, Labels, Layer
+from napari.utils.colormaps import Colormap, DirectLabelColormap
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.review.colormap import INFERNO
+from napari_spatial_ar.review.montage import display_limits
+
+__all__ = [
+    "AXES",
+    "KEY",
+    "heat_layer",
+    "is_scan",
+    "layer_volume",
+    "mask_layer",
+    "source_array",
+    "volume_layer_kwargs",
+]
+
+#: Where this plugin's facts stand in ``layer.metadata``.
+KEY = "napari-spatial-ar"
+#: Directions in which the axes of every layer grow.
+AXES = ("S", "P", "L")
+_CYAN = np.array([0.0, 0.9, 1.0, 1.0])
+
+
+def volume_layer_kwargs(volume: Volume) -> dict[str, Any]:
+    """Arguments of ``viewer.add_image`` that draw a scan where it lies in the patient.
+
+    Parameters
+    ----------
+    volume : Volume
+        The scan.
+
+    Returns
+    -------
+    dict
+        ``data`` is a view with axes (S, P, L). The name is the series label, which names no
+        patient and no file.
+    """
+    geometry = volume.geometry
+    return {
+        "data": geometry.to_display(volume.data),
+        "name": volume.series.label,
+        "colormap": "gray",
+        "contrast_limits": display_limits(volume),
+        "metadata": {KEY: {"kind": "scan", "volume": volume, "geometry": geometry}},
+        **_place(geometry),
+    }
+
+
+def _place(geometry: Geometry) -> dict[str, Any]:
+    return {
+        "scale": geometry.display_spacing,
+        "translate": geometry.display_translate,
+        "units": ("mm" if geometry.spacing_known else "pixel",) * 3,
+        "axis_labels": AXES,
+    }
+
+
+def is_scan(layer: Layer) -> bool:
+    """Whether a layer can be offered as a scan: an image that is not one of our heatmaps."""
+    facts = layer.metadata.get(KEY, {})
+    return (
+        isinstance(layer, Image)
+        and not layer.rgb
+        and not layer.multiscale
+        and layer.ndim in (2, 3)
+        and facts.get("kind", "scan") == "scan"
+    )
+
+
+def layer_volume(layer: Image) -> Volume:
+    """Scan behind an image layer.
+
+    A layer that another reader made is taken as upright slices, one after the other: nothing is
+    known of how the patient lies, so lengths are given in pixels and no side is named.
+
+    Raises
+    ------
+    InputError
+        If the layer is in colour, rotated, sheared, has more than three axes, or is not finite.
+    """
+    data = layer.data
+    facts = layer.metadata.get(KEY, {})
+    if facts.get("kind") == "scan":
+        volume: Volume = facts["volume"]
+        if np.shares_memory(data, volume.data):
+            return volume
+        if data.shape == volume.geometry.display_shape:
+            # Filtered or corrected by another plugin in the meantime.
+            voxels = np.asarray(volume.geometry.from_display(np.asarray(data)), dtype=np.float32)
+            return replace(volume, data=voxels)
+    if not is_scan(layer):
+        raise InputError(
+            f"the layer '{layer.name}' is not a grey scan of two or three axes",
+            fix="Open the scan with this dock",
+        )
+    geometry = _plain_geometry(
+        data.shape, layer.scale, layer.translate, layer.affine.affine_matrix, layer.rotate, layer
+    )
+    voxels = np.asarray(data, dtype=np.float32).reshape(geometry.shape)
+    if not np.isfinite(voxels).all():
+        raise InputError(f"the layer '{layer.name}' holds values that are not numbers")
+    # Not the layer's name, which may be a file name and with it a patient's.
+    return Volume(voxels, geometry, "unknown", Series(label="scan"))
+
+
+def _plain_geometry(
+    shape: tuple[int, ...],
+    scale: npt.ArrayLike,
+    translate: npt.ArrayLike,
+    affine: npt.ArrayLike,
+    rotate: npt.ArrayLike,
+    layer: Layer | None = None,
+) -> Geometry:
+    name = f"the layer '{layer.name}'" if layer is not None else "this layer"
+    straight = np.allclose(affine, np.eye(len(shape) + 1)) and np.allclose(
+        rotate, np.eye(len(shape))
+    )
+    steps = np.ones(3)
+    steps[3 - len(shape) :] = np.asarray(scale, dtype=float)
+    if not straight or (steps <= 0).any():
+        raise InputError(
+            f"{name} is rotated, sheared or mirrored",
+            fix="Open the scan with this dock, which turns it the right way",
+        )
+    origin = np.zeros(3)
+    origin[3 - len(shape) :] = np.asarray(translate, dtype=float)
+    # Axes (S, P, L) to RAS: the same convention as `Geometry.without_spacing`.
+    to_ras = np.diag([-steps[2], -steps[1], steps[0], 1.0])
+    to_ras[:3, 3] = -origin[2], -origin[1], origin[0]
+    full = (1, *shape) if len(shape) == 2 else shape
+    return Geometry((full[0], full[1], full[2]), to_ras, spacing_known=False)
+
+
+def _beside(layer: Image, volume: Volume) -> dict[str, Any]:
+    """Take place, units and axis names from the scan's layer."""
+    if layer.ndim != 3:
+        return _place(volume.geometry)
+    return {name: getattr(layer, name) for name in ("scale", "translate", "units", "axis_labels")}
+
+
+def _facts(kind: str, volume: Volume) -> dict[str, Any]:
+    return {KEY: {"kind": kind, "geometry": volume.geometry, "like": volume.path}}
+
+
+def _departure_colormap() -> Colormap:
+    """Inferno that fades in from the low end, so that normal tissue stays visible."""
+    opacity = 0.85 * np.linspace(0, 1, len(INFERNO)) ** 0.7
+    return Colormap(np.column_stack([INFERNO, opacity]), name="inferno (fading)")
+
+
+def heat_layer(layer: Image, volume: Volume, nll: npt.NDArray[np.float32]) -> Image:
+    """Layer that draws scores (Z, Y, X) over a scan's layer, as a view of them."""
+    return Image(
+        volume.geometry.to_display(nll),
+        name=f"{volume.series.label}: departure",
+        colormap=_departure_colormap(),
+        contrast_limits=(1.0, 2.0),
+        blending="translucent_no_depth",
+        interpolation2d="linear",
+        metadata=_facts("nll", volume),
+        **_beside(layer, volume),
+    )
+
+
+def mask_layer(layer: Image, volume: Volume, mask: npt.NDArray[np.uint8]) -> Labels:
+    """Layer that outlines a mask (Z, Y, X) on a scan's layer, as a view of it."""
+    labels = Labels(
+        volume.geometry.to_display(mask),
+        name=f"{volume.series.label}: mask",
+        colormap=DirectLabelColormap(color_dict={0: np.zeros(4), 1: _CYAN, None: _CYAN}),
+        opacity=0.9,
+        metadata=_facts("mask", volume),
+        **_beside(layer, volume),
+    )
+    labels.contour = 1
+    return labels
+
+
+def source_array(
+    data: Any, attributes: dict[str, Any]
+) -> tuple[npt.NDArray[Any], Geometry, Path | None]:
+    """Turn a layer's data back to the scan's own grid.
+
+    Parameters
+    ----------
+    data : (S, P, L) array
+        The layer's data.
+    attributes : dict
+        The layer's state, as napari hands it to writers.
+
+    Returns
+    -------
+    (Z, Y, X) array, Geometry, Path or None
+        The array on the scan's grid, the grid, and the file the scan came from.
+
+    Raises
+    ------
+    InputError
+        If the layer does not fit the scan it says it lies on.
+    """
+    data = np.asarray(data)
+    facts = attributes.get("metadata", {}).get(KEY, {})
+    geometry = facts.get("geometry")
+    if geometry is None:
+        if data.ndim not in (2, 3):
+            raise InputError(f"a layer with {data.ndim} axes cannot be written as NIfTI")
+        ndim = data.ndim
+        geometry = _plain_geometry(
+            data.shape,
+            attributes.get("scale", np.ones(ndim)),
+            attributes.get("translate", np.zeros(ndim)),
+            attributes.get("affine", np.eye(ndim + 1)),
+            attributes.get("rotate", np.eye(ndim)),
+        )
+        return data.reshape(geometry.shape), geometry, None
+    volume = facts.get("volume")
+    like = facts.get("like") or (volume.path if volume is not None else None)
+    return geometry.from_display(data), geometry, like

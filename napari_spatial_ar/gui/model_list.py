@@ -1,0 +1,114 @@
+"""The list of models, and the one that is loaded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from typing import Any
+
+from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtWidgets import QComboBox
+
+from napari_spatial_ar.errors import SpatialARError
+from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui.forms import Note
+from napari_spatial_ar.gui.notify import report, sentence
+from napari_spatial_ar.gui.workers import TaskHost
+
+__all__ = ["ModelList"]
+
+_TOOLTIP = Qt.ItemDataRole.ToolTipRole
+_NONE = (
+    "There is no model yet. Fit one in the Training dock, or run in a terminal: "
+    "napari-spatial-ar fit FOLDER --out MODEL_DIR"
+)
+
+
+class ModelList(QObject):
+    """Keeps a combo box of models, and loads the chosen one in a worker."""
+
+    #: A model is loaded and ready.
+    loaded = Signal(object)
+    #: The chosen model cannot be loaded; the reason stands in the note.
+    unusable = Signal()
+
+    def __init__(self, box: QComboBox, note: Note, tasks: TaskHost):
+        super().__init__(box)
+        self._box = box
+        self._note = note
+        self._tasks = tasks
+        self.model: Any = None
+        self._wanted: Any = None
+        services.model_news.changed.connect(self.refresh)
+        box.currentIndexChanged.connect(self._on_index)
+        self.refresh()
+
+    @property
+    def info(self) -> Any:
+        """`ModelInfo` of the chosen model, or None."""
+        return self._box.currentData()
+
+    def choose(self, name: str) -> bool:
+        """Choose a model by name; False where there is none of that name."""
+        index = self._box.findText(name)
+        if index >= 0:
+            self._box.setCurrentIndex(index)
+        return index >= 0
+
+    def refresh(self) -> None:
+        """Look for models again, keeping the choice."""
+        name = self.info.name if self.info is not None else settings.recall("model", "")
+        try:
+            infos = services.list_models()
+        except SpatialARError as error:
+            infos = []
+            self._note.say(sentence(error, "Looking for models"))
+        self._box.blockSignals(True)
+        self._box.clear()
+        for info in infos:
+            self._box.addItem(info.name, info)
+            self._box.setItemData(
+                self._box.count() - 1, f"{info.modality}, {info.backbone}: {info.summary}", _TOOLTIP
+            )
+        if not infos:
+            self._box.addItem("No model", None)
+        self._box.setEnabled(bool(infos))
+        self._box.setCurrentIndex(max(0, self._box.findText(name)))
+        self._box.blockSignals(False)
+        self._on_index()
+
+    def _on_index(self) -> None:
+        info = self.info
+        if info is None:
+            self.model = self._wanted = None
+            self._note.say(_NONE)
+            self.unusable.emit()
+            return
+        settings.remember("model", info.name)
+        self.load(info)
+
+    def load(self, info: Any) -> None:
+        """Load a model; `loaded` follows, at once where it is loaded already."""
+        self._wanted = info
+        self.model = None
+        self._note.say("Loading...")
+
+        def work(stop: threading.Event) -> Generator[None, None, Any]:
+            yield
+            return services.load_model(info.path), services.weights_hint(info.backbone)
+
+        task = self._tasks.start(work)
+        task.returned.connect(lambda found: self._take(info, *found))
+        task.failed.connect(lambda error: self._fail(info, error))
+
+    def _take(self, info: Any, model: Any, hint: str) -> None:
+        if info is not self._wanted:
+            return
+        self.model = model
+        self._note.say(hint or f"{model.modality.upper()}. Trained on {info.summary}.")
+        self.loaded.emit(model)
+
+    def _fail(self, info: Any, error: Exception) -> None:
+        if info is self._wanted:
+            self._note.say(report(error, "Loading the model"))
+            self.unusable.emit()

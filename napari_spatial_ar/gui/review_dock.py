@@ -1,0 +1,232 @@
+"""The Review dock: from a scan to a mask and findings."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import napari.viewer
+import numpy as np
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QProgressBar, QWidget
+
+from napari_spatial_ar.gui.exporting import Exporter
+from napari_spatial_ar.gui.forms import Note, button, combo, page, row, section
+from napari_spatial_ar.gui.masking import MaskController
+from napari_spatial_ar.gui.model_list import ModelList
+from napari_spatial_ar.gui.notify import report
+from napari_spatial_ar.gui.opening import ScanOpener, dropped_paths
+from napari_spatial_ar.gui.scan_list import ScanList
+from napari_spatial_ar.gui.scorer import Scorer
+from napari_spatial_ar.gui.session import Session
+from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
+from napari_spatial_ar.gui.viewing import go_to_slice, keep_upright
+from napari_spatial_ar.gui.workers import TaskHost, listen
+
+__all__ = ["ReviewDock"]
+
+
+class ReviewDock(QWidget):
+    """Dock in which a scan is scored, thresholded and exported.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+        The viewer the dock belongs to.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer):
+        super().__init__()
+        self.viewer = napari_viewer
+        self.tasks = TaskHost(self)
+        self._wanted: str | None = None
+        self._build()
+        self.scorer = Scorer(self.viewer, self.tasks, self)
+        self.masks = MaskController(self.viewer, self.tasks, self)
+        self.opener = ScanOpener(self.viewer, self.tasks, self)
+        self.exporter = Exporter(self, self.threshold, self.masks)
+        self.scans = ScanList(self.viewer, self.scan_box)
+        self.models = ModelList(self.model_box, self.model_note, self.tasks)
+        self._connect()
+        self._show_session()
+
+    # ------------------------------------------------------------------ building
+
+    def _build(self) -> None:
+        self.scan_box = combo("The scan to review: an image layer of this viewer")
+        self.open_button = button(
+            "Open scan...", "Open NIfTI, DICOM or picture files; you can also drop them here"
+        )
+        self.scan_note = Note("Or drop a file or folder on this dock.")
+        self.model_box = combo("The normative model: what normal looks like")
+        self.model_note = Note()
+        self.slice_button = button("Score this slice", "Score the slice in view")
+        self.volume_button = button(
+            "Score whole volume", "Score every slice that is not scored yet, from the one in view"
+        )
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(False)
+        self.progress.setToolTip("Slices scored")
+        self.cancel_button = button("Cancel", "Stop after this slice and keep what is scored")
+        self.score_note = Note()
+        self.threshold = ThresholdPanel()
+        self.export_mask_button = button(
+            "Export mask...", "Save the mask as NIfTI on the scan's own grid"
+        )
+        self.export_all_button = button(
+            "Export all...", "Save heatmap, mask, findings and provenance in a folder"
+        )
+        sections = [
+            section("Scan", [row(self.scan_box, self.open_button), self.scan_note]),
+            section("Model", [self.model_box, self.model_note]),
+            section(
+                "Score",
+                [
+                    row(self.slice_button, self.volume_button),
+                    row(self.progress, self.cancel_button),
+                    self.score_note,
+                ],
+            ),
+            self.threshold,
+            section("Export", [row(self.export_mask_button, self.export_all_button)]),
+        ]
+        page(self, sections)
+        self.setAcceptDrops(True)
+
+    def _connect(self) -> None:
+        self.open_button.setMenu(self.opener.menu(self))
+        self.opener.started.connect(partial(self.scan_note.say, "Reading..."))
+        self.opener.opened.connect(self._on_opened)
+        self.scans.chosen.connect(self._show_session)
+        self.scans.removed.connect(self._on_layer_removed)
+        self.models.loaded.connect(self._on_model)
+        self.models.unusable.connect(self._on_no_model)
+        self.slice_button.clicked.connect(partial(self.score, "slice"))
+        self.volume_button.clicked.connect(partial(self.score, "volume"))
+        self.cancel_button.clicked.connect(self.cancel)
+        self.scorer.said.connect(self.score_note.say)
+        self.scorer.progressed.connect(self._on_progress)
+        self.scorer.session_made.connect(self._show_session)
+        self.scorer.scored.connect(self._on_scored)
+        self.scorer.finished.connect(self._show_session)
+        self.threshold.threshold_changed.connect(self.masks.set_threshold)
+        self.threshold.min_size_changed.connect(self.masks.set_min_size)
+        self.threshold.highest_wanted.connect(self.show_highest)
+        self.masks.findings_changed.connect(self.threshold.show_findings)
+        self.masks.failed.connect(partial(report, doing="Making the mask"))
+        self.masks.set_min_size(self.threshold.min_size.value())
+        self.export_mask_button.clicked.connect(lambda: self.exporter.mask(self.session))
+        self.export_all_button.clicked.connect(lambda: self.exporter.everything(self.session))
+        listen(self, self.viewer.dims.events.order, self._on_order)
+        if self.models.model is not None:
+            self._on_model(self.models.model)
+
+    # ------------------------------------------------------------------ what is shown
+
+    @property
+    def session(self) -> Session | None:
+        """Scores of the chosen scan by the chosen model, if any."""
+        layer, model = self.scans.layer, self.models.model
+        return self.scorer.session_for(layer, model)
+
+    @property
+    def running(self) -> bool:
+        """Whether slices are being scored."""
+        return self.scorer.running
+
+    def _show_session(self, layer: Any = None) -> None:
+        session = self.session
+        self.masks.set_session(session)
+        if session is None:
+            self.threshold.clear_findings()
+        else:
+            self.threshold.set_spacing_known(session.geometry.spacing_known)
+            self.masks.finish()
+        self._enable()
+
+    def _enable(self) -> None:
+        ready = self.scans.layer is not None and self.models.info is not None and not self.running
+        self.slice_button.setEnabled(ready)
+        self.volume_button.setEnabled(ready)
+        self.cancel_button.setEnabled(self.running or self._wanted is not None)
+        exportable = self.session is not None and self.session.any_scored
+        self.export_mask_button.setEnabled(exportable)
+        self.export_all_button.setEnabled(exportable)
+
+    def _on_order(self, event: Any = None) -> None:
+        keep_upright(self.viewer)
+
+    def show_highest(self) -> None:
+        """Go to the slice with the highest score."""
+        session = self.session
+        if session is not None and session.highest_slice is not None:
+            go_to_slice(self.viewer, session.layer, session.geometry, session.highest_slice)
+
+    # ------------------------------------------------------------------ scans and models
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        """Accept files and folders."""
+        if dropped_paths(event.mimeData()):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        """Open what was dropped."""
+        event.acceptProposedAction()
+        self.opener.open(dropped_paths(event.mimeData()))
+
+    def _on_opened(self, layers: list) -> None:
+        self.scan_note.say("" if layers else "Nothing was opened.")
+        if layers:
+            self.scans.choose(layers[0])
+
+    def _on_layer_removed(self) -> None:
+        self.scorer.drop_removed()
+        self._enable()
+
+    def _on_model(self, model: Any) -> None:
+        self.threshold.set_model(model)
+        self._show_session()
+        if self._wanted is not None:
+            what, self._wanted = self._wanted, None
+            self.score(what)
+
+    def _on_no_model(self) -> None:
+        self._wanted = None
+        self.score_note.say("")
+        self._enable()
+
+    # ------------------------------------------------------------------ scoring
+
+    def score(self, what: str, *_: Any) -> None:
+        """Score the slice in view (``"slice"``) or all that are left (``"volume"``)."""
+        layer, model = self.scans.layer, self.models.model
+        if layer is None or self.running:
+            return
+        if model is not None:
+            self._show_session()
+            self.scorer.score(layer, model, what)
+        elif self.models.info is not None:
+            self._wanted = what
+            self.score_note.say("Loading the model...")
+            self.models.load(self.models.info)
+        self._enable()
+
+    def cancel(self) -> None:
+        """Stop after the slice at hand; what is scored stays."""
+        if self._wanted is not None:
+            self._wanted = None
+            self.score_note.say("")
+        self.scorer.cancel()
+        self._enable()
+
+    def _on_progress(self, done: int, total: int) -> None:
+        self.progress.setRange(0, total)
+        self.progress.setValue(done)
+
+    def _on_scored(self, session: Session, indices: list) -> None:
+        if session is not self.session or not session.any_scored:
+            return
+        known = session.score.nll[session.score.nll > 0]
+        self.threshold.take_scores(float(known.max()), float(np.percentile(known, 99)))
+        self.masks.slices_scored(indices)
+        self._enable()

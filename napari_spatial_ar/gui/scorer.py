@@ -1,0 +1,133 @@
+"""Scores scans in a worker, and keeps each result with the layer it was made for."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+from qtpy.QtCore import QObject, Signal
+
+from napari_spatial_ar.errors import Cancelled, SpatialARError
+from napari_spatial_ar.gui.notify import report, sentence
+from napari_spatial_ar.gui.session import Session, outward, score_steps
+from napari_spatial_ar.gui.viewing import slice_in_view
+from napari_spatial_ar.gui.workers import Task, TaskHost
+
+__all__ = ["Scorer"]
+
+
+class Scorer(QObject):
+    """One scan is scored at a time; its results arrive slice by slice."""
+
+    #: A line for the user.
+    said = Signal(str)
+    #: Slices done, slices in all.
+    progressed = Signal(int, int)
+    #: A session was made for a scan and model that had none.
+    session_made = Signal(object)
+    #: Session, list of the slices that came in.
+    scored = Signal(object, object)
+    #: Scoring ended, whatever the reason.
+    finished = Signal(object)
+
+    def __init__(self, viewer: Any, tasks: TaskHost, parent: QObject):
+        super().__init__(parent)
+        self._viewer = viewer
+        self._tasks = tasks
+        self._sessions: list[Session] = []
+        self._task: Task | None = None
+        self._at_work: Session | None = None
+        self._done = self._total = 0
+        self._began = 0.0
+        self._trouble = ""
+
+    @property
+    def running(self) -> bool:
+        """Whether slices are being scored."""
+        return self._task is not None
+
+    def session_for(self, layer: Any, model: Any) -> Session | None:
+        """Scores of a layer by a model, if there are any."""
+        return next((s for s in self._sessions if s.fits(layer, model)), None)
+
+    def score(self, layer: Any, model: Any, what: str) -> None:
+        """Score the slice in view (``"slice"``) or all slices that are left (``"volume"``)."""
+        if self.running:
+            return
+        try:
+            session = self.session_for(layer, model) or self._new_session(layer, model)
+        except SpatialARError as error:
+            self.said.emit(report(error, "Scoring"))
+            return
+        here = slice_in_view(self._viewer, layer, session.geometry)
+        if what == "slice":
+            order = [here]
+        else:
+            order = outward(len(session.visited), here)
+            order = [i for i in order if not session.visited[i]] or order
+        self._run(session, order)
+
+    def _new_session(self, layer: Any, model: Any) -> Session:
+        session = Session(self._viewer, layer, model)
+        for old in [s for s in self._sessions if s.layer is layer]:
+            # Kept, for comparison, but out of the way.
+            for made in (old.heat, old.mask):
+                if made is not None and made in self._viewer.layers:
+                    made.visible = False
+        self._sessions.append(session)
+        self.session_made.emit(session)
+        return session
+
+    def _run(self, session: Session, order: list[int]) -> None:
+        self._done, self._total = 0, len(order)
+        self._began = time.monotonic()
+        self._at_work = session
+        self._trouble = ""
+        self.progressed.emit(0, self._total)
+        self.said.emit("Scoring...")
+        task = self._tasks.start(
+            lambda stop: score_steps(stop, session.model, session.volume, order)
+        )
+        task.progressed.connect(partial(self._take, session))
+        task.failed.connect(self._on_failed)
+        task.finished.connect(partial(self._on_finished, session))
+        self._task = task
+
+    def cancel(self) -> None:
+        """Stop after the slice at hand; what is scored stays."""
+        if self._task is not None:
+            self._task.stop()
+            self.said.emit("Stopping...")
+
+    def drop_removed(self) -> None:
+        """Forget sessions whose scan left the viewer, and stop scoring it."""
+        if self._at_work is not None and not self._at_work.alive:
+            self.cancel()
+        self._sessions = [s for s in self._sessions if s.alive]
+
+    def _take(self, session: Session, batch: list) -> None:
+        if not session.alive:
+            self.cancel()
+            return
+        indices = session.put(batch)
+        self._done += len(batch)
+        self.progressed.emit(self._done, self._total)
+        left = (time.monotonic() - self._began) / self._done * (self._total - self._done)
+        if self._task is not None and not self._task.stopped:
+            self.said.emit(f"{self._done} of {self._total} slices, about {left:.0f} s left")
+        self.scored.emit(session, indices)
+
+    def _on_failed(self, error: Exception) -> None:
+        if not isinstance(error, Cancelled):
+            self._trouble = sentence(error, "Scoring")
+            report(error, "Scoring")
+
+    def _on_finished(self, session: Session) -> None:
+        stopped = self._task is not None and self._task.stopped
+        self._task = self._at_work = None
+        self._sessions = [s for s in self._sessions if s.alive]
+        count = int(session.visited.sum())
+        note = f"{count} of {len(session.visited)} slices are scored."
+        self.said.emit(self._trouble or (f"Stopped. {note}" if stopped else note))
+        self.finished.emit(session)

@@ -1,0 +1,107 @@
+"""Doors to the model code, opened when first needed: importing torch takes seconds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QObject, Signal
+
+from napari_spatial_ar.errors import SpatialARError
+
+__all__ = [
+    "ModelNews",
+    "backbone_names",
+    "fit_steps",
+    "list_models",
+    "load_model",
+    "model_news",
+    "user_models_dir",
+    "weights_hint",
+]
+
+_loaded: dict[tuple[str, int], Any] = {}
+_loading = threading.Lock()
+
+
+class ModelNews(QObject):
+    """Tells every dock when there is a new model."""
+
+    #: A model was made or removed.
+    changed = Signal()
+
+
+#: The one channel between the Training dock and the Review dock.
+model_news = ModelNews()
+
+
+def list_models() -> list[Any]:
+    """Released and own models: ``ModelInfo`` with name, path, modality, backbone, summary."""
+    from napari_spatial_ar.normative.model import list_models as find
+
+    return list(find())
+
+
+def load_model(path: str | Path) -> Any:
+    """Model from its folder, kept for the next time until its file changes.
+
+    Raises
+    ------
+    ModelFileError, WeightsError
+        If the model or its backbone cannot be used.
+    """
+    from napari_spatial_ar.normative.model import load_model as load
+
+    with _loading:
+        key = (str(path), _stamp(Path(path)))
+        if key not in _loaded:
+            # One model at a time: a large backbone fills a small workstation.
+            _loaded.clear()
+            _loaded[key] = load(path)
+        return _loaded[key]
+
+
+def _stamp(path: Path) -> int:
+    file = path / "model.safetensors" if path.is_dir() else path
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def fit_steps(folder: str | Path, **settings: Any) -> Generator[Any, None, Any]:
+    """Train step by step; see `napari_spatial_ar.normative.fitting.fit_steps`."""
+    from napari_spatial_ar.normative.fitting import fit_steps as fit
+
+    return fit(folder, **settings)
+
+
+def backbone_names() -> list[tuple[str, bool]]:
+    """Backbones and whether their weights are on this machine, those at hand first."""
+    from napari_spatial_ar.normative.weights import list_weights
+
+    found = [(w.name, w.path is not None or w.in_hub_cache) for w in list_weights()]
+    return sorted(found, key=lambda pair: not pair[1])
+
+
+def weights_hint(backbone: str) -> str:
+    """Say how to get a backbone's weights; "" where they are on this machine."""
+    if dict(backbone_names()).get(backbone, True):
+        return ""
+    from napari_spatial_ar.normative.backbone import BACKBONES
+    from napari_spatial_ar.normative.weights import how_to_get
+
+    try:
+        how = how_to_get(BACKBONES[backbone])
+    except SpatialARError as error:
+        how = str(error)
+    return f"The weights of {backbone} are not on this machine. {how}."
+
+
+def user_models_dir() -> Path:
+    """Folder of the user's own models."""
+    from napari_spatial_ar.normative.paths import user_models_dir as folder
+
+    return folder()

@@ -1,0 +1,191 @@
+"""One scan layer, scored by one model: scores, heatmap and mask that belong together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image, Labels
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.gui.layers import heat_layer, layer_volume, mask_layer
+
+__all__ = ["Session", "calibrated_thresholds", "outward", "score_steps"]
+
+# Slices are handed to the GUI this often at most: each batch costs it a redraw.
+_YIELD_SECONDS = 0.1
+_FPRS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+
+Scored = list[tuple[int, Any]]
+
+
+def outward(count: int, start: int) -> list[int]:
+    """Slices 0..count-1 from a slice outward."""
+    return sorted(range(count), key=lambda index: (abs(index - start), index))
+
+
+def score_steps(
+    stop: threading.Event, model: Any, volume: Any, slices: Sequence[int]
+) -> Generator[Scored, None, None]:
+    """Score slices in order, yielding what is done about ten times a second.
+
+    Stops after the slice during which ``stop`` was set; what is done is still yielded.
+    """
+    batch: Scored = []
+    last = 0.0
+    for index, score in model.iter_volume(volume, slices):
+        batch.append((index, score))
+        now = time.monotonic()
+        if stop.is_set() or now - last >= _YIELD_SECONDS:
+            last = now
+            yield batch
+            batch = []
+        if stop.is_set():
+            return
+    if batch:
+        yield batch
+
+
+def calibrated_thresholds(model: Any) -> dict[float, float]:
+    """Thresholds by share of normal tissue flagged, as far as the model is calibrated."""
+    found: dict[float, float] = {}
+    for fpr in _FPRS:
+        try:
+            found[fpr] = float(model.threshold_for_fpr(fpr))
+        except InputError:
+            continue
+    return found
+
+
+class Session:
+    """Everything that scoring a layer made.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        The viewer that holds the layer.
+    layer : napari.layers.Image
+        The scan. Sessions are bound to it: renaming it changes nothing.
+    model : NormativeModel
+        What scores it.
+
+    Raises
+    ------
+    InputError
+        If the layer is no scan.
+    """
+
+    def __init__(self, viewer: Any, layer: Image, model: Any):
+        self.viewer = viewer
+        self.layer = layer
+        self.model = model
+        self.volume = layer_volume(layer)
+        self.score = model.empty_score(self.volume)
+        self.visited = np.zeros(len(self.score.scored), dtype=bool)
+        self.heat: Image | None = None
+        self.mask: Labels | None = None
+        self._data = layer.data
+        self._drawn: tuple[float, float] | None = None
+        self._anchors = calibrated_thresholds(model)
+
+    @property
+    def geometry(self) -> Any:
+        """Grid of the scan."""
+        return self.volume.geometry
+
+    def fits(self, layer: Image, model: Any) -> bool:
+        """Whether this is the session of a layer and a model, and the scan is unchanged."""
+        return self.layer is layer and self.model is model and self._data is layer.data
+
+    @property
+    def alive(self) -> bool:
+        """Whether the scan is still in the viewer."""
+        return self.layer in self.viewer.layers
+
+    @property
+    def any_scored(self) -> bool:
+        """Whether there is anything to show or to export."""
+        return bool(self.score.scored.any())
+
+    @property
+    def highest_slice(self) -> int | None:
+        """Slice with the highest score so far."""
+        if not np.isfinite(self.score.image_scores).any():
+            return None
+        return int(np.nanargmax(self.score.image_scores))
+
+    def put(self, batch: Scored) -> list[int]:
+        """Take scored slices, draw them, and say which."""
+        for index, slice_score in batch:
+            self.score.put(index, slice_score)
+            self.visited[index] = True
+        indices = [index for index, _ in batch]
+        if self.any_scored:
+            self._draw_heat(indices)
+        return indices
+
+    def _draw_heat(self, indices: Iterable[int]) -> None:
+        if self.heat is None or self.heat not in self.viewer.layers:
+            self.heat = heat_layer(self.layer, self.volume, self.score.nll)
+            self._drawn = None
+            self._insert(self.heat)
+            if hasattr(self.heat, "colorbar"):
+                self.heat.colorbar.visible = True
+        self._set_limits(indices)
+        self.heat.refresh(thumbnail=False, highlight=False, extent=False)
+
+    def _insert(self, layer: Any) -> None:
+        """Add a layer above the scan without changing what the user has selected."""
+        selected = set(self.viewer.layers.selection)
+        self.viewer.add_layer(layer)
+        self.viewer.layers.selection = selected or {self.layer}
+
+    def _set_limits(self, indices: Iterable[int]) -> None:
+        """Colour from the median of normal tissue to the scan's high scores.
+
+        The upper end only ever grows, so that slices that come in do not make it flicker; limits
+        that the user changed stay as they are.
+        """
+        assert self.heat is not None
+        shown = tuple(float(v) for v in self.heat.contrast_limits)
+        if self._drawn is not None and not np.allclose(shown, self._drawn):
+            return
+        slices = self.geometry.to_slices(self.score.nll)
+        new = [i for i in indices if self.score.scored[i]]
+        highs = [float(np.percentile(slices[i], 99.8)) for i in new]
+        if self._anchors:
+            low = max(self._anchors.values()) if 0.5 not in self._anchors else self._anchors[0.5]
+            highs.append(2 * max(self._anchors.values()) - low)
+        else:
+            low = float(np.median(slices[self.score.scored]))
+        if self._drawn is not None:
+            highs.append(self._drawn[1])
+        limits = (low, max([*highs, low + 1e-3]))
+        if limits != self._drawn:
+            self.heat.contrast_limits_range = (min(0.0, low), 2 * limits[1] - low)
+            self.heat.contrast_limits = limits
+            low, high = self.heat.contrast_limits
+            self._drawn = (float(low), float(high))
+
+    def ensure_mask(self) -> Labels:
+        """Return the mask layer, made anew where the user deleted or replaced it."""
+        fits = (
+            self.mask is not None
+            and self.mask in self.viewer.layers
+            and self.mask.data.shape == self.geometry.display_shape
+        )
+        if not fits:
+            empty = np.zeros(self.geometry.shape, dtype=np.uint8)
+            self.mask = mask_layer(self.layer, self.volume, empty)
+            self._insert(self.mask)
+        assert self.mask is not None
+        return self.mask
+
+    def mask_array(self) -> npt.NDArray[Any]:
+        """Return the mask as it stands, painted strokes included, on the scan's grid."""
+        data = np.asarray(self.ensure_mask().data)
+        return np.asarray(self.geometry.from_display(data) != 0, dtype=np.uint8)

@@ -1,0 +1,45 @@
+"""What the docks remember between sessions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QSettings
+
+__all__ = ["last_folder", "recall", "remember", "remember_folder"]
+
+_NAME = "napari-spatial-ar"
+
+
+def _store() -> QSettings:
+    return QSettings(QSettings.Format.IniFormat, QSettings.Scope.UserScope, _NAME, _NAME)
+
+
+def recall(key: str, default: Any) -> Any:
+    """Remembered value, of the default's type; the default where there is none that fits."""
+    value = _store().value(key)
+    if value is None:
+        return default
+    try:
+        if isinstance(default, bool):
+            return str(value).lower() == "true"
+        return type(default)(value)
+    except (TypeError, ValueError):
+        return default
+
+
+def remember(key: str, value: Any) -> None:
+    """Keep a text, number or truth value."""
+    _store().setValue(key, value)
+
+
+def last_folder(kind: str) -> str:
+    """Folder used last for "open", "export" or "training"; the home folder at first."""
+    folder = recall(f"folder/{kind}", "")
+    return folder if folder and Path(folder).is_dir() else str(Path.home())
+
+
+def remember_folder(kind: str, folder: str | Path) -> None:
+    """Keep a folder for `last_folder`."""
+    remember(f"folder/{kind}", str(folder))

@@ -1,0 +1,202 @@
+"""The Training dock: from a folder of normal scans to a model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from typing import Any
+
+import napari.viewer
+from napari.utils.notifications import show_info
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QMessageBox, QProgressBar, QWidget
+
+from napari_spatial_ar.errors import Cancelled, SpatialARError
+from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.forms import Note, button, page, row, section
+from napari_spatial_ar.gui.loss_plot import LossPlot
+from napari_spatial_ar.gui.notify import report
+from napari_spatial_ar.gui.opening import dropped_paths
+from napari_spatial_ar.gui.training_form import TrainingForm
+from napari_spatial_ar.gui.workers import Task, TaskHost
+
+__all__ = ["TrainingDock", "training_steps"]
+
+_YIELD_SECONDS = 0.1
+_STAGES = {
+    "features": "Embedding slices",
+    "training": "Training",
+    "calibration": "Calibrating on held-out normal slices",
+    "saving": "Saving",
+}
+
+
+def training_steps(
+    stop: threading.Event, folder: str, arguments: dict[str, Any]
+) -> Generator[Any, None, Any]:
+    """Fit, yielding at most ten times a second and at every new epoch or stage.
+
+    Returns
+    -------
+    str or None
+        Name of the model; None where ``stop`` was set. What was done is kept on disk.
+    """
+    steps = services.fit_steps(folder, **arguments)
+    last, seen = 0.0, None
+    while True:
+        if stop.is_set():
+            steps.close()
+            return None
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            return str(end.value.name)
+        now = time.monotonic()
+        if now - last >= _YIELD_SECONDS or (step.stage, step.epoch) != seen:
+            last, seen = now, (step.stage, step.epoch)
+            yield step
+
+
+class TrainingDock(QWidget):
+    """Dock in which a normative model is fitted.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+        The viewer the dock belongs to.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer):
+        super().__init__()
+        self.viewer = napari_viewer
+        self.tasks = TaskHost(self)
+        self._task: Task | None = None
+        self._stage = ""
+        self._began = (0.0, 0)
+        self.form = TrainingForm()
+        self.start_button = button(
+            "Start", "Fit the model; goes on where a cancelled fit with these settings stopped"
+        )
+        self.cancel_button = button("Cancel", "Stop; what is done is kept for the next start")
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(False)
+        self.progress.setToolTip("Progress of the stage below")
+        self.note = Note()
+        self.plot = LossPlot()
+        page(
+            self,
+            [
+                self.form,
+                section(
+                    "Fit", [row(self.start_button, self.cancel_button), self.progress, self.note]
+                ),
+                section("Loss (nats per dimension)", [self.plot]),
+            ],
+            stretch=2,
+        )
+        self.setAcceptDrops(True)
+        self.start_button.clicked.connect(self.start)
+        self.cancel_button.clicked.connect(self.cancel)
+        self._enable()
+
+    @property
+    def running(self) -> bool:
+        """Whether a model is being fitted."""
+        return self._task is not None
+
+    def _enable(self) -> None:
+        self.form.setEnabled(not self.running)
+        self.start_button.setEnabled(not self.running)
+        self.cancel_button.setEnabled(self.running)
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        """Accept a folder."""
+        if dropped_paths(event.mimeData()) and not self.running:
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        """Take a dropped folder as the folder of normal scans."""
+        event.acceptProposedAction()
+        self.form.folder.setText(dropped_paths(event.mimeData())[0])
+
+    def start(self) -> None:
+        """Fit with the settings of the form."""
+        if self.running:
+            return
+        try:
+            folder, arguments = self.form.arguments()
+        except SpatialARError as error:
+            self.note.say(report(error, "Training"))
+            return
+        if (self.form.target / "model.safetensors").exists():
+            if not self._may_overwrite(self.form.target.name):
+                return
+            arguments["overwrite"] = True
+        self._stage = ""
+        self.plot.show_losses([], [], -1, arguments["epochs"])
+        self.progress.setRange(0, 0)
+        self.note.say("Starting...")
+        task = self.tasks.start(lambda stop: training_steps(stop, folder, arguments))
+        task.progressed.connect(self._on_step)
+        task.returned.connect(self._on_model)
+        task.failed.connect(self._on_failed)
+        task.finished.connect(self._on_finished)
+        self._task = task
+        self._enable()
+
+    def _may_overwrite(self, name: str) -> bool:
+        answer = QMessageBox.question(
+            self, "Training", f"There is a model named {name} already. Replace it?"
+        )
+        return bool(answer == QMessageBox.StandardButton.Yes)
+
+    def cancel(self) -> None:
+        """Stop after the step at hand."""
+        if self._task is not None:
+            self._task.stop()
+            self.note.say("Stopping...")
+
+    def _on_step(self, step: Any) -> None:
+        if step.stage != self._stage:
+            self._stage = step.stage
+            self._began = (time.monotonic(), step.done)
+        self.progress.setRange(0, step.total)
+        self.progress.setValue(min(step.done, step.total))
+        if step.epochs:
+            self.plot.show_losses(step.train_nll, step.valid_nll, step.best_epoch, step.epochs)
+        if self._task is None or self._task.stopped:
+            return
+        parts = [step.message or _STAGES.get(step.stage, step.stage)]
+        if step.total:
+            parts.append(f"{step.done} of {step.total}{self._time_left(step)}")
+        self.note.say(": ".join(parts))
+
+    def _time_left(self, step: Any) -> str:
+        """Say how long the stage will still take, from its own speed."""
+        began, first = self._began
+        done = step.done - first
+        seconds = time.monotonic() - began
+        if done < 1 or seconds < 1:
+            return ""
+        left = seconds / done * (step.total - step.done)
+        return f", about {left:.0f} s left" if left < 120 else f", about {left / 60:.0f} min left"
+
+    def _on_model(self, name: str | None) -> None:
+        if name is None:
+            self.note.say("Stopped. Start goes on from here with the same settings.")
+            return
+        self.note.say(f"The model {name} is ready in the Review dock.")
+        show_info(f"The model {name} is ready.")
+        services.model_news.changed.emit()
+
+    def _on_failed(self, error: Exception) -> None:
+        if isinstance(error, Cancelled):
+            self._on_model(None)
+        else:
+            self.note.say(report(error, "Training"))
+
+    def _on_finished(self) -> None:
+        self._task = None
+        self.progress.setRange(0, max(1, self.progress.maximum()))
+        self._enable()

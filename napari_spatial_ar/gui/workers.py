@@ -1,0 +1,141 @@
+"""Long work off the GUI thread: generators that stop when asked and never raise into Qt."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from napari.qt.threading import create_worker
+from qtpy.QtCore import QCoreApplication, QObject, Signal
+
+__all__ = ["Task", "TaskHost", "listen"]
+
+logger = logging.getLogger("napari_spatial_ar")
+
+Work = Callable[[threading.Event], Generator[Any, None, Any]]
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: Exception
+
+
+def listen(widget: QObject, emitter: Any, callback: Callable) -> None:
+    """Connect a napari event to a widget's method for as long as the widget lives.
+
+    The viewer outlives a dock: otherwise it would call into a deleted widget.
+    """
+    emitter.connect(callback)
+    widget.destroyed.connect(partial(_forget, emitter, callback))
+
+
+def _forget(emitter: Any, callback: Callable, *_: Any) -> None:
+    emitter.disconnect(callback)
+
+
+def _stop_all(stops: set[threading.Event], *_: Any) -> None:
+    for stop in list(stops):
+        stop.set()
+
+
+def _log_warning(arguments: tuple) -> None:
+    logger.debug("warning in a worker: %s", getattr(arguments[1], "__name__", "Warning"))
+
+
+class Task(QObject):
+    """One run of a generator in a worker thread. All signals arrive on the GUI thread."""
+
+    #: A value that the generator yielded.
+    progressed = Signal(object)
+    #: What the generator returned; not sent after an error.
+    returned = Signal(object)
+    #: The exception that ended it.
+    failed = Signal(object)
+    #: The last signal in any case.
+    finished = Signal()
+
+    def __init__(self, work: Work, stop: threading.Event, parent: QObject):
+        super().__init__(parent)
+        self._stop = stop
+        self.running = True
+        self.stopped = False
+
+        def steps() -> Generator[Any, None, Any]:
+            try:
+                return (yield from work(stop))
+            except Exception as error:  # noqa: BLE001 - any error must reach the user as a sentence
+                # Handed to the GUI as a value: raised here, napari would show a traceback.
+                logger.debug("a worker ended with %s", type(error).__name__)
+                yield _Failure(error)
+                return None
+
+        self._failed = False
+        worker = create_worker(steps)
+        with suppress(TypeError, RuntimeError):
+            # Where napari would show each of a library's warnings to the user.
+            worker.warned.disconnect()
+        worker.warned.connect(_log_warning)
+        worker.yielded.connect(self._on_yielded)
+        worker.returned.connect(self._on_returned)
+        worker.finished.connect(self._on_finished)
+        self._worker = worker
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Ask the generator to end; it looks at its stop event between slices or steps."""
+        self.stopped = True
+        self._stop.set()
+
+    def _on_yielded(self, value: object) -> None:
+        if isinstance(value, _Failure):
+            self._failed = True
+            self.failed.emit(value.error)
+        else:
+            self.progressed.emit(value)
+
+    def _on_returned(self, value: object) -> None:
+        if not self._failed:
+            self.returned.emit(value)
+
+    def _on_finished(self) -> None:
+        self.running = False
+        self.finished.emit()
+        self.deleteLater()
+
+
+class TaskHost(QObject):
+    """Starts tasks for a widget and ends them with the widget or the application."""
+
+    def __init__(self, parent: QObject):
+        super().__init__(parent)
+        stops: set[threading.Event] = set()
+        self._stops = stops
+        # A free function over plain data: the widget is half gone when "destroyed" is sent.
+        parent.destroyed.connect(partial(_stop_all, stops))
+        application = QCoreApplication.instance()
+        if application is not None:
+            application.aboutToQuit.connect(self.stop_all)
+
+    def start(self, work: Work) -> Task:
+        """Run ``work(stop)``, a generator, in a thread.
+
+        The caller connects to the task's signals before control returns to the event loop.
+        """
+        stop = threading.Event()
+        self._stops.add(stop)
+        task = Task(work, stop, self)
+        task.finished.connect(partial(self._stops.discard, stop))
+        task.start()
+        return task
+
+    def stop_all(self) -> None:
+        """Ask every task to end."""
+        _stop_all(self._stops)

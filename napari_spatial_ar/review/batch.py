@@ -1,0 +1,172 @@
+"""Scoring scans one after the other, each into a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.reading import read
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.model import NormativeModel, load_model
+from napari_spatial_ar.review.outputs import scan_folder_name, write_scan_outputs
+
+__all__ = ["score_scan", "score_scans"]
+
+Progress = Callable[[str, int, int], None]
+
+
+def score_scans(
+    inputs: Sequence[Path],
+    model: str | Path,
+    out: Path,
+    *,
+    fpr: float = 0.01,
+    threshold: float | None = None,
+    min_size_mm3: float = 0.0,
+    montage: bool = True,
+    keep_uids: bool = False,
+    weights: Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score every volume found in the inputs.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+        Files or folders; each may hold several series.
+    model : str or Path
+        See `load_model`.
+    out : Path
+        Gets one folder a scan, named after its series and never after a patient or a file.
+    fpr, threshold
+        The mask's threshold: that which flags a share ``fpr`` of normal tissue, or a number in
+        the model's unit.
+    min_size_mm3, montage, keep_uids, overwrite
+        See `score_scan`.
+    weights, device
+        See `load_model`.
+    progress : callable, optional
+        Called with (series label, slices done, slices in all).
+
+    Returns
+    -------
+    dict
+        ``scans``: one record each; ``failed``: one sentence for each input that could not be
+        read or scored while others could; ``backbone``: where its weights came from.
+
+    Raises
+    ------
+    SpatialARError
+        If the model cannot be used, or no input could be scored.
+    """
+    loaded = load_model(model, weights=weights, device=device)
+    cut = loaded.threshold_for_fpr(fpr) if threshold is None else threshold
+    share = loaded.fpr_for_threshold(cut) if loaded.header.calibration else None
+    scans: list[dict[str, Any]] = []
+    errors: list[InputError] = []
+    taken: set[str] = set()
+    for source in inputs:
+        try:
+            for volume in read(source):
+                name = scan_folder_name(volume, taken)
+                taken.add(name)
+                record = score_scan(
+                    volume,
+                    loaded,
+                    out / name,
+                    threshold=cut,
+                    fpr=share,
+                    min_size_mm3=min_size_mm3,
+                    montage=montage,
+                    keep_uids=keep_uids,
+                    overwrite=overwrite,
+                    progress=progress,
+                )
+                scans.append({"input": str(source), **record})
+        except InputError as error:
+            errors.append(error)
+    if not scans:
+        raise errors[0]
+    return {
+        "model": loaded.name,
+        "model_sha256": loaded.sha256,
+        "backbone": loaded.backbone.source,
+        "threshold": cut,
+        "fpr": share,
+        "scans": scans,
+        "failed": [str(error) for error in errors],
+    }
+
+
+def score_scan(
+    volume: Volume,
+    model: NormativeModel,
+    folder: Path,
+    *,
+    threshold: float,
+    fpr: float | None = None,
+    min_size_mm3: float = 0.0,
+    montage: bool = True,
+    keep_uids: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score one volume and write what comes out of it.
+
+    Parameters
+    ----------
+    volume : Volume
+        The scan.
+    model : NormativeModel
+        What scores it.
+    folder : Path
+        See `write_scan_outputs`, as for ``threshold``, ``fpr``, ``min_size_mm3``, ``keep_uids``
+        and ``overwrite``.
+    montage : bool
+        Also write ``montage.png`` with the highest-scoring slices.
+    progress : callable, optional
+        Called with (series label, slices done, slices in all).
+
+    Returns
+    -------
+    dict
+        Series label, folder, number of findings, flagged voxels, the highest image score, the
+        warnings of the scan and the files written.
+    """
+    label = volume.series.label
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(label, done, total)
+
+    score = model.score_volume(volume, progress=report)
+    outputs = write_scan_outputs(
+        folder,
+        volume,
+        score,
+        model,
+        threshold=threshold,
+        fpr=fpr,
+        min_size_mm3=min_size_mm3,
+        keep_uids=keep_uids,
+        overwrite=overwrite,
+        montage_too=montage,
+    )
+    highest = float(np.nanmax(score.image_scores)) if score.scored.any() else None
+    return {
+        "series": label,
+        "folder": str(folder),
+        "slices_scored": int(score.scored.sum()),
+        "highest_slice": int(np.nanargmax(score.image_scores)) if score.scored.any() else None,
+        "highest_image_score": highest,
+        "findings": len(outputs.findings),
+        "flagged_voxels": int(np.count_nonzero(outputs.mask)),
+        "warnings": list(volume.warnings),
+        "files": {key: str(path) for key, path in outputs.files.items()},
+    }

@@ -1,0 +1,202 @@
+"""A small model that keeps the contract of the real one, and scans in many orientations."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pytest
+from napari.utils.notifications import Notification, notification_manager
+from qtpy.QtCore import QSettings
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.layers import volume_layer_kwargs
+from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.volume import Series, Volume
+
+SHAPE = (12, 40, 36)
+# Voxels of the bright box that stands for a lesion, as (z, y, x) slices of the source grid.
+LESION = (slice(5, 8), slice(8, 16), slice(20, 30))
+
+
+@dataclass(frozen=True)
+class FakeSliceScore:
+    nll: npt.NDArray[np.float32]
+    grid: npt.NDArray[np.float32]
+    image_score: float
+
+
+class FakeVolumeScore:
+    def __init__(self, geometry: Geometry):
+        count = geometry.shape[geometry.slice_axis]
+        self.geometry = geometry
+        self.nll = np.zeros(geometry.shape, np.float32)
+        self.scored = np.zeros(count, bool)
+        self.image_scores = np.full(count, np.nan, np.float32)
+
+    def put(self, index: int, score: FakeSliceScore) -> None:
+        self.geometry.to_slices(self.nll)[index] = score.nll
+        self.scored[index] = True
+        self.image_scores[index] = score.image_score
+
+
+@dataclass
+class FakeModel:
+    """Scores a pixel 1 + grey / 100 nats per dimension."""
+
+    name: str = "fake"
+    modality: str = "mri"
+    header: dict[str, Any] = field(default_factory=lambda: {"method": "fake", "history": [1, 2]})
+    seconds_per_slice: float = 0.0
+    error: Exception | None = None
+    calibrated: bool = True
+    asked: list[int] = field(default_factory=list)
+    gate: threading.Event | None = None
+
+    def empty_score(self, volume: Volume) -> FakeVolumeScore:
+        return FakeVolumeScore(volume.geometry)
+
+    def iter_volume(
+        self, volume: Volume, slices: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, FakeSliceScore]]:
+        stack = volume.slices
+        for index in range(len(stack)) if slices is None else slices:
+            if self.error is not None:
+                raise self.error
+            if self.gate is not None:
+                self.gate.wait(5)
+            time.sleep(self.seconds_per_slice)
+            self.asked.append(index)
+            nll = 1 + stack[index].astype(np.float32) / 100
+            yield index, FakeSliceScore(nll, nll[:2, :2], float(nll.max()))
+
+    def threshold_for_fpr(self, fpr: float) -> float:
+        if not self.calibrated:
+            raise InputError("no calibration")
+        if not 0.001 <= fpr <= 0.5:
+            raise InputError("not calibrated for this share")
+        return float(1.0 - 0.25 * np.log10(fpr))
+
+    def fpr_for_threshold(self, threshold: float) -> float:
+        if not self.calibrated:
+            raise InputError("no calibration")
+        return float(np.clip(10 ** ((1.0 - threshold) / 0.25), 0.001, 0.5))
+
+
+@dataclass(frozen=True)
+class FakeInfo:
+    name: str
+    path: Path
+    modality: str = "mri"
+    backbone: str = "fake-backbone"
+    method: str = "fake"
+    summary: str = "9 slices of 3 patients"
+
+
+@pytest.fixture(scope="session")
+def lab() -> SimpleNamespace:
+    """What several test modules make scans from."""
+    return SimpleNamespace(
+        shape=SHAPE, lesion=LESION, voxels=voxels, affine=affine, make_volume=make_volume
+    )
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path: Path) -> None:
+    """What docks remember goes to this test's folder."""
+    QSettings.setPath(
+        QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path / "settings")
+    )
+
+
+@pytest.fixture
+def notes() -> Iterator[list[str]]:
+    """Messages shown to the user."""
+    shown: list[str] = []
+
+    def take(notification: Notification) -> None:
+        shown.append(str(notification.message))
+
+    notification_manager.notification_ready.connect(take)
+    yield shown
+    notification_manager.notification_ready.disconnect(take)
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, FakeModel]:
+    """Models by name; what a test puts in is what the docks find."""
+    known = {"fake": FakeModel()}
+    monkeypatch.setattr(
+        services, "list_models", lambda: [FakeInfo(name, tmp_path / name) for name in known]
+    )
+    monkeypatch.setattr(services, "load_model", lambda path: known[Path(path).name])
+    monkeypatch.setattr(services, "weights_hint", lambda backbone: "")
+    return known
+
+
+def voxels() -> npt.NDArray[np.float32]:
+    """Grey 20 everywhere, a lesion of 100."""
+    data = np.full(SHAPE, 20, np.float32)
+    data[LESION] = 100
+    return data
+
+
+def affine(codes: str, spacing: tuple[float, float, float], degrees: float = 0.0) -> Any:
+    """Affine whose i, j, k grow towards the letters, turned about the z axis."""
+    start = nib.orientations.axcodes2ornt("RAS")
+    turn = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(codes))
+    axes = np.zeros((3, 3))
+    for world, (voxel, sign) in enumerate(turn):
+        axes[world, int(voxel)] = sign
+    angle = np.deg2rad(degrees)
+    turned = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
+    made = np.eye(4)
+    made[:3, :3] = turned @ axes @ np.diag(spacing)
+    made[:3, 3] = -31.0, 17.0, 5.0
+    return made
+
+
+def make_volume(
+    codes: str = "LPS", spacing: tuple[float, float, float] = (1.0, 1.5, 3.0), degrees: float = 0.0
+) -> Volume:
+    geometry = Geometry(SHAPE, affine(codes, spacing, degrees))
+    return Volume(voxels(), geometry, "mri", Series("MR series 4"))
+
+
+@pytest.fixture
+def dock(make_napari_viewer: Any, models: dict[str, FakeModel], qtbot: Any) -> Any:
+    """Make a viewer with the Review dock and a scan; called with a volume or None."""
+
+    def make(volume: Volume | None = None, *, scan: bool = True, show: bool = False) -> ReviewDock:
+        viewer = make_napari_viewer(show=show)
+        made = ReviewDock(viewer)
+        viewer.window.add_dock_widget(made, name="Review")
+        if scan:
+            viewer.add_image(**volume_layer_kwargs(volume or make_volume()))
+        if models:
+            qtbot.waitUntil(lambda: made.models.model is not None, timeout=5000)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def finish(qtbot: Any) -> Callable[[ReviewDock], None]:
+    """Wait until scoring is over and the mask is up to date."""
+
+    def wait(made: ReviewDock) -> None:
+        qtbot.waitUntil(lambda: not made.running and made.masks.settled, timeout=20_000)
+
+    return wait

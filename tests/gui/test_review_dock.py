@@ -1,0 +1,604 @@
+"""The Review dock, used the way a person uses it: real clicks in a real viewer."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from napari.layers import Image, Labels
+from qtpy.QtCore import QMimeData, QPointF, QSettings, Qt, QThreadPool, QUrl
+from qtpy.QtGui import QDropEvent
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractSpinBox,
+    QApplication,
+    QComboBox,
+    QFileDialog,
+    QLabel,
+    QLineEdit,
+    QMessageBox,
+)
+
+from napari_spatial_ar.errors import WeightsError
+from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.layers import KEY, volume_layer_kwargs
+from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.gui.viewing import go_to_slice
+from napari_spatial_ar.review.provenance import RESEARCH_USE
+
+Make = Callable[..., ReviewDock]
+Finish = Callable[[ReviewDock], None]
+
+
+@pytest.fixture
+def click(qtbot: Any) -> Callable[[Any], None]:
+    def press(button: Any) -> None:
+        assert button.isEnabled()
+        qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+    return press
+
+
+def of_kind(dock: ReviewDock, kind: str) -> list[Any]:
+    return [x for x in dock.viewer.layers if x.metadata.get(KEY, {}).get("kind") == kind]
+
+
+def scan_of(dock: ReviewDock) -> Any:
+    return of_kind(dock, "scan")[0]
+
+
+# ---------------------------------------------------------------------- scoring
+
+
+def test_score_this_slice_scores_the_slice_in_view(
+    dock: Make, click: Any, finish: Finish, models: Any, lab: Any
+) -> None:
+    made = dock()
+    layer = scan_of(made)
+    volume = layer.metadata[KEY]["volume"]
+    go_to_slice(made.viewer, layer, volume.geometry, 6)
+    click(made.slice_button)
+    finish(made)
+    assert models["fake"].asked == [6]
+    (heat,) = of_kind(made, "nll")
+    (mask,) = of_kind(made, "mask")
+    on_grid = volume.geometry.from_display(np.asarray(heat.data))
+    assert np.allclose(on_grid[6], 1 + volume.data[6] / 100)
+    assert not on_grid[[i for i in range(lab.shape[0]) if i != 6]].any()
+    expected = np.zeros(lab.shape, bool)
+    expected[6] = volume.data[6] == 100
+    assert np.array_equal(volume.geometry.from_display(np.asarray(mask.data)) == 1, expected)
+    assert made.threshold.findings.text() == "1 finding, largest 0.4 ml"  # 80 voxels of 4.5 mm3
+
+
+def test_the_whole_volume_is_scored_from_the_slice_in_view_outward(
+    dock: Make, click: Any, finish: Finish, models: Any, lab: Any
+) -> None:
+    made = dock()
+    go_to_slice(made.viewer, scan_of(made), scan_of(made).metadata[KEY]["geometry"], 4)
+    click(made.volume_button)
+    finish(made)
+    assert models["fake"].asked == [4, 3, 5, 2, 6, 1, 7, 0, 8, 9, 10, 11]
+    assert made.progress.value() == made.progress.maximum() == lab.shape[0]
+    assert made.score_note.text() == "12 of 12 slices are scored."
+    assert isinstance(of_kind(made, "mask")[0], Labels)
+
+
+@pytest.mark.parametrize("codes", ["PSR", "LSP", "RAS"])
+def test_the_mask_lies_on_the_lesion_in_any_orientation(
+    dock: Make, click: Any, finish: Finish, codes: str, lab: Any
+) -> None:
+    made = dock(lab.make_volume(codes))
+    click(made.volume_button)
+    finish(made)
+    assert np.array_equal(
+        np.asarray(of_kind(made, "mask")[0].data) == 1, np.asarray(scan_of(made).data) == 100
+    )
+
+
+def test_heatmap_colours_start_at_normal_and_reach_the_lesion(
+    dock: Make, click: Any, finish: Finish, models: Any
+) -> None:
+    made = dock()
+    click(made.volume_button)
+    finish(made)
+    (heat,) = of_kind(made, "nll")
+    low, high = heat.contrast_limits
+    assert low == pytest.approx(models["fake"].threshold_for_fpr(0.5))
+    assert high >= 2.0  # the lesion's score
+    # Normal tissue shows through; a high score covers.
+    assert heat.colormap.map(0.0)[0, 3] == pytest.approx(0)
+    assert heat.colormap.map(1.0)[0, 3] > 0.8
+
+
+def test_limits_that_the_user_set_are_kept(dock: Make, click: Any, finish: Finish) -> None:
+    made = dock()
+    click(made.slice_button)
+    finish(made)
+    (heat,) = of_kind(made, "nll")
+    heat.contrast_limits = (1.2, 1.7)
+    click(made.volume_button)
+    finish(made)
+    assert heat.contrast_limits == pytest.approx([1.2, 1.7])
+
+
+def test_cancel_stops_within_a_second_keeps_what_is_done_and_goes_on_later(
+    dock: Make, click: Any, finish: Finish, models: Any, qtbot: Any
+) -> None:
+    made = dock()
+    model = models["fake"]
+    model.seconds_per_slice = 0.15
+    click(made.volume_button)
+    qtbot.waitUntil(lambda: len(of_kind(made, "nll")) == 1, timeout=5000)
+    began = time.monotonic()
+    click(made.cancel_button)
+    qtbot.waitUntil(lambda: not made.running, timeout=2000)
+    assert time.monotonic() - began < 1.0
+    finish(made)
+    session = made.session
+    done = list(model.asked)
+    assert 0 < len(done) < 12
+    assert sorted(np.flatnonzero(session.score.scored)) == sorted(done)
+    assert made.score_note.text().startswith("Stopped.")
+    model.seconds_per_slice = 0
+    click(made.volume_button)
+    finish(made)
+    assert sorted(model.asked) == list(range(12))  # nothing twice
+
+
+def test_a_layer_deleted_while_it_is_scored_is_let_go(
+    dock: Make, click: Any, finish: Finish, models: Any, qtbot: Any, notes: list[str]
+) -> None:
+    made = dock()
+    model = models["fake"]
+    model.seconds_per_slice = 0.1
+    click(made.volume_button)
+    qtbot.waitUntil(lambda: len(of_kind(made, "nll")) == 1, timeout=5000)
+    made.viewer.layers.remove(scan_of(made))
+    finish(made)
+    asked = len(model.asked)
+    assert asked < 12
+    assert made.session is None
+    assert not made.volume_button.isEnabled()
+    assert notes == []
+
+
+def test_the_heatmap_deleted_while_scoring_comes_back(
+    dock: Make, click: Any, finish: Finish, models: Any, qtbot: Any
+) -> None:
+    made = dock()
+    models["fake"].seconds_per_slice = 0.05
+    click(made.volume_button)
+    qtbot.waitUntil(lambda: len(of_kind(made, "nll")) == 1, timeout=5000)
+    made.viewer.layers.remove(of_kind(made, "nll")[0])
+    finish(made)
+    assert len(of_kind(made, "nll")) == 1
+    assert made.session.score.scored.all()
+
+
+def test_a_renamed_layer_keeps_its_scores(
+    dock: Make, click: Any, finish: Finish, models: Any, qtbot: Any
+) -> None:
+    made = dock()
+    models["fake"].seconds_per_slice = 0.05
+    click(made.volume_button)
+    qtbot.waitUntil(lambda: len(of_kind(made, "nll")) == 1, timeout=5000)
+    scan_of(made).name = "renamed"
+    finish(made)
+    assert made.scan_box.currentText() == "renamed"
+    assert made.session.score.scored.all()
+
+
+def test_choosing_another_scan_while_scoring_leaves_the_result_where_it_belongs(
+    dock: Make, click: Any, finish: Finish, models: Any, qtbot: Any, lab: Any
+) -> None:
+    made = dock()
+    first = scan_of(made)
+    second = made.viewer.add_image(**volume_layer_kwargs(lab.make_volume("RAS")))
+    made.scans.choose(first)
+    models["fake"].seconds_per_slice = 0.05
+    click(made.volume_button)
+    qtbot.waitUntil(lambda: len(of_kind(made, "nll")) == 1, timeout=5000)
+    made.scans.choose(second)
+    assert made.session is None
+    assert not made.export_all_button.isEnabled()
+    finish(made)
+    made.scans.choose(first)
+    assert made.session.layer is first
+    assert made.session.score.scored.all()
+    assert made.export_all_button.isEnabled()
+
+
+def test_a_foreign_layer_can_be_scored(
+    make_napari_viewer: Any, dock: Make, click: Any, finish: Finish
+) -> None:
+    made = dock(scan=False)
+    data = np.zeros((3, 30, 30), np.float32)
+    data += np.arange(30)
+    data[1, 5:9, 5:9] = 100
+    made.viewer.add_image(data, name="DOE_JANE", scale=(2, 1, 1))
+    click(made.volume_button)
+    finish(made)
+    (mask,) = of_kind(made, "mask")
+    assert np.array_equal(np.asarray(mask.data) == 1, data == 100)
+    assert "DOE" not in mask.name
+    assert made.threshold.min_size.suffix() == " voxels"
+
+
+def test_a_rotated_layer_is_refused_with_a_sentence(
+    dock: Make, click: Any, notes: list[str]
+) -> None:
+    made = dock(scan=False)
+    made.viewer.add_image(np.random.default_rng(0).random((3, 9, 9)), rotate=20)
+    click(made.volume_button)
+    assert len(notes) == 1
+    assert "rotated, sheared or mirrored" in notes[0]
+    assert not made.running
+
+
+# ---------------------------------------------------------------------- threshold
+
+
+def test_the_threshold_starts_at_one_percent_and_says_what_it_means(
+    dock: Make, models: Any
+) -> None:
+    made = dock()
+    assert made.threshold.threshold == pytest.approx(models["fake"].threshold_for_fpr(0.01))
+    assert made.threshold.meaning.text() == "Flags about 1 % of normal tissue."
+    made.threshold.slider.setValue(made.threshold.slider.maximum())
+    assert made.threshold.meaning.text() == "Flags less than 0.1 % of normal tissue."
+
+
+def test_the_mask_follows_the_slider_at_once_in_the_slice_in_view(
+    dock: Make, click: Any, finish: Finish
+) -> None:
+    made = dock()
+    layer = scan_of(made)
+    geometry = layer.metadata[KEY]["geometry"]
+    go_to_slice(made.viewer, layer, geometry, 6)
+    click(made.volume_button)
+    finish(made)
+    (mask,) = of_kind(made, "mask")
+    on_grid = geometry.from_display(np.asarray(mask.data))
+    assert on_grid[6].sum() == on_grid[5].sum() == 80
+    made.threshold.slider.setValue(2.4)  # above the lesion's score of 2
+    assert on_grid[6].sum() == 0
+    assert on_grid[5].sum() == 80  # the volume follows when the slider rests
+    finish(made)
+    assert on_grid.sum() == 0
+    assert made.threshold.findings.text() == "No findings above the threshold."
+
+
+def test_small_regions_leave_with_the_smallest_size(
+    dock: Make, click: Any, finish: Finish, lab: Any
+) -> None:
+    volume = lab.make_volume()
+    volume.data[0, 0, 0] = 100
+    made = dock(volume)
+    click(made.volume_button)
+    finish(made)
+    assert made.threshold.findings.text().startswith("2 findings")
+    made.threshold.min_size.setValue(5)  # a voxel has 4.5 mm3
+    finish(made)
+    assert made.threshold.findings.text().startswith("1 finding,")
+    assert np.asarray(of_kind(made, "mask")[0].data).sum() == 3 * 8 * 10
+
+
+def test_moving_the_threshold_takes_less_than_a_frame_and_a_half(
+    dock: Make, click: Any, finish: Finish, lab: Any
+) -> None:
+    from napari_spatial_ar.imaging.geometry import Geometry
+    from napari_spatial_ar.imaging.volume import Series, Volume
+
+    data = np.random.default_rng(0).random((24, 512, 512)).astype(np.float32) * 100
+    geometry = Geometry(data.shape, np.diag([-0.5, -0.5, 3, 1]))
+    made = dock(Volume(data, geometry, "mri", Series("large")))
+    click(made.slice_button)
+    finish(made)
+    spent = []
+    for value in np.linspace(1.3, 1.9, 15):
+        began = time.perf_counter()
+        made.threshold.slider.setValue(float(value))
+        spent.append(time.perf_counter() - began)
+    assert np.median(spent) < 0.05
+
+
+def test_a_model_without_calibration_says_so_and_starts_from_the_scan(
+    dock: Make, click: Any, finish: Finish, models: Any
+) -> None:
+    models["fake"].calibrated = False
+    made = dock()
+    assert not made.threshold.slider.isEnabled()
+    click(made.volume_button)
+    finish(made)
+    assert made.threshold.slider.isEnabled()
+    assert "not calibrated" in made.threshold.meaning.text()
+    assert 1.0 < made.threshold.threshold <= 2.0
+
+
+def test_show_highest_goes_to_the_lesion(dock: Make, click: Any, finish: Finish) -> None:
+    made = dock()
+    layer = scan_of(made)
+    go_to_slice(made.viewer, layer, layer.metadata[KEY]["geometry"], 0)
+    click(made.volume_button)
+    finish(made)
+    click(made.threshold.highest)
+    shown = layer.data[made.viewer.dims.current_step[0]]
+    assert (shown == 100).any()
+
+
+def test_the_threshold_is_remembered(dock: Make, click: Any, qtbot: Any) -> None:
+    made = dock()
+    made.threshold.slider.setValue(1.6)
+    store = QSettings(
+        QSettings.Format.IniFormat,
+        QSettings.Scope.UserScope,
+        "napari-spatial-ar",
+        "napari-spatial-ar",
+    )
+    qtbot.waitUntil(lambda: store.value("fpr") is not None, timeout=2000)
+    again = ReviewDock(made.viewer)
+    qtbot.addWidget(again)
+    qtbot.waitUntil(lambda: again.models.model is not None)
+    assert again.threshold.threshold == pytest.approx(1.6, abs=0.01)
+
+
+# ---------------------------------------------------------------------- export
+
+
+def test_export_mask_writes_the_mask_as_painted(
+    dock: Make, click: Any, finish: Finish, tmp_path: Path, monkeypatch: Any, qtbot: Any, lab: Any
+) -> None:
+    volume = lab.make_volume("PSR", degrees=8)
+    made = dock(volume)
+    click(made.volume_button)
+    finish(made)
+    (mask,) = of_kind(made, "mask")
+    marked = np.zeros(lab.shape, bool)
+    marked[1, 2, 3] = True
+    at = np.argwhere(volume.geometry.to_display(marked))[0]
+    mask.mode = "paint"
+    mask.brush_size = 1
+    mask.selected_label = 1
+    mask.paint(tuple(at), 1)
+    target = tmp_path / "m.nii.gz"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
+    click(made.export_mask_button)
+    qtbot.waitUntil(target.exists, timeout=5000)
+    written = nib.load(target)
+    assert np.array_equal(np.asarray(written.dataobj).T, (volume.data == 100) | marked)
+    assert np.allclose(written.affine, volume.geometry.affine, atol=1e-5)
+
+
+def test_export_all_writes_five_files_and_asks_before_replacing(
+    dock: Make,
+    click: Any,
+    finish: Finish,
+    tmp_path: Path,
+    monkeypatch: Any,
+    qtbot: Any,
+    notes: list[str],
+) -> None:
+    made = dock()
+    click(made.volume_button)
+    finish(made)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a, **k: str(tmp_path))
+    click(made.export_all_button)
+    folder = tmp_path / "mr-series-4"
+    qtbot.waitUntil(lambda: len(notes) == 1, timeout=5000)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "findings.csv",
+        "findings.json",
+        "mask.nii.gz",
+        "nll.nii.gz",
+        "provenance.json",
+    ]
+    record = json.loads((folder / "provenance.json").read_text())
+    assert record["threshold"]["share_of_normal_tissue_flagged"] == pytest.approx(0.01)
+    assert record["research_use"] == RESEARCH_USE
+    (folder / "findings.csv").write_text("old")
+    asked: list[str] = []
+
+    def answer(reply: Any) -> Any:
+        return lambda *a, **k: asked.append(a[2]) or reply
+
+    monkeypatch.setattr(QMessageBox, "question", answer(QMessageBox.StandardButton.No))
+    click(made.export_all_button)
+    assert (folder / "findings.csv").read_text() == "old"
+    monkeypatch.setattr(QMessageBox, "question", answer(QMessageBox.StandardButton.Yes))
+    click(made.export_all_button)
+    qtbot.waitUntil(lambda: (folder / "findings.csv").read_text() != "old", timeout=5000)
+    assert len(asked) == 2
+
+
+def test_an_export_that_fails_is_one_sentence(
+    dock: Make,
+    click: Any,
+    finish: Finish,
+    tmp_path: Path,
+    monkeypatch: Any,
+    qtbot: Any,
+    notes: list[str],
+) -> None:
+    made = dock()
+    click(made.slice_button)
+    finish(made)
+    (tmp_path / "file").write_text("")
+    target = tmp_path / "file" / "m.nii.gz"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
+    click(made.export_mask_button)
+    qtbot.waitUntil(lambda: len(notes) == 1, timeout=5000)
+    assert "could not be written" in notes[0]
+
+
+# ---------------------------------------------------------------------- opening
+
+
+def drop(dock: ReviewDock, path: Path) -> None:
+    mime = QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(str(path))])
+    event = QDropEvent(
+        QPointF(10, 10),
+        Qt.DropAction.CopyAction,
+        mime,
+        Qt.MouseButton.LeftButton,
+        Qt.KeyboardModifier.NoModifier,
+    )
+    QApplication.sendEvent(dock, event)
+
+
+def test_a_dropped_scan_opens_upright_and_names_no_patient(
+    dock: Make, tmp_path: Path, qtbot: Any, lab: Any
+) -> None:
+    made = dock(scan=False)
+    path = tmp_path / "DOE_JANE"
+    path.mkdir()
+    image = nib.Nifti1Image(lab.voxels().T, lab.affine("PSR", (1, 1, 3)))
+    nib.save(image, path / "DOE_JANE.nii.gz")
+    drop(made, path)
+    qtbot.waitUntil(lambda: made.scans.layer is not None, timeout=5000)
+    assert made.viewer.dims.order == (2, 0, 1)
+    assert str(made.viewer.scene.camera.orientation2d[0]) == "up"
+    assert not any("DOE" in layer.name for layer in made.viewer.layers)
+    assert made.volume_button.isEnabled()
+    made.viewer.dims.order = (0, 1, 2)
+    assert str(made.viewer.scene.camera.orientation2d[0]) == "down"
+
+
+def test_what_cannot_be_opened_is_one_sentence(
+    dock: Make, tmp_path: Path, qtbot: Any, notes: list[str]
+) -> None:
+    made = dock(scan=False)
+    (tmp_path / "empty").mkdir()
+    drop(made, tmp_path / "empty")
+    qtbot.waitUntil(lambda: len(notes) == 1, timeout=5000)
+    assert "the folder is empty" in notes[0]
+    assert made.scan_note.text() == "Nothing was opened."
+
+
+# ---------------------------------------------------------------------- models and errors
+
+
+def test_without_a_model_the_dock_says_what_to_run(dock: Make, models: Any, qtbot: Any) -> None:
+    models.clear()
+    made = dock()
+    assert "napari-spatial-ar fit" in made.model_note.text()
+    assert not made.volume_button.isEnabled()
+    from types import SimpleNamespace
+
+    models["new"] = SimpleNamespace()
+    services.model_news.changed.emit()
+    qtbot.waitUntil(lambda: made.models.model is models["new"])
+    assert made.model_box.currentText() == "new"
+    assert made.volume_button.isEnabled()
+
+
+def test_missing_weights_show_the_command_in_the_dock(
+    dock: Make, models: Any, monkeypatch: Any
+) -> None:
+    hint = "Run 'napari-spatial-ar weights pull fake-backbone'"
+    monkeypatch.setattr(services, "weights_hint", lambda backbone: hint)
+    made = dock()
+    assert made.model_note.text() == hint
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (WeightsError("no weights", fix="Pull them"), "no weights. Pull them."),
+        (MemoryError(), "Scoring needs more memory"),
+        (KeyError("DOE^JANE"), "unexpected problem (KeyError)"),
+    ],
+)
+def test_an_error_while_scoring_is_one_sentence(
+    dock: Make,
+    click: Any,
+    finish: Finish,
+    models: Any,
+    notes: list[str],
+    caplog: Any,
+    error: Exception,
+    said: str,
+) -> None:
+    made = dock()
+    models["fake"].error = error
+    click(made.volume_button)
+    finish(made)
+    assert len(notes) == 1
+    assert said in notes[0]
+    assert "Traceback" not in notes[0]
+    assert "DOE" not in notes[0] + caplog.text
+    assert said in made.score_note.text()
+    assert made.volume_button.isEnabled()
+
+
+def test_a_score_asked_for_while_the_model_loads_starts_when_it_is_there(
+    dock: Make, click: Any, finish: Finish, models: Any, monkeypatch: Any, qtbot: Any
+) -> None:
+    gate = threading.Event()
+    model = models["fake"]
+    made = dock()
+    monkeypatch.setattr(services, "load_model", lambda path: gate.wait(5) and model)
+    made.models.refresh()
+    assert made.models.model is None
+    click(made.volume_button)
+    assert made.score_note.text() == "Loading the model..."
+    gate.set()
+    qtbot.waitUntil(lambda: len(model.asked) == 12, timeout=5000)
+    finish(made)
+    assert made.session.score.scored.all()
+
+
+# ---------------------------------------------------------------------- the dock itself
+
+
+def test_the_research_line_and_tooltips_are_there(dock: Make) -> None:
+    made = dock()
+    assert RESEARCH_USE in [label.text() for label in made.findChildren(QLabel)]
+    controls = [made.threshold.slider, made.progress]
+    for kind in (QAbstractButton, QComboBox, QAbstractSpinBox):
+        controls += [
+            c for c in made.findChildren(kind) if not isinstance(c.parent(), QAbstractSpinBox)
+        ]
+    inside_slider = set(made.threshold.slider.findChildren(QLineEdit))
+    bare = [
+        c
+        for c in controls
+        if not c.toolTip() and c not in inside_slider and c.parent() is not made.threshold.slider
+    ]
+    assert bare == []
+    assert len(controls) >= 10
+
+
+def test_closing_while_scoring_leaves_no_thread(
+    dock: Make, click: Any, models: Any, qtbot: Any
+) -> None:
+    made = dock()
+    models["fake"].seconds_per_slice = 0.1
+    click(made.volume_button)
+    qtbot.waitUntil(lambda: len(models["fake"].asked) >= 1, timeout=5000)
+    made.viewer.window.remove_dock_widget(made)
+    made.deleteLater()
+    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=3000)
+    assert len(models["fake"].asked) < 12
+    made.viewer.add_image(np.zeros((4, 5, 6)))  # the viewer no longer calls the dock
+    made.viewer.dims.order = (1, 0, 2)
+
+
+def test_removing_and_adding_layers_keeps_the_list_right(dock: Make, lab: Any) -> None:
+    made = dock(scan=False)
+    assert made.scan_box.currentText() == "No scan is open"
+    layer = made.viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    made.viewer.add_labels(np.zeros((3, 4, 5), int))
+    made.viewer.add_image(np.zeros((4, 5, 3), np.uint8), rgb=True)
+    assert [made.scan_box.itemText(i) for i in range(made.scan_box.count())] == ["MR series 4"]
+    assert isinstance(made.scans.layer, Image)
+    made.viewer.layers.remove(layer)
+    assert made.scans.layer is None

@@ -1,0 +1,127 @@
+"""Opening anything, told by content."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.reading import find_sources, read
+
+GREY = np.random.default_rng(3).integers(0, 256, (8, 9)).astype(np.uint8)
+
+
+def save_nifti(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)), path)
+    return path
+
+
+def save_png(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(GREY).save(path, format="png")
+    return path
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, write_series: Callable[..., list[Path]], voxels: np.ndarray) -> Path:
+    """Folder with one of everything, nested, with odd names."""
+    write_series(voxels, folder="mixed/deep/er/dicom")
+    root = tmp_path / "mixed"
+    save_nifti(root / "b.nii.gz")
+    save_nifti(root / "deep/a.nii").rename(root / "deep/no_suffix")
+    for number in range(3):
+        save_png(root / f"pictures/{number}.bin")
+    save_png(root / "other/1.png")
+    (root / "notes.txt").write_text("hello")
+    (root / ".hidden").write_bytes((root / "other/1.png").read_bytes())
+    save_png(root / ".git/1.png")
+    save_png(root / "__MACOSX/1.png")
+    (root / "deep/Thumbs.db").write_bytes(b"\0" * 300)
+    return root
+
+
+def test_a_folder_of_everything(mixed: Path) -> None:
+    volumes = read(mixed)
+    assert [(v.series.label, v.data.shape) for v in volumes] == [
+        ("NIfTI scan 3 x 4 x 5", (5, 4, 3)),
+        ("NIfTI scan 3 x 4 x 5", (5, 4, 3)),
+        ("MR series 4", (4, 5, 6)),
+        ("Picture 9 x 8", (1, 8, 9)),
+        ("Stack 9 x 8 x 3", (3, 8, 9)),
+    ]
+    assert volumes[0].warnings == ()
+
+
+def test_a_string_several_files_and_repeats(mixed: Path) -> None:
+    assert len(read(str(mixed / "b.nii.gz"))) == 1
+    assert len(read([mixed / "b.nii.gz", mixed / "other", mixed / "b.nii.gz"])) == 2
+
+
+def test_sources_are_found_without_reading(mixed: Path) -> None:
+    assert [(s.format, len(s.files)) for s in find_sources(mixed)] == [
+        ("nifti", 1),
+        ("nifti", 1),
+        ("dicom", 4),
+        ("raster", 1),
+        ("raster", 3),
+    ]
+
+
+def test_bad_files_are_left_out_with_a_count_but_no_name(
+    mixed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (mixed / "DOE_JOHN.nii.gz").write_bytes((mixed / "b.nii.gz").read_bytes()[:100])
+    (mixed / "doe.dcm").write_bytes(b"nothing")
+    volumes = read(mixed)
+    assert len(volumes) == 5
+    assert "2 inputs are left out" in volumes[0].warnings[0]
+    assert "left out 2 inputs" in caplog.text
+    assert "doe" not in (caplog.text + str(volumes[0].warnings)).lower()
+
+
+@pytest.mark.parametrize("name", ["bad.nii.gz", "bad.dcm", "bad.png"])
+def test_when_all_fail_the_first_error_is_raised(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(InputError) as caught:
+            read(path)
+        assert caught.value.path == tmp_path / name
+
+
+def test_each_way_of_giving_nothing_has_its_own_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="the folder is empty"):
+        read(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(InputError, match="there is no image in it"):
+        read(tmp_path)
+    with pytest.raises(InputError, match="is not an image"):
+        read(tmp_path / "notes.txt")
+    with pytest.raises(InputError, match="no file was given"):
+        read([])
+
+
+def test_a_folder_of_hidden_files_is_empty(tmp_path: Path) -> None:
+    save_png(tmp_path / ".cache/a.png")
+    with pytest.raises(InputError, match="the folder is empty"):
+        read(tmp_path)
+
+
+def test_a_dicomdir_is_left_out(shared_data: Path) -> None:
+    (volume,) = read(shared_data / "readers/ct_philips_localizer")
+    assert volume.series.label == "CT series 401"
+    assert not any("left out" in w for w in volume.warnings)
+
+
+def test_a_dicom_series_wins_over_its_neighbours(shared_data: Path) -> None:
+    volumes = read(shared_data / "readers/generic/anatomical")
+    assert [v.modality for v in volumes] == ["unknown", "unknown", "mri", "mri"]

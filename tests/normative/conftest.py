@@ -1,0 +1,75 @@
+"""A tiny random backbone, so that everything above it can be tested in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from napari_spatial_ar.normative import backbone as backbones
+from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, BackboneSpec
+from napari_spatial_ar.normative.weights import store
+
+TINY = "dinov3_tiny_for_tests"
+
+
+def random_state(spec: BackboneSpec, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Weights that make every part of the network matter."""
+    model = backbones._build(spec, 0)
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(tensor.shape, generator=generator) * 0.2
+        for name, tensor in model.state_dict().items()
+        if not name.endswith("mask_token")
+    }
+
+
+@pytest.fixture
+def tiny_spec(monkeypatch: pytest.MonkeyPatch) -> BackboneSpec:
+    """A DINOv3 ViT of 2 blocks and 24 channels, known by name like the real ones."""
+    config = {**BACKBONES["dinov3_vits16"].config}
+    config |= {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+    }
+    spec = replace(BACKBONES["dinov3_vits16"], name=TINY, width=24, config=config, hub=())
+    monkeypatch.setitem(BACKBONES, TINY, spec)
+    return spec
+
+
+@pytest.fixture
+def tiny_weights(tiny_spec: BackboneSpec) -> Iterator[Path]:
+    """Its random weights, in the user's weights folder."""
+    path = store(tiny_spec, random_state(tiny_spec))
+    yield path
+    path.unlink()
+
+
+@pytest.fixture
+def tiny_backbone(tiny_spec: BackboneSpec) -> Backbone:
+    return Backbone(
+        tiny_spec, random_state(tiny_spec), source="random", device=torch.device("cpu")
+    )
+
+
+@pytest.fixture
+def normal_slices(tmp_path: Path) -> Path:
+    """Pictures of four patients, three slices each, in one folder."""
+    folder = tmp_path / "normal"
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    rows, columns = np.mgrid[:48, :40]
+    disc = ((rows - 24) ** 2 + (columns - 20) ** 2 < 300).astype(np.float32)
+    for patient in range(4):
+        for number in range(3):
+            noise = rng.normal(0, 12, disc.shape)
+            image = np.clip(disc * (120 + 10 * patient + noise), 0, 255).astype(np.uint8)
+            Image.fromarray(image).save(folder / f"patient{patient}_{number:02}.png")
+    return folder

@@ -1,0 +1,220 @@
+"""The network against a plain evaluation of equation (2), and what it may not see."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.normative.autoregressive import SpatialAR, load_reference_checkpoint
+
+D, HIDDEN, ROWS, COLUMNS = 5, 7, 7, 6
+
+
+def network(**settings: Any) -> SpatialAR:
+    torch.manual_seed(0)
+    return SpatialAR(D, hidden=HIDDEN, **settings).eval()
+
+
+def grid(batch: int = 1) -> Tensor:
+    return torch.randn(batch, D, ROWS, COLUMNS, generator=torch.Generator().manual_seed(1))
+
+
+def whole_kernels(model: SpatialAR) -> list[tuple[Tensor, Tensor]]:
+    """Square, masked kernels and biases, as a plain masked convolution would have them."""
+    kernels = []
+    for module in model.net:
+        if not hasattr(module, "mask"):
+            continue
+        weight = module.weight.detach()
+        square = torch.zeros(*weight.shape[:2], weight.shape[3], weight.shape[3])
+        square[:, :, : weight.shape[2]] = weight * module.mask
+        kernels.append((square, module.bias.detach()))
+    return kernels
+
+
+def plain_mean(model: SpatialAR, values: Tensor, dilation: int) -> Tensor:
+    """Predict every position with loops over layers, positions and neighbours."""
+    layer_in = values
+    kernels = whole_kernels(model)
+    for number, (weight, bias) in enumerate(kernels):
+        half = weight.shape[-1] // 2
+        out = torch.zeros(len(bias), ROWS, COLUMNS)
+        for i in range(ROWS):
+            for j in range(COLUMNS):
+                total = bias.clone()
+                for di in range(-half, half + 1):
+                    for dj in range(-half, half + 1):
+                        y, x = i + di * dilation, j + dj * dilation
+                        if 0 <= y < ROWS and 0 <= x < COLUMNS:
+                            total += weight[:, :, di + half, dj + half] @ layer_in[:, y, x]
+                out[:, i, j] = total
+        layer_in = out.clamp_min(0) if number < len(kernels) - 1 else out
+    return layer_in
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+@pytest.mark.parametrize("context", ["causal", "bidirectional"])
+def test_equals_plain_evaluation_of_equation_2(dilation: int, context: Any) -> None:
+    model, values = network(dilation=dilation, context=context), grid()
+    mean = plain_mean(model, values[0], dilation)
+    with torch.no_grad():
+        torch.testing.assert_close(model(values)[0], mean, atol=1e-5, rtol=1e-5)
+        expected = torch.zeros(ROWS, COLUMNS)
+        for i in range(ROWS):
+            for j in range(COLUMNS):
+                gaussian = torch.distributions.Normal(mean[:, i, j], 1.0)
+                expected[i, j] = -gaussian.log_prob(values[0, :, i, j]).sum()
+        torch.testing.assert_close(model.nll(values)[0], expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_causal_network_sees_only_what_came_before(dilation: int, kernel: int) -> None:
+    model, values = network(dilation=dilation, kernel=kernel), grid()
+    with torch.no_grad():
+        before = model(values)
+        for i in range(ROWS):
+            for j in range(COLUMNS):
+                changed = values.clone()
+                changed[0, :, i, j] += 10
+                moved = (model(changed) - before)[0].abs().amax(0) > 0
+                assert not moved.flatten()[: i * COLUMNS + j + 1].any(), f"({i}, {j}) leaks"
+
+
+def test_causal_network_uses_its_neighbours() -> None:
+    model, values = network(dilation=1), grid()
+    for di, dj in ((-1, -1), (-1, 0), (-1, 1), (0, -1)):
+        changed = values.clone()
+        changed[0, :, 3 + di, 3 + dj] += 10
+        with torch.no_grad():
+            assert (model(changed) - model(values))[0, :, 3, 3].abs().max() > 0
+
+
+def test_bidirectional_first_layer_hides_the_centre_and_later_layers_let_it_back() -> None:
+    values = grid()
+    changed = values.clone()
+    changed[0, :, 3, 3] += 10
+    first = network(dilation=1, context="bidirectional").net[0]
+    with torch.no_grad():
+        moved = (first(changed) - first(values))[0].abs().amax(0) > 0
+    assert not moved[3, 3]
+    assert moved[3, 4]
+    assert moved[4, 2]
+    whole = network(dilation=1, context="bidirectional")
+    with torch.no_grad():
+        assert (whole(changed) - whole(values))[0, :, 3, 3].abs().max() > 0
+
+
+def test_nll_is_in_nats_with_the_constant() -> None:
+    model = network()
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    zeros = torch.zeros(2, D, 3, 4)
+    nll = model.nll(zeros)
+    assert nll.shape == (2, 3, 4)
+    assert nll.dtype == torch.float32
+    assert nll[0, 0, 0].item() == pytest.approx(D / 2 * math.log(2 * math.pi))
+
+
+def test_masked_weights_get_no_gradient() -> None:
+    model = network(dilation=1)
+    model.nll(grid()).sum().backward()
+    first = model.net[0]
+    assert first.weight.grad[:, :, first.mask == 0].abs().max() == 0
+    assert first.weight.grad[:, :, first.mask == 1].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"context": "sideways"}, "context must be"),
+        ({"kernel": 4}, "kernel side must be odd"),
+        ({"dilation": 0}, "must be at least 1"),
+        ({"layers": 1}, "layers at least 2"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        network(**settings)
+
+
+class ReferenceMaskedConv(torch.nn.Conv2d):
+    """The published layer: a whole kernel times a mask buffer of the kernel's own shape."""
+
+    def __init__(self, kind: str, channels_in: int, channels_out: int, dilation: int) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=dilation, dilation=dilation)
+        mask = torch.ones_like(self.weight)
+        if kind in "AB":
+            mask[:, :, 1, 1 + (kind == "B") :] = 0
+            mask[:, :, 2:] = 0
+        elif kind == "hollow":
+            mask[:, :, 1, 1] = 0
+        self.register_buffer("mask", mask)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(
+            values, self.weight * self.mask, self.bias, padding=self.padding, dilation=self.dilation
+        )
+
+
+def reference(context: str, dilation: int) -> torch.nn.Module:
+    torch.manual_seed(4)
+    widths = [D, HIDDEN, HIDDEN, HIDDEN, HIDDEN, D]
+    kinds = ["A", *"BBBB"] if context == "causal" else ["hollow", *["open"] * 4]
+    layers: list[torch.nn.Module] = []
+    for number, kind in enumerate(kinds):
+        layers += [torch.nn.ReLU()] if number else []
+        layers.append(ReferenceMaskedConv(kind, widths[number], widths[number + 1], dilation))
+    module = torch.nn.Module()
+    module.net = torch.nn.Sequential(*layers)
+    return module
+
+
+@pytest.mark.parametrize("context", ["causal", "bidirectional"])
+@pytest.mark.parametrize("dilation", [1, 4])
+def test_authors_checkpoint_gives_the_same_maps(
+    tmp_path: Path, context: str, dilation: int
+) -> None:
+    theirs = reference(context, dilation)
+    path = tmp_path / "best.pth"
+    state = {"epoch": 3, "model_state_dict": theirs.state_dict(), "val_loss": 1.0, "img_size": 448}
+    torch.save(state, path)
+    ours = load_reference_checkpoint(path, dilation=dilation)
+    assert ours.settings["context"] == context
+    values = grid(2)
+    with torch.no_grad():
+        squared = (values - theirs.net(values)).square().sum(1)
+        expected = D / 2 * math.log(2 * math.pi) + squared / 2
+        torch.testing.assert_close(ours.nll(values), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_checkpoint_that_runs_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return Path.touch, (marker,)  # type: ignore[return-value]
+
+    torch.save({"model_state_dict": Evil()}, path)
+    with pytest.raises(ModelFileError, match="not a whole checkpoint"):
+        load_reference_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_file_that_is_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(ModelFileError, match="not a checkpoint of the reference code"):
+        load_reference_checkpoint(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ModelFileError, match="not a whole checkpoint"):
+        load_reference_checkpoint(path)
+    with pytest.raises(ModelFileError, match="no such checkpoint"):
+        load_reference_checkpoint(tmp_path / "absent.pth")

@@ -1,0 +1,54 @@
+"""A scored scan without a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.nifti import read_nifti, write_nifti
+from napari_spatial_ar.imaging.volume import Volume
+
+
+@dataclass
+class Scores:
+    nll: np.ndarray
+    scored: np.ndarray
+    image_scores: np.ndarray
+
+
+@dataclass
+class Model:
+    name: str = "brain"
+    sha256: str = "ab" * 32
+    header: dict[str, Any] = field(
+        default_factory=lambda: {"method": "spatial-ar", "training": {"history": [1.0], "seed": 7}}
+    )
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Volume:
+    """Scan read from a file whose name holds a patient's name."""
+    affine = np.diag([-1.0, -2.0, 3.0, 1.0])
+    data = np.arange(5 * 30 * 20, dtype=np.float32).reshape(5, 30, 20)
+    path = tmp_path / "DOE_JANE.nii.gz"
+    write_nifti(path, data, Geometry(data.shape, affine))
+    return read_nifti(path)
+
+
+@pytest.fixture
+def scores(scan: Volume) -> Scores:
+    nll = np.ones(scan.data.shape, np.float32)
+    nll[1:3, 5:12, 4:9] = 2.5
+    nll[4] = 0
+    scored = np.array([True, True, True, True, False])
+    return Scores(nll, scored, np.array([1, 2.5, 2.4, 1, np.nan], np.float32))
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()

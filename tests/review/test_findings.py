@@ -1,0 +1,189 @@
+"""Masks and findings against shapes whose measures are known."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.review.findings import (
+    find_findings,
+    findings_to_csv,
+    label_components,
+    make_mask,
+    write_findings_csv,
+    write_findings_json,
+)
+from napari_spatial_ar.review.provenance import RESEARCH_USE
+
+
+def grid(
+    shape: tuple[int, int, int] = (6, 10, 12),
+    spacing: tuple[float, float, float] = (0.5, 2.0, 3.0),
+    **settings: object,
+) -> Geometry:
+    """LPS axes (i to the left, j to posterior), spacing along i, j, k, off the origin."""
+    x, y, z = spacing
+    affine = np.diag([-x, -y, z, 1.0])
+    affine[:3, 3] = 100.0, 50.0, -20.0
+    return Geometry(shape, affine, **settings)  # type: ignore[arg-type]
+
+
+def scores(geometry: Geometry, value: float = 1.0) -> np.ndarray:
+    return np.full(geometry.shape, value, np.float32)
+
+
+def test_a_voxel_is_masked_only_above_the_threshold() -> None:
+    geometry = grid()
+    nll = scores(geometry)
+    nll[0, 0, 0], nll[0, 0, 5] = 1.5, 1.5001
+    mask = make_mask(nll, 1.5, geometry=geometry)
+    assert mask.dtype == np.uint8
+    assert np.argwhere(mask).tolist() == [[0, 0, 5]]
+
+
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+def test_slices_that_are_not_scored_are_never_masked(slice_axis: int) -> None:
+    geometry = Geometry((4, 5, 6), np.eye(4), slice_axis=slice_axis)
+    count = geometry.shape[slice_axis]
+    scored = np.zeros(count, bool)
+    scored[1] = True
+    mask = make_mask(scores(geometry, 9.0), -1.0, geometry=geometry, scored=scored)
+    assert np.moveaxis(mask, slice_axis, 0).reshape(count, -1).any(axis=1).tolist() == [
+        i == 1 for i in range(count)
+    ]
+
+
+def test_small_regions_go_by_volume_and_diagonal_neighbours_count_as_one() -> None:
+    geometry = grid()  # 3 mm3 a voxel
+    nll = scores(geometry)
+    nll[0, 0, 0] = nll[1, 1, 1] = nll[2, 2, 2] = 5  # one diagonal region: 9 mm3
+    nll[5, 8, 8] = 5  # 3 mm3
+    kept = make_mask(nll, 2, geometry=geometry, min_size_mm3=9)
+    assert np.argwhere(kept).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
+    assert make_mask(nll, 2, geometry=geometry, min_size_mm3=9.1).sum() == 0
+    assert make_mask(nll, 2, geometry=geometry, min_voxels=2).sum() == 3
+
+
+def test_mm3_without_a_known_spacing_is_refused() -> None:
+    geometry = Geometry.without_spacing((2, 3, 4))
+    with pytest.raises(InputError, match="voxels instead"):
+        make_mask(scores(geometry), 0, geometry=geometry, min_size_mm3=1)
+
+
+def test_scores_on_another_grid_are_refused() -> None:
+    with pytest.raises(InputError, match="not on the grid"):
+        make_mask(np.ones((2, 2, 2), np.float32), 0, geometry=grid())
+
+
+def test_measures_of_a_box() -> None:
+    geometry = grid()
+    nll = scores(geometry)
+    nll[2:4, 1:5, 3:9] = 3.0  # 2 slices, 4 rows of 2 mm, 6 columns of 0.5 mm
+    nll[3, 2, 4] = 4.0
+    (finding,) = find_findings(make_mask(nll, 2, geometry=geometry), nll, geometry)
+    assert finding.voxels == 48
+    assert finding.volume_ml == pytest.approx(48 * 3 / 1000)
+    assert (finding.first_slice, finding.last_slice, finding.peak_slice) == (2, 3, 3)
+    assert finding.centroid_zyx == pytest.approx((2.5, 2.5, 5.5))
+    assert finding.centroid_ras_mm == pytest.approx((100 - 5.5 * 0.5, 50 - 2.5 * 2, -20 + 2.5 * 3))
+    assert finding.largest_area_mm2 == pytest.approx(24)
+    # From the middle of an edge pixel's side to its opposite: (3.5, 5) or (4, 5) steps apart.
+    assert finding.longest_diameter_mm == pytest.approx(np.hypot(4 * 2.0, 5 * 0.5))
+    assert finding.longest_diameter_px == pytest.approx(np.hypot(3, 6))
+    assert finding.peak_nll == pytest.approx(4.0)
+    assert finding.mean_nll == pytest.approx((47 * 3 + 4) / 48)
+
+
+def test_the_longest_diameter_is_measured_in_the_acquired_slices() -> None:
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    nll = np.zeros((9, 9, 9), np.float32)
+    nll[1:8, 4, 4] = 1  # seven voxels along Z
+    lengths = {}
+    for slice_axis in (0, 1):
+        geometry = Geometry(nll.shape, affine, slice_axis=slice_axis)
+        (finding,) = find_findings(nll > 0, nll, geometry)
+        lengths[slice_axis] = finding.longest_diameter_mm
+    assert lengths == pytest.approx({0: 1.0, 1: 7.0})
+
+
+def test_diameter_agrees_with_scikit_image_on_random_shapes() -> None:
+    from skimage.measure import regionprops
+
+    rng = np.random.default_rng(3)
+    geometry = Geometry((1, 40, 40), np.eye(4))
+    for _ in range(10):
+        picture = np.zeros((40, 40), bool)
+        for y, x, size in rng.integers(4, 30, (5, 3)):
+            picture[y : y + size // 3, x : x + size // 4 + 1] = True
+        labels = label_components(picture[None])[0]
+        expected = {p.label: p.feret_diameter_max for p in regionprops(labels)}
+        found = find_findings(picture[None], picture[None].astype(np.float32), geometry)
+        assert {f.label: f.longest_diameter_mm for f in found} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("column", "side"), [(0, "right"), (11, "left"), (5, "midline"), (6, "midline")]
+)
+def test_side_is_the_patients_and_counts_from_the_volumes_middle(column: int, side: str) -> None:
+    geometry = grid(spacing=(2.0, 2.0, 3.0))  # all voxels lie at RAS x > 0
+    nll = scores(geometry, 0)
+    nll[0, 0, column] = 1
+    (finding,) = find_findings(nll > 0, nll, geometry)
+    assert finding.side == side
+
+
+def test_sides_are_not_named_without_geometry() -> None:
+    geometry = Geometry.without_spacing((2, 9, 40))
+    nll = scores(geometry, 0)
+    nll[0, 0, 0:3] = 1
+    (finding,) = find_findings(nll > 0, nll, geometry)
+    assert finding.side == "unknown"
+    assert finding.centroid_ras_mm is finding.volume_ml is finding.longest_diameter_mm is None
+    assert finding.longest_diameter_px == pytest.approx(3)
+
+
+def test_uneven_slices_have_no_volume_but_an_in_plane_diameter() -> None:
+    geometry = grid(regular=False)
+    nll = scores(geometry, 0)
+    nll[0:2, 0, 0:4] = 1
+    (finding,) = find_findings(nll > 0, nll, geometry)
+    assert finding.volume_ml is None
+    assert finding.centroid_ras_mm is None
+    assert finding.longest_diameter_mm == pytest.approx(np.hypot(3 * 0.5, 2))
+
+
+def test_findings_are_ranked_by_peak() -> None:
+    geometry = grid()
+    nll = scores(geometry, 0)
+    nll[0, 0:3, 0:3] = 2
+    nll[4, 8, 8] = 3
+    first, second = find_findings(nll > 0, nll, geometry)
+    assert (first.rank, first.peak_nll, first.label) == (1, 3, 2)
+    assert (second.rank, second.peak_nll, second.label) == (2, 2, 1)
+
+
+def test_tables_say_the_same_and_stand_alone(tmp_path: Path) -> None:
+    geometry = grid()
+    nll = scores(geometry, 0)
+    nll[1, 2, 3] = 2.5
+    found = find_findings(nll > 0, nll, geometry)
+    write_findings_csv(tmp_path / "f.csv", found)
+    write_findings_json(tmp_path / "f.json", found)
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "f.csv").read_text()))
+    document = json.loads((tmp_path / "f.json").read_text())
+    (entry,) = document["findings"]
+    assert document["research_use"] == RESEARCH_USE
+    assert float(row["peak_nll"]) == entry["peak_nll"] == 2.5
+    assert float(row["centroid_x_mm"]) == pytest.approx(entry["centroid_ras_mm"][0])
+    assert row["first_slice"] == "1"
+
+
+def test_no_findings_give_a_table_with_a_head_only() -> None:
+    assert len(findings_to_csv([]).splitlines()) == 1

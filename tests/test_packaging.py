@@ -1,0 +1,141 @@
+"""The package says about itself what is so: version, dependencies, plugin manifest, wheel."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from npe2 import PluginManifest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import napari_spatial_ar
+
+REPO_ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = REPO_ROOT / "napari_spatial_ar"
+MANIFEST = PACKAGE / "napari.yaml"
+
+QT_BINDINGS = {"pyqt5", "pyqt6", "pyside2", "pyside6"}
+# Base dependencies that pydicom imports, not we: the decoders of compressed pixel data.
+PLUGINS = {"pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm"}
+# Imported, but only where an extra was installed or under a reader's own condition.
+OPTIONAL = {"onnx"}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    """The table [project] of pyproject.toml."""
+    return tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())["project"]
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(r).name) for r in requirements}
+
+
+def imported_distributions() -> set[str]:
+    """Distributions that the package's modules import, by the names pip knows."""
+    modules: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                modules.add(node.module)
+    tops = {name.partition(".")[0] for name in modules}
+    third_party = tops - set(sys.stdlib_module_names) - {"napari_spatial_ar"}
+    known = packages_distributions()
+    return {canonicalize_name(known[top][0]) if top in known else top for top in third_party}
+
+
+def test_base_dependencies_are_what_is_imported(project):
+    declared = names(project["dependencies"]) - PLUGINS
+    assert declared == imported_distributions() - OPTIONAL
+
+
+def test_no_base_dependency_brings_a_qt_binding(project):
+    seen: set[str] = set()
+    todo = names(project["dependencies"])
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        try:
+            needs = [Requirement(r) for r in requires(name) or []]
+        except PackageNotFoundError:  # needed on another platform or Python
+            continue
+        plain = {r.name for r in needs if r.marker is None or r.marker.evaluate({"extra": ""})}
+        todo |= {canonicalize_name(n) for n in plain} - seen
+    assert not seen & QT_BINDINGS
+
+
+def test_every_dependency_has_a_tested_version(project):
+    lines = (REPO_ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {
+        canonicalize_name(r.name): r.specifier
+        for r in (Requirement(line) for line in lines if line and not line.startswith("#"))
+    }
+    extras = project["optional-dependencies"].values()
+    for requirement in map(Requirement, chain(project["dependencies"], *extras)):
+        version = str(pinned[canonicalize_name(requirement.name)]).removeprefix("==")
+        assert requirement.specifier.contains(version), requirement
+
+
+def test_versions_agree(project):
+    citation = (REPO_ROOT / "CITATION.cff").read_text()
+    cited = re.search(r"^version: (.+)$", citation, re.MULTILINE)
+    assert cited is not None
+    assert cited.group(1) == project["version"]
+    assert f"## [{project['version']}]" in (REPO_ROOT / "CHANGELOG.md").read_text()
+    assert napari_spatial_ar.__version__ == project["version"]
+
+
+def test_entry_points(project):
+    assert project["entry-points"]["napari.manifest"] == {
+        project["name"]: "napari_spatial_ar:napari.yaml"
+    }
+    assert project["scripts"] == {project["name"]: "napari_spatial_ar.cli:main"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a Windows checkout may hold no links")
+def test_manifest_at_the_top_is_the_one_in_the_package():
+    assert (REPO_ROOT / "napari.yaml").samefile(MANIFEST)
+
+
+def test_manifest_is_valid(project):
+    manifest = PluginManifest.from_file(MANIFEST)
+    manifest.validate_imports()
+    assert manifest.name == project["name"]
+    assert manifest.contributions.readers
+    assert manifest.contributions.writers
+    assert manifest.contributions.widgets
+    assert manifest.contributions.sample_data
+
+
+def test_wheel_holds_models_sample_and_manifest(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+    subprocess.run(
+        [*command, "--directory", str(tmp_path)], cwd=REPO_ROOT, check=True, capture_output=True
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    expected = {
+        "napari_spatial_ar/napari.yaml",
+        "napari_spatial_ar/py.typed",
+        "napari_spatial_ar/data/flair_tcga_lgg.nii.gz",
+        "napari_spatial_ar/data/ATTRIBUTION.md",
+        "napari_spatial_ar/models/brain-flair-focus/model.safetensors",
+        "napari_spatial_ar/models/brain-flair-focus/README.md",
+    }
+    assert expected <= held
+    assert not {name.partition("/")[0] for name in held} - {
+        "napari_spatial_ar",
+        wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info",
+    }
