@@ -104,9 +104,8 @@ class MaskController(QObject):
         geometry = session.geometry
         above = geometry.to_display(session.score.nll).take(index, axis) > self._threshold
         slice_axis = geometry.display_slice_axis
-        order = [geometry.slice_position(i) for i in range(len(session.score.scored))]
-        scored = np.empty_like(session.score.scored)
-        scored[order] = session.score.scored
+        backwards = geometry.slice_position(0) != 0
+        scored = session.score.scored[::-1] if backwards else session.score.scored
         if axis == slice_axis:
             above &= scored[index]
         else:

@@ -226,7 +226,7 @@ class ReviewDock(QWidget):
     def _on_scored(self, session: Session, indices: list) -> None:
         if session is not self.session or not session.any_scored:
             return
-        known = session.score.nll[session.score.nll > 0]
-        self.threshold.take_scores(float(known.max()), float(np.percentile(known, 99)))
+        new = session.geometry.to_slices(session.score.nll)[indices]
+        self.threshold.take_scores(float(new.max()), float(np.percentile(new[0], 99)))
         self.masks.slices_scored(indices)
         self._enable()

@@ -138,7 +138,8 @@ def _slices_under(folder: Path, window: Window, patient_pattern: str | None) -> 
 
 def _slices_of(source: Source, groups: dict[Path, str], window: Window) -> list[SliceRef]:
     if source.format != "raster":
-        return _volume_slices(source, groups[source.files[0]], window)
+        first = source.files[0]
+        return _volume_slices(source, groups.get(first) or patient_key(first), window)
     refs = []
     for path in source.files:
         alone = Source("raster", (path,))
@@ -165,7 +166,10 @@ def _volume_slices(source: Source, group: str, window: Window) -> list[SliceRef]
 def _groups(
     folder: Path, sources: Sequence[Source], patient_pattern: str | None
 ) -> dict[Path, str]:
-    """Patient of the first file of each volume and of every picture."""
+    """Patient of each file that begins a volume or is a picture, as far as its name tells.
+
+    A DICOM file's is inside it (`patient_key`), unless there is a pattern.
+    """
     files = [f for s in sources for f in (s.files if s.format == "raster" else s.files[:1])]
     if patient_pattern is not None:
         return {file: _match(patient_pattern, file, folder) for file in files}
@@ -175,8 +179,8 @@ def _groups(
     for file in files:
         *subfolders, name = file.relative_to(common).parts
         if formats[file] == "dicom":
-            groups[file] = patient_key(file)
-        elif subfolders:
+            continue
+        if subfolders:
             groups[file] = subfolders[0]
         elif formats[file] == "nifti":
             groups[file] = name

@@ -61,7 +61,8 @@ class FakeModel:
     error: Exception | None = None
     calibrated: bool = True
     asked: list[int] = field(default_factory=list)
-    gate: threading.Event | None = None
+    #: Where given, each slice waits for one release.
+    gate: threading.Semaphore | None = None
 
     def empty_score(self, volume: Volume) -> FakeVolumeScore:
         return FakeVolumeScore(volume.geometry)
@@ -74,7 +75,7 @@ class FakeModel:
             if self.error is not None:
                 raise self.error
             if self.gate is not None:
-                self.gate.wait(5)
+                self.gate.acquire(timeout=5)
             time.sleep(self.seconds_per_slice)
             self.asked.append(index)
             nll = 1 + stack[index].astype(np.float32) / 100
@@ -107,7 +108,12 @@ class FakeInfo:
 def lab() -> SimpleNamespace:
     """What several test modules make scans from."""
     return SimpleNamespace(
-        shape=SHAPE, lesion=LESION, voxels=voxels, affine=affine, make_volume=make_volume
+        shape=SHAPE,
+        lesion=LESION,
+        voxels=voxels,
+        affine=affine,
+        make_volume=make_volume,
+        Model=FakeModel,
     )
 
 

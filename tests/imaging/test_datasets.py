@@ -38,7 +38,8 @@ def save_scan(path: Path, brightness: int = 1000) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     voxels = np.zeros((20, 20, 7), dtype=np.int16)
     voxels[4:16, 2:16, 2:5] = brightness
-    voxels[5:8, 5:8, 2:5] = brightness // 2
+    voxels[4:16, 2:16, 2] = brightness // 2
+    voxels[4, 2:6, 2:5] = brightness // 10
     voxels[:4, :4, 5] = brightness  # 4 % of the slice
     nib.save(nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 3.0, 1.0])), path)
     return path
@@ -133,9 +134,10 @@ def test_a_mixed_folder_is_read_in_full(tmp_path: Path) -> None:
 def test_bad_scans_are_left_out_and_counted(tmp_path: Path) -> None:
     save_scan(tmp_path / "a.nii.gz")
     (tmp_path / "doe.nii.gz").write_bytes(b"")
+    (tmp_path / "doe.dcm").write_bytes(b"")
     found = find_slices(tmp_path)
     assert len(found.train) == 3
-    assert "1 input is left out" in found.warnings[0]
+    assert "2 inputs are left out" in found.warnings[0]
     assert "doe" not in found.warnings[0]
 
 

@@ -282,6 +282,9 @@ def enhanced(build: Build, voxels: np.ndarray, order: list[int], times: list[int
     shared, orientation, measures = Dataset(), Dataset(), Dataset()
     orientation.ImageOrientationPatient = [float(v) for v in AXIAL]
     measures.PixelSpacing, measures.SliceThickness = [1.5, 0.5], 2
+    everywhere = Dataset()
+    everywhere.RescaleSlope, everywhere.RescaleIntercept = 99, 99  # the frame's own goes before
+    shared.PixelValueTransformationSequence = [everywhere]
     shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
     dataset.SharedFunctionalGroupsSequence = [shared]
     dataset.PerFrameFunctionalGroupsSequence = [
@@ -330,6 +333,8 @@ def test_a_cine_without_positions_is_a_stack(
 def test_one_slice_is_as_thick_as_it_says(write_series: Write, voxels: np.ndarray) -> None:
     (volume,) = read_dicom(write_series(voxels[:1]))
     assert volume.geometry.spacing == pytest.approx((2.5, 1.5, 0.5))
+    (volume,) = read_dicom(write_series(voxels[:1], folder="b", SpacingBetweenSlices=4))
+    assert volume.geometry.spacing == pytest.approx((4, 1.5, 0.5))
 
 
 def test_series_orientations_and_sizes_are_set_apart(
@@ -472,7 +477,8 @@ def test_an_invalid_value_reaches_neither_label_nor_log(
 ) -> None:
     paths = write_series(voxels)
     for path in paths:
-        path.write_bytes(path.read_bytes().replace(b"CS\x02\0MR", b"CS\x08\0doe 1970"))
+        raw = path.read_bytes().replace(b"CS\x02\0MR", b"CS\x08\0doe 1970")
+        path.write_bytes(raw.replace(b"UI\x06\x001.2.3\0", b"UI\x06\0doe.1\0"))
     caplog.set_level(logging.DEBUG)
     (volume,) = read_dicom(paths)
     assert volume.series.label == "DICOM series 4"

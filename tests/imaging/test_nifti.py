@@ -174,8 +174,8 @@ def damaged(kind: str, raw: bytes) -> bytes:
         "gz cut": packed[:-40],
         "gz flipped": packed[:60] + bytes(40) + packed[100:],
         "gz of text": gzip.compress(b"hello"),
-        "claims 100 GB": raw[:42] + struct.pack("<3h", 30000, 30000, 30000) + raw[48:],
-        "gz claims 100 GB": gzip.compress(
+        "claims 54 TB": raw[:42] + struct.pack("<3h", 30000, 30000, 30000) + raw[48:],
+        "gz claims 54 TB": gzip.compress(
             raw[:42] + struct.pack("<3h", 30000, 30000, 30000) + raw[48:]
         ),
         "negative size": raw[:42] + struct.pack("<3h", -7, 6, 5) + raw[48:],
@@ -188,7 +188,7 @@ def damaged(kind: str, raw: bytes) -> bytes:
     "kind",
     [
         *("empty", "text", "header cut", "voxels cut", "gz cut", "gz flipped", "gz of text"),
-        *("claims 100 GB", "gz claims 100 GB", "negative size", "no size", "unknown type"),
+        *("claims 54 TB", "gz claims 54 TB", "negative size", "no size", "unknown type"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path: Path, kind: str) -> None:
@@ -200,6 +200,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, kind: str) -> None:
         read_nifti(path)
     assert caught.value.path == path
     assert "\n" not in str(caught.value)
+    assert ("header claims 54000000000000 bytes" in str(caught.value)) == ("claims" in kind)
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
@@ -316,7 +317,9 @@ def test_the_same_mask_is_the_same_bytes(tmp_path: Path) -> None:
     geometry = Geometry((5, 6, 7), LPS)
     for name in ("a.nii.gz", "b.nii.gz"):
         write_nifti(tmp_path / name, ramp((5, 6, 7), "uint8"), geometry)
-    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+    raw = (tmp_path / "a.nii.gz").read_bytes()
+    assert raw == (tmp_path / "b.nii.gz").read_bytes()
+    assert raw[3:8] == bytes(5)  # gzip's name flag and time
 
 
 @pytest.mark.parametrize(

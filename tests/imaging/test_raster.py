@@ -57,6 +57,11 @@ def test_tiff_of_signed_and_real_numbers(tmp_path: Path, dtype: str) -> None:
     assert intensity == "arbitrary"
 
 
+def test_a_tiff_where_0_is_white_is_inverted(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", GREY, photometric="miniswhite")
+    np.testing.assert_array_equal(read_raster(tmp_path / "a.tif")[0], 255 - GREY)
+
+
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "packbits", "tiff_jpeg"])
 def test_packed_tiff(tmp_path: Path, compression: str) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.tif", compression=compression)

@@ -1,0 +1,41 @@
+"""The demonstration: scored, and stopped at the most unusual slice."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_spatial_ar.errors import WeightsError
+from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.demo import show_demo
+from napari_spatial_ar.gui.review_dock import ReviewDock
+
+
+def test_the_demo_ends_at_the_highest_slice(
+    make_napari_viewer: Any, models: Any, lab: Any, qtbot: Any
+) -> None:
+    models["fake"].header = SimpleNamespace(backbone=SimpleNamespace(name="fake-backbone"))
+    volume = lab.make_volume()
+    volume.data[9, 0, 0] = 150
+    ready: list[ReviewDock] = []
+    viewer = make_napari_viewer()
+    show_demo(model="fake", volume=volume, viewer=viewer, block=False, ready=ready.append)
+    qtbot.waitUntil(lambda: len(ready) == 1, timeout=10_000)
+    (dock,) = ready
+    assert dock.session.score.scored.all()
+    names = [layer.name for layer in viewer.layers]
+    assert names == ["MR series 4", "MR series 4: departure", "MR series 4: mask"]
+    assert viewer.dims.current_step[0] == volume.geometry.slice_position(9)
+    assert np.asarray(viewer.layers[0].data)[viewer.dims.current_step[0]].max() == 150
+
+
+def test_missing_weights_are_told_before_a_window_opens(
+    models: Any, lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models["fake"].header = SimpleNamespace(backbone=SimpleNamespace(name="gone"))
+    monkeypatch.setattr(services, "weights_hint", lambda name: f"Run weights pull {name}")
+    with pytest.raises(WeightsError, match="weights pull gone"):
+        show_demo(model="fake", volume=lab.make_volume(), viewer=None, block=False)

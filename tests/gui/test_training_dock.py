@@ -1,0 +1,333 @@
+"""The Training dock, with a stand-in for the fit and once with the real one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QThreadPool, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractSpinBox,
+    QApplication,
+    QComboBox,
+    QLabel,
+    QMessageBox,
+)
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.layers import volume_layer_kwargs
+from napari_spatial_ar.gui.loss_plot import LossPlot, nice_ticks
+from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.gui.training_dock import TrainingDock
+from napari_spatial_ar.review.provenance import RESEARCH_USE
+
+
+def step(stage: str, done: int, total: int, epoch: int = 0) -> SimpleNamespace:
+    losses = tuple(2.0 - 0.1 * e for e in range(epoch))
+    return SimpleNamespace(
+        stage=stage,
+        done=done,
+        total=total,
+        epoch=epoch,
+        epochs=4 if stage == "training" else 0,
+        train_nll=losses,
+        valid_nll=tuple(v + 0.1 for v in losses),
+        best_epoch=epoch - 1,
+        images_per_second=1.0,
+        message="",
+    )
+
+
+class Fit:
+    """Stands in for ``fit_steps``: 3 slices, 4 epochs; resumes like the real one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.gate = threading.Semaphore(10_000)
+        self.epochs_done = 0
+        self.error: Exception | None = None
+        self.closed = 0
+
+    def __call__(self, folder: str, **arguments: Any) -> Generator[Any, None, Any]:
+        self.calls.append((folder, arguments))
+        return self._steps(arguments)
+
+    def _steps(self, arguments: dict[str, Any]) -> Generator[Any, None, Any]:
+        try:
+            for done in range(1, 4):
+                yield step("features", done, 3)
+            if self.error is not None:
+                raise self.error
+            while self.epochs_done < 4:
+                self.gate.acquire(timeout=5)
+                self.epochs_done += 1
+                yield step("training", self.epochs_done * 2, 8, self.epochs_done)
+            yield step("saving", 1, 1)
+        except GeneratorExit:
+            self.closed += 1
+            raise
+        return SimpleNamespace(name=Path(arguments["out"]).name)
+
+
+@pytest.fixture
+def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, models: Any) -> Fit:
+    made = Fit(tmp_path)
+    monkeypatch.setattr(services, "fit_steps", made)
+    monkeypatch.setattr(services, "user_models_dir", lambda: tmp_path / "models")
+    monkeypatch.setattr(
+        services, "backbone_names", lambda: [("here_vits14", True), ("gone_vits16", False)]
+    )
+    return made
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    folder = tmp_path / "normal scans"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def click(qtbot: Any) -> Callable[[Any], None]:
+    def press(button: Any) -> None:
+        assert button.isEnabled()
+        qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+    return press
+
+
+@pytest.fixture
+def dock(make_napari_viewer: Any, fit: Fit) -> TrainingDock:
+    viewer = make_napari_viewer()
+    made = TrainingDock(viewer)
+    viewer.window.add_dock_widget(made, name="Training")
+    return made
+
+
+def drop(dock: TrainingDock, path: Path) -> None:
+    mime = QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(str(path))])
+    left, no_key = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    copy = Qt.DropAction.CopyAction
+    QApplication.sendEvent(dock, QDragEnterEvent(QPoint(9, 9), copy, mime, left, no_key))
+    QApplication.sendEvent(dock, QDropEvent(QPointF(9, 9), copy, mime, left, no_key))
+
+
+def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    drop(dock, scans)
+    dock.form.modality.setCurrentText("CT")
+    dock.form.dilation.setCurrentIndex(1)
+    dock.form.context.setCurrentText("Bidirectional")
+    dock.form.epochs.setValue(4)
+    dock.form.seed.setValue(5)
+    with qtbot.waitSignal(services.model_news.changed, timeout=5000):
+        click(dock.start_button)
+        assert not dock.start_button.isEnabled()
+        assert not dock.form.isEnabled()
+    qtbot.waitUntil(lambda: not dock.running)
+    assert fit.calls == [
+        (
+            str(scans),
+            {
+                "out": tmp_path / "models" / "ct-here_vits14",
+                "modality": "ct",
+                "backbone": "here_vits14",
+                "dilation": 1,
+                "context": "bidirectional",
+                "epochs": 4,
+                "seed": 5,
+            },
+        )
+    ]
+    assert dock.plot.valid == pytest.approx([2.1, 2.0, 1.9, 1.8])
+    assert dock.plot.best_epoch == 3
+    assert dock.note.text() == "The model ct-here_vits14 is ready in the Review dock."
+    assert dock.start_button.isEnabled()
+
+
+def test_cancel_keeps_what_is_done_and_start_goes_on(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any
+) -> None:
+    dock.form.folder.setText(str(scans))
+    fit.gate = threading.Semaphore(2)
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: len(dock.plot.valid) == 2, timeout=5000)
+    click(dock.cancel_button)
+    fit.gate.release()
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    assert fit.closed == 1
+    assert fit.epochs_done == 3
+    assert dock.note.text().startswith("Stopped. Start goes on from here")
+    fit.gate.release(10)
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    assert fit.calls[0] == fit.calls[1]
+    assert len(dock.plot.valid) == 4
+
+
+def test_bad_settings_and_errors_are_one_sentence(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any, notes: list[str]
+) -> None:
+    dock.form.folder.setText("")
+    click(dock.start_button)
+    dock.form.folder.setText(str(scans / "nowhere"))
+    click(dock.start_button)
+    dock.form.folder.setText(str(scans))
+    dock.form.name.setText("../up")
+    click(dock.start_button)
+    assert ["no folder" in notes[0], "no such folder" in notes[1], "name" in notes[2]] == [True] * 3
+    assert fit.calls == []
+    dock.form.name.setText("fine")
+    fit.error = InputError("there is no image in it", path=scans)
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    assert len(notes) == 4
+    assert notes[3] == dock.note.text() == f"{scans}: there is no image in it."
+
+
+def test_an_existing_model_is_replaced_only_when_asked(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any, monkeypatch: Any
+) -> None:
+    dock.form.folder.setText(str(scans))
+    dock.form.target.mkdir(parents=True)
+    (dock.form.target / "model.safetensors").write_bytes(b"")
+    replies = [QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes]
+    monkeypatch.setattr(QMessageBox, "question", lambda *a: replies.pop(0))
+    click(dock.start_button)
+    assert fit.calls == []
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    assert fit.calls[0][1]["overwrite"] is True
+
+
+def test_backbones_show_which_weights_are_here(dock: TrainingDock, monkeypatch: Any) -> None:
+    box = dock.form.backbone
+    assert [box.itemText(i) for i in range(box.count())] == ["here_vits14  \u2713", "gone_vits16"]
+    monkeypatch.setattr(services, "weights_hint", lambda name: f"pull {name}")
+    box.setCurrentIndex(1)
+    assert dock.form.backbone_note.text() == "pull gone_vits16"
+    assert dock.form.name.text() == "mri-gone_vits16"
+    assert box.currentData() == "gone_vits16"
+
+
+def test_the_research_line_and_tooltips_are_there(dock: TrainingDock) -> None:
+    assert RESEARCH_USE in [label.text() for label in dock.findChildren(QLabel)]
+    controls = [dock.form.folder, dock.form.name, dock.progress, dock.plot]
+    for kind in (QAbstractButton, QComboBox, QAbstractSpinBox):
+        controls += dock.findChildren(kind)
+    assert [c for c in controls if not c.toolTip()] == []
+
+
+def test_closing_while_fitting_leaves_no_thread(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any
+) -> None:
+    dock.form.folder.setText(str(scans))
+    fit.gate = threading.Semaphore(1)
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: fit.epochs_done == 1, timeout=5000)
+    dock.viewer.window.remove_dock_widget(dock)
+    dock.deleteLater()
+    qtbot.wait(50)
+    fit.gate.release(10)
+    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=5000)
+    assert fit.epochs_done < 4
+    assert fit.closed == 1
+
+
+# ---------------------------------------------------------------------- the plot
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "count", "ticks"),
+    [(0, 40, 5, [0, 10, 20, 30, 40]), (1.17, 1.46, 4, [1.2, 1.3, 1.4]), (2, 2, 4, [2])],
+)
+def test_ticks_are_round(low: float, high: float, count: int, ticks: list[float]) -> None:
+    assert nice_ticks(low, high, count) == pytest.approx(ticks)
+
+
+def colours(plot: LossPlot) -> np.ndarray:
+    image = plot.grab().toImage()
+    return np.array(
+        [
+            [image.pixelColor(x, y).getRgb()[:3] for x in range(image.width())]
+            for y in range(image.height())
+        ]
+    )
+
+
+def test_the_plot_draws_falling_lines_and_an_empty_one(qtbot: Any) -> None:
+    plot = LossPlot()
+    qtbot.addWidget(plot)
+    plot.resize(260, 150)
+    orange, blue = np.array([246, 160, 77]), np.array([138, 180, 248])
+
+    def drawn(colour: np.ndarray) -> np.ndarray:
+        return np.argwhere((abs(colours(plot) - colour) < 12).all(axis=2))
+
+    assert len(drawn(orange)) == 0
+    plot.show_losses([2.0, 1.5, 1.2], [2.1, 1.7, 1.6], 2, 3)
+    for colour in (orange, blue):
+        line = drawn(colour)
+        line = line[line[:, 0] > 24]  # below the names
+        left, right = line[line[:, 1].argmin()], line[line[:, 1].argmax()]
+        assert left[0] < right[0]  # falls from left to right
+        assert right[1] - left[1] > 100
+    assert drawn(blue)[:, 0].max() > drawn(orange)[:, 0].max()  # training ends lower
+
+
+# ---------------------------------------------------------------------- the real thing
+
+
+def test_a_model_fitted_here_scores_a_scan_there(
+    make_napari_viewer: Any,
+    focus_weights: Path,
+    shared_data: Path,
+    tmp_path: Path,
+    click: Any,
+    qtbot: Any,
+) -> None:
+    """Real backbone, real network, real slices: from a folder to findings with clicks only."""
+    folder = tmp_path / "normal"
+    folder.mkdir()
+    source = sorted((shared_data / "bench" / "brain_flair" / "train" / "good").iterdir())
+    for path in source[:: len(source) // 6][:6]:
+        with Picture.open(path) as picture:
+            picture.save(folder / path.name)
+    viewer = make_napari_viewer()
+    review, training = ReviewDock(viewer), TrainingDock(viewer)
+    viewer.window.add_dock_widget(review, name="Review")
+    viewer.window.add_dock_widget(training, name="Training")
+    assert training.form.backbone.currentData() == "dinov2_vits14_focus"
+    training.form.folder.setText(str(folder))
+    training.form.epochs.setValue(2)
+    training.form.name.setText("clicked")
+    click(training.start_button)
+    qtbot.waitUntil(lambda: not training.running, timeout=120_000)
+    assert "ready" in training.note.text()
+    assert len(training.plot.valid) == 2
+    assert review.models.choose("clicked")
+    qtbot.waitUntil(lambda: review.models.model is not None, timeout=60_000)
+    from napari_spatial_ar.imaging.samples import sample_volume
+
+    layer = viewer.add_image(**volume_layer_kwargs(sample_volume()))
+    click(review.slice_button)
+    qtbot.waitUntil(lambda: not review.running and review.masks.settled, timeout=60_000)
+    session = review.session
+    assert session.layer is layer
+    (index,) = np.flatnonzero(session.score.scored)
+    scores = session.geometry.to_slices(session.score.nll)[index]
+    assert (scores > 0.5 * np.log(2 * np.pi) - 1e-3).all()  # no Gaussian density is higher
+    assert session.heat in viewer.layers
+    assert "of normal tissue" in review.threshold.meaning.text()
