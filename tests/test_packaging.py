@@ -27,7 +27,7 @@ MANIFEST = PACKAGE / "napari.yaml"
 QT_BINDINGS = {"pyqt5", "pyqt6", "pyside2", "pyside6"}
 # Base dependencies that pydicom imports, not we: the decoders of compressed pixel data.
 PLUGINS = {"pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm"}
-# Imported, but only where an extra was installed or under a reader's own condition.
+# Imported only where an extra is installed.
 OPTIONAL = {"onnx"}
 
 
