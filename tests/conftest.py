@@ -18,6 +18,8 @@ import pytest
 
 from napari_spatial_ar.normative.paths import weights_dir
 
+pytest_plugins = ["tests.tiny"]
+
 REPO_ROOT = Path(__file__).resolve().parents[1]
 FOCUS_WEIGHTS = weights_dir() / "dinov2_vits14_focus.safetensors"
 

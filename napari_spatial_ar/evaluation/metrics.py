@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+from skimage.measure import label as label_regions
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 __all__ = ["area_under_pro", "average_precision", "dice", "roc_auc"]
-
-_EIGHT = np.ones((3, 3), dtype=int)
 
 
 def roc_auc(labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> float | None:
@@ -62,7 +60,7 @@ def area_under_pro(
     shares = []  # what finding a pixel adds to the summed overlap of the regions
     regions = 0
     for label in labels:
-        numbered, count = ndimage.label(label, structure=_EIGHT)
+        numbered, count = label_regions(label, connectivity=2, return_num=True)
         sizes = np.bincount(numbered.ravel()).astype(np.float64)
         sizes[0] = np.inf
         shares.append((1 / sizes)[numbered].ravel())

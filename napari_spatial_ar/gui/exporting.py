@@ -45,7 +45,10 @@ class Exporter:
             chosen += ".nii.gz"
         path = Path(chosen)
         settings.remember_folder("export", path.parent)
-        mask, volume = session.mask_array(), session.volume
+        volume = session.volume
+        mask = self._masks.painted(session)
+        if mask is None:
+            mask = self._masks.computed(session)
         self._run(
             lambda: write_nifti(path, mask, volume.geometry, like=volume.path),
             f"The mask is saved in {path.name}.",
@@ -68,7 +71,7 @@ class Exporter:
         arguments = {
             "threshold": self._threshold.threshold,
             "fpr": self._threshold.fpr,
-            "mask": session.mask_array(),
+            "mask": self._masks.painted(session),
             "overwrite": overwrite,
             **self._masks.size_arguments(session),
         }

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QComboBox,
+    QDockWidget,
     QFrame,
     QGridLayout,
     QHBoxLayout,
     QLabel,
+    QMainWindow,
     QPushButton,
     QScrollArea,
     QSizePolicy,
@@ -20,7 +23,16 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
-__all__ = ["Note", "button", "combo", "page", "research_line", "row", "section", "select_data"]
+__all__ = [
+    "DockPage",
+    "Note",
+    "button",
+    "combo",
+    "research_line",
+    "row",
+    "section",
+    "select_data",
+]
 
 _MIN_WIDTH = 330
 
@@ -122,12 +134,56 @@ def research_line() -> QLabel:
     return line
 
 
-def page(dock: QWidget, sections: Sequence[QWidget], *, stretch: int | None = None) -> None:
-    """Lay sections out from the top of a dock; the research-use line always stands below.
+class DockPage(QWidget):
+    """What this plugin's docks have in common: one look, and one place as tabs."""
 
-    The sections scroll where the window is too low for them, so that two docks fit above each
-    other.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        self._placed = False
+
+    def lay_out(self, sections: Sequence[QWidget], *, stretch: int | None = None) -> None:
+        """Put sections under each other; the research-use line always stands below.
+
+        The sections scroll where the window is too low for them.
+        """
+        self.setMinimumWidth(_MIN_WIDTH)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.setSpacing(0)
+        outer.addWidget(_scrolling(sections, stretch), 1)
+        outer.addWidget(research_line())
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Join the plugin's other dock when shown for the first time."""
+        super().showEvent(event)
+        if not self._placed:
+            self._placed = True
+            # Not before the dock has been put into the window.
+            QTimer.singleShot(0, self._join)
+
+    def _join(self) -> None:
+        """Become a tab beside the plugin's other dock: under it, neither would have room."""
+        window = self.window()
+        if not isinstance(window, QMainWindow):
+            return
+        docks = {page: page.frame() for page in window.findChildren(DockPage)}
+        mine = docks.pop(self, None)
+        for other in docks.values():
+            if mine is None or other is None or mine.isFloating() or other.isFloating():
+                continue
+            if window.dockWidgetArea(mine) == window.dockWidgetArea(other):
+                window.tabifyDockWidget(other, mine)
+                mine.raise_()
+
+    def frame(self) -> QDockWidget | None:
+        """Return the dock widget that napari put this page into."""
+        parent = self.parentWidget()
+        while parent is not None and not isinstance(parent, QDockWidget):
+            parent = parent.parentWidget()
+        return parent
+
+
+def _scrolling(sections: Sequence[QWidget], stretch: int | None) -> QScrollArea:
     content = QWidget()
     layout = QVBoxLayout(content)
     layout.setContentsMargins(8, 6, 8, 4)
@@ -141,9 +197,4 @@ def page(dock: QWidget, sections: Sequence[QWidget], *, stretch: int | None = No
     scroll.setWidgetResizable(True)
     scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     scroll.setWidget(content)
-    dock.setMinimumWidth(_MIN_WIDTH)
-    outer = QVBoxLayout(dock)
-    outer.setContentsMargins(0, 0, 0, 0)
-    outer.setSpacing(0)
-    outer.addWidget(scroll, 1)
-    outer.addWidget(research_line())
+    return scroll

@@ -55,6 +55,7 @@ def volume_layer_kwargs(volume: Volume) -> dict[str, Any]:
         "name": volume.series.label,
         "colormap": "gray",
         "contrast_limits": display_limits(volume),
+        "interpolation2d": "linear",
         "metadata": {KEY: {"kind": "scan", "volume": volume, "geometry": geometry}},
         **_place(geometry),
     }

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_spatial_ar.gui.session import Session
@@ -72,6 +73,20 @@ class MaskController(QObject):
         if self._ready() is not None:
             self._timer.start(_REST_MS)
 
+    def painted(self, session: Session) -> npt.NDArray[np.uint8] | None:
+        """Mask as it stands, strokes of the brush included; None while it is out of date."""
+        return session.mask_array() if self.settled else None
+
+    def computed(self, session: Session) -> npt.NDArray[np.uint8]:
+        """Mask that threshold and smallest size give."""
+        return make_mask(
+            session.score.nll,
+            self._threshold,
+            geometry=session.geometry,
+            scored=session.score.scored,
+            **self.size_arguments(session),
+        )
+
     def slices_scored(self, indices: list[int]) -> None:
         """Take newly scored slices into the mask."""
         session = self._ready()
@@ -123,14 +138,10 @@ class MaskController(QObject):
             self._again = True
             return
         self._busy, self._again = True, False
-        threshold, size = self._threshold, self.size_arguments(session)
 
         def work(stop: threading.Event) -> Generator[None, None, Any]:
             yield
-            scored = session.score.scored.copy()
-            mask = make_mask(
-                session.score.nll, threshold, geometry=session.geometry, scored=scored, **size
-            )
+            mask = self.computed(session)
             return mask, find_findings(mask, session.score.nll, session.geometry)
 
         task = self._tasks.start(work)

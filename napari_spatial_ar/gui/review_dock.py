@@ -8,10 +8,10 @@ from typing import Any
 import napari.viewer
 import numpy as np
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QProgressBar, QWidget
+from qtpy.QtWidgets import QProgressBar
 
 from napari_spatial_ar.gui.exporting import Exporter
-from napari_spatial_ar.gui.forms import Note, button, combo, page, row, section
+from napari_spatial_ar.gui.forms import DockPage, Note, button, combo, row, section
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.model_list import ModelList
 from napari_spatial_ar.gui.notify import report
@@ -21,12 +21,12 @@ from napari_spatial_ar.gui.scorer import Scorer
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
 from napari_spatial_ar.gui.viewing import go_to_slice, keep_upright
-from napari_spatial_ar.gui.workers import TaskHost, listen
+from napari_spatial_ar.gui.workers import TaskHost
 
 __all__ = ["ReviewDock"]
 
 
-class ReviewDock(QWidget):
+class ReviewDock(DockPage):
     """Dock in which a scan is scored, thresholded and exported.
 
     Parameters
@@ -90,7 +90,7 @@ class ReviewDock(QWidget):
             self.threshold,
             section("Export", [row(self.export_mask_button, self.export_all_button)]),
         ]
-        page(self, sections)
+        self.lay_out(sections)
         self.setAcceptDrops(True)
 
     def _connect(self) -> None:
@@ -117,7 +117,7 @@ class ReviewDock(QWidget):
         self.masks.set_min_size(self.threshold.min_size.value())
         self.export_mask_button.clicked.connect(lambda: self.exporter.mask(self.session))
         self.export_all_button.clicked.connect(lambda: self.exporter.everything(self.session))
-        listen(self, self.viewer.dims.events.order, self._on_order)
+        self.viewer.dims.events.order.connect(self._on_order)
         if self.models.model is not None:
             self._on_model(self.models.model)
 

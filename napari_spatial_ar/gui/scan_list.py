@@ -10,7 +10,6 @@ from qtpy.QtWidgets import QComboBox
 
 from napari_spatial_ar.gui.forms import select_data
 from napari_spatial_ar.gui.layers import is_scan
-from napari_spatial_ar.gui.workers import listen
 
 __all__ = ["ScanList"]
 
@@ -29,11 +28,12 @@ class ScanList(QObject):
         self._box = box
         self._current: Image | None = None
         events = viewer.layers.events
-        listen(self, events.inserted, self._on_inserted)
-        listen(self, events.removed, self._on_removed)
-        listen(self, events.reordered, self._fill)
+        # napari lets go of these by itself when the box is deleted.
+        events.inserted.connect(self._on_inserted)
+        events.removed.connect(self._on_removed)
+        events.reordered.connect(self._fill)
         for layer in viewer.layers:
-            listen(self, layer.events.name, self._fill)
+            layer.events.name.connect(self._fill)
         box.currentIndexChanged.connect(self._on_index)
         self._fill()
 
@@ -47,7 +47,7 @@ class ScanList(QObject):
         select_data(self._box, layer)
 
     def _on_inserted(self, event: Any) -> None:
-        listen(self, event.value.events.name, self._fill)
+        event.value.events.name.connect(self._fill)
         self._fill()
 
     def _on_removed(self, event: Any) -> None:

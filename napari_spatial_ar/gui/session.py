@@ -160,7 +160,7 @@ class Session:
         highs = [float(np.percentile(slices[i, ::2, ::2], 99.8)) for i in new]
         if self._anchors:
             low = max(self._anchors.values()) if 0.5 not in self._anchors else self._anchors[0.5]
-            highs.append(2 * max(self._anchors.values()) - low)
+            highs.append(1.5 * max(self._anchors.values()) - 0.5 * low)
         else:
             low = float(np.median(slices[self.score.scored][:, ::4, ::4]))
         if self._drawn is not None:

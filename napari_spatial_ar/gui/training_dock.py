@@ -10,11 +10,11 @@ from typing import Any
 import napari.viewer
 from napari.utils.notifications import show_info
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QMessageBox, QProgressBar, QWidget
+from qtpy.QtWidgets import QMessageBox, QProgressBar
 
 from napari_spatial_ar.errors import Cancelled, SpatialARError
 from napari_spatial_ar.gui import services
-from napari_spatial_ar.gui.forms import Note, button, page, row, section
+from napari_spatial_ar.gui.forms import DockPage, Note, button, row, section
 from napari_spatial_ar.gui.loss_plot import LossPlot
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.opening import dropped_paths
@@ -58,7 +58,7 @@ def training_steps(
             yield step
 
 
-class TrainingDock(QWidget):
+class TrainingDock(DockPage):
     """Dock in which a normative model is fitted.
 
     Parameters
@@ -84,17 +84,9 @@ class TrainingDock(QWidget):
         self.progress.setToolTip("Progress of the stage below")
         self.note = Note()
         self.plot = LossPlot()
-        page(
-            self,
-            [
-                self.form,
-                section(
-                    "Fit", [row(self.start_button, self.cancel_button), self.progress, self.note]
-                ),
-                section("Loss (nats per dimension)", [self.plot]),
-            ],
-            stretch=2,
-        )
+        fit = [row(self.start_button, self.cancel_button), self.progress, self.note]
+        loss = section("Loss (nats per dimension)", [self.plot])
+        self.lay_out([self.form, section("Fit", fit), loss], stretch=2)
         self.setAcceptDrops(True)
         self.start_button.clicked.connect(self.start)
         self.cancel_button.clicked.connect(self.cancel)

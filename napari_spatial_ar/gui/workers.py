@@ -13,7 +13,7 @@ from typing import Any
 from napari.qt.threading import create_worker
 from qtpy.QtCore import QCoreApplication, QObject, Signal
 
-__all__ = ["Task", "TaskHost", "listen"]
+__all__ = ["Task", "TaskHost"]
 
 logger = logging.getLogger("napari_spatial_ar")
 
@@ -23,19 +23,6 @@ Work = Callable[[threading.Event], Generator[Any, None, Any]]
 @dataclass(frozen=True)
 class _Failure:
     error: Exception
-
-
-def listen(widget: QObject, emitter: Any, callback: Callable) -> None:
-    """Connect a napari event to a widget's method for as long as the widget lives.
-
-    The viewer outlives a dock: otherwise it would call into a deleted widget.
-    """
-    emitter.connect(callback)
-    widget.destroyed.connect(partial(_forget, emitter, callback))
-
-
-def _forget(emitter: Any, callback: Callable, *_: Any) -> None:
-    emitter.disconnect(callback)
 
 
 def _stop_all(stops: set[threading.Event], *_: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -283,7 +284,18 @@ def _is_used(name: str, depth: int) -> bool:
     return name.startswith("embeddings.")
 
 
+def _keep_triton_out() -> None:
+    """Keep transformers from importing triton where there is no CUDA device to use it.
+
+    triton brings an LLVM of its own. Where napari draws with Mesa's software OpenGL, which has
+    loaded another, importing triton ends the process with a segmentation fault.
+    """
+    if not torch.cuda.is_available():
+        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
+
+
 def _build(spec: BackboneSpec, depth: int) -> nn.Module:
+    _keep_triton_out()
     # transformers takes seconds to import: only when a backbone is really built.
     from transformers import (
         Dinov2Config,

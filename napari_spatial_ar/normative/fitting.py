@@ -93,6 +93,7 @@ def fit_steps(
     window: Window | None = None,
     size: tuple[int, int] = (448, 448),
     smoothing: int = 3,
+    top_share: float = 0.01,
     valid_fraction: float = 0.2,
     patient_pattern: str | None = None,
     weights: str | Path | None = None,
@@ -126,8 +127,8 @@ def fit_steps(
         How voxels become grey values; by default the modality's.
     size : (int, int)
         Rows and columns that slices are resized to.
-    smoothing : int
-        Side of the mean filter over patch scores (1 for none), saved with the model.
+    smoothing, top_share
+        From patch scores to heatmap and image score, saved with the model: see `Scoring`.
     valid_fraction : float
         Share of slices kept for validation and calibration, by whole patients, where the
         folder does not say which.
@@ -205,7 +206,7 @@ def fit_steps(
         modality=modality,
         backbone=BackboneRef(backbone.spec.name, backbone.spec.layers, backbone.sha256),
         preprocessing=preprocessing,
-        scoring=Scoring(smoothing=smoothing),
+        scoring=Scoring(smoothing=smoothing, top_share=top_share),
         training=training,
     )
     model = NormativeModel(target.name, header, detector, backbone=backbone, device=device)

@@ -15,8 +15,9 @@ from scipy import ndimage
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_bytes
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.imaging.windows import default_window, resolve
+from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
 from napari_spatial_ar.review.colormap import inferno
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
@@ -116,7 +117,8 @@ def montage(
     title : str
         First line, such as the model's and the series' name. No patient data.
     limits : (float, float), optional
-        Scores at the dark and the bright end of the colour bar; from the scores by default.
+        Scores at the dark and the bright end of the colour bar; by default from the median of
+        the body, so that colour begins where scores are higher than usual.
     rows : int
         Slices shown.
     panel : int
@@ -138,8 +140,9 @@ def montage(
     if not chosen:
         raise InputError("no slice of this scan is scored, so there is nothing to show")
     scan, scores, inside = (geometry.to_slices(a) for a in (volume.data, nll, mask))
-    low, high = limits or _limits(scores, image_scores)
     grey_low, grey_high = display_limits(volume)
+    unit = apply_window(scan, grey_low, grey_high)
+    low, high = limits or _limits(scores, unit, image_scores, threshold)
     size = _panel_size(geometry, scan.shape[1:], panel)
     width = 2 * _MARGIN + 3 * size.width + 2 * _GAP + _BAR
     height = _HEAD + len(chosen) * (size.height + _GAP) + _FOOT
@@ -147,8 +150,7 @@ def montage(
     draw = ImageDraw.Draw(page)
     _write_head(draw, size, title, threshold, fpr)
     for row, index in enumerate(chosen):
-        grey = _resized(scan[index], size, Image.Resampling.BICUBIC)
-        grey = np.clip((grey - grey_low) / (grey_high - grey_low), 0, 1)
+        grey = np.clip(_resized(unit[index], size, Image.Resampling.BICUBIC), 0, 1)
         base = np.repeat(grey[..., None], 3, axis=2)
         heat = _resized(scores[index], size, Image.Resampling.BILINEAR)
         flags = _resized(inside[index] != 0, size, Image.Resampling.NEAREST) > 0.5
@@ -173,12 +175,16 @@ def write_montage(path: str | Path, picture: Image.Image) -> None:
 
 
 def _limits(
-    scores: npt.NDArray[np.floating], image_scores: npt.NDArray[np.floating]
+    scores: npt.NDArray[np.floating],
+    unit: npt.NDArray[np.float32],
+    image_scores: npt.NDArray[np.floating],
+    threshold: float,
 ) -> tuple[float, float]:
-    """Median and near-highest score of what was scored."""
-    values = scores[np.isfinite(image_scores)]
-    low, high = (float(v) for v in np.percentile(values, [50, 99.8]))
-    return low, max(high, low + 1e-3)
+    """From the median score of the body to its highest, at least as far above the threshold."""
+    values = [scores[i][tissue_mask(unit[i])] for i in np.flatnonzero(np.isfinite(image_scores))]
+    body = np.concatenate(values) if sum(map(len, values)) else scores.ravel()
+    low, high = (float(v) for v in np.percentile(body, [50, 99.8]))
+    return low, max(high, 2 * threshold - low, low + 1e-3)
 
 
 def _panel_size(geometry: Geometry, shape: tuple[int, ...], longest: int) -> _Panels:

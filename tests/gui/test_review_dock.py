@@ -406,7 +406,9 @@ def test_export_all_writes_five_files_and_asks_before_replacing(
     record = json.loads((folder / "provenance.json").read_text())
     assert record["threshold"]["share_of_normal_tissue_flagged"] == pytest.approx(0.01)
     assert record["research_use"] == RESEARCH_USE
+    assert record["threshold"]["mask_edited_by_hand"] is False
     (folder / "findings.csv").write_text("old")
+    of_kind(made, "mask")[0].data[0, 0, 0] = 1  # a stroke of the brush
     asked: list[str] = []
 
     def answer(reply: Any) -> Any:
@@ -419,6 +421,8 @@ def test_export_all_writes_five_files_and_asks_before_replacing(
     click(made.export_all_button)
     qtbot.waitUntil(lambda: (folder / "findings.csv").read_text() != "old", timeout=5000)
     assert len(asked) == 2
+    record = json.loads((folder / "provenance.json").read_text())
+    assert record["threshold"]["mask_edited_by_hand"] is True
 
 
 def test_an_export_that_fails_is_one_sentence(

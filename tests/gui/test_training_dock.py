@@ -331,3 +331,16 @@ def test_a_model_fitted_here_scores_a_scan_there(
     assert (scores > 0.5 * np.log(2 * np.pi) - 1e-3).all()  # no Gaussian density is higher
     assert session.heat in viewer.layers
     assert "of normal tissue" in review.threshold.meaning.text()
+
+
+def test_the_two_docks_share_one_place_as_tabs(
+    make_napari_viewer: Any, fit: Fit, qtbot: Any
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    review, training = ReviewDock(viewer), TrainingDock(viewer)
+    viewer.window.add_dock_widget(review, name="Review")
+    qtbot.wait(50)
+    viewer.window.add_dock_widget(training, name="Training")
+    main = review.window()
+    qtbot.waitUntil(lambda: main.tabifiedDockWidgets(training.frame()) == [review.frame()])
+    qtbot.waitUntil(lambda: review.visibleRegion().isEmpty())

@@ -23,7 +23,7 @@ from napari_spatial_ar.normative.backbone import (
 )
 from napari_spatial_ar.normative.weights import add, list_weights, pull
 
-from .conftest import TINY, random_state
+from tests.tiny import TINY, random_state
 
 CPU = torch.device("cpu")
 
@@ -57,9 +57,7 @@ def test_stays_frozen_in_evaluation_mode(tiny_backbone: Backbone) -> None:
 
 def test_inner_blocks_are_read_normed_and_later_ones_not_built(tiny_spec: BackboneSpec) -> None:
     state = random_state(tiny_spec)
-    first = Backbone(
-        replace(tiny_spec, layers=(1,)), dict(state), source="random", device=CPU
-    )
+    first = Backbone(replace(tiny_spec, layers=(1,)), dict(state), source="random", device=CPU)
     both = Backbone(replace(tiny_spec, layers=(1, 2)), dict(state), source="random", device=CPU)
     images = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     grid = first.embed(images)

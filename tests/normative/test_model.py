@@ -20,7 +20,6 @@ from napari_spatial_ar.errors import Cancelled, InputError, ModelFileError, Weig
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.autoregressive import SpatialAR
 from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.calibration import Calibration
@@ -32,26 +31,26 @@ from napari_spatial_ar.normative.paths import user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring
 
-from .conftest import TINY
+from tests.tiny import TINY
 
 CALIBRATION = Calibration((0.1, 0.01), (1.0, 2.0), (1.5, 1.7), slices=2, patients=1)
 
 
-def build(backbone: Backbone, **changes: Any) -> NormativeModel:
+def build(frozen: Backbone, **changes: Any) -> NormativeModel:
     torch.manual_seed(0)
     detector = SpatialARDetector(SpatialAR(24, hidden=8, dilation=1))
     header = ModelHeader(
         method=detector.name,
         parameters=detector.parameters(),
         modality="mri",
-        backbone=BackboneRef(TINY, (), backbone.sha256),
+        backbone=BackboneRef(TINY, (), frozen.sha256),
         preprocessing=Preprocessing(Window("percentile", 0, 100), size=(64, 64)),
         scoring=Scoring(smoothing=3),
         training={"images": 12, "subjects": 4},
         calibration=CALIBRATION,
     )
     return NormativeModel(
-        "tiny", replace(header, **changes), detector, backbone=backbone, device="cpu"
+        "tiny", replace(header, **changes), detector, backbone=frozen, device="cpu"
     )
 
 
@@ -74,9 +73,7 @@ def test_slice_score_is_what_the_design_says(tiny_backbone: Backbone) -> None:
     grid = model.detector.network.nll(tiny_backbone.embed(inputs))  # type: ignore[attr-defined]
     torch.testing.assert_close(torch.from_numpy(score.grid), grid[0])
     smooth = functional.avg_pool2d(grid, 3, 1, 1, count_include_pad=False) / 24
-    heatmap = functional.interpolate(
-        smooth[None], (50, 70), mode="bilinear", align_corners=False
-    )
+    heatmap = functional.interpolate(smooth[None], (50, 70), mode="bilinear", align_corners=False)
     np.testing.assert_allclose(score.nll, heatmap[0, 0], rtol=1e-6)
     assert score.nll.dtype == np.float32
     assert score.image_score == pytest.approx(float(smooth.max()))

@@ -16,7 +16,7 @@ from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, BackboneSpec, load_backbone
 from napari_spatial_ar.normative.weight_layouts import to_transformers
 
-from .conftest import random_state
+from tests.tiny import random_state
 
 State = dict[str, Tensor]
 
@@ -171,7 +171,8 @@ def test_dinov2_layouts_are_the_same_weights(name: str) -> None:
     state = random_state(spec)
     meta = fuse(state, ("q_proj", "k_proj", "v_proj"), "qkv")
     meta = fuse(meta, ("gate_proj", "up_proj"), "w12")
-    meta = renamed(meta, [*DINOV2_META, (r"mlp\.down_proj", "mlp.w3"), (r"\.attention\.", ".attn.")])
+    more = [(r"mlp\.down_proj", "mlp.w3"), (r"\.attention\.", ".attn.")]
+    meta = renamed(meta, [*DINOV2_META, *more])
     old = fuse(state, ("gate_proj", "up_proj"), "weights_in")
     old = renamed(old, [*DINOV2_OLD, (r"mlp\.down_proj", "mlp.weights_out")])
     assert "blocks.1.attn.qkv.bias" in meta
@@ -233,9 +234,7 @@ def test_hash_in_a_meta_file_name_is_checked(tiny_spec: BackboneSpec, tmp_path: 
         load_backbone(tiny_spec.name, wrong, "cpu")
 
 
-def test_file_of_another_backbone_is_named_as_such(
-    tiny_spec: BackboneSpec, tmp_path: Path
-) -> None:
+def test_file_of_another_backbone_is_named_as_such(tiny_spec: BackboneSpec, tmp_path: Path) -> None:
     state = random_state(tiny_spec)
     path = tmp_path / "weights.safetensors"
     save_file({n: t for n, t in state.items() if "layer.1.mlp" not in n}, path)

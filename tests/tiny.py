@@ -30,6 +30,11 @@ def random_state(spec: BackboneSpec, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
+def tiny_name(tiny_spec: BackboneSpec) -> str:
+    return tiny_spec.name
+
+
+@pytest.fixture
 def tiny_spec(monkeypatch: pytest.MonkeyPatch) -> BackboneSpec:
     """A DINOv3 ViT of 2 blocks and 24 channels, known by name like the real ones."""
     config = {**BACKBONES["dinov3_vits16"].config}
@@ -54,9 +59,7 @@ def tiny_weights(tiny_spec: BackboneSpec) -> Iterator[Path]:
 
 @pytest.fixture
 def tiny_backbone(tiny_spec: BackboneSpec) -> Backbone:
-    return Backbone(
-        tiny_spec, random_state(tiny_spec), source="random", device=torch.device("cpu")
-    )
+    return Backbone(tiny_spec, random_state(tiny_spec), source="random", device=torch.device("cpu"))
 
 
 @pytest.fixture
