@@ -220,7 +220,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_wrong_use_exits_with_2_and_bad_input_with_1(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "napari_spatial_ar"]
+    command = [sys.executable, "-m", "napari_spatial_ar.cli"]
     wrong = subprocess.run([*command, "score"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     missing = subprocess.run(

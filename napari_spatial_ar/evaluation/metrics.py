@@ -60,7 +60,7 @@ def area_under_pro(
     shares = []  # what finding a pixel adds to the summed overlap of the regions
     regions = 0
     for label in labels:
-        numbered, count = label_regions(label, connectivity=2, return_num=True)
+        numbered, count = label_regions(label, connectivity=2, return_num=True)  # type: ignore[no-untyped-call]
         sizes = np.bincount(numbered.ravel()).astype(np.float64)
         sizes[0] = np.inf
         shares.append((1 / sizes)[numbered].ravel())

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError, WeightsError
-from napari_spatial_ar.normative.weight_layouts import Family, content_sha256, to_transformers
+from napari_spatial_ar.normative.backbone_table import (
+    BACKBONES,
+    DEFAULT_BACKBONE,
+    OFFLINE_BACKBONE,
+    BackboneSpec,
+)
+from napari_spatial_ar.normative.weight_layouts import content_sha256, to_transformers
 
 __all__ = [
     "BACKBONES",
@@ -24,154 +29,6 @@ __all__ = [
     "load_backbone",
     "resolve_device",
 ]
-
-DEFAULT_BACKBONE = "dinov3_vits16"
-OFFLINE_BACKBONE = "dinov2_vits14_focus"
-_DINOV3_LICENCE = "DINOv3 License (Meta)"
-_DINOV2_LICENCE = "Apache-2.0"
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """What must be known of a backbone before its weights are at hand.
-
-    Parameters
-    ----------
-    name : str
-        Name used in model files and on the command line.
-    family : {"dinov3_vit", "dinov2", "dinov3_convnext"}
-        Which transformers model runs it.
-    patch : int
-        Side of a patch, in pixels of the model's input.
-    width : int
-        Channels of one block's tokens.
-    config : dict
-        Arguments of the transformers configuration.
-    licence : str
-        Licence of the weights.
-    layers : tuple of int, optional
-        Blocks read out, counted from 1, each layer-normed without affine and concatenated.
-        Empty: the last block through the final norm.
-    hub : tuple of str, optional
-        Hub repositories tried in order.
-    pinned_sha256 : str, optional
-        `content_sha256` of the weights in use, where only one file is right.
-    """
-
-    name: str
-    family: Family
-    patch: int
-    width: int
-    licence: str
-    config: dict[str, Any] = field(repr=False)
-    layers: tuple[int, ...] = ()
-    hub: tuple[str, ...] = ()
-    pinned_sha256: str = ""
-
-    @property
-    def channels(self) -> int:
-        """D, channels of an embedding."""
-        return self.width * max(1, len(self.layers))
-
-
-def _dinov3(
-    suffix: str, width: int, depth: int, heads: int, hidden: int, timm: str, **extra: Any
-) -> BackboneSpec:
-    name = f"dinov3_{suffix}"
-    return BackboneSpec(
-        name=name,
-        family="dinov3_vit",
-        patch=16,
-        width=width,
-        licence=_DINOV3_LICENCE,
-        config={
-            "hidden_size": width,
-            "num_hidden_layers": depth,
-            "num_attention_heads": heads,
-            "intermediate_size": hidden,
-            "num_register_tokens": 4,
-            **extra,
-        },
-        # timm's "qkvb" files keep the query and value biases, as the original does.
-        hub=(f"facebook/dinov3-{suffix}-pretrain-lvd1689m", f"timm/{timm}.lvd1689m"),
-    )
-
-
-def _convnext(size: str, widths: list[int], depths: list[int]) -> BackboneSpec:
-    return BackboneSpec(
-        name=f"dinov3_convnext_{size}",
-        family="dinov3_convnext",
-        patch=32,
-        width=widths[-1],
-        licence=_DINOV3_LICENCE,
-        config={"hidden_sizes": widths, "depths": depths},
-        hub=(
-            f"facebook/dinov3-convnext-{size}-pretrain-lvd1689m",
-            f"timm/convnext_{size}.dinov3_lvd1689m",
-        ),
-    )
-
-
-def _dinov2(
-    size: str, width: int, depth: int, heads: int, registers: int, **extra: Any
-) -> BackboneSpec:
-    with_registers = "-with-registers" if registers else ""
-    long = {"s": "small", "b": "base", "l": "large", "g": "giant"}[size]
-    return BackboneSpec(
-        name=f"dinov2_vit{size}14" + ("_reg4" if registers else ""),
-        family="dinov2",
-        patch=14,
-        width=width,
-        licence=_DINOV2_LICENCE,
-        config={
-            "hidden_size": width,
-            "num_hidden_layers": depth,
-            "num_attention_heads": heads,
-            "patch_size": 14,
-            "image_size": 518,
-            **({"num_register_tokens": registers} if registers else {}),
-            **extra,
-        },
-        hub=(f"facebook/dinov2{with_registers}-{long}",),
-    )
-
-
-_GATED: dict[str, Any] = {"use_gated_mlp": True, "hidden_act": "silu"}
-_NO_QKV_BIAS: dict[str, Any] = {"query_bias": False, "value_bias": False}
-_V2_SIZES: tuple[tuple[str, int, int, int, dict[str, Any]], ...] = (
-    ("s", 384, 12, 6, {}),
-    ("b", 768, 12, 12, {}),
-    ("l", 1024, 24, 16, {}),
-    ("g", 1536, 40, 24, {"use_swiglu_ffn": True}),
-)
-
-BACKBONES: dict[str, BackboneSpec] = {
-    spec.name: spec
-    for spec in (
-        _dinov3("vits16", 384, 12, 6, 1536, "vit_small_patch16_dinov3_qkvb"),
-        _dinov3("vits16plus", 384, 12, 6, 1536, "vit_small_plus_patch16_dinov3_qkvb", **_GATED),
-        _dinov3("vitb16", 768, 12, 12, 3072, "vit_base_patch16_dinov3_qkvb"),
-        _dinov3("vitl16", 1024, 24, 16, 4096, "vit_large_patch16_dinov3_qkvb"),
-        _dinov3("vith16plus", 1280, 32, 20, 5120, "vit_huge_plus_patch16_dinov3_qkvb", **_GATED),
-        _dinov3("vit7b16", 4096, 40, 32, 8192, "vit_7b_patch16_dinov3", **_GATED, **_NO_QKV_BIAS),
-        _convnext("tiny", [96, 192, 384, 768], [3, 3, 9, 3]),
-        _convnext("small", [96, 192, 384, 768], [3, 3, 27, 3]),
-        _convnext("base", [128, 256, 512, 1024], [3, 3, 27, 3]),
-        _convnext("large", [192, 384, 768, 1536], [3, 3, 27, 3]),
-        *(_dinov2(s, w, d, h, 0, **extra) for s, w, d, h, extra in _V2_SIZES),
-        *(_dinov2(s, w, d, h, 4, **extra) for s, w, d, h, extra in _V2_SIZES),
-        BackboneSpec(
-            name=OFFLINE_BACKBONE,
-            family="dinov2",
-            patch=14,
-            width=384,
-            licence="MIT",
-            config=_dinov2("s", 384, 12, 6, 0).config,
-            layers=(7,),
-            pinned_sha256="47bdfa09db015946df844c1af5ce11e527eef18fd2d13ebafb672fae7f6ce4db",
-        ),
-    )
-}
 
 
 class Backbone(nn.Module):

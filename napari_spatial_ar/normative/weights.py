@@ -16,7 +16,8 @@ from torch import Tensor
 
 from napari_spatial_ar.errors import InputError, WeightsError
 from napari_spatial_ar.imaging.files import atomic_path
-from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, BackboneSpec
+from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.backbone_table import BACKBONES, BackboneSpec
 from napari_spatial_ar.normative.paths import weights_dir
 from napari_spatial_ar.normative.weight_layouts import to_transformers
 

@@ -380,6 +380,20 @@ def test_export_mask_writes_the_mask_as_painted(
     assert np.allclose(written.affine, volume.geometry.affine, atol=1e-5)
 
 
+def test_an_export_right_after_a_drag_has_the_new_threshold(
+    dock: Make, click: Any, finish: Finish, tmp_path: Path, monkeypatch: Any, qtbot: Any
+) -> None:
+    made = dock()
+    click(made.volume_button)
+    finish(made)
+    target = tmp_path / "m.nii.gz"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
+    made.threshold.slider.setValue(2.4)  # above the lesion's score of 2
+    click(made.export_mask_button)
+    qtbot.waitUntil(target.exists, timeout=5000)
+    assert not np.asarray(nib.load(target).dataobj).any()
+
+
 def test_export_all_writes_five_files_and_asks_before_replacing(
     dock: Make,
     click: Any,
@@ -419,7 +433,8 @@ def test_export_all_writes_five_files_and_asks_before_replacing(
     assert (folder / "findings.csv").read_text() == "old"
     monkeypatch.setattr(QMessageBox, "question", answer(QMessageBox.StandardButton.Yes))
     click(made.export_all_button)
-    qtbot.waitUntil(lambda: (folder / "findings.csv").read_text() != "old", timeout=5000)
+    qtbot.waitUntil(lambda: len(notes) == 2, timeout=5000)
+    assert (folder / "findings.csv").read_text() != "old"
     assert len(asked) == 2
     record = json.loads((folder / "provenance.json").read_text())
     assert record["threshold"]["mask_edited_by_hand"] is True

@@ -22,7 +22,6 @@ from napari_spatial_ar.normative.backbone import (
     load_backbone,
 )
 from napari_spatial_ar.normative.weights import add, list_weights, pull
-
 from tests.tiny import TINY, random_state
 
 CPU = torch.device("cpu")

@@ -30,7 +30,6 @@ from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
 from napari_spatial_ar.normative.paths import user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring
-
 from tests.tiny import TINY
 
 CALIBRATION = Calibration((0.1, 0.01), (1.0, 2.0), (1.5, 1.7), slices=2, patients=1)

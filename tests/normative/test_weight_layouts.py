@@ -15,7 +15,6 @@ from torch import Tensor
 from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, BackboneSpec, load_backbone
 from napari_spatial_ar.normative.weight_layouts import to_transformers
-
 from tests.tiny import random_state
 
 State = dict[str, Tensor]

@@ -1,5 +1,0 @@
-"""``python -m napari_spatial_ar`` is the command line."""
-
-from napari_spatial_ar.cli import main
-
-main()

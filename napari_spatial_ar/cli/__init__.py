@@ -1,0 +1,52 @@
+"""The command line: fit, score, evaluate and the rest, one scan or thousands.
+
+Every command writes its result as JSON with ``--json FILE`` and exits with 0 (done), 1 (could
+not) or 2 (wrong use). Errors are one sentence, never a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from napari_spatial_ar import __version__
+from napari_spatial_ar.cli.library import models_app, weights_app
+from napari_spatial_ar.cli.scans import scans_app
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="napari-spatial-ar",
+    help="Show where an MRI, CT or OCT scan departs from normal. For research use, not for "
+    "diagnosis.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(scans_app)
+app.add_typer(models_app, name="models")
+app.add_typer(weights_app, name="weights")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Entry point of ``napari-spatial-ar``."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a console without UTF-8 shows ? instead
+    app()

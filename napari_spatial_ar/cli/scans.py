@@ -1,0 +1,269 @@
+"""Commands about scans: look, convert, fit, score, evaluate, demonstrate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from napari_spatial_ar.cli.support import (
+    Device,
+    Json,
+    Overwrite,
+    PatientPattern,
+    Weights,
+    command,
+    progress_bar,
+    say,
+    show,
+    table,
+    write_json,
+)
+
+__all__ = ["scans_app"]
+
+scans_app = typer.Typer()
+
+
+@scans_app.command()
+@command
+def inspect(
+    input: Annotated[Path, typer.Argument(help="A file or folder.")], json: Json = None
+) -> dict[str, Any]:
+    """List the series found: shape, spacing, orientation, modality, files, warnings."""
+    from napari_spatial_ar.imaging.reading import read
+
+    series = []
+    rows = table(
+        "series", "modality", "shape Z,Y,X", "spacing Z,Y,X", "axes i,j,k", "plane", "files"
+    )
+    for volume in read(input):
+        geometry = volume.geometry
+        series.append(
+            {
+                "label": volume.series.label,
+                "modality": volume.modality,
+                "intensity": volume.intensity,
+                "shape": list(geometry.shape),
+                "spacing_mm": list(geometry.spacing) if geometry.spacing_known else None,
+                "affine": geometry.affine.tolist(),
+                "orientation": geometry.orientation,
+                "plane": geometry.plane,
+                "files": [str(path) for path in volume.series.files],
+                "warnings": list(volume.warnings),
+            }
+        )
+        spacing = " x ".join(f"{s:.3g}" for s in geometry.spacing)
+        rows.add_row(
+            volume.series.label,
+            volume.modality,
+            " x ".join(map(str, geometry.shape)),
+            f"{spacing} mm" if geometry.spacing_known else "not known",
+            geometry.orientation,
+            geometry.plane,
+            str(len(volume.series.files)),
+        )
+    show(rows)
+    for entry in series:
+        for warning in entry["warnings"]:
+            say(f"warning: {entry['label']}: {warning}")
+    return {"series": series}
+
+
+@scans_app.command()
+@command
+def convert(
+    input: Annotated[Path, typer.Argument(help="A file or folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for the NIfTI files.")],
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> dict[str, Any]:
+    """Write each volume found as NIfTI, on its own grid."""
+    from napari_spatial_ar.errors import InputError
+    from napari_spatial_ar.imaging.nifti import write_nifti
+    from napari_spatial_ar.imaging.reading import read
+    from napari_spatial_ar.review.outputs import scan_folder_name
+
+    written: dict[str, Path] = {}
+    for volume in read(input):
+        name = scan_folder_name(volume, written)
+        path = out / f"{name}.nii.gz"
+        if path.exists() and not overwrite:
+            raise InputError("this file is there already", path=path, fix="Say --overwrite")
+        write_nifti(path, volume.data, volume.geometry)
+        written[name] = path
+        say(f"{path}")
+    return {"files": [str(path) for path in written.values()]}
+
+
+@scans_app.command()
+@command
+def fit(
+    folder: Annotated[Path, typer.Argument(help="Folder of normal scans.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new model.")],
+    modality: Annotated[str, typer.Option(help="mri, ct or oct.")] = "mri",
+    backbone: Annotated[str, typer.Option(help="See 'weights list'.")] = "dinov3_vits16",
+    method: Annotated[str, typer.Option(help="spatial-ar or memory-bank.")] = "spatial-ar",
+    dilation: Annotated[int, typer.Option(help="4: dilated; 1: standard.")] = 4,
+    context: Annotated[str, typer.Option(help="causal or bidirectional.")] = "causal",
+    epochs: Annotated[int, typer.Option(help="Passes over the slices.")] = 40,
+    batch_size: Annotated[int, typer.Option(help="Slices a step.")] = 64,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
+    smoothing: Annotated[int, typer.Option(help="Mean filter over patch scores; 1: none.")] = 3,
+    patient_pattern: PatientPattern = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> dict[str, Any]:
+    """Learn what normal looks like from a folder of normal scans.
+
+    Interrupted with Ctrl+C, the same command goes on where it stopped.
+    """
+    from napari_spatial_ar.normative.fitting import FitProgress
+    from napari_spatial_ar.normative.fitting import fit as fit_model
+
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None)
+
+        def show(step: FitProgress) -> None:
+            bar.update(
+                task, description=step.message, completed=step.done, total=step.total or None
+            )
+
+        model = fit_model(
+            folder,
+            progress=show,
+            out=out,
+            modality=modality,
+            backbone=backbone,
+            method=method,
+            dilation=dilation,
+            context=context,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            smoothing=smoothing,
+            patient_pattern=patient_pattern,
+            weights=weights,
+            device=device,
+            overwrite=overwrite,
+        )
+    training = {k: v for k, v in model.header.training.items() if k != "history"}
+    say(f"Saved in {out}: {training['images']} slices of {training['subjects']} patients.")
+    for warning in training["warnings"]:
+        say(f"warning: {warning}")
+    return {"model": str(out), "sha256": model.sha256, "training": model.header.training}
+
+
+@scans_app.command()
+@command
+def score(
+    inputs: Annotated[list[Path], typer.Argument(help="Scans: files or folders.")],
+    model: Annotated[str, typer.Option(help="A model's name or folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results, one folder a scan.")],
+    fpr: Annotated[
+        float, typer.Option(help="Share of normal tissue that the mask may flag.")
+    ] = 0.01,
+    threshold: Annotated[
+        float | None, typer.Option(help="Instead of --fpr: a threshold in the model's unit.")
+    ] = None,
+    min_size_mm3: Annotated[float, typer.Option(help="Leave smaller regions out.")] = 0.0,
+    montage: Annotated[bool, typer.Option(help="Also write a picture of the top slices.")] = True,
+    keep_uids: Annotated[bool, typer.Option(help="Write series UIDs instead of hashes.")] = False,
+    weights: Weights = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> dict[str, Any]:
+    """Score scans: heatmap, mask, findings and provenance for each, on the scan's own grid."""
+    from napari_spatial_ar.review.batch import score_scans
+
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None)
+
+        def show(label: str, done: int, total: int) -> None:
+            bar.update(task, description=f"Scoring {label}", completed=done, total=total)
+
+        result = score_scans(
+            inputs,
+            model,
+            out,
+            fpr=fpr,
+            threshold=threshold,
+            min_size_mm3=min_size_mm3,
+            montage=montage,
+            keep_uids=keep_uids,
+            weights=weights,
+            device=device,
+            overwrite=overwrite,
+            progress=show,
+        )
+    for scan in result["scans"]:
+        say(f"{scan['folder']}: {scan['findings']} findings, backbone from {result['backbone']}")
+    for failure in result["failed"]:
+        say(f"could not be scored: {failure}")
+    if result["failed"]:
+        write_json(json, result)
+        raise typer.Exit(1)
+    return result
+
+
+@scans_app.command()
+@command
+def evaluate(
+    dataset: Annotated[Path, typer.Argument(help="Data set in the BMAD layout.")],
+    model: Annotated[str, typer.Option(help="A model's name or folder.")],
+    split: Annotated[str, typer.Option(help="test or valid.")] = "test",
+    fpr: Annotated[float, typer.Option(help="For the calibrated threshold.")] = 0.01,
+    patient_pattern: PatientPattern = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    json: Json = None,
+) -> dict[str, Any]:
+    """Measure a model on labelled slices."""
+    from napari_spatial_ar.errors import InputError
+    from napari_spatial_ar.evaluation.evaluate import evaluate as measure
+    from napari_spatial_ar.normative.model import load_model
+
+    if split not in ("test", "valid"):
+        raise InputError(f"there is no split '{split}'", fix="Choose test or valid")
+    loaded = load_model(model, weights=weights, device=device)
+    with progress_bar() as bar:
+        task = bar.add_task("Scoring", total=None)
+        result = measure(
+            dataset,
+            loaded,
+            split="valid" if split == "valid" else "test",
+            fpr=fpr,
+            patient_pattern=patient_pattern,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        ).to_dict()
+    rows = table("figure", "value")
+    for name, value in result.items():
+        rows.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    show(rows)
+    return {"model": loaded.name, "model_sha256": loaded.sha256, **result}
+
+
+@scans_app.command()
+@command
+def demo(
+    headless: Annotated[bool, typer.Option(help="Write files; open no window.")] = False,
+    out: Annotated[Path, typer.Option(help="Where --headless writes.")] = Path("demo_out"),
+    json: Json = None,
+) -> dict[str, Any]:
+    """Score a real brain scan with the released model and show it in napari."""
+    from napari_spatial_ar.demo import run_demo
+
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None)
+
+        def show(label: str, done: int, total: int) -> None:
+            bar.update(task, description=label, completed=done, total=total)
+
+        result = run_demo(headless=headless, out=out, progress=show)
+    for path in result["files"]:
+        say(path)
+    return result

@@ -1,0 +1,119 @@
+"""What every command shares: options, progress, and errors as one sentence."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from napari_spatial_ar.errors import SpatialARError
+
+__all__ = [
+    "Device",
+    "Json",
+    "Overwrite",
+    "PatientPattern",
+    "Weights",
+    "command",
+    "progress_bar",
+    "say",
+    "show",
+    "table",
+    "write_json",
+]
+
+P = ParamSpec("P")
+console = Console(stderr=True, highlight=False)
+
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")
+]
+Weights = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Backbone weights, where not yet added.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+PatientPattern = Annotated[
+    str | None, typer.Option(help="Regular expression that finds the patient in a path.")
+]
+Overwrite = Annotated[bool, typer.Option(help="Replace what an earlier run wrote.")]
+
+
+def command(
+    function: Callable[P, dict[str, Any]],
+) -> Callable[P, None]:
+    """Turn a function that returns its result into a command that reports it, or its error."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        target = kwargs.get("json")
+        try:
+            result = function(*args, **kwargs)
+            write_json(target, result)
+        except SpatialARError as error:
+            _fail(target, str(error))
+        except KeyboardInterrupt:
+            _fail(target, "Stopped. What was finished is kept: run the same command to go on.")
+        except OSError as error:
+            _fail(target, f"{error.filename or 'A file'}: {error.strerror or error}.")
+        except MemoryError:
+            _fail(target, "There is not enough memory for this scan or setting.")
+
+    return run
+
+
+def _fail(target: object, sentence: str) -> None:
+    console.print(f"[bold red]error:[/] {sentence}", markup=True, soft_wrap=True)
+    try:
+        write_json(target, {"error": sentence})
+    except SpatialARError as error:
+        console.print(str(error), markup=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def write_json(target: object, value: dict[str, Any]) -> None:
+    """Write a result where ``--json`` says, if it was given."""
+    if isinstance(target, Path):
+        from napari_spatial_ar.imaging.files import atomic_write_json
+
+        atomic_write_json(target, value)
+
+
+def say(text: str) -> None:
+    """Print a line to standard error, as it is."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def progress_bar() -> Progress:
+    """Make a progress bar that goes away at the end."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def table(*columns: str) -> Table:
+    """Make a table without lines."""
+    return Table(*columns, box=None, pad_edge=False)
+
+
+def show(result: Table) -> None:
+    """Print a table to standard output."""
+    Console(highlight=False).print(result)
