@@ -134,9 +134,11 @@ def test_cancel_stops_within_a_second_keeps_what_is_done_and_goes_on_later(
 ) -> None:
     made = dock()
     model = models["fake"]
-    model.seconds_per_slice = 0.15
+    model.gate = threading.Semaphore(1)
     click(made.volume_button)
     qtbot.waitUntil(lambda: len(of_kind(made, "nll")) == 1, timeout=5000)
+    model.seconds_per_slice = 0.15
+    model.gate.release(50)
     began = time.monotonic()
     click(made.cancel_button)
     qtbot.waitUntil(lambda: not made.running, timeout=2000)

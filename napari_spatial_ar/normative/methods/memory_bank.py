@@ -52,10 +52,13 @@ class MemoryBank(Detector):
         InputError
             If there are none.
         """
-        rows = [functional.normalize(g.float().permute(0, 2, 3, 1).flatten(0, 2)) for g in grids]
+        rows = [
+            functional.normalize(grid.float().permute(0, 2, 3, 1).flatten(0, 2)).half()
+            for grid in grids
+        ]
         if not rows:
             raise InputError("a memory bank needs at least one normal slice")
-        return cls(torch.cat([r.half() for r in rows]))
+        return cls(torch.cat(rows))
 
     @property
     def heatmap_divisor(self) -> float:
