@@ -13,7 +13,7 @@ from napari_spatial_ar.imaging.volume import Volume
 __all__ = ["SAMPLE_NAME", "sample_path", "sample_volume"]
 
 #: What the sample is called in the viewer.
-SAMPLE_NAME = "FLAIR, glioma (TCGA-LGG)"
+SAMPLE_NAME = "FLAIR (TCGA-LGG)"
 
 
 def sample_path() -> Path:

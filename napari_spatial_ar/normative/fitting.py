@@ -111,8 +111,8 @@ def fit_steps(
         Normal scans: pictures, NIfTI, DICOM, or the root of a BMAD-layout data set, whose
         ``valid/good`` are then the validation slices.
     out : path, optional
-        Folder of the model; by default one in the user's models named after the modality and
-        the backbone.
+        Folder of the model; by default a new one in the user's models, named after the
+        modality and the backbone.
     modality : {"mri", "ct", "oct"}
         Chooses the default window.
     backbone : str or Backbone
@@ -169,7 +169,7 @@ def fit_steps(
     )
     if isinstance(backbone, str):
         backbone = load_backbone(backbone, weights, device)
-    target = Path(out) if out else user_models_dir() / f"{modality}-{backbone.spec.name}"
+    target = Path(out) if out else _free_folder(f"{modality}-{backbone.spec.name}", overwrite)
     if (target / MODEL_FILE).exists() and not overwrite:
         raise InputError(
             "a model is there already", path=target, fix="Choose another folder, or overwrite it"
@@ -261,6 +261,15 @@ def _check(method: str, modality: str, epochs: int, batch_size: int, smoothing: 
         raise InputError(f"epochs and batch size must be at least 1, not {epochs}, {batch_size}")
     if smoothing < 1 or smoothing % 2 == 0:
         raise InputError(f"smoothing must be an odd number of patches, not {smoothing}")
+
+
+def _free_folder(name: str, overwrite: bool) -> Path:
+    """Folder in the user's models that holds no model yet, numbered where need be."""
+    folder, number = user_models_dir() / name, 1
+    while (folder / MODEL_FILE).exists() and not overwrite:
+        number += 1
+        folder = user_models_dir() / f"{name}-{number}"
+    return folder
 
 
 def _split(slices: SliceSet, valid_fraction: float, seed: int) -> SliceSet:

@@ -96,7 +96,10 @@ def test_unknown_name() -> None:
         load_backbone("resnet50")
 
 
-def test_missing_weights_name_three_ways_and_the_licence() -> None:
+def test_missing_weights_name_three_ways_and_the_licence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAPARI_SPATIAL_AR_HOME", str(tmp_path))
     with pytest.raises(WeightsError) as caught:
         load_backbone(DEFAULT_BACKBONE, device="cpu")
     text = str(caught.value)

@@ -21,7 +21,7 @@ from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.fitting import FitProgress, fit_steps
 from napari_spatial_ar.normative.model import NormativeModel
-from napari_spatial_ar.normative.paths import feature_store_dir
+from napari_spatial_ar.normative.paths import feature_store_dir, user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 
 
@@ -147,6 +147,19 @@ def test_existing_model_is_kept_unless_told(
     assert nsar.load_model(tmp_path / "m", device="cpu").sha256 == first.sha256
     second = nsar.fit(normal_slices, out=tmp_path / "m", seed=1, overwrite=True, **settings)
     assert nsar.load_model(tmp_path / "m", device="cpu").sha256 == second.sha256 != first.sha256
+
+
+def test_without_a_folder_each_fit_gets_its_own(
+    normal_slices: Path, settings: dict[str, Any]
+) -> None:
+    settings["epochs"] = 1
+    first, second = (nsar.fit(normal_slices, **settings) for _ in range(2))
+    try:
+        assert first.name == f"mri-{settings['backbone'].spec.name}"
+        assert second.name == f"{first.name}-2"
+        assert_same(first, second)
+    finally:
+        shutil.rmtree(user_models_dir())
 
 
 @pytest.fixture
