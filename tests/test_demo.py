@@ -1,0 +1,54 @@
+"""The demonstration on the shipped scan with the released model, without a display."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+import napari_spatial_ar as nsar
+from napari_spatial_ar.demo import DEMO_MODEL, run_demo
+from napari_spatial_ar.imaging.samples import sample_path
+from napari_spatial_ar.review.findings import make_mask
+
+
+def test_released_model_is_whole_and_says_what_it_is() -> None:
+    model = nsar.load_model(DEMO_MODEL, device="cpu")
+    header = model.header
+    assert (header.modality, header.backbone.name) == ("mri", "dinov2_vits14_focus")
+    assert header.backbone.layers == (7,)
+    assert header.training["subjects"] == 60
+    assert header.calibration is not None
+    assert header.calibration.patients == 12
+    valid = header.training["history"]["valid_nll"]
+    assert valid[-10] - min(valid) < 0.005, "it was still learning when it was stopped"
+
+
+@pytest.mark.usefixtures("focus_weights")
+def test_headless_demo_finds_something_on_the_scans_own_grid(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    result = run_demo(headless=True, out=tmp_path / "out", progress=lambda *step: seen.append(step))
+    assert seen[-1][1:] == (32, 32)
+    assert len(result["files"]) == 6
+    scan = nib.load(sample_path())
+    nll = nib.load(tmp_path / "out" / "nll.nii.gz")
+    mask = nib.load(tmp_path / "out" / "mask.nii.gz")
+    for image in (nll, mask):
+        assert image.shape == scan.shape
+        np.testing.assert_allclose(image.affine, scan.affine)
+    volume = nsar.read(sample_path())[0]
+    scores = nll.get_fdata().T.astype(np.float32)
+    expected = make_mask(scores, result["threshold"], geometry=volume.geometry)
+    np.testing.assert_array_equal(mask.get_fdata().T, expected)
+    flagged = expected.astype(bool)
+    assert 0.001 < flagged.mean() < 0.1
+    # The glioma is bright in FLAIR: what is flagged is brighter than the rest of the body.
+    assert volume.data[flagged].mean() > 1.1 * volume.data[~flagged & (volume.data > 20)].mean()
+    with Image.open(tmp_path / "out" / "montage.png") as montage:
+        assert montage.size[0] > 500
+    record = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert record["model"]["backbone"]["name"] == "dinov2_vits14_focus"
