@@ -25,8 +25,9 @@ PACKAGE = REPO_ROOT / "napari_spatial_ar"
 MANIFEST = PACKAGE / "napari.yaml"
 
 QT_BINDINGS = {"pyqt5", "pyqt6", "pyside2", "pyside6"}
-# Base dependencies that pydicom imports, not we: the decoders of compressed pixel data.
-PLUGINS = {"pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm"}
+# Base dependencies that others import for us: pydicom the decoders of compressed pixel data,
+# napari the maker of widgets.
+PLUGINS = {"magicgui", "pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm"}
 # Imported only where an extra is installed.
 OPTIONAL = {"onnx"}
 
