@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError, StorageError, WeightsError
-from napari_spatial_ar.imaging.datasets import find_slices
+from napari_spatial_ar.imaging.datasets import find_slices, split_by_group
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
@@ -23,6 +24,8 @@ from napari_spatial_ar.normative.fitting import FitProgress, fit_steps
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.paths import feature_store_dir, user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
+from napari_spatial_ar.normative.training import mean_nll
+from tests.tiny import random_state
 
 
 @pytest.fixture
@@ -68,6 +71,20 @@ def test_fit_learns_and_reports(
     assert model.header.calibration.patients == 1
     assert not (tmp_path / "m" / ".fit").exists()
     assert nsar.load_model(tmp_path / "m", device="cpu").header == model.header
+
+
+def test_the_best_epoch_is_kept_not_the_last(
+    normal_slices: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    settings |= {"epochs": 2, "learning_rate": 0.03}  # the second epoch overshoots
+    model = nsar.fit(normal_slices, out=tmp_path / "m", **settings)
+    training = model.header.training
+    assert training["best_epoch"] == 1, "the case needs a last epoch that is not the best"
+    _, valid = split_by_group(find_slices(normal_slices, modality="mri").train, 0.2, 0)
+    store = FeatureStore(settings["backbone"], model.header.preprocessing)
+    network = model.detector.network  # type: ignore[attr-defined]
+    measured = mean_nll(network, store.paths(valid), torch.device("cpu"))
+    assert measured == pytest.approx(training["best_nll"], rel=1e-6)
 
 
 def test_same_seed_same_weights_other_seed_others(
@@ -188,8 +205,17 @@ def test_changed_file_or_setting_never_reuses_a_grid(
     Image.fromarray(np.eye(48, dtype=np.uint8) * 200).save(refs[0].path)
     changed = find_slices(normal_slices).train
     assert next(store.extract(changed)) == len(refs) - 1
-    wider = Preprocessing(Window("full8"), size=(64, 80))
-    assert next(FeatureStore(tiny_backbone, wider, tmp_path / "store").extract(refs)) == 0
+    for other in (
+        Preprocessing(Window("full8"), size=(64, 80)),
+        Preprocessing(Window("percentile", 1, 99), size=(64, 64)),
+        replace(store.preprocessing, mean=(0.0, 0.0, 0.0)),
+    ):
+        assert next(FeatureStore(tiny_backbone, other, tmp_path / "store").extract(refs)) == 0
+    spec = tiny_backbone.spec
+    state = random_state(spec, seed=8)
+    retrained = Backbone(spec, state, source="random", device=torch.device("cpu"))
+    other_store = FeatureStore(retrained, store.preprocessing, tmp_path / "store")
+    assert next(other_store.extract(refs)) == 0
 
 
 def test_half_written_grid_is_made_again(store: FeatureStore, normal_slices: Path) -> None:
