@@ -7,6 +7,8 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+from napari.settings import get_settings
+from napari.utils.notifications import show_info
 from qtpy.QtCore import QMimeData, QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
 
@@ -17,9 +19,13 @@ from napari_spatial_ar.gui.viewing import show_acquired_plane
 from napari_spatial_ar.gui.workers import TaskHost
 from napari_spatial_ar.imaging.reading import read
 
-__all__ = ["ScanOpener", "ask_for_scan", "dropped_paths"]
+__all__ = ["ScanOpener", "ask_for_scan", "become_default_reader", "dropped_paths"]
 
 _FILTER = "Scans (*.nii *.nii.gz *.dcm *.ima *.png *.jpg *.jpeg *.tif *.tiff *.bmp);;All files (*)"
+
+
+# What napari asks about when such a file is dropped on its canvas.
+_DEFAULT_FOR = ("*.nii", "*.nii.gz", "*.dcm")
 
 
 def dropped_paths(mime: QMimeData) -> list[str]:
@@ -37,6 +43,19 @@ def ask_for_scan(parent: QWidget, folder: bool) -> list[str]:
     return list(paths)
 
 
+def become_default_reader() -> None:
+    """Let napari open dropped NIfTI and DICOM files with this plugin without asking."""
+    plugins = get_settings().plugins
+    plugins.extension2reader = {
+        **plugins.extension2reader,
+        **dict.fromkeys(_DEFAULT_FOR, "napari-spatial-ar"),
+    }
+    show_info(
+        "napari now opens NIfTI and DICOM files with Spatial AR. "
+        "To undo this: Preferences > Plugins."
+    )
+
+
 class ScanOpener(QObject):
     """Reads scans in a worker and adds their layers."""
 
@@ -51,10 +70,12 @@ class ScanOpener(QObject):
         self._tasks = tasks
 
     def menu(self, parent: QWidget) -> QMenu:
-        """Menu with the two dialogs."""
+        """Menu with the two dialogs, and the offer to read such files from now on."""
         menu = QMenu(parent)
         menu.addAction("Files...", lambda: self.open(ask_for_scan(parent, folder=False)))
         menu.addAction("Folder...", lambda: self.open(ask_for_scan(parent, folder=True)))
+        menu.addSeparator()
+        menu.addAction("Always open NIfTI and DICOM files with this plugin", become_default_reader)
         return menu
 
     def open(self, paths: Sequence[str]) -> None:

@@ -1,0 +1,31 @@
+"""The offer to open scans with this plugin from now on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari.settings import get_settings
+from qtpy.QtWidgets import QWidget
+
+from napari_spatial_ar.gui.opening import ScanOpener
+from napari_spatial_ar.gui.workers import TaskHost
+
+
+def test_menu_offers_to_become_the_default_reader(qtbot: Any) -> None:
+    parent = QWidget()
+    qtbot.addWidget(parent)
+    plugins = get_settings().plugins
+    before = dict(plugins.extension2reader)
+    plugins.extension2reader = {"*.csv": "another-plugin"}
+    try:
+        menu = ScanOpener(None, TaskHost(parent), parent).menu(parent)
+        (offer,) = [action for action in menu.actions() if action.text().startswith("Always")]
+        offer.trigger()
+        assert plugins.extension2reader == {
+            "*.csv": "another-plugin",
+            "*.nii": "napari-spatial-ar",
+            "*.nii.gz": "napari-spatial-ar",
+            "*.dcm": "napari-spatial-ar",
+        }
+    finally:
+        plugins.extension2reader = before
