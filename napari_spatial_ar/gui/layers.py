@@ -14,8 +14,8 @@ from napari.utils.colormaps import Colormap, DirectLabelColormap
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.windows import display_limits
 from napari_spatial_ar.review.colormap import INFERNO
-from napari_spatial_ar.review.montage import display_limits
 
 __all__ = [
     "AXES",

@@ -21,17 +21,27 @@ from napari_spatial_ar.imaging.files import (
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
 from napari_spatial_ar.imaging.nifti import read_nifti, write_nifti
 from napari_spatial_ar.imaging.raster import read_label, read_raster, read_stack
-from napari_spatial_ar.imaging.reading import Source, find_sources, read, read_source
+from napari_spatial_ar.imaging.reading import (
+    Found,
+    Source,
+    find_scans,
+    find_sources,
+    read,
+    read_source,
+)
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Intensity, Modality, Series, Volume, check_voxels
 from napari_spatial_ar.imaging.windows import Window, apply_window, default_window, resolve
 
 __all__ = [
     "BmadItem",
+    "Found",
     "Geometry",
     "Intensity",
     "Modality",
     "Plane",
+    "Scan",
     "Series",
     "SliceRef",
     "SliceSet",
@@ -47,6 +57,7 @@ __all__ = [
     "check_voxels",
     "content_key",
     "default_window",
+    "find_scans",
     "find_slices",
     "find_sources",
     "iter_slices",

@@ -18,7 +18,8 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom import patient_key
 from napari_spatial_ar.imaging.gather import attempt, left_out
 from napari_spatial_ar.imaging.raster import is_raster, natural_key, page_count, read_raster
-from napari_spatial_ar.imaging.reading import Source, find_sources, read_source
+from napari_spatial_ar.imaging.reading import Source, find_sources, scans_in
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import Window, apply_window, default_window, resolve
@@ -34,6 +35,8 @@ __all__ = [
     "split_by_group",
 ]
 
+# Grows when readers count the volumes of a source, or their slices, in another order.
+_ORDER = 2
 # A slice of a volume with less body than this share of it is not worth training on.
 _LEAST_TISSUE = 0.10
 # Both eyes are one patient's (1221_OD_o_2 -> 1221); else the last number is the slice's
@@ -106,7 +109,8 @@ def find_slices(
     Returns
     -------
     SliceSet
-        Every picture, and of volumes the slices of which body covers at least 10 %.
+        Every picture, and of volumes the slices of which body covers at least 10 %. Localizers
+        and derived series are left out.
 
     Raises
     ------
@@ -130,37 +134,49 @@ def _slices_under(folder: Path, window: Window, patient_pattern: str | None) -> 
     sources = find_sources(folder)
     groups = _groups(folder, sources, patient_pattern)
     found, errors = attempt(partial(_slices_of, source, groups, window) for source in sources)
-    refs = tuple(ref for slices in found for ref in slices)
+    refs = tuple(ref for slices in found for ref in slices.train)
+    warnings = tuple(dict.fromkeys(text for slices in found for text in slices.warnings))
     if not refs:
         raise InputError("no slice in it shows a body", path=folder, fix="Choose other scans")
-    return SliceSet(refs, warnings=left_out(errors))
+    return SliceSet(refs, warnings=(*left_out(errors), *warnings))
 
 
-def _slices_of(source: Source, groups: dict[Path, str], window: Window) -> list[SliceRef]:
+def _slices_of(source: Source, groups: dict[Path, str], window: Window) -> SliceSet:
     if source.format != "raster":
         first = source.files[0]
         return _volume_slices(source, groups.get(first) or patient_key(first), window)
-    refs = []
+    refs: list[SliceRef] = []
     for path in source.files:
         alone = Source("raster", (path,))
         if page_count(path) > 1:
-            refs += _volume_slices(alone, groups[path], window)
+            refs += _volume_slices(alone, groups[path], window).train
         else:
             refs.append(SliceRef(path, None, groups[path], alone))
-    return refs
+    return SliceSet(tuple(refs))
 
 
-def _volume_slices(source: Source, group: str, window: Window) -> list[SliceRef]:
-    """Slices with enough body in them, of all volumes in a source."""
-    refs = []
-    for number, volume in enumerate(read_source(source)):
+def _volume_slices(source: Source, group: str, window: Window) -> SliceSet:
+    """Slices with enough body in them, of all volumes in a source that are no by-products."""
+
+    def slices(number: int, scan: Scan) -> list[SliceRef]:
+        volume = scan.read()
         low, high = resolve(window, volume)
-        files = volume.series.files
-        for index, image in enumerate(volume.slices):
-            if tissue_mask(apply_window(image, low, high)).mean() >= _LEAST_TISSUE:
-                path = files[index] if len(files) == len(volume.slices) else files[0]
+        files, count = volume.series.files, volume.geometry.slice_count
+        refs = []
+        for index in range(count):
+            unit = apply_window(volume.slice(index), low, high)
+            if tissue_mask(unit).mean() >= _LEAST_TISSUE:
+                path = files[index] if len(files) == count else files[0]
                 refs.append(SliceRef(path, index, group, source, number))
-    return refs
+        return refs
+
+    scans = list(enumerate(scans_in(source)))
+    wanted = [(number, scan) for number, scan in scans if scan.role == "original"]
+    found, errors = attempt(partial(slices, number, scan) for number, scan in wanted)
+    warnings = left_out(errors)
+    if len(wanted) < len(scans):
+        warnings += ("Localizers and derived series (projections, maps) are left out.",)
+    return SliceSet(tuple(ref for refs in found for ref in refs), warnings=warnings)
 
 
 def _groups(
@@ -227,18 +243,18 @@ def iter_slices(
     InputError
         If a file cannot be read any more, or is no picture with something to see.
     """
-    together: dict[Source, list[SliceRef]] = {}
+    together: dict[tuple[Source, int], list[SliceRef]] = {}
     for ref in refs:
-        together.setdefault(ref.source, []).append(ref)
-    for source, slices in together.items():
-        volumes = [] if slices[0].index is None else read_source(source)
-        ends = [resolve(window, volume) for volume in volumes]
+        together.setdefault((ref.source, ref.volume), []).append(ref)
+    for (source, number), slices in together.items():
+        volume = None if slices[0].index is None else scans_in(source)[number].read()
+        ends = None if volume is None else resolve(window, volume)
         for ref in slices:
-            if ref.index is None:
+            if volume is None or ends is None or ref.index is None:
                 image, intensity = read_raster(ref.path)
                 yield ref, image, resolve(window, image, intensity)
             else:
-                yield ref, volumes[ref.volume].slices[ref.index], ends[ref.volume]
+                yield ref, volume.slice(ref.index), ends
 
 
 def split_by_group(
@@ -299,7 +315,7 @@ def content_key(ref: SliceRef) -> str:
     InputError
         If a file is not there any more.
     """
-    key = hashlib.sha256(f"{ref.volume}/{ref.index}".encode())
+    key = hashlib.sha256(f"{_ORDER} {ref.volume}/{ref.index}".encode())
     for path in ref.source.files:
         try:
             status = path.stat()

@@ -22,9 +22,10 @@ from napari_spatial_ar.imaging.dicom_frames import (
 )
 from napari_spatial_ar.imaging.gather import gather
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Intensity, Modality, Series, Volume
 
-__all__ = ["group_series", "is_dicom", "patient_key", "read_dicom", "read_series"]
+__all__ = ["find_series", "group_series", "is_dicom", "patient_key", "read_dicom", "read_series"]
 
 _MODALITIES: dict[str, Modality] = {"CT": "ct", "MR": "mri", "OPT": "oct", "OCT": "oct"}
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -105,6 +106,11 @@ def read_series(files: Sequence[str | Path]) -> list[Volume]:
         )
         volumes = [replace(v, warnings=(*v.warnings, sentence)) for v in volumes]
     return volumes
+
+
+def find_series(files: Sequence[str | Path]) -> list[Scan]:
+    """Volumes of one series, by its headers; see `read_series`."""
+    return [Scan.of(volume) for volume in read_series(files)]
 
 
 def _stacks(frames: Sequence[Frame]) -> list[list[Frame]]:

@@ -55,7 +55,11 @@ class Geometry:
     spacing_known : bool
         False where the source has no spacing (a PNG): lengths are then in pixels, not mm.
     regular : bool
-        False where the slices do not form a regular grid: no distance across slices is valid.
+        False where the slices do not lie straight above each other at even distances: nothing
+        may be measured in mm.
+    slice_positions : (N, 3) float64, optional
+        Where the affine does not hold the slices (uneven distances): RAS millimetres of the
+        first voxel of each, index 0 in the two other axes. The affine then has the mean step.
 
     Raises
     ------
@@ -68,6 +72,7 @@ class Geometry:
     slice_axis: int = 0
     spacing_known: bool = True
     regular: bool = True
+    slice_positions: npt.NDArray[np.float64] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
@@ -85,6 +90,16 @@ class Geometry:
     def without_spacing(cls, shape: tuple[int, int, int]) -> Geometry:
         """Make the grid of pictures without geometry: upright axial slices, 1 x 1 x 1 pixels."""
         return cls(shape=shape, affine=np.diag([-1.0, -1.0, 1.0, 1.0]), spacing_known=False)
+
+    @property
+    def measurable(self) -> bool:
+        """Whether lengths, areas and volumes in mm mean something."""
+        return self.spacing_known and self.regular
+
+    @property
+    def slice_count(self) -> int:
+        """Number of acquired slices."""
+        return self.shape[self.slice_axis]
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -16,9 +16,10 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_bytes
 from napari_spatial_ar.imaging.geometry import Geometry, orientation
 from napari_spatial_ar.imaging.guard import guard
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Intensity, Series, Volume
 
-__all__ = ["is_nifti", "read_nifti", "write_nifti"]
+__all__ = ["find_nifti", "is_nifti", "read_nifti", "write_nifti"]
 
 _GZIP = b"\x1f\x8b"
 # Deflate cannot pack more than 1032 bytes into one: a header that claims more is lying.
@@ -125,6 +126,11 @@ def _intensity(image: Any) -> Intensity:
     # The header's own slope is gone once nibabel has taken it over into the array proxy.
     unscaled = (image.dataobj.slope, image.dataobj.inter) == (1.0, 0.0)
     return "grey8" if image.get_data_dtype() == np.uint8 and unscaled else "arbitrary"
+
+
+def find_nifti(path: Path) -> list[Scan]:
+    """Volumes of a NIfTI file, by its header; see `read_nifti`."""
+    return [Scan.of(read_nifti(path))]
 
 
 def read_nifti(path: str | Path) -> Volume:

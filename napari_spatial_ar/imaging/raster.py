@@ -19,10 +19,12 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.gather import attempt, gather, note_errors
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.guard import guard
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Intensity, Series, Volume, check_voxels
 
 __all__ = [
     "RASTER_SUFFIXES",
+    "find_stacks",
     "is_raster",
     "natural_key",
     "page_count",
@@ -214,6 +216,11 @@ def _volume(pictures: Sequence[_Picture]) -> list[Volume]:
         warnings=tuple(warnings),
     )
     return [volume]
+
+
+def find_stacks(files: Sequence[str | Path]) -> list[Scan]:
+    """Stacks of pictures, by their headers; see `read_stack`."""
+    return [Scan.of(volume) for volume in read_stack(files)]
 
 
 def read_stack(files: Sequence[str | Path]) -> list[Volume]:

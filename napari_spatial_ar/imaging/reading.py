@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Literal
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom import group_series, is_dicom, read_series
-from napari_spatial_ar.imaging.gather import gather
-from napari_spatial_ar.imaging.nifti import is_nifti, read_nifti
-from napari_spatial_ar.imaging.raster import RASTER_SUFFIXES, is_raster, natural_key, read_stack
+from napari_spatial_ar.imaging.dicom import find_series, group_series, is_dicom
+from napari_spatial_ar.imaging.dicomdir import dicomdir_files, is_dicomdir
+from napari_spatial_ar.imaging.gather import attempt, gather, left_out
+from napari_spatial_ar.imaging.nifti import find_nifti, is_nifti
+from napari_spatial_ar.imaging.raster import RASTER_SUFFIXES, find_stacks, is_raster, natural_key
+from napari_spatial_ar.imaging.scan import Scan, is_large
 from napari_spatial_ar.imaging.volume import Volume
 
-__all__ = ["Source", "find_sources", "read", "read_source"]
+__all__ = ["Found", "Source", "find_scans", "find_sources", "read", "read_source", "scans_in"]
 
 Format = Literal["nifti", "dicom", "raster"]
 
@@ -43,6 +45,11 @@ def _format_of(path: Path) -> Format | None:
     if name.endswith((".dcm", ".ima")):
         return "dicom"
     return "raster" if name.endswith(RASTER_SUFFIXES) else None
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Files meant by a path: a DICOMDIR's own, the file itself, or all in a folder."""
+    return dicomdir_files(path) if is_dicomdir(path) else _files_under(path)
 
 
 def _files_under(path: Path) -> list[Path]:
@@ -82,7 +89,7 @@ def find_sources(path: str | Path | Sequence[str | Path]) -> list[Source]:
     paths = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
     if not paths:
         raise InputError("no file was given")
-    files = [file for p in paths for file in _files_under(p)]
+    files = [file for p in paths for file in _files_of(p)]
     if not files:
         raise InputError("the folder is empty", path=paths[0], fix="Choose a folder of scans")
     by_format: dict[Format | None, list[Path]] = {}
@@ -106,6 +113,49 @@ def _by_folder(files: Iterable[Path]) -> list[tuple[Path, ...]]:
     return [tuple(group) for group in folders.values()]
 
 
+@dataclass(frozen=True)
+class Found:
+    """What files and folders hold: scans, and why some of them hold none."""
+
+    scans: tuple[Scan, ...]
+    errors: tuple[InputError, ...] = ()
+
+
+def scans_in(source: Source) -> list[Scan]:
+    """Find the scans of one source by their headers.
+
+    Raises
+    ------
+    InputError
+        If there is none that can be read.
+    """
+    if source.format == "nifti":
+        return find_nifti(source.files[0])
+    return find_series(source.files) if source.format == "dicom" else find_stacks(source.files)
+
+
+def find_scans(path: str | Path | Sequence[str | Path]) -> Found:
+    """Find every scan in a file, several files or a folder, without reading voxels.
+
+    Parameters
+    ----------
+    path : path-like or sequence of path-like
+        As for `read`.
+
+    Returns
+    -------
+    Found
+        At least one scan.
+
+    Raises
+    ------
+    InputError
+        As for `read`.
+    """
+    groups, errors = attempt(partial(scans_in, source) for source in find_sources(path))
+    return Found(tuple(scan for group in groups for scan in group), tuple(errors))
+
+
 def read_source(source: Source) -> list[Volume]:
     """Read the files of one source.
 
@@ -114,9 +164,17 @@ def read_source(source: Source) -> list[Volume]:
     InputError
         If nothing in it can be read.
     """
-    if source.format == "nifti":
-        return [read_nifti(source.files[0])]
-    return read_series(source.files) if source.format == "dicom" else read_stack(source.files)
+    return _read_all(scans_in(source))
+
+
+def _read_all(scans: Sequence[Scan]) -> list[Volume]:
+    """Read scans, slice by slice when needed where together they are large."""
+    lazy = True if is_large(sum(scan.size for scan in scans)) else None
+
+    def one(scan: Scan) -> list[Volume]:
+        return [scan.read(lazy=lazy)]
+
+    return gather(partial(one, scan) for scan in scans)
 
 
 def read(path: str | Path | Sequence[str | Path]) -> list[Volume]:
@@ -130,8 +188,9 @@ def read(path: str | Path | Sequence[str | Path]) -> list[Volume]:
     Returns
     -------
     list of Volume
-        Each NIfTI file, each DICOM series and each folder of equal pictures is one volume.
-        If some could not be read, the first volume's ``warnings`` say so.
+        Each 3-D scan of a NIfTI file or a DICOM series and each folder of equal pictures is one
+        volume. If some could not be read, the first volume's ``warnings`` say so. Where they are
+        large (see `napari_spatial_ar.imaging.scan.is_large`), slices are read when needed.
 
     Raises
     ------
@@ -139,4 +198,6 @@ def read(path: str | Path | Sequence[str | Path]) -> list[Volume]:
         If the path does not exist, a folder is empty or holds no image, or nothing in it can
         be read (then the first error met).
     """
-    return gather(partial(read_source, source) for source in find_sources(path))
+    found = find_scans(path)
+    first, *others = found.scans
+    return _read_all([first.warn(*left_out(found.errors)), *others])

@@ -12,11 +12,13 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
 
-__all__ = ["Intensity", "Modality", "Series", "Volume", "check_voxels"]
+__all__ = ["Intensity", "Modality", "Role", "Series", "Volume", "check_voxels"]
 
 Modality = Literal["mri", "ct", "oct", "other", "unknown"]
 # "grey8": 8-bit display values 0..255. "hu": Hounsfield units. "arbitrary": a scanner's own scale.
 Intensity = Literal["grey8", "hu", "arbitrary"]
+# "localizer": a scout image. "derived": computed from other images (a projection, a map).
+Role = Literal["original", "derived", "localizer"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,16 @@ class Series:
         The files the volume was read from, in slice order.
     uid : str
         SeriesInstanceUID, or "" where there is none.
+    description : str
+        What whoever made the scan called it, dates and the patient's name and ID taken out where
+        they are known. Free text: for the screen of the person who opens the scan, never for a
+        layer name, a log, a report or a file.
     """
 
     label: str
     files: tuple[Path, ...] = field(default=(), repr=False)
     uid: str = field(default="", repr=False)
+    description: str = field(default="", repr=False)
 
 
 def check_voxels(voxels: npt.NDArray[np.float32], *, path: Path | None = None) -> None:
@@ -71,7 +78,8 @@ class Volume:
     Parameters
     ----------
     data : (Z, Y, X) float32
-        Voxels in source order (see `napari_spatial_ar.imaging.geometry`).
+        Voxels in source order (see `napari_spatial_ar.imaging.geometry`). A large scan is a
+        ``dask.array`` with one acquired slice a chunk, read when it is needed.
     geometry : Geometry
         Where the voxels are in the patient.
     modality : {"mri", "ct", "oct", "other", "unknown"}
@@ -80,14 +88,20 @@ class Volume:
         Which series this is.
     intensity : {"grey8", "hu", "arbitrary"}
         The unit of the voxels.
+    unit : str
+        The unit's name where the file has one: "HU", "BQML" (becquerel per ml, a PET), else "".
+    window : (float, float), optional
+        Voxel values that whoever made the scan wants drawn black and white.
+    role : {"original", "derived", "localizer"}
+        What the scan is for.
     warnings : tuple of str
         One sentence for each thing the user should know about this scan.
 
     Raises
     ------
     InputError
-        If data is not a finite (Z, Y, X) array on the geometry's grid, or is the same
-        everywhere.
+        If data is not a (Z, Y, X) array on the geometry's grid or, where it is in memory, is not
+        finite or the same everywhere.
     """
 
     data: npt.NDArray[np.float32] = field(repr=False)
@@ -95,6 +109,9 @@ class Volume:
     modality: Modality
     series: Series
     intensity: Intensity = "arbitrary"
+    unit: str = ""
+    window: tuple[float, float] | None = None
+    role: Role = "original"
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -103,12 +120,28 @@ class Volume:
                 f"voxels of shape {self.data.shape} do not fit the grid {self.geometry.shape}",
                 path=self.path,
             )
-        check_voxels(self.data, path=self.path)
+        if not self.lazy:
+            check_voxels(self.data, path=self.path)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether voxels are read when they are needed (``data`` is a dask array)."""
+        return not isinstance(self.data, np.ndarray)
 
     @property
     def slices(self) -> npt.NDArray[np.float32]:
         """Upright slices (N, rows, columns), a view: what the model sees one by one."""
         return self.geometry.to_slices(self.data)
+
+    def slice(self, index: int) -> npt.NDArray[np.float32]:
+        """Upright slice ``index``, (rows, columns) float32 in memory.
+
+        Raises
+        ------
+        InputError
+            If it is read now and its file is damaged or gone.
+        """
+        return np.asarray(self.slices[index])
 
     @property
     def path(self) -> Path | None:

@@ -12,11 +12,21 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.volume import Intensity, Modality, Volume
 
-__all__ = ["Window", "WindowKind", "apply_window", "default_window", "resolve"]
+__all__ = [
+    "CT_PRESETS",
+    "Window",
+    "WindowKind",
+    "apply_window",
+    "default_window",
+    "display_limits",
+    "resolve",
+]
 
 WindowKind = Literal["full8", "percentile", "fixed"]
 # Percentiles of more voxels than this are taken on a sample of this size: off by under 0.1 %.
 _SAMPLE = 1_000_000
+# A scan that is read slice by slice has its percentiles from this many of them.
+_SLICES_LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
@@ -75,10 +85,20 @@ class Window:
             raise InputError(f"{values!r} does not describe an intensity window") from error
 
 
+#: Windows radiologists use for a CT, Hounsfield units (centre and width as is usual in PACS).
+CT_PRESETS: dict[str, Window] = {
+    "brain": Window("fixed", 0.0, 80.0),  # 40 / 80
+    "liver": Window("fixed", -20.0, 140.0),  # 60 / 160
+    "lung": Window("fixed", -1350.0, 150.0),  # -600 / 1500
+    "bone": Window("fixed", -450.0, 1050.0),  # 300 / 1500
+    "soft tissue": Window("fixed", -160.0, 240.0),  # 40 / 400
+}
+
+
 def default_window(modality: Modality) -> Window:
     """Choose the window for a modality: percentiles, for a CT soft tissue (-160..240 HU)."""
     if modality == "ct":
-        return Window("fixed", -160.0, 240.0)
+        return CT_PRESETS["soft tissue"]
     return Window("percentile", 0.5, 99.5)
 
 
@@ -113,20 +133,40 @@ def resolve(
         return 0.0, 255.0
     if window.kind == "fixed":
         return window.low, window.high
+    if isinstance(scan, Volume) and scan.lazy:
+        count = scan.geometry.slice_count
+        chosen = np.unique(np.linspace(0, count - 1, _SLICES_LOOKED_AT).round().astype(int))
+        voxels = np.stack([scan.slice(index) for index in chosen])
     minimum, maximum = float(voxels.min()), float(voxels.max())
     if not (math.isfinite(minimum) and math.isfinite(maximum)):
         raise InputError("the image holds values that are not finite numbers")
     if minimum == maximum:
         raise InputError(f"all pixels of the image have the same value, {minimum:g}")
     if voxels.size > _SAMPLE:
-        chosen = np.random.default_rng(0).integers(0, voxels.size, _SAMPLE)
-        voxels = voxels.reshape(-1)[chosen]
+        voxels = voxels.reshape(-1)[np.random.default_rng(0).integers(0, voxels.size, _SAMPLE)]
     voxels = voxels[voxels > minimum]
     if voxels.size:
         low, high = (float(v) for v in np.percentile(voxels, (window.low, window.high)))
         if low < high:
             return low, high
     return minimum, maximum
+
+
+def display_limits(volume: Volume) -> tuple[float, float]:
+    """Voxel values to draw black and white.
+
+    What the scan's header asks for; else soft tissue in a CT, percentiles in any other scan.
+    """
+    if volume.window is not None:
+        return volume.window
+    window = default_window("ct" if volume.intensity == "hu" else "unknown")
+    try:
+        # Not as "grey8", which would leave a dark scan dark.
+        return resolve(window, volume, "arbitrary")
+    except InputError:
+        # A scan of one value is drawn too, as one grey.
+        low = float(volume.data.min())
+        return low, low + 1.0
 
 
 def apply_window(image: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.float32]:

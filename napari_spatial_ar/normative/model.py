@@ -165,14 +165,14 @@ class NormativeModel:
         InputError
             If an index is out of range or the slices are smaller than a patch.
         """
-        stack = volume.slices
-        order = range(len(stack)) if slices is None else slices
+        count = volume.geometry.slice_count
+        order = range(count) if slices is None else slices
         for index in order:
-            if not 0 <= index < len(stack):
-                raise InputError(f"there is no slice {index}: the scan has {len(stack)}")
+            if not 0 <= index < count:
+                raise InputError(f"there is no slice {index}: the scan has {count}")
         window = resolve(self.header.preprocessing.window, volume)
         for index in order:
-            unit = apply_window(stack[index], *window)
+            unit = apply_window(volume.slice(index), *window)
             if tissue_mask(unit).any() and unit.min() < unit.max():
                 self._check(unit)
                 yield index, self._score(unit)

@@ -101,7 +101,7 @@ class Finding:
 
 def voxel_volume_mm3(geometry: Geometry) -> float | None:
     """Volume of one voxel in mm3, or None where it is not known."""
-    if not (geometry.spacing_known and geometry.regular):
+    if not geometry.measurable:
         return None
     return float(abs(np.linalg.det(geometry.affine[:3, :3])))
 
@@ -244,8 +244,8 @@ def _measure(
         peak_slice=int(slices[int(np.argmax(scores))]),
         voxels=len(where),
         volume_ml=None if voxel is None else len(where) * voxel / 1000,
-        largest_area_mm2=area * _pixel_area(to_mm) if geometry.spacing_known else None,
-        longest_diameter_mm=diameter_mm if geometry.spacing_known else None,
+        largest_area_mm2=area * _pixel_area(to_mm) if geometry.measurable else None,
+        longest_diameter_mm=diameter_mm if geometry.measurable else None,
         longest_diameter_px=diameter_px,
         peak_nll=float(scores.max()),
         mean_nll=float(scores.mean(dtype=np.float64)),

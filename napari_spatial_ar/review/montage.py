@@ -17,11 +17,11 @@ from napari_spatial_ar.imaging.files import atomic_write_bytes
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
+from napari_spatial_ar.imaging.windows import apply_window, display_limits
 from napari_spatial_ar.review.colormap import inferno
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
-__all__ = ["display_limits", "highest_slices", "montage", "write_montage"]
+__all__ = ["highest_slices", "montage", "write_montage"]
 
 Rgb = npt.NDArray[np.float32]
 
@@ -30,6 +30,8 @@ _TEXT = (222, 222, 222)
 _MUTED = (150, 150, 150)
 #: Outline colour: cyan does not occur in inferno or in the scan.
 _OUTLINE = np.array([0.0, 0.9, 1.0], dtype=np.float32)
+# Enough slices for the median and the highest scores of a scan.
+_SLICES_LOOKED_AT = 64
 _MARGIN, _GAP, _HEAD, _FOOT, _BAR = 16, 10, 62, 30, 92
 
 
@@ -67,19 +69,6 @@ def highest_slices(
     rest = [index for index in order if index not in chosen]
     chosen += rest[: max(0, count - len(chosen))]
     return sorted(chosen, key=order.index)
-
-
-def display_limits(volume: Volume) -> tuple[float, float]:
-    """Voxel values to draw black and white: soft tissue in a CT, else the scan's own range."""
-    window = default_window("ct" if volume.intensity == "hu" else "unknown")
-    try:
-        # Not as "grey8", which would leave a dark scan dark.
-        low, high = resolve(window, volume.data, "arbitrary")
-    except InputError:
-        # A scan of one value is drawn too, as one grey.
-        low = float(volume.data.min())
-        high = low + 1.0
-    return low, high
 
 
 def montage(
@@ -139,18 +128,18 @@ def montage(
     chosen = highest_slices(image_scores, rows, apart=max(1, count // 16))
     if not chosen:
         raise InputError("no slice of this scan is scored, so there is nothing to show")
-    scan, scores, inside = (geometry.to_slices(a) for a in (volume.data, nll, mask))
-    grey_low, grey_high = display_limits(volume)
-    unit = apply_window(scan, grey_low, grey_high)
-    low, high = limits or _limits(scores, unit, image_scores, threshold)
-    size = _panel_size(geometry, scan.shape[1:], panel)
+    scores, inside = geometry.to_slices(nll), geometry.to_slices(mask)
+    window = display_limits(volume)
+    low, high = limits or _limits(volume, scores, window, image_scores, threshold)
+    size = _panel_size(geometry, scores.shape[1:], panel)
     width = 2 * _MARGIN + 3 * size.width + 2 * _GAP + _BAR
     height = _HEAD + len(chosen) * (size.height + _GAP) + _FOOT
     page = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(page)
     _write_head(draw, size, title, threshold, fpr)
     for row, index in enumerate(chosen):
-        grey = np.clip(_resized(unit[index], size, Image.Resampling.BICUBIC), 0, 1)
+        unit = apply_window(volume.slice(index), *window)
+        grey = np.clip(_resized(unit, size, Image.Resampling.BICUBIC), 0, 1)
         base = np.repeat(grey[..., None], 3, axis=2)
         heat = _resized(scores[index], size, Image.Resampling.BILINEAR)
         flags = _resized(inside[index] != 0, size, Image.Resampling.NEAREST) > 0.5
@@ -175,13 +164,18 @@ def write_montage(path: str | Path, picture: Image.Image) -> None:
 
 
 def _limits(
+    volume: Volume,
     scores: npt.NDArray[np.floating],
-    unit: npt.NDArray[np.float32],
+    window: tuple[float, float],
     image_scores: npt.NDArray[np.floating],
     threshold: float,
 ) -> tuple[float, float]:
     """From the median score of the body to its highest, at least as far above the threshold."""
-    values = [scores[i][tissue_mask(unit[i])] for i in np.flatnonzero(np.isfinite(image_scores))]
+    scored = np.flatnonzero(np.isfinite(image_scores))
+    values = [
+        scores[i][tissue_mask(apply_window(volume.slice(i), *window))]
+        for i in scored[:: max(1, len(scored) // _SLICES_LOOKED_AT)]
+    ]
     body = np.concatenate(values) if sum(map(len, values)) else scores.ravel()
     low, high = (float(v) for v in np.percentile(body, [50, 99.8]))
     return low, max(high, 2 * threshold - low, low + 1e-3)

@@ -76,6 +76,14 @@ def _hashed(uid: str) -> str:
     return "sha256:" + hashlib.sha256(uid.encode()).hexdigest()
 
 
+def _voxels_sha256(volume: Volume) -> str:
+    """Sha256 of the voxels in source order, one plane in memory at a time."""
+    digest = hashlib.sha256()
+    for plane in volume.data:
+        digest.update(np.ascontiguousarray(plane, dtype=np.float32).tobytes())
+    return digest.hexdigest()
+
+
 def provenance(
     model: ModelLike,
     volume: Volume,
@@ -133,18 +141,17 @@ def provenance(
             "series": volume.series.label,
             "series_uid": (uid if keep_uids else _hashed(uid)) if uid else None,
             "files": len(volume.series.files),
-            "voxels_sha256": hashlib.sha256(
-                np.ascontiguousarray(volume.data, dtype=np.float32).tobytes()
-            ).hexdigest(),
+            "voxels_sha256": _voxels_sha256(volume),
             "modality": volume.modality,
             "intensity": volume.intensity,
+            "unit": volume.unit or None,
             "shape_zyx": list(geometry.shape),
             "spacing_zyx": list(geometry.spacing),
             "spacing_unit": "mm" if geometry.spacing_known else "pixel",
             "regular_grid": geometry.regular,
             "affine_ijk_to_ras": geometry.affine.tolist(),
             "plane": geometry.plane,
-            "slices": geometry.shape[geometry.slice_axis],
+            "slices": geometry.slice_count,
             "slices_scored": int(scored),
             "warnings": list(volume.warnings),
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -22,6 +23,8 @@ from napari_spatial_ar.imaging.datasets import (
     iter_slices,
     split_by_group,
 )
+from napari_spatial_ar.imaging.reading import Source
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import Window, default_window
 
 GREY = np.random.default_rng(3).integers(0, 256, (8, 9)).astype(np.uint8)
@@ -199,14 +202,29 @@ def test_each_volume_is_opened_once_whatever_the_order(
     save_scan(tmp_path / "b.nii.gz")
     refs = list(find_slices(tmp_path).train)
     opened = []
-    original = datasets.read_source
-    monkeypatch.setattr(
-        datasets, "read_source", lambda source: opened.append(source) or original(source)
-    )
+    original = Scan.read
+    monkeypatch.setattr(Scan, "read", lambda scan: opened.append(scan) or original(scan))
     shuffled = [refs[i] for i in (4, 0, 3, 2, 5, 1)]
     seen = [ref for ref, _, _ in iter_slices(shuffled, default_window("mri"))]
     assert sorted(map(repr, seen)) == sorted(map(repr, refs))
     assert len(opened) == 2
+
+
+def test_localizers_and_derived_series_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        save_scan(tmp_path / f"{name}.nii.gz")
+    roles = {"a.nii.gz": "localizer", "b.nii.gz": "original", "c.nii.gz": "derived"}
+    original = datasets.scans_in
+
+    def with_roles(source: Source) -> list[Scan]:
+        return [replace(scan, role=roles[source.files[0].name]) for scan in original(source)]
+
+    monkeypatch.setattr(datasets, "scans_in", with_roles)
+    slices = find_slices(tmp_path)
+    assert {ref.path.name for ref in slices.train} == {"b.nii.gz"}
+    assert any("left out" in text for text in slices.warnings)
 
 
 def test_a_picture_that_is_bad_is_named_when_it_is_read(tmp_path: Path) -> None:

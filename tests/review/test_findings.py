@@ -149,14 +149,15 @@ def test_sides_are_not_named_without_geometry() -> None:
     assert finding.longest_diameter_px == pytest.approx(3)
 
 
-def test_uneven_slices_have_no_volume_but_an_in_plane_diameter() -> None:
+def test_nothing_is_measured_in_mm_where_the_geometry_is_not_regular() -> None:
     geometry = grid(regular=False)
     nll = scores(geometry, 0)
     nll[0:2, 0, 0:4] = 1
     (finding,) = find_findings(nll > 0, nll, geometry)
     assert finding.volume_ml is None
     assert finding.centroid_ras_mm is None
-    assert finding.longest_diameter_mm == pytest.approx(np.hypot(3 * 0.5, 2))
+    assert finding.longest_diameter_mm is finding.largest_area_mm2 is None
+    assert finding.longest_diameter_px == pytest.approx(4)
 
 
 def test_findings_are_ranked_by_peak() -> None:
