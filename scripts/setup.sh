@@ -25,32 +25,46 @@ if [ "${1:-}" = --gui ]; then gui=yes; shift; fi
 venv=$1
 extras=$2
 
+# Prints those of the Debian packages named that are not installed.
+missing_packages() {
+    local package
+    for package in "$@"; do
+        # Debian 13 and Ubuntu 24.04 renamed some libraries NAMEt64, which "provide" the old name.
+        { dpkg-query -W -f '${db:Status-Status}\n' "$package" "${package}t64" 2>/dev/null || true; } \
+            | grep -qx installed || echo "$package"
+    done
+}
+
+may_install() { [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null; }
+
+install_packages() {
+    local become=()
+    [ "$(id -u)" -eq 0 ] || become=(sudo)
+    say "installing system packages: $*"
+    ${become[@]+"${become[@]}"} apt-get update -qq
+    ${become[@]+"${become[@]}"} env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+}
+
 # Installs the Debian packages named that are missing; where that is not allowed, says which.
 need_packages() {
     if ! command -v dpkg-query >/dev/null; then
         say "not a Debian system, so it is up to you that these are there under their names: $*"
         return
     fi
-    local package missing=() become=()
-    for package in "$@"; do
-        # Debian 13 and Ubuntu 24.04 renamed some libraries NAMEt64, which "provide" the old name.
-        { dpkg-query -W -f '${db:Status-Status}\n' "$package" "${package}t64" 2>/dev/null || true; } \
-            | grep -qx installed || missing+=("$package")
-    done
+    local missing
+    mapfile -t missing < <(missing_packages "$@")
     [ ${#missing[@]} -gt 0 ] || return 0
-
-    if [ "$(id -u)" -ne 0 ]; then
-        if ! sudo -n true 2>/dev/null; then
-            die "these system packages are missing and need an administrator:
+    may_install || die "these system packages are missing and need an administrator:
     sudo apt-get install ${missing[*]}
 Then run this again."
-        fi
-        become=(sudo)
-    fi
-    say "installing system packages: ${missing[*]}"
-    ${become[@]+"${become[@]}"} apt-get update -qq
-    ${become[@]+"${become[@]}"} env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+    install_packages "${missing[@]}"
+}
+
+# Installs a Debian package that a few tests use, where that can be done; does without it elsewhere.
+want_package() {
+    command -v dpkg-query >/dev/null && [ -n "$(missing_packages "$1")" ] && may_install || return 0
+    install_packages "$1" || say "without $1: the tests that use it are skipped"
 }
 
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
@@ -76,7 +90,11 @@ make_venv() {
     "$python" -m venv "$venv"
 }
 
-if [ "$gui" = yes ] && [ "$(uname)" = Linux ]; then need_packages "${GUI_PACKAGES[@]}"; fi
+if [ "$gui" = yes ] && [ "$(uname)" = Linux ]; then
+    need_packages "${GUI_PACKAGES[@]}"
+    # dciodvfy, which checks DICOM files against the standard.
+    case ",$extras," in *,test,*) want_package dicom3tools ;; esac
+fi
 
 # The stamp holds what the environment was made from, so any change in it installs again.
 stamp="$venv/.installed-${extras//,/-}"

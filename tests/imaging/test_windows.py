@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ import pytest
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
-from napari_spatial_ar.imaging.windows import Window, apply_window, default_window, resolve
+from napari_spatial_ar.imaging.windows import (
+    CT_PRESETS,
+    Window,
+    apply_window,
+    default_window,
+    display_limits,
+    resolve,
+)
 
 
 def test_grey8_is_always_0_to_255() -> None:
@@ -84,3 +92,28 @@ def test_a_window_goes_through_json(window: Window) -> None:
 def test_nonsense_is_refused(values: dict[str, object], match: str) -> None:
     with pytest.raises(InputError, match=match):
         Window.from_dict(values)
+
+
+def test_the_header_decides_how_a_scan_is_drawn() -> None:
+    data = np.linspace(-1000, 1000, 1000, dtype=np.float32).reshape(1, 10, 100)
+    geometry = Geometry(data.shape, np.eye(4))
+    ct = Volume(data, geometry, "ct", Series("CT series 1"), intensity="hu")
+    assert display_limits(ct) == (-160, 240)
+    assert display_limits(replace(ct, window=(0.0, 80.0))) == (0, 80)
+    mri = Volume(data, geometry, "mri", Series("MR series 1"))
+    assert display_limits(mri) == pytest.approx((-989, 990), abs=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "centre", "width"),
+    [
+        ("brain", 40, 80),
+        ("liver", 60, 160),
+        ("lung", -600, 1500),
+        ("bone", 300, 1500),
+        ("soft tissue", 40, 400),
+    ],
+)
+def test_presets_are_those_of_radiologists(name: str, centre: float, width: float) -> None:
+    window = CT_PRESETS[name]
+    assert ((window.low + window.high) / 2, window.high - window.low) == (centre, width)
