@@ -12,7 +12,7 @@ from napari_spatial_ar.errors import InputError
 
 __all__ = ["guard"]
 
-_LOGGERS = ("PIL", "nibabel.global", "pydicom", "tifffile")
+_LOGGERS = ("PIL", "highdicom.base", "highdicom.seg.sop", "nibabel.global", "pydicom", "tifffile")
 
 
 @contextmanager

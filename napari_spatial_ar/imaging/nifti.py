@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import zlib
+import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,104 +15,43 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_bytes
 from napari_spatial_ar.imaging.geometry import Geometry, orientation
+from napari_spatial_ar.imaging.grey import COLOUR_WARNING
 from napari_spatial_ar.imaging.guard import guard
-from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.nifti_header import NiftiHeader, is_nifti, read_header
+from napari_spatial_ar.imaging.nifti_voxels import DAMAGED, NiftiVoxels, StoredVoxels
+from napari_spatial_ar.imaging.scan import Scan, is_large
 from napari_spatial_ar.imaging.volume import Intensity, Series, Volume
 
-__all__ = ["find_nifti", "is_nifti", "read_nifti", "write_nifti"]
+__all__ = ["find_nifti", "is_nifti", "read_nifti", "slice_axis_of", "write_nifti"]
 
-_GZIP = b"\x1f\x8b"
-# Deflate cannot pack more than 1032 bytes into one: a header that claims more is lying.
-_MOST_COMPRESSION = 1100
-_HEADER_BYTES = 540  # of NIfTI-2, the longer one
-_MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # the others are mm or not known
-_DAMAGED = "is not a NIfTI file that can be read: it is cut short, damaged or of another kind"
+# Voxels outside of these sizes (mm) are rather a wrong unit than a scan of a patient.
+_SMALLEST_MM, _LARGEST_MM = 1e-4, 100.0
 _GEOMETRY_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "xyzt_units"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
 
 
-def _open(path: Path) -> BinaryIO:
-    """Bytes of a file, unpacked where it is gzip by content."""
-    with open(path, "rb") as file:
-        packed = file.read(2) == _GZIP
-    return cast(BinaryIO, gzip.open(path, "rb")) if packed else open(path, "rb")
-
-
-def _unread_image(stream: BinaryIO) -> Any:
-    """NIfTI-1 or -2 image whose voxels are not read yet."""
-    head = stream.read(_HEADER_BYTES)
-    stream.seek(0)
-    kind: Any = nib.Nifti2Image if head[4:8] == b"n+2\0" else nib.Nifti1Image
-    return kind.from_stream(stream)
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether a file says inside that it is a one-file NIfTI scan, packed or not."""
+def _geometry(found: NiftiHeader, path: Path) -> tuple[Geometry, tuple[str, ...]]:
+    """Grid of a file's volumes, and what is odd about it."""
+    with guard(path, DAMAGED):
+        affine, warnings = found.affine()
     try:
-        with _open(path) as stream:
-            head = stream.read(_HEADER_BYTES)
-    except (OSError, EOFError, zlib.error):
-        return False
-    return head[344:348] == b"n+1\0" or head[4:8] == b"n+2\0"
-
-
-def _check_claims(image: Any, path: Path) -> None:
-    """Refuse what is no scan, before any memory is taken for its voxels."""
-    shape, dtype = image.shape, image.header.get_data_dtype()
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        limit = size * _MOST_COMPRESSION if file.read(2) == _GZIP else size
-    claimed = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if claimed > limit:
-        raise InputError(
-            f"its header claims {claimed} bytes of voxels but the file has {size} bytes",
-            path=path,
-            fix="Export or copy it again",
+        geometry = Geometry(found.size[::-1], affine)
+    except InputError as error:
+        raise InputError(error.what, path=path, fix="Correct its sform or qform") from None
+    spacing = geometry.spacing
+    if min(spacing) < _SMALLEST_MM or max(spacing) > _LARGEST_MM:
+        sizes = " x ".join(f"{s:g}" for s in reversed(spacing))
+        warnings += (
+            f"The file says that a voxel is {sizes} mm, which is not likely: no length in mm "
+            "is to be trusted.",
         )
-    if dtype.kind not in "iuf":
-        raise InputError(
-            "holds colour or complex voxels, not one number for each voxel",
-            path=path,
-            fix="Convert it to a grey-scale scan",
-        )
-    if len(shape) < 2 or min(shape) < 1 or any(n > 1 for n in shape[3:]):
-        raise InputError(
-            f"has the shape {' x '.join(map(str, shape))}, which is not one 2-D or 3-D scan",
-            path=path,
-            fix="Split it into 3-D scans, one for each time point or channel",
-        )
+    return replace(geometry, slice_axis=slice_axis_of(geometry)), warnings
 
 
-def _affine(image: Any) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
-    """Map from (i, j, k) to RAS mm by nibabel's rule (sform, else qform), and what is odd."""
-    header = image.header
-    warnings = []
-    qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
-    if qform is None and sform is None:
-        warnings.append(
-            "The file does not say how the patient lies: left and right are assumed to be "
-            "stored the radiological way, and may be wrong."
-        )
-    elif qform is not None and sform is not None:
-        corners = np.array(np.meshgrid(*([0, n - 1] for n in (*image.shape, 1)[:3]))).reshape(3, 8)
-        apart = np.abs((qform - sform)[:3] @ np.vstack((corners, np.ones(8)))).max()
-        if apart > 1e-2:
-            warnings.append(
-                f"The file's two positions (qform and sform) differ by up to {apart:.2f} mm; "
-                "the sform is used."
-            )
-    unit = header.get_xyzt_units()[0]
-    affine = image.affine.astype(np.float64)
-    if unit in _MM_PER_UNIT:
-        affine[:3] *= _MM_PER_UNIT[unit]
-        warnings.append(f"The file's lengths are in {unit}s and were turned into mm.")
-    return affine, tuple(warnings)
-
-
-def _slice_axis(geometry: Geometry) -> int:
-    """Axis of (Z, Y, X) with the slices: of few slices, of thick ones, else the axial one."""
+def slice_axis_of(geometry: Geometry) -> int:
+    """Guess the axis of (Z, Y, X) with the slices: the short one, the thick one, else axial."""
     fewest, next_fewest, _ = sorted(geometry.shape)
     if 4 * fewest <= next_fewest:
         return geometry.shape.index(fewest)
@@ -122,59 +61,100 @@ def _slice_axis(geometry: Geometry) -> int:
     return 2 - int(np.flatnonzero(orientation(geometry.affine)[:, 0] == 2)[0])
 
 
-def _intensity(image: Any) -> Intensity:
-    # The header's own slope is gone once nibabel has taken it over into the array proxy.
-    unscaled = (image.dataobj.slope, image.dataobj.inter) == (1.0, 0.0)
-    return "grey8" if image.get_data_dtype() == np.uint8 and unscaled else "arbitrary"
-
-
-def find_nifti(path: Path) -> list[Scan]:
-    """Volumes of a NIfTI file, by its header; see `read_nifti`."""
-    return [Scan.of(read_nifti(path))]
-
-
-def read_nifti(path: str | Path) -> Volume:
-    """Read a NIfTI scan (.nii, .nii.gz, NIfTI-1 or -2; told by content).
+def find_nifti(path: str | Path) -> list[Scan]:
+    """Find the volumes of a NIfTI file by its header, without reading voxels.
 
     Parameters
     ----------
     path : path-like
-        The file. A 2-D picture becomes a scan of one slice.
+        A .nii, .nii.gz or .hdr file (NIfTI-1 or -2; told by content). A 2-D picture is a scan of
+        one slice; of a 4-D file (time points, b-values, channels) each 3-D volume is a scan.
+
+    Returns
+    -------
+    list of Scan
+        In file order. Of a plain file only what is asked for is read. A packed one is unpacked
+        whole; where slices are asked for, it then stays in memory, as stored.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, Analyze 7.5 (which does not tell left from right), has
+        complex voxels, or its header claims more than it can hold.
+    """
+    path = Path(path)
+    found = read_header(path)
+    geometry, warnings = _geometry(found, path)
+    if found.scaling is None:
+        raise InputError(
+            "its scaling (scl_slope, scl_inter) is not a number, so its values mean nothing",
+            path=path,
+            fix="Export it again",
+        )
+    slope, inter = found.scaling
+    if found.coloured:
+        warnings += (COLOUR_WARNING,)
+    if found.dtype.kind == "f" and is_large(math.prod(geometry.shape)):
+        warnings += ("A voxel that is not a finite number is shown as the lowest finite value.",)
+    plain = found.dtype == np.uint8 and (slope, inter) == (1.0, 0.0)
+    intensity: Intensity = "grey8" if plain or found.coloured else "arbitrary"
+    files = tuple(dict.fromkeys((path, found.voxel_file)))
+    size = " x ".join(map(str, found.size))
+    stored = StoredVoxels(
+        path=found.voxel_file,
+        offset=found.offset,
+        dtype=found.dtype,
+        shape=(found.count, *geometry.shape),
+        packed=found.packed,
+    )
+
+    def scan(number: int) -> Scan:
+        place = f", volume {number + 1} of {found.count}" if found.count > 1 else ""
+        return Scan(
+            voxels=NiftiVoxels(stored, number, slope, inter, geometry.slice_axis),
+            geometry=geometry,
+            modality="unknown",
+            series=Series(label=f"NIfTI scan {size}{place}", files=files),
+            intensity=intensity,
+            window=found.window,
+            warnings=warnings,
+        )
+
+    return [scan(number) for number in range(found.count)]
+
+
+def read_nifti(path: str | Path, index: int | None = None) -> Volume:
+    """Read a NIfTI scan (see `find_nifti`).
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    index : int, optional
+        Which 3-D volume of a 4-D file, from 0.
 
     Returns
     -------
     Volume
         Voxels (Z, Y, X) float32 in file order, scaled by the file's slope and intercept;
-        modality ``"unknown"``; what is odd about its position in ``warnings``.
+        modality ``"unknown"``; what is odd about the file in ``warnings``. Voxels that are no
+        finite numbers have the lowest finite value.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, cut short, 4-D, in colour, or its voxels are not
-        finite or all the same.
+        As for `find_nifti`; if there are several volumes and none is asked for, or not the one
+        asked for; if the voxels are cut short, all the same, or none is a finite number.
     """
-    path = Path(path)
-    with guard(path, _DAMAGED), _open(path) as stream:
-        image = _unread_image(stream)
-        _check_claims(image, path)
-        voxels = image.get_fdata(dtype=np.float32, caching="unchanged")
-        affine, warnings = _affine(image)
-        intensity = _intensity(image)
-    voxels = voxels.reshape((*voxels.shape, 1)[:3], order="F")
-    data = voxels.T
-    size = " x ".join(map(str, voxels.shape))
-    try:
-        geometry = Geometry(data.shape, affine)
-    except InputError as error:
-        raise InputError(error.what, path=path, fix="Correct its sform or qform") from None
-    return Volume(
-        data=data,
-        geometry=replace(geometry, slice_axis=_slice_axis(geometry)),
-        modality="unknown",
-        series=Series(label=f"NIfTI scan {size}", files=(path,)),
-        intensity=intensity,
-        warnings=warnings,
-    )
+    scans = find_nifti(path)
+    if index is None and len(scans) > 1:
+        size = " x ".join(map(str, reversed(scans[0].geometry.shape)))
+        raise InputError(
+            f"holds {len(scans)} scans of {size} voxels, not one", path=path, fix="Choose one"
+        )
+    if not 0 <= (index or 0) < len(scans):
+        raise InputError(f"has no volume {index}: it holds {len(scans)}", path=path)
+    return scans[index or 0].read(lazy=False)
 
 
 def write_nifti(
@@ -193,7 +173,8 @@ def write_nifti(
     array : (Z, Y, X) float32, uint8, int32 or bool
         In source order. Its type is kept; bool becomes uint8.
     geometry : Geometry
-        The scan's.
+        The scan's. Where its slices are unevenly spaced no affine holds them: none is written
+        (sform and qform codes 0, unit unknown), and the header's description says so.
     like : path-like, optional
         The file the scan was read from. If it is a NIfTI file, its sform, qform, their codes
         and its unit are copied bit by bit.
@@ -224,6 +205,11 @@ def write_nifti(
 
 def _new_image(array: npt.NDArray[Any], geometry: Geometry) -> Any:
     kind: Any = nib.Nifti1Image
+    if geometry.slice_positions is not None:
+        image = kind(array.T, None)
+        image.header["pixdim"][1:4] = geometry.spacing[::-1]
+        image.header["descrip"] = b"slices unevenly spaced: no valid affine"
+        return image
     image = kind(array.T, geometry.affine)
     image.header.set_xyzt_units("mm" if geometry.spacing_known else "unknown")
     image.set_sform(geometry.affine, code=1)
@@ -235,15 +221,14 @@ def _new_image(array: npt.NDArray[Any], geometry: Geometry) -> Any:
 
 def _image_like(like: Path, array: npt.NDArray[Any], geometry: Geometry) -> Any:
     """Image with all the header fields of a file that say where its voxels are."""
-    with guard(like, _DAMAGED), _open(like) as stream:
-        source = _unread_image(stream)
-        affine, _ = _affine(source)
-    shape = (*source.shape, 1)[:3]
-    if shape != geometry.shape[::-1] or not np.allclose(affine, geometry.affine, atol=1e-3):
+    found = read_header(like)
+    with guard(like, DAMAGED):
+        affine, _ = found.affine()
+    if found.size != geometry.shape[::-1] or not np.allclose(affine, geometry.affine, atol=1e-3):
         raise InputError("is on another grid than the array to write", path=like)
     kind: Any = nib.Nifti1Image
-    image = kind(array.T, source.affine)
+    image = kind(array.T, found.header.get_best_affine())
     for field in _GEOMETRY_FIELDS:
-        image.header[field] = source.header[field]
-    image.header["pixdim"][:4] = source.header["pixdim"][:4]
+        image.header[field] = found.header[field]
+    image.header["pixdim"][:4] = found.header["pixdim"][:4]
     return image

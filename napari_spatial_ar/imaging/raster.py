@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tifffile
-from PIL import Image
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.gather import attempt, gather, note_errors
+from napari_spatial_ar.imaging.gather import attempt, gather, left_out
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.guard import guard
-from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.grey import COLOUR_WARNING
+from napari_spatial_ar.imaging.pictures import (
+    Look,
+    decode,
+    is_raster,
+    is_raster_head,
+    look,
+    page_count,
+)
+from napari_spatial_ar.imaging.scan import Scan, is_large
 from napari_spatial_ar.imaging.volume import Intensity, Series, Volume, check_voxels
 
 __all__ = [
     "RASTER_SUFFIXES",
     "find_stacks",
     "is_raster",
+    "is_raster_head",
     "natural_key",
     "page_count",
     "read_label",
@@ -34,116 +39,11 @@ __all__ = [
 ]
 
 RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", *_TIFF)
-_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-_MOST_COMPRESSION = 1100
-_DAMAGED = (
-    "is not a PNG, JPEG, TIFF or BMP picture that can be read: it is cut short, damaged or of "
-    "another kind"
-)
-
-
-@dataclass(frozen=True, eq=False)
-class _Picture:
-    """Decoded file: pages (N, rows, columns) float32 grey, and what they were."""
-
-    path: Path
-    pages: npt.NDArray[np.float32]
-    intensity: Intensity
-    coloured: bool
 
 
 def natural_key(path: Path) -> list[tuple[int, int | str]]:
     """Sort key under which slice_9 stands before slice_10."""
     return [(0, int(t)) if t.isdecimal() else (1, t) for t in re.split(r"([0-9]+)", str(path)) if t]
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(10)
-    except OSError:
-        return b""
-
-
-def is_raster(path: Path) -> bool:
-    """Whether a file says inside that it is a PNG, JPEG, TIFF or BMP picture."""
-    head = _head(path)
-    return head.startswith(_MAGIC) or (head[:2] == b"BM" and head[6:10] == b"\0\0\0\0")
-
-
-def _grey(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], bool]:
-    """Grey (..., rows, columns) of (..., rows, columns, channels), and whether it was coloured.
-
-    Channels are grey, grey and alpha, RGB, or RGB and alpha; alpha is put on black.
-    """
-    channels = pixels.shape[-1]
-    opaque = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1.0
-    values = pixels.astype(np.float32)
-    if channels in (2, 4):
-        values = values[..., :-1] * (values[..., -1:] / np.float32(opaque))
-    if channels < 3:
-        return values[..., 0], False
-    if (values[..., :1] == values[..., 1:]).all():
-        return np.ascontiguousarray(values[..., 0]), False
-    return values @ _LUMINANCE, True
-
-
-def _intensity(dtype: np.dtype[Any]) -> Intensity:
-    return "grey8" if dtype in (np.uint8, np.bool_) else "arbitrary"
-
-
-def _decode_pillow(path: Path) -> _Picture:
-    pages = []
-    coloured = False
-    with Image.open(path, formats=_FORMATS) as image:
-        for number in range(getattr(image, "n_frames", 1)):
-            image.seek(number)
-            frame: Image.Image = image
-            if frame.mode in ("1", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
-                has_alpha = frame.mode == "PA" or "transparency" in frame.info
-                target = "L" if frame.mode == "1" else "RGBA" if has_alpha else "RGB"
-                frame = frame.convert(target)
-            pixels = np.asarray(frame)
-            page, page_coloured = _grey(pixels if pixels.ndim == 3 else pixels[..., np.newaxis])
-            pages.append(page)
-            coloured |= page_coloured
-        return _Picture(path, np.stack(pages), _intensity(pixels.dtype), coloured)
-
-
-def _decode_tiff(path: Path) -> _Picture:
-    with tifffile.TiffFile(path) as tiff:
-        series = tiff.series[0]
-        if series.nbytes > _MOST_COMPRESSION * path.stat().st_size:
-            raise ValueError("its header claims more pixels than the file can hold")
-        axes, pixels = series.axes, series.asarray()
-        palette = tiff.pages.first.photometric == tifffile.PHOTOMETRIC.PALETTE
-        inverted = tiff.pages.first.photometric == tifffile.PHOTOMETRIC.MINISWHITE
-    if palette or pixels.dtype.kind not in "biuf":
-        raise ValueError("pixels that are not plain numbers")
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8) * np.uint8(255)
-    if inverted and pixels.dtype.kind == "u":
-        pixels = np.iinfo(pixels.dtype).max - pixels
-    channel = axes.find("S")
-    pixels = pixels[..., np.newaxis] if channel < 0 else np.moveaxis(pixels, channel, -1)
-    *leading, rows, columns, channels = pixels.shape
-    if sum(n > 1 for n in leading) > 1:
-        raise ValueError(f"pixels of shape {pixels.shape}")
-    with np.errstate(all="ignore"):
-        pages, coloured = _grey(pixels.reshape(-1, rows, columns, channels))
-    return _Picture(path, pages, _intensity(pixels.dtype), coloured)
-
-
-def _decode(path: Path) -> _Picture:
-    # Pillow unpacks some compressions that tifffile needs another package for.
-    if _head(path).startswith(_TIFF):
-        with suppress(InputError), guard(path, _DAMAGED):
-            return _decode_tiff(path)
-    with guard(path, _DAMAGED):
-        return _decode_pillow(path)
 
 
 def read_raster(path: str | Path) -> tuple[npt.NDArray[np.float32], Intensity]:
@@ -168,7 +68,7 @@ def read_raster(path: str | Path) -> tuple[npt.NDArray[np.float32], Intensity]:
         not finite or all the same.
     """
     path = Path(path)
-    picture = _decode(path)
+    picture = decode(path)
     if len(picture.pages) != 1:
         raise InputError(
             f"holds {len(picture.pages)} pages, not one slice", path=path, fix="Open it as a stack"
@@ -186,45 +86,82 @@ def read_label(path: str | Path) -> npt.NDArray[np.bool_]:
         If the file is missing, damaged, no picture, or has several pages.
     """
     path = Path(path)
-    picture = _decode(path)
+    picture = decode(path)
     if len(picture.pages) != 1:
         raise InputError(f"holds {len(picture.pages)} pages, not one label", path=path)
     return np.asarray(picture.pages[0] > 0)
 
 
-def page_count(path: str | Path) -> int:
-    """Pages of a picture file, without decoding them; 1 if it cannot be opened."""
-    with suppress(InputError), guard(Path(path), _DAMAGED), Image.open(path, formats=_FORMATS) as i:
-        return int(getattr(i, "n_frames", 1))
-    return 1
+@dataclass(frozen=True, eq=False)
+class _StackVoxels:
+    """Reader of a stack of pages (see `napari_spatial_ar.imaging.scan`)."""
+
+    looks: tuple[Look, ...]
+
+    def whole(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+        """All pages, and whether there was colour."""
+        first = self.looks[0]
+        count = sum(found.pages for found in self.looks)
+        data = np.empty((count, first.rows, first.columns), np.float32)
+        coloured, start = False, 0
+        for found in self.looks:
+            picture = decode(found.path)
+            _check_size(picture.pages, (found.pages, found.rows, found.columns), found.path)
+            data[start : start + found.pages] = picture.pages
+            coloured |= picture.coloured
+            start += found.pages
+        return data, (COLOUR_WARNING,) if coloured else ()
+
+    def plane(self, index: int) -> npt.NDArray[np.float32]:
+        """One page; only its file, and where the file allows it only its page, is decoded."""
+        for found in self.looks:
+            if index < found.pages:
+                break
+            index -= found.pages
+        pages: npt.NDArray[np.float32] = decode(found.path, index).pages
+        _check_size(pages, (1, found.rows, found.columns), found.path)
+        if not (np.isfinite(pages.min()) and np.isfinite(pages.max())):
+            raise InputError("holds pixels that are not finite numbers", path=found.path)
+        page: npt.NDArray[np.float32] = pages[0]
+        return page
 
 
-def _volume(pictures: Sequence[_Picture]) -> list[Volume]:
-    """One volume of pictures of equal size and type."""
-    data = np.concatenate([picture.pages for picture in pictures])
-    count, rows, columns = data.shape
+def _check_size(pages: npt.NDArray[np.float32], size: tuple[int, int, int], path: Path) -> None:
+    if pages.shape != size:
+        raise InputError(
+            f"its pixels ({' x '.join(map(str, pages.shape))}) are not of the size that its header "
+            f"says ({' x '.join(map(str, size))})",
+            path=path,
+            fix="Export or copy it again",
+        )
+
+
+def _stack(looks: Sequence[Look]) -> Scan:
+    """One scan of pictures of equal size and type."""
+    first = looks[0]
+    count, rows, columns = sum(found.pages for found in looks), first.rows, first.columns
     label = f"Picture {columns} x {rows}" if count == 1 else f"Stack {columns} x {rows} x {count}"
     warnings = ["Pictures carry no spacing: lengths are in pixels, and left and right as drawn."]
-    if any(picture.coloured for picture in pictures):
-        warnings.append("Colour was turned into grey (luminance).")
-    volume = Volume(
-        data=data,
+    turned = sum(found.turned for found in looks)
+    if turned:
+        warnings.append(
+            f"{turned} of {len(looks)} files ask to be turned or mirrored (EXIF orientation); "
+            "they are shown as stored."
+        )
+    if is_large(count * rows * columns) and any(found.in_colour for found in looks):
+        warnings.append(COLOUR_WARNING)
+    return Scan(
+        voxels=_StackVoxels(tuple(looks)),
         geometry=Geometry.without_spacing((count, rows, columns)),
         modality="unknown",
-        series=Series(label=label, files=tuple(picture.path for picture in pictures)),
-        intensity=pictures[0].intensity,
+        series=Series(label=label, files=tuple(found.path for found in looks)),
+        intensity=first.intensity,
         warnings=tuple(warnings),
     )
-    return [volume]
 
 
 def find_stacks(files: Sequence[str | Path]) -> list[Scan]:
-    """Stacks of pictures, by their headers; see `read_stack`."""
-    return [Scan.of(volume) for volume in read_stack(files)]
-
-
-def read_stack(files: Sequence[str | Path]) -> list[Volume]:
-    """Read pictures that lie side by side: one stack if all are alike, else each by itself.
+    """Find stacks among pictures that lie side by side, by their headers.
 
     Parameters
     ----------
@@ -233,9 +170,10 @@ def read_stack(files: Sequence[str | Path]) -> list[Volume]:
 
     Returns
     -------
-    list of Volume
-        One volume with a slice for each picture (and page) where sizes and pixel types agree,
-        else one volume for each picture. Without spacing: see `Geometry.without_spacing`.
+    list of Scan
+        One with a slice for each picture (and page) where sizes and pixel types agree, else one
+        for each picture. Without spacing: see `Geometry.without_spacing`. Pictures that cannot
+        be read are left out, which a warning of the first scan says.
 
     Raises
     ------
@@ -243,7 +181,32 @@ def read_stack(files: Sequence[str | Path]) -> list[Volume]:
         If no picture could be read.
     """
     paths = sorted(map(Path, files), key=natural_key)
-    pictures, errors = attempt(partial(_decode, path) for path in paths)
-    alike = len({(picture.pages.shape[1:], picture.intensity) for picture in pictures}) == 1
-    stacks = [pictures] if alike else [[picture] for picture in pictures]
-    return note_errors(gather(partial(_volume, stack) for stack in stacks), errors)
+    looks, errors = attempt(partial(look, path) for path in paths)
+    alike = len({(found.rows, found.columns, found.intensity) for found in looks}) == 1
+    first, *others = [looks] if alike else [[found] for found in looks]
+    return [_stack(first).warn(*left_out(errors)), *map(_stack, others)]
+
+
+def read_stack(files: Sequence[str | Path]) -> list[Volume]:
+    """Read pictures that lie side by side: one stack if all are alike, else each by itself.
+
+    Parameters
+    ----------
+    files : sequence of path-like
+        As for `find_stacks`.
+
+    Returns
+    -------
+    list of Volume
+        As `find_stacks` finds them.
+
+    Raises
+    ------
+    InputError
+        If no picture could be read, or one of a stack is damaged.
+    """
+
+    def read(scan: Scan) -> list[Volume]:
+        return [scan.read()]
+
+    return gather(partial(read, scan) for scan in find_stacks(files))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,14 +14,27 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom import find_series, group_series, is_dicom
 from napari_spatial_ar.imaging.dicomdir import dicomdir_files, is_dicomdir
 from napari_spatial_ar.imaging.gather import attempt, gather, left_out
-from napari_spatial_ar.imaging.nifti import find_nifti, is_nifti
-from napari_spatial_ar.imaging.raster import RASTER_SUFFIXES, find_stacks, is_raster, natural_key
+from napari_spatial_ar.imaging.itk_formats import ITK_SUFFIXES, find_itk, is_itk_head
+from napari_spatial_ar.imaging.nifti import find_nifti
+from napari_spatial_ar.imaging.nifti_header import is_nifti_head, pair_header
+from napari_spatial_ar.imaging.oct_formats import OCT_SUFFIXES, find_oct, is_oct_head
+from napari_spatial_ar.imaging.raster import (
+    RASTER_SUFFIXES,
+    find_stacks,
+    is_raster_head,
+    natural_key,
+)
 from napari_spatial_ar.imaging.scan import Scan, is_large
 from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = ["Found", "Source", "find_scans", "find_sources", "read", "read_source", "scans_in"]
 
-Format = Literal["nifti", "dicom", "raster"]
+logger = logging.getLogger(__name__)
+
+Format = Literal["nifti", "dicom", "raster", "itk", "oct"]
+
+_HEAD_BYTES = 4096
+_READABLE = "NIfTI, DICOM, PNG, JPEG, TIFF, BMP, NRRD, MetaImage and OCT (see docs) can be read"
 
 
 @dataclass(frozen=True)
@@ -32,28 +46,58 @@ class Source:
 
 
 def _format_of(path: Path) -> Format | None:
-    """Format by content; by name only for a file too damaged to show one."""
-    name = path.name.lower()
-    if is_nifti(path):
+    """Format by content, read once; by name only for a file too damaged to show one."""
+    try:
+        if not path.is_file():  # a pipe or a device would never end
+            return None
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        head = b""
+    if is_nifti_head(head):
         return "nifti"
+    if is_raster_head(head):
+        return "raster"
+    if is_itk_head(head, path):
+        return "itk"
+    if is_oct_head(head, path):
+        return "oct"
     if is_dicom(path):
         return "dicom"
-    if is_raster(path):
-        return "raster"
-    if name.endswith((".nii", ".nii.gz")):
-        return "nifti"
-    if name.endswith((".dcm", ".ima")):
-        return "dicom"
-    return "raster" if name.endswith(RASTER_SUFFIXES) else None
+    # A table of contents holds no image, and the files that it names stand beside it.
+    if head[128:132] == b"DICM" and is_dicomdir(path):
+        return None
+    return _FORMAT_OF_SUFFIX.get(_suffix(path))
+
+
+_FORMAT_OF_SUFFIX: dict[str, Format] = {
+    **dict.fromkeys((".nii", ".nii.gz", ".hdr"), "nifti"),
+    **dict.fromkeys((".dcm", ".ima"), "dicom"),
+    **dict.fromkeys(RASTER_SUFFIXES, "raster"),
+    **dict.fromkeys(ITK_SUFFIXES, "itk"),
+    **dict.fromkeys(OCT_SUFFIXES, "oct"),
+}
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
 
 
 def _files_of(path: Path) -> list[Path]:
-    """Files meant by a path: a DICOMDIR's own, the file itself, or all in a folder."""
-    return dicomdir_files(path) if is_dicomdir(path) else _files_under(path)
+    """Files meant by a path: a DICOMDIR's own, the file itself, or all in a folder.
+
+    Where a scan stands in two files (.hdr and .img), the one with the header is meant.
+    """
+    files = dicomdir_files(path) if is_dicomdir(path) else _files_under(path)
+    return [pair_header(file) or file for file in files]
 
 
 def _files_under(path: Path) -> list[Path]:
-    """List the file itself, or all files of a folder and its sub-folders but hidden ones."""
+    """List the file itself, or all files of a folder and its sub-folders but hidden ones.
+
+    Links to folders are not followed: they may lead round in circles.
+    """
     try:
         if path.is_file():
             return [path]
@@ -62,9 +106,18 @@ def _files_under(path: Path) -> list[Path]:
     except OSError as error:
         raise InputError("may not be opened", path=path, fix="Check its permissions") from error
     found: list[Path] = []
-    for folder, subfolders, names in os.walk(path):
+    closed: list[str] = []
+
+    def note(error: OSError) -> None:
+        closed.append(str(error.filename))
+
+    for folder, subfolders, names in os.walk(path, onerror=note):
         subfolders[:] = [n for n in subfolders if not n.startswith((".", "__MACOSX"))]
         found += [Path(folder, name) for name in names if not name.startswith(".")]
+    if closed and not found:
+        raise InputError("may not be opened", path=closed[0], fix="Check its permissions")
+    if closed:
+        logger.info("left out %d folders that may not be opened", len(closed))
     return sorted(found, key=natural_key)
 
 
@@ -79,7 +132,8 @@ def find_sources(path: str | Path | Sequence[str | Path]) -> list[Source]:
     Returns
     -------
     list of Source
-        Ordered by name: NIfTI files, then DICOM series, then folders of pictures.
+        Ordered by name: NIfTI files, then DICOM series, folders of pictures, NRRD and MetaImage
+        files, and files of OCT scanners. Files of other kinds are passed over.
 
     Raises
     ------
@@ -98,11 +152,11 @@ def find_sources(path: str | Path | Sequence[str | Path]) -> list[Source]:
     sources = [Source("nifti", (file,)) for file in by_format.get("nifti", [])]
     sources += [Source("dicom", group) for group in group_series(by_format.get("dicom", []))]
     sources += [Source("raster", group) for group in _by_folder(by_format.get("raster", []))]
+    sources += [Source("itk", (file,)) for file in by_format.get("itk", [])]
+    sources += [Source("oct", (file,)) for file in by_format.get("oct", [])]
     if not sources:
         what = "is not an image" if files == paths else "there is no image in it"
-        raise InputError(
-            what, path=paths[0], fix="NIfTI, DICOM, PNG, JPEG, TIFF and BMP can be read"
-        )
+        raise InputError(what, path=paths[0], fix=_READABLE)
     return sources
 
 
@@ -129,9 +183,12 @@ def scans_in(source: Source) -> list[Scan]:
     InputError
         If there is none that can be read.
     """
-    if source.format == "nifti":
-        return find_nifti(source.files[0])
-    return find_series(source.files) if source.format == "dicom" else find_stacks(source.files)
+    if source.format == "dicom":
+        return find_series(source.files)
+    if source.format == "raster":
+        return find_stacks(source.files)
+    find_in_file = {"nifti": find_nifti, "itk": find_itk, "oct": find_oct}[source.format]
+    return find_in_file(source.files[0])
 
 
 def find_scans(path: str | Path | Sequence[str | Path]) -> Found:
@@ -183,7 +240,8 @@ def read(path: str | Path | Sequence[str | Path]) -> list[Volume]:
     Parameters
     ----------
     path : path-like or sequence of path-like
-        NIfTI, DICOM, PNG, JPEG, TIFF or BMP files, or folders of them; told by content.
+        NIfTI, DICOM, PNG, JPEG, TIFF, BMP, NRRD, MetaImage or OCT files, or folders of them; told
+        by content.
 
     Returns
     -------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import struct
 from pathlib import Path
 
@@ -12,9 +13,13 @@ import pytest
 
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.nifti import is_nifti, read_nifti, write_nifti
+from napari_spatial_ar.imaging.nifti import find_nifti, is_nifti, read_nifti, write_nifti
 
 LPS = np.diag([-0.5, -0.6, 3.0, 1.0])
+OBLIQUE = nib.affines.from_matvec(
+    nib.eulerangles.euler2mat(0.2, -0.3, 0.1) @ np.diag([0.5, 0.6, 3.0]), (3, -4, 5)
+)
+SHEARED = OBLIQUE @ np.array([[1, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
 def ramp(shape: tuple[int, ...] = (7, 6, 5), dtype: str = "int16") -> np.ndarray:
@@ -139,12 +144,10 @@ def test_lengths_in_metres_become_mm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "match"),
     [
-        (ramp((4, 4, 4, 3)), "4 x 4 x 4 x 3"),
-        (np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")]), "colour"),
-        (ramp(dtype="complex64"), "colour or complex"),
+        (ramp(dtype="complex64"), "complex voxels"),
         (np.full((4, 4, 4), 7, dtype="int16"), "same value, 7"),
-        (np.where(ramp() < 3, np.nan, ramp()).astype("float32"), "3 of 210 voxels are not finite"),
-        (np.where(ramp() < 1, 1e300, ramp()), "1 of 210 voxels are not finite"),
+        (np.full((4, 4, 4), np.nan, dtype="float32"), "none of its voxels is a finite number"),
+        (ramp((9,)), "no 2-D or 3-D scan"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(tmp_path: Path, array: np.ndarray, match: str) -> None:
@@ -152,6 +155,260 @@ def test_what_cannot_be_scored_is_refused(tmp_path: Path, array: np.ndarray, mat
     with pytest.raises(InputError, match=match) as caught:
         read_nifti(path)
     assert caught.value.path == path
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_each_volume_of_four_axes_is_a_scan(tmp_path: Path, name: str) -> None:
+    array = np.random.default_rng(2).integers(-99, 99, (4, 5, 6, 3, 2)).astype("int16")
+    path = save(tmp_path / name, array)
+    scans = find_nifti(path)
+    assert [scan.series.label for scan in scans] == [
+        f"NIfTI scan 4 x 5 x 6, volume {n} of 6" for n in range(1, 7)
+    ]
+    in_file_order = array.reshape(4, 5, 6, 6, order="F")
+    for number in (5, 0, 3):
+        np.testing.assert_array_equal(scans[number].read().data.T, in_file_order[..., number])
+        np.testing.assert_array_equal(read_nifti(path, number).data.T, in_file_order[..., number])
+    np.testing.assert_array_equal(scans[2].voxels.plane(1).T, in_file_order[:, :, 1, 2])
+    with pytest.raises(InputError, match="holds 6 scans of 4 x 5 x 6"):
+        read_nifti(path)
+    for number in (-1, 6):
+        with pytest.raises(InputError, match=f"no volume {number}: it holds 6"):
+            read_nifti(path, number)
+
+
+def test_a_mask_of_one_volume_lies_on_the_four_axes_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii.gz", ramp((7, 6, 5, 4)), OBLIQUE)
+    volume = read_nifti(path, 2)
+    write_nifti(tmp_path / "m.nii", volume.data > 9, volume.geometry, like=path)
+    mask = nib.load(tmp_path / "m.nii")
+    assert mask.shape == (7, 6, 5)
+    np.testing.assert_array_equal(mask.affine, nib.load(path).affine)
+
+
+def test_of_a_plain_file_only_the_volume_asked_for_is_read(tmp_path: Path) -> None:
+    # The others are a hole in the file: reading them too would take 400 GB.
+    shape = (100, 100, 20, 1000, 1000)
+    image = nib.Nifti2Image(ramp((7, 6, 5)), LPS)
+    image.header.set_data_shape(shape)
+    raw = image.header.binaryblock + bytes(4)
+    with open(tmp_path / "a.nii", "wb") as file:
+        file.write(raw[:168] + struct.pack("<q", 544) + raw[176:])
+        file.truncate(544 + 2 * int(np.prod(shape[:4])))
+        file.seek(544 + 700 * 400_000)
+        file.write(np.arange(200_000, dtype="<i2").tobytes())
+    with pytest.raises(InputError, match="header claims 400000000000 bytes"):
+        find_nifti(tmp_path / "a.nii")
+    image.header.set_data_shape(shape[:4])
+    raw = image.header.binaryblock + bytes(4)
+    with open(tmp_path / "a.nii", "rb+") as file:
+        file.write(raw[:168] + struct.pack("<q", 544) + raw[176:])
+    scans = find_nifti(tmp_path / "a.nii")
+    assert len(scans) == 1000
+    expected = np.arange(200_000).astype("<i2").reshape(20, 100, 100)
+    np.testing.assert_array_equal(scans[700].read().data, expected)
+    np.testing.assert_array_equal(scans[700].voxels.plane(3), expected[3])
+
+
+def test_too_many_volumes_are_not_listed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds 10001 volumes"):
+        find_nifti(save(tmp_path / "a.nii", np.zeros((1, 1, 1, 10_001), "u1")))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("spacing", [(1, 1, 3), (1, 3, 1), (3, 1, 1)])
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_a_slice_alone_is_the_slice_of_the_whole(
+    tmp_path: Path, name: str, spacing: tuple[float, ...], dtype: str
+) -> None:
+    array = ramp(dtype=dtype)
+    if dtype == "float32":
+        array[2:4, 1, :] = [[np.nan] * 5, [-np.inf] * 5]
+    scan = find_nifti(save(tmp_path / name, array, np.diag([*spacing, 1.0])))[0]
+    whole = scan.read(lazy=False)
+    for index in range(scan.geometry.slice_count):
+        np.testing.assert_array_equal(scan.plane(index), whole.slice(index))
+    np.testing.assert_array_equal(np.asarray(scan.read(lazy=True).data), whole.data)
+
+
+def test_a_packed_file_is_unpacked_once_for_all_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "a.nii.gz", ramp())
+    scan = find_nifti(path)[0]
+    first = scan.plane(0)
+    path.unlink()
+    np.testing.assert_array_equal(scan.plane(0), first)
+    assert scan.plane(4).max() == 209
+
+
+def test_voxels_that_are_not_finite_become_the_lowest_with_a_count(tmp_path: Path) -> None:
+    array = ramp(dtype="float64") + 10
+    array[0, 0, :3] = np.nan, np.inf, 1e300
+    array[1, 1, 1] = -np.inf
+    volume = read_nifti(save(tmp_path / "a.nii", array))
+    assert volume.data.T[0, 0, :4].tolist() == [13, 13, 13, 13]
+    assert volume.data.T[1, 1, 1] == 13
+    (warning,) = volume.warnings
+    assert warning.startswith("4 of 210 voxels are not finite")
+    assert warning.endswith("lowest finite value, 13.")
+
+
+@pytest.mark.parametrize("channels", ["RGB", "RGBA"])
+def test_colour_becomes_luminance(tmp_path: Path, channels: str) -> None:
+    colours = np.random.default_rng(4).integers(0, 256, (7, 6, 5, len(channels))).astype("u1")
+    packed = colours.view([(name, "u1") for name in channels])[..., 0]
+    volume = read_nifti(save(tmp_path / "a.nii", packed))
+    expected = colours[..., :3] @ np.array([0.299, 0.587, 0.114])
+    if channels == "RGBA":
+        expected *= colours[..., 3] / 255
+    np.testing.assert_allclose(volume.data.T, expected, atol=1e-3)
+    assert volume.intensity == "grey8"
+    assert volume.warnings == ("Colour was turned into grey (luminance).",)
+
+
+def with_scaling(path: Path, slope: float, inter: float) -> Path:
+    """The same voxels, scaled by the header."""
+    raw = bytearray(save(path, ramp()).read_bytes())
+    raw[112:120] = struct.pack("<2f", slope, inter)
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize("slope", [0.0, np.nan, 1.0])
+def test_no_slope_means_no_scaling(tmp_path: Path, slope: float) -> None:
+    path = with_scaling(tmp_path / "a.nii", slope, 5.0 if slope != 1 else 0.0)
+    np.testing.assert_array_equal(read_nifti(path).data.T, ramp())
+    np.testing.assert_array_equal(nib.load(path).get_fdata(), ramp())
+
+
+def test_an_intercept_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    path = with_scaling(tmp_path / "a.nii", 2.0, np.nan)
+    with pytest.raises(InputError, match="scl_inter"):
+        find_nifti(path)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u2", "u4", "i8", "u8", "f8"])
+@pytest.mark.parametrize("order", "<>")
+def test_scaled_numbers_agree_with_nibabel(tmp_path: Path, dtype: str, order: str) -> None:
+    kind = np.dtype(dtype).newbyteorder(order)
+    image = nib.Nifti1Image(ramp((7, 6, 3)).astype(kind), LPS, dtype=kind)
+    header = image.header.as_byteswapped(order)
+    header["vox_offset"] = 352
+    raw = bytearray(header.binaryblock + bytes(4) + ramp((7, 6, 3)).astype(kind).tobytes("F"))
+    raw[112:120] = struct.pack(order + "2f", 0.37, -4.5)
+    (tmp_path / "a.nii").write_bytes(raw)
+    expected = nib.load(tmp_path / "a.nii").get_fdata()
+    assert expected.max() > 40
+    np.testing.assert_allclose(read_nifti(tmp_path / "a.nii").data.T, expected, rtol=1e-6)
+
+
+def test_the_display_window_is_taken_from_the_header(tmp_path: Path) -> None:
+    assert find_nifti(save(tmp_path / "a.nii", ramp()))[0].window is None
+    assert find_nifti(save(tmp_path / "b.nii", ramp(), cal_min=-20, cal_max=90))[0].window == (
+        -20,
+        90,
+    )
+    assert find_nifti(save(tmp_path / "c.nii", ramp(), cal_min=5, cal_max=5))[0].window is None
+    assert find_nifti(save(tmp_path / "d.nii", ramp(), cal_min=5, cal_max=np.inf))[0].window is None
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.Nifti2Pair])
+def test_a_scan_in_two_files_is_read(tmp_path: Path, kind: type) -> None:
+    nib.save(kind(ramp(), OBLIQUE), tmp_path / "a.hdr")
+    volume = read_nifti(tmp_path / "a.hdr")
+    np.testing.assert_array_equal(volume.data.T, ramp())
+    np.testing.assert_allclose(volume.geometry.affine, OBLIQUE, atol=1e-5)
+    assert [path.name for path in volume.series.files] == ["a.hdr", "a.img"]
+    write_nifti(tmp_path / "m.nii", volume.data > 3, volume.geometry, like=volume.path)
+    np.testing.assert_allclose(nib.load(tmp_path / "m.nii").affine, OBLIQUE, atol=1e-6)
+    (tmp_path / "a.img").unlink()
+    with pytest.raises(InputError, match=r"\.img file with its voxels is not beside it"):
+        find_nifti(tmp_path / "a.hdr")
+
+
+def test_analyze_is_refused_because_it_has_no_left(tmp_path: Path) -> None:
+    nib.save(nib.AnalyzeImage(ramp(), LPS), tmp_path / "a.img")
+    with pytest.raises(InputError, match=r"Analyze 7\.5 .* which side of the patient is left"):
+        find_nifti(tmp_path / "a.hdr")
+
+
+@pytest.mark.parametrize(("size", "warned"), [(250.0, True), (1e-6, True), (40.0, False)])
+def test_a_voxel_size_that_cannot_be_is_warned_of(
+    tmp_path: Path, size: float, warned: bool
+) -> None:
+    volume = read_nifti(save(tmp_path / "a.nii", ramp(), np.diag([1, 1, size, 1])))
+    assert any("not likely" in w and f"{size:g}" in w for w in volume.warnings) == warned
+
+
+def test_voxel_sizes_below_zero_count_as_above(tmp_path: Path) -> None:
+    raw = bytearray(save(tmp_path / "a.nii", ramp(), None).read_bytes())
+    raw[80:92] = struct.pack("<3f", -2, 3, -4)
+    (tmp_path / "a.nii").write_bytes(raw)
+    volume = read_nifti(tmp_path / "a.nii")
+    assert volume.geometry.spacing == (4, 3, 2)
+    np.testing.assert_allclose(volume.geometry.affine, nib.load(tmp_path / "a.nii").affine)
+
+
+def test_an_sform_of_nothing_leaves_the_qform(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(ramp(), OBLIQUE)
+    image.set_qform(OBLIQUE, code=1)
+    nib.save(image, tmp_path / "a.nii")
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[280:328] = bytes(48)
+    (tmp_path / "a.nii").write_bytes(raw)
+    volume = read_nifti(tmp_path / "a.nii")
+    np.testing.assert_allclose(volume.geometry.affine, OBLIQUE, atol=1e-5)
+    assert "its qform is used" in volume.warnings[0]
+
+
+AXIS_ORDERS = [
+    np.array([[s * (a == w) for a, s in zip(axes, signs, strict=True)] for w in range(3)])
+    for axes in itertools.permutations(range(3))
+    for signs in itertools.product((-1.0, 1.0), repeat=3)
+]
+
+
+@pytest.mark.parametrize("oblique", [False, True])
+@pytest.mark.parametrize(
+    "axes", AXIS_ORDERS, ids=lambda m: "".join(nib.aff2axcodes(nib.affines.from_matvec(m)))
+)
+def test_a_marked_voxel_stays_where_it_is_in_the_patient(
+    tmp_path: Path, axes: np.ndarray, oblique: bool
+) -> None:
+    affine = nib.affines.from_matvec(axes @ np.diag([0.7, 0.9, 2.5]), (-11, 22, 33))
+    if oblique:
+        turn = nib.eulerangles.euler2mat(0.2, -0.15, 0.1)
+        affine[:3, :3] = turn @ affine[:3, :3]
+    array = np.zeros((7, 6, 5), "int16")
+    array[5, 1, 3] = 100
+    volume = read_nifti(save(tmp_path / "a.nii.gz", array, affine))
+    image = nib.load(tmp_path / "a.nii.gz")
+    expected = image.affine @ (5, 1, 3, 1)
+    z, y, x = np.argwhere(volume.data == 100)[0]
+    np.testing.assert_allclose(volume.geometry.affine @ (x, y, z, 1), expected, atol=1e-5)
+    # On the screen: (S, P, L) of nibabel's closest canonical (R, A, S) voxels.
+    canonical = np.asanyarray(nib.as_closest_canonical(image).dataobj)
+    np.testing.assert_array_equal(
+        volume.geometry.to_display(volume.data), canonical.transpose(2, 1, 0)[:, ::-1, ::-1]
+    )
+    write_nifti(tmp_path / "m.nii", volume.data, volume.geometry, like=tmp_path / "a.nii.gz")
+    mask = nib.load(tmp_path / "m.nii")
+    np.testing.assert_array_equal(np.asanyarray(mask.dataobj), array)
+    np.testing.assert_array_equal(mask.affine, image.affine)
+
+
+def test_no_affine_is_written_for_uneven_slices(tmp_path: Path) -> None:
+    positions = np.array([[0, 0, z] for z in (0.0, 3, 9, 12, 15)])
+    geometry = Geometry((5, 6, 7), LPS, regular=False, slice_positions=positions)
+    write_nifti(tmp_path / "m.nii.gz", ramp((5, 6, 7), "uint8"), geometry)
+    header = nib.load(tmp_path / "m.nii.gz").header
+    assert (int(header["sform_code"]), int(header["qform_code"])) == (0, 0)
+    assert header.get_xyzt_units()[0] == "unknown"
+    assert header["descrip"].item() == b"slices unevenly spaced: no valid affine"
+    np.testing.assert_array_equal(
+        np.asanyarray(nib.load(tmp_path / "m.nii.gz").dataobj).T, ramp((5, 6, 7))
+    )
 
 
 def test_a_singular_affine_is_refused_with_the_file(tmp_path: Path) -> None:
@@ -212,12 +469,6 @@ def test_told_by_content(tmp_path: Path) -> None:
     assert is_nifti(save(tmp_path / "a.nii.gz", ramp()))
     (tmp_path / "b.nii").write_bytes(b"no")
     assert not is_nifti(tmp_path / "b.nii")
-
-
-OBLIQUE = nib.affines.from_matvec(
-    nib.eulerangles.euler2mat(0.2, -0.3, 0.1) @ np.diag([0.5, 0.6, 3.0]), (3, -4, 5)
-)
-SHEARED = OBLIQUE @ np.array([[1, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
 @pytest.mark.parametrize("affine", [LPS, OBLIQUE, SHEARED])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.raster import (
+    find_stacks,
     is_raster,
     natural_key,
     page_count,
@@ -218,3 +220,128 @@ def test_told_by_content(tmp_path: Path) -> None:
         assert is_raster(tmp_path / suffix)
     (tmp_path / "text").write_text("BMW is a car, not a picture")
     assert not is_raster(tmp_path / "text")
+
+
+COLOURS = np.random.default_rng(1).integers(0, 256, (9, 8, 3)).astype(np.uint8)
+
+
+def save_kind(path: Path, kind: str) -> Path:
+    """A file of two pages where the kind has pages."""
+    pages = np.stack([GREY, 255 - GREY])
+    if kind in ("png16", "tif16"):
+        Image.fromarray(GREY.astype(np.uint16) * 257).save(path, kind[:3].replace("tif", "tiff"))
+    elif kind == "alpha":
+        Image.fromarray(np.dstack([GREY] * 4)).save(path, "png")
+    elif kind == "palette":
+        Image.fromarray(COLOURS).quantize(16).save(path, "png")
+    elif kind == "bits":
+        Image.fromarray(GREY > 99).save(path, "png")
+    elif kind == "cmyk":
+        Image.fromarray(COLOURS).convert("CMYK").save(path, "jpeg")
+    elif kind == "colour":
+        Image.fromarray(COLOURS).save(path, "bmp")
+    elif kind == "lzw pages":
+        first, second = map(Image.fromarray, pages)
+        first.save(path, "tiff", save_all=True, append_images=[second], compression="tiff_lzw")
+    elif kind == "colour pages":
+        tifffile.imwrite(path, np.stack([COLOURS, 255 - COLOURS]), photometric="rgb")
+    elif kind == "planes":
+        tifffile.imwrite(path, np.moveaxis(COLOURS, -1, 0), photometric="rgb", planarconfig=2)
+    elif kind == "imagej":
+        tifffile.imwrite(path, pages, imagej=True)
+    else:
+        tifffile.imwrite(path, pages.astype(kind) / 3, photometric="minisblack")
+    return path
+
+
+KINDS = ["png16", "tif16", "alpha", "palette", "bits", "cmyk", "colour", "lzw pages"]
+KINDS += ["colour pages", "planes", "imagej", "float32", "float64"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_header_says_is_what_is_decoded(tmp_path: Path, kind: str) -> None:
+    (scan,) = find_stacks([save_kind(tmp_path / "a", kind)])
+    volume = scan.read(lazy=False)
+    assert volume.data.shape == scan.geometry.shape
+    for index in range(scan.geometry.slice_count):
+        np.testing.assert_array_equal(scan.plane(index), volume.slice(index))
+    (eager,) = read_stack([tmp_path / "a"])
+    assert (eager.series.label, eager.intensity) == (scan.series.label, scan.intensity)
+    assert scan.intensity == ("arbitrary" if kind[-2:] in ("16", "32", "64") else "grey8")
+    in_colour = kind in ("palette", "cmyk", "colour", "colour pages", "planes")
+    assert any("luminance" in w for w in volume.warnings) == in_colour
+
+
+def test_pictures_are_found_by_their_headers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        Image.fromarray(GREY + np.uint8(number)).save(tmp_path / f"{number}.png")
+    decoded = []
+    load = Image.Image.load
+
+    def noting(image: Image.Image) -> object:
+        decoded.append(Path(image.filename).name)
+        return load(image)
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", noting)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", noting)
+    (scan,) = find_stacks(list(tmp_path.iterdir()))
+    assert decoded == []
+    monkeypatch.undo()
+    lazy = scan.read(lazy=True)
+    for number in (0, 1, 3):
+        (tmp_path / f"{number}.png").unlink()
+    np.testing.assert_array_equal(lazy.slice(2), GREY + np.uint8(2))
+    with pytest.raises(InputError, match="no such file"):
+        lazy.slice(1)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "lzw.tif"])
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_picture_is_never_turned_but_the_wish_is_told(
+    tmp_path: Path, suffix: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "jpg":
+        Image.fromarray(GREY).save(path, exif=exif, quality=100)
+    else:
+        compression = "tiff_lzw" if suffix == "lzw.tif" else None
+        Image.fromarray(GREY).save(path, exif=exif, compression=compression)
+    (volume,) = read_stack([path])
+    np.testing.assert_allclose(volume.data[0], GREY, atol=2 if suffix == "jpg" else 0)
+    assert any("1 of 1 files ask to be turned" in w for w in volume.warnings)
+    np.testing.assert_array_equal(read_raster(path)[0], volume.data[0])
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
+def test_a_picture_cut_short_is_left_out_of_its_stack(tmp_path: Path, suffix: str) -> None:
+    for number in range(3):
+        Image.fromarray(GREY).save(tmp_path / f"{number}.{suffix}")
+    raw = (tmp_path / f"1.{suffix}").read_bytes()
+    (tmp_path / f"1.{suffix}").write_bytes(raw[: 3 * len(raw) // 4])
+    (scan,) = find_stacks(list(tmp_path.iterdir()))
+    assert scan.geometry.shape == (2, 40, 30)
+    assert any("1 input is left out" in w for w in scan.warnings)
+
+
+def test_a_picture_that_changed_since_it_was_found_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    (scan,) = find_stacks([tmp_path / "a.png"])
+    Image.fromarray(GREY[1:]).save(tmp_path / "a.png")
+    for read in (scan.read, lambda: scan.plane(0)):
+        with pytest.raises(InputError, match="1 x 39 x 30"):
+            read()
+
+
+def test_a_lying_png_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(GREY[:1, :1]).save(buffer, "png")
+    raw = bytearray(buffer.getvalue())
+    raw[16:24] = (12_000).to_bytes(4, "big") * 2
+    raw[29:33] = zlib.crc32(raw[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(raw)
+    with pytest.raises(InputError, match="cut short, damaged"):
+        find_stacks([tmp_path / "a.png"])

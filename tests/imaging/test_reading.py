@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.reading import find_sources, read
+from napari_spatial_ar.imaging.reading import find_scans, find_sources, read
 
 GREY = np.random.default_rng(3).integers(0, 256, (8, 9)).astype(np.uint8)
 
@@ -125,3 +126,95 @@ def test_a_dicomdir_is_left_out(shared_data: Path) -> None:
 def test_a_dicom_series_wins_over_its_neighbours(shared_data: Path) -> None:
     volumes = read(shared_data / "readers/generic/anatomical")
     assert [v.modality for v in volumes] == ["unknown", "unknown", "mri", "mri"]
+
+
+def test_nrrd_and_oct_files_stand_beside_the_others(mixed: Path) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(5, 4, 3))
+    for name in ("one.nrrd", "two.mha", "three.mhd"):
+        sitk.WriteImage(image, str(mixed / name))
+    cube = mixed / "cube_OD_.img"
+    with open(cube, "wb") as file:
+        file.truncate(200 * 1024 * 200)
+    found = find_scans(mixed)
+    assert [(scan.series.label, scan.geometry.shape) for scan in found.scans[5:]] == [
+        ("NRRD scan 3 x 4 x 5", (5, 4, 3)),
+        ("MetaImage scan 3 x 4 x 5", (5, 4, 3)),
+        ("MetaImage scan 3 x 4 x 5", (5, 4, 3)),
+        ("OCT, right eye", (200, 1024, 200)),
+    ]
+    assert found.errors == ()
+
+
+def test_a_scan_in_two_files_is_one_source_however_it_is_given(tmp_path: Path) -> None:
+    nib.save(
+        nib.Nifti1Pair(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)),
+        tmp_path / "a.hdr",
+    )
+    for given in (
+        tmp_path,
+        tmp_path / "a.img",
+        tmp_path / "a.hdr",
+        [tmp_path / "a.img", tmp_path / "a.hdr"],
+    ):
+        assert [s.files for s in find_sources(given)] == [(tmp_path / "a.hdr",)]
+        assert len(read(given)) == 1
+
+
+def test_files_of_other_kinds_are_passed_over(mixed: Path) -> None:
+    for name, content in (
+        ("._b.nii.gz", b"\0\5\x16\7"),
+        (".DS_Store", b"\0\0\0\1Bud1"),
+        ("desktop.ini", b"[.ShellClassInfo]"),
+        ("report.pdf", b"%PDF-1.7"),
+        ("table.xlsx", b"PK\3\4"),
+        ("empty", b""),
+        ("scan.json", b"{}"),
+        ("DICOMDIR.dcm", b"\0" * 128 + b"DICM" + b"1.2.840.10008.1.3.10\0"),
+    ):
+        (mixed / name).write_bytes(content)
+    found = find_scans(mixed)
+    assert (len(found.scans), found.errors) == (5, ())
+
+
+def test_links_round_in_a_circle_and_to_nowhere_do_no_harm(tmp_path: Path) -> None:
+    save_png(tmp_path / "deep/a.png")
+    (tmp_path / "deep/up").symlink_to(tmp_path)
+    (tmp_path / "deep/nowhere.png").symlink_to(tmp_path / "gone.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert [s.files for s in find_sources(tmp_path)] == [(tmp_path / "deep/a.png",)]
+
+
+def test_a_folder_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_png(tmp_path / "open/a.png")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert len(find_sources(tmp_path)) == 1
+    with pytest.raises(InputError, match="may not be opened"):
+        find_sources(tmp_path / "closed")
+
+
+def test_a_file_is_looked_into_once(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    real = open
+
+    def noting(file: object, *rest: object, **more: object) -> object:
+        seen.append(Path(str(file)).name)
+        return real(file, *rest, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("builtins.open", noting)
+    find_sources(mixed)
+    # What is told by its first bytes is opened once.
+    assert {name: seen.count(name) for name in ("b.nii.gz", "no_suffix", "1.png", "0.bin")} == {
+        "b.nii.gz": 1,
+        "no_suffix": 1,
+        "1.png": 1,
+        "0.bin": 1,
+    }

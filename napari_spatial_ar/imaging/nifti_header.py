@@ -1,0 +1,234 @@
+"""What a NIfTI header says, checked before any voxel is read."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.geometry import orientation
+from napari_spatial_ar.imaging.guard import guard
+from napari_spatial_ar.imaging.nifti_voxels import DAMAGED, is_packed, opened
+
+__all__ = ["NiftiHeader", "is_nifti", "is_nifti_head", "pair_header", "read_header"]
+
+_GZIP = b"\x1f\x8b"
+# Deflate cannot pack more than 1032 bytes into one: a header that claims more is lying.
+_MOST_COMPRESSION = 1100
+_HEADER_BYTES = 540  # of NIfTI-2, the longer one
+_HEAD_BYTES = 4096
+_MOST_VOLUMES = 10_000
+_MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # the others are mm or not known
+
+
+def _unpacked_head(head: bytes) -> bytes:
+    """First bytes of the content of a file that starts with these."""
+    if not head.startswith(_GZIP):
+        return head
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, _HEADER_BYTES)
+    except zlib.error:
+        return b""
+
+
+def is_nifti_head(head: bytes) -> bool:
+    """Whether a file that starts with these bytes (4096 or all) is a NIfTI scan or its header."""
+    head = _unpacked_head(head)
+    return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file says inside that it is a NIfTI scan, packed or not, or a pair's header."""
+    try:
+        with open(path, "rb") as file:
+            return is_nifti_head(file.read(_HEAD_BYTES))
+    except OSError:
+        return False
+
+
+def pair_header(path: Path) -> Path | None:
+    """Header (.hdr) of the two-file scan whose voxels a file (.img) holds, or None."""
+    for end in (".img", ".img.gz"):
+        if path.name.lower().endswith(end):
+            stem = path.name[: -len(end)]
+            for name in (f"{stem}.hdr", f"{stem}.hdr.gz", f"{stem}.HDR"):
+                if path.with_name(name).is_file():
+                    return path.with_name(name)
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiHeader:
+    """What a NIfTI header says, checked against the file."""
+
+    header: Any
+    voxel_file: Path
+    packed: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size along (i, j, k, ...)."""
+        return tuple(int(n) for n in self.header.get_data_shape())
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Stored type."""
+        stored: np.dtype[Any] = self.header.get_data_dtype()
+        return stored
+
+    @property
+    def count(self) -> int:
+        """Number of 3-D volumes."""
+        return math.prod(self.shape[3:])
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Size of one volume along (i, j, k)."""
+        i, j, k = (*self.shape, 1)[:3]
+        return i, j, k
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the voxel file before its voxels."""
+        return int(self.header.get_data_offset())
+
+    @property
+    def coloured(self) -> bool:
+        """Whether voxels are colours (RGB, or RGB and alpha)."""
+        return self.dtype.names is not None
+
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """Display window (cal_min, cal_max) where there is one."""
+        low, high = float(self.header["cal_min"]), float(self.header["cal_max"])
+        return (low, high) if math.isfinite(low) and math.isfinite(high) and low < high else None
+
+    @property
+    def scaling(self) -> tuple[float, float] | None:
+        """Slope and intercept; 1 and 0 where there are none (a slope of 0 or NaN, or colours).
+
+        None where the slope is a number and the intercept is not.
+        """
+        if self.coloured:
+            return 1.0, 0.0
+        try:
+            slope, inter = self.header.get_slope_inter()
+        except nib.spatialimages.HeaderDataError:
+            return None
+        return (1.0, 0.0) if slope is None else (float(slope), float(inter))
+
+    def affine(self) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+        """Map (i, j, k) to RAS mm by nibabel's rule (sform, else qform), and what is odd."""
+        warnings = []
+        qform, sform = self.header.get_qform(coded=True)[0], self.header.get_sform(coded=True)[0]
+        affine = self.header.get_best_affine().astype(np.float64)
+        if qform is None and sform is None:
+            warnings.append(
+                "The file does not say how the patient lies: left and right are assumed to be "
+                "stored the radiological way, and may be wrong."
+            )
+        elif qform is not None and sform is not None:
+            if not np.isfinite(orientation(sform)).all() and np.isfinite(orientation(qform)).all():
+                warnings.append("The file's sform is not invertible; its qform is used.")
+                affine = qform.astype(np.float64)
+            else:
+                corners = np.array(np.meshgrid(*([0, n - 1] for n in self.size))).reshape(3, 8)
+                apart = np.abs((qform - sform)[:3] @ np.vstack((corners, np.ones(8)))).max()
+                if apart > 1e-2:
+                    warnings.append(
+                        f"The file's two positions (qform and sform) differ by up to "
+                        f"{apart:.2f} mm; the sform is used."
+                    )
+        unit = self.header.get_xyzt_units()[0]
+        if unit in _MM_PER_UNIT:
+            affine[:3] *= _MM_PER_UNIT[unit]
+            warnings.append(f"The file's lengths are in {unit}s and were turned into mm.")
+        return affine, tuple(warnings)
+
+
+def read_header(path: Path) -> NiftiHeader:
+    """Read a header (of a .nii, .nii.gz or .hdr file) and check what it claims.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged or of another kind; if it claims more voxels than the file can
+        hold, or voxels that cannot be read.
+    """
+    with guard(path, DAMAGED):
+        with opened(path) as stream:
+            head = stream.read(_HEADER_BYTES)
+        _refuse_analyze(head, path)
+        second = head[4:8] in (b"n+2\0", b"ni2\0")
+        kind: Any = nib.Nifti2Header if second else nib.Nifti1Header
+        # Without its extensions, which may claim any size.
+        header = kind.from_fileobj(io.BytesIO(head[: kind.sizeof_hdr]))
+        paired = header["magic"].item()[:3] in (b"ni1", b"ni2")
+        voxel_file = _voxel_file(path) if paired else path
+        found = NiftiHeader(header, voxel_file, is_packed(voxel_file))
+        _check_claims(found, path)
+    return found
+
+
+def _refuse_analyze(head: bytes, path: Path) -> None:
+    sizes = {struct.unpack_from(order + "i", head)[0] for order in "<>" if len(head) >= 348}
+    if 348 in sizes and head[344:347] not in (b"n+1", b"ni1"):
+        raise InputError(
+            "is an Analyze 7.5 header, which does not say which side of the patient is left",
+            path=path,
+            fix="Convert it to NIfTI with the program that wrote it",
+        )
+
+
+def _voxel_file(path: Path) -> Path:
+    """File with the voxels of a two-file scan, beside its header."""
+    stem = re.sub(r"\.hdr(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    for end in (".img", ".img.gz", ".IMG"):
+        if path.with_name(f"{stem}{end}").is_file():
+            return path.with_name(f"{stem}{end}")
+    raise InputError(
+        "is the header of a two-file scan, and the .img file with its voxels is not beside it",
+        path=path,
+        fix="Copy both files",
+    )
+
+
+def _check_claims(found: NiftiHeader, path: Path) -> None:
+    """Refuse what is no scan, before any memory is taken for its voxels."""
+    shape = found.shape
+    if len(shape) < 2 or min(shape) < 1:
+        raise InputError(
+            f"has the shape {' x '.join(map(str, shape))}, which is no 2-D or 3-D scan", path=path
+        )
+    size = found.voxel_file.stat().st_size
+    claimed = math.prod(shape) * found.dtype.itemsize
+    if claimed + found.offset > size * (_MOST_COMPRESSION if found.packed else 1):
+        raise InputError(
+            f"its header claims {claimed} bytes of voxels but the file has {size} bytes",
+            path=path,
+            fix="Export or copy it again",
+        )
+    if found.dtype.kind == "c":
+        raise InputError(
+            "holds complex voxels, not one number for each voxel",
+            path=path,
+            fix="Export its magnitude",
+        )
+    if found.dtype.kind not in "iuf" and found.dtype.names is None:
+        raise InputError(f"its voxels are of a type that cannot be read ({found.dtype})", path=path)
+    if found.count > _MOST_VOLUMES:
+        raise InputError(
+            f"holds {found.count} volumes, more than the {_MOST_VOLUMES} that are listed",
+            path=path,
+            fix="Split it",
+        )
