@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,44 @@ from napari_spatial_ar.errors import InputError
 __all__ = ["guard"]
 
 _LOGGERS = ("PIL", "highdicom.base", "highdicom.seg.sop", "nibabel.global", "pydicom", "tifffile")
+
+
+class _Silence:
+    """No warnings and no logs of reading libraries while any thread is in the block.
+
+    Both are the whole process's, so that the first thread in turns them off and the last one out
+    turns them on again; each by itself would put back what another had turned off.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._warnings = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._warnings = warnings.catch_warnings()
+                self._warnings.__enter__()
+                warnings.simplefilter("ignore")
+                for name in _LOGGERS:
+                    logging.getLogger(name).addFilter(_drop)
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for name in _LOGGERS:
+                    logging.getLogger(name).removeFilter(_drop)
+                self._warnings.__exit__(None, None, None)
+
+
+def _drop(record: logging.LogRecord) -> bool:
+    return False
+
+
+_silence = _Silence()
 
 
 @contextmanager
@@ -35,15 +74,8 @@ def guard(path: Path, what: str) -> Iterator[None]:
         For any exception of the block; an InputError passes as it is.
     """
 
-    def drop(record: logging.LogRecord) -> bool:
-        return False
-
-    logs = [logging.getLogger(name) for name in _LOGGERS]
-    for log in logs:
-        log.addFilter(drop)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _silence:
             yield
     except InputError:
         raise
@@ -53,6 +85,3 @@ def guard(path: Path, what: str) -> Iterator[None]:
         raise InputError("may not be read", path=path, fix="Check its permissions") from None
     except Exception as error:
         raise InputError(what, path=path, fix="Export or copy it again") from error
-    finally:
-        for log in logs:
-            log.removeFilter(drop)
