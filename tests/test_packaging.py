@@ -27,7 +27,7 @@ MANIFEST = PACKAGE / "napari.yaml"
 QT_BINDINGS = {"pyqt5", "pyqt6", "pyside2", "pyside6"}
 # Base dependencies that others import for us: pydicom the decoders of compressed pixel data,
 # napari the maker of widgets.
-PLUGINS = {"magicgui", "pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm"}
+PLUGINS = {"magicgui", "pylibjpeg", "pylibjpeg-openjpeg"}
 # Imported only where an extra is installed.
 OPTIONAL = {"onnx"}
 

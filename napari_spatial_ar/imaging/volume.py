@@ -31,19 +31,24 @@ class Series:
         Short name safe to show and to write, such as ``"MR series 4"``: never a patient's
         name, ID or date, and not taken from free text that may hold them.
     files : tuple of Path
-        The files the volume was read from, in slice order.
+        The files the volume was read from, in slice order: one for each slice, or one for all.
     uid : str
         SeriesInstanceUID, or "" where there is none.
     description : str
         What whoever made the scan called it, dates and the patient's name and ID taken out where
         they are known. Free text: for the screen of the person who opens the scan, never for a
         layer name, a log, a report or a file.
+    frames : tuple of int
+        DICOM only: for each slice, the index of its frame in its file, counted from 0. Empty
+        where slices are no frames of their own (a mosaic, any other format). See
+        `napari_spatial_ar.imaging.dicom_sources.dicom_sources`.
     """
 
     label: str
     files: tuple[Path, ...] = field(default=(), repr=False)
     uid: str = field(default="", repr=False)
     description: str = field(default="", repr=False)
+    frames: tuple[int, ...] = field(default=(), repr=False)
 
 
 def check_voxels(voxels: npt.NDArray[np.float32], *, path: Path | None = None) -> None:

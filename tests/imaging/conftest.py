@@ -94,6 +94,74 @@ def write_series(tmp_path: Path) -> Callable[..., list[Path]]:
     return write
 
 
+def build_item(**tags: Any) -> Dataset:
+    """Item of a sequence."""
+    item = Dataset()
+    for name, value in tags.items():
+        setattr(item, name, value)
+    return item
+
+
+def build_groups(frame: dict[str, Any]) -> Dataset:
+    """Functional groups of one frame, from what `build_multiframe` lists."""
+    groups, content = Dataset(), Dataset()
+    for name in ("TemporalPositionIndex", "StackID"):
+        if name in frame:
+            setattr(content, name, frame[name])
+    groups.FrameContentSequence = [content]
+    if frame.get("position") is not None:
+        position = [float(v) for v in frame["position"]]
+        groups.PlanePositionSequence = [build_item(ImagePositionPatient=position)]
+    if "axes" in frame:
+        axes = [float(v) for v in frame["axes"]]
+        groups.PlaneOrientationSequence = [build_item(ImageOrientationPatient=axes)]
+    if "echo" in frame:
+        groups.MREchoSequence = [build_item(EffectiveEchoTime=frame["echo"])]
+    if "b" in frame:
+        diffusion = build_item(DiffusionBValue=frame["b"])
+        if frame.get("direction") is not None:
+            direction = [float(v) for v in frame["direction"]]
+            gradient = build_item(DiffusionGradientOrientation=direction)
+            diffusion.DiffusionGradientDirectionSequence = [gradient]
+        groups.MRDiffusionSequence = [diffusion]
+    if "window" in frame:
+        centre, width = frame["window"]
+        groups.FrameVOILUTSequence = [build_item(WindowCenter=centre, WindowWidth=width)]
+    if "real_world" in frame:
+        unit = build_item(CodeValue="um2/s", CodingSchemeDesignator="UCUM", CodeMeaning="x")
+        groups.RealWorldValueMappingSequence = [
+            build_item(
+                MeasurementUnitsCodeSequence=[unit],
+                RealWorldValueSlope=frame["real_world"],
+                RealWorldValueIntercept=0.0,
+            )
+        ]
+    return groups
+
+
+def build_multiframe(pixels: np.ndarray, frames: list[dict[str, Any]], **tags: Any) -> Dataset:
+    """Enhanced data set of stored values (frames, rows, columns).
+
+    ``frames`` says of each frame its position, axes, StackID, TemporalPositionIndex, echo, b,
+    direction, window (centre, width) and real_world (a slope): those of them that it has.
+    """
+    dataset = build_image(pixels, **tags)
+    dataset.SharedFunctionalGroupsSequence = [
+        build_item(
+            PixelMeasuresSequence=[build_item(PixelSpacing=[1.5, 0.5], SliceThickness=2)],
+            PlaneOrientationSequence=[build_item(ImageOrientationPatient=list(AXIAL))],
+        )
+    ]
+    dataset.PerFrameFunctionalGroupsSequence = [build_groups(frame) for frame in frames]
+    return dataset
+
+
+@pytest.fixture
+def multiframe() -> Callable[..., Dataset]:
+    """Make an enhanced data set, see `build_multiframe`."""
+    return build_multiframe
+
+
 @pytest.fixture
 def voxels() -> np.ndarray:
     """(slices, rows, columns) uint16, no two alike."""

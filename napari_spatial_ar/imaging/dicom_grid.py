@@ -1,0 +1,166 @@
+"""Where the slices of a DICOM stack lie: on a regular grid, or named for why not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom_frames import Frame
+from napari_spatial_ar.imaging.dicom_groups import SIGNS
+from napari_spatial_ar.imaging.dicom_stacks import SAME_PLACE_MM
+from napari_spatial_ar.imaging.geometry import Geometry
+
+__all__ = ["LPS_TO_RAS", "affine_of", "patient_grid", "plain_grid"]
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+# Positions may be rounded to 0.1 mm: a slice may so lie this far from its place, but never more
+# than this share of the distance between slices.
+_UNEVEN_MM = 0.1
+_UNEVEN_SHARE = 0.25
+_WHOLE_GAPS = 0.1
+_TILT_DEGREES = 0.5
+_NOT_REGULAR = "The geometry is not regular: nothing is measured in mm."
+
+
+def affine_of(
+    frame: Frame, step: npt.NDArray[np.float64], origin: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Voxel (column, row, slice) to RAS mm, from the step between slices and the first's place."""
+    assert frame.axes is not None
+    assert frame.spacing is not None
+    affine = np.eye(4)
+    affine[:3, 0] = LPS_TO_RAS @ frame.axes[0] * frame.spacing[1]
+    affine[:3, 1] = LPS_TO_RAS @ frame.axes[1] * frame.spacing[0]
+    affine[:3, 2] = LPS_TO_RAS @ step
+    affine[:3, 3] = LPS_TO_RAS @ origin
+    return affine
+
+
+def plain_grid(frames: Sequence[Frame]) -> tuple[Geometry, tuple[str, ...]]:
+    """Grid of images without a place: upright, in mm only where all distances are given."""
+    shape = (len(frames), *frames[0].shape)
+    spacing, thickness = frames[0].spacing, frames[0].thickness
+    warning = (
+        "The file does not say where in the patient the image lies: which side is left is not "
+        "known.",
+    )
+    if spacing is None or min(spacing) <= 0 or (thickness is None and len(frames) > 1):
+        return Geometry.without_spacing(shape), warning
+    return Geometry(shape, np.diag([-spacing[1], -spacing[0], thickness or 1.0, 1.0])), warning
+
+
+def patient_grid(frames: Sequence[Frame], path: Path) -> tuple[Geometry, tuple[str, ...]]:
+    """Grid of slices sorted along their normal, and what is not regular about it.
+
+    Raises
+    ------
+    InputError
+        If there is no pixel spacing, or most slices lie at the place of another.
+    """
+    first = frames[0]
+    if first.axes is None or first.spacing is None or min(first.spacing) <= 0:
+        raise InputError("the DICOM header has no pixel spacing", path=path)
+    shape = (len(frames), *first.shape)
+    positions = np.array([frame.position for frame in frames])
+    if len(frames) == 1:
+        affine = affine_of(first, first.normal * (first.thickness or 1.0), positions[0])
+        return _geometry(shape, affine, path), ()
+    if np.ptp(positions @ first.normal) < SAME_PLACE_MM and _is_film(frames):
+        film = f"All {len(frames)} images lie at one place: they are a film, not a volume."
+        return Geometry.without_spacing(shape), (film,)
+    odd = [
+        *_repeated(positions, first.normal, path),
+        *_uneven(positions, first.normal),
+    ]
+    step = (positions[-1] - positions[0]) / (len(frames) - 1)
+    tilted = _tilted(step, first.normal)
+    affine = affine_of(first, step, positions[0])
+    if not odd and not tilted:
+        return _geometry(shape, affine, path), ()
+    geometry = Geometry(
+        shape=shape,
+        affine=affine,
+        regular=False,
+        slice_positions=positions @ LPS_TO_RAS if odd else None,
+    )
+    return geometry, (*tilted, *odd, _NOT_REGULAR)
+
+
+def _is_film(frames: Sequence[Frame]) -> bool:
+    """Whether images at one place are counted in time: frames of a file, or phases of a heart."""
+    phases = {frame.signs[SIGNS.index("trigger time")] for frame in frames}
+    times = {frame.kind.time for frame in frames}
+    return frames[0].storage.frames > 1 or len(frames) in (len(phases), len(times))
+
+
+def _geometry(shape: tuple[int, int, int], affine: npt.NDArray[np.float64], path: Path) -> Geometry:
+    try:
+        return Geometry(shape, affine)
+    except InputError as error:
+        raise InputError(error.what, path=path) from None
+
+
+def _repeated(
+    positions: npt.NDArray[np.float64], normal: npt.NDArray[np.float64], path: Path
+) -> list[str]:
+    """Name slices at one place; refuse a stack that has more of them than places."""
+    along = positions @ normal
+    gaps = np.diff(along)
+    same = int(np.count_nonzero(gaps < SAME_PLACE_MM))
+    if not same:
+        return []
+    what = (
+        f"{same} of its {len(positions)} slices lie at the same place as another (the first at "
+        f"{along[int((gaps < SAME_PLACE_MM).argmax())]:.2f} mm along the normal)"
+    )
+    if 2 * same >= len(positions):
+        raise InputError(
+            f"{what}, and nothing tells them apart: they are not one volume",
+            path=path,
+            fix="Open one time point or reconstruction at a time",
+        )
+    return [what[0].upper() + what[1:] + "."]
+
+
+def _uneven(positions: npt.NDArray[np.float64], normal: npt.NDArray[np.float64]) -> list[str]:
+    """Name gaps that are not the usual one, and slices that lie beside the line of the others."""
+    count = len(positions)
+    along = positions @ normal
+    gaps = np.diff(along)
+    usual = float(np.median(gaps[gaps >= SAME_PLACE_MM]))
+    allowed = min(_UNEVEN_MM, _UNEVEN_SHARE * usual)
+    even = np.linspace(positions[0], positions[-1], count)
+    if np.abs(along - even @ normal).max() > allowed:
+        worst = int(np.abs(gaps - usual).argmax())
+        sentence = (
+            f"The slices are unevenly spaced: {gaps[worst]:.2f} mm between slices {worst + 1} and "
+            f"{worst + 2}, where {usual:.2f} mm is usual"
+        )
+        whole = np.round(gaps / usual)
+        missing = int((whole - 1).sum())
+        if missing > 0 and whole.min() >= 1 and np.abs(gaps / usual - whole).max() < _WHOLE_GAPS:
+            seem = "1 slice seems" if missing == 1 else f"{missing} slices seem"
+            sentence += f"; {seem} to be missing"
+        return [sentence + "."]
+    aside = np.linalg.norm(positions - even, axis=1)
+    if aside.max() > max(_UNEVEN_MM, allowed):
+        worst = int(aside.argmax())
+        return [f"Slice {worst + 1} is shifted sideways by {aside[worst]:.2f} mm."]
+    return []
+
+
+def _tilted(step: npt.NDArray[np.float64], normal: npt.NDArray[np.float64]) -> list[str]:
+    length = float(np.linalg.norm(step))
+    if not length:
+        return []
+    tilt = float(np.degrees(np.arccos(min(1.0, float(step @ normal) / length))))
+    if tilt <= _TILT_DEGREES:
+        return []
+    return [
+        f"The gantry was tilted by {tilt:.1f} degrees: the slices do not lie straight above each "
+        "other."
+    ]

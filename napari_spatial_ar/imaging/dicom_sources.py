@@ -1,0 +1,33 @@
+"""Which file and frame each slice of a scan came from: what an output refers back to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.volume import Volume
+
+__all__ = ["dicom_sources"]
+
+
+def dicom_sources(volume: Volume | Scan) -> tuple[tuple[Path, int], ...] | None:
+    """Find the file and frame of each slice of a scan that was read from DICOM.
+
+    Parameters
+    ----------
+    volume : Volume or Scan
+        As from `napari_spatial_ar.imaging.read` or `find_scans`.
+
+    Returns
+    -------
+    tuple of (Path, int), or None
+        For each acquired slice, in the order of ``volume.slices``: its file, and the index of
+        its frame in there, counted from 0 (ReferencedFrameNumber counts from 1). None where the
+        scan is not from DICOM, or its slices are no frames of their own (a Siemens mosaic).
+    """
+    files, frames = volume.series.files, volume.series.frames
+    if not frames or len(frames) != volume.geometry.slice_count:
+        return None
+    if len(files) == 1:
+        files = files * len(frames)
+    return tuple(zip(files, frames, strict=True)) if len(files) == len(frames) else None

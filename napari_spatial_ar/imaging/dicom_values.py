@@ -1,0 +1,203 @@
+"""What the stored values of a DICOM frame mean: rescale, real world values, unit, window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+
+from napari_spatial_ar.imaging.dicom_storage import Storage
+
+__all__ = ["Header", "Table", "Values", "numbers", "read_values"]
+
+Get = Callable[[str, str], Any]
+#: Top-level attributes of a file by keyword, private ones by (group, element).
+Header = Mapping[Any, Any]
+_MOST_TIMES_RANGE = 2.0
+
+
+def numbers(value: Any, count: int | None = None) -> npt.NDArray[np.float64] | None:
+    """Finite numbers of an attribute, as many as asked for, else None."""
+    if value is None or isinstance(value, str | bytes):
+        return None
+    values = list(value) if hasattr(value, "__len__") else [value]
+    if not values or (count is not None and len(values) != count):
+        return None
+    try:
+        array = np.array([float(v) for v in values])
+    except (TypeError, ValueError):
+        return None
+    return array if np.isfinite(array).all() else None
+
+
+def _number(value: Any) -> float | None:
+    found = numbers(value)
+    return None if found is None else float(found[0])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Table:
+    """Values looked up: of stored value ``first`` the first entry, and so on."""
+
+    first: float
+    entries: npt.NDArray[np.float64] = field(repr=False)
+
+    def __call__(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Look up; what lies outside has the value of the nearest end."""
+        place = np.clip(stored - self.first, 0, len(self.entries) - 1)
+        found: npt.NDArray[Any] = self.entries[place.astype(np.intp)]
+        return found
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Values:
+    """How stored values become the scan's.
+
+    Parameters
+    ----------
+    slope, intercept : float
+        ``slope * stored + intercept``.
+    table : Table, optional
+        Used instead of slope and intercept.
+    mirror : float, optional
+        MONOCHROME1 without a unit: ``mirror - stored`` takes the place of stored, so that
+        bright is bright.
+    unit : str
+        Such as "HU" or "BQML"; "" where there is none.
+    window : (float, float), optional
+        Values drawn black and white.
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    table: Table | None = None
+    mirror: float | None = None
+    unit: str = ""
+    window: tuple[float, float] | None = None
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether values are the stored ones (or mirrored)."""
+        return self.table is None and (self.slope, self.intercept) == (1.0, 0.0)
+
+    def __call__(self, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Turn grey stored values of any shape into the scan's."""
+        # float32 holds 16-bit integers without loss, but not 32-bit ones.
+        wide = np.float32 if stored.dtype.itemsize <= 2 or stored.dtype == np.float32 else float
+        values: npt.NDArray[Any] = stored.astype(wide)
+        if self.mirror is not None:
+            values = wide(self.mirror) - values
+        if self.table is not None:
+            values = self.table(values)
+        elif not self.as_stored:
+            values = values * wide(self.slope) + wide(self.intercept)
+        return values.astype(np.float32, copy=False)
+
+
+def _lookup_table(item: pydicom.Dataset, signed: bool) -> Table | None:
+    """Modality LUT of one sequence item."""
+    descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
+    if descriptor is None or data is None or len(descriptor) != 3:
+        return None
+    first = int(descriptor[1])
+    if signed and first > 32767:
+        first -= 65536
+    entries = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.array(data)
+    return Table(first, entries.astype(np.float64)) if entries.size else None
+
+
+def _real_world(item: pydicom.Dataset) -> tuple[float, float, Table | None, str] | None:
+    """Slope, intercept, table and unit of one real world value mapping."""
+    codes = item.get("MeasurementUnitsCodeSequence")
+    unit = str(codes[0].get("CodeValue") or "") if codes else ""
+    unit = "" if unit in ("1", "no units", "{}") else unit
+    slope, intercept = _number(item.get("RealWorldValueSlope")), item.get("RealWorldValueIntercept")
+    if slope:
+        return slope, _number(intercept) or 0.0, None, unit
+    data = numbers(item.get("RealWorldValueLUTData"))
+    first = item.get("RealWorldValueFirstValueMapped")
+    if data is None or first is None or data.size < 2:
+        return None
+    return 1.0, 0.0, Table(float(first), data), unit
+
+
+def read_values(header: Header, get: Get, storage: Storage) -> Values:
+    """Meaning of one frame's values.
+
+    Parameters
+    ----------
+    header : Header
+        The file's attributes.
+    get : callable
+        ``get(sequence, keyword)``: an attribute of the frame's functional groups, or of the
+        header where it has none.
+    storage : Storage
+        How pixels are stored.
+    """
+    modality = str(header.get("Modality") or "")
+    slope = _number(get("PixelValueTransformationSequence", "RescaleSlope"))
+    intercept = _number(get("PixelValueTransformationSequence", "RescaleIntercept"))
+    rescale_type = str(get("PixelValueTransformationSequence", "RescaleType") or "").strip()
+    unit, table, window_map = "", None, (1.0, 0.0)
+    if modality == "RTDOSE" and slope is None:
+        slope, unit = _number(header.get("DoseGridScaling")), str(header.get("DoseUnits") or "")
+    luts = header.get("ModalityLUTSequence")
+    if slope is None and luts:
+        table = _lookup_table(luts[0], storage.signed)
+    given = slope is not None or intercept is not None
+    slope = 1.0 if slope is None or slope == 0 else slope
+    intercept = 0.0 if intercept is None else intercept
+    maps = get("", "RealWorldValueMappingSequence")
+    if not given and table is None and maps:
+        found = _real_world(maps[0])
+        if found is not None:
+            slope, intercept, table, unit = found
+            window_map = (slope, intercept)
+    if modality == "CT" and not storage.display:
+        unit = "HU" if rescale_type in ("", "HU", "US") and not unit else unit or rescale_type
+    elif modality in ("PT", "NM") and not unit:
+        unit = str(header.get("Units") or "")
+    # In a unit, numbers are numbers; inverted is what is only there to be looked at.
+    mirror = None
+    limits = storage.limits
+    if storage.photometric == "MONOCHROME1" and not unit and limits is not None:
+        mirror = limits[0] + limits[1]
+    values = Values(slope, intercept, table, mirror, unit)
+    window = _window(get)
+    if window is None or table is not None or storage.coloured:
+        return values
+    low, high = sorted(end * window_map[0] + window_map[1] for end in window)
+    if limits is not None and not _sensible((low, high), limits, slope, intercept):
+        return values
+    if mirror is not None:
+        total = slope * mirror + 2 * intercept
+        low, high = total - high, total - low
+    return Values(slope, intercept, table, mirror, unit, (low, high))
+
+
+def _window(get: Get) -> tuple[float, float] | None:
+    """Find the ends of the first window (PS3.3 C.11.2.1.2); None where it makes no sense."""
+    centre = _number(get("FrameVOILUTSequence", "WindowCenter"))
+    width = _number(get("FrameVOILUTSequence", "WindowWidth"))
+    if centre is None or width is None:
+        return None
+    function = str(get("FrameVOILUTSequence", "VOILUTFunction") or "LINEAR")
+    if function == "LINEAR":
+        low, high = centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
+    else:
+        low, high = centre - width / 2, centre + width / 2
+    return (low, high) if low < high and math.isfinite(high - low) else None
+
+
+def _sensible(
+    window: tuple[float, float], limits: tuple[float, float], slope: float, intercept: float
+) -> bool:
+    """Whether a window has to do with the values that can occur."""
+    least, most = sorted(end * slope + intercept for end in limits)
+    wide = window[1] - window[0] > _MOST_TIMES_RANGE * (most - least)
+    return not wide and window[0] < most and window[1] > least

@@ -1,0 +1,82 @@
+"""What a series is called: safe to write, or for the screen only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from napari_spatial_ar.imaging.dicom_values import Header
+from napari_spatial_ar.imaging.volume import Role
+
+__all__ = ["describe", "label_of", "role_of", "type_words"]
+
+_DATES = re.compile(r"\d{1,4}[-./_]\d{1,2}[-./_]\d{1,4}|\d{6,8}")
+_LOCALIZERS = ("LOCALIZER", "SURVIEW", "SCOUT", "SCANOGRAM", "TOPOGRAM")
+# Values of ImageType by which scanners and workstations name what they computed. A trace image
+# (TRACEW) is not among them: it is the diffusion image that is read.
+_COMPUTED = {
+    *("MIP", "MINIP", "MNIP", "MAX_IP", "MIN_IP", "MEAN_IP", "PROJECTION IMAGE", "PROJECTION"),
+    *("VRT", "SSD", "VOLUME_RENDER", "CPR", "CURVED", "CSA 3D EDITOR"),
+    *("ADC", "EADC", "FA", "EXP", "COLFA", "TENSOR", "PHASE MAP", "FIELD MAP", "SUBTRACTION"),
+    *("CBF", "CBV", "RCBF", "RCBV", "MTT", "TTP", "TMAX", "PBP", "RELCBV", "RELCBF", "RELMTT"),
+    *("T1MAP", "T2MAP", "T1 MAP", "T2 MAP", "T2_STAR MAP", "R2 MAP", "R2_STAR MAP", "MAP"),
+    *("FAT_FRACTION", "T_TEST", "ZMAP", "GBP"),
+}
+_WORDS = {
+    **{"M": "magnitude", "M_FFE": "magnitude", "M_SE": "magnitude", "MAGNITUDE": "magnitude"},
+    **{"P": "phase", "PHASE": "phase", "PHASE MAP": "phase", "R": "real", "I": "imaginary"},
+    **{"REAL": "real", "IMAGINARY": "imaginary", "ADC": "ADC", "FA": "FA", "TRACEW": "trace"},
+    **{"MIP": "MIP", "WATER": "water", "W": "water", "FAT": "fat", "F": "fat"},
+    **{"IN_PHASE": "in phase", "IP": "in phase", "OPP_PHASE": "opposed phase"},
+    **{"OP": "opposed phase", "LOCALIZER": "localizer", "AXIAL": "axial"},
+}
+
+
+def label_of(header: Header) -> str:
+    """Modality and number only: every other text may name the patient."""
+    modality = str(header.get("Modality") or "")
+    kind = modality if re.fullmatch("[A-Z]{2,8}", modality) else "DICOM"
+    number = re.sub("[^0-9]", "", str(header.get("SeriesNumber") or ""))
+    return f"{kind} series {number}".rstrip()
+
+
+def role_of(image_type: Iterable[str]) -> Role:
+    """Tell what a scan is for by its ImageType.
+
+    DERIVED alone does not count: archives write it on originals that they recompressed
+    (DERIVED, PRIMARY). Computed from other images is what says DERIVED and SECONDARY, or names
+    a projection or a map.
+    """
+    values = {value.strip().upper() for value in image_type}
+    if any(word in value for value in values for word in _LOCALIZERS):
+        return "localizer"
+    if {"DERIVED", "SECONDARY"} <= values or values & _COMPUTED:
+        return "derived"
+    return "original"
+
+
+def type_words(image_type: Iterable[str]) -> str:
+    """Say what ImageType says of a volume in words that cannot name a patient; else ""."""
+    words = (_WORDS.get(value.strip().upper(), "") for value in tuple(image_type)[2:])
+    return " ".join(dict.fromkeys(word for word in words if word))
+
+
+def describe(header: Header) -> str:
+    """SeriesDescription or ProtocolName without dates, the patient's name and ID."""
+    text = str(header.get("SeriesDescription") or header.get("ProtocolName") or "")
+    secrets = tuple(
+        str(header.get(keyword) or "")
+        for keyword in ("PatientName", "PatientID", "OtherPatientIDs", "AccessionNumber")
+    )
+    return _without(text, secrets)
+
+
+@lru_cache(maxsize=256)
+def _without(text: str, secrets: tuple[str, ...]) -> str:
+    name, *numbers = secrets
+    parts = [part for part in re.split(r"[\^=\s,.;_-]+", name) if len(part) > 1]
+    for secret in (*(n for n in numbers if len(n) > 1), *parts):
+        text = re.sub(re.escape(secret), " ", text, flags=re.IGNORECASE)
+    text = "".join(c if c.isprintable() else " " for c in _DATES.sub(" ", text))
+    return " ".join(text.split())[:80]

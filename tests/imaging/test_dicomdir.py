@@ -1,0 +1,103 @@
+"""DICOMDIR: what a disc says is on it."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.fileset import FileSet
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicomdir import dicomdir_files, is_dicomdir
+from napari_spatial_ar.imaging.reading import find_scans
+
+Write = Callable[..., list[Path]]
+
+
+@pytest.fixture
+def disc(tmp_path: Path, write_series: Write, voxels: np.ndarray) -> Path:
+    """Folder with a DICOMDIR that pydicom made, as on a disc."""
+    folder = tmp_path / "disc"
+    with warnings.catch_warnings():
+        # pydicom leaves a temporary folder for the collector of garbage to remove.
+        warnings.simplefilter("ignore", ResourceWarning)
+        content = FileSet()
+        for path in write_series(voxels, StudyDate="20200101", StudyTime="10", StudyID="1"):
+            content.add(path)
+        content.write(folder)
+        del content
+        gc.collect()
+    return folder
+
+
+def test_files_of_a_disc(disc: Path, voxels: np.ndarray) -> None:
+    table = disc / "DICOMDIR"
+    assert is_dicomdir(table)
+    files = dicomdir_files(table)
+    assert sorted(files) == sorted(
+        p.resolve() for p in disc.rglob("*") if p.is_file() and p != table
+    )
+    assert not any(map(is_dicomdir, files))
+    (scan,) = find_scans(table).scans
+    np.testing.assert_array_equal(scan.read().data, voxels)
+
+
+def test_a_dropped_disc_is_read_whole(disc: Path, voxels: np.ndarray) -> None:
+    found = find_scans(disc)
+    assert found.errors == ()
+    (scan,) = found.scans
+    np.testing.assert_array_equal(scan.read().data, voxels)
+
+
+def test_a_table_of_contents_alone_says_so(disc: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "elsewhere" / "TOC"
+    alone.parent.mkdir()
+    shutil.copy(disc / "DICOMDIR", alone)
+    assert is_dicomdir(alone)
+    with pytest.raises(InputError, match="names 4 files, and none of them is there"):
+        dicomdir_files(alone)
+
+
+def test_nothing_outside_the_disc_is_read(disc: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"x")
+    table = pydicom.dcmread(disc / "DICOMDIR")
+    named = [r for r in table.DirectoryRecordSequence if "ReferencedFileID" in r]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom says that this is no valid name
+        named[0].ReferencedFileID = ["..", "secret"]
+    pydicom.dcmwrite(disc / "DICOMDIR", table, enforce_file_format=True)
+    files = dicomdir_files(disc / "DICOMDIR")
+    assert len(files) == 3
+    assert secret.resolve() not in files
+
+
+def test_a_damaged_table_is_refused(disc: Path) -> None:
+    table = disc / "DICOMDIR"
+    raw = table.read_bytes()
+    table.write_bytes(raw[: len(raw) // 3])
+    assert is_dicomdir(table)
+    with pytest.raises(InputError) as caught:
+        dicomdir_files(table)
+    assert caught.value.path == table
+    table.write_bytes(b"")
+    assert not is_dicomdir(table)
+
+
+def test_an_image_is_no_table(write_series: Write, voxels: np.ndarray, tmp_path: Path) -> None:
+    (path,) = write_series(voxels[:1])
+    assert not is_dicomdir(path)
+    assert not is_dicomdir(tmp_path / "absent")
+    assert not is_dicomdir(tmp_path)
+
+
+def test_a_real_disc_beside_its_table(shared_data: Path) -> None:
+    folder = shared_data / "readers/ct_philips_localizer"
+    found = find_scans(folder)
+    assert found.scans[-1].role == "localizer"
