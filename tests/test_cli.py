@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import highdicom as hd
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from PIL import Image
@@ -17,9 +19,13 @@ from typer.testing import CliRunner
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.cli import app
+from napari_spatial_ar.cli.support import parse_window
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative import focus_weights, weights
 from napari_spatial_ar.normative.backbone import BACKBONES
 from napari_spatial_ar.review.findings import make_mask
+from tests.imaging.conftest import build_image
 
 
 def run(tmp_path: Path, *arguments: Any, code: int = 0) -> dict[str, Any]:
@@ -61,6 +67,110 @@ def test_inspect_says_where_voxels_are(tmp_path: Path, scan: Path) -> None:
     np.testing.assert_allclose(series["affine"], nib.load(scan).affine)
     assert (series["orientation"], series["plane"]) == ("RAS", "axial")
     assert "Doe" not in series["label"]
+    assert (series["role"], series["regular"], series["slices"]) == ("original", True, 6)
+    assert (series["unit"], series["window"], series["frames"]) == (None, None, [])
+
+
+def test_inspect_reads_voxels_only_where_asked(tmp_path: Path, scan: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    scan.rename(folder / "good.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((20, 20, 3), np.float32), np.eye(4)), folder / "same.nii")
+    found = run(tmp_path, "inspect", folder)["series"]
+    assert ["damage" in entry for entry in found] == [False, False]
+    found = run(tmp_path, "inspect", folder, "--verify", code=1)["series"]
+    assert "damage" not in found[0]
+    assert "same value" in found[1]["damage"]
+
+
+def series_of(folder: Path, **tags: Any) -> Path:
+    """A DICOM series of 5 axial slices with values up to 200."""
+    pixels = np.random.default_rng(7).permutation(5 * 40 * 48).reshape(5, 40, 48) % 200
+    folder.mkdir(parents=True)
+    for k, plane in enumerate(pixels.astype(np.uint16)):
+        dataset = build_image(
+            plane,
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+            ImagePositionPatient=[-10.0, -20.0, 30.0 + 4 * k],
+            PixelSpacing=[0.9, 0.9],
+            SliceThickness=4,
+            FrameOfReferenceUID="1.2.9",
+            **tags,
+        )
+        pydicom.dcmwrite(folder / f"Doe_{k}", dataset, enforce_file_format=True)
+    return folder
+
+
+def test_seg_puts_a_mask_back_onto_its_series(tmp_path: Path) -> None:
+    series = series_of(tmp_path / "in" / "t1")
+    series_of(tmp_path / "in" / "t2", SeriesInstanceUID="1.2.77", Rows=20, SeriesNumber=9)
+    (path,) = run(tmp_path, "convert", series, "--out", tmp_path / "out")["files"]
+    image = nib.load(path)
+    mask = np.zeros(image.shape, np.uint8)
+    mask[30, 10, 2] = 1
+    turned = nib.Nifti1Image(mask, image.affine).as_reoriented([[1, -1], [2, 1], [0, -1]])
+    nib.save(turned, tmp_path / "drawn.nii.gz")
+    arguments = ["seg", tmp_path / "drawn.nii.gz", "--reference", tmp_path / "in"]
+    out = tmp_path / "seg.dcm"
+    result = run(tmp_path, *arguments, "--out", out, "--label", "Cyst", "--algorithm", "by eye")
+    assert (result["series"], result["voxels"], result["slices"]) == ("MR series 4", 1, 1)
+    volume = hd.seg.segread(out).get_volume()
+    index = np.argwhere(volume.array.reshape(volume.spatial_shape))
+    expected = nib.affines.apply_affine(image.affine, (30, 10, 2)) * (-1, -1, 1)
+    np.testing.assert_allclose(volume.map_indices_to_reference(index)[0], expected, atol=1e-2)
+    segment = pydicom.dcmread(out).SegmentSequence[0]
+    assert (segment.SegmentLabel, segment.SegmentAlgorithmType) == ("Cyst", "AUTOMATIC")
+    again = run(tmp_path, *arguments, "--out", out, code=1)
+    assert "there already" in again["error"]
+    moved = image.affine.copy()
+    moved[2, 3] += 4
+    nib.save(nib.Nifti1Image(mask, moved), tmp_path / "drawn.nii.gz")
+    error = run(tmp_path, *arguments, "--out", out, "--overwrite", code=1)["error"]
+    assert "up to 4 mm off" in error
+
+
+def test_score_as_dicom_and_pictures_leaves_out_localizers(tmp_path: Path, fitted: Path) -> None:
+    series_of(tmp_path / "in" / "t1")
+    scout = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "SeriesNumber": 1}
+    series_of(tmp_path / "in" / "scout", SeriesInstanceUID="1.2.78", **scout)
+    arguments = ["score", tmp_path / "in", "--model", fitted, "--threshold", 0.95]
+    result = run(tmp_path, *arguments, "--out", tmp_path / "out", "--dicom", "--png")
+    (record,) = result["scans"]
+    assert "localizer" in result["left_out"][0]
+    assert (record["series"], record["warnings"]) == ("MR series 4", [])
+    folder = Path(record["folder"])
+    mask = np.asarray(nib.load(folder / "mask.nii.gz").dataobj)
+    assert mask.any()
+    seg = hd.seg.segread(folder / "mask.dcm")
+    assert int(seg.get_volume().array.sum()) == int(mask.sum())
+    assert hd.imread(folder / "nll.dcm").NumberOfFrames == 5
+    touched = int(mask.any(axis=(0, 1)).sum())
+    assert len(list((folder / "overlays").iterdir())) == touched
+    # The record beside the mask says what made it.
+    (tmp_path / "seg.dcm").unlink(missing_ok=True)
+    reference = ["--reference", tmp_path / "in", "--out", tmp_path / "seg.dcm"]
+    made = run(tmp_path, "seg", folder / "mask.nii.gz", *reference)
+    assert made["algorithm"] == result["model"]
+
+
+@pytest.mark.parametrize(
+    ("text", "window"),
+    [
+        ("brain", Window("fixed", 0, 80)),
+        ("Soft-Tissue", Window("fixed", -160, 240)),
+        ("-100:300.5", Window("fixed", -100, 300.5)),
+        ("p0.5:99.5", Window("percentile", 0.5, 99.5)),
+        ("p1:p99", Window("percentile", 1, 99)),
+    ],
+)
+def test_windows_are_said_in_words_or_numbers(text: str, window: Window) -> None:
+    assert parse_window(text) == window
+
+
+@pytest.mark.parametrize("text", ["", "head", "3", "p5", "5:1", "p1:101", "a:b", "1:2:3", "nan:1"])
+def test_what_is_no_window_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"window|percentiles"):
+        parse_window(text)
 
 
 def test_convert_keeps_grid_and_values(tmp_path: Path, scan: Path) -> None:
@@ -75,8 +185,12 @@ def test_convert_keeps_grid_and_values(tmp_path: Path, scan: Path) -> None:
 
 def test_score_writes_five_files_and_a_picture(tmp_path: Path, scan: Path, fitted: Path) -> None:
     out = tmp_path / "out"
-    result = run(tmp_path, "score", scan, "--model", fitted, "--out", out, "--fpr", 0.1)
+    arguments = ["score", scan, "--model", fitted, "--out", out, "--fpr", 0.1]
+    result = run(tmp_path, *arguments, "--dicom")
     (record,) = result["scans"]
+    (sentence,) = record["warnings"]
+    assert sentence.startswith("No DICOM mask and map were written: this scan was not read from")
+    assert "Doe" not in sentence
     folder = Path(record["folder"])
     written = {path.name for path in folder.iterdir()}
     assert written == {
@@ -103,8 +217,7 @@ def test_score_writes_five_files_and_a_picture(tmp_path: Path, scan: Path, fitte
     everything = "".join(p.read_text() for p in folder.iterdir() if p.suffix in (".json", ".csv"))
     assert "Doe" not in everything
     assert "For research use, not for diagnosis." in everything
-    error = run(tmp_path, "score", scan, "--model", fitted, "--out", out, "--fpr", 0.1, code=1)
-    assert "earlier run" in error["error"]
+    assert "earlier run" in run(tmp_path, *arguments, code=1)["error"]
     again = [scan, "--model", fitted, "--out", out, "--threshold", 1.4, "--overwrite"]
     assert run(tmp_path, "score", *again)["threshold"] == 1.4
 

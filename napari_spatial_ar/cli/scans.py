@@ -1,4 +1,4 @@
-"""Commands about scans: look, convert, fit, score, evaluate, demonstrate."""
+"""Commands with a model: fit, score, evaluate, demonstrate."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import typer
 
 from napari_spatial_ar.cli.support import (
     Device,
+    FitWindow,
     Json,
     Overwrite,
     PatientPattern,
     Weights,
     command,
+    parse_window,
     progress_bar,
     say,
     show,
@@ -24,77 +26,6 @@ from napari_spatial_ar.cli.support import (
 __all__ = ["scans_app"]
 
 scans_app = typer.Typer()
-
-
-@scans_app.command()
-@command
-def inspect(
-    input: Annotated[Path, typer.Argument(help="A file or folder.")], json: Json = None
-) -> dict[str, Any]:
-    """List the series found: shape, spacing, orientation, modality, files, warnings."""
-    from napari_spatial_ar.imaging.reading import read
-
-    series = []
-    rows = table(
-        "series", "modality", "shape Z,Y,X", "spacing Z,Y,X", "axes i,j,k", "plane", "files"
-    )
-    for volume in read(input):
-        geometry = volume.geometry
-        series.append(
-            {
-                "label": volume.series.label,
-                "modality": volume.modality,
-                "intensity": volume.intensity,
-                "shape": list(geometry.shape),
-                "spacing_mm": list(geometry.spacing) if geometry.spacing_known else None,
-                "affine": geometry.affine.tolist(),
-                "orientation": geometry.orientation,
-                "plane": geometry.plane,
-                "files": [str(path) for path in volume.series.files],
-                "warnings": list(volume.warnings),
-            }
-        )
-        spacing = " x ".join(f"{s:.3g}" for s in geometry.spacing)
-        rows.add_row(
-            volume.series.label,
-            volume.modality,
-            " x ".join(map(str, geometry.shape)),
-            f"{spacing} mm" if geometry.spacing_known else "not known",
-            geometry.orientation,
-            geometry.plane,
-            str(len(volume.series.files)),
-        )
-    show(rows)
-    for entry in series:
-        for warning in entry["warnings"]:
-            say(f"warning: {entry['label']}: {warning}")
-    return {"series": series}
-
-
-@scans_app.command()
-@command
-def convert(
-    input: Annotated[Path, typer.Argument(help="A file or folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for the NIfTI files.")],
-    overwrite: Overwrite = False,
-    json: Json = None,
-) -> dict[str, Any]:
-    """Write each volume found as NIfTI, on its own grid."""
-    from napari_spatial_ar.errors import InputError
-    from napari_spatial_ar.imaging.nifti import write_nifti
-    from napari_spatial_ar.imaging.reading import read
-    from napari_spatial_ar.review.outputs import scan_folder_name
-
-    written: dict[str, Path] = {}
-    for volume in read(input):
-        name = scan_folder_name(volume, written)
-        path = out / f"{name}.nii.gz"
-        if path.exists() and not overwrite:
-            raise InputError("this file is there already", path=path, fix="Say --overwrite")
-        write_nifti(path, volume.data, volume.geometry)
-        written[name] = path
-        say(f"{path}")
-    return {"files": [str(path) for path in written.values()]}
 
 
 @scans_app.command()
@@ -111,6 +42,7 @@ def fit(
     batch_size: Annotated[int, typer.Option(help="Slices a step.")] = 64,
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
     smoothing: Annotated[int, typer.Option(help="Mean filter over patch scores; 1: none.")] = 3,
+    window: FitWindow = None,
     patient_pattern: PatientPattern = None,
     weights: Weights = None,
     device: Device = "auto",
@@ -145,6 +77,7 @@ def fit(
             batch_size=batch_size,
             seed=seed,
             smoothing=smoothing,
+            window=None if window is None else parse_window(window),
             patient_pattern=patient_pattern,
             weights=weights,
             device=device,
@@ -171,7 +104,23 @@ def score(
     ] = None,
     min_size_mm3: Annotated[float, typer.Option(help="Leave smaller regions out.")] = 0.0,
     montage: Annotated[bool, typer.Option(help="Also write a picture of the top slices.")] = True,
-    keep_uids: Annotated[bool, typer.Option(help="Write series UIDs instead of hashes.")] = False,
+    keep_uids: Annotated[bool, typer.Option(help="Write UIDs instead of their hashes.")] = False,
+    dicom: Annotated[
+        bool,
+        typer.Option(
+            help="Also write mask.dcm (DICOM SEG) and nll.dcm (parametric map) of DICOM scans. "
+            "They carry the patient's identity from the scan, by which a PACS files them."
+        ),
+    ] = False,
+    png: Annotated[
+        bool, typer.Option(help="Also write pictures of the flagged slices with outlines.")
+    ] = False,
+    png_heat: Annotated[
+        bool, typer.Option(help="Lay the heatmap over these pictures; implies --png.")
+    ] = False,
+    every_series: Annotated[
+        bool, typer.Option("--all", help="Score localizers and derived series too.")
+    ] = False,
     weights: Weights = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -195,6 +144,10 @@ def score(
             min_size_mm3=min_size_mm3,
             montage=montage,
             keep_uids=keep_uids,
+            dicom=dicom,
+            png=png or png_heat,
+            png_heat=png_heat,
+            every_series=every_series,
             weights=weights,
             device=device,
             overwrite=overwrite,
@@ -202,6 +155,10 @@ def score(
         )
     for scan in result["scans"]:
         say(f"{scan['folder']}: {scan['findings']} findings, backbone from {result['backbone']}")
+        for warning in scan["warnings"]:
+            say(f"warning: {scan['series']}: {warning}")
+    for sentence in result["left_out"]:
+        say(f"{sentence} Say --all to score it too.")
     for failure in result["failed"]:
         say(f"could not be scored: {failure}")
     if result["failed"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
@@ -19,15 +19,20 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from napari_spatial_ar.errors import SpatialARError
+from napari_spatial_ar.errors import InputError, SpatialARError
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.imaging.windows import Window
 
 __all__ = [
     "Device",
+    "FitWindow",
     "Json",
     "Overwrite",
     "PatientPattern",
     "Weights",
     "command",
+    "parse_window",
     "progress_bar",
     "say",
     "show",
@@ -48,7 +53,42 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 PatientPattern = Annotated[
     str | None, typer.Option(help="Regular expression that finds the patient in a path.")
 ]
+FitWindow = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WINDOW",
+        help="What the model sees as black and white: a CT preset (brain, liver, lung, bone, 'soft "
+        "tissue'), LOW:HIGH in the scan's unit, or percentiles such as p0.5:99.5. By default soft "
+        "tissue for CT, else p0.5:99.5.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option(help="Replace what an earlier run wrote.")]
+
+
+def parse_window(text: str) -> Window:
+    """Read what ``--window`` says: a preset's name, LOW:HIGH, or percentiles as pLOW:HIGH.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    from napari_spatial_ar.imaging.windows import CT_PRESETS, Window
+
+    preset = CT_PRESETS.get(text.strip().lower().replace("-", " ").replace("_", " "))
+    if preset is not None:
+        return preset
+    low, colon, high = text.strip().lower().removeprefix("p").partition(":")
+    try:
+        ends = float(low), float(high.removeprefix("p"))
+    except ValueError:
+        colon = ""
+    if not colon:
+        raise InputError(
+            f"there is no window '{text}'",
+            fix=f"Say {', '.join(CT_PRESETS)}, LOW:HIGH, or percentiles such as p0.5:99.5",
+        )
+    return Window("percentile" if text.strip().lower().startswith("p") else "fixed", *ends)
 
 
 def command(

@@ -13,7 +13,7 @@ from napari_spatial_ar.errors import InputError
 
 __all__ = ["guard"]
 
-_LOGGERS = ("PIL", "highdicom.base", "highdicom.seg.sop", "nibabel.global", "pydicom", "tifffile")
+_LOGGERS = ("PIL", "nibabel.global", "pydicom", "tifffile")
 
 
 class _Silence:
@@ -73,7 +73,6 @@ def guard(path: Path, what: str) -> Iterator[None]:
     InputError
         For any exception of the block; an InputError passes as it is.
     """
-
     try:
         with _silence:
             yield

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.reading import read
+from napari_spatial_ar.imaging.reading import find_scans
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.outputs import scan_folder_name, write_scan_outputs
@@ -31,10 +32,14 @@ def score_scans(
     keep_uids: bool = False,
     weights: Path | None = None,
     device: str = "auto",
+    dicom: bool = False,
+    png: bool = False,
+    png_heat: bool = False,
+    every_series: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score every volume found in the inputs.
+    """Score every scan found in the inputs, one in memory at a time.
 
     Parameters
     ----------
@@ -47,8 +52,10 @@ def score_scans(
     fpr, threshold
         The mask's threshold: that which flags a share ``fpr`` of normal tissue, or a number in
         the model's unit.
-    min_size_mm3, montage, keep_uids, overwrite
+    min_size_mm3, montage, keep_uids, dicom, png, png_heat, overwrite
         See `score_scan`.
+    every_series : bool
+        Also score localizers and derived series where an input holds an original one.
     weights, device
         See `load_model`.
     progress : callable, optional
@@ -58,7 +65,8 @@ def score_scans(
     -------
     dict
         ``scans``: one record each; ``failed``: one sentence for each input that could not be
-        read or scored while others could; ``backbone``: where its weights came from.
+        read or scored while others could; ``left_out``: one sentence for each series that was
+        not scored for what it is; ``backbone``: where its weights came from.
 
     Raises
     ------
@@ -71,13 +79,21 @@ def score_scans(
     scans: list[dict[str, Any]] = []
     errors: list[InputError] = []
     taken: set[str] = set()
+    left_out: list[str] = []
     for source in inputs:
         try:
-            for volume in read(source):
-                name = scan_folder_name(volume, taken)
-                taken.add(name)
+            found = find_scans(source)
+        except InputError as error:
+            errors.append(error)
+            continue
+        errors += found.errors
+        chosen = list(found.scans) if every_series else _to_score(found.scans, left_out)
+        for scan in chosen:
+            name = scan_folder_name(scan, taken)
+            taken.add(name)
+            try:
                 record = score_scan(
-                    volume,
+                    scan.read(),
                     loaded,
                     out / name,
                     threshold=cut,
@@ -85,12 +101,16 @@ def score_scans(
                     min_size_mm3=min_size_mm3,
                     montage=montage,
                     keep_uids=keep_uids,
+                    dicom=dicom,
+                    png=png,
+                    png_heat=png_heat,
                     overwrite=overwrite,
                     progress=progress,
                 )
-                scans.append({"input": str(source), **record})
-        except InputError as error:
-            errors.append(error)
+            except InputError as error:
+                errors.append(error)
+                continue
+            scans.append({"input": str(source), **record})
     if not scans:
         raise errors[0]
     return {
@@ -101,7 +121,22 @@ def score_scans(
         "fpr": share,
         "scans": scans,
         "failed": [str(error) for error in errors],
+        "left_out": left_out,
     }
+
+
+def _to_score(scans: Sequence[Scan], left_out: list[str]) -> list[Scan]:
+    """Original scans, or all where there is none; say in ``left_out`` which are not."""
+    original = [scan for scan in scans if scan.role == "original"]
+    if not original:
+        return list(scans)
+    left_out += [
+        f"{scan.series.label} is {'a localizer' if scan.role == 'localizer' else 'derived'} and "
+        "was left out."
+        for scan in scans
+        if scan.role != "original"
+    ]
+    return original
 
 
 def score_scan(
@@ -114,6 +149,9 @@ def score_scan(
     min_size_mm3: float = 0.0,
     montage: bool = True,
     keep_uids: bool = False,
+    dicom: bool = False,
+    png: bool = False,
+    png_heat: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -126,8 +164,8 @@ def score_scan(
     model : NormativeModel
         What scores it.
     folder : Path
-        See `write_scan_outputs`, as for ``threshold``, ``fpr``, ``min_size_mm3``, ``keep_uids``
-        and ``overwrite``.
+        See `write_scan_outputs`, as for ``threshold``, ``fpr``, ``min_size_mm3``, ``keep_uids``,
+        ``dicom``, ``png``, ``png_heat`` and ``overwrite``.
     montage : bool
         Also write ``montage.png`` with the highest-scoring slices.
     progress : callable, optional
@@ -137,7 +175,7 @@ def score_scan(
     -------
     dict
         Series label, folder, number of findings, flagged voxels, the highest image score, the
-        warnings of the scan and the files written.
+        warnings of the scan and of its outputs, and the files written.
     """
     label = volume.series.label
 
@@ -157,6 +195,9 @@ def score_scan(
         keep_uids=keep_uids,
         overwrite=overwrite,
         montage_too=montage,
+        dicom=dicom,
+        png=png,
+        png_heat=png_heat,
     )
     highest = float(np.nanmax(score.image_scores)) if score.scored.any() else None
     return {
@@ -167,6 +208,6 @@ def score_scan(
         "highest_image_score": highest,
         "findings": len(outputs.findings),
         "flagged_voxels": int(np.count_nonzero(outputs.mask)),
-        "warnings": list(volume.warnings),
+        "warnings": [*volume.warnings, *outputs.warnings],
         "files": {key: str(path) for key, path in outputs.files.items()},
     }

@@ -1,4 +1,4 @@
-"""The five files that a scored scan gives."""
+"""The files that a scored scan gives: five always, DICOM objects and pictures where asked for."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom_derived import caveats
+from napari_spatial_ar.imaging.dicom_map import write_parametric_map
+from napari_spatial_ar.imaging.dicom_seg import write_seg
 from napari_spatial_ar.imaging.files import atomic_write_text, storage_error
 from napari_spatial_ar.imaging.nifti import write_nifti
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (
     Finding,
     find_findings,
@@ -26,12 +31,15 @@ from napari_spatial_ar.review.findings import (
     write_findings_csv,
     write_findings_json,
 )
-from napari_spatial_ar.review.montage import montage, write_montage
-from napari_spatial_ar.review.provenance import ModelLike, provenance
+from napari_spatial_ar.review.montage import montage
+from napari_spatial_ar.review.overlays import write_overlays
+from napari_spatial_ar.review.provenance import ModelLike, algorithm_of, provenance
 
 __all__ = [
+    "DICOM_FILES",
     "MONTAGE",
     "OUTPUT_FILES",
+    "OVERLAYS",
     "ScanOutputs",
     "ScoreLike",
     "scan_folder_name",
@@ -47,6 +55,10 @@ OUTPUT_FILES = {
     "provenance": "provenance.json",
 }
 MONTAGE = "montage"
+#: Keys and names of what is written only where it is asked for.
+DICOM_FILES = {"mask_dicom": "mask.dcm", "nll_dicom": "nll.dcm"}
+OVERLAYS = "overlays"
+_OPTIONAL = {MONTAGE: "montage.png", OVERLAYS: "overlays", **DICOM_FILES}
 
 
 class ScoreLike(Protocol):
@@ -72,24 +84,28 @@ class ScanOutputs:
     Parameters
     ----------
     files : dict of str to Path
-        Keys as in `OUTPUT_FILES`, and ``"montage"`` where asked for.
+        Keys as in `OUTPUT_FILES`, and where asked for ``"montage"``, ``"overlays"`` (a folder)
+        and those of `DICOM_FILES`.
     findings : tuple of Finding
         Highest peak first.
     mask : (Z, Y, X) uint8
         The mask as written.
+    warnings : tuple of str
+        Why something that was asked for is not there, or what to know about it.
     """
 
     files: dict[str, Path]
     findings: tuple[Finding, ...]
     mask: npt.NDArray[np.uint8] = field(repr=False)
+    warnings: tuple[str, ...] = ()
 
 
-def scan_folder_name(volume: Volume, taken: Collection[str] = ()) -> str:
+def scan_folder_name(volume: Volume | Scan, taken: Collection[str] = ()) -> str:
     """Folder name for a scan's outputs, from the series label, which names no patient.
 
     Parameters
     ----------
-    volume : Volume
+    volume : Volume or Scan
         The scan.
     taken : collection of str
         Names that are in use: a number is added until the name is new.
@@ -121,11 +137,18 @@ def write_scan_outputs(
     keep_uids: bool = False,
     overwrite: bool = False,
     montage_too: bool = False,
+    dicom: bool = False,
+    png: bool = False,
+    png_heat: bool = False,
 ) -> ScanOutputs:
     """Write scores, mask, findings and provenance of one scan into one folder.
 
-    Everything is written beside the folder first and moved in at the end, so that an error
-    leaves nothing half-written.
+    Everything is written beside the folder first and moved in at the end. Files of an earlier
+    run are set aside meanwhile and come back if a move fails, so that the folder holds one run's
+    files or the other's; other files in it are left alone.
+
+    Memory: scores and mask are held whole, 5 bytes a voxel, and each while it is written up to
+    3 times more; the scan itself is read slice by slice where it is large.
 
     Parameters
     ----------
@@ -147,6 +170,15 @@ def write_scan_outputs(
         Replace files of an earlier run.
     montage_too : bool
         Also write ``montage.png``, a picture of the highest-scoring slices.
+    dicom : bool
+        Also write ``mask.dcm`` (a DICOM segmentation) and ``nll.dcm`` (a parametric map) of a
+        scan that came from DICOM; of any other, ``warnings`` say why not. By the patient's
+        identity in them, copied from the scan, a PACS files them: they are no anonymous files.
+    png : bool
+        Also write the folder ``overlays``: pictures of the slices that the mask touches with its
+        outline, or of the highest-scoring ones where it is empty.
+    png_heat : bool
+        Lay the scores over these pictures.
 
     Returns
     -------
@@ -163,11 +195,9 @@ def write_scan_outputs(
         If the disk is full or the place may not be written to.
     """
     out_dir = Path(out_dir)
-    names = OUTPUT_FILES | ({MONTAGE: "montage.png"} if montage_too else {})
-    targets = {key: out_dir / name for key, name in names.items()}
     if out_dir.exists() and not out_dir.is_dir():
         raise InputError("this is a file, not a folder", path=out_dir, fix="Choose another place")
-    if not overwrite and any(path.exists() for path in targets.values()):
+    if not overwrite and _earlier(out_dir):
         raise InputError(
             "results of an earlier run are in this folder",
             path=out_dir,
@@ -190,22 +220,17 @@ def write_scan_outputs(
         keep_uids=keep_uids,
         **settings,
     )
+    work = _folder_beside(out_dir)
+    warnings: tuple[str, ...] = ()
     try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that the move stays on one disk.
-        work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
-    except OSError as error:
-        raise storage_error(error, out_dir) from error
-    try:
-        parts = {key: work / name for key, name in names.items()}
+        made = {key: work / name for key, name in OUTPUT_FILES.items()}
         like = _nifti_source(volume)
-        write_nifti(parts["nll"], np.asarray(score.nll, np.float32), geometry, like=like)
-        write_nifti(parts["mask"], final, geometry, like=like)
-        write_findings_csv(parts["findings_csv"], findings)
-        write_findings_json(parts["findings_json"], findings)
-        atomic_write_text(parts["provenance"], json.dumps(record, indent=2, allow_nan=False) + "\n")
+        write_nifti(made["nll"], np.asarray(score.nll, np.float32), geometry, like=like)
+        write_nifti(made["mask"], final, geometry, like=like)
+        write_findings_csv(made["findings_csv"], findings)
+        write_findings_json(made["findings_json"], findings)
+        atomic_write_text(made["provenance"], json.dumps(record, indent=2, allow_nan=False) + "\n")
         if montage_too:
-            title = f"{volume.series.label}, model {model.name}"
             picture = montage(
                 volume,
                 score.nll,
@@ -213,23 +238,93 @@ def write_scan_outputs(
                 final,
                 threshold=threshold,
                 fpr=fpr,
-                title=title,
+                title=f"{volume.series.label}, model {model.name}",
             )
-            write_montage(parts[MONTAGE], picture)
-        if out_dir.exists():
-            for key, part in parts.items():
-                os.replace(part, targets[key])
-        else:
-            # mkdtemp makes a private folder; results get the user's usual permissions.
-            mask_bits = os.umask(0)
-            os.umask(mask_bits)
-            work.chmod(0o777 & ~mask_bits)
-            os.replace(work, out_dir)
+            made[MONTAGE] = work / _OPTIONAL[MONTAGE]
+            write_png(made[MONTAGE], picture)
+        if png:
+            made[OVERLAYS] = work / _OPTIONAL[OVERLAYS]
+            scores = score.nll, score.image_scores, final
+            write_overlays(made[OVERLAYS], volume, *scores, threshold=threshold, heat=png_heat)
+        if dicom:
+            edited = bool(record["threshold"]["mask_edited_by_hand"])
+            written, warnings = _write_dicom(
+                work, volume, score.nll, final, model, threshold=threshold, edited=edited
+            )
+            made |= written
+        _move_in(work, out_dir)
     except OSError as error:
         raise storage_error(error, out_dir) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return ScanOutputs(targets, tuple(findings), final)
+    files = {key: out_dir / path.name for key, path in made.items()}
+    return ScanOutputs(files, tuple(findings), final, warnings)
+
+
+def _earlier(folder: Path) -> list[Path]:
+    """List what an earlier run left in a folder."""
+    names = (*OUTPUT_FILES.values(), *_OPTIONAL.values())
+    return [folder / name for name in names if (folder / name).exists()]
+
+
+def _folder_beside(out_dir: Path) -> Path:
+    """Make a folder beside another, so that a move from it stays on one disk."""
+    try:
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
+    except OSError as error:
+        raise storage_error(error, out_dir) from error
+
+
+def _move_in(work: Path, out_dir: Path) -> None:
+    """Put the files of ``work`` in place of an earlier run's, or leave all as it was (OSError)."""
+    if not out_dir.exists():
+        # mkdtemp makes a private folder; results get the user's usual permissions.
+        mask_bits = os.umask(0)
+        os.umask(mask_bits)
+        work.chmod(0o777 & ~mask_bits)
+        os.replace(work, out_dir)
+        return
+    aside = _folder_beside(out_dir)
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for old in _earlier(out_dir):
+            os.replace(old, aside / old.name)
+            moved.append((aside / old.name, old))
+        for new in sorted(work.iterdir()):
+            os.replace(new, out_dir / new.name)
+            moved.append((out_dir / new.name, new))
+    except OSError:
+        for now, before in reversed(moved):
+            os.replace(now, before)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_dicom(
+    work: Path,
+    volume: Volume,
+    nll: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.uint8],
+    model: ModelLike,
+    *,
+    threshold: float,
+    edited: bool,
+) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Write what `DICOM_FILES` names, or say why a scan allows none."""
+    unit = str(getattr(model, "unit", "nats per dimension"))
+    algorithm = algorithm_of(model, threshold=threshold)
+    made = {key: work / name for key, name in DICOM_FILES.items()}
+    try:
+        write_seg(made["mask_dicom"], mask, volume, algorithm=algorithm, edited=edited)
+        write_parametric_map(made["nll_dicom"], nll, volume, algorithm=algorithm, unit=unit)
+    except InputError as error:
+        for path in made.values():
+            path.unlink(missing_ok=True)
+        # Without the path: a file name may hold a patient's name.
+        return {}, (f"No DICOM mask and map were written: {error.what}.",)
+    return made, caveats(volume)
 
 
 def _nifti_source(volume: Volume) -> Path | None:

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom_derived import REMARK, Algorithm, source_uids
 from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.windows import Window, display_limits, resolve
 
-__all__ = ["RESEARCH_USE", "ModelLike", "model_summary", "provenance", "versions"]
+__all__ = [
+    "RESEARCH_USE",
+    "ModelLike",
+    "algorithm_of",
+    "model_summary",
+    "provenance",
+    "recorded_algorithm",
+    "versions",
+]
 
 #: Stands in every dock, picture and file this package gives out.
-RESEARCH_USE = "For research use, not for diagnosis."
+RESEARCH_USE = REMARK
 
-_PACKAGES = ("napari-spatial-ar", "torch", "transformers", "numpy", "scipy", "nibabel", "pydicom")
+_PACKAGES = (
+    *("napari-spatial-ar", "torch", "transformers", "numpy", "scipy"),
+    *("nibabel", "pydicom", "highdicom"),
+)
 # A loss history is for the model's card, not for each scan's record.
 _LEFT_OUT = ("history", "losses", "image_scores")
 
@@ -84,6 +100,48 @@ def _voxels_sha256(volume: Volume) -> str:
     return digest.hexdigest()
 
 
+def _model_window(model: ModelLike, volume: Volume) -> list[float] | None:
+    window = getattr(getattr(model.header, "preprocessing", None), "window", None)
+    return list(resolve(window, volume)) if isinstance(window, Window) else None
+
+
+def algorithm_of(model: ModelLike, *, threshold: float) -> Algorithm:
+    """Name the maker of a DICOM object: the model, and the start of its sha256."""
+    unit = str(getattr(model, "unit", "nats per dimension"))
+    return Algorithm(
+        name=model.name,
+        version=str(getattr(model, "sha256", ""))[:16],
+        parameters={"threshold": f"{threshold:.6g} {unit}"},
+    )
+
+
+def recorded_algorithm(mask: Path) -> tuple[Algorithm, bool] | None:
+    """Read what made a ``mask.nii.gz`` from the ``provenance.json`` beside it.
+
+    Returns
+    -------
+    (Algorithm, bool) or None
+        The model, and whether a person edited the mask; None where there is no such record.
+    """
+    beside = mask.with_name("provenance.json")
+    if mask.name != "mask.nii.gz" or not beside.is_file():
+        return None
+    try:
+        record = json.loads(beside.read_text(encoding="utf-8"))
+        model, threshold = record["model"], record["threshold"]
+        number, unit = float(threshold["nats_per_dimension"]), threshold.get("unit", "")
+        algorithm = Algorithm(
+            name=str(model["name"]),
+            version=str(model["sha256"])[:16],
+            parameters={"threshold": f"{number:.6g} {unit}".rstrip()},
+        )
+        return algorithm, bool(threshold["mask_edited_by_hand"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "is not a record of how the mask beside it was made", path=beside
+        ) from error
+
+
 def provenance(
     model: ModelLike,
     volume: Volume,
@@ -116,8 +174,8 @@ def provenance(
     mask_edited : bool
         Whether a person changed the mask by hand.
     keep_uids : bool
-        Write the SeriesInstanceUID itself. Otherwise its sha256, with which the scan can be
-        found again by whoever holds it.
+        Write the UIDs of series, study and frame of reference themselves. Otherwise their sha256,
+        with which the scan can be found again by whoever holds it.
 
     Returns
     -------
@@ -126,12 +184,18 @@ def provenance(
     """
     geometry = volume.geometry
     uid = volume.series.uid
+    uids = {"study": "", "frame_of_reference": "", **source_uids(volume), "series": uid}
+    named = {
+        kind: (found if keep_uids else _hashed(found)) if found else None
+        for kind, found in uids.items()
+    }
     return {
         "research_use": RESEARCH_USE,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": model_summary(model),
         "threshold": {
             "nats_per_dimension": float(threshold),
+            "unit": str(getattr(model, "unit", "nats per dimension")),
             "share_of_normal_tissue_flagged": None if fpr is None else float(fpr),
             "min_size_mm3": float(min_size_mm3),
             "min_voxels": int(min_voxels),
@@ -139,12 +203,18 @@ def provenance(
         },
         "scan": {
             "series": volume.series.label,
-            "series_uid": (uid if keep_uids else _hashed(uid)) if uid else None,
+            "series_uid": named["series"],
+            "study_uid": named["study"],
+            "frame_of_reference_uid": named["frame_of_reference"],
             "files": len(volume.series.files),
             "voxels_sha256": _voxels_sha256(volume),
             "modality": volume.modality,
             "intensity": volume.intensity,
             "unit": volume.unit or None,
+            "role": volume.role,
+            # Voxel values drawn black and white, and those that the model saw as 0 and 1.
+            "display_window": list(display_limits(volume)),
+            "model_window": _model_window(model, volume),
             "shape_zyx": list(geometry.shape),
             "spacing_zyx": list(geometry.spacing),
             "spacing_unit": "mm" if geometry.spacing_known else "pixel",

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
+from PIL import ImageDraw
 
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.nifti import read_nifti, write_nifti
+from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.volume import Volume
+from tests.imaging.conftest import build_image
 
 
 @dataclass
@@ -41,6 +45,39 @@ def scan(tmp_path: Path) -> Volume:
 
 
 @pytest.fixture
+def dicom_scan(tmp_path_factory: pytest.TempPathFactory) -> Volume:
+    """The same grid from DICOM, whose headers and file names are full of the patient."""
+    folder = tmp_path_factory.mktemp("PoisonName_Jane")
+    data = np.arange(5 * 30 * 20, dtype=np.uint16).reshape(5, 30, 20)
+    for k, pixels in enumerate(data):
+        dataset = build_image(
+            pixels,
+            PatientName="PoisonName^Jane",
+            PatientID="PoisonID",
+            PatientBirthDate="19991231",
+            PatientComments="",
+            SeriesDescription="PoisonText T2",
+            StudyDescription="head 31.12.99",
+            StudyDate="19991231",
+            AccessionNumber="PoisonNumber",
+            InstitutionName="PoisonText",
+            ProtocolName="PoisonText",
+            OperatorsName="PoisonText",
+            ImageComments="PoisonText",
+            FrameOfReferenceUID="1.2.9",
+            WindowCenter=50,
+            WindowWidth=100,
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+            ImagePositionPatient=[0, 0, 3 * k],
+            PixelSpacing=[2, 1],
+            SliceThickness=3,
+        )
+        pydicom.dcmwrite(folder / f"PoisonName_{k}.dcm", dataset, enforce_file_format=True)
+    (volume,) = read(folder)
+    return volume
+
+
+@pytest.fixture
 def scores(scan: Volume) -> Scores:
     nll = np.ones(scan.data.shape, np.float32)
     nll[1:3, 5:12, 4:9] = 2.5
@@ -52,3 +89,17 @@ def scores(scan: Volume) -> Scores:
 @pytest.fixture
 def model() -> Model:
     return Model()
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text that is written into a picture."""
+    texts: list[str] = []
+    write = ImageDraw.ImageDraw.text
+
+    def listen(self: Any, xy: Any, text: str, *args: Any, **options: Any) -> None:
+        texts.append(text)
+        write(self, xy, text, *args, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", listen)
+    return texts

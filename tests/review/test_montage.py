@@ -13,7 +13,8 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.review.colormap import INFERNO, inferno
-from napari_spatial_ar.review.montage import highest_slices, montage, write_montage
+from napari_spatial_ar.review.drawing import write_png
+from napari_spatial_ar.review.montage import highest_slices, montage
 
 _MARGIN, _HEAD, _GAP = 16, 62, 10  # the page's layout
 
@@ -77,17 +78,7 @@ def test_sides_are_marked_only_where_they_are_known(known: bool) -> None:
     assert _has_text(page[middle, _MARGIN + 178 : _MARGIN + 198]) is known
 
 
-def test_research_use_stands_at_the_foot(monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_spatial_ar.review import montage as module
-
-    said: list[str] = []
-    write = module._text
-
-    def listen(draw: Any, at: Any, text: str, size: int, **options: Any) -> None:
-        said.append(text)
-        write(draw, at, text, size, **options)
-
-    monkeypatch.setattr(module, "_text", listen)
+def test_research_use_stands_at_the_foot(said: list[str]) -> None:
     geometry = Geometry((2, 40, 40), np.diag([-1.0, -1.0, 3.0, 1.0]))
     page = picture_of(geometry, (0, 5, 5), fpr=0.01, title="brain on MR series 4")
     assert "For research use, not for diagnosis." in said
@@ -104,8 +95,8 @@ def test_nothing_scored_is_refused() -> None:
         montage(volume, volume.data, np.full(2, np.nan, np.float32), volume.data > 0, threshold=1)
 
 
-def test_a_montage_is_saved_as_png(tmp_path: Path) -> None:
-    write_montage(tmp_path / "m.png", Image.new("RGB", (30, 20), (1, 2, 3)))
+def test_a_picture_is_saved_as_png(tmp_path: Path) -> None:
+    write_png(tmp_path / "m.png", Image.new("RGB", (30, 20), (1, 2, 3)))
     with Image.open(tmp_path / "m.png") as saved:
         assert saved.format == "PNG"
         assert saved.size == (30, 20)

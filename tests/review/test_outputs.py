@@ -1,21 +1,37 @@
-"""The five files of a scan."""
+"""The files of a scan: on its grid, whole, and without the patient."""
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
+import os
+import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import highdicom as hd
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.review import outputs
-from napari_spatial_ar.review.outputs import OUTPUT_FILES, scan_folder_name, write_scan_outputs
-from napari_spatial_ar.review.provenance import RESEARCH_USE
+from napari_spatial_ar.review.outputs import (
+    DICOM_FILES,
+    OUTPUT_FILES,
+    scan_folder_name,
+    write_scan_outputs,
+)
+from napari_spatial_ar.review.provenance import RESEARCH_USE, algorithm_of, recorded_algorithm
+
+_POISON = re.compile(rb"(?i)poison|19991231|31\.12\.99")
 
 
 def test_files_lie_on_the_scan_and_agree(
@@ -117,6 +133,133 @@ def test_a_full_disk_leaves_nothing_behind(
         write_scan_outputs(out, scan, scores, model, threshold=9.0, overwrite=True)
     assert {p: p.read_bytes() for p in out.rglob("*")} == before
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_move_that_fails_brings_the_earlier_run_back(
+    tmp_path: Path, scan: Volume, scores: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write_scan_outputs(out, scan, scores, model, threshold=2.0, png=True, montage_too=True)
+    (out / "notes.txt").write_text("mine")
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    move = os.replace
+
+    def fails_at_the_mask(old: Path, new: Path) -> None:
+        if Path(new) == out / "mask.nii.gz" and Path(old).parent.name != "aside":
+            monkeypatch.setattr(outputs.os, "replace", move)
+            raise OSError(5, "Input/output error")
+        move(old, new)
+
+    monkeypatch.setattr(outputs.os, "replace", fails_at_the_mask)
+    with pytest.raises(StorageError, match="Input/output"):
+        write_scan_outputs(out, scan, scores, model, threshold=9.0, overwrite=True)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["DOE_JANE.nii.gz", "out"]
+
+
+def test_nothing_of_an_earlier_run_stays_beside_a_new_one(
+    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any
+) -> None:
+    out = tmp_path / "out"
+    options = {"dicom": True, "png": True, "montage_too": True}
+    first = write_scan_outputs(out, dicom_scan, scores, model, threshold=2.0, **options)
+    assert {*OUTPUT_FILES, *DICOM_FILES, "overlays", "montage"} == set(first.files)
+    assert all(path.exists() for path in first.files.values())
+    (out / "notes.txt").write_text("mine")
+    write_scan_outputs(out, dicom_scan, scores, model, threshold=9.0, overwrite=True)
+    assert sorted(p.name for p in out.iterdir()) == sorted([*OUTPUT_FILES.values(), "notes.txt"])
+    (out / "provenance.json").unlink()
+    for path in out.iterdir():
+        path.unlink()
+    (out / "overlays").mkdir()
+    with pytest.raises(InputError, match="earlier run"):
+        write_scan_outputs(out, dicom_scan, scores, model, threshold=9.0)
+
+
+def test_dicom_objects_hold_the_mask_and_the_scores(
+    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any
+) -> None:
+    written = write_scan_outputs(
+        tmp_path / "out", dicom_scan, scores, model, threshold=2.0, dicom=True
+    )
+    assert written.warnings == ()
+    seg = hd.seg.segread(written.files["mask_dicom"])
+    assert seg.get_volume().array.sum() == written.mask.sum()
+    (segment,) = seg.SegmentSequence
+    assert segment.SegmentAlgorithmType == "AUTOMATIC"
+    (made_by,) = segment.SegmentationAlgorithmIdentificationSequence
+    assert (made_by.AlgorithmName, made_by.AlgorithmVersion) == ("brain", "ab" * 8)
+    assert made_by.AlgorithmParameters == "threshold=2 nats per dimension"
+    found = hd.imread(written.files["nll_dicom"])
+    assert found.get_volume(dtype=np.float32).array.sum() == pytest.approx(scores.nll.sum())
+    edited = scores.nll > 1e9
+    edited[0, 0, 0] = True
+    again = write_scan_outputs(
+        tmp_path / "b", dicom_scan, scores, model, threshold=2.0, mask=edited, dicom=True
+    )
+    seg = hd.seg.segread(again.files["mask_dicom"])
+    assert seg.SegmentSequence[0].SegmentAlgorithmType == "SEMIAUTOMATIC"
+    made = recorded_algorithm(again.files["mask"])
+    assert made == (algorithm_of(model, threshold=2.0), True)
+    assert recorded_algorithm(tmp_path / "mask.nii.gz") is None
+
+
+def test_a_scan_that_is_not_from_dicom_has_a_sentence_instead(
+    tmp_path: Path, scan: Volume, scores: Any, model: Any
+) -> None:
+    written = write_scan_outputs(tmp_path / "out", scan, scores, model, threshold=2.0, dicom=True)
+    (sentence,) = written.warnings
+    assert "not read from DICOM" in sentence
+    assert "DOE" not in sentence
+    assert set(written.files) == set(OUTPUT_FILES)
+
+
+def test_the_record_says_what_was_seen(
+    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any
+) -> None:
+    header = SimpleNamespace(
+        preprocessing=SimpleNamespace(window=Window("fixed", -5, 35)),
+        to_dict=lambda: {"method": "spatial-ar", "backbone": {"sha256": "cd" * 32}},
+    )
+    model = replace(model, header=header)
+    write = partial(write_scan_outputs, volume=dicom_scan, score=scores, model=model, threshold=2.0)
+    record = json.loads(write(tmp_path / "a").files["provenance"].read_text())
+    about = record["scan"]
+    assert about["display_window"] == [0, 99]  # PS3.3 C.11.2.1.2
+    assert about["model_window"] == [-5, 35]
+    assert (about["role"], about["regular_grid"], about["unit"]) == ("original", True, None)
+    assert record["model"]["backbone"]["sha256"] == "cd" * 32
+    assert record["versions"]["highdicom"]
+    uids = {"series_uid": "1.2.3", "study_uid": "1.2", "frame_of_reference_uid": "1.2.9"}
+    for key, uid in uids.items():
+        assert about[key] == "sha256:" + hashlib.sha256(uid.encode()).hexdigest()
+    kept = json.loads(write(tmp_path / "b", keep_uids=True).files["provenance"].read_text())
+    assert {key: kept["scan"][key] for key in uids} == uids
+
+
+def test_no_word_of_the_patient_leaves_but_in_dicom(
+    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any, said: list[str]
+) -> None:
+    """Every byte of every file, and of what is packed in it."""
+    named = replace(dicom_scan, series=replace(dicom_scan.series, description="PoisonText T2"))
+    out = tmp_path / "out"
+    options = {"dicom": True, "png": True, "png_heat": True, "montage_too": True}
+    written = write_scan_outputs(out, named, scores, model, threshold=2.0, **options)
+    paths = [path for path in out.rglob("*") if path.is_file()]
+    assert len(paths) == len(OUTPUT_FILES) + 3 + 2
+    for path in paths:
+        assert not _POISON.search(str(path.relative_to(tmp_path)).encode())
+        if path.suffix == ".dcm":
+            continue
+        content = path.read_bytes()
+        content += gzip.decompress(content) if path.suffix == ".gz" else b""
+        assert not _POISON.search(content), path.name
+    assert not _POISON.search(" ".join((*said, *written.warnings)).encode())
+    # DICOM carries the patient as it must, and none of the free text.
+    seg = pydicom.dcmread(written.files["mask_dicom"])
+    assert seg.PatientName == "PoisonName^Jane"
+    assert "Poison" not in str(seg.get("SeriesDescription"))
+    assert b"PoisonText" not in written.files["mask_dicom"].read_bytes()
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path, scan: Volume, scores: Any, model: Any) -> None:

@@ -1,0 +1,225 @@
+"""Commands about files: look, convert, put a mask onto its series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from napari_spatial_ar.cli.support import Json, Overwrite, command, say, show, table, write_json
+from napari_spatial_ar.errors import InputError
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.imaging.scan import Scan
+
+__all__ = ["files_app"]
+
+files_app = typer.Typer()
+
+
+@files_app.command()
+@command
+def inspect(
+    input: Annotated[Path, typer.Argument(help="A file or folder.")],
+    verify: Annotated[
+        bool | None,
+        typer.Option(
+            help="Also read every voxel, and say what is damaged. By default only where one file "
+            "of less than 512 MiB is given."
+        ),
+    ] = None,
+    json: Json = None,
+) -> dict[str, Any]:
+    """List the series found: shape, spacing, orientation, modality, files, warnings.
+
+    Of folders only the headers are read, unless --verify is said.
+    """
+    from napari_spatial_ar.imaging.reading import find_scans
+    from napari_spatial_ar.imaging.scan import is_large
+
+    found = find_scans(input)
+    if verify is None:
+        verify = input.is_file() and not is_large(sum(scan.size for scan in found.scans))
+    series = [_entry(scan) for scan in found.scans]
+    damage: dict[int, InputError] = {}
+    for index, scan in enumerate(found.scans):
+        error = _damage(scan) if verify else None
+        if error is not None:
+            damage[index] = error
+            series[index]["damage"] = str(error)
+    if len(damage) == len(series):
+        raise damage[0]
+    rows = table(
+        *("series", "modality", "shape Z,Y,X", "spacing Z,Y,X", "axes i,j,k", "plane"),
+        *("files", "window", "note"),
+    )
+    for scan, entry in zip(found.scans, series, strict=True):
+        rows.add_row(*_row(scan, entry))
+    show(rows)
+    for entry in series:
+        for warning in entry["warnings"]:
+            say(f"warning: {entry['label']}: {warning}")
+        if "damage" in entry:
+            say(f"damaged: {entry['label']}: {entry['damage']}")
+    failed = [str(error) for error in found.errors]
+    for sentence in failed:
+        say(f"could not be read: {sentence}")
+    result = {"series": series, "failed": failed}
+    if damage:
+        write_json(json, result)
+        raise typer.Exit(1)
+    return result
+
+
+def _entry(scan: Scan) -> dict[str, Any]:
+    geometry = scan.geometry
+    return {
+        "label": scan.series.label,
+        "role": scan.role,
+        "modality": scan.modality,
+        "intensity": scan.intensity,
+        "unit": scan.unit or None,
+        "shape": list(geometry.shape),
+        "spacing_mm": list(geometry.spacing) if geometry.spacing_known else None,
+        "affine": geometry.affine.tolist(),
+        "orientation": geometry.orientation,
+        "plane": geometry.plane,
+        "slices": geometry.slice_count,
+        "regular": geometry.regular,
+        "window": None if scan.window is None else list(scan.window),
+        "files": [str(path) for path in scan.series.files],
+        "frames": list(scan.series.frames),
+        "warnings": list(scan.warnings),
+    }
+
+
+def _row(scan: Scan, entry: dict[str, Any]) -> list[str]:
+    geometry = scan.geometry
+    spacing = " x ".join(f"{s:.3g}" for s in geometry.spacing)
+    notes = [
+        *([scan.role] if scan.role != "original" else []),
+        *([] if geometry.regular else ["geometry not regular"]),
+        *(["damaged"] if "damage" in entry else []),
+    ]
+    return [
+        scan.series.label,
+        f"{scan.modality} {scan.unit}".rstrip(),
+        " x ".join(map(str, geometry.shape)),
+        f"{spacing} mm" if geometry.spacing_known else "not known",
+        geometry.orientation,
+        geometry.plane,
+        str(len(scan.series.files)),
+        "" if scan.window is None else f"{scan.window[0]:.4g} to {scan.window[1]:.4g}",
+        ", ".join(notes),
+    ]
+
+
+def _damage(scan: Scan) -> InputError | None:
+    """Read all voxels, of a large scan slice by slice; return what is wrong."""
+    from napari_spatial_ar.imaging.scan import is_large
+
+    try:
+        if is_large(scan.size):
+            for index in range(scan.geometry.slice_count):
+                scan.plane(index)
+        else:
+            scan.read(lazy=False)
+    except InputError as error:
+        return error
+    return None
+
+
+@files_app.command()
+@command
+def convert(
+    input: Annotated[Path, typer.Argument(help="A file or folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for the NIfTI files.")],
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> dict[str, Any]:
+    """Write each volume found as NIfTI, on its own grid.
+
+    Localizers, derived series and every time point are written too. One scan is in memory at a
+    time, up to four times.
+    """
+    from napari_spatial_ar.imaging.nifti import write_nifti
+    from napari_spatial_ar.imaging.reading import find_scans
+    from napari_spatial_ar.review.outputs import scan_folder_name
+
+    found = find_scans(input)
+    errors = list(found.errors)
+    written: dict[str, Path] = {}
+    taken: set[str] = set()
+    for scan in found.scans:
+        name = scan_folder_name(scan, taken)
+        taken.add(name)
+        path = out / f"{name}.nii.gz"
+        try:
+            if path.exists() and not overwrite:
+                raise InputError("this file is there already", path=path, fix="Say --overwrite")
+            volume = scan.read(lazy=False)
+            write_nifti(path, volume.data, volume.geometry)
+        except InputError as error:
+            errors.append(error)
+            continue
+        written[name] = path
+        say(f"{path}")
+        for warning in volume.warnings:
+            say(f"warning: {volume.series.label}: {warning}")
+    if not written:
+        raise errors[0]
+    failed = [str(error) for error in errors]
+    for sentence in failed:
+        say(f"could not be converted: {sentence}")
+    result = {"files": [str(path) for path in written.values()], "failed": failed}
+    if failed:
+        write_json(json, result)
+        raise typer.Exit(1)
+    return result
+
+
+@files_app.command()
+@command
+def seg(
+    mask: Annotated[Path, typer.Argument(help="A mask: NIfTI, NRRD, ...; nonzero inside.")],
+    reference: Annotated[Path, typer.Option(help="Folder or file of the DICOM series.")],
+    out: Annotated[Path, typer.Option(help="The DICOM file to write.")],
+    label: Annotated[str, typer.Option(help="Name of the segment.")] = "Departure from normal",
+    algorithm: Annotated[
+        str | None,
+        typer.Option(help="What made the mask, where no provenance.json beside it says."),
+    ] = None,
+    edited: Annotated[bool, typer.Option(help="A person changed the mask afterwards.")] = False,
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> dict[str, Any]:
+    """Write a mask as a DICOM segmentation on the series that it was made on.
+
+    The mask may have any axis order but must lie on the series' voxels: nothing is resampled.
+    The file carries the patient's identity from the series, by which a PACS files it. A mask that
+    no algorithm is named for is recorded as drawn by a person.
+    """
+    from napari_spatial_ar.imaging.dicom_derived import Algorithm
+    from napari_spatial_ar.imaging.mask_onto_series import mask_onto_series
+    from napari_spatial_ar.review.provenance import recorded_algorithm
+
+    if out.exists() and not overwrite:
+        raise InputError("this file is there already", path=out, fix="Say --overwrite")
+    made_by = None if algorithm is None else Algorithm(algorithm)
+    recorded = recorded_algorithm(mask) if made_by is None else None
+    if recorded is not None:
+        made_by, by_hand = recorded
+        edited = edited or by_hand
+    written = mask_onto_series(mask, reference, out, algorithm=made_by, edited=edited, label=label)
+    say(f"{out}: {written.voxels} voxels in {written.slices} slices of {written.series}.")
+    for warning in written.warnings:
+        say(f"warning: {warning}")
+    return {
+        "file": str(out),
+        "series": written.series,
+        "voxels": written.voxels,
+        "slices": written.slices,
+        "algorithm": None if made_by is None else made_by.name,
+        "warnings": list(written.warnings),
+    }

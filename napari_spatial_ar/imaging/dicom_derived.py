@@ -1,0 +1,370 @@
+"""What masks and heatmaps written as DICOM share: their source, their maker, their references.
+
+highdicom builds the objects. It takes the place of each frame from its source image, so each
+slice gets a header of its own here, with that slice's exact place: also a slice that is one frame
+of many in a file. Afterwards the references are put right: file, frame, nothing but what was used.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.config import RAISE
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID, MRImageStorage
+from pydicom.valuerep import DS, validate_value
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom_sources import dicom_sources
+from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.imaging.guard import guard
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.volume import Volume
+
+__all__ = [
+    "REMARK",
+    "Algorithm",
+    "SourceSlice",
+    "caveats",
+    "finish",
+    "is_from_dicom",
+    "plain_text",
+    "save",
+    "software",
+    "source_slices",
+    "source_uids",
+]
+
+Floats = npt.NDArray[np.float64]
+
+#: Stands in the objects where a reader of the PACS sees it (at most 64 characters).
+REMARK = "For research use, not for diagnosis."
+_PRODUCT = "napari-spatial-ar"
+_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+_TOO_LITTLE = "its header does not hold what a DICOM object made from it needs"
+# A slice may lie off its regular grid by rounding (see `napari_spatial_ar.imaging.dicom`).
+_SAME_PLACE_MM = 0.2
+_SAME_AXES = 1e-2
+# Attributes of the patient and the study that must stand in the object, if only empty.
+_MUST_STAND = (
+    *("PatientID", "PatientName", "PatientBirthDate"),
+    *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
+# Groups with the patient, the study, the frame of reference and the pixels' size; of their
+# elements, those that each slice gets of its own (pydicom would change a shared one everywhere).
+_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0028, 0x0032, 0x0038)
+_OWN = frozenset(
+    map(
+        tag_for_keyword,
+        (
+            *("PatientSex", "SOPClassUID", "SOPInstanceUID", "ImagePositionPatient"),
+            *("ImageOrientationPatient", "PixelSpacing", "NumberOfFrames"),
+            *("SliceThickness", "SpacingBetweenSlices", "SpecificCharacterSet"),
+            "DeidentificationMethod",
+        ),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What made a mask or a heatmap.
+
+    Parameters
+    ----------
+    name : str
+        The model's name; cut to 64 characters.
+    version : str
+        Which model of that name, such as the start of its sha256; cut to 64 characters.
+    parameters : mapping of str to str
+        What it was run with, such as the threshold.
+    """
+
+    name: str
+    version: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def identification(self) -> hd.AlgorithmIdentificationSequence:
+        """Return the sequence that identifies it, family "Artificial Intelligence"."""
+        return hd.AlgorithmIdentificationSequence(
+            name=plain_text(self.name),
+            family=codes.cid7162.ArtificialIntelligence,
+            version=plain_text(self.version) or "unknown",
+            source=_PRODUCT,
+            parameters=dict(self.parameters) or None,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SourceSlice:
+    """The DICOM image that one acquired slice was read from.
+
+    Parameters
+    ----------
+    header : Dataset
+        Header of a single-frame image at the slice's place, SOPInstanceUID made up.
+    sop_class, sop_instance : str
+        Of the file itself.
+    frame : int or None
+        Number of the frame in the file, from 1; None where the file holds one image.
+    """
+
+    header: Dataset
+    sop_class: str
+    sop_instance: str
+    frame: int | None
+
+
+def is_from_dicom(scan: Volume | Scan) -> bool:
+    """Whether a scan was read from DICOM files that are still there."""
+    files = scan.series.files
+    return bool(scan.series.uid and files) and all(file.is_file() for file in files)
+
+
+def source_uids(scan: Volume | Scan) -> dict[str, str]:
+    """UIDs of a DICOM scan's ``series``, ``study`` and ``frame_of_reference``; {} for others."""
+    if not is_from_dicom(scan):
+        return {}
+    keywords = ["SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"]
+    path = scan.series.files[0]
+    with guard(path, _TOO_LITTLE):
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=keywords, force=True)
+        found = [str(header.get(keyword) or "") for keyword in keywords]
+    return dict(zip(("series", "study", "frame_of_reference"), found, strict=True))
+
+
+def caveats(scan: Volume | Scan) -> tuple[str, ...]:
+    """Say what to know about a DICOM object made from a scan: one sentence each."""
+    if source_uids(scan).get("frame_of_reference") == "":
+        return (
+            "The series has no frame of reference, which DICOM demands: the DICOM mask and map "
+            "have one made from the series' UID, and refer to the images themselves as always.",
+        )
+    return ()
+
+
+def source_slices(scan: Volume | Scan) -> list[SourceSlice]:
+    """Header of each acquired slice, in slice order.
+
+    A series without a frame of reference gets one made from its UID (see `caveats`).
+
+    Raises
+    ------
+    InputError
+        If the scan is not from DICOM, its files are gone or changed, or they do not say where
+        in the patient they lie.
+    """
+    geometry = scan.geometry
+    if not is_from_dicom(scan):
+        raise InputError(
+            "this scan was not read from DICOM files that are still there, so no DICOM object "
+            "can refer to them",
+            path=scan.series.files[0] if scan.series.files else None,
+            fix="Write NIfTI, and put it on the DICOM series with 'napari-spatial-ar seg'",
+        )
+    headers: dict[Path, Dataset] = {}
+    slices = []
+    step = geometry.spacing[0] if geometry.regular and geometry.slice_count > 1 else None
+    for index, (path, number) in enumerate(_sources(scan)):
+        with guard(path, _TOO_LITTLE):
+            if path not in headers:
+                headers[path] = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+            place = _place(headers[path], number)
+        if place is None:
+            raise InputError(
+                "the series does not say where in the patient it lies, which a DICOM segmentation "
+                "or map needs",
+                path=path,
+                fix="Use the NIfTI files",
+            )
+        _check_place(scan, index, place, path)
+        with guard(path, _TOO_LITTLE):
+            slices.append(_source_slice(headers[path], number, place, step, geometry.spacing[0]))
+    return slices
+
+
+def _sources(scan: Volume | Scan) -> tuple[tuple[Path, int], ...]:
+    """File of each slice, and the index of its frame in there."""
+    found = dicom_sources(scan)
+    if found is None:
+        raise InputError(
+            "its slices are no DICOM images of their own (a mosaic holds many in one), so a DICOM "
+            "segmentation or map cannot refer to them",
+            path=scan.series.files[0],
+            fix="Use the NIfTI files",
+        )
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where an image lies, as its header says: LPS mm, unit vectors, mm between rows, columns."""
+
+    position: Floats
+    axes: Floats
+    spacing: Floats
+
+
+def _place(header: Dataset, number: int) -> _Place | None:
+    groups = [
+        *header.get("PerFrameFunctionalGroupsSequence", [])[number : number + 1],
+        *header.get("SharedFunctionalGroupsSequence", [])[:1],
+    ]
+
+    def find(sequence: str, keyword: str, count: int) -> Floats | None:
+        levels = [item for group in groups for item in group.get(sequence, [])[:1]]
+        for level in (*levels, header):
+            value = level.get(keyword)
+            if value is not None and len(value) == count:
+                return np.array([float(v) for v in value])
+        return None
+
+    position = find("PlanePositionSequence", "ImagePositionPatient", 3)
+    axes = find("PlaneOrientationSequence", "ImageOrientationPatient", 6)
+    spacing = find("PixelMeasuresSequence", "PixelSpacing", 2)
+    if position is None or axes is None or spacing is None:
+        return None
+    return _Place(position, axes.reshape(2, 3), spacing)
+
+
+def _check_place(scan: Volume | Scan, index: int, place: _Place, path: Path) -> None:
+    """Refuse when a slice does not lie where the volume has it: the files have changed."""
+    geometry = scan.geometry
+    directions = np.stack([geometry.affine[:3, a] / geometry.spacing[2 - a] for a in (0, 1)])
+    off = np.abs(place.position * _LPS_TO_RAS - _first_voxel(scan, index)).max()
+    if off > _SAME_PLACE_MM or np.abs(place.axes * _LPS_TO_RAS - directions).max() > _SAME_AXES:
+        raise InputError(
+            f"slice {index} is not where it was when the scan was read",
+            path=path,
+            fix="Open the scan again",
+        )
+
+
+def _first_voxel(scan: Volume | Scan, index: int) -> Floats:
+    """RAS mm of the first voxel of slice ``index``."""
+    geometry = scan.geometry
+    if geometry.slice_positions is not None:
+        place: Floats = geometry.slice_positions[index]
+        return place
+    return geometry.affine[:3, 2] * index + geometry.affine[:3, 3]
+
+
+def _source_slice(
+    whole: Dataset, number: int, place: _Place, step: float | None, thickness: float
+) -> SourceSlice:
+    header = Dataset()
+    for tag in whole.keys():  # noqa: SIM118  (iterating would decode every element)
+        if tag.group in _GROUPS and tag not in _OWN and _is_valid(whole[tag]):
+            header.add(whole[tag])
+    for keyword in _MUST_STAND:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    # Text is decoded by now; UTF-8 writes all that the plain and the Western set cannot.
+    if whole.get("SpecificCharacterSet") in (None, "", "ISO_IR 100"):
+        header.SpecificCharacterSet = whole.get("SpecificCharacterSet") or "ISO_IR 100"
+    else:
+        header.SpecificCharacterSet = "ISO_IR 192"
+    sex = str(whole.get("PatientSex") or "")
+    header.PatientSex = sex if sex in ("M", "F", "O") else ""
+    if header.get("PatientIdentityRemoved") == "YES":
+        said = whole.get("DeidentificationMethod")
+        header.DeidentificationMethod = said or "see the source images"
+    header.SOPClassUID = MRImageStorage  # any class of single images: highdicom only looks at it
+    header.SOPInstanceUID = hd.UID()
+    header.ImagePositionPatient = _decimals(place.position)
+    header.ImageOrientationPatient = _decimals(place.axes.ravel())
+    header.PixelSpacing = _decimals(place.spacing)
+    if not header.get("FrameOfReferenceUID"):
+        header.FrameOfReferenceUID = _made_up_frame_of_reference(str(whole.SeriesInstanceUID))
+    header.SliceThickness = whole.get("SliceThickness") or DS(thickness, auto_format=True)
+    header.SpacingBetweenSlices = None if step is None else DS(step, auto_format=True)
+    several = int(whole.get("NumberOfFrames") or 1) > 1
+    return SourceSlice(
+        header=header,
+        sop_class=str(whole.SOPClassUID),
+        sop_instance=str(whole.SOPInstanceUID),
+        frame=number + 1 if several else None,
+    )
+
+
+def _is_valid(element: DataElement) -> bool:
+    """Whether an element is a plain value as its type allows: others are not carried over."""
+    values = element.value if isinstance(element.value, MultiValue) else [element.value]
+    try:
+        for value in values:
+            validate_value(element.VR, value, RAISE)
+    except ValueError:
+        return False
+    return element.VR not in ("SQ", "UN")
+
+
+def _made_up_frame_of_reference(series: str) -> str:
+    """Return the same UID for the same series."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, series).int}"
+
+
+def _decimals(values: Floats) -> list[Any]:
+    return [DS(float(value), auto_format=True) for value in values]
+
+
+def plain_text(text: str) -> str:
+    """Text as every character set of DICOM can hold it: at most 64 ASCII characters."""
+    return text.encode("ascii", "replace").decode()[:64]
+
+
+def software() -> str:
+    """Return this package's name and version."""
+    return f"{_PRODUCT} {metadata.version(_PRODUCT)}"
+
+
+def finish(made: Dataset, slices: Sequence[SourceSlice]) -> None:
+    """Put the references of an object that highdicom made from `source_slices` right, in place."""
+    sources = {str(source.header.SOPInstanceUID): source for source in slices}
+    for group in made.PerFrameFunctionalGroupsSequence:
+        for derivation in group.DerivationImageSequence:
+            for item in derivation.SourceImageSequence:
+                source = sources[str(item.ReferencedSOPInstanceUID)]
+                _refer(item, source)
+                if source.frame is not None:
+                    item.ReferencedFrameNumber = source.frame
+    used: dict[str, list[SourceSlice]] = {}
+    for source in slices:
+        used.setdefault(source.sop_instance, []).append(source)
+    made.SourceImageSequence = [_reference(group) for group in used.values()]
+    # Of a whole file here: a frame's own reference stands with the frame.
+    made.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [
+        _reference(group[:1], frames=False) for group in used.values()
+    ]
+
+
+def _refer(item: Dataset, source: SourceSlice) -> None:
+    item.ReferencedSOPClassUID = UID(source.sop_class)
+    item.ReferencedSOPInstanceUID = UID(source.sop_instance)
+
+
+def _reference(group: Sequence[SourceSlice], *, frames: bool = True) -> Dataset:
+    item = Dataset()
+    _refer(item, group[0])
+    numbers = [source.frame for source in group if source.frame is not None]
+    if frames and numbers:
+        item.ReferencedFrameNumber = numbers
+    return item
+
+
+def save(made: Dataset, path: Path) -> None:
+    """Write a DICOM object, whole or not at all (`StorageError`)."""
+    with atomic_path(path) as temporary:
+        made.save_as(temporary, enforce_file_format=True)

@@ -1,0 +1,115 @@
+"""Masks as DICOM segmentations, on the very frames that the scan was read from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom_derived import (
+    REMARK,
+    Algorithm,
+    finish,
+    plain_text,
+    save,
+    software,
+    source_slices,
+)
+from napari_spatial_ar.imaging.guard import guard
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.volume import Volume
+
+__all__ = ["write_seg"]
+
+_SERIES_NUMBER = 9001
+
+
+def write_seg(
+    path: str | Path,
+    mask: npt.NDArray[Any],
+    scan: Volume | Scan,
+    *,
+    algorithm: Algorithm | None,
+    edited: bool = False,
+    label: str = "Departure from normal",
+) -> None:
+    """Write a mask as a DICOM segmentation (SEG, BINARY) that lies exactly on the scan.
+
+    The patient's name, ID and dates and the study's identification are copied from the scan
+    into the file, as DICOM demands: by them a PACS files it. All findings are one segment,
+    category "Morphologically Abnormal Structure", type "Lesion" (SNOMED CT). Only slices that
+    the mask touches are stored; of an empty mask, all.
+
+    Parameters
+    ----------
+    path : path-like
+        The file to write, whole or not at all.
+    mask : (Z, Y, X) integer or bool
+        Nonzero inside; on the scan's grid, in source order.
+    scan : Volume or Scan
+        What the mask belongs to: read from DICOM files that are still there.
+    algorithm : Algorithm or None
+        What made the mask; None if a person drew it.
+    edited : bool
+        Whether a person changed what the algorithm made.
+    label : str
+        Name of the segment: 64 characters are kept, others than ASCII become question marks.
+
+    Raises
+    ------
+    InputError
+        If the mask is not on the scan's grid, the scan is not from DICOM, its files are gone or
+        changed, or they do not say where in the patient they lie.
+    StorageError
+        If the file cannot be written.
+    """
+    path = Path(path)
+    inside = np.asarray(mask) != 0
+    if inside.shape != scan.geometry.shape:
+        raise InputError(
+            f"a mask of {inside.shape} is not on the scan's grid {scan.geometry.shape}"
+        )
+    slices = source_slices(scan)
+    if algorithm is None:
+        kind = SegmentAlgorithmTypeValues.MANUAL
+    elif edited:
+        kind = SegmentAlgorithmTypeValues.SEMIAUTOMATIC
+    else:
+        kind = SegmentAlgorithmTypeValues.AUTOMATIC
+    with guard(scan.series.files[0], "no DICOM segmentation can be made from its header"):
+        segment = SegmentDescription(
+            segment_number=1,
+            segment_label=plain_text(label),
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Lesion,
+            algorithm_type=kind,
+            algorithm_identification=None if algorithm is None else algorithm.identification(),
+        )
+        made = Segmentation(
+            source_images=[source.header for source in slices],
+            pixel_array=inside,
+            segmentation_type="BINARY",
+            segment_descriptions=[segment],
+            series_instance_uid=hd.UID(),
+            series_number=_SERIES_NUMBER,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="napari-spatial-ar",
+            manufacturer_model_name="napari-spatial-ar",
+            software_versions=software(),
+            device_serial_number="0",
+            content_label="SEGMENTATION",
+            content_description=REMARK,
+            series_description=f"{plain_text(label)[:40]} (research use)",
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            omit_empty_frames=bool(inside.any()),
+        )
+        finish(made, slices)
+    save(made, path)

@@ -1,0 +1,116 @@
+"""A mask file of any kind put back onto the DICOM series it belongs to, as a segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom_derived import Algorithm, caveats, is_from_dicom
+from napari_spatial_ar.imaging.dicom_seg import write_seg
+from napari_spatial_ar.imaging.reading import find_scans
+from napari_spatial_ar.imaging.regrid import SAME_GRID_MM, distance_between, onto_grid
+from napari_spatial_ar.imaging.scan import Scan
+
+__all__ = ["SegWritten", "mask_onto_series"]
+
+
+@dataclass(frozen=True)
+class SegWritten:
+    """What was written.
+
+    Parameters
+    ----------
+    series : str
+        Label of the series that the mask lies on.
+    voxels, slices : int
+        Size of the mask: voxels, and slices that it touches.
+    warnings : tuple of str
+        What to know about it.
+    """
+
+    series: str
+    voxels: int
+    slices: int
+    warnings: tuple[str, ...] = ()
+
+
+def mask_onto_series(
+    mask: str | Path,
+    reference: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    algorithm: Algorithm | None = None,
+    edited: bool = False,
+    label: str = "Departure from normal",
+) -> SegWritten:
+    """Write a mask file as a DICOM segmentation on the series whose grid it lies on.
+
+    Parameters
+    ----------
+    mask : path-like
+        One 3-D scan of whole numbers, nonzero inside (NIfTI, NRRD, ...), in any axis order.
+    reference : path-like or several
+        DICOM files or folders: of the series in there, the one that fits is taken.
+    out : path-like
+        See `write_seg`, as for ``algorithm``, ``edited`` and ``label``.
+
+    Raises
+    ------
+    InputError
+        If the mask is no such scan, or no series has its grid (to `SAME_GRID_MM`): then how far
+        off the closest one is.
+    StorageError
+        If the file cannot be written.
+    """
+    mask = Path(mask)
+    drawn = _only_scan(mask)
+    voxels, _ = drawn.voxels.whole()
+    if not np.array_equal(voxels, np.rint(voxels)):
+        raise InputError(
+            "holds other than whole numbers, so it is no mask",
+            path=mask,
+            fix="Give mask.nii.gz, not the heatmap",
+        )
+    series = _series_of(drawn, reference, mask)
+    inside = onto_grid(voxels != 0, drawn.geometry.affine, series.geometry)
+    write_seg(out, inside, series, algorithm=algorithm, edited=edited, label=label)
+    touched = int(np.count_nonzero(inside.any(axis=(1, 2))))
+    warnings = (*caveats(series), *(() if touched else ("The mask is empty.",)))
+    return SegWritten(series.series.label, int(np.count_nonzero(inside)), touched, warnings)
+
+
+def _only_scan(mask: Path) -> Scan:
+    scans = find_scans(mask).scans
+    if len(scans) != 1 or not scans[0].geometry.spacing_known:
+        what = "does not say where it lies" if len(scans) == 1 else f"holds {len(scans)} volumes"
+        raise InputError(f"{what}, so it is no mask of one scan", path=mask)
+    return scans[0]
+
+
+def _series_of(drawn: Scan, reference: str | Path | Sequence[str | Path], mask: Path) -> Scan:
+    """Return the one series with the mask's grid; the first where several have it."""
+    found = [scan for scan in find_scans(reference).scans if is_from_dicom(scan)]
+    if not found:
+        raise InputError(f"{reference} holds no DICOM series that can be read", path=mask)
+    shape, affine = drawn.geometry.shape, drawn.geometry.affine
+    apart = [distance_between(shape, affine, scan.geometry) for scan in found]
+    closest = int(np.argmin(apart))
+    if apart[closest] > SAME_GRID_MM:
+        scan = found[closest]
+        size = " x ".join(map(str, scan.geometry.shape))
+        how = (
+            f"lies up to {apart[closest]:.3g} mm off the closest one, {scan.series.label}"
+            if np.isfinite(apart[closest])
+            else f"has {' x '.join(map(str, shape))} voxels (Z, Y, X), and {scan.series.label} "
+            f"{size}"
+        )
+        raise InputError(
+            f"is not on the grid of any of the {len(found)} DICOM series: it {how}",
+            path=mask,
+            fix="Give the series that the mask was made on; nothing is resampled",
+        )
+    return found[closest]

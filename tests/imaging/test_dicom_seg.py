@@ -1,0 +1,447 @@
+"""Masks and heatmaps as DICOM, read back with highdicom, pydicom and nibabel."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import highdicom as hd
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom_derived import Algorithm, caveats
+from napari_spatial_ar.imaging.dicom_map import write_parametric_map
+from napari_spatial_ar.imaging.dicom_seg import write_seg
+from napari_spatial_ar.imaging.mask_onto_series import mask_onto_series
+from napari_spatial_ar.imaging.nifti import write_nifti
+from napari_spatial_ar.imaging.reading import find_scans, read
+from napari_spatial_ar.imaging.volume import Volume
+
+ALGORITHM = Algorithm("brain-flair", "0123456789ab", {"threshold": "2.0"})
+FRAME_OF_REFERENCE = "1.2.840.99.1"
+_AXES = [sign * np.eye(3)[axis] for axis in range(3) for sign in (1, -1)]
+#: Rows and columns along every pair of patient axes, and one pair that is oblique.
+ORIENTATIONS = [
+    (*row, *column) for row, column in itertools.product(_AXES, _AXES) if abs(row @ column) < 0.5
+]
+_TILTED = np.linalg.qr(np.array([[0.9, 0.2], [0.3, 0.8], [-0.2, 0.5]]))[0].T
+OBLIQUE = tuple(_TILTED.ravel())
+
+WriteSeries = Callable[..., list[Path]]
+
+
+@pytest.fixture
+def grey() -> np.ndarray:
+    """(slices, rows, columns) uint16, no two alike."""
+    return np.random.default_rng(3).permutation(5 * 6 * 7).reshape(5, 6, 7).astype(np.uint16)
+
+
+def lps_of(path: Path, row: int, column: int) -> np.ndarray:
+    """Place of a pixel of a single-frame file by its header alone (PS3.3 C.7.6.2.1.1), LPS mm."""
+    header = pydicom.dcmread(path)
+    along_row, along_column = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
+    between_rows, between_columns = (float(v) for v in header.PixelSpacing)
+    first = np.array(header.ImagePositionPatient, float)
+    return first + column * between_columns * along_row + row * between_rows * along_column
+
+
+def lps_in_seg(path: Path) -> np.ndarray:
+    """Place of the one voxel of a segmentation, by its frame's own attributes, LPS mm."""
+    seg = pydicom.dcmread(path)
+    frame, row, column = np.argwhere(
+        np.atleast_3d(seg.pixel_array.reshape(-1, seg.Rows, seg.Columns))
+    )[0]
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    axes = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    spacing = shared.PixelMeasuresSequence[0].PixelSpacing
+    groups = seg.PerFrameFunctionalGroupsSequence[frame]
+    first = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, float)
+    along_row, along_column = np.array(axes, float).reshape(2, 3)
+    return first + column * float(spacing[1]) * along_row + row * float(spacing[0]) * along_column
+
+
+def lps_by_highdicom(path: Path) -> np.ndarray:
+    volume = hd.seg.segread(path).get_volume()
+    array = volume.array.reshape(volume.spatial_shape)
+    return volume.map_indices_to_reference(np.argwhere(array))[0]
+
+
+@pytest.mark.parametrize("orientation", [*ORIENTATIONS, OBLIQUE])
+def test_a_marked_voxel_comes_back_at_its_place(
+    orientation: tuple[float, ...], grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    paths = write_series(
+        grey, orientation=orientation, FrameOfReferenceUID=FRAME_OF_REFERENCE, origin=(3.5, -8, 21)
+    )
+    (volume,) = read(paths[0].parent)
+    marked = (3, 1, 5)
+    place = lps_of(paths[marked[0]], *marked[1:])
+    mask = (volume.data == grey[marked]).astype(np.uint8)
+    assert mask.sum() == 1
+    write_nifti(tmp_path / "mask.nii.gz", mask, volume.geometry)
+    write_seg(tmp_path / "mask.dcm", mask, volume, algorithm=ALGORITHM)
+
+    image = nib.load(tmp_path / "mask.nii.gz")
+    (index,) = np.argwhere(np.asarray(image.dataobj))
+    ras = nib.affines.apply_affine(image.affine, index)
+    np.testing.assert_allclose(ras * (-1, -1, 1), place, atol=1e-2)
+    np.testing.assert_allclose(lps_in_seg(tmp_path / "mask.dcm"), place, atol=1e-2)
+    np.testing.assert_allclose(lps_by_highdicom(tmp_path / "mask.dcm"), place, atol=1e-2)
+    seg = pydicom.dcmread(tmp_path / "mask.dcm")
+    assert seg.FrameOfReferenceUID == FRAME_OF_REFERENCE
+    (groups,) = seg.PerFrameFunctionalGroupsSequence
+    (source,) = groups.DerivationImageSequence[0].SourceImageSequence
+    assert source.ReferencedSOPInstanceUID == pydicom.dcmread(paths[marked[0]]).SOPInstanceUID
+    assert source.SpatialLocationsPreserved == "YES"
+    assert len(seg.SourceImageSequence) == len(paths)
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("signs", list(itertools.product((1, -1), repeat=3)))
+def test_a_nifti_mask_of_any_axis_order_goes_back_onto_its_series(
+    axes: tuple[int, ...],
+    signs: tuple[int, ...],
+    grey: np.ndarray,
+    write_series: WriteSeries,
+    tmp_path: Path,
+) -> None:
+    paths = write_series(grey, orientation=OBLIQUE, FrameOfReferenceUID=FRAME_OF_REFERENCE)
+    (scan,) = find_scans(paths).scans
+    marked = (1, 4, 2)
+    mask = (grey == grey[marked]).astype(np.uint8)
+    image = nib.Nifti1Image(mask.T, scan.geometry.affine)
+    order = np.array([list(pair) for pair in zip(axes, signs, strict=True)], dtype=float)
+    nib.save(image.as_reoriented(order), tmp_path / "mask.nii.gz")
+    written = mask_onto_series(tmp_path / "mask.nii.gz", paths, tmp_path / "mask.dcm")
+    assert (written.voxels, written.slices, written.warnings) == (1, 1, ())
+    place = lps_of(paths[marked[0]], *marked[1:])
+    np.testing.assert_allclose(lps_in_seg(tmp_path / "mask.dcm"), place, atol=1e-2)
+    np.testing.assert_allclose(lps_by_highdicom(tmp_path / "mask.dcm"), place, atol=1e-2)
+
+
+def test_the_series_that_fits_is_taken_and_the_distance_said(
+    grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    tags = {"FrameOfReferenceUID": FRAME_OF_REFERENCE}
+    write_series(grey, folder="in/one", SeriesInstanceUID="1.2.3", **tags)
+    right = write_series(
+        grey, folder="in/two", SeriesInstanceUID="1.2.4", origin=(0, 0, 0), SeriesNumber=8, **tags
+    )
+    (volume,) = read(tmp_path / "in" / "two")
+    write_nifti(tmp_path / "mask.nii", (volume.data > 100).astype(np.uint8), volume.geometry)
+    out = tmp_path / "mask.dcm"
+    written = mask_onto_series(tmp_path / "mask.nii", tmp_path / "in", out, label="Oedema")
+    assert written.series == "MR series 8"
+    seg = pydicom.dcmread(out)
+    names = {pydicom.dcmread(path).SOPInstanceUID for path in right}
+    assert {item.ReferencedSOPInstanceUID for item in seg.SourceImageSequence} == names
+    assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.4"
+    assert seg.SegmentSequence[0].SegmentLabel == "Oedema"
+    assert seg.SegmentSequence[0].SegmentAlgorithmType == "MANUAL"
+    out.unlink()
+    moved = volume.geometry.affine.copy()
+    moved[1, 3] += 2
+    write_nifti(
+        tmp_path / "off.nii",
+        (volume.data > 9).astype(np.uint8),
+        replace(volume.geometry, affine=moved),
+    )
+    with pytest.raises(InputError, match="up to 2 mm off the closest one, MR series 8"):
+        mask_onto_series(tmp_path / "off.nii", tmp_path / "in", out)
+    write_nifti(tmp_path / "heat.nii", volume.data / 7, volume.geometry)
+    with pytest.raises(InputError, match="no mask"):
+        mask_onto_series(tmp_path / "heat.nii", tmp_path / "in", out)
+    assert not out.exists()
+
+
+def test_codes_maker_and_patient(
+    grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    (volume,) = read(write_series(grey, FrameOfReferenceUID=FRAME_OF_REFERENCE))
+    mask = (volume.data > 150).astype(np.uint8)
+    for edited, kind in ((False, "AUTOMATIC"), (True, "SEMIAUTOMATIC")):
+        write_seg(tmp_path / "m.dcm", mask, volume, algorithm=ALGORITHM, edited=edited)
+        seg = hd.seg.segread(tmp_path / "m.dcm")
+        (segment,) = seg.SegmentSequence
+        assert segment.SegmentAlgorithmType == kind
+    assert seg.SegmentationType == "BINARY"
+    category, type_ = (
+        segment.SegmentedPropertyCategoryCodeSequence[0],
+        segment.SegmentedPropertyTypeCodeSequence[0],
+    )
+    assert (category.CodeValue, category.CodingSchemeDesignator) == ("49755003", "SCT")
+    assert (type_.CodeValue, type_.CodingSchemeDesignator) == ("52988006", "SCT")
+    (made_by,) = segment.SegmentationAlgorithmIdentificationSequence
+    assert (made_by.AlgorithmName, made_by.AlgorithmVersion) == ("brain-flair", "0123456789ab")
+    assert made_by.AlgorithmFamilyCodeSequence[0].CodeMeaning == "Artificial Intelligence"
+    assert made_by.AlgorithmParameters == "threshold=2.0"
+    assert "not for diagnosis" in seg.ContentDescription
+    assert not seg.get("ContentCreatorName")
+    # A PACS files it by the patient; no other text of the scan goes along.
+    assert (seg.PatientName, seg.PatientID) == ("Doe^John", "ID4711")
+    assert "DOE" not in seg.SeriesDescription.upper()
+    assert seg.StudyInstanceUID == "1.2"
+    assert seg.SeriesInstanceUID != volume.series.uid
+
+
+def test_an_empty_mask_is_a_whole_file(
+    grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    (volume,) = read(write_series(grey, FrameOfReferenceUID=FRAME_OF_REFERENCE))
+    write_seg(tmp_path / "m.dcm", np.zeros(grey.shape), volume, algorithm=ALGORITHM)
+    seg = hd.seg.segread(tmp_path / "m.dcm")
+    assert seg.NumberOfFrames == 5
+    assert seg.get_volume().array.sum() == 0
+
+
+def test_the_map_holds_the_scores_at_their_places(
+    grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    paths = write_series(grey, orientation=OBLIQUE, FrameOfReferenceUID=FRAME_OF_REFERENCE)
+    (volume,) = read(paths)
+    scores = np.random.default_rng(0).normal(1, 0.2, grey.shape).astype(np.float32)
+    write_parametric_map(tmp_path / "nll.dcm", scores, volume, algorithm=ALGORITHM)
+    found = hd.imread(tmp_path / "nll.dcm")
+    assert found.FrameOfReferenceUID == FRAME_OF_REFERENCE
+    (mapping,) = found.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+    assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "1"
+    assert mapping.LUTExplanation == "nats per dimension"
+    assert (mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept) == (1, 0)
+    # highdicom stores slices in its own order, each with its place and its source.
+    back = found.get_volume(dtype=np.float32)
+    by_file = {pydicom.dcmread(path).SOPInstanceUID: number for number, path in enumerate(paths)}
+    sources = [
+        by_file[groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID]
+        for groups in found.PerFrameFunctionalGroupsSequence
+    ]
+    assert sorted(sources) == list(range(5))
+    for number, frame in zip(sources, found.get_frames(dtype=np.float32), strict=True):
+        np.testing.assert_array_equal(frame, scores[number])
+    for index in np.ndindex(2, 2, 2):
+        value = back.array[tuple(index)]
+        (at,) = np.argwhere(scores == value)
+        place = lps_of(paths[at[0]], at[1], at[2])
+        found_at = back.map_indices_to_reference(np.array([index]))[0]
+        np.testing.assert_allclose(found_at, place, atol=1e-2)
+    with pytest.raises(InputError, match="not finite"):
+        write_parametric_map(tmp_path / "n.dcm", scores * np.nan, volume, algorithm=ALGORITHM)
+
+
+@pytest.mark.parametrize("kind", ["tilted", "uneven"])
+def test_slices_off_a_regular_grid_keep_their_own_places(
+    kind: str, grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    heights = [0, 3, 6, 9, 12] if kind == "tilted" else [0, 3, 6, 13, 16]
+    shear = 0.3 if kind == "tilted" else 0.0
+    positions = [(2.0, 5.0 + shear * h, float(h)) for h in heights]
+    paths = write_series(grey, positions=positions, FrameOfReferenceUID=FRAME_OF_REFERENCE)
+    (volume,) = read(paths)
+    assert not volume.geometry.regular
+    mask = (volume.data == grey[3, 2, 2]).astype(np.uint8)
+    write_seg(tmp_path / "m.dcm", mask, volume, algorithm=ALGORITHM)
+    np.testing.assert_allclose(lps_in_seg(tmp_path / "m.dcm"), lps_of(paths[3], 2, 2), atol=1e-4)
+    write_parametric_map(tmp_path / "n.dcm", volume.data, volume, algorithm=ALGORITHM)
+    found = pydicom.dcmread(tmp_path / "n.dcm")
+    places = [
+        np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
+        for group in found.PerFrameFunctionalGroupsSequence
+    ]
+    order = np.argsort(np.array(places)[:, 2])
+    np.testing.assert_allclose(np.array(places)[order], positions, atol=1e-4)
+    np.testing.assert_array_equal(found.pixel_array[order], volume.data)
+    measures = found.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert "SpacingBetweenSlices" not in measures
+
+
+def enhanced(build: Callable[..., Dataset], grey: np.ndarray, times: int, folder: Path) -> Path:
+    """Enhanced MR with every slice at every time point, the slices of one time point together."""
+    count = len(grey)
+    whole = build(
+        np.concatenate([grey + 1000 * t for t in range(times)]),
+        SOPClassUID=pydicom.uid.EnhancedMRImageStorage,
+        FrameOfReferenceUID=FRAME_OF_REFERENCE,
+    )
+    whole.file_meta.MediaStorageSOPClassUID = whole.SOPClassUID
+    shared, orientation, measures = Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    measures.PixelSpacing, measures.SliceThickness = [1.5, 0.5], 2.0
+    shared.PlaneOrientationSequence = Sequence([orientation])
+    shared.PixelMeasuresSequence = Sequence([measures])
+    whole.SharedFunctionalGroupsSequence = Sequence([shared])
+    groups = []
+    for time, index in itertools.product(range(times), range(count)):
+        group, position, content = Dataset(), Dataset(), Dataset()
+        # Stored from top to bottom: frame order is not slice order.
+        position.ImagePositionPatient = [1.0, 2.0, 40.0 - 2 * index]
+        content.TemporalPositionIndex, content.StackID = time + 1, "1"
+        content.InStackPositionNumber = index + 1
+        content.DimensionIndexValues = [index + 1, time + 1]
+        group.PlanePositionSequence = Sequence([position])
+        group.FrameContentSequence = Sequence([content])
+        groups.append(group)
+    whole.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    path = folder / "enhanced.dcm"
+    pydicom.dcmwrite(path, whole, enforce_file_format=True)
+    return path
+
+
+def test_frames_of_one_time_point_are_referred_to_by_number(
+    grey: np.ndarray, dicom_image: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    path = enhanced(dicom_image, grey, 3, tmp_path)
+    whole = pydicom.dcmread(path)
+    volumes = read(path)
+    assert len(volumes) == 3
+    for volume in volumes:
+        time = int(volume.data.max()) // 1000
+        mask = np.isin(volume.data, [grey[1, 2, 3] + 1000 * time, grey[4, 0, 0] + 1000 * time])
+        assert mask.sum() == 2
+        write_seg(tmp_path / "m.dcm", mask, volume, algorithm=ALGORITHM)
+        seg = pydicom.dcmread(tmp_path / "m.dcm")
+        numbers = {}
+        for group in seg.PerFrameFunctionalGroupsSequence:
+            (source,) = group.DerivationImageSequence[0].SourceImageSequence
+            assert source.ReferencedSOPInstanceUID == whole.SOPInstanceUID
+            assert source.ReferencedSOPClassUID == pydicom.uid.EnhancedMRImageStorage
+            place = group.PlanePositionSequence[0].ImagePositionPatient
+            numbers[int(source.ReferencedFrameNumber)] = float(place[2])
+        assert numbers == {5 * time + 2: 38.0, 5 * time + 5: 32.0}
+        (source,) = seg.SourceImageSequence
+        assert sorted(source.ReferencedFrameNumber) == list(range(5 * time + 1, 5 * time + 6))
+        (item,) = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+        assert item.ReferencedSOPInstanceUID == whole.SOPInstanceUID
+        back = hd.seg.segread(tmp_path / "m.dcm").get_volume().array
+        assert back.sum() == 2
+
+
+def test_what_cannot_be_referred_to_is_refused(
+    grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    (volume,) = read(write_series(grey, FrameOfReferenceUID=FRAME_OF_REFERENCE))
+    out = tmp_path / "out" / "m.dcm"
+    with pytest.raises(InputError, match="not on the scan's grid"):
+        write_seg(out, np.zeros((5, 6, 8)), volume, algorithm=ALGORITHM)
+    mosaic = replace(volume, series=replace(volume.series, frames=()))
+    with pytest.raises(InputError, match="mosaic"):
+        write_seg(out, np.ones(grey.shape), mosaic, algorithm=ALGORITHM)
+    reversed_files = replace(volume, series=replace(volume.series, files=volume.series.files[::-1]))
+    with pytest.raises(InputError, match="not where it was"):
+        write_seg(out, np.ones(grey.shape), reversed_files, algorithm=ALGORITHM)
+    write_nifti(tmp_path / "scan.nii.gz", volume.data, volume.geometry)
+    (other,) = read(tmp_path / "scan.nii.gz")
+    with pytest.raises(InputError, match="not read from DICOM"):
+        write_seg(out, np.ones(grey.shape), other, algorithm=ALGORITHM)
+    volume.series.files[2].unlink()
+    with pytest.raises(InputError, match="still there"):
+        write_seg(out, np.ones(grey.shape), volume, algorithm=ALGORITHM)
+    assert not out.parent.exists()
+
+
+def test_a_series_without_a_frame_of_reference_gets_one_and_says_so(
+    grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    (volume,) = read(write_series(grey))
+    (sentence,) = caveats(volume)
+    assert "frame of reference" in sentence
+    mask = (volume.data == grey[3, 2, 2]).astype(np.uint8)
+    uids = set()
+    for name in ("a.dcm", "b.dcm"):
+        write_seg(tmp_path / name, mask, volume, algorithm=ALGORITHM)
+        uids.add(pydicom.dcmread(tmp_path / name).FrameOfReferenceUID)
+    assert len(uids) == 1
+
+
+def test_odd_headers_do_not_stop_the_export(
+    grey: np.ndarray,
+    write_series: WriteSeries,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    paths = write_series(grey, FrameOfReferenceUID=FRAME_OF_REFERENCE)
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        with pydicom.config.disable_value_validation():
+            dataset.PatientAge = "0Y"
+            dataset.PatientSex = "unknown"
+            dataset.PatientBirthDate = "31.01.1970"
+            dataset.StudyDate = "someday"
+            dataset.SpecificCharacterSet = "ISO 2022 IR 100"
+            dataset.PatientName = "Müller"
+            dataset.save_as(path)
+    (volume,) = read(paths)
+    write_seg(tmp_path / "m.dcm", np.ones(grey.shape), volume, algorithm=ALGORITHM)
+    seg = pydicom.dcmread(tmp_path / "m.dcm")
+    assert seg.PatientName == "Müller"
+    assert (seg.PatientSex, seg.PatientBirthDate, seg.StudyDate) == ("", "", "")
+    shown = "".join(capfd.readouterr()) + caplog.text
+    assert "ller" not in shown
+
+
+def conformance_errors(path: Path) -> list[str]:
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (Debian's dicom3tools) is not installed")
+    result = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+    lines = (result.stdout + result.stderr).splitlines()
+    assert any(line.strip() in ("Segmentation", "ParametricMap") for line in lines)
+    return [line for line in lines if "Error" in line]
+
+
+def conformance(volume: Volume, folder: Path) -> None:
+    mask = np.zeros(volume.geometry.shape, np.uint8)
+    mask[:, :2, :3] = 1
+    write_seg(folder / "m.dcm", mask, volume, algorithm=ALGORITHM)
+    assert conformance_errors(folder / "m.dcm") == []
+    write_seg(folder / "m.dcm", mask * 0, volume, algorithm=None)
+    assert conformance_errors(folder / "m.dcm") == []
+    write_parametric_map(folder / "n.dcm", volume.data, volume, algorithm=ALGORITHM)
+    assert conformance_errors(folder / "n.dcm") == []
+
+
+def test_a_conformance_checker_finds_no_error(
+    grey: np.ndarray,
+    write_series: WriteSeries,
+    dicom_image: Callable[..., Dataset],
+    tmp_path: Path,
+) -> None:
+    (volume,) = read(write_series(grey, FrameOfReferenceUID=FRAME_OF_REFERENCE))
+    conformance(volume, tmp_path)
+    conformance(read(enhanced(dicom_image, grey, 2, tmp_path))[1], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "series", ["mr_sagittal_HFS", "generic/anatomical/002_non_isotropic", "ge/anatomical/001"]
+)
+def test_a_conformance_checker_finds_no_error_on_real_scans(
+    series: str, shared_data: Path, tmp_path: Path
+) -> None:
+    conformance(read(shared_data / "readers" / series)[0], tmp_path)
+
+
+def test_nothing_of_the_patient_beyond_what_dicom_asks_for(
+    grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    (volume,) = read(
+        write_series(
+            grey,
+            FrameOfReferenceUID=FRAME_OF_REFERENCE,
+            ProtocolName="POISON protocol",
+            ImageComments="POISON comment",
+            InstitutionName="POISON hospital",
+            OperatorsName="POISON operator",
+        )
+    )
+    write_seg(tmp_path / "m.dcm", np.ones(grey.shape), volume, algorithm=ALGORITHM)
+    write_parametric_map(tmp_path / "n.dcm", volume.data, volume, algorithm=ALGORITHM)
+    for name in ("m.dcm", "n.dcm"):
+        assert b"POISON" not in (tmp_path / name).read_bytes()
+        assert b"brain of DOE" not in (tmp_path / name).read_bytes()

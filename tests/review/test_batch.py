@@ -1,0 +1,90 @@
+"""Which scans of the inputs are scored, and what is said of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.review import batch
+from tests.imaging.conftest import build_image
+
+
+def write_series(folder: Path, number: int, image_type: list[str], rows: int = 6) -> None:
+    folder.mkdir(parents=True)
+    for k in range(4):
+        dataset = build_image(
+            np.arange(rows * 7, dtype=np.uint16).reshape(rows, 7) + k,
+            SeriesInstanceUID=f"1.2.{number}",
+            SeriesNumber=number,
+            ImageType=image_type,
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+            ImagePositionPatient=[0, 0, 2 * k],
+            PixelSpacing=[1, 1],
+            SliceThickness=2,
+        )
+        pydicom.dcmwrite(folder / f"{k}.dcm", dataset, enforce_file_format=True)
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What would be scored: (series, folder's name). No model is needed."""
+    calls: list[tuple[str, str]] = []
+    model = SimpleNamespace(
+        name="brain",
+        sha256="ab",
+        header=SimpleNamespace(calibration=None),
+        backbone=SimpleNamespace(source="here"),
+    )
+
+    def score(volume: Volume, loaded: Any, folder: Path, **options: Any) -> dict[str, Any]:
+        if volume.series.label == "MR series 13":
+            raise InputError("is damaged")
+        calls.append((volume.series.label, folder.name))
+        return {"series": volume.series.label}
+
+    monkeypatch.setattr(batch, "load_model", lambda *_, **__: model)
+    monkeypatch.setattr(batch, "score_scan", score)
+    return calls
+
+
+def test_localizers_and_derived_series_are_left_out_unless_asked(
+    tmp_path: Path, scored: list[tuple[str, str]]
+) -> None:
+    write_series(tmp_path / "in" / "a", 1, ["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_series(tmp_path / "in" / "b", 4, ["ORIGINAL", "PRIMARY"])
+    write_series(tmp_path / "in" / "c", 5, ["DERIVED", "SECONDARY", "MIP"])
+    result = batch.score_scans([tmp_path / "in"], "brain", tmp_path / "out", threshold=1)
+    assert scored == [("MR series 4", "mr-series-4")]
+    assert result["left_out"] == [
+        "MR series 1 is a localizer and was left out.",
+        "MR series 5 is derived and was left out.",
+    ]
+    scored.clear()
+    batch.score_scans([tmp_path / "in"], "brain", tmp_path / "out", threshold=1, every_series=True)
+    assert sorted(scored) == [(f"MR series {n}", f"mr-series-{n}") for n in (1, 4, 5)]
+    scored.clear()
+    batch.score_scans([tmp_path / "in" / "a"], "brain", tmp_path / "out", threshold=1)
+    assert scored == [("MR series 1", "mr-series-1")]
+
+
+def test_one_bad_scan_does_not_stop_the_others(
+    tmp_path: Path, scored: list[tuple[str, str]]
+) -> None:
+    write_series(tmp_path / "in" / "a", 13, ["ORIGINAL", "PRIMARY"])
+    write_series(tmp_path / "in" / "b", 4, ["ORIGINAL", "PRIMARY"])
+    (tmp_path / "in" / "c.nii").write_bytes(b"no scan")
+    inputs = [tmp_path / "in", tmp_path / "absent"]
+    result = batch.score_scans(inputs, "brain", tmp_path / "out", threshold=1)
+    assert scored == [("MR series 4", "mr-series-4")]
+    assert len(result["failed"]) == 3
+    for words in ("c.nii", "is damaged", "no such file"):
+        assert any(words in sentence for sentence in result["failed"])
+    with pytest.raises(InputError, match="is damaged"):
+        batch.score_scans([tmp_path / "in" / "a"], "brain", tmp_path / "out", threshold=1)
