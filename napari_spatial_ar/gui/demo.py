@@ -65,7 +65,7 @@ def show_demo(
     layer = viewer.add_image(**volume_layer_kwargs(volume))
     show_acquired_plane(viewer, volume.geometry)
     dock = open_review(viewer)
-    dock.scans.choose(layer)
+    dock.scan.list.choose(layer)
 
     def finished(session: Any) -> None:
         dock.scorer.finished.disconnect(finished)

@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.export_panel import ExportPanel
 from napari_spatial_ar.gui.masking import MaskController
-from napari_spatial_ar.gui.notify import report
+from napari_spatial_ar.gui.notify import report, warn
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
+from napari_spatial_ar.imaging.dicom_derived import caveats
+from napari_spatial_ar.imaging.dicom_seg import write_seg
 from napari_spatial_ar.imaging.nifti import write_nifti
-from napari_spatial_ar.review.outputs import OUTPUT_FILES, scan_folder_name, write_scan_outputs
+from napari_spatial_ar.review.outputs import (
+    DICOM_FILES,
+    OUTPUT_FILES,
+    OVERLAYS,
+    scan_folder_name,
+    write_scan_outputs,
+)
+from napari_spatial_ar.review.provenance import algorithm_of
 
 __all__ = ["Exporter"]
+
+_EARLIER = (*OUTPUT_FILES.values(), *DICOM_FILES.values(), OVERLAYS)
+_NIFTI_SUFFIXES, _DICOM_SUFFIX = (".nii.gz", ".nii"), ".dcm"
+_NIFTI_FILTER, _DICOM_FILTER = "NIfTI (*.nii.gz *.nii)", "DICOM segmentation (*.dcm)"
 
 
 class Exporter:
     """Asks where to, and writes in a worker."""
 
-    def __init__(self, dock: Any, threshold: ThresholdPanel, masks: MaskController):
+    def __init__(
+        self, dock: Any, panel: ExportPanel, threshold: ThresholdPanel, masks: MaskController
+    ):
         self._dock: QWidget = dock
+        self._panel = panel
         self._tasks = dock.tasks
         self._threshold = threshold
         self._masks = masks
@@ -35,24 +55,56 @@ class Exporter:
         """Ask for a file and save the mask layer as it stands, on the scan's own grid."""
         if session is None:
             return
-        start = Path(settings.last_folder("export")) / "mask.nii.gz"
-        chosen, _ = QFileDialog.getSaveFileName(
-            self._dock, "Export mask", str(start), "NIfTI (*.nii.gz *.nii)"
-        )
-        if not chosen:
+        path = self._ask_for_mask_file()
+        if path is None:
             return
-        if not chosen.lower().endswith((".nii", ".nii.gz")):
-            chosen += ".nii.gz"
-        path = Path(chosen)
         settings.remember_folder("export", path.parent)
+        painted = self._masks.painted(session)
+        if path.name.lower().endswith(_DICOM_SUFFIX):
+            computed = self._masks.computed(session)
+            self._run(
+                partial(self._write_seg, session, path, painted, computed),
+                f"The mask is saved in {path.name}. It holds the patient's identity.",
+            )
+            return
+        mask = self._masks.computed(session) if painted is None else painted
         volume = session.volume
-        mask = self._masks.painted(session)
-        if mask is None:
-            mask = self._masks.computed(session)
         self._run(
             lambda: write_nifti(path, mask, volume.geometry, like=volume.path),
             f"The mask is saved in {path.name}.",
         )
+
+    def _ask_for_mask_file(self) -> Path | None:
+        kinds = [_NIFTI_FILTER, _DICOM_FILTER] if self._panel.from_dicom else [_NIFTI_FILTER]
+        start = Path(settings.last_folder("export")) / "mask.nii.gz"
+        chosen, kind = QFileDialog.getSaveFileName(
+            self._dock, "Export mask", str(start), ";;".join(kinds)
+        )
+        if not chosen:
+            return None
+        suffixes = (*_NIFTI_SUFFIXES, _DICOM_SUFFIX)
+        if kind == _DICOM_FILTER and chosen.lower().endswith(_NIFTI_SUFFIXES):
+            # The suggested name stands while the user picks another kind of file.
+            chosen = re.sub(r"(?i)\.nii(\.gz)?$", _DICOM_SUFFIX, chosen)
+        elif not chosen.lower().endswith(suffixes):
+            chosen += _DICOM_SUFFIX if kind == _DICOM_FILTER else _NIFTI_SUFFIXES[0]
+        else:
+            return Path(chosen)
+        # The dialog asked about the name as it was typed.
+        path = Path(chosen)
+        question = f"There is a file named {path.name} already. Replace it?"
+        return path if not path.exists() or self._may("Export mask", question) else None
+
+    def _write_seg(self, session: Session, path: Path, painted: Any, computed: Any) -> Any:
+        mask = computed if painted is None else painted
+        write_seg(
+            path,
+            mask,
+            session.volume,
+            algorithm=algorithm_of(session.model, threshold=self._threshold.threshold),
+            edited=not np.array_equal(mask, computed),
+        )
+        return caveats(session.volume)
 
     def everything(self, session: Session | None) -> None:
         """Ask for a folder and write heatmap, mask, findings and provenance into a new one."""
@@ -65,8 +117,9 @@ class Exporter:
             return
         settings.remember_folder("export", chosen)
         folder = Path(chosen) / scan_folder_name(session.volume)
-        overwrite = any((folder / name).exists() for name in OUTPUT_FILES.values())
-        if overwrite and not self._may_overwrite(folder):
+        overwrite = any((folder / name).exists() for name in _EARLIER)
+        question = f"The folder {folder.name} holds results of an earlier export. Replace them?"
+        if overwrite and not self._may("Export all", question):
             return
         arguments = {
             "threshold": self._threshold.threshold,
@@ -74,30 +127,37 @@ class Exporter:
             "mask": self._masks.painted(session),
             "overwrite": overwrite,
             **self._masks.size_arguments(session),
+            **self._panel.extras(),
         }
+
+        def write() -> tuple[str, ...]:
+            score, model = session.score, session.model
+            return write_scan_outputs(folder, session.volume, score, model, **arguments).warnings
+
         self._run(
-            lambda: write_scan_outputs(
-                folder, session.volume, session.score, session.model, **arguments
-            ),
+            write,
             f"Heatmap, mask, findings and provenance are saved in the folder {folder.name}.",
         )
 
-    def _may_overwrite(self, folder: Path) -> bool:
-        answer = QMessageBox.question(
-            self._dock,
-            "Export all",
-            f"The folder {folder.name} holds results of an earlier export. Replace them?",
-        )
+    def _may(self, title: str, question: str) -> bool:
+        answer = QMessageBox.question(self._dock, title, question)
         return bool(answer == QMessageBox.StandardButton.Yes)
 
     def _run(self, write: Callable[[], Any], done: str) -> None:
-        def work(stop: threading.Event) -> Generator[None, None, None]:
+        """Write in a worker; what it returns, if anything, are sentences that warn."""
+
+        def work(stop: threading.Event) -> Generator[None, None, Any]:
             yield
             try:
-                write()
+                return write()
             except OSError as error:
                 raise InputError("the export could not be written") from error
 
+        def tell(warnings: tuple[str, ...] | None) -> None:
+            show_info(done)
+            for text in warnings or ():
+                warn(text)
+
         task = self._tasks.start(work)
-        task.returned.connect(lambda _: show_info(done))
+        task.returned.connect(tell)
         task.failed.connect(lambda error: report(error, "Export"))

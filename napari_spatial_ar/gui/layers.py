@@ -12,9 +12,9 @@ from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import Colormap, DirectLabelColormap
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.gui.display_windows import Drawn, opening_window
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
-from napari_spatial_ar.imaging.windows import display_limits
 from napari_spatial_ar.review.colormap import INFERNO
 
 __all__ = [
@@ -35,13 +35,16 @@ AXES = ("S", "P", "L")
 _CYAN = np.array([0.0, 0.9, 1.0, 1.0])
 
 
-def volume_layer_kwargs(volume: Volume) -> dict[str, Any]:
+def volume_layer_kwargs(volume: Volume, drawn: Drawn | None = None) -> dict[str, Any]:
     """Arguments of ``viewer.add_image`` that draw a scan where it lies in the patient.
 
     Parameters
     ----------
     volume : Volume
         The scan.
+    drawn : Drawn, optional
+        Display window; `opening_window` of the scan where left out, which may read many slices
+        of a large one.
 
     Returns
     -------
@@ -50,22 +53,30 @@ def volume_layer_kwargs(volume: Volume) -> dict[str, Any]:
         patient and no file.
     """
     geometry = volume.geometry
+    drawn = drawn or opening_window(volume)
+    facts = {"kind": "scan", "volume": volume, "geometry": geometry, "drawn": drawn}
     return {
         "data": geometry.to_display(volume.data),
         "name": volume.series.label,
         "colormap": "gray",
-        "contrast_limits": display_limits(volume),
+        "contrast_limits": drawn.limits,
         "interpolation2d": "linear",
-        "metadata": {KEY: {"kind": "scan", "volume": volume, "geometry": geometry}},
+        "metadata": {KEY: facts},
         **_place(geometry),
     }
 
 
 def _place(geometry: Geometry) -> dict[str, Any]:
+    scale, translate = geometry.display_spacing, geometry.display_translate
+    if geometry.spacing_known and not geometry.regular:
+        # Nothing in mm: pixels of the slices keep their shape, slices lie one pixel apart or more.
+        within = [s for axis, s in enumerate(scale) if axis != geometry.display_slice_axis]
+        s, p, left = (step / min(within) for step in scale)
+        scale, translate = (s, p, left), (0.0, 0.0, 0.0)
     return {
-        "scale": geometry.display_spacing,
-        "translate": geometry.display_translate,
-        "units": ("mm" if geometry.spacing_known else "pixel",) * 3,
+        "scale": scale,
+        "translate": translate,
+        "units": ("mm" if geometry.measurable else "pixel",) * 3,
         "axis_labels": AXES,
     }
 
@@ -97,12 +108,11 @@ def layer_volume(layer: Image) -> Volume:
     facts = layer.metadata.get(KEY, {})
     if facts.get("kind") == "scan":
         volume: Volume = facts["volume"]
-        if np.shares_memory(data, volume.data):
+        if _same_voxels(data, volume):
             return volume
         if data.shape == volume.geometry.display_shape:
             # Filtered or corrected by another plugin in the meantime.
-            voxels = np.asarray(volume.geometry.from_display(np.asarray(data)), dtype=np.float32)
-            return replace(volume, data=voxels)
+            return replace(volume, data=volume.geometry.from_display(data).astype(np.float32))
     if not is_scan(layer):
         raise InputError(
             f"the layer '{layer.name}' is not a grey scan of two or three axes",
@@ -116,6 +126,15 @@ def layer_volume(layer: Image) -> Volume:
         raise InputError(f"the layer '{layer.name}' holds values that are not numbers")
     # Not the layer's name, which may be a file name and with it a patient's.
     return Volume(voxels, geometry, "unknown", Series(label="scan"))
+
+
+def _same_voxels(data: Any, volume: Volume) -> bool:
+    """Whether a layer's data is what a scan is drawn with."""
+    if volume.lazy:
+        # The name of a dask array says how it is made.
+        drawn: Any = volume.geometry.to_display(volume.data)
+        return getattr(data, "name", "") == drawn.name
+    return isinstance(data, np.ndarray) and np.shares_memory(data, volume.data)
 
 
 def _plain_geometry(

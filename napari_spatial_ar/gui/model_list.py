@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QComboBox
 
 from napari_spatial_ar.errors import SpatialARError
 from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui.display_windows import model_sees
 from napari_spatial_ar.gui.forms import Note
 from napari_spatial_ar.gui.notify import report, sentence
 from napari_spatial_ar.gui.workers import TaskHost
@@ -105,7 +106,8 @@ class ModelList(QObject):
         if info is not self._wanted:
             return
         self.model = model
-        self._note.say(hint or f"{model.modality.upper()}. Trained on {info.summary}.")
+        about = f"{model.modality.upper()}. Trained on {info.summary}. {model_sees(model)}"
+        self._note.say(hint or about.rstrip())
         self.loaded.emit(model)
 
     def _fail(self, info: Any, error: Exception) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,23 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QMimeData, QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
 
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
+from napari_spatial_ar.gui.loading import LOOKING, Loaded, Warned, find_steps, read_steps
 from napari_spatial_ar.gui.notify import report, warn
-from napari_spatial_ar.gui.viewing import show_acquired_plane
-from napari_spatial_ar.gui.workers import TaskHost
-from napari_spatial_ar.imaging.reading import read
+from napari_spatial_ar.gui.series_chooser import SeriesChooser, worth_asking
+from napari_spatial_ar.gui.viewing import show_scan
+from napari_spatial_ar.gui.workers import Task, TaskHost
+from napari_spatial_ar.imaging.reading import Found
+from napari_spatial_ar.imaging.scan import Scan
 
 __all__ = ["ScanOpener", "ask_for_scan", "become_default_reader", "dropped_paths"]
 
-_FILTER = "Scans (*.nii *.nii.gz *.dcm *.ima *.png *.jpg *.jpeg *.tif *.tiff *.bmp);;All files (*)"
-
+_FILTER = (
+    "Scans (*.nii *.nii.gz *.dcm *.ima DICOMDIR *.nrrd *.nhdr *.mha *.mhd *.vol *.e2e *.fda *.fds "
+    "*.img *.png *.jpg *.jpeg *.tif *.tiff *.bmp);;All files (*)"
+)
 
 # What napari asks about when such a file is dropped on its canvas.
 _DEFAULT_FOR = ("*.nii", "*.nii.gz", "*.dcm")
@@ -57,17 +62,24 @@ def become_default_reader() -> None:
 
 
 class ScanOpener(QObject):
-    """Reads scans in a worker and adds their layers."""
+    """Finds scans in a worker, asks which to open where there are several, and adds layers."""
 
-    #: Reading began.
-    started = Signal()
-    #: list of the layers that were added; empty where nothing could be read.
+    #: A line about what is going on.
+    said = Signal(str)
+    #: Work that can be cancelled began (True) or ended (False).
+    busy = Signal(bool)
+    #: list of the layers that were added; empty where nothing was opened.
     opened = Signal(object)
 
     def __init__(self, viewer: Any, tasks: TaskHost, parent: QWidget):
         super().__init__(parent)
         self._viewer = viewer
         self._tasks = tasks
+        self._parent = parent
+        self._task: Task | None = None
+        self._layers: list[Any] = []
+        #: The dialog that is open, if any.
+        self.chooser: SeriesChooser | None = None
 
     def menu(self, parent: QWidget) -> QMenu:
         """Menu with the two dialogs, and the offer to read such files from now on."""
@@ -79,31 +91,91 @@ class ScanOpener(QObject):
         return menu
 
     def open(self, paths: Sequence[str]) -> None:
-        """Read files or folders and add what is in them."""
-        if not paths:
+        """Open what is in files or folders, after asking where it is more than one scan."""
+        if not paths or self._task is not None or self.chooser is not None:
             return
         first = Path(paths[0])
         settings.remember_folder("open", first if first.is_dir() else first.parent)
+        self.said.emit(LOOKING)
+        task = self._run(lambda stop: find_steps(stop, paths))
+        task.returned.connect(lambda found: self._ask(task, found))
 
-        def work(stop: threading.Event) -> Generator[None, None, Any]:
-            yield
-            return read(list(paths))
+    def cancel(self) -> None:
+        """Stop looking or reading; what is read already stays."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            task.stop()
+            self._end("" if self._layers else "Cancelled.")
 
-        self.started.emit()
+    def _run(self, work: Any) -> Task:
+        self._layers = []
         task = self._tasks.start(work)
-        task.returned.connect(self._add)
-        task.failed.connect(self._fail)
+        task.progressed.connect(lambda step: self._take(task, step))
+        task.failed.connect(lambda error: self._fail(task, error))
+        self._task = task
+        self.busy.emit(True)
+        return task
 
-    def _fail(self, error: Exception) -> None:
-        report(error, "Opening the scan")
-        self.opened.emit([])
+    def _fail(self, task: Task, error: Exception) -> None:
+        if task is self._task:
+            self._task = None
+            report(error, "Opening the scan")
+            self._end("Nothing was opened.")
 
-    def _add(self, volumes: Any) -> None:
-        layers = []
-        for volume in volumes:
-            for text in volume.warnings:
-                warn(text)
-            layers.append(self._viewer.add_image(**volume_layer_kwargs(volume)))
-        if layers:
-            show_acquired_plane(self._viewer, volumes[0].geometry)
-        self.opened.emit(layers)
+    def _end(self, note: str) -> None:
+        self.busy.emit(False)
+        self.said.emit(note)
+        self.opened.emit(self._layers)
+
+    def _ask(self, task: Task, found: Found) -> None:
+        if task is not self._task:
+            return
+        self._task = None
+        if not worth_asking(found):
+            self._read(found.scans, found.errors)
+            return
+        self.busy.emit(False)
+        self.said.emit(f"{len(found.scans)} scans found.")
+        self.chooser = SeriesChooser(found, self._parent.window())
+        self.chooser.finished.connect(self._on_chosen)
+        self.chooser.open()
+
+    def _on_chosen(self, result: int) -> None:
+        chooser, self.chooser = self.chooser, None
+        assert chooser is not None
+        chosen = chooser.chosen if result else []
+        chooser.deleteLater()
+        self._layers = []
+        if chosen:
+            self._read(chosen)
+        else:
+            self._end("Nothing was opened.")
+
+    def _read(self, scans: Sequence[Scan], errors: Sequence[InputError] = ()) -> None:
+        task = self._run(lambda stop: read_steps(stop, scans, errors))
+        task.returned.connect(lambda _: self._on_read(task))
+
+    def _on_read(self, task: Task) -> None:
+        if task is self._task:
+            self._task = None
+            self._end("")
+
+    def _take(self, task: Task, step: Any) -> None:
+        if task is not self._task:
+            return
+        if isinstance(step, Loaded):
+            self._add(step)
+        elif isinstance(step, Warned):
+            warn(step.text)
+        else:
+            self.said.emit(step)
+
+    def _add(self, loaded: Loaded) -> None:
+        for text in loaded.volume.warnings:
+            warn(text)
+        arguments = volume_layer_kwargs(loaded.volume, loaded.drawn)
+        layer = self._viewer.add_image(**arguments, visible=False)
+        # Of several, the first is shown; the list of scans shows another.
+        if not self._layers:
+            show_scan(self._viewer, layer)
+        self._layers.append(layer)

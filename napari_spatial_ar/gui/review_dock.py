@@ -10,17 +10,18 @@ import numpy as np
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QProgressBar
 
+from napari_spatial_ar.gui.export_panel import ExportPanel
 from napari_spatial_ar.gui.exporting import Exporter
 from napari_spatial_ar.gui.forms import DockPage, Note, button, combo, row, section
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.model_list import ModelList
 from napari_spatial_ar.gui.notify import report
-from napari_spatial_ar.gui.opening import ScanOpener, dropped_paths
-from napari_spatial_ar.gui.scan_list import ScanList
+from napari_spatial_ar.gui.opening import dropped_paths
+from napari_spatial_ar.gui.scan_panel import ScanPanel
 from napari_spatial_ar.gui.scorer import Scorer
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
-from napari_spatial_ar.gui.viewing import go_to_slice, keep_upright
+from napari_spatial_ar.gui.viewing import go_to_slice
 from napari_spatial_ar.gui.workers import TaskHost
 
 __all__ = ["ReviewDock"]
@@ -43,9 +44,7 @@ class ReviewDock(DockPage):
         self._build()
         self.scorer = Scorer(self.viewer, self.tasks, self)
         self.masks = MaskController(self.viewer, self.tasks, self)
-        self.opener = ScanOpener(self.viewer, self.tasks, self)
-        self.exporter = Exporter(self, self.threshold, self.masks)
-        self.scans = ScanList(self.viewer, self.scan_box)
+        self.exporter = Exporter(self, self.export, self.threshold, self.masks)
         self.models = ModelList(self.model_box, self.model_note, self.tasks)
         self._connect()
         self._show_session()
@@ -53,11 +52,7 @@ class ReviewDock(DockPage):
     # ------------------------------------------------------------------ building
 
     def _build(self) -> None:
-        self.scan_box = combo("The scan to review: an image layer of this viewer")
-        self.open_button = button(
-            "Open scan...", "Open NIfTI, DICOM or picture files; you can also drop them here"
-        )
-        self.scan_note = Note("Or drop a file or folder on this dock.")
+        self.scan = ScanPanel(self.viewer, self.tasks)
         self.model_box = combo("The normative model: what normal looks like")
         self.model_note = Note()
         self.slice_button = button("Score this slice", "Score the slice in view")
@@ -70,14 +65,9 @@ class ReviewDock(DockPage):
         self.cancel_button = button("Cancel", "Stop after this slice and keep what is scored")
         self.score_note = Note()
         self.threshold = ThresholdPanel()
-        self.export_mask_button = button(
-            "Export mask...", "Save the mask as NIfTI on the scan's own grid"
-        )
-        self.export_all_button = button(
-            "Export all...", "Save heatmap, mask, findings and provenance in a folder"
-        )
+        self.export = ExportPanel()
         sections = [
-            section("Scan", [row(self.scan_box, self.open_button), self.scan_note]),
+            self.scan,
             section("Model", [self.model_box, self.model_note]),
             section(
                 "Score",
@@ -88,17 +78,14 @@ class ReviewDock(DockPage):
                 ],
             ),
             self.threshold,
-            section("Export", [row(self.export_mask_button, self.export_all_button)]),
+            self.export,
         ]
         self.lay_out(sections)
         self.setAcceptDrops(True)
 
     def _connect(self) -> None:
-        self.open_button.setMenu(self.opener.menu(self))
-        self.opener.started.connect(partial(self.scan_note.say, "Reading..."))
-        self.opener.opened.connect(self._on_opened)
-        self.scans.chosen.connect(self._show_session)
-        self.scans.removed.connect(self._on_layer_removed)
+        self.scan.chosen.connect(self._show_session)
+        self.scan.list.removed.connect(self._on_layer_removed)
         self.models.loaded.connect(self._on_model)
         self.models.unusable.connect(self._on_no_model)
         self.slice_button.clicked.connect(partial(self.score, "slice"))
@@ -115,9 +102,8 @@ class ReviewDock(DockPage):
         self.masks.findings_changed.connect(self.threshold.show_findings)
         self.masks.failed.connect(partial(report, doing="Making the mask"))
         self.masks.set_min_size(self.threshold.min_size.value())
-        self.export_mask_button.clicked.connect(lambda: self.exporter.mask(self.session))
-        self.export_all_button.clicked.connect(lambda: self.exporter.everything(self.session))
-        self.viewer.dims.events.order.connect(self._on_order)
+        self.export.mask_button.clicked.connect(lambda: self.exporter.mask(self.session))
+        self.export.all_button.clicked.connect(lambda: self.exporter.everything(self.session))
         if self.models.model is not None:
             self._on_model(self.models.model)
 
@@ -126,7 +112,7 @@ class ReviewDock(DockPage):
     @property
     def session(self) -> Session | None:
         """Scores of the chosen scan by the chosen model, if any."""
-        layer, model = self.scans.layer, self.models.model
+        layer, model = self.scan.layer, self.models.model
         return self.scorer.session_for(layer, model)
 
     @property
@@ -137,24 +123,20 @@ class ReviewDock(DockPage):
     def _show_session(self, layer: Any = None) -> None:
         session = self.session
         self.masks.set_session(session)
+        self.export.set_scan(None if session is None else session.volume)
         if session is None:
             self.threshold.clear_findings()
         else:
-            self.threshold.set_spacing_known(session.geometry.spacing_known)
+            self.threshold.set_measurable(session.geometry.measurable)
             self.masks.finish()
         self._enable()
 
     def _enable(self) -> None:
-        ready = self.scans.layer is not None and self.models.info is not None and not self.running
+        ready = self.scan.layer is not None and self.models.info is not None and not self.running
         self.slice_button.setEnabled(ready)
         self.volume_button.setEnabled(ready)
         self.cancel_button.setEnabled(self.running or self._wanted is not None)
-        exportable = self.session is not None and self.session.any_scored
-        self.export_mask_button.setEnabled(exportable)
-        self.export_all_button.setEnabled(exportable)
-
-    def _on_order(self, event: Any = None) -> None:
-        keep_upright(self.viewer)
+        self.export.enable(self.session is not None and self.session.any_scored)
 
     def show_highest(self) -> None:
         """Go to the slice with the highest score."""
@@ -172,12 +154,7 @@ class ReviewDock(DockPage):
     def dropEvent(self, event: QDropEvent) -> None:
         """Open what was dropped."""
         event.acceptProposedAction()
-        self.opener.open(dropped_paths(event.mimeData()))
-
-    def _on_opened(self, layers: list) -> None:
-        self.scan_note.say("" if layers else "Nothing was opened.")
-        if layers:
-            self.scans.choose(layers[0])
+        self.scan.opener.open(dropped_paths(event.mimeData()))
 
     def _on_layer_removed(self) -> None:
         self.scorer.drop_removed()
@@ -199,7 +176,7 @@ class ReviewDock(DockPage):
 
     def score(self, what: str, *_: Any) -> None:
         """Score the slice in view (``"slice"``) or all that are left (``"volume"``)."""
-        layer, model = self.scans.layer, self.models.model
+        layer, model = self.scan.layer, self.models.model
         if layer is None or self.running:
             return
         if model is not None:

@@ -82,7 +82,7 @@ class ThresholdPanel(QWidget):
         self.slider.valueChanged.connect(self._on_slider)
         self.min_size.valueChanged.connect(self._on_size)
         self.highest.clicked.connect(self.highest_wanted)
-        self.set_spacing_known(True)
+        self.set_measurable(True)
         self.min_size.setValue(settings.recall("min_size_mm3", 0.0))
         self.slider.setEnabled(False)
         self.highest.setEnabled(False)
@@ -128,9 +128,9 @@ class ThresholdPanel(QWidget):
         self.slider.setRange(low, max(high, low + 0.01))
         self.slider.setSingleStep((high - low) / 200 or 0.01)
 
-    def set_spacing_known(self, known: bool) -> None:
-        """Count the smallest region in mm3, or in voxels where the scan has no spacing."""
-        self._unit = "mm³" if known else "voxels"
+    def set_measurable(self, measurable: bool) -> None:
+        """Count the smallest region in mm3, or in voxels where nothing can be measured in mm."""
+        self._unit = "mm³" if measurable else "voxels"
         self.min_size.setSuffix(f" {self._unit}")
 
     def show_findings(self, findings: Sequence[Finding]) -> None:

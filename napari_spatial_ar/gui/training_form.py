@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QFileDialog, QLineEdit, QSpinBox, QVBoxLayout, QWidge
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import services, settings
 from napari_spatial_ar.gui.forms import Note, button, combo, row, section, select_data
+from napari_spatial_ar.gui.window_form import WindowForm
 
 __all__ = ["TrainingForm"]
 
@@ -41,6 +42,7 @@ class TrainingForm(QWidget):
         self.folder.setToolTip("Scans or slices of healthy people; drop the folder here")
         self.choose_button = button("Choose...", "Choose the folder of normal scans")
         self.modality = self._list(_MODALITIES, "What kind of scans; chooses the grey window")
+        self.window = WindowForm()
         self.backbone = combo(
             "The frozen network whose embeddings are modelled; \u2713: its weights are here"
         )
@@ -64,6 +66,7 @@ class TrainingForm(QWidget):
                 "Model",
                 [
                     ("Modality", self.modality),
+                    ("Model sees", self.window),
                     ("Backbone", self.backbone),
                     ("Neighbourhood", self.dilation),
                     ("Context", self.context),
@@ -78,7 +81,7 @@ class TrainingForm(QWidget):
         self.fill_backbones()
         self.choose_button.clicked.connect(self._choose)
         self.backbone.currentIndexChanged.connect(self._on_backbone)
-        self.modality.currentIndexChanged.connect(self._suggest_name)
+        self.modality.currentIndexChanged.connect(self._on_modality)
         self.name.textEdited.connect(self._on_name)
         self.folder.textChanged.connect(self.changed)
         self._on_backbone()
@@ -110,6 +113,10 @@ class TrainingForm(QWidget):
         if folder:
             self.folder.setText(folder)
 
+    def _on_modality(self) -> None:
+        self.window.set_modality(self.modality.currentData())
+        self._suggest_name()
+
     def _on_backbone(self) -> None:
         self.backbone_note.say(services.weights_hint(self.backbone.currentData() or ""))
         self._suggest_name()
@@ -134,7 +141,7 @@ class TrainingForm(QWidget):
         Raises
         ------
         InputError
-            If the folder or the name cannot be used.
+            If the folder, the name or the window cannot be used.
         """
         folder = self.folder.text().strip()
         if not folder:
@@ -147,11 +154,13 @@ class TrainingForm(QWidget):
                 f"'{name}' cannot be a model's name",
                 fix="Use letters, digits, hyphens, underscores and full stops",
             )
+        window = self.window.window()
         settings.remember("training_folder", folder)
         settings.remember_folder("training", folder)
         return folder, {
             "out": self.target,
             "modality": self.modality.currentData(),
+            "window": window,
             "backbone": self.backbone.currentData(),
             "dilation": self.dilation.currentData(),
             "context": self.context.currentData(),

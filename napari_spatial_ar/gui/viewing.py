@@ -6,16 +6,31 @@ from typing import Any
 
 from napari.layers import Image
 
-from napari_spatial_ar.gui.layers import AXES
-from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.gui.layers import AXES, KEY
+from napari_spatial_ar.imaging.geometry import Geometry, Plane
 
-__all__ = ["go_to_slice", "keep_upright", "show_acquired_plane", "slice_in_view", "view_index"]
+__all__ = [
+    "camera_of",
+    "go_to_slice",
+    "keep_upright",
+    "plane_in_view",
+    "show_acquired_plane",
+    "show_plane",
+    "show_scan",
+    "slice_in_view",
+    "view_index",
+]
 
 # Axis shown across the screen last: sagittal slices show anterior on the left.
-_ORDER = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
+_ORDER: dict[Plane, tuple[int, int, int]] = {
+    "axial": (0, 1, 2),
+    "coronal": (1, 0, 2),
+    "sagittal": (2, 0, 1),
+}
 
 
-def _camera(viewer: Any) -> Any:
+def camera_of(viewer: Any) -> Any:
+    """Return the viewer's camera."""
     # napari 0.9 moved the camera into the scene.
     return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
 
@@ -57,29 +72,47 @@ def go_to_slice(viewer: Any, layer: Image, geometry: Geometry, index: int) -> No
 
 def show_acquired_plane(viewer: Any, geometry: Geometry) -> None:
     """Turn a 2-D view to the plane the slices were acquired in, and fit it to the window."""
-    if viewer.dims.ndim != 3 or viewer.dims.ndisplay != 2:
+    if viewer.dims.ndisplay == 2:
+        show_plane(viewer, geometry.plane)
+
+
+def show_scan(viewer: Any, layer: Image) -> None:
+    """Show a hidden scan in the plane of its slices.
+
+    In this order: of a large scan, only the slice in view is read, and no other plane of it.
+    """
+    geometry = layer.metadata.get(KEY, {}).get("geometry")
+    if geometry is not None:
+        show_acquired_plane(viewer, geometry)
+    layer.visible = True
+
+
+def show_plane(viewer: Any, plane: Plane) -> None:
+    """Show slices of a plane in 2-D, at the point that is in view, fitted to the window."""
+    dims = viewer.dims
+    if dims.ndim < 3:
         return
-    viewer.dims.order = _ORDER[geometry.plane]
+    dims.ndisplay = 2
+    offset = dims.ndim - 3
+    dims.order = (*range(offset), *(offset + axis for axis in _ORDER[plane]))
     keep_upright(viewer)
-    _mark_directions(viewer, geometry)
     viewer.reset_view()
 
 
-def _mark_directions(viewer: Any, geometry: Geometry) -> None:
-    """Show arrows named S, P, L and a scale bar, where the scan says how the patient lies."""
-    overlays = getattr(getattr(viewer, "canvas", None), "overlays", None)
-    if overlays is None:  # napari before 0.9 keeps them elsewhere
-        return
-    overlays.axes.colored = False
-    overlays.axes.size = 60
-    overlays.axes.visible = geometry.spacing_known
-    overlays.scale_bar.visible = geometry.spacing_known
+def plane_in_view(viewer: Any) -> Plane | None:
+    """Plane that is in view, whichever way it is turned; None in 3-D display."""
+    dims = viewer.dims
+    if dims.ndisplay != 2 or dims.ndim < 3:
+        return None
+    hidden = dims.order[-3] - (dims.ndim - 3)
+    return next((plane for plane, order in _ORDER.items() if order[0] == hidden), None)
 
 
 def keep_upright(viewer: Any) -> None:
     """Draw superior at the top, whatever plane is shown; napari counts downwards."""
     dims = viewer.dims
-    if dims.ndim < 3 or tuple(dims.axis_labels[-3:]) != AXES:
+    # Of the layers: before napari 0.9 the viewer's own axes did not take their names.
+    if dims.ndim < 3 or not any(tuple(layer.axis_labels) == AXES for layer in viewer.layers):
         return
-    vertical = dims.axis_labels[dims.order[-2]]
-    _camera(viewer).orientation2d = ("up" if vertical == "S" else "down", "right")
+    vertical = dims.order[-2] - (dims.ndim - 3)
+    camera_of(viewer).orientation2d = ("up" if vertical == AXES.index("S") else "down", "right")

@@ -70,15 +70,14 @@ class FakeModel:
     def iter_volume(
         self, volume: Volume, slices: Sequence[int] | None = None
     ) -> Iterator[tuple[int, FakeSliceScore]]:
-        stack = volume.slices
-        for index in range(len(stack)) if slices is None else slices:
+        for index in range(volume.geometry.slice_count) if slices is None else slices:
             if self.error is not None:
                 raise self.error
             if self.gate is not None:
                 self.gate.acquire(timeout=5)
             time.sleep(self.seconds_per_slice)
             self.asked.append(index)
-            nll = 1 + stack[index].astype(np.float32) / 100
+            nll = 1 + volume.slice(index) / 100
             yield index, FakeSliceScore(nll, nll[:2, :2], float(nll.max()))
 
     def threshold_for_fpr(self, fpr: float) -> float:

@@ -111,14 +111,25 @@ def test_what_cannot_be_read_is_refused_quietly(lab: Any, tmp_path: Path) -> Non
     assert get_reader(str(tmp_path / "notes")) is None
     assert get_reader(str(tmp_path / "empty")) is None
     assert get_reader(str(tmp_path / "missing.nii")) is None
+    for name in ("disk.img", "terrain.vol", "picture.hdr"):
+        (tmp_path / name).write_bytes(bytes(2048))
+        assert get_reader(str(tmp_path / name)) is None
     assert get_reader([]) is None
     assert get_reader(str(save(lab, tmp_path / "x.nii"))) is not None
+    (tmp_path / "oct.vol").write_bytes(b"HSF-OCT-103" + bytes(2037))
+    assert get_reader(str(tmp_path / "oct.vol")) is not None
+    (tmp_path / "a.nhdr").write_bytes(b"NRRD0004\n")
+    assert get_reader(str(tmp_path / "a.nhdr")) is not None
 
 
 @pytest.mark.parametrize(
-    "name", ["IM0001", "1.2.840.113619.2", "MR.1.2.840.7", "A.DCM", "a.nii.gz"]
+    "name",
+    [
+        *("IM0001", "1.2.840.113619.2", "MR.1.2.840.7", "A.DCM", "a.nii.gz", "DICOMDIR"),
+        *("a.nrrd", "a.nhdr", "a.mha", "a.mhd", "a.vol", "A.E2E", "a.fda", "a.fds", "a.img"),
+    ],
 )
-def test_names_that_dicom_files_have_reach_the_reader(name: str) -> None:
+def test_names_that_scans_have_reach_the_reader(name: str) -> None:
     assert PLUGIN in readers_of(name)
 
 

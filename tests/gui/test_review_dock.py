@@ -196,7 +196,7 @@ def test_a_renamed_layer_keeps_its_scores(
     scan_of(made).name = "renamed"
     gate.release(20)
     finish(made)
-    assert made.scan_box.currentText() == "renamed"
+    assert made.scan.box.currentText() == "renamed"
     assert made.session.score.scored.all()
 
 
@@ -206,19 +206,19 @@ def test_choosing_another_scan_while_scoring_leaves_the_result_where_it_belongs(
     made = dock()
     first = scan_of(made)
     second = made.viewer.add_image(**volume_layer_kwargs(lab.make_volume("RAS")))
-    made.scans.choose(first)
+    made.scan.list.choose(first)
     gate = models["fake"].gate = threading.Semaphore(1)
     click(made.volume_button)
     qtbot.waitUntil(lambda: len(of_kind(made, "nll")) == 1, timeout=5000)
-    made.scans.choose(second)
+    made.scan.list.choose(second)
     gate.release(20)
     assert made.session is None
-    assert not made.export_all_button.isEnabled()
+    assert not made.export.all_button.isEnabled()
     finish(made)
-    made.scans.choose(first)
+    made.scan.list.choose(first)
     assert made.session.layer is first
     assert made.session.score.scored.all()
-    assert made.export_all_button.isEnabled()
+    assert made.export.all_button.isEnabled()
 
 
 def test_a_foreign_layer_can_be_scored(
@@ -375,7 +375,7 @@ def test_export_mask_writes_the_mask_as_painted(
     mask.paint(tuple(at), 1)
     target = tmp_path / "m.nii.gz"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
-    click(made.export_mask_button)
+    click(made.export.mask_button)
     qtbot.waitUntil(target.exists, timeout=5000)
     written = nib.load(target)
     assert np.array_equal(np.asarray(written.dataobj).T, (volume.data == 100) | marked)
@@ -391,7 +391,7 @@ def test_an_export_right_after_a_drag_has_the_new_threshold(
     target = tmp_path / "m.nii.gz"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
     made.threshold.slider.setValue(2.4)  # above the lesion's score of 2
-    click(made.export_mask_button)
+    click(made.export.mask_button)
     qtbot.waitUntil(target.exists, timeout=5000)
     assert not np.asarray(nib.load(target).dataobj).any()
 
@@ -409,7 +409,7 @@ def test_export_all_writes_five_files_and_asks_before_replacing(
     click(made.volume_button)
     finish(made)
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a, **k: str(tmp_path))
-    click(made.export_all_button)
+    click(made.export.all_button)
     folder = tmp_path / "mr-series-4"
     qtbot.waitUntil(lambda: len(notes) == 1, timeout=5000)
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -431,10 +431,10 @@ def test_export_all_writes_five_files_and_asks_before_replacing(
         return lambda *a, **k: asked.append(a[2]) or reply
 
     monkeypatch.setattr(QMessageBox, "question", answer(QMessageBox.StandardButton.No))
-    click(made.export_all_button)
+    click(made.export.all_button)
     assert (folder / "findings.csv").read_text() == "old"
     monkeypatch.setattr(QMessageBox, "question", answer(QMessageBox.StandardButton.Yes))
-    click(made.export_all_button)
+    click(made.export.all_button)
     qtbot.waitUntil(lambda: len(notes) == 2, timeout=5000)
     assert (folder / "findings.csv").read_text() != "old"
     assert len(asked) == 2
@@ -457,7 +457,7 @@ def test_an_export_that_fails_is_one_sentence(
     (tmp_path / "file").write_text("")
     target = tmp_path / "file" / "m.nii.gz"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
-    click(made.export_mask_button)
+    click(made.export.mask_button)
     qtbot.waitUntil(lambda: len(notes) == 1, timeout=5000)
     assert "could not be written" in notes[0]
 
@@ -485,7 +485,7 @@ def test_a_dropped_scan_opens_upright_and_names_no_patient(
     image = nib.Nifti1Image(lab.voxels().T, lab.affine("PSR", (1, 1, 3)))
     nib.save(image, path / "DOE_JANE.nii.gz")
     drop(made, path)
-    qtbot.waitUntil(lambda: made.scans.layer is not None, timeout=5000)
+    qtbot.waitUntil(lambda: made.scan.layer is not None, timeout=5000)
     assert made.viewer.dims.order == (2, 0, 1)
     assert str(made.viewer.scene.camera.orientation2d[0]) == "up"
     assert not any("DOE" in layer.name for layer in made.viewer.layers)
@@ -502,7 +502,7 @@ def test_what_cannot_be_opened_is_one_sentence(
     drop(made, tmp_path / "empty")
     qtbot.waitUntil(lambda: len(notes) == 1, timeout=5000)
     assert "the folder is empty" in notes[0]
-    assert made.scan_note.text() == "Nothing was opened."
+    assert made.scan.note.text() == "Nothing was opened."
 
 
 # ---------------------------------------------------------------------- models and errors
@@ -618,11 +618,11 @@ def test_closing_while_scoring_leaves_no_thread(
 
 def test_removing_and_adding_layers_keeps_the_list_right(dock: Make, lab: Any) -> None:
     made = dock(scan=False)
-    assert made.scan_box.currentText() == "No scan is open"
+    assert made.scan.box.currentText() == "No scan is open"
     layer = made.viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
     made.viewer.add_labels(np.zeros((3, 4, 5), int))
     made.viewer.add_image(np.zeros((4, 5, 3), np.uint8), rgb=True)
-    assert [made.scan_box.itemText(i) for i in range(made.scan_box.count())] == ["MR series 4"]
-    assert isinstance(made.scans.layer, Image)
+    assert [made.scan.box.itemText(i) for i in range(made.scan.box.count())] == ["MR series 4"]
+    assert isinstance(made.scan.layer, Image)
     made.viewer.layers.remove(layer)
-    assert made.scans.layer is None
+    assert made.scan.layer is None

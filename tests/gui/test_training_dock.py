@@ -24,10 +24,13 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.forms import select_data
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.loss_plot import LossPlot, nice_ticks
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.training_dock import TrainingDock
+from napari_spatial_ar.gui.training_form import TrainingForm
+from napari_spatial_ar.imaging.windows import CT_PRESETS, Window
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 
@@ -143,6 +146,7 @@ def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
             {
                 "out": tmp_path / "models" / "ct-here_vits14",
                 "modality": "ct",
+                "window": None,
                 "backbone": "here_vits14",
                 "dilation": 1,
                 "context": "bidirectional",
@@ -155,6 +159,46 @@ def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
     assert dock.plot.best_epoch == 3
     assert dock.note.text() == "The model ct-here_vits14 is ready in the Review dock."
     assert dock.start_button.isEnabled()
+
+
+def test_the_window_that_the_model_sees_is_chosen_and_remembered(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any
+) -> None:
+    form = dock.form
+    form.folder.setText(str(scans))
+    assert form.window.box.currentText() == "Usual (percentiles 0.5..99.5)"
+    assert form.arguments()[1]["window"] is None
+    select_data(form.modality, "ct")
+    assert form.window.box.currentText() == "Usual (-160..240 HU)"
+    select_data(form.window.box, "lung")
+    assert form.arguments()[1]["window"] == CT_PRESETS["lung"]
+    select_data(form.window.box, "fixed")
+    assert form.window.low.suffix() == " HU"
+    form.window.low.setValue(-20)
+    form.window.high.setValue(70)
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    assert fit.calls[-1][1]["window"] == Window("fixed", -20, 70)
+    again = TrainingForm()
+    qtbot.addWidget(again)
+    select_data(again.modality, "ct")
+    assert (again.window.low.value(), again.window.high.value()) == (-20, 70)
+    # Another modality has its own.
+    select_data(again.modality, "mri")
+    assert again.window.window() is None
+
+
+def test_a_window_that_is_none_is_one_sentence(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, notes: list[str]
+) -> None:
+    dock.form.folder.setText(str(scans))
+    select_data(dock.form.window.box, "percentile")
+    dock.form.window.low.setValue(60)
+    dock.form.window.high.setValue(40)
+    click(dock.start_button)
+    assert fit.calls == []
+    assert len(notes) == 1
+    assert "window" in notes[0]
 
 
 def test_cancel_keeps_what_is_done_and_start_goes_on(

@@ -1,0 +1,121 @@
+"""Which grey values a scan is drawn with: what its header asks for, percentiles, CT presets.
+
+The display alone: what a model sees is the model's own setting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from napari_spatial_ar.gui import settings
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, display_limits
+
+__all__ = [
+    "Drawn",
+    "choices",
+    "describe",
+    "first_choice",
+    "limits_of",
+    "model_sees",
+    "needs_voxels",
+    "opening_window",
+    "remember_choice",
+]
+
+_HEADER = "scan"
+_PERCENTILES = "percentiles"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A choice and the voxel values that it draws black and white."""
+
+    choice: str
+    limits: tuple[float, float]
+
+
+def choices(scan: Scan | Volume) -> dict[str, str]:
+    """Windows that a scan can be drawn with: key and text for the user."""
+    found = {}
+    if scan.window is not None:
+        found[_HEADER] = "From the scan"
+    found[_PERCENTILES] = "Percentiles"
+    if scan.intensity == "hu":
+        found |= {name: f"CT {name}" for name in CT_PRESETS}
+    return found
+
+
+def first_choice(scan: Scan | Volume) -> str:
+    """Window to open a scan with: the one used last for such scans, else the scan's own.
+
+    Without either, soft tissue for a CT and percentiles for any other scan.
+    """
+    wanted = settings.recall(_key(scan), "")
+    known = choices(scan)
+    if wanted in known:
+        return wanted
+    if scan.window is not None:
+        return _HEADER
+    return "soft tissue" if scan.intensity == "hu" else _PERCENTILES
+
+
+def remember_choice(scan: Scan | Volume, choice: str) -> None:
+    """Open the next scan of this kind with the same window."""
+    settings.remember(_key(scan), choice)
+
+
+def _key(scan: Scan | Volume) -> str:
+    return f"display_window/{scan.intensity}"
+
+
+def needs_voxels(choice: str) -> bool:
+    """Whether `limits_of` looks at the voxels, which takes time for a large scan."""
+    return choice == _PERCENTILES
+
+
+def limits_of(volume: Volume, choice: str) -> tuple[float, float]:
+    """Voxel values to draw black and white.
+
+    Raises
+    ------
+    InputError
+        If a large scan is read for it and a file is damaged or gone.
+    """
+    if choice in CT_PRESETS:
+        return CT_PRESETS[choice].low, CT_PRESETS[choice].high
+    if choice == _HEADER and volume.window is not None:
+        return volume.window
+    return display_limits(replace(volume, window=None, intensity="arbitrary"))
+
+
+def opening_window(volume: Volume) -> Drawn:
+    """Window to open a scan with; may read slices of a large scan.
+
+    Raises
+    ------
+    InputError
+        As for `limits_of`.
+    """
+    choice = first_choice(volume)
+    return Drawn(choice, limits_of(volume, choice))
+
+
+def describe(window: Window, unit: str) -> str:
+    """Window as text, such as ``"-160..240 HU"``."""
+    ends = f"{window.low:g}..{window.high:g}"
+    if window.kind == "percentile":
+        return f"percentiles {ends}"
+    if window.kind == "full8":
+        return "grey values 0..255"
+    return f"{ends} {unit}".rstrip()
+
+
+def model_sees(model: Any) -> str:
+    """Say in one sentence which grey values a model sees; "" where it does not tell."""
+    window = getattr(getattr(model.header, "preprocessing", None), "window", None)
+    if not isinstance(window, Window):
+        return ""
+    return f"The model sees {describe(window, 'HU' if model.modality == 'ct' else '')}."

@@ -1,0 +1,116 @@
+"""The scan under review: which one, how it is opened, turned and drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari.layers import Image, Layer
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from napari_spatial_ar.gui.forms import Note, button, combo, row, section
+from napari_spatial_ar.gui.layers import KEY
+from napari_spatial_ar.gui.marks import attend
+from napari_spatial_ar.gui.opening import ScanOpener
+from napari_spatial_ar.gui.plane_buttons import PlaneButtons
+from napari_spatial_ar.gui.scan_list import ScanList
+from napari_spatial_ar.gui.viewing import show_scan
+from napari_spatial_ar.gui.window_box import WindowBox
+from napari_spatial_ar.gui.workers import TaskHost
+from napari_spatial_ar.imaging.geometry import Geometry
+
+__all__ = ["ScanPanel"]
+
+_INVITATION = "Or drop a file or folder on this dock."
+_NOT_REGULAR = "Geometry not regular: nothing is measured in mm."
+
+
+class ScanPanel(QWidget):
+    """List of scans, opening, planes and display window.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        The viewer whose layers are listed.
+    tasks : TaskHost
+        Where scans are read.
+    """
+
+    #: Another scan layer (or None) is chosen.
+    chosen = Signal(object)
+
+    def __init__(self, viewer: Any, tasks: TaskHost):
+        super().__init__()
+        self.box = combo("The scan to review: an image layer of this viewer")
+        self.open_button = button(
+            "Open scan...",
+            "Open DICOM, NIfTI, OCT or picture files; you can also drop them here",
+        )
+        self.note = Note(_INVITATION)
+        self.cancel_button = button("Cancel", "Stop looking or reading; what is open stays")
+        self.cancel_button.hide()
+        self.warning = Note(strong=True)
+        self.planes = PlaneButtons(viewer)
+        self.window_box = WindowBox(tasks)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        parts = [
+            row(self.box, self.open_button),
+            row(self.note, self.cancel_button),
+            self.warning,
+            self.planes,
+            self.window_box,
+        ]
+        layout.addWidget(section("Scan", parts))
+        self._viewer = viewer
+        self._last: Image | None = None
+        self._marks = attend(viewer)
+        self.opener = ScanOpener(viewer, tasks, self)
+        self.list = ScanList(viewer, self.box)
+        self.open_button.setMenu(self.opener.menu(self))
+        self.cancel_button.clicked.connect(self.opener.cancel)
+        self.opener.said.connect(self.note.say)
+        self.opener.busy.connect(self._on_busy)
+        self.opener.opened.connect(self._on_opened)
+        self.list.chosen.connect(self._on_chosen)
+        self._on_chosen(self.list.layer)
+
+    @property
+    def layer(self) -> Image | None:
+        """The scan that is chosen."""
+        return self.list.layer
+
+    def _on_busy(self, busy: bool) -> None:
+        self.cancel_button.setVisible(busy)
+        self.open_button.setEnabled(not busy)
+
+    def _on_opened(self, layers: list) -> None:
+        if layers:
+            self.list.choose(layers[0])
+
+    def _on_chosen(self, layer: Image | None) -> None:
+        geometry = _geometry_of(layer)
+        if layer is not None and not layer.visible:
+            self._switch(layer, geometry)
+        self._last = layer
+        irregular = geometry is not None and not geometry.regular
+        self.warning.say(_NOT_REGULAR if irregular else "")
+        self.planes.set_geometry(geometry)
+        self.window_box.set_layer(layer)
+        self._marks.follow(layer)
+        self.chosen.emit(layer)
+
+    def _switch(self, layer: Image, geometry: Geometry | None) -> None:
+        """Show a scan that is hidden, with its results, in place of the one chosen before."""
+        before = _geometry_of(self._last)
+        for other in self._viewer.layers:
+            shared = _geometry_of(other)
+            if shared is not None and shared is before:
+                other.visible = False
+            elif shared is not None and shared is geometry and other is not layer:
+                other.visible = True
+        show_scan(self._viewer, layer)
+
+
+def _geometry_of(layer: Layer | None) -> Geometry | None:
+    return None if layer is None else layer.metadata.get(KEY, {}).get("geometry")

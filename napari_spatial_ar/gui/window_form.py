@@ -1,0 +1,99 @@
+"""Which grey values a model to be trained will see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtWidgets import QDoubleSpinBox, QVBoxLayout, QWidget
+
+from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.display_windows import describe
+from napari_spatial_ar.gui.forms import combo, row, select_data
+from napari_spatial_ar.imaging.volume import Modality
+from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, default_window
+
+__all__ = ["WindowForm"]
+
+_DEFAULT, _PERCENTILE, _FIXED = "default", "percentile", "fixed"
+_CUSTOM = {_PERCENTILE: (0.5, 99.5), _FIXED: (0.0, 1000.0)}
+_LARGEST = 1_000_000.0
+
+
+class WindowForm(QWidget):
+    """The modality's own window, a CT preset, or ends of the user's own; remembered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        tip = (
+            "Grey values that the model tells apart, saved in the model. How scans are drawn is "
+            "another setting, in the Review dock"
+        )
+        self.setToolTip(tip)
+        self._modality: Modality = "mri"
+        self.box = combo(tip)
+        self.low, self.high = QDoubleSpinBox(), QDoubleSpinBox()
+        for spin, name in ((self.low, "Lower"), (self.high, "Upper")):
+            spin.setToolTip(f"{name} end of the window: everything beyond it looks the same")
+            spin.setRange(-_LARGEST, _LARGEST)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(5)
+        layout.addWidget(self.box)
+        layout.addLayout(row(self.low, self.high))
+        self.box.currentIndexChanged.connect(self._on_choice)
+        self.set_modality("mri")
+
+    def set_modality(self, modality: Modality) -> None:
+        """Offer the windows of a modality."""
+        self._modality = modality
+        unit = "HU" if modality == "ct" else ""
+        self.box.blockSignals(True)
+        self.box.clear()
+        self.box.addItem(f"Usual ({describe(default_window(modality), unit)})", _DEFAULT)
+        if modality == "ct":
+            for name, window in CT_PRESETS.items():
+                self.box.addItem(f"CT {name} ({describe(window, unit)})", name)
+        self.box.addItem("Percentiles of each scan...", _PERCENTILE)
+        self.box.addItem("Hounsfield units..." if unit else "Values...", _FIXED)
+        select_data(self.box, settings.recall(f"training_window/{modality}", _DEFAULT))
+        self.box.blockSignals(False)
+        self._on_choice()
+
+    def _on_choice(self, index: int = 0) -> None:
+        choice = self.box.currentData()
+        custom = choice in _CUSTOM
+        for spin in (self.low, self.high):
+            spin.setVisible(custom)
+        if not custom:
+            return
+        percent = choice == _PERCENTILE
+        for spin, name, usual in zip(
+            (self.low, self.high), ("low", "high"), _CUSTOM[choice], strict=True
+        ):
+            spin.setSuffix(" %" if percent else " HU" if self._modality == "ct" else "")
+            spin.setDecimals(1)
+            spin.setRange(0.0 if percent else -_LARGEST, 100.0 if percent else _LARGEST)
+            spin.setValue(settings.recall(self._key(name), usual))
+
+    def _key(self, name: str) -> str:
+        return f"training_window/{self._modality}/{self.box.currentData()}_{name}"
+
+    def window(self) -> Window | None:
+        """Return the window for the fit, None for the modality's own, and remember the choice.
+
+        Raises
+        ------
+        InputError
+            If the ends do not make a window.
+        """
+        choice = self.box.currentData()
+        made = None
+        if choice in CT_PRESETS:
+            made = CT_PRESETS[choice]
+        elif choice in _CUSTOM:
+            kind: Any = choice
+            made = Window(kind, self.low.value(), self.high.value())
+            settings.remember(self._key("low"), made.low)
+            settings.remember(self._key("high"), made.high)
+        settings.remember(f"training_window/{self._modality}", choice)
+        return made

@@ -1,0 +1,163 @@
+"""Letters, scale bar and the way up, in viewers without a window."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from napari_spatial_ar.gui.directions import Edges
+from napari_spatial_ar.gui.layers import volume_layer_kwargs
+from napari_spatial_ar.gui.marks import attend
+from napari_spatial_ar.gui.viewing import plane_in_view, show_acquired_plane, show_plane
+from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.volume import Series, Volume
+
+PLANES = {
+    "axial": Edges("R", "L", "A", "P"),
+    "coronal": Edges("R", "L", "S", "I"),
+    "sagittal": Edges("A", "P", "S", "I"),
+}
+
+
+def drawn(viewer: Any) -> dict[str, str]:
+    """Letters on the canvas by napari's own names of its places."""
+    texts = [o for key, o in viewer.canvas.overlays.items() if key.startswith("patient_")]
+    return {str(o.position): o.text for o in texts if o.visible}
+
+
+@pytest.mark.parametrize("codes", ["LPS", "PSR", "LSP"])
+def test_the_letters_follow_the_plane(lab: Any, codes: str) -> None:
+    viewer = ViewerModel()
+    marks = attend(viewer)
+    assert drawn(viewer) == {}
+    volume = lab.make_volume(codes)
+    viewer.add_image(**volume_layer_kwargs(volume))
+    show_acquired_plane(viewer, volume.geometry)
+    assert plane_in_view(viewer) == volume.geometry.plane
+    assert marks.edges == PLANES[volume.geometry.plane]
+    for plane, edges in PLANES.items():
+        show_plane(viewer, plane)
+        assert plane_in_view(viewer) == plane
+        assert drawn(viewer) == {
+            "middle_left": edges.left,
+            "middle_right": edges.right,
+            "top_center": edges.top,
+            "bottom_center": edges.bottom,
+        }
+
+
+def test_a_ball_left_in_front_and_above_lies_between_the_letters_that_say_so() -> None:
+    """Side by an asymmetric phantom: drawn rows and columns against where the ball was put."""
+    grid = np.indices((20, 24, 28))
+    affine = np.array([[0, 2.0, 0, -28], [0, 0, -2, 23], [2.0, 0, 0, -19], [0, 0, 0, 1]])
+    # NIfTI (i, j, k) = (x, y, z) of the array, RAS millimetres of each voxel.
+    ras = np.tensordot(affine[:3, :3], grid, 1) + affine[:3, 3][:, None, None, None]
+    ball = np.linalg.norm(ras - np.array([-12.0, 11.0, 10.0])[:, None, None, None], axis=0) < 5
+    data = (10 + 90 * ball + (ras[0] > 0)).astype(np.float32).T
+    volume = Volume(data, Geometry(data.shape, affine), "mri", Series("phantom"))
+    viewer = ViewerModel()
+    marks = attend(viewer)
+    layer = viewer.add_image(**volume_layer_kwargs(volume))
+    where = layer.data_to_world(np.argwhere(np.asarray(layer.data) > 90).mean(axis=0))
+    assert where == pytest.approx((10, -11, 12), abs=0.5)  # (S, P, L)
+    centre = np.mean(layer.extent.world, axis=0)
+    for plane in PLANES:
+        show_plane(viewer, plane)
+        down, right = (where - centre)[list(viewer.dims.order[-2:])]
+        vertical, horizontal = viewer.scene.camera.orientation2d
+        below = down > 0 if str(vertical) == "down" else down < 0
+        on_the_right = right > 0 if str(horizontal) == "right" else right < 0
+        edges = marks.edges
+        assert edges is not None
+        near = {edges.bottom if below else edges.top, edges.right if on_the_right else edges.left}
+        assert near < {"L", "A", "S"}
+
+
+def test_rolled_transposed_and_flipped_views_stay_right(lab: Any) -> None:
+    viewer = ViewerModel()
+    marks = attend(viewer)
+    viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    viewer.dims.transpose()
+    assert marks.edges == Edges("A", "P", "R", "L")
+    viewer.dims.order = (0, 1, 2)
+    viewer.dims.roll()
+    assert marks.edges == Edges("A", "P", "S", "I")
+    show_plane(viewer, "coronal")
+    viewer.scene.camera.orientation2d = ("down", "left")
+    assert marks.edges == Edges("L", "R", "I", "S")
+
+
+def test_no_letters_in_3d_but_arrows(lab: Any) -> None:
+    viewer = ViewerModel()
+    attend(viewer)
+    viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    assert not viewer.canvas.overlays.axes.visible
+    viewer.dims.ndisplay = 3
+    assert drawn(viewer) == {}
+    assert viewer.canvas.overlays.axes.visible
+    viewer.dims.ndisplay = 2
+    assert len(drawn(viewer)) == 4
+    assert not viewer.canvas.overlays.axes.visible
+
+
+def test_nothing_where_the_scan_does_not_say_how_the_patient_lies(lab: Any) -> None:
+    viewer = ViewerModel()
+    marks = attend(viewer)
+    flat = Volume(lab.voxels(), Geometry.without_spacing(lab.shape), "unknown", Series("pictures"))
+    viewer.add_image(**volume_layer_kwargs(flat))
+    assert drawn(viewer) == {}
+    assert not viewer.canvas.overlays.scale_bar.visible
+    known = viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    assert len(drawn(viewer)) == 4
+    assert viewer.canvas.overlays.scale_bar.visible
+    foreign = viewer.add_image(np.random.default_rng(0).random((3, 9, 9)))
+    assert drawn(viewer) == {}
+    # The dock's choice comes first, while it can be seen.
+    marks.follow(known)
+    assert len(drawn(viewer)) == 4
+    known.visible = False
+    assert drawn(viewer) == {}
+    viewer.layers.remove(foreign)
+    known.visible = True
+    assert len(drawn(viewer)) == 4
+
+
+def test_a_layer_that_the_user_mirrors_loses_its_letters(lab: Any) -> None:
+    viewer = ViewerModel()
+    attend(viewer)
+    layer = viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    scale = np.array(layer.scale)
+    layer.scale = scale * (1, 1, -1)
+    assert drawn(viewer) == {}
+    layer.scale = scale
+    assert len(drawn(viewer)) == 4
+    layer.affine = np.diag([1, 1, -1, 1])
+    assert drawn(viewer) == {}
+
+
+def test_irregular_geometry_has_letters_but_no_millimetres(lab: Any) -> None:
+    viewer = ViewerModel()
+    attend(viewer)
+    volume = lab.make_volume(spacing=(0.5, 1.0, 4.0))
+    volume = replace(volume, geometry=replace(volume.geometry, regular=False))
+    layer = viewer.add_image(**volume_layer_kwargs(volume))
+    assert {str(unit) for unit in layer.units} == {"pixel"}
+    assert tuple(layer.scale) == (8, 2, 1)  # pixels keep their shape
+    assert not viewer.canvas.overlays.scale_bar.visible
+    assert len(drawn(viewer)) == 4
+
+
+def test_one_set_of_marks_a_viewer_that_dies_with_it() -> None:
+    viewer = ViewerModel()
+    marks = attend(viewer)
+    assert attend(viewer) is marks
+    gone = weakref.ref(viewer)
+    del viewer
+    gc.collect()
+    assert gone() is None
