@@ -200,7 +200,7 @@ def seg(
     The file carries the patient's identity from the series, by which a PACS files it. A mask that
     no algorithm is named for is recorded as drawn by a person.
     """
-    from napari_spatial_ar.imaging.dicom_derived import Algorithm
+    from napari_spatial_ar.imaging.dicom.derived import Algorithm
     from napari_spatial_ar.imaging.mask_onto_series import mask_onto_series
     from napari_spatial_ar.review.provenance import recorded_algorithm
 

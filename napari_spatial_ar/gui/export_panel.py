@@ -6,7 +6,7 @@ from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.forms import button, row, section
-from napari_spatial_ar.imaging.dicom_derived import is_from_dicom
+from napari_spatial_ar.imaging.dicom.derived import is_from_dicom
 from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = ["ExportPanel"]

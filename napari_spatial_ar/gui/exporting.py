@@ -20,8 +20,8 @@ from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.notify import report, warn
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
-from napari_spatial_ar.imaging.dicom_derived import caveats
-from napari_spatial_ar.imaging.dicom_seg import write_seg
+from napari_spatial_ar.imaging.dicom.derived import caveats
+from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.review.outputs import (
     DICOM_FILES,

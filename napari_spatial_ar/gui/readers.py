@@ -22,8 +22,8 @@ from napari_spatial_ar.gui.notify import report, warn
 from napari_spatial_ar.gui.series_chooser import SeriesChooser, worth_asking
 from napari_spatial_ar.gui.viewing import show_scan
 from napari_spatial_ar.gui.waiting import main_window, run_waiting
-from napari_spatial_ar.imaging.dicom import is_dicom
-from napari_spatial_ar.imaging.dicomdir import is_dicomdir
+from napari_spatial_ar.imaging.dicom.dicomdir import is_dicomdir
+from napari_spatial_ar.imaging.dicom.series import is_dicom
 from napari_spatial_ar.imaging.itk_formats import is_itk_head
 from napari_spatial_ar.imaging.nifti_header import is_nifti_head
 from napari_spatial_ar.imaging.oct_formats import is_oct_head

@@ -10,7 +10,7 @@ from napari_spatial_ar.imaging.datasets import (
     iter_slices,
     split_by_group,
 )
-from napari_spatial_ar.imaging.dicom import read_dicom
+from napari_spatial_ar.imaging.dicom.series import read_dicom
 from napari_spatial_ar.imaging.files import (
     atomic_path,
     atomic_write_bytes,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom import patient_key
+from napari_spatial_ar.imaging.dicom.series import patient_key
 from napari_spatial_ar.imaging.gather import attempt, left_out
 from napari_spatial_ar.imaging.raster import is_raster, natural_key, page_count, read_raster
 from napari_spatial_ar.imaging.reading import Source, find_sources, scans_in

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom_derived import Algorithm, caveats, is_from_dicom
-from napari_spatial_ar.imaging.dicom_seg import write_seg
+from napari_spatial_ar.imaging.dicom.derived import Algorithm, caveats, is_from_dicom
+from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.regrid import SAME_GRID_MM, distance_between, onto_grid
 from napari_spatial_ar.imaging.scan import Scan

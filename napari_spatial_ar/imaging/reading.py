@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom import find_series, group_series, is_dicom
-from napari_spatial_ar.imaging.dicomdir import dicomdir_files, is_dicomdir
+from napari_spatial_ar.imaging.dicom.dicomdir import dicomdir_files, is_dicomdir
+from napari_spatial_ar.imaging.dicom.series import find_series, group_series, is_dicom
 from napari_spatial_ar.imaging.gather import attempt, gather, left_out
 from napari_spatial_ar.imaging.itk_formats import ITK_SUFFIXES, find_itk, is_itk_head
 from napari_spatial_ar.imaging.nifti import find_nifti

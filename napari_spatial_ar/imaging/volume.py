@@ -41,7 +41,7 @@ class Series:
     frames : tuple of int
         DICOM only: for each slice, the index of its frame in its file, counted from 0. Empty
         where slices are no frames of their own (a mosaic, any other format). See
-        `napari_spatial_ar.imaging.dicom_sources.dicom_sources`.
+        `napari_spatial_ar.imaging.dicom.sources.dicom_sources`.
     """
 
     label: str

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom_derived import caveats
-from napari_spatial_ar.imaging.dicom_map import write_parametric_map
-from napari_spatial_ar.imaging.dicom_seg import write_seg
+from napari_spatial_ar.imaging.dicom.derived import caveats
+from napari_spatial_ar.imaging.dicom.parametric_map import write_parametric_map
+from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.files import atomic_write_text, storage_error
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom_derived import REMARK, Algorithm, source_uids
+from napari_spatial_ar.imaging.dicom.derived import REMARK, Algorithm, source_uids
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import Window, display_limits, resolve
 

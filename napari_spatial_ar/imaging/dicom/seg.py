@@ -13,7 +13,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom_derived import (
+from napari_spatial_ar.imaging.dicom.derived import (
     REMARK,
     Algorithm,
     finish,

@@ -8,9 +8,9 @@ from operator import attrgetter
 
 import numpy as np
 
-from napari_spatial_ar.imaging.dicom_frames import Frame
-from napari_spatial_ar.imaging.dicom_groups import SIGNS
-from napari_spatial_ar.imaging.dicom_words import type_words
+from napari_spatial_ar.imaging.dicom.frames import Frame
+from napari_spatial_ar.imaging.dicom.groups import SIGNS
+from napari_spatial_ar.imaging.dicom.words import type_words
 
 __all__ = ["SAME_PLACE_MM", "Stack", "find_stacks", "without_copies"]
 

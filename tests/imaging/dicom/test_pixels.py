@@ -26,8 +26,9 @@ from pydicom.uid import (
 )
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging import dicom_frames, dicom_header
-from napari_spatial_ar.imaging.dicom import dicom_sources, find_series, read_dicom
+from napari_spatial_ar.imaging.dicom import frames, header
+from napari_spatial_ar.imaging.dicom.series import find_series, read_dicom
+from napari_spatial_ar.imaging.dicom.sources import dicom_sources
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
 
@@ -147,7 +148,7 @@ def test_deflated(write_series: Write, voxels: np.ndarray) -> None:
 def test_a_deflated_file_that_holds_too_much_is_refused(
     write_series: Write, voxels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dicom_header, "_MOST_INFLATED", 2**20)
+    monkeypatch.setattr(header, "_MOST_INFLATED", 2**20)
     (path,) = write_series(voxels[:1])
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -217,13 +218,13 @@ def test_each_header_is_read_once_until_its_file_changes(
     write_series: Write, voxels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Path] = []
-    read = dicom_frames.read_header
+    read = frames.read_header
 
     def counted(path: Path) -> object:
         calls.append(path)
         return read(path)
 
-    monkeypatch.setattr(dicom_frames, "read_header", counted)
+    monkeypatch.setattr(frames, "read_header", counted)
     paths = write_series(voxels)
     find_scans(paths[0].parent)
     find_scans(paths[0].parent)

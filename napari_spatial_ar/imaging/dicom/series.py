@@ -7,25 +7,23 @@ from functools import partial
 from pathlib import Path
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom_frames import (
+from napari_spatial_ar.imaging.dicom.frames import (
     Frame,
     is_dicom,
     patient_key,
     read_frames,
     series_uid,
 )
-from napari_spatial_ar.imaging.dicom_grid import patient_grid, plain_grid
-from napari_spatial_ar.imaging.dicom_mosaic import find_mosaic
-from napari_spatial_ar.imaging.dicom_reader import FrameReader
-from napari_spatial_ar.imaging.dicom_sources import dicom_sources
-from napari_spatial_ar.imaging.dicom_stacks import Stack, find_stacks, without_copies
-from napari_spatial_ar.imaging.dicom_words import role_of
+from napari_spatial_ar.imaging.dicom.grid import patient_grid, plain_grid
+from napari_spatial_ar.imaging.dicom.mosaic import find_mosaic
+from napari_spatial_ar.imaging.dicom.reader import FrameReader
+from napari_spatial_ar.imaging.dicom.stacks import Stack, find_stacks, without_copies
+from napari_spatial_ar.imaging.dicom.words import role_of
 from napari_spatial_ar.imaging.gather import attempt, gather, left_out
 from napari_spatial_ar.imaging.scan import Scan, VoxelReader
 from napari_spatial_ar.imaging.volume import Intensity, Modality, Series, Volume
 
 __all__ = [
-    "dicom_sources",
     "find_series",
     "group_series",
     "is_dicom",

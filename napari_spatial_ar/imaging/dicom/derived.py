@@ -28,7 +28,7 @@ from pydicom.uid import UID, MRImageStorage
 from pydicom.valuerep import DS, validate_value
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom_sources import dicom_sources
+from napari_spatial_ar.imaging.dicom.sources import dicom_sources
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan

@@ -14,8 +14,8 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEGExtended12Bit
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom_header import opened
-from napari_spatial_ar.imaging.dicom_storage import Storage
+from napari_spatial_ar.imaging.dicom.header import opened
+from napari_spatial_ar.imaging.dicom.storage import Storage
 from napari_spatial_ar.imaging.guard import guard
 
 __all__ = ["decode"]

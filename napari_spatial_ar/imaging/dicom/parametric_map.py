@@ -13,7 +13,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom_derived import (
+from napari_spatial_ar.imaging.dicom.derived import (
     REMARK,
     Algorithm,
     finish,
@@ -42,7 +42,7 @@ def write_parametric_map(
     """Write scores as a DICOM parametric map of float32 that lies exactly on the scan.
 
     The patient's identity is copied from the scan, as by
-    `napari_spatial_ar.imaging.dicom_seg.write_seg`. Every slice is stored; those that were not
+    `napari_spatial_ar.imaging.dicom.seg.write_seg`. Every slice is stored; those that were not
     scored hold what ``scores`` holds there. Memory: about 4 times the scores, as highdicom builds
     the file whole.
 
@@ -63,7 +63,7 @@ def write_parametric_map(
     ------
     InputError
         If the scores are not finite or not on the scan's grid, or for the scan's sake as in
-        `napari_spatial_ar.imaging.dicom_seg.write_seg`.
+        `napari_spatial_ar.imaging.dicom.seg.write_seg`.
     StorageError
         If the file cannot be written.
     """

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 
-from napari_spatial_ar.imaging.dicom_groups import Groups, Kind, axes_of, kind_of, signs_of
-from napari_spatial_ar.imaging.dicom_header import DAMAGED, is_dicom, patient_key, read_header
-from napari_spatial_ar.imaging.dicom_storage import Storage
-from napari_spatial_ar.imaging.dicom_values import Header, Values, numbers, read_values
-from napari_spatial_ar.imaging.dicom_words import describe, label_of
+from napari_spatial_ar.imaging.dicom.groups import Groups, Kind, axes_of, kind_of, signs_of
+from napari_spatial_ar.imaging.dicom.header import DAMAGED, is_dicom, patient_key, read_header
+from napari_spatial_ar.imaging.dicom.storage import Storage
+from napari_spatial_ar.imaging.dicom.values import Header, Values, numbers, read_values
+from napari_spatial_ar.imaging.dicom.words import describe, label_of
 from napari_spatial_ar.imaging.guard import guard
 
 __all__ = ["Frame", "is_dicom", "patient_key", "read_frames", "series_uid"]
@@ -48,7 +48,7 @@ class Frame:
     kind : Kind
         What tells apart the volumes that share a series.
     signs : tuple
-        What may tell apart images at one place, see `dicom_groups.SIGNS`.
+        What may tell apart images at one place, see `napari_spatial_ar.imaging.dicom.groups.SIGNS`.
     order : int
         InstanceNumber of the file, 0 without one.
     storage : Storage

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 
-from napari_spatial_ar.imaging.dicom_values import Header, numbers
+from napari_spatial_ar.imaging.dicom.values import Header, numbers
 
 __all__ = ["SIGNS", "Groups", "Kind", "axes_of", "kind_of", "signs_of"]
 

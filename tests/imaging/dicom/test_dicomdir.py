@@ -14,7 +14,7 @@ import pytest
 from pydicom.fileset import FileSet
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicomdir import dicomdir_files, is_dicomdir
+from napari_spatial_ar.imaging.dicom.dicomdir import dicomdir_files, is_dicomdir
 from napari_spatial_ar.imaging.reading import find_scans
 
 Write = Callable[..., list[Path]]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 
-from napari_spatial_ar.imaging.dicom_storage import Storage
+from napari_spatial_ar.imaging.dicom.storage import Storage
 
 __all__ = ["Header", "Table", "Values", "numbers", "read_values"]
 

@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom import is_dicom, patient_key, read_dicom
+from napari_spatial_ar.imaging.dicom.series import is_dicom, patient_key, read_dicom
 from napari_spatial_ar.imaging.volume import Volume
 
 Write = Callable[..., list[Path]]

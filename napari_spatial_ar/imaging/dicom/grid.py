@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom_frames import Frame
-from napari_spatial_ar.imaging.dicom_groups import SIGNS
-from napari_spatial_ar.imaging.dicom_stacks import SAME_PLACE_MM
+from napari_spatial_ar.imaging.dicom.frames import Frame
+from napari_spatial_ar.imaging.dicom.groups import SIGNS
+from napari_spatial_ar.imaging.dicom.stacks import SAME_PLACE_MM
 from napari_spatial_ar.imaging.geometry import Geometry
 
 __all__ = ["LPS_TO_RAS", "affine_of", "patient_grid", "plain_grid"]

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom_frames import Frame
-from napari_spatial_ar.imaging.dicom_grid import affine_of
-from napari_spatial_ar.imaging.dicom_header import read_whole_header
-from napari_spatial_ar.imaging.dicom_pixels import decode
-from napari_spatial_ar.imaging.dicom_reader import finite
+from napari_spatial_ar.imaging.dicom.frames import Frame
+from napari_spatial_ar.imaging.dicom.grid import affine_of
+from napari_spatial_ar.imaging.dicom.header import read_whole_header
+from napari_spatial_ar.imaging.dicom.pixels import decode
+from napari_spatial_ar.imaging.dicom.reader import finite
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.guard import guard
 

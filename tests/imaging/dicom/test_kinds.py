@@ -11,7 +11,8 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from napari_spatial_ar.imaging.dicom import dicom_sources, find_series
+from napari_spatial_ar.imaging.dicom.series import find_series
+from napari_spatial_ar.imaging.dicom.sources import dicom_sources
 
 Write = Callable[..., list[Path]]
 Build = Callable[..., Dataset]

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom_frames import Frame
-from napari_spatial_ar.imaging.dicom_pixels import decode
+from napari_spatial_ar.imaging.dicom.frames import Frame
+from napari_spatial_ar.imaging.dicom.pixels import decode
 
 __all__ = ["FrameReader"]
 

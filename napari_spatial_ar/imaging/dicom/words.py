@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from napari_spatial_ar.imaging.dicom_values import Header
+from napari_spatial_ar.imaging.dicom.values import Header
 from napari_spatial_ar.imaging.volume import Role
 
 __all__ = ["describe", "label_of", "role_of", "type_words"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_spatial_ar.imaging.dicom import dicom_sources, find_series
+from napari_spatial_ar.imaging.dicom.series import find_series
+from napari_spatial_ar.imaging.dicom.sources import dicom_sources
 
 Write = Callable[..., list[Path]]
 AXES = np.vstack([np.eye(3), -np.eye(3)])

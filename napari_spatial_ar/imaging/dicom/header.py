@@ -21,7 +21,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom_storage import Storage, read_storage
+from napari_spatial_ar.imaging.dicom.storage import Storage, read_storage
 from napari_spatial_ar.imaging.guard import guard
 
 __all__ = ["DAMAGED", "is_dicom", "opened", "patient_key", "read_header", "read_whole_header"]

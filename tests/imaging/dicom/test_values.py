@@ -12,7 +12,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom import find_series, read_dicom
+from napari_spatial_ar.imaging.dicom.series import find_series, read_dicom
 
 Write = Callable[..., list[Path]]
 Build = Callable[..., Dataset]

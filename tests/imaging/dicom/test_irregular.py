@@ -10,7 +10,8 @@ import pydicom
 import pytest
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom import dicom_sources, find_series, read_dicom
+from napari_spatial_ar.imaging.dicom.series import find_series, read_dicom
+from napari_spatial_ar.imaging.dicom.sources import dicom_sources
 
 Write = Callable[..., list[Path]]
 NOT_REGULAR = "The geometry is not regular: nothing is measured in mm."
