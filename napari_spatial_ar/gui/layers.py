@@ -58,6 +58,7 @@ def volume_layer_kwargs(volume: Volume, drawn: Drawn | None = None) -> dict[str,
     return {
         "data": geometry.to_display(volume.data),
         "name": volume.series.label,
+        "rgb": False,  # napari takes a last axis of 3 or 4 for colours
         "colormap": "gray",
         "contrast_limits": drawn.limits,
         "interpolation2d": "linear",
@@ -187,6 +188,7 @@ def heat_layer(layer: Image, volume: Volume, nll: npt.NDArray[np.float32]) -> Im
     return Image(
         volume.geometry.to_display(nll),
         name=f"{volume.series.label}: departure",
+        rgb=False,
         colormap=_departure_colormap(),
         contrast_limits=(1.0, 2.0),
         blending="translucent_no_depth",

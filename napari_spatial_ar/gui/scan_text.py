@@ -14,17 +14,25 @@ _MANY = 4
 
 
 def columns(scan: Scan) -> tuple[str, ...]:
-    """Label, modality, plane, size, spacing, what is special, description."""
+    """Label, description, modality, plane, size, spacing, what is special."""
     geometry = scan.geometry
     return (
         scan.series.label,
+        scan.series.description or _file_name(scan),
         _MODALITIES[scan.modality],
         geometry.plane if geometry.spacing_known else "",
         " x ".join(str(n) for n in _columns_rows_slices(scan, geometry.display_shape)),
         _spacing(scan),
         ", ".join(_special(scan)),
-        scan.series.description,
     )
+
+
+def _file_name(scan: Scan) -> str:
+    """Name by which the user knows the file, or the folder of the pictures: for the screen only."""
+    if not scan.series.files:
+        return ""
+    first = scan.series.files[0]
+    return first.name if len(scan.series.files) == 1 else first.parent.name
 
 
 def _columns_rows_slices(scan: Scan, sizes: Sequence[float]) -> list[float]:

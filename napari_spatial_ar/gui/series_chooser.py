@@ -30,7 +30,7 @@ from napari_spatial_ar.imaging.scan import Scan
 
 __all__ = ["SeriesChooser", "worth_asking"]
 
-_HEADINGS = ("Scan", "Modality", "Plane", "Size", "Spacing", "Note", "Description")
+_HEADINGS = ("Scan", "Description", "Modality", "Plane", "Size", "Spacing", "Note")
 
 
 def worth_asking(found: Found) -> bool:

@@ -153,3 +153,16 @@ def test_metadata_holds_the_affine_of_the_scan(lab: Any) -> None:
     volume = lab.make_volume("RIA", degrees=9)
     facts = Image(**volume_layer_kwargs(volume)).metadata[KEY]
     assert np.array_equal(facts["geometry"].affine, lab.affine("RIA", (1.0, 1.5, 3.0), 9))
+
+
+@pytest.mark.parametrize("shape", [(4, 30, 40), (30, 40, 3)])
+def test_a_scan_of_three_or_four_sagittal_slices_is_not_taken_for_colours(
+    shape: tuple[int, int, int],
+) -> None:
+    data = np.random.default_rng(0).random(shape, dtype=np.float32)
+    for affine in (np.diag([-1.0, -1, 1, 1]), np.eye(4)[[2, 0, 1, 3]]):
+        volume = Volume(data, Geometry(shape, affine), "mri", Series("MR series 1"))
+        layer = Image(**volume_layer_kwargs(volume))
+        assert (layer.ndim, layer.rgb) == (3, False)
+        heat = heat_layer(layer, volume, data)
+        assert (heat.ndim, heat.rgb) == (3, False)

@@ -115,18 +115,28 @@ def test_a_row_says_all_there_is_to_say(qtbot: Any, scans: list[Scan]) -> None:
     row = dialog.table.topLevelItem(0)
     assert [row.text(column) for column in range(7)] == [
         "MR series 2",
+        "FLAIR tra",
         "MRI",
         "axial",
         "36 x 40 x 12",
         "1 x 1.5 mm, slices not regular",
         "geometry not regular, 1 warning",
-        "FLAIR tra",
     ]
     assert row.toolTip(0).startswith("One slice is missing.")
-    assert dialog.table.topLevelItem(1).text(5) == "localizer"
+    assert dialog.table.topLevelItem(1).text(6) == "localizer"
     assert "1 input cannot be opened" in dialog.errors.text()
     assert "it is damaged" in dialog.errors.text()
-    assert columns(scans[0])[4] == "1 x 1.5 x 3 mm"
+    assert columns(scans[0])[5] == "1 x 1.5 x 3 mm"
+
+
+def test_files_without_a_description_are_told_by_their_names(scans: list[Scan]) -> None:
+    def named(*files: str) -> str:
+        series = Series("NIfTI scan", tuple(map(Path, files)))
+        return columns(replace(scans[0], series=series))[1]
+
+    assert named("scans/head.nii.gz") == "head.nii.gz"
+    assert named("eye/a.png", "eye/b.png") == "eye"
+    assert named() == ""
 
 
 def test_originals_are_ticked_and_of_long_runs_the_first(scans: list[Scan]) -> None:
@@ -238,7 +248,7 @@ def test_a_folder_of_three_series_asks_and_opens_what_is_ticked(
     labels = [dialog.table.topLevelItem(i).text(0) for i in range(3)]
     assert len(set(labels)) == 3
     assert [s.geometry.slice_count for s in dialog.chosen] == [4, 5]
-    assert dialog.table.topLevelItem(1).text(6) == "T2 tra"
+    assert dialog.table.topLevelItem(1).text(1) == "T2 tra"
     click_box(qtbot, dialog, 1)
     press(qtbot, dialog, QDialogButtonBox.StandardButton.Open)
     qtbot.waitUntil(lambda: made.scan.layer is not None, timeout=10_000)
