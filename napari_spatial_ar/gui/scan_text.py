@@ -47,7 +47,7 @@ def _spacing(scan: Scan) -> str:
         return "unknown"
     steps = [f"{step:.3g}" for step in _columns_rows_slices(scan, geometry.display_spacing)]
     if not geometry.regular:
-        return f"{steps[0]} x {steps[1]} mm, slices not regular"
+        return f"{steps[0]} x {steps[1]} mm in plane"
     return " x ".join(steps) + " mm"
 
 

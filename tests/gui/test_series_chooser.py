@@ -119,7 +119,7 @@ def test_a_row_says_all_there_is_to_say(qtbot: Any, scans: list[Scan]) -> None:
         "MRI",
         "axial",
         "36 x 40 x 12",
-        "1 x 1.5 mm, slices not regular",
+        "1 x 1.5 mm in plane",
         "geometry not regular, 1 warning",
     ]
     assert row.toolTip(0).startswith("One slice is missing.")
