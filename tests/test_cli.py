@@ -101,6 +101,15 @@ def series_of(folder: Path, **tags: Any) -> Path:
     return folder
 
 
+def test_inspect_names_no_distance_where_slices_are_missing(tmp_path: Path) -> None:
+    folder = series_of(tmp_path / "ct")
+    (folder / "Doe_1").unlink()
+    (series,) = run(tmp_path, "inspect", folder)["series"]
+    assert series["regular"] is False
+    assert series["spacing_mm"] == [None, pytest.approx(0.9), pytest.approx(0.9)]
+    assert "8.00 mm between slices 1 and 2, where 4.00 mm is usual" in series["warnings"][0]
+
+
 def test_seg_puts_a_mask_back_onto_its_series(tmp_path: Path) -> None:
     series = series_of(tmp_path / "in" / "t1")
     series_of(tmp_path / "in" / "t2", SeriesInstanceUID="1.2.77", Rows=20, SeriesNumber=9)

@@ -11,6 +11,7 @@ from napari_spatial_ar.cli.support import Json, Overwrite, command, say, show, t
 from napari_spatial_ar.errors import InputError
 
 if TYPE_CHECKING:
+    from napari_spatial_ar.imaging.geometry import Geometry
     from napari_spatial_ar.imaging.scan import Scan
 
 __all__ = ["files_app"]
@@ -81,7 +82,7 @@ def _entry(scan: Scan) -> dict[str, Any]:
         "intensity": scan.intensity,
         "unit": scan.unit or None,
         "shape": list(geometry.shape),
-        "spacing_mm": list(geometry.spacing) if geometry.spacing_known else None,
+        "spacing_mm": _spacing(geometry),
         "affine": geometry.affine.tolist(),
         "orientation": geometry.orientation,
         "plane": geometry.plane,
@@ -94,9 +95,17 @@ def _entry(scan: Scan) -> dict[str, Any]:
     }
 
 
+def _spacing(geometry: Geometry) -> list[float | None] | None:
+    """Voxel size along (Z, Y, X) in mm; None where it is not known or differs between slices."""
+    if not geometry.spacing_known:
+        return None
+    uneven = geometry.slice_axis if geometry.slice_positions is not None else None
+    return [None if axis == uneven else step for axis, step in enumerate(geometry.spacing)]
+
+
 def _row(scan: Scan, entry: dict[str, Any]) -> list[str]:
     geometry = scan.geometry
-    spacing = " x ".join(f"{s:.3g}" for s in geometry.spacing)
+    spacing = ["uneven" if step is None else f"{step:.3g}" for step in _spacing(geometry) or []]
     notes = [
         *([scan.role] if scan.role != "original" else []),
         *([] if geometry.regular else ["geometry not regular"]),
@@ -106,7 +115,7 @@ def _row(scan: Scan, entry: dict[str, Any]) -> list[str]:
         scan.series.label,
         f"{scan.modality} {scan.unit}".rstrip(),
         " x ".join(map(str, geometry.shape)),
-        f"{spacing} mm" if geometry.spacing_known else "not known",
+        f"{' x '.join(spacing)} mm" if spacing else "not known",
         geometry.orientation,
         geometry.plane,
         str(len(scan.series.files)),
