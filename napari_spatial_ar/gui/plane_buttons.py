@@ -51,8 +51,8 @@ class PlaneButtons(QWidget):
             tip = f"Show {plane} slices ({_KEYS[plane]})."
             if geometry is not None:
                 tip += (
-                    f" The model always runs on the {geometry.plane} slices, in which this scan "
-                    "was acquired."
+                    f" It does not change what the model sees: {geometry.plane} slices, as "
+                    "acquired, unless another plane is chosen below the model."
                 )
             made.setToolTip(tip)
         self._show()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import napari.viewer
 import numpy as np
@@ -23,6 +23,7 @@ from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
 from napari_spatial_ar.gui.viewing import go_to_slice
 from napari_spatial_ar.gui.workers import TaskHost
+from napari_spatial_ar.imaging.geometry import Plane
 
 __all__ = ["ReviewDock"]
 
@@ -55,6 +56,13 @@ class ReviewDock(DockPage):
         self.scan = ScanPanel(self.viewer, self.tasks)
         self.model_box = combo("The normative model: what normal looks like")
         self.model_note = Note()
+        self.plane_box = combo(
+            "Slices that the model sees: those that were acquired, or of another plane, "
+            "for a scan with voxels of about the same size in all directions"
+        )
+        self.plane_box.addItem("Slices as acquired", None)
+        for plane in get_args(Plane):
+            self.plane_box.addItem(f"{plane.capitalize()} slices", plane)
         self.slice_button = button("Score this slice", "Score the slice in view")
         self.volume_button = button(
             "Score whole volume", "Score every slice that is not scored yet, from the one in view"
@@ -68,7 +76,7 @@ class ReviewDock(DockPage):
         self.export = ExportPanel()
         sections = [
             self.scan,
-            section("Model", [self.model_box, self.model_note]),
+            section("Model", [self.model_box, self.model_note, self.plane_box]),
             section(
                 "Score",
                 [
@@ -86,6 +94,7 @@ class ReviewDock(DockPage):
     def _connect(self) -> None:
         self.scan.chosen.connect(self._show_session)
         self.scan.list.removed.connect(self._on_layer_removed)
+        self.plane_box.currentIndexChanged.connect(self._show_session)
         self.models.loaded.connect(self._on_model)
         self.models.unusable.connect(self._on_no_model)
         self.slice_button.clicked.connect(partial(self.score, "slice"))
@@ -113,7 +122,7 @@ class ReviewDock(DockPage):
     def session(self) -> Session | None:
         """Scores of the chosen scan by the chosen model, if any."""
         layer, model = self.scan.layer, self.models.model
-        return self.scorer.session_for(layer, model)
+        return self.scorer.session_for(layer, model, self.plane_box.currentData())
 
     @property
     def running(self) -> bool:
@@ -181,7 +190,7 @@ class ReviewDock(DockPage):
             return
         if model is not None:
             self._show_session()
-            self.scorer.score(layer, model, what)
+            self.scorer.score(layer, model, what, self.plane_box.currentData())
         elif self.models.info is not None:
             self._wanted = what
             self.score_note.say("Loading the model...")

@@ -13,6 +13,7 @@ from napari_spatial_ar.gui.notify import report, sentence
 from napari_spatial_ar.gui.session import Session, outward, score_steps
 from napari_spatial_ar.gui.viewing import slice_in_view
 from napari_spatial_ar.gui.workers import Task, TaskHost
+from napari_spatial_ar.imaging.geometry import Plane
 
 __all__ = ["Scorer"]
 
@@ -47,16 +48,17 @@ class Scorer(QObject):
         """Whether slices are being scored."""
         return self._task is not None
 
-    def session_for(self, layer: Any, model: Any) -> Session | None:
-        """Scores of a layer by a model, if there are any."""
-        return next((s for s in self._sessions if s.fits(layer, model)), None)
+    def session_for(self, layer: Any, model: Any, plane: Plane | None = None) -> Session | None:
+        """Scores of a layer by a model in a plane (None: that acquired), if there are any."""
+        return next((s for s in self._sessions if s.fits(layer, model, plane)), None)
 
-    def score(self, layer: Any, model: Any, what: str) -> None:
+    def score(self, layer: Any, model: Any, what: str, plane: Plane | None = None) -> None:
         """Score the slice in view (``"slice"``) or all slices that are left (``"volume"``)."""
         if self.running:
             return
         try:
-            session = self.session_for(layer, model) or self._new_session(layer, model)
+            session = self.session_for(layer, model, plane)
+            session = session or self._new_session(layer, model, plane)
         except SpatialARError as error:
             self.said.emit(report(error, "Scoring"))
             return
@@ -68,8 +70,8 @@ class Scorer(QObject):
             order = [i for i in order if not session.visited[i]] or order
         self._run(session, order)
 
-    def _new_session(self, layer: Any, model: Any) -> Session:
-        session = Session(self._viewer, layer, model)
+    def _new_session(self, layer: Any, model: Any, plane: Plane | None) -> Session:
+        session = Session(self._viewer, layer, model, plane)
         for old in [s for s in self._sessions if s.layer is layer]:
             # Kept, for comparison, but out of the way.
             for made in (old.heat, old.mask):

@@ -13,6 +13,7 @@ from napari.layers import Image, Labels
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.layers import heat_layer, layer_volume, mask_layer
+from napari_spatial_ar.imaging.geometry import Plane
 
 __all__ = ["Session", "calibrated_thresholds", "outward", "score_steps"]
 
@@ -72,6 +73,8 @@ class Session:
         The scan. Sessions are bound to it: renaming it changes nothing.
     model : NormativeModel
         What scores it.
+    plane : {"axial", "coronal", "sagittal"}, optional
+        Slices that it sees; by default those that were acquired.
 
     Raises
     ------
@@ -79,11 +82,12 @@ class Session:
         If the layer is no scan.
     """
 
-    def __init__(self, viewer: Any, layer: Image, model: Any):
+    def __init__(self, viewer: Any, layer: Image, model: Any, plane: Plane | None = None):
         self.viewer = viewer
         self.layer = layer
         self.model = model
-        self.volume = layer_volume(layer)
+        self.plane = plane
+        self.volume = layer_volume(layer).along(plane)
         self.score = model.empty_score(self.volume)
         self.visited = np.zeros(len(self.score.scored), dtype=bool)
         self.heat: Image | None = None
@@ -97,9 +101,11 @@ class Session:
         """Grid of the scan."""
         return self.volume.geometry
 
-    def fits(self, layer: Image, model: Any) -> bool:
-        """Whether this is the session of a layer and a model, and the scan is unchanged."""
-        return self.layer is layer and self.model is model and self._data is layer.data
+    def fits(self, layer: Image, model: Any, plane: Plane | None = None) -> bool:
+        """Whether this is the session of a layer, model and plane, and the scan is unchanged."""
+        asked = (layer, model, layer.data if layer is not None else None)
+        same = all(a is b for a, b in zip((self.layer, self.model, self._data), asked, strict=True))
+        return same and self.plane == plane
 
     @property
     def alive(self) -> bool:

@@ -17,7 +17,7 @@ All three are views of one array: writing through one writes the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import nibabel as nib
@@ -122,6 +122,24 @@ class Geometry:
     def plane(self) -> Plane:
         """Anatomical plane closest to the acquired slices."""
         return _PLANE_OF_WORLD_AXIS[self._world_axis_of(self.slice_axis)]
+
+    def along(self, plane: Plane) -> Geometry:
+        """Return the same grid with the slices of another plane, such as to show or score those.
+
+        Raises
+        ------
+        InputError
+            If the grid is not measurable: its voxels are then no bricks to cut in any direction.
+        """
+        if plane == self.plane:
+            return self
+        if not self.measurable:
+            raise InputError(
+                f"{plane} slices cannot be made of a scan without known and regular geometry",
+                fix=f"Use its own {self.plane} slices",
+            )
+        axis, _ = self._axis_towards({"axial": "S", "coronal": "A", "sagittal": "R"}[plane])
+        return replace(self, slice_axis=axis)
 
     def _world_axis_of(self, data_axis: int) -> int:
         """RAS axis (0 R, 1 A, 2 S) closest to an axis of (Z, Y, X)."""

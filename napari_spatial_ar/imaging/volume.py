@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.geometry import Geometry, Plane
 
 __all__ = ["Intensity", "Modality", "Role", "Series", "Volume", "check_voxels"]
 
@@ -137,6 +137,26 @@ class Volume:
     def slices(self) -> npt.NDArray[np.float32]:
         """Upright slices (N, rows, columns), a view: what the model sees one by one."""
         return self.geometry.to_slices(self.data)
+
+    def along(self, plane: Plane | None) -> Volume:
+        """Return the same scan with the slices of another plane; None for those acquired.
+
+        Raises
+        ------
+        InputError
+            If its geometry is not known or not regular, or it is read slice by slice, where a
+            slice of another plane would be all of them.
+        """
+        if plane is None or plane == self.geometry.plane:
+            return self
+        if self.lazy:
+            raise InputError(
+                f"{plane} slices cannot be made of a scan of this size, which is read one "
+                f"{self.geometry.plane} slice at a time",
+                path=self.path,
+                fix="Raise NAPARI_SPATIAL_AR_LAZY_MB if there is memory for all of it",
+            )
+        return replace(self, geometry=self.geometry.along(plane))
 
     def slice(self, index: int) -> npt.NDArray[np.float32]:
         """Upright slice ``index``, (rows, columns) float32 in memory.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
@@ -36,6 +37,7 @@ def score_scans(
     png: bool = False,
     png_heat: bool = False,
     every_series: bool = False,
+    plane: Plane | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -54,6 +56,8 @@ def score_scans(
         the model's unit.
     min_size_mm3, montage, keep_uids, dicom, png, png_heat, overwrite
         See `score_scan`.
+    plane : {"axial", "coronal", "sagittal"}, optional
+        Slices that the model sees; by default those that were acquired.
     every_series : bool
         Also score localizers and derived series where an input holds an original one.
     weights, device
@@ -93,7 +97,7 @@ def score_scans(
             taken.add(name)
             try:
                 record = score_scan(
-                    scan.read(),
+                    scan.read().along(plane),
                     loaded,
                     out / name,
                     threshold=cut,

@@ -78,6 +78,28 @@ def test_score_this_slice_scores_the_slice_in_view(
     assert made.threshold.findings.text() == "1 finding, largest 0.4 ml"  # 80 voxels of 4.5 mm3
 
 
+def test_another_plane_is_scored_by_itself(
+    dock: Make, click: Any, finish: Finish, models: Any
+) -> None:
+    made = dock()
+    volume = scan_of(made).metadata[KEY]["volume"]
+    click(made.slice_button)
+    finish(made)
+    acquired = made.session
+    made.plane_box.setCurrentText("Sagittal slices")
+    assert made.session is None
+    click(made.volume_button)
+    finish(made)
+    session = made.session
+    assert session is not acquired
+    assert session.geometry.plane == "sagittal"
+    assert len(session.visited) == volume.geometry.along("sagittal").slice_count
+    assert session.score.nll.shape == volume.data.shape
+    assert not acquired.heat.visible
+    made.plane_box.setCurrentIndex(0)
+    assert made.session is acquired
+
+
 def test_the_whole_volume_is_scored_from_the_slice_in_view_outward(
     dock: Make, click: Any, finish: Finish, models: Any, lab: Any
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Series, Volume
 
 GEOMETRY = Geometry((2, 3, 4), np.diag([-1.0, -1.0, 5.0, 1.0]))
@@ -44,3 +46,29 @@ def test_what_cannot_be_looked_at_is_refused(data: np.ndarray, match: str) -> No
 def test_a_series_does_not_show_its_file_names() -> None:
     assert repr(Series("CT", (Path("doe"),), uid="1.2")) == "Series(label='CT')"
     assert "doe" not in repr(Volume(GOOD, GEOMETRY, "ct", Series("CT", (Path("doe"),))))
+
+
+def test_slices_of_another_plane_are_upright() -> None:
+    scan = volume(GOOD)  # axes (S, P, L)
+    coronal, sagittal = scan.along("coronal"), scan.along("sagittal")
+    assert scan.along("axial") is scan.along(None) is scan
+    np.testing.assert_array_equal(coronal.slices, GOOD[::-1].transpose(1, 0, 2))
+    np.testing.assert_array_equal(sagittal.slices, GOOD[::-1].transpose(2, 0, 1))
+    for other in (coronal, sagittal):
+        assert np.shares_memory(other.data, scan.data)
+        np.testing.assert_array_equal(other.geometry.affine, scan.geometry.affine)
+    assert (coronal.geometry.plane, sagittal.geometry.plane) == ("coronal", "sagittal")
+
+
+@pytest.mark.parametrize(
+    "geometry", [replace(GEOMETRY, regular=False), Geometry.without_spacing((2, 3, 4))]
+)
+def test_a_scan_that_is_no_regular_volume_has_no_other_planes(geometry: Geometry) -> None:
+    scan = replace(volume(GOOD), geometry=geometry)
+    with pytest.raises(InputError, match="coronal slices cannot be made"):
+        scan.along("coronal")
+
+
+def test_a_scan_read_slice_by_slice_has_no_other_planes() -> None:
+    with pytest.raises(InputError, match="one axial slice at a time"):
+        Scan.of(volume(GOOD)).read(lazy=True).along("sagittal")

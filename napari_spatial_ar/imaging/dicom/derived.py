@@ -177,7 +177,7 @@ def source_slices(scan: Volume | Scan) -> list[SourceSlice]:
         )
     headers: dict[Path, Dataset] = {}
     slices = []
-    step = geometry.spacing[0] if geometry.regular and geometry.slice_count > 1 else None
+    step = geometry.spacing[0] if geometry.regular and geometry.shape[0] > 1 else None
     for index, (path, number) in enumerate(_sources(scan)):
         with guard(path, _TOO_LITTLE):
             if path not in headers:

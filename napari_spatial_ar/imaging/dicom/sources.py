@@ -21,12 +21,13 @@ def dicom_sources(volume: Volume | Scan) -> tuple[tuple[Path, int], ...] | None:
     Returns
     -------
     tuple of (Path, int), or None
-        For each acquired slice, in the order of ``volume.slices``: its file, and the index of
+        For each acquired slice, in the order of Z: its file, and the index of
         its frame in there, counted from 0 (ReferencedFrameNumber counts from 1). None where the
         scan is not from DICOM, or its slices are no frames of their own (a Siemens mosaic).
     """
     files, frames = volume.series.files, volume.series.frames
-    if not frames or len(frames) != volume.geometry.slice_count:
+    # Images are stacked along Z, whatever slices the volume is seen in.
+    if not frames or len(frames) != volume.geometry.shape[0]:
         return None
     if len(files) == 1:
         files = files * len(frames)

@@ -105,6 +105,18 @@ def test_a_marked_voxel_comes_back_at_its_place(
     assert len(seg.SourceImageSequence) == len(paths)
 
 
+def test_a_mask_made_in_another_plane_lies_on_the_images_all_the_same(
+    grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    (volume,) = read(write_series(grey, FrameOfReferenceUID=FRAME_OF_REFERENCE)[0].parent)
+    mask = (volume.data == grey[3, 1, 5]).astype(np.uint8)
+    for name, seen in (("acquired", volume), ("turned", volume.along("sagittal"))):
+        write_seg(tmp_path / f"{name}.dcm", mask, seen, algorithm=ALGORITHM)
+    np.testing.assert_array_equal(
+        lps_in_seg(tmp_path / "turned.dcm"), lps_in_seg(tmp_path / "acquired.dcm")
+    )
+
+
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("signs", list(itertools.product((1, -1), repeat=3)))
 def test_a_nifti_mask_of_any_axis_order_goes_back_onto_its_series(
