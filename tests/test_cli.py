@@ -231,6 +231,19 @@ def test_score_writes_five_files_and_a_picture(tmp_path: Path, scan: Path, fitte
     assert run(tmp_path, "score", *again)["threshold"] == 1.4
 
 
+def test_score_in_another_plane(tmp_path: Path, fitted: Path) -> None:
+    voxels = np.random.default_rng(8).integers(100, 200, (20, 22, 24)).astype(np.int16)
+    scan, out = tmp_path / "cube.nii", tmp_path / "out"
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), scan)
+    arguments = ["score", scan, "--model", fitted, "--out", out, "--plane", "sagittal"]
+    (record,) = run(tmp_path, *arguments, "--no-montage")["scans"]
+    model, (volume,) = nsar.load_model(fitted, device="cpu"), nsar.read(scan)
+    nll = nib.load(Path(record["folder"]) / "nll.nii.gz").get_fdata().T
+    np.testing.assert_allclose(nll, model.score_volume(volume.along("sagittal")).nll, rtol=1e-5)
+    said = json.loads((Path(record["folder"]) / "provenance.json").read_text())["scan"]
+    assert (said["plane"], said["slices"]) == ("sagittal", 20)
+
+
 def test_score_goes_on_after_a_bad_scan_and_says_so(
     tmp_path: Path, scan: Path, fitted: Path
 ) -> None:
@@ -265,6 +278,22 @@ def test_evaluate(tmp_path: Path, fitted: Path) -> None:
             tmp_path, "evaluate", tmp_path / "set", "--model", fitted, "--split", "train", code=1
         )["error"]
     )
+
+
+def test_a_method_and_its_options(
+    tmp_path: Path, normal_slices: Path, tiny_weights: Path, tiny_name: str
+) -> None:
+    found = {each["name"]: each for each in run(tmp_path, "models", "methods")["methods"]}
+    assert {"spatial-ar", "memory-bank"} <= set(found)
+    assert found["memory-bank"]["options"]["coreset"] == 1.0
+    arguments = ["fit", normal_slices, "--backbone", tiny_name, "--weights", tiny_weights]
+    arguments += ["--device", "cpu", "--method"]
+    run(tmp_path, *arguments, "memory-bank", "--out", tmp_path / "all")
+    run(tmp_path, *arguments, "memory-bank:coreset=0.5", "--out", tmp_path / "half")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("all", "half")]
+    assert sizes[1] < 0.7 * sizes[0]
+    wrong = run(tmp_path, *arguments, "memory-bank:core=1", "--out", tmp_path / "x", code=1)
+    assert "'core=1' is no setting of a fit" in wrong["error"]
 
 
 def test_models_and_weights(tmp_path: Path, fitted: Path, tiny_name: str) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from napari_spatial_ar import __version__
+from napari_spatial_ar.cli.evaluation import evaluation_app
 from napari_spatial_ar.cli.files import files_app
 from napari_spatial_ar.cli.library import models_app, weights_app
 from napari_spatial_ar.cli.scans import scans_app
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(files_app)
 app.add_typer(scans_app)
+app.add_typer(evaluation_app)
 app.add_typer(models_app, name="models")
 app.add_typer(weights_app, name="weights")
 

@@ -31,6 +31,24 @@ def models_list(json: Json = None) -> dict[str, Any]:
     return {"models": [{f: str(getattr(info, f)) for f in fields} for info in found]}
 
 
+@models_app.command("methods")
+@command
+def models_methods(json: Json = None) -> dict[str, Any]:
+    """List the methods that 'fit' and 'compare' know, with their options and defaults."""
+    from napari_spatial_ar.normative.methods import DETECTORS
+
+    rows = table("method", "what is unusual for it", "options and defaults", "after")
+    found = []
+    for name, method in DETECTORS.items():
+        options = method.options()
+        said = "\n".join(f"{key}={value}" for key, value in options.items())
+        rows.add_row(name, f"{method.summary}\n({method.cost})", said, method.reference)
+        about = {"summary": method.summary, "unit": method.unit, "cost": method.cost}
+        found.append({"name": name, **about, "reference": method.reference, "options": options})
+    show(rows)
+    return {"methods": found}
+
+
 @models_app.command("show")
 @command
 def models_show(

@@ -1,7 +1,8 @@
-"""Commands with a model: fit, score, evaluate, demonstrate."""
+"""Commands with a model: fit, score, demonstrate."""
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,14 +19,20 @@ from napari_spatial_ar.cli.support import (
     parse_window,
     progress_bar,
     say,
-    show,
-    table,
     write_json,
 )
 
 __all__ = ["scans_app"]
 
 scans_app = typer.Typer()
+
+
+class PlaneName(Enum):
+    """What --plane takes."""
+
+    axial = "axial"
+    coronal = "coronal"
+    sagittal = "sagittal"
 
 
 @scans_app.command()
@@ -35,7 +42,9 @@ def fit(
     out: Annotated[Path, typer.Option(help="Folder of the new model.")],
     modality: Annotated[str, typer.Option(help="mri, ct or oct.")] = "mri",
     backbone: Annotated[str, typer.Option(help="See 'weights list'.")] = "dinov3_vits16",
-    method: Annotated[str, typer.Option(help="spatial-ar or memory-bank.")] = "spatial-ar",
+    method: Annotated[
+        str, typer.Option(help="See 'models methods'; METHOD:KEY=VALUE,... sets its options.")
+    ] = "spatial-ar",
     dilation: Annotated[int, typer.Option(help="4: dilated; 1: standard.")] = 4,
     context: Annotated[str, typer.Option(help="causal or bidirectional.")] = "causal",
     epochs: Annotated[int, typer.Option(help="Passes over the slices.")] = 40,
@@ -53,9 +62,13 @@ def fit(
 
     Interrupted with Ctrl+C, the same command goes on where it stopped.
     """
+    from napari_spatial_ar.evaluation.rivals import read_settings
     from napari_spatial_ar.normative.fitting import FitProgress
     from napari_spatial_ar.normative.fitting import fit as fit_model
+    from napari_spatial_ar.normative.methods import DETECTORS
 
+    method, _, own = method.partition(":")
+    options = read_settings(own, set(DETECTORS[method].options())) if method in DETECTORS else {}
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
 
@@ -71,6 +84,7 @@ def fit(
             modality=modality,
             backbone=backbone,
             method=method,
+            options=options,
             dilation=dilation,
             context=context,
             epochs=epochs,
@@ -121,6 +135,10 @@ def score(
     every_series: Annotated[
         bool, typer.Option("--all", help="Score localizers and derived series too.")
     ] = False,
+    plane: Annotated[
+        PlaneName | None,
+        typer.Option(help="Slices that the model sees; by default those that were acquired."),
+    ] = None,
     weights: Weights = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -148,6 +166,7 @@ def score(
             png=png or png_heat,
             png_heat=png_heat,
             every_series=every_series,
+            plane=None if plane is None else plane.value,
             weights=weights,
             device=device,
             overwrite=overwrite,
@@ -165,43 +184,6 @@ def score(
         write_json(json, result)
         raise typer.Exit(1)
     return result
-
-
-@scans_app.command()
-@command
-def evaluate(
-    dataset: Annotated[Path, typer.Argument(help="Data set in the BMAD layout.")],
-    model: Annotated[str, typer.Option(help="A model's name or folder.")],
-    split: Annotated[str, typer.Option(help="test or valid.")] = "test",
-    fpr: Annotated[float, typer.Option(help="For the calibrated threshold.")] = 0.01,
-    patient_pattern: PatientPattern = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    json: Json = None,
-) -> dict[str, Any]:
-    """Measure a model on labelled slices."""
-    from napari_spatial_ar.errors import InputError
-    from napari_spatial_ar.evaluation.evaluate import evaluate as measure
-    from napari_spatial_ar.normative.model import load_model
-
-    if split not in ("test", "valid"):
-        raise InputError(f"there is no split '{split}'", fix="Choose test or valid")
-    loaded = load_model(model, weights=weights, device=device)
-    with progress_bar() as bar:
-        task = bar.add_task("Scoring", total=None)
-        result = measure(
-            dataset,
-            loaded,
-            split="valid" if split == "valid" else "test",
-            fpr=fpr,
-            patient_pattern=patient_pattern,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        ).to_dict()
-    rows = table("figure", "value")
-    for name, value in result.items():
-        rows.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
-    show(rows)
-    return {"model": loaded.name, "model_sha256": loaded.sha256, **result}
 
 
 @scans_app.command()

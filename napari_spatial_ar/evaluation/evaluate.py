@@ -1,27 +1,53 @@
-"""How well a model finds what is labelled abnormal in a data set of the BMAD layout."""
+"""How well models find what is labelled abnormal in a data set of the BMAD layout."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.evaluation.metrics import area_under_pro, average_precision, dice, roc_auc
+from napari_spatial_ar.evaluation.bootstrap import (
+    ImageSample,
+    PixelSample,
+    draw_weights,
+    interval,
+    resample_images,
+    resample_pixels,
+    resample_shares,
+)
+from napari_spatial_ar.evaluation.contenders import Contender, Scored, label_of, score_items
+from napari_spatial_ar.evaluation.costs import Times, model_bytes, peak_gpu_mb, peak_rss_mb
+from napari_spatial_ar.evaluation.metrics import (
+    Curve,
+    average_precision,
+    dice,
+    pixel_figures,
+    roc_auc,
+)
+from napari_spatial_ar.evaluation.pixel_scores import PixelScores
 from napari_spatial_ar.imaging.datasets import BmadItem, bmad_items
-from napari_spatial_ar.imaging.raster import read_label, read_raster
 from napari_spatial_ar.imaging.tissue import tissue_mask
-from napari_spatial_ar.imaging.windows import apply_window, resolve
+from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.normative.scoring import SliceScore
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = [
+    "DRAWS",
+    "Evaluation",
+    "Measured",
+    "Split",
+    "evaluate",
+    "measure",
+]
 
 Split = Literal["valid", "test"]
+#: Resampled sets that an interval rests on.
+DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -32,6 +58,8 @@ class Evaluation:
     ----------
     pixel_auroc, pixel_aupr, pixel_aupro : float or None
         Over all pixels of all images at their own resolution; AUPRO up to an FPR of 0.3.
+    best_dice_oracle : float or None
+        Pooled Dice at the threshold that is best for these very labels.
     image_auroc, image_ap : float or None
         Over image scores.
     dice_at_fpr : float or None
@@ -44,10 +72,20 @@ class Evaluation:
         Share of abnormal pixels: the AUPR of a random heatmap.
     images, abnormal_images, patients : int
         What was scored.
-    ms_per_slice : float
-        Median time of a slice, from pixels in memory to heatmap.
-    peak_rss_mb : float or None
-        Largest resident memory of this process so far, in MB; None on Windows.
+    intervals : dict of str to (float, float)
+        95 % intervals of the figures, from patients drawn with replacement; empty for one patient.
+    smoothing : int
+        Side of the mean filter over patch scores.
+    ms_per_slice, ms_per_slice_p95 : float
+        Median and 95th percentile of the time of a slice, from pixels in memory to heatmap.
+    ms_beyond_backbone : float
+        Median of the part of it that is not the backbone's.
+    model_bytes : int
+        What the method learned, without the backbone.
+    fit_seconds : float or None
+        Time of the fit after embedding, where it was measured.
+    peak_rss_mb, peak_gpu_mb : float or None
+        Largest resident memory of this process, and of torch on the GPU, so far, in MiB.
     """
 
     split: str
@@ -57,6 +95,7 @@ class Evaluation:
     pixel_auroc: float | None
     pixel_aupr: float | None
     pixel_aupro: float | None
+    best_dice_oracle: float | None
     image_auroc: float | None
     image_ap: float | None
     dice_at_fpr: float | None
@@ -64,12 +103,45 @@ class Evaluation:
     fpr: float | None
     threshold: float | None
     base_rate: float | None
+    intervals: dict[str, tuple[float, float]]
+    smoothing: int
     ms_per_slice: float
+    ms_per_slice_p95: float
+    ms_beyond_backbone: float
+    model_bytes: int
+    fit_seconds: float | None
     peak_rss_mb: float | None
+    peak_gpu_mb: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation with what it rests on.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        The figures.
+    draws : dict of str to (draws,) float64
+        Each figure in each resampled set; draw n is of the same patients for every model.
+    curve : Curve or None
+        None without pixel labels.
+    patients : tuple of str
+        Groups, in the order of ``patient_aupr``.
+    patient_aupr : (patients,) float64
+        Pixel AUPR (approximate) within each patient; without pixel labels the highest image
+        score; NaN without anything abnormal.
+    """
+
+    evaluation: Evaluation
+    draws: dict[str, npt.NDArray[np.float64]] = field(repr=False)
+    curve: Curve | None = field(repr=False)
+    patients: tuple[str, ...] = field(repr=False)
+    patient_aupr: npt.NDArray[np.float64] = field(repr=False)
 
 
 def evaluate(
@@ -79,6 +151,8 @@ def evaluate(
     split: Split = "test",
     fpr: float = 0.01,
     patient_pattern: str | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score every image of a split and compare with its labels.
@@ -95,6 +169,8 @@ def evaluate(
         Share of normal tissue for the calibrated threshold.
     patient_pattern : str, optional
         See `find_slices`.
+    draws, seed : int
+        Resampled sets of patients that intervals rest on.
     progress : callable, optional
         Called with (images done, images in all).
 
@@ -102,70 +178,174 @@ def evaluate(
     ------
     InputError
         If the folder is not in the BMAD layout, or an image or label cannot be used.
+    StorageError
+        If the disk has no room for the scores of all pixels (4 to 8 bytes each), which are in
+        the system's temporary folder meanwhile.
     """
     items = bmad_items(root, split, patient_pattern=patient_pattern)
     calibrated = model.header.calibration is not None
-    threshold = model.threshold_for_fpr(fpr) if calibrated else None
-    model.backbone  # noqa: B018 - loaded here, so that the first slice is timed like the others
-    heatmaps, labels, image_scores, seconds = [], [], [], []
-    flagged = tissue = 0
-    for done, item in enumerate(items, start=1):
-        image, intensity = read_raster(item.image)
-        window = resolve(model.header.preprocessing.window, image, intensity)
-        start = time.perf_counter()
-        score = model.score_slice(image, window=window)
-        seconds.append(time.perf_counter() - start)
-        heatmaps.append(score.nll)
-        image_scores.append(score.image_score)
-        labels.append(_label(item, image.shape))
-        if threshold is not None and not item.abnormal:
-            body = tissue_mask(apply_window(image, *window))
-            tissue += int(body.sum())
-            flagged += int((score.nll[body] > threshold).sum())
-        if progress is not None:
-            progress(done, len(items))
-    abnormal = np.array([item.abnormal for item in items])
-    known = [label for label in labels if label is not None]
-    pixels = len(known) == len(items)
-    flat = np.concatenate([label.ravel() for label in known]) if pixels else np.empty(0, bool)
-    scores = np.concatenate([heatmap.ravel() for heatmap in heatmaps])
-    scored = np.array(image_scores)
-    return Evaluation(
-        split=split,
-        images=len(items),
-        abnormal_images=int(abnormal.sum()),
-        patients=len({item.group for item in items}),
-        pixel_auroc=roc_auc(flat, scores) if pixels else None,
-        pixel_aupr=average_precision(flat, scores) if pixels else None,
-        pixel_aupro=area_under_pro(known, heatmaps) if pixels else None,
-        image_auroc=roc_auc(abnormal, scored),
-        image_ap=average_precision(abnormal, scored),
-        dice_at_fpr=dice(flat, scores > threshold) if pixels and threshold is not None else None,
-        realised_fpr=flagged / tissue if tissue else None,
-        fpr=fpr if calibrated else None,
-        threshold=threshold,
-        base_rate=float(flat.mean()) if pixels else None,
-        ms_per_slice=1000 * float(np.median(seconds)),
-        peak_rss_mb=_peak_rss_mb(),
+    contender = Contender(
+        model,
+        threshold=model.threshold_for_fpr(fpr) if calibrated else None,
+        fit_seconds=model.header.training.get("seconds"),
     )
+    (measured,) = measure(
+        items, [contender], split=split, fpr=fpr, draws=draws, seed=seed, progress=progress
+    )
+    return measured.evaluation
 
 
-def _label(item: BmadItem, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-    """Abnormal pixels; none in a normal image, None for an abnormal one without a label file."""
-    if item.label is None:
-        return None if item.abnormal else np.zeros(shape, bool)
-    label = read_label(item.label)
-    if label.shape != shape:
-        raise InputError(
-            f"the label has {label.shape} pixels and its image {shape}", path=item.label
-        )
-    return label
+def measure(
+    items: Sequence[BmadItem],
+    contenders: Sequence[Contender],
+    *,
+    split: Split = "test",
+    fpr: float = 0.01,
+    draws: int = DRAWS,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Measured]:
+    """Score images with several models at once and compare with the labels.
+
+    Parameters
+    ----------
+    items : sequence of BmadItem
+        The images.
+    contenders : sequence of Contender
+        What scores; models on the same backbone and preprocessing embed each image once.
+    split, fpr, draws, seed, progress
+        As for `evaluate`.
+
+    Returns
+    -------
+    list of Measured
+        Of each contender, over the same resampled sets of patients.
+    """
+    items = sorted(items, key=lambda item: item.group)
+    patients = tuple(dict.fromkeys(item.group for item in items))
+    labelled = all(item.label is not None or not item.abnormal for item in items)
+    weights = draw_weights(len(patients), draws, seed)
+    times = [Times() for _ in contenders]
+    with ExitStack() as stack:
+        tallies = []
+        for contender in contenders:
+            pixels = stack.enter_context(PixelScores()) if labelled else None
+            tallies.append(_Tally(contender, pixels, patients))
+        for done, scored in enumerate(score_items(items, contenders, times), start=1):
+            label = label_of(scored.item, scored.image.shape) if labelled else None
+            body = _body(scored) if any(c.threshold is not None for c in contenders) else None
+            for tally, score in zip(tallies, scored.scores, strict=True):
+                tally.add(scored.item, score, label, body)
+            if progress is not None:
+                progress(done, len(items))
+        return [
+            tally.measured(split, fpr, weights, taken)
+            for tally, taken in zip(tallies, times, strict=True)
+        ]
 
 
-def _peak_rss_mb() -> float | None:
-    if sys.platform == "win32":
+def _body(scored: Scored) -> npt.NDArray[np.bool_] | None:
+    """Body pixels of a normal image; None of an abnormal one."""
+    if scored.item.abnormal:
         return None
-    import resource
+    return tissue_mask(apply_window(scored.image, *scored.window))
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+class _Tally:
+    """What one contender's figures are made of, gathered image by image."""
+
+    def __init__(
+        self, contender: Contender, pixels: PixelScores | None, patients: tuple[str, ...]
+    ) -> None:
+        self.contender = contender
+        self.pixels = pixels
+        self.patients = patients
+        self.row = {patient: number for number, patient in enumerate(patients)}
+        names = ("found", "false", "abnormal", "flagged", "tissue")
+        self.counts = {name: np.zeros(len(patients)) for name in names}
+        self.images: list[tuple[float, bool, int]] = []
+
+    def add(
+        self,
+        item: BmadItem,
+        score: SliceScore,
+        label: npt.NDArray[np.bool_] | None,
+        body: npt.NDArray[np.bool_] | None,
+    ) -> None:
+        row = self.row[item.group]
+        self.images.append((score.image_score, item.abnormal, row))
+        if label is not None and self.pixels is not None:
+            self.pixels.add(score.nll, label, item.group)
+        if self.contender.threshold is None:
+            return
+        mask = score.nll > self.contender.threshold
+        if label is not None:
+            self.counts["found"][row] += int((mask & label).sum())
+            self.counts["false"][row] += int((mask & ~label).sum())
+            self.counts["abnormal"][row] += int(label.sum())
+        if body is not None:
+            self.counts["flagged"][row] += int(mask[body].sum())
+            self.counts["tissue"][row] += int(body.sum())
+
+    def measured(
+        self, split: Split, fpr: float, weights: npt.NDArray[np.float64], times: Times
+    ) -> Measured:
+        contender, model = self.contender, self.contender.model
+        scores, abnormal, rows = map(np.array, zip(*self.images, strict=True))
+        draws = resample_images(ImageSample(scores, abnormal, rows), weights)
+        of_patient = np.full(len(self.patients), -np.inf)
+        np.maximum.at(of_patient, rows[abnormal], scores[abnormal])
+        of_patient[np.isinf(of_patient)] = np.nan
+        figures = None if self.pixels is None else pixel_figures(self.pixels)
+        if figures is not None and self.pixels is not None:
+            sample = PixelSample.of(self.pixels, figures.curve.threshold).ordered(self.patients)
+            draws |= resample_pixels(sample, weights)
+            of_patient = resample_pixels(sample, np.eye(len(self.patients)))["pixel_aupr"]
+        totals = None if self.pixels is None else self.pixels.totals
+        share: dict[str, float | None] = {}
+        if contender.threshold is not None:
+            used = ["flagged", "tissue"] if self.counts["tissue"].any() else []
+            used += ["found", "false", "abnormal"] if totals is not None else []
+            counts = {name: self.counts[name] for name in used}
+            draws |= resample_shares(counts, weights)
+            share = _at_threshold({name: float(values.sum()) for name, values in counts.items()})
+        smoothing = contender.smoothing
+        found = {name: interval(values) for name, values in draws.items()}
+        evaluation = Evaluation(
+            split=split,
+            images=len(self.images),
+            abnormal_images=int(abnormal.sum()),
+            patients=len(self.patients),
+            pixel_auroc=figures.auroc if figures else None,
+            pixel_aupr=figures.aupr if figures else None,
+            pixel_aupro=figures.aupro if figures else None,
+            best_dice_oracle=figures.best_dice if figures else None,
+            image_auroc=roc_auc(abnormal, scores),
+            image_ap=average_precision(abnormal, scores),
+            dice_at_fpr=share.get("dice_at_fpr"),
+            realised_fpr=share.get("realised_fpr"),
+            fpr=None if contender.threshold is None else fpr,
+            threshold=contender.threshold,
+            base_rate=totals.abnormal / (totals.abnormal + totals.normal) if totals else None,
+            intervals={name: ends for name, ends in found.items() if ends is not None}
+            if len(self.patients) > 1
+            else {},
+            smoothing=model.header.scoring.smoothing if smoothing is None else smoothing,
+            **times.summary(),
+            model_bytes=model_bytes(model),
+            fit_seconds=contender.fit_seconds,
+            peak_rss_mb=peak_rss_mb(),
+            peak_gpu_mb=peak_gpu_mb(model.device),
+        )
+        return Measured(
+            evaluation, draws, figures.curve if figures else None, self.patients, of_patient
+        )
+
+
+def _at_threshold(sums: dict[str, float]) -> dict[str, float | None]:
+    figures: dict[str, float | None] = {}
+    if "found" in sums:
+        figures["dice_at_fpr"] = dice(sums["found"], sums["false"], sums["abnormal"])
+    if "tissue" in sums:
+        figures["realised_fpr"] = sums["flagged"] / sums["tissue"]
+    return figures

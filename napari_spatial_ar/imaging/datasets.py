@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.bmad_folders import bmad_folder
 from napari_spatial_ar.imaging.dicom.series import patient_key
 from napari_spatial_ar.imaging.gather import attempt, left_out
 from napari_spatial_ar.imaging.raster import is_raster, natural_key, page_count, read_raster
@@ -120,10 +121,11 @@ def find_slices(
     """
     folder = Path(folder)
     window = window or default_window(modality)
-    if (folder / "train" / "good").is_dir():
-        train = _slices_under(folder / "train" / "good", window, patient_pattern)
-        valid_folder = folder / "valid" / "good" / "img"
-        if not valid_folder.is_dir():
+    train_folder = bmad_folder(folder, "train", "good")
+    if train_folder is not None:
+        train = _slices_under(train_folder, window, patient_pattern)
+        valid_folder = bmad_folder(folder, "valid", "good")
+        if valid_folder is None:
             return train
         valid = _slices_under(valid_folder, window, patient_pattern)
         return SliceSet(train.train, valid.train, train.warnings + valid.warnings)
@@ -374,13 +376,15 @@ def bmad_items(
     InputError
         If the folder is not laid out so, or the split has no picture.
     """
-    base = Path(root) / split
+    kinds: tuple[Literal["good", "Ungood"], ...] = ("good", "Ungood")
     items: list[BmadItem] = []
-    for kind, abnormal in (("good", False), ("Ungood", True)):
-        folder = base / kind / "img" if split != "train" else base / kind
-        if not folder.is_dir():
+    for kind in kinds:
+        abnormal = kind == "Ungood"
+        folder = bmad_folder(Path(root), split, kind)
+        if folder is None:
             continue
-        labels = {path.stem: path for path in (base / kind / "label").glob("*.png")}
+        drawn = bmad_folder(Path(root), split, kind, "label")
+        labels = {path.stem: path for path in drawn.glob("*.png")} if drawn else {}
         images = sorted((p for p in folder.iterdir() if is_raster(p)), key=natural_key)
         if not images:
             continue

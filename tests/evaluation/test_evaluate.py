@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import average_precision_score
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.evaluation.evaluate import evaluate
-from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.evaluation.contenders import Contender
+from napari_spatial_ar.evaluation.evaluate import evaluate, measure
+from napari_spatial_ar.imaging.datasets import bmad_items
+from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scoring import SliceScore
-
-
-class BrightnessModel:
-    """Says that bright is unusual: its figures can be worked out by hand."""
-
-    backbone = None
-    header = SimpleNamespace(
-        preprocessing=SimpleNamespace(window=Window("full8")),
-        calibration=Calibration((0.1, 0.01), (150.0, 250.0), (), slices=1, patients=1),
-    )
-
-    def score_slice(self, image: np.ndarray, *, window: Any) -> SliceScore:
-        assert window == (0.0, 255.0)
-        return SliceScore(image.astype(np.float32), image[:1, :1], float(image.max()))
-
-    def threshold_for_fpr(self, fpr: float) -> float:
-        return {0.1: 150.0, 0.01: 250.0}[fpr]
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    """Two normal images of patient a, two abnormal ones of patient b with a bright square."""
-    rng = np.random.default_rng(0)
-    for kind in ("good", "Ungood"):
-        for part in ("img", "label"):
-            (tmp_path / "test" / kind / part).mkdir(parents=True)
-    for number in range(2):
-        image = rng.integers(50, 100, (20, 24)).astype(np.uint8)
-        image[3, 4] = 200  # a false alarm: 1 of 480 pixels
-        label = np.zeros_like(image)
-        Image.fromarray(image).save(tmp_path / f"test/good/img/a_{number}.png")
-        Image.fromarray(label).save(tmp_path / f"test/good/label/a_{number}.png")
-        image[3, 4] = 60
-        image[5:10, 5:10] = 220
-        label[5:10, 5:10] = 255
-        Image.fromarray(image).save(tmp_path / f"test/Ungood/img/b_{number}.png")
-        Image.fromarray(label).save(tmp_path / f"test/Ungood/label/b_{number}.png")
-    return tmp_path
+from tests.evaluation.conftest import BrightnessModel
 
 
 def test_figures(dataset: Path) -> None:
@@ -72,8 +37,16 @@ def test_figures(dataset: Path) -> None:
     assert result.threshold == 150.0
     assert result.realised_fpr == pytest.approx(1 / 480)
     assert result.dice_at_fpr == pytest.approx(2 * 50 / (50 + 50 + 2))
+    assert result.best_dice_oracle == 1.0
     assert result.base_rate == pytest.approx(50 / (4 * 480))
-    assert result.ms_per_slice > 0
+    assert 0 < result.ms_per_slice <= result.ms_per_slice_p95
+    assert (result.model_bytes, result.fit_seconds, result.peak_gpu_mb) == (12, None, None)
+    assert result.smoothing == 1
+    # Patient a alone has the false alarms, b the lesions: a draw of both gives the exact figure.
+    low, high = result.intervals["realised_fpr"]
+    assert low == high == result.realised_fpr
+    assert result.intervals["pixel_auroc"] == (1.0, 1.0)
+    json.dumps(result.to_dict(), allow_nan=False)
 
 
 def test_without_labels_only_image_figures(dataset: Path) -> None:
@@ -94,3 +67,67 @@ def test_label_of_another_size(dataset: Path) -> None:
 def test_split_that_is_not_there(dataset: Path) -> None:
     with pytest.raises(InputError, match="valid/good"):
         evaluate(dataset, BrightnessModel(), split="valid")  # type: ignore[arg-type]
+
+
+def test_models_on_one_backbone_embed_an_image_once(
+    cohort: Path, bank: NormativeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    backbone = bank.backbone
+    embed = backbone.embed
+    monkeypatch.setattr(backbone, "embed", lambda images: calls.append(1) or embed(images))
+    twin = NormativeModel("twin", bank.header, bank.detector, device="cpu")  # has no backbone yet
+    items = bmad_items(cohort, "test")
+    alone, smooth, other = measure(
+        items, [Contender(bank), Contender(bank, smoothing=3), Contender(twin)]
+    )
+    assert len(calls) == len(items)
+    assert bank.backbone is backbone
+    assert "backbone" not in vars(twin)
+    assert other.evaluation.pixel_aupr == alone.evaluation.pixel_aupr
+    assert smooth.evaluation.pixel_aupr != alone.evaluation.pixel_aupr
+    assert (alone.evaluation.smoothing, smooth.evaluation.smoothing) == (1, 3)
+    # The twin is charged for the embedding that it was given.
+    for measured in (alone, other):
+        figures = measured.evaluation
+        assert figures.ms_per_slice > figures.ms_beyond_backbone > 0
+    np.testing.assert_array_equal(alone.draws["pixel_aupr"], other.draws["pixel_aupr"])
+
+
+def test_other_smoothing_is_the_model_saved_with_it(cohort: Path, bank: NormativeModel) -> None:
+    items = bmad_items(cohort, "test")
+    header = replace(bank.header, scoring=replace(bank.header.scoring, smoothing=3))
+    saved = NormativeModel("saved", header, bank.detector, backbone=bank.backbone, device="cpu")
+    (one,) = measure(items, [Contender(bank, smoothing=3)])
+    (two,) = measure(items, [Contender(saved)])
+    assert one.evaluation.pixel_aupr == two.evaluation.pixel_aupr
+    assert one.evaluation.image_auroc == two.evaluation.image_auroc
+
+
+def test_an_image_score_of_the_methods_own_outlives_smoothing(cohort: Path) -> None:
+    model = BrightnessModel()
+    score_slice = model.score_slice
+
+    def own(image: np.ndarray, *, window: tuple[float, float]) -> SliceScore:
+        return replace(score_slice(image, window=window), image_score=float(image[20, 20]))
+
+    items = bmad_items(cohort, "test")
+    plain, smooth = measure(items, [Contender(model), Contender(model, smoothing=5)])  # type: ignore[arg-type]
+    assert plain.evaluation.image_auroc != smooth.evaluation.image_auroc
+    model.score_slice = own  # type: ignore[method-assign]
+    plain, smooth = measure(items, [Contender(model), Contender(model, smoothing=5)])  # type: ignore[arg-type]
+    assert plain.evaluation.image_auroc == smooth.evaluation.image_auroc
+    assert plain.evaluation.pixel_aupr != smooth.evaluation.pixel_aupr
+
+
+def test_patients_figures_are_their_own(cohort: Path) -> None:
+    items = bmad_items(cohort, "test")
+    (measured,) = measure(items, [Contender(BrightnessModel())])  # type: ignore[arg-type]
+    assert len(measured.patients) == 5
+    mine = [item for item in items if item.group == measured.patients[2]]
+    score = np.concatenate([np.asarray(Image.open(i.image)).ravel() for i in mine])
+    label = np.concatenate([np.asarray(Image.open(i.label)).ravel() for i in mine]) > 0
+    expected = average_precision_score(label, score.astype(float))
+    assert measured.patient_aupr[2] == pytest.approx(expected, abs=5e-3)
+    low, high = measured.evaluation.intervals["pixel_aupr"]
+    assert low < measured.evaluation.pixel_aupr < high  # type: ignore[operator]

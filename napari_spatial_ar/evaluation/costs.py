@@ -1,0 +1,177 @@
+"""What a model costs: time a slice, size, memory; and embedding a slice once for many models."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.normative.model_file import BackboneRef
+
+__all__ = ["SharedBackbone", "Times", "model_bytes", "peak_gpu_mb", "peak_rss_mb", "shared"]
+
+
+class SharedBackbone:
+    """A backbone that several models use: what one of them embedded, the others are given.
+
+    Stands in for `Backbone`. What a call to one of its ``embed...`` methods gave is kept until
+    `forget`, with the time it took, so that a model that is given it can be charged for it.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The one that works.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._kept: list[tuple[tuple[Any, ...], Any, float]] = []
+        #: Seconds embedding took, or would have taken, since `forget` or `start`.
+        self.charged = 0.0
+        #: Those of them that were not spent, because the result was kept.
+        self.saved = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._backbone, name)
+        if not (name.startswith("embed") and callable(value)):
+            return value
+
+        def embed(*args: Any, **kwargs: Any) -> Any:
+            return self._once(value, (name, *args, *sorted(kwargs.items())), args, kwargs)
+
+        return embed
+
+    def _once(
+        self, method: Any, key: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        for known, result, seconds in self._kept:
+            if _equal(known, key):
+                self.charged += seconds
+                self.saved += seconds
+                return result
+        begin = time.perf_counter()
+        result = method(*args, **kwargs)
+        _wait(self._backbone.device)
+        seconds = time.perf_counter() - begin
+        self._kept.append((key, result, seconds))
+        self.charged += seconds
+        return result
+
+    def start(self) -> None:
+        """Count the time of the next model from nought."""
+        self.charged = self.saved = 0.0
+
+    def forget(self) -> None:
+        """Go to the next slice: keep nothing of the last."""
+        self._kept.clear()
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
+def _wait(device: torch.device) -> None:
+    """Let a GPU finish, so that its time is counted where it was spent."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def shared(models: Sequence[NormativeModel]) -> Iterator[list[SharedBackbone]]:
+    """Let models that were trained on the same backbone use one copy of it, for a while.
+
+    Yields
+    ------
+    list of SharedBackbone
+        The one of each model.
+    """
+    found: dict[tuple[BackboneRef, torch.device], SharedBackbone] = {}
+    own = {}
+    result = []
+    for model in models:
+        key = (model.header.backbone, model.device)
+        if key not in found:
+            found[key] = SharedBackbone(model.backbone)
+        own[id(model)] = vars(model).get("backbone")
+        result.append(found[key])
+    for model, backbone in zip(models, result, strict=True):
+        model.backbone = cast(Backbone, backbone)
+    try:
+        yield result
+    finally:
+        for model in models:
+            del model.backbone  # one that had none loads its own when it needs it
+            before = own[id(model)]
+            if before is not None:
+                model.backbone = before
+
+
+class Times:
+    """Seconds of each slice: in all, and beyond the backbone."""
+
+    def __init__(self) -> None:
+        self._slices: list[tuple[float, float, bool]] = []
+
+    def add(self, spent: float, charged: float, saved: float, *, warm: bool = True) -> None:
+        """Add a slice.
+
+        Parameters
+        ----------
+        spent : float
+            Seconds its scoring took.
+        charged, saved : float
+            See `SharedBackbone`.
+        warm : bool
+            False for the first, in which memory is allocated.
+        """
+        self._slices.append((spent + saved, spent + saved - charged, warm))
+
+    def summary(self) -> dict[str, float]:
+        """Median and 95th percentile in milliseconds, of the slices that came warm if any."""
+        warm = [slice_ for slice_ in self._slices if slice_[2]] or self._slices
+        whole, beyond, _ = map(np.array, zip(*warm, strict=True))
+        return {
+            "ms_per_slice": 1000 * float(np.median(whole)),
+            "ms_per_slice_p95": 1000 * float(np.quantile(whole, 0.95)),
+            "ms_beyond_backbone": 1000 * float(np.median(beyond)),
+        }
+
+
+def model_bytes(model: NormativeModel) -> int:
+    """Bytes of what the method learned, without the backbone."""
+    tensors = model.detector.tensors().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def peak_rss_mb() -> float | None:
+    """Give the largest resident memory of this process so far, in MiB; None on Windows."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count the parent's from before the program started
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 2**10
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def peak_gpu_mb(device: torch.device) -> float | None:
+    """Give the largest memory of a CUDA device that torch held so far, in MiB; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(device) / 2**20

@@ -1,0 +1,250 @@
+"""A comparison as files: results.json, report.md and a report.html that needs nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from napari_spatial_ar.evaluation.compare import Comparison, Result
+from napari_spatial_ar.evaluation.pictures import COLOURS, curves_svg, examples
+from napari_spatial_ar.imaging.files import atomic_write_json, atomic_write_text
+
+__all__ = ["RESEARCH_USE", "patient_labels", "write_report"]
+
+RESEARCH_USE = "For research use, not for diagnosis."
+
+_COLUMNS = {
+    "pixel_auroc": "pixel AUROC",
+    "pixel_aupr": "pixel AUPR",
+    "pixel_aupro": "AUPRO 0.3",
+    "best_dice_oracle": "best Dice (oracle)",
+    "dice_at_fpr": "Dice at threshold",
+    "realised_fpr": "realised share",
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+}
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem}
+table{border-collapse:collapse;margin:.6rem 0}
+td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ccc;font-weight:normal}
+th{border-bottom:2px solid #888;vertical-align:bottom}td:first-child,th:first-child{text-align:left}
+small{color:#555;white-space:nowrap}.wide{overflow-x:auto}
+svg text{font-size:11px;fill:#333}svg .x{text-anchor:middle}svg .y{text-anchor:end}
+svg .title{font-size:13px;font-weight:bold}svg .grid{stroke:#ddd;fill:none}
+.key{display:inline-block;width:1.1em;height:.7em;margin-right:.4em}
+.use{border:1px solid #b00;padding:.3rem .6rem;display:inline-block}img{display:block}
+"""
+
+
+def write_report(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write a comparison into a folder.
+
+    No patient is named: patients are called by `patient_labels`, images not at all.
+
+    Returns
+    -------
+    list of Path
+        ``results.json``, ``report.md`` and ``report.html``.
+
+    Raises
+    ------
+    StorageError
+        If one cannot be written.
+    """
+    paths = [folder / name for name in ("results.json", "report.md", "report.html")]
+    atomic_write_json(paths[0], {"use": RESEARCH_USE, **comparison.to_dict()})
+    atomic_write_text(paths[1], _markdown(comparison))
+    atomic_write_text(paths[2], _html(comparison))
+    return paths
+
+
+def patient_labels(patients: Sequence[str]) -> list[str]:
+    """Short names that cannot be turned back without the list of all patients.
+
+    Parameters
+    ----------
+    patients : sequence of str
+        All of the set: the same set gives the same names.
+    """
+    key = hashlib.sha256("\n".join(sorted(patients)).encode()).digest()
+    return [
+        hashlib.blake2b(patient.encode(), key=key, digest_size=4).hexdigest()
+        for patient in patients
+    ]
+
+
+def _title(comparison: Comparison) -> str:
+    return f"{comparison.dataset}, {comparison.split} split"
+
+
+def _lines(comparison: Comparison) -> list[str]:
+    """Say what was measured and how, a sentence or two each."""
+    first = comparison.results[0].measured[0].evaluation
+    rate = first.base_rate
+    fixed = comparison.settings["smoothing"]
+    return [
+        f"{first.images} images ({first.abnormal_images} abnormal) of {first.patients} patients."
+        + (
+            ""
+            if rate is None
+            else f" {100 * rate:.3g} % of the pixels are abnormal, which is the "
+            "pixel AUPR of a random heatmap."
+        ),
+        "Pixel figures are over all pixels of all images at their own resolution."
+        + ("" if rate is not None else " They are missing: not every abnormal image has a label."),
+        f"Smoothing: {fixed} x {fixed} patches for all."
+        if fixed is not None
+        else "Smoothing: for each method the side with the best pixel AUPR on the validation "
+        "split, where that has labels.",
+        f"The threshold is calibrated for {100 * comparison.settings['fpr']:g} % of the tissue in "
+        "the normal images of the validation split. The best Dice is an oracle's: its threshold "
+        "is chosen with the labels of this very split.",
+        f"In brackets: 95 % intervals over patients ({comparison.settings['draws']} resampled "
+        "sets). Figures of several seeds are means; the range is that of the seeds.",
+        "Peak memory is that of the whole process, in which all methods were loaded. The time of "
+        "a slice includes the backbone, which ran once for all methods that share it.",
+    ]
+
+
+def _figure(result: Result, name: str) -> tuple[str, str, str]:
+    """Value, interval and range over seeds of a figure, as text."""
+    value, ends, seeds = result.mean(name), result.interval(name), result.seed_range(name)
+    return (
+        "-" if value is None else f"{value:.4f}",
+        "" if ends is None or value is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]",
+        "" if seeds is None else f"{seeds[0]:.3f} to {seeds[1]:.3f}",
+    )
+
+
+def _cost_row(result: Result) -> list[str]:
+    evaluations = [measured.evaluation for measured in result.measured]
+
+    def typical(values: list[float | None], digits: int = 1) -> str:
+        known = [value for value in values if value is not None]
+        return f"{np.mean(known):.{digits}f}" if known else "-"
+
+    return [
+        typical([e.ms_per_slice for e in evaluations]),
+        typical([e.ms_per_slice_p95 for e in evaluations]),
+        typical([e.ms_beyond_backbone for e in evaluations]),
+        typical([e.fit_seconds for e in evaluations]),
+        typical([e.model_bytes / 1e6 for e in evaluations], 2),
+    ]
+
+
+_COSTS = (
+    *("ms a slice (median)", "ms a slice (95th percentile)", "ms beyond the backbone"),
+    *("fit s (after embedding)", "model MB"),
+)
+
+
+def _ratio_lines(comparison: Comparison) -> Iterator[str]:
+    for ratio in comparison.ratios:
+        ends = ratio.interval
+        within = "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+        name = _COLUMNS[ratio.figure]
+        yield f"{name}, {ratio.first} over {ratio.other}: {ratio.ratio:.3f}{within}"
+
+
+def _markdown(comparison: Comparison) -> str:
+    parts = [f"# {_title(comparison)}", "", f"> {RESEARCH_USE}", ""]
+    parts += [f"- {line}" for line in (*_lines(comparison), *comparison.notes)]
+    parts += ["", _row("method", "smoothing", "seeds", *_COLUMNS.values())]
+    parts.append(_row(*["---"] * (3 + len(_COLUMNS))))
+    for result in comparison.results:
+        cells = [" ".join(filter(None, _figure(result, name)[:2])) for name in _COLUMNS]
+        side = f"{result.smoothing} x {result.smoothing}"
+        parts.append(_row(result.rival.name, side, str(len(result.measured)), *cells))
+    parts += ["", _row("method", *_COSTS), _row(*["---"] * (1 + len(_COSTS)))]
+    parts += [_row(result.rival.name, *_cost_row(result)) for result in comparison.results]
+    ratios = list(_ratio_lines(comparison))
+    if ratios:
+        parts += ["", "Paired over the same resampled patients:", ""]
+        parts += [f"- {line}" for line in ratios]
+    return "\n".join(parts) + "\n"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _html(comparison: Comparison) -> str:
+    title = escape(_title(comparison))
+    said = "".join(f"<li>{escape(t)}</li>" for t in (*_lines(comparison), *comparison.notes))
+    ratios = "".join(f"<li>{escape(line)}</li>" for line in _ratio_lines(comparison))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<style>{_STYLE}</style></head><body>
+<h1>{title}</h1><p class="use">{RESEARCH_USE}</p><ul>{said}</ul>
+<h2>Figures</h2><div class="wide">{_figures_table(comparison)}</div>
+<h2>Costs</h2><div class="wide">{_costs_table(comparison)}</div>
+{f"<h2>Ratios</h2><p>Over the same resampled patients.</p><ul>{ratios}</ul>" if ratios else ""}
+{_curves(comparison)}
+{_examples(comparison)}
+</body></html>
+"""
+
+
+def _name(number: int, result: Result) -> str:
+    colour = COLOURS[number % len(COLOURS)]
+    return f'<span class="key" style="background:{colour}"></span>{escape(result.rival.name)}'
+
+
+def _figures_table(comparison: Comparison) -> str:
+    head = "".join(f"<th>{name}</th>" for name in ("method", "smoothing", *_COLUMNS.values()))
+    rows = []
+    for number, result in enumerate(comparison.results):
+        cells = []
+        for name in _COLUMNS:
+            value, *rest = _figure(result, name)
+            small = "".join(f"<br><small>{text}</small>" for text in rest if text)
+            cells.append(f"<td>{value}{small}</td>")
+        side = f"<td>{result.smoothing} x {result.smoothing}</td>"
+        rows.append(f"<tr><td>{_name(number, result)}</td>{side}{''.join(cells)}</tr>")
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _costs_table(comparison: Comparison) -> str:
+    head = "".join(f"<th>{name}</th>" for name in ("method", *_COSTS))
+    rows = []
+    for number, result in enumerate(comparison.results):
+        cells = "".join(f"<td>{cell}</td>" for cell in _cost_row(result))
+        rows.append(f"<tr><td>{_name(number, result)}</td>{cells}</tr>")
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _curves(comparison: Comparison) -> str:
+    drawn = curves_svg(comparison.results)
+    if not drawn:
+        return ""
+    key = " ".join(_name(number, result) for number, result in enumerate(comparison.results))
+    return f"<h2>Curves over pixels</h2><p>{key}. A line for each seed.</p>{drawn}"
+
+
+def _examples(comparison: Comparison) -> str:
+    drawn = examples(comparison)
+    if not drawn:
+        return ""
+    measured = comparison.results[0].measured[0]
+    labels = patient_labels(measured.patients)
+    ranked = "pixel AUPR" if measured.curve is not None else "image score"
+    names = [escape(result.rival.name) for result in comparison.results]
+    head = "".join(f"<th>{name}</th>" for name in ("patient", "slice, label in cyan", *names))
+    rows = []
+    for example in drawn:
+        images = "".join(f'<td><img alt="" src="{address}"></td>' for address in example.pictures)
+        text = f"{example.rank}<br><small>{labels[example.patient]}<br>{example.value:.3f}</small>"
+        rows.append(f"<tr><td>{text}</td>{images}</tr>")
+    return (
+        f"<h2>Examples</h2><p>The patients with the best, the median and the worst {ranked} of "
+        f"{names[0]}, each by the slice with the largest label. Colours run from the median "
+        "of the tissue to the highest scores of a method over these slices.</p>"
+        f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    )

@@ -1,0 +1,188 @@
+"""Methods that are compared: models of several seeds that count as one, given or fitted here."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.files import atomic_write_json
+from napari_spatial_ar.normative.fitting import FitProgress, fit, fit_steps
+from napari_spatial_ar.normative.methods import DETECTORS
+from napari_spatial_ar.normative.model import NormativeModel, load_model
+from napari_spatial_ar.normative.model_file import MODEL_FILE
+
+__all__ = ["Rival", "fit_rival", "grouped", "read_settings"]
+
+_SEED = re.compile(r"[-_ .]*(?:seed|s)?[-_ .]?\d+$", re.IGNORECASE)
+_COMMA = re.compile(r",(?![^\[]*\])")  # not those in a list
+_RECORD = "fit.json"
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One method.
+
+    Parameters
+    ----------
+    name : str
+        As it stands in reports.
+    models : tuple of NormativeModel
+        One a seed.
+    fit_seconds : tuple of (float or None)
+        Time of each model's fit after embedding, where it was measured.
+    """
+
+    name: str
+    models: tuple[NormativeModel, ...]
+    fit_seconds: tuple[float | None, ...]
+
+
+def grouped(models: Sequence[NormativeModel]) -> list[Rival]:
+    """Take models whose names differ in a last number alone for seeds of one method.
+
+    Parameters
+    ----------
+    models : sequence of NormativeModel
+        ``dilated-seed0`` and ``dilated-seed1`` are two seeds of ``dilated``. A number counts as a
+        seed only where another model has the same name before it and the same method.
+
+    Raises
+    ------
+    InputError
+        If a model is given twice.
+    """
+    digests = [model.sha256 for model in models]
+    for number, model in enumerate(models):
+        if model.sha256 and model.sha256 in digests[:number]:
+            raise InputError(f"the model '{model.name}' is given twice")
+    stems: dict[tuple[str, str], list[NormativeModel]] = {}
+    for model in models:
+        stem = _SEED.sub("", model.name) or model.name
+        stems.setdefault((stem, model.header.method), []).append(model)
+    rivals, taken = [], set[str]()
+    for (stem, _), together in stems.items():
+        name = stem if len(together) > 1 else together[0].name
+        name = name if name not in taken else f"{name} ({together[0].header.method})"
+        taken.add(name)
+        seconds = tuple(model.header.training.get("seconds") for model in together)
+        rivals.append(Rival(name, tuple(together), seconds))
+    return rivals
+
+
+def fit_rival(
+    root: str | Path,
+    method: str,
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    progress: Callable[[FitProgress], None] | None = None,
+    **settings: Any,
+) -> Rival:
+    """Fit a method on a data set once for each seed, or load what an earlier run fitted.
+
+    Parameters
+    ----------
+    root : path
+        Data set in the BMAD layout.
+    method : str
+        A key of `DETECTORS`, with options of its own or settings of `fit_steps` after a colon
+        where wanted: ``spatial-ar:dilation=1,epochs=20``.
+    seeds : sequence of int
+        One model each.
+    folder : Path
+        Where the models go, a folder each.
+    progress : callable, optional
+        See `fit`.
+    **settings
+        For `fit_steps`; those after the colon win.
+
+    Raises
+    ------
+    InputError
+        If a setting is not known, or a folder holds a model of other settings.
+    """
+    name, _, text = method.partition(":")
+    if name not in DETECTORS:
+        raise InputError(f"there is no method '{name}'", fix=f"Choose: {', '.join(DETECTORS)}")
+    options = DETECTORS[name].options()
+    own = read_settings(text, {*inspect.signature(fit_steps).parameters, *options})
+    chosen = {key: value for key, value in own.items() if key in options}
+    others = {key: value for key, value in own.items() if key not in options}
+    label = " ".join([name, *(f"{key}={_said(value)}" for key, value in own.items())])
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
+    models, seconds = [], []
+    for seed in seeds:
+        wanted = {**settings, **others, "method": name, "options": chosen, "seed": seed}
+        model, taken = _fit_once(root, folder / f"{slug}-seed{seed}", wanted, progress)
+        models.append(model)
+        seconds.append(taken)
+    return Rival(label, tuple(models), tuple(seconds))
+
+
+def read_settings(text: str, known: set[str]) -> dict[str, Any]:
+    """Read ``key=value,key=value``; values are JSON (lists become tuples) or plain words.
+
+    Raises
+    ------
+    InputError
+        If a part is not of that form, or its key is not among the known ones.
+    """
+    found: dict[str, Any] = {}
+    for part in filter(None, _COMMA.split(text)):
+        key, equals, value = part.partition("=")
+        if not equals or key not in known:
+            raise InputError(
+                f"'{part}' is no setting of a fit",
+                fix="Write METHOD:KEY=VALUE, such as spatial-ar:dilation=1",
+            )
+        try:
+            read = json.loads(value)
+        except ValueError:
+            read = value
+        found[key] = tuple(read) if isinstance(read, list) else read
+    return found
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _fit_once(
+    root: str | Path,
+    out: Path,
+    wanted: dict[str, Any],
+    progress: Callable[[FitProgress], None] | None,
+) -> tuple[NormativeModel, float | None]:
+    asked = {key: str(value) for key, value in sorted(wanted.items()) if key != "device"}
+    asked["data set"] = Path(root).resolve().name
+    record = out / _RECORD
+    where = {key: wanted[key] for key in ("weights", "device") if wanted.get(key) is not None}
+    if (out / MODEL_FILE).is_file():
+        known = json.loads(record.read_text()) if record.is_file() else {}
+        if known.get("settings") != asked:
+            raise InputError(
+                "the model here was fitted with other settings",
+                path=out,
+                fix="Choose another folder for the results, or delete this one",
+            )
+        return load_model(out, **where), known["seconds"]
+    begin = time.perf_counter()
+
+    def step(at: FitProgress) -> None:
+        nonlocal begin
+        if at.stage == "features":  # embedding is shared by all methods
+            begin = time.perf_counter()
+        if progress is not None:
+            progress(at)
+
+    model = fit(root, progress=step, out=out, **wanted)
+    seconds = time.perf_counter() - begin
+    atomic_write_json(record, {"settings": asked, "seconds": seconds})
+    return model, seconds

@@ -1,0 +1,119 @@
+"""What stands in a report, and what must not."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_spatial_ar.evaluation.compare import Comparison, compare
+from napari_spatial_ar.evaluation.pictures import curves_svg, examples
+from napari_spatial_ar.evaluation.report import patient_labels, write_report
+from napari_spatial_ar.evaluation.rivals import Rival
+from tests.evaluation.conftest import BrightnessModel
+
+
+@pytest.fixture
+def comparison(cohort: Path) -> Comparison:
+    rivals = [
+        Rival("bright <b>", (BrightnessModel(), BrightnessModel()), (1.0, 3.0)),  # type: ignore[arg-type]
+        Rival("dark | side", (BrightnessModel(inverted=True),), (None,)),  # type: ignore[arg-type]
+    ]
+    return compare(cohort, rivals, smoothing=1, fpr=0.1, draws=50)
+
+
+def test_three_files_say_the_same(comparison: Comparison, tmp_path: Path) -> None:
+    paths = write_report(comparison, tmp_path / "out")
+    assert [path.name for path in paths] == ["results.json", "report.md", "report.html"]
+    results = json.loads(paths[0].read_text())
+    value = results["methods"][0]["mean"]["pixel_aupr"]
+    for path in paths:
+        text = re.sub(r"base64,[^\"]*", "", path.read_text())
+        assert "For research use, not for diagnosis." in text
+        assert "Doe" not in text
+        assert not re.search(r"NaN|None|nan\b", text), path
+    assert f"{value:.4f}" in paths[1].read_text()
+    assert f"{value:.4f}" in paths[2].read_text()
+    assert "dark \\| side" in paths[1].read_text()
+    (line,) = [t for t in paths[1].read_text().splitlines() if t.startswith("- pixel AUPR, ")]
+    assert f"{results['ratios'][0]['ratio']:.3f}" in line
+
+
+def test_the_page_needs_nothing_from_elsewhere(comparison: Comparison, tmp_path: Path) -> None:
+    page = write_report(comparison, tmp_path)[2].read_text()
+    tags: list[str] = []
+    addresses: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            tags.append(tag)
+            addresses.extend(v or "" for k, v in attrs if k in ("src", "href", "data"))
+
+    Reader().feed(page)
+    assert not {"script", "link", "iframe", "object", "b"} & set(tags)
+    assert addresses
+    assert all(address.startswith("data:image/png;base64,") for address in addresses)
+    assert "http:" not in page.replace("Content-Security-Policy", "")
+    assert "bright &lt;b&gt;" in page
+    assert tags.count("svg") == 3
+
+
+def test_curves_are_drawn_where_they_are(comparison: Comparison) -> None:
+    drawn = curves_svg(comparison.results)
+    roc, _, pro = (ElementTree.fromstring(part) for part in drawn.splitlines())
+    lines = roc.findall("polyline")
+    assert len(lines) == 3  # two seeds and one
+    points = [np.array([p.split(",") for p in e.get("points", "").split()], float) for e in lines]
+    # Screen coordinates back to rates: the frame is 264 x 234 pixels at (46, 26).
+    x, y = (points[0][:, 0] - 46) / 264, 1 - (points[0][:, 1] - 26) / 234
+    auroc = comparison.results[0].mean("pixel_auroc")
+    assert np.trapezoid(y, x) == pytest.approx(auroc, abs=3e-3)
+    assert (x[0], y[0], x[-1], y[-1]) == pytest.approx((0, 0, 1, 1), abs=1e-3)
+    drawn_pro = np.array(
+        [p.split(",") for p in pro.findall("polyline")[0].get("points", "").split()], float
+    )
+    x, y = (drawn_pro[:, 0] - 46) / 264, 1 - (drawn_pro[:, 1] - 26) / 234
+    assert np.trapezoid(y, x) == pytest.approx(comparison.results[0].mean("pixel_aupro"), abs=3e-3)
+
+
+def test_examples_are_the_best_median_and_worst_patients(comparison: Comparison) -> None:
+    measured = comparison.results[0].measured[0]
+    drawn = examples(comparison)
+    values = np.sort(measured.patient_aupr)[::-1]
+    assert [example.rank for example in drawn] == ["best", "median", "worst"]
+    assert [e.value for e in drawn] == [values[0], values[2], values[4]]
+    for example in drawn:
+        assert example.value == measured.patient_aupr[example.patient]
+        shown, bright, dark = (
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(p.partition(",")[2]))))
+            for p in example.pictures
+        )
+        assert shown.shape == (224, 224, 3)
+        assert (shown[..., 2] > shown[..., 0].astype(int) + 50).any()  # the label's cyan outline
+        assert (bright != dark).any()
+
+
+def test_without_labels_there_are_no_curves(cohort: Path, tmp_path: Path) -> None:
+    shutil.rmtree(cohort / "test" / "Ungood" / "label")
+    rivals = [Rival("bright", (BrightnessModel(),), (None,))]  # type: ignore[arg-type]
+    comparison = compare(cohort, rivals, smoothing=1, fpr=0.1, draws=20)
+    page = write_report(comparison, tmp_path / "out")[2].read_text()
+    assert "<svg" not in page
+    assert "<img" in page
+    assert "image score" in page
+
+
+def test_labels_do_not_give_patients_away() -> None:
+    labels = patient_labels(["Doe", "Roe"])
+    assert labels == patient_labels(["Doe", "Roe"])
+    assert len(set(labels)) == 2
+    assert patient_labels(["Doe"])[0] != labels[0]  # the list of all patients is the key

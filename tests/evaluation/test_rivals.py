@@ -1,0 +1,86 @@
+"""Which models count as seeds of one method, and methods fitted for a comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.evaluation import rivals
+from napari_spatial_ar.evaluation.rivals import fit_rival, grouped
+from tests.evaluation.conftest import BrightnessModel
+
+
+def models(*names: str) -> list[Any]:
+    found = [BrightnessModel(name=name) for name in names]
+    for model in found:
+        model.sha256 = model.name
+    return found
+
+
+def test_a_last_number_is_a_seed_where_there_are_others() -> None:
+    given = models("dilated-seed0", "bank", "dilated-seed1", "dilated_2", "resnet50", "wide-s3")
+    found = {rival.name: [m.name for m in rival.models] for rival in grouped(given)}
+    assert found == {
+        "dilated": ["dilated-seed0", "dilated-seed1", "dilated_2"],
+        "bank": ["bank"],
+        "resnet50": ["resnet50"],
+        "wide-s3": ["wide-s3"],
+    }
+
+
+def test_other_methods_of_the_same_stem_stay_apart() -> None:
+    one, two = models("brain-0", "brain-1")
+    two.header.method = "other"
+    assert [rival.name for rival in grouped([one, two])] == ["brain-0", "brain-1"]
+
+
+def test_a_model_given_twice() -> None:
+    (one,) = models("a")
+    with pytest.raises(InputError, match="given twice"):
+        grouped([one, one])
+
+
+@pytest.mark.usefixtures("tiny_weights")
+def test_fits_each_seed_once(
+    cohort: Path, tmp_path: Path, tiny_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"backbone": tiny_name, "epochs": 1, "batch_size": 4, "size": (64, 64)}
+    arguments = (cohort, "spatial-ar:dilation=1", [0, 1], tmp_path / "models")
+    seen: list[str] = []
+    rival = fit_rival(*arguments, progress=lambda s: seen.append(s.stage), **settings)
+    assert rival.name == "spatial-ar dilation=1"
+    assert [m.header.training["seed"] for m in rival.models] == [0, 1]
+    assert all(m.header.parameters["dilation"] == 1 for m in rival.models)
+    assert rival.models[0].sha256 != rival.models[1].sha256
+    assert all(seconds is not None and seconds > 0 for seconds in rival.fit_seconds)
+    assert "training" in seen
+    monkeypatch.setattr(rivals, "fit", None)  # no need of it the second time
+    again = fit_rival(*arguments, **settings)
+    assert [m.sha256 for m in again.models] == [m.sha256 for m in rival.models]
+    assert again.fit_seconds == rival.fit_seconds
+    with pytest.raises(InputError, match="other settings"):
+        fit_rival(*arguments, **{**settings, "epochs": 2})
+
+
+@pytest.mark.usefixtures("tiny_weights")
+def test_options_of_a_method_reach_it(cohort: Path, tmp_path: Path, tiny_name: str) -> None:
+    method = "patch-gaussian:components=3,size=[64,64],layers=[1,2]"
+    rival = fit_rival(cohort, method, [0], tmp_path, backbone=tiny_name)
+    (model,) = rival.models
+    assert model.header.parameters["components"] == 3
+    assert model.header.backbone.layers == (1, 2)
+    assert model.header.preprocessing.size == (64, 64)
+
+
+def test_a_method_that_is_not_there(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no method 'padim'"):
+        fit_rival(cohort, "padim", [0], tmp_path)
+
+
+def test_a_setting_that_is_not_there(cohort: Path, tmp_path: Path) -> None:
+    for method in ("spatial-ar:dilatoin=1", "spatial-ar:dilation"):
+        with pytest.raises(InputError, match="no setting of a fit"):
+            fit_rival(cohort, method, [0], tmp_path)
