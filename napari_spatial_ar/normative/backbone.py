@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -28,6 +30,7 @@ __all__ = [
     "BackboneSpec",
     "load_backbone",
     "resolve_device",
+    "with_layers",
 ]
 
 
@@ -106,15 +109,7 @@ class Backbone(nn.Module):
         InputError
             If the shape is not as said.
         """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise InputError(f"images must be (B, 3, H, W), not {tuple(images.shape)}")
-        rows, columns = (n // self.patch for n in images.shape[2:])
-        if (rows * self.patch, columns * self.patch) != tuple(images.shape[2:]) or not rows:
-            raise InputError(
-                f"an image of {images.shape[2]} x {images.shape[3]} pixels does not divide into "
-                f"patches of {self.patch}",
-                fix=f"Choose an input size that is a multiple of {self.patch}",
-            )
+        rows, columns = self.check_images(images)
         out = self._model(
             pixel_values=images.to(self.device), output_hidden_states=bool(self.spec.layers)
         )
@@ -129,6 +124,19 @@ class Backbone(nn.Module):
         # The class token and any registers come first.
         patches = tokens[:, -rows * columns :]
         return patches.transpose(1, 2).reshape(len(images), -1, rows, columns).float()
+
+    def check_images(self, images: Tensor) -> tuple[int, int]:
+        """Give Hp and Wp of the grid that images make, or raise as `embed` says."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(f"images must be (B, 3, H, W), not {tuple(images.shape)}")
+        rows, columns = (n // self.patch for n in images.shape[2:])
+        if (rows * self.patch, columns * self.patch) != tuple(images.shape[2:]) or not rows:
+            raise InputError(
+                f"an image of {images.shape[2]} x {images.shape[3]} pixels does not divide into "
+                f"patches of {self.patch}",
+                fix=f"Choose an input size that is a multiple of {self.patch}",
+            )
+        return rows, columns
 
 
 def _is_used(name: str, depth: int) -> bool:
@@ -220,6 +228,7 @@ def load_backbone(
     weights: str | Path | None = None,
     device: str | torch.device = "auto",
     *,
+    layers: Sequence[int] | None = None,
     fallback: Literal["dinov2_vits14_focus"] | None = None,
 ) -> Backbone:
     """Load a frozen backbone.
@@ -230,26 +239,33 @@ def load_backbone(
     Parameters
     ----------
     name : str
-        A key of `BACKBONES`.
+        A key of `BACKBONES`, or ``pixels1`` to ``pixels32`` (see `PixelBackbone`).
     weights : path, optional
         A Meta ``.pth``, or a safetensors file in timm's or transformers' layout.
     device : str or torch.device
         ``"auto"`` takes CUDA, MPS or the CPU.
+    layers : sequence of int, optional
+        Blocks to read, counted from 1, instead of the backbone's own (see `BackboneSpec`); none
+        for the last one through the final norm.
     fallback : str, optional
         Backbone to use where the first one's weights cannot be had.
 
     Raises
     ------
     InputError
-        If the name is unknown.
+        If the name is unknown, or the backbone has no such blocks.
     WeightsError
         If no weights are found, or those found are damaged or of another backbone.
     """
     from napari_spatial_ar.normative import weights as weight_files
 
+    if name.startswith("pixels") and not layers:
+        from napari_spatial_ar.normative.methods.pixels import PixelBackbone
+
+        return PixelBackbone(name, resolve_device(device))
     if name not in BACKBONES:
         raise InputError(f"there is no backbone '{name}'", fix=f"Choose: {', '.join(BACKBONES)}")
-    spec = BACKBONES[name]
+    spec = BACKBONES[name] if layers is None else with_layers(BACKBONES[name], layers)
     try:
         state, source = weight_files.find(spec, weights)
     except WeightsError:
@@ -259,3 +275,25 @@ def load_backbone(
     return Backbone(
         spec, to_transformers(state, spec.family), source=source, device=resolve_device(device)
     )
+
+
+def with_layers(spec: BackboneSpec, layers: Sequence[int]) -> BackboneSpec:
+    """Give a backbone with other blocks read out.
+
+    Raises
+    ------
+    InputError
+        If it has no such blocks, or a block is named twice.
+    """
+    depth = int(spec.config.get("num_hidden_layers", 0))
+    blocks = tuple(layers)
+    if len(set(blocks)) != len(blocks) or any(not 1 <= n <= depth for n in blocks):
+        raise InputError(
+            f"{spec.name} cannot give the blocks {', '.join(map(str, blocks))}",
+            fix=f"Choose each once, from 1 to {depth}"
+            if depth
+            else "Leave them out: its last one is the only one that is read",
+        )
+    # The pinned sum is that of the blocks up to the last one read.
+    same = max(blocks, default=0) == max(spec.layers, default=0)
+    return replace(spec, layers=blocks, pinned_sha256=spec.pinned_sha256 if same else "")

@@ -23,8 +23,8 @@ class BackboneSpec:
     ----------
     name : str
         Name used in model files and on the command line.
-    family : {"dinov3_vit", "dinov2", "dinov3_convnext"}
-        Which transformers model runs it.
+    family : {"dinov3_vit", "dinov2", "dinov3_convnext", "pixels"}
+        Which transformers model runs it; "pixels" needs none.
     patch : int
         Side of a patch, in pixels of the model's input.
     width : int

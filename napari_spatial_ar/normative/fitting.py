@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.datasets import (
@@ -25,21 +24,34 @@ from napari_spatial_ar.imaging.datasets import (
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import Window, apply_window, default_window
 from napari_spatial_ar.normative.autoregressive import Context
-from napari_spatial_ar.normative.backbone import DEFAULT_BACKBONE, Backbone, load_backbone
+from napari_spatial_ar.normative.backbone import (
+    BACKBONES,
+    DEFAULT_BACKBONE,
+    Backbone,
+    load_backbone,
+)
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
-from napari_spatial_ar.normative.methods import Detector, MemoryBank, SpatialARDetector
+from napari_spatial_ar.normative.methods import (
+    DETECTORS,
+    Detector,
+    FitSetup,
+    SpatialARDetector,
+    StoredGrids,
+    check_options,
+    score_grid,
+)
+from napari_spatial_ar.normative.methods.base import Learned
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, ModelHeader
 from napari_spatial_ar.normative.paths import user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring
-from napari_spatial_ar.normative.training import TrainingSettings, train
 
 __all__ = ["METHODS", "FitProgress", "fit", "fit_steps"]
 
 Stage = Literal["features", "training", "calibration", "saving"]
-METHODS = (SpatialARDetector.name, MemoryBank.name)
+METHODS = tuple(DETECTORS)
 _WORK_FOLDER = ".fit"
 
 
@@ -83,7 +95,9 @@ def fit_steps(
     out: str | Path | None = None,
     modality: Literal["mri", "ct", "oct"] = "mri",
     backbone: str | Backbone = DEFAULT_BACKBONE,
+    layers: Sequence[int] | None = None,
     method: str = SpatialARDetector.name,
+    options: Mapping[str, Any] | None = None,
     dilation: int = 4,
     context: Context = "causal",
     epochs: int = 40,
@@ -117,12 +131,19 @@ def fit_steps(
         Chooses the default window.
     backbone : str or Backbone
         A key of `BACKBONES`, or one already loaded.
-    method : {"spatial-ar", "memory-bank"}
-        What learns.
+    layers : sequence of int, optional
+        Blocks of the backbone to read, counted from 1; by default those that the method asks
+        for, else the backbone's own.
+    method : str
+        What learns: a key of `DETECTORS`.
+    options : mapping, optional
+        The method's own options, see `Detector.options`.
     dilation, context
-        Of the AR network, see `SpatialAR`.
-    epochs, batch_size, learning_rate, seed
-        Of its training.
+        Of the AR network, see `SpatialAR`; other methods do not look at them.
+    epochs, batch_size, learning_rate
+        Of its training, as well.
+    seed : int
+        Of everything drawn at random.
     window : Window, optional
         How voxels become grey values; by default the modality's.
     size : (int, int)
@@ -160,6 +181,17 @@ def fit_steps(
         If the backbone's weights are missing.
     """
     _check(method, modality, epochs, batch_size, smoothing)
+    chosen = dict(options or {})
+    if method == SpatialARDetector.name:
+        chosen = {
+            "dilation": dilation,
+            "context": context,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            **chosen,
+        }
+    check_options(DETECTORS[method], chosen)
     window = window or default_window(modality)
     yield FitProgress("features", 0, 0, message="Looking through the folder")
     slices = _split(
@@ -168,7 +200,11 @@ def fit_steps(
         seed,
     )
     if isinstance(backbone, str):
-        backbone = load_backbone(backbone, weights, device)
+        backbone = load_backbone(
+            backbone, weights, device, layers=_layers(backbone, method, layers)
+        )
+    elif layers is not None and tuple(layers) != backbone.spec.layers:
+        raise InputError("the backbone is loaded already, with other blocks to read")
     target = Path(out) if out else _free_folder(f"{modality}-{backbone.spec.name}", overwrite)
     if (target / MODEL_FILE).exists() and not overwrite:
         raise InputError(
@@ -179,7 +215,17 @@ def fit_steps(
     yield from _extract(store, slices)
 
     work = target / _WORK_FOLDER
-    detector: Detector
+    setup = FitSetup(
+        blocks=max(1, len(backbone.spec.layers)),
+        seed=seed,
+        device=backbone.device,
+        valid=StoredGrids(store.paths(slices.valid)),
+        checkpoint=work / "checkpoint.safetensors",
+    )
+    learned = yield from _learn(
+        DETECTORS[method], StoredGrids(store.paths(slices.train)), setup, chosen
+    )
+    detector = learned.detector
     training: dict[str, Any] = {
         "images": len(slices.train),
         "subjects": _patients(slices.train),
@@ -188,18 +234,9 @@ def fit_steps(
         "seed": seed,
         "versions": _versions(),
         "warnings": list(slices.warnings),
+        "options": dict(options or {}),
+        **learned.summary,
     }
-    if method == MemoryBank.name:
-        detector = MemoryBank.fit(load_batch([path]) for path in store.paths(slices.train))
-    else:
-        settings = TrainingSettings(
-            network={"channels": backbone.channels, "dilation": dilation, "context": context},
-            seed=seed,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-        )
-        detector, summary = yield from _train(store, slices, settings, epochs, work)
-        training |= summary
     header = ModelHeader(
         method=method,
         parameters=detector.parameters(),
@@ -263,6 +300,13 @@ def _check(method: str, modality: str, epochs: int, batch_size: int, smoothing: 
         raise InputError(f"smoothing must be an odd number of patches, not {smoothing}")
 
 
+def _layers(backbone: str, method: str, layers: Sequence[int] | None) -> Sequence[int] | None:
+    if layers is not None or backbone not in BACKBONES:
+        return layers
+    depth = BACKBONES[backbone].config.get("num_hidden_layers")
+    return DETECTORS[method].default_layers(depth) if depth else None
+
+
 def _free_folder(name: str, overwrite: bool) -> Path:
     """Folder in the user's models that holds no model yet, numbered where need be."""
     folder, number = user_models_dir() / name, 1
@@ -302,58 +346,31 @@ def _extract(store: FeatureStore, slices: SliceSet) -> Iterator[FitProgress]:
         )
 
 
-def _train(
-    store: FeatureStore,
-    slices: SliceSet,
-    settings: TrainingSettings,
-    epochs: int,
-    work: Path,
-) -> Generator[FitProgress, None, tuple[SpatialARDetector, dict[str, Any]]]:
-    train_paths = store.paths(slices.train)
-    steps = -(-len(train_paths) // settings.batch_size)
-    states = train(
-        train_paths,
-        store.paths(slices.valid),
-        settings,
-        epochs=epochs,
-        checkpoint=work / "checkpoint.safetensors",
-        device=store.backbone.device,
-    )
-    start, first, state = time.perf_counter(), None, None
-    for state in states:
-        done = len(state.history) * steps + state.batches_done
-        first = done if first is None else first
+def _learn(
+    method: type[Detector], grids: StoredGrids, setup: FitSetup, options: Mapping[str, Any]
+) -> Generator[FitProgress, None, Learned[Detector]]:
+    steps = method.learn(grids, setup, **options)
+    start, first = time.perf_counter(), None
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            learned: Learned[Detector] = end.value
+            return learned
+        first = step.done if first is None else first
         seconds = time.perf_counter() - start
-        best = state.history[state.best_epoch].valid_nll if state.history else None
         yield FitProgress(
             "training",
-            done,
-            epochs * steps,
-            epoch=len(state.history),
-            epochs=epochs,
-            train_nll=tuple(epoch.train_nll for epoch in state.history),
-            valid_nll=tuple(epoch.valid_nll for epoch in state.history),
-            best_epoch=state.best_epoch,
-            images_per_second=(done - first) * settings.batch_size / seconds if seconds else 0.0,
-            message="Training"
-            + ("" if best is None else f", best validation NLL {best:.4f} nats per dimension"),
+            step.done,
+            step.total,
+            epoch=step.epoch,
+            epochs=step.epochs,
+            train_nll=step.train_nll,
+            valid_nll=step.valid_nll,
+            best_epoch=step.best_epoch,
+            images_per_second=(step.done - first) * step.images / seconds if seconds else 0.0,
+            message=step.message,
         )
-    assert state is not None  # train yields at least once
-    history, best_epoch = state.history, state.best_epoch
-    state.network.load_state_dict(state.best)
-    summary = {
-        **{k: v for k, v in asdict(settings).items() if k not in ("network", "seed")},
-        "optimizer": "AdamW",
-        "epochs": len(history),
-        "steps": len(history) * steps,
-        "best_epoch": best_epoch + 1,
-        "best_nll": history[best_epoch].valid_nll,
-        "history": {
-            "train_nll": [epoch.train_nll for epoch in history],
-            "valid_nll": [epoch.valid_nll for epoch in history],
-        },
-    }
-    return SpatialARDetector(state.network), summary
 
 
 def _calibrate(
@@ -365,11 +382,9 @@ def _calibrate(
     groups: list[str] = []
     paths = dict(zip(refs, store.paths(refs), strict=True))
     for ref, image, window in iter_slices(refs, store.preprocessing.window):
-        with torch.inference_mode():
-            grid = load_batch([paths[ref]]).to(model.device)
-            patch_scores = model.detector.score(grid)[0]
+        grid = load_batch([paths[ref]]).to(model.device)
         rows, columns = image.shape
-        score = model.header.scoring(patch_scores, (rows, columns), model.detector.heatmap_divisor)
+        score = score_grid(model.detector, model.header.scoring, grid, (rows, columns))
         tissue.append(score.nll[tissue_mask(apply_window(image, *window))])
         image_scores.append(score.image_score)
         groups.append(ref.group)

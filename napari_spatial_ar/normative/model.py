@@ -19,7 +19,7 @@ from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.backbone import Backbone, load_backbone, resolve_device
 from napari_spatial_ar.normative.calibration import Calibration
-from napari_spatial_ar.normative.methods import Detector, detector_from_tensors
+from napari_spatial_ar.normative.methods import Detector, detector_from_tensors, score_grid
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
 from napari_spatial_ar.normative.scoring import SliceScore, VolumeScore
@@ -78,7 +78,7 @@ class NormativeModel:
             If its weights are missing or are not those the model was trained on.
         """
         wanted = self.header.backbone
-        backbone = load_backbone(wanted.name, self._weights, self.device)
+        backbone = load_backbone(wanted.name, self._weights, self.device, layers=wanted.layers)
         if backbone.sha256 != wanted.sha256:
             raise WeightsError(
                 f"the model '{self.name}' was trained on other weights of {wanted.name} "
@@ -138,10 +138,9 @@ class NormativeModel:
             raise InputError(f"all pixels of the slice have the same value, {image.min():g}")
 
     def _score(self, unit: npt.NDArray[np.float32]) -> SliceScore:
-        inputs = self.header.preprocessing(unit)[None]
-        scores = self.detector.score(self.backbone.embed(inputs))[0]
+        grid = self.backbone.embed(self.header.preprocessing(unit)[None])
         rows, columns = unit.shape
-        return self.header.scoring(scores, (rows, columns), self.detector.heatmap_divisor)
+        return score_grid(self.detector, self.header.scoring, grid, (rows, columns))
 
     def iter_volume(
         self, volume: Volume, slices: Sequence[int] | None = None

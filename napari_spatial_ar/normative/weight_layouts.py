@@ -17,7 +17,7 @@ from torch import Tensor
 
 __all__ = ["Family", "content_sha256", "to_transformers"]
 
-Family = Literal["dinov3_vit", "dinov2", "dinov3_convnext"]
+Family = Literal["dinov3_vit", "dinov2", "dinov3_convnext", "pixels"]
 Rules = tuple[tuple[str, str], ...]
 
 # Written into checkpoints but never used at inference, or computed anew from the config.

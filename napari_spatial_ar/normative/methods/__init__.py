@@ -1,13 +1,35 @@
 """Detectors on embedding grids, all behind one interface; `DETECTORS` lists them by name."""
 
-from napari_spatial_ar.normative.methods.base import DETECTORS, Detector, detector_from_tensors
+from napari_spatial_ar.normative.methods.base import (
+    DETECTORS,
+    Detector,
+    FitSetup,
+    check_options,
+    detector_from_tensors,
+    score_grid,
+)
+from napari_spatial_ar.normative.methods.dinomaly import Dinomaly
+from napari_spatial_ar.normative.methods.dpmm import DirichletMixture
+from napari_spatial_ar.normative.methods.grids import StoredGrids
+from napari_spatial_ar.normative.methods.himatch import HierarchicalMatching
 from napari_spatial_ar.normative.methods.memory_bank import MemoryBank
+from napari_spatial_ar.normative.methods.patch_gaussian import PatchGaussian
+from napari_spatial_ar.normative.methods.pixels import PixelBackbone
 from napari_spatial_ar.normative.methods.spatial_ar import SpatialARDetector
 
 __all__ = [
     "DETECTORS",
     "Detector",
+    "Dinomaly",
+    "DirichletMixture",
+    "FitSetup",
+    "HierarchicalMatching",
     "MemoryBank",
+    "PatchGaussian",
+    "PixelBackbone",
     "SpatialARDetector",
+    "StoredGrids",
+    "check_options",
     "detector_from_tensors",
+    "score_grid",
 ]

@@ -1,19 +1,87 @@
-"""What every detector does: score a grid of embeddings, and be written to a model file."""
+"""What every detector does: learn from grids of embeddings, score one, be written to a file."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from napari_spatial_ar.errors import ModelFileError
+from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.normative.scoring import Scoring, SliceScore
 
-__all__ = ["DETECTORS", "Detector", "detector_from_tensors"]
+__all__ = [
+    "DETECTORS",
+    "Detector",
+    "FitSetup",
+    "Learned",
+    "Learning",
+    "Step",
+    "check_options",
+    "detector_from_tensors",
+    "score_grid",
+]
 
 DETECTORS: dict[str, type[Detector]] = {}
+
+
+@dataclass(frozen=True)
+class FitSetup:
+    """What a detector is told besides the grids and its own options.
+
+    Parameters
+    ----------
+    blocks : int
+        Blocks of the backbone whose channels a grid holds one after the other.
+    seed : int
+        Of everything drawn at random.
+    device : torch.device
+        Where to compute.
+    valid : iterable of (B, D, Hp, Wp) float
+        Grids of normal slices held out, for the methods that choose between epochs.
+    checkpoint : Path, optional
+        Where a method that trains keeps what it needs to go on after a stop.
+    """
+
+    blocks: int = 1
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    valid: Iterable[Tensor] = ()
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where learning stands: the fields of `FitProgress` that a method knows."""
+
+    done: int
+    total: int
+    message: str = "Learning"
+    epoch: int = 0
+    epochs: int = 0
+    train_nll: tuple[float, ...] = ()
+    valid_nll: tuple[float, ...] = ()
+    best_epoch: int = -1
+    images: int = 1  # slices a unit of `done` stands for
+
+
+D_co = TypeVar("D_co", bound="Detector", covariant=True)
+
+
+@dataclass(frozen=True)
+class Learned(Generic[D_co]):
+    """A detector, and what the model file says of how it came about."""
+
+    detector: D_co
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+Learning = Generator[Step, None, Learned[D_co]]
 
 
 class Detector(ABC):
@@ -24,12 +92,78 @@ class Detector(ABC):
     """
 
     name: ClassVar[str]
-    # Unit of the heatmap, as shown beside thresholds.
+    #: Unit of the heatmap, as shown beside thresholds.
     unit: ClassVar[str]
+    #: One line for lists of methods: what is unusual for it.
+    summary: ClassVar[str]
+    #: Publication that it follows.
+    reference: ClassVar[str]
+    #: What fitting, scoring and the model file cost, in words.
+    cost: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         DETECTORS[cls.name] = cls
+
+    @classmethod
+    @abstractmethod
+    def learn(cls, grids: Any, *args: Any, **options: Any) -> Learning[Detector]:
+        """Learn from normal slices step by step; stop iterating to cancel.
+
+        Parameters
+        ----------
+        grids : sequence of (B, D, Hp, Wp) float
+            Embeddings of normal slices, walked more than once.
+        setup : FitSetup
+            The second argument.
+        **options
+            The method's own, each with a default: `options` lists them.
+
+        Yields
+        ------
+        Step
+
+        Returns
+        -------
+        Learned
+
+        Raises
+        ------
+        InputError
+            If there are no grids, they do not fit each other, or an option is out of range.
+        """
+
+    @classmethod
+    def default_layers(cls, depth: int) -> tuple[int, ...] | None:
+        """Blocks it reads of a backbone of ``depth`` blocks; None for the backbone's own choice."""
+        del depth
+        return None
+
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """Own options and their defaults."""
+        kinds = inspect.signature(cls.learn).parameters.values()
+        return {p.name: p.default for p in kinds if p.kind is p.KEYWORD_ONLY}
+
+    @classmethod
+    def fit(
+        cls,
+        grids: Any,
+        *,
+        blocks: int = 1,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        **options: Any,
+    ) -> Any:
+        """Learn to the end, see `learn`; an option that is not the method's is an InputError."""
+        check_options(cls, options)
+        setup = FitSetup(blocks=blocks, seed=seed, device=torch.device(device))
+        steps = cls.learn(grids, setup, **options)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value.detector
 
     @property
     @abstractmethod
@@ -49,7 +183,17 @@ class Detector(ABC):
         -------
         (B, Hp, Wp) float32
             Larger is more unusual.
+
+        Raises
+        ------
+        InputError
+            If the grid has other axes or channels than those fitted on.
         """
+
+    def image_scores(self, grid: Tensor) -> Tensor | None:
+        """Score whole slices, (B,) float32; None where the patch scores say it (see `Scoring`)."""
+        del grid
+        return None
 
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
@@ -75,6 +219,32 @@ class Detector(ABC):
         """Move to a device, in place."""
 
 
+def check_options(method: type[Detector], options: Mapping[str, Any]) -> None:
+    """See that options are the method's own and of the right kind.
+
+    Raises
+    ------
+    InputError
+        If one is not; it names those that are.
+    """
+    known = method.options()
+    for name, value in options.items():
+        if name not in known:
+            listed = ", ".join(f"{k} ({v})" for k, v in known.items()) or "it has none"
+            raise InputError(
+                f"the method '{method.name}' has no option '{name}'",
+                fix=f"Its options, with their defaults: {listed}",
+            )
+        default = known[name]
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        # True is an int to Python, and no number to the reader.
+        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+            raise InputError(
+                f"the option '{name}' of '{method.name}' must be of the kind of {default!r}, "
+                f"not {value!r}"
+            )
+
+
 def detector_from_tensors(
     name: str, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
 ) -> Detector:
@@ -91,3 +261,22 @@ def detector_from_tensors(
             fix="Update napari-spatial-ar",
         )
     return DETECTORS[name].from_tensors(parameters, tensors)
+
+
+def score_grid(
+    detector: Detector, scoring: Scoring, grid: Tensor, shape: tuple[int, int]
+) -> SliceScore:
+    """Heatmap and image score of one slice from its embeddings.
+
+    Parameters
+    ----------
+    detector, scoring
+        Of the model.
+    grid : (1, D, Hp, Wp) float
+        Embeddings, where the detector is.
+    shape : (int, int)
+        Rows and columns of the slice.
+    """
+    score = scoring(detector.score(grid)[0], shape, detector.heatmap_divisor)
+    own = detector.image_scores(grid)
+    return score if own is None else replace(score, image_score=float(own[0]))
