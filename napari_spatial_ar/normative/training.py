@@ -19,6 +19,7 @@ from torch import Tensor
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.normative.autoregressive import SpatialAR
 from napari_spatial_ar.normative.feature_store import load_batch
+from napari_spatial_ar.normative.precision import native_bfloat16
 
 __all__ = ["Epoch", "TrainingSettings", "TrainingState", "train"]
 
@@ -147,11 +148,7 @@ def train(
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:
     """bfloat16 products where the device has them; losses and weights stay float32."""
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    native = (
-        device.type == "cuda" or capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    )
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bool(native))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=native_bfloat16(device))
 
 
 def mean_nll(network: SpatialAR, paths: Sequence[Path], device: torch.device) -> float:

@@ -13,8 +13,9 @@ Cost: memory and time a slice grow with the bank, 2 D bytes and 2 D operations a
 query patch. Choosing a coreset takes (patches x kept) x projection operations.
 
 Differs from the publication: no foreground masking and no rotated references (both are for few
-shots of loose objects); float16 bank; the search is exact in bfloat16 and the winner's distance is
-measured again in float32; no faiss, whose exact index does the same work. Differs from PatchCore:
+shots of loose objects); float16 bank; the search is in bfloat16 where that is fast, and the
+winner's distance is measured again in float32; no faiss, whose exact index does the same work.
+Differs from PatchCore:
 cosine distance, no reweighting of the image score, and of more than ``candidates`` patches a
 seeded draw of that many stands for all.
 """
@@ -31,6 +32,7 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import check_grid, rows_of, sample_rows, walk
+from napari_spatial_ar.normative.precision import native_bfloat16
 
 __all__ = ["MemoryBank", "k_centres"]
 
@@ -121,12 +123,13 @@ class MemoryBank(Detector):
         """1 - cosine similarity to the nearest row; see `Detector.score`."""
         batch, _, rows, columns = check_grid(grid, self.bank.shape[1]).shape
         queries = functional.normalize(rows_of(grid))
-        # bfloat16 products hit the CPU's matrix units; the winner is measured again in float32.
-        fast = queries.to(torch.bfloat16)
-        best = torch.full((len(queries),), -2.0, dtype=torch.bfloat16, device=queries.device)
+        # bfloat16 products where they are fast; the winner is measured again in float32.
+        kind = torch.bfloat16 if native_bfloat16(queries.device) else torch.float32
+        fast = queries.to(kind)
+        best = torch.full((len(queries),), -2.0, dtype=kind, device=queries.device)
         nearest = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
         for start in range(0, len(self.bank), _CHUNK):
-            similarity = fast @ self.bank[start : start + _CHUNK].to(torch.bfloat16).T
+            similarity = fast @ self.bank[start : start + _CHUNK].to(kind).T
             value, index = similarity.max(dim=1)
             better = value > best
             best[better] = value[better]
