@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +31,7 @@ from napari_spatial_ar.normative.backbone import (
     load_backbone,
 )
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
+from napari_spatial_ar.normative.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.methods import (
     DETECTORS,
@@ -212,9 +213,17 @@ def fit_steps(
         )
     preprocessing = Preprocessing(window=window, size=size)
     store = FeatureStore(backbone, preprocessing)
-    yield from _extract(store, slices)
-
+    learns = DETECTORS[method]
+    # What learns from changed slices has no use for the others.
+    refs = [*(() if learns.wants_changes else slices.train), *slices.valid]
+    message = f"Embedding slices with {backbone.spec.name}"
+    yield from _embedding(store.extract(refs), len(refs), message)
     work = target / _WORK_FOLDER
+    grids: Sequence[Any] = StoredGrids(store.paths(slices.train))
+    if learns.wants_changes:
+        count = {**learns.options(), **chosen}["slices"]
+        grids = ChangedGrids(backbone, preprocessing, slices.train, work, count=count, seed=seed)
+        yield from _embedding(grids.embed(), len(grids), "Embedding changed slices")
     setup = FitSetup(
         blocks=max(1, len(backbone.spec.layers)),
         seed=seed,
@@ -222,9 +231,7 @@ def fit_steps(
         valid=StoredGrids(store.paths(slices.valid)),
         checkpoint=work / "checkpoint.safetensors",
     )
-    learned = yield from _learn(
-        DETECTORS[method], StoredGrids(store.paths(slices.train)), setup, chosen
-    )
+    learned = yield from _learn(learns, grids, setup, chosen)
     detector = learned.detector
     training: dict[str, Any] = {
         "images": len(slices.train),
@@ -331,23 +338,22 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in ("napari-spatial-ar", "torch", "transformers")}
 
 
-def _extract(store: FeatureStore, slices: SliceSet) -> Iterator[FitProgress]:
-    refs = [*slices.train, *slices.valid]
+def _embedding(counts: Iterable[int], total: int, message: str) -> Iterator[FitProgress]:
     start, first = time.perf_counter(), 0
-    for number, done in enumerate(store.extract(refs)):
+    for number, done in enumerate(counts):
         first = done if number == 0 else first
         seconds = time.perf_counter() - start
         yield FitProgress(
             "features",
             done,
-            len(refs),
+            total,
             images_per_second=(done - first) / seconds if seconds else 0.0,
-            message=f"Embedding slices with {store.backbone.spec.name}",
+            message=message,
         )
 
 
 def _learn(
-    method: type[Detector], grids: StoredGrids, setup: FitSetup, options: Mapping[str, Any]
+    method: type[Detector], grids: Sequence[Any], setup: FitSetup, options: Mapping[str, Any]
 ) -> Generator[FitProgress, None, Learned[Detector]]:
     steps = method.learn(grids, setup, **options)
     start, first = time.perf_counter(), None

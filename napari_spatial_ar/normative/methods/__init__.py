@@ -8,6 +8,7 @@ from napari_spatial_ar.normative.methods.base import (
     detector_from_tensors,
     score_grid,
 )
+from napari_spatial_ar.normative.methods.change_detector import ChangeDetector
 from napari_spatial_ar.normative.methods.dinomaly import Dinomaly
 from napari_spatial_ar.normative.methods.dpmm import DirichletMixture
 from napari_spatial_ar.normative.methods.grids import StoredGrids
@@ -19,6 +20,7 @@ from napari_spatial_ar.normative.methods.spatial_ar import SpatialARDetector
 
 __all__ = [
     "DETECTORS",
+    "ChangeDetector",
     "Detector",
     "Dinomaly",
     "DirichletMixture",

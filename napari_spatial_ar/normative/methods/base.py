@@ -100,6 +100,8 @@ class Detector(ABC):
     reference: ClassVar[str]
     #: What fitting, scoring and the model file cost, in words.
     cost: ClassVar[str]
+    #: Whether it learns from slices that were changed on purpose (`ChangedGrids`).
+    wants_changes: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

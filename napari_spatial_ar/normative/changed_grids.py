@@ -1,0 +1,182 @@
+"""Embedding grids of slices that were changed on purpose, with what was changed, on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_spatial_ar.errors import InputError, StorageError
+from napari_spatial_ar.imaging.datasets import SliceRef, content_key, iter_slices
+from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.imaging.tissue import tissue_mask
+from napari_spatial_ar.imaging.windows import apply_window
+from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.patch_labels import patch_labels
+from napari_spatial_ar.normative.preprocessing import Preprocessing
+from napari_spatial_ar.normative.synthetic_changes import VERSION, change
+
+__all__ = ["ChangedGrids"]
+
+# Slices kept in memory, for pieces of them to be put into the next ones.
+_OTHERS = 16
+
+
+class ChangedGrids(Sequence[tuple[Tensor, Tensor]]):
+    """Pairs of a changed slice's grid and the labels of its patches, read when asked for.
+
+    Each slice is changed by a generator seeded with ``seed`` and its place, so an interrupted
+    `embed` goes on where it stopped and ends with the same grids.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        What embeds.
+    preprocessing : Preprocessing
+        What it is shown.
+    refs : sequence of SliceRef
+        Normal slices to draw from.
+    root : Path
+        Where to keep the grids, in a folder named by all that they depend on.
+    count : int
+        How many slices to draw, without replacement, at most.
+    seed : int
+        Of the draw and of the changes.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to draw.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        preprocessing: Preprocessing,
+        refs: Sequence[SliceRef],
+        root: Path,
+        *,
+        count: int = 300,
+        seed: int = 0,
+    ) -> None:
+        if min(count, len(refs)) < 1:
+            raise InputError(f"there are {len(refs)} normal slices, and {count} are to be changed")
+        self.backbone = backbone
+        self.preprocessing = preprocessing
+        self.seed = seed
+        drawn = np.random.default_rng(seed).choice(len(refs), min(count, len(refs)), replace=False)
+        self.refs = [refs[index] for index in np.sort(drawn)]
+        settings = json.dumps(
+            [
+                VERSION,
+                seed,
+                backbone.sha256,
+                list(backbone.spec.layers),
+                preprocessing.to_dict(),
+                [content_key(ref) for ref in self.refs],
+            ],
+            sort_keys=True,
+        )
+        self.folder = root / f"changed-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
+        rows, columns = (n // backbone.patch for n in preprocessing.size)
+        self._shape = (rows, columns, backbone.channels)
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[Tensor, Tensor]]: ...
+    def __getitem__(
+        self, index: int | slice
+    ) -> tuple[Tensor, Tensor] | list[tuple[Tensor, Tensor]]:
+        """One pair: grid (1, D, Hp, Wp) float32 and labels (1, Hp, Wp) int8."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        with np.load(self._path(index % len(self))) as stored:
+            grid = torch.from_numpy(stored["grid"]).float().permute(2, 0, 1)
+            return grid[None], torch.from_numpy(stored["labels"])[None]
+
+    def embed(self) -> Iterator[int]:
+        """Change and embed the slices whose grids are missing.
+
+        Yields
+        ------
+        int
+            Number of slices done, first at once and then after each; stop iterating to cancel,
+            call again to go on.
+
+        Raises
+        ------
+        StorageError
+            If the disk has no room for them.
+        InputError
+            If a slice cannot be read.
+        """
+        missing = [n for n in range(len(self)) if not self._path(n).is_file()]
+        self._check_room(len(missing))
+        done = len(self) - len(missing)
+        yield done
+        rng = np.random.default_rng([self.seed, len(self)])
+        others: list[npt.NDArray[np.float32]] = []
+        slices = iter_slices(self.refs, self.preprocessing.window)
+        for number, (_, image, window) in enumerate(slices):
+            unit = apply_window(image, *window)
+            if not self._path(number).is_file():
+                self._embed(number, unit, others)
+                done += 1
+                yield done
+            # The same ones whether grids were there already or not.
+            place = int(rng.integers(_OTHERS)) if len(others) == _OTHERS else len(others)
+            others[place : place + 1] = [unit]
+
+    def _embed(
+        self,
+        number: int,
+        unit: npt.NDArray[np.float32],
+        others: Sequence[npt.NDArray[np.float32]],
+    ) -> None:
+        if min(unit.shape) < self.backbone.patch:
+            raise InputError(
+                f"the slice has {unit.shape[0]} x {unit.shape[1]} pixels, less than one patch of "
+                f"{self.backbone.patch} x {self.backbone.patch}",
+                path=self.refs[number].path,
+                fix="Take it out of the folder",
+            )
+        rng = np.random.default_rng([self.seed, len(self), number])
+        changed, magnitude = change(unit, tissue_mask(unit), rng, others)
+        grid = self.backbone.embed(self.preprocessing(changed)[None])[0]
+        with atomic_path(self._path(number)) as temporary:
+            np.savez(
+                temporary,
+                grid=grid.permute(1, 2, 0).half().cpu().numpy(),
+                labels=patch_labels(magnitude, self._shape[:2]),
+            )
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:05}.npz"
+
+    def _check_room(self, count: int) -> None:
+        needed = count * 2 * int(np.prod(self._shape))
+        existing = self.folder
+        while not existing.exists():
+            existing = existing.parent
+        free = shutil.disk_usage(existing).free
+        if needed > free:
+            raise StorageError(
+                f"the embeddings of {count} changed slices need {needed / 1e9:.1f} GB and "
+                f"{free / 1e9:.1f} GB are free",
+                path=self.folder,
+                fix="Free some space, or choose fewer slices",
+            )

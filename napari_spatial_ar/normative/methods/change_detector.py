@@ -1,0 +1,362 @@
+"""A small network that was shown changes made to normal slices, and says where it sees one.
+
+In the line of CutPaste (Li et al., CVPR 2021), DRAEM (Zavrtanik et al., ICCV 2021), Natural
+Synthetic Anomalies (Schluter et al., ECCV 2022) and SimpleNet (Liu et al., CVPR 2023), whose small
+discriminator on frozen features this is; here the changes are made to the slice itself
+(`napari_spatial_ar.normative.synthetic_changes`), not to its features. No lesion and no label of
+one is used.
+
+Each patch is described by its embedding and by the mean of the 5 x 5 embeddings around it, turned
+to principal components z_k / (v_k + 0.001)^0.35, v_k their variance over unchanged patches, and
+brought to one length. A network of two layers is trained by cross-entropy to tell changed patches
+from unchanged ones, one of the former to three of the latter, with dropout before both layers.
+
+Defaults: 300 changed slices, 256 components, 128 hidden units, 1500 steps of 1024 patches.
+
+Cost: embedding the changed slices, as long as embedding that many normal ones; then about a minute
+on a CPU. Scoring is a product with a (2 D, 256) matrix, some milliseconds a slice; 1 MB to keep.
+
+What the score is, and is not: the log odds of a change, by a network that knows the kinds of change
+it was trained on, counted from those of the least suspicious 0.1 % of unchanged patches and cut off
+below, so that 0 is a patch like any other. It is no likelihood and no probability of disease: the
+odds are those of the training draw. What resembles none of the imitated changes may be missed,
+however rare it is among normal slices: on scattered small lesions of multiple sclerosis it did no
+better than the memory bank, and models of different seeds disagreed
+(benchmarks/results/change_detector.json). A slice from another scanner, or of another part of the
+body, is not by that alone unusual to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.methods.grids import check_grid, rows_of
+from napari_spatial_ar.normative.patch_labels import CHANGED, IGNORED, UNCHANGED
+
+__all__ = ["ChangeDetector"]
+
+# Side of the neighbourhood whose mean stands beside each patch.
+_AROUND = 5
+# A component is divided by (variance + floor) ** power.
+_POWER, _FLOOR = 0.35, 1e-3
+# Patches of a step: changed, unchanged.
+_BATCH = (256, 768)
+_DROPOUT = 0.3
+_PEAK_RATE, _WEIGHT_DECAY = 2e-3, 0.05
+# Share of unchanged patches that score 0.
+_FLOOR_SHARE = 1e-3
+# Steps between two looks at whether to go on.
+_REPORT = 50
+# Patches kept as float32 at a time, and scores looked through for the zero point.
+_CHUNK = 65_536
+
+Pairs = Iterable[Any]  # of tuple[Tensor, Tensor]
+
+
+class ChangeDetector(Detector):
+    """Log odds, by a network trained on synthetic changes, that a patch was changed.
+
+    Parameters
+    ----------
+    mean : (2 D,) float32
+        Of unchanged patches with their surroundings.
+    basis : (2 D, k) float32
+        Principal components, scaled.
+    weights : mapping of str to Tensor
+        ``hidden.weight`` (h, k), ``hidden.bias`` (h,), ``out.weight`` (1, h), ``out.bias`` (1,).
+    zero : float
+        Log odds that count as 0.
+    """
+
+    name: ClassVar[str] = "synthetic-change"
+    unit: ClassVar[str] = "log odds"
+    summary: ClassVar[str] = "likeness to changes that were made to normal slices in training"
+    reference: ClassVar[str] = (
+        "in the line of CutPaste, DRAEM, NSA and SimpleNet (Liu et al., CVPR 2023)"
+    )
+    cost: ClassVar[str] = (
+        "fits in minutes (changed slices are embedded too), scores in milliseconds, a file of 1 MB"
+    )
+    #: Learns from pairs of a changed slice's grid and its patches' labels, not from normal grids.
+    wants_changes: ClassVar[bool] = True
+
+    def __init__(
+        self, mean: Tensor, basis: Tensor, weights: Mapping[str, Tensor], zero: float = 0.0
+    ) -> None:
+        self.mean = mean.contiguous()
+        self.basis = basis.contiguous()
+        # Weights that are drawn only to be replaced would move the state of the whole process.
+        with torch.device("meta"):
+            self.network = _network(basis.shape[1], len(weights["hidden.bias"]))
+        self.network.load_state_dict(dict(weights), assign=True)
+        self.network.eval().requires_grad_(False)
+        self.zero = zero
+
+    @classmethod
+    def learn(
+        cls,
+        grids: Pairs,
+        setup: FitSetup,
+        *,
+        slices: int = 300,
+        components: int = 256,
+        hidden: int = 128,
+        steps: int = 1500,
+        samples: int = 150_000,
+    ) -> Learning[ChangeDetector]:
+        """Train on changed slices; see `Detector.learn`.
+
+        Parameters
+        ----------
+        grids : iterable of ((B, D, Hp, Wp) float, (B, Hp, Wp) integer)
+            Embeddings of changed slices and what their patches are: 1 changed, 0 unchanged, -1
+            neither. Walked three times.
+        setup
+            As for every detector.
+        slices : int
+            Pairs used, at most.
+        components : int
+            Principal components kept, at most 2 D.
+        hidden : int
+            Units of the network.
+        steps : int
+            Of its training.
+        samples : int
+            Patches of each label that are drawn, at most: bounds the memory needed.
+
+        Raises
+        ------
+        InputError
+            If labels do not fit their grid, or there are no patches of one of the labels.
+        """
+        if min(slices, components, hidden, steps, samples) < 1:
+            raise InputError(
+                "slices, components, hidden, steps and samples must be at least 1, not "
+                f"{slices}, {components}, {hidden}, {steps} and {samples}"
+            )
+        moments = _Moments()
+        for number, (grid, labels) in enumerate(_walk(grids, slices), start=1):
+            moments.add(_described(grid.to(setup.device)), labels.flatten().to(setup.device))
+            yield Step(number, number, "Measuring unchanged patches")
+        if not all(moments.counts.values()):
+            raise InputError(
+                "changed and unchanged patches are both needed, there are "
+                f"{moments.counts[CHANGED]} and {moments.counts[UNCHANGED]}",
+                fix="Give more slices, with more of the body in them",
+            )
+        mean, basis = moments.basis(components)
+        drawn = _Draw(moments.counts, samples, setup.seed)
+        for number, (grid, labels) in enumerate(_walk(grids, slices), start=1):
+            drawn.add(_projected(grid.to(setup.device), mean, basis), labels.flatten())
+            yield Step(number, number, "Drawing patches")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(setup.seed)
+            network = _network(basis.shape[1], hidden)
+        network.to(setup.device)
+        changed, unchanged = drawn.patches(CHANGED), drawn.patches(UNCHANGED)
+        for done, loss in _train(network, changed, unchanged, steps, setup):
+            yield Step(done, steps, f"Learning changes, cross-entropy {loss:.3f}")
+        weights = {key: value.detach().cpu() for key, value in network.state_dict().items()}
+        detector = cls(mean.cpu(), basis.cpu(), weights)
+        detector.zero = _zero(detector.network, unchanged)
+        counts = {
+            "changed_patches": moments.counts[CHANGED],
+            "unchanged_patches": moments.counts[UNCHANGED],
+        }
+        return Learned(detector, counts)
+
+    @property
+    def heatmap_divisor(self) -> float:
+        """1: the heatmap is in log odds itself."""
+        return 1.0
+
+    @torch.inference_mode()
+    def score(self, grid: Tensor) -> Tensor:
+        """Log odds above `zero`, at least 0; see `Detector.score`."""
+        batch, _, rows, columns = check_grid(grid, len(self.mean) // 2).shape
+        odds: Tensor = self.network(_projected(grid, self.mean, self.basis))
+        return (odds - self.zero).clamp_min(0).reshape(batch, rows, columns)
+
+    def parameters(self) -> dict[str, Any]:
+        """Give the zero point and the sizes."""
+        return {
+            "zero": self.zero,
+            "components": self.basis.shape[1],
+            "hidden": len(self.network.state_dict()["hidden.bias"]),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give mean, basis and the network's weights."""
+        network = {f"network.{k}": v.cpu() for k, v in self.network.state_dict().items()}
+        return {"mean": self.mean.cpu(), "basis": self.basis.cpu(), **network}
+
+    @classmethod
+    def from_tensors(
+        cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> ChangeDetector:
+        """See `Detector.from_tensors`."""
+        weights = {
+            key.removeprefix("network."): tensor
+            for key, tensor in tensors.items()
+            if key.startswith("network.")
+        }
+        try:
+            found = cls(tensors["mean"], tensors["basis"], weights, float(parameters["zero"]))
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise ModelFileError("the parts of its network do not fit each other") from error
+        if tensors["mean"].shape != tensors["basis"].shape[:1] or len(tensors["mean"]) % 2:
+            raise ModelFileError("its mean and its principal components do not fit each other")
+        return found
+
+    def to(self, device: torch.device) -> ChangeDetector:
+        """See `Detector.to`."""
+        self.mean, self.basis = self.mean.to(device), self.basis.to(device)
+        self.network.to(device)
+        return self
+
+
+class _Moments:
+    """Mean and covariance of unchanged patches, and how many there are of each label."""
+
+    def __init__(self) -> None:
+        self.counts = {CHANGED: 0, UNCHANGED: 0}
+
+    def add(self, rows: Tensor, labels: Tensor) -> None:
+        for label in self.counts:
+            self.counts[label] += int((labels == label).sum())
+        rows = rows[labels == UNCHANGED]
+        if not len(rows):
+            return
+        if not hasattr(self, "_shift"):
+            # Sums around a typical value: their difference keeps its digits.
+            self._shift = rows.mean(dim=0)
+            width = rows.shape[1]
+            self._sum = torch.zeros(width, dtype=torch.float64)
+            self._outer = torch.zeros(width, width, dtype=torch.float64)
+        centred = rows - self._shift
+        self._sum += centred.sum(dim=0).double().cpu()
+        self._outer += (centred.T @ centred).double().cpu()
+
+    def basis(self, components: int) -> tuple[Tensor, Tensor]:
+        """Mean (2 D,) and scaled principal components (2 D, k), float32."""
+        count = self.counts[UNCHANGED]
+        mean = self._sum / count
+        values, vectors = torch.linalg.eigh(self._outer / count - torch.outer(mean, mean))
+        scale = (values.flip(0).clamp_min(0) + _FLOOR) ** -_POWER
+        basis = (vectors.flip(1) * scale)[:, :components].float().contiguous()
+        return (mean + self._shift.double().cpu()).float(), basis.to(self._shift.device)
+
+
+class _Draw:
+    """Patches of each label, drawn without replacement, the same ones for the same seed."""
+
+    def __init__(self, counts: Mapping[int, int], samples: int, seed: int) -> None:
+        self._wanted, self._seen = {}, dict.fromkeys(counts, 0)
+        self._parts: dict[int, list[Tensor]] = {label: [] for label in counts}
+        for label, count in counts.items():
+            rng = np.random.default_rng([seed, label])
+            self._wanted[label] = np.sort(rng.choice(count, min(count, samples), replace=False))
+
+    def add(self, rows: Tensor, labels: Tensor) -> None:
+        for label, wanted in self._wanted.items():
+            places = torch.nonzero(labels == label)[:, 0]
+            start = self._seen[label]
+            self._seen[label] += len(places)
+            low, high = np.searchsorted(wanted, [start, self._seen[label]])
+            chosen = places[torch.from_numpy(wanted[low:high] - start)]
+            self._parts[label].append(rows[chosen.to(rows.device)].half().cpu())
+
+    def patches(self, label: int) -> Tensor:
+        """(N, k) float16, on the CPU."""
+        return torch.cat(self._parts[label])
+
+
+def _walk(grids: Pairs, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go through at most ``limit`` pairs, seeing that each is one."""
+    if iter(grids) is grids:
+        raise InputError("the embeddings must be there for a second look: give a sequence")
+    channels = None
+    for pair in islice(grids, limit):
+        if isinstance(pair, Tensor):
+            raise InputError("this method learns from pairs of embeddings and patch labels")
+        grid, labels = pair
+        channels = check_grid(grid, channels).shape[1]
+        if labels.shape != (grid.shape[0], *grid.shape[2:]):
+            raise InputError(
+                f"patch labels of {tuple(labels.shape)} do not fit embeddings of "
+                f"{tuple(grid.shape)}"
+            )
+        if not torch.isin(labels, torch.tensor([CHANGED, UNCHANGED, IGNORED])).all():
+            raise InputError("patch labels must be 1 (changed), 0 (unchanged) or -1 (neither)")
+        yield grid, labels
+    if channels is None:
+        raise InputError("a detector needs at least one normal slice")
+
+
+def _described(grid: Tensor) -> Tensor:
+    """(B, D, Hp, Wp) -> (B * Hp * Wp, 2 D) float32: each patch and the mean around it."""
+    grid = grid.float()
+    around = functional.avg_pool2d(grid, _AROUND, 1, _AROUND // 2, count_include_pad=False)
+    return rows_of(torch.cat([grid, around], dim=1))
+
+
+def _projected(grid: Tensor, mean: Tensor, basis: Tensor) -> Tensor:
+    """(B, D, Hp, Wp) -> (B * Hp * Wp, k) float32, each of length sqrt(k)."""
+    components = (_described(grid) - mean.to(grid.device)) @ basis
+    return functional.normalize(components) * math.sqrt(basis.shape[1])
+
+
+def _network(components: int, hidden: int) -> nn.Sequential:
+    network = nn.Sequential()
+    network.add_module("hidden", nn.Linear(components, hidden))
+    network.add_module("gelu", nn.GELU())
+    network.add_module("out", nn.Linear(hidden, 1))
+    return network
+
+
+def _train(
+    network: nn.Sequential, changed: Tensor, unchanged: Tensor, steps: int, setup: FitSetup
+) -> Iterator[tuple[int, float]]:
+    """Train in place; gives the steps done and the loss every now and then."""
+    hidden, gelu, out = network
+    generator = torch.Generator().manual_seed(setup.seed)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=steps)
+    target = torch.cat([torch.ones(_BATCH[0]), torch.zeros(_BATCH[1])]).to(setup.device)
+
+    def thinned(values: Tensor) -> Tensor:
+        # torch's dropout draws from the state of the whole process.
+        kept = torch.rand(values.shape, generator=generator) >= _DROPOUT
+        return values * kept.to(values.device) / (1 - _DROPOUT)
+
+    for step in range(1, steps + 1):
+        parts = [
+            rows[torch.randint(len(rows), (count,), generator=generator)]
+            for rows, count in zip((changed, unchanged), _BATCH, strict=True)
+        ]
+        batch = torch.cat(parts).float().to(setup.device)
+        odds = out(thinned(gelu(hidden(thinned(batch)))))[:, 0]
+        loss = functional.binary_cross_entropy_with_logits(odds, target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if step % _REPORT == 0 or step == steps:
+            yield step, loss.item()
+
+
+@torch.inference_mode()
+def _zero(network: nn.Sequential, unchanged: Tensor) -> float:
+    """Log odds below which the least suspicious of unchanged patches are."""
+    odds = torch.cat([network(part.float())[:, 0] for part in torch.split(unchanged, _CHUNK)])
+    return float(np.quantile(odds.numpy(), _FLOOR_SHARE))
