@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
 
-from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.errors import ModelFileError
 from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import default_window
 from napari_spatial_ar.normative import model_file
+from napari_spatial_ar.normative.archive import unpack_model
 from napari_spatial_ar.normative.autoregressive import load_reference_checkpoint
 from napari_spatial_ar.normative.backbone import DEFAULT_BACKBONE, load_backbone
+from napari_spatial_ar.normative.library import check_model, copy_model, new_model
 from napari_spatial_ar.normative.methods import SpatialARDetector
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, ModelHeader
 from napari_spatial_ar.normative.paths import user_models_dir
@@ -19,22 +23,13 @@ from napari_spatial_ar.normative.scoring import Scoring
 __all__ = ["import_model", "import_reference"]
 
 
-def _target(name: str) -> Path:
-    if not name or Path(name).name != name or name.startswith("."):
-        raise InputError(f"'{name}' is no name for a model", fix="Use letters, digits and hyphens")
-    folder = user_models_dir() / name
-    if (folder / MODEL_FILE).exists():
-        raise InputError("a model of this name is there already", path=folder, fix="Say --name")
-    return folder / MODEL_FILE
-
-
 def import_model(source: str | Path, name: str | None = None) -> Path:
-    """Copy a model file, or a folder with one, into the user's models.
+    """Copy a model from elsewhere into the user's models, as it is, with its card.
 
     Parameters
     ----------
     source : path
-        ``model.safetensors`` or its folder.
+        ``model.safetensors``, its folder, or an archive of `export_model`.
     name : str, optional
         The model's new name; the folder's by default.
 
@@ -48,14 +43,18 @@ def import_model(source: str | Path, name: str | None = None) -> Path:
     InputError
         If the name is taken or is no name.
     ModelFileError
-        If the source is no whole model of this version.
+        If the source is no whole model of this version, or an archive holds anything else.
     """
     path = Path(source).expanduser()
+    if zipfile.is_zipfile(path):
+        return unpack_model(path, name)
     path = path / MODEL_FILE if path.is_dir() else path
-    target = _target(name or path.absolute().parent.name)
-    header, tensors, _ = model_file.read(path)
-    model_file.write(target, header, tensors)
-    return target
+    name = name or path.absolute().parent.name
+    check_model(path)
+    with new_model(name) as folder:
+        copy_model(path, folder)
+        os.replace(folder / path.name, folder / MODEL_FILE)
+    return user_models_dir() / name / MODEL_FILE
 
 
 def import_reference(
@@ -98,7 +97,6 @@ def import_reference(
     WeightsError
         If the backbone's weights are missing.
     """
-    target = _target(name)
     network = load_reference_checkpoint(checkpoint, dilation=dilation)
     frozen = load_backbone(backbone, weights, "cpu")
     if network.channels != frozen.channels:
@@ -117,5 +115,6 @@ def import_reference(
         scoring=Scoring(),
         training={"imported_from": "a checkpoint of the reference code"},
     )
-    model_file.write(target, header, detector.tensors())
-    return target
+    with new_model(name) as folder:
+        model_file.write(folder / MODEL_FILE, header, detector.tensors())
+    return user_models_dir() / name / MODEL_FILE

@@ -24,7 +24,7 @@ from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
 from napari_spatial_ar.normative.scoring import SliceScore, VolumeScore
 
-__all__ = ["ModelInfo", "NormativeModel", "list_models", "load_model"]
+__all__ = ["ModelInfo", "NormativeModel", "find_model", "list_models", "load_model"]
 
 
 class NormativeModel:
@@ -218,7 +218,7 @@ class NormativeModel:
         InputError
             If the model has no calibration, or none for this share.
         """
-        return self._calibration.threshold_for_fpr(fpr)
+        return self.calibration.threshold_for_fpr(fpr)
 
     def fpr_for_threshold(self, threshold: float) -> float:
         """Share of normal tissue that a threshold flags.
@@ -228,15 +228,22 @@ class NormativeModel:
         InputError
             If the model has no calibration.
         """
-        return self._calibration.fpr_for_threshold(threshold)
+        return self.calibration.fpr_for_threshold(threshold)
 
     @property
-    def _calibration(self) -> Calibration:
+    def calibration(self) -> Calibration:
+        """What its scores mean.
+
+        Raises
+        ------
+        InputError
+            If the model has no calibration.
+        """
         if self.header.calibration is None:
             raise InputError(
                 f"the model '{self.name}' has no calibration, so a share of normal tissue has no "
-                "threshold",
-                fix="Give a threshold instead, or fit the model again",
+                "threshold and scores have no p-values",
+                fix="Give a threshold instead, or run 'napari-spatial-ar calibrate'",
             )
         return self.header.calibration
 
@@ -273,6 +280,8 @@ def list_models() -> list[ModelInfo]:
     found: dict[str, ModelInfo] = {}
     for root in (user_models_dir(), released_models_dir()):
         for path in sorted(root.glob(f"*/{MODEL_FILE}")) if root and root.is_dir() else ():
+            if path.parent.name.startswith("."):
+                continue  # a copy that is not finished
             try:
                 header, _ = model_file.read_header(path)
             except ModelFileError:
@@ -291,6 +300,28 @@ def list_models() -> list[ModelInfo]:
                 ),
             )
     return list(found.values())
+
+
+def find_model(path_or_name: str | Path) -> Path:
+    """Model file of a path or name, as `load_model` takes it; a damaged file only by its path.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no such model.
+    """
+    path = Path(path_or_name).expanduser()
+    if path.is_dir():
+        path = path / MODEL_FILE
+    if path.is_file():
+        return path
+    named = {info.name: info.path for info in list_models()}
+    if str(path_or_name) not in named:
+        raise ModelFileError(
+            f"there is no model '{path_or_name}'",
+            fix=f"Give a model's folder, or one of: {', '.join(named) or 'none is installed'}",
+        )
+    return named[str(path_or_name)]
 
 
 def load_model(
@@ -315,17 +346,7 @@ def load_model(
     ModelFileError
         If there is no such model, or it is damaged or of another version.
     """
-    path = Path(path_or_name).expanduser()
-    if path.is_dir():
-        path = path / MODEL_FILE
-    if not path.is_file():
-        named = {info.name: info.path for info in list_models()}
-        if str(path_or_name) not in named:
-            raise ModelFileError(
-                f"there is no model '{path_or_name}'",
-                fix=f"Give a model's folder, or one of: {', '.join(named) or 'none is installed'}",
-            )
-        path = named[str(path_or_name)]
+    path = find_model(path_or_name)
     header, tensors, digest = model_file.read(path)
     detector = detector_from_tensors(header.method, header.parameters, tensors)
     return NormativeModel(

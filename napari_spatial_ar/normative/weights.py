@@ -24,6 +24,7 @@ from napari_spatial_ar.normative.weight_layouts import to_transformers
 __all__ = [
     "WeightsInfo",
     "add",
+    "at_hand",
     "find",
     "list_weights",
     "local_file",
@@ -114,6 +115,13 @@ def local_file(spec: BackboneSpec) -> Path | None:
             return exact
     downloads = sorted(folder.glob(f"{spec.name}_pretrain*"))
     return next((p for p in downloads if p.suffix in _SUFFIXES), None)
+
+
+def at_hand(spec: BackboneSpec) -> bool:
+    """Whether a backbone's weights are on this machine; the network is not asked."""
+    return local_file(spec) is not None or any(
+        _hub_snapshot(repository, local_only=True) is not None for repository in spec.hub
+    )
 
 
 def _hub_snapshot(repository: str, *, local_only: bool) -> Path | None:

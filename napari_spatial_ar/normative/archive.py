@@ -1,0 +1,145 @@
+"""A model as one file, to be handed on: a zip of the model file, its card and pictures."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.normative import model_file
+from napari_spatial_ar.normative.library import CARD, card_files, check_model, new_model
+from napari_spatial_ar.normative.model import find_model
+from napari_spatial_ar.normative.model_file import MODEL_FILE
+from napari_spatial_ar.normative.paths import user_models_dir
+
+__all__ = ["export_model", "unpack_model"]
+
+_MB = 1 << 20
+# Bounds for what an archive may unpack to: a full memory bank of a large set has some GB.
+_LARGEST_MODEL = 64 * 1024 * _MB
+_LARGEST_BESIDE = 32 * _MB
+_MOST_FILES = 64
+
+
+def export_model(
+    model: str | Path, target: str | Path, *, pictures: bool = True, overwrite: bool = False
+) -> Path:
+    """Write a model with its card and pictures into one file.
+
+    Parameters
+    ----------
+    model : str or path
+        See `load_model`.
+    target : path
+        The archive; ``.zip`` is added where it has no suffix.
+    pictures : bool
+        Whether to take the pictures of the card along: they show slices of normal scans.
+    overwrite : bool
+        Whether a file that is there may be replaced.
+
+    Returns
+    -------
+    Path
+        The archive.
+
+    Raises
+    ------
+    InputError
+        If the file is there already.
+    ModelFileError
+        If there is no such model, or it is damaged.
+    StorageError
+        If it cannot be written.
+    """
+    source = find_model(model)
+    model_file.read(source)
+    target = Path(target)
+    target = target if target.suffix else target.with_suffix(".zip")
+    if target.exists() and not overwrite:
+        raise InputError("this file is there already", path=target, fix="Choose another name")
+    beside = [f for f in card_files(source.parent) if pictures or f.suffix != ".png"]
+    # Tensors do not compress; storing them is faster.
+    with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for file in (source, *beside):
+            archive.write(file, f"{source.parent.name}/{file.name}")
+    return target
+
+
+def unpack_model(path: Path, name: str | None = None) -> Path:
+    """Take a model out of an archive into the user's models.
+
+    Parameters
+    ----------
+    path : Path
+        As written by `export_model`.
+    name : str, optional
+        The model's new name; by default that in the archive.
+
+    Returns
+    -------
+    Path
+        The new model file.
+
+    Raises
+    ------
+    InputError
+        If the name is taken or is no name.
+    ModelFileError
+        If the archive is damaged, holds anything else or more than it may, or its model is
+        damaged, of another version or of a method that this version does not know.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members, called = _members(archive, path)
+            name = name or called
+            with new_model(name) as folder:
+                for member in members:
+                    _extract(archive, member, folder / PurePosixPath(member.filename).name)
+                check_model(folder / MODEL_FILE)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ModelFileError(
+            "the archive is damaged", path=path, fix="Copy it again from where it came from"
+        ) from error
+    except ModelFileError as error:
+        # The unpacked copy is gone; the archive is what the user knows.
+        raise ModelFileError(error.what, path=path, fix=error.fix) from error
+    return user_models_dir() / name / MODEL_FILE
+
+
+def _members(archive: zipfile.ZipFile, path: Path) -> tuple[list[zipfile.ZipInfo], str]:
+    """List what to unpack, and the model's name, which is that of the only folder."""
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    folders = {PurePosixPath(member.filename).parent.as_posix() for member in members}
+    names = [PurePosixPath(member.filename).name for member in members]
+    (folder,) = folders if len(folders) == 1 else ("",)
+    # One plain folder name and no more: nothing can be written outside the new model's folder.
+    plain = folder not in ("", ".", "..") and not set(folder) & set("/\\:")
+    known = all(n in (MODEL_FILE, CARD) or Path(n).suffix == ".png" for n in names)
+    plain &= not any(set(n) & set("\\:") for n in names) and len(set(names)) == len(names)
+    if not (plain and known and MODEL_FILE in names and len(names) <= _MOST_FILES):
+        raise ModelFileError(
+            "it is no exported model: that holds one folder with the model, its card and pictures",
+            path=path,
+            fix="Export the model again with 'models export'",
+        )
+    for member in members:
+        if member.file_size > _limit(member.filename):
+            raise ModelFileError(f"a file in it is too large ({member.file_size} bytes)", path=path)
+    return members, folder
+
+
+def _limit(name: str) -> int:
+    return _LARGEST_MODEL if PurePosixPath(name).name == MODEL_FILE else _LARGEST_BESIDE
+
+
+def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    """Write one file. It never grows past the size it names, which was looked at before."""
+    with (
+        atomic_path(target) as temporary,
+        archive.open(member) as source,
+        temporary.open("wb") as file,
+    ):
+        shutil.copyfileobj(source, file, _MB)

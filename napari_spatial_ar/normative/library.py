@@ -1,0 +1,327 @@
+"""The user's models as a library: rename, duplicate, delete and restore, check.
+
+Every change is one rename on one disk, after whatever takes long was made in a folder whose name
+starts with a dot and which nothing lists. So a crash or a second program leaves each model whole,
+under its old name or its new one. Models released with the package are never changed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.imaging.files import atomic_path, storage_error
+from napari_spatial_ar.normative import model_file
+from napari_spatial_ar.normative.backbone_table import BACKBONES
+from napari_spatial_ar.normative.methods import detector_from_tensors
+from napari_spatial_ar.normative.model import find_model
+from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
+from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
+from napari_spatial_ar.normative.weights import at_hand, how_to_get
+
+__all__ = [
+    "CARD",
+    "CheckedModel",
+    "Trashed",
+    "card_files",
+    "check_model",
+    "check_models",
+    "copy_model",
+    "delete_model",
+    "duplicate_model",
+    "is_released",
+    "missing_backbone",
+    "new_model",
+    "rename_model",
+    "restore_model",
+    "trashed_models",
+]
+
+#: The model card's file; pictures that it shows stand beside it as PNG.
+CARD = "README.md"
+_TRASH = ".trash"
+_STAMP = "%Y%m%dT%H%M%S%fZ"
+
+
+def is_released(folder: str | Path) -> bool:
+    """Whether a model's folder is among those that came with the package."""
+    released = released_models_dir()
+    return released is not None and Path(folder).resolve().parent == released.resolve()
+
+
+def card_files(folder: Path) -> list[Path]:
+    """Model card of a model's folder, and the pictures beside it that the card shows."""
+    card = folder / CARD
+    if not card.is_file():
+        return []
+    text = card.read_text(encoding="utf-8", errors="replace")
+    return [card, *(file for file in sorted(folder.glob("*.png")) if f"({file.name})" in text)]
+
+
+def copy_model(source: Path, folder: Path) -> None:
+    """Copy a model file with its card into a folder."""
+    for file in (source, *card_files(source.parent)):
+        with atomic_path(folder / file.name) as temporary:
+            shutil.copyfile(file, temporary)
+
+
+def check_model(file: Path) -> None:
+    """Read a model file whole, as scoring would.
+
+    Raises
+    ------
+    ModelFileError
+        If it is missing, damaged, of another version or of a method that is not known.
+    """
+    header, tensors, _ = model_file.read(file)
+    detector_from_tensors(header.method, header.parameters, tensors)
+
+
+def _free(name: str) -> Path:
+    """Folder that a new model of the user's gets, once its name is seen to be good and free."""
+    if not name or Path(name).name != name or name.startswith(".") or "\\" in name:
+        raise InputError(f"'{name}' is no name for a model", fix="Use letters, digits and hyphens")
+    folder = user_models_dir() / name
+    if (folder / MODEL_FILE).exists():
+        raise _taken(folder)
+    return folder
+
+
+def _taken(folder: Path) -> InputError:
+    return InputError(
+        "a model of this name is there already", path=folder, fix="Choose another name"
+    )
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a folder; an existing one that holds anything is never replaced."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(source, target)
+    except OSError as error:
+        if target.exists():
+            raise _taken(target) from error
+        raise storage_error(error, target) from error
+
+
+@contextmanager
+def new_model(name: str) -> Iterator[Path]:
+    """Give a folder to make a model in, which becomes the user's model when the block ends well.
+
+    Parameters
+    ----------
+    name : str
+        The model's name.
+
+    Yields
+    ------
+    Path
+        An empty folder that nothing lists; removed if the block raises.
+
+    Raises
+    ------
+    InputError
+        If the name is taken or is no name.
+    StorageError
+        If the disk is full or may not be written to.
+    """
+    target = _free(name)
+    work = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
+        made = work / name
+        made.mkdir()
+        yield made
+        _move(made, target)
+    except OSError as error:
+        raise storage_error(error, target) from error
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _own(name: str, verb: str) -> Path:
+    """Folder of one of the user's models, which may be damaged."""
+    plain = bool(name) and Path(name).name == name
+    folder = user_models_dir() / name
+    if plain and (folder / MODEL_FILE).is_file():
+        return folder
+    released = released_models_dir()
+    if plain and released is not None and (released / name / MODEL_FILE).is_file():
+        raise InputError(
+            f"the model '{name}' came with the package and cannot be {verb}",
+            fix="Duplicate it, and change the copy",
+        )
+    raise ModelFileError(
+        f"there is no model '{name}' in your models", path=user_models_dir(), fix="See models list"
+    )
+
+
+def rename_model(name: str, new_name: str) -> Path:
+    """Rename one of the user's models; gives its new folder.
+
+    Raises
+    ------
+    InputError
+        If the new name is taken or is no name, or the model is a released one.
+    ModelFileError
+        If the user has no such model.
+    """
+    source, target = _own(name, "renamed"), _free(new_name)
+    _move(source, target)
+    return target
+
+
+def duplicate_model(model: str | Path, new_name: str) -> Path:
+    """Copy a model, released or not, with its card; gives the copy's folder.
+
+    Raises
+    ------
+    InputError
+        If the new name is taken or is no name.
+    ModelFileError
+        If there is no such model, or it is damaged.
+    """
+    source = find_model(model)
+    check_model(source)
+    with new_model(new_name) as folder:
+        copy_model(source, folder)
+    return user_models_dir() / new_name
+
+
+@dataclass(frozen=True)
+class Trashed:
+    """A deleted model.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    deleted : datetime
+        When it was deleted (UTC).
+    folder : Path
+        Where it lies now.
+    """
+
+    name: str
+    deleted: datetime
+    folder: Path
+
+
+def trashed_models() -> list[Trashed]:
+    """List deleted models, the last one first."""
+    found = []
+    for folder in (user_models_dir() / _TRASH).glob("*"):
+        stamp, _, name = folder.name.partition("-")
+        try:
+            deleted = datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC)
+        except ValueError:
+            continue  # not put there by this program
+        found.append(Trashed(name, deleted, folder))
+    return sorted(found, key=lambda trashed: trashed.deleted, reverse=True)
+
+
+def delete_model(name: str) -> Path:
+    """Move one of the user's models to the trash; gives its folder there.
+
+    Raises
+    ------
+    InputError
+        If the model is a released one.
+    ModelFileError
+        If the user has no such model.
+    """
+    source = _own(name, "deleted")
+    stamp = datetime.now(UTC).strftime(_STAMP)
+    target = user_models_dir() / _TRASH / f"{stamp}-{name}"
+    _move(source, target)
+    return target
+
+
+def restore_model(name: str, new_name: str | None = None) -> Path:
+    """Take the last deleted model of a name back out of the trash; gives its folder.
+
+    Raises
+    ------
+    InputError
+        If the trash holds no such model, or the name is taken meanwhile.
+    """
+    found = [trashed for trashed in trashed_models() if trashed.name == name]
+    if not found:
+        names = ", ".join(dict.fromkeys(trashed.name for trashed in trashed_models()))
+        raise InputError(
+            f"there is no model '{name}' in the trash", fix=f"It holds: {names or 'nothing'}"
+        )
+    target = _free(new_name or name)
+    _move(found[0].folder, target)
+    return target
+
+
+def missing_backbone(header: ModelHeader) -> str | None:
+    """Say what a model needs before it can score; None where its backbone is at hand."""
+    name = header.backbone.name
+    if name not in BACKBONES:
+        return f"It needs the backbone {name}, which this version does not know. Update it."
+    spec = BACKBONES[name]
+    if at_hand(spec):
+        return None
+    return f"It needs the weights of {name}. {how_to_get(spec)}."
+
+
+@dataclass(frozen=True)
+class CheckedModel:
+    """What was found of one model.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    sha256 : str
+        As its file says; "" where that cannot be read.
+    damage : str or None
+        What is wrong with its file.
+    needs : str or None
+        See `missing_backbone`.
+    """
+
+    name: str
+    sha256: str
+    damage: str | None
+    needs: str | None
+
+
+def check_models(name: str | Path | None = None) -> list[CheckedModel]:
+    """Read models whole and compare their content with their sha256.
+
+    Parameters
+    ----------
+    name : str or path, optional
+        One model; by default all of the user's and all released ones, damaged ones too.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no model of this name.
+    """
+    if name is not None:
+        own = user_models_dir() / str(name) / MODEL_FILE
+        return [_check(own if own.is_file() else find_model(name))]
+    roots = [root for root in (user_models_dir(), released_models_dir()) if root is not None]
+    files = [file for root in roots for file in sorted(root.glob(f"*/{MODEL_FILE}"))]
+    return [_check(file) for file in files if not file.parent.name.startswith(".")]
+
+
+def _check(file: Path) -> CheckedModel:
+    try:
+        header, _, sha256 = model_file.read(file)
+    except ModelFileError as error:
+        return CheckedModel(file.parent.name, "", str(error), None)
+    return CheckedModel(file.parent.name, sha256, None, missing_backbone(header))
