@@ -106,6 +106,53 @@ def fit(
 
 @scans_app.command()
 @command
+def calibrate(
+    model: Annotated[str, typer.Argument(help="A model's name or folder.")],
+    folder: Annotated[Path, typer.Argument(help="Normal scans that it was not trained on.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the calibrated model; by default its own is changed."),
+    ] = None,
+    patient_pattern: PatientPattern = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> dict[str, Any]:
+    """Measure a model's scores on normal scans that it was not trained on."""
+    from napari_spatial_ar.normative.calibrating import recalibrate
+
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None)
+        calibrated = recalibrate(
+            model,
+            folder,
+            out=out,
+            patient_pattern=patient_pattern,
+            weights=weights,
+            device=device,
+            overwrite=overwrite,
+            progress=lambda label, done, total: bar.update(
+                task, description=label, completed=done, total=total
+            ),
+        )
+    found = calibrated.calibration
+    say(
+        f"{calibrated.name}: calibrated on {found.slices} slices of {found.patients} patients; no "
+        f"p-value lies below {found.smallest_p:.3f}."
+    )
+    if not found.separate:
+        say("warning: it is not known that these slices had no part in the fit.")
+    return {
+        "name": calibrated.name,
+        "sha256": calibrated.sha256,
+        "smallest_p": found.smallest_p,
+        **found.to_dict(),
+    }
+
+
+@scans_app.command()
+@command
 def score(
     inputs: Annotated[list[Path], typer.Argument(help="Scans: files or folders.")],
     model: Annotated[str, typer.Option(help="A model's name or folder.")],
@@ -115,6 +162,12 @@ def score(
     ] = 0.01,
     threshold: Annotated[
         float | None, typer.Option(help="Instead of --fpr: a threshold in the model's unit.")
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="Call scans unusual with a p-value, among normal patients, of at most this."
+        ),
     ] = None,
     min_size_mm3: Annotated[float, typer.Option(help="Leave smaller regions out.")] = 0.0,
     montage: Annotated[bool, typer.Option(help="Also write a picture of the top slices.")] = True,
@@ -159,6 +212,7 @@ def score(
             out,
             fpr=fpr,
             threshold=threshold,
+            alpha=alpha,
             min_size_mm3=min_size_mm3,
             montage=montage,
             keep_uids=keep_uids,
@@ -172,8 +226,15 @@ def score(
             overwrite=overwrite,
             progress=show,
         )
+    if result["calibration"]:
+        say(result["calibration"])
     for scan in result["scans"]:
         say(f"{scan['folder']}: {scan['findings']} findings, backbone from {result['backbone']}")
+        if scan["p_value"] is not None:
+            unusual = {True: ", unusual", False: ", not unusual"}.get(scan.get("unusual"), "")
+            n = scan["p_value_patients"]
+            said = f"p = {scan['p_value']:.3f} among {n} normal patients{unusual}"
+            say(f"{scan['folder']}: {said} (no p below {1 / (n + 1):.3f} can be had from {n})")
         for warning in scan["warnings"]:
             say(f"warning: {scan['series']}: {warning}")
     for sentence in result["left_out"]:

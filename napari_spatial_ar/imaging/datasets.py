@@ -26,6 +26,7 @@ from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import Window, apply_window, default_window, resolve
 
 __all__ = [
+    "LEAST_TISSUE",
     "BmadItem",
     "SliceRef",
     "SliceSet",
@@ -38,8 +39,8 @@ __all__ = [
 
 # Grows when readers count the volumes of a source, or their slices, in another order.
 _ORDER = 2
-# A slice of a volume with less body than this share of it is not worth training on.
-_LEAST_TISSUE = 0.10
+#: A slice of a volume with less body than this share of it is not worth training on.
+LEAST_TISSUE = 0.10
 # Both eyes are one patient's (1221_OD_o_2 -> 1221); else the last number is the slice's
 # (vol000_0064 -> vol000).
 _EYE = re.compile(r"[_\-. ](?:OD|OS|OI|OU)(?![A-Za-z0-9]).*$", re.IGNORECASE)
@@ -167,7 +168,7 @@ def _volume_slices(source: Source, group: str, window: Window) -> SliceSet:
         refs = []
         for index in range(count):
             unit = apply_window(volume.slice(index), low, high)
-            if tissue_mask(unit).mean() >= _LEAST_TISSUE:
+            if tissue_mask(unit).mean() >= LEAST_TISSUE:
                 path = files[index] if len(files) == count else files[0]
                 refs.append(SliceRef(path, index, group, source, number))
         return refs

@@ -10,19 +10,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.datasets import (
     SliceRef,
     SliceSet,
     find_slices,
-    iter_slices,
     split_by_group,
 )
-from napari_spatial_ar.imaging.tissue import tissue_mask
-from napari_spatial_ar.imaging.windows import Window, apply_window, default_window
+from napari_spatial_ar.imaging.windows import Window, default_window
 from napari_spatial_ar.normative.autoregressive import Context
 from napari_spatial_ar.normative.backbone import (
     BACKBONES,
@@ -30,9 +25,9 @@ from napari_spatial_ar.normative.backbone import (
     Backbone,
     load_backbone,
 )
-from napari_spatial_ar.normative.calibration import Calibration, calibrate
+from napari_spatial_ar.normative.calibrating import NormalScores, slice_keys
 from napari_spatial_ar.normative.changed_grids import ChangedGrids
-from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
+from napari_spatial_ar.normative.feature_store import FeatureStore
 from napari_spatial_ar.normative.methods import (
     DETECTORS,
     Detector,
@@ -40,7 +35,6 @@ from napari_spatial_ar.normative.methods import (
     SpatialARDetector,
     StoredGrids,
     check_options,
-    score_grid,
 )
 from napari_spatial_ar.normative.methods.base import Learned
 from napari_spatial_ar.normative.model import NormativeModel
@@ -242,6 +236,10 @@ def fit_steps(
         "versions": _versions(),
         "warnings": list(slices.warnings),
         "options": dict(options or {}),
+        "slice_keys": {
+            "train": slice_keys(slices.train),
+            "valid": slice_keys(slices.valid),
+        },
         **learned.summary,
     }
     header = ModelHeader(
@@ -254,7 +252,12 @@ def fit_steps(
         training=training,
     )
     model = NormativeModel(target.name, header, detector, backbone=backbone, device=device)
-    model.header = replace(header, calibration=(yield from _calibrate(model, store, slices.valid)))
+    normal = NormalScores(model, store)
+    for done in normal.measure(slices.valid):
+        yield FitProgress(
+            "calibration", done, len(slices.valid), message="Measuring scores of normal tissue"
+        )
+    model.header = replace(header, calibration=normal.calibration())
     yield FitProgress("saving", 0, 1, message="Saving the model")
     model.save(target)
     shutil.rmtree(work, ignore_errors=True)
@@ -377,24 +380,3 @@ def _learn(
             images_per_second=(step.done - first) * step.images / seconds if seconds else 0.0,
             message=step.message,
         )
-
-
-def _calibrate(
-    model: NormativeModel, store: FeatureStore, refs: Sequence[SliceRef]
-) -> Generator[FitProgress, None, Calibration]:
-    """Score the held-out normal slices from their stored embeddings."""
-    tissue: list[npt.NDArray[np.float32]] = []
-    image_scores: list[float] = []
-    groups: list[str] = []
-    paths = dict(zip(refs, store.paths(refs), strict=True))
-    for ref, image, window in iter_slices(refs, store.preprocessing.window):
-        grid = load_batch([paths[ref]]).to(model.device)
-        rows, columns = image.shape
-        score = score_grid(model.detector, model.header.scoring, grid, (rows, columns))
-        tissue.append(score.nll[tissue_mask(apply_window(image, *window))])
-        image_scores.append(score.image_score)
-        groups.append(ref.group)
-        yield FitProgress(
-            "calibration", len(groups), len(refs), message="Measuring scores of normal tissue"
-        )
-    return calibrate(tissue, image_scores, groups)

@@ -15,6 +15,7 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.outputs import scan_folder_name, write_scan_outputs
+from napari_spatial_ar.review.p_values import share_note
 
 __all__ = ["score_scan", "score_scans"]
 
@@ -28,6 +29,7 @@ def score_scans(
     *,
     fpr: float = 0.01,
     threshold: float | None = None,
+    alpha: float | None = None,
     min_size_mm3: float = 0.0,
     montage: bool = True,
     keep_uids: bool = False,
@@ -54,6 +56,8 @@ def score_scans(
     fpr, threshold
         The mask's threshold: that which flags a share ``fpr`` of normal tissue, or a number in
         the model's unit.
+    alpha : float, optional
+        Call a scan unusual where its p-value is at most this.
     min_size_mm3, montage, keep_uids, dicom, png, png_heat, overwrite
         See `score_scan`.
     plane : {"axial", "coronal", "sagittal"}, optional
@@ -70,16 +74,21 @@ def score_scans(
     dict
         ``scans``: one record each; ``failed``: one sentence for each input that could not be
         read or scored while others could; ``left_out``: one sentence for each series that was
-        not scored for what it is; ``backbone``: where its weights came from.
+        not scored for what it is; ``backbone``: where its weights came from; ``calibration``:
+        one sentence on what the threshold rests on, None where it was never measured.
 
     Raises
     ------
     SpatialARError
-        If the model cannot be used, or no input could be scored.
+        If the model cannot be used, its calibration cannot carry ``fpr`` or ``alpha``, or no
+        input could be scored.
     """
     loaded = load_model(model, weights=weights, device=device)
     cut = loaded.threshold_for_fpr(fpr) if threshold is None else threshold
-    share = loaded.fpr_for_threshold(cut) if loaded.header.calibration else None
+    calibration = loaded.header.calibration
+    share = calibration.fpr_for_threshold(cut) if calibration else None
+    if alpha is not None:
+        loaded.calibration.check_alpha(alpha)
     scans: list[dict[str, Any]] = []
     errors: list[InputError] = []
     taken: set[str] = set()
@@ -114,6 +123,9 @@ def score_scans(
             except InputError as error:
                 errors.append(error)
                 continue
+            if alpha is not None:
+                p = record["p_value"]
+                record["unusual"] = None if p is None else p <= alpha
             scans.append({"input": str(source), **record})
     if not scans:
         raise errors[0]
@@ -123,6 +135,7 @@ def score_scans(
         "backbone": loaded.backbone.source,
         "threshold": cut,
         "fpr": share,
+        "calibration": share_note(calibration, cut) if calibration else None,
         "scans": scans,
         "failed": [str(error) for error in errors],
         "left_out": left_out,
@@ -179,7 +192,8 @@ def score_scan(
     -------
     dict
         Series label, folder, number of findings, flagged voxels, the highest image score, the
-        warnings of the scan and of its outputs, and the files written.
+        scan's p-value and the number of patients that it rests on (None where there is none),
+        the warnings of the scan and of its outputs, and the files written.
     """
     label = volume.series.label
 
@@ -203,6 +217,7 @@ def score_scan(
         png=png,
         png_heat=png_heat,
     )
+    unusual = outputs.p_values
     highest = float(np.nanmax(score.image_scores)) if score.scored.any() else None
     return {
         "series": label,
@@ -210,6 +225,8 @@ def score_scan(
         "slices_scored": int(score.scored.sum()),
         "highest_slice": int(np.nanargmax(score.image_scores)) if score.scored.any() else None,
         "highest_image_score": highest,
+        "p_value": unusual.scan if unusual else None,
+        "p_value_patients": unusual.patients if unusual else None,
         "findings": len(outputs.findings),
         "flagged_voxels": int(np.count_nonzero(outputs.mask)),
         "warnings": [*volume.warnings, *outputs.warnings],

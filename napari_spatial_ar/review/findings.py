@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -344,8 +344,11 @@ def findings_to_csv(findings: Sequence[Finding]) -> str:
     return text.getvalue()
 
 
-def findings_to_json(findings: Sequence[Finding]) -> str:
-    """Return the findings as a JSON object with the key ``findings``, in full precision."""
+def findings_to_json(findings: Sequence[Finding], p_values: Mapping[str, Any] | None = None) -> str:
+    """Return the findings as a JSON object with the key ``findings``, in full precision.
+
+    Under ``p_values`` stands what `PValues.to_dict` gives, or null.
+    """
     document = {
         "research_use": RESEARCH_USE,
         "units": {
@@ -354,6 +357,7 @@ def findings_to_json(findings: Sequence[Finding]) -> str:
             "centroid_zyx": "voxels, from 0, axes (Z, Y, X) of the scan's file",
             "slices": "acquired slices, from 0, in file order",
         },
+        "p_values": p_values,
         "findings": [asdict(finding) for finding in findings],
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
@@ -364,6 +368,8 @@ def write_findings_csv(path: Path, findings: Sequence[Finding]) -> None:
     atomic_write_text(path, findings_to_csv(findings))
 
 
-def write_findings_json(path: Path, findings: Sequence[Finding]) -> None:
+def write_findings_json(
+    path: Path, findings: Sequence[Finding], p_values: Mapping[str, Any] | None = None
+) -> None:
     """Write `findings_to_json`; the file appears whole or not at all (`StorageError`)."""
-    atomic_write_text(path, findings_to_json(findings))
+    atomic_write_text(path, findings_to_json(findings, p_values))

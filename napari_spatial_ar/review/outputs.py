@@ -33,6 +33,7 @@ from napari_spatial_ar.review.findings import (
 )
 from napari_spatial_ar.review.montage import montage
 from napari_spatial_ar.review.overlays import write_overlays
+from napari_spatial_ar.review.p_values import PValues, p_values
 from napari_spatial_ar.review.provenance import ModelLike, algorithm_of, provenance
 
 __all__ = [
@@ -92,12 +93,15 @@ class ScanOutputs:
         The mask as written.
     warnings : tuple of str
         Why something that was asked for is not there, or what to know about it.
+    p_values : PValues or None
+        None where the model was calibrated without them.
     """
 
     files: dict[str, Path]
     findings: tuple[Finding, ...]
     mask: npt.NDArray[np.uint8] = field(repr=False)
     warnings: tuple[str, ...] = ()
+    p_values: PValues | None = None
 
 
 def scan_folder_name(volume: Volume | Scan, taken: Collection[str] = ()) -> str:
@@ -210,6 +214,7 @@ def write_scan_outputs(
     if final.shape != geometry.shape:
         raise InputError(f"a mask of {final.shape} is not on the scan's grid {geometry.shape}")
     findings = find_findings(final, score.nll, geometry)
+    unusual = p_values(model, volume, score)
     record = provenance(
         model,
         volume,
@@ -220,6 +225,7 @@ def write_scan_outputs(
         keep_uids=keep_uids,
         **settings,
     )
+    record["p_values"] = None if unusual is None else unusual.to_dict()
     work = _folder_beside(out_dir)
     warnings: tuple[str, ...] = ()
     try:
@@ -228,7 +234,7 @@ def write_scan_outputs(
         write_nifti(made["nll"], np.asarray(score.nll, np.float32), geometry, like=like)
         write_nifti(made["mask"], final, geometry, like=like)
         write_findings_csv(made["findings_csv"], findings)
-        write_findings_json(made["findings_json"], findings)
+        write_findings_json(made["findings_json"], findings, record["p_values"])
         atomic_write_text(made["provenance"], json.dumps(record, indent=2, allow_nan=False) + "\n")
         if montage_too:
             picture = montage(
@@ -258,7 +264,7 @@ def write_scan_outputs(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     files = {key: out_dir / path.name for key, path in made.items()}
-    return ScanOutputs(files, tuple(findings), final, warnings)
+    return ScanOutputs(files, tuple(findings), final, warnings, unusual)
 
 
 def _earlier(folder: Path) -> list[Path]:

@@ -36,8 +36,11 @@ _PACKAGES = (
     *("napari-spatial-ar", "torch", "transformers", "numpy", "scipy"),
     *("nibabel", "pydicom", "highdicom"),
 )
-# A loss history is for the model's card, not for each scan's record.
-_LEFT_OUT = ("history", "losses", "image_scores")
+# Loss histories and whatever is listed by slice or patient are for the model's own file.
+_LEFT_OUT = (
+    *("history", "losses", "slice_keys"),
+    *("image_scores", "image_patients", "patient_fpr"),
+)
 
 
 class ModelLike(Protocol):

@@ -1,0 +1,167 @@
+"""Scoring held-out normal slices to calibrate a model, at the end of a fit or later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.datasets import SliceRef, content_key, find_slices, iter_slices
+from napari_spatial_ar.imaging.tissue import tissue_mask
+from napari_spatial_ar.imaging.windows import apply_window
+from napari_spatial_ar.normative.calibration import Calibration, calibrate
+from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
+from napari_spatial_ar.normative.library import is_released
+from napari_spatial_ar.normative.methods import score_grid
+from napari_spatial_ar.normative.model import NormativeModel, find_model, load_model
+from napari_spatial_ar.normative.model_file import MODEL_FILE
+
+__all__ = ["NormalScores", "recalibrate", "slice_keys"]
+
+# Hex digits of a slice's content key that a model file keeps: two of a million slices are the
+# same by chance once in 30 million.
+_KEY_DIGITS = 16
+
+
+def slice_keys(refs: Iterable[SliceRef]) -> list[str]:
+    """Short hashes of slices' content, by which they are known again; they name nobody."""
+    return sorted(content_key(ref)[:_KEY_DIGITS] for ref in refs)
+
+
+class NormalScores:
+    """Scores of normal slices, from their stored embeddings.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        What scores.
+    store : FeatureStore
+        Holds the slices' embeddings.
+    """
+
+    def __init__(self, model: NormativeModel, store: FeatureStore) -> None:
+        self._model = model
+        self._store = store
+        self._tissue: list[npt.NDArray[np.float32]] = []
+        self._image_scores: list[float] = []
+        self._groups: list[str] = []
+
+    def measure(self, refs: Sequence[SliceRef]) -> Iterator[int]:
+        """Score slices; gives the number done after each."""
+        paths = dict(zip(refs, self._store.paths(refs), strict=True))
+        for ref, image, window in iter_slices(refs, self._store.preprocessing.window):
+            grid = load_batch([paths[ref]]).to(self._model.device)
+            rows, columns = image.shape
+            score = score_grid(
+                self._model.detector, self._model.header.scoring, grid, (rows, columns)
+            )
+            self._tissue.append(score.nll[tissue_mask(apply_window(image, *window))])
+            self._image_scores.append(score.image_score)
+            self._groups.append(ref.group)
+            yield len(self._groups)
+
+    def calibration(self, *, separate: bool = False) -> Calibration:
+        """Sum up the slices measured so far; see `calibrate`."""
+        return calibrate(self._tissue, self._image_scores, self._groups, separate=separate)
+
+
+def recalibrate(
+    model: str | Path,
+    folder: str | Path,
+    *,
+    out: str | Path | None = None,
+    patient_pattern: str | None = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> NormativeModel:
+    """Calibrate a model on normal scans that it was not trained on.
+
+    Parameters
+    ----------
+    model : path or str
+        See `load_model`.
+    folder : path
+        Normal scans, as for `fit`; of a data set in the BMAD layout its ``valid/good``.
+    out : path, optional
+        Folder for the calibrated model; by default the model's own, whose old calibration is
+        replaced once the new one is measured.
+    patient_pattern : str, optional
+        See `find_slices`.
+    weights, device
+        See `load_model`.
+    overwrite : bool
+        Whether another model that is already in ``out`` may be replaced.
+    progress : callable, optional
+        Called with (what is done, slices done, slices in all); what it raises stops the work.
+
+    Returns
+    -------
+    NormativeModel
+        Saved.
+
+    Raises
+    ------
+    InputError
+        If slices of the folder are known to have trained the model, the folder cannot be used,
+        there is a model in ``out``, or the model is a released one and there is no ``out``.
+    ModelFileError, WeightsError
+        As `load_model` and `NormativeModel.backbone`.
+    """
+    source = find_model(model).parent
+    target = source if out is None else Path(out)
+    if is_released(target):
+        raise InputError(
+            f"the model '{target.name}' came with the package and stays as it is",
+            fix="Say where the calibrated copy goes (--out)",
+        )
+    if target != source and (target / MODEL_FILE).exists() and not overwrite:
+        raise InputError(
+            "a model is there already", path=target, fix="Choose another folder, or overwrite it"
+        )
+    loaded = load_model(source, weights=weights, device=device)
+    header = loaded.header
+    window = header.preprocessing.window
+    found = find_slices(
+        folder,
+        modality=loaded.modality,  # type: ignore[arg-type]
+        window=window,
+        patient_pattern=patient_pattern,
+    )
+    refs = found.valid or found.train
+    separate = _check_unseen(loaded, refs, folder)
+    store = FeatureStore(loaded.backbone, header.preprocessing)
+    scores = NormalScores(loaded, store)
+    for message, steps in (
+        ("Embedding normal slices", store.extract(refs)),
+        ("Scoring normal slices", scores.measure(refs)),
+    ):
+        for done in steps:
+            if progress is not None:
+                progress(message, done, len(refs))
+    loaded.header = replace(header, calibration=scores.calibration(separate=separate))
+    loaded.name = target.name
+    loaded.save(target)
+    return loaded
+
+
+def _check_unseen(model: NormativeModel, refs: Sequence[SliceRef], folder: str | Path) -> bool:
+    """Refuse slices that trained the model; say whether they had no part in its fit at all."""
+    known = model.header.training.get("slice_keys")
+    if known is None:
+        return False
+    keys = set(slice_keys(refs))
+    trained = len(keys.intersection(known["train"]))
+    if trained:
+        raise InputError(
+            f"{trained} of its {len(refs)} slices were used to train this model, which therefore "
+            "finds them more normal than others",
+            path=folder,
+            fix="Calibrate on normal scans of other patients",
+        )
+    return keys.isdisjoint(known["valid"])

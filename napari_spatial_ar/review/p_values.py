@@ -1,0 +1,108 @@
+"""How unusual a scan and its slices are among the normal scans a model was calibrated on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.imaging.datasets import LEAST_TISSUE
+from napari_spatial_ar.imaging.tissue import tissue_mask
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.windows import apply_window, resolve
+from napari_spatial_ar.normative.calibration import Calibration
+
+__all__ = ["PValues", "p_values", "share_note"]
+
+
+class ScoresLike(Protocol):
+    """What is needed of a `VolumeScore` here."""
+
+    @property
+    def scored(self) -> npt.NDArray[np.bool_]:
+        """(N,), which acquired slices are scored."""
+
+    @property
+    def image_scores(self) -> npt.NDArray[np.float32]:
+        """(N,), one score a slice, NaN where not scored."""
+
+
+@dataclass(frozen=True)
+class PValues:
+    """Conformal p-values, see `Calibration`.
+
+    Parameters
+    ----------
+    scan : float or None
+        Of the scan as a whole; None where slices with enough body in them are not scored.
+    slices : tuple of float or None
+        One a slice; None where it is not scored or shows too little body, as such slices were
+        not calibrated on. Each speaks of this slice alone: of many normal slices some are low.
+    patients : int
+        Normal patients that they rest on.
+    smallest : float
+        The smallest that there can be, 1 / (patients + 1).
+    """
+
+    scan: float | None
+    slices: tuple[float | None, ...] = field(repr=False)
+    patients: int
+    smallest: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {**asdict(self), "slices": list(self.slices)}
+
+
+def p_values(model: object, volume: Volume, score: ScoresLike) -> PValues | None:
+    """P-values of a scored scan.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        What scored it.
+    volume, score : Volume, VolumeScore
+        The scan and its scores.
+
+    Returns
+    -------
+    PValues or None
+        None where the model was calibrated without them.
+    """
+    header = getattr(model, "header", None)
+    calibration = getattr(header, "calibration", None)
+    if not isinstance(calibration, Calibration) or calibration.smallest_p is None:
+        return None
+    window = resolve(header.preprocessing.window, volume)  # type: ignore[union-attr]
+
+    def counts(index: int) -> bool:
+        body = tissue_mask(apply_window(volume.slice(index), *window))
+        return bool(body.mean() >= LEAST_TISSUE)
+
+    number = len(score.scored)
+    used = [i for i in range(number) if score.scored[i] and counts(i)]
+    whole = bool(used) and not any(not score.scored[i] and counts(i) for i in range(number))
+    slices: list[float | None] = [None] * number
+    for index in used:
+        slices[index] = calibration.slice_p(float(score.image_scores[index]))
+    return PValues(
+        scan=calibration.scan_p(score.image_scores[used]) if whole else None,
+        slices=tuple(slices),
+        patients=calibration.patients,
+        smallest=calibration.smallest_p,
+    )
+
+
+def share_note(calibration: Calibration, threshold: float) -> str:
+    """One sentence on the share of normal tissue above a threshold, and what it rests on."""
+    share, patients = calibration.fpr_for_threshold(threshold), calibration.patients
+    text = f"The threshold flags {share:.2%} of the tissue of {patients} normal patients"
+    shares, bound = calibration.fpr_of_patients(threshold), calibration.fpr_bound(threshold)
+    if bound is None:
+        return f"{text}."
+    return (
+        f"{text} ({min(shares):.2%} to {max(shares):.2%} from one to another); of the next patient "
+        f"no less than {bound:.2%} can be promised on average."
+    )
