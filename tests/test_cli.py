@@ -60,6 +60,64 @@ def fitted(normal_slices: Path, tmp_path: Path, tiny_weights: Path, tiny_name: s
     return out
 
 
+def test_calibrate_and_score_say_p_values_and_their_n(tmp_path: Path, fitted: Path) -> None:
+    normals = tmp_path / "more"
+    normals.mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(60, 250, (48, 40), dtype=np.uint8)
+        Image.fromarray(pixels).save(normals / f"doe{number}_0.png")
+    result = run(tmp_path, "calibrate", fitted, normals, "--device", "cpu")
+    assert (result["patients"], result["smallest_p"], result["separate"]) == (4, 0.2, True)
+    assert run(tmp_path, "models", "show", fitted)["calibration"]["patients"] == 4
+    scan = normals / "doe3_0.png"
+    arguments = ["score", scan, "--model", fitted, "--device", "cpu", "--out"]
+    result = run(tmp_path, *arguments, tmp_path / "a", "--alpha", 0.25)
+    assert "4 normal patients" in result["calibration"]
+    (record,) = result["scans"]
+    highest = np.array(nsar.load_model(fitted).calibration.image_scores)
+    as_high = np.sum(highest >= record["highest_image_score"])
+    assert (record["p_value"], record["p_value_patients"]) == ((1 + as_high) / 5, 4)
+    assert record["unusual"] is (record["p_value"] <= 0.25)
+    for name in ("findings.json", "provenance.json"):
+        said = json.loads((Path(record["folder"]) / name).read_text())["p_values"]
+        assert said["scan"] == record["p_value"]
+        assert said["slices"] == [record["p_value"]]
+        assert (said["patients"], said["smallest"]) == (4, 0.2)
+    error = run(tmp_path, *arguments, tmp_path / "b", "--alpha", 0.05, code=1)["error"]
+    assert "19 or more" in error
+    error = run(tmp_path, *arguments, tmp_path / "b", "--fpr", 1e-5, code=1)["error"]
+    assert "4 slices of 4 patients" in error
+    assert not (tmp_path / "b").exists()
+
+
+def test_models_are_kept_in_order(tmp_path: Path, fitted: Path) -> None:
+    data = (fitted / "model.safetensors").read_bytes()
+    run(tmp_path, "models", "import", fitted, "--name", "one")
+    assert run(tmp_path, "models", "rename", "one", "two")["name"] == "two"
+    run(tmp_path, "models", "duplicate", "two", "three")
+    run(tmp_path, "models", "delete", "two")
+    listed = {model["name"] for model in run(tmp_path, "models", "list")["models"]}
+    assert listed == {"three", "brain-flair-focus"}
+    (deleted,) = run(tmp_path, "models", "list", "--trash")["trash"]
+    assert deleted["name"] == "two"
+    path = Path(run(tmp_path, "models", "restore", "two", "--name", "four")["path"])
+    assert (path / "model.safetensors").read_bytes() == data
+    archive = run(tmp_path, "models", "export", "four", "--out", tmp_path / "a.zip")["path"]
+    assert run(tmp_path, "models", "import", archive, "--name", "five")["name"] == "five"
+    checked = {model["name"]: model for model in run(tmp_path, "models", "check")["models"]}
+    assert checked["five"]["sha256"] == checked["three"]["sha256"]
+    assert checked["five"]["damage"] is None
+    (path / "model.safetensors").write_bytes(data[:-1])
+    (damaged,) = run(tmp_path, "models", "check", "four", code=1)["models"]
+    assert "Copy it again" in damaged["damage"]
+    for command in (["delete"], ["rename", "mine"]):
+        verb, *more = command
+        error = run(tmp_path, "models", verb, "brain-flair-focus", *more, code=1)["error"]
+        assert "came with the package" in error
+    for name in ("three", "four", "five"):
+        run(tmp_path, "models", "delete", name)
+
+
 def test_inspect_says_where_voxels_are(tmp_path: Path, scan: Path) -> None:
     (series,) = run(tmp_path, "inspect", scan)["series"]
     assert series["shape"] == [6, 40, 48]

@@ -14,8 +14,9 @@ import typer
 from napari_spatial_ar import __version__
 from napari_spatial_ar.cli.evaluation import evaluation_app
 from napari_spatial_ar.cli.files import files_app
-from napari_spatial_ar.cli.library import models_app, weights_app
+from napari_spatial_ar.cli.library import models_app
 from napari_spatial_ar.cli.scans import scans_app
+from napari_spatial_ar.cli.weights import weights_app
 
 __all__ = ["app", "main"]
 

@@ -1,4 +1,4 @@
-"""Commands about models and weights."""
+"""Commands about models."""
 
 from __future__ import annotations
 
@@ -8,20 +8,46 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from napari_spatial_ar.cli.support import Json, Weights, command, progress_bar, say, show, table
+from napari_spatial_ar.cli.support import (
+    Json,
+    Overwrite,
+    Weights,
+    command,
+    say,
+    show,
+    table,
+    write_json,
+)
 
-__all__ = ["models_app", "weights_app"]
+__all__ = ["models_app"]
 
 models_app = typer.Typer(help="Normative models.", no_args_is_help=True)
-weights_app = typer.Typer(help="Backbone weights.", no_args_is_help=True)
+
+
+ModelName = Annotated[str, typer.Argument(help="A model's name or folder.")]
+OwnModel = Annotated[str, typer.Argument(help="Name of one of your models.")]
+NewName = Annotated[str, typer.Argument(help="The new name.")]
 
 
 @models_app.command("list")
 @command
-def models_list(json: Json = None) -> dict[str, Any]:
+def models_list(
+    trash: Annotated[bool, typer.Option(help="List deleted models instead.")] = False,
+    json: Json = None,
+) -> dict[str, Any]:
     """List the models at hand."""
+    from napari_spatial_ar.normative.library import trashed_models
     from napari_spatial_ar.normative.model import list_models
 
+    if trash:
+        deleted = trashed_models()
+        rows = table("name", "deleted (UTC)")
+        for model in deleted:
+            rows.add_row(model.name, f"{model.deleted:%Y-%m-%d %H:%M:%S}")
+        show(rows)
+        return {
+            "trash": [{"name": m.name, "deleted": m.deleted.isoformat()} for m in deleted],
+        }
     found = list_models()
     rows = table("name", "modality", "method", "backbone", "trained on")
     for info in found:
@@ -51,23 +77,124 @@ def models_methods(json: Json = None) -> dict[str, Any]:
 
 @models_app.command("show")
 @command
-def models_show(
-    model: Annotated[str, typer.Argument(help="A model's name or folder.")], json: Json = None
-) -> dict[str, Any]:
+def models_show(model: ModelName, json: Json = None) -> dict[str, Any]:
     """Show everything a model file says of the model."""
+    from napari_spatial_ar.normative.library import missing_backbone
     from napari_spatial_ar.normative.model import load_model
+    from napari_spatial_ar.review.provenance import model_summary
 
     loaded = load_model(model, device="cpu")
-    result = {"name": loaded.name, "sha256": loaded.sha256, **loaded.header.to_dict()}
-    shown = {**result, "training": {k: v for k, v in result["training"].items() if k != "history"}}
-    Console(highlight=False).print_json(data=shown)
+    needs = missing_backbone(loaded.header)
+    Console(highlight=False).print_json(data=model_summary(loaded))
+    calibration = loaded.header.calibration
+    if calibration is not None:
+        least = calibration.smallest_p
+        say(
+            f"Calibrated on {calibration.slices} normal slices of {calibration.patients} patients; "
+            + ("without p-values." if least is None else f"no p-value lies below {least:.3f}.")
+        )
+    if needs:
+        say(needs)
+    header = loaded.header.to_dict()
+    return {"name": loaded.name, "sha256": loaded.sha256, "needs": needs, **header}
+
+
+@models_app.command("rename")
+@command
+def models_rename(model: OwnModel, new_name: NewName, json: Json = None) -> dict[str, Any]:
+    """Rename one of your models."""
+    from napari_spatial_ar.normative.library import rename_model
+
+    folder = rename_model(model, new_name)
+    say(f"{model} is called {folder.name} now.")
+    return {"name": folder.name, "path": str(folder)}
+
+
+@models_app.command("duplicate")
+@command
+def models_duplicate(model: ModelName, new_name: NewName, json: Json = None) -> dict[str, Any]:
+    """Copy a model, its card included, into your models."""
+    from napari_spatial_ar.normative.library import duplicate_model
+
+    folder = duplicate_model(model, new_name)
+    say(f"Copied as {folder.name}.")
+    return {"name": folder.name, "path": str(folder)}
+
+
+@models_app.command("delete")
+@command
+def models_delete(model: OwnModel, json: Json = None) -> dict[str, Any]:
+    """Move one of your models to the trash."""
+    from napari_spatial_ar.normative.library import delete_model
+
+    folder = delete_model(model)
+    say(f"{model} is in the trash: 'models restore {model}' brings it back.")
+    return {"name": model, "path": str(folder)}
+
+
+@models_app.command("restore")
+@command
+def models_restore(
+    model: Annotated[str, typer.Argument(help="Name of a deleted model.")],
+    name: Annotated[str | None, typer.Option(help="Bring it back under another name.")] = None,
+    json: Json = None,
+) -> dict[str, Any]:
+    """Bring a deleted model back, the one deleted last where several had the name."""
+    from napari_spatial_ar.normative.library import restore_model
+
+    folder = restore_model(model, name)
+    say(f"{folder.name} is back.")
+    return {"name": folder.name, "path": str(folder)}
+
+
+@models_app.command("export")
+@command
+def models_export(
+    model: ModelName,
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    pictures: Annotated[
+        bool, typer.Option(help="Take the card's pictures along, which show normal slices.")
+    ] = True,
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> dict[str, Any]:
+    """Write a model with its card into one file, which 'models import' takes in."""
+    from napari_spatial_ar.normative.archive import export_model
+
+    path = export_model(model, out, pictures=pictures, overwrite=overwrite)
+    say(f"Exported as {path}.")
+    return {"path": str(path)}
+
+
+@models_app.command("check")
+@command
+def models_check(
+    model: Annotated[str | None, typer.Argument(help="One model; all by default.")] = None,
+    json: Json = None,
+) -> dict[str, Any]:
+    """Compare the content of models with their sha256, and say what they need to score."""
+    from dataclasses import asdict
+
+    from napari_spatial_ar.normative.library import check_models
+
+    found = check_models(model)
+    rows = table("name", "sha256", "found")
+    for one in found:
+        rows.add_row(one.name, one.sha256[:16], one.damage or one.needs or "whole")
+    show(rows)
+    result = {"models": [asdict(one) for one in found]}
+    if any(one.damage for one in found):
+        write_json(json, result)
+        raise typer.Exit(1)
     return result
 
 
 @models_app.command("import")
 @command
 def models_import(
-    source: Annotated[Path, typer.Argument(help="A model, its folder, or an authors' .pth.")],
+    source: Annotated[
+        Path, typer.Argument(help="A model, its folder, an exported file, or an authors' .pth.")
+    ],
     name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
     modality: Annotated[str, typer.Option(help="Of a .pth: mri, ct or oct.")] = "mri",
     backbone: Annotated[str, typer.Option(help="Of a .pth.")] = "dinov3_vits16",
@@ -94,69 +221,3 @@ def models_import(
         path = import_model(source, name)
     say(f"Imported as {path.parent.name}.")
     return {"name": path.parent.name, "path": str(path)}
-
-
-@weights_app.command("list")
-@command
-def weights_list(json: Json = None) -> dict[str, Any]:
-    """List the backbones and where their weights are."""
-    from napari_spatial_ar.normative.weights import list_weights
-
-    rows = table("backbone", "licence", "weights")
-    found = list_weights()
-    for info in found:
-        rows.add_row(
-            info.name,
-            info.licence,
-            str(info.path or ("hub cache" if info.in_hub_cache else "not at hand")),
-        )
-    show(rows)
-    return {
-        "weights": [
-            {
-                "name": info.name,
-                "licence": info.licence,
-                "path": str(info.path) if info.path else None,
-                "in_hub_cache": info.in_hub_cache,
-            }
-            for info in found
-        ]
-    }
-
-
-@weights_app.command("pull")
-@command
-def weights_pull(
-    name: Annotated[str, typer.Argument(help="A backbone, see 'weights list'.")],
-    force: Annotated[bool, typer.Option(help="Fetch again what is there.")] = False,
-    json: Json = None,
-) -> dict[str, Any]:
-    """Fetch a backbone's weights."""
-    from napari_spatial_ar.normative.weights import pull
-
-    with progress_bar() as bar:
-        task = bar.add_task(f"Fetching {name}", total=None)
-        source = pull(
-            name,
-            force=force,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    say(f"{name}: {source}")
-    return {"name": name, "source": source}
-
-
-@weights_app.command("add")
-@command
-def weights_add(
-    file: Annotated[Path, typer.Argument(help="A .pth or safetensors file.")],
-    name: Annotated[
-        str | None, typer.Option(help="Which backbone, if the name does not say.")
-    ] = None,
-    json: Json = None,
-) -> dict[str, Any]:
-    """Add weights downloaded elsewhere."""
-    from napari_spatial_ar.normative.weights import add
-
-    path = add(file, name)
-    say(f"Added as {path}.")
-    return {"path": str(path)}
