@@ -9,15 +9,18 @@ import typer
 from rich.console import Console
 
 from napari_spatial_ar.cli.support import (
+    Device,
     Json,
     Overwrite,
     Weights,
     command,
+    progress_bar,
     say,
     show,
     table,
     write_json,
 )
+from napari_spatial_ar.errors import InputError
 
 __all__ = ["models_app"]
 
@@ -189,6 +192,50 @@ def models_check(
     return result
 
 
+@models_app.command("compare")
+@command
+def models_compare(
+    first: ModelName,
+    second: ModelName,
+    scan: Annotated[Path, typer.Argument(help="A scan: a file or a folder with one series.")],
+    out: Annotated[Path, typer.Option(help="Folder for compare.png and compare.json.")],
+    share: Annotated[
+        float, typer.Option(help="Share of normal tissue that each mask may flag.")
+    ] = 0.01,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> dict[str, Any]:
+    """Score one scan with two models: heatmaps in one unit side by side, and how far they agree."""
+    from napari_spatial_ar.imaging.reading import read
+    from napari_spatial_ar.normative.model import load_model
+    from napari_spatial_ar.review.model_comparison import compare_models
+
+    volumes = read(scan)
+    if len(volumes) > 1:
+        raise InputError(f"it holds {len(volumes)} scans", path=scan, fix="Give one of them")
+    one, other = (load_model(name, device=device) for name in (first, second))
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None)
+        result = compare_models(
+            one,
+            other,
+            volumes[0],
+            out,
+            share=share,
+            overwrite=overwrite,
+            progress=lambda name, done, total: bar.update(
+                task, description=f"Scoring with {name}", completed=done, total=total
+            ),
+        )
+    said = result.to_dict()
+    say(
+        f"In {result.unit}: rank correlation {said['rank_correlation']}, Dice {said['dice']} of "
+        f"masks at {share:g}. See {result.files['png']}."
+    )
+    return {**said, "files": {kind: str(path) for kind, path in result.files.items()}}
+
+
 @models_app.command("import")
 @command
 def models_import(
@@ -203,7 +250,6 @@ def models_import(
     json: Json = None,
 ) -> dict[str, Any]:
     """Take a model in from elsewhere."""
-    from napari_spatial_ar.errors import InputError
     from napari_spatial_ar.normative.importing import import_model, import_reference
 
     if source.suffix in (".pth", ".pt"):

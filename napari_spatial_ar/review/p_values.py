@@ -103,6 +103,6 @@ def share_note(calibration: Calibration, threshold: float) -> str:
     if bound is None:
         return f"{text}."
     return (
-        f"{text} ({min(shares):.2%} to {max(shares):.2%} from one to another); of the next patient "
-        f"no less than {bound:.2%} can be promised on average."
+        f"{text} ({min(shares):.2%} to {max(shares):.2%} from one to another); so few promise at "
+        f"most {bound:.2%} on average for the next one."
     )

@@ -1,0 +1,106 @@
+"""Two models on one scan, with heatmaps known by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.normative.scoring import VolumeScore
+from napari_spatial_ar.review.model_comparison import compare_models
+
+CALIBRATION = Calibration((0.5, 0.01, 0.001), (1.0, 2.0, 3.0), (1.0,), slices=1, patients=1)
+
+
+@pytest.fixture
+def head() -> Volume:
+    """Body in the middle of each of 3 slices."""
+    data = np.zeros((3, 20, 20), np.float32)
+    data[:, 5:15, 5:15] = 200 + np.arange(100).reshape(10, 10) / 2
+    geometry = Geometry(data.shape, np.diag([-1.0, -1.0, 2.0, 1.0]))
+    return Volume(data, geometry, "mri", Series("MR series 1"), intensity="grey8")
+
+
+def model(name: str, heat: np.ndarray, calibration: Calibration | None = CALIBRATION) -> Any:
+    """Model that gives one heatmap, whatever it is shown; the last slice is not scored."""
+
+    def score_volume(volume: Volume, progress: Any = None) -> VolumeScore:
+        score = VolumeScore.empty(volume.geometry)
+        score.nll[:2] = heat
+        score.scored[:2] = True
+        score.image_scores[:2] = (heat.max(), heat.max() + 1)
+        progress(3, 3)
+        return score
+
+    header = SimpleNamespace(
+        calibration=calibration, preprocessing=SimpleNamespace(window=Window("full8"))
+    )
+    return SimpleNamespace(name=name, header=header, score_volume=score_volume)
+
+
+def ramp() -> np.ndarray:
+    """Rises over the body from 0.5 to 2.5, and is high outside of it, which must not count."""
+    heat = np.full((20, 20), 9.0, np.float32)
+    heat[5:15, 5:15] = np.linspace(0.5, 2.5, 100).reshape(10, 10)
+    return heat
+
+
+def test_the_same_heatmap_in_another_unit_agrees(head: Volume, tmp_path: Path) -> None:
+    """Ten times the scores, and thresholds ten times as high: the same in shares of tissue."""
+    tens = replace(CALIBRATION, thresholds=(10.0, 20.0, 30.0))
+    models = model("a", ramp()), model("b", 10 * ramp(), tens)
+    seen: list[tuple[str, int, int]] = []
+    result = compare_models(*models, head, tmp_path, progress=lambda *s: seen.append(s))
+    assert seen == [("a", 3, 3), ("b", 3, 3)]
+    assert result.rank_correlation == pytest.approx(1)
+    assert result.dice == 1
+    above = int((ramp()[5:15, 5:15] > 2).sum())
+    assert result.flagged_voxels == (2 * above, 2 * above)
+    assert (result.unit, result.slices) == ("share of normal tissue", 2)
+    # The two heatmaps look alike, and not like the scan.
+    picture = np.asarray(Image.open(result.files["png"])).astype(int)
+    scan, first, second = (picture[62:362, 16 + 310 * k : 316 + 310 * k] for k in range(3))
+    assert np.array_equal(first, second)
+    assert np.abs(first - scan).max() > 50
+    assert json.loads(result.files["json"].read_text()) == result.to_dict()
+
+
+def test_opposite_heatmaps_do_not(head: Volume, tmp_path: Path) -> None:
+    result = compare_models(model("a", ramp()), model("b", 3 - ramp()), head, tmp_path, share=0.01)
+    assert result.rank_correlation == pytest.approx(-1)
+    assert result.dice == 0
+
+
+def test_without_calibration_ranks_are_compared(head: Volume, tmp_path: Path) -> None:
+    rising = ramp() ** 3
+    result = compare_models(model("a", ramp()), model("b", rising, None), head, tmp_path, share=0.1)
+    assert result.unit == "rank in this scan"
+    assert result.rank_correlation == pytest.approx(1)
+    assert result.flagged_voxels == (20, 20)
+    assert result.dice == 1
+
+
+def test_what_cannot_be_compared(head: Volume, tmp_path: Path) -> None:
+    flat = np.zeros((20, 20), np.float32)
+    result = compare_models(model("a", flat), model("b", ramp() - 5), head, tmp_path)
+    assert (result.rank_correlation, result.dice) == (None, None)
+    with pytest.raises(InputError, match="comparison is there already"):
+        compare_models(model("a", flat), model("b", flat), head, tmp_path)
+    with pytest.raises(InputError, match="not calibrated"):
+        compare_models(model("a", flat), model("b", flat), head, tmp_path / "x", share=1e-9)
+    assert not (tmp_path / "x").exists()
+    nothing = model("a", flat)
+    nothing.score_volume = lambda volume, progress: VolumeScore.empty(volume.geometry)
+    with pytest.raises(InputError, match="nothing to compare"):
+        compare_models(nothing, model("b", flat), head, tmp_path / "x")
