@@ -66,6 +66,7 @@ def fit(
     from napari_spatial_ar.normative.fitting import FitProgress
     from napari_spatial_ar.normative.fitting import fit as fit_model
     from napari_spatial_ar.normative.methods import DETECTORS
+    from napari_spatial_ar.review.model_card import write_model_card
 
     method, _, own = method.partition(":")
     options = read_settings(own, set(DETECTORS[method].options())) if method in DETECTORS else {}
@@ -97,6 +98,7 @@ def fit(
             device=device,
             overwrite=overwrite,
         )
+    write_model_card(model)
     training = {k: v for k, v in model.header.training.items() if k != "history"}
     say(f"Saved in {out}: {training['images']} slices of {training['subjects']} patients.")
     for warning in training["warnings"]:
@@ -121,6 +123,7 @@ def calibrate(
 ) -> dict[str, Any]:
     """Measure a model's scores on normal scans that it was not trained on."""
     from napari_spatial_ar.normative.calibrating import recalibrate
+    from napari_spatial_ar.review.model_card import write_model_card
 
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
@@ -136,6 +139,7 @@ def calibrate(
                 task, description=label, completed=done, total=total
             ),
         )
+    write_model_card(calibrated)
     found = calibrated.calibration
     say(
         f"{calibrated.name}: calibrated on {found.slices} slices of {found.patients} patients; no "

@@ -72,10 +72,13 @@ def _stamp(path: Path) -> int:
 
 
 def fit_steps(folder: str | Path, **settings: Any) -> Generator[Any, None, Any]:
-    """Train step by step; see `napari_spatial_ar.normative.fitting.fit_steps`."""
+    """Train step by step, and write the model's card; see `fitting.fit_steps`."""
     from napari_spatial_ar.normative.fitting import fit_steps as fit
+    from napari_spatial_ar.review.model_card import write_model_card
 
-    return fit(folder, **settings)
+    model = yield from fit(folder, **settings)
+    write_model_card(model)
+    return model
 
 
 def backbone_names() -> list[tuple[str, bool]]:

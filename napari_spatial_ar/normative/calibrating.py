@@ -19,12 +19,14 @@ from napari_spatial_ar.normative.library import is_released
 from napari_spatial_ar.normative.methods import score_grid
 from napari_spatial_ar.normative.model import NormativeModel, find_model, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
+from napari_spatial_ar.normative.scoring import Example
 
 __all__ = ["NormalScores", "recalibrate", "slice_keys"]
 
 # Hex digits of a slice's content key that a model file keeps: two of a million slices are the
 # same by chance once in 30 million.
 _KEY_DIGITS = 16
+_PATIENTS_SHOWN = 3
 
 
 def slice_keys(refs: Iterable[SliceRef]) -> list[str]:
@@ -49,9 +51,12 @@ class NormalScores:
         self._tissue: list[npt.NDArray[np.float32]] = []
         self._image_scores: list[float] = []
         self._groups: list[str] = []
+        self._highest: Example | None = None
+        self._middle: list[Example] = []
 
     def measure(self, refs: Sequence[SliceRef]) -> Iterator[int]:
         """Score slices; gives the number done after each."""
+        middle = _middle_slices(refs)
         paths = dict(zip(refs, self._store.paths(refs), strict=True))
         for ref, image, window in iter_slices(refs, self._store.preprocessing.window):
             grid = load_batch([paths[ref]]).to(self._model.device)
@@ -59,14 +64,33 @@ class NormalScores:
             score = score_grid(
                 self._model.detector, self._model.header.scoring, grid, (rows, columns)
             )
-            self._tissue.append(score.nll[tissue_mask(apply_window(image, *window))])
+            unit = apply_window(image, *window)
+            self._tissue.append(score.nll[tissue_mask(unit)])
             self._image_scores.append(score.image_score)
             self._groups.append(ref.group)
+            example = Example(unit, score.nll, score.image_score)
+            if ref in middle:
+                self._middle.append(example)
+            if self._highest is None or score.image_score > self._highest.image_score:
+                self._highest = example
             yield len(self._groups)
 
     def calibration(self, *, separate: bool = False) -> Calibration:
         """Sum up the slices measured so far; see `calibrate`."""
         return calibrate(self._tissue, self._image_scores, self._groups, separate=separate)
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """The middle slice of up to three patients, and the slice with the highest score."""
+        return (*self._middle, *([self._highest] if self._highest else []))
+
+
+def _middle_slices(refs: Sequence[SliceRef]) -> set[SliceRef]:
+    patients: dict[str, list[SliceRef]] = {}
+    for ref in refs:
+        patients.setdefault(ref.group, []).append(ref)
+    first = list(patients.values())[:_PATIENTS_SHOWN]
+    return {slices[len(slices) // 2] for slices in first}
 
 
 def recalibrate(
@@ -145,6 +169,7 @@ def recalibrate(
             if progress is not None:
                 progress(message, done, len(refs))
     loaded.header = replace(header, calibration=scores.calibration(separate=separate))
+    loaded.examples = scores.examples
     loaded.name = target.name
     loaded.save(target)
     return loaded

@@ -85,6 +85,15 @@ class Calibration:
         """Share of normal tissue above a heatmap value, held at the ends of what was measured."""
         return float(np.exp(np.interp(threshold, self.thresholds, np.log(self.fpr))))
 
+    def unit_heat(self, heat: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Heatmap for display: 0 where half of normal tissue lies above .. 1 at the rarest share.
+
+        The logarithm of the share counts, so that models with other units look alike.
+        """
+        logarithms = np.log(self.fpr)
+        unit = (logarithms - logarithms[0]) / (logarithms[-1] - logarithms[0] or 1)
+        return np.asarray(np.interp(heat, self.thresholds, unit), dtype=np.float32)
+
     def fpr_of_patients(self, threshold: float) -> tuple[float, ...]:
         """Share of each patient's tissue above a heatmap value; empty where it is not known.
 

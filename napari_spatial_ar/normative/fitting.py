@@ -258,6 +258,7 @@ def fit_steps(
             "calibration", done, len(slices.valid), message="Measuring scores of normal tissue"
         )
     model.header = replace(header, calibration=normal.calibration())
+    model.examples = normal.examples
     yield FitProgress("saving", 0, 1, message="Saving the model")
     model.save(target)
     shutil.rmtree(work, ignore_errors=True)

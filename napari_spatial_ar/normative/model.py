@@ -22,7 +22,7 @@ from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.methods import Detector, detector_from_tensors, score_grid
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
-from napari_spatial_ar.normative.scoring import SliceScore, VolumeScore
+from napari_spatial_ar.normative.scoring import Example, SliceScore, VolumeScore
 
 __all__ = ["ModelInfo", "NormativeModel", "find_model", "list_models", "load_model"]
 
@@ -64,6 +64,10 @@ class NormativeModel:
         self.sha256 = sha256
         self.device = resolve_device(device)
         self.detector = detector.to(self.device)
+        #: Where it was saved or loaded from.
+        self.folder: Path | None = None
+        #: Slices of the calibration that was just made; none in a model that was loaded.
+        self.examples: tuple[Example, ...] = ()
         self._weights = weights
         if backbone is not None:
             self.backbone = backbone
@@ -249,7 +253,8 @@ class NormativeModel:
 
     def save(self, folder: str | Path) -> Path:
         """Write ``model.safetensors`` into a folder, whole or not at all."""
-        path = Path(folder) / MODEL_FILE
+        self.folder = Path(folder)
+        path = self.folder / MODEL_FILE
         self.sha256 = model_file.write(path, self.header, self.detector.tensors())
         return path
 
@@ -349,6 +354,8 @@ def load_model(
     path = find_model(path_or_name)
     header, tensors, digest = model_file.read(path)
     detector = detector_from_tensors(header.method, header.parameters, tensors)
-    return NormativeModel(
+    model = NormativeModel(
         path.parent.name, header, detector, sha256=digest, weights=weights, device=device
     )
+    model.folder = path.parent
+    return model

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from napari_spatial_ar.imaging.geometry import Geometry
 
-__all__ = ["Scoring", "SliceScore", "VolumeScore"]
+__all__ = ["Example", "Scoring", "SliceScore", "VolumeScore"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,25 @@ class SliceScore:
 
     nll: npt.NDArray[np.float32] = field(repr=False)
     grid: npt.NDArray[np.float32] = field(repr=False)
+    image_score: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """A slice with its heatmap, for a picture. Nothing says whose it is.
+
+    Parameters
+    ----------
+    image : (rows, columns) float32
+        Windowed, in [0, 1].
+    nll : (rows, columns) float32
+        As in `SliceScore`.
+    image_score : float
+        As in `SliceScore`.
+    """
+
+    image: npt.NDArray[np.float32] = field(repr=False)
+    nll: npt.NDArray[np.float32] = field(repr=False)
     image_score: float
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "PanelSize",
     "Rgb",
     "grey_of",
+    "grey_picture",
     "heat_limits",
     "panel_size",
     "resized",
@@ -69,7 +70,11 @@ def to_image(picture: Rgb) -> Image.Image:
 
 def grey_of(volume: Volume, index: int, window: tuple[float, float], size: PanelSize) -> Rgb:
     """Upright slice ``index`` in grey: (height, width, 3) in [0, 1]."""
-    unit = apply_window(volume.slice(index), *window)
+    return grey_picture(apply_window(volume.slice(index), *window), size)
+
+
+def grey_picture(unit: npt.NDArray[np.floating], size: PanelSize) -> Rgb:
+    """Slice of (rows, columns) in [0, 1] in grey: (height, width, 3) in [0, 1]."""
     grey = np.clip(resized(unit, size, Image.Resampling.BICUBIC), 0, 1)
     return np.repeat(grey[..., None], 3, axis=2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +152,10 @@ def compare_models(
     if len(samples[0]) > _SAMPLE:
         chosen = np.random.default_rng(0).choice(len(samples[0]), _SAMPLE, replace=False)
         samples = [sample[chosen] for sample in samples]
+    scales: list[Callable[[Floats], Floats]]
     if all(calibrations):
         unit = _SHARE
-        scales = [_share_scale(c) for c in calibrations if c]
+        scales = [partial(Calibration.unit_heat, c) for c in calibrations if c]
     else:
         unit = _RANK
         cuts = [float(np.quantile(sample, 1 - share)) for sample in samples]
@@ -199,13 +201,6 @@ def _body(
     volume: Volume, slices: npt.NDArray[np.intp], window: tuple[float, float]
 ) -> dict[int, npt.NDArray[np.bool_]]:
     return {int(i): tissue_mask(apply_window(volume.slice(int(i)), *window)) for i in slices}
-
-
-def _share_scale(calibration: Calibration) -> Callable[[Floats], Floats]:
-    """From heatmap to 0 (half of normal tissue lies above) .. 1 (the smallest share measured)."""
-    logarithms = np.log(calibration.fpr)
-    unit = (logarithms - logarithms[0]) / (logarithms[-1] - logarithms[0])
-    return lambda heat: np.interp(heat, calibration.thresholds, unit).astype(np.float32)
 
 
 def _rank_scale(sample: Floats) -> Callable[[Floats], Floats]:

@@ -1,0 +1,244 @@
+"""The card that stands beside a model: what it is, what it was trained on, what its scores mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.files import atomic_write_text
+from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.normative.library import CARD
+from napari_spatial_ar.normative.methods import DETECTORS
+from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.normative.scoring import Example
+from napari_spatial_ar.review.drawing import (
+    BACKGROUND,
+    MUTED,
+    PanelSize,
+    grey_picture,
+    resized,
+    to_image,
+    with_heat,
+    with_outline,
+    write_png,
+    write_text,
+)
+from napari_spatial_ar.review.plots import QUIET, Line, line_plot
+from napari_spatial_ar.review.provenance import RESEARCH_USE
+
+__all__ = ["write_model_card"]
+
+# By this a card is known again that this program wrote, and may write anew.
+_MARK = "<!-- written by napari-spatial-ar -->"
+_LOSSES, _CALIBRATION, _EXAMPLES = "losses.png", "calibration.png", "examples.png"
+_SHARE = 0.01
+_PANEL, _GAP, _HEAD = 240, 10, 40
+
+
+def write_model_card(model: NormativeModel) -> Path | None:
+    """Write ``README.md`` and its pictures beside a model that was just fitted or calibrated.
+
+    No patient, file or folder is named. The pictures show slices of the calibration where the
+    model has them (`NormativeModel.examples`); those of an earlier calibration are removed.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        Saved.
+
+    Returns
+    -------
+    Path or None
+        The card; None where there is one that a person wrote, which stays.
+
+    Raises
+    ------
+    InputError
+        If the model was never saved.
+    StorageError
+        If it cannot be written.
+    """
+    if model.folder is None:
+        raise InputError("a model has its card beside it, and this one is not saved")
+    card = model.folder / CARD
+    if card.exists() and _MARK not in card.read_text(encoding="utf-8", errors="replace"):
+        return None
+    pictures: dict[str, Image.Image] = {}
+    history = model.header.training.get("history")
+    if history:
+        pictures[_LOSSES] = _losses(history, model.unit)
+    calibration = model.header.calibration
+    if calibration is not None:
+        pictures[_CALIBRATION] = _calibration_plot(calibration, model.unit)
+        if model.examples:
+            pictures[_EXAMPLES] = _examples(model.examples, calibration)
+    for name in (_LOSSES, _CALIBRATION, _EXAMPLES):
+        if name in pictures:
+            write_png(model.folder / name, pictures[name])
+        else:
+            (model.folder / name).unlink(missing_ok=True)
+    atomic_write_text(card, _text(model, set(pictures)))
+    return card
+
+
+def _text(model: NormativeModel, pictures: set[str]) -> str:
+    parts = [
+        _MARK,
+        f"# What normal {_KINDS.get(model.modality, 'slices')} look like",
+        "A normative model for `napari-spatial-ar`.",
+        f"> {RESEARCH_USE}",
+        _table(model),
+    ]
+    if _LOSSES in pictures:
+        parts += ["## Training", f"![Loss of each epoch]({_LOSSES})"]
+    if model.header.calibration is not None:
+        parts += ["## Calibration", *_calibration(model.header.calibration, model.unit)]
+    if _EXAMPLES in pictures:
+        parts += [
+            "## Held-out normal slices",
+            f"![Slices and their heatmaps]({_EXAMPLES})",
+            "The middle slice of up to three patients, and last the slice with the highest image "
+            f"score of all. Outlined: above the threshold for {_SHARE:.0%} of normal tissue. "
+            "Colour begins where half of normal tissue lies below. These are slices of patients: "
+            "`models export --no-pictures` leaves them out.",
+        ]
+    parts += [
+        "## What it does not do",
+        "- Normal is what it was shown: other scanners, sequences, windows, ages or parts of the "
+        "body score high although nothing is wrong with them.\n"
+        "- It flags what is unusual, not a disease. This card has no figures on labelled scans.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_KINDS = {"mri": "MRI slices", "ct": "CT slices", "oct": "OCT B-scans"}
+
+
+def _table(model: NormativeModel) -> str:
+    header, training = model.header, model.header.training
+    window, backbone = header.preprocessing.window, header.backbone
+    blocks = ", ".join(map(str, backbone.layers)) or "last"
+    detector = DETECTORS.get(header.method)
+    settings = ", ".join(f"{key} {value}" for key, value in header.parameters.items())
+    rows = {
+        "Method": header.method + (f": {detector.summary}" if detector else ""),
+        "Settings": settings,
+        "Backbone": f"`{backbone.name}`, block {blocks}; weights sha256 {backbone.sha256[:16]}",
+        "Input": f"{header.preprocessing.size[0]} x {header.preprocessing.size[1]}; window: "
+        f"{window.kind} {window.low:g} to {window.high:g}",
+        "Trained on": _count(training, "images", "subjects"),
+        "Held out": _count(training, "valid_images", "valid_subjects"),
+        "Training": _course(model),
+        "Heatmap": f"{model.unit}, mean over {header.scoring.smoothing} x "
+        f"{header.scoring.smoothing} patches",
+        "Image score": f"mean of the highest {100 * header.scoring.top_share:g} % of the patches"
+        if header.scoring.top_share
+        else "the highest patch",
+        "Model file": f"sha256 {model.sha256[:16]}, format {header.format_version}",
+        "Made with": ", ".join(f"{k} {v}" for k, v in training.get("versions", {}).items()),
+    }
+    lines = [f"| {name} | {text} |" for name, text in rows.items() if text]
+    return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+def _count(training: dict[str, object], slices: str, patients: str) -> str:
+    if slices not in training:
+        return ""
+    return f"{training[slices]} normal slices of {_patients(training[patients])}"
+
+
+def _patients(count: object) -> str:
+    return "1 patient" if count == 1 else f"{count} patients"
+
+
+def _course(model: NormativeModel) -> str:
+    training = model.header.training
+    said = [f"seed {training['seed']}"] if "seed" in training else []
+    if "epochs" in training:
+        said.append(f"{training['epochs']} epochs")
+    if "best_nll" in training:
+        best, epoch = training["best_nll"], training["best_epoch"]
+        said.append(f"best loss on held-out slices {best:.4f} {model.unit} at epoch {epoch}")
+    return ", ".join(said)
+
+
+def _calibration(calibration: Calibration, unit: str) -> list[str]:
+    """Say what the thresholds rest on, with a table and a plot."""
+    origin = (
+        "which had no part in the fit"
+        if calibration.separate
+        else "which may have chosen the best epoch: other normal scans score a little higher then"
+    )
+    lines = [
+        "| share of normal tissue flagged | threshold | lowest to highest patient | at most, on "
+        "average, for the next |",
+        "| --- | --- | --- | --- |",
+    ]
+    for share, threshold in zip(calibration.fpr, calibration.thresholds, strict=True):
+        own, bound = calibration.fpr_of_patients(threshold), calibration.fpr_bound(threshold)
+        between = f"{min(own):.2%} to {max(own):.2%}" if own else "not known"
+        promised = "not known" if bound is None else f"{bound:.1%}"
+        lines.append(f"| {share:.1%} | {threshold:.4g} | {between} | {promised} |")
+    least = calibration.smallest_p
+    return [
+        f"On {calibration.slices} slices of {_patients(calibration.patients)}, {origin}. "
+        f"Thresholds in {unit}.",
+        "\n".join(lines),
+        f"![Share of normal tissue above each threshold]({_CALIBRATION})",
+        "It gives no p-values."
+        if least is None
+        else f"P-values of slices and scans rest on {_patients(calibration.patients)}: none lies "
+        f"below {least:.3f}.",
+    ]
+
+
+def _losses(history: dict[str, list[float]], unit: str) -> Image.Image:
+    lines = [
+        Line(range(1, len(history[key]) + 1), history[key], name=name, **colour)
+        for key, name, colour in (
+            ("train_nll", "training", {"colour": QUIET}),
+            ("valid_nll", "held out", {}),
+        )
+    ]
+    return line_plot(lines, title="Loss", x_label="epoch", y_label=unit)
+
+
+def _calibration_plot(calibration: Calibration, unit: str) -> Image.Image:
+    cuts = calibration.thresholds
+    lines = [Line(cuts, shares, QUIET) for shares in calibration.patient_fpr]
+    name = f"all of {_patients(calibration.patients)}"
+    return line_plot(
+        [*lines, Line(cuts, calibration.fpr, name=name)],
+        title="Share of normal tissue above a threshold, for each patient and for all",
+        x_label=f"threshold, {unit}",
+        y_label="share",
+        log_y=True,
+    )
+
+
+def _examples(examples: Sequence[Example], calibration: Calibration) -> Image.Image:
+    """Rows of slice | heatmap over it, with the outline at 1 % of normal tissue."""
+    share = min(max(_SHARE, calibration.fpr[-1]), calibration.fpr[0])
+    cut = calibration.threshold_for_fpr(share)
+    height = _HEAD + len(examples) * (_PANEL + _GAP)
+    page = Image.new("RGB", (2 * _PANEL + 3 * _GAP, height), BACKGROUND)
+    draw = ImageDraw.Draw(page)
+    for column, head in enumerate(("Slice", "Departure from normal")):
+        x = _GAP + column * (_PANEL + _GAP)
+        write_text(draw, (x, _HEAD - 8), head, 14, anchor="ls", fill=MUTED)
+    for row, example in enumerate(examples):
+        rows, columns = example.image.shape
+        scale = _PANEL / max(rows, columns)
+        size = PanelSize(max(1, round(rows * scale)), max(1, round(columns * scale)))
+        base = grey_picture(example.image, size)
+        heat = resized(example.nll, size, Image.Resampling.BILINEAR)
+        warm = with_outline(with_heat(base, calibration.unit_heat(heat), 0, 1), heat > cut)
+        y = _HEAD + row * (_PANEL + _GAP)
+        for column, picture in enumerate((base, warm)):
+            page.paste(to_image(picture), (_GAP + column * (_PANEL + _GAP), y))
+        note = f"score {example.image_score:.3g}"
+        write_text(draw, (_GAP + 4, y + size.height - 4), note, 12, anchor="ls")
+    return page
