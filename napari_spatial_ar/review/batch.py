@@ -125,7 +125,7 @@ def score_scans(
                 continue
             if alpha is not None:
                 p = record["p_value"]
-                record["unusual"] = None if p is None else p <= alpha
+                record["unusual"] = None if p is None else p <= alpha + 1e-12
             scans.append({"input": str(source), **record})
     if not scans:
         raise errors[0]
@@ -217,7 +217,7 @@ def score_scan(
         png=png,
         png_heat=png_heat,
     )
-    unusual = outputs.p_values
+    found = outputs.p_values
     highest = float(np.nanmax(score.image_scores)) if score.scored.any() else None
     return {
         "series": label,
@@ -225,8 +225,8 @@ def score_scan(
         "slices_scored": int(score.scored.sum()),
         "highest_slice": int(np.nanargmax(score.image_scores)) if score.scored.any() else None,
         "highest_image_score": highest,
-        "p_value": unusual.scan if unusual else None,
-        "p_value_patients": unusual.patients if unusual else None,
+        "p_value": found.scan if found else None,
+        "p_value_patients": found.patients if found else None,
         "findings": len(outputs.findings),
         "flagged_voxels": int(np.count_nonzero(outputs.mask)),
         "warnings": [*volume.warnings, *outputs.warnings],

@@ -214,7 +214,7 @@ def write_scan_outputs(
     if final.shape != geometry.shape:
         raise InputError(f"a mask of {final.shape} is not on the scan's grid {geometry.shape}")
     findings = find_findings(final, score.nll, geometry)
-    unusual = p_values(model, volume, score)
+    found = p_values(model, volume, score)
     record = provenance(
         model,
         volume,
@@ -225,7 +225,7 @@ def write_scan_outputs(
         keep_uids=keep_uids,
         **settings,
     )
-    record["p_values"] = None if unusual is None else unusual.to_dict()
+    record["p_values"] = None if found is None else found.to_dict()
     work = _folder_beside(out_dir)
     warnings: tuple[str, ...] = ()
     try:
@@ -264,7 +264,7 @@ def write_scan_outputs(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     files = {key: out_dir / path.name for key, path in made.items()}
-    return ScanOutputs(files, tuple(findings), final, warnings, unusual)
+    return ScanOutputs(files, tuple(findings), final, warnings, found)
 
 
 def _earlier(folder: Path) -> list[Path]:

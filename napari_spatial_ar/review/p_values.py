@@ -98,7 +98,10 @@ def p_values(model: object, volume: Volume, score: ScoresLike) -> PValues | None
 def share_note(calibration: Calibration, threshold: float) -> str:
     """One sentence on the share of normal tissue above a threshold, and what it rests on."""
     share, patients = calibration.fpr_for_threshold(threshold), calibration.patients
-    text = f"The threshold flags {share:.2%} of the tissue of {patients} normal patients"
+    low, high = calibration.thresholds[0], calibration.thresholds[-1]
+    beyond = "less than " if threshold > high else "more than " if threshold < low else ""
+    whom = "1 normal patient" if patients == 1 else f"{patients} normal patients"
+    text = f"The threshold flags {beyond}{share:.2%} of the tissue of {whom}"
     shares, bound = calibration.fpr_of_patients(threshold), calibration.fpr_bound(threshold)
     if bound is None:
         return f"{text}."
