@@ -222,6 +222,12 @@ def test_score_as_dicom_and_pictures_leaves_out_localizers(tmp_path: Path, fitte
     assert made["algorithm"] == result["model"]
 
 
+def test_square_brackets_in_an_error_are_printed(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "scan[old].nii")])
+    assert result.exit_code == 1
+    assert "scan[old].nii" in result.output
+
+
 @pytest.mark.parametrize(
     ("text", "window"),
     [

@@ -29,7 +29,7 @@ QT_BINDINGS = {"pyqt5", "pyqt6", "pyside2", "pyside6"}
 # napari the maker of widgets.
 PLUGINS = {"magicgui", "pylibjpeg", "pylibjpeg-openjpeg"}
 # Imported only where an extra is installed.
-OPTIONAL = {"onnx"}
+OPTIONAL = {"anomalib", "lightning", "onnx"}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,14 @@ def _split(name: str) -> Split:
     if name not in ("test", "valid"):
         raise InputError(f"there is no split '{name}'", fix="Choose test or valid")
     return "valid" if name == "valid" else "test"
+
+
+def _modality(name: str) -> Literal["mri", "ct", "oct"]:
+    match name:
+        case "mri" | "ct" | "oct":
+            return name
+        case _:
+            raise InputError(f"modality must be mri, ct or oct, not '{name}'")
 
 
 @evaluation_app.command()
@@ -102,8 +110,8 @@ def compare(
             "spatial-ar:dilation=1. Models go to OUT/models and are found there again."
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Of --method, with commas.")] = "0",
-    modality: Annotated[str, typer.Option(help="Of --method: mri, ct or oct.")] = "mri",
+    seeds: Annotated[str, typer.Option(help="Of --method and --anomalib, with commas.")] = "0",
+    modality: Annotated[str, typer.Option(help="Of these: mri, ct or oct.")] = "mri",
     backbone: Annotated[str, typer.Option(help="Of --method.")] = "dinov3_vits16",
     epochs: Annotated[int, typer.Option(help="Of --method.")] = 40,
     batch_size: Annotated[int, typer.Option(help="Of --method.")] = 64,
@@ -112,7 +120,12 @@ def compare(
         typer.Option(help="One for all; by default the best of each on valid, by pixel AUPR."),
     ] = None,
     anomalib: Annotated[
-        list[str] | None, typer.Option(help="A method of the anomalib library.")
+        list[str] | None,
+        typer.Option(
+            help="A method of the anomalib library to fit here, again for each: patchcore, padim, "
+            "reverse-distillation, stfpm, cfa, cflow or draem, with settings of its own after a "
+            "colon."
+        ),
     ] = None,
     split: SplitName = "test",
     fpr: Fpr = 0.01,
@@ -123,13 +136,9 @@ def compare(
     json: Json = None,
 ) -> dict[str, Any]:
     """Compare methods on one data set: figures with intervals, ratios, curves, examples."""
-    wanted = _split(split)
-    if anomalib:
-        raise InputError(
-            f"'{anomalib[0]}' cannot run: this version has no link to anomalib, whose methods "
-            "need a torchvision build and pretrained weights of their own",
-            fix="Leave --anomalib out",
-        )
+    wanted, scans = _split(split), _modality(modality)
+    from napari_spatial_ar.evaluation.anomalib_methods import anomalib_method
+    from napari_spatial_ar.evaluation.anomalib_models import fit_anomalib
     from napari_spatial_ar.evaluation.compare import compare as compare_methods
     from napari_spatial_ar.evaluation.report import write_report
     from napari_spatial_ar.evaluation.rivals import fit_rival, grouped
@@ -142,13 +151,17 @@ def compare(
         raise InputError(
             f"'{seeds}' is no list of seeds", fix="Write whole numbers with commas: 0,1,2"
         ) from error
-    rivals = grouped([load_model(name, weights=weights, device=device) for name in model or ()])
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
 
         def at(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total or None)
 
+        others = []
+        for name in anomalib or ():  # what cannot run is said before anything takes long
+            at(f"Getting ready anomalib's {name}", 0, 0)
+            others.append(anomalib_method(name))
+        rivals = grouped([load_model(name, weights=weights, device=device) for name in model or ()])
         for name in method or ():
 
             def fitting(step: FitProgress, name: str = name) -> None:
@@ -161,7 +174,7 @@ def compare(
                     numbers,
                     out / "models",
                     progress=fitting,
-                    modality=modality,
+                    modality=scans,
                     backbone=backbone,
                     epochs=epochs,
                     batch_size=batch_size,
@@ -170,6 +183,19 @@ def compare(
                     device=device,
                 )
             )
+        rivals += [
+            fit_anomalib(
+                dataset,
+                other,
+                numbers,
+                out / "models",
+                modality=scans,
+                patient_pattern=patient_pattern,
+                device=device,
+                progress=at,
+            )
+            for other in others
+        ]
         result = compare_methods(
             dataset,
             rivals,

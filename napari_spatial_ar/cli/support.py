@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -115,7 +116,7 @@ def command(
 
 
 def _fail(target: object, sentence: str) -> None:
-    console.print(f"[bold red]error:[/] {sentence}", markup=True, soft_wrap=True)
+    console.print(f"[bold red]error:[/] {escape(sentence)}", soft_wrap=True)
     try:
         write_json(target, {"error": sentence})
     except SpatialARError as error:

@@ -230,6 +230,7 @@ def compare(
     items = bmad_items(root, split, patient_pattern=patient_pattern)
     report = progress or (lambda what, done, total: None)
     chosen, notes = _choose(root, rivals, smoothing, fpr, patient_pattern, report)
+    notes += [note for rival in rivals for note in rival.notes]
     contenders = [contender for choice in chosen for contender in choice.contenders]
     measured = iter(
         measure(

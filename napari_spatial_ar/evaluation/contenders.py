@@ -14,10 +14,10 @@ import torch
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation.costs import Times, shared
+from napari_spatial_ar.evaluation.scorer import Scorer
 from napari_spatial_ar.imaging.datasets import BmadItem
 from napari_spatial_ar.imaging.raster import read_label, read_raster
 from napari_spatial_ar.imaging.windows import resolve
-from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scoring import SliceScore
 
 __all__ = ["Contender", "Scored", "label_of", "score_items"]
@@ -29,7 +29,7 @@ class Contender:
 
     Parameters
     ----------
-    model : NormativeModel
+    model : Scorer
         What scores.
     smoothing : int, optional
         Instead of the one saved with the model.
@@ -39,7 +39,7 @@ class Contender:
         Time of its fit.
     """
 
-    model: NormativeModel
+    model: Scorer
     smoothing: int | None = None
     threshold: float | None = None
     fit_seconds: float | None = None
@@ -116,7 +116,7 @@ def score_items(
 
 
 def _score(
-    model: NormativeModel, item: BmadItem, image: npt.NDArray[Any], window: tuple[float, float]
+    model: Scorer, item: BmadItem, image: npt.NDArray[Any], window: tuple[float, float]
 ) -> SliceScore:
     try:
         return model.score_slice(image, window=window)

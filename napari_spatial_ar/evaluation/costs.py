@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,20 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from napari_spatial_ar.evaluation.scorer import Scorer
 from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef
 
-__all__ = ["SharedBackbone", "Times", "model_bytes", "peak_gpu_mb", "peak_rss_mb", "shared"]
+__all__ = [
+    "InnerBackbone",
+    "SharedBackbone",
+    "Times",
+    "model_bytes",
+    "peak_gpu_mb",
+    "peak_rss_mb",
+    "shared",
+]
 
 
 class SharedBackbone:
@@ -74,6 +84,18 @@ class SharedBackbone:
         self._kept.clear()
 
 
+class InnerBackbone:
+    """Stands for the backbone of a model that keeps it to itself: neither shared nor timed."""
+
+    charged, saved = math.nan, 0.0
+
+    def start(self) -> None:
+        """Nothing is counted."""
+
+    def forget(self) -> None:
+        """Nothing is kept."""
+
+
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
@@ -89,31 +111,34 @@ def _wait(device: torch.device) -> None:
 
 
 @contextmanager
-def shared(models: Sequence[NormativeModel]) -> Iterator[list[SharedBackbone]]:
+def shared(models: Sequence[Scorer]) -> Iterator[list[SharedBackbone | InnerBackbone]]:
     """Let models that were trained on the same backbone use one copy of it, for a while.
 
     Yields
     ------
-    list of SharedBackbone
+    list of SharedBackbone or InnerBackbone
         The one of each model.
     """
     found: dict[tuple[BackboneRef, torch.device], SharedBackbone] = {}
-    own = {}
-    result = []
+    own: list[tuple[NormativeModel, Backbone | None]] = []
+    result: list[SharedBackbone | InnerBackbone] = []
     for model in models:
+        if not isinstance(model, NormativeModel):
+            result.append(InnerBackbone())
+            continue
         key = (model.header.backbone, model.device)
         if key not in found:
             found[key] = SharedBackbone(model.backbone)
-        own[id(model)] = vars(model).get("backbone")
+        own.append((model, vars(model).get("backbone")))
         result.append(found[key])
     for model, backbone in zip(models, result, strict=True):
-        model.backbone = cast(Backbone, backbone)
+        if isinstance(model, NormativeModel):
+            model.backbone = cast(Backbone, backbone)
     try:
         yield result
     finally:
-        for model in models:
+        for model, before in own:
             del model.backbone  # one that had none loads its own when it needs it
-            before = own[id(model)]
             if before is not None:
                 model.backbone = before
 
@@ -132,24 +157,26 @@ class Times:
         spent : float
             Seconds its scoring took.
         charged, saved : float
-            See `SharedBackbone`.
+            See `SharedBackbone`; NaN where the backbone's time is not told apart.
         warm : bool
             False for the first, in which memory is allocated.
         """
         self._slices.append((spent + saved, spent + saved - charged, warm))
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, Any]:
         """Median and 95th percentile in milliseconds, of the slices that came warm if any."""
         warm = [slice_ for slice_ in self._slices if slice_[2]] or self._slices
         whole, beyond, _ = map(np.array, zip(*warm, strict=True))
         return {
             "ms_per_slice": 1000 * float(np.median(whole)),
             "ms_per_slice_p95": 1000 * float(np.quantile(whole, 0.95)),
-            "ms_beyond_backbone": 1000 * float(np.median(beyond)),
+            "ms_beyond_backbone": None
+            if np.isnan(beyond).any()
+            else 1000 * np.median(beyond).item(),
         }
 
 
-def model_bytes(model: NormativeModel) -> int:
+def model_bytes(model: Scorer) -> int:
     """Bytes of what the method learned, without the backbone."""
     tensors = model.detector.tensors().values()
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

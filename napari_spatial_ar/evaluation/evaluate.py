@@ -78,8 +78,8 @@ class Evaluation:
         Side of the mean filter over patch scores.
     ms_per_slice, ms_per_slice_p95 : float
         Median and 95th percentile of the time of a slice, from pixels in memory to heatmap.
-    ms_beyond_backbone : float
-        Median of the part of it that is not the backbone's.
+    ms_beyond_backbone : float or None
+        Median of the part of it that is not the backbone's; None where that is not told apart.
     model_bytes : int
         What the method learned, without the backbone.
     fit_seconds : float or None
@@ -107,7 +107,7 @@ class Evaluation:
     smoothing: int
     ms_per_slice: float
     ms_per_slice_p95: float
-    ms_beyond_backbone: float
+    ms_beyond_backbone: float | None
     model_bytes: int
     fit_seconds: float | None
     peak_rss_mb: float | None

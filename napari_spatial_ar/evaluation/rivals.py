@@ -12,13 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.evaluation.scorer import Scorer
 from napari_spatial_ar.imaging.files import atomic_write_json
 from napari_spatial_ar.normative.fitting import FitProgress, fit, fit_steps
 from napari_spatial_ar.normative.methods import DETECTORS
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 
-__all__ = ["Rival", "fit_rival", "grouped", "read_settings"]
+__all__ = [
+    "Rival",
+    "fit_rival",
+    "folder_name",
+    "grouped",
+    "read_settings",
+    "record",
+    "recorded_seconds",
+    "said_with",
+]
 
 _SEED = re.compile(r"[-_ .]*(?:seed|s)?[-_ .]?\d+$", re.IGNORECASE)
 _COMMA = re.compile(r",(?![^\[]*\])")  # not those in a list
@@ -33,15 +43,18 @@ class Rival:
     ----------
     name : str
         As it stands in reports.
-    models : tuple of NormativeModel
+    models : tuple of Scorer
         One a seed.
     fit_seconds : tuple of (float or None)
         Time of each model's fit after embedding, where it was measured.
+    notes : tuple of str
+        What a reader of its figures has to know, a sentence each.
     """
 
     name: str
-    models: tuple[NormativeModel, ...]
+    models: tuple[Scorer, ...]
     fit_seconds: tuple[float | None, ...]
+    notes: tuple[str, ...] = ()
 
 
 def grouped(models: Sequence[NormativeModel]) -> list[Rival]:
@@ -115,12 +128,11 @@ def fit_rival(
     own = read_settings(text, {*inspect.signature(fit_steps).parameters, *options})
     chosen = {key: value for key, value in own.items() if key in options}
     others = {key: value for key, value in own.items() if key not in options}
-    label = " ".join([name, *(f"{key}={_said(value)}" for key, value in own.items())])
-    slug = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
+    label = said_with(name, own)
     models, seconds = [], []
     for seed in seeds:
         wanted = {**settings, **others, "method": name, "options": chosen, "seed": seed}
-        model, taken = _fit_once(root, folder / f"{slug}-seed{seed}", wanted, progress)
+        model, taken = _fit_once(root, folder / folder_name(label, seed), wanted, progress)
         models.append(model)
         seconds.append(taken)
     return Rival(label, tuple(models), tuple(seconds))
@@ -150,8 +162,15 @@ def read_settings(text: str, known: set[str]) -> dict[str, Any]:
     return found
 
 
-def _said(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def folder_name(label: str, seed: int) -> str:
+    """Name of the folder of one seed's model."""
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', label).strip('-')}-seed{seed}"
+
+
+def said_with(name: str, settings: dict[str, Any]) -> str:
+    """Write a method's name with its settings, as it stands in reports."""
+    values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
+    return " ".join([name, *(f"{key}={value}" for key, value in values.items())])
 
 
 def _fit_once(
@@ -162,17 +181,9 @@ def _fit_once(
 ) -> tuple[NormativeModel, float | None]:
     asked = {key: str(value) for key, value in sorted(wanted.items()) if key != "device"}
     asked["data set"] = Path(root).resolve().name
-    record = out / _RECORD
     where = {key: wanted[key] for key in ("weights", "device") if wanted.get(key) is not None}
     if (out / MODEL_FILE).is_file():
-        known = json.loads(record.read_text()) if record.is_file() else {}
-        if known.get("settings") != asked:
-            raise InputError(
-                "the model here was fitted with other settings",
-                path=out,
-                fix="Choose another folder for the results, or delete this one",
-            )
-        return load_model(out, **where), known["seconds"]
+        return load_model(out, **where), recorded_seconds(out, asked)
     begin = time.perf_counter()
 
     def step(at: FitProgress) -> None:
@@ -184,5 +195,29 @@ def _fit_once(
 
     model = fit(root, progress=step, out=out, **wanted)
     seconds = time.perf_counter() - begin
-    atomic_write_json(record, {"settings": asked, "seconds": seconds})
+    record(out, asked, seconds)
     return model, seconds
+
+
+def record(out: Path, settings: dict[str, str], seconds: float) -> None:
+    """Write beside a model with which settings, and how fast, it was fitted."""
+    atomic_write_json(out / _RECORD, {"settings": settings, "seconds": seconds})
+
+
+def recorded_seconds(out: Path, settings: dict[str, str]) -> float:
+    """Time of the fit whose model is here.
+
+    Raises
+    ------
+    InputError
+        If it was fitted with other settings.
+    """
+    path = out / _RECORD
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    if known.get("settings") != settings:
+        raise InputError(
+            "the model here was fitted with other settings",
+            path=out,
+            fix="Choose another folder for the results, or delete this one",
+        )
+    return float(known["seconds"])
