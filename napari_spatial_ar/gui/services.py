@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ __all__ = [
     "fit_steps",
     "list_models",
     "load_model",
+    "methods",
     "model_news",
     "user_models_dir",
     "weights_hint",
@@ -76,6 +78,15 @@ def fit_steps(folder: str | Path, **settings: Any) -> Generator[Any, None, Any]:
     from napari_spatial_ar.normative.fitting import fit_steps as fit
 
     return fit(folder, **settings)
+
+
+def methods() -> list[Any]:
+    """Methods to learn by, subclasses of ``Detector``; first that which a fit takes by itself."""
+    from napari_spatial_ar.normative import fitting
+    from napari_spatial_ar.normative.methods import DETECTORS
+
+    default = signature(fitting.fit_steps).parameters["method"].default
+    return sorted(DETECTORS.values(), key=lambda m: (m.name != default, m.title.lower()))
 
 
 def backbone_names() -> list[tuple[str, bool]]:

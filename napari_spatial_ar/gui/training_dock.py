@@ -85,17 +85,22 @@ class TrainingDock(DockPage):
         self.note = Note()
         self.plot = LossPlot()
         fit = [row(self.start_button, self.cancel_button), self.progress, self.note]
-        loss = section("Loss (nats per dimension)", [self.plot])
-        self.lay_out([self.form, section("Fit", fit), loss], stretch=2)
+        self.loss = section("Loss (nats per dimension)", [self.plot])
+        self.lay_out([self.form, section("Fit", fit), self.loss], stretch=2)
         self.setAcceptDrops(True)
         self.start_button.clicked.connect(self.start)
         self.cancel_button.clicked.connect(self.cancel)
+        self.form.method.changed.connect(self._on_method)
+        self._on_method()
         self._enable()
 
     @property
     def running(self) -> bool:
         """Whether a model is being fitted."""
         return self._task is not None
+
+    def _on_method(self) -> None:
+        self.loss.setVisible(self.form.method.method.tells_losses)
 
     def _enable(self) -> None:
         self.form.setEnabled(not self.running)
@@ -126,7 +131,7 @@ class TrainingDock(DockPage):
                 return
             arguments["overwrite"] = True
         self._stage = ""
-        self.plot.show_losses([], [], -1, arguments["epochs"])
+        self.plot.show_losses([], [], -1, 1)
         self.progress.setRange(0, 0)
         self.note.say("Starting...")
         task = self.tasks.start(lambda stop: training_steps(stop, folder, arguments))

@@ -12,21 +12,12 @@ from qtpy.QtWidgets import QFileDialog, QLineEdit, QSpinBox, QVBoxLayout, QWidge
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import services, settings
 from napari_spatial_ar.gui.forms import Note, button, combo, row, section, select_data
+from napari_spatial_ar.gui.method_form import MethodForm
 from napari_spatial_ar.gui.window_form import WindowForm
 
 __all__ = ["TrainingForm"]
 
 _MODALITIES = (("MRI", "mri"), ("CT", "ct"), ("OCT", "oct"))
-_DILATIONS = (("Wide (dilation 4)", 4), ("Close (dilation 1)", 1))
-_CONTEXTS = (("Causal", "causal"), ("Bidirectional", "bidirectional"))
-
-
-def _spin(low: int, high: int, value: int, tooltip: str) -> QSpinBox:
-    made = QSpinBox()
-    made.setRange(low, high)
-    made.setValue(value)
-    made.setToolTip(tooltip)
-    return made
 
 
 class TrainingForm(QWidget):
@@ -47,14 +38,10 @@ class TrainingForm(QWidget):
             "The frozen network whose embeddings are modelled; \u2713: its weights are here"
         )
         self.backbone_note = Note()
-        self.dilation = self._list(
-            _DILATIONS, "How far around a patch the model looks to predict it"
-        )
-        self.context = self._list(
-            _CONTEXTS, "Causal: from patches above and left. Bidirectional: from all around"
-        )
-        self.epochs = _spin(1, 10_000, 40, "Passes over the training slices")
-        self.seed = _spin(0, 2**31 - 1, 0, "The same seed and settings give the same model")
+        self.method = MethodForm()
+        self.seed = QSpinBox()
+        self.seed.setRange(0, 2**31 - 1)
+        self.seed.setToolTip("The same seed and settings give the same model")
         self.name = QLineEdit()
         self.name.setToolTip("The model's name: a folder of this name is made for it")
         layout = QVBoxLayout(self)
@@ -68,20 +55,22 @@ class TrainingForm(QWidget):
                     ("Modality", self.modality),
                     ("Model sees", self.window),
                     ("Backbone", self.backbone),
-                    ("Neighbourhood", self.dilation),
-                    ("Context", self.context),
-                    ("Epochs", self.epochs),
+                    self.backbone_note,
+                    self.method,
                     ("Seed", self.seed),
                     ("Name", self.name),
-                    self.backbone_note,
                 ],
             )
         )
         self._named_by_hand = False
         self.fill_backbones()
+        select_data(self.modality, settings.recall("training_modality", ""))
+        select_data(self.backbone, settings.recall("training_backbone", ""))
+        self.window.set_modality(self.modality.currentData())
         self.choose_button.clicked.connect(self._choose)
         self.backbone.currentIndexChanged.connect(self._on_backbone)
         self.modality.currentIndexChanged.connect(self._on_modality)
+        self.method.changed.connect(self._suggest_name)
         self.name.textEdited.connect(self._on_name)
         self.folder.textChanged.connect(self.changed)
         self._on_backbone()
@@ -127,7 +116,11 @@ class TrainingForm(QWidget):
 
     def _suggest_name(self) -> None:
         if not self._named_by_hand:
-            self.name.setText(f"{self.modality.currentData()}-{self.backbone.currentData()}")
+            parts = [self.modality.currentData(), self.backbone.currentData()]
+            if not self.method.is_default:
+                parts.append(self.method.method.name)
+            self.name.setText("-".join(parts))
+            self.name.setCursorPosition(0)
         self.changed.emit()
 
     @property
@@ -157,13 +150,13 @@ class TrainingForm(QWidget):
         window = self.window.window()
         settings.remember("training_folder", folder)
         settings.remember_folder("training", folder)
+        settings.remember("training_modality", self.modality.currentData())
+        settings.remember("training_backbone", self.backbone.currentData())
         return folder, {
             "out": self.target,
             "modality": self.modality.currentData(),
             "window": window,
             "backbone": self.backbone.currentData(),
-            "dilation": self.dilation.currentData(),
-            "context": self.context.currentData(),
-            "epochs": self.epochs.value(),
             "seed": self.seed.value(),
+            **self.method.arguments(),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,8 @@ from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.training_dock import TrainingDock
 from napari_spatial_ar.gui.training_form import TrainingForm
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window
+from napari_spatial_ar.normative.fitting import fit_steps
+from napari_spatial_ar.normative.methods import DETECTORS
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 
@@ -117,6 +120,12 @@ def dock(make_napari_viewer: Any, fit: Fit) -> TrainingDock:
     return made
 
 
+def set_options(dock: TrainingDock, **values: Any) -> None:
+    form = dock.form.method
+    for name, value in values.items():
+        form.pages[form.method.name].editors[name].value = value
+
+
 def drop(dock: TrainingDock, path: Path) -> None:
     mime = QMimeData()
     mime.setUrls([QUrl.fromLocalFile(str(path))])
@@ -131,9 +140,8 @@ def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
 ) -> None:
     drop(dock, scans)
     dock.form.modality.setCurrentText("CT")
-    dock.form.dilation.setCurrentIndex(1)
-    dock.form.context.setCurrentText("Bidirectional")
-    dock.form.epochs.setValue(4)
+    select_data(dock.form.method.box, "spatial-ar")
+    set_options(dock, dilation=1, context="bidirectional", epochs=4)
     dock.form.seed.setValue(5)
     with qtbot.waitSignal(services.model_news.changed, timeout=5000):
         click(dock.start_button)
@@ -148,10 +156,9 @@ def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
                 "modality": "ct",
                 "window": None,
                 "backbone": "here_vits14",
-                "dilation": 1,
-                "context": "bidirectional",
-                "epochs": 4,
                 "seed": 5,
+                "method": "spatial-ar",
+                "options": {"dilation": 1, "context": "bidirectional", "epochs": 4},
             },
         )
     ]
@@ -166,7 +173,7 @@ def test_the_window_that_the_model_sees_is_chosen_and_remembered(
 ) -> None:
     form = dock.form
     form.folder.setText(str(scans))
-    assert form.window.box.currentText() == "Usual (percentiles 0.5..99.5)"
+    assert form.window.box.currentText() == "Usual (0.5..99.5 %)"
     assert form.arguments()[1]["window"] is None
     select_data(form.modality, "ct")
     assert form.window.box.currentText() == "Usual (-160..240 HU)"
@@ -199,6 +206,108 @@ def test_a_window_that_is_none_is_one_sentence(
     assert fit.calls == []
     assert len(notes) == 1
     assert "window" in notes[0]
+
+
+# ---------------------------------------------------------------------- methods
+
+
+def test_every_method_can_be_chosen_and_the_default_is_that_of_a_fit(dock: TrainingDock) -> None:
+    box = dock.form.method.box
+    names = [box.itemData(i) for i in range(box.count())]
+    assert sorted(names) == sorted(DETECTORS)
+    assert names[0] == box.currentData() == signature(fit_steps).parameters["method"].default
+    for name, method in DETECTORS.items():
+        assert select_data(box, name)
+        assert method.title == box.currentText()
+        assert method.cost in dock.form.method.note.text()
+        assert method.unit in dock.form.method.note.text()
+        tip = box.itemData(box.currentIndex(), Qt.ItemDataRole.ToolTipRole)
+        assert method.reference in tip
+        shown = {key for key, page in dock.form.method.pages.items() if not page.isHidden()}
+        assert shown == {name}
+        assert dock.loss.isHidden() == (name != "spatial-ar")
+        page = dock.form.method.pages[name]
+        assert {key: editor.value for key, editor in page.editors.items()} == method.options()
+
+
+def test_options_are_passed_on_where_they_differ_and_remembered(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any
+) -> None:
+    dock.form.folder.setText(str(scans))
+    select_data(dock.form.method.box, "patch-gaussian")
+    set_options(dock, position="patch", cells=7)
+    assert dock.form.name.text() == "mri-here_vits14-patch-gaussian"
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    (_, arguments) = fit.calls[-1]
+    assert arguments["method"] == "patch-gaussian"
+    assert arguments["options"] == {"position": "patch", "cells": 7}
+    again = TrainingForm()
+    qtbot.addWidget(again)
+    assert again.method.method.name == "patch-gaussian"
+    page = again.method.pages["patch-gaussian"]
+    assert (page.editors["position"].value, page.editors["cells"].value) == ("patch", 7)
+    again.show()
+    page.more.expand(animate=False)
+    click(page.defaults_button)
+    assert again.method.arguments()["options"] == {}
+
+
+def test_small_numbers_keep_their_digits(dock: TrainingDock) -> None:
+    select_data(dock.form.method.box, "dinomaly")
+    set_options(dock, learning_rate=0.00025)
+    assert dock.form.method.arguments()["options"] == {"learning_rate": 0.00025}
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("memory-bank", {"coreset": 0.5}),
+        ("patch-gaussian", {"position": "patch", "cells": 4}),
+        ("dpmm", {"components": 8, "passes": 2}),
+        ("himatch-ad", {"references": 2, "clusters": 4}),
+        ("synthetic-change", {"slices": 8, "steps": 60, "components": 16, "hidden": 8}),
+    ],
+)
+def test_a_model_of_each_quick_method_scores_in_its_own_unit(
+    method: str,
+    options: dict[str, Any],
+    make_napari_viewer: Any,
+    tiny_weights: Path,
+    tiny_name: str,
+    normal_slices: Path,
+    lab: Any,
+    click: Any,
+    qtbot: Any,
+) -> None:
+    viewer = make_napari_viewer()
+    review, training = ReviewDock(viewer), TrainingDock(viewer)
+    for made in (review, training):
+        viewer.window.add_dock_widget(made)
+    form = training.form
+    form.folder.setText(str(normal_slices))
+    assert select_data(form.backbone, tiny_name)
+    assert select_data(form.method.box, method)
+    set_options(training, **options)
+    form.name.setText(f"quick-{method}")
+    click(training.start_button)
+    qtbot.waitUntil(lambda: not training.running, timeout=60_000)
+    assert "ready" in training.note.text()
+    assert review.models.choose(f"quick-{method}")
+    qtbot.waitUntil(lambda: review.models.model is not None, timeout=20_000)
+    assert review.models.model.header.training["options"] == options
+    unit = DETECTORS[method].unit
+    assert review.threshold.heading.text() == f"Threshold ({unit})"
+    assert unit in review.threshold.slider.toolTip()
+    viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    click(review.slice_button)
+    qtbot.waitUntil(lambda: not review.running and review.masks.settled, timeout=20_000)
+    assert review.session.score.scored.sum() == 1
+    assert np.isfinite(review.session.score.nll).all()
+    assert "of normal tissue" in review.threshold.meaning.text()
+
+
+# ---------------------------------------------------------------------- stops and errors
 
 
 def test_cancel_keeps_what_is_done_and_start_goes_on(
@@ -355,7 +464,8 @@ def test_a_model_fitted_here_scores_a_scan_there(
     viewer.window.add_dock_widget(training, name="Training")
     assert training.form.backbone.currentData() == "dinov2_vits14_focus"
     training.form.folder.setText(str(folder))
-    training.form.epochs.setValue(2)
+    select_data(training.form.method.box, "spatial-ar")
+    set_options(training, epochs=2)
     training.form.name.setText("clicked")
     click(training.start_button)
     qtbot.waitUntil(lambda: not training.running, timeout=120_000)
