@@ -152,8 +152,14 @@ class DockPage(QWidget):
         super().__init__()
         self._placed = False
 
-    def lay_out(self, sections: Sequence[QWidget], *, stretch: int | None = None) -> None:
-        """Put sections under each other; the research-use line always stands below.
+    def lay_out(
+        self,
+        sections: Sequence[QWidget],
+        *,
+        stretch: int | None = None,
+        foot: QWidget | None = None,
+    ) -> None:
+        """Put sections under each other; the foot and the research-use line always stand below.
 
         The sections scroll where the window is too low for them.
         """
@@ -161,7 +167,11 @@ class DockPage(QWidget):
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(0)
-        outer.addWidget(_scrolling(sections, stretch), 1)
+        self.scroll = _scrolling(sections, stretch)
+        outer.addWidget(self.scroll, 1)
+        if foot is not None:
+            foot.layout().setContentsMargins(8, 6, 8, 4)
+            outer.addWidget(foot)
         outer.addWidget(research_line())
 
     def showEvent(self, event: QShowEvent) -> None:

@@ -79,7 +79,7 @@ class _Options(QWidget):
         within.addWidget(self.defaults_button, 0, Qt.AlignmentFlag.AlignRight)
         # Arrows as text: superqt's icons do not take the colour of napari's theme.
         self.more = QCollapsible(_MORE, expandedIcon=QIcon(), collapsedIcon=QIcon())
-        self.more.toggled.connect(lambda shown: self.more.setText(_LESS if shown else _MORE))
+        self.more.toggled.connect(self._on_more)
         self.more.toggleButton().setToolTip("Show or hide what else can be set for this method")
         self.more.addWidget(inside)
         for margins in (self.more.layout(), self.more.content().layout()):
@@ -89,6 +89,9 @@ class _Options(QWidget):
 
     def _pairs(self, labels: Mapping[str, str]) -> list[tuple[str, QWidget]]:
         return [(label, self.editors[name].native) for name, label in labels.items()]
+
+    def _on_more(self, shown: bool) -> None:
+        self.more.setText(_LESS if shown else _MORE)
 
     def _key(self, name: str) -> str:
         return f"training_options/{self._name}/{name}"

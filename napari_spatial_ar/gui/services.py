@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,11 @@ def _stamp(path: Path) -> int:
         return 0
 
 
-def fit_steps(folder: str | Path, **settings: Any) -> Generator[Any, None, Any]:
+def fit_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[Any, None, Any]:
     """Train step by step; see `napari_spatial_ar.normative.fitting.fit_steps`."""
     from napari_spatial_ar.normative.fitting import fit_steps as fit
 
-    return fit(folder, **settings)
+    return fit(folders, **settings)
 
 
 def methods() -> list[Any]:
