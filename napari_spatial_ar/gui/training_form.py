@@ -72,7 +72,7 @@ class TrainingForm(QWidget):
         self.normals.changed.connect(self.changed)
         self.normals.look_wanted.connect(self._look)
         self.window.box.currentIndexChanged.connect(self.normals.look_again)
-        for spin in (self.window.low, self.window.high):
+        for spin in (self.window.low, self.window.high, self.seed):
             spin.editingFinished.connect(self.normals.look_again)
         self._on_backbone()
 

@@ -273,7 +273,7 @@ def fit_steps(
 
 
 def fit(
-    folder: str | Path,
+    folder: str | Path | Sequence[str | Path],
     *,
     progress: Callable[[FitProgress], None] | None = None,
     **settings: Any,
@@ -282,7 +282,7 @@ def fit(
 
     Parameters
     ----------
-    folder : path
+    folder : path or sequence of paths
         Normal scans.
     progress : callable, optional
         Called with a `FitProgress` at each step; what it raises stops the fit, which can be

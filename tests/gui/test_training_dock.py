@@ -250,9 +250,7 @@ def test_options_are_passed_on_where_they_differ_and_remembered(
     assert again.method.method.name == "patch-gaussian"
     page = again.method.pages["patch-gaussian"]
     assert (page.editors["position"].value, page.editors["cells"].value) == ("patch", 7)
-    again.show()
-    page.more.expand(animate=False)
-    click(page.defaults_button)
+    page.defaults_button.click()
     assert again.method.arguments()["options"] == {}
 
 
