@@ -170,6 +170,20 @@ def test_inspect_names_no_distance_where_slices_are_missing(tmp_path: Path) -> N
     assert "8.00 mm between slices 1 and 2, where 4.00 mm is usual" in series["warnings"][0]
 
 
+def test_summary_counts_what_a_fit_would_use(tmp_path: Path, normal_slices: Path) -> None:
+    other = series_of(tmp_path / "mr", Modality="MR", PatientID="Doe")
+    series_of(tmp_path / "scout", SeriesInstanceUID="1.2.78", Modality="CT", PatientID="Doe")
+    found = run(tmp_path, "summary", normal_slices, other, tmp_path / "scout")
+    assert (found["slices"], found["patients"]) == (17, 5)
+    assert found["left_out"] == {"modality": 5}
+    assert found["train"]["slices"] + found["valid"]["slices"] == 17
+    assert found["least_share"] == 1 / (found["valid"]["patients"] + 1)
+    assert len({series["key"] for series in found["series"]}) == 6
+    assert "Doe" not in str(found["series"])
+    error = run(tmp_path, "summary", other, "--modality", "pet", code=1)["error"]
+    assert error == "modality must be mri, ct or oct, not 'pet'."
+
+
 def test_seg_puts_a_mask_back_onto_its_series(tmp_path: Path) -> None:
     series = series_of(tmp_path / "in" / "t1")
     series_of(tmp_path / "in" / "t2", SeriesInstanceUID="1.2.77", Rows=20, SeriesNumber=9)

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_spatial_ar.cli.support import Json, Overwrite, command, say, show, table, write_json
+from napari_spatial_ar.cli.support import (
+    FitWindow,
+    Json,
+    Overwrite,
+    PatientPattern,
+    command,
+    parse_window,
+    progress_bar,
+    say,
+    show,
+    table,
+    write_json,
+)
 from napari_spatial_ar.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,6 +149,51 @@ def _damage(scan: Scan) -> InputError | None:
     except InputError as error:
         return error
     return None
+
+
+@files_app.command()
+@command
+def summary(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of normal scans.")],
+    modality: Annotated[str, typer.Option(help="mri, ct or oct.")] = "mri",
+    window: FitWindow = None,
+    patient_pattern: PatientPattern = None,
+    seed: Annotated[int, typer.Option(help="Of the split into training and validation.")] = 0,
+    json: Json = None,
+) -> dict[str, Any]:
+    """Say what a fit on folders would learn from: slices, patients, what is left out and why.
+
+    Patients are named by the start of a hash.
+    """
+    from napari_spatial_ar.imaging.data_summary import DataSummary, kind_of
+    from napari_spatial_ar.imaging.survey import REASONS, Survey, survey
+
+    if modality not in ("mri", "ct", "oct"):
+        raise InputError(f"modality must be mri, ct or oct, not '{modality}'")
+    steps = survey(
+        folders,
+        modality=modality,  # type: ignore[arg-type]
+        window=None if window is None else parse_window(window),
+        patient_pattern=patient_pattern,
+    )
+    with progress_bar() as bar:
+        task = bar.add_task("Looking through the files", total=None)
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                found: Survey = end.value
+                break
+            bar.update(task, completed=step.done, total=step.total or None)
+    made = DataSummary(found, seed=seed)
+    rows = table("series", "patient", "kind", "slices", "left out")
+    for series in found.series:
+        reasons = "; ".join(f"{n}: {REASONS[reason]}" for reason, n in series.left_out.items())
+        rows.add_row(series.label, series.patient, kind_of(series), str(len(series.refs)), reasons)
+    show(rows)
+    for line in made.lines():
+        say(line)
+    return made.to_dict()
 
 
 @files_app.command()

@@ -103,11 +103,11 @@ def opening_window(volume: Volume) -> Drawn:
     return Drawn(choice, limits_of(volume, choice))
 
 
-def describe(window: Window, unit: str) -> str:
-    """Window as text, such as ``"-160..240 HU"``."""
+def describe(window: Window, unit: str, *, short: bool = False) -> str:
+    """Window as text, such as ``"-160..240 HU"``; ``short`` where room is scarce."""
     ends = f"{window.low:g}..{window.high:g}"
     if window.kind == "percentile":
-        return f"percentiles {ends}"
+        return f"{ends} %" if short else f"percentiles {ends}"
     if window.kind == "full8":
         return "grey values 0..255"
     return f"{ends} {unit}".rstrip()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
 
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QShowEvent
@@ -28,13 +30,16 @@ __all__ = [
     "Note",
     "button",
     "combo",
+    "fields",
+    "heading",
     "research_line",
     "row",
     "section",
     "select_data",
 ]
 
-_MIN_WIDTH = 330
+_MIN_WIDTH = 345
+_LABEL_WIDTH = 96
 
 
 class Note(QLabel):
@@ -93,36 +98,42 @@ def row(*widgets: QWidget) -> QHBoxLayout:
     return layout
 
 
-def section(title: str, parts: Sequence[object]) -> QWidget:
+def heading(title: str = "") -> QLabel:
+    """Make the title of a section."""
+    made = QLabel(title)
+    made.setStyleSheet("font-weight: bold;")
+    return made
+
+
+def section(title: str | QLabel, parts: Sequence[Any]) -> QWidget:
     """Heading, and below it widgets, layouts or (label, widget) pairs."""
     made = QWidget()
     outer = QVBoxLayout(made)
     outer.setContentsMargins(0, 0, 0, 0)
     outer.setSpacing(5)
-    heading = QLabel(title)
-    heading.setStyleSheet("font-weight: bold;")
-    outer.addWidget(heading)
-    grid: QGridLayout | None = None
-    for part in parts:
-        if isinstance(part, tuple):
-            label, widget = part
-            if grid is None:
-                grid = QGridLayout()
-                grid.setColumnStretch(1, 1)
-                grid.setVerticalSpacing(5)
-                outer.addLayout(grid)
-            at = grid.rowCount()
-            name = QLabel(label)
-            name.setToolTip(widget.toolTip())
-            grid.addWidget(name, at, 0)
-            grid.addWidget(widget, at, 1)
-            continue
-        grid = None
-        if isinstance(part, QWidget):
-            outer.addWidget(part)
-        else:
-            outer.addLayout(part)
+    outer.addWidget(heading(title) if isinstance(title, str) else title)
+    for labelled, run in groupby(parts, lambda part: isinstance(part, tuple)):
+        for part in [fields(list(run))] if labelled else run:
+            if isinstance(part, QWidget):
+                outer.addWidget(part)
+            else:
+                outer.addLayout(part)
     return made
+
+
+def fields(pairs: Sequence[tuple[str, QWidget]]) -> QGridLayout:
+    """Widgets under each other, each with its label before it."""
+    grid = QGridLayout()
+    # The same in every grid, so that they line up.
+    grid.setColumnMinimumWidth(0, _LABEL_WIDTH)
+    grid.setColumnStretch(1, 1)
+    grid.setVerticalSpacing(5)
+    for at, (label, widget) in enumerate(pairs):
+        name = QLabel(label)
+        name.setToolTip(widget.toolTip())
+        grid.addWidget(name, at, 0)
+        grid.addWidget(widget, at, 1)
+    return grid
 
 
 def research_line() -> QLabel:
@@ -141,8 +152,14 @@ class DockPage(QWidget):
         super().__init__()
         self._placed = False
 
-    def lay_out(self, sections: Sequence[QWidget], *, stretch: int | None = None) -> None:
-        """Put sections under each other; the research-use line always stands below.
+    def lay_out(
+        self,
+        sections: Sequence[QWidget],
+        *,
+        stretch: int | None = None,
+        foot: QWidget | None = None,
+    ) -> None:
+        """Put sections under each other; the foot and the research-use line always stand below.
 
         The sections scroll where the window is too low for them.
         """
@@ -150,7 +167,11 @@ class DockPage(QWidget):
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(0)
-        outer.addWidget(_scrolling(sections, stretch), 1)
+        self.scroll = _scrolling(sections, stretch)
+        outer.addWidget(self.scroll, 1)
+        if foot is not None:
+            foot.layout().setContentsMargins(8, 6, 8, 4)
+            outer.addWidget(foot)
         outer.addWidget(research_line())
 
     def showEvent(self, event: QShowEvent) -> None:
@@ -190,8 +211,8 @@ def _scrolling(sections: Sequence[QWidget], stretch: int | None) -> QScrollArea:
     layout.setSpacing(9)
     for index, part in enumerate(sections):
         layout.addWidget(part, 1 if index == stretch else 0)
-    if stretch is None:
-        layout.addStretch(1)
+    # Takes what is left over where nothing stretches, or what does is hidden.
+    layout.addStretch(0)
     scroll = QScrollArea()
     scroll.setFrameShape(QFrame.Shape.NoFrame)
     scroll.setWidgetResizable(True)

@@ -7,7 +7,6 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtGui import QIcon, QImage, QPainter, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QDialog,
@@ -22,11 +21,12 @@ from qtpy.QtWidgets import (
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.forms import Note, button, row
+from napari_spatial_ar.gui.icons import icon, square
 from napari_spatial_ar.gui.scan_text import columns, notes, ticked_at_first
-from napari_spatial_ar.gui.thumbnails import THUMBNAIL_SIZE, thumbnail
 from napari_spatial_ar.gui.workers import TaskHost
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.thumbnails import THUMBNAIL_SIZE, thumbnail
 
 __all__ = ["SeriesChooser", "worth_asking"]
 
@@ -91,12 +91,11 @@ class SeriesChooser(QDialog):
         table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         table.setAccessibleName("Scans")
         table.setToolTip("Tick what to open; a double click opens one scan alone")
-        placeholder = QPixmap(THUMBNAIL_SIZE, THUMBNAIL_SIZE)
-        placeholder.fill(Qt.GlobalColor.black)
+        placeholder = icon(square())
         for scan, tick in zip(self._scans, ticked_at_first(self._scans), strict=True):
             item = QTreeWidgetItem(table, list(columns(scan)))
             item.setCheckState(0, Qt.CheckState.Checked if tick else Qt.CheckState.Unchecked)
-            item.setIcon(0, _icon(placeholder))
+            item.setIcon(0, placeholder)
             tip = "\n".join(notes(scan))
             for column in range(len(_HEADINGS)):
                 item.setToolTip(column, tip)
@@ -174,28 +173,8 @@ class SeriesChooser(QDialog):
             tip = f"{item.toolTip(0)}\nThe middle slice cannot be read."
             item.setToolTip(0, tip.strip())
             return
-        rows, width = picture.shape
-        image = QImage(picture.tobytes(), width, rows, width, QImage.Format.Format_Grayscale8)
-        square = QPixmap(THUMBNAIL_SIZE, THUMBNAIL_SIZE)
-        square.fill(Qt.GlobalColor.black)
-        _draw_in_middle(square, image)
-        item.setIcon(0, _icon(square))
+        item.setIcon(0, icon(square(picture)))
         item.setData(0, Qt.ItemDataRole.UserRole, True)
-
-
-def _icon(picture: QPixmap) -> QIcon:
-    icon = QIcon(picture)
-    # Qt would tint the picture of the selected row.
-    icon.addPixmap(picture, QIcon.Mode.Selected)
-    return icon
-
-
-def _draw_in_middle(square: QPixmap, image: QImage) -> None:
-    painter = QPainter(square)
-    painter.drawImage(
-        (square.width() - image.width()) // 2, (square.height() - image.height()) // 2, image
-    )
-    painter.end()
 
 
 def _on(item: QTreeWidgetItem) -> bool:

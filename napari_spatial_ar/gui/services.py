@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ __all__ = [
     "fit_steps",
     "list_models",
     "load_model",
+    "methods",
     "model_news",
     "user_models_dir",
     "weights_hint",
@@ -71,14 +73,23 @@ def _stamp(path: Path) -> int:
         return 0
 
 
-def fit_steps(folder: str | Path, **settings: Any) -> Generator[Any, None, Any]:
+def fit_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[Any, None, Any]:
     """Train step by step, and write the model's card; see `fitting.fit_steps`."""
     from napari_spatial_ar.normative.fitting import fit_steps as fit
     from napari_spatial_ar.review.model_card import write_model_card
 
-    model = yield from fit(folder, **settings)
+    model = yield from fit(folders, **settings)
     write_model_card(model)
     return model
+
+
+def methods() -> list[Any]:
+    """Methods to learn by, subclasses of ``Detector``; first that which a fit takes by itself."""
+    from napari_spatial_ar.normative import fitting
+    from napari_spatial_ar.normative.methods import DETECTORS
+
+    default = signature(fitting.fit_steps).parameters["method"].default
+    return sorted(DETECTORS.values(), key=lambda m: (m.name != default, m.title.lower()))
 
 
 def backbone_names() -> list[tuple[str, bool]]:

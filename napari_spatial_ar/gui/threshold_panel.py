@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from superqt import QLabeledDoubleSlider
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.forms import Note, button, row, section
+from napari_spatial_ar.gui.forms import Note, button, heading, row, section
 from napari_spatial_ar.gui.session import calibrated_thresholds
 from napari_spatial_ar.review.findings import Finding
 
@@ -52,9 +53,6 @@ class ThresholdPanel(QWidget):
         self._unit = "mm³"
         self.slider = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
         self.slider.setDecimals(2)
-        self.slider.setToolTip(
-            "Tissue whose score lies above this value (nats per dimension) goes into the mask"
-        )
         self.meaning = Note()
         self.min_size = QDoubleSpinBox()
         self.min_size.setRange(0, 1_000_000)
@@ -65,9 +63,10 @@ class ThresholdPanel(QWidget):
         self.findings = Note("No slice is scored yet.", strong=True)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
+        self.heading = heading()
         layout.addWidget(
             section(
-                "Threshold (nats per dimension)",
+                self.heading,
                 [
                     self.slider,
                     self.meaning,
@@ -76,6 +75,7 @@ class ThresholdPanel(QWidget):
                 ],
             )
         )
+        self._name_unit(None)
         self._saver = QTimer(self)
         self._saver.setSingleShot(True)
         self._saver.timeout.connect(self._save)
@@ -89,7 +89,7 @@ class ThresholdPanel(QWidget):
 
     @property
     def threshold(self) -> float:
-        """Nats per dimension."""
+        """In the model's unit."""
         return float(self.slider.value())
 
     @property
@@ -97,9 +97,15 @@ class ThresholdPanel(QWidget):
         """Share of normal tissue flagged, in [0, 1]; None without a calibrated model."""
         return float(self._model.fpr_for_threshold(self.threshold)) if self._anchors else None
 
+    def _name_unit(self, model: Any) -> None:
+        unit = getattr(model, "unit", "nats per dimension")
+        self.heading.setText(f"Threshold ({unit})")
+        self.slider.setToolTip(f"Tissue whose score lies above this value ({unit}) is in the mask")
+
     def set_model(self, model: Any) -> None:
-        """Take range and start from a model's calibration."""
+        """Take unit, range and start from a model and its calibration."""
         self._model = model
+        self._name_unit(model)
         self._anchors = calibrated_thresholds(model)
         if self._anchors:
             low, high = min(self._anchors.values()), max(self._anchors.values())
@@ -125,8 +131,11 @@ class ThresholdPanel(QWidget):
         self.highest.setEnabled(True)
 
     def _set_range(self, low: float, high: float) -> None:
+        step = (high - low) / 200 or 0.01
+        # Some units, such as a cosine distance, have small numbers.
+        self.slider.setDecimals(max(2, math.ceil(-math.log10(step))))
         self.slider.setRange(low, max(high, low + 0.01))
-        self.slider.setSingleStep((high - low) / 200 or 0.01)
+        self.slider.setSingleStep(step)
 
     def set_measurable(self, measurable: bool) -> None:
         """Count the smallest region in mm3, or in voxels where nothing can be measured in mm."""

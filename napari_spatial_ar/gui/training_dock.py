@@ -33,7 +33,7 @@ _STAGES = {
 
 
 def training_steps(
-    stop: threading.Event, folder: str, arguments: dict[str, Any]
+    stop: threading.Event, folders: list[str], arguments: dict[str, Any]
 ) -> Generator[Any, None, Any]:
     """Fit, yielding at most ten times a second and at every new epoch or stage.
 
@@ -42,7 +42,7 @@ def training_steps(
     str or None
         Name of the model; None where ``stop`` was set. What was done is kept on disk.
     """
-    steps = services.fit_steps(folder, **arguments)
+    steps = services.fit_steps(folders, **arguments)
     last, seen = 0.0, None
     while True:
         if stop.is_set():
@@ -85,17 +85,22 @@ class TrainingDock(DockPage):
         self.note = Note()
         self.plot = LossPlot()
         fit = [row(self.start_button, self.cancel_button), self.progress, self.note]
-        loss = section("Loss (nats per dimension)", [self.plot])
-        self.lay_out([self.form, section("Fit", fit), loss], stretch=2)
+        self.loss = section("Loss (nats per dimension)", [self.plot])
+        self.lay_out([self.form, self.loss], stretch=1, foot=section("Fit", fit))
         self.setAcceptDrops(True)
         self.start_button.clicked.connect(self.start)
         self.cancel_button.clicked.connect(self.cancel)
+        self.form.method.changed.connect(self._on_method)
+        self._on_method()
         self._enable()
 
     @property
     def running(self) -> bool:
         """Whether a model is being fitted."""
         return self._task is not None
+
+    def _on_method(self) -> None:
+        self.loss.setVisible(self.form.method.method.tells_losses)
 
     def _enable(self) -> None:
         self.form.setEnabled(not self.running)
@@ -108,16 +113,16 @@ class TrainingDock(DockPage):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        """Take a dropped folder as the folder of normal scans."""
+        """Take dropped folders as those of normal scans."""
         event.acceptProposedAction()
-        self.form.folder.setText(dropped_paths(event.mimeData())[0])
+        self.form.normals.set_folders(dropped_paths(event.mimeData()))
 
     def start(self) -> None:
         """Fit with the settings of the form."""
         if self.running:
             return
         try:
-            folder, arguments = self.form.arguments()
+            folders, arguments = self.form.arguments()
         except SpatialARError as error:
             self.note.say(report(error, "Training"))
             return
@@ -125,11 +130,13 @@ class TrainingDock(DockPage):
             if not self._may_overwrite(self.form.target.name):
                 return
             arguments["overwrite"] = True
+        self.form.normals.stop()
         self._stage = ""
-        self.plot.show_losses([], [], -1, arguments["epochs"])
+        self.plot.show_losses([], [], -1, 1)
+        self.scroll.ensureWidgetVisible(self.plot)
         self.progress.setRange(0, 0)
         self.note.say("Starting...")
-        task = self.tasks.start(lambda stop: training_steps(stop, folder, arguments))
+        task = self.tasks.start(lambda stop: training_steps(stop, folders, arguments))
         task.progressed.connect(self._on_step)
         task.returned.connect(self._on_model)
         task.failed.connect(self._on_failed)

@@ -7,26 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QFileDialog, QLineEdit, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import services, settings
-from napari_spatial_ar.gui.forms import Note, button, combo, row, section, select_data
+from napari_spatial_ar.gui.folder_panel import FolderPanel
+from napari_spatial_ar.gui.forms import Note, combo, section, select_data
+from napari_spatial_ar.gui.method_form import MethodForm
 from napari_spatial_ar.gui.window_form import WindowForm
 
 __all__ = ["TrainingForm"]
 
 _MODALITIES = (("MRI", "mri"), ("CT", "ct"), ("OCT", "oct"))
-_DILATIONS = (("Wide (dilation 4)", 4), ("Close (dilation 1)", 1))
-_CONTEXTS = (("Causal", "causal"), ("Bidirectional", "bidirectional"))
-
-
-def _spin(low: int, high: int, value: int, tooltip: str) -> QSpinBox:
-    made = QSpinBox()
-    made.setRange(low, high)
-    made.setValue(value)
-    made.setToolTip(tooltip)
-    return made
 
 
 class TrainingForm(QWidget):
@@ -37,30 +29,23 @@ class TrainingForm(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = QLineEdit(settings.recall("training_folder", ""))
-        self.folder.setPlaceholderText("Folder of normal scans")
-        self.folder.setToolTip("Scans or slices of healthy people; drop the folder here")
-        self.choose_button = button("Choose...", "Choose the folder of normal scans")
+        self.normals = FolderPanel()
         self.modality = self._list(_MODALITIES, "What kind of scans; chooses the grey window")
         self.window = WindowForm()
         self.backbone = combo(
             "The frozen network whose embeddings are modelled; \u2713: its weights are here"
         )
         self.backbone_note = Note()
-        self.dilation = self._list(
-            _DILATIONS, "How far around a patch the model looks to predict it"
-        )
-        self.context = self._list(
-            _CONTEXTS, "Causal: from patches above and left. Bidirectional: from all around"
-        )
-        self.epochs = _spin(1, 10_000, 40, "Passes over the training slices")
-        self.seed = _spin(0, 2**31 - 1, 0, "The same seed and settings give the same model")
+        self.method = MethodForm()
+        self.seed = QSpinBox()
+        self.seed.setRange(0, 2**31 - 1)
+        self.seed.setToolTip("The same seed and settings give the same model")
         self.name = QLineEdit()
         self.name.setToolTip("The model's name: a folder of this name is made for it")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(9)
-        layout.addWidget(section("Normal scans", [row(self.folder, self.choose_button)]))
+        layout.addWidget(self.normals)
         layout.addWidget(
             section(
                 "Model",
@@ -68,22 +53,27 @@ class TrainingForm(QWidget):
                     ("Modality", self.modality),
                     ("Model sees", self.window),
                     ("Backbone", self.backbone),
-                    ("Neighbourhood", self.dilation),
-                    ("Context", self.context),
-                    ("Epochs", self.epochs),
+                    self.backbone_note,
+                    self.method,
                     ("Seed", self.seed),
                     ("Name", self.name),
-                    self.backbone_note,
                 ],
             )
         )
         self._named_by_hand = False
         self.fill_backbones()
-        self.choose_button.clicked.connect(self._choose)
+        select_data(self.modality, settings.recall("training_modality", ""))
+        select_data(self.backbone, settings.recall("training_backbone", ""))
+        self.window.set_modality(self.modality.currentData())
         self.backbone.currentIndexChanged.connect(self._on_backbone)
         self.modality.currentIndexChanged.connect(self._on_modality)
+        self.method.changed.connect(self._suggest_name)
         self.name.textEdited.connect(self._on_name)
-        self.folder.textChanged.connect(self.changed)
+        self.normals.changed.connect(self.changed)
+        self.normals.look_wanted.connect(self._look)
+        self.window.box.currentIndexChanged.connect(self.normals.look_again)
+        for spin in (self.window.low, self.window.high, self.seed):
+            spin.editingFinished.connect(self.normals.look_again)
         self._on_backbone()
 
     @staticmethod
@@ -107,14 +97,22 @@ class TrainingForm(QWidget):
             select_data(self.backbone, chosen)
         self.backbone.blockSignals(False)
 
-    def _choose(self) -> None:
-        start = self.folder.text() or settings.last_folder("training")
-        folder = QFileDialog.getExistingDirectory(self, "Folder of normal scans", start)
-        if folder:
-            self.folder.setText(folder)
+    def _look(self) -> None:
+        """Look through the folders with the settings on which it depends what is used of them."""
+        try:
+            self.normals.look(
+                {
+                    "modality": self.modality.currentData(),
+                    "window": self.window.window(),
+                    "seed": self.seed.value(),
+                }
+            )
+        except InputError as error:
+            self.normals.note.say(str(error))
 
     def _on_modality(self) -> None:
         self.window.set_modality(self.modality.currentData())
+        self.normals.look_again()
         self._suggest_name()
 
     def _on_backbone(self) -> None:
@@ -127,7 +125,11 @@ class TrainingForm(QWidget):
 
     def _suggest_name(self) -> None:
         if not self._named_by_hand:
-            self.name.setText(f"{self.modality.currentData()}-{self.backbone.currentData()}")
+            parts = [self.modality.currentData(), self.backbone.currentData()]
+            if not self.method.is_default:
+                parts.append(self.method.method.name)
+            self.name.setText("-".join(parts))
+            self.name.setCursorPosition(0)
         self.changed.emit()
 
     @property
@@ -135,19 +137,15 @@ class TrainingForm(QWidget):
         """Folder of the model to be made."""
         return services.user_models_dir() / self.name.text().strip()
 
-    def arguments(self) -> tuple[str, dict[str, Any]]:
-        """Folder and keyword arguments for ``fit_steps``.
+    def arguments(self) -> tuple[list[str], dict[str, Any]]:
+        """Folders and keyword arguments for ``fit_steps``.
 
         Raises
         ------
         InputError
             If the folder, the name or the window cannot be used.
         """
-        folder = self.folder.text().strip()
-        if not folder:
-            raise InputError("no folder of normal scans is chosen", fix="Choose one first")
-        if not Path(folder).is_dir():
-            raise InputError("there is no such folder", path=folder, fix="Choose another one")
+        folders = self.normals.checked_folders()
         name = self.name.text().strip()
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise InputError(
@@ -155,15 +153,14 @@ class TrainingForm(QWidget):
                 fix="Use letters, digits, hyphens, underscores and full stops",
             )
         window = self.window.window()
-        settings.remember("training_folder", folder)
-        settings.remember_folder("training", folder)
-        return folder, {
+        settings.remember("training_modality", self.modality.currentData())
+        settings.remember("training_backbone", self.backbone.currentData())
+        return folders, {
+            "exclude": self.normals.excluded,
             "out": self.target,
             "modality": self.modality.currentData(),
             "window": window,
             "backbone": self.backbone.currentData(),
-            "dilation": self.dilation.currentData(),
-            "context": self.context.currentData(),
-            "epochs": self.epochs.value(),
             "seed": self.seed.value(),
+            **self.method.arguments(),
         }

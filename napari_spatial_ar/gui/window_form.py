@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDoubleSpinBox, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
@@ -49,7 +50,9 @@ class WindowForm(QWidget):
         unit = "HU" if modality == "ct" else ""
         self.box.blockSignals(True)
         self.box.clear()
-        self.box.addItem(f"Usual ({describe(default_window(modality), unit)})", _DEFAULT)
+        usual = default_window(modality)
+        self.box.addItem(f"Usual ({describe(usual, unit, short=True)})", _DEFAULT)
+        self.box.setItemData(0, f"Usual: {describe(usual, unit)}", Qt.ItemDataRole.ToolTipRole)
         if modality == "ct":
             for name, window in CT_PRESETS.items():
                 self.box.addItem(f"CT {name} ({describe(window, unit)})", name)

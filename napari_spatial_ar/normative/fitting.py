@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -85,8 +85,9 @@ class FitProgress:
 
 
 def fit_steps(
-    folder: str | Path,
+    folder: str | Path | Sequence[str | Path],
     *,
+    exclude: Collection[str] = (),
     out: str | Path | None = None,
     modality: Literal["mri", "ct", "oct"] = "mri",
     backbone: str | Backbone = DEFAULT_BACKBONE,
@@ -116,9 +117,11 @@ def fit_steps(
 
     Parameters
     ----------
-    folder : path
+    folder : path or sequence of paths
         Normal scans: pictures, NIfTI, DICOM, or the root of a BMAD-layout data set, whose
         ``valid/good`` are then the validation slices.
+    exclude : collection of str
+        Keys of series to leave out, see `SurveyedSeries`.
     out : path, optional
         Folder of the model; by default a new one in the user's models, named after the
         modality and the backbone.
@@ -190,7 +193,13 @@ def fit_steps(
     window = window or default_window(modality)
     yield FitProgress("features", 0, 0, message="Looking through the folder")
     slices = _split(
-        find_slices(folder, modality=modality, window=window, patient_pattern=patient_pattern),
+        find_slices(
+            folder,
+            modality=modality,
+            window=window,
+            patient_pattern=patient_pattern,
+            exclude=exclude,
+        ),
         valid_fraction,
         seed,
     )
@@ -235,6 +244,7 @@ def fit_steps(
         "seed": seed,
         "versions": _versions(),
         "warnings": list(slices.warnings),
+        "excluded": sorted(exclude),
         "options": dict(options or {}),
         "slice_keys": {
             "train": slice_keys(slices.train),
@@ -267,7 +277,7 @@ def fit_steps(
 
 
 def fit(
-    folder: str | Path,
+    folder: str | Path | Sequence[str | Path],
     *,
     progress: Callable[[FitProgress], None] | None = None,
     **settings: Any,
@@ -276,7 +286,7 @@ def fit(
 
     Parameters
     ----------
-    folder : path
+    folder : path or sequence of paths
         Normal scans.
     progress : callable, optional
         Called with a `FitProgress` at each step; what it raises stops the fit, which can be

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from napari_spatial_ar.imaging.datasets import LEAST_TISSUE
+from napari_spatial_ar.imaging.survey import LEAST_TISSUE
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve

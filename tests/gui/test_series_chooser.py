@@ -28,9 +28,9 @@ from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.readers import read_layers
 from napari_spatial_ar.gui.scan_text import columns, ticked_at_first
 from napari_spatial_ar.gui.series_chooser import SeriesChooser
-from napari_spatial_ar.gui.thumbnails import THUMBNAIL_SIZE, thumbnail
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.thumbnails import THUMBNAIL_SIZE, thumbnail
 from napari_spatial_ar.imaging.volume import Series
 from tests.imaging.conftest import AXIAL, build_image
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,19 +19,23 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
     QComboBox,
+    QDialogButtonBox,
     QLabel,
     QMessageBox,
 )
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import folder_panel, services
 from napari_spatial_ar.gui.forms import select_data
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.loss_plot import LossPlot, nice_ticks
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.training_dock import TrainingDock
 from napari_spatial_ar.gui.training_form import TrainingForm
+from napari_spatial_ar.imaging.data_summary import DataSummary
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window
+from napari_spatial_ar.normative.fitting import fit_steps
+from napari_spatial_ar.normative.methods import DETECTORS
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 
@@ -55,14 +60,14 @@ class Fit:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.calls: list[tuple[list[str], dict[str, Any]]] = []
         self.gate = threading.Semaphore(10_000)
         self.epochs_done = 0
         self.error: Exception | None = None
         self.closed = 0
 
-    def __call__(self, folder: str, **arguments: Any) -> Generator[Any, None, Any]:
-        self.calls.append((folder, arguments))
+    def __call__(self, folders: list[str], **arguments: Any) -> Generator[Any, None, Any]:
+        self.calls.append((folders, arguments))
         return self._steps(arguments)
 
     def _steps(self, arguments: dict[str, Any]) -> Generator[Any, None, Any]:
@@ -117,9 +122,15 @@ def dock(make_napari_viewer: Any, fit: Fit) -> TrainingDock:
     return made
 
 
-def drop(dock: TrainingDock, path: Path) -> None:
+def set_options(dock: TrainingDock, **values: Any) -> None:
+    form = dock.form.method
+    for name, value in values.items():
+        form.pages[form.method.name].editors[name].value = value
+
+
+def drop(dock: TrainingDock, *paths: Path) -> None:
     mime = QMimeData()
-    mime.setUrls([QUrl.fromLocalFile(str(path))])
+    mime.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
     left, no_key = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
     copy = Qt.DropAction.CopyAction
     QApplication.sendEvent(dock, QDragEnterEvent(QPoint(9, 9), copy, mime, left, no_key))
@@ -131,9 +142,8 @@ def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
 ) -> None:
     drop(dock, scans)
     dock.form.modality.setCurrentText("CT")
-    dock.form.dilation.setCurrentIndex(1)
-    dock.form.context.setCurrentText("Bidirectional")
-    dock.form.epochs.setValue(4)
+    select_data(dock.form.method.box, "spatial-ar")
+    set_options(dock, dilation=1, context="bidirectional", epochs=4)
     dock.form.seed.setValue(5)
     with qtbot.waitSignal(services.model_news.changed, timeout=5000):
         click(dock.start_button)
@@ -142,16 +152,16 @@ def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
     qtbot.waitUntil(lambda: not dock.running)
     assert fit.calls == [
         (
-            str(scans),
+            [str(scans)],
             {
+                "exclude": frozenset(),
                 "out": tmp_path / "models" / "ct-here_vits14",
                 "modality": "ct",
                 "window": None,
                 "backbone": "here_vits14",
-                "dilation": 1,
-                "context": "bidirectional",
-                "epochs": 4,
                 "seed": 5,
+                "method": "spatial-ar",
+                "options": {"dilation": 1, "context": "bidirectional", "epochs": 4},
             },
         )
     ]
@@ -165,8 +175,8 @@ def test_the_window_that_the_model_sees_is_chosen_and_remembered(
     dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any
 ) -> None:
     form = dock.form
-    form.folder.setText(str(scans))
-    assert form.window.box.currentText() == "Usual (percentiles 0.5..99.5)"
+    form.normals.folder.setText(str(scans))
+    assert form.window.box.currentText() == "Usual (0.5..99.5 %)"
     assert form.arguments()[1]["window"] is None
     select_data(form.modality, "ct")
     assert form.window.box.currentText() == "Usual (-160..240 HU)"
@@ -191,7 +201,7 @@ def test_the_window_that_the_model_sees_is_chosen_and_remembered(
 def test_a_window_that_is_none_is_one_sentence(
     dock: TrainingDock, fit: Fit, scans: Path, click: Any, notes: list[str]
 ) -> None:
-    dock.form.folder.setText(str(scans))
+    dock.form.normals.folder.setText(str(scans))
     select_data(dock.form.window.box, "percentile")
     dock.form.window.low.setValue(60)
     dock.form.window.high.setValue(40)
@@ -201,10 +211,230 @@ def test_a_window_that_is_none_is_one_sentence(
     assert "window" in notes[0]
 
 
+# ---------------------------------------------------------------------- methods
+
+
+def test_every_method_can_be_chosen_and_the_default_is_that_of_a_fit(dock: TrainingDock) -> None:
+    box = dock.form.method.box
+    names = [box.itemData(i) for i in range(box.count())]
+    assert sorted(names) == sorted(DETECTORS)
+    assert names[0] == box.currentData() == signature(fit_steps).parameters["method"].default
+    for name, method in DETECTORS.items():
+        assert select_data(box, name)
+        assert method.title == box.currentText()
+        assert method.cost in dock.form.method.note.text()
+        assert method.unit in dock.form.method.note.text()
+        tip = box.itemData(box.currentIndex(), Qt.ItemDataRole.ToolTipRole)
+        assert method.reference in tip
+        shown = {key for key, page in dock.form.method.pages.items() if not page.isHidden()}
+        assert shown == {name}
+        assert dock.loss.isHidden() == (name != "spatial-ar")
+        page = dock.form.method.pages[name]
+        assert {key: editor.value for key, editor in page.editors.items()} == method.options()
+
+
+def test_options_are_passed_on_where_they_differ_and_remembered(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any
+) -> None:
+    dock.form.normals.folder.setText(str(scans))
+    select_data(dock.form.method.box, "patch-gaussian")
+    set_options(dock, position="patch", cells=7)
+    assert dock.form.name.text() == "mri-here_vits14-patch-gaussian"
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    (_, arguments) = fit.calls[-1]
+    assert arguments["method"] == "patch-gaussian"
+    assert arguments["options"] == {"position": "patch", "cells": 7}
+    again = TrainingForm()
+    qtbot.addWidget(again)
+    assert again.method.method.name == "patch-gaussian"
+    page = again.method.pages["patch-gaussian"]
+    assert (page.editors["position"].value, page.editors["cells"].value) == ("patch", 7)
+    page.defaults_button.click()
+    assert again.method.arguments()["options"] == {}
+
+
+def test_small_numbers_keep_their_digits(dock: TrainingDock) -> None:
+    select_data(dock.form.method.box, "dinomaly")
+    set_options(dock, learning_rate=0.00025)
+    assert dock.form.method.arguments()["options"] == {"learning_rate": 0.00025}
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("memory-bank", {"coreset": 0.5}),
+        ("patch-gaussian", {"position": "patch", "cells": 4}),
+        ("dpmm", {"components": 8, "passes": 2}),
+        ("himatch-ad", {"references": 2, "clusters": 4}),
+        ("synthetic-change", {"slices": 8, "steps": 60, "components": 16, "hidden": 8}),
+    ],
+)
+def test_a_model_of_each_quick_method_scores_in_its_own_unit(
+    method: str,
+    options: dict[str, Any],
+    make_napari_viewer: Any,
+    tiny_weights: Path,
+    tiny_name: str,
+    normal_slices: Path,
+    lab: Any,
+    click: Any,
+    qtbot: Any,
+) -> None:
+    viewer = make_napari_viewer()
+    review, training = ReviewDock(viewer), TrainingDock(viewer)
+    for made in (review, training):
+        viewer.window.add_dock_widget(made)
+    form = training.form
+    form.normals.folder.setText(str(normal_slices))
+    assert select_data(form.backbone, tiny_name)
+    assert select_data(form.method.box, method)
+    set_options(training, **options)
+    form.name.setText(f"quick-{method}")
+    click(training.start_button)
+    qtbot.waitUntil(lambda: not training.running, timeout=60_000)
+    assert "ready" in training.note.text()
+    assert review.models.choose(f"quick-{method}")
+    qtbot.waitUntil(lambda: review.models.model is not None, timeout=20_000)
+    assert review.models.model.header.training["options"] == options
+    unit = DETECTORS[method].unit
+    assert review.threshold.heading.text() == f"Threshold ({unit})"
+    assert unit in review.threshold.slider.toolTip()
+    viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    click(review.slice_button)
+    qtbot.waitUntil(lambda: not review.running and review.masks.settled, timeout=20_000)
+    assert review.session.score.scored.sum() == 1
+    assert np.isfinite(review.session.score.nll).all()
+    assert "of normal tissue" in review.threshold.meaning.text()
+
+
+# ---------------------------------------------------------------------- what is in the folders
+
+
+def disc(folder: Path, patient: int, number: int) -> None:
+    """Picture of a patient, unlike any other."""
+    folder.mkdir(exist_ok=True)
+    rows, columns = np.mgrid[:32, :32] - 16
+    grey = np.random.default_rng([patient, number]).uniform(60, 200, (32, 32))
+    picture = np.where(rows**2 + columns**2 < 120, grey, 0).astype(np.uint8)
+    Picture.fromarray(picture).save(folder / f"doe{patient}_{number}.png")
+
+
+@pytest.fixture
+def patients(tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders with the pictures of three patients, two each."""
+    first, second = tmp_path / "first site", tmp_path / "second site"
+    for folder, patient in ((first, 0), (first, 1), (second, 2)):
+        disc(folder, patient, 1)
+        disc(folder, patient, 2)
+    return first, second
+
+
+def test_dropped_folders_are_looked_through_before_a_fit(
+    dock: TrainingDock, fit: Fit, patients: tuple[Path, Path], click: Any, qtbot: Any
+) -> None:
+    panel = dock.form.normals
+    drop(dock, *patients)
+    assert panel.looking
+    assert panel.look_button.text() == "Stop"
+    qtbot.waitUntil(lambda: panel.summary is not None, timeout=10_000)
+    assert not panel.looking
+    text = panel.note.text()
+    assert text.startswith("6 slices of 3 patients in 3 series.")
+    assert "Only 1 patient is held out" in text
+    assert "doe" not in text
+    shown = [tile for tile in panel.sheet.tiles if not tile.isHidden()]
+    assert len(shown) == 3
+    assert all(tile.pixmap().width() == 72 and "doe" not in tile.toolTip() for tile in shown)
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    assert fit.calls[-1][0] == [str(path) for path in patients]
+
+
+def test_a_series_that_is_not_ticked_is_not_learned_from(
+    dock: TrainingDock, fit: Fit, patients: tuple[Path, Path], click: Any, qtbot: Any
+) -> None:
+    panel = dock.form.normals
+    drop(dock, *patients)
+    qtbot.waitUntil(lambda: panel.summary is not None, timeout=10_000)
+    click(panel.series_button)
+    dialog = panel.dialog
+    ok = dialog.buttons.button(QDialogButtonBox.StandardButton.Ok)
+    click(dialog.none_button)
+    assert not ok.isEnabled()
+    click(dialog.all_button)
+    dialog.table.topLevelItem(1).setCheckState(0, Qt.CheckState.Unchecked)
+    assert dialog.count.text().startswith("4 slices of 2 patients")
+    click(ok)
+    key = panel.summary.survey.series[1].key
+    assert panel.excluded == {key}
+    assert "Left out: 2 slices, taken out by you." in panel.note.text()
+    assert sum(not tile.isHidden() for tile in panel.sheet.tiles) == 2
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    assert fit.calls[-1][1]["exclude"] == {key}
+    # What was taken out of one folder has nothing to do with the next.
+    panel.folder.setText(str(patients[0]))
+    assert panel.excluded == frozenset()
+    assert panel.sheet.isHidden()
+
+
+def test_another_modality_or_window_is_looked_at_again(
+    dock: TrainingDock, patients: tuple[Path, Path], qtbot: Any, monkeypatch: Any
+) -> None:
+    asked = []
+    original = folder_panel.survey
+
+    def noted(folders: list[str], **settings: Any) -> Any:
+        asked.append(settings)
+        return original(folders, **settings)
+
+    monkeypatch.setattr(folder_panel, "survey", noted)
+    panel = dock.form.normals
+    select_data(dock.form.window.box, "percentile")
+    assert not panel.looking
+    drop(dock, *patients)
+    qtbot.waitUntil(lambda: panel.summary is not None, timeout=10_000)
+    assert asked == [{"modality": "mri", "window": Window("percentile", 0.5, 99.5)}]
+    select_data(dock.form.modality, "ct")
+    qtbot.waitUntil(lambda: panel.summary is not None, timeout=10_000)
+    assert asked[-1] == {"modality": "ct", "window": None}
+    select_data(dock.form.window.box, "lung")
+    qtbot.waitUntil(lambda: panel.summary is not None, timeout=10_000)
+    assert asked[-1] == {"modality": "ct", "window": CT_PRESETS["lung"]}
+
+
+def test_looking_can_be_stopped_and_a_bad_folder_is_one_sentence(
+    dock: TrainingDock, scans: Path, patients: tuple[Path, Path], click: Any, qtbot: Any
+) -> None:
+    panel = dock.form.normals
+    drop(dock, *patients)
+    click(panel.look_button)
+    assert panel.note.text() == "Stopped."
+    assert not panel.looking
+    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=5000)
+    assert panel.summary is None
+    drop(dock, scans)
+    qtbot.waitUntil(lambda: not panel.looking, timeout=5000)
+    assert panel.note.text() == f"{scans}: the folder is empty. Choose a folder of scans."
+    panel.folder.setText(str(scans / "nowhere"))
+    click(panel.look_button)
+    assert "no such folder" in panel.note.text()
+
+
+def test_the_summary_splits_as_a_fit_does_by_default() -> None:
+    fit = signature(fit_steps).parameters
+    assert fit["valid_fraction"].default == DataSummary.valid_fraction
+    assert fit["seed"].default == DataSummary.seed
+
+
+# ---------------------------------------------------------------------- stops and errors
+
+
 def test_cancel_keeps_what_is_done_and_start_goes_on(
     dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any
 ) -> None:
-    dock.form.folder.setText(str(scans))
+    dock.form.normals.folder.setText(str(scans))
     fit.gate = threading.Semaphore(2)
     click(dock.start_button)
     qtbot.waitUntil(lambda: len(dock.plot.valid) == 2, timeout=5000)
@@ -224,11 +454,11 @@ def test_cancel_keeps_what_is_done_and_start_goes_on(
 def test_bad_settings_and_errors_are_one_sentence(
     dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any, notes: list[str]
 ) -> None:
-    dock.form.folder.setText("")
+    dock.form.normals.folder.setText("")
     click(dock.start_button)
-    dock.form.folder.setText(str(scans / "nowhere"))
+    dock.form.normals.folder.setText(str(scans / "nowhere"))
     click(dock.start_button)
-    dock.form.folder.setText(str(scans))
+    dock.form.normals.folder.setText(str(scans))
     dock.form.name.setText("../up")
     click(dock.start_button)
     assert ["no folder" in notes[0], "no such folder" in notes[1], "name" in notes[2]] == [True] * 3
@@ -244,7 +474,7 @@ def test_bad_settings_and_errors_are_one_sentence(
 def test_an_existing_model_is_replaced_only_when_asked(
     dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any, monkeypatch: Any
 ) -> None:
-    dock.form.folder.setText(str(scans))
+    dock.form.normals.folder.setText(str(scans))
     dock.form.target.mkdir(parents=True)
     (dock.form.target / "model.safetensors").write_bytes(b"")
     replies = [QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes]
@@ -268,7 +498,7 @@ def test_backbones_show_which_weights_are_here(dock: TrainingDock, monkeypatch: 
 
 def test_the_research_line_and_tooltips_are_there(dock: TrainingDock) -> None:
     assert RESEARCH_USE in [label.text() for label in dock.findChildren(QLabel)]
-    controls = [dock.form.folder, dock.form.name, dock.progress, dock.plot]
+    controls = [dock.form.normals.folder, dock.form.name, dock.progress, dock.plot]
     for kind in (QAbstractButton, QComboBox, QAbstractSpinBox):
         controls += dock.findChildren(kind)
     assert [c for c in controls if not c.toolTip()] == []
@@ -277,7 +507,7 @@ def test_the_research_line_and_tooltips_are_there(dock: TrainingDock) -> None:
 def test_closing_while_fitting_leaves_no_thread(
     dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any
 ) -> None:
-    dock.form.folder.setText(str(scans))
+    dock.form.normals.folder.setText(str(scans))
     fit.gate = threading.Semaphore(1)
     click(dock.start_button)
     qtbot.waitUntil(lambda: fit.epochs_done == 1, timeout=5000)
@@ -354,8 +584,9 @@ def test_a_model_fitted_here_scores_a_scan_there(
     viewer.window.add_dock_widget(review, name="Review")
     viewer.window.add_dock_widget(training, name="Training")
     assert training.form.backbone.currentData() == "dinov2_vits14_focus"
-    training.form.folder.setText(str(folder))
-    training.form.epochs.setValue(2)
+    training.form.normals.folder.setText(str(folder))
+    select_data(training.form.method.box, "spatial-ar")
+    set_options(training, epochs=2)
     training.form.name.setText("clicked")
     click(training.start_button)
     qtbot.waitUntil(lambda: not training.running, timeout=120_000)

@@ -27,6 +27,7 @@ def test_every_layout_is_found(tmp_path: Path, name: str) -> None:
     picture[5:35, 5:35] = 150
     for number, folder in enumerate(LAYOUTS[name]):
         (tmp_path / folder).mkdir(parents=True)
+        picture[number, 0] = 1  # no two are alike
         Image.fromarray(picture).save(tmp_path / folder / f"{min(number, 2):05}_60.png")
     slices = find_slices(tmp_path)
     assert [ref.path.parent for ref in slices.train] == [tmp_path / LAYOUTS[name][0]]

@@ -16,6 +16,7 @@ from PIL import Image
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError, StorageError, WeightsError
 from napari_spatial_ar.imaging.datasets import find_slices, split_by_group
+from napari_spatial_ar.imaging.survey import Survey, survey
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
@@ -279,7 +280,7 @@ def test_folders_that_cannot_be_fitted(tmp_path: Path, settings: dict[str, Any])
     rng = np.random.default_rng(0)
     for name in ("a_1.png", "b_1.png"):
         Image.fromarray(rng.integers(0, 255, (9, 9), np.uint8)).save(folder / name)
-    with pytest.raises(InputError, match="less than one patch"):
+    with pytest.raises(InputError, match="2 slices left out: less than 14 pixels"):
         nsar.fit(folder, out=tmp_path / "m", **settings)
     assert not (tmp_path / "m").exists()
 
@@ -313,3 +314,29 @@ def test_calibration_finds_the_quantiles_of_tissue() -> None:
     assert few.fpr[-1] == 0.1, "a share that rests on fewer than 10 pixels is not promised"
     with pytest.raises(InputError, match="no tissue"):
         calibrate([np.empty(0, np.float32)], [1.0], ["a"])
+
+
+def survey_of(folder: Path) -> Survey:
+    steps = survey(folder)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def test_series_taken_out_are_not_learned_from(
+    normal_slices: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    taken_out = survey_of(normal_slices).series[0]
+    model = nsar.fit(
+        [normal_slices],
+        exclude={taken_out.key},
+        out=tmp_path / "m",
+        method="memory-bank",
+        **settings,
+    )
+    training = model.header.training
+    assert training["images"] + training["valid_images"] == 12 - len(taken_out.refs) == 9
+    assert training["subjects"] + training["valid_subjects"] == 3
+    assert training["excluded"] == [taken_out.key]

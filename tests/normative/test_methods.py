@@ -311,3 +311,17 @@ def test_pixels_in_place_of_a_backbone(normal_slices: Path, tmp_path: Path) -> N
     assert score.grid.shape == (16, 16)
     np.testing.assert_array_equal(score.nll, model.score_slice(picture).nll)
     assert loaded.backbone.sha256 != backbone.sha256
+
+
+@pytest.mark.parametrize("method", DETECTORS.values(), ids=DETECTORS)
+def test_every_option_says_what_it_is(method: type[Detector]) -> None:
+    described = method.described_options()
+    assert {option.name: option.default for option in described} == method.options()
+    for option in described:
+        assert len(option.text) > 5
+        assert option.text.endswith(".")
+        assert "`" not in option.text
+        assert option.default in (option.choices or (option.default,))
+        # A text that may only be one of a few has to say which.
+        assert option.choices or not isinstance(option.default, str)
+    assert method.title

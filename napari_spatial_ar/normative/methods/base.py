@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
+from docstring_parser import DocstringStyle, parse
 from torch import Tensor
 
 from napari_spatial_ar.errors import InputError, ModelFileError
@@ -21,6 +23,7 @@ __all__ = [
     "FitSetup",
     "Learned",
     "Learning",
+    "Option",
     "Step",
     "check_options",
     "detector_from_tensors",
@@ -84,6 +87,28 @@ class Learned(Generic[D_co]):
 Learning = Generator[Step, None, Learned[D_co]]
 
 
+@dataclass(frozen=True)
+class Option:
+    """One of a method's own options, as `Detector.learn` declares and documents it.
+
+    Parameters
+    ----------
+    name : str
+        Its keyword.
+    default : int, float, str or bool
+        Its default, which also tells its kind.
+    text : str
+        What it is, for people.
+    choices : tuple
+        All that it may be, where these are few.
+    """
+
+    name: str
+    default: Any
+    text: str
+    choices: tuple[Any, ...] = ()
+
+
 class Detector(ABC):
     """A method that says how unusual each patch of an embedding grid is.
 
@@ -92,6 +117,8 @@ class Detector(ABC):
     """
 
     name: ClassVar[str]
+    #: Its name in words; by default made from `name`.
+    title: ClassVar[str]
     #: Unit of the heatmap, as shown beside thresholds.
     unit: ClassVar[str]
     #: One line for lists of methods: what is unusual for it.
@@ -102,9 +129,13 @@ class Detector(ABC):
     cost: ClassVar[str]
     #: Whether it learns from slices that were changed on purpose (`ChangedGrids`).
     wants_changes: ClassVar[bool] = False
+    #: Whether its steps tell the loss of each epoch.
+    tells_losses: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if "title" not in vars(cls):
+            cls.title = cls.name.replace("-", " ").capitalize()
         DETECTORS[cls.name] = cls
 
     @classmethod
@@ -146,6 +177,21 @@ class Detector(ABC):
         """Own options and their defaults."""
         kinds = inspect.signature(cls.learn).parameters.values()
         return {p.name: p.default for p in kinds if p.kind is p.KEYWORD_ONLY}
+
+    @classmethod
+    def described_options(cls) -> tuple[Option, ...]:
+        """Own options with what the docstring of `learn` says of them."""
+        documented = {}
+        for entry in parse(cls.learn.__doc__ or "", DocstringStyle.NUMPYDOC).params:
+            kind = entry.type_name or ""
+            choices = ast.literal_eval(f"({kind[1:-1]},)") if kind.startswith("{") else ()
+            text = " ".join((entry.description or "").split()).replace("`", "")
+            for name in entry.arg_name.split(","):
+                documented[name.strip()] = text, choices
+        return tuple(
+            Option(name, default, *documented.get(name, ("", ())))
+            for name, default in cls.options().items()
+        )
 
     @classmethod
     def fit(

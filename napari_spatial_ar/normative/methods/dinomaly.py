@@ -94,13 +94,15 @@ class Dinomaly(Detector):
         grids, setup
             As for every detector.
         iterations : int
-            Steps.
+            Steps of the training.
         batch_size : int
-            Slices a step.
+            Slices in a step of the training.
         learning_rate : float
-            At its highest.
-        decoder, dropout
-            Of the network, see `DinomalyNetwork`.
+            Step size of the training at its highest, above 0.
+        decoder : int
+            Blocks of the network that reconstructs.
+        dropout : float
+            Share of the bottleneck that is blanked in training, below 1.
         """
         if min(iterations, batch_size) < 1 or learning_rate <= 0:
             raise InputError(

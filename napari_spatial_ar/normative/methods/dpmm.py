@@ -123,6 +123,7 @@ class DirichletMixture(Detector):
     """
 
     name: ClassVar[str] = "dpmm"
+    title: ClassVar[str] = "Dirichlet mixture (DPMM)"
     unit: ClassVar[str] = "cosine distance"
     summary: ClassVar[str] = "distance to the nearest centre of a mixture of normal patches"
     reference: ClassVar[str] = "DPMM on DINO embeddings (Schulthess and Konukoglu, MICCAI 2025)"
@@ -151,15 +152,15 @@ class DirichletMixture(Detector):
         grids, setup
             As for every detector.
         components : int
-            Components at most.
+            Components of the mixture, at most.
         passes : int
-            Over all slices.
+            Passes over the training slices.
         batch_size : int
-            Slices an update.
+            Slices that each update looks at.
         rate : float
             Share by which a batch moves the averages, above 0, at most 1.
         concentration : float
-            Of the Dirichlet process at the start, at least 1: larger, more components.
+            At least 1; the larger, the more components the mixture gets.
         """
         if min(components, passes, batch_size) < 1 or not 0 < rate <= 1 or concentration < 1:
             raise InputError(

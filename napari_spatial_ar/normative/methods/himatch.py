@@ -67,6 +67,7 @@ class HierarchicalMatching(Detector):
     """
 
     name: ClassVar[str] = "himatch-ad"
+    title: ClassVar[str] = "HiMatch-AD"
     unit: ClassVar[str] = "times the usual distance"
     summary: ClassVar[str] = "distance to patches of the most similar normal slices, at each stage"
     reference: ClassVar[str] = "HiMatch-AD (Huo et al., 2026), from the abstract"
@@ -104,7 +105,7 @@ class HierarchicalMatching(Detector):
         references : int
             How many normal slices a query is matched with.
         clusters : int
-            Centres a slice and stage.
+            Cluster centres kept of each slice and stage.
         slices : int
             Normal slices kept at most; of more, a seeded draw.
         """

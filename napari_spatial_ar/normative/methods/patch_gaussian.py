@@ -58,6 +58,7 @@ class PatchGaussian(Detector):
     """
 
     name: ClassVar[str] = "patch-gaussian"
+    title: ClassVar[str] = "Patch Gaussian"
     unit: ClassVar[str] = "Mahalanobis distance"
     summary: ClassVar[str] = "distance from one Gaussian of normal patches, or from one a position"
     reference: ClassVar[str] = "Rippel et al., ICPR 2020; PaDiM (Defard et al., ICPR 2021)"

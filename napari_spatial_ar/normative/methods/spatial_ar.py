@@ -28,12 +28,14 @@ class SpatialARDetector(Detector):
     """Conditional NLL of each embedding under `SpatialAR` (Erdil et al.)."""
 
     name: ClassVar[str] = "spatial-ar"
+    title: ClassVar[str] = "Spatial AR"
     unit: ClassVar[str] = "nats per dimension"
     summary: ClassVar[str] = "how badly a patch is predicted from the patches around it"
     reference: ClassVar[str] = "Spatial AR (Erdil et al.)"
     cost: ClassVar[str] = (
         "trains for minutes (GPU) to hours (CPU), scores in milliseconds, a file of 10 MB"
     )
+    tells_losses: ClassVar[bool] = True
 
     def __init__(self, network: SpatialAR) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -62,12 +64,26 @@ class SpatialARDetector(Detector):
         grids, setup
             As for every detector; here both sets of grids are `StoredGrids` and the checkpoint
             is needed.
-        dilation, context, hidden, layers, kernel
-            Of the network, see `SpatialAR`.
-        epochs
-            Passes over the slices.
-        batch_size, learning_rate, noise_share, noise_scale
-            Of the training, see `TrainingSettings`.
+        dilation : int
+            How far apart the patches that it looks at lie: 4 looks wide, 1 close.
+        context : {"causal", "bidirectional"}
+            Predict a patch from those above and left of it, or from all around it.
+        hidden : int
+            Channels between the layers of the network.
+        layers : int
+            Convolutions of the network, at least 2.
+        kernel : int
+            Side of each convolution in patches, an odd number.
+        epochs : int
+            Passes over the training slices.
+        batch_size : int
+            Slices in a step of the training.
+        learning_rate : float
+            Step size of the training, above 0.
+        noise_share : float
+            Share of the steps in which noise is added to the embeddings.
+        noise_scale : float
+            Strength of this noise, in standard deviations of the embeddings.
         """
         valid = setup.valid
         if not (isinstance(grids, StoredGrids) and isinstance(valid, StoredGrids)):

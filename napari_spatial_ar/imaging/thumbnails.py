@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -10,7 +12,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
 
-__all__ = ["THUMBNAIL_SIZE", "thumbnail"]
+__all__ = ["THUMBNAIL_SIZE", "shrunk", "thumbnail"]
 
 #: Longest side in pixels.
 THUMBNAIL_SIZE = 72
@@ -36,10 +38,30 @@ def thumbnail(scan: Scan) -> npt.NDArray[np.uint8]:
     """
     geometry = scan.geometry
     slice_ = scan.plane(geometry.slice_count // 2)
-    grey = (255 * apply_window(slice_, *_limits(scan, slice_))).astype(np.uint8)
     across = geometry.display_slice_axis
     steps = [s for axis, s in enumerate(geometry.display_spacing) if axis != across]
-    lengths = np.array(grey.shape) * steps
+    return shrunk(apply_window(slice_, *_limits(scan, slice_)), steps)
+
+
+def shrunk(
+    unit: npt.NDArray[np.float32], spacing: Sequence[float] = (1.0, 1.0)
+) -> npt.NDArray[np.uint8]:
+    """Make a slice small, in proportion.
+
+    Parameters
+    ----------
+    unit : (rows, columns) float32
+        Slice in [0, 1].
+    spacing : (float, float)
+        Of rows and of columns.
+
+    Returns
+    -------
+    (rows, columns) uint8
+        Grey values, the longer side `THUMBNAIL_SIZE`.
+    """
+    grey = (255 * unit).astype(np.uint8)
+    lengths = np.array(grey.shape) * spacing
     rows, columns = np.maximum(1, np.round(THUMBNAIL_SIZE * lengths / lengths.max())).astype(int)
     small = Image.fromarray(grey).resize((int(columns), int(rows)), Image.Resampling.BOX)
     return np.asarray(small)

@@ -1,0 +1,236 @@
+"""What a fit would learn from: counts, ranges, and what the split by patient can promise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.slices import SliceRef, split_by_group
+from napari_spatial_ar.imaging.survey import BINS, REASONS, Reason, Survey, SurveyedSeries
+
+__all__ = ["DataSummary", "Side", "kind_of"]
+
+_MODALITIES = {"mri": "MRI", "ct": "CT", "oct": "OCT", "other": "another modality"}
+# Fewer held-out patients than this tell little about the next one.
+_FEW = 5
+# The share of normal tissue that a mask may flag at first.
+_USUAL_SHARE = 0.01
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of the split: how many slices, of how many patients."""
+
+    slices: int
+    patients: int
+
+    @classmethod
+    def of(cls, refs: Sequence[SliceRef]) -> Side:
+        """Count."""
+        return cls(len(refs), len({ref.group for ref in refs}))
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """A survey in numbers and sentences; no path or name that may be a patient's is in them.
+
+    Parameters
+    ----------
+    survey : Survey
+        What was found.
+    excluded : frozenset of str
+        Keys of series that the user has taken out.
+    valid_fraction, seed
+        Of the split into training and validation, as for a fit.
+    """
+
+    survey: Survey = field(repr=False)
+    excluded: frozenset[str] = frozenset()
+    valid_fraction: float = 0.2
+    seed: int = 0
+
+    def without(self, keys: Collection[str]) -> DataSummary:
+        """Summarise the same survey with other series taken out."""
+        return replace(self, excluded=frozenset(keys))
+
+    @cached_property
+    def used(self) -> tuple[SurveyedSeries, ...]:
+        """Series of which at least one slice is used."""
+        return tuple(s for s in self.survey.series if s.refs and s.key not in self.excluded)
+
+    @cached_property
+    def total(self) -> Side:
+        """All slices used."""
+        return Side.of([ref for series in self.used for ref in series.refs])
+
+    @cached_property
+    def left_out(self) -> dict[Reason, int]:
+        """Slices left out, by reason."""
+        counts: Counter[Reason] = Counter()
+        for series in self.survey.series:
+            counts.update(series.left_out)
+            if series.key in self.excluded:
+                counts["excluded"] += len(series.refs)
+        return {reason: counts[reason] for reason in REASONS if counts[reason]}
+
+    @cached_property
+    def unreadable(self) -> dict[str, int]:
+        """Files and series that cannot be read, by what is wrong."""
+        return dict(Counter(error.what for error in self.survey.errors))
+
+    @cached_property
+    def split(self) -> tuple[Side, Side] | None:
+        """Training and validation; None where there is one patient or none."""
+        refs, held_out = (
+            [ref for series in self.used if series.held_out == valid for ref in series.refs]
+            for valid in (False, True)
+        )
+        if not held_out:
+            try:
+                train, valid = split_by_group(refs, self.valid_fraction, self.seed)
+            except InputError:
+                return None
+            return Side.of(train), Side.of(valid)
+        return (Side.of(refs), Side.of(held_out)) if refs else None
+
+    @property
+    def least_share(self) -> float:
+        """Smallest share of a new patient's tissue that thresholds can be promised to flag.
+
+        With n patients held out it is 1 / (n + 1): each of the n + 1 is as likely as any other to
+        be the one with the highest scores (conformal risk control, Angelopoulos et al., 2024).
+        """
+        return 1.0 if self.split is None else 1 / (self.split[1].patients + 1)
+
+    @property
+    def histogram(self) -> npt.NDArray[np.int64]:
+        """(BINS,) body pixels by grey value, from the window's black to its white."""
+        counts = np.zeros(BINS, np.int64)
+        for series in self.used:
+            counts += series.histogram
+        return counts
+
+    def promise(self) -> str:
+        """Say what the split cannot promise; "" where there are patients enough."""
+        if not self.used:
+            return "There is nothing to learn from."
+        if self.split is None:
+            return (
+                "All slices seem to be of one patient, so none can be kept for validation: a model "
+                "cannot be fitted. Put each patient's files in a folder of their own."
+            )
+        patients, share = self.split[1].patients, self.least_share
+        if share <= _USUAL_SHARE:
+            return ""
+        held = "Only 1 patient is" if patients == 1 else f"{patients} patients are"
+        few = " That is few: thresholds will be rough." if patients < _FEW else ""
+        return (
+            f"{held} held out for validation: a threshold that flags less than "
+            f"{100 * share:.0f} % of a new patient's normal tissue cannot be promised.{few}"
+        )
+
+    def lines(self) -> list[str]:
+        """Give what there is to know, a line each; `promise` is the last where there is one."""
+        said = [
+            f"{_count(self.total.slices, 'slice')} of {_count(self.total.patients, 'patient')} "
+            f"in {len(self.used)} series."
+        ]
+        if self.used:
+            said += [f"{self._kinds()}.", f"{self._sizes()}.", f"{self._greys()}."]
+        said += [
+            f"Left out: {_count(count, 'slice')}, {REASONS[reason]}."
+            for reason, count in self.left_out.items()
+        ]
+        said += [
+            f"Cannot be read: {_count(count, 'file')} ({what})."
+            for what, count in self.unreadable.items()
+        ]
+        if self.split is not None:
+            train, valid = (
+                f"{_count(side.slices, 'slice')} of {_count(side.patients, 'patient')}"
+                for side in self.split
+            )
+            said.append(f"Training on {train}, validation on {valid}.")
+        return [*said, self.promise()] if self.promise() else said
+
+    def _kinds(self) -> str:
+        kinds = Counter(kind_of(series) for series in self.used)
+        named = "; ".join(f"{name} ({count})" for name, count in sorted(kinds.items()))
+        return f"Kinds of series: {named}"
+
+    def _sizes(self) -> str:
+        sizes = {size for series in self.used for size in series.sizes}
+        rows, columns = (_range([size[axis] for size in sizes]) for axis in (0, 1))
+        said = f"Slices of {columns} x {rows} pixels"
+        spacings = [series.spacing for series in self.used if series.spacing]
+        if not spacings:
+            return f"{said}; spacing not known"
+        said += f", {_range([s for spacing in spacings for s in spacing[1:]])} mm a pixel"
+        apart = [spacing[0] for spacing in spacings if spacing[0] is not None]
+        return f"{said}, {_range(apart)} mm apart" if apart else said
+
+    def _greys(self) -> str:
+        counts = self.histogram
+        coarse = counts.reshape(-1, 2).sum(axis=1)
+        top = max(int(coarse.max()), 1)
+        bars = "".join(_BARS[int((len(_BARS) - 1) * count / top)] for count in coarse)
+        white = counts[-1] / max(int(counts.sum()), 1)
+        return f"Grey values: {bars} ({100 * white:.0f} % white)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        sides = self.split or (None, None)
+        return {
+            "slices": self.total.slices,
+            "patients": self.total.patients,
+            "series": [_entry(series, self.excluded) for series in self.survey.series],
+            "left_out": {str(reason): count for reason, count in self.left_out.items()},
+            "unreadable": self.unreadable,
+            "histogram": self.histogram.tolist(),
+            **{
+                name: side and {"slices": side.slices, "patients": side.patients}
+                for name, side in zip(("train", "valid"), sides, strict=True)
+            },
+            "least_share": self.least_share,
+            "promise": self.promise(),
+        }
+
+
+def kind_of(series: SurveyedSeries) -> str:
+    """Modality and plane in words."""
+    if series.modality == "unknown":
+        return f"{series.plane}, modality not known" if series.plane else "pictures"
+    return f"{_MODALITIES[series.modality]} {series.plane}".rstrip()
+
+
+def _entry(series: SurveyedSeries, excluded: Collection[str]) -> dict[str, Any]:
+    return {
+        "key": series.key,
+        "label": series.label,
+        "patient": series.patient,
+        "modality": series.modality,
+        "plane": series.plane or None,
+        "slice_sizes": sorted(series.sizes),
+        "spacing_mm": series.spacing,
+        "slices": len(series.refs),
+        "left_out": dict(series.left_out),
+        "excluded": series.key in excluded,
+        "held_out": series.held_out,
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = (f"{end:.3g}" for end in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,185 @@
+"""Slices to train on: where each is, whose it is, what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.raster import read_raster
+from napari_spatial_ar.imaging.reading import Source, scans_in
+from napari_spatial_ar.imaging.windows import Window, resolve
+
+__all__ = [
+    "SliceRef",
+    "SliceSet",
+    "content_key",
+    "file_digest",
+    "iter_slices",
+    "split_by_group",
+]
+
+# Grows when readers count the volumes of a source, or their slices, in another order.
+_ORDER = 2
+
+
+@dataclass(frozen=True)
+class SliceRef:
+    """Where to find one upright slice.
+
+    Parameters
+    ----------
+    path : Path
+        The file the slice is in.
+    index : int or None
+        Index of the slice in its volume (`Volume.slices`); None for a picture.
+    group : str
+        The patient, as far as files tell. It may be part of a file name: not to be shown.
+    source : Source
+        The files that are read together to get the volume.
+    volume : int
+        Which of the volumes in source it is in.
+    """
+
+    path: Path
+    index: int | None
+    group: str = field(repr=False)
+    source: Source = field(repr=False)
+    volume: int = 0
+
+
+@dataclass(frozen=True)
+class SliceSet:
+    """Slices of a folder: to train on, to validate on (empty where the folder does not say).
+
+    ``warnings`` has one sentence for each thing left out.
+    """
+
+    train: tuple[SliceRef, ...]
+    valid: tuple[SliceRef, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def iter_slices(
+    refs: Sequence[SliceRef], window: Window
+) -> Iterator[tuple[SliceRef, npt.NDArray[np.float32], tuple[float, float]]]:
+    """Read slices, opening each volume once.
+
+    Parameters
+    ----------
+    refs : sequence of SliceRef
+        What to read. Slices of one volume come one after the other, whatever their order here.
+    window : Window
+        The model's window.
+
+    Yields
+    ------
+    ref : SliceRef
+        The slice.
+    image : (rows, columns) float32
+        Its voxels, upright, in stored units.
+    ends : (float, float)
+        Values that the window maps to 0 and 1, from the whole volume or picture.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read any more, or is no picture with something to see.
+    """
+    together: dict[tuple[Source, int], list[SliceRef]] = {}
+    for ref in refs:
+        together.setdefault((ref.source, ref.volume), []).append(ref)
+    for (source, number), slices in together.items():
+        volume = None if slices[0].index is None else scans_in(source)[number].read()
+        ends = None if volume is None else resolve(window, volume)
+        for ref in slices:
+            if volume is None or ends is None or ref.index is None:
+                image, intensity = read_raster(ref.path)
+                yield ref, image, resolve(window, image, intensity)
+            else:
+                yield ref, volume.slice(ref.index), ends
+
+
+def split_by_group(
+    refs: Sequence[SliceRef], fraction: float, seed: int
+) -> tuple[tuple[SliceRef, ...], tuple[SliceRef, ...]]:
+    """Split slices into (train, valid) so that no patient is in both.
+
+    Parameters
+    ----------
+    refs : sequence of SliceRef
+        Slices of at least two groups.
+    fraction : float
+        Share of the slices to validate on, in (0, 1); reached or passed by less than one
+        group, and each side gets at least one.
+    seed : int
+        The same seed and slices give the same split.
+
+    Raises
+    ------
+    InputError
+        If there is only one group.
+    """
+    sizes: dict[str, int] = {}
+    for ref in refs:
+        sizes[ref.group] = sizes.get(ref.group, 0) + 1
+    if len(sizes) < 2:
+        raise InputError(
+            f"all {len(refs)} slices seem to be of one patient, so none can be kept for validation",
+            fix="Put each patient's files in a folder of their own, or give a patient pattern",
+        )
+    names = sorted(sizes)
+    np.random.default_rng(seed).shuffle(names)
+    chosen: set[str] = set()
+    count = 0
+    for name in names[:-1]:
+        chosen.add(name)
+        count += sizes[name]
+        if count >= fraction * len(refs):
+            break
+    return (
+        tuple(ref for ref in refs if ref.group not in chosen),
+        tuple(ref for ref in refs if ref.group in chosen),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, size: int, changed_ns: int) -> str:
+    del size, changed_ns  # only there to make a changed file another cache entry
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Sha256 hex digest of a file's content, kept until the file changes.
+
+    Raises
+    ------
+    InputError
+        If it is not there any more.
+    """
+    try:
+        status = path.stat()
+        return _digest(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise InputError("cannot be read any more", path=path) from error
+
+
+def content_key(ref: SliceRef) -> str:
+    """Sha256 hex digest of all that a slice's voxels come from: file contents and its place.
+
+    Raises
+    ------
+    InputError
+        If a file is not there any more.
+    """
+    key = hashlib.sha256(f"{_ORDER} {ref.volume}/{ref.index}".encode())
+    for path in ref.source.files:
+        key.update(file_digest(path).encode())
+    return key.hexdigest()
