@@ -217,12 +217,12 @@ def fit_steps(
     preprocessing = Preprocessing(window=window, size=size)
     store = FeatureStore(backbone, preprocessing)
     learns = DETECTORS[method]
-    # What learns from changed slices has no use for the others.
-    refs = [*(() if learns.wants_changes else slices.train), *slices.valid]
+    refs = [*(slices.train if learns.wants_normals else ()), *slices.valid]
     message = f"Embedding slices with {backbone.spec.name}"
     yield from _embedding(store.extract(refs), len(refs), message)
     work = target / _WORK_FOLDER
-    grids: Sequence[Any] = StoredGrids(store.paths(slices.train))
+    normals = StoredGrids(store.paths(slices.train if learns.wants_normals else ()))
+    grids: Sequence[Any] = normals
     if learns.wants_changes:
         count = {**learns.options(), **chosen}["slices"]
         grids = ChangedGrids(backbone, preprocessing, slices.train, work, count=count, seed=seed)
@@ -232,6 +232,7 @@ def fit_steps(
         seed=seed,
         device=backbone.device,
         valid=StoredGrids(store.paths(slices.valid)),
+        normals=normals,
         checkpoint=work / "checkpoint.safetensors",
     )
     learned = yield from _learn(learns, grids, setup, chosen)

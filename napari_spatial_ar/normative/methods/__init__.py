@@ -10,6 +10,7 @@ from napari_spatial_ar.normative.methods.base import (
     score_grid,
 )
 from napari_spatial_ar.normative.methods.change_detector import ChangeDetector
+from napari_spatial_ar.normative.methods.change_novelty import ChangeNovelty
 from napari_spatial_ar.normative.methods.dinomaly import Dinomaly
 from napari_spatial_ar.normative.methods.dpmm import DirichletMixture
 from napari_spatial_ar.normative.methods.grids import StoredGrids
@@ -18,10 +19,12 @@ from napari_spatial_ar.normative.methods.memory_bank import MemoryBank
 from napari_spatial_ar.normative.methods.patch_gaussian import PatchGaussian
 from napari_spatial_ar.normative.methods.pixels import PixelBackbone
 from napari_spatial_ar.normative.methods.spatial_ar import SpatialARDetector
+from napari_spatial_ar.normative.methods.surroundings_bank import SurroundingsBank
 
 __all__ = [
     "DETECTORS",
     "ChangeDetector",
+    "ChangeNovelty",
     "Detector",
     "Dinomaly",
     "DirichletMixture",
@@ -33,6 +36,7 @@ __all__ = [
     "PixelBackbone",
     "SpatialARDetector",
     "StoredGrids",
+    "SurroundingsBank",
     "check_options",
     "detector_from_tensors",
     "score_grid",

@@ -46,7 +46,10 @@ class FitSetup:
     device : torch.device
         Where to compute.
     valid : iterable of (B, D, Hp, Wp) float
-        Grids of normal slices held out, for the methods that choose between epochs.
+        Grids of normal slices held out, for the methods that choose between epochs or measure
+        what is usual.
+    normals : iterable of (B, D, Hp, Wp) float
+        Grids of the normal slices, for a method whose own grids are those of changed ones.
     checkpoint : Path, optional
         Where a method that trains keeps what it needs to go on after a stop.
     """
@@ -55,6 +58,7 @@ class FitSetup:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     valid: Iterable[Tensor] = ()
+    normals: Iterable[Tensor] = ()
     checkpoint: Path | None = None
 
 
@@ -129,6 +133,8 @@ class Detector(ABC):
     cost: ClassVar[str]
     #: Whether it learns from slices that were changed on purpose (`ChangedGrids`).
     wants_changes: ClassVar[bool] = False
+    #: Whether it learns from normal slices as they are; beside changes, as `FitSetup.normals`.
+    wants_normals: ClassVar[bool] = True
     #: Whether its steps tell the loss of each epoch.
     tells_losses: ClassVar[bool] = False
 

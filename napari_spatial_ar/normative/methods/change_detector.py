@@ -6,9 +6,8 @@ discriminator on frozen features this is; here the changes are made to the slice
 (`napari_spatial_ar.normative.synthetic_changes`), not to its features. No lesion and no label of
 one is used.
 
-Each patch is described by its embedding and by the mean of the 5 x 5 embeddings around it, turned
-to principal components z_k / (v_k + 0.001)^0.35, v_k their variance over unchanged patches, and
-brought to one length. A network of two layers is trained by cross-entropy to tell changed patches
+Each patch is described together with its surroundings and whitened (`surroundings`), by the moments
+of unchanged patches. A network of two layers is trained by cross-entropy to tell changed patches
 from unchanged ones, one of the former to three of the latter, with dropout before both layers.
 
 Defaults: 300 changed slices, 256 components, 128 hidden units, 1500 steps of 1024 patches.
@@ -40,15 +39,12 @@ from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
-from napari_spatial_ar.normative.methods.grids import check_grid, rows_of
+from napari_spatial_ar.normative.methods.grids import check_grid
+from napari_spatial_ar.normative.methods.surroundings import Moments, Whitening, describe
 from napari_spatial_ar.normative.patch_labels import CHANGED, IGNORED, UNCHANGED
 
 __all__ = ["ChangeDetector"]
 
-# Side of the neighbourhood whose mean stands beside each patch.
-_AROUND = 5
-# A component is divided by (variance + floor) ** power.
-_POWER, _FLOOR = 0.35, 1e-3
 # Patches of a step: changed, unchanged.
 _BATCH = (256, 768)
 _DROPOUT = 0.3
@@ -68,10 +64,8 @@ class ChangeDetector(Detector):
 
     Parameters
     ----------
-    mean : (2 D,) float32
-        Of unchanged patches with their surroundings.
-    basis : (2 D, k) float32
-        Principal components, scaled.
+    whitening : Whitening
+        How patches are described, by the moments of unchanged ones.
     weights : mapping of str to Tensor
         ``hidden.weight`` (h, k), ``hidden.bias`` (h,), ``out.weight`` (1, h), ``out.bias`` (1,).
     zero : float
@@ -89,15 +83,15 @@ class ChangeDetector(Detector):
     )
     #: Learns from pairs of a changed slice's grid and its patches' labels, not from normal grids.
     wants_changes: ClassVar[bool] = True
+    wants_normals: ClassVar[bool] = False
 
     def __init__(
-        self, mean: Tensor, basis: Tensor, weights: Mapping[str, Tensor], zero: float = 0.0
+        self, whitening: Whitening, weights: Mapping[str, Tensor], zero: float = 0.0
     ) -> None:
-        self.mean = mean.contiguous()
-        self.basis = basis.contiguous()
+        self.whitening = whitening
         # Weights that are drawn only to be replaced would move the state of the whole process.
         with torch.device("meta"):
-            self.network = _network(basis.shape[1], len(weights["hidden.bias"]))
+            self.network = _network(whitening.basis.shape[1], len(weights["hidden.bias"]))
         self.network.load_state_dict(dict(weights), assign=True)
         self.network.eval().requires_grad_(False)
         self.zero = zero
@@ -144,36 +138,36 @@ class ChangeDetector(Detector):
                 "slices, components, hidden, steps and samples must be at least 1, not "
                 f"{slices}, {components}, {hidden}, {steps} and {samples}"
             )
-        moments = _Moments()
+        moments, counts = Moments(), {CHANGED: 0, UNCHANGED: 0}
         for number, (grid, labels) in enumerate(_walk(grids, slices), start=1):
-            moments.add(_described(grid.to(setup.device)), labels.flatten().to(setup.device))
+            for label in counts:
+                counts[label] += int((labels == label).sum())
+            described = describe(grid.to(setup.device))
+            moments.add(described[labels.flatten().to(setup.device) == UNCHANGED])
             yield Step(number, number, "Measuring unchanged patches")
-        if not all(moments.counts.values()):
+        if not all(counts.values()):
             raise InputError(
                 "changed and unchanged patches are both needed, there are "
-                f"{moments.counts[CHANGED]} and {moments.counts[UNCHANGED]}",
+                f"{counts[CHANGED]} and {counts[UNCHANGED]}",
                 fix="Give more slices, with more of the body in them",
             )
-        mean, basis = moments.basis(components)
-        drawn = _Draw(moments.counts, samples, setup.seed)
+        whitening = moments.whitening(components).to(setup.device)
+        drawn = _Draw(counts, samples, setup.seed)
         for number, (grid, labels) in enumerate(_walk(grids, slices), start=1):
-            drawn.add(_projected(grid.to(setup.device), mean, basis), labels.flatten())
+            drawn.add(_scaled(grid.to(setup.device), whitening), labels.flatten())
             yield Step(number, number, "Drawing patches")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setup.seed)
-            network = _network(basis.shape[1], hidden)
+            network = _network(whitening.basis.shape[1], hidden)
         network.to(setup.device)
         changed, unchanged = drawn.patches(CHANGED), drawn.patches(UNCHANGED)
         for done, loss in _train(network, changed, unchanged, steps, setup):
             yield Step(done, steps, f"Learning changes, cross-entropy {loss:.3f}")
         weights = {key: value.detach().cpu() for key, value in network.state_dict().items()}
-        detector = cls(mean.cpu(), basis.cpu(), weights)
+        detector = cls(whitening.to(torch.device("cpu")), weights)
         detector.zero = _zero(detector.network, unchanged)
-        counts = {
-            "changed_patches": moments.counts[CHANGED],
-            "unchanged_patches": moments.counts[UNCHANGED],
-        }
-        return Learned(detector, counts)
+        summary = {"changed_patches": counts[CHANGED], "unchanged_patches": counts[UNCHANGED]}
+        return Learned(detector, summary)
 
     @property
     def heatmap_divisor(self) -> float:
@@ -183,22 +177,21 @@ class ChangeDetector(Detector):
     @torch.inference_mode()
     def score(self, grid: Tensor) -> Tensor:
         """Log odds above `zero`, at least 0; see `Detector.score`."""
-        batch, _, rows, columns = check_grid(grid, len(self.mean) // 2).shape
-        odds: Tensor = self.network(_projected(grid, self.mean, self.basis))
-        return (odds - self.zero).clamp_min(0).reshape(batch, rows, columns)
+        odds: Tensor = self.network(_scaled(grid, self.whitening))
+        return (odds - self.zero).clamp_min(0).reshape(len(grid), *grid.shape[2:])
 
     def parameters(self) -> dict[str, Any]:
         """Give the zero point and the sizes."""
         return {
             "zero": self.zero,
-            "components": self.basis.shape[1],
+            "components": self.whitening.basis.shape[1],
             "hidden": len(self.network.state_dict()["hidden.bias"]),
         }
 
     def tensors(self) -> dict[str, Tensor]:
         """Give mean, basis and the network's weights."""
         network = {f"network.{k}": v.cpu() for k, v in self.network.state_dict().items()}
-        return {"mean": self.mean.cpu(), "basis": self.basis.cpu(), **network}
+        return {**self.whitening.tensors(), **network}
 
     @classmethod
     def from_tensors(
@@ -210,51 +203,17 @@ class ChangeDetector(Detector):
             for key, tensor in tensors.items()
             if key.startswith("network.")
         }
+        whitening = Whitening.from_tensors(tensors)
         try:
-            found = cls(tensors["mean"], tensors["basis"], weights, float(parameters["zero"]))
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            return cls(whitening, weights, float(parameters["zero"]))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelFileError("the parts of its network do not fit each other") from error
-        if tensors["mean"].shape != tensors["basis"].shape[:1] or len(tensors["mean"]) % 2:
-            raise ModelFileError("its mean and its principal components do not fit each other")
-        return found
 
     def to(self, device: torch.device) -> ChangeDetector:
         """See `Detector.to`."""
-        self.mean, self.basis = self.mean.to(device), self.basis.to(device)
+        self.whitening = self.whitening.to(device)
         self.network.to(device)
         return self
-
-
-class _Moments:
-    """Mean and covariance of unchanged patches, and how many there are of each label."""
-
-    def __init__(self) -> None:
-        self.counts = {CHANGED: 0, UNCHANGED: 0}
-
-    def add(self, rows: Tensor, labels: Tensor) -> None:
-        for label in self.counts:
-            self.counts[label] += int((labels == label).sum())
-        rows = rows[labels == UNCHANGED]
-        if not len(rows):
-            return
-        if not hasattr(self, "_shift"):
-            # Sums around a typical value: their difference keeps its digits.
-            self._shift = rows.mean(dim=0)
-            width = rows.shape[1]
-            self._sum = torch.zeros(width, dtype=torch.float64)
-            self._outer = torch.zeros(width, width, dtype=torch.float64)
-        centred = rows - self._shift
-        self._sum += centred.sum(dim=0).double().cpu()
-        self._outer += (centred.T @ centred).double().cpu()
-
-    def basis(self, components: int) -> tuple[Tensor, Tensor]:
-        """Mean (2 D,) and scaled principal components (2 D, k), float32."""
-        count = self.counts[UNCHANGED]
-        mean = self._sum / count
-        values, vectors = torch.linalg.eigh(self._outer / count - torch.outer(mean, mean))
-        scale = (values.flip(0).clamp_min(0) + _FLOOR) ** -_POWER
-        basis = (vectors.flip(1) * scale)[:, :components].float().contiguous()
-        return (mean + self._shift.double().cpu()).float(), basis.to(self._shift.device)
 
 
 class _Draw:
@@ -303,17 +262,10 @@ def _walk(grids: Pairs, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
         raise InputError("a detector needs at least one normal slice")
 
 
-def _described(grid: Tensor) -> Tensor:
-    """(B, D, Hp, Wp) -> (B * Hp * Wp, 2 D) float32: each patch and the mean around it."""
-    grid = grid.float()
-    around = functional.avg_pool2d(grid, _AROUND, 1, _AROUND // 2, count_include_pad=False)
-    return rows_of(torch.cat([grid, around], dim=1))
-
-
-def _projected(grid: Tensor, mean: Tensor, basis: Tensor) -> Tensor:
-    """(B, D, Hp, Wp) -> (B * Hp * Wp, k) float32, each of length sqrt(k)."""
-    components = (_described(grid) - mean.to(grid.device)) @ basis
-    return functional.normalize(components) * math.sqrt(basis.shape[1])
+def _scaled(grid: Tensor, whitening: Whitening) -> Tensor:
+    """(B, D, Hp, Wp) -> (B * Hp * Wp, k) float32, each of length sqrt(k), as a network likes it."""
+    patches = whitening(grid)
+    return patches * math.sqrt(patches.shape[1])
 
 
 def _network(components: int, hidden: int) -> nn.Sequential:

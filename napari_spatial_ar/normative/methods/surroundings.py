@@ -1,0 +1,114 @@
+"""Patches described by themselves and by what surrounds them, in whitened principal components.
+
+A patch is described by its embedding and by the mean of the 5 x 5 embeddings around it, 2 D
+numbers, turned to principal components z_k / (v_k + 0.001)^0.35, v_k their variance over normal
+patches, and brought to one length: then a cosine compares patches without the few directions in
+which all of them vary drowning the rest. The power lies between none (0) and full whitening (0.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from napari_spatial_ar.errors import ModelFileError
+from napari_spatial_ar.normative.methods.grids import check_grid, rows_of
+
+__all__ = ["Moments", "Whitening", "describe"]
+
+# Side of the neighbourhood whose mean stands beside each patch.
+_AROUND = 5
+# A component is divided by (variance + floor) ** power.
+_POWER, _FLOOR = 0.35, 1e-3
+
+
+def describe(grid: Tensor) -> Tensor:
+    """(B, D, Hp, Wp) -> (B * Hp * Wp, 2 D) float32: each patch and the mean around it."""
+    grid = grid.float()
+    around = functional.avg_pool2d(grid, _AROUND, 1, _AROUND // 2, count_include_pad=False)
+    return rows_of(torch.cat([grid, around], dim=1))
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """From an embedding grid to whitened descriptions of its patches.
+
+    Parameters
+    ----------
+    mean : (2 D,) float32
+        Of normal patches' descriptions.
+    basis : (2 D, k) float32
+        Principal components, scaled.
+    """
+
+    mean: Tensor
+    basis: Tensor
+
+    def __call__(self, grid: Tensor) -> Tensor:
+        """(B, D, Hp, Wp) -> (B * Hp * Wp, k) float32, unit length.
+
+        Raises
+        ------
+        InputError
+            If the grid has other axes or channels than those fitted on.
+        """
+        described = describe(check_grid(grid, len(self.mean) // 2))
+        return functional.normalize((described - self.mean.to(grid.device)) @ self.basis)
+
+    def to(self, device: torch.device) -> Whitening:
+        """Give the same on a device."""
+        return Whitening(self.mean.to(device), self.basis.to(device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give what a model file keeps."""
+        return {"mean": self.mean.cpu().contiguous(), "basis": self.basis.cpu().contiguous()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Whitening:
+        """Inverse of `tensors`.
+
+        Raises
+        ------
+        ModelFileError
+            If they are missing or do not fit each other.
+        """
+        mean, basis = tensors.get("mean"), tensors.get("basis")
+        if mean is None or basis is None or basis.ndim != 2 or mean.shape != basis.shape[:1]:
+            raise ModelFileError("its mean and its principal components do not fit each other")
+        if len(mean) % 2:
+            raise ModelFileError("its mean is not that of patches and their surroundings")
+        return cls(mean.contiguous(), basis.contiguous())
+
+
+class Moments:
+    """Mean and covariance of descriptions, gathered slice by slice."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, rows: Tensor) -> None:
+        """Take (N, 2 D) descriptions in."""
+        if not len(rows):
+            return
+        if not self.count:
+            # Sums around a typical value: their difference keeps its digits.
+            self._shift = rows.mean(dim=0)
+            width = rows.shape[1]
+            self._sum = torch.zeros(width, dtype=torch.float64)
+            self._outer = torch.zeros(width, width, dtype=torch.float64)
+        self.count += len(rows)
+        centred = rows - self._shift
+        self._sum += centred.sum(dim=0).double().cpu()
+        self._outer += (centred.T @ centred).double().cpu()
+
+    def whitening(self, components: int) -> Whitening:
+        """Principal components of all descriptions so far, at most ``components``, on the CPU."""
+        mean = self._sum / self.count
+        values, vectors = torch.linalg.eigh(self._outer / self.count - torch.outer(mean, mean))
+        scale = (values.flip(0).clamp_min(0) + _FLOOR) ** -_POWER
+        basis = (vectors.flip(1) * scale)[:, :components].float().contiguous()
+        return Whitening((mean + self._shift.double().cpu()).float(), basis)
