@@ -36,8 +36,6 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("spatial-ar", {"context": "bidirectional", "dilation": 1, "hidden": 16, "epochs": 15}),
     ("memory-bank", {}),
     ("memory-bank", {"coreset": 0.1}),
-    ("surroundings-bank", {"components": 10}),
-    ("surroundings-bank", {"rows": 300}),
     ("patch-gaussian", {}),
     ("patch-gaussian", {"components": 5, "neighbours": 2}),
     ("patch-gaussian", {"position": "patch", "cells": 3}),

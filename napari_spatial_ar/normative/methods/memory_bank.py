@@ -34,7 +34,7 @@ from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned
 from napari_spatial_ar.normative.methods.grids import check_grid, rows_of, sample_rows, walk
 from napari_spatial_ar.normative.precision import native_bfloat16
 
-__all__ = ["MemoryBank", "k_centres", "nearest_similarity"]
+__all__ = ["MemoryBank", "k_centres"]
 
 # Rows of the bank compared at a time: bounds the distance matrix to some 100 MB.
 _CHUNK = 32_768
@@ -122,8 +122,20 @@ class MemoryBank(Detector):
     def score(self, grid: Tensor) -> Tensor:
         """1 - cosine similarity to the nearest row; see `Detector.score`."""
         batch, _, rows, columns = check_grid(grid, self.bank.shape[1]).shape
-        similarity = nearest_similarity(functional.normalize(rows_of(grid)), self.bank)
-        return (1 - similarity).clamp_min(0).reshape(batch, rows, columns)
+        queries = functional.normalize(rows_of(grid))
+        # bfloat16 products where they are fast; the winner is measured again in float32.
+        kind = torch.bfloat16 if native_bfloat16(queries.device) else torch.float32
+        fast = queries.to(kind)
+        best = torch.full((len(queries),), -2.0, dtype=kind, device=queries.device)
+        nearest = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
+        for start in range(0, len(self.bank), _CHUNK):
+            similarity = fast @ self.bank[start : start + _CHUNK].to(kind).T
+            value, index = similarity.max(dim=1)
+            better = value > best
+            best[better] = value[better]
+            nearest[better] = index[better] + start
+        exact = (queries * self.bank[nearest].float()).sum(dim=1)
+        return (1 - exact).clamp_min(0).reshape(batch, rows, columns)
 
     def parameters(self) -> dict[str, Any]:
         """Give the share of patches kept."""
@@ -144,34 +156,6 @@ class MemoryBank(Detector):
         """See `Detector.to`."""
         self.bank = self.bank.to(device)
         return self
-
-
-def nearest_similarity(queries: Tensor, bank: Tensor) -> Tensor:
-    """Cosine similarity of each query to the nearest row of a bank.
-
-    Parameters
-    ----------
-    queries : (Q, D) float32
-        Of unit length.
-    bank : (N, D) float16
-        Of unit length, on the same device.
-
-    Returns
-    -------
-    (Q,) float32
-    """
-    # bfloat16 products where they are fast; the winner is measured again in float32.
-    kind = torch.bfloat16 if native_bfloat16(queries.device) else torch.float32
-    fast = queries.to(kind)
-    best = torch.full((len(queries),), -2.0, dtype=kind, device=queries.device)
-    nearest = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
-    for start in range(0, len(bank), _CHUNK):
-        similarity = fast @ bank[start : start + _CHUNK].to(kind).T
-        value, index = similarity.max(dim=1)
-        better = value > best
-        best[better] = value[better]
-        nearest[better] = index[better] + start
-    return (queries * bank[nearest].float()).sum(dim=1)
 
 
 def k_centres(points: Tensor, count: int, first: int) -> Iterator[int]:
