@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +34,15 @@ class Rival:
         As it stands in reports.
     models : tuple of NormativeModel
         One a seed.
-    fit_seconds : tuple of (float or None)
-        Time of each model's fit after embedding, where it was measured.
     """
 
     name: str
     models: tuple[NormativeModel, ...]
-    fit_seconds: tuple[float | None, ...]
+
+    @property
+    def fit_seconds(self) -> tuple[float | None, ...]:
+        """Seconds that each model took to learn after embedding, where they were measured."""
+        return tuple(model.header.training.get("seconds") for model in self.models)
 
 
 def grouped(models: Sequence[NormativeModel]) -> list[Rival]:
@@ -71,8 +72,7 @@ def grouped(models: Sequence[NormativeModel]) -> list[Rival]:
         name = stem if len(together) > 1 else together[0].name
         name = name if name not in taken else f"{name} ({together[0].header.method})"
         taken.add(name)
-        seconds = tuple(model.header.training.get("seconds") for model in together)
-        rivals.append(Rival(name, tuple(together), seconds))
+        rivals.append(Rival(name, tuple(together)))
     return rivals
 
 
@@ -117,13 +117,11 @@ def fit_rival(
     others = {key: value for key, value in own.items() if key not in options}
     label = " ".join([name, *(f"{key}={_said(value)}" for key, value in own.items())])
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
-    models, seconds = [], []
+    models = []
     for seed in seeds:
         wanted = {**settings, **others, "method": name, "options": chosen, "seed": seed}
-        model, taken = _fit_once(root, folder / f"{slug}-seed{seed}", wanted, progress)
-        models.append(model)
-        seconds.append(taken)
-    return Rival(label, tuple(models), tuple(seconds))
+        models.append(_fit_once(root, folder / f"{slug}-seed{seed}", wanted, progress))
+    return Rival(label, tuple(models))
 
 
 def read_settings(text: str, known: set[str]) -> dict[str, Any]:
@@ -159,7 +157,7 @@ def _fit_once(
     out: Path,
     wanted: dict[str, Any],
     progress: Callable[[FitProgress], None] | None,
-) -> tuple[NormativeModel, float | None]:
+) -> NormativeModel:
     asked = {key: str(value) for key, value in sorted(wanted.items()) if key != "device"}
     asked["data set"] = Path(root).resolve().name
     record = out / _RECORD
@@ -172,17 +170,7 @@ def _fit_once(
                 path=out,
                 fix="Choose another folder for the results, or delete this one",
             )
-        return load_model(out, **where), known["seconds"]
-    begin = time.perf_counter()
-
-    def step(at: FitProgress) -> None:
-        nonlocal begin
-        if at.stage == "features":  # embedding is shared by all methods
-            begin = time.perf_counter()
-        if progress is not None:
-            progress(at)
-
-    model = fit(root, progress=step, out=out, **wanted)
-    seconds = time.perf_counter() - begin
-    atomic_write_json(record, {"settings": asked, "seconds": seconds})
-    return model, seconds
+        return load_model(out, **where)
+    model = fit(root, progress=progress, out=out, **wanted)
+    atomic_write_json(record, {"settings": asked})
+    return model

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -33,16 +32,15 @@ from napari_spatial_ar.normative.backbone import (
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
+from napari_spatial_ar.normative.fit_progress import FitProgress, embedding, learning
 from napari_spatial_ar.normative.methods import (
     DETECTORS,
-    Detector,
     FitSetup,
     SpatialARDetector,
     StoredGrids,
     check_options,
     score_grid,
 )
-from napari_spatial_ar.normative.methods.base import Learned
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, ModelHeader
 from napari_spatial_ar.normative.paths import user_models_dir
@@ -51,43 +49,8 @@ from napari_spatial_ar.normative.scoring import Scoring
 
 __all__ = ["METHODS", "FitProgress", "fit", "fit_steps"]
 
-Stage = Literal["features", "training", "calibration", "saving"]
 METHODS = tuple(DETECTORS)
 _WORK_FOLDER = ".fit"
-
-
-@dataclass(frozen=True)
-class FitProgress:
-    """Where a fit stands.
-
-    Parameters
-    ----------
-    stage : {"features", "training", "calibration", "saving"}
-        What is going on.
-    done, total : int
-        Within the stage: slices in "features" and "calibration", steps in "training".
-    epoch, epochs : int
-        Epochs finished, and in all.
-    train_nll, valid_nll : tuple of float
-        Mean loss of each finished epoch, nats per dimension.
-    best_epoch : int
-        Index of the epoch with the lowest validation NLL; -1 before the first.
-    images_per_second : float
-        Over the stage so far.
-    message : str
-        One line for people.
-    """
-
-    stage: Stage
-    done: int
-    total: int
-    epoch: int = 0
-    epochs: int = 0
-    train_nll: tuple[float, ...] = ()
-    valid_nll: tuple[float, ...] = ()
-    best_epoch: int = -1
-    images_per_second: float = 0.0
-    message: str = ""
 
 
 def fit_steps(
@@ -217,13 +180,13 @@ def fit_steps(
     # What learns from changed slices has no use for the others.
     refs = [*(() if learns.wants_changes else slices.train), *slices.valid]
     message = f"Embedding slices with {backbone.spec.name}"
-    yield from _embedding(store.extract(refs), len(refs), message)
+    yield from embedding(store.extract(refs), len(refs), message)
     work = target / _WORK_FOLDER
     grids: Sequence[Any] = StoredGrids(store.paths(slices.train))
     if learns.wants_changes:
         count = {**learns.options(), **chosen}["slices"]
         grids = ChangedGrids(backbone, preprocessing, slices.train, work, count=count, seed=seed)
-        yield from _embedding(grids.embed(), len(grids), "Embedding changed slices")
+        yield from embedding(grids.embed(), len(grids), "Embedding changed slices")
     setup = FitSetup(
         blocks=max(1, len(backbone.spec.layers)),
         seed=seed,
@@ -231,7 +194,7 @@ def fit_steps(
         valid=StoredGrids(store.paths(slices.valid)),
         checkpoint=work / "checkpoint.safetensors",
     )
-    learned = yield from _learn(learns, grids, setup, chosen)
+    learned = yield from learning(learns, grids, setup, chosen)
     detector = learned.detector
     training: dict[str, Any] = {
         "images": len(slices.train),
@@ -336,47 +299,6 @@ def _patients(refs: Sequence[SliceRef]) -> int:
 
 def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in ("napari-spatial-ar", "torch", "transformers")}
-
-
-def _embedding(counts: Iterable[int], total: int, message: str) -> Iterator[FitProgress]:
-    start, first = time.perf_counter(), 0
-    for number, done in enumerate(counts):
-        first = done if number == 0 else first
-        seconds = time.perf_counter() - start
-        yield FitProgress(
-            "features",
-            done,
-            total,
-            images_per_second=(done - first) / seconds if seconds else 0.0,
-            message=message,
-        )
-
-
-def _learn(
-    method: type[Detector], grids: Sequence[Any], setup: FitSetup, options: Mapping[str, Any]
-) -> Generator[FitProgress, None, Learned[Detector]]:
-    steps = method.learn(grids, setup, **options)
-    start, first = time.perf_counter(), None
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            learned: Learned[Detector] = end.value
-            return learned
-        first = step.done if first is None else first
-        seconds = time.perf_counter() - start
-        yield FitProgress(
-            "training",
-            step.done,
-            step.total,
-            epoch=step.epoch,
-            epochs=step.epochs,
-            train_nll=step.train_nll,
-            valid_nll=step.valid_nll,
-            best_epoch=step.best_epoch,
-            images_per_second=(step.done - first) * step.images / seconds if seconds else 0.0,
-            message=step.message,
-        )
 
 
 def _calibrate(

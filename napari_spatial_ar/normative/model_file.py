@@ -1,7 +1,9 @@
 """The model file: one safetensors file whose header says everything about the model.
 
 The JSON under ``napari-spatial-ar`` in the safetensors metadata holds ``header`` (the fields of
-`ModelHeader`) and ``sha256``, over the header's canonical JSON and all tensors.
+`ModelHeader`) and ``sha256``, over the header's canonical JSON and all tensors. ``seconds``, which
+is ``training["seconds"]``, stands beside them: fits that took longer or shorter to the same model
+have the same sha256.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ __all__ = [
 FORMAT_VERSION = 1
 MODEL_FILE = "model.safetensors"
 _KEY = "napari-spatial-ar"
+_SECONDS = "seconds"
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,13 @@ class ModelHeader:
         )
 
 
+def _without_seconds(header: dict[str, Any]) -> dict[str, Any]:
+    training = {key: value for key, value in header["training"].items() if key != _SECONDS}
+    return {**header, "training": training}
+
+
 def _sha256(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    canonical = json.dumps(header, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(_without_seconds(header), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256((canonical + content_sha256(tensors)).encode()).hexdigest()
 
 
@@ -113,13 +121,16 @@ def write(path: Path, header: ModelHeader, tensors: dict[str, Tensor]) -> str:
     Returns
     -------
     str
-        The model's sha256, the same for equal content.
+        The model's sha256, the same for equal content, however long the fit took.
     """
     from safetensors.torch import save
 
     content = header.to_dict()
     digest = _sha256(content, tensors)
-    data = save(tensors, metadata={_KEY: json.dumps({"header": content, "sha256": digest})})
+    outer = {"header": _without_seconds(content), "sha256": digest}
+    if _SECONDS in header.training:
+        outer[_SECONDS] = header.training[_SECONDS]
+    data = save(tensors, metadata={_KEY: json.dumps(outer)})
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return digest
@@ -185,6 +196,8 @@ def _content(path: Path) -> tuple[dict[str, Any], str]:
         outer = json.loads(metadata[_KEY])
         content, digest = dict(outer["header"]), str(outer["sha256"])
         version = content["format_version"]
+        if _SECONDS in outer:
+            content["training"] = {**content["training"], _SECONDS: float(outer[_SECONDS])}
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path) from error
     if version != FORMAT_VERSION:

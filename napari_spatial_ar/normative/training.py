@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -68,6 +69,7 @@ class TrainingState:
 
     ``batches_done`` counts within the running epoch. ``history`` holds the finished epochs and
     ``best_epoch`` the index of the one with the lowest validation NLL (-1 before the first).
+    ``seconds`` is the time that the finished epochs took, those before a stop included.
     """
 
     network: SpatialAR
@@ -75,6 +77,7 @@ class TrainingState:
     best_epoch: int = -1
     best: dict[str, Tensor] = field(default_factory=dict)
     batches_done: int = 0
+    seconds: float = 0.0
 
 
 def train(
@@ -119,6 +122,7 @@ def train(
     key = _key(train_paths, valid_paths, settings)
     _resume(state, optimizer, checkpoint, key)
     noise_std = settings.noise_scale * _channel_std(train_paths)
+    begin = time.perf_counter() - state.seconds
     yield state
     for epoch in range(len(state.history), epochs):
         total = 0.0
@@ -142,6 +146,7 @@ def train(
         if state.best_epoch < 0 or valid_nll < state.history[state.best_epoch].valid_nll:
             state.best_epoch = epoch
             state.best = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
+        state.seconds = time.perf_counter() - begin
         _save(state, optimizer, checkpoint, key)
         yield state
 
@@ -205,6 +210,7 @@ def _save(state: TrainingState, optimizer: torch.optim.AdamW, checkpoint: Path, 
         "key": key,
         "best_epoch": state.best_epoch,
         "history": [asdict(epoch) for epoch in state.history],
+        "seconds": state.seconds,
     }
     data = save(
         {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
@@ -230,6 +236,7 @@ def _resume(state: TrainingState, optimizer: torch.optim.AdamW, checkpoint: Path
     state.best = _under("best.", tensors)
     state.best_epoch = record["best_epoch"]
     state.history = [Epoch(**epoch) for epoch in record["history"]]
+    state.seconds = record.get("seconds", 0.0)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _under("optimizer.", tensors).items():
         index, moment = name.split(".")

@@ -55,6 +55,7 @@ def test_fits_each_seed_once(
     assert [m.header.training["seed"] for m in rival.models] == [0, 1]
     assert all(m.header.parameters["dilation"] == 1 for m in rival.models)
     assert rival.models[0].sha256 != rival.models[1].sha256
+    assert rival.fit_seconds == tuple(m.header.training["seconds"] for m in rival.models)
     assert all(seconds is not None and seconds > 0 for seconds in rival.fit_seconds)
     assert "training" in seen
     monkeypatch.setattr(rivals, "fit", None)  # no need of it the second time

@@ -48,7 +48,14 @@ def assert_same(first: NormativeModel, second: NormativeModel) -> None:
     assert tensors(first).keys() == tensors(second).keys()
     for name, tensor in tensors(first).items():
         assert torch.equal(tensor, tensors(second)[name]), name
-    assert first.header == second.header
+    assert said(first) == said(second)
+
+
+def said(model: NormativeModel) -> dict[str, Any]:
+    """All that the header says but how long the fit took."""
+    header = model.header.to_dict()
+    training = {key: value for key, value in header["training"].items() if key != "seconds"}
+    return {**header, "training": training}
 
 
 def test_fit_learns_and_reports(
@@ -95,7 +102,7 @@ def test_same_seed_same_weights_other_seed_others(
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     assert_same(first, second)
-    assert first.sha256 == second.sha256
+    assert first.sha256 == second.sha256, "however long each of them took"
     assert not torch.equal(tensors(first)["net.0.weight"], tensors(third)["net.0.weight"])
 
 
@@ -117,6 +124,55 @@ def test_stopped_and_resumed_is_the_same_as_uninterrupted(
     if seen[-1].epoch:
         first = next(step for step in resumed if step.stage == "training")
         assert first.epoch == seen[-1].epoch
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "seconds", "stop_at"),
+    [
+        ("spatial-ar", {}, 16, 9),  # 4 epochs of 3 steps, a tick for each and for its end
+        (
+            "dinomaly",
+            {"iterations": 12, "batch_size": 4, "decoder": 2},
+            12,
+            9,
+        ),  # a checkpoint each 2 steps
+        ("memory-bank", {}, 9, None),
+    ],
+)
+def test_seconds_of_learning_are_kept_across_a_stop(
+    normal_slices: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    options: dict[str, Any],
+    seconds: int,
+    stop_at: int | None,
+) -> None:
+    settings |= {"method": method, "options": options}
+    now = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+
+    def tick(step: FitProgress) -> None:
+        nonlocal now
+        now += 1 if step.stage == "training" else 1000
+
+    def measured(name: str) -> Any:
+        model = nsar.fit(normal_slices, out=tmp_path / name / "m", progress=tick, **settings)
+        loaded = nsar.load_model(tmp_path / name / "m", device="cpu")
+        assert loaded.header == model.header
+        return loaded.header.training["seconds"]
+
+    assert measured("whole") == pytest.approx(seconds, abs=1)
+    if stop_at is not None:
+        steps = fit_steps(normal_slices, out=tmp_path / "stopped" / "m", **settings)
+        for step in steps:
+            tick(step)
+            if step.stage == "training" and step.done == stop_at:
+                break
+        steps.close()
+        now += 1e6
+        assert measured("stopped") == pytest.approx(seconds, abs=2)
 
 
 def test_checkpoint_of_other_settings_is_not_taken_up(

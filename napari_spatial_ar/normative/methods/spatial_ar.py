@@ -122,6 +122,7 @@ class SpatialARDetector(Detector):
             "optimizer": "AdamW",
             "epochs": len(state.history),
             "steps": len(state.history) * steps,
+            "seconds": state.seconds,
             "best_epoch": state.best_epoch + 1,
             "best_nll": state.history[state.best_epoch].valid_nll,
             "history": {
