@@ -42,6 +42,15 @@ def fit(
     out: Annotated[Path, typer.Option(help="Folder of the new model.")],
     modality: Annotated[str, typer.Option(help="mri, ct or oct.")] = "mri",
     backbone: Annotated[str, typer.Option(help="See 'weights list'.")] = "dinov3_vits16",
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Blocks of the backbone to read: 5,7,9 or last4. By default the method's choice."
+        ),
+    ] = None,
+    fuse: Annotated[
+        str, typer.Option(help="Several blocks one after the other (concat), or their mean.")
+    ] = "concat",
     method: Annotated[
         str, typer.Option(help="See 'models methods'; METHOD:KEY=VALUE,... sets its options.")
     ] = "spatial-ar",
@@ -83,6 +92,8 @@ def fit(
             out=out,
             modality=modality,
             backbone=backbone,
+            layers=layers,
+            fuse=fuse,
             method=method,
             options=options,
             dilation=dilation,

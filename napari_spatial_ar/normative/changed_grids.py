@@ -20,6 +20,7 @@ from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.feature_store import embedding_settings
 from napari_spatial_ar.normative.patch_labels import patch_labels
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.synthetic_changes import VERSION, change
@@ -78,9 +79,7 @@ class ChangedGrids(Sequence[tuple[Tensor, Tensor]]):
             [
                 VERSION,
                 seed,
-                backbone.sha256,
-                list(backbone.spec.layers),
-                preprocessing.to_dict(),
+                *embedding_settings(backbone, preprocessing),
                 [content_key(ref) for ref in self.refs],
             ],
             sort_keys=True,

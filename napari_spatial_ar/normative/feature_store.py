@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,15 @@ from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.paths import feature_store_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 
-__all__ = ["FeatureStore", "load_batch"]
+__all__ = ["FeatureStore", "embedding_settings", "load_batch"]
+
+
+def embedding_settings(backbone: Backbone, preprocessing: Preprocessing) -> list[Any]:
+    """List all but the slice that its grid depends on, as plain JSON values."""
+    spec = backbone.spec
+    # A word of its own only where it is needed: grids stored before there was a choice are found.
+    fused = [] if spec.fuse == "concat" else [spec.fuse]
+    return [backbone.sha256, [*spec.layers, *fused], preprocessing.to_dict()]
 
 
 class FeatureStore:
@@ -47,9 +56,7 @@ class FeatureStore:
     ) -> None:
         self.backbone = backbone
         self.preprocessing = preprocessing
-        settings = json.dumps(
-            [backbone.sha256, list(backbone.spec.layers), preprocessing.to_dict()], sort_keys=True
-        )
+        settings = json.dumps(embedding_settings(backbone, preprocessing), sort_keys=True)
         key = hashlib.sha256(settings.encode()).hexdigest()[:16]
         self.folder = (root or feature_store_dir()) / f"{backbone.spec.name}-{key}"
         rows, columns = (n // backbone.patch for n in preprocessing.size)

@@ -24,15 +24,16 @@ from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import Window, apply_window, default_window
 from napari_spatial_ar.normative.autoregressive import Context
 from napari_spatial_ar.normative.backbone import (
-    BACKBONES,
     DEFAULT_BACKBONE,
     Backbone,
+    Fuse,
     load_backbone,
 )
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.fit_progress import FitProgress, embedding, learning
+from napari_spatial_ar.normative.fit_settings import check_loaded, check_settings, read_layers
 from napari_spatial_ar.normative.methods import (
     DETECTORS,
     FitSetup,
@@ -59,7 +60,8 @@ def fit_steps(
     out: str | Path | None = None,
     modality: Literal["mri", "ct", "oct"] = "mri",
     backbone: str | Backbone = DEFAULT_BACKBONE,
-    layers: Sequence[int] | None = None,
+    layers: str | int | Sequence[int] | None = None,
+    fuse: Fuse = "concat",
     method: str = SpatialARDetector.name,
     options: Mapping[str, Any] | None = None,
     dilation: int = 4,
@@ -95,9 +97,13 @@ def fit_steps(
         Chooses the default window.
     backbone : str or Backbone
         A key of `BACKBONES`, or one already loaded.
-    layers : sequence of int, optional
-        Blocks of the backbone to read, counted from 1; by default those that the method asks
-        for, else the backbone's own.
+    layers : sequence of int or str, optional
+        Blocks of the backbone to read, counted from 1, also as text: ``"5,7,9"``, or
+        ``"last4"`` for its last four; by default those that the method asks for, else the
+        backbone's own.
+    fuse : {"concat", "mean"}
+        How several blocks make one embedding: one after the other, or their mean, which is no
+        wider than one of them.
     method : str
         What learns: a key of `DETECTORS`.
     options : mapping, optional
@@ -144,7 +150,7 @@ def fit_steps(
     WeightsError
         If the backbone's weights are missing.
     """
-    _check(method, modality, epochs, batch_size, smoothing)
+    check_settings(method, modality, epochs, batch_size, smoothing)
     chosen = dict(options or {})
     if method == SpatialARDetector.name:
         chosen = {
@@ -164,11 +170,10 @@ def fit_steps(
         seed,
     )
     if isinstance(backbone, str):
-        backbone = load_backbone(
-            backbone, weights, device, layers=_layers(backbone, method, layers)
-        )
-    elif layers is not None and tuple(layers) != backbone.spec.layers:
-        raise InputError("the backbone is loaded already, with other blocks to read")
+        blocks = read_layers(layers, backbone, method)
+        backbone = load_backbone(backbone, weights, device, layers=blocks, fuse=fuse)
+    else:
+        check_loaded(backbone.spec, layers, fuse)
     target = Path(out) if out else _free_folder(f"{modality}-{backbone.spec.name}", overwrite)
     if (target / MODEL_FILE).exists() and not overwrite:
         raise InputError(
@@ -188,7 +193,7 @@ def fit_steps(
         grids = ChangedGrids(backbone, preprocessing, slices.train, work, count=count, seed=seed)
         yield from embedding(grids.embed(), len(grids), "Embedding changed slices")
     setup = FitSetup(
-        blocks=max(1, len(backbone.spec.layers)),
+        blocks=backbone.spec.blocks,
         seed=seed,
         device=backbone.device,
         valid=StoredGrids(store.paths(slices.valid)),
@@ -211,7 +216,7 @@ def fit_steps(
         method=method,
         parameters=detector.parameters(),
         modality=modality,
-        backbone=BackboneRef(backbone.spec.name, backbone.spec.layers, backbone.sha256),
+        backbone=BackboneRef.of(backbone),
         preprocessing=preprocessing,
         scoring=Scoring(smoothing=smoothing, top_share=top_share),
         training=training,
@@ -257,24 +262,6 @@ def fit(
             return model
         if progress is not None:
             progress(step)
-
-
-def _check(method: str, modality: str, epochs: int, batch_size: int, smoothing: int) -> None:
-    if method not in METHODS:
-        raise InputError(f"there is no method '{method}'", fix=f"Choose from {', '.join(METHODS)}")
-    if modality not in ("mri", "ct", "oct"):
-        raise InputError(f"modality must be mri, ct or oct, not '{modality}'")
-    if epochs < 1 or batch_size < 1:
-        raise InputError(f"epochs and batch size must be at least 1, not {epochs}, {batch_size}")
-    if smoothing < 1 or smoothing % 2 == 0:
-        raise InputError(f"smoothing must be an odd number of patches, not {smoothing}")
-
-
-def _layers(backbone: str, method: str, layers: Sequence[int] | None) -> Sequence[int] | None:
-    if layers is not None or backbone not in BACKBONES:
-        return layers
-    depth = BACKBONES[backbone].config.get("num_hidden_layers")
-    return DETECTORS[method].default_layers(depth) if depth else None
 
 
 def _free_folder(name: str, overwrite: bool) -> Path:

@@ -78,7 +78,9 @@ class NormativeModel:
             If its weights are missing or are not those the model was trained on.
         """
         wanted = self.header.backbone
-        backbone = load_backbone(wanted.name, self._weights, self.device, layers=wanted.layers)
+        backbone = load_backbone(
+            wanted.name, self._weights, self.device, layers=wanted.layers, fuse=wanted.fuse
+        )
         if backbone.sha256 != wanted.sha256:
             raise WeightsError(
                 f"the model '{self.name}' was trained on other weights of {wanted.name} "

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from napari_spatial_ar.errors import ModelFileError, SpatialARError
 from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.normative.backbone import Backbone, Fuse
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring
@@ -34,7 +35,9 @@ __all__ = [
     "write",
 ]
 
-FORMAT_VERSION = 1
+# The newest. A model is written in the oldest version that can say all of it, so that programs
+# that know no more read what they can and refuse the rest: 2 adds `BackboneRef.fuse`.
+FORMAT_VERSION = 2
 MODEL_FILE = "model.safetensors"
 _KEY = "napari-spatial-ar"
 _SECONDS = "seconds"
@@ -52,11 +55,30 @@ class BackboneRef:
         Blocks read out (empty: the last, through the final norm).
     sha256 : str
         `Backbone.sha256`.
+    fuse : {"concat", "mean"}
+        How several blocks make one embedding.
     """
 
     name: str
     layers: tuple[int, ...]
     sha256: str
+    fuse: Fuse = "concat"
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> BackboneRef:
+        """Refer to a backbone that is loaded."""
+        spec = backbone.spec
+        return cls(spec.name, spec.layers, backbone.sha256, spec.fuse)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; ``fuse`` only where blocks are not concatenated, as they always were."""
+        values = {"name": self.name, "layers": list(self.layers), "sha256": self.sha256}
+        return values if self.fuse == "concat" else {**values, "fuse": self.fuse}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> BackboneRef:
+        """Inverse of `to_dict`."""
+        return cls(**{**values, "layers": tuple(values["layers"])})
 
 
 @dataclass(frozen=True)
@@ -71,7 +93,11 @@ class ModelHeader:
     scoring: Scoring
     training: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
+
+    def __post_init__(self) -> None:
+        needed = 1 if self.backbone.fuse == "concat" else 2
+        object.__setattr__(self, "format_version", max(needed, self.format_version))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -80,7 +106,7 @@ class ModelHeader:
             "method": self.method,
             "parameters": self.parameters,
             "modality": self.modality,
-            "backbone": {**asdict(self.backbone), "layers": list(self.backbone.layers)},
+            "backbone": self.backbone.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "scoring": asdict(self.scoring),
             "training": self.training,
@@ -90,13 +116,12 @@ class ModelHeader:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelHeader:
         """Inverse of `to_dict`."""
-        backbone = values["backbone"]
         calibration = values["calibration"]
         return cls(
             method=values["method"],
             parameters=dict(values["parameters"]),
             modality=values["modality"],
-            backbone=BackboneRef(backbone["name"], tuple(backbone["layers"]), backbone["sha256"]),
+            backbone=BackboneRef.from_dict(values["backbone"]),
             preprocessing=Preprocessing.from_dict(values["preprocessing"]),
             scoring=Scoring(**values["scoring"]),
             training=dict(values["training"]),
@@ -200,9 +225,9 @@ def _content(path: Path) -> tuple[dict[str, Any], str]:
             content["training"] = {**content["training"], _SECONDS: float(outer[_SECONDS])}
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path) from error
-    if version != FORMAT_VERSION:
+    if version not in range(1, FORMAT_VERSION + 1):
         raise ModelFileError(
-            f"its format version is {version}, this program reads version {FORMAT_VERSION}",
+            f"its format version is {version}, this program reads those up to {FORMAT_VERSION}",
             path=path,
             fix="Update napari-spatial-ar, or fit the model again",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation import rivals
 from napari_spatial_ar.evaluation.rivals import fit_rival, grouped
+from napari_spatial_ar.normative.fitting import fit_steps
+from napari_spatial_ar.normative.methods import DETECTORS
 from tests.evaluation.conftest import BrightnessModel
 
 
@@ -68,12 +71,18 @@ def test_fits_each_seed_once(
 
 @pytest.mark.usefixtures("tiny_weights")
 def test_options_of_a_method_reach_it(cohort: Path, tmp_path: Path, tiny_name: str) -> None:
-    method = "patch-gaussian:components=3,size=[64,64],layers=[1,2]"
+    method = "patch-gaussian:components=3,size=[64,64],layers=last2,fuse=mean"
     rival = fit_rival(cohort, method, [0], tmp_path, backbone=tiny_name)
     (model,) = rival.models
     assert model.header.parameters["components"] == 3
-    assert model.header.backbone.layers == (1, 2)
+    assert (model.header.backbone.layers, model.header.backbone.fuse) == ((1, 2), "mean")
     assert model.header.preprocessing.size == (64, 64)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_no_option_hides_a_setting_of_every_method(name: str) -> None:
+    shared = set(inspect.signature(fit_steps).parameters) & set(DETECTORS[name].options())
+    assert shared <= {"dilation", "context", "epochs", "batch_size", "learning_rate"}
 
 
 def test_a_method_that_is_not_there(cohort: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import errno
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError, StorageError, WeightsError
 from napari_spatial_ar.imaging.datasets import find_slices, split_by_group
 from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.backbone import Backbone, Fuse, with_layers
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.fitting import FitProgress, fit_steps
@@ -269,9 +269,25 @@ def test_changed_file_or_setting_never_reuses_a_grid(
         assert next(FeatureStore(tiny_backbone, other, tmp_path / "store").extract(refs)) == 0
     spec = tiny_backbone.spec
     state = random_state(spec, seed=8)
-    retrained = Backbone(spec, state, source="random", device=torch.device("cpu"))
+    retrained = Backbone(spec, dict(state), source="random", device=torch.device("cpu"))
+    cpu = torch.device("cpu")
+    concat, mean = (
+        Backbone(with_layers(spec, (1, 2), fuse), dict(state), source="", device=cpu)
+        for fuse in get_args(Fuse)
+    )
+    stores = [FeatureStore(b, store.preprocessing, tmp_path / "store") for b in (concat, mean)]
+    assert stores[0].folder != stores[1].folder
+    assert [each.shape for each in stores] == [(4, 4, 48), (4, 4, 24)]
     other_store = FeatureStore(retrained, store.preprocessing, tmp_path / "store")
     assert next(other_store.extract(refs)) == 0
+
+
+def test_keys_of_grids_stored_by_earlier_versions(
+    tiny_backbone: Backbone, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_backbone, "sha256", "0" * 64)
+    folder = FeatureStore(tiny_backbone, store.preprocessing).folder
+    assert folder.name == "dinov3_tiny_for_tests-90cf5f79ea6072c8"
 
 
 def test_half_written_grid_is_made_again(store: FeatureStore, normal_slices: Path) -> None:

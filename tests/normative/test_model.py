@@ -26,7 +26,7 @@ from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.importing import import_model, import_reference
 from napari_spatial_ar.normative.methods import MemoryBank, SpatialARDetector
 from napari_spatial_ar.normative.model import NormativeModel, list_models
-from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
+from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader, read_header
 from napari_spatial_ar.normative.paths import user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring
@@ -215,6 +215,25 @@ def test_other_version_other_file_no_file(tiny_backbone: Backbone, tmp_path: Pat
         nsar.load_model(path)
     with pytest.raises(ModelFileError, match="no model 'absent'"):
         nsar.load_model("absent")
+
+
+def test_what_version_1_cannot_say_is_written_as_version_2(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    mean = BackboneRef(TINY, (1, 2), "", "mean")
+    for changes, version in (({}, 1), ({"backbone": mean}, 2)):
+        model = build(tiny_backbone, **changes)
+        header, _ = read_header(model.save(tmp_path))
+        assert header == model.header
+        assert header.format_version == version
+        assert header.to_dict()["format_version"] == version
+        assert ("fuse" in header.to_dict()["backbone"]) == (version == 2)
+
+
+def test_the_released_model_loads() -> None:
+    model = nsar.load_model("brain-flair-focus", device="cpu")
+    assert model.header.format_version == 1
+    assert model.header.backbone.fuse == "concat"
 
 
 def test_method_of_a_later_version(tiny_backbone: Backbone, tmp_path: Path) -> None:

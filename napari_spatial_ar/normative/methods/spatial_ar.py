@@ -47,7 +47,7 @@ class SpatialARDetector(Detector):
         dilation: int = 4,
         context: str = "causal",
         hidden: int = 256,
-        layers: int = 5,
+        convolutions: int = 5,
         kernel: int = 3,
         epochs: int = 40,
         batch_size: int = 64,
@@ -62,8 +62,9 @@ class SpatialARDetector(Detector):
         grids, setup
             As for every detector; here both sets of grids are `StoredGrids` and the checkpoint
             is needed.
-        dilation, context, hidden, layers, kernel
-            Of the network, see `SpatialAR`.
+        dilation, context, hidden, convolutions, kernel
+            Of the network, see `SpatialAR`, which calls the convolutions layers; here that name
+            is taken by the blocks of the backbone.
         epochs
             Passes over the slices.
         batch_size, learning_rate, noise_share, noise_scale
@@ -81,7 +82,7 @@ class SpatialARDetector(Detector):
             network={
                 "channels": grids[0].shape[1],
                 "hidden": hidden,
-                "layers": layers,
+                "layers": convolutions,
                 "kernel": kernel,
                 "dilation": dilation,
                 "context": cast(Context, context),

@@ -1,0 +1,93 @@
+"""What a fit is told, read and checked before anything is computed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.normative.backbone import BACKBONES, BackboneSpec, Fuse
+from napari_spatial_ar.normative.methods import DETECTORS
+
+__all__ = ["check_loaded", "check_settings", "read_layers"]
+
+Layers = str | int | Sequence[int] | None
+
+
+def check_settings(
+    method: str, modality: str, epochs: int, batch_size: int, smoothing: int
+) -> None:
+    """See that settings are within range.
+
+    Raises
+    ------
+    InputError
+        If one is not.
+    """
+    if method not in DETECTORS:
+        raise InputError(
+            f"there is no method '{method}'", fix=f"Choose from {', '.join(DETECTORS)}"
+        )
+    if modality not in ("mri", "ct", "oct"):
+        raise InputError(f"modality must be mri, ct or oct, not '{modality}'")
+    if epochs < 1 or batch_size < 1:
+        raise InputError(f"epochs and batch size must be at least 1, not {epochs}, {batch_size}")
+    if smoothing < 1 or smoothing % 2 == 0:
+        raise InputError(f"smoothing must be an odd number of patches, not {smoothing}")
+
+
+def read_layers(layers: Layers, backbone: str, method: str) -> tuple[int, ...] | None:
+    """Blocks to read of a backbone; None for its own choice.
+
+    Parameters
+    ----------
+    layers : str, int or sequence of int, optional
+        ``"5,7,9"``, ``"last4"`` or numbers; None for those that the method asks for.
+    backbone : str
+        Its name.
+    method : str
+        A key of `DETECTORS`.
+
+    Raises
+    ------
+    InputError
+        If the text says no blocks.
+    """
+    spec = BACKBONES.get(backbone)
+    depth = int(spec.config.get("num_hidden_layers", 0)) if spec else 0
+    if layers is None:
+        return DETECTORS[method].default_layers(depth) if depth else None
+    return _numbers(layers, depth)
+
+
+def check_loaded(spec: BackboneSpec, layers: Layers, fuse: Fuse) -> None:
+    """See that a backbone that is loaded already reads what is asked for, where anything is.
+
+    Raises
+    ------
+    InputError
+        If it does not.
+    """
+    blocks = None if layers is None else _numbers(layers, spec.config.get("num_hidden_layers", 0))
+    if blocks not in (None, spec.layers) or fuse not in ("concat", spec.fuse):
+        raise InputError("the backbone is loaded already, with other blocks to read")
+
+
+def _numbers(layers: str | int | Sequence[int], depth: int) -> tuple[int, ...]:
+    """Read blocks; which of them there are is for the backbone to say."""
+    if isinstance(layers, int):
+        return (layers,)
+    if not isinstance(layers, str):
+        layers = ",".join(map(str, layers))
+    last = re.fullmatch(r"last([1-9]\d*)", layers.strip())
+    if last:
+        count = int(last.group(1))
+        if count > depth:
+            raise InputError(f"the backbone has {depth or 'no'} blocks to choose from, not {count}")
+        return tuple(range(depth - count + 1, depth + 1))
+    if not re.fullmatch(r"(\d+(,\d+)*)?", layers.replace(" ", "")):
+        raise InputError(
+            f"'{layers}' does not say which blocks to read",
+            fix="Write their numbers with commas, such as 5,7,9, or last4 for the last four",
+        )
+    return tuple(int(number) for number in layers.split(",") if number)
