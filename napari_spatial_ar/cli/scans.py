@@ -61,6 +61,10 @@ def fit(
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
     smoothing: Annotated[int, typer.Option(help="Mean filter over patch scores; 1: none.")] = 3,
     window: FitWindow = None,
+    clahe: Annotated[
+        float,
+        typer.Option(help="Clip limit of adaptive histogram equalisation: 0.01; 0: none."),
+    ] = 0.0,
     patient_pattern: PatientPattern = None,
     weights: Weights = None,
     device: Device = "auto",
@@ -103,6 +107,7 @@ def fit(
             seed=seed,
             smoothing=smoothing,
             window=None if window is None else parse_window(window),
+            clahe=clahe,
             patient_pattern=patient_pattern,
             weights=weights,
             device=device,

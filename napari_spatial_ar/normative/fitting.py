@@ -72,6 +72,7 @@ def fit_steps(
     seed: int = 0,
     window: Window | None = None,
     size: tuple[int, int] = (448, 448),
+    clahe: float = 0.0,
     smoothing: int = 3,
     top_share: float = 0.01,
     valid_fraction: float = 0.2,
@@ -118,6 +119,8 @@ def fit_steps(
         How voxels become grey values; by default the modality's.
     size : (int, int)
         Rows and columns that slices are resized to.
+    clahe : float
+        Clip limit of contrast-limited adaptive histogram equalisation, see `Preprocessing`.
     smoothing, top_share
         From patch scores to heatmap and image score, saved with the model: see `Scoring`.
     valid_fraction : float
@@ -162,10 +165,15 @@ def fit_steps(
             **chosen,
         }
     check_options(DETECTORS[method], chosen)
-    window = window or default_window(modality)
+    preprocessing = Preprocessing(window or default_window(modality), size, clahe=clahe)
     yield FitProgress("features", 0, 0, message="Looking through the folder")
     slices = _split(
-        find_slices(folder, modality=modality, window=window, patient_pattern=patient_pattern),
+        find_slices(
+            folder,
+            modality=modality,
+            window=preprocessing.window,
+            patient_pattern=patient_pattern,
+        ),
         valid_fraction,
         seed,
     )
@@ -179,7 +187,6 @@ def fit_steps(
         raise InputError(
             "a model is there already", path=target, fix="Choose another folder, or overwrite it"
         )
-    preprocessing = Preprocessing(window=window, size=size)
     store = FeatureStore(backbone, preprocessing)
     learns = DETECTORS[method]
     # What learns from changed slices has no use for the others.

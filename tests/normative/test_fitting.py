@@ -265,6 +265,7 @@ def test_changed_file_or_setting_never_reuses_a_grid(
         Preprocessing(Window("full8"), size=(64, 80)),
         Preprocessing(Window("percentile", 1, 99), size=(64, 64)),
         replace(store.preprocessing, mean=(0.0, 0.0, 0.0)),
+        replace(store.preprocessing, clahe=0.01),
     ):
         assert next(FeatureStore(tiny_backbone, other, tmp_path / "store").extract(refs)) == 0
     spec = tiny_backbone.spec
@@ -329,6 +330,7 @@ def test_disk_that_fills_up_leaves_nothing_half_written(
         ({"modality": "pet"}, "modality must be"),
         ({"epochs": 0}, "epochs and batch size"),
         ({"smoothing": 2}, "odd number"),
+        ({"clahe": 1.2}, "clip limit of CLAHE"),
     ],
 )
 def test_settings_out_of_range(
