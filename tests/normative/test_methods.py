@@ -34,6 +34,7 @@ CHANNELS, ROWS, COLUMNS, BLOCKS = 12, 6, 8, 2
 # Each way of fitting, small enough to run in a moment.
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("spatial-ar", {"dilation": 1, "hidden": 16, "epochs": 15, "batch_size": 4}),
+    ("spatial-ar", {"raster": "both", "dilation": 1, "hidden": 16, "epochs": 15, "batch_size": 4}),
     ("spatial-ar", {"context": "bidirectional", "dilation": 1, "hidden": 16, "epochs": 15}),
     ("memory-bank", {}),
     ("memory-bank", {"coreset": 0.1}),
@@ -221,6 +222,7 @@ def test_own_image_score_takes_the_place_of_the_top_share(
 
 FOLDER_CASES: list[tuple[str, dict[str, Any], list[int] | None, int]] = [
     ("spatial-ar", {"hidden": 8}, None, 24),
+    ("spatial-ar", {"hidden": 8, "raster": "both"}, None, 24),
     ("memory-bank", {"coreset": 0.5}, [2], 24),
     ("patch-gaussian", {"components": 3, "neighbours": 1}, [1, 2], 48),
     ("dpmm", {"components": 3, "passes": 2}, None, 24),
