@@ -61,6 +61,16 @@ def fit(
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
     smoothing: Annotated[int, typer.Option(help="Mean filter over patch scores; 1: none.")] = 3,
     window: FitWindow = None,
+    size: Annotated[
+        str, typer.Option(help="Pixels that slices are resized to: 448, or ROWSxCOLUMNS.")
+    ] = "448",
+    tile: Annotated[
+        int,
+        typer.Option(
+            help="Side of overlapping tiles that the resized slice is cut into, for images far "
+            "larger than 448 pixels: --size 896 --tile 448. 0: none."
+        ),
+    ] = 0,
     clahe: Annotated[
         float,
         typer.Option(help="Clip limit of adaptive histogram equalisation: 0.01; 0: none."),
@@ -107,6 +117,8 @@ def fit(
             seed=seed,
             smoothing=smoothing,
             window=None if window is None else parse_window(window),
+            size=size,
+            tile=tile,
             clahe=clahe,
             patient_pattern=patient_pattern,
             weights=weights,

@@ -14,6 +14,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_json
 from napari_spatial_ar.normative.fitting import FitProgress, fit, fit_steps
 from napari_spatial_ar.normative.methods import DETECTORS
+from napari_spatial_ar.normative.methods.base import of_kind
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 
@@ -106,15 +107,20 @@ def fit_rival(
     Raises
     ------
     InputError
-        If a setting is not known, or a folder holds a model of other settings.
+        If a setting is not known or is no number where one is wanted, or a folder holds a model of
+        other settings.
     """
     name, _, text = method.partition(":")
     if name not in DETECTORS:
         raise InputError(f"there is no method '{name}'", fix=f"Choose: {', '.join(DETECTORS)}")
     options = DETECTORS[name].options()
-    own = read_settings(text, {*inspect.signature(fit_steps).parameters, *options})
+    shared = {key: p.default for key, p in inspect.signature(fit_steps).parameters.items()}
+    own = read_settings(text, {*shared, *options})
     chosen = {key: value for key, value in own.items() if key in options}
     others = {key: value for key, value in own.items() if key not in options}
+    for key, value in others.items():
+        if isinstance(shared[key], int | float) and not of_kind(value, shared[key]):
+            raise InputError(f"'{key}' must be a number such as {shared[key]}, not '{value}'")
     label = " ".join([name, *(f"{key}={_said(value)}" for key, value in own.items())])
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
     models = []

@@ -65,11 +65,16 @@ def embedding(counts: Iterable[int], total: int, message: str) -> Iterator[FitPr
 
 
 def learning(
-    method: type[Detector], grids: Sequence[Any], setup: FitSetup, options: Mapping[str, Any]
+    method: type[Detector],
+    grids: Sequence[Any],
+    setup: FitSetup,
+    options: Mapping[str, Any],
+    tiles: int = 1,
 ) -> Generator[FitProgress, None, Learned[Detector]]:
     """Learn, telling each step; the summary says how many ``seconds`` it took.
 
     A method that goes on from a checkpoint gives its own figure, with the time before the stop.
+    ``tiles`` is the number of grids that make a slice.
     """
     steps = method.learn(grids, setup, **options)
     start, first = time.perf_counter(), None
@@ -82,6 +87,7 @@ def learning(
             return replace(learned, summary={"seconds": seconds, **learned.summary})
         first = step.done if first is None else first
         seconds = time.perf_counter() - start
+        images = (step.done - first) * step.images / tiles
         yield FitProgress(
             "training",
             step.done,
@@ -91,6 +97,6 @@ def learning(
             train_nll=step.train_nll,
             valid_nll=step.valid_nll,
             best_epoch=step.best_epoch,
-            images_per_second=(step.done - first) * step.images / seconds if seconds else 0.0,
+            images_per_second=images / seconds if seconds else 0.0,
             message=step.message,
         )

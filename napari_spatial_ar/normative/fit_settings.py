@@ -6,10 +6,12 @@ import re
 from collections.abc import Sequence
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative.backbone import BACKBONES, BackboneSpec, Fuse
+from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, BackboneSpec, Fuse
 from napari_spatial_ar.normative.methods import DETECTORS
+from napari_spatial_ar.normative.preprocessing import Preprocessing
+from napari_spatial_ar.normative.tiling import Tiling
 
-__all__ = ["check_loaded", "check_settings", "read_layers"]
+__all__ = ["check_loaded", "check_settings", "check_tiles", "read_layers", "read_size"]
 
 Layers = str | int | Sequence[int] | None
 
@@ -34,6 +36,38 @@ def check_settings(
         raise InputError(f"epochs and batch size must be at least 1, not {epochs}, {batch_size}")
     if smoothing < 1 or smoothing % 2 == 0:
         raise InputError(f"smoothing must be an odd number of patches, not {smoothing}")
+
+
+def check_tiles(preprocessing: Preprocessing, backbone: str | Backbone) -> None:
+    """See that sizes fit a backbone, where it is known what it wants before it is loaded.
+
+    Raises
+    ------
+    InputError
+        See `Tiling.of`.
+    """
+    spec = BACKBONES.get(backbone) if isinstance(backbone, str) else backbone.spec
+    if spec is not None:
+        Tiling.of(preprocessing, spec.patch)
+
+
+def read_size(size: str | int | Sequence[int]) -> tuple[int, int]:
+    """Rows and columns, from ``"896"``, ``"896x448"``, 896 or (896, 448).
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    text = size if isinstance(size, str) else str(size)
+    if isinstance(size, Sequence) and not isinstance(size, str):
+        text = "x".join(map(str, size))
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text.replace(" ", "").lower())
+    if not found:
+        raise InputError(
+            f"'{text}' is no size", fix="Write one number for a square, or ROWSxCOLUMNS: 448x896"
+        )
+    return int(found.group(1)), int(found.group(2) or found.group(1))
 
 
 def read_layers(layers: Layers, backbone: str, method: str) -> tuple[int, ...] | None:

@@ -33,7 +33,13 @@ from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.fit_progress import FitProgress, embedding, learning
-from napari_spatial_ar.normative.fit_settings import check_loaded, check_settings, read_layers
+from napari_spatial_ar.normative.fit_settings import (
+    check_loaded,
+    check_settings,
+    check_tiles,
+    read_layers,
+    read_size,
+)
 from napari_spatial_ar.normative.methods import (
     DETECTORS,
     FitSetup,
@@ -71,7 +77,8 @@ def fit_steps(
     learning_rate: float = 1e-3,
     seed: int = 0,
     window: Window | None = None,
-    size: tuple[int, int] = (448, 448),
+    size: str | int | Sequence[int] = (448, 448),
+    tile: int = 0,
     clahe: float = 0.0,
     smoothing: int = 3,
     top_share: float = 0.01,
@@ -117,8 +124,11 @@ def fit_steps(
         Of everything drawn at random.
     window : Window, optional
         How voxels become grey values; by default the modality's.
-    size : (int, int)
-        Rows and columns that slices are resized to.
+    size : (int, int), int or str
+        Rows and columns that slices are resized to, also as text: ``"896"``, ``"896x448"``.
+    tile : int
+        Side of the tiles that the resized slice is cut into, half of each over the next; each is
+        a slice to the method. 0 for none.
     clahe : float
         Clip limit of contrast-limited adaptive histogram equalisation, see `Preprocessing`.
     smoothing, top_share
@@ -165,7 +175,10 @@ def fit_steps(
             **chosen,
         }
     check_options(DETECTORS[method], chosen)
-    preprocessing = Preprocessing(window or default_window(modality), size, clahe=clahe)
+    preprocessing = Preprocessing(
+        window or default_window(modality), read_size(size), clahe=clahe, tile=tile
+    )
+    check_tiles(preprocessing, backbone)
     yield FitProgress("features", 0, 0, message="Looking through the folder")
     slices = _split(
         find_slices(
@@ -199,6 +212,7 @@ def fit_steps(
         count = {**learns.options(), **chosen}["slices"]
         grids = ChangedGrids(backbone, preprocessing, slices.train, work, count=count, seed=seed)
         yield from embedding(grids.embed(), len(grids), "Embedding changed slices")
+    tiles = 1 if learns.wants_changes else len(store.tiling)
     setup = FitSetup(
         blocks=backbone.spec.blocks,
         seed=seed,
@@ -206,7 +220,7 @@ def fit_steps(
         valid=StoredGrids(store.paths(slices.valid)),
         checkpoint=work / "checkpoint.safetensors",
     )
-    learned = yield from learning(learns, grids, setup, chosen)
+    learned = yield from learning(learns, grids, setup, chosen, tiles)
     detector = learned.detector
     training: dict[str, Any] = {
         "images": len(slices.train),
@@ -302,11 +316,12 @@ def _calibrate(
     tissue: list[npt.NDArray[np.float32]] = []
     image_scores: list[float] = []
     groups: list[str] = []
-    paths = dict(zip(refs, store.paths(refs), strict=True))
     for ref, image, window in iter_slices(refs, store.preprocessing.window):
-        grid = load_batch([paths[ref]]).to(model.device)
+        grids = load_batch(store.paths([ref])).to(model.device)
         rows, columns = image.shape
-        score = score_grid(model.detector, model.header.scoring, grid, (rows, columns))
+        score = score_grid(
+            model.detector, model.header.scoring, grids, (rows, columns), store.tiling
+        )
         tissue.append(score.nll[tissue_mask(apply_window(image, *window))])
         image_scores.append(score.image_score)
         groups.append(ref.group)

@@ -23,6 +23,7 @@ from napari_spatial_ar.normative.methods import Detector, detector_from_tensors,
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
 from napari_spatial_ar.normative.scoring import SliceScore, VolumeScore
+from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
 __all__ = ["ModelInfo", "NormativeModel", "list_models", "load_model"]
 
@@ -140,9 +141,11 @@ class NormativeModel:
             raise InputError(f"all pixels of the slice have the same value, {image.min():g}")
 
     def _score(self, unit: npt.NDArray[np.float32]) -> SliceScore:
-        grid = self.backbone.embed(self.header.preprocessing(unit)[None])
+        preprocessing = self.header.preprocessing
+        grids = embed_slice(self.backbone, preprocessing, unit)
+        tiling = Tiling.of(preprocessing, self.backbone.patch)
         rows, columns = unit.shape
-        return score_grid(self.detector, self.header.scoring, grid, (rows, columns))
+        return score_grid(self.detector, self.header.scoring, grids, (rows, columns), tiling)
 
     def iter_volume(
         self, volume: Volume, slices: Sequence[int] | None = None

@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 # The newest. A model is written in the oldest version that can say all of it, so that programs
-# that know no more read what they can and refuse the rest: 2 adds `BackboneRef.fuse` and
-# `Preprocessing.clahe`.
+# that know no more read what they can and refuse the rest: 2 adds `BackboneRef.fuse`,
+# `Preprocessing.clahe` and `Preprocessing.tile`.
 FORMAT_VERSION = 2
 MODEL_FILE = "model.safetensors"
 _KEY = "napari-spatial-ar"
@@ -97,8 +97,9 @@ class ModelHeader:
     format_version: int = 1
 
     def __post_init__(self) -> None:
-        needed = 2 if self.backbone.fuse != "concat" or self.preprocessing.clahe else 1
-        object.__setattr__(self, "format_version", max(needed, self.format_version))
+        shown = self.preprocessing
+        new = self.backbone.fuse != "concat" or shown.clahe or shown.tile
+        object.__setattr__(self, "format_version", max(2 if new else 1, self.format_version))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""

@@ -36,11 +36,14 @@ class Preprocessing:
     clahe : float
         Clip limit, up to 1, of contrast-limited adaptive histogram equalisation at the slice's own
         size; 0 for none.
+    tile : int
+        Side of the tiles that the resized slice is cut into, see
+        `napari_spatial_ar.normative.tiling.Tiling`; 0 for none.
 
     Raises
     ------
     InputError
-        If the clip limit is out of range.
+        If the clip limit or the tile is out of range.
     """
 
     window: Window
@@ -48,6 +51,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = _IMAGENET_MEAN
     std: tuple[float, float, float] = _IMAGENET_STD
     clahe: float = 0.0
+    tile: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.clahe <= 1:
@@ -55,6 +59,8 @@ class Preprocessing:
                 f"the clip limit of CLAHE must be from 0 to 1, not {self.clahe}",
                 fix="0.01 is typical, 0 is none",
             )
+        if self.tile < 0:
+            raise InputError(f"a tile is a number of pixels, 0 for none, not {self.tile}")
 
     def __call__(self, unit: npt.NDArray[np.float32]) -> Tensor:
         """Equalise where wanted, resize and normalise a windowed slice.
@@ -88,12 +94,12 @@ class Preprocessing:
         return (image[0] - mean) / std
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, kept in the model file; ``clahe`` only where it is set.
+        """JSON form, kept in the model file; ``clahe`` and ``tile`` only where they are set.
 
         Models and stored grids from before there was a choice keep their names so.
         """
         values = {**asdict(self), "window": self.window.to_dict()}
-        return {key: value for key, value in values.items() if key != "clahe" or value}
+        return {key: v for key, v in values.items() if key not in ("clahe", "tile") or v}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
@@ -104,4 +110,5 @@ class Preprocessing:
             mean=tuple(values["mean"]),
             std=tuple(values["std"]),
             clahe=values.get("clahe", 0.0),
+            tile=values.get("tile", 0),
         )

@@ -331,6 +331,11 @@ def test_disk_that_fills_up_leaves_nothing_half_written(
         ({"epochs": 0}, "epochs and batch size"),
         ({"smoothing": 2}, "odd number"),
         ({"clahe": 1.2}, "clip limit of CLAHE"),
+        ({"size": "large"}, "'large' is no size"),
+        ({"size": (64, 64, 64)}, "'64x64x64' is no size"),
+        ({"size": 70}, "a size of 70 pixels.* such as 64 or 80"),
+        ({"tile": 64}, "tiles of 64 pixels cannot be cut from slices of 64 x 64"),
+        ({"tile": -16}, "0 for none, not -16"),
     ],
 )
 def test_settings_out_of_range(
