@@ -59,10 +59,8 @@ def read_size(size: str | int | Sequence[int]) -> tuple[int, int]:
     InputError
         If it is none of these.
     """
-    text = size if isinstance(size, str) else str(size)
-    if isinstance(size, Sequence) and not isinstance(size, str):
-        text = "x".join(map(str, size))
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text.replace(" ", "").lower())
+    text = _joined("x", size)
+    found = re.fullmatch(r"(\d+)(?: ?x ?(\d+))?", text.strip().lower())
     if not found:
         raise InputError(
             f"'{text}' is no size", fix="Write one number for a square, or ROWSxCOLUMNS: 448x896"
@@ -109,19 +107,23 @@ def check_loaded(spec: BackboneSpec, layers: Layers, fuse: Fuse) -> None:
 
 def _numbers(layers: str | int | Sequence[int], depth: int) -> tuple[int, ...]:
     """Read blocks; which of them there are is for the backbone to say."""
-    if isinstance(layers, int):
-        return (layers,)
-    if not isinstance(layers, str):
-        layers = ",".join(map(str, layers))
+    layers = _joined(",", layers)
     last = re.fullmatch(r"last([1-9]\d*)", layers.strip())
     if last:
         count = int(last.group(1))
         if count > depth:
             raise InputError(f"the backbone has {depth or 'no'} blocks to choose from, not {count}")
         return tuple(range(depth - count + 1, depth + 1))
-    if not re.fullmatch(r"(\d+(,\d+)*)?", layers.replace(" ", "")):
+    if not re.fullmatch(r"(\s*\d+\s*(,\s*\d+\s*)*)?", layers):
         raise InputError(
             f"'{layers}' does not say which blocks to read",
             fix="Write their numbers with commas, such as 5,7,9, or last4 for the last four",
         )
     return tuple(int(number) for number in layers.split(",") if number)
+
+
+def _joined(between: str, value: object) -> str:
+    """Write a value as text, a list with something between its parts."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return between.join(map(str, value))
+    return str(value)

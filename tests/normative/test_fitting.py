@@ -332,6 +332,8 @@ def test_disk_that_fills_up_leaves_nothing_half_written(
         ({"smoothing": 2}, "odd number"),
         ({"clahe": 1.2}, "clip limit of CLAHE"),
         ({"size": "large"}, "'large' is no size"),
+        ({"size": "4 48"}, "'4 48' is no size"),
+        ({"size": None}, "'None' is no size"),
         ({"size": (64, 64, 64)}, "'64x64x64' is no size"),
         ({"size": 70}, "a size of 70 pixels.* such as 64 or 80"),
         ({"tile": 64}, "tiles of 64 pixels cannot be cut from slices of 64 x 64"),

@@ -310,6 +310,9 @@ def test_blocks_are_said_in_words_or_numbers(
         ("last3", "has 2 blocks to choose from, not 3"),
         ("middle", "'middle' does not say"),
         ([1.5], "'1.5' does not say"),
+        (1.5, "'1.5' does not say"),
+        (True, "'True' does not say"),
+        ("1 2", "'1 2' does not say"),
         ("3", "cannot give the blocks 3"),
         ("", "needs two at least"),
     ):
