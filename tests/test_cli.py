@@ -376,6 +376,26 @@ def test_a_method_and_its_options(
     assert "'core=1' is no setting of a fit" in wrong["error"]
 
 
+def test_options_of_any_method(
+    tmp_path: Path, normal_slices: Path, tiny_weights: Path, tiny_name: str
+) -> None:
+    out = tmp_path / "m"
+    arguments = ["fit", normal_slices, "--backbone", tiny_name, "--device", "cpu", "--out", out]
+    arguments += ["--method", "memory-bank", "--layers", "last2", "--fuse", "mean"]
+    arguments += ["--clahe", 0.02, "--size", "64x96"]
+    wrong = run(tmp_path, *arguments, "--tile", 96, code=1)
+    assert "Choose a tile from 32 to 64 pixels" in wrong["error"]
+    assert run(tmp_path, *arguments, "--tile", 64)["training"]["seconds"] > 0
+    shown = run(tmp_path, "models", "show", out)
+    assert (shown["backbone"]["layers"], shown["backbone"]["fuse"]) == ([1, 2], "mean")
+    preprocessing = shown["preprocessing"]
+    assert preprocessing["size"] == [64, 96]
+    assert (preprocessing["tile"], preprocessing["clahe"]) == (64, 0.02)
+    picture = next(normal_slices.glob("*.png"))
+    scored = run(tmp_path, "score", picture, "--model", out, "--out", tmp_path / "s", "--fpr", 0.1)
+    assert len(scored["scans"]) == 1
+
+
 def test_models_and_weights(tmp_path: Path, fitted: Path, tiny_name: str) -> None:
     shown = run(tmp_path, "models", "show", fitted)
     assert shown["backbone"]["name"] == tiny_name

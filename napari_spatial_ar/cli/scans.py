@@ -42,6 +42,15 @@ def fit(
     out: Annotated[Path, typer.Option(help="Folder of the new model.")],
     modality: Annotated[str, typer.Option(help="mri, ct or oct.")] = "mri",
     backbone: Annotated[str, typer.Option(help="See 'weights list'.")] = "dinov3_vits16",
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Blocks of the backbone to read: 5,7,9 or last4. By default the method's choice."
+        ),
+    ] = None,
+    fuse: Annotated[
+        str, typer.Option(help="Several blocks one after the other (concat), or their mean.")
+    ] = "concat",
     method: Annotated[
         str, typer.Option(help="See 'models methods'; METHOD:KEY=VALUE,... sets its options.")
     ] = "spatial-ar",
@@ -52,6 +61,20 @@ def fit(
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
     smoothing: Annotated[int, typer.Option(help="Mean filter over patch scores; 1: none.")] = 3,
     window: FitWindow = None,
+    size: Annotated[
+        str, typer.Option(help="Pixels that slices are resized to: 448, or ROWSxCOLUMNS.")
+    ] = "448",
+    tile: Annotated[
+        int,
+        typer.Option(
+            help="Side of overlapping tiles that the resized slice is cut into, for images far "
+            "larger than 448 pixels: --size 896 --tile 448. 0: none."
+        ),
+    ] = 0,
+    clahe: Annotated[
+        float,
+        typer.Option(help="Clip limit of adaptive histogram equalisation: 0.01; 0: none."),
+    ] = 0.0,
     patient_pattern: PatientPattern = None,
     weights: Weights = None,
     device: Device = "auto",
@@ -84,6 +107,8 @@ def fit(
             out=out,
             modality=modality,
             backbone=backbone,
+            layers=layers,
+            fuse=fuse,
             method=method,
             options=options,
             dilation=dilation,
@@ -93,6 +118,9 @@ def fit(
             seed=seed,
             smoothing=smoothing,
             window=None if window is None else parse_window(window),
+            size=size,
+            tile=tile,
+            clahe=clahe,
             patient_pattern=patient_pattern,
             weights=weights,
             device=device,

@@ -83,7 +83,7 @@ class Evaluation:
     model_bytes : int
         What the method learned, without the backbone.
     fit_seconds : float or None
-        Time of the fit after embedding, where it was measured.
+        Time that learning took after embedding, where it was measured.
     peak_rss_mb, peak_gpu_mb : float or None
         Largest resident memory of this process, and of torch on the GPU, so far, in MiB.
     """

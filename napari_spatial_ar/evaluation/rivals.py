@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from napari_spatial_ar.evaluation.scorer import Scorer
 from napari_spatial_ar.imaging.files import atomic_write_json
 from napari_spatial_ar.normative.fitting import FitProgress, fit, fit_steps
 from napari_spatial_ar.normative.methods import DETECTORS
+from napari_spatial_ar.normative.methods.base import of_kind
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 
@@ -84,8 +84,7 @@ def grouped(models: Sequence[NormativeModel]) -> list[Rival]:
         name = stem if len(together) > 1 else together[0].name
         name = name if name not in taken else f"{name} ({together[0].header.method})"
         taken.add(name)
-        seconds = tuple(model.header.training.get("seconds") for model in together)
-        rivals.append(Rival(name, tuple(together), seconds))
+        rivals.append(Rival(name, tuple(together), _seconds(together)))
     return rivals
 
 
@@ -119,23 +118,31 @@ def fit_rival(
     Raises
     ------
     InputError
-        If a setting is not known, or a folder holds a model of other settings.
+        If a setting is not known or is no number where one is wanted, or a folder holds a model of
+        other settings.
     """
     name, _, text = method.partition(":")
     if name not in DETECTORS:
         raise InputError(f"there is no method '{name}'", fix=f"Choose: {', '.join(DETECTORS)}")
     options = DETECTORS[name].options()
-    own = read_settings(text, {*inspect.signature(fit_steps).parameters, *options})
+    shared = {key: p.default for key, p in inspect.signature(fit_steps).parameters.items()}
+    own = read_settings(text, {*shared, *options})
     chosen = {key: value for key, value in own.items() if key in options}
     others = {key: value for key, value in own.items() if key not in options}
+    for key, value in others.items():
+        if isinstance(shared[key], int | float) and not of_kind(value, shared[key]):
+            raise InputError(f"'{key}' must be a number such as {shared[key]}, not '{value}'")
     label = said_with(name, own)
-    models, seconds = [], []
+    models = []
     for seed in seeds:
         wanted = {**settings, **others, "method": name, "options": chosen, "seed": seed}
-        model, taken = _fit_once(root, folder / folder_name(label, seed), wanted, progress)
-        models.append(model)
-        seconds.append(taken)
-    return Rival(label, tuple(models), tuple(seconds))
+        models.append(_fit_once(root, folder / folder_name(label, seed), wanted, progress))
+    return Rival(label, tuple(models), _seconds(models))
+
+
+def _seconds(models: Sequence[NormativeModel]) -> tuple[float | None, ...]:
+    """Seconds that each model took to learn after embedding, where they were measured."""
+    return tuple(model.header.training.get("seconds") for model in models)
 
 
 def read_settings(text: str, known: set[str]) -> dict[str, Any]:
@@ -178,25 +185,16 @@ def _fit_once(
     out: Path,
     wanted: dict[str, Any],
     progress: Callable[[FitProgress], None] | None,
-) -> tuple[NormativeModel, float | None]:
+) -> NormativeModel:
     asked = {key: str(value) for key, value in sorted(wanted.items()) if key != "device"}
     asked["data set"] = Path(root).resolve().name
     where = {key: wanted[key] for key in ("weights", "device") if wanted.get(key) is not None}
     if (out / MODEL_FILE).is_file():
-        return load_model(out, **where), recorded_seconds(out, asked)
-    begin = time.perf_counter()
-
-    def step(at: FitProgress) -> None:
-        nonlocal begin
-        if at.stage == "features":  # embedding is shared by all methods
-            begin = time.perf_counter()
-        if progress is not None:
-            progress(at)
-
-    model = fit(root, progress=step, out=out, **wanted)
-    seconds = time.perf_counter() - begin
-    record(out, asked, seconds)
-    return model, seconds
+        recorded_seconds(out, asked)
+        return load_model(out, **where)
+    model = fit(root, progress=progress, out=out, **wanted)
+    record(out, asked, model.header.training["seconds"])
+    return model
 
 
 def record(out: Path, settings: dict[str, str], seconds: float) -> None:

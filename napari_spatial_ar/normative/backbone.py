@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from napari_spatial_ar.normative.backbone_table import (
     DEFAULT_BACKBONE,
     OFFLINE_BACKBONE,
     BackboneSpec,
+    Fuse,
 )
 from napari_spatial_ar.normative.weight_layouts import content_sha256, to_transformers
 
@@ -28,6 +29,7 @@ __all__ = [
     "OFFLINE_BACKBONE",
     "Backbone",
     "BackboneSpec",
+    "Fuse",
     "load_backbone",
     "resolve_device",
     "with_layers",
@@ -118,7 +120,11 @@ class Backbone(nn.Module):
                 functional.layer_norm(out.hidden_states[n], (self.spec.width,), eps=1e-6)
                 for n in self.spec.layers
             ]
-            tokens = torch.cat(blocks, dim=-1)
+            tokens = (
+                torch.cat(blocks, dim=-1)
+                if self.spec.fuse == "concat"
+                else torch.stack(blocks).mean(dim=0)
+            )
         else:
             tokens = out.last_hidden_state
         # The class token and any registers come first.
@@ -229,6 +235,7 @@ def load_backbone(
     device: str | torch.device = "auto",
     *,
     layers: Sequence[int] | None = None,
+    fuse: Fuse = "concat",
     fallback: Literal["dinov2_vits14_focus"] | None = None,
 ) -> Backbone:
     """Load a frozen backbone.
@@ -247,13 +254,15 @@ def load_backbone(
     layers : sequence of int, optional
         Blocks to read, counted from 1, instead of the backbone's own (see `BackboneSpec`); none
         for the last one through the final norm.
+    fuse : {"concat", "mean"}
+        How several blocks make one embedding.
     fallback : str, optional
         Backbone to use where the first one's weights cannot be had.
 
     Raises
     ------
     InputError
-        If the name is unknown, or the backbone has no such blocks.
+        If the name is unknown, or the backbone has no such blocks or too few to fuse.
     WeightsError
         If no weights are found, or those found are damaged or of another backbone.
     """
@@ -262,10 +271,13 @@ def load_backbone(
     if name.startswith("pixels") and not layers:
         from napari_spatial_ar.normative.methods.pixels import PixelBackbone
 
-        return PixelBackbone(name, resolve_device(device))
+        pixels = PixelBackbone(name, resolve_device(device))
+        with_layers(pixels.spec, (), fuse)  # it has no blocks to fuse
+        return pixels
     if name not in BACKBONES:
         raise InputError(f"there is no backbone '{name}'", fix=f"Choose: {', '.join(BACKBONES)}")
-    spec = BACKBONES[name] if layers is None else with_layers(BACKBONES[name], layers)
+    spec = BACKBONES[name]
+    spec = with_layers(spec, spec.layers if layers is None else layers, fuse)
     try:
         state, source = weight_files.find(spec, weights)
     except WeightsError:
@@ -277,13 +289,13 @@ def load_backbone(
     )
 
 
-def with_layers(spec: BackboneSpec, layers: Sequence[int]) -> BackboneSpec:
+def with_layers(spec: BackboneSpec, layers: Sequence[int], fuse: Fuse = "concat") -> BackboneSpec:
     """Give a backbone with other blocks read out.
 
     Raises
     ------
     InputError
-        If it has no such blocks, or a block is named twice.
+        If it has no such blocks, a block is named twice, or there is but one to take the mean of.
     """
     depth = int(spec.config.get("num_hidden_layers", 0))
     blocks = tuple(layers)
@@ -294,6 +306,13 @@ def with_layers(spec: BackboneSpec, layers: Sequence[int]) -> BackboneSpec:
             if depth
             else "Leave them out: its last one is the only one that is read",
         )
+    if fuse not in get_args(Fuse):
+        raise InputError(f"blocks are fused by {' or '.join(get_args(Fuse))}, not by '{fuse}'")
+    if fuse == "mean" and len(blocks) < 2:
+        raise InputError(
+            f"a mean of blocks needs two at least, {spec.name} is to give {len(blocks) or 1}",
+            fix="Name the blocks to read, such as last4" if depth else "Leave it out",
+        )
     # The pinned sum is that of the blocks up to the last one read.
     same = max(blocks, default=0) == max(spec.layers, default=0)
-    return replace(spec, layers=blocks, pinned_sha256=spec.pinned_sha256 if same else "")
+    return replace(spec, layers=blocks, fuse=fuse, pinned_sha256=spec.pinned_sha256 if same else "")

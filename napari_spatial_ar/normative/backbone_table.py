@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from napari_spatial_ar.normative.weight_layouts import Family
 
-__all__ = ["BACKBONES", "DEFAULT_BACKBONE", "OFFLINE_BACKBONE", "BackboneSpec"]
+__all__ = ["BACKBONES", "DEFAULT_BACKBONE", "OFFLINE_BACKBONE", "BackboneSpec", "Fuse"]
+
+#: How several blocks make one embedding: one after the other, or their mean.
+Fuse = Literal["concat", "mean"]
 
 DEFAULT_BACKBONE = "dinov3_vits16"
 OFFLINE_BACKBONE = "dinov2_vits14_focus"
@@ -34,8 +37,10 @@ class BackboneSpec:
     licence : str
         Licence of the weights.
     layers : tuple of int, optional
-        Blocks read out, counted from 1, each layer-normed without affine and concatenated.
+        Blocks read out, counted from 1, each layer-normed without affine.
         Empty: the last block through the final norm.
+    fuse : {"concat", "mean"}, optional
+        How several blocks make one embedding.
     hub : tuple of str, optional
         Hub repositories tried in order.
     pinned_sha256 : str, optional
@@ -49,13 +54,19 @@ class BackboneSpec:
     licence: str
     config: dict[str, Any] = field(repr=False)
     layers: tuple[int, ...] = ()
+    fuse: Fuse = "concat"
     hub: tuple[str, ...] = ()
     pinned_sha256: str = ""
 
     @property
+    def blocks(self) -> int:
+        """Blocks whose channels an embedding holds one after the other."""
+        return max(1, len(self.layers)) if self.fuse == "concat" else 1
+
+    @property
     def channels(self) -> int:
         """D, channels of an embedding."""
-        return self.width * max(1, len(self.layers))
+        return self.width * self.blocks
 
 
 def _dinov3(

@@ -57,12 +57,15 @@ class NormalScores:
     def measure(self, refs: Sequence[SliceRef]) -> Iterator[int]:
         """Score slices; gives the number done after each."""
         middle = _middle_slices(refs)
-        paths = dict(zip(refs, self._store.paths(refs), strict=True))
         for ref, image, window in iter_slices(refs, self._store.preprocessing.window):
-            grid = load_batch([paths[ref]]).to(self._model.device)
+            grids = load_batch(self._store.paths([ref])).to(self._model.device)
             rows, columns = image.shape
             score = score_grid(
-                self._model.detector, self._model.header.scoring, grid, (rows, columns)
+                self._model.detector,
+                self._model.header.scoring,
+                grids,
+                (rows, columns),
+                self._store.tiling,
             )
             unit = apply_window(image, *window)
             self._tissue.append(score.nll[tissue_mask(unit)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,9 +21,11 @@ from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.feature_store import embedding_settings
 from napari_spatial_ar.normative.patch_labels import patch_labels
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.synthetic_changes import VERSION, change
+from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
 __all__ = ["ChangedGrids"]
 
@@ -78,16 +81,13 @@ class ChangedGrids(Sequence[tuple[Tensor, Tensor]]):
             [
                 VERSION,
                 seed,
-                backbone.sha256,
-                list(backbone.spec.layers),
-                preprocessing.to_dict(),
+                *embedding_settings(backbone, preprocessing),
                 [content_key(ref) for ref in self.refs],
             ],
             sort_keys=True,
         )
         self.folder = root / f"changed-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
-        rows, columns = (n // backbone.patch for n in preprocessing.size)
-        self._shape = (rows, columns, backbone.channels)
+        self._tiling = Tiling.of(preprocessing, backbone.patch)
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -99,14 +99,16 @@ class ChangedGrids(Sequence[tuple[Tensor, Tensor]]):
     def __getitem__(
         self, index: int | slice
     ) -> tuple[Tensor, Tensor] | list[tuple[Tensor, Tensor]]:
-        """One pair: grid (1, D, Hp, Wp) float32 and labels (1, Hp, Wp) int8."""
+        """One pair: grids of a slice's T tiles (T, D, h, w) float32, labels (T, h, w) int8."""
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         with np.load(self._path(index % len(self))) as stored:
-            grid = torch.from_numpy(stored["grid"]).float().permute(2, 0, 1)
-            return grid[None], torch.from_numpy(stored["labels"])[None]
+            # Earlier versions, whose interrupted fits may go on here, knew no axis of tiles.
+            labels = torch.from_numpy(stored["labels"]).reshape(-1, *self._tiling.side)
+            grids = torch.from_numpy(stored["grid"]).reshape(*labels.shape, -1)
+            return grids.float().permute(0, 3, 1, 2), labels
 
     def embed(self) -> Iterator[int]:
         """Change and embed the slices whose grids are missing.
@@ -156,19 +158,21 @@ class ChangedGrids(Sequence[tuple[Tensor, Tensor]]):
             )
         rng = np.random.default_rng([self.seed, len(self), number])
         changed, magnitude = change(unit, tissue_mask(unit), rng, others)
-        grid = self.backbone.embed(self.preprocessing(changed)[None])[0]
+        grids = embed_slice(self.backbone, self.preprocessing, changed)
+        labels = torch.from_numpy(patch_labels(magnitude, self._tiling.grid))
         with atomic_path(self._path(number)) as temporary:
             np.savez(
                 temporary,
-                grid=grid.permute(1, 2, 0).half().cpu().numpy(),
-                labels=patch_labels(magnitude, self._shape[:2]),
+                grid=grids.permute(0, 2, 3, 1).half().cpu().numpy(),
+                labels=self._tiling.cut(labels).numpy(),
             )
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:05}.npz"
 
     def _check_room(self, count: int) -> None:
-        needed = count * 2 * int(np.prod(self._shape))
+        grids = count * len(self._tiling)
+        needed = grids * 2 * math.prod(self._tiling.side) * self.backbone.channels
         existing = self.folder
         while not existing.exists():
             existing = existing.parent

@@ -1,9 +1,9 @@
 """Embedding grids on disk, so that a slice is embedded once and not every epoch.
 
-One float16 file a slice, named by what its content depends on: the slice's own data, the
-backbone's weights and the preprocessing. A changed file or setting therefore has another name,
-and a stale grid is never read. Each file is written under a temporary name and renamed, so an
-interrupted extraction goes on where it stopped.
+One float16 file a slice, or a tile of one, named by what its content depends on: the slice's own
+data, the backbone's weights and the preprocessing. A changed file or setting therefore has another
+name, and a stale grid is never read. Each file is written under a temporary name and renamed, so
+an interrupted extraction goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +26,17 @@ from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.paths import feature_store_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
+from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
-__all__ = ["FeatureStore", "load_batch"]
+__all__ = ["FeatureStore", "embedding_settings", "load_batch"]
+
+
+def embedding_settings(backbone: Backbone, preprocessing: Preprocessing) -> list[Any]:
+    """List all but the slice that its grid depends on, as plain JSON values."""
+    spec = backbone.spec
+    # A word of its own only where it is needed: grids stored before there was a choice are found.
+    fused = [] if spec.fuse == "concat" else [spec.fuse]
+    return [backbone.sha256, [*spec.layers, *fused], preprocessing.to_dict()]
 
 
 class FeatureStore:
@@ -47,19 +57,19 @@ class FeatureStore:
     ) -> None:
         self.backbone = backbone
         self.preprocessing = preprocessing
-        settings = json.dumps(
-            [backbone.sha256, list(backbone.spec.layers), preprocessing.to_dict()], sort_keys=True
-        )
+        settings = json.dumps(embedding_settings(backbone, preprocessing), sort_keys=True)
         key = hashlib.sha256(settings.encode()).hexdigest()[:16]
         self.folder = (root or feature_store_dir()) / f"{backbone.spec.name}-{key}"
-        rows, columns = (n // backbone.patch for n in preprocessing.size)
+        self.tiling = Tiling.of(preprocessing, backbone.patch)
         #: (Hp, Wp, D), shape of one stored grid: channels last, as the network reads it.
-        self.shape = (rows, columns, backbone.channels)
+        self.shape = (*self.tiling.side, backbone.channels)
 
     def paths(self, refs: Sequence[SliceRef]) -> list[Path]:
-        """Files of slices' grids, whether they exist or not."""
+        """Files of slices' grids, whether they exist or not: as many a slice as it has tiles."""
+        tiles = len(self.tiling)
+        endings = [f"-{n:03}" for n in range(tiles)] if tiles > 1 else [""]
         keys = [content_key(ref) for ref in refs]
-        return [self.folder / key[:2] / f"{key}.npy" for key in keys]
+        return [self.folder / k[:2] / f"{k}{ending}.npy" for k in keys for ending in endings]
 
     def extract(self, refs: Sequence[SliceRef]) -> Iterator[int]:
         """Embed the slices whose grids are missing.
@@ -77,15 +87,11 @@ class FeatureStore:
         InputError
             If a slice cannot be read or is smaller than a patch.
         """
-        missing = {
-            ref: path
-            for ref, path in zip(refs, self.paths(refs), strict=True)
-            if not self._is_whole(path)
-        }
+        missing = [ref for ref in refs if not all(map(self._is_whole, self.paths([ref])))]
         self._check_room(len(missing))
         done = len(refs) - len(missing)
         yield done
-        for ref, image, window in iter_slices(list(missing), self.preprocessing.window):
+        for ref, image, window in iter_slices(missing, self.preprocessing.window):
             if min(image.shape) < self.backbone.patch:
                 raise InputError(
                     f"the slice has {image.shape[0]} x {image.shape[1]} pixels, less than one "
@@ -93,10 +99,11 @@ class FeatureStore:
                     path=ref.path,
                     fix="Take it out of the folder",
                 )
-            inputs = self.preprocessing(apply_window(image, *window))[None]
-            grid = self.backbone.embed(inputs)[0].permute(1, 2, 0).half().cpu().numpy()
-            with atomic_path(missing[ref]) as temporary:
-                np.save(temporary, grid)
+            unit = apply_window(image, *window)
+            grids = embed_slice(self.backbone, self.preprocessing, unit).permute(0, 2, 3, 1)
+            for path, grid in zip(self.paths([ref]), grids.half().cpu().numpy(), strict=True):
+                with atomic_path(path) as temporary:
+                    np.save(temporary, grid)
             done += 1
             yield done
 
@@ -108,7 +115,7 @@ class FeatureStore:
         return bool(grid.shape == self.shape and grid.dtype == np.float16)
 
     def _check_room(self, count: int) -> None:
-        needed = count * 2 * int(np.prod(self.shape))
+        needed = count * len(self.tiling) * 2 * int(np.prod(self.shape))
         existing = self.folder
         while not existing.exists():
             existing = existing.parent

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -20,23 +19,29 @@ from napari_spatial_ar.imaging.datasets import (
 from napari_spatial_ar.imaging.windows import Window, default_window
 from napari_spatial_ar.normative.autoregressive import Context
 from napari_spatial_ar.normative.backbone import (
-    BACKBONES,
     DEFAULT_BACKBONE,
     Backbone,
+    Fuse,
     load_backbone,
 )
 from napari_spatial_ar.normative.calibrating import NormalScores, slice_keys
 from napari_spatial_ar.normative.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.feature_store import FeatureStore
+from napari_spatial_ar.normative.fit_progress import FitProgress, embedding, learning
+from napari_spatial_ar.normative.fit_settings import (
+    check_loaded,
+    check_settings,
+    check_tiles,
+    read_layers,
+    read_size,
+)
 from napari_spatial_ar.normative.methods import (
     DETECTORS,
-    Detector,
     FitSetup,
     SpatialARDetector,
     StoredGrids,
     check_options,
 )
-from napari_spatial_ar.normative.methods.base import Learned
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, ModelHeader
 from napari_spatial_ar.normative.paths import user_models_dir
@@ -45,43 +50,8 @@ from napari_spatial_ar.normative.scoring import Scoring
 
 __all__ = ["METHODS", "FitProgress", "fit", "fit_steps"]
 
-Stage = Literal["features", "training", "calibration", "saving"]
 METHODS = tuple(DETECTORS)
 _WORK_FOLDER = ".fit"
-
-
-@dataclass(frozen=True)
-class FitProgress:
-    """Where a fit stands.
-
-    Parameters
-    ----------
-    stage : {"features", "training", "calibration", "saving"}
-        What is going on.
-    done, total : int
-        Within the stage: slices in "features" and "calibration", steps in "training".
-    epoch, epochs : int
-        Epochs finished, and in all.
-    train_nll, valid_nll : tuple of float
-        Mean loss of each finished epoch, nats per dimension.
-    best_epoch : int
-        Index of the epoch with the lowest validation NLL; -1 before the first.
-    images_per_second : float
-        Over the stage so far.
-    message : str
-        One line for people.
-    """
-
-    stage: Stage
-    done: int
-    total: int
-    epoch: int = 0
-    epochs: int = 0
-    train_nll: tuple[float, ...] = ()
-    valid_nll: tuple[float, ...] = ()
-    best_epoch: int = -1
-    images_per_second: float = 0.0
-    message: str = ""
 
 
 def fit_steps(
@@ -91,7 +61,8 @@ def fit_steps(
     out: str | Path | None = None,
     modality: Literal["mri", "ct", "oct"] = "mri",
     backbone: str | Backbone = DEFAULT_BACKBONE,
-    layers: Sequence[int] | None = None,
+    layers: str | int | Sequence[int] | None = None,
+    fuse: Fuse = "concat",
     method: str = SpatialARDetector.name,
     options: Mapping[str, Any] | None = None,
     dilation: int = 4,
@@ -101,7 +72,9 @@ def fit_steps(
     learning_rate: float = 1e-3,
     seed: int = 0,
     window: Window | None = None,
-    size: tuple[int, int] = (448, 448),
+    size: str | int | Sequence[int] = (448, 448),
+    tile: int = 0,
+    clahe: float = 0.0,
     smoothing: int = 3,
     top_share: float = 0.01,
     valid_fraction: float = 0.2,
@@ -129,9 +102,13 @@ def fit_steps(
         Chooses the default window.
     backbone : str or Backbone
         A key of `BACKBONES`, or one already loaded.
-    layers : sequence of int, optional
-        Blocks of the backbone to read, counted from 1; by default those that the method asks
-        for, else the backbone's own.
+    layers : sequence of int or str, optional
+        Blocks of the backbone to read, counted from 1, also as text: ``"5,7,9"``, or
+        ``"last4"`` for its last four; by default those that the method asks for, else the
+        backbone's own.
+    fuse : {"concat", "mean"}
+        How several blocks make one embedding: one after the other, or their mean, which is no
+        wider than one of them.
     method : str
         What learns: a key of `DETECTORS`.
     options : mapping, optional
@@ -144,8 +121,13 @@ def fit_steps(
         Of everything drawn at random.
     window : Window, optional
         How voxels become grey values; by default the modality's.
-    size : (int, int)
-        Rows and columns that slices are resized to.
+    size : (int, int), int or str
+        Rows and columns that slices are resized to, also as text: ``"896"``, ``"896x448"``.
+    tile : int
+        Side of the tiles that the resized slice is cut into, half of each over the next; each is
+        a slice to the method. 0 for none.
+    clahe : float
+        Clip limit of contrast-limited adaptive histogram equalisation, see `Preprocessing`.
     smoothing, top_share
         From patch scores to heatmap and image score, saved with the model: see `Scoring`.
     valid_fraction : float
@@ -178,7 +160,7 @@ def fit_steps(
     WeightsError
         If the backbone's weights are missing.
     """
-    _check(method, modality, epochs, batch_size, smoothing)
+    check_settings(method, modality, epochs, batch_size, smoothing)
     chosen = dict(options or {})
     if method == SpatialARDetector.name:
         chosen = {
@@ -190,13 +172,16 @@ def fit_steps(
             **chosen,
         }
     check_options(DETECTORS[method], chosen)
-    window = window or default_window(modality)
+    preprocessing = Preprocessing(
+        window or default_window(modality), read_size(size), clahe=clahe, tile=tile
+    )
+    check_tiles(preprocessing, backbone)
     yield FitProgress("features", 0, 0, message="Looking through the folder")
     slices = _split(
         find_slices(
             folder,
             modality=modality,
-            window=window,
+            window=preprocessing.window,
             patient_pattern=patient_pattern,
             exclude=exclude,
         ),
@@ -204,38 +189,37 @@ def fit_steps(
         seed,
     )
     if isinstance(backbone, str):
-        backbone = load_backbone(
-            backbone, weights, device, layers=_layers(backbone, method, layers)
-        )
-    elif layers is not None and tuple(layers) != backbone.spec.layers:
-        raise InputError("the backbone is loaded already, with other blocks to read")
+        blocks = read_layers(layers, backbone, method)
+        backbone = load_backbone(backbone, weights, device, layers=blocks, fuse=fuse)
+    else:
+        check_loaded(backbone.spec, layers, fuse)
     target = Path(out) if out else _free_folder(f"{modality}-{backbone.spec.name}", overwrite)
     if (target / MODEL_FILE).exists() and not overwrite:
         raise InputError(
             "a model is there already", path=target, fix="Choose another folder, or overwrite it"
         )
-    preprocessing = Preprocessing(window=window, size=size)
     store = FeatureStore(backbone, preprocessing)
     learns = DETECTORS[method]
     refs = [*(slices.train if learns.wants_normals else ()), *slices.valid]
     message = f"Embedding slices with {backbone.spec.name}"
-    yield from _embedding(store.extract(refs), len(refs), message)
+    yield from embedding(store.extract(refs), len(refs), message)
     work = target / _WORK_FOLDER
     normals = StoredGrids(store.paths(slices.train if learns.wants_normals else ()))
     grids: Sequence[Any] = normals
     if learns.wants_changes:
         count = {**learns.options(), **chosen}["slices"]
         grids = ChangedGrids(backbone, preprocessing, slices.train, work, count=count, seed=seed)
-        yield from _embedding(grids.embed(), len(grids), "Embedding changed slices")
+        yield from embedding(grids.embed(), len(grids), "Embedding changed slices")
+    tiles = 1 if learns.wants_changes else len(store.tiling)
     setup = FitSetup(
-        blocks=max(1, len(backbone.spec.layers)),
+        blocks=backbone.spec.blocks,
         seed=seed,
         device=backbone.device,
         valid=StoredGrids(store.paths(slices.valid)),
         normals=normals,
         checkpoint=work / "checkpoint.safetensors",
     )
-    learned = yield from _learn(learns, grids, setup, chosen)
+    learned = yield from learning(learns, grids, setup, chosen, tiles)
     detector = learned.detector
     training: dict[str, Any] = {
         "images": len(slices.train),
@@ -257,7 +241,7 @@ def fit_steps(
         method=method,
         parameters=detector.parameters(),
         modality=modality,
-        backbone=BackboneRef(backbone.spec.name, backbone.spec.layers, backbone.sha256),
+        backbone=BackboneRef.of(backbone),
         preprocessing=preprocessing,
         scoring=Scoring(smoothing=smoothing, top_share=top_share),
         training=training,
@@ -311,24 +295,6 @@ def fit(
             progress(step)
 
 
-def _check(method: str, modality: str, epochs: int, batch_size: int, smoothing: int) -> None:
-    if method not in METHODS:
-        raise InputError(f"there is no method '{method}'", fix=f"Choose from {', '.join(METHODS)}")
-    if modality not in ("mri", "ct", "oct"):
-        raise InputError(f"modality must be mri, ct or oct, not '{modality}'")
-    if epochs < 1 or batch_size < 1:
-        raise InputError(f"epochs and batch size must be at least 1, not {epochs}, {batch_size}")
-    if smoothing < 1 or smoothing % 2 == 0:
-        raise InputError(f"smoothing must be an odd number of patches, not {smoothing}")
-
-
-def _layers(backbone: str, method: str, layers: Sequence[int] | None) -> Sequence[int] | None:
-    if layers is not None or backbone not in BACKBONES:
-        return layers
-    depth = BACKBONES[backbone].config.get("num_hidden_layers")
-    return DETECTORS[method].default_layers(depth) if depth else None
-
-
 def _free_folder(name: str, overwrite: bool) -> Path:
     """Folder in the user's models that holds no model yet, numbered where need be."""
     folder, number = user_models_dir() / name, 1
@@ -351,44 +317,3 @@ def _patients(refs: Sequence[SliceRef]) -> int:
 
 def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in ("napari-spatial-ar", "torch", "transformers")}
-
-
-def _embedding(counts: Iterable[int], total: int, message: str) -> Iterator[FitProgress]:
-    start, first = time.perf_counter(), 0
-    for number, done in enumerate(counts):
-        first = done if number == 0 else first
-        seconds = time.perf_counter() - start
-        yield FitProgress(
-            "features",
-            done,
-            total,
-            images_per_second=(done - first) / seconds if seconds else 0.0,
-            message=message,
-        )
-
-
-def _learn(
-    method: type[Detector], grids: Sequence[Any], setup: FitSetup, options: Mapping[str, Any]
-) -> Generator[FitProgress, None, Learned[Detector]]:
-    steps = method.learn(grids, setup, **options)
-    start, first = time.perf_counter(), None
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            learned: Learned[Detector] = end.value
-            return learned
-        first = step.done if first is None else first
-        seconds = time.perf_counter() - start
-        yield FitProgress(
-            "training",
-            step.done,
-            step.total,
-            epoch=step.epoch,
-            epochs=step.epochs,
-            train_nll=step.train_nll,
-            valid_nll=step.valid_nll,
-            best_epoch=step.best_epoch,
-            images_per_second=(step.done - first) * step.images / seconds if seconds else 0.0,
-            message=step.message,
-        )

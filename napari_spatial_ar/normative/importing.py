@@ -110,7 +110,7 @@ def import_reference(
         method=detector.name,
         parameters=detector.parameters(),
         modality=modality,
-        backbone=BackboneRef(frozen.spec.name, frozen.spec.layers, frozen.sha256),
+        backbone=BackboneRef.of(frozen),
         preprocessing=Preprocessing(window=default_window(modality)),
         scoring=Scoring(),
         training={"imported_from": "a checkpoint of the reference code"},

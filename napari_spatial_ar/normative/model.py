@@ -23,6 +23,7 @@ from napari_spatial_ar.normative.methods import Detector, detector_from_tensors,
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
 from napari_spatial_ar.normative.scoring import Example, SliceScore, VolumeScore
+from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
 __all__ = ["ModelInfo", "NormativeModel", "find_model", "list_models", "load_model"]
 
@@ -82,7 +83,9 @@ class NormativeModel:
             If its weights are missing or are not those the model was trained on.
         """
         wanted = self.header.backbone
-        backbone = load_backbone(wanted.name, self._weights, self.device, layers=wanted.layers)
+        backbone = load_backbone(
+            wanted.name, self._weights, self.device, layers=wanted.layers, fuse=wanted.fuse
+        )
         if backbone.sha256 != wanted.sha256:
             raise WeightsError(
                 f"the model '{self.name}' was trained on other weights of {wanted.name} "
@@ -142,9 +145,11 @@ class NormativeModel:
             raise InputError(f"all pixels of the slice have the same value, {image.min():g}")
 
     def _score(self, unit: npt.NDArray[np.float32]) -> SliceScore:
-        grid = self.backbone.embed(self.header.preprocessing(unit)[None])
+        preprocessing = self.header.preprocessing
+        grids = embed_slice(self.backbone, preprocessing, unit)
+        tiling = Tiling.of(preprocessing, self.backbone.patch)
         rows, columns = unit.shape
-        return score_grid(self.detector, self.header.scoring, grid, (rows, columns))
+        return score_grid(self.detector, self.header.scoring, grids, (rows, columns), tiling)
 
     def iter_volume(
         self, volume: Volume, slices: Sequence[int] | None = None

@@ -1,7 +1,9 @@
 """The model file: one safetensors file whose header says everything about the model.
 
 The JSON under ``napari-spatial-ar`` in the safetensors metadata holds ``header`` (the fields of
-`ModelHeader`) and ``sha256``, over the header's canonical JSON and all tensors.
+`ModelHeader`) and ``sha256``, over the header's canonical JSON and all tensors. ``seconds``, which
+is ``training["seconds"]``, stands beside them: fits that took longer or shorter to the same model
+have the same sha256.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from napari_spatial_ar.errors import ModelFileError, SpatialARError
 from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.normative.backbone import Backbone, Fuse
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring
@@ -32,9 +35,13 @@ __all__ = [
     "write",
 ]
 
-FORMAT_VERSION = 1
+# The newest. A model is written in the oldest version that can say all of it, so that programs
+# that know no more read what they can and refuse the rest: 2 adds `BackboneRef.fuse`,
+# `Preprocessing.clahe` and `Preprocessing.tile`.
+FORMAT_VERSION = 2
 MODEL_FILE = "model.safetensors"
 _KEY = "napari-spatial-ar"
+_SECONDS = "seconds"
 
 
 @dataclass(frozen=True)
@@ -49,11 +56,30 @@ class BackboneRef:
         Blocks read out (empty: the last, through the final norm).
     sha256 : str
         `Backbone.sha256`.
+    fuse : {"concat", "mean"}
+        How several blocks make one embedding.
     """
 
     name: str
     layers: tuple[int, ...]
     sha256: str
+    fuse: Fuse = "concat"
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> BackboneRef:
+        """Refer to a backbone that is loaded."""
+        spec = backbone.spec
+        return cls(spec.name, spec.layers, backbone.sha256, spec.fuse)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; ``fuse`` only where blocks are not concatenated, as they always were."""
+        values = {"name": self.name, "layers": list(self.layers), "sha256": self.sha256}
+        return values if self.fuse == "concat" else {**values, "fuse": self.fuse}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> BackboneRef:
+        """Inverse of `to_dict`."""
+        return cls(**{**values, "layers": tuple(values["layers"])})
 
 
 @dataclass(frozen=True)
@@ -68,7 +94,12 @@ class ModelHeader:
     scoring: Scoring
     training: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
+
+    def __post_init__(self) -> None:
+        shown = self.preprocessing
+        new = self.backbone.fuse != "concat" or shown.clahe or shown.tile
+        object.__setattr__(self, "format_version", max(2 if new else 1, self.format_version))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -77,7 +108,7 @@ class ModelHeader:
             "method": self.method,
             "parameters": self.parameters,
             "modality": self.modality,
-            "backbone": {**asdict(self.backbone), "layers": list(self.backbone.layers)},
+            "backbone": self.backbone.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "scoring": asdict(self.scoring),
             "training": self.training,
@@ -87,13 +118,12 @@ class ModelHeader:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelHeader:
         """Inverse of `to_dict`."""
-        backbone = values["backbone"]
         calibration = values["calibration"]
         return cls(
             method=values["method"],
             parameters=dict(values["parameters"]),
             modality=values["modality"],
-            backbone=BackboneRef(backbone["name"], tuple(backbone["layers"]), backbone["sha256"]),
+            backbone=BackboneRef.from_dict(values["backbone"]),
             preprocessing=Preprocessing.from_dict(values["preprocessing"]),
             scoring=Scoring(**values["scoring"]),
             training=dict(values["training"]),
@@ -102,8 +132,13 @@ class ModelHeader:
         )
 
 
+def _without_seconds(header: dict[str, Any]) -> dict[str, Any]:
+    training = {key: value for key, value in header["training"].items() if key != _SECONDS}
+    return {**header, "training": training}
+
+
 def _sha256(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    canonical = json.dumps(header, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(_without_seconds(header), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256((canonical + content_sha256(tensors)).encode()).hexdigest()
 
 
@@ -113,13 +148,16 @@ def write(path: Path, header: ModelHeader, tensors: dict[str, Tensor]) -> str:
     Returns
     -------
     str
-        The model's sha256, the same for equal content.
+        The model's sha256, the same for equal content, however long the fit took.
     """
     from safetensors.torch import save
 
     content = header.to_dict()
     digest = _sha256(content, tensors)
-    data = save(tensors, metadata={_KEY: json.dumps({"header": content, "sha256": digest})})
+    outer = {"header": _without_seconds(content), "sha256": digest}
+    if _SECONDS in header.training:
+        outer[_SECONDS] = header.training[_SECONDS]
+    data = save(tensors, metadata={_KEY: json.dumps(outer)})
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return digest
@@ -185,11 +223,13 @@ def _content(path: Path) -> tuple[dict[str, Any], str]:
         outer = json.loads(metadata[_KEY])
         content, digest = dict(outer["header"]), str(outer["sha256"])
         version = content["format_version"]
+        if _SECONDS in outer:
+            content["training"] = {**content["training"], _SECONDS: float(outer[_SECONDS])}
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path) from error
-    if version != FORMAT_VERSION:
+    if version not in range(1, FORMAT_VERSION + 1):
         raise ModelFileError(
-            f"its format version is {version}, this program reads version {FORMAT_VERSION}",
+            f"its format version is {version}, this program reads those up to {FORMAT_VERSION}",
             path=path,
             fix="Update napari-spatial-ar, or fit the model again",
         )

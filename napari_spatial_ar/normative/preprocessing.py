@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from skimage.exposure import equalize_adapthist
 from torch import Tensor
 from torch.nn import functional
 
@@ -32,15 +33,37 @@ class Preprocessing:
         Rows and columns the slice is resized to; multiples of the backbone's patch.
     mean, std : (float, float, float)
         Normalisation of the three (equal) channels.
+    clahe : float
+        Clip limit, up to 1, of contrast-limited adaptive histogram equalisation at the slice's own
+        size; 0 for none.
+    tile : int
+        Side of the tiles that the resized slice is cut into, see
+        `napari_spatial_ar.normative.tiling.Tiling`; 0 for none.
+
+    Raises
+    ------
+    InputError
+        If the clip limit or the tile is out of range.
     """
 
     window: Window
     size: tuple[int, int] = (448, 448)
     mean: tuple[float, float, float] = _IMAGENET_MEAN
     std: tuple[float, float, float] = _IMAGENET_STD
+    clahe: float = 0.0
+    tile: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.clahe <= 1:
+            raise InputError(
+                f"the clip limit of CLAHE must be from 0 to 1, not {self.clahe}",
+                fix="0.01 is typical, 0 is none",
+            )
+        if self.tile < 0:
+            raise InputError(f"a tile is a number of pixels, 0 for none, not {self.tile}")
 
     def __call__(self, unit: npt.NDArray[np.float32]) -> Tensor:
-        """Resize and normalise a windowed slice.
+        """Equalise where wanted, resize and normalise a windowed slice.
 
         Parameters
         ----------
@@ -59,6 +82,9 @@ class Preprocessing:
         """
         if unit.ndim != 2:
             raise InputError(f"a slice has two axes, not {unit.ndim}")
+        # A slice without any contrast has none to spread.
+        if self.clahe and unit.min() < unit.max():
+            unit = equalize_adapthist(unit, clip_limit=self.clahe)
         image = torch.from_numpy(np.ascontiguousarray(unit, dtype=np.float32))[None, None]
         image = functional.interpolate(
             image, size=self.size, mode="bilinear", antialias=True, align_corners=False
@@ -68,8 +94,12 @@ class Preprocessing:
         return (image[0] - mean) / std
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, kept in the model file."""
-        return {**asdict(self), "window": self.window.to_dict()}
+        """JSON form, kept in the model file; ``clahe`` and ``tile`` only where they are set.
+
+        Models and stored grids from before there was a choice keep their names so.
+        """
+        values = {**asdict(self), "window": self.window.to_dict()}
+        return {key: v for key, v in values.items() if key not in ("clahe", "tile") or v}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
@@ -79,4 +109,6 @@ class Preprocessing:
             size=tuple(values["size"]),
             mean=tuple(values["mean"]),
             std=tuple(values["std"]),
+            clahe=values.get("clahe", 0.0),
+            tile=values.get("tile", 0),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,7 @@ from napari_spatial_ar.normative.autoregressive import SpatialAR
 from napari_spatial_ar.normative.feature_store import load_batch
 from napari_spatial_ar.normative.precision import native_bfloat16
 
-__all__ = ["Epoch", "TrainingSettings", "TrainingState", "train"]
+__all__ = ["Epoch", "TrainingSettings", "TrainingState", "train", "turn"]
 
 _METADATA_KEY = "napari-spatial-ar-checkpoint"
 
@@ -68,6 +69,7 @@ class TrainingState:
 
     ``batches_done`` counts within the running epoch. ``history`` holds the finished epochs and
     ``best_epoch`` the index of the one with the lowest validation NLL (-1 before the first).
+    ``seconds`` is the time that the finished epochs took, those before a stop included.
     """
 
     network: SpatialAR
@@ -75,6 +77,7 @@ class TrainingState:
     best_epoch: int = -1
     best: dict[str, Tensor] = field(default_factory=dict)
     batches_done: int = 0
+    seconds: float = 0.0
 
 
 def train(
@@ -85,6 +88,7 @@ def train(
     epochs: int,
     checkpoint: Path,
     device: torch.device,
+    turned: bool = False,
 ) -> Iterator[TrainingState]:
     """Train until ``epochs`` epochs are done; stop iterating to cancel.
 
@@ -104,6 +108,8 @@ def train(
         Safetensors file.
     device : torch.device
         Where.
+    turned : bool
+        Whether to turn the grids by 180 degrees, so that the raster runs backwards.
 
     Yields
     ------
@@ -116,14 +122,15 @@ def train(
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
     state = TrainingState(network)
-    key = _key(train_paths, valid_paths, settings)
+    key = _key(train_paths, valid_paths, settings, turned)
     _resume(state, optimizer, checkpoint, key)
     noise_std = settings.noise_scale * _channel_std(train_paths)
+    begin = time.perf_counter() - state.seconds
     yield state
     for epoch in range(len(state.history), epochs):
         total = 0.0
         for batch, noise_seed in _batches(train_paths, epoch, settings):
-            grid = load_batch(batch)
+            grid = _load(batch, turned)
             if noise_seed is not None:
                 generator = torch.Generator().manual_seed(noise_seed)
                 noise = torch.empty_like(grid).normal_(generator=generator)
@@ -136,12 +143,13 @@ def train(
             total += loss.item() * len(batch)
             state.batches_done += 1
             yield state
-        valid_nll = mean_nll(network, valid_paths, device)
+        valid_nll = mean_nll(network, valid_paths, device, turned)
         state.history.append(Epoch(total / len(train_paths), valid_nll))
         state.batches_done = 0
         if state.best_epoch < 0 or valid_nll < state.history[state.best_epoch].valid_nll:
             state.best_epoch = epoch
             state.best = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
+        state.seconds = time.perf_counter() - begin
         _save(state, optimizer, checkpoint, key)
         yield state
 
@@ -151,14 +159,25 @@ def precision(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=native_bfloat16(device))
 
 
-def mean_nll(network: SpatialAR, paths: Sequence[Path], device: torch.device) -> float:
+def turn(grid: Tensor) -> Tensor:
+    """Turn (..., Hp, Wp) by 180 degrees, which is undone by turning once more."""
+    return grid.flip(-2, -1)
+
+
+def mean_nll(
+    network: SpatialAR, paths: Sequence[Path], device: torch.device, turned: bool = False
+) -> float:
     """Mean NLL of stored grids, in nats per dimension."""
     total = 0.0
     with torch.inference_mode(), precision(device):
         for start in range(0, len(paths), 16):
-            grid = load_batch(paths[start : start + 16]).to(device)
+            grid = _load(paths[start : start + 16], turned).to(device)
             total += network.nll(grid).mean().item() * len(grid)
     return total / len(paths) / network.channels
+
+
+def _load(paths: Sequence[Path], turned: bool) -> Tensor:
+    return turn(load_batch(paths)) if turned else load_batch(paths)
 
 
 def _batches(
@@ -188,11 +207,15 @@ def _channel_std(paths: Sequence[Path]) -> Tensor:
 
 
 def _key(
-    train_paths: Sequence[Path], valid_paths: Sequence[Path], settings: TrainingSettings
+    train_paths: Sequence[Path],
+    valid_paths: Sequence[Path],
+    settings: TrainingSettings,
+    turned: bool,
 ) -> str:
     """Name what a checkpoint must match; stored grids are named by content, so names do."""
     names = [[path.parent.parent.name, path.name] for path in (*train_paths, *valid_paths)]
-    text = json.dumps([names, len(train_paths), asdict(settings)], sort_keys=True)
+    parts = [names, len(train_paths), asdict(settings), *(["turned"] if turned else [])]
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -205,6 +228,7 @@ def _save(state: TrainingState, optimizer: torch.optim.AdamW, checkpoint: Path, 
         "key": key,
         "best_epoch": state.best_epoch,
         "history": [asdict(epoch) for epoch in state.history],
+        "seconds": state.seconds,
     }
     data = save(
         {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
@@ -230,6 +254,7 @@ def _resume(state: TrainingState, optimizer: torch.optim.AdamW, checkpoint: Path
     state.best = _under("best.", tensors)
     state.best_epoch = record["best_epoch"]
     state.history = [Epoch(**epoch) for epoch in record["history"]]
+    state.seconds = record.get("seconds", 0.0)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _under("optimizer.", tensors).items():
         index, moment = name.split(".")

@@ -37,7 +37,7 @@ class NoisyModel(BrightnessModel):
 
 
 def rival(name: str, *models: BrightnessModel) -> Rival:
-    return Rival(name, models, (None,) * len(models))  # type: ignore[arg-type]
+    return Rival(name, models)  # type: ignore[arg-type]
 
 
 @pytest.fixture

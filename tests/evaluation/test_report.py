@@ -24,9 +24,12 @@ from tests.evaluation.conftest import BrightnessModel
 
 @pytest.fixture
 def comparison(cohort: Path) -> Comparison:
+    quick, slow = BrightnessModel(), BrightnessModel()
+    quick.header.training = {"seed": 0, "seconds": 1.0}
+    slow.header.training = {"seed": 0, "seconds": 3.0}
     rivals = [
-        Rival("bright <b>", (BrightnessModel(), BrightnessModel()), (1.0, 3.0)),  # type: ignore[arg-type]
-        Rival("dark | side", (BrightnessModel(inverted=True),), (None,)),  # type: ignore[arg-type]
+        Rival("bright <b>", (quick, slow)),  # type: ignore[arg-type]
+        Rival("dark | side", (BrightnessModel(inverted=True),)),  # type: ignore[arg-type]
     ]
     return compare(cohort, rivals, smoothing=1, fpr=0.1, draws=50)
 
@@ -41,6 +44,8 @@ def test_three_files_say_the_same(comparison: Comparison, tmp_path: Path) -> Non
         assert "For research use, not for diagnosis." in text
         assert "Doe" not in text
         assert not re.search(r"NaN|None|nan\b", text), path
+    assert [seed["fit_seconds"] for seed in results["methods"][0]["seeds"]] == [1.0, 3.0]
+    assert re.search(r"bright.*\| 2\.0 \|", paths[1].read_text())
     assert f"{value:.4f}" in paths[1].read_text()
     assert f"{value:.4f}" in paths[2].read_text()
     assert "dark \\| side" in paths[1].read_text()
@@ -104,7 +109,7 @@ def test_examples_are_the_best_median_and_worst_patients(comparison: Comparison)
 
 def test_without_labels_there_are_no_curves(cohort: Path, tmp_path: Path) -> None:
     shutil.rmtree(cohort / "test" / "Ungood" / "label")
-    rivals = [Rival("bright", (BrightnessModel(),), (None,))]  # type: ignore[arg-type]
+    rivals = [Rival("bright", (BrightnessModel(),))]  # type: ignore[arg-type]
     comparison = compare(cohort, rivals, smoothing=1, fpr=0.1, draws=20)
     page = write_report(comparison, tmp_path / "out")[2].read_text()
     assert "<svg" not in page

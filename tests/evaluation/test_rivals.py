@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation import rivals
+from napari_spatial_ar.evaluation.compare import compare
+from napari_spatial_ar.evaluation.evaluate import evaluate
 from napari_spatial_ar.evaluation.rivals import fit_rival, grouped
+from napari_spatial_ar.normative.fitting import fit_steps
+from napari_spatial_ar.normative.methods import DETECTORS
 from tests.evaluation.conftest import BrightnessModel
 
 
@@ -55,6 +61,7 @@ def test_fits_each_seed_once(
     assert [m.header.training["seed"] for m in rival.models] == [0, 1]
     assert all(m.header.parameters["dilation"] == 1 for m in rival.models)
     assert rival.models[0].sha256 != rival.models[1].sha256
+    assert rival.fit_seconds == tuple(m.header.training["seconds"] for m in rival.models)
     assert all(seconds is not None and seconds > 0 for seconds in rival.fit_seconds)
     assert "training" in seen
     monkeypatch.setattr(rivals, "fit", None)  # no need of it the second time
@@ -67,12 +74,18 @@ def test_fits_each_seed_once(
 
 @pytest.mark.usefixtures("tiny_weights")
 def test_options_of_a_method_reach_it(cohort: Path, tmp_path: Path, tiny_name: str) -> None:
-    method = "patch-gaussian:components=3,size=[64,64],layers=[1,2]"
+    method = "patch-gaussian:components=3,size=[64,64],layers=last2,fuse=mean"
     rival = fit_rival(cohort, method, [0], tmp_path, backbone=tiny_name)
     (model,) = rival.models
     assert model.header.parameters["components"] == 3
-    assert model.header.backbone.layers == (1, 2)
+    assert (model.header.backbone.layers, model.header.backbone.fuse) == ((1, 2), "mean")
     assert model.header.preprocessing.size == (64, 64)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_no_option_hides_a_setting_of_every_method(name: str) -> None:
+    shared = set(inspect.signature(fit_steps).parameters) & set(DETECTORS[name].options())
+    assert shared <= {"dilation", "context", "epochs", "batch_size", "learning_rate"}
 
 
 def test_a_method_that_is_not_there(cohort: Path, tmp_path: Path) -> None:
@@ -80,7 +93,33 @@ def test_a_method_that_is_not_there(cohort: Path, tmp_path: Path) -> None:
         fit_rival(cohort, "padim", [0], tmp_path)
 
 
+@pytest.mark.usefixtures("tiny_weights")
+def test_tiled_models_take_part_in_a_comparison(
+    cohort: Path, tmp_path: Path, tiny_name: str
+) -> None:
+    settings: dict[str, Any] = {"backbone": tiny_name, "size": 64}
+    tiled = fit_rival(
+        cohort, "memory-bank:size=64x96,tile=64,clahe=0.02", [0], tmp_path, **settings
+    )
+    plain = fit_rival(cohort, "memory-bank", [0], tmp_path, **settings)
+    (model,) = tiled.models
+    shown = model.header.preprocessing
+    assert (shown.size, shown.tile, shown.clahe) == ((64, 96), 64, 0.02)
+    result = compare(cohort, [tiled, plain], smoothing=1, fpr=0.1, draws=5)
+    figures = [r.measured[0].evaluation for r in result.results]
+    assert all(f.pixel_auroc is not None and f.threshold is not None for f in figures)
+    alone = evaluate(cohort, model, fpr=0.1, draws=5)
+    scores = [
+        m.score_slice(np.eye(40, dtype=np.uint8) * 200).grid.shape for m in (model, *plain.models)
+    ]
+    assert scores == [(4, 6), (4, 4)]
+    assert alone.images == figures[0].images
+
+
 def test_a_setting_that_is_not_there(cohort: Path, tmp_path: Path) -> None:
     for method in ("spatial-ar:dilatoin=1", "spatial-ar:dilation"):
         with pytest.raises(InputError, match="no setting of a fit"):
             fit_rival(cohort, method, [0], tmp_path)
+    for setting in ("clahe=strong", "tile=[64,64]", "smoothing=3.5", "seed=true"):
+        with pytest.raises(InputError, match=f"'{setting.split('=')[0]}' must be a number"):
+            fit_rival(cohort, f"memory-bank:{setting}", [0], tmp_path)

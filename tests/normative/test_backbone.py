@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from napari_spatial_ar.normative.backbone import (
     Backbone,
     BackboneSpec,
     load_backbone,
+    with_layers,
 )
 from napari_spatial_ar.normative.weights import add, list_weights, pull
 from tests.tiny import TINY, random_state
@@ -66,6 +68,35 @@ def test_inner_blocks_are_read_normed_and_later_ones_not_built(tiny_spec: Backbo
     torch.testing.assert_close(tokens, functional.layer_norm(tokens, (24,)), atol=1e-4, rtol=0)
     assert sum(p.numel() for p in first.parameters()) < sum(p.numel() for p in both.parameters())
     assert first.sha256 != both.sha256
+
+
+def test_the_mean_of_blocks_is_as_wide_as_one(tiny_spec: BackboneSpec) -> None:
+    state = random_state(tiny_spec)
+    images = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    both = Backbone(with_layers(tiny_spec, (1, 2)), dict(state), source="random", device=CPU)
+    mean = Backbone(
+        with_layers(tiny_spec, (1, 2), "mean"), dict(state), source="random", device=CPU
+    )
+    assert (both.channels, both.spec.blocks, mean.channels, mean.spec.blocks) == (48, 2, 24, 1)
+    one, other = both.embed(images).split(24, dim=1)
+    torch.testing.assert_close(mean.embed(images), (one + other) / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "fuse", "words"),
+    [
+        ("dinov3_vits16", (12,), "mean", "needs two at least, dinov3_vits16 is to give 1"),
+        ("dinov3_vits16", None, "mean", "needs two at least"),
+        ("dinov3_convnext_tiny", None, "mean", "needs two at least"),
+        ("pixels4", None, "mean", "needs two at least, pixels4 is to give 1"),
+        ("dinov3_vits16", (1, 2), "max", "concat or mean, not by 'max'"),
+    ],
+)
+def test_blocks_that_cannot_be_fused(
+    name: str, layers: tuple[int, ...] | None, fuse: Any, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        load_backbone(name, layers=layers, fuse=fuse)
 
 
 def test_every_backbone_of_the_table_is_there() -> None:

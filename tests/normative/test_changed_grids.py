@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,45 @@ def test_each_is_a_changed_slice_as_the_backbone_sees_it(
     assert [torch.equal(a[1], b[1]) for a, b in zip(grids[1:3], list(grids)[1:3], strict=True)]
     with pytest.raises(IndexError):
         grids[5]
+
+
+def test_tiles_of_a_changed_slice_come_together_with_their_labels(
+    refs: list[SliceRef], tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    tiled = replace(PREPROCESSING, size=(64, 96), tile=64)
+    grids = ChangedGrids(tiny_backbone, tiled, refs, tmp_path, count=3)
+    whole = ChangedGrids(tiny_backbone, replace(tiled, tile=0), refs, tmp_path, count=3)
+    assert grids.folder != whole.folder
+    assert list(grids.embed()) == list(whole.embed()) == [0, 1, 2, 3]
+    for (grid, labels), (_, all_labels) in zip(grids, whole, strict=True):
+        assert grid.shape == (2, 24, 4, 4)
+        assert all_labels.shape == (1, 4, 6)
+        assert torch.equal(labels[0], all_labels[0, :, :4])
+        assert torch.equal(labels[1], all_labels[0, :, 2:])
+    _, image, window = next(iter_slices(grids.refs, WINDOW))
+    unit = apply_window(image, *window)
+    changed, _ = change(unit, tissue_mask(unit), np.random.default_rng([0, 3, 0]), [])
+    shown = tiled(changed)
+    for number, pixels in enumerate((shown[..., :64], shown[..., 32:])):
+        expected = tiny_backbone.embed(pixels[None])
+        torch.testing.assert_close(
+            grids[0][0][number], expected[0].half().float(), atol=2e-3, rtol=0
+        )
+
+
+def test_grids_of_an_earlier_version_are_read(
+    refs: list[SliceRef], tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    grids = ChangedGrids(tiny_backbone, PREPROCESSING, refs, tmp_path, count=1)
+    list(grids.embed())
+    grid, labels = grids[0]
+    np.savez(
+        grids.folder / "00000.npz",
+        grid=grid[0].permute(1, 2, 0).half().numpy(),
+        labels=labels[0].numpy(),
+    )
+    assert torch.equal(grids[0][0], grid)
+    assert torch.equal(grids[0][1], labels)
 
 
 def test_a_stop_leaves_no_trace(

@@ -6,7 +6,7 @@ import errno
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from napari_spatial_ar.errors import InputError, StorageError, WeightsError
 from napari_spatial_ar.imaging.datasets import find_slices, split_by_group
 from napari_spatial_ar.imaging.survey import Survey, survey
 from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.backbone import Backbone, Fuse, with_layers
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.fitting import FitProgress, fit_steps
@@ -49,7 +49,14 @@ def assert_same(first: NormativeModel, second: NormativeModel) -> None:
     assert tensors(first).keys() == tensors(second).keys()
     for name, tensor in tensors(first).items():
         assert torch.equal(tensor, tensors(second)[name]), name
-    assert first.header == second.header
+    assert said(first) == said(second)
+
+
+def said(model: NormativeModel) -> dict[str, Any]:
+    """All that the header says but how long the fit took."""
+    header = model.header.to_dict()
+    training = {key: value for key, value in header["training"].items() if key != "seconds"}
+    return {**header, "training": training}
 
 
 def test_fit_learns_and_reports(
@@ -96,7 +103,7 @@ def test_same_seed_same_weights_other_seed_others(
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     assert_same(first, second)
-    assert first.sha256 == second.sha256
+    assert first.sha256 == second.sha256, "however long each of them took"
     assert not torch.equal(tensors(first)["net.0.weight"], tensors(third)["net.0.weight"])
 
 
@@ -118,6 +125,55 @@ def test_stopped_and_resumed_is_the_same_as_uninterrupted(
     if seen[-1].epoch:
         first = next(step for step in resumed if step.stage == "training")
         assert first.epoch == seen[-1].epoch
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "seconds", "stop_at"),
+    [
+        ("spatial-ar", {}, 16, 9),  # 4 epochs of 3 steps, a tick for each and for its end
+        (
+            "dinomaly",
+            {"iterations": 12, "batch_size": 4, "decoder": 2},
+            12,
+            9,
+        ),  # a checkpoint each 2 steps
+        ("memory-bank", {}, 9, None),
+    ],
+)
+def test_seconds_of_learning_are_kept_across_a_stop(
+    normal_slices: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    options: dict[str, Any],
+    seconds: int,
+    stop_at: int | None,
+) -> None:
+    settings |= {"method": method, "options": options}
+    now = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+
+    def tick(step: FitProgress) -> None:
+        nonlocal now
+        now += 1 if step.stage == "training" else 1000
+
+    def measured(name: str) -> Any:
+        model = nsar.fit(normal_slices, out=tmp_path / name / "m", progress=tick, **settings)
+        loaded = nsar.load_model(tmp_path / name / "m", device="cpu")
+        assert loaded.header == model.header
+        return loaded.header.training["seconds"]
+
+    assert measured("whole") == pytest.approx(seconds, abs=1)
+    if stop_at is not None:
+        steps = fit_steps(normal_slices, out=tmp_path / "stopped" / "m", **settings)
+        for step in steps:
+            tick(step)
+            if step.stage == "training" and step.done == stop_at:
+                break
+        steps.close()
+        now += 1e6
+        assert measured("stopped") == pytest.approx(seconds, abs=2)
 
 
 def test_checkpoint_of_other_settings_is_not_taken_up(
@@ -210,13 +266,30 @@ def test_changed_file_or_setting_never_reuses_a_grid(
         Preprocessing(Window("full8"), size=(64, 80)),
         Preprocessing(Window("percentile", 1, 99), size=(64, 64)),
         replace(store.preprocessing, mean=(0.0, 0.0, 0.0)),
+        replace(store.preprocessing, clahe=0.01),
     ):
         assert next(FeatureStore(tiny_backbone, other, tmp_path / "store").extract(refs)) == 0
     spec = tiny_backbone.spec
     state = random_state(spec, seed=8)
-    retrained = Backbone(spec, state, source="random", device=torch.device("cpu"))
+    retrained = Backbone(spec, dict(state), source="random", device=torch.device("cpu"))
+    cpu = torch.device("cpu")
+    concat, mean = (
+        Backbone(with_layers(spec, (1, 2), fuse), dict(state), source="", device=cpu)
+        for fuse in get_args(Fuse)
+    )
+    stores = [FeatureStore(b, store.preprocessing, tmp_path / "store") for b in (concat, mean)]
+    assert stores[0].folder != stores[1].folder
+    assert [each.shape for each in stores] == [(4, 4, 48), (4, 4, 24)]
     other_store = FeatureStore(retrained, store.preprocessing, tmp_path / "store")
     assert next(other_store.extract(refs)) == 0
+
+
+def test_keys_of_grids_stored_by_earlier_versions(
+    tiny_backbone: Backbone, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_backbone, "sha256", "0" * 64)
+    folder = FeatureStore(tiny_backbone, store.preprocessing).folder
+    assert folder.name == "dinov3_tiny_for_tests-90cf5f79ea6072c8"
 
 
 def test_half_written_grid_is_made_again(store: FeatureStore, normal_slices: Path) -> None:
@@ -258,6 +331,14 @@ def test_disk_that_fills_up_leaves_nothing_half_written(
         ({"modality": "pet"}, "modality must be"),
         ({"epochs": 0}, "epochs and batch size"),
         ({"smoothing": 2}, "odd number"),
+        ({"clahe": 1.2}, "clip limit of CLAHE"),
+        ({"size": "large"}, "'large' is no size"),
+        ({"size": "4 48"}, "'4 48' is no size"),
+        ({"size": None}, "'None' is no size"),
+        ({"size": (64, 64, 64)}, "'64x64x64' is no size"),
+        ({"size": 70}, "a size of 70 pixels.* such as 64 or 80"),
+        ({"tile": 64}, "tiles of 64 pixels cannot be cut from slices of 64 x 64"),
+        ({"tile": -16}, "0 for none, not -16"),
     ],
 )
 def test_settings_out_of_range(

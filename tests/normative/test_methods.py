@@ -26,6 +26,7 @@ from napari_spatial_ar.normative.methods import (
     score_grid,
 )
 from napari_spatial_ar.normative.methods.grids import sample_rows
+from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scoring import Scoring
 
 CHANNELS, ROWS, COLUMNS, BLOCKS = 12, 6, 8, 2
@@ -33,6 +34,7 @@ CHANNELS, ROWS, COLUMNS, BLOCKS = 12, 6, 8, 2
 # Each way of fitting, small enough to run in a moment.
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("spatial-ar", {"dilation": 1, "hidden": 16, "epochs": 15, "batch_size": 4}),
+    ("spatial-ar", {"raster": "both", "dilation": 1, "hidden": 16, "epochs": 15, "batch_size": 4}),
     ("spatial-ar", {"context": "bidirectional", "dilation": 1, "hidden": 16, "epochs": 15}),
     ("memory-bank", {}),
     ("memory-bank", {"coreset": 0.1}),
@@ -220,6 +222,7 @@ def test_own_image_score_takes_the_place_of_the_top_share(
 
 FOLDER_CASES: list[tuple[str, dict[str, Any], list[int] | None, int]] = [
     ("spatial-ar", {"hidden": 8}, None, 24),
+    ("spatial-ar", {"hidden": 8, "raster": "both"}, None, 24),
     ("memory-bank", {"coreset": 0.5}, [2], 24),
     ("patch-gaussian", {"components": 3, "neighbours": 1}, [1, 2], 48),
     ("dpmm", {"components": 3, "passes": 2}, None, 24),
@@ -275,6 +278,46 @@ def test_options_that_do_not_exist_stop_a_fit_before_it_starts(
     with pytest.raises(InputError, match="cannot give the blocks 13"):
         nsar.fit(normal_slices, layers=[13], out=tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_blocks_are_said_in_words_or_numbers(
+    normal_slices: Path, tiny_weights: Path, tiny_spec: BackboneSpec, tmp_path: Path
+) -> None:
+    def fitted(name: str, **settings: Any) -> NormativeModel:
+        return nsar.fit(
+            normal_slices,
+            out=tmp_path / name,
+            backbone=tiny_spec.name,
+            method="memory-bank",
+            size=(64, 64),
+            device="cpu",
+            **settings,
+        )
+
+    both = fitted("both", layers="last2")
+    assert both.header.backbone.layers == (1, 2)
+    assert fitted("text", layers="1, 2").sha256 == both.sha256
+    assert fitted("one", layers=2).header.backbone.layers == (2,)
+    mean = fitted("mean", layers="last2", fuse="mean")
+    assert mean.detector.tensors()["bank"].shape[1] == 24
+    loaded = nsar.load_model(tmp_path / "mean", device="cpu")
+    assert loaded.backbone.spec == mean.backbone.spec
+    image = np.random.default_rng(0).integers(1, 255, (40, 40)).astype(np.uint8)
+    np.testing.assert_array_equal(loaded.score_slice(image).nll, mean.score_slice(image).nll)
+    with pytest.raises(InputError, match="other blocks"):
+        nsar.fit(normal_slices, out=tmp_path / "x", backbone=both.backbone, fuse="mean")
+    for layers, words in (
+        ("last3", "has 2 blocks to choose from, not 3"),
+        ("middle", "'middle' does not say"),
+        ([1.5], "'1.5' does not say"),
+        (1.5, "'1.5' does not say"),
+        (True, "'True' does not say"),
+        ("1 2", "'1 2' does not say"),
+        ("3", "cannot give the blocks 3"),
+        ("", "needs two at least"),
+    ):
+        with pytest.raises(InputError, match=words):
+            fitted("x", layers=layers, fuse="mean")
 
 
 def test_a_coreset_can_be_stopped_between_steps() -> None:

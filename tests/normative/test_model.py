@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from skimage.exposure import equalize_adapthist
 from torch.nn import functional
 
 import napari_spatial_ar as nsar
@@ -26,7 +27,7 @@ from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.importing import import_model, import_reference
 from napari_spatial_ar.normative.methods import MemoryBank, SpatialARDetector
 from napari_spatial_ar.normative.model import NormativeModel, list_models
-from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
+from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader, read_header
 from napari_spatial_ar.normative.paths import user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring
@@ -188,6 +189,23 @@ def test_model_header_holds_what_the_design_lists(tiny_backbone: Backbone, tmp_p
     assert header["backbone"] == {"name": TINY, "layers": [], "sha256": tiny_backbone.sha256}
 
 
+def test_clahe_equalises_the_slice_before_it_is_resized() -> None:
+    rng = np.random.default_rng(0)
+    unit = (0.4 + 0.1 * rng.random((60, 90))).astype(np.float32)
+    plain = Preprocessing(Window("full8"), size=(32, 48))
+    equal = replace(plain, clahe=0.03)
+    assert Preprocessing.from_dict(json.loads(json.dumps(equal.to_dict()))) == equal
+    assert not torch.equal(equal(unit), plain(unit))
+    expected = equalize_adapthist(unit, clip_limit=0.03).astype(np.float32)
+    assert torch.equal(equal(unit), plain(expected))
+    assert not torch.equal(equal(unit), replace(plain, clahe=0.3)(unit))
+    flat = np.full((60, 90), 0.5, np.float32)
+    assert torch.equal(equal(flat), plain(flat))
+    for clip in (-0.01, 1.5, float("nan")):
+        with pytest.raises(InputError, match="clip limit of CLAHE must be"):
+            replace(plain, clahe=clip)
+
+
 def test_any_flipped_byte_is_noticed(tiny_backbone: Backbone, tmp_path: Path) -> None:
     path = build(tiny_backbone).save(tmp_path)
     whole = path.read_bytes()
@@ -215,6 +233,35 @@ def test_other_version_other_file_no_file(tiny_backbone: Backbone, tmp_path: Pat
         nsar.load_model(path)
     with pytest.raises(ModelFileError, match="no model 'absent'"):
         nsar.load_model("absent")
+
+
+def test_what_version_1_cannot_say_is_written_as_version_2(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    mean = BackboneRef(TINY, (1, 2), "", "mean")
+    clahe = Preprocessing(Window("full8"), clahe=0.02)
+    tiles = Preprocessing(Window("full8"), tile=224)
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({}, 1),
+        ({"backbone": mean}, 2),
+        ({"preprocessing": clahe}, 2),
+        ({"preprocessing": tiles}, 2),
+    ]
+    for changes, version in cases:
+        model = build(tiny_backbone, **changes)
+        header, _ = read_header(model.save(tmp_path))
+        assert header == model.header
+        assert header.format_version == version
+        assert header.to_dict()["format_version"] == version
+        assert ("fuse" in header.to_dict()["backbone"]) == ("backbone" in changes)
+        added = header.to_dict()["preprocessing"].keys() & {"clahe", "tile"}
+        assert len(added) == ("preprocessing" in changes)
+
+
+def test_the_released_model_loads() -> None:
+    model = nsar.load_model("brain-flair-focus", device="cpu")
+    assert model.header.format_version == 1
+    assert model.header.backbone.fuse == "concat"
 
 
 def test_method_of_a_later_version(tiny_backbone: Backbone, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.scoring import Scoring, SliceScore
+from napari_spatial_ar.normative.tiling import Tiling
 
 __all__ = [
     "DETECTORS",
@@ -27,6 +28,7 @@ __all__ = [
     "Step",
     "check_options",
     "detector_from_tensors",
+    "of_kind",
     "score_grid",
 ]
 
@@ -289,14 +291,18 @@ def check_options(method: type[Detector], options: Mapping[str, Any]) -> None:
                 f"the method '{method.name}' has no option '{name}'",
                 fix=f"Its options, with their defaults: {listed}",
             )
-        default = known[name]
-        kinds = (int, float) if isinstance(default, float) else (type(default),)
-        # True is an int to Python, and no number to the reader.
-        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+        if not of_kind(value, known[name]):
             raise InputError(
-                f"the option '{name}' of '{method.name}' must be of the kind of {default!r}, "
+                f"the option '{name}' of '{method.name}' must be of the kind of {known[name]!r}, "
                 f"not {value!r}"
             )
+
+
+def of_kind(value: object, default: object) -> bool:
+    """Whether a value is of the kind of a default: a whole number also where that is a float."""
+    kinds = (int, float) if isinstance(default, float) else (type(default),)
+    # True is an int to Python, and no number to the reader.
+    return isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
 
 
 def detector_from_tensors(
@@ -318,7 +324,11 @@ def detector_from_tensors(
 
 
 def score_grid(
-    detector: Detector, scoring: Scoring, grid: Tensor, shape: tuple[int, int]
+    detector: Detector,
+    scoring: Scoring,
+    grids: Tensor,
+    shape: tuple[int, int],
+    tiling: Tiling | None = None,
 ) -> SliceScore:
     """Heatmap and image score of one slice from its embeddings.
 
@@ -326,11 +336,16 @@ def score_grid(
     ----------
     detector, scoring
         Of the model.
-    grid : (1, D, Hp, Wp) float
-        Embeddings, where the detector is.
+    grids : (T, D, h, w) float
+        Embeddings of the slice's tiles, where the detector is. The detector sees them one by one.
     shape : (int, int)
         Rows and columns of the slice.
+    tiling : Tiling, optional
+        Where the tiles lie; left out where the slice is not cut and T is 1.
     """
-    score = scoring(detector.score(grid)[0], shape, detector.heatmap_divisor)
-    own = detector.image_scores(grid)
-    return score if own is None else replace(score, image_score=float(own[0]))
+    tiles = torch.cat([detector.score(grid[None]) for grid in grids])
+    patches = tiles[0] if tiling is None else tiling.join(tiles)
+    score = scoring(patches, shape, detector.heatmap_divisor)
+    own = [detector.image_scores(grid[None]) for grid in grids]
+    known = [float(image) for image in own if image is not None]
+    return replace(score, image_score=max(known)) if known else score

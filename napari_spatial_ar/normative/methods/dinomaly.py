@@ -26,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -136,6 +137,7 @@ class Dinomaly(Detector):
             "batch_size": batch_size,
             "learning_rate": learning_rate,
             "steps": done,
+            "seconds": checkpoint.seconds,
             # Nothing is left to train where a stop came after the last step.
             "loss": None if math.isnan(loss) else loss,
         }
@@ -220,21 +222,26 @@ def _key(grids: Sequence[Tensor], settings: list[Any]) -> str:
 
 
 class _Checkpoint:
-    """Weights and moments on disk, if a path is given."""
+    """Weights and moments on disk, if a path is given, and the time that they took."""
 
     def __init__(self, path: Path | None, key: str) -> None:
         self._path = path
         self._key = key
+        self._begin = time.perf_counter()
+        #: Up to the last `save`, what was done before a stop included.
+        self.seconds = 0.0
 
     def save(self, network: DinomalyNetwork, optimizer: StableAdamW, done: int) -> None:
+        self.seconds = time.perf_counter() - self._begin
         if self._path is None:
             return
         tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
         for index, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
+        record = {"key": self._key, "done": done, "seconds": self.seconds}
         data = save(
             {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-            metadata={_METADATA_KEY: json.dumps({"key": self._key, "done": done})},
+            metadata={_METADATA_KEY: json.dumps(record)},
         )
         with atomic_path(self._path) as temporary:
             temporary.write_bytes(data)
@@ -258,6 +265,8 @@ class _Checkpoint:
             moments.setdefault(int(index), {})[moment] = tensor
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.seconds = record.get("seconds", 0.0)
+        self._begin = time.perf_counter() - self.seconds
         return int(record["done"])
 
 

@@ -8,8 +8,9 @@ differs from the paper is said in `autoregressive` and `training`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -19,13 +20,31 @@ from napari_spatial_ar.errors import InputError, ModelFileError, SpatialARError
 from napari_spatial_ar.normative.autoregressive import Context, SpatialAR
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import StoredGrids, check_grid
-from napari_spatial_ar.normative.training import TrainingSettings, train
+from napari_spatial_ar.normative.training import (
+    TrainingSettings,
+    TrainingState,
+    train,
+    turn,
+)
 
 __all__ = ["SpatialARDetector"]
 
+# Ways that the rasters of an option's networks run.
+_RASTERS = {"forward": ("forward",), "both": ("forward", "backward")}
+_BACKWARD = "backward."
+
 
 class SpatialARDetector(Detector):
-    """Conditional NLL of each embedding under `SpatialAR` (Erdil et al.)."""
+    """Conditional NLL of each embedding under `SpatialAR` (Erdil et al.).
+
+    Parameters
+    ----------
+    network : SpatialAR
+        Predicts each embedding from those before it.
+    backward : SpatialAR, optional
+        One that does so on grids turned by 180 degrees, from those after it; a patch then scores
+        the mean of both.
+    """
 
     name: ClassVar[str] = "spatial-ar"
     title: ClassVar[str] = "Spatial AR"
@@ -37,8 +56,9 @@ class SpatialARDetector(Detector):
     )
     tells_losses: ClassVar[bool] = True
 
-    def __init__(self, network: SpatialAR) -> None:
+    def __init__(self, network: SpatialAR, backward: SpatialAR | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
+        self.backward = None if backward is None else backward.eval().requires_grad_(False)
 
     @classmethod
     def learn(
@@ -48,8 +68,9 @@ class SpatialARDetector(Detector):
         *,
         dilation: int = 4,
         context: str = "causal",
+        raster: str = "forward",
         hidden: int = 256,
-        layers: int = 5,
+        convolutions: int = 5,
         kernel: int = 3,
         epochs: int = 40,
         batch_size: int = 64,
@@ -68,9 +89,12 @@ class SpatialARDetector(Detector):
             How far apart the patches that it looks at lie: 4 looks wide, 1 close.
         context : {"causal", "bidirectional"}
             Predict a patch from those above and left of it, or from all around it.
+        raster : {"forward", "both"}
+            Both: a second network learns on the grids turned by 180 degrees, which doubles the
+            time of training, and that of scoring beyond the backbone.
         hidden : int
             Channels between the layers of the network.
-        layers : int
+        convolutions : int
             Convolutions of the network, at least 2.
         kernel : int
             Side of each convolution in patches, an odd number.
@@ -93,11 +117,15 @@ class SpatialARDetector(Detector):
                 "Spatial AR needs slices to train and to validate on, a checkpoint, and at least "
                 "one epoch and one slice a step"
             )
+        if raster not in _RASTERS:
+            raise InputError(f"raster must be {' or '.join(_RASTERS)}, not '{raster}'")
+        if raster == "both" and context != "causal":
+            raise InputError(f"a {context} network has no raster that could run both ways")
         settings = TrainingSettings(
             network={
                 "channels": grids[0].shape[1],
                 "hidden": hidden,
-                "layers": layers,
+                "layers": convolutions,
                 "kernel": kernel,
                 "dilation": dilation,
                 "context": cast(Context, context),
@@ -108,44 +136,22 @@ class SpatialARDetector(Detector):
             noise_share=noise_share,
             noise_scale=noise_scale,
         )
+        states = []
+        for number in range(len(_RASTERS[raster])):
+            state = yield from _train(grids, valid, setup, settings, epochs, raster, number)
+            state.network.load_state_dict(state.best)
+            states.append(state)
         steps = -(-len(grids) // batch_size)
-        state = None
-        for state in train(
-            grids.paths,
-            valid.paths,
-            settings,
-            epochs=epochs,
-            checkpoint=setup.checkpoint,
-            device=setup.device,
-        ):
-            best = state.history[state.best_epoch].valid_nll if state.history else None
-            yield Step(
-                len(state.history) * steps + state.batches_done,
-                epochs * steps,
-                "Training"
-                + ("" if best is None else f", best validation NLL {best:.4f} nats per dimension"),
-                epoch=len(state.history),
-                epochs=epochs,
-                train_nll=tuple(epoch.train_nll for epoch in state.history),
-                valid_nll=tuple(epoch.valid_nll for epoch in state.history),
-                best_epoch=state.best_epoch,
-                images=batch_size,
-            )
-        assert state is not None  # train yields at least once
-        state.network.load_state_dict(state.best)
+        forward, *backward = (_outcome(state, steps) for state in states)
         summary = {
             **{k: v for k, v in asdict(settings).items() if k not in ("network", "seed")},
             "optimizer": "AdamW",
-            "epochs": len(state.history),
-            "steps": len(state.history) * steps,
-            "best_epoch": state.best_epoch + 1,
-            "best_nll": state.history[state.best_epoch].valid_nll,
-            "history": {
-                "train_nll": [epoch.train_nll for epoch in state.history],
-                "valid_nll": [epoch.valid_nll for epoch in state.history],
-            },
+            "seconds": sum(state.seconds for state in states),
+            **forward,
         }
-        return Learned(cls(state.network), summary)
+        if backward:
+            summary["backward"] = backward[0]
+        return Learned(cls(*(state.network for state in states)), summary)
 
     @property
     def heatmap_divisor(self) -> float:
@@ -156,31 +162,106 @@ class SpatialARDetector(Detector):
     def score(self, grid: Tensor) -> Tensor:
         """A_ij in nats; see `Detector.score`."""
         grid = check_grid(grid, self.network.channels)
-        return self.network.nll(grid.contiguous(memory_format=torch.channels_last))
+        nll = self.network.nll(grid.contiguous(memory_format=torch.channels_last))
+        if self.backward is None:
+            return nll
+        turned = turn(grid).contiguous(memory_format=torch.channels_last)
+        return (nll + turn(self.backward.nll(turned))) / 2
 
     def parameters(self) -> dict[str, Any]:
-        """Give the arguments of `SpatialAR`."""
-        return dict(self.network.settings)
+        """Give the arguments of `SpatialAR`, and ``raster`` where it runs both ways."""
+        own = {} if self.backward is None else {"raster": "both"}
+        return {**self.network.settings, **own}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give the weights of the network."""
-        return {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+        """Give the weights of the network, and of the second under ``backward.``."""
+        state = dict(self.network.state_dict())
+        if self.backward is not None:
+            state |= {_BACKWARD + k: v for k, v in self.backward.state_dict().items()}
+        return {k: v.detach().cpu().contiguous() for k, v in state.items()}
 
     @classmethod
     def from_tensors(
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> SpatialARDetector:
         """See `Detector.from_tensors`."""
+        arguments, states = dict(parameters), [dict(tensors)]
+        if arguments.pop("raster", "forward") == "both":
+            turned = {k: v for k, v in tensors.items() if k.startswith(_BACKWARD)}
+            states = [
+                {k: v for k, v in tensors.items() if k not in turned},
+                {k.removeprefix(_BACKWARD): v for k, v in turned.items()},
+            ]
         try:
-            network = SpatialAR(**parameters)
-            network.load_state_dict(dict(tensors))
+            networks = [SpatialAR(**arguments) for _ in states]
+            for network, state in zip(networks, states, strict=True):
+                network.load_state_dict(state)
         except (TypeError, RuntimeError, SpatialARError) as error:
             raise ModelFileError(
                 "the network's weights do not fit the network it describes"
             ) from error
-        return cls(network)
+        return cls(*networks)
 
     def to(self, device: torch.device) -> SpatialARDetector:
         """See `Detector.to`."""
-        self.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for network in (self.network, self.backward):
+            if network is not None:
+                network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
+
+
+def _train(
+    grids: StoredGrids,
+    valid: StoredGrids,
+    setup: FitSetup,
+    settings: TrainingSettings,
+    epochs: int,
+    raster: str,
+    number: int,
+) -> Generator[Step, None, TrainingState]:
+    """Train one of the networks of a raster."""
+    ways = _RASTERS[raster]
+    steps = -(-len(grids) // settings.batch_size)
+    checkpoint = cast(Path, setup.checkpoint)
+    if number:
+        checkpoint = checkpoint.with_stem(f"{checkpoint.stem}-{ways[number]}")
+    message = "Training" if len(ways) == 1 else f"Training {ways[number]}"
+    state = None
+    for state in train(
+        grids.paths,
+        valid.paths,
+        settings,
+        epochs=epochs,
+        checkpoint=checkpoint,
+        device=setup.device,
+        turned=ways[number] == "backward",
+    ):
+        best = state.history[state.best_epoch].valid_nll if state.history else None
+        yield Step(
+            (number * epochs + len(state.history)) * steps + state.batches_done,
+            len(ways) * epochs * steps,
+            message
+            + ("" if best is None else f", best validation NLL {best:.4f} nats per dimension"),
+            epoch=len(state.history),
+            epochs=epochs,
+            train_nll=tuple(epoch.train_nll for epoch in state.history),
+            valid_nll=tuple(epoch.valid_nll for epoch in state.history),
+            best_epoch=state.best_epoch,
+            images=settings.batch_size,
+        )
+    assert state is not None  # train yields at least once
+    return state
+
+
+def _outcome(state: TrainingState, steps: int) -> dict[str, Any]:
+    """Give what a model file says of one network's training; ``steps`` are those of an epoch."""
+    return {
+        "epochs": len(state.history),
+        "steps": len(state.history) * steps,
+        "best_epoch": state.best_epoch + 1,
+        "best_nll": state.history[state.best_epoch].valid_nll,
+        "history": {
+            "train_nll": [epoch.train_nll for epoch in state.history],
+            "valid_nll": [epoch.valid_nll for epoch in state.history],
+        },
+    }

@@ -1,0 +1,102 @@
+"""Where a fit stands, told step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from napari_spatial_ar.normative.methods import Detector, FitSetup
+from napari_spatial_ar.normative.methods.base import Learned
+
+__all__ = ["FitProgress", "embedding", "learning"]
+
+Stage = Literal["features", "training", "calibration", "saving"]
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """Where a fit stands.
+
+    Parameters
+    ----------
+    stage : {"features", "training", "calibration", "saving"}
+        What is going on.
+    done, total : int
+        Within the stage: slices in "features" and "calibration", steps in "training".
+    epoch, epochs : int
+        Epochs finished, and in all.
+    train_nll, valid_nll : tuple of float
+        Mean loss of each finished epoch, nats per dimension.
+    best_epoch : int
+        Index of the epoch with the lowest validation NLL; -1 before the first.
+    images_per_second : float
+        Over the stage so far.
+    message : str
+        One line for people.
+    """
+
+    stage: Stage
+    done: int
+    total: int
+    epoch: int = 0
+    epochs: int = 0
+    train_nll: tuple[float, ...] = ()
+    valid_nll: tuple[float, ...] = ()
+    best_epoch: int = -1
+    images_per_second: float = 0.0
+    message: str = ""
+
+
+def embedding(counts: Iterable[int], total: int, message: str) -> Iterator[FitProgress]:
+    """Tell how many of ``total`` slices are embedded, as `FeatureStore.extract` counts them."""
+    start, first = time.perf_counter(), 0
+    for number, done in enumerate(counts):
+        first = done if number == 0 else first
+        seconds = time.perf_counter() - start
+        yield FitProgress(
+            "features",
+            done,
+            total,
+            images_per_second=(done - first) / seconds if seconds else 0.0,
+            message=message,
+        )
+
+
+def learning(
+    method: type[Detector],
+    grids: Sequence[Any],
+    setup: FitSetup,
+    options: Mapping[str, Any],
+    tiles: int = 1,
+) -> Generator[FitProgress, None, Learned[Detector]]:
+    """Learn, telling each step; the summary says how many ``seconds`` it took.
+
+    A method that goes on from a checkpoint gives its own figure, with the time before the stop.
+    ``tiles`` is the number of grids that make a slice.
+    """
+    steps = method.learn(grids, setup, **options)
+    start, first = time.perf_counter(), None
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            learned: Learned[Detector] = end.value
+            seconds = time.perf_counter() - start
+            return replace(learned, summary={"seconds": seconds, **learned.summary})
+        first = step.done if first is None else first
+        seconds = time.perf_counter() - start
+        images = (step.done - first) * step.images / tiles
+        yield FitProgress(
+            "training",
+            step.done,
+            step.total,
+            epoch=step.epoch,
+            epochs=step.epochs,
+            train_nll=step.train_nll,
+            valid_nll=step.valid_nll,
+            best_epoch=step.best_epoch,
+            images_per_second=images / seconds if seconds else 0.0,
+            message=step.message,
+        )

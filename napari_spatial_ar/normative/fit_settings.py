@@ -1,0 +1,129 @@
+"""What a fit is told, read and checked before anything is computed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, BackboneSpec, Fuse
+from napari_spatial_ar.normative.methods import DETECTORS
+from napari_spatial_ar.normative.preprocessing import Preprocessing
+from napari_spatial_ar.normative.tiling import Tiling
+
+__all__ = ["check_loaded", "check_settings", "check_tiles", "read_layers", "read_size"]
+
+Layers = str | int | Sequence[int] | None
+
+
+def check_settings(
+    method: str, modality: str, epochs: int, batch_size: int, smoothing: int
+) -> None:
+    """See that settings are within range.
+
+    Raises
+    ------
+    InputError
+        If one is not.
+    """
+    if method not in DETECTORS:
+        raise InputError(
+            f"there is no method '{method}'", fix=f"Choose from {', '.join(DETECTORS)}"
+        )
+    if modality not in ("mri", "ct", "oct"):
+        raise InputError(f"modality must be mri, ct or oct, not '{modality}'")
+    if epochs < 1 or batch_size < 1:
+        raise InputError(f"epochs and batch size must be at least 1, not {epochs}, {batch_size}")
+    if smoothing < 1 or smoothing % 2 == 0:
+        raise InputError(f"smoothing must be an odd number of patches, not {smoothing}")
+
+
+def check_tiles(preprocessing: Preprocessing, backbone: str | Backbone) -> None:
+    """See that sizes fit a backbone, where it is known what it wants before it is loaded.
+
+    Raises
+    ------
+    InputError
+        See `Tiling.of`.
+    """
+    spec = BACKBONES.get(backbone) if isinstance(backbone, str) else backbone.spec
+    if spec is not None:
+        Tiling.of(preprocessing, spec.patch)
+
+
+def read_size(size: str | int | Sequence[int]) -> tuple[int, int]:
+    """Rows and columns, from ``"896"``, ``"896x448"``, 896 or (896, 448).
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    text = _joined("x", size)
+    found = re.fullmatch(r"(\d+)(?: ?x ?(\d+))?", text.strip().lower())
+    if not found:
+        raise InputError(
+            f"'{text}' is no size", fix="Write one number for a square, or ROWSxCOLUMNS: 448x896"
+        )
+    return int(found.group(1)), int(found.group(2) or found.group(1))
+
+
+def read_layers(layers: Layers, backbone: str, method: str) -> tuple[int, ...] | None:
+    """Blocks to read of a backbone; None for its own choice.
+
+    Parameters
+    ----------
+    layers : str, int or sequence of int, optional
+        ``"5,7,9"``, ``"last4"`` or numbers; None for those that the method asks for.
+    backbone : str
+        Its name.
+    method : str
+        A key of `DETECTORS`.
+
+    Raises
+    ------
+    InputError
+        If the text says no blocks.
+    """
+    spec = BACKBONES.get(backbone)
+    depth = int(spec.config.get("num_hidden_layers", 0)) if spec else 0
+    if layers is None:
+        return DETECTORS[method].default_layers(depth) if depth else None
+    return _numbers(layers, depth)
+
+
+def check_loaded(spec: BackboneSpec, layers: Layers, fuse: Fuse) -> None:
+    """See that a backbone that is loaded already reads what is asked for, where anything is.
+
+    Raises
+    ------
+    InputError
+        If it does not.
+    """
+    blocks = None if layers is None else _numbers(layers, spec.config.get("num_hidden_layers", 0))
+    if blocks not in (None, spec.layers) or fuse not in ("concat", spec.fuse):
+        raise InputError("the backbone is loaded already, with other blocks to read")
+
+
+def _numbers(layers: str | int | Sequence[int], depth: int) -> tuple[int, ...]:
+    """Read blocks; which of them there are is for the backbone to say."""
+    layers = _joined(",", layers)
+    last = re.fullmatch(r"last([1-9]\d*)", layers.strip())
+    if last:
+        count = int(last.group(1))
+        if count > depth:
+            raise InputError(f"the backbone has {depth or 'no'} blocks to choose from, not {count}")
+        return tuple(range(depth - count + 1, depth + 1))
+    if not re.fullmatch(r"(\s*\d+\s*(,\s*\d+\s*)*)?", layers):
+        raise InputError(
+            f"'{layers}' does not say which blocks to read",
+            fix="Write their numbers with commas, such as 5,7,9, or last4 for the last four",
+        )
+    return tuple(int(number) for number in layers.split(",") if number)
+
+
+def _joined(between: str, value: object) -> str:
+    """Write a value as text, a list with something between its parts."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return between.join(map(str, value))
+    return str(value)
