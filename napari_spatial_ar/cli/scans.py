@@ -52,12 +52,25 @@ def fit(
         str, typer.Option(help="Several blocks one after the other (concat), or their mean.")
     ] = "concat",
     method: Annotated[
-        str, typer.Option(help="See 'models methods'; METHOD:KEY=VALUE,... sets its options.")
-    ] = "spatial-ar",
-    dilation: Annotated[int, typer.Option(help="4: dilated; 1: standard.")] = 4,
-    context: Annotated[str, typer.Option(help="causal or bidirectional.")] = "causal",
-    epochs: Annotated[int, typer.Option(help="Passes over the slices.")] = 40,
-    batch_size: Annotated[int, typer.Option(help="Slices a step.")] = 64,
+        str | None,
+        typer.Option(
+            help="See 'models methods'; METHOD:KEY=VALUE,... sets its options. By default "
+            "change-novelty, or spatial-ar where one of its settings follows."
+        ),
+    ] = None,
+    dilation: Annotated[
+        int | None, typer.Option(help="Of spatial-ar. 4: dilated (the default); 1: standard.")
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(help="Of spatial-ar: causal (the default) or bidirectional."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Of spatial-ar: passes over the slices, 40 by default.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Of spatial-ar: slices a step, 64 by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
     smoothing: Annotated[int, typer.Option(help="Mean filter over patch scores; 1: none.")] = 3,
     window: FitWindow = None,
@@ -91,8 +104,8 @@ def fit(
     from napari_spatial_ar.normative.methods import DETECTORS
     from napari_spatial_ar.review.model_card import write_model_card
 
-    method, _, own = method.partition(":")
-    options = read_settings(own, set(DETECTORS[method].options())) if method in DETECTORS else {}
+    name, _, own = (method or "").partition(":")
+    options = read_settings(own, set(DETECTORS[name].options())) if name in DETECTORS else {}
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
 
@@ -109,7 +122,7 @@ def fit(
             backbone=backbone,
             layers=layers,
             fuse=fuse,
-            method=method,
+            method=name or None,
             options=options,
             dilation=dilation,
             context=context,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def methods() -> list[Any]:
     from napari_spatial_ar.normative import fitting
     from napari_spatial_ar.normative.methods import DETECTORS
 
-    default = signature(fitting.fit_steps).parameters["method"].default
+    default = fitting.DEFAULT_METHOD
     return sorted(DETECTORS.values(), key=lambda m: (m.name != default, m.title.lower()))
 
 

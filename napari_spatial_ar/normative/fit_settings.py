@@ -17,7 +17,7 @@ Layers = str | int | Sequence[int] | None
 
 
 def check_settings(
-    method: str, modality: str, epochs: int, batch_size: int, smoothing: int
+    method: str, modality: str, epochs: int | None, batch_size: int | None, smoothing: int
 ) -> None:
     """See that settings are within range.
 
@@ -32,8 +32,9 @@ def check_settings(
         )
     if modality not in ("mri", "ct", "oct"):
         raise InputError(f"modality must be mri, ct or oct, not '{modality}'")
-    if epochs < 1 or batch_size < 1:
-        raise InputError(f"epochs and batch size must be at least 1, not {epochs}, {batch_size}")
+    for name, value in {"epochs": epochs, "batch size": batch_size}.items():
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
     if smoothing < 1 or smoothing % 2 == 0:
         raise InputError(f"smoothing must be an odd number of patches, not {smoothing}")
 

@@ -37,6 +37,7 @@ from napari_spatial_ar.normative.fit_settings import (
 )
 from napari_spatial_ar.normative.methods import (
     DETECTORS,
+    ChangeNovelty,
     FitSetup,
     SpatialARDetector,
     StoredGrids,
@@ -48,9 +49,10 @@ from napari_spatial_ar.normative.paths import user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring
 
-__all__ = ["METHODS", "FitProgress", "fit", "fit_steps"]
+__all__ = ["DEFAULT_METHOD", "METHODS", "FitProgress", "fit", "fit_steps"]
 
 METHODS = tuple(DETECTORS)
+DEFAULT_METHOD = ChangeNovelty.name
 _WORK_FOLDER = ".fit"
 
 
@@ -63,13 +65,13 @@ def fit_steps(
     backbone: str | Backbone = DEFAULT_BACKBONE,
     layers: str | int | Sequence[int] | None = None,
     fuse: Fuse = "concat",
-    method: str = SpatialARDetector.name,
+    method: str | None = None,
     options: Mapping[str, Any] | None = None,
-    dilation: int = 4,
-    context: Context = "causal",
-    epochs: int = 40,
-    batch_size: int = 64,
-    learning_rate: float = 1e-3,
+    dilation: int | None = None,
+    context: Context | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
     seed: int = 0,
     window: Window | None = None,
     size: str | int | Sequence[int] = (448, 448),
@@ -109,14 +111,14 @@ def fit_steps(
     fuse : {"concat", "mean"}
         How several blocks make one embedding: one after the other, or their mean, which is no
         wider than one of them.
-    method : str
-        What learns: a key of `DETECTORS`.
+    method : str, optional
+        What learns: a key of `DETECTORS`. By default `DEFAULT_METHOD`, or ``"spatial-ar"`` where
+        one of its settings below is given.
     options : mapping, optional
         The method's own options, see `Detector.options`.
-    dilation, context
-        Of the AR network, see `SpatialAR`; other methods do not look at them.
-    epochs, batch_size, learning_rate
-        Of its training, as well.
+    dilation, context, epochs, batch_size, learning_rate : optional
+        Of the AR network and its training, see `SpatialARDetector.learn`, which has the
+        defaults; other methods do not look at them.
     seed : int
         Of everything drawn at random.
     window : Window, optional
@@ -160,17 +162,19 @@ def fit_steps(
     WeightsError
         If the backbone's weights are missing.
     """
-    check_settings(method, modality, epochs, batch_size, smoothing)
     chosen = dict(options or {})
+    of_network = {
+        "dilation": dilation,
+        "context": context,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+    }
+    of_network = {name: value for name, value in of_network.items() if value is not None}
+    method = method or (SpatialARDetector.name if of_network else DEFAULT_METHOD)
+    check_settings(method, modality, epochs, batch_size, smoothing)
     if method == SpatialARDetector.name:
-        chosen = {
-            "dilation": dilation,
-            "context": context,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            **chosen,
-        }
+        chosen = {**of_network, **chosen}
     check_options(DETECTORS[method], chosen)
     preprocessing = Preprocessing(
         window or default_window(modality), read_size(size), clahe=clahe, tile=tile

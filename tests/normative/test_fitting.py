@@ -21,7 +21,7 @@ from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.backbone import Backbone, Fuse, with_layers
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
-from napari_spatial_ar.normative.fitting import FitProgress, fit_steps
+from napari_spatial_ar.normative.fitting import DEFAULT_METHOD, FitProgress, fit_steps
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.paths import feature_store_dir, user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
@@ -79,6 +79,22 @@ def test_fit_learns_and_reports(
     assert model.header.calibration.patients == 1
     assert not (tmp_path / "m" / ".fit").exists()
     assert nsar.load_model(tmp_path / "m", device="cpu").header == model.header
+
+
+def test_default_method_learns_from_changes_and_from_normals(
+    normal_slices: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    for name in ("epochs", "batch_size", "dilation"):
+        del settings[name]
+    model = nsar.fit(normal_slices, out=tmp_path / "m", **settings)
+    assert model.header.method == DEFAULT_METHOD == "change-novelty"
+    assert model.header.training["changed_patches"] > 0
+    # Every patch of the nine slices fits into the bank, and none of a changed slice is there.
+    assert tensors(model)["novelty.bank"].shape[0] == 9 * 16
+    again = nsar.fit(normal_slices, out=tmp_path / "again" / "m", **settings)
+    assert_same(model, again)
+    paper = nsar.fit(normal_slices, out=tmp_path / "paper", dilation=1, epochs=1, **settings)
+    assert paper.header.method == "spatial-ar"
 
 
 def test_the_best_epoch_is_kept_not_the_last(
