@@ -187,7 +187,7 @@ def fit_anomalib(
         if progress is not None:
             progress(f"{method.label}: Learning", done, total)
 
-    models, times = [], []
+    models = []
     for seed in seeds:
         out = folder / folder_name(method.label, seed)
         path = out / _FILE
@@ -212,12 +212,11 @@ def fit_anomalib(
             backbone=BackboneRef(method.backbone, (), ""),
             preprocessing=preprocessing,
             scoring=MapScoring(),
-            training={"seed": seed},
+            training={"seed": seed, "seconds": taken},
         )
         frozen = method.kind.frozen
         models.append(AnomalibModel(out.name, header, network, prepare, frozen, digest, where))
-        times.append(taken)
-    return Rival(method.label, tuple(models), tuple(times), method.notes)
+    return Rival(method.label, tuple(models), method.notes)
 
 
 def _learn(

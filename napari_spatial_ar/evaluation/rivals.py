@@ -45,16 +45,18 @@ class Rival:
         As it stands in reports.
     models : tuple of Scorer
         One a seed.
-    fit_seconds : tuple of (float or None)
-        Time of each model's fit after embedding, where it was measured.
     notes : tuple of str
         What a reader of its figures has to know, a sentence each.
     """
 
     name: str
     models: tuple[Scorer, ...]
-    fit_seconds: tuple[float | None, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def fit_seconds(self) -> tuple[float | None, ...]:
+        """Seconds that each model took to learn after embedding, where they were measured."""
+        return tuple(model.header.training.get("seconds") for model in self.models)
 
 
 def grouped(models: Sequence[NormativeModel]) -> list[Rival]:
@@ -84,7 +86,7 @@ def grouped(models: Sequence[NormativeModel]) -> list[Rival]:
         name = stem if len(together) > 1 else together[0].name
         name = name if name not in taken else f"{name} ({together[0].header.method})"
         taken.add(name)
-        rivals.append(Rival(name, tuple(together), _seconds(together)))
+        rivals.append(Rival(name, tuple(together)))
     return rivals
 
 
@@ -137,12 +139,7 @@ def fit_rival(
     for seed in seeds:
         wanted = {**settings, **others, "method": name, "options": chosen, "seed": seed}
         models.append(_fit_once(root, folder / folder_name(label, seed), wanted, progress))
-    return Rival(label, tuple(models), _seconds(models))
-
-
-def _seconds(models: Sequence[NormativeModel]) -> tuple[float | None, ...]:
-    """Seconds that each model took to learn after embedding, where they were measured."""
-    return tuple(model.header.training.get("seconds") for model in models)
+    return Rival(label, tuple(models))
 
 
 def read_settings(text: str, known: set[str]) -> dict[str, Any]:

@@ -45,9 +45,7 @@ def fitted(cohort: Path, out: Path, text: str = "padim:size=64", *seeds: int) ->
 @pytest.mark.usefixtures("fake")
 def test_takes_part_beside_our_models(cohort: Path, tmp_path: Path, bank: NormativeModel) -> None:
     rival = fitted(cohort, tmp_path / "models", "padim:size=64", 0, 1)
-    comparison = compare(
-        cohort, [rival, Rival("bank", (bank,), (None,))], fpr=0.1, draws=50, smoothing=None
-    )
+    comparison = compare(cohort, [rival, Rival("bank", (bank,))], fpr=0.1, draws=50, smoothing=None)
     theirs, ours = comparison.results
     assert set(theirs.valid_aupr) == set(ours.valid_aupr) == {1, 3, 5, 7}
     assert theirs.smoothing == max(theirs.valid_aupr, key=lambda s: theirs.valid_aupr[s])
