@@ -13,19 +13,28 @@ from PIL import Image
 import napari_spatial_ar as nsar
 from napari_spatial_ar.demo import DEMO_MODEL, run_demo
 from napari_spatial_ar.imaging.samples import sample_path
+from napari_spatial_ar.normative.paths import released_models_dir
 from napari_spatial_ar.review.findings import make_mask
 
 
-def test_released_model_is_whole_and_says_what_it_is() -> None:
-    model = nsar.load_model(DEMO_MODEL, device="cpu")
+@pytest.mark.parametrize("name", [DEMO_MODEL, "brain-flair-focus"])
+def test_released_models_are_whole_and_say_what_they_are(name: str) -> None:
+    model = nsar.load_model(name, device="cpu")
     header = model.header
     assert (header.modality, header.backbone.name) == ("mri", "dinov2_vits14_focus")
     assert header.backbone.layers == (7,)
     assert header.training["subjects"] == 60
     assert header.calibration is not None
     assert header.calibration.patients == 12
-    valid = header.training["history"]["valid_nll"]
-    assert valid[-10] - min(valid) < 0.005, "it was still learning when it was stopped"
+    card = (released_models_dir() / name / "README.md").read_text()
+    assert "CC BY 3.0" in card
+    assert "not for diagnosis" in card
+
+
+def test_the_released_network_had_stopped_learning() -> None:
+    model = nsar.load_model("brain-flair-focus", device="cpu")
+    valid = model.header.training["history"]["valid_nll"]
+    assert valid[-10] - min(valid) < 0.005
 
 
 @pytest.mark.usefixtures("focus_weights")

@@ -17,7 +17,7 @@ from napari_spatial_ar.imaging.volume import Volume
 __all__ = ["DEMO_MODEL", "open_review", "show_demo"]
 
 #: The released model that the demonstration uses.
-DEMO_MODEL = "brain-flair-focus"
+DEMO_MODEL = "brain-flair-change"
 
 
 def open_review(viewer: Any) -> ReviewDock:

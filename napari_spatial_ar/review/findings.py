@@ -329,7 +329,7 @@ _CSV_COLUMNS = (
 def findings_to_csv(findings: Sequence[Finding]) -> str:
     """Table with one row a finding.
 
-    Units stand in the column names; scores are nats per dimension, slices count from 0,
+    Units stand in the column names; scores are in the model's unit, slices count from 0,
     centroids are RAS. What is not known is left empty.
     """
     text = io.StringIO()
@@ -344,15 +344,20 @@ def findings_to_csv(findings: Sequence[Finding]) -> str:
     return text.getvalue()
 
 
-def findings_to_json(findings: Sequence[Finding], p_values: Mapping[str, Any] | None = None) -> str:
+def findings_to_json(
+    findings: Sequence[Finding],
+    p_values: Mapping[str, Any] | None = None,
+    *,
+    unit: str = "nats per dimension",
+) -> str:
     """Return the findings as a JSON object with the key ``findings``, in full precision.
 
-    Under ``p_values`` stands what `PValues.to_dict` gives, or null.
+    Under ``p_values`` stands what `PValues.to_dict` gives, or null; ``unit`` is that of scores.
     """
     document = {
         "research_use": RESEARCH_USE,
         "units": {
-            "nll": "nats per dimension",
+            "nll": unit,
             "centroid_ras_mm": "mm, patient axes (right, anterior, superior)",
             "centroid_zyx": "voxels, from 0, axes (Z, Y, X) of the scan's file",
             "slices": "acquired slices, from 0, in file order",
@@ -369,7 +374,11 @@ def write_findings_csv(path: Path, findings: Sequence[Finding]) -> None:
 
 
 def write_findings_json(
-    path: Path, findings: Sequence[Finding], p_values: Mapping[str, Any] | None = None
+    path: Path,
+    findings: Sequence[Finding],
+    p_values: Mapping[str, Any] | None = None,
+    *,
+    unit: str = "nats per dimension",
 ) -> None:
     """Write `findings_to_json`; the file appears whole or not at all (`StorageError`)."""
-    atomic_write_text(path, findings_to_json(findings, p_values))
+    atomic_write_text(path, findings_to_json(findings, p_values, unit=unit))

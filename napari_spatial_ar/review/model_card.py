@@ -11,7 +11,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_text
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.library import CARD
-from napari_spatial_ar.normative.methods import DETECTORS
+from napari_spatial_ar.normative.methods import DETECTORS, Detector
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scoring import Example
 from napari_spatial_ar.review.drawing import (
@@ -134,14 +134,19 @@ def _table(model: NormativeModel) -> str:
         "Training": _course(model),
         "Heatmap": f"{model.unit}, mean over {header.scoring.smoothing} x "
         f"{header.scoring.smoothing} patches",
-        "Image score": f"mean of the highest {100 * header.scoring.top_share:g} % of the patches"
-        if header.scoring.top_share
-        else "the highest patch",
+        "Image score": _image_score(model),
         "Model file": f"sha256 {model.sha256[:16]}, format {header.format_version}",
         "Made with": ", ".join(f"{k} {v}" for k, v in training.get("versions", {}).items()),
     }
     lines = [f"| {name} | {text} |" for name, text in rows.items() if text]
     return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+def _image_score(model: NormativeModel) -> str:
+    if type(model.detector).image_scores is not Detector.image_scores:
+        return "the method's own"
+    share = model.header.scoring.top_share
+    return f"mean of the highest {100 * share:g} % of the patches" if share else "the highest patch"
 
 
 def _count(training: dict[str, object], slices: str, patients: str) -> str:

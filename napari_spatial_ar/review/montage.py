@@ -71,6 +71,7 @@ def montage(
     *,
     threshold: float,
     fpr: float | None = None,
+    unit: str = "nats per dimension",
     title: str = "",
     limits: tuple[float, float] | None = None,
     rows: int = 4,
@@ -86,15 +87,17 @@ def montage(
     volume : Volume
         The scan.
     nll : (Z, Y, X) floating
-        Scores in source order, nats per dimension.
+        Scores in source order, in ``unit``.
     image_scores : (N,) floating
         One score a slice; NaN where not scored.
     mask : (Z, Y, X) integer
         Nonzero inside.
     threshold : float
-        Nats per dimension; marked on the colour bar.
+        In ``unit``; marked on the colour bar.
     fpr : float, optional
         Share of normal tissue flagged at the threshold, in [0, 1].
+    unit : str
+        Of scores and threshold, see `NormativeModel.unit`.
     title : str
         First line, such as the model's and the series' name. No patient data.
     limits : (float, float), optional
@@ -142,7 +145,7 @@ def montage(
         note = f"slice {index}   score {image_scores[index]:.2f}"
         write_text(draw, (x + 6, y + size.height - 6), note, 13, anchor="ls")
     _draw_bar(page, draw, size, len(chosen), (low, high), threshold)
-    write_text(draw, (_MARGIN, height - 10), RESEARCH_USE, 14, anchor="ls")
+    write_text(draw, (_MARGIN, height - 10), f"{RESEARCH_USE}   Scores: {unit}.", 14, anchor="ls")
     return page
 
 
@@ -179,4 +182,3 @@ def _draw_bar(
         # Kept clear of the two end labels.
         beside = min(max(at, top + 24), top + height - 24)
         write_text(draw, (x + 20, beside), f"{threshold:.2f}", 13, anchor="lm", fill=(0, 229, 255))
-    write_text(draw, (x - 1, top - 8), "nats / dim.", 13, anchor="ls", fill=MUTED)

@@ -187,7 +187,7 @@ def write_scan_outputs(
     Returns
     -------
     ScanOutputs
-        ``nll.nii.gz`` is float32 (nats per dimension, 0 in slices not scored) and
+        ``nll.nii.gz`` is float32 (in the model's unit, 0 in slices not scored) and
         ``mask.nii.gz`` uint8, both on the scan's own grid.
 
     Raises
@@ -226,6 +226,7 @@ def write_scan_outputs(
         **settings,
     )
     record["p_values"] = None if found is None else found.to_dict()
+    unit = record["threshold"]["unit"]
     work = _folder_beside(out_dir)
     warnings: tuple[str, ...] = ()
     try:
@@ -234,7 +235,7 @@ def write_scan_outputs(
         write_nifti(made["nll"], np.asarray(score.nll, np.float32), geometry, like=like)
         write_nifti(made["mask"], final, geometry, like=like)
         write_findings_csv(made["findings_csv"], findings)
-        write_findings_json(made["findings_json"], findings, record["p_values"])
+        write_findings_json(made["findings_json"], findings, record["p_values"], unit=unit)
         atomic_write_text(made["provenance"], json.dumps(record, indent=2, allow_nan=False) + "\n")
         if montage_too:
             picture = montage(
@@ -244,6 +245,7 @@ def write_scan_outputs(
                 final,
                 threshold=threshold,
                 fpr=fpr,
+                unit=unit,
                 title=f"{volume.series.label}, model {model.name}",
             )
             made[MONTAGE] = work / _OPTIONAL[MONTAGE]

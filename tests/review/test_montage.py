@@ -80,10 +80,10 @@ def test_sides_are_marked_only_where_they_are_known(known: bool) -> None:
 
 def test_research_use_stands_at_the_foot(said: list[str]) -> None:
     geometry = Geometry((2, 40, 40), np.diag([-1.0, -1.0, 3.0, 1.0]))
-    page = picture_of(geometry, (0, 5, 5), fpr=0.01, title="brain on MR series 4")
-    assert "For research use, not for diagnosis." in said
+    page = picture_of(geometry, (0, 5, 5), fpr=0.01, title="brain on MR series 4", unit="log odds")
+    assert "For research use, not for diagnosis.   Scores: log odds." in said
     assert "Above 2.00 (1 % of normal tissue)" in said
-    assert {"R", "L", "nats / dim."} <= set(said)
+    assert {"R", "L"} <= set(said)
     assert _has_text(page[-26:, :300])
 
 

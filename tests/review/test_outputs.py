@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.volume import Volume
@@ -64,6 +65,25 @@ def test_files_lie_on_the_scan_and_agree(
     assert record["model"]["sha256"] == model.sha256
     assert record["model"]["training"] == {"seed": 7}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["DOE_JANE.nii.gz", "out"]
+
+
+def test_scores_are_named_in_the_models_unit(
+    tmp_path: Path, scan: Volume, scores: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.unit = "log odds"
+    said: list[str] = []
+
+    def picture(*_: Any, unit: str, **__: Any) -> Image.Image:
+        said.append(unit)
+        return Image.new("RGB", (30, 20))
+
+    monkeypatch.setattr(outputs, "montage", picture)
+    paths = write_scan_outputs(
+        tmp_path / "out", scan, scores, model, threshold=2.0, montage_too=True
+    ).files
+    assert json.loads(paths["findings_json"].read_text())["units"]["nll"] == "log odds"
+    assert json.loads(paths["provenance"].read_text())["threshold"]["unit"] == "log odds"
+    assert said == ["log odds"]
 
 
 def test_nothing_written_names_the_patient(
@@ -125,7 +145,7 @@ def test_a_full_disk_leaves_nothing_behind(
         write_scan_outputs(out, scan, scores, model, threshold=2.0)
     before = {p: p.read_bytes() for p in out.rglob("*")}
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(outputs, "write_findings_json", full)
