@@ -7,12 +7,23 @@ from collections.abc import Sequence
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, BackboneSpec, Fuse
-from napari_spatial_ar.normative.methods import DETECTORS
+from napari_spatial_ar.normative.methods import DETECTORS, ChangeNovelty
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.tiling import Tiling
 
-__all__ = ["check_loaded", "check_settings", "check_tiles", "read_layers", "read_size"]
+__all__ = [
+    "DEFAULT_METHOD",
+    "NETWORK_SETTINGS",
+    "check_loaded",
+    "check_settings",
+    "check_tiles",
+    "read_layers",
+    "read_size",
+]
 
+DEFAULT_METHOD = ChangeNovelty.name
+#: Settings of a fit that are options of the AR network, and choose it where no method is named.
+NETWORK_SETTINGS = ("dilation", "context", "epochs", "batch_size", "learning_rate")
 Layers = str | int | Sequence[int] | None
 
 

@@ -29,6 +29,7 @@ from napari_spatial_ar.normative.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.feature_store import FeatureStore
 from napari_spatial_ar.normative.fit_progress import FitProgress, embedding, learning
 from napari_spatial_ar.normative.fit_settings import (
+    DEFAULT_METHOD,
     check_loaded,
     check_settings,
     check_tiles,
@@ -37,7 +38,6 @@ from napari_spatial_ar.normative.fit_settings import (
 )
 from napari_spatial_ar.normative.methods import (
     DETECTORS,
-    ChangeNovelty,
     FitSetup,
     SpatialARDetector,
     StoredGrids,
@@ -52,7 +52,6 @@ from napari_spatial_ar.normative.scoring import Scoring
 __all__ = ["DEFAULT_METHOD", "METHODS", "FitProgress", "fit", "fit_steps"]
 
 METHODS = tuple(DETECTORS)
-DEFAULT_METHOD = ChangeNovelty.name
 _WORK_FOLDER = ".fit"
 
 
@@ -175,7 +174,8 @@ def fit_steps(
     check_settings(method, modality, epochs, batch_size, smoothing)
     if method == SpatialARDetector.name:
         chosen = {**of_network, **chosen}
-    check_options(DETECTORS[method], chosen)
+    learns = DETECTORS[method]
+    check_options(learns, chosen)
     preprocessing = Preprocessing(
         window or default_window(modality), read_size(size), clahe=clahe, tile=tile
     )
@@ -203,7 +203,6 @@ def fit_steps(
             "a model is there already", path=target, fix="Choose another folder, or overwrite it"
         )
     store = FeatureStore(backbone, preprocessing)
-    learns = DETECTORS[method]
     refs = [*(slices.train if learns.wants_normals else ()), *slices.valid]
     message = f"Embedding slices with {backbone.spec.name}"
     yield from embedding(store.extract(refs), len(refs), message)
@@ -234,7 +233,8 @@ def fit_steps(
         "versions": _versions(),
         "warnings": list(slices.warnings),
         "excluded": sorted(exclude),
-        "options": dict(options or {}),
+        # The same whether a default was written out or left out.
+        "options": {k: v for k, v in chosen.items() if v != learns.options()[k]},
         "slice_keys": {
             "train": slice_keys(slices.train),
             "valid": slice_keys(slices.valid),
