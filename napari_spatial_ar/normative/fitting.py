@@ -16,6 +16,7 @@ from napari_spatial_ar.imaging.datasets import (
     find_slices,
     split_by_group,
 )
+from napari_spatial_ar.imaging.files import remove_partial
 from napari_spatial_ar.imaging.windows import Window, default_window
 from napari_spatial_ar.normative.autoregressive import Context
 from napari_spatial_ar.normative.backbone import (
@@ -171,7 +172,16 @@ def fit_steps(
     }
     of_network = {name: value for name, value in of_network.items() if value is not None}
     method = method or (SpatialARDetector.name if of_network else DEFAULT_METHOD)
-    check_settings(method, modality, epochs, batch_size, smoothing)
+    check_settings(
+        method,
+        modality,
+        seed=seed,
+        smoothing=smoothing,
+        top_share=top_share,
+        valid_fraction=valid_fraction,
+        epochs=epochs,
+        batch_size=batch_size,
+    )
     if method == SpatialARDetector.name:
         chosen = {**of_network, **chosen}
     learns = DETECTORS[method]
@@ -261,6 +271,7 @@ def fit_steps(
     yield FitProgress("saving", 0, 1, message="Saving the model")
     model.save(target)
     shutil.rmtree(work, ignore_errors=True)
+    remove_partial(target)
     yield FitProgress("saving", 1, 1, message=f"Saved as {target.name}")
     return model
 

@@ -108,7 +108,14 @@ class Recipe:
     patient_pattern: str | None = None
 
     def __post_init__(self) -> None:
-        check_settings(self.method, self.modality, None, None, self.smoothing)
+        check_settings(
+            self.method,
+            self.modality,
+            seed=self.seed,
+            smoothing=self.smoothing,
+            top_share=self.top_share,
+            valid_fraction=self.valid_fraction,
+        )
         method = DETECTORS[self.method]
         check_options(method, self.options)
         read_layers(self.layers, self.backbone, self.method)
