@@ -396,6 +396,49 @@ def test_options_of_any_method(
     assert len(scored["scans"]) == 1
 
 
+def test_a_fit_of_a_recipe_and_what_wins_over_it(
+    tmp_path: Path, normal_slices: Path, tiny_weights: Path, tiny_name: str
+) -> None:
+    second = tmp_path / "second site"
+    second.mkdir()
+    for path in normal_slices.glob("patient3_*"):
+        path.rename(second / path.name)
+    found = run(tmp_path, "summary", normal_slices, second)["series"]
+    key = next(series["key"] for series in found if series["slices"])
+    assert len(found) == 4
+    options = ["--device", "cpu", "--exclude", key, "--size", 64, "--seed", 3, "--backbone"]
+    options += [tiny_name, "--method", "spatial-ar:learning_rate=0.01", "--epochs", 2]
+    said = run(tmp_path, "fit", normal_slices, second, *options, "--out", tmp_path / "said")
+    assert said["training"]["excluded"] == [key]
+    assert said["training"]["subjects"] + said["training"]["valid_subjects"] == 3
+    recipe = tmp_path / "r.toml"
+    head = f"schema = 1\nfolders = ['{normal_slices.name}', '{second.name}']\nexclude = ['{key}']\n"
+    settings = f"backbone = '{tiny_name}'\nmethod = 'spatial-ar'\nseed = 3\nsize = 64\n[options]\n"
+    recipe.write_text(f"{head}{settings}epochs = 2\nlearning_rate = 0.01")
+    fit = ["fit", "--recipe", recipe, "--device", "cpu", "--out"]
+    assert run(tmp_path, *fit, tmp_path / "file")["sha256"] == said["sha256"]
+    recipe.write_text(f"{head}{settings}epochs = 9\nlearning_rate = 0.5".replace("= 3", "= 8"))
+    won = ["--seed", 3, "--epochs", 2, "--method", "spatial-ar:learning_rate=0.01"]
+    assert run(tmp_path, *fit, tmp_path / "won", *won)["sha256"] == said["sha256"]
+    # A default that is said wins too.
+    zero = run(tmp_path, *fit, tmp_path / "zero", "--seed", 0, "--epochs", 1)
+    assert zero["training"]["seed"] == 0
+    error = run(tmp_path, *fit, tmp_path / "x", "--exclude", "abc", code=1)["error"]
+    assert "no series there has the key 'abc'" in error
+    recipe.write_text("schema = 1\nsede = 1")
+    error = run(tmp_path, *fit, tmp_path / "x", code=1)["error"]
+    assert error.startswith(f"{recipe}: the recipe's key 'sede' is not known.")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_fit_without_any_folder_is_wrong_use(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("schema = 1")
+    for arguments in ([], ["--recipe", str(tmp_path / "r.toml")]):
+        result = CliRunner().invoke(app, ["fit", *arguments])
+        assert result.exit_code == 2
+        assert "Give a folder of normal scans" in result.output
+
+
 def test_models_and_weights(tmp_path: Path, fitted: Path, tiny_name: str) -> None:
     shown = run(tmp_path, "models", "show", fitted)
     assert shown["backbone"]["name"] == tiny_name

@@ -34,9 +34,8 @@ def tiny_name(tiny_spec: BackboneSpec) -> str:
     return tiny_spec.name
 
 
-@pytest.fixture
-def tiny_spec(monkeypatch: pytest.MonkeyPatch) -> BackboneSpec:
-    """A DINOv3 ViT of 2 blocks and 24 channels, known by name like the real ones."""
+def make_spec() -> BackboneSpec:
+    """A DINOv3 ViT of 2 blocks and 24 channels."""
     config = {**BACKBONES["dinov3_vits16"].config}
     config |= {
         "hidden_size": 24,
@@ -44,7 +43,17 @@ def tiny_spec(monkeypatch: pytest.MonkeyPatch) -> BackboneSpec:
         "num_attention_heads": 2,
         "intermediate_size": 48,
     }
-    spec = replace(BACKBONES["dinov3_vits16"], name=TINY, width=24, config=config, hub=())
+    return replace(BACKBONES["dinov3_vits16"], name=TINY, width=24, config=config, hub=())
+
+
+def make_backbone(spec: BackboneSpec) -> Backbone:
+    return Backbone(spec, random_state(spec), source="random", device=torch.device("cpu"))
+
+
+@pytest.fixture
+def tiny_spec(monkeypatch: pytest.MonkeyPatch) -> BackboneSpec:
+    """The tiny network, known by name like the real ones."""
+    spec = make_spec()
     monkeypatch.setitem(BACKBONES, TINY, spec)
     return spec
 
@@ -59,13 +68,11 @@ def tiny_weights(tiny_spec: BackboneSpec) -> Iterator[Path]:
 
 @pytest.fixture
 def tiny_backbone(tiny_spec: BackboneSpec) -> Backbone:
-    return Backbone(tiny_spec, random_state(tiny_spec), source="random", device=torch.device("cpu"))
+    return make_backbone(tiny_spec)
 
 
-@pytest.fixture
-def normal_slices(tmp_path: Path) -> Path:
-    """Pictures of four patients, three slices each, in one folder."""
-    folder = tmp_path / "normal"
+def draw_normal_slices(folder: Path) -> Path:
+    """Pictures of four patients, three slices each, in one new folder."""
     folder.mkdir()
     rng = np.random.default_rng(3)
     rows, columns = np.mgrid[:48, :40]
@@ -76,3 +83,8 @@ def normal_slices(tmp_path: Path) -> Path:
             image = np.clip(disc * (120 + 10 * patient + noise), 0, 255).astype(np.uint8)
             Image.fromarray(image).save(folder / f"patient{patient}_{number:02}.png")
     return folder
+
+
+@pytest.fixture
+def normal_slices(tmp_path: Path) -> Path:
+    return draw_normal_slices(tmp_path / "normal")

@@ -38,8 +38,32 @@ class PlaneName(Enum):
 @scans_app.command()
 @command
 def fit(
-    folder: Annotated[Path, typer.Argument(help="Folder of normal scans.")],
-    out: Annotated[Path, typer.Option(help="Folder of the new model.")],
+    ctx: typer.Context,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of normal scans; by default the recipe's.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the new model; by default a new one among your models, named after "
+            "modality and backbone."
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Settings of a fit, as the Training dock saves them. What else is given here "
+            "wins over the file.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Leave out the series with this key, see 'summary --json'. May be given again.",
+        ),
+    ] = None,
     modality: Annotated[str, typer.Option(help="mri, ct or oct.")] = "mri",
     backbone: Annotated[str, typer.Option(help="See 'weights list'.")] = "dinov3_vits16",
     layers: Annotated[
@@ -94,7 +118,7 @@ def fit(
     overwrite: Overwrite = False,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Learn what normal looks like from a folder of normal scans.
+    """Learn what normal looks like from folders of normal scans.
 
     Interrupted with Ctrl+C, the same command goes on where it stopped.
     """
@@ -102,10 +126,42 @@ def fit(
     from napari_spatial_ar.normative.fitting import FitProgress
     from napari_spatial_ar.normative.fitting import fit as fit_model
     from napari_spatial_ar.normative.methods import DETECTORS
+    from napari_spatial_ar.normative.recipe import read_recipe
     from napari_spatial_ar.review.model_card import write_model_card
 
     name, _, own = (method or "").partition(":")
     options = read_settings(own, set(DETECTORS[name].options())) if name in DETECTORS else {}
+    settings: dict[str, Any] = {
+        "exclude": exclude or (),
+        "modality": modality,
+        "backbone": backbone,
+        "layers": layers,
+        "fuse": fuse,
+        "method": name or None,
+        "dilation": dilation,
+        "context": context,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "smoothing": smoothing,
+        "window": None if window is None else parse_window(window),
+        "size": size,
+        "tile": tile,
+        "clahe": clahe,
+        "patient_pattern": patient_pattern,
+        "weights": weights,
+    }
+    if recipe is None:
+        settings["options"] = options
+    else:
+        said = {key for key in settings if _is_said(ctx, key)}
+        saved = read_recipe(recipe).changed(
+            {**{key: settings[key] for key in said}, "options": options}
+        )
+        folders = folders or [Path(folder) for folder in saved.folders]
+        settings = saved.settings()
+    if not folders:
+        raise typer.BadParameter("Give a folder of normal scans, or a recipe that names one.")
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
 
@@ -115,36 +171,20 @@ def fit(
             )
 
         model = fit_model(
-            folder,
-            progress=show,
-            out=out,
-            modality=modality,
-            backbone=backbone,
-            layers=layers,
-            fuse=fuse,
-            method=name or None,
-            options=options,
-            dilation=dilation,
-            context=context,
-            epochs=epochs,
-            batch_size=batch_size,
-            seed=seed,
-            smoothing=smoothing,
-            window=None if window is None else parse_window(window),
-            size=size,
-            tile=tile,
-            clahe=clahe,
-            patient_pattern=patient_pattern,
-            weights=weights,
-            device=device,
-            overwrite=overwrite,
+            folders, progress=show, out=out, device=device, overwrite=overwrite, **settings
         )
     write_model_card(model)
     training = {k: v for k, v in model.header.training.items() if k != "history"}
-    say(f"Saved in {out}: {training['images']} slices of {training['subjects']} patients.")
+    say(f"Saved in {model.folder}: {training['images']} slices of {training['subjects']} patients.")
     for warning in training["warnings"]:
         say(f"warning: {warning}")
-    return {"model": str(out), "sha256": model.sha256, "training": model.header.training}
+    return {"model": str(model.folder), "sha256": model.sha256, "training": model.header.training}
+
+
+def _is_said(ctx: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @scans_app.command()

@@ -73,8 +73,9 @@ def find_slices(
     Raises
     ------
     InputError
-        If there is no such folder, it holds no readable image, no slice can be used, or
-        ``patient_pattern`` is no regular expression or does not match a file.
+        If there is no such folder, it holds no readable image, no slice can be used, no series
+        has a key of ``exclude``, or ``patient_pattern`` is no regular expression or does not
+        match a file.
     """
     steps = survey(folder, modality=modality, window=window, patient_pattern=patient_pattern)
     while True:
@@ -83,13 +84,20 @@ def find_slices(
         except StopIteration as end:
             found: Survey = end.value
             break
+    first = folder if isinstance(folder, str | Path) else folder[0]
+    unknown = set(exclude).difference(series.key for series in found.series)
+    if unknown:
+        raise InputError(
+            f"no series there has the key '{min(unknown)}', so it cannot be left out",
+            path=first,
+            fix="'napari-spatial-ar summary --json FILE' gives the keys of series as they are now",
+        )
     wanted = [series for series in found.series if series.key not in exclude]
     train, valid = (
         tuple(ref for series in wanted if series.held_out == held_out for ref in series.refs)
         for held_out in (False, True)
     )
     if not train:
-        first = folder if isinstance(folder, str | Path) else folder[0]
         why = " ".join(["no slice in it can be used.", *slices_left_out(found.series)])
         raise InputError(why, path=first, fix="Choose other scans")
     return SliceSet(train, valid, (*left_out(found.errors), *slices_left_out(wanted)))

@@ -18,11 +18,13 @@ __all__ = [
     "atomic_write_bytes",
     "atomic_write_json",
     "atomic_write_text",
+    "remove_partial",
     "storage_error",
 ]
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_PARTIAL = ".partial-"
 
 
 def storage_error(error: OSError, path: str | Path) -> StorageError:
@@ -70,7 +72,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         If the disk is full, writing is not permitted, or any other OSError is met.
     """
     target = Path(target)
-    temporary = target.with_name(f".partial-{uuid.uuid4().hex}{''.join(target.suffixes[-2:])}")
+    temporary = target.with_name(f"{_PARTIAL}{uuid.uuid4().hex}{''.join(target.suffixes[-2:])}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -82,6 +84,13 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a process that was killed was writing in a folder that nobody else writes to."""
+    for path in folder.glob(f"{_PARTIAL}*"):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def atomic_write_bytes(target: str | Path, data: bytes) -> None:

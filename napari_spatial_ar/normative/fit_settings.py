@@ -7,17 +7,36 @@ from collections.abc import Sequence
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, BackboneSpec, Fuse
-from napari_spatial_ar.normative.methods import DETECTORS
+from napari_spatial_ar.normative.methods import DETECTORS, ChangeNovelty
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.tiling import Tiling
 
-__all__ = ["check_loaded", "check_settings", "check_tiles", "read_layers", "read_size"]
+__all__ = [
+    "DEFAULT_METHOD",
+    "NETWORK_SETTINGS",
+    "check_loaded",
+    "check_settings",
+    "check_tiles",
+    "read_layers",
+    "read_size",
+]
 
+DEFAULT_METHOD = ChangeNovelty.name
+#: Settings of a fit that are options of the AR network, and choose it where no method is named.
+NETWORK_SETTINGS = ("dilation", "context", "epochs", "batch_size", "learning_rate")
 Layers = str | int | Sequence[int] | None
 
 
 def check_settings(
-    method: str, modality: str, epochs: int | None, batch_size: int | None, smoothing: int
+    method: str,
+    modality: str,
+    *,
+    seed: int,
+    smoothing: int,
+    top_share: float,
+    valid_fraction: float,
+    epochs: int | None = None,
+    batch_size: int | None = None,
 ) -> None:
     """See that settings are within range.
 
@@ -37,6 +56,12 @@ def check_settings(
             raise InputError(f"{name} must be at least 1, not {value}")
     if smoothing < 1 or smoothing % 2 == 0:
         raise InputError(f"smoothing must be an odd number of patches, not {smoothing}")
+    if seed < 0:
+        raise InputError(f"a seed is a whole number from 0, not {seed}")
+    if not 0 <= top_share <= 1:
+        raise InputError(f"top_share must be a share from 0 to 1, not {top_share}")
+    if not 0 < valid_fraction < 1:
+        raise InputError(f"valid_fraction must be a share between 0 and 1, not {valid_fraction}")
 
 
 def check_tiles(preprocessing: Preprocessing, backbone: str | Backbone) -> None:

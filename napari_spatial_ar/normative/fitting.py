@@ -16,6 +16,7 @@ from napari_spatial_ar.imaging.datasets import (
     find_slices,
     split_by_group,
 )
+from napari_spatial_ar.imaging.files import remove_partial
 from napari_spatial_ar.imaging.windows import Window, default_window
 from napari_spatial_ar.normative.autoregressive import Context
 from napari_spatial_ar.normative.backbone import (
@@ -29,6 +30,7 @@ from napari_spatial_ar.normative.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.feature_store import FeatureStore
 from napari_spatial_ar.normative.fit_progress import FitProgress, embedding, learning
 from napari_spatial_ar.normative.fit_settings import (
+    DEFAULT_METHOD,
     check_loaded,
     check_settings,
     check_tiles,
@@ -37,7 +39,6 @@ from napari_spatial_ar.normative.fit_settings import (
 )
 from napari_spatial_ar.normative.methods import (
     DETECTORS,
-    ChangeNovelty,
     FitSetup,
     SpatialARDetector,
     StoredGrids,
@@ -52,7 +53,6 @@ from napari_spatial_ar.normative.scoring import Scoring
 __all__ = ["DEFAULT_METHOD", "METHODS", "FitProgress", "fit", "fit_steps"]
 
 METHODS = tuple(DETECTORS)
-DEFAULT_METHOD = ChangeNovelty.name
 _WORK_FOLDER = ".fit"
 
 
@@ -172,10 +172,20 @@ def fit_steps(
     }
     of_network = {name: value for name, value in of_network.items() if value is not None}
     method = method or (SpatialARDetector.name if of_network else DEFAULT_METHOD)
-    check_settings(method, modality, epochs, batch_size, smoothing)
+    check_settings(
+        method,
+        modality,
+        seed=seed,
+        smoothing=smoothing,
+        top_share=top_share,
+        valid_fraction=valid_fraction,
+        epochs=epochs,
+        batch_size=batch_size,
+    )
     if method == SpatialARDetector.name:
         chosen = {**of_network, **chosen}
-    check_options(DETECTORS[method], chosen)
+    learns = DETECTORS[method]
+    check_options(learns, chosen)
     preprocessing = Preprocessing(
         window or default_window(modality), read_size(size), clahe=clahe, tile=tile
     )
@@ -203,7 +213,6 @@ def fit_steps(
             "a model is there already", path=target, fix="Choose another folder, or overwrite it"
         )
     store = FeatureStore(backbone, preprocessing)
-    learns = DETECTORS[method]
     refs = [*(slices.train if learns.wants_normals else ()), *slices.valid]
     message = f"Embedding slices with {backbone.spec.name}"
     yield from embedding(store.extract(refs), len(refs), message)
@@ -234,7 +243,8 @@ def fit_steps(
         "versions": _versions(),
         "warnings": list(slices.warnings),
         "excluded": sorted(exclude),
-        "options": dict(options or {}),
+        # The same whether a default was written out or left out.
+        "options": {k: v for k, v in chosen.items() if v != learns.options()[k]},
         "slice_keys": {
             "train": slice_keys(slices.train),
             "valid": slice_keys(slices.valid),
@@ -261,6 +271,7 @@ def fit_steps(
     yield FitProgress("saving", 0, 1, message="Saving the model")
     model.save(target)
     shutil.rmtree(work, ignore_errors=True)
+    remove_partial(target)
     yield FitProgress("saving", 1, 1, message=f"Saved as {target.name}")
     return model
 

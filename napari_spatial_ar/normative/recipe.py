@@ -1,0 +1,250 @@
+"""A fit's settings as a file that a person can read, keep, edit and run again.
+
+A recipe is the user's own file: the folders of normal scans stand in it by their paths. It is
+never written into a model's folder, which may be handed on.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.files import atomic_write_text
+from napari_spatial_ar.imaging.windows import Window, default_window
+from napari_spatial_ar.normative.backbone import DEFAULT_BACKBONE, Fuse
+from napari_spatial_ar.normative.fit_settings import (
+    DEFAULT_METHOD,
+    NETWORK_SETTINGS,
+    check_settings,
+    check_tiles,
+    read_layers,
+    read_size,
+)
+from napari_spatial_ar.normative.methods import DETECTORS, SpatialARDetector, check_options
+from napari_spatial_ar.normative.methods.base import of_kind
+from napari_spatial_ar.normative.preprocessing import Preprocessing
+
+__all__ = ["SCHEMA", "Recipe", "read_recipe", "write_recipe"]
+
+SCHEMA = 1
+_HEAD = "# Settings of a fit: napari-spatial-ar fit --recipe THIS_FILE\n\n"
+# A value of the kind that each key takes; None where another function says what it may be.
+_EXAMPLES: dict[str, Any] = {
+    "folders": [""],
+    "exclude": [""],
+    "modality": "",
+    "window": {"kind": "", "low": 0.0, "high": 0.0},
+    "size": None,
+    "tile": 0,
+    "clahe": 0.0,
+    "backbone": "",
+    "layers": None,
+    "fuse": "",
+    "weights": "",
+    "method": "",
+    "options": {},
+    "seed": 0,
+    "smoothing": 0,
+    "top_share": 0.0,
+    "valid_fraction": 0.0,
+    "patient_pattern": "",
+}
+_KINDS = {
+    str: "a text in quotes",
+    int: "a whole number",
+    float: "a number",
+    list: "a list of texts in quotes",
+    dict: "a table",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the weights of a fit; see `fit_steps` for what each setting means.
+
+    What is left out is filled in: the modality's window, the defaults of the method's options. So
+    a recipe that is kept says the same to a later version whose defaults are others.
+
+    Parameters
+    ----------
+    folders : tuple of str
+        Normal scans.
+    exclude, modality, window, size, tile, clahe, backbone, layers, fuse, weights, method, seed, \
+    smoothing, top_share, valid_fraction, patient_pattern
+        As for `fit_steps`.
+    options : mapping
+        All of the method's own options.
+
+    Raises
+    ------
+    InputError
+        If a setting is out of range.
+    """
+
+    folders: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    modality: str = "mri"
+    window: Window | None = None
+    size: Any = (448, 448)
+    tile: int = 0
+    clahe: float = 0.0
+    backbone: str = DEFAULT_BACKBONE
+    layers: Any = None
+    fuse: Fuse = "concat"
+    weights: str | None = None
+    method: str = DEFAULT_METHOD
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    smoothing: int = 3
+    top_share: float = 0.01
+    valid_fraction: float = 0.2
+    patient_pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(
+            self.method,
+            self.modality,
+            seed=self.seed,
+            smoothing=self.smoothing,
+            top_share=self.top_share,
+            valid_fraction=self.valid_fraction,
+        )
+        method = DETECTORS[self.method]
+        check_options(method, self.options)
+        read_layers(self.layers, self.backbone, self.method)
+        window = self.window or default_window(self.modality)  # type: ignore[arg-type]
+        size = read_size(self.size)
+        check_tiles(Preprocessing(window, size, clahe=self.clahe, tile=self.tile), self.backbone)
+        options = {**method.options(), **self.options}
+        for name, value in {
+            "folders": tuple(map(str, self.folders)),
+            "exclude": tuple(sorted(self.exclude)),
+            "window": window,
+            "size": size,
+            "layers": tuple(self.layers) if isinstance(self.layers, list) else self.layers,
+            # A whole number is welcome where a fraction may stand, and means the same.
+            "options": {k: type(v)(options[k]) for k, v in method.options().items()},
+        }.items():
+            object.__setattr__(self, name, value)
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of `fit_steps`: all but the folders, its first argument."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "folders"}
+
+    def changed(self, given: Mapping[str, Any]) -> Recipe:
+        """Put settings of `fit_steps` in place of its own; of the same method, options one by one.
+
+        Raises
+        ------
+        InputError
+            If a setting is out of range.
+        """
+        network = {name: given[name] for name in NETWORK_SETTINGS if name in given}
+        rest = {name: value for name, value in given.items() if name not in network}
+        method = rest.get("method", self.method)
+        kept = self.options if method == self.method else {}
+        if method != SpatialARDetector.name:
+            network = {}
+        options = {**kept, **network, **rest.get("options", {})}
+        return replace(self, **{**rest, "options": options})
+
+    def differs(self, other: Recipe) -> list[str]:
+        """Names of the settings in which another recipe is not the same."""
+        return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
+
+
+def write_recipe(path: str | Path, recipe: Recipe) -> None:
+    """Write a recipe as TOML, with absolute paths.
+
+    Raises
+    ------
+    InputError
+        If a path cannot be written as text.
+    StorageError
+        If the file cannot be written.
+    """
+    values = {key: value for key, value in recipe.settings().items() if value is not None}
+    values["folders"] = [str(Path(folder).absolute()) for folder in recipe.folders]
+    values["window"] = asdict(values["window"])
+    if recipe.weights is not None:
+        values["weights"] = str(Path(recipe.weights).absolute())
+    content = {"schema": SCHEMA, **{key: values[key] for key in _EXAMPLES if key in values}}
+    try:
+        atomic_write_text(path, _HEAD + tomli_w.dumps(content))
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "a folder's name holds characters that cannot be written as text", fix="Rename it"
+        ) from error
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe; paths in it that are not absolute start at its own folder.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it is not TOML or of another schema, or a key is unknown, of
+        another kind or out of range.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"the recipe cannot be read ({error.strerror})", path=path) from error
+    except ValueError as error:  # of TOML, and of text that is not UTF-8
+        raise InputError(f"it is no recipe: {error}", path=path) from error
+    schema = content.pop("schema", None)
+    if schema != SCHEMA or isinstance(schema, bool):
+        raise InputError(
+            f"'schema' is {schema!r}, and this version reads recipes of schema {SCHEMA}"
+            if schema is not None
+            else "it has no 'schema', so it is no recipe",
+            path=path,
+            fix="Update napari-spatial-ar, or save the recipe anew" if schema else None,
+        )
+    _check(path, content, _EXAMPLES)
+    for key in ("folders", "weights"):
+        if key in content:
+            content[key] = _placed(content[key], path.absolute().parent)
+    try:
+        if "window" in content:
+            content["window"] = Window.from_dict(content["window"])
+        return Recipe(**content)
+    except InputError as error:
+        raise InputError(error.what, path=path, fix=error.fix) from error
+
+
+def _placed(value: Any, root: Path) -> Any:
+    """Paths as seen from a folder."""
+    if isinstance(value, list):
+        return [_placed(part, root) for part in value]
+    return str(root / os.path.expanduser(value))
+
+
+def _check(path: Path, values: Mapping[str, Any], examples: Mapping[str, Any]) -> None:
+    """See that all keys are known and of the kind of their examples."""
+    for key, value in values.items():
+        if key not in examples:
+            raise InputError(
+                f"the recipe's key '{key}' is not known",
+                path=path,
+                fix=f"Keys: {', '.join(examples)}",
+            )
+        example = examples[key]
+        if example is None:
+            continue
+        fits = of_kind(value, example)
+        if isinstance(example, list):
+            fits = fits and all(isinstance(part, str) for part in value)
+        if not fits:
+            kind = _KINDS[type(example)]
+            raise InputError(f"the recipe's key '{key}' must be {kind}, not {value!r}", path=path)
+        if isinstance(example, dict) and example:
+            _check(path, value, example)
