@@ -60,7 +60,7 @@ class ChangeNovelty(Detector):
 
     name: ClassVar[str] = "change-novelty"
     title: ClassVar[str] = "Change and novelty"
-    unit: ClassVar[str] = "standard deviations of normal tissue"
+    unit: ClassVar[str] = "SD of normal tissue"
     summary: ClassVar[str] = (
         "likeness to changes made to normal slices, and distance to the nearest normal patch"
     )
