@@ -9,10 +9,15 @@ import torch
 from safetensors.torch import load, save
 
 from napari_spatial_ar.errors import InputError, ModelFileError
-from napari_spatial_ar.normative.methods.base import FitSetup, detector_from_tensors
+from napari_spatial_ar.normative.methods.base import (
+    FitSetup,
+    detector_from_tensors,
+    score_grid,
+)
 from napari_spatial_ar.normative.methods.change_detector import ChangeDetector
 from napari_spatial_ar.normative.methods.change_novelty import ChangeNovelty
 from napari_spatial_ar.normative.methods.surroundings_bank import SurroundingsBank
+from napari_spatial_ar.normative.scoring import Scoring
 
 CHANNELS, ROWS, COLUMNS = 12, 7, 9
 DIRECTION = 3 * torch.randn(CHANNELS, generator=torch.Generator().manual_seed(1))
@@ -118,6 +123,19 @@ def test_finds_a_change_and_what_no_change_resembles(detector: ChangeNovelty) ->
     assert detector.parts(foreign)[1, 0, 3, 4] > 3 * usual[1, 0, 3, 4]
     assert detector.score(imitated)[0, 3, 4] > detector.score(grid).max()
     assert detector.image_scores(imitated) > detector.image_scores(grid)
+
+
+def test_a_slice_is_looked_at_once(
+    detector: ChangeNovelty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    parts = detector.parts
+    monkeypatch.setattr(detector, "parts", lambda grid: calls.append(1) or parts(grid))
+    grid = normals(1, seed=21)[0]
+    score = score_grid(detector, Scoring(smoothing=3), grid, (70, 90))
+    assert len(calls) == 1
+    assert score.image_score == pytest.approx(float(detector.image_scores(grid)))
+    assert score.nll.shape == (70, 90)
 
 
 def test_survives_a_file(detector: ChangeNovelty) -> None:

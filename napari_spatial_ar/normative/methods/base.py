@@ -251,6 +251,10 @@ class Detector(ABC):
         del grid
         return None
 
+    def all_scores(self, grid: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Give what `score` and `image_scores` give, for methods that make both in one go."""
+        return self.score(grid), self.image_scores(grid)
+
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
         """Give the settings, as plain JSON values."""
@@ -343,9 +347,8 @@ def score_grid(
     tiling : Tiling, optional
         Where the tiles lie; left out where the slice is not cut and T is 1.
     """
-    tiles = torch.cat([detector.score(grid[None]) for grid in grids])
-    patches = tiles[0] if tiling is None else tiling.join(tiles)
+    tiles, own = zip(*(detector.all_scores(grid[None]) for grid in grids), strict=True)
+    patches = tiles[0][0] if tiling is None else tiling.join(torch.cat(tiles))
     score = scoring(patches, shape, detector.heatmap_divisor)
-    own = [detector.image_scores(grid[None]) for grid in grids]
     known = [float(image) for image in own if image is not None]
     return replace(score, image_score=max(known)) if known else score

@@ -139,15 +139,19 @@ class ChangeNovelty(Detector):
 
     def score(self, grid: Tensor) -> Tensor:
         """Weighted sum of both parts; see `Detector.score`."""
-        change, novelty = self.parts(grid) / self.usual[0, :, None, None, None]
-        scores: Tensor = change + self.weight * novelty
-        return scores
+        return self.all_scores(grid)[0]
 
     def image_scores(self, grid: Tensor) -> Tensor:
         """Sum of both image scores in standard deviations; see `Detector.image_scores`."""
-        _, mean, deviation = self.usual[..., None]
-        scores: Tensor = ((_image_scores(self.parts(grid)) - mean) / deviation).sum(dim=0)
-        return scores
+        return self.all_scores(grid)[1]
+
+    def all_scores(self, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Detector.all_scores`: the parts, which take the time, are made once."""
+        both = self.parts(grid)
+        spread, mean, deviation = self.usual
+        change, novelty = both / spread[:, None, None, None]
+        images = ((_image_scores(both) - mean[:, None]) / deviation[:, None]).sum(dim=0)
+        return change + self.weight * novelty, images
 
     def parameters(self) -> dict[str, Any]:
         """Give the weight and the parameters of both parts."""
