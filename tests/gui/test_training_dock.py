@@ -552,8 +552,9 @@ def test_the_fit_of_the_dock_and_of_its_recipe_give_the_same_model(
     qtbot: Any,
     tmp_path: Path,
 ) -> None:
-    training = TrainingDock(make_napari_viewer())
-    qtbot.addWidget(training)
+    viewer = make_napari_viewer()
+    training = TrainingDock(viewer)
+    viewer.window.add_dock_widget(training, name="Training")
     form = training.form
     form.normals.folder.setText(str(normal_slices))
     assert select_data(form.backbone, tiny_name)
