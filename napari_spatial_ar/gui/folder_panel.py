@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,13 @@ def look_steps(
     stop: threading.Event, folders: Sequence[str], asked: dict[str, Any]
 ) -> Generator[Any, None, DataSummary | None]:
     """Look through folders, yielding at most ten times a second; None where ``stop`` was set."""
-    seed = asked.pop("seed", 0)
+    split = {key: asked.pop(key) for key in ("seed", "valid_fraction") if key in asked}
     steps, last = survey(folders, **asked), 0.0
     while not stop.is_set():
         try:
             step = next(steps)
         except StopIteration as end:
-            return DataSummary(end.value, seed=seed)
+            return DataSummary(end.value, **split)
         if time.monotonic() - last >= _YIELD_SECONDS:
             last = time.monotonic()
             yield step
@@ -96,6 +96,8 @@ class FolderPanel(QWidget):
         self._tasks = TaskHost(self)
         self._task: Task | None = None
         self.summary: DataSummary | None = None
+        #: Keys of the series taken out of these folders.
+        self.excluded: frozenset[str] = frozenset()
         self.folder = QLineEdit(settings.recall("training_folder", ""))
         self.folder.setPlaceholderText("Folders of normal scans")
         self.folder.setToolTip("Scans or slices of healthy people; drop one or more folders here")
@@ -138,9 +140,10 @@ class FolderPanel(QWidget):
         """Whether folders are being looked through."""
         return self._task is not None
 
-    def set_folders(self, folders: Sequence[str]) -> None:
-        """Take other folders and ask for a look through them."""
+    def set_folders(self, folders: Sequence[str], excluded: Collection[str] = ()) -> None:
+        """Take other folders, without some of their series, and ask for a look through them."""
         self.folder.setText(_BETWEEN.join(folders))
+        self.excluded = frozenset(excluded)
         self.look_wanted.emit()
 
     def checked_folders(self) -> list[str]:
@@ -171,6 +174,7 @@ class FolderPanel(QWidget):
     def _on_text(self) -> None:
         self.stop()
         self.summary = None
+        self.excluded = frozenset()
         self.note.say("")
         self._show()
         self.changed.emit()
@@ -223,7 +227,8 @@ class FolderPanel(QWidget):
 
     def _on_summary(self, task: Task, summary: DataSummary | None) -> None:
         if task is self._task:
-            self._task, self.summary = None, summary
+            self._task = None
+            self.summary = None if summary is None else summary.without(self.excluded)
             self._show()
 
     def _on_failed(self, task: Task, error: Exception) -> None:
@@ -242,11 +247,6 @@ class FolderPanel(QWidget):
 
     # ------------------------------------------------------------------ series
 
-    @property
-    def excluded(self) -> frozenset[str]:
-        """Keys of the series taken out."""
-        return frozenset() if self.summary is None else self.summary.excluded
-
     def choose_series(self) -> None:
         """Ask which series to learn from."""
         if self.summary is None:
@@ -258,5 +258,6 @@ class FolderPanel(QWidget):
 
     def _on_chosen(self) -> None:
         if self.summary is not None:
-            self.summary = self.summary.without(self.dialog.excluded)
+            self.excluded = frozenset(self.dialog.excluded)
+            self.summary = self.summary.without(self.excluded)
             self._show()

@@ -101,6 +101,12 @@ class _Options(QWidget):
         for name, default in self._defaults.items():
             self.editors[name].value = default
 
+    def put(self, values: Mapping[str, Any]) -> None:
+        """Show options; one that has no place in its field is left as it was."""
+        for name, value in values.items():
+            with suppress(ValueError):
+                self.editors[name].value = value
+
     def take(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, and remember all."""
         values = {name: editor.value for name, editor in self.editors.items()}
@@ -153,6 +159,11 @@ class MethodForm(QWidget):
         self.note.say(f"Measures {method.summary}, in {method.unit}. Cost: {method.cost}.")
         self.note.setToolTip(f"After {method.reference}")
         self.changed.emit()
+
+    def set_method(self, name: str, options: Mapping[str, Any]) -> None:
+        """Choose a method and show its options."""
+        select_data(self.box, name)
+        self.pages[name].put(options)
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of ``fit_steps`` that say how to learn; remembers them."""

@@ -19,8 +19,11 @@ __all__ = [
     "load_model",
     "methods",
     "model_news",
+    "new_recipe",
+    "read_recipe",
     "user_models_dir",
     "weights_hint",
+    "write_recipe",
 ]
 
 _loaded: dict[tuple[str, int], Any] = {}
@@ -80,6 +83,27 @@ def fit_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[Any, 
     model = yield from fit(folders, **settings)
     write_model_card(model)
     return model
+
+
+def new_recipe(folders: Sequence[str], **settings: Any) -> Any:
+    """Recipe of a fit; see `recipe.Recipe`."""
+    from napari_spatial_ar.normative.recipe import Recipe
+
+    return Recipe(folders=tuple(folders), **settings)
+
+
+def read_recipe(path: str | Path) -> Any:
+    """Recipe in a file; see `recipe.read_recipe`."""
+    from napari_spatial_ar.normative.recipe import read_recipe as read
+
+    return read(path)
+
+
+def write_recipe(path: str | Path, recipe: Any) -> None:
+    """Write a recipe; see `recipe.write_recipe`."""
+    from napari_spatial_ar.normative.recipe import write_recipe as write
+
+    write(path, recipe)
 
 
 def methods() -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,23 @@ from napari_spatial_ar.gui import services, settings
 from napari_spatial_ar.gui.folder_panel import FolderPanel
 from napari_spatial_ar.gui.forms import Note, combo, section, select_data
 from napari_spatial_ar.gui.method_form import MethodForm
+from napari_spatial_ar.gui.recipe_row import RecipeRow
 from napari_spatial_ar.gui.window_form import WindowForm
 
 __all__ = ["TrainingForm"]
 
+_FIELDS = (
+    "folders",
+    "exclude",
+    "modality",
+    "window",
+    "backbone",
+    "method",
+    "options",
+    "seed",
+)
+# Settings without a field that say what is used of the folders.
+_OF_THE_LOOK = ("patient_pattern", "valid_fraction")
 _MODALITIES = (("MRI", "mri"), ("CT", "ct"), ("OCT", "oct"))
 
 
@@ -40,6 +54,7 @@ class TrainingForm(QWidget):
         self.seed = QSpinBox()
         self.seed.setRange(0, 2**31 - 1)
         self.seed.setToolTip("The same seed and settings give the same model")
+        self.recipes = RecipeRow(self)
         self.name = QLineEdit()
         self.name.setToolTip("The model's name: a folder of this name is made for it")
         layout = QVBoxLayout(self)
@@ -57,6 +72,7 @@ class TrainingForm(QWidget):
                     self.method,
                     ("Seed", self.seed),
                     ("Name", self.name),
+                    self.recipes,
                 ],
             )
         )
@@ -74,6 +90,7 @@ class TrainingForm(QWidget):
         self.window.box.currentIndexChanged.connect(self.normals.look_again)
         for spin in (self.window.low, self.window.high, self.seed):
             spin.editingFinished.connect(self.normals.look_again)
+        self.recipes.drop_button.clicked.connect(self.normals.look_again)
         self._on_backbone()
 
     @staticmethod
@@ -105,6 +122,7 @@ class TrainingForm(QWidget):
                     "modality": self.modality.currentData(),
                     "window": self.window.window(),
                     "seed": self.seed.value(),
+                    **{k: v for k, v in self.recipes.others.items() if k in _OF_THE_LOOK},
                 }
             )
         except InputError as error:
@@ -152,15 +170,67 @@ class TrainingForm(QWidget):
                 f"'{name}' cannot be a model's name",
                 fix="Use letters, digits, hyphens, underscores and full stops",
             )
-        window = self.window.window()
+        return folders, {"out": self.target, **self._settings()}
+
+    def _settings(self) -> dict[str, Any]:
+        """Keyword arguments of ``fit_steps`` that decide the model; remembers them."""
         settings.remember("training_modality", self.modality.currentData())
         settings.remember("training_backbone", self.backbone.currentData())
-        return folders, {
+        return {
             "exclude": self.normals.excluded,
-            "out": self.target,
             "modality": self.modality.currentData(),
-            "window": window,
+            "window": self.window.window(),
             "backbone": self.backbone.currentData(),
             "seed": self.seed.value(),
             **self.method.arguments(),
+            **self.recipes.others,
         }
+
+    def recipe(self) -> Any:
+        """Return the settings as they stand, as a ``Recipe``.
+
+        Raises
+        ------
+        InputError
+            If the window cannot be used.
+        """
+        return services.new_recipe(self.normals.folders, **self._settings())
+
+    def set_recipe(self, recipe: Any) -> None:
+        """Set the form as a ``Recipe`` says; without folders in it, those of the form stay.
+
+        Raises
+        ------
+        InputError
+            If a field cannot hold its value; the form then stays as it was.
+        """
+        before = self.recipe()
+        if not recipe.folders:
+            recipe = replace(recipe, folders=before.folders)
+        self._show_recipe(recipe)
+        lost = self.recipe().differs(recipe)
+        if lost:
+            self._show_recipe(before)
+            raise InputError(
+                f"this form has no place for what the recipe says of {', '.join(lost)}",
+                fix="Run it with 'napari-spatial-ar fit --recipe FILE'",
+            )
+
+    def _show_recipe(self, recipe: Any) -> None:
+        select_data(self.modality, recipe.modality)
+        self.window.set_window(recipe.window)
+        select_data(self.backbone, recipe.backbone)
+        self.method.set_method(recipe.method, recipe.options)
+        self.seed.setValue(recipe.seed)
+        defaults = services.new_recipe([])
+        self.recipes.set_others(
+            {
+                name: getattr(recipe, name)
+                for name in recipe.differs(defaults)
+                if name not in _FIELDS
+            }
+        )
+        if recipe.folders:
+            self.normals.set_folders(recipe.folders, recipe.exclude)
+        else:
+            self.normals.folder.clear()

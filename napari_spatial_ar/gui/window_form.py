@@ -78,6 +78,17 @@ class WindowForm(QWidget):
             spin.setRange(0.0 if percent else -_LARGEST, 100.0 if percent else _LARGEST)
             spin.setValue(settings.recall(self._key(name), usual))
 
+    def set_window(self, window: Window) -> None:
+        """Show a window, or what comes nearest to it."""
+        named = [name for name, preset in CT_PRESETS.items() if preset == window]
+        usual = window == default_window(self._modality)
+        for choice in (_DEFAULT,) if usual else (*named, window.kind):
+            if select_data(self.box, choice):
+                break
+        if self.box.currentData() in _CUSTOM:
+            self.low.setValue(window.low)
+            self.high.setValue(window.high)
+
     def _key(self, name: str) -> str:
         return f"training_window/{self._modality}/{self.box.currentData()}_{name}"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Picture
 from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QThreadPool, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
@@ -23,9 +24,11 @@ from qtpy.QtWidgets import (
     QLabel,
     QMessageBox,
 )
+from typer.testing import CliRunner
 
+from napari_spatial_ar.cli import app
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.gui import folder_panel, services
+from napari_spatial_ar.gui import folder_panel, recipe_row, services
 from napari_spatial_ar.gui.forms import select_data
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.loss_plot import LossPlot, nice_ticks
@@ -36,6 +39,8 @@ from napari_spatial_ar.imaging.data_summary import DataSummary
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window
 from napari_spatial_ar.normative.fitting import DEFAULT_METHOD, fit_steps
 from napari_spatial_ar.normative.methods import DETECTORS
+from napari_spatial_ar.normative.model import load_model
+from napari_spatial_ar.normative.recipe import Recipe, read_recipe, write_recipe
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 
@@ -426,6 +431,148 @@ def test_the_summary_splits_as_a_fit_does_by_default() -> None:
     fit = signature(fit_steps).parameters
     assert fit["valid_fraction"].default == DataSummary.valid_fraction
     assert fit["seed"].default == DataSummary.seed
+
+
+# ---------------------------------------------------------------------- recipes
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The file that every dialog gives."""
+    path = tmp_path / "saved" / "recipe.toml"
+    for name in ("getSaveFileName", "getOpenFileName"):
+        monkeypatch.setattr(recipe_row.QFileDialog, name, lambda *a: (str(path), ""))
+    return path
+
+
+def test_a_saved_recipe_sets_another_form_the_same(
+    dock: TrainingDock, patients: tuple[Path, Path], chosen: Path, click: Any, qtbot: Any
+) -> None:
+    form = dock.form
+    drop(dock, *patients)
+    qtbot.waitUntil(lambda: form.normals.summary is not None, timeout=10_000)
+    click(form.normals.series_button)
+    form.normals.dialog.table.topLevelItem(1).setCheckState(0, Qt.CheckState.Unchecked)
+    form.normals.dialog.accept()
+    select_data(form.modality, "ct")
+    select_data(form.window.box, "fixed")
+    form.window.low.setValue(-20.5)
+    form.window.high.setValue(70)
+    select_data(form.method.box, "dinomaly")
+    set_options(dock, learning_rate=0.00025)
+    form.seed.setValue(5)
+    click(form.recipes.save_button)
+    folders, arguments = form.arguments()
+    assert read_recipe(chosen).folders == tuple(map(str, patients))
+    other = TrainingForm()
+    qtbot.addWidget(other)
+    select_data(other.modality, "oct")
+    other.method.set_method("spatial-ar", {})
+    other.method.pages["dinomaly"].set_defaults()
+    other.window.set_window(Window("percentile", 1, 99))
+    other.seed.setValue(0)
+    other.normals.folder.clear()
+    click(other.recipes.load_button)
+    assert other.arguments() == (folders, arguments)
+    assert len(arguments["exclude"]) == 1
+    qtbot.waitUntil(lambda: other.normals.summary is not None, timeout=10_000)
+    assert other.normals.summary.excluded == arguments["exclude"]
+    assert other.recipes.drop_button.isHidden()
+
+
+def test_what_the_form_has_no_field_for_is_shown_and_passed_on(
+    dock: TrainingDock, patients: tuple[Path, Path], chosen: Path, click: Any, qtbot: Any
+) -> None:
+    form = dock.form
+    recipe = Recipe(
+        folders=tuple(map(str, patients)),
+        backbone="here_vits14",
+        size=(896, 448),
+        valid_fraction=0.5,
+        patient_pattern="(doe).*",
+    )
+    write_recipe(chosen, recipe)
+    click(form.recipes.load_button)
+    said = "From the recipe: size 896 x 448, valid fraction 0.5, patient pattern (doe).*"
+    assert form.recipes.note.text() == said
+    others = {"size": (896, 448), "valid_fraction": 0.5, "patient_pattern": "(doe).*"}
+    assert others.items() <= form.arguments()[1].items()
+    qtbot.waitUntil(lambda: form.normals.summary is not None, timeout=10_000)
+    assert form.normals.summary.valid_fraction == 0.5
+    assert "6 slices of 1 patient" in form.normals.note.text()
+    assert form.recipe() == recipe
+    click(form.recipes.drop_button)
+    assert not form.recipes.note.text()
+    assert not set(others) & set(form.arguments()[1])
+    qtbot.waitUntil(lambda: form.normals.summary is not None, timeout=10_000)
+    assert "6 slices of 3 patients" in form.normals.note.text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"window": Window("percentile", 0.25, 99)}, "no place for what the recipe says of window"),
+        ({"window": Window("full8")}, "of window"),
+        ({"backbone": "unlisted"}, "of backbone"),
+        ({"method": "change-novelty", "options": {"weight": 0.123456789}}, "of options"),
+    ],
+)
+def test_a_recipe_that_the_form_cannot_hold_changes_nothing(
+    dock: TrainingDock,
+    chosen: Path,
+    click: Any,
+    notes: list[str],
+    settings: dict[str, Any],
+    words: str,
+) -> None:
+    before = dock.form.recipe()
+    write_recipe(chosen, Recipe(**{"backbone": "here_vits14", "seed": 9, **settings}))
+    click(dock.form.recipes.load_button)
+    assert len(notes) == 1
+    assert words in notes[0]
+    assert dock.form.recipe() == before
+
+
+def test_a_file_that_is_no_recipe_is_one_sentence(
+    dock: TrainingDock, chosen: Path, click: Any, notes: list[str]
+) -> None:
+    chosen.parent.mkdir()
+    chosen.write_text("schema = 1\nsede = 1")
+    click(dock.form.recipes.load_button)
+    assert notes[0].startswith(f"{chosen}: the recipe's key 'sede' is not known.")
+
+
+def test_the_fit_of_the_dock_and_of_its_recipe_give_the_same_model(
+    make_napari_viewer: Any,
+    tiny_weights: Path,
+    tiny_name: str,
+    normal_slices: Path,
+    chosen: Path,
+    click: Any,
+    qtbot: Any,
+    tmp_path: Path,
+) -> None:
+    viewer = make_napari_viewer()
+    training = TrainingDock(viewer)
+    viewer.window.add_dock_widget(training, name="Training")
+    form = training.form
+    form.normals.folder.setText(str(normal_slices))
+    assert select_data(form.backbone, tiny_name)
+    select_data(form.method.box, "spatial-ar")
+    set_options(training, epochs=2, dilation=1)
+    form.seed.setValue(4)
+    form.name.setText("by-dock")
+    click(form.recipes.save_button)
+    click(training.start_button)
+    qtbot.waitUntil(lambda: not training.running, timeout=60_000)
+    assert "ready" in training.note.text()
+    out = tmp_path / "by-recipe"
+    result = CliRunner().invoke(app, ["fit", "--recipe", str(chosen), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    by_dock, by_recipe = load_model("by-dock"), load_model(out)
+    for name, tensor in by_dock.detector.tensors().items():
+        assert torch.equal(tensor, by_recipe.detector.tensors()[name]), name
+    assert by_dock.sha256 == by_recipe.sha256
 
 
 # ---------------------------------------------------------------------- stops and errors
