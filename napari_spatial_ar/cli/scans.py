@@ -88,6 +88,12 @@ def fit(
         float,
         typer.Option(help="Clip limit of adaptive histogram equalisation: 0.01; 0: none."),
     ] = 0.0,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY", help="A scan to leave out, by its key in 'models suspects'; repeatable."
+        ),
+    ] = None,
     patient_pattern: PatientPattern = None,
     weights: Weights = None,
     device: Device = "auto",
@@ -117,6 +123,7 @@ def fit(
         model = fit_model(
             folder,
             progress=show,
+            exclude=exclude or (),
             out=out,
             modality=modality,
             backbone=backbone,

@@ -62,7 +62,7 @@ def find_slices(
         of a DICOM file, the sub-folder where files lie in several, else the file name
         without its last number.
     exclude : collection of str
-        Keys of series to leave out, see `SurveyedSeries`.
+        Keys of series to leave out, see `SurveyedSeries`; the start of a key is enough.
 
     Returns
     -------
@@ -73,8 +73,9 @@ def find_slices(
     Raises
     ------
     InputError
-        If there is no such folder, it holds no readable image, no slice can be used, or
-        ``patient_pattern`` is no regular expression or does not match a file.
+        If there is no such folder, it holds no readable image, no slice can be used,
+        ``patient_pattern`` is no regular expression or does not match a file, or what is to be
+        left out is not there.
     """
     steps = survey(folder, modality=modality, window=window, patient_pattern=patient_pattern)
     while True:
@@ -83,16 +84,29 @@ def find_slices(
         except StopIteration as end:
             found: Survey = end.value
             break
-    wanted = [series for series in found.series if series.key not in exclude]
+    first = folder if isinstance(folder, str | Path) else folder[0]
+    out = {key for start in exclude for key in _keys_of(found, start, first)}
+    wanted = [series for series in found.series if series.key not in out]
     train, valid = (
         tuple(ref for series in wanted if series.held_out == held_out for ref in series.refs)
         for held_out in (False, True)
     )
     if not train:
-        first = folder if isinstance(folder, str | Path) else folder[0]
         why = " ".join(["no slice in it can be used.", *slices_left_out(found.series)])
         raise InputError(why, path=first, fix="Choose other scans")
     return SliceSet(train, valid, (*left_out(found.errors), *slices_left_out(wanted)))
+
+
+def _keys_of(found: Survey, start: str, folder: str | Path) -> set[str]:
+    """Key of the series meant by its start; a set of one."""
+    keys = {series.key for series in found.series if series.key.startswith(start)}
+    if len(keys) != 1:
+        raise InputError(
+            f"{len(keys) or 'no'} scans in it have a key that starts with '{start}'",
+            path=folder,
+            fix="Leave out scans by the whole key that 'models suspects' and 'summary' give",
+        )
+    return keys
 
 
 @dataclass(frozen=True)
