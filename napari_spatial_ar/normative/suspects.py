@@ -5,9 +5,9 @@ them too, and a memory bank finds nothing surprising in its own slices. So each 
 other patients alone: they are split in two halves, a `SurroundingsBank` is learned from each, and
 slices are scored by that of the other half.
 
-It is this bank whatever the model's own method is: it needs seconds and the embeddings that the fit
-has stored, where learning some methods twice more would take hours. What is ranked is therefore how
-far a scan is from the others as the model's backbone sees them, not the model's own score.
+It is this bank whatever the model's own method is: it is learned in seconds from the embeddings
+that the fit has stored, where learning some methods twice more would take hours. What is ranked is
+how far a scan is from the others as the model's backbone sees them, not the model's own score.
 
 High is what is rare, which need not be abnormal; what many patients have in common is in both
 halves, and is not found. A scan ranks by its highest slice. How much contamination is found:
