@@ -96,6 +96,8 @@ class FolderPanel(QWidget):
         self._tasks = TaskHost(self)
         self._task: Task | None = None
         self.summary: DataSummary | None = None
+        #: Keys of the series taken out; those of other folders have nothing to do with these.
+        self.excluded: frozenset[str] = frozenset()
         self.folder = QLineEdit(settings.recall("training_folder", ""))
         self.folder.setPlaceholderText("Folders of normal scans")
         self.folder.setToolTip("Scans or slices of healthy people; drop one or more folders here")
@@ -170,7 +172,7 @@ class FolderPanel(QWidget):
 
     def _on_text(self) -> None:
         self.stop()
-        self.summary = None
+        self.summary, self.excluded = None, frozenset()
         self.note.say("")
         self._show()
         self.changed.emit()
@@ -223,7 +225,8 @@ class FolderPanel(QWidget):
 
     def _on_summary(self, task: Task, summary: DataSummary | None) -> None:
         if task is self._task:
-            self._task, self.summary = None, summary
+            self._task = None
+            self.summary = summary and summary.without(self.excluded)
             self._show()
 
     def _on_failed(self, task: Task, error: Exception) -> None:
@@ -242,21 +245,20 @@ class FolderPanel(QWidget):
 
     # ------------------------------------------------------------------ series
 
-    @property
-    def excluded(self) -> frozenset[str]:
-        """Keys of the series taken out."""
-        return frozenset() if self.summary is None else self.summary.excluded
+    def exclude(self, keys: frozenset[str]) -> None:
+        """Take these series out, and no others."""
+        self.excluded = keys
+        if self.summary is None:
+            self.note.say(f"Scans taken out by you: {len(keys)}.")
+        else:
+            self.summary = self.summary.without(keys)
+            self._show()
 
     def choose_series(self) -> None:
         """Ask which series to learn from."""
         if self.summary is None:
             return
         self.dialog = SeriesTicks(self.summary, self.window())
-        self.dialog.accepted.connect(self._on_chosen)
+        self.dialog.accepted.connect(lambda: self.exclude(self.dialog.excluded))
         self.dialog.finished.connect(self.dialog.deleteLater)
         self.dialog.open()
-
-    def _on_chosen(self) -> None:
-        if self.summary is not None:
-            self.summary = self.summary.without(self.dialog.excluded)
-            self._show()

@@ -19,6 +19,7 @@ __all__ = [
     "load_model",
     "methods",
     "model_news",
+    "suspect_steps",
     "user_models_dir",
     "weights_hint",
 ]
@@ -80,6 +81,13 @@ def fit_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[Any, 
     model = yield from fit(folders, **settings)
     write_model_card(model)
     return model
+
+
+def suspect_steps(model: Path, folders: Sequence[str | Path]) -> Generator[Any, None, Any]:
+    """Rank the scans that a model was fitted on; see `suspects.find_suspects`."""
+    from napari_spatial_ar.normative.suspects import find_suspects
+
+    return (yield from find_suspects(load_model(model), folders))
 
 
 def methods() -> list[Any]:
