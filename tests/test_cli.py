@@ -120,6 +120,26 @@ def test_models_are_kept_in_order(tmp_path: Path, fitted: Path) -> None:
         run(tmp_path, "models", "delete", name)
 
 
+def test_the_most_surprising_scans_of_a_fit_are_listed_and_left_out(
+    fitted: Path, normal_slices: Path, tmp_path: Path, tiny_name: str
+) -> None:
+    out = tmp_path / "look"
+    arguments = ["models", "suspects", fitted, normal_slices, "--device", "cpu"]
+    found = run(tmp_path, *arguments, "--out", out, "--top", 3)
+    assert found["scans"] == 4
+    assert [one["slices"] for one in found["suspects"]] == [3, 3, 3]
+    assert {file.name for file in out.iterdir()} == {"suspects.csv", "suspects.png"}
+    assert "patient1" not in json.dumps(found) + (out / "suspects.csv").read_text("utf-8")
+    error = run(tmp_path, *arguments, "--out", out, code=1)["error"]
+    assert "of an earlier run" in error
+    key = found["suspects"][0]["key"]
+    fit = ["fit", normal_slices, "--out", tmp_path / "again", "--backbone", tiny_name]
+    again = run(tmp_path, *fit, "--method", "memory-bank", "--exclude", key[:12])["training"]
+    assert (again["subjects"] + again["valid_subjects"], again["excluded"]) == (3, [key[:12]])
+    error = run(tmp_path, *fit, "--exclude", "never", code=1)["error"]
+    assert "no scans in it have a key that starts with 'never'" in error
+
+
 def test_inspect_says_where_voxels_are(tmp_path: Path, scan: Path) -> None:
     (series,) = run(tmp_path, "inspect", scan)["series"]
     assert series["shape"] == [6, 40, 48]

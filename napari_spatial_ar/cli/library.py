@@ -12,6 +12,7 @@ from napari_spatial_ar.cli.support import (
     Device,
     Json,
     Overwrite,
+    PatientPattern,
     Weights,
     command,
     progress_bar,
@@ -26,6 +27,9 @@ __all__ = ["models_app"]
 
 models_app = typer.Typer(help="Normative models.", no_args_is_help=True)
 
+
+# Hex digits of a scan's key in a table, enough to tell it by.
+_KEY_SHOWN = 12
 
 ModelName = Annotated[str, typer.Argument(help="A model's name or folder.")]
 OwnModel = Annotated[str, typer.Argument(help="Name of one of your models.")]
@@ -190,6 +194,59 @@ def models_check(
         write_json(json, result)
         raise typer.Exit(1)
     return result
+
+
+@models_app.command("suspects")
+@command
+def models_suspects(
+    model: ModelName,
+    folders: Annotated[list[Path], typer.Argument(help="Folders that it was fitted on.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for suspects.png and suspects.csv.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many scans.")] = 20,
+    patient_pattern: PatientPattern = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> dict[str, Any]:
+    """List the scans of a fit that are least like those of the other patients.
+
+    Look at them before you trust the model: 'fit --exclude KEY' leaves one out. Each is compared
+    with one half of the patients, its own being in the other, whatever the model's method.
+    """
+    from napari_spatial_ar.normative.model import load_model
+    from napari_spatial_ar.normative.suspects import UNIT, Suspects, find_suspects
+    from napari_spatial_ar.review.suspects import COLUMNS, suspect_rows, write_suspects
+
+    loaded = load_model(model, weights=weights, device=device)
+    steps = find_suspects(loaded, folders, top=top, patient_pattern=patient_pattern)
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None)
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                found: Suspects = end.value
+                break
+            bar.update(
+                task, description=step.message, completed=step.done, total=step.total or None
+            )
+    listed, rows = table(*COLUMNS), suspect_rows(found)
+    for *shown, key in rows:
+        listed.add_row(*shown, key[:_KEY_SHOWN])
+    show(listed)
+    say(f"The {len(rows)} most surprising of {found.scans} scans; scores are {UNIT}.")
+    if out is not None:
+        write_suspects(found, out, overwrite=overwrite)
+        say(f"See {out / 'suspects.png'}.")
+    names = ("key", "patient", "label", "slices", "place", "score")
+    return {
+        "scans": found.scans,
+        "unit": UNIT,
+        "suspects": [{name: getattr(one, name) for name in names} for one in found.ranked],
+    }
 
 
 @models_app.command("compare")

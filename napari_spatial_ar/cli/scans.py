@@ -61,7 +61,7 @@ def fit(
         list[str] | None,
         typer.Option(
             metavar="KEY",
-            help="Leave out the series with this key, see 'summary --json'. May be given again.",
+            help="Leave out the series with this key, see 'summary --json' and 'models suspects'; repeatable.",
         ),
     ] = None,
     modality: Annotated[str, typer.Option(help="mri, ct or oct.")] = "mri",

@@ -96,7 +96,7 @@ class FolderPanel(QWidget):
         self._tasks = TaskHost(self)
         self._task: Task | None = None
         self.summary: DataSummary | None = None
-        #: Keys of the series taken out of these folders.
+        #: Keys of the series taken out; those of other folders have nothing to do with these.
         self.excluded: frozenset[str] = frozenset()
         self.folder = QLineEdit(settings.recall("training_folder", ""))
         self.folder.setPlaceholderText("Folders of normal scans")
@@ -173,8 +173,7 @@ class FolderPanel(QWidget):
 
     def _on_text(self) -> None:
         self.stop()
-        self.summary = None
-        self.excluded = frozenset()
+        self.summary, self.excluded = None, frozenset()
         self.note.say("")
         self._show()
         self.changed.emit()
@@ -247,17 +246,20 @@ class FolderPanel(QWidget):
 
     # ------------------------------------------------------------------ series
 
+    def exclude(self, keys: frozenset[str]) -> None:
+        """Take these series out, and no others."""
+        self.excluded = keys
+        if self.summary is None:
+            self.note.say(f"Scans taken out by you: {len(keys)}.")
+        else:
+            self.summary = self.summary.without(keys)
+            self._show()
+
     def choose_series(self) -> None:
         """Ask which series to learn from."""
         if self.summary is None:
             return
         self.dialog = SeriesTicks(self.summary, self.window())
-        self.dialog.accepted.connect(self._on_chosen)
+        self.dialog.accepted.connect(lambda: self.exclude(self.dialog.excluded))
         self.dialog.finished.connect(self.dialog.deleteLater)
         self.dialog.open()
-
-    def _on_chosen(self) -> None:
-        if self.summary is not None:
-            self.excluded = frozenset(self.dialog.excluded)
-            self.summary = self.summary.without(self.excluded)
-            self._show()

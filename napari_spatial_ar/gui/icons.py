@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QIcon, QImage, QPainter, QPixmap
 
 from napari_spatial_ar.imaging.thumbnails import THUMBNAIL_SIZE
 
-__all__ = ["icon", "square"]
+__all__ = ["coloured", "icon", "square"]
 
 
 def square(picture: npt.NDArray[np.uint8] | None = None) -> QPixmap:
@@ -23,6 +24,13 @@ def square(picture: npt.NDArray[np.uint8] | None = None) -> QPixmap:
         painter.drawImage((made.width() - width) // 2, (made.height() - rows) // 2, image)
         painter.end()
     return made
+
+
+def coloured(picture: Image.Image) -> QPixmap:
+    """Make Qt's picture of an RGB one."""
+    width, rows = picture.size
+    image = QImage(picture.tobytes(), width, rows, 3 * width, QImage.Format.Format_RGB888)
+    return QPixmap.fromImage(image)
 
 
 def icon(picture: QPixmap) -> QIcon:

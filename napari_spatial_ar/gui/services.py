@@ -21,6 +21,7 @@ __all__ = [
     "model_news",
     "new_recipe",
     "read_recipe",
+    "suspect_steps",
     "user_models_dir",
     "weights_hint",
     "write_recipe",
@@ -104,6 +105,13 @@ def write_recipe(path: str | Path, recipe: Any) -> None:
     from napari_spatial_ar.normative.recipe import write_recipe as write
 
     write(path, recipe)
+
+
+def suspect_steps(model: Path, folders: Sequence[str | Path]) -> Generator[Any, None, Any]:
+    """Rank the scans that a model was fitted on; see `suspects.find_suspects`."""
+    from napari_spatial_ar.normative.suspects import find_suspects
+
+    return (yield from find_suspects(load_model(model), folders))
 
 
 def methods() -> list[Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import napari.viewer
@@ -21,9 +22,10 @@ from napari_spatial_ar.gui.opening import dropped_paths
 from napari_spatial_ar.gui.training_form import TrainingForm
 from napari_spatial_ar.gui.workers import Task, TaskHost
 
-__all__ = ["TrainingDock", "training_steps"]
+__all__ = ["TrainingDock", "until_stopped"]
 
 _YIELD_SECONDS = 0.1
+_STOPPED = "Stopped. Start goes on from here with the same settings."
 _STAGES = {
     "features": "Embedding slices",
     "training": "Training",
@@ -32,17 +34,15 @@ _STAGES = {
 }
 
 
-def training_steps(
-    stop: threading.Event, folders: list[str], arguments: dict[str, Any]
+def until_stopped(
+    stop: threading.Event, steps: Generator[Any, None, Any]
 ) -> Generator[Any, None, Any]:
-    """Fit, yielding at most ten times a second and at every new epoch or stage.
+    """Go on, yielding at most ten times a second and at every new epoch or stage.
 
     Returns
     -------
-    str or None
-        Name of the model; None where ``stop`` was set. What was done is kept on disk.
+    What ``steps`` return; None where ``stop`` was set.
     """
-    steps = services.fit_steps(folders, **arguments)
     last, seen = 0.0, None
     while True:
         if stop.is_set():
@@ -51,7 +51,7 @@ def training_steps(
         try:
             step = next(steps)
         except StopIteration as end:
-            return str(end.value.name)
+            return end.value
         now = time.monotonic()
         if now - last >= _YIELD_SECONDS or (step.stage, step.epoch) != seen:
             last, seen = now, (step.stage, step.epoch)
@@ -74,23 +74,33 @@ class TrainingDock(DockPage):
         self._task: Task | None = None
         self._stage = ""
         self._began = (0.0, 0)
+        #: Folder of the last model fitted here, and the folders of scans it was fitted on.
+        self._fitted: tuple[Path, list[str]] | None = None
         self.form = TrainingForm()
         self.start_button = button(
             "Start", "Fit the model; goes on where a cancelled fit with these settings stopped"
         )
         self.cancel_button = button("Cancel", "Stop; what is done is kept for the next start")
+        self.suspects_button = button(
+            "Most surprising training scans...",
+            "After a fit: scans that are least like the others, to look at before the model is "
+            "trusted",
+        )
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
         self.progress.setToolTip("Progress of the stage below")
         self.note = Note()
         self.plot = LossPlot()
-        fit = [row(self.start_button, self.cancel_button), self.progress, self.note]
+        buttons = row(self.start_button, self.cancel_button)
+        fit = [buttons, self.progress, self.note, self.suspects_button]
         self.loss = section("Loss (nats per dimension)", [self.plot])
         self.lay_out([self.form, self.loss], stretch=1, foot=section("Fit", fit))
         self.setAcceptDrops(True)
         self.start_button.clicked.connect(self.start)
         self.cancel_button.clicked.connect(self.cancel)
+        self.suspects_button.clicked.connect(self.look_at_suspects)
         self.form.method.changed.connect(self._on_method)
+        self.form.normals.changed.connect(self._enable)
         self._on_method()
         self._enable()
 
@@ -106,6 +116,8 @@ class TrainingDock(DockPage):
         self.form.setEnabled(not self.running)
         self.start_button.setEnabled(not self.running)
         self.cancel_button.setEnabled(self.running)
+        fitted = self._fitted is not None and self._fitted[1] == self.form.normals.folders
+        self.suspects_button.setEnabled(fitted and not self.running)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Accept a folder."""
@@ -131,14 +143,19 @@ class TrainingDock(DockPage):
                 return
             arguments["overwrite"] = True
         self.form.normals.stop()
-        self._stage = ""
         self.plot.show_losses([], [], -1, 1)
         self.scroll.ensureWidgetVisible(self.plot)
+        target, steps = self.form.target, services.fit_steps(folders, **arguments)
+        self._run(steps, lambda model: self._on_model(model, target, folders))
+
+    def _run(self, steps: Generator[Any, None, Any], then: Callable[[Any], None]) -> None:
+        """Take steps in a worker; ``then`` gets what they return, None where they were stopped."""
+        self._stage = ""
         self.progress.setRange(0, 0)
         self.note.say("Starting...")
-        task = self.tasks.start(lambda stop: training_steps(stop, folders, arguments))
+        task = self.tasks.start(lambda stop: until_stopped(stop, steps))
         task.progressed.connect(self._on_step)
-        task.returned.connect(self._on_model)
+        task.returned.connect(then)
         task.failed.connect(self._on_failed)
         task.finished.connect(self._on_finished)
         self._task = task
@@ -181,17 +198,40 @@ class TrainingDock(DockPage):
         left = seconds / done * (step.total - step.done)
         return f", about {left:.0f} s left" if left < 120 else f", about {left / 60:.0f} min left"
 
-    def _on_model(self, name: str | None) -> None:
-        if name is None:
-            self.note.say("Stopped. Start goes on from here with the same settings.")
+    def _on_model(self, model: Any, target: Path, folders: list[str]) -> None:
+        if model is None:
+            self.note.say(_STOPPED)
             return
-        self.note.say(f"The model {name} is ready in the Review dock.")
-        show_info(f"The model {name} is ready.")
+        self._fitted = target, folders
+        self.note.say(f"The model {model.name} is ready in the Review dock.")
+        show_info(f"The model {model.name} is ready.")
         services.model_news.changed.emit()
+
+    def look_at_suspects(self) -> None:
+        """Find the scans of the last fit that are least like the others, and show them."""
+        if self._fitted is not None and not self.running:
+            self._run(services.suspect_steps(*self._fitted), self._on_suspects)
+
+    def _on_suspects(self, suspects: Any) -> None:
+        self.note.say("" if suspects is not None else "Stopped.")
+        if suspects is None:
+            return
+        # Not before: it imports torch.
+        from napari_spatial_ar.gui.suspects_dialog import SuspectsDialog
+
+        self.dialog = SuspectsDialog(suspects, self.window())
+        self.dialog.accepted.connect(self._fit_without)
+        self.dialog.finished.connect(self.dialog.deleteLater)
+        self.dialog.open()
+
+    def _fit_without(self) -> None:
+        normals = self.form.normals
+        normals.exclude(normals.excluded | self.dialog.excluded)
+        self.start()
 
     def _on_failed(self, error: Exception) -> None:
         if isinstance(error, Cancelled):
-            self._on_model(None)
+            self.note.say(_STOPPED)
         else:
             self.note.say(report(error, "Training"))
 

@@ -62,7 +62,7 @@ def find_slices(
         of a DICOM file, the sub-folder where files lie in several, else the file name
         without its last number.
     exclude : collection of str
-        Keys of series to leave out, see `SurveyedSeries`.
+        Keys of series to leave out, see `SurveyedSeries`; the start of a key is enough.
 
     Returns
     -------
@@ -73,9 +73,9 @@ def find_slices(
     Raises
     ------
     InputError
-        If there is no such folder, it holds no readable image, no slice can be used, no series
-        has a key of ``exclude``, or ``patient_pattern`` is no regular expression or does not
-        match a file.
+        If there is no such folder, it holds no readable image, no slice can be used,
+        ``patient_pattern`` is no regular expression or does not match a file, or what is to be
+        left out is not there.
     """
     steps = survey(folder, modality=modality, window=window, patient_pattern=patient_pattern)
     while True:
@@ -85,14 +85,8 @@ def find_slices(
             found: Survey = end.value
             break
     first = folder if isinstance(folder, str | Path) else folder[0]
-    unknown = set(exclude).difference(series.key for series in found.series)
-    if unknown:
-        raise InputError(
-            f"no series there has the key '{min(unknown)}', so it cannot be left out",
-            path=first,
-            fix="'napari-spatial-ar summary --json FILE' gives the keys of series as they are now",
-        )
-    wanted = [series for series in found.series if series.key not in exclude]
+    out = {key for start in exclude for key in _keys_of(found, start, first)}
+    wanted = [series for series in found.series if series.key not in out]
     train, valid = (
         tuple(ref for series in wanted if series.held_out == held_out for ref in series.refs)
         for held_out in (False, True)
@@ -101,6 +95,20 @@ def find_slices(
         why = " ".join(["no slice in it can be used.", *slices_left_out(found.series)])
         raise InputError(why, path=first, fix="Choose other scans")
     return SliceSet(train, valid, (*left_out(found.errors), *slices_left_out(wanted)))
+
+
+def _keys_of(found: Survey, start: str, folder: str | Path) -> set[str]:
+    """Key of the series meant by its start; a set of one."""
+    keys = {series.key for series in found.series if series.key.startswith(start)}
+    if len(keys) != 1:
+        raise InputError(
+            f"{len(keys)} series there have a key that starts with '{start}'"
+            if keys
+            else f"no series there has the key '{start}', so it cannot be left out",
+            path=folder,
+            fix="'models suspects' and 'summary --json FILE' give the keys as they are now",
+        )
+    return keys
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def fit_steps(
         Normal scans: pictures, NIfTI, DICOM, or the root of a BMAD-layout data set, whose
         ``valid/good`` are then the validation slices.
     exclude : collection of str
-        Keys of series to leave out, see `SurveyedSeries`.
+        Keys of series to leave out, see `find_slices`.
     out : path, optional
         Folder of the model; by default a new one in the user's models, named after the
         modality and the backbone.

@@ -41,6 +41,8 @@ from napari_spatial_ar.normative.fitting import DEFAULT_METHOD, fit_steps
 from napari_spatial_ar.normative.methods import DETECTORS
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.recipe import Recipe, read_recipe, write_recipe
+from napari_spatial_ar.normative.scoring import Example
+from napari_spatial_ar.normative.suspects import Suspect, Suspects
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 
@@ -160,7 +162,7 @@ def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
             [str(scans)],
             {
                 "exclude": frozenset(),
-                "out": tmp_path / "models" / "ct-here_vits14",
+                "out": tmp_path / "models" / "ct-here_vits14-spatial-ar",
                 "modality": "ct",
                 "window": None,
                 "backbone": "here_vits14",
@@ -172,7 +174,7 @@ def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
     ]
     assert dock.plot.valid == pytest.approx([2.1, 2.0, 1.9, 1.8])
     assert dock.plot.best_epoch == 3
-    assert dock.note.text() == "The model ct-here_vits14 is ready in the Review dock."
+    assert dock.note.text() == "The model ct-here_vits14-spatial-ar is ready in the Review dock."
     assert dock.start_button.isEnabled()
 
 
@@ -382,6 +384,53 @@ def test_a_series_that_is_not_ticked_is_not_learned_from(
     panel.folder.setText(str(patients[0]))
     assert panel.excluded == frozenset()
     assert panel.sheet.isHidden()
+
+
+def test_what_was_taken_out_stays_so_after_another_look(
+    dock: TrainingDock, patients: tuple[Path, Path], qtbot: Any
+) -> None:
+    panel = dock.form.normals
+    drop(dock, *patients)
+    qtbot.waitUntil(lambda: panel.summary is not None, timeout=10_000)
+    key = panel.summary.survey.series[0].key
+    panel.exclude(frozenset([key]))
+    select_data(dock.form.modality, "ct")
+    assert panel.summary is None
+    qtbot.waitUntil(lambda: panel.summary is not None, timeout=10_000)
+    assert panel.excluded == panel.summary.excluded == {key}
+
+
+def test_after_a_fit_the_most_surprising_scans_are_shown_and_left_out(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any, monkeypatch: Any
+) -> None:
+    asked = []
+
+    def suspect_steps(model: Path, folders: list[str]) -> Generator[Any, None, Any]:
+        asked.append((model, folders))
+        yield step("calibration", 1, 2)
+        image = np.eye(20, dtype=np.float32)
+        example = Example(image, image, 0.5)
+        one = Suspect("a" * 64, "3 pictures", "0a1b2c3d", 3, 0, 0.5, example)
+        return Suspects((one,), scans=2)
+
+    monkeypatch.setattr(services, "suspect_steps", suspect_steps)
+    dock.form.normals.folder.setText(str(scans))
+    assert not dock.suspects_button.isEnabled()
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    click(dock.suspects_button)
+    assert dock.running
+    assert not dock.suspects_button.isEnabled()
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    assert asked == [(dock.form.target, [str(scans)])]
+    dock.dialog.table.topLevelItem(0).setCheckState(0, Qt.CheckState.Checked)
+    click(dock.dialog.again_button)
+    qtbot.waitUntil(lambda: len(fit.calls) == 2 and not dock.running, timeout=5000)
+    assert fit.calls[0][1]["exclude"] == frozenset()
+    assert fit.calls[1][1]["exclude"] == {"a" * 64}
+    # Of other folders nothing is known.
+    dock.form.normals.folder.setText(str(scans.parent))
+    assert not dock.suspects_button.isEnabled()
 
 
 def test_another_modality_or_window_is_looked_at_again(
@@ -739,6 +788,10 @@ def test_a_model_fitted_here_scores_a_scan_there(
     qtbot.waitUntil(lambda: not training.running, timeout=120_000)
     assert "ready" in training.note.text()
     assert len(training.plot.valid) == 2
+    click(training.suspects_button)
+    qtbot.waitUntil(lambda: not training.running, timeout=120_000)
+    assert training.dialog.table.topLevelItemCount() == 6
+    training.dialog.reject()
     assert review.models.choose("clicked")
     qtbot.waitUntil(lambda: review.models.model is not None, timeout=60_000)
     from napari_spatial_ar.imaging.samples import sample_volume
