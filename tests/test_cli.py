@@ -137,7 +137,7 @@ def test_the_most_surprising_scans_of_a_fit_are_listed_and_left_out(
     again = run(tmp_path, *fit, "--method", "memory-bank", "--exclude", key[:12])["training"]
     assert (again["subjects"] + again["valid_subjects"], again["excluded"]) == (3, [key[:12]])
     error = run(tmp_path, *fit, "--exclude", "never", code=1)["error"]
-    assert "no scans in it have a key that starts with 'never'" in error
+    assert "no series there has the key 'never'" in error
 
 
 def test_inspect_says_where_voxels_are(tmp_path: Path, scan: Path) -> None:

@@ -61,7 +61,7 @@ def fit(
         list[str] | None,
         typer.Option(
             metavar="KEY",
-            help="Leave out the series with this key, see 'summary --json' and 'models suspects'; repeatable.",
+            help="Leave out the series with this key: see 'summary --json', 'models suspects'.",
         ),
     ] = None,
     modality: Annotated[str, typer.Option(help="mri, ct or oct.")] = "mri",
