@@ -255,11 +255,14 @@ class FolderPanel(QWidget):
             self.summary = self.summary.without(keys)
             self._show()
 
+    def _on_chosen(self) -> None:
+        self.exclude(self.dialog.excluded)
+
     def choose_series(self) -> None:
         """Ask which series to learn from."""
         if self.summary is None:
             return
         self.dialog = SeriesTicks(self.summary, self.window())
-        self.dialog.accepted.connect(lambda: self.exclude(self.dialog.excluded))
+        self.dialog.accepted.connect(self._on_chosen)
         self.dialog.finished.connect(self.dialog.deleteLater)
         self.dialog.open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ class RecipeRow(QWidget):
 
     def __init__(self, form: Any):
         super().__init__()
-        self._form = form
+        # A cycle would leave the widgets to the garbage collector, which may run in a worker's
+        # thread, where deleting widgets ends the process.
+        self._form = weakref.proxy(form)
         #: Settings of a fit that a recipe brought and that the form has no field for.
         self.others: dict[str, Any] = {}
         self.save_button = button(
@@ -47,7 +50,7 @@ class RecipeRow(QWidget):
         layout.addWidget(self.drop_button)
         self.save_button.clicked.connect(self.save)
         self.load_button.clicked.connect(self.load)
-        self.drop_button.clicked.connect(lambda: self.set_others({}))
+        self.drop_button.clicked.connect(self.drop)
         self.set_others({})
 
     def set_others(self, others: dict[str, Any]) -> None:
@@ -56,6 +59,10 @@ class RecipeRow(QWidget):
         said = ", ".join(f"{name.replace('_', ' ')} {_said(v)}" for name, v in others.items())
         self.note.say(f"From the recipe: {said}" if said else "")
         self.drop_button.setVisible(bool(others))
+
+    def drop(self) -> None:
+        """Forget the settings that the form has no field for."""
+        self.set_others({})
 
     def save(self) -> None:
         """Ask for a file and write the settings as they stand."""
