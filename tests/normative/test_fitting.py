@@ -345,7 +345,7 @@ def test_disk_that_fills_up_leaves_nothing_half_written(
     [
         ({"method": "oracle"}, "no method 'oracle'"),
         ({"modality": "pet"}, "modality must be"),
-        ({"epochs": 0}, "epochs and batch size"),
+        ({"epochs": 0}, "epochs must be at least 1"),
         ({"smoothing": 2}, "odd number"),
         ({"seed": -1}, "from 0, not -1"),
         ({"top_share": 1.5}, "share from 0 to 1, not 1.5"),
