@@ -39,7 +39,7 @@ from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
-from napari_spatial_ar.normative.methods.grids import check_grid
+from napari_spatial_ar.normative.methods.grids import Draw, check_grid
 from napari_spatial_ar.normative.methods.surroundings import Moments, Whitening, describe
 from napari_spatial_ar.normative.patch_labels import CHANGED, IGNORED, UNCHANGED
 
@@ -152,15 +152,19 @@ class ChangeDetector(Detector):
                 fix="Give more slices, with more of the body in them",
             )
         whitening = moments.whitening(components).to(setup.device)
-        drawn = _Draw(counts, samples, setup.seed)
+        drawn = {
+            label: Draw(count, samples, [setup.seed, label]) for label, count in counts.items()
+        }
         for number, (grid, labels) in enumerate(_walk(grids, slices), start=1):
-            drawn.add(_scaled(grid.to(setup.device), whitening), labels.flatten())
+            patches, kinds = _scaled(grid.to(setup.device), whitening), labels.flatten()
+            for label, draw in drawn.items():
+                draw.add(patches[(kinds == label).to(patches.device)])
             yield Step(number, number, "Drawing patches")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setup.seed)
             network = _network(whitening.basis.shape[1], hidden)
         network.to(setup.device)
-        changed, unchanged = drawn.patches(CHANGED), drawn.patches(UNCHANGED)
+        changed, unchanged = drawn[CHANGED].rows(), drawn[UNCHANGED].rows()
         for done, loss in _train(network, changed, unchanged, steps, setup):
             yield Step(done, steps, f"Learning changes, cross-entropy {loss:.3f}")
         weights = {key: value.detach().cpu() for key, value in network.state_dict().items()}
@@ -214,30 +218,6 @@ class ChangeDetector(Detector):
         self.whitening = self.whitening.to(device)
         self.network.to(device)
         return self
-
-
-class _Draw:
-    """Patches of each label, drawn without replacement, the same ones for the same seed."""
-
-    def __init__(self, counts: Mapping[int, int], samples: int, seed: int) -> None:
-        self._wanted, self._seen = {}, dict.fromkeys(counts, 0)
-        self._parts: dict[int, list[Tensor]] = {label: [] for label in counts}
-        for label, count in counts.items():
-            rng = np.random.default_rng([seed, label])
-            self._wanted[label] = np.sort(rng.choice(count, min(count, samples), replace=False))
-
-    def add(self, rows: Tensor, labels: Tensor) -> None:
-        for label, wanted in self._wanted.items():
-            places = torch.nonzero(labels == label)[:, 0]
-            start = self._seen[label]
-            self._seen[label] += len(places)
-            low, high = np.searchsorted(wanted, [start, self._seen[label]])
-            chosen = places[torch.from_numpy(wanted[low:high] - start)]
-            self._parts[label].append(rows[chosen.to(rows.device)].half().cpu())
-
-    def patches(self, label: int) -> Tensor:
-        """(N, k) float16, on the CPU."""
-        return torch.cat(self._parts[label])
 
 
 def _walk(grids: Pairs, limit: int) -> Iterator[tuple[Tensor, Tensor]]:

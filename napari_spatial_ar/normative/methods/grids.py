@@ -14,7 +14,7 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.feature_store import load_batch
 
-__all__ = ["StoredGrids", "check_grid", "rows_of", "sample_rows", "walk"]
+__all__ = ["Draw", "StoredGrids", "check_grid", "rows_of", "sample_rows", "walk"]
 
 
 class StoredGrids(Sequence[Tensor]):
@@ -91,6 +91,37 @@ def walk(grids: Iterable[Tensor]) -> Iterator[Tensor]:
         raise InputError("a detector needs at least one normal slice")
 
 
+class Draw:
+    """Rows of a stream drawn without replacement, in their order, the same for the same seed.
+
+    Parameters
+    ----------
+    total : int
+        Rows that will be added.
+    count : int
+        How many to draw, at most.
+    seed : int or sequence of int
+        Of the draw.
+    """
+
+    def __init__(self, total: int, count: int, seed: int | Sequence[int]) -> None:
+        rng = np.random.default_rng(seed)
+        self._wanted = np.sort(rng.choice(total, min(count, total), replace=False))
+        self._seen = 0
+        self._parts: list[Tensor] = []
+
+    def add(self, rows: Tensor) -> None:
+        """Take the next rows of the stream, (N, D)."""
+        low, high = np.searchsorted(self._wanted, [self._seen, self._seen + len(rows)])
+        chosen = torch.from_numpy(self._wanted[low:high] - self._seen)
+        self._parts.append(rows[chosen.to(rows.device)].half().cpu())
+        self._seen += len(rows)
+
+    def rows(self) -> Tensor:
+        """(min(count, total), D) float16, on the CPU."""
+        return torch.cat(self._parts)
+
+
 def sample_rows(
     grids: Iterable[Tensor], count: int, seed: int, *, unit_length: bool = False
 ) -> Tensor:
@@ -113,13 +144,8 @@ def sample_rows(
         On the CPU.
     """
     total = sum(grid.shape[0] * grid.shape[2] * grid.shape[3] for grid in walk(grids))
-    rng = np.random.default_rng(seed)
-    wanted = np.sort(rng.choice(total, min(count, total), replace=False))
-    parts: list[Tensor] = []
-    start = 0
+    drawn = Draw(total, count, seed)
     for grid in walk(grids):
         rows = rows_of(grid)
-        low, high = np.searchsorted(wanted, [start, start + len(rows)])
-        rows, start = rows[torch.from_numpy(wanted[low:high] - start)], start + len(rows)
-        parts.append((functional.normalize(rows) if unit_length else rows).half().cpu())
-    return torch.cat(parts)
+        drawn.add(functional.normalize(rows) if unit_length else rows)
+    return drawn.rows()

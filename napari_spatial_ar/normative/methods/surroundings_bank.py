@@ -16,13 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
-from napari_spatial_ar.normative.methods.grids import walk
+from napari_spatial_ar.normative.methods.grids import Draw, walk
 from napari_spatial_ar.normative.methods.surroundings import Moments, Whitening, describe
 
 __all__ = ["SurroundingsBank"]
@@ -76,18 +75,11 @@ class SurroundingsBank(Detector):
             moments.add(describe(grid.to(setup.device)))
             yield Step(number, number, "Measuring normal patches")
         whitening = moments.whitening(components).to(setup.device)
-        draw = np.random.default_rng(setup.seed)
-        wanted = np.sort(draw.choice(moments.count, min(rows, moments.count), replace=False))
-        parts: list[Tensor] = []
-        start = 0
+        drawn = Draw(moments.count, rows, setup.seed)
         for number, grid in enumerate(walk(grids), start=1):
-            patches = whitening(grid.to(setup.device))
-            low, high = np.searchsorted(wanted, [start, start + len(patches)])
-            chosen = torch.from_numpy(wanted[low:high] - start).to(patches.device)
-            parts.append(patches[chosen].half().cpu())
-            start += len(patches)
+            drawn.add(whitening(grid.to(setup.device)))
             yield Step(number, number, "Drawing normal patches")
-        return Learned(cls(whitening.to(torch.device("cpu")), torch.cat(parts)))
+        return Learned(cls(whitening.to(torch.device("cpu")), drawn.rows()))
 
     @property
     def heatmap_divisor(self) -> float:
