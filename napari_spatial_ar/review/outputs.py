@@ -257,7 +257,14 @@ def write_scan_outputs(
         if dicom:
             edited = bool(record["threshold"]["mask_edited_by_hand"])
             written, warnings = _write_dicom(
-                work, volume, score.nll, final, model, threshold=threshold, edited=edited
+                work,
+                volume,
+                score.nll,
+                final,
+                model,
+                threshold=threshold,
+                unit=unit,
+                edited=edited,
             )
             made |= written
         _move_in(work, out_dir)
@@ -318,10 +325,10 @@ def _write_dicom(
     model: ModelLike,
     *,
     threshold: float,
+    unit: str,
     edited: bool,
 ) -> tuple[dict[str, Path], tuple[str, ...]]:
     """Write what `DICOM_FILES` names, or say why a scan allows none."""
-    unit = str(getattr(model, "unit", "nats per dimension"))
     algorithm = algorithm_of(model, threshold=threshold)
     made = {key: work / name for key, name in DICOM_FILES.items()}
     try:
