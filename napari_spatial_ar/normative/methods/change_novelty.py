@@ -15,7 +15,7 @@ to changes alone. It was set by pixel AUPR on brain_flair's validation split, wh
 and 2 gave 0.576, 0.594, 0.608, 0.625 and 0.633 (one seed, 5 x 5), below the best of them: that
 split has four patients with lesions, and whatever is added to the changes blurs their outline.
 
-Cost: that of the two parts. Scoring takes some 20 ms a slice; 10 MB to keep.
+Cost: that of the two parts. Scoring takes some 80 ms a slice on two cores; 10 MB to keep.
 
 What the score is not: a likelihood, or a probability of disease (see `change_detector`).
 """
