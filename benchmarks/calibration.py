@@ -80,6 +80,7 @@ def measure(dataset: Path, model: NormativeModel, draws: int, pattern: str | Non
             "slices": calibration.slices,
             "patients": calibration.patients,
             "separate": calibration.separate,
+            "folds": calibration.folds,
             "smallest_p": calibration.smallest_p,
         },
         "test": {"slices": len(items), "patients": len(slices), "draws": draws},
@@ -107,7 +108,7 @@ def main() -> None:
     model = nsar.load_model(said.model)
     result = measure(said.dataset, model, said.draws, said.patient_pattern)
     record = json.loads(said.json.read_text()) if said.json.exists() else {}
-    record[said.dataset.name] = result
+    record[f"{said.dataset.name}, {model.name}"] = result
     said.json.write_text(json.dumps(record, indent=2) + "\n")
     patients = f"{result['calibration']['patients']} / {result['test']['patients']}"
     for kind in ("tissue", "slices", "scans"):

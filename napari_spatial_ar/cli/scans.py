@@ -112,6 +112,13 @@ def fit(
         float,
         typer.Option(help="Clip limit of adaptive histogram equalisation: 0.01; 0: none."),
     ] = 0.0,
+    calibration_folds: Annotated[
+        int,
+        typer.Option(
+            help="Calibrate on the training patients too, in so many folds, each scored by what "
+            "is learned from the others: as many fits more. 0: on held-out patients alone."
+        ),
+    ] = 0,
     patient_pattern: PatientPattern = None,
     weights: Weights = None,
     device: Device = "auto",
@@ -148,6 +155,7 @@ def fit(
         "size": size,
         "tile": tile,
         "clahe": clahe,
+        "calibration_folds": calibration_folds,
         "patient_pattern": patient_pattern,
         "weights": weights,
     }

@@ -16,7 +16,7 @@ from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.library import is_released
-from napari_spatial_ar.normative.methods import score_grid
+from napari_spatial_ar.normative.methods import Detector, score_grid
 from napari_spatial_ar.normative.model import NormativeModel, find_model, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 from napari_spatial_ar.normative.scoring import Example
@@ -54,14 +54,18 @@ class NormalScores:
         self._highest: Example | None = None
         self._middle: list[Example] = []
 
-    def measure(self, refs: Sequence[SliceRef]) -> Iterator[int]:
-        """Score slices; gives the number done after each."""
-        middle = _middle_slices(refs)
-        for ref, image, window in iter_slices(refs, self._store.preprocessing.window):
+    def measure(self, refs: Sequence[SliceRef], detector: Detector | None = None) -> Iterator[int]:
+        """Score slices; gives the number done after each.
+
+        With a ``detector`` in place of the model's own, none of them becomes an example.
+        """
+        middle = _middle_slices(refs) if detector is None else set()
+        slices = iter_slices(refs, self._store.preprocessing.window)
+        for done, (ref, image, window) in enumerate(slices, start=1):
             grids = load_batch(self._store.paths([ref])).to(self._model.device)
             rows, columns = image.shape
             score = score_grid(
-                self._model.detector,
+                detector or self._model.detector,
                 self._model.header.scoring,
                 grids,
                 (rows, columns),
@@ -74,13 +78,15 @@ class NormalScores:
             example = Example(unit, score.nll, score.image_score)
             if ref in middle:
                 self._middle.append(example)
-            if self._highest is None or score.image_score > self._highest.image_score:
+            highest = -np.inf if self._highest is None else self._highest.image_score
+            if detector is None and score.image_score > highest:
                 self._highest = example
-            yield len(self._groups)
+            yield done
 
-    def calibration(self, *, separate: bool = False) -> Calibration:
+    def calibration(self, *, separate: bool = False, folds: int = 0) -> Calibration:
         """Sum up the slices measured so far; see `calibrate`."""
-        return calibrate(self._tissue, self._image_scores, self._groups, separate=separate)
+        found = calibrate(self._tissue, self._image_scores, self._groups, separate=separate)
+        return replace(found, folds=folds)
 
     @property
     def examples(self) -> tuple[Example, ...]:

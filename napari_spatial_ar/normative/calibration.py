@@ -53,6 +53,9 @@ class Calibration:
     separate : bool
         Whether the slices are known to have had no part in the fit. Those that a fit keeps for
         validation choose its best epoch, so that other normal scans score a little higher.
+    folds : int
+        0, or the number of folds by which the training patients had a part too, each scored by
+        a model that had not learned from it; see `napari_spatial_ar.normative.folds`.
     """
 
     fpr: tuple[float, ...]
@@ -63,6 +66,7 @@ class Calibration:
     image_patients: tuple[int, ...] = ()
     patient_fpr: tuple[tuple[float, ...], ...] = ()
     separate: bool = False
+    folds: int = 0
 
     def threshold_for_fpr(self, fpr: float) -> float:
         """Heatmap value above which a share ``fpr`` of normal tissue lies.
@@ -190,6 +194,7 @@ class Calibration:
             "image_patients": list(self.image_patients),
             "patient_fpr": [list(shares) for shares in self.patient_fpr],
             "separate": self.separate,
+            **({"folds": self.folds} if self.folds else {}),
         }
 
     @classmethod
@@ -204,6 +209,7 @@ class Calibration:
             image_patients=tuple(values.get("image_patients", ())),
             patient_fpr=tuple(tuple(shares) for shares in values.get("patient_fpr", ())),
             separate=bool(values.get("separate", False)),
+            folds=int(values.get("folds", 0)),
         )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -110,6 +110,10 @@ class ChangedGrids(Sequence[tuple[Tensor, Tensor]]):
             grids = torch.from_numpy(stored["grid"]).reshape(*labels.shape, -1)
             return grids.float().permute(0, 3, 1, 2), labels
 
+    def without(self, groups: Collection[str]) -> Sequence[tuple[Tensor, Tensor]]:
+        """Give the pairs whose slices are of other patients, read when asked for."""
+        return _Chosen(self, [n for n, ref in enumerate(self.refs) if ref.group not in groups])
+
     def embed(self) -> Iterator[int]:
         """Change and embed the slices whose grids are missing.
 
@@ -184,3 +188,26 @@ class ChangedGrids(Sequence[tuple[Tensor, Tensor]]):
                 path=self.folder,
                 fix="Free some space, or choose fewer slices",
             )
+
+
+class _Chosen(Sequence[tuple[Tensor, Tensor]]):
+    """Some of the pairs, in their order."""
+
+    def __init__(self, pairs: Sequence[tuple[Tensor, Tensor]], numbers: list[int]) -> None:
+        self._pairs = pairs
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[tuple[Tensor, Tensor]]: ...
+    def __getitem__(
+        self, index: int | slice
+    ) -> tuple[Tensor, Tensor] | Sequence[tuple[Tensor, Tensor]]:
+        """One pair, or some of them, unread."""
+        if isinstance(index, slice):
+            return _Chosen(self._pairs, self._numbers[index])
+        return self._pairs[self._numbers[index]]

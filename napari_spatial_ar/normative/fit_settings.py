@@ -35,6 +35,7 @@ def check_settings(
     smoothing: int,
     top_share: float,
     valid_fraction: float,
+    calibration_folds: int = 0,
     epochs: int | None = None,
     batch_size: int | None = None,
 ) -> None:
@@ -62,6 +63,8 @@ def check_settings(
         raise InputError(f"top_share must be a share from 0 to 1, not {top_share}")
     if not 0 < valid_fraction < 1:
         raise InputError(f"valid_fraction must be a share between 0 and 1, not {valid_fraction}")
+    if calibration_folds < 0 or calibration_folds == 1:
+        raise InputError(f"calibration_folds must be 0 or at least 2, not {calibration_folds}")
 
 
 def check_tiles(preprocessing: Preprocessing, backbone: str | Backbone) -> None:

@@ -37,6 +37,7 @@ from napari_spatial_ar.normative.fit_settings import (
     read_layers,
     read_size,
 )
+from napari_spatial_ar.normative.folds import deal, measure_folds
 from napari_spatial_ar.normative.methods import (
     DETECTORS,
     FitSetup,
@@ -80,6 +81,7 @@ def fit_steps(
     smoothing: int = 3,
     top_share: float = 0.01,
     valid_fraction: float = 0.2,
+    calibration_folds: int = 0,
     patient_pattern: str | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
@@ -135,6 +137,10 @@ def fit_steps(
     valid_fraction : float
         Share of slices kept for validation and calibration, by whole patients, where the
         folder does not say which.
+    calibration_folds : int
+        At least 2: the training patients have a part in the calibration too, dealt into so many
+        folds, each scored by what is learned from the others, which takes as many fits more; see
+        `napari_spatial_ar.normative.folds`. 0: only the held-out patients have.
     patient_pattern : str, optional
         See `find_slices`.
     weights : path, optional
@@ -179,6 +185,7 @@ def fit_steps(
         smoothing=smoothing,
         top_share=top_share,
         valid_fraction=valid_fraction,
+        calibration_folds=calibration_folds,
         epochs=epochs,
         batch_size=batch_size,
     )
@@ -202,6 +209,8 @@ def fit_steps(
         valid_fraction,
         seed,
     )
+    if calibration_folds:
+        deal(slices.train, calibration_folds, seed)  # which says early that it cannot be done
     if isinstance(backbone, str):
         blocks = read_layers(layers, backbone, method)
         backbone = load_backbone(backbone, weights, device, layers=blocks, fuse=fuse)
@@ -213,7 +222,8 @@ def fit_steps(
             "a model is there already", path=target, fix="Choose another folder, or overwrite it"
         )
     store = FeatureStore(backbone, preprocessing)
-    refs = [*(slices.train if learns.wants_normals else ()), *slices.valid]
+    wants_train = learns.wants_normals or calibration_folds
+    refs = [*(slices.train if wants_train else ()), *slices.valid]
     message = f"Embedding slices with {backbone.spec.name}"
     yield from embedding(store.extract(refs), len(refs), message)
     work = target / _WORK_FOLDER
@@ -266,7 +276,12 @@ def fit_steps(
         yield FitProgress(
             "calibration", done, len(slices.valid), message="Measuring scores of normal tissue"
         )
-    model.header = replace(header, calibration=normal.calibration())
+    if calibration_folds:
+        changed = grids if isinstance(grids, ChangedGrids) else None
+        yield from measure_folds(
+            normal, learns, slices.train, changed, setup, chosen, store, calibration_folds
+        )
+    model.header = replace(header, calibration=normal.calibration(folds=calibration_folds))
     model.examples = normal.examples
     yield FitProgress("saving", 0, 1, message="Saving the model")
     model.save(target)

@@ -54,6 +54,7 @@ _EXAMPLES: dict[str, Any] = {
     "smoothing": 0,
     "top_share": 0.0,
     "valid_fraction": 0.0,
+    "calibration_folds": 0,
     "patient_pattern": "",
 }
 _KINDS = {
@@ -77,7 +78,7 @@ class Recipe:
     folders : tuple of str
         Normal scans.
     exclude, modality, window, size, tile, clahe, backbone, layers, fuse, weights, method, seed, \
-    smoothing, top_share, valid_fraction, patient_pattern
+    smoothing, top_share, valid_fraction, calibration_folds, patient_pattern
         As for `fit_steps`.
     options : mapping
         All of the method's own options.
@@ -105,6 +106,7 @@ class Recipe:
     smoothing: int = 3
     top_share: float = 0.01
     valid_fraction: float = 0.2
+    calibration_folds: int = 0
     patient_pattern: str | None = None
 
     def __post_init__(self) -> None:
@@ -115,6 +117,7 @@ class Recipe:
             smoothing=self.smoothing,
             top_share=self.top_share,
             valid_fraction=self.valid_fraction,
+            calibration_folds=self.calibration_folds,
         )
         method = DETECTORS[self.method]
         check_options(method, self.options)

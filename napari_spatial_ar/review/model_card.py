@@ -173,7 +173,10 @@ def _course(model: NormativeModel) -> str:
 def _calibration(calibration: Calibration, unit: str) -> list[str]:
     """Say what the thresholds rest on, with a table and a plot."""
     origin = (
-        "which had no part in the fit"
+        f"those of training too, in {calibration.folds} folds, each scored by a model that had not "
+        "learned from it"
+        if calibration.folds
+        else "which had no part in the fit"
         if calibration.separate
         else "which may have chosen the best epoch: other normal scans score a little higher then"
     )
