@@ -92,6 +92,13 @@ def fit(
     epochs: Annotated[
         int | None, typer.Option(help="Of spatial-ar: passes over the slices, 40 by default.")
     ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Of spatial-ar: stop once it has not improved on held-out slices for so many "
+            "epochs; 0 (the default): never."
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Of spatial-ar: slices a step, 64 by default.")
     ] = None,
@@ -141,6 +148,7 @@ def fit(
         "dilation": dilation,
         "context": context,
         "epochs": epochs,
+        "patience": patience,
         "batch_size": batch_size,
         "seed": seed,
         "smoothing": smoothing,

@@ -70,6 +70,7 @@ def fit_steps(
     dilation: int | None = None,
     context: Context | None = None,
     epochs: int | None = None,
+    patience: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
     seed: int = 0,
@@ -116,7 +117,7 @@ def fit_steps(
         one of its settings below is given.
     options : mapping, optional
         The method's own options, see `Detector.options`.
-    dilation, context, epochs, batch_size, learning_rate : optional
+    dilation, context, epochs, patience, batch_size, learning_rate : optional
         Of the AR network and its training, see `SpatialARDetector.learn`, which has the
         defaults; other methods do not look at them.
     seed : int
@@ -167,6 +168,7 @@ def fit_steps(
         "dilation": dilation,
         "context": context,
         "epochs": epochs,
+        "patience": patience,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
     }

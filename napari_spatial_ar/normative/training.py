@@ -79,6 +79,10 @@ class TrainingState:
     batches_done: int = 0
     seconds: float = 0.0
 
+    def stale(self, patience: int) -> bool:
+        """Whether the last ``patience`` epochs brought nothing better; never with 0."""
+        return 0 < patience < len(self.history) - self.best_epoch
+
 
 def train(
     train_paths: Sequence[Path],
@@ -89,8 +93,9 @@ def train(
     checkpoint: Path,
     device: torch.device,
     turned: bool = False,
+    patience: int = 0,
 ) -> Iterator[TrainingState]:
-    """Train until ``epochs`` epochs are done; stop iterating to cancel.
+    """Train until ``epochs`` epochs are done or it stops improving; stop iterating to cancel.
 
     A checkpoint is written after each epoch. Where one for the same slices and settings exists,
     training goes on from it, and ends with the same weights as if it had never stopped: the
@@ -110,6 +115,8 @@ def train(
         Where.
     turned : bool
         Whether to turn the grids by 180 degrees, so that the raster runs backwards.
+    patience : int
+        Epochs without a better validation NLL after which to end; 0 to go through all of them.
 
     Yields
     ------
@@ -128,6 +135,8 @@ def train(
     begin = time.perf_counter() - state.seconds
     yield state
     for epoch in range(len(state.history), epochs):
+        if state.stale(patience):
+            return
         total = 0.0
         for batch, noise_seed in _batches(train_paths, epoch, settings):
             grid = _load(batch, turned)
