@@ -110,6 +110,10 @@ class ChangedGrids(Sequence[tuple[Tensor, Tensor]]):
             grids = torch.from_numpy(stored["grid"]).reshape(*labels.shape, -1)
             return grids.float().permute(0, 3, 1, 2), labels
 
+    def missing(self) -> list[int]:
+        """Places of the slices whose grids are not stored."""
+        return [n for n in range(len(self)) if not self._path(n).is_file()]
+
     def embed(self) -> Iterator[int]:
         """Change and embed the slices whose grids are missing.
 
@@ -126,9 +130,9 @@ class ChangedGrids(Sequence[tuple[Tensor, Tensor]]):
         InputError
             If a slice cannot be read.
         """
-        missing = [n for n in range(len(self)) if not self._path(n).is_file()]
-        self._check_room(len(missing))
-        done = len(self) - len(missing)
+        missing = len(self.missing())
+        self._check_room(missing)
+        done = len(self) - missing
         yield done
         rng = np.random.default_rng([self.seed, len(self)])
         others: list[npt.NDArray[np.float32]] = []

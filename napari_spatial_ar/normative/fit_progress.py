@@ -10,7 +10,7 @@ from typing import Any, Literal
 from napari_spatial_ar.normative.methods import Detector, FitSetup
 from napari_spatial_ar.normative.methods.base import Learned
 
-__all__ = ["FitProgress", "embedding", "learning"]
+__all__ = ["FitProgress", "embedding", "learning", "spoken"]
 
 Stage = Literal["features", "training", "calibration", "saving"]
 
@@ -33,6 +33,8 @@ class FitProgress:
         Index of the epoch with the lowest validation NLL; -1 before the first.
     images_per_second : float
         Over the stage so far.
+    seconds_left : float, optional
+        Until the whole fit is done, as far as it can be told; at most, where it may end before.
     message : str
         One line for people.
     """
@@ -46,7 +48,15 @@ class FitProgress:
     valid_nll: tuple[float, ...] = ()
     best_epoch: int = -1
     images_per_second: float = 0.0
+    seconds_left: float | None = None
     message: str = ""
+
+
+def spoken(seconds: float) -> str:
+    """Say a time as people do: ``"40 s"``, ``"6 min"``, ``"3.5 h"``."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def embedding(counts: Iterable[int], total: int, message: str) -> Iterator[FitProgress]:

@@ -28,6 +28,7 @@ from napari_spatial_ar.normative.backbone import (
 from napari_spatial_ar.normative.calibrating import NormalScores, slice_keys
 from napari_spatial_ar.normative.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.feature_store import FeatureStore
+from napari_spatial_ar.normative.fit_plan import FitPlan, FitPlanned, tells_time_left
 from napari_spatial_ar.normative.fit_progress import FitProgress, embedding, learning
 from napari_spatial_ar.normative.fit_settings import (
     DEFAULT_METHOD,
@@ -56,6 +57,7 @@ METHODS = tuple(DETECTORS)
 _WORK_FOLDER = ".fit"
 
 
+@tells_time_left
 def fit_steps(
     folder: str | Path | Sequence[str | Path],
     *,
@@ -215,16 +217,23 @@ def fit_steps(
             "a model is there already", path=target, fix="Choose another folder, or overwrite it"
         )
     store = FeatureStore(backbone, preprocessing)
-    refs = [*(slices.train if learns.wants_normals else ()), *slices.valid]
-    message = f"Embedding slices with {backbone.spec.name}"
-    yield from embedding(store.extract(refs), len(refs), message)
+    refs = (*(slices.train if learns.wants_normals else ()), *slices.valid)
     work = target / _WORK_FOLDER
+    used = {**learns.options(), **chosen}
+    changed = (
+        ChangedGrids(backbone, preprocessing, slices.train, work, count=used["slices"], seed=seed)
+        if learns.wants_changes
+        else None
+    )
+    message = f"Embedding slices with {backbone.spec.name}"
+    plan = FitPlan(learns, used, store, refs, changed, len(slices.train), len(slices.valid))
+    yield FitPlanned("features", 0, len(refs), message=message, plan=plan)
+    yield from embedding(store.extract(refs), len(refs), message)
     normals = StoredGrids(store.paths(slices.train if learns.wants_normals else ()))
     grids: Sequence[Any] = normals
-    if learns.wants_changes:
-        count = {**learns.options(), **chosen}["slices"]
-        grids = ChangedGrids(backbone, preprocessing, slices.train, work, count=count, seed=seed)
-        yield from embedding(grids.embed(), len(grids), "Embedding changed slices")
+    if changed is not None:
+        grids = changed
+        yield from embedding(changed.embed(), len(changed), "Embedding changed slices")
     tiles = 1 if learns.wants_changes else len(store.tiling)
     setup = FitSetup(
         blocks=backbone.spec.blocks,

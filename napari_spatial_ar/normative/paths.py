@@ -7,7 +7,13 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["feature_store_dir", "released_models_dir", "user_models_dir", "weights_dir"]
+__all__ = [
+    "feature_store_dir",
+    "released_models_dir",
+    "speeds_file",
+    "user_models_dir",
+    "weights_dir",
+]
 
 _APP = "napari-spatial-ar"
 
@@ -35,6 +41,11 @@ def user_models_dir() -> Path:
 def feature_store_dir() -> Path:
     """Folder of embedding grids kept between fits; may be deleted at any time."""
     return _home("features")
+
+
+def speeds_file() -> Path:
+    """File of how long things took on this machine; may be deleted at any time."""
+    return feature_store_dir().with_name("speeds.json")
 
 
 def released_models_dir() -> Path | None:

@@ -181,6 +181,22 @@ class Detector(ABC):
         return None
 
     @classmethod
+    def passes(cls, options: Mapping[str, Any], train: int, valid: int = 0) -> int | None:
+        """Slices that go through a training in batches, counted as often as they do.
+
+        None for a method that does not train so: it walks through the slices a few times.
+
+        Parameters
+        ----------
+        options : mapping
+            All of its options.
+        train, valid : int
+            Slices to learn from and to validate on.
+        """
+        del options, train, valid
+        return None
+
+    @classmethod
     def options(cls) -> dict[str, Any]:
         """Own options and their defaults."""
         kinds = inspect.signature(cls.learn).parameters.values()

@@ -160,6 +160,14 @@ class SpatialARDetector(Detector):
             summary["backward"] = backward[0]
         return Learned(cls(*(state.network for state in states)), summary)
 
+    @classmethod
+    def passes(cls, options: Mapping[str, Any], train: int, valid: int = 0) -> int:
+        """Count all epochs of each network; see `Detector.passes`."""
+        # Validation goes forward only, which is a third of the work.
+        return int(
+            len(_RASTERS.get(options["raster"], ())) * options["epochs"] * (train + valid / 3)
+        )
+
     @property
     def heatmap_divisor(self) -> float:
         """D: the heatmap is in nats per dimension."""
