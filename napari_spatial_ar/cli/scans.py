@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,6 +124,13 @@ def fit(
     weights: Weights = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            help="Only say how long it would take, measured in a few seconds on this machine.",
+        ),
+    ] = False,
     json: Json = None,
 ) -> dict[str, Any]:
     """Learn what normal looks like from folders of normal scans.
@@ -130,7 +138,8 @@ def fit(
     Interrupted with Ctrl+C, the same command goes on where it stopped.
     """
     from napari_spatial_ar.evaluation.rivals import read_settings
-    from napari_spatial_ar.normative.fitting import FitProgress
+    from napari_spatial_ar.normative import fit_estimate
+    from napari_spatial_ar.normative.fit_progress import FitProgress, spoken
     from napari_spatial_ar.normative.fitting import fit as fit_model
     from napari_spatial_ar.normative.methods import DETECTORS
     from napari_spatial_ar.normative.recipe import read_recipe
@@ -170,12 +179,20 @@ def fit(
         settings = saved.settings()
     if not folders:
         raise typer.BadParameter("Give a folder of normal scans, or a recipe that names one.")
+    if estimate:
+        found = fit_estimate.estimate(folders, out=out, device=device, **settings)
+        say(f"{found} Not counted: {fit_estimate.NOT_COUNTED}.")
+        return {**asdict(found), "seconds": found.seconds}
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
 
         def show(step: FitProgress) -> None:
+            left = "" if step.seconds_left is None else f", {spoken(step.seconds_left)} left in all"
             bar.update(
-                task, description=step.message, completed=step.done, total=step.total or None
+                task,
+                description=f"{step.message}{left}",
+                completed=step.done,
+                total=step.total or None,
             )
 
         model = fit_model(
