@@ -11,6 +11,7 @@ __all__ = [
     "feature_store_dir",
     "released_models_dir",
     "speeds_file",
+    "unfinished_dir",
     "user_models_dir",
     "weights_dir",
 ]
@@ -41,6 +42,11 @@ def user_models_dir() -> Path:
 def feature_store_dir() -> Path:
     """Folder of embedding grids kept between fits; may be deleted at any time."""
     return _home("features")
+
+
+def unfinished_dir() -> Path:
+    """Folder of the recipe of the last fit that was started and not finished."""
+    return _home("unfinished")
 
 
 def speeds_file() -> Path:
