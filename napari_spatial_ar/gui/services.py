@@ -79,13 +79,23 @@ def _stamp(path: Path) -> int:
 
 
 def fit_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[Any, None, Any]:
-    """Train step by step, and write the model's card; see `fitting.fit_steps`."""
+    """Train step by step, and write the model's card; see `fitting.fit_steps`.
+
+    Returns
+    -------
+    Path
+        The model's folder: the model itself would keep its backbone in memory.
+    """
     from napari_spatial_ar.normative.fitting import fit_steps as fit
+    from napari_spatial_ar.normative.memory import release
     from napari_spatial_ar.review.model_card import write_model_card
 
     model = yield from fit(folders, **settings)
     write_model_card(model)
-    return model
+    folder = model.folder
+    del model
+    release()
+    return folder
 
 
 def estimate_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[Any, None, Any]:

@@ -206,7 +206,7 @@ class TrainingDock(DockPage):
             return
         self.note.say(self._text(step))
 
-    def _on_model(self, model: Any) -> None:
+    def _on_model(self, model: Path | None) -> None:
         if model is None:
             self.note.say(_STOPPED)
             return

@@ -19,6 +19,7 @@ from napari_spatial_ar.normative import speeds
 from napari_spatial_ar.normative.fit_plan import FitPlan, FitPlanned
 from napari_spatial_ar.normative.fit_progress import FitProgress, spoken
 from napari_spatial_ar.normative.fitting import fit_steps
+from napari_spatial_ar.normative.memory import releases_memory
 from napari_spatial_ar.normative.methods import FitSetup, StoredGrids
 from napari_spatial_ar.normative.tiling import embed_slice
 
@@ -61,6 +62,7 @@ class FitEstimate:
         return f"About {spoken(self.seconds)}: {self.to_embed} slices to embed{stored}; {learning}."
 
 
+@releases_memory
 def estimate_steps(
     folder: str | Path | Sequence[str | Path], **settings: Any
 ) -> Generator[FitProgress, None, FitEstimate]:

@@ -38,6 +38,7 @@ from napari_spatial_ar.normative.fit_settings import (
     read_layers,
     read_size,
 )
+from napari_spatial_ar.normative.memory import one_sentence, releases_memory
 from napari_spatial_ar.normative.methods import (
     DETECTORS,
     FitSetup,
@@ -57,6 +58,7 @@ METHODS = tuple(DETECTORS)
 _WORK_FOLDER = ".fit"
 
 
+@releases_memory
 @tells_time_left
 def fit_steps(
     folder: str | Path | Sequence[str | Path],
@@ -160,6 +162,8 @@ def fit_steps(
     ------
     InputError
         If a setting or the folder cannot be used.
+    MemoryShortage
+        If there is not enough memory, however little is computed at once.
     StorageError
         If the disk is full.
     WeightsError
@@ -228,12 +232,14 @@ def fit_steps(
     message = f"Embedding slices with {backbone.spec.name}"
     plan = FitPlan(learns, used, store, refs, changed, len(slices.train), len(slices.valid))
     yield FitPlanned("features", 0, len(refs), message=message, plan=plan)
-    yield from embedding(store.extract(refs), len(refs), message)
+    yield from embedding(store.extract(refs), len(refs), message, backbone.portions)
     normals = StoredGrids(store.paths(slices.train if learns.wants_normals else ()))
     grids: Sequence[Any] = normals
     if changed is not None:
         grids = changed
-        yield from embedding(changed.embed(), len(changed), "Embedding changed slices")
+        yield from embedding(
+            changed.embed(), len(changed), "Embedding changed slices", backbone.portions
+        )
     tiles = 1 if learns.wants_changes else len(store.tiling)
     setup = FitSetup(
         blocks=backbone.spec.blocks,
@@ -244,7 +250,7 @@ def fit_steps(
         checkpoint=work / "checkpoint.safetensors",
     )
     learned = yield from learning(learns, grids, setup, chosen, tiles)
-    detector = learned.detector
+    detector, summary = learned.detector, dict(learned.summary)
     training: dict[str, Any] = {
         "images": len(slices.train),
         "subjects": _patients(slices.train),
@@ -252,7 +258,7 @@ def fit_steps(
         "valid_subjects": _patients(slices.valid),
         "seed": seed,
         "versions": _versions(),
-        "warnings": list(slices.warnings),
+        "warnings": [*slices.warnings, *backbone.portions.warnings, *summary.pop("warnings", [])],
         "excluded": sorted(exclude),
         # The same whether a default was written out or left out.
         "options": {k: v for k, v in chosen.items() if v != learns.options()[k]},
@@ -260,7 +266,7 @@ def fit_steps(
             "train": slice_keys(slices.train),
             "valid": slice_keys(slices.valid),
         },
-        **learned.summary,
+        **summary,
     }
     header = ModelHeader(
         method=method,
@@ -273,10 +279,11 @@ def fit_steps(
     )
     model = NormativeModel(target.name, header, detector, backbone=backbone, device=device)
     normal = NormalScores(model, store)
-    for done in normal.measure(slices.valid):
-        yield FitProgress(
-            "calibration", done, len(slices.valid), message="Measuring scores of normal tissue"
-        )
+    with one_sentence("Scoring normal slices", backbone.device):
+        for done in normal.measure(slices.valid):
+            yield FitProgress(
+                "calibration", done, len(slices.valid), message="Measuring scores of normal tissue"
+            )
     model.header = replace(header, calibration=normal.calibration())
     model.examples = normal.examples
     yield FitProgress("saving", 0, 1, message="Saving the model")

@@ -76,7 +76,7 @@ class Step:
     train_nll: tuple[float, ...] = ()
     valid_nll: tuple[float, ...] = ()
     best_epoch: int = -1
-    images: int = 1  # slices a unit of `done` stands for
+    images: int = 1  # slices a unit of `done` stands for; 0 where it stands for none
 
 
 D_co = TypeVar("D_co", bound="Detector", covariant=True)

@@ -154,6 +154,7 @@ class SpatialARDetector(Detector):
             **{k: v for k, v in asdict(settings).items() if k not in ("network", "seed")},
             "optimizer": "AdamW",
             "seconds": sum(state.seconds for state in states),
+            "warnings": [text for state in states for text in state.portions.warnings],
             **forward,
         }
         if backward:
@@ -257,7 +258,7 @@ def _train(
         yield Step(
             (number * epochs + len(state.history)) * steps + state.batches_done,
             len(ways) * epochs * steps,
-            message
+            state.portions.noted(message)
             + ("" if best is None else f", best validation NLL {best:.4f} nats per dimension"),
             epoch=len(state.history),
             epochs=epochs,
