@@ -19,7 +19,7 @@ from napari_spatial_ar.normative import speeds
 from napari_spatial_ar.normative.fit_plan import FitPlan, FitPlanned
 from napari_spatial_ar.normative.fit_progress import FitProgress, spoken
 from napari_spatial_ar.normative.fitting import fit_steps
-from napari_spatial_ar.normative.memory import releases_memory
+from napari_spatial_ar.normative.memory import one_sentence, releases_memory
 from napari_spatial_ar.normative.methods import FitSetup, StoredGrids
 from napari_spatial_ar.normative.tiling import embed_slice
 
@@ -139,7 +139,8 @@ def _time_learning(plan: FitPlan) -> float:
     generator = torch.Generator().manual_seed(0)
     rows, columns, channels = plan.store.shape
     grid = torch.randn(1, channels, rows, columns, generator=generator)
-    with tempfile.TemporaryDirectory() as folder:
+    what, device = f"Learning by {plan.method.title}", plan.store.backbone.device
+    with tempfile.TemporaryDirectory() as folder, one_sentence(what, device):
         passes = plan.method.passes(plan.options, plan.train, plan.valid)
         if passes is None:
             return _time_of_walks(plan, grid, Path(folder))
