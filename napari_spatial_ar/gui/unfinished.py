@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,5 +72,6 @@ class UnfinishedFit(QWidget):
     def forget(self) -> None:
         """Remember none."""
         for path in self._files():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # it is then offered once more, and can be discarded
+                path.unlink()
         self._show([])
