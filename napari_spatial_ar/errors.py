@@ -7,6 +7,7 @@ from pathlib import Path
 __all__ = [
     "Cancelled",
     "InputError",
+    "MemoryShortage",
     "ModelFileError",
     "SpatialARError",
     "StorageError",
@@ -49,6 +50,10 @@ class ModelFileError(SpatialARError):
 
 class WeightsError(SpatialARError):
     """Backbone weights that are missing, damaged or not what their name says."""
+
+
+class MemoryShortage(SpatialARError):
+    """Something that needs more memory than is free, however little is computed at once."""
 
 
 class StorageError(SpatialARError):

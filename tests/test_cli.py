@@ -543,3 +543,20 @@ def test_wrong_use_exits_with_2_and_bad_input_with_1(tmp_path: Path) -> None:
     assert missing.returncode == 1
     assert "Traceback" not in missing.stderr + wrong.stderr
     assert "absent" in missing.stderr
+
+
+def test_fit_estimate_says_how_long_and_makes_nothing(
+    tmp_path: Path, normal_slices: Path, tiny_name: str, tiny_weights: Path
+) -> None:
+    out = tmp_path / "model"
+    arguments = ["fit", normal_slices, "--out", out, "--backbone", tiny_name, "--epochs", 2]
+    arguments += ["--batch-size", 4, "--patience", 1, "--size", 96, "--device", "cpu"]
+    result = run(tmp_path, *arguments, "--estimate")
+    assert (result["to_embed"], result["stored"]) == (12, 0)
+    assert result["seconds"] == result["embedding_seconds"] + result["learning_seconds"] > 0
+    assert not out.exists()
+    fitted = run(tmp_path, *arguments)
+    assert fitted["training"]["options"]["patience"] == 1
+    said = CliRunner().invoke(app, [*map(str, arguments), "--estimate"])
+    assert ": 0 slices to embed, 12 are stored; learning about" in said.output
+    assert "Not counted: looking through the folders" in said.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,6 +93,13 @@ def fit(
     epochs: Annotated[
         int | None, typer.Option(help="Of spatial-ar: passes over the slices, 40 by default.")
     ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Of spatial-ar: stop once it has not improved on held-out slices for so many "
+            "epochs; 0 (the default): never."
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Of spatial-ar: slices a step, 64 by default.")
     ] = None,
@@ -123,6 +131,13 @@ def fit(
     weights: Weights = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            help="Only say how long it would take, measured in a few seconds on this machine.",
+        ),
+    ] = False,
     json: Json = None,
 ) -> dict[str, Any]:
     """Learn what normal looks like from folders of normal scans.
@@ -130,7 +145,8 @@ def fit(
     Interrupted with Ctrl+C, the same command goes on where it stopped.
     """
     from napari_spatial_ar.evaluation.rivals import read_settings
-    from napari_spatial_ar.normative.fitting import FitProgress
+    from napari_spatial_ar.normative import fit_estimate
+    from napari_spatial_ar.normative.fit_progress import FitProgress, spoken
     from napari_spatial_ar.normative.fitting import fit as fit_model
     from napari_spatial_ar.normative.methods import DETECTORS
     from napari_spatial_ar.normative.recipe import read_recipe
@@ -148,6 +164,7 @@ def fit(
         "dilation": dilation,
         "context": context,
         "epochs": epochs,
+        "patience": patience,
         "batch_size": batch_size,
         "seed": seed,
         "smoothing": smoothing,
@@ -170,12 +187,20 @@ def fit(
         settings = saved.settings()
     if not folders:
         raise typer.BadParameter("Give a folder of normal scans, or a recipe that names one.")
+    if estimate:
+        found = fit_estimate.estimate(folders, out=out, device=device, **settings)
+        say(f"{found} Not counted: {fit_estimate.NOT_COUNTED}.")
+        return {**asdict(found), "seconds": found.seconds}
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
 
         def show(step: FitProgress) -> None:
+            left = "" if step.seconds_left is None else f", {spoken(step.seconds_left)} left in all"
             bar.update(
-                task, description=step.message, completed=step.done, total=step.total or None
+                task,
+                description=f"{step.message}{left}",
+                completed=step.done,
+                total=step.total or None,
             )
 
         model = fit_model(

@@ -130,6 +130,8 @@ class Scorer(QObject):
         self._task = self._at_work = None
         self._sessions = [s for s in self._sessions if s.alive]
         count = int(session.visited.sum())
-        note = f"{count} of {len(session.visited)} slices are scored."
+        note = " ".join(
+            [f"{count} of {len(session.visited)} slices are scored.", *session.model.notes]
+        )
         self.said.emit(self._trouble or (f"Stopped. {note}" if stopped else note))
         self.finished.emit(session)

@@ -14,6 +14,7 @@ from napari_spatial_ar.errors import SpatialARError
 __all__ = [
     "ModelNews",
     "backbone_names",
+    "estimate_steps",
     "fit_steps",
     "list_models",
     "load_model",
@@ -22,6 +23,7 @@ __all__ = [
     "new_recipe",
     "read_recipe",
     "suspect_steps",
+    "unfinished_dir",
     "user_models_dir",
     "weights_hint",
     "write_recipe",
@@ -77,13 +79,36 @@ def _stamp(path: Path) -> int:
 
 
 def fit_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[Any, None, Any]:
-    """Train step by step, and write the model's card; see `fitting.fit_steps`."""
+    """Train step by step, and write the model's card; see `fitting.fit_steps`.
+
+    Returns
+    -------
+    Path
+        The model's folder: the model itself would keep its backbone in memory.
+    """
     from napari_spatial_ar.normative.fitting import fit_steps as fit
+    from napari_spatial_ar.normative.memory import release
     from napari_spatial_ar.review.model_card import write_model_card
 
     model = yield from fit(folders, **settings)
     write_model_card(model)
-    return model
+    folder = model.folder
+    del model
+    release()
+    return folder
+
+
+def estimate_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[Any, None, Any]:
+    """Say how long a fit will take; see `fit_estimate.estimate_steps`.
+
+    Returns
+    -------
+    str
+    """
+    from napari_spatial_ar.normative import fit_estimate
+
+    found = yield from fit_estimate.estimate_steps(folders, **settings)
+    return f"{found} Not counted: {fit_estimate.NOT_COUNTED}."
 
 
 def new_recipe(folders: Sequence[str], **settings: Any) -> Any:
@@ -148,5 +173,12 @@ def weights_hint(backbone: str) -> str:
 def user_models_dir() -> Path:
     """Folder of the user's own models."""
     from napari_spatial_ar.normative.paths import user_models_dir as folder
+
+    return folder()
+
+
+def unfinished_dir() -> Path:
+    """Folder of the recipe of the last unfinished fit."""
+    from napari_spatial_ar.normative.paths import unfinished_dir as folder
 
     return folder()

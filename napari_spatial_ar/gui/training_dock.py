@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -19,43 +18,15 @@ from napari_spatial_ar.gui.forms import DockPage, Note, button, row, section
 from napari_spatial_ar.gui.loss_plot import LossPlot
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.opening import dropped_paths
+from napari_spatial_ar.gui.stepping import StepText, until_stopped
 from napari_spatial_ar.gui.training_form import TrainingForm
+from napari_spatial_ar.gui.unfinished import UnfinishedFit
 from napari_spatial_ar.gui.workers import Task, TaskHost
 
-__all__ = ["TrainingDock", "until_stopped"]
+__all__ = ["TrainingDock"]
 
-_YIELD_SECONDS = 0.1
 _STOPPED = "Stopped. Start goes on from here with the same settings."
-_STAGES = {
-    "features": "Embedding slices",
-    "training": "Training",
-    "calibration": "Calibrating on held-out normal slices",
-    "saving": "Saving",
-}
-
-
-def until_stopped(
-    stop: threading.Event, steps: Generator[Any, None, Any]
-) -> Generator[Any, None, Any]:
-    """Go on, yielding at most ten times a second and at every new epoch or stage.
-
-    Returns
-    -------
-    What ``steps`` return; None where ``stop`` was set.
-    """
-    last, seen = 0.0, None
-    while True:
-        if stop.is_set():
-            steps.close()
-            return None
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            return end.value
-        now = time.monotonic()
-        if now - last >= _YIELD_SECONDS or (step.stage, step.epoch) != seen:
-            last, seen = now, (step.stage, step.epoch)
-            yield step
+_PAUSED = "Paused; Go on goes on from here, and Cancel works too."
 
 
 class TrainingDock(DockPage):
@@ -72,14 +43,19 @@ class TrainingDock(DockPage):
         self.viewer = napari_viewer
         self.tasks = TaskHost(self)
         self._task: Task | None = None
-        self._stage = ""
-        self._began = (0.0, 0)
+        self._text = StepText()
+        self._go = threading.Event()
         #: Folder of the last model fitted here, and the folders of scans it was fitted on.
         self._fitted: tuple[Path, list[str]] | None = None
+        self._fitting: tuple[Path, list[str]] | None = None
         self.form = TrainingForm()
         self.start_button = button(
             "Start", "Fit the model; goes on where a cancelled fit with these settings stopped"
         )
+        self.estimate_button = button(
+            "How long?", "Measure for a few seconds how long the fit will take on this machine"
+        )
+        self.pause_button = button("Pause", "Wait after the step at hand, without computing")
         self.cancel_button = button("Cancel", "Stop; what is done is kept for the next start")
         self.suspects_button = button(
             "Most surprising training scans...",
@@ -91,13 +67,19 @@ class TrainingDock(DockPage):
         self.progress.setToolTip("Progress of the stage below")
         self.note = Note()
         self.plot = LossPlot()
-        buttons = row(self.start_button, self.cancel_button)
-        fit = [buttons, self.progress, self.note, self.suspects_button]
+        self.unfinished = UnfinishedFit()
+        buttons = row(
+            self.start_button, self.estimate_button, self.pause_button, self.cancel_button
+        )
+        fit = [self.unfinished, buttons, self.progress, self.note, self.suspects_button]
         self.loss = section("Loss (nats per dimension)", [self.plot])
         self.lay_out([self.form, self.loss], stretch=1, foot=section("Fit", fit))
         self.setAcceptDrops(True)
         self.start_button.clicked.connect(self.start)
+        self.estimate_button.clicked.connect(self.estimate)
+        self.pause_button.clicked.connect(self.pause_or_go_on)
         self.cancel_button.clicked.connect(self.cancel)
+        self.unfinished.go_on_button.clicked.connect(self.go_on_with_unfinished)
         self.suspects_button.clicked.connect(self.look_at_suspects)
         self.form.method.changed.connect(self._on_method)
         self.form.normals.changed.connect(self._enable)
@@ -109,12 +91,20 @@ class TrainingDock(DockPage):
         """Whether a model is being fitted."""
         return self._task is not None
 
+    @property
+    def paused(self) -> bool:
+        """Whether the worker waits until it is to go on."""
+        return self.running and not self._go.is_set()
+
     def _on_method(self) -> None:
         self.loss.setVisible(self.form.method.method.tells_losses)
 
     def _enable(self) -> None:
         self.form.setEnabled(not self.running)
-        self.start_button.setEnabled(not self.running)
+        for idle in (self.start_button, self.estimate_button, self.unfinished):
+            idle.setEnabled(not self.running)
+        self.pause_button.setEnabled(self.running)
+        self.pause_button.setText("Go on" if self.paused else "Pause")
         self.cancel_button.setEnabled(self.running)
         fitted = self._fitted is not None and self._fitted[1] == self.form.normals.folders
         self.suspects_button.setEnabled(fitted and not self.running)
@@ -135,6 +125,7 @@ class TrainingDock(DockPage):
             return
         try:
             folders, arguments = self.form.arguments()
+            recipe = self.form.recipe()
         except SpatialARError as error:
             self.note.say(report(error, "Training"))
             return
@@ -142,23 +133,56 @@ class TrainingDock(DockPage):
             if not self._may_overwrite(self.form.target.name):
                 return
             arguments["overwrite"] = True
+        self.unfinished.keep(self.form.target.name, recipe)
         self.form.normals.stop()
         self.plot.show_losses([], [], -1, 1)
         self.scroll.ensureWidgetVisible(self.plot)
-        target, steps = self.form.target, services.fit_steps(folders, **arguments)
-        self._run(steps, lambda model: self._on_model(model, target, folders))
+        self._fitting = self.form.target, folders
+        self._run(services.fit_steps(folders, **arguments), self._on_model)
 
     def _run(self, steps: Generator[Any, None, Any], then: Callable[[Any], None]) -> None:
         """Take steps in a worker; ``then`` gets what they return, None where they were stopped."""
-        self._stage = ""
+        self._text.restart()
+        self._go = go = threading.Event()
+        go.set()
         self.progress.setRange(0, 0)
         self.note.say("Starting...")
-        task = self.tasks.start(lambda stop: until_stopped(stop, steps))
+        task = self.tasks.start(lambda stop: until_stopped(stop, steps, go))
         task.progressed.connect(self._on_step)
         task.returned.connect(then)
         task.failed.connect(self._on_failed)
         task.finished.connect(self._on_finished)
         self._task = task
+        self._enable()
+
+    def estimate(self) -> None:
+        """Measure how long the fit will take."""
+        if self.running:
+            return
+        try:
+            folders, arguments = self.form.arguments()
+        except SpatialARError as error:
+            self.note.say(report(error, "The estimate"))
+            return
+        self._run(services.estimate_steps(folders, **arguments), self._on_estimate)
+
+    def _on_estimate(self, found: str | None) -> None:
+        self.note.say(found or "Stopped.")
+
+    def go_on_with_unfinished(self) -> None:
+        """Start the fit that an earlier session did not finish."""
+        if self.unfinished.take_up(self.form):
+            self.start()
+
+    def pause_or_go_on(self) -> None:
+        """Let the worker wait after the step at hand, or go on."""
+        if self.paused:
+            self._text.restart()
+            self._go.set()
+            self.note.say("Going on...")
+        elif self.running:
+            self._go.clear()
+            self.note.say(_PAUSED)
         self._enable()
 
     def _may_overwrite(self, name: str) -> bool:
@@ -174,35 +198,20 @@ class TrainingDock(DockPage):
             self.note.say("Stopping...")
 
     def _on_step(self, step: Any) -> None:
-        if step.stage != self._stage:
-            self._stage = step.stage
-            self._began = (time.monotonic(), step.done)
         self.progress.setRange(0, step.total)
         self.progress.setValue(min(step.done, step.total))
         if step.epochs:
             self.plot.show_losses(step.train_nll, step.valid_nll, step.best_epoch, step.epochs)
-        if self._task is None or self._task.stopped:
+        if self._task is None or self._task.stopped or self.paused:
             return
-        parts = [step.message or _STAGES.get(step.stage, step.stage)]
-        if step.total:
-            parts.append(f"{step.done} of {step.total}{self._time_left(step)}")
-        self.note.say(": ".join(parts))
+        self.note.say(self._text(step))
 
-    def _time_left(self, step: Any) -> str:
-        """Say how long the stage will still take, from its own speed."""
-        began, first = self._began
-        done = step.done - first
-        seconds = time.monotonic() - began
-        if done < 1 or seconds < 1:
-            return ""
-        left = seconds / done * (step.total - step.done)
-        return f", about {left:.0f} s left" if left < 120 else f", about {left / 60:.0f} min left"
-
-    def _on_model(self, model: Any, target: Path, folders: list[str]) -> None:
+    def _on_model(self, model: Path | None) -> None:
         if model is None:
             self.note.say(_STOPPED)
             return
-        self._fitted = target, folders
+        self.unfinished.forget()
+        self._fitted = self._fitting
         self.note.say(f"The model {model.name} is ready in the Review dock.")
         show_info(f"The model {model.name} is ready.")
         services.model_news.changed.emit()
@@ -213,7 +222,7 @@ class TrainingDock(DockPage):
             self._run(services.suspect_steps(*self._fitted), self._on_suspects)
 
     def _on_suspects(self, suspects: Any) -> None:
-        self.note.say("" if suspects is not None else "Stopped.")
+        self.note.say("" if suspects else "Stopped.")
         if suspects is None:
             return
         # Not before: it imports torch.

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -21,6 +22,7 @@ from napari_spatial_ar.normative.backbone_table import (
     BackboneSpec,
     Fuse,
 )
+from napari_spatial_ar.normative.memory import Portions
 from napari_spatial_ar.normative.weight_layouts import content_sha256, to_transformers
 
 __all__ = [
@@ -110,7 +112,29 @@ class Backbone(nn.Module):
         ------
         InputError
             If the shape is not as said.
+        MemoryShortage
+            If there is no room for a single image; where there is none for all, they are shown
+            to it in smaller batches.
         """
+        self.check_images(images)
+        return self.portions(
+            len(images),
+            self.device,
+            lambda size: torch.cat([self._embed(part) for part in torch.split(images, size)]),
+        )
+
+    @cached_property
+    def portions(self) -> Portions:
+        """How many images it is shown at once, where memory runs short."""
+        return Portions(f"Embedding with {self.spec.name}")
+
+    def move(self, device: torch.device) -> None:
+        """Run on another device from now on."""
+        self.to(device)
+        self.device = device
+        self.__dict__.pop("portions", None)  # what it had no room for there says nothing of here
+
+    def _embed(self, images: Tensor) -> Tensor:
         rows, columns = self.check_images(images)
         out = self._model(
             pixel_values=images.to(self.device), output_hidden_states=bool(self.spec.layers)

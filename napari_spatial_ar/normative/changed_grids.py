@@ -114,6 +114,10 @@ class ChangedGrids(Sequence[tuple[Tensor, Tensor]]):
         """Give the pairs whose slices are of other patients, read when asked for."""
         return _Chosen(self, [n for n, ref in enumerate(self.refs) if ref.group not in groups])
 
+    def missing(self) -> list[int]:
+        """Places of the slices whose grids are not stored."""
+        return [n for n in range(len(self)) if not self._path(n).is_file()]
+
     def embed(self) -> Iterator[int]:
         """Change and embed the slices whose grids are missing.
 
@@ -130,9 +134,9 @@ class ChangedGrids(Sequence[tuple[Tensor, Tensor]]):
         InputError
             If a slice cannot be read.
         """
-        missing = [n for n in range(len(self)) if not self._path(n).is_file()]
-        self._check_room(len(missing))
-        done = len(self) - len(missing)
+        missing = len(self.missing())
+        self._check_room(missing)
+        done = len(self) - missing
         yield done
         rng = np.random.default_rng([self.seed, len(self)])
         others: list[npt.NDArray[np.float32]] = []

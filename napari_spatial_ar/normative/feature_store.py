@@ -71,6 +71,10 @@ class FeatureStore:
         keys = [content_key(ref) for ref in refs]
         return [self.folder / k[:2] / f"{k}{ending}.npy" for k in keys for ending in endings]
 
+    def missing(self, refs: Sequence[SliceRef]) -> list[SliceRef]:
+        """Those of the slices whose grids are not stored, or not whole."""
+        return [ref for ref in refs if not all(map(self._is_whole, self.paths([ref])))]
+
     def extract(self, refs: Sequence[SliceRef]) -> Iterator[int]:
         """Embed the slices whose grids are missing.
 
@@ -87,7 +91,7 @@ class FeatureStore:
         InputError
             If a slice cannot be read or is smaller than a patch.
         """
-        missing = [ref for ref in refs if not all(map(self._is_whole, self.paths([ref])))]
+        missing = self.missing(refs)
         self._check_room(len(missing))
         done = len(refs) - len(missing)
         yield done

@@ -7,10 +7,11 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from napari_spatial_ar.normative.memory import Portions, one_sentence
 from napari_spatial_ar.normative.methods import Detector, FitSetup
 from napari_spatial_ar.normative.methods.base import Learned
 
-__all__ = ["FitProgress", "embedding", "learning"]
+__all__ = ["FitProgress", "embedding", "learning", "spoken"]
 
 Stage = Literal["features", "training", "calibration", "saving"]
 
@@ -33,6 +34,8 @@ class FitProgress:
         Index of the epoch with the lowest validation NLL; -1 before the first.
     images_per_second : float
         Over the stage so far.
+    seconds_left : float, optional
+        Until the whole fit is done, as far as it can be told; at most, where it may end before.
     message : str
         One line for people.
     """
@@ -46,22 +49,37 @@ class FitProgress:
     valid_nll: tuple[float, ...] = ()
     best_epoch: int = -1
     images_per_second: float = 0.0
+    seconds_left: float | None = None
     message: str = ""
 
 
-def embedding(counts: Iterable[int], total: int, message: str) -> Iterator[FitProgress]:
-    """Tell how many of ``total`` slices are embedded, as `FeatureStore.extract` counts them."""
-    start, first = time.perf_counter(), 0
+def spoken(seconds: float) -> str:
+    """Say a time as people do: ``"40 s"``, ``"6 min"``, ``"3.5 h"``."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def embedding(
+    counts: Iterable[int], total: int, message: str, portions: Portions | None = None
+) -> Iterator[FitProgress]:
+    """Tell how many of ``total`` slices are embedded, as `FeatureStore.extract` counts them.
+
+    ``portions`` says whether memory ran short.
+    """
+    seconds, first, begin = 0.0, 0, time.perf_counter()
     for number, done in enumerate(counts):
         first = done if number == 0 else first
-        seconds = time.perf_counter() - start
+        seconds += time.perf_counter() - begin
         yield FitProgress(
             "features",
             done,
             total,
             images_per_second=(done - first) / seconds if seconds else 0.0,
-            message=message,
+            message=message if portions is None else portions.noted(message),
         )
+        # What goes by before the next step is wanted, such as a pause, is not counted.
+        begin = time.perf_counter()
 
 
 def learning(
@@ -75,18 +93,28 @@ def learning(
 
     A method that goes on from a checkpoint gives its own figure, with the time before the stop.
     ``tiles`` is the number of grids that make a slice.
+
+    Raises
+    ------
+    MemoryShortage
+        If there is not enough memory.
     """
     steps = method.learn(grids, setup, **options)
-    start, first = time.perf_counter(), None
+    start = begin = time.perf_counter()
+    spent, first, last = 0.0, 0, -1
     while True:
         try:
-            step = next(steps)
+            with one_sentence(f"Learning by {method.title}", setup.device):
+                step = next(steps)
         except StopIteration as end:
             learned: Learned[Detector] = end.value
             seconds = time.perf_counter() - start
             return replace(learned, summary={"seconds": seconds, **learned.summary})
-        first = step.done if first is None else first
-        seconds = time.perf_counter() - start
+        if last < 0 or step.done < last:  # a method may walk through the slices several times
+            spent, first = 0.0, step.done
+        else:
+            spent += time.perf_counter() - begin
+        last = step.done
         images = (step.done - first) * step.images / tiles
         yield FitProgress(
             "training",
@@ -97,6 +125,7 @@ def learning(
             train_nll=step.train_nll,
             valid_nll=step.valid_nll,
             best_epoch=step.best_epoch,
-            images_per_second=images / seconds if seconds else 0.0,
+            images_per_second=images / spent if spent else 0.0,
             message=step.message,
         )
+        begin = time.perf_counter()

@@ -23,7 +23,7 @@ __all__ = [
 
 DEFAULT_METHOD = ChangeNovelty.name
 #: Settings of a fit that are options of the AR network, and choose it where no method is named.
-NETWORK_SETTINGS = ("dilation", "context", "epochs", "batch_size", "learning_rate")
+NETWORK_SETTINGS = ("dilation", "context", "epochs", "patience", "batch_size", "learning_rate")
 Layers = str | int | Sequence[int] | None
 
 

@@ -28,6 +28,7 @@ from napari_spatial_ar.normative.backbone import (
 from napari_spatial_ar.normative.calibrating import NormalScores, slice_keys
 from napari_spatial_ar.normative.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.feature_store import FeatureStore
+from napari_spatial_ar.normative.fit_plan import FitPlan, FitPlanned, tells_time_left
 from napari_spatial_ar.normative.fit_progress import FitProgress, embedding, learning
 from napari_spatial_ar.normative.fit_settings import (
     DEFAULT_METHOD,
@@ -38,6 +39,7 @@ from napari_spatial_ar.normative.fit_settings import (
     read_size,
 )
 from napari_spatial_ar.normative.folds import deal, measure_folds
+from napari_spatial_ar.normative.memory import one_sentence, releases_memory
 from napari_spatial_ar.normative.methods import (
     DETECTORS,
     FitSetup,
@@ -57,6 +59,8 @@ METHODS = tuple(DETECTORS)
 _WORK_FOLDER = ".fit"
 
 
+@releases_memory
+@tells_time_left
 def fit_steps(
     folder: str | Path | Sequence[str | Path],
     *,
@@ -71,6 +75,7 @@ def fit_steps(
     dilation: int | None = None,
     context: Context | None = None,
     epochs: int | None = None,
+    patience: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
     seed: int = 0,
@@ -118,7 +123,7 @@ def fit_steps(
         one of its settings below is given.
     options : mapping, optional
         The method's own options, see `Detector.options`.
-    dilation, context, epochs, batch_size, learning_rate : optional
+    dilation, context, epochs, patience, batch_size, learning_rate : optional
         Of the AR network and its training, see `SpatialARDetector.learn`, which has the
         defaults; other methods do not look at them.
     seed : int
@@ -163,6 +168,8 @@ def fit_steps(
     ------
     InputError
         If a setting or the folder cannot be used.
+    MemoryShortage
+        If there is not enough memory, however little is computed at once.
     StorageError
         If the disk is full.
     WeightsError
@@ -173,6 +180,7 @@ def fit_steps(
         "dilation": dilation,
         "context": context,
         "epochs": epochs,
+        "patience": patience,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
     }
@@ -223,16 +231,26 @@ def fit_steps(
         )
     store = FeatureStore(backbone, preprocessing)
     wants_train = learns.wants_normals or calibration_folds
-    refs = [*(slices.train if wants_train else ()), *slices.valid]
-    message = f"Embedding slices with {backbone.spec.name}"
-    yield from embedding(store.extract(refs), len(refs), message)
+    refs = (*(slices.train if wants_train else ()), *slices.valid)
     work = target / _WORK_FOLDER
+    used = {**learns.options(), **chosen}
+    changed = (
+        ChangedGrids(backbone, preprocessing, slices.train, work, count=used["slices"], seed=seed)
+        if learns.wants_changes
+        else None
+    )
+    message = f"Embedding slices with {backbone.spec.name}"
+    counts = len(slices.train), len(slices.valid), calibration_folds
+    plan = FitPlan(learns, used, store, refs, changed, *counts)
+    yield FitPlanned("features", 0, len(refs), message=message, plan=plan)
+    yield from embedding(store.extract(refs), len(refs), message, backbone.portions)
     normals = StoredGrids(store.paths(slices.train if learns.wants_normals else ()))
     grids: Sequence[Any] = normals
-    if learns.wants_changes:
-        count = {**learns.options(), **chosen}["slices"]
-        grids = ChangedGrids(backbone, preprocessing, slices.train, work, count=count, seed=seed)
-        yield from embedding(grids.embed(), len(grids), "Embedding changed slices")
+    if changed is not None:
+        grids = changed
+        yield from embedding(
+            changed.embed(), len(changed), "Embedding changed slices", backbone.portions
+        )
     tiles = 1 if learns.wants_changes else len(store.tiling)
     setup = FitSetup(
         blocks=backbone.spec.blocks,
@@ -243,7 +261,7 @@ def fit_steps(
         checkpoint=work / "checkpoint.safetensors",
     )
     learned = yield from learning(learns, grids, setup, chosen, tiles)
-    detector = learned.detector
+    detector, summary = learned.detector, dict(learned.summary)
     training: dict[str, Any] = {
         "images": len(slices.train),
         "subjects": _patients(slices.train),
@@ -251,7 +269,7 @@ def fit_steps(
         "valid_subjects": _patients(slices.valid),
         "seed": seed,
         "versions": _versions(),
-        "warnings": list(slices.warnings),
+        "warnings": [*slices.warnings, *backbone.portions.warnings, *summary.pop("warnings", [])],
         "excluded": sorted(exclude),
         # The same whether a default was written out or left out.
         "options": {k: v for k, v in chosen.items() if v != learns.options()[k]},
@@ -259,7 +277,7 @@ def fit_steps(
             "train": slice_keys(slices.train),
             "valid": slice_keys(slices.valid),
         },
-        **learned.summary,
+        **summary,
     }
     header = ModelHeader(
         method=method,
@@ -272,15 +290,15 @@ def fit_steps(
     )
     model = NormativeModel(target.name, header, detector, backbone=backbone, device=device)
     normal = NormalScores(model, store)
-    for done in normal.measure(slices.valid):
-        yield FitProgress(
-            "calibration", done, len(slices.valid), message="Measuring scores of normal tissue"
-        )
-    if calibration_folds:
-        changed = grids if isinstance(grids, ChangedGrids) else None
-        yield from measure_folds(
-            normal, learns, slices.train, changed, setup, chosen, store, calibration_folds
-        )
+    with one_sentence("Scoring normal slices", backbone.device):
+        for done in normal.measure(slices.valid):
+            yield FitProgress(
+                "calibration", done, len(slices.valid), message="Measuring scores of normal tissue"
+            )
+        if calibration_folds:
+            yield from measure_folds(
+                normal, learns, slices.train, changed, setup, chosen, store, calibration_folds
+            )
     model.header = replace(header, calibration=normal.calibration(folds=calibration_folds))
     model.examples = normal.examples
     yield FitProgress("saving", 0, 1, message="Saving the model")

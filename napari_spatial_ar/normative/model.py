@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_spatial_ar.errors import InputError, ModelFileError, WeightsError
+from napari_spatial_ar.errors import InputError, MemoryShortage, ModelFileError, WeightsError
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Intensity, Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.backbone import Backbone, load_backbone, resolve_device
 from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.normative.memory import one_sentence, release, releases_memory
 from napari_spatial_ar.normative.methods import Detector, detector_from_tensors, score_grid
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
@@ -69,6 +70,7 @@ class NormativeModel:
         self.folder: Path | None = None
         #: Slices of the calibration that was just made; none in a model that was loaded.
         self.examples: tuple[Example, ...] = ()
+        self._moved = ""
         self._weights = weights
         if backbone is not None:
             self.backbone = backbone
@@ -94,6 +96,12 @@ class NormativeModel:
                 fix="Get the weights it was trained on, or fit the model again",
             )
         return backbone
+
+    @property
+    def notes(self) -> list[str]:
+        """What was done otherwise than asked for because memory ran short, as sentences."""
+        moved = [self._moved] if self._moved else []
+        return [*moved, *(self.backbone.portions.warnings if "backbone" in vars(self) else [])]
 
     @property
     def modality(self) -> str:
@@ -145,16 +153,37 @@ class NormativeModel:
             raise InputError(f"all pixels of the slice have the same value, {image.min():g}")
 
     def _score(self, unit: npt.NDArray[np.float32]) -> SliceScore:
-        preprocessing = self.header.preprocessing
-        grids = embed_slice(self.backbone, preprocessing, unit)
-        tiling = Tiling.of(preprocessing, self.backbone.patch)
-        rows, columns = unit.shape
-        return score_grid(self.detector, self.header.scoring, grids, (rows, columns), tiling)
+        """Score a windowed slice; on the CPU from now on where the device has no room for it."""
+        try:
+            return self._score_here(unit)
+        except MemoryShortage:
+            if self.device.type == "cpu":
+                raise
+        # Not in the handler: the error holds on to what the failed try has made.
+        self._moved = (
+            f"Memory of the device '{self.device}' ran short, so slices are scored on the CPU, "
+            "which is slower."
+        )
+        self.device = torch.device("cpu")
+        self.detector = self.detector.to(self.device)
+        self.backbone.move(self.device)
+        release()
+        return self._score_here(unit)
 
+    def _score_here(self, unit: npt.NDArray[np.float32]) -> SliceScore:
+        preprocessing, (rows, columns) = self.header.preprocessing, unit.shape
+        with one_sentence("Scoring a slice", self.device):
+            grids = embed_slice(self.backbone, preprocessing, unit)
+            tiling = Tiling.of(preprocessing, self.backbone.patch)
+            return score_grid(self.detector, self.header.scoring, grids, (rows, columns), tiling)
+
+    @releases_memory
     def iter_volume(
         self, volume: Volume, slices: Sequence[int] | None = None
-    ) -> Iterator[tuple[int, SliceScore]]:
+    ) -> Generator[tuple[int, SliceScore], None, None]:
         """Score slices one by one; stop iterating to cancel.
+
+        Where memory runs short, less is computed at once, and then all on the CPU: see `notes`.
 
         Parameters
         ----------
@@ -172,6 +201,8 @@ class NormativeModel:
         ------
         InputError
             If an index is out of range or the slices are smaller than a patch.
+        MemoryShortage
+            If the CPU has no room for a slice either.
         """
         count = volume.geometry.slice_count
         order = range(count) if slices is None else slices

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["feature_store_dir", "released_models_dir", "user_models_dir", "weights_dir"]
+__all__ = [
+    "feature_store_dir",
+    "released_models_dir",
+    "speeds_file",
+    "unfinished_dir",
+    "user_models_dir",
+    "weights_dir",
+]
 
 _APP = "napari-spatial-ar"
 
@@ -35,6 +42,16 @@ def user_models_dir() -> Path:
 def feature_store_dir() -> Path:
     """Folder of embedding grids kept between fits; may be deleted at any time."""
     return _home("features")
+
+
+def unfinished_dir() -> Path:
+    """Folder of the recipe of the last fit that was started and not finished."""
+    return _home("unfinished")
+
+
+def speeds_file() -> Path:
+    """File of how long things took on this machine; may be deleted at any time."""
+    return feature_store_dir().with_name("speeds.json")
 
 
 def released_models_dir() -> Path | None:

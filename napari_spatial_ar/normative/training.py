@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.normative.autoregressive import SpatialAR
 from napari_spatial_ar.normative.feature_store import load_batch
+from napari_spatial_ar.normative.memory import Portions
 from napari_spatial_ar.normative.precision import native_bfloat16
 
 __all__ = ["Epoch", "TrainingSettings", "TrainingState", "train", "turn"]
@@ -69,7 +71,8 @@ class TrainingState:
 
     ``batches_done`` counts within the running epoch. ``history`` holds the finished epochs and
     ``best_epoch`` the index of the one with the lowest validation NLL (-1 before the first).
-    ``seconds`` is the time that the finished epochs took, those before a stop included.
+    ``seconds`` is the time that the finished epochs took, those before a stop included;
+    ``portions`` says how many slices of a batch are computed at once.
     """
 
     network: SpatialAR
@@ -78,6 +81,11 @@ class TrainingState:
     best: dict[str, Tensor] = field(default_factory=dict)
     batches_done: int = 0
     seconds: float = 0.0
+    portions: Portions = field(default_factory=lambda: Portions("Training"))
+
+    def stale(self, patience: int) -> bool:
+        """Whether the last ``patience`` epochs brought nothing better; never with 0."""
+        return 0 < patience < len(self.history) - self.best_epoch
 
 
 def train(
@@ -89,8 +97,9 @@ def train(
     checkpoint: Path,
     device: torch.device,
     turned: bool = False,
+    patience: int = 0,
 ) -> Iterator[TrainingState]:
-    """Train until ``epochs`` epochs are done; stop iterating to cancel.
+    """Train until ``epochs`` epochs are done or it stops improving; stop iterating to cancel.
 
     A checkpoint is written after each epoch. Where one for the same slices and settings exists,
     training goes on from it, and ends with the same weights as if it had never stopped: the
@@ -110,6 +119,8 @@ def train(
         Where.
     turned : bool
         Whether to turn the grids by 180 degrees, so that the raster runs backwards.
+    patience : int
+        Epochs without a better validation NLL after which to end; 0 to go through all of them.
 
     Yields
     ------
@@ -128,6 +139,8 @@ def train(
     begin = time.perf_counter() - state.seconds
     yield state
     for epoch in range(len(state.history), epochs):
+        if state.stale(patience):
+            return
         total = 0.0
         for batch, noise_seed in _batches(train_paths, epoch, settings):
             grid = _load(batch, turned)
@@ -135,15 +148,13 @@ def train(
                 generator = torch.Generator().manual_seed(noise_seed)
                 noise = torch.empty_like(grid).normal_(generator=generator)
                 grid = grid + noise_std * noise
-            with precision(device):
-                loss = network.nll(grid.to(device)).mean() / network.channels
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            step = partial(_gradients, network, optimizer, grid)
+            loss = state.portions(len(grid), device, step)
             optimizer.step()
-            total += loss.item() * len(batch)
+            total += loss * len(batch)
             state.batches_done += 1
             yield state
-        valid_nll = mean_nll(network, valid_paths, device, turned)
+        valid_nll = mean_nll(network, valid_paths, device, turned, state.portions)
         state.history.append(Epoch(total / len(train_paths), valid_nll))
         state.batches_done = 0
         if state.best_epoch < 0 or valid_nll < state.history[state.best_epoch].valid_nll:
@@ -164,15 +175,40 @@ def turn(grid: Tensor) -> Tensor:
     return grid.flip(-2, -1)
 
 
+def _gradients(
+    network: SpatialAR, optimizer: torch.optim.Optimizer, grid: Tensor, size: int
+) -> float:
+    """Put the gradients of a batch's mean loss in place, ``size`` slices at a time.
+
+    However small the portions, the sum is that of the whole batch, up to rounding.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    total, device = 0.0, next(network.parameters()).device
+    for part in torch.split(grid, size):
+        with precision(device):
+            loss = network.nll(part.to(device)).mean() / network.channels
+        loss = loss * (len(part) / len(grid))
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total
+
+
 def mean_nll(
-    network: SpatialAR, paths: Sequence[Path], device: torch.device, turned: bool = False
+    network: SpatialAR,
+    paths: Sequence[Path],
+    device: torch.device,
+    turned: bool = False,
+    portions: Portions | None = None,
 ) -> float:
     """Mean NLL of stored grids, in nats per dimension."""
-    total = 0.0
-    with torch.inference_mode(), precision(device):
-        for start in range(0, len(paths), 16):
-            grid = _load(paths[start : start + 16], turned).to(device)
-            total += network.nll(grid).mean().item() * len(grid)
+
+    def summed(size: int) -> float:
+        grids = (_load(paths[n : n + size], turned).to(device) for n in range(0, len(paths), size))
+        with torch.inference_mode(), precision(device):
+            return sum(network.nll(grid).mean().item() * len(grid) for grid in grids)
+
+    # Portions of 16, where there is room for so many.
+    total = (portions or Portions("Validation"))(min(16, len(paths)), device, summed)
     return total / len(paths) / network.channels
 
 

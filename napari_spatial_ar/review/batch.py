@@ -229,6 +229,6 @@ def score_scan(
         "p_value_patients": found.patients if found else None,
         "findings": len(outputs.findings),
         "flagged_voxels": int(np.count_nonzero(outputs.mask)),
-        "warnings": [*volume.warnings, *outputs.warnings],
+        "warnings": [*volume.warnings, *outputs.warnings, *model.notes],
         "files": {key: str(path) for key, path in outputs.files.items()},
     }

@@ -14,6 +14,7 @@ from napari_spatial_ar.evaluation import rivals
 from napari_spatial_ar.evaluation.compare import compare
 from napari_spatial_ar.evaluation.evaluate import evaluate
 from napari_spatial_ar.evaluation.rivals import fit_rival, grouped
+from napari_spatial_ar.normative.fit_settings import NETWORK_SETTINGS
 from napari_spatial_ar.normative.fitting import fit_steps
 from napari_spatial_ar.normative.methods import DETECTORS
 from tests.evaluation.conftest import BrightnessModel
@@ -85,7 +86,7 @@ def test_options_of_a_method_reach_it(cohort: Path, tmp_path: Path, tiny_name: s
 @pytest.mark.parametrize("name", DETECTORS)
 def test_no_option_hides_a_setting_of_every_method(name: str) -> None:
     shared = set(inspect.signature(fit_steps).parameters) & set(DETECTORS[name].options())
-    assert shared <= {"dilation", "context", "epochs", "batch_size", "learning_rate"}
+    assert shared <= set(NETWORK_SETTINGS)
 
 
 def test_a_method_that_is_not_there(cohort: Path, tmp_path: Path) -> None:

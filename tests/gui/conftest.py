@@ -63,6 +63,7 @@ class FakeModel:
     asked: list[int] = field(default_factory=list)
     #: Where given, each slice waits for one release.
     gate: threading.Semaphore | None = None
+    notes: list[str] = field(default_factory=list)
 
     def empty_score(self, volume: Volume) -> FakeVolumeScore:
         return FakeVolumeScore(volume.geometry)

@@ -110,6 +110,12 @@ def test_the_whole_volume_is_scored_from_the_slice_in_view_outward(
     assert models["fake"].asked == [4, 3, 5, 2, 6, 1, 7, 0, 8, 9, 10, 11]
     assert made.progress.value() == made.progress.maximum() == lab.shape[0]
     assert made.score_note.text() == "12 of 12 slices are scored."
+    models["fake"].notes.append("Memory ran short, so slices are scored on the CPU.")
+    click(made.slice_button)
+    finish(made)
+    assert made.score_note.text().endswith(
+        "are scored. Memory ran short, so slices are scored on the CPU."
+    )
     assert isinstance(of_kind(made, "mask")[0], Labels)
 
 

@@ -58,6 +58,7 @@ def step(stage: str, done: int, total: int, epoch: int = 0) -> SimpleNamespace:
         valid_nll=tuple(v + 0.1 for v in losses),
         best_epoch=epoch - 1,
         images_per_second=1.0,
+        seconds_left=None,
         message="",
     )
 
@@ -99,6 +100,7 @@ def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, models: Any) -> Fit:
     made = Fit(tmp_path)
     monkeypatch.setattr(services, "fit_steps", made)
     monkeypatch.setattr(services, "user_models_dir", lambda: tmp_path / "models")
+    monkeypatch.setattr(services, "unfinished_dir", lambda: tmp_path / "unfinished")
     monkeypatch.setattr(
         services, "backbone_names", lambda: [("here_vits14", True), ("gone_vits16", False)]
     )
@@ -714,6 +716,196 @@ def test_closing_while_fitting_leaves_no_thread(
     qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=5000)
     assert fit.epochs_done < 4
     assert fit.closed == 1
+
+
+# ---------------------------------------------------------------------- pauses and estimates
+
+
+def test_a_paused_fit_waits_and_goes_on(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any
+) -> None:
+    assert not dock.pause_button.isEnabled()
+    dock.form.normals.folder.setText(str(scans))
+    fit.gate = threading.Semaphore(1)
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: len(dock.plot.valid) == 1, timeout=5000)
+    click(dock.pause_button)
+    assert dock.paused
+    assert dock.pause_button.text() == "Go on"
+    fit.gate.release(10)
+    qtbot.wait(500)
+    assert fit.epochs_done <= 2, "but for the step at hand it waits"
+    assert dock.note.text().startswith("Paused")
+    assert dock.running
+    click(dock.pause_button)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    assert len(dock.plot.valid) == 4
+    assert "ready" in dock.note.text()
+    assert (dock.pause_button.text(), dock.pause_button.isEnabled()) == ("Pause", False)
+
+
+def test_a_paused_fit_can_be_cancelled_and_started_again(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any
+) -> None:
+    dock.form.normals.folder.setText(str(scans))
+    fit.gate = threading.Semaphore(1)
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: len(dock.plot.valid) == 1, timeout=5000)
+    click(dock.pause_button)
+    fit.gate.release(10)
+    click(dock.cancel_button)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    assert fit.closed == 1
+    assert dock.note.text().startswith("Stopped.")
+    assert not dock.paused
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    assert "ready" in dock.note.text()
+
+
+def test_closing_while_paused_leaves_no_thread(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any
+) -> None:
+    dock.form.normals.folder.setText(str(scans))
+    fit.gate = threading.Semaphore(1)
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: fit.epochs_done == 1, timeout=5000)
+    click(dock.pause_button)
+    fit.gate.release(10)
+    dock.viewer.window.remove_dock_widget(dock)
+    dock.deleteLater()
+    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=5000)
+    assert fit.closed == 1
+
+
+def test_how_long_it_takes_is_said_before_the_start(
+    make_napari_viewer: Any,
+    tiny_weights: Path,
+    tiny_name: str,
+    normal_slices: Path,
+    click: Any,
+    qtbot: Any,
+) -> None:
+    dock = TrainingDock(make_napari_viewer())
+    qtbot.addWidget(dock)
+    dock.form.normals.folder.setText(str(normal_slices))
+    assert select_data(dock.form.backbone, tiny_name)
+    select_data(dock.form.method.box, "memory-bank")
+    dock.form.name.setText("not-made")
+    click(dock.estimate_button)
+    assert not dock.start_button.isEnabled()
+    qtbot.waitUntil(lambda: not dock.running, timeout=60_000)
+    assert " slices to embed" in dock.note.text()
+    assert dock.note.text().startswith("About ")
+    assert "Not counted: looking through the folders" in dock.note.text()
+    assert not dock.form.target.exists()
+    assert dock.start_button.isEnabled()
+    assert not dock.unfinished.name
+
+
+# ---------------------------------------------------------------------- after a restart
+
+
+@pytest.fixture
+def restarted(dock: TrainingDock, fit: Fit, qtbot: Any) -> Callable[[], TrainingDock]:
+    """Make the dock of the next session."""
+
+    def make() -> TrainingDock:
+        made = TrainingDock(dock.viewer)
+        qtbot.addWidget(made)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def interrupted(dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any) -> TrainingDock:
+    """A dock with a fit that was stopped after its first epoch."""
+    dock.form.normals.folder.setText(str(scans))
+    select_data(dock.form.modality, "ct")
+    select_data(dock.form.method.box, "spatial-ar")
+    set_options(dock, epochs=4, patience=2)
+    dock.form.seed.setValue(7)
+    dock.form.name.setText("by-night")
+    fit.gate = threading.Semaphore(1)
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: len(dock.plot.valid) == 1, timeout=5000)
+    dock.cancel()
+    fit.gate.release(10)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    set_options(dock, epochs=40, patience=0)
+    return dock
+
+
+def test_an_unfinished_fit_is_offered_after_a_restart_and_then_forgotten(
+    interrupted: TrainingDock, restarted: Any, fit: Fit, click: Any, qtbot: Any
+) -> None:
+    assert interrupted.unfinished.isHidden(), "Start goes on here"
+    again = restarted()
+    assert not again.unfinished.isHidden()
+    assert again.unfinished.note.text() == "The fit of by-night was not finished."
+    select_data(again.form.method.box, "memory-bank")
+    again.form.seed.setValue(0)
+    again.form.normals.folder.clear()
+    click(again.unfinished.go_on_button)
+    assert again.unfinished.isHidden()
+    qtbot.waitUntil(lambda: not again.running, timeout=5000)
+    assert "The model by-night is ready" in again.note.text()
+    (before, first), (after, second) = fit.calls
+    assert after == before
+    for name in ("out", "modality", "seed", "method", "options", "backbone", "exclude"):
+        assert second[name] == first[name], name
+    assert restarted().unfinished.isHidden()
+
+
+def test_a_discarded_fit_is_not_offered_again(
+    interrupted: TrainingDock, restarted: Any, fit: Fit, click: Any
+) -> None:
+    again = restarted()
+    click(again.unfinished.discard_button)
+    assert again.unfinished.isHidden()
+    assert not again.running
+    assert restarted().unfinished.isHidden()
+
+
+def test_what_is_wrong_with_an_unfinished_fit_is_one_sentence(
+    interrupted: TrainingDock,
+    restarted: Any,
+    scans: Path,
+    fit: Fit,
+    click: Any,
+    qtbot: Any,
+    notes: list[str],
+) -> None:
+    again, (kept,) = restarted(), services.unfinished_dir().iterdir()
+    whole = kept.read_text()
+    kept.write_text("schema = 1\nsede = ")
+    click(again.unfinished.go_on_button)
+    assert "it is no recipe" in notes[-1]
+    kept.write_text(whole)
+    scans.rename(scans.with_name("elsewhere"))
+    click(again.unfinished.go_on_button)
+    assert notes[-1] == f"{scans}: there is no such folder. Choose another one."
+    assert not again.running
+    kept.unlink()
+    click(again.unfinished.go_on_button)
+    assert notes[-1].startswith(f"{kept}: the recipe cannot be read")
+    assert len(notes) == 3
+    assert len(fit.calls) == 1
+    # It stands there until it is discarded.
+    click(again.unfinished.discard_button)
+    assert again.unfinished.isHidden()
+
+
+def test_a_fit_that_cannot_be_remembered_starts_all_the_same(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any, notes: list[str]
+) -> None:
+    services.unfinished_dir().write_text("a file where the folder would be")
+    dock.form.normals.folder.setText(str(scans))
+    click(dock.start_button)
+    qtbot.waitUntil(lambda: not dock.running, timeout=5000)
+    assert "ready" in dock.note.text()
+    assert "will not be offered again" in notes[0]
 
 
 # ---------------------------------------------------------------------- the plot

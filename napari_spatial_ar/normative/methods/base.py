@@ -76,7 +76,7 @@ class Step:
     train_nll: tuple[float, ...] = ()
     valid_nll: tuple[float, ...] = ()
     best_epoch: int = -1
-    images: int = 1  # slices a unit of `done` stands for
+    images: int = 1  # slices a unit of `done` stands for; 0 where it stands for none
 
 
 D_co = TypeVar("D_co", bound="Detector", covariant=True)
@@ -178,6 +178,22 @@ class Detector(ABC):
     def default_layers(cls, depth: int) -> tuple[int, ...] | None:
         """Blocks it reads of a backbone of ``depth`` blocks; None for the backbone's own choice."""
         del depth
+        return None
+
+    @classmethod
+    def passes(cls, options: Mapping[str, Any], train: int, valid: int = 0) -> int | None:
+        """Slices that go through a training in batches, counted as often as they do.
+
+        None for a method that does not train so: it walks through the slices a few times.
+
+        Parameters
+        ----------
+        options : mapping
+            All of its options.
+        train, valid : int
+            Slices to learn from and to validate on.
+        """
+        del options, train, valid
         return None
 
     @classmethod

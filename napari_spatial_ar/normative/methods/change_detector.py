@@ -166,7 +166,7 @@ class ChangeDetector(Detector):
         network.to(setup.device)
         changed, unchanged = drawn[CHANGED].rows(), drawn[UNCHANGED].rows()
         for done, loss in _train(network, changed, unchanged, steps, setup):
-            yield Step(done, steps, f"Learning changes, cross-entropy {loss:.3f}")
+            yield Step(done, steps, f"Learning changes, cross-entropy {loss:.3f}", images=0)
         weights = {key: value.detach().cpu() for key, value in network.state_dict().items()}
         detector = cls(whitening.to(torch.device("cpu")), weights)
         detector.zero = _zero(detector.network, unchanged)

@@ -143,6 +143,11 @@ class Dinomaly(Detector):
         }
         return Learned(cls(network), summary)
 
+    @classmethod
+    def passes(cls, options: Mapping[str, Any], train: int, valid: int = 0) -> int:
+        """Count the slices of all iterations; see `Detector.passes`."""
+        return int(options["iterations"] * options["batch_size"])
+
     @property
     def heatmap_divisor(self) -> float:
         """1: the heatmap is the distance itself."""

@@ -110,7 +110,7 @@ class MemoryBank(Detector):
         for number, index in enumerate(k_centres(points.to(setup.device), count, first)):
             chosen.append(index)
             if number % _REPORT == 0:
-                yield Step(number, count, "Choosing a coreset")
+                yield Step(number, count, "Choosing a coreset", images=0)
         return Learned(cls(pool[torch.tensor(chosen)], coreset))
 
     @property

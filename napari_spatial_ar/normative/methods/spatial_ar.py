@@ -73,6 +73,7 @@ class SpatialARDetector(Detector):
         convolutions: int = 5,
         kernel: int = 3,
         epochs: int = 40,
+        patience: int = 0,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
         noise_share: float = 0.2,
@@ -99,7 +100,9 @@ class SpatialARDetector(Detector):
         kernel : int
             Side of each convolution in patches, an odd number.
         epochs : int
-            Passes over the training slices.
+            Passes over the training slices, at most.
+        patience : int
+            End after so many epochs without a better validation NLL; 0: go through all epochs.
         batch_size : int
             Slices in a step of the training.
         learning_rate : float
@@ -117,6 +120,8 @@ class SpatialARDetector(Detector):
                 "Spatial AR needs slices to train and to validate on, a checkpoint, and at least "
                 "one epoch and one slice a step"
             )
+        if patience < 0:
+            raise InputError(f"patience is a number of epochs from 0, not {patience}")
         if raster not in _RASTERS:
             raise InputError(f"raster must be {' or '.join(_RASTERS)}, not '{raster}'")
         if raster == "both" and context != "causal":
@@ -138,7 +143,9 @@ class SpatialARDetector(Detector):
         )
         states = []
         for number in range(len(_RASTERS[raster])):
-            state = yield from _train(grids, valid, setup, settings, epochs, raster, number)
+            state = yield from _train(
+                grids, valid, setup, settings, epochs, patience, raster, number
+            )
             state.network.load_state_dict(state.best)
             states.append(state)
         steps = -(-len(grids) // batch_size)
@@ -147,11 +154,20 @@ class SpatialARDetector(Detector):
             **{k: v for k, v in asdict(settings).items() if k not in ("network", "seed")},
             "optimizer": "AdamW",
             "seconds": sum(state.seconds for state in states),
+            "warnings": [text for state in states for text in state.portions.warnings],
             **forward,
         }
         if backward:
             summary["backward"] = backward[0]
         return Learned(cls(*(state.network for state in states)), summary)
+
+    @classmethod
+    def passes(cls, options: Mapping[str, Any], train: int, valid: int = 0) -> int:
+        """Count all epochs of each network; see `Detector.passes`."""
+        # Validation goes forward only, which is a third of the work.
+        return int(
+            len(_RASTERS.get(options["raster"], ())) * options["epochs"] * (train + valid / 3)
+        )
 
     @property
     def heatmap_divisor(self) -> float:
@@ -216,6 +232,7 @@ def _train(
     setup: FitSetup,
     settings: TrainingSettings,
     epochs: int,
+    patience: int,
     raster: str,
     number: int,
 ) -> Generator[Step, None, TrainingState]:
@@ -235,12 +252,13 @@ def _train(
         checkpoint=checkpoint,
         device=setup.device,
         turned=ways[number] == "backward",
+        patience=patience,
     ):
         best = state.history[state.best_epoch].valid_nll if state.history else None
         yield Step(
             (number * epochs + len(state.history)) * steps + state.batches_done,
             len(ways) * epochs * steps,
-            message
+            state.portions.noted(message)
             + ("" if best is None else f", best validation NLL {best:.4f} nats per dimension"),
             epoch=len(state.history),
             epochs=epochs,

@@ -1,0 +1,53 @@
+"""How long things took on this machine, kept to tell how long they will take.
+
+One small JSON file beside the stored embeddings. Losing it costs a few seconds of measuring, so a
+file that cannot be read or written is none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from napari_spatial_ar.errors import StorageError
+from napari_spatial_ar.imaging.files import atomic_write_json
+from napari_spatial_ar.normative.paths import speeds_file
+
+__all__ = ["machine", "recall", "remember"]
+
+
+def machine(device: torch.device) -> str:
+    """Name what computes: the card's name, or the number of threads."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def recall(key: Sequence[Any]) -> float | None:
+    """Seconds kept under a key of plain JSON values; None where there are none."""
+    seconds = _all().get(_name(key))
+    known = isinstance(seconds, float) and math.isfinite(seconds) and seconds > 0
+    return seconds if known else None
+
+
+def remember(key: Sequence[Any], seconds: float) -> None:
+    """Keep seconds, in place of those kept before."""
+    with suppress(StorageError):
+        atomic_write_json(speeds_file(), {**_all(), _name(key): float(seconds)})
+
+
+def _name(key: Sequence[Any]) -> str:
+    return json.dumps(list(key), sort_keys=True)
+
+
+def _all() -> dict[str, Any]:
+    try:
+        found = json.loads(speeds_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
