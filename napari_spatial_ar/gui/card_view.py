@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt, QUrl
-from qtpy.QtGui import QImage, QImageReader, QResizeEvent, QTextDocument
+from qtpy.QtGui import QImage, QImageReader, QResizeEvent, QTextDocument, QTextTable
 from qtpy.QtWidgets import QTextBrowser, QWidget
 
 __all__ = ["CardView"]
@@ -60,6 +60,9 @@ class CardView(QTextBrowser):
         # PyQt5 makes a mere number of the two.
         features = feature(feature.MarkdownDialectGitHub | feature.MarkdownNoHTML)
         self.document().setMarkdown(self._text, features)
+        for frame in self.document().rootFrame().childFrames():
+            if isinstance(frame, QTextTable):
+                _tidy(frame)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Fit the pictures to the new width."""
@@ -86,3 +89,15 @@ class CardView(QTextBrowser):
         empty = QImage(1, 1, QImage.Format.Format_ARGB32)
         empty.fill(Qt.GlobalColor.transparent)
         return empty
+
+
+def _tidy(table: QTextTable) -> None:
+    """Draw single lines, and no headings where a table has none: Markdown must have a row."""
+    form = table.format()
+    form.setBorderCollapse(True)
+    form.setBorder(1)
+    form.setCellPadding(3)
+    table.setFormat(form)
+    cells = [table.cellAt(0, column) for column in range(table.columns())]
+    if all(c.firstCursorPosition() == c.lastCursorPosition() for c in cells):
+        table.removeRows(0, 1)

@@ -195,14 +195,14 @@ class ComparisonDialog(QDialog):
 
 
 def _in_words(result: Any) -> str:
-    """How far two models agree, in a sentence."""
-    if result.rank_correlation is None:
-        order = "A heatmap is the same everywhere, so their order cannot be compared"
-    else:
-        order = (
-            f"Over the body their heatmaps agree in order to {result.rank_correlation:.2f} "
-            "(rank correlation, 1: the same)"
-        )
+    """How far two models agree, in two sentences."""
     if result.dice is None:
-        return f"{order}; neither outlines anything."
-    return f"{order}; what they outline overlaps to {result.dice:.2f} (Dice, 1: the same)."
+        outlines = "Neither outlines anything."
+    else:
+        outlines = f"What they outline overlaps to {result.dice:.2f} (Dice, 1: the same)."
+    if result.rank_correlation is None:
+        return f"{outlines} A heatmap is the same everywhere, so their order cannot be compared."
+    return (
+        f"{outlines} Voxels of the body are in the same order to {result.rank_correlation:.2f} "
+        "(rank correlation, 1: the same)."
+    )

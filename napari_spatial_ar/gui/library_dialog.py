@@ -60,6 +60,7 @@ class LibraryDialog(QDialog):
         self._connect()
         self.look()
         self._enable()
+        self.table.setFocus()
 
     # ------------------------------------------------------------------ building
 
@@ -102,7 +103,7 @@ class LibraryDialog(QDialog):
         splitter.addWidget(left)
         splitter.addWidget(self.details)
         splitter.setChildrenCollapsible(False)
-        splitter.setSizes([800, 500])
+        splitter.setSizes([860, 440])
         self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         layout = QVBoxLayout(self)
         layout.addWidget(splitter, 1)

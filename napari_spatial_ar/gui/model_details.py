@@ -22,7 +22,8 @@ STATES = {
 _CARD = "README.md"
 _LONGEST = 1 << 18
 _NO_CARD = "This model has no card. Its file says:"
-_NOTHING = "The file does not say what it is."
+_NOT_CALIBRATED = "nothing: no threshold is known for a share of normal tissue"
+_NOTHING = "This program cannot read what the file says of the model."
 
 
 class ModelDetails(QWidget):
@@ -67,8 +68,8 @@ def _facts(header: Any) -> str:
         "Modality": header.modality.upper(),
         "Method": header.method,
         "Backbone": header.backbone.name,
-        "Trained on": trained_on(header) or "not known",
-        "Calibrated on": calibrated_on(header) or "not calibrated: thresholds have no meaning yet",
+        "Slices / patients": trained_on(header) or "not known",
+        "Calibrated on": calibrated_on(header) or _NOT_CALIBRATED,
         "File": f"format {header.format_version}",
     }
     lines = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
@@ -76,11 +77,11 @@ def _facts(header: Any) -> str:
 
 
 def trained_on(header: Any) -> str:
-    """Say how many slices and patients a fit had; "" where the file does not say."""
+    """Say how many slices / patients a fit had; "" where the file does not say."""
     training = header.training
     if "images" not in training or "subjects" not in training:
         return ""
-    return f"{training['images']} slices / {training['subjects']} patients"
+    return f"{training['images']} / {training['subjects']}"
 
 
 def calibrated_on(header: Any) -> str:

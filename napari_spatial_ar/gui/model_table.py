@@ -12,7 +12,16 @@ from napari_spatial_ar.gui.model_details import STATES, calibrated_on, trained_o
 __all__ = ["ModelTable"]
 
 _ROLE = Qt.ItemDataRole.UserRole
-_HEADINGS = ("Name", "State", "Modality", "Method", "Backbone", "Trained on", "Calibrated", "Added")
+_HEADINGS = (
+    "Name",
+    "State",
+    "Modality",
+    "Method",
+    "Backbone",
+    "Slices / patients",
+    "Calibrated",
+    "Added",
+)
 _WIDEST_NAME = 180
 
 
@@ -28,7 +37,6 @@ class ModelTable(QTreeWidget):
         self.setRootIsDecorated(False)
         self.setUniformRowHeights(True)
         self.setAllColumnsShowFocus(True)
-        self.setAlternatingRowColors(True)
         self.setAccessibleName("Models")
         self.setToolTip("Your models and those released with the package")
         self.currentItemChanged.connect(self._on_current)
