@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from napari_spatial_ar.gui.library_dialog import LibraryDialog
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.training_dock import TrainingDock
 from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef
 from napari_spatial_ar.normative.paths import user_models_dir
 from tests.normative.test_model import build
@@ -404,12 +407,8 @@ def test_a_model_that_broke_meanwhile_is_told(
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Scoring waits before each slice until its dialog stops it."""
-    import threading
-
-    from napari_spatial_ar.normative.model import NormativeModel
-
+def slow_scoring(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Scoring takes some seconds; the event is set once it has begun."""
     begun = threading.Event()
     original = NormativeModel.iter_volume
 
@@ -417,14 +416,16 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Any:
         for _ in range(200):
             for found in original(self, volume, [6]):
                 begun.set()
-                threading.Event().wait(0.02)
+                time.sleep(0.02)
                 yield found
 
     monkeypatch.setattr(NormativeModel, "iter_volume", slow)
     return begun
 
 
-def test_a_comparison_is_cancelled(comparison: ComparisonDialog, gate: Any, qtbot: Any) -> None:
+def test_a_comparison_is_cancelled(
+    comparison: ComparisonDialog, slow_scoring: threading.Event, qtbot: Any
+) -> None:
     qtbot.mouseClick(comparison.compare_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: "Scoring with other" in comparison.note.text(), timeout=20_000)
     qtbot.mouseClick(comparison.cancel_button, Qt.MouseButton.LeftButton)
@@ -435,11 +436,15 @@ def test_a_comparison_is_cancelled(comparison: ComparisonDialog, gate: Any, qtbo
 
 @pytest.mark.parametrize("closed", ["comparison", "models"])
 def test_closing_a_dialog_ends_its_comparison(
-    closed: str, dialog: LibraryDialog, comparison: ComparisonDialog, gate: Any, qtbot: Any
+    closed: str,
+    dialog: LibraryDialog,
+    comparison: ComparisonDialog,
+    slow_scoring: threading.Event,
+    qtbot: Any,
 ) -> None:
     window = dialog.parentWidget()
     qtbot.mouseClick(comparison.compare_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(gate.is_set, timeout=20_000)
+    qtbot.waitUntil(slow_scoring.is_set, timeout=20_000)
     (comparison if closed == "comparison" else dialog).close()
     qtbot.waitUntil(lambda: window.findChild(ComparisonDialog) is None, timeout=3000)
     qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=3000)
