@@ -79,7 +79,7 @@ class LibraryDialog(QDialog):
             "&Import...", "Take in a model that was exported, or the model.safetensors of one"
         )
         self.check_button = button(
-            "Chec&k",
+            "C&heck",
             "Read the chosen model whole, and compare it and its backbone's weights with their "
             "sha256",
         )
