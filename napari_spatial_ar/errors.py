@@ -9,6 +9,8 @@ __all__ = [
     "InputError",
     "MemoryShortage",
     "ModelFileError",
+    "ModelVersionError",
+    "NameTakenError",
     "SpatialARError",
     "StorageError",
     "WeightsError",
@@ -44,8 +46,16 @@ class InputError(SpatialARError):
     """A scan, image, folder or setting that cannot be used as given."""
 
 
+class NameTakenError(InputError):
+    """A name that something else has already; another one will do."""
+
+
 class ModelFileError(SpatialARError):
     """A normative model file that is damaged, of another version or for another backbone."""
+
+
+class ModelVersionError(ModelFileError):
+    """A normative model that is whole, but needs another version of this program."""
 
 
 class WeightsError(SpatialARError):

@@ -40,6 +40,7 @@ class ModelList(QObject):
         self._tasks = tasks
         self.model: Any = None
         self._wanted: Any = None
+        services.model_news.renamed.connect(self._on_renamed)
         services.model_news.changed.connect(self.refresh)
         box.currentIndexChanged.connect(self._on_index)
         self.refresh()
@@ -58,7 +59,7 @@ class ModelList(QObject):
 
     def refresh(self) -> None:
         """Look for models again, keeping the choice."""
-        name = self.info.name if self.info is not None else settings.recall("model", "")
+        name = self._box.currentText() if self.info is not None else settings.recall("model", "")
         try:
             infos = services.list_models()
         except SpatialARError as error:
@@ -77,6 +78,11 @@ class ModelList(QObject):
         self._box.setCurrentIndex(max(0, self._box.findText(name)))
         self._box.blockSignals(False)
         self._on_index()
+
+    def _on_renamed(self, name: str, new_name: str) -> None:
+        index = self._box.findText(name)
+        if index >= 0:
+            self._box.setItemText(index, new_name)
 
     def _on_index(self) -> None:
         info = self.info

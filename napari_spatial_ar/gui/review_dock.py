@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QProgressBar
 from napari_spatial_ar.gui.export_panel import ExportPanel
 from napari_spatial_ar.gui.exporting import Exporter
 from napari_spatial_ar.gui.forms import DockPage, Note, button, combo, row, section
+from napari_spatial_ar.gui.library_button import LibraryButton
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.model_list import ModelList
 from napari_spatial_ar.gui.notify import report
@@ -74,9 +75,11 @@ class ReviewDock(DockPage):
         self.score_note = Note()
         self.threshold = ThresholdPanel()
         self.export = ExportPanel()
+        self.library_button = LibraryButton()
+        models = row(self.model_box, self.library_button)
         sections = [
             self.scan,
-            section("Model", [self.model_box, self.model_note, self.plane_box]),
+            section("Model", [models, self.model_note, self.plane_box]),
             section(
                 "Score",
                 [

@@ -38,9 +38,11 @@ class ModelNews(QObject):
 
     #: A model was made or removed.
     changed = Signal()
+    #: A model's old and new name; `changed` follows.
+    renamed = Signal(str, str)
 
 
-#: The one channel between the Training dock and the Review dock.
+#: The one channel between the docks and the dialog of models.
 model_news = ModelNews()
 
 

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QMessageBox, QProgressBar
 from napari_spatial_ar.errors import Cancelled, SpatialARError
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.forms import DockPage, Note, button, row, section
+from napari_spatial_ar.gui.library_button import LibraryButton
 from napari_spatial_ar.gui.loss_plot import LossPlot
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.opening import dropped_paths
@@ -71,7 +72,9 @@ class TrainingDock(DockPage):
         buttons = row(
             self.start_button, self.estimate_button, self.pause_button, self.cancel_button
         )
-        fit = [self.unfinished, buttons, self.progress, self.note, self.suspects_button]
+        self.library_button = LibraryButton("Models...")
+        after = row(self.suspects_button, self.library_button)
+        fit = [self.unfinished, buttons, self.progress, self.note, after]
         self.loss = section("Loss (nats per dimension)", [self.plot])
         self.lay_out([self.form, self.loss], stretch=1, foot=section("Fit", fit))
         self.setAcceptDrops(True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.errors import InputError, ModelFileError, NameTakenError
 from napari_spatial_ar.imaging.files import atomic_path, storage_error
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.backbone_table import BACKBONES
@@ -94,8 +94,8 @@ def _free(name: str) -> Path:
     return folder
 
 
-def _taken(folder: Path) -> InputError:
-    return InputError(
+def _taken(folder: Path) -> NameTakenError:
+    return NameTakenError(
         "a model of this name is there already", path=folder, fix="Choose another name"
     )
 
@@ -269,7 +269,10 @@ def missing_backbone(header: ModelHeader) -> str | None:
     """Say what a model needs before it can score; None where its backbone is at hand."""
     name = header.backbone.name
     if name not in BACKBONES:
-        return f"It needs the backbone {name}, which this version does not know. Update it."
+        return (
+            f"It needs the backbone {name}, which this version does not know. "
+            "Update napari-spatial-ar."
+        )
     spec = BACKBONES[name]
     if at_hand(spec):
         return None

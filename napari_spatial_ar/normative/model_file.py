@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from napari_spatial_ar.errors import ModelFileError, SpatialARError
+from napari_spatial_ar.errors import ModelFileError, ModelVersionError, SpatialARError
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.normative.backbone import Backbone, Fuse
 from napari_spatial_ar.normative.calibration import Calibration
@@ -42,6 +42,9 @@ FORMAT_VERSION = 2
 MODEL_FILE = "model.safetensors"
 _KEY = "napari-spatial-ar"
 _SECONDS = "seconds"
+_WHAT_A_MODEL_IS = (
+    f"Give the folder that 'fit' wrote, the {MODEL_FILE} in it, or a .zip of 'models export'"
+)
 
 
 @dataclass(frozen=True)
@@ -215,10 +218,16 @@ def _content(path: Path) -> tuple[dict[str, Any], str]:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(
-            "not a whole safetensors file", path=path, fix="Copy it again from where it came from"
+            f"not a whole safetensors file, which the {MODEL_FILE} of a model is",
+            path=path,
+            fix=f"If it was a model, copy it again from where it came from. {_WHAT_A_MODEL_IS}",
         ) from error
     if _KEY not in metadata:
-        raise ModelFileError("it is no napari-spatial-ar model", path=path)
+        raise ModelFileError(
+            "it is no napari-spatial-ar model, though a safetensors file",
+            path=path,
+            fix=f"{_WHAT_A_MODEL_IS}. Weights of a backbone go in by 'weights add'",
+        )
     try:
         outer = json.loads(metadata[_KEY])
         content, digest = dict(outer["header"]), str(outer["sha256"])
@@ -228,7 +237,7 @@ def _content(path: Path) -> tuple[dict[str, Any], str]:
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path) from error
     if version not in range(1, FORMAT_VERSION + 1):
-        raise ModelFileError(
+        raise ModelVersionError(
             f"its format version is {version}, this program reads those up to {FORMAT_VERSION}",
             path=path,
             fix="Update napari-spatial-ar, or fit the model again",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +37,11 @@ from napari_spatial_ar.review.drawing import (
 from napari_spatial_ar.review.montage import highest_slices
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
-__all__ = ["ModelComparison", "compare_models"]
+__all__ = ["ModelComparison", "compare_models", "comparison_steps"]
 
 Floats = npt.NDArray[np.float32]
+Made = TypeVar("Made")
+Steps = Generator[tuple[str, int, int], None, Made]
 
 _SHARE, _RANK = "share of normal tissue", "rank in this scan"
 
@@ -107,6 +109,36 @@ def compare_models(
     overwrite: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ModelComparison:
+    """Compare two models on a scan, as `comparison_steps` does.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        Called with (model, slices done, slices in all).
+    """
+    steps = comparison_steps(
+        first, second, volume, out, share=share, rows=rows, overwrite=overwrite
+    )
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            result: ModelComparison = end.value
+            return result
+        if progress is not None:
+            progress(*step)
+
+
+def comparison_steps(
+    first: NormativeModel,
+    second: NormativeModel,
+    volume: Volume,
+    out: str | Path,
+    *,
+    share: float = 0.01,
+    rows: int = 4,
+    overwrite: bool = False,
+) -> Steps[ModelComparison]:
     """Score one scan with two models and write ``compare.png`` and ``compare.json``.
 
     Parameters
@@ -123,8 +155,15 @@ def compare_models(
         Slices in the picture: those that the two models together find most unusual.
     overwrite : bool
         Whether files of an earlier run may be replaced.
-    progress : callable, optional
-        Called with (model, slices done, slices in all).
+
+    Yields
+    ------
+    (str, int, int)
+        Model, slices done, slices in all; close the generator to stop.
+
+    Returns
+    -------
+    ModelComparison
 
     Raises
     ------
@@ -142,7 +181,9 @@ def compare_models(
     models = (first, second)
     calibrations = [model.header.calibration for model in models]
     cuts = [c.threshold_for_fpr(share) if c else None for c in calibrations]
-    scores = [_scored(model, volume, progress) for model in models]
+    scores = []
+    for model in models:
+        scores.append((yield from _score_steps(model, volume)))
     both = np.flatnonzero(scores[0].scored & scores[1].scored)
     if not len(both):
         raise InputError("no slice of this scan shows a body, so there is nothing to compare")
@@ -187,14 +228,12 @@ def compare_models(
     return result
 
 
-def _scored(
-    model: NormativeModel, volume: Volume, progress: Callable[[str, int, int], None] | None
-) -> VolumeScore:
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(model.name, done, total)
-
-    return model.score_volume(volume, progress=report)
+def _score_steps(model: NormativeModel, volume: Volume) -> Steps[VolumeScore]:
+    score = model.empty_score(volume)
+    for done, (index, one) in enumerate(model.iter_volume(volume), start=1):
+        score.put(index, one)
+        yield model.name, done, len(score.scored)
+    return score
 
 
 def _body(

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative import archive, model_file
@@ -154,3 +156,18 @@ def test_links_in_an_archive_become_plain_files(folder: Path, tmp_path: Path) ->
     card = import_model(path).parent / "README.md"
     assert not card.is_symlink()
     assert card.read_text() == "/etc/passwd"
+
+
+def test_what_is_no_model_is_told_what_one_is(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("my notes")
+    weights = tmp_path / "weights.safetensors"
+    save_file({"a": torch.zeros(1)}, weights)
+    for file, what in ((notes, "not a whole safetensors file"), (weights, "no napari-spatial-ar")):
+        with pytest.raises(ModelFileError, match=what) as caught:
+            import_model(file)
+        assert caught.value.path == file
+        assert "Give the folder that 'fit' wrote, the model.safetensors in it" in str(caught.value)
+        assert "a .zip of 'models export'" in str(caught.value)
+    assert "'weights add'" in str(caught.value)
+    assert nothing_came_in()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,8 @@ from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.calibration import Calibration
-from napari_spatial_ar.normative.scoring import VolumeScore
-from napari_spatial_ar.review.model_comparison import compare_models
+from napari_spatial_ar.normative.scoring import SliceScore, VolumeScore
+from napari_spatial_ar.review.model_comparison import compare_models, comparison_steps
 
 CALIBRATION = Calibration((0.5, 0.01, 0.001), (1.0, 2.0, 3.0), (1.0,), slices=1, patients=1)
 
@@ -35,18 +36,18 @@ def head() -> Volume:
 def model(name: str, heat: np.ndarray, calibration: Calibration | None = CALIBRATION) -> Any:
     """Model that gives one heatmap, whatever it is shown; the last slice is not scored."""
 
-    def score_volume(volume: Volume, progress: Any = None) -> VolumeScore:
-        score = VolumeScore.empty(volume.geometry)
-        score.nll[:2] = heat
-        score.scored[:2] = True
-        score.image_scores[:2] = (heat.max(), heat.max() + 1)
-        progress(3, 3)
-        return score
+    def iter_volume(volume: Volume) -> Iterator[tuple[int, SliceScore]]:
+        for index, top in enumerate((heat.max(), heat.max() + 1)):
+            yield index, SliceScore(nll=heat, grid=heat[:1, :1], image_score=top)
+        yield 2, SliceScore(nll=0 * heat, grid=heat[:1, :1], image_score=float("nan"))
+
+    def empty(volume: Volume) -> VolumeScore:
+        return VolumeScore.empty(volume.geometry)
 
     header = SimpleNamespace(
         calibration=calibration, preprocessing=SimpleNamespace(window=Window("full8"))
     )
-    return SimpleNamespace(name=name, header=header, score_volume=score_volume)
+    return SimpleNamespace(name=name, header=header, iter_volume=iter_volume, empty_score=empty)
 
 
 def ramp() -> np.ndarray:
@@ -62,7 +63,7 @@ def test_the_same_heatmap_in_another_unit_agrees(head: Volume, tmp_path: Path) -
     models = model("a", ramp()), model("b", 10 * ramp(), tens)
     seen: list[tuple[str, int, int]] = []
     result = compare_models(*models, head, tmp_path, progress=lambda *s: seen.append(s))
-    assert seen == [("a", 3, 3), ("b", 3, 3)]
+    assert seen == [(name, done, 3) for name in "ab" for done in (1, 2, 3)]
     assert result.rank_correlation == pytest.approx(1)
     assert result.dice == 1
     above = int((ramp()[5:15, 5:15] > 2).sum())
@@ -101,6 +102,13 @@ def test_what_cannot_be_compared(head: Volume, tmp_path: Path) -> None:
         compare_models(model("a", flat), model("b", flat), head, tmp_path / "x", share=1e-9)
     assert not (tmp_path / "x").exists()
     nothing = model("a", flat)
-    nothing.score_volume = lambda volume, progress: VolumeScore.empty(volume.geometry)
+    nothing.iter_volume = lambda volume: iter(())
     with pytest.raises(InputError, match="nothing to compare"):
         compare_models(nothing, model("b", flat), head, tmp_path / "x")
+
+
+def test_a_comparison_that_is_stopped_leaves_nothing(head: Volume, tmp_path: Path) -> None:
+    steps = comparison_steps(model("a", ramp()), model("b", ramp()), head, tmp_path / "out")
+    assert next(steps) == ("a", 1, 3)
+    steps.close()
+    assert not (tmp_path / "out").exists()

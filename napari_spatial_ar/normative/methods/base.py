@@ -14,7 +14,7 @@ import torch
 from docstring_parser import DocstringStyle, parse
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.errors import InputError, ModelVersionError
 from napari_spatial_ar.normative.scoring import Scoring, SliceScore
 from napari_spatial_ar.normative.tiling import Tiling
 
@@ -332,11 +332,11 @@ def detector_from_tensors(
 
     Raises
     ------
-    ModelFileError
+    ModelVersionError
         If this version knows no such method.
     """
     if name not in DETECTORS:
-        raise ModelFileError(
+        raise ModelVersionError(
             f"its method '{name}' is not known to this version (known: {', '.join(DETECTORS)})",
             fix="Update napari-spatial-ar",
         )

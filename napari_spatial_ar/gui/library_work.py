@@ -1,0 +1,175 @@
+"""What the dialog of models does in workers; torch is imported here, when it is first needed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from napari_spatial_ar.errors import InputError
+
+__all__ = [
+    "Comparison",
+    "compare",
+    "delete",
+    "duplicate",
+    "export",
+    "import_file",
+    "look",
+    "once",
+    "recheck",
+    "rename",
+    "restore",
+    "trashed",
+]
+
+_YIELD_SECONDS = 0.1
+# Larger models are compared with their sha256 on demand alone: some would fill the memory.
+_CHECKED_UNASKED = 512 << 20
+
+Work = Generator[Any, None, Any]
+
+
+def once(act: Callable[..., Any], *arguments: Any) -> Callable[[threading.Event], Work]:
+    """Make a worker's task of one call that cannot be stopped."""
+
+    def work(stop: threading.Event) -> Work:
+        yield
+        return act(*arguments)
+
+    return work
+
+
+def look(stop: threading.Event) -> Work:
+    """Yield the list of ``ModelEntry``, and then one by one those that were read whole."""
+    from napari_spatial_ar.normative.catalogue import check_entry, list_entries
+
+    entries = list_entries()
+    yield entries
+    for entry in entries:
+        if stop.is_set():
+            return
+        if entry.state in ("unchecked", "weights") and _size(entry.file) <= _CHECKED_UNASKED:
+            yield check_entry(entry.folder)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # deleted at this moment
+        return 0
+
+
+def recheck(folder: Path) -> Any:
+    """``ModelEntry`` of a model that was read whole, its backbone's weights too."""
+    from napari_spatial_ar.normative.catalogue import check_entry
+
+    return check_entry(folder, weights=True)
+
+
+def rename(name: str, new_name: str) -> str:
+    """Rename a model; see `library.rename_model`."""
+    from napari_spatial_ar.normative.library import rename_model
+
+    return rename_model(name, new_name).name
+
+
+def duplicate(folder: Path, new_name: str) -> str:
+    """Copy a model; see `library.duplicate_model`."""
+    from napari_spatial_ar.normative.library import duplicate_model
+
+    return duplicate_model(folder, new_name).name
+
+
+def delete(name: str) -> str:
+    """Move a model to the trash; see `library.delete_model`."""
+    from napari_spatial_ar.normative.library import delete_model
+
+    delete_model(name)
+    return name
+
+
+def restore(name: str, new_name: str) -> str:
+    """Take a model out of the trash; see `library.restore_model`."""
+    from napari_spatial_ar.normative.library import restore_model
+
+    return restore_model(name, new_name).name
+
+
+def trashed() -> list[Any]:
+    """List deleted models; see `library.trashed_models`."""
+    from napari_spatial_ar.normative.library import trashed_models
+
+    return trashed_models()
+
+
+def export(folder: Path, target: Path, pictures: bool) -> str:
+    """Write a model as one file, in place of any of this name; see `archive.export_model`."""
+    from napari_spatial_ar.normative.archive import export_model
+
+    return str(export_model(folder, target, pictures=pictures, overwrite=True))
+
+
+def import_file(source: Path, name: str) -> str:
+    """Take a model in, under its own name where none is given; see `importing.import_model`."""
+    from napari_spatial_ar.normative.importing import import_model
+
+    if source.suffix in (".pth", ".pt"):
+        raise InputError(
+            "a checkpoint of the paper's authors does not say its modality and backbone",
+            path=source,
+            fix="Run 'napari-spatial-ar models import FILE --modality M --backbone B'",
+        )
+    return import_model(source, name or None).parent.name
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finished comparison.
+
+    Parameters
+    ----------
+    result : ModelComparison
+        Figures; its files are gone.
+    png : bytes
+        The picture.
+    """
+
+    result: Any
+    png: bytes
+
+
+def compare(stop: threading.Event, first: Path, second: Path, volume: Any) -> Work:
+    """Score a scan with two models, yielding (model, slices done, slices in all) at times.
+
+    Returns
+    -------
+    Comparison or None
+        None where it was stopped.
+    """
+    from napari_spatial_ar.normative.model import load_model
+    from napari_spatial_ar.review.model_comparison import comparison_steps
+
+    yield
+    one, other = load_model(first), load_model(second)
+    if one.header.backbone == other.header.backbone:
+        # Once is enough: a large one fills a small workstation.
+        other.backbone = one.backbone
+    last = 0.0
+    with TemporaryDirectory() as folder:
+        steps = comparison_steps(one, other, volume, folder)
+        while not stop.is_set():
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                return Comparison(end.value, end.value.files["png"].read_bytes())
+            now = time.monotonic()
+            if now - last >= _YIELD_SECONDS:
+                last = now
+                yield step
+        steps.close()
+    return None
