@@ -126,7 +126,7 @@ class Exporter:
             "fpr": self._threshold.fpr,
             "mask": self._masks.painted(session),
             "overwrite": overwrite,
-            **self._masks.size_arguments(session),
+            "settings": self._masks.settings_for(session),
             **self._panel.extras(),
         }
 

@@ -13,7 +13,8 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.viewing import view_index
 from napari_spatial_ar.gui.workers import TaskHost
-from napari_spatial_ar.review.findings import find_findings, make_mask, voxel_volume_mm3
+from napari_spatial_ar.review.findings import find_findings
+from napari_spatial_ar.review.masks import MaskSettings, make_mask
 
 __all__ = ["MaskController"]
 
@@ -48,11 +49,11 @@ class MaskController(QObject):
         """Whether the mask of the whole volume is up to date."""
         return not (self._busy or self._again or self._timer.isActive())
 
-    def size_arguments(self, session: Session) -> dict[str, Any]:
-        """Arguments of `make_mask` for the smallest size, in the unit the scan allows."""
-        if voxel_volume_mm3(session.geometry) is None:
-            return {"min_voxels": round(self._min_size)}
-        return {"min_size_mm3": self._min_size}
+    def settings_for(self, session: Session) -> MaskSettings:
+        """Smallest size in the unit the scan allows."""
+        if session.geometry.measurable:
+            return MaskSettings(min_size_mm3=self._min_size)
+        return MaskSettings(min_voxels=round(self._min_size))
 
     def set_session(self, session: Session | None) -> None:
         """Work on another scan; None to rest."""
@@ -82,9 +83,9 @@ class MaskController(QObject):
         return make_mask(
             session.score.nll,
             self._threshold,
+            self.settings_for(session),
             geometry=session.geometry,
             scored=session.score.scored,
-            **self.size_arguments(session),
         )
 
     def slices_scored(self, indices: list[int]) -> None:
