@@ -22,7 +22,7 @@ from scipy.spatial.distance import pdist
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_text
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.review.masks import voxel_volume_mm3
+from napari_spatial_ar.review.masks import make_mask, voxel_volume_mm3
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 __all__ = [
@@ -33,6 +33,8 @@ __all__ = [
     "findings_to_csv",
     "findings_to_json",
     "label_components",
+    "make_mask",
+    "voxel_volume_mm3",
     "write_findings_csv",
     "write_findings_json",
 ]
