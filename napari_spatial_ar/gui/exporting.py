@@ -126,7 +126,8 @@ class Exporter:
             "fpr": self._threshold.fpr,
             "mask": self._masks.painted(session),
             "overwrite": overwrite,
-            "settings": self._masks.settings_for(session),
+            "settings": self._masks.settings,
+            "region": self._masks.region(session),
             **self._panel.extras(),
         }
 
