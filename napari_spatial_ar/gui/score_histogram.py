@@ -110,7 +110,7 @@ class ScoreHistogram(QWidget):
 
     @property
     def _area(self) -> QRectF:
-        return QRectF(self.rect()).adjusted(42, 17, -8, -17)
+        return QRectF(self.rect()).adjusted(50, 17, -8, -17)
 
     def _score_at(self, x: float) -> float:
         area = self._area

@@ -10,36 +10,25 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.forms import (
-    Note,
-    button,
-    combo,
-    heading,
-    row,
-    section,
-    select_data,
-)
+from napari_spatial_ar.gui.forms import Note, button, heading, row, section
 from napari_spatial_ar.gui.mask_form import MaskForm, size_box
 from napari_spatial_ar.gui.notify import sentence
 from napari_spatial_ar.gui.score_histogram import ScoreHistogram
 from napari_spatial_ar.gui.session import calibrated_thresholds
 from napari_spatial_ar.gui.threshold_slider import ThresholdSlider
+from napari_spatial_ar.gui.unit_box import UnitBox
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.review.findings import Finding
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.p_values import share_note
 from napari_spatial_ar.review.score_counts import ScoreCounts
-from napari_spatial_ar.review.threshold_scales import (
-    PercentileScale,
-    Scale,
-    ShareScale,
-    UnitScale,
-)
 
 __all__ = ["ThresholdPanel", "meaning"]
 
 _DEFAULT_FPR = 0.01
-_SHARE, _UNIT, _PERCENTILE = "share", "unit", "percentile"
+# Below the median of normal tissue and above the rarest calibrated scores the axis goes on, in
+# parts of the calibrated range.
+_BELOW, _ABOVE = 0.5, 1.0
 
 
 def meaning(model: Any, threshold: float, anchors: dict[float, float]) -> str:
@@ -72,9 +61,8 @@ class ThresholdPanel(QWidget):
         self._model: Any = None
         self._anchors: dict[float, float] = {}
         self._counts: ScoreCounts | None = None
-        self._wanted_unit = settings.recall("threshold_unit", _SHARE)
         self.histogram = ScoreHistogram()
-        self.unit_box = combo("What the slider counts in; the threshold stays the same")
+        self.unit_box = UnitBox()
         self.slider = ThresholdSlider()
         self.meaning = Note()
         self.refusal = Note()
@@ -107,7 +95,7 @@ class ThresholdPanel(QWidget):
         self.slider.valueChanged.connect(self._on_slider)
         self.slider.refused.connect(self.refusal.say)
         self.histogram.moved.connect(self._on_line)
-        self.unit_box.activated.connect(self._on_unit)
+        self.unit_box.chosen.connect(self._on_unit)
         self.min_size.valueChanged.connect(self._on_settings)
         self.form.changed.connect(self._on_settings)
         self.form.refused.connect(self.form.note.say)
@@ -140,7 +128,7 @@ class ThresholdPanel(QWidget):
         self.histogram.set_anchors(self._anchors)
         if self._anchors:
             low, high = min(self._anchors.values()), max(self._anchors.values())
-            self._set_range(low, high + (high - low))
+            self._set_range(low - _BELOW * (high - low), high + _ABOVE * (high - low))
             wanted = settings.recall("fpr", _DEFAULT_FPR)
             nearest = min(self._anchors, key=lambda fpr: abs(fpr - wanted))
             try:
@@ -188,15 +176,7 @@ class ThresholdPanel(QWidget):
         unit = getattr(model, "unit", "nats per dimension")
         self.heading.setText(f"Threshold ({unit})")
         self.slider.setToolTip(f"Tissue whose score lies above this value ({unit}) is in the mask")
-        chosen = self.unit_box.currentData()
-        self.unit_box.clear()
-        for name, data in (
-            ("% of normal tissue flagged", _SHARE),
-            (unit, _UNIT),
-            ("percentile of this scan", _PERCENTILE),
-        ):
-            self.unit_box.addItem(name, data)
-        select_data(self.unit_box, chosen)
+        self.unit_box.name_unit(unit)
 
     def _set_range(self, low: float, high: float) -> None:
         high = max(high, low + 1e-6)
@@ -208,34 +188,13 @@ class ThresholdPanel(QWidget):
         for widget in (self.histogram, self.unit_box, self.slider):
             widget.setEnabled(ready)
 
-    # ------------------------------------------------------------------ the slider's unit
-
-    def _scales(self) -> dict[str, tuple[Scale, str]]:
-        """Give the views that there are now, with what stands behind the number."""
-        scales: dict[str, tuple[Scale, str]] = {}
-        if self._anchors:
-            model = self._model
-            share = ShareScale(self._anchors, model.threshold_for_fpr, model.fpr_for_threshold)
-            scales[_SHARE] = share, " %"
-        scales[_UNIT] = UnitScale(self.slider.minimum(), self.slider.maximum()), ""
-        if self._counts is not None:
-            counts = self._counts
-            scales[_PERCENTILE] = PercentileScale(counts.edges, counts.shares_above()), ""
-        return scales
-
     def _apply_scale(self) -> None:
-        """Show the threshold in the wanted unit, or in the first that there is."""
-        scales = self._scales()
-        unit = self._wanted_unit if self._wanted_unit in scales else next(iter(scales))
-        for at in range(self.unit_box.count()):
-            self.unit_box.model().item(at).setEnabled(self.unit_box.itemData(at) in scales)
-        select_data(self.unit_box, unit)
-        self.slider.set_scale(*scales[unit])
-        self.form.set_scale(*scales[unit])
+        ends = self.slider.minimum(), self.slider.maximum()
+        scale, suffix = self.unit_box.scale(self._model, self._anchors, ends, self._counts)
+        self.slider.set_scale(scale, suffix)
+        self.form.set_scale(scale, suffix)
 
     def _on_unit(self) -> None:
-        self._wanted_unit = self.unit_box.currentData()
-        settings.remember("threshold_unit", self._wanted_unit)
         self.refusal.say("")
         self._apply_scale()
 

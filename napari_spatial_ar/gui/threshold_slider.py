@@ -13,6 +13,7 @@ from napari_spatial_ar.review.threshold_scales import Scale, UnitScale
 __all__ = ["ScaleField", "ThresholdSlider"]
 
 _PLACES = 2000
+_FIELD_WIDTH = 128
 _DECIMALS, _DIGITS = 6, 4
 
 
@@ -96,6 +97,7 @@ class ThresholdSlider(QWidget):
         self.bar.setAccessibleName("Threshold")
         self.field = ScaleField()
         self.field.setAccessibleName("Threshold as a number")
+        self.field.setFixedWidth(_FIELD_WIDTH)
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.bar, 1)
