@@ -48,7 +48,7 @@ def outlined_voxels(
     inside = np.zeros(shape, bool)
     for outline in outlines:
         if outline.shape[1] == 2:
-            inside |= polygon2mask(shape[1:], outline)
+            inside |= _filled(shape[1:], outline)
             continue
         spread = np.ptp(outline, axis=0)
         across = int(np.argmin(spread))
@@ -57,5 +57,10 @@ def outlined_voxels(
         index = round(float(outline[:, across].mean()))
         if 0 <= index < shape[across]:
             planes = np.moveaxis(inside, across, 0)
-            planes[index] |= polygon2mask(planes.shape[1:], np.delete(outline, across, axis=1))
+            planes[index] |= _filled(planes.shape[1:], np.delete(outline, across, axis=1))
     return inside
+
+
+def _filled(shape: tuple[int, ...], corners: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+    filled: npt.NDArray[np.bool_] = polygon2mask(shape, corners)  # type: ignore[no-untyped-call]
+    return filled
