@@ -143,8 +143,10 @@ class ScoreHistogram(QWidget):
         bottom = math.floor(math.log10(drawn.min())) if drawn.size else -3
         bottom = min(bottom, top - 1)
         self._draw_axes(painter, area, text, bottom, top)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)  # no seams between bars
         for index in np.flatnonzero(scan >= _LEAST):
             self._draw_bar(painter, area, edges, int(index), _height(scan[index], bottom, top))
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         self._draw_normal(painter, area, edges, normal, bottom, top)
         self._draw_thresholds(painter, area, text)
         self._draw_key(painter, area, text, bool(scan.any()), bool(np.isfinite(normal).any()))

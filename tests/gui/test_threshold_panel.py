@@ -154,6 +154,8 @@ def test_advanced_settings_reach_the_mask_and_the_record(
     scored: Any, finish: Any, qtbot: Any, monkeypatch: Any, tmp_path: Path, notes: list[str]
 ) -> None:
     form = scored.threshold.form
+    assert not form.fold.isExpanded()
+    assert form.fold.content().maximumHeight() == 0
     form.hysteresis.setChecked(True)
     scored.threshold.form.higher.setValue(0.2)  # percent: below the lesion's score of 2
     finish(scored)
