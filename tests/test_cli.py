@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative import focus_weights, weights
 from napari_spatial_ar.normative.backbone import BACKBONES
-from napari_spatial_ar.review.findings import make_mask
+from napari_spatial_ar.review.body import Body
+from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from tests.imaging.conftest import build_image
 
 
@@ -329,6 +331,40 @@ def test_score_writes_five_files_and_a_picture(tmp_path: Path, scan: Path, fitte
     assert "earlier run" in run(tmp_path, *arguments, code=1)["error"]
     again = [scan, "--model", fitted, "--out", out, "--threshold", 1.4, "--overwrite"]
     assert run(tmp_path, "score", *again)["threshold"] == 1.4
+
+
+def test_score_makes_the_mask_that_its_options_ask_for(
+    tmp_path: Path, scan: Path, fitted: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["score", scan, "--model", fitted, "--out", out, "--fpr", 0.2, "--no-montage"]
+    options = ["--min-area-mm2", 30, "--smoothing-mm", 1, "--fill-holes", "--body-only"]
+    result = run(tmp_path, *arguments, *options, "--hysteresis-fpr", 0.1)
+    folder = Path(result["scans"][0]["folder"])
+    model, volume = nsar.load_model(fitted, device="cpu"), nsar.read(scan)[0]
+    settings = MaskSettings(
+        body_only=True,
+        hysteresis=model.threshold_for_fpr(0.1),
+        smoothing_mm=1,
+        fill_holes=True,
+        min_area_mm2=30,
+    )
+    score = model.score_volume(volume)
+    expected = make_mask(
+        score.nll,
+        model.threshold_for_fpr(0.2),
+        settings,
+        geometry=volume.geometry,
+        scored=score.scored,
+        body=Body(volume, model).whole(score.scored),
+    )
+    mask = nib.load(folder / "mask.nii.gz").get_fdata().T
+    np.testing.assert_array_equal(mask, expected)
+    record = json.loads((folder / "provenance.json").read_text())["threshold"]
+    assert record.items() >= dataclasses.asdict(settings).items()
+    assert record["drawn_region_voxels"] is None
+    said = run(tmp_path, *arguments, "--overwrite", "--hysteresis-fpr", 0.3, code=1)["error"]
+    assert "no threshold above the mask's own" in said
 
 
 def test_score_in_another_plane(tmp_path: Path, fitted: Path) -> None:

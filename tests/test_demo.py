@@ -14,7 +14,7 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.demo import DEMO_MODEL, run_demo
 from napari_spatial_ar.imaging.samples import sample_path
 from napari_spatial_ar.normative.paths import released_models_dir
-from napari_spatial_ar.review.findings import make_mask
+from napari_spatial_ar.review.masks import make_mask
 
 
 @pytest.mark.parametrize("name", [DEMO_MODEL, "brain-flair-focus"])

@@ -287,7 +287,26 @@ def score(
             help="Call scans unusual with a p-value, among normal patients, of at most this."
         ),
     ] = None,
+    hysteresis_fpr: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep only regions that hold a voxel above the threshold for this smaller share."
+        ),
+    ] = None,
     min_size_mm3: Annotated[float, typer.Option(help="Leave smaller regions out.")] = 0.0,
+    min_area_mm2: Annotated[
+        float, typer.Option(help="Leave smaller regions out, slice by slice.")
+    ] = 0.0,
+    smoothing_mm: Annotated[
+        float,
+        typer.Option(help="Leave out parts without room for a disc of this radius (an opening)."),
+    ] = 0.0,
+    fill_holes: Annotated[
+        bool, typer.Option("--fill-holes", help="Fill holes, slice by slice.")
+    ] = False,
+    body_only: Annotated[
+        bool, typer.Option("--body-only", help="Leave out what lies outside the body.")
+    ] = False,
     montage: Annotated[bool, typer.Option(help="Also write a picture of the top slices.")] = True,
     keep_uids: Annotated[bool, typer.Option(help="Write UIDs instead of their hashes.")] = False,
     dicom: Annotated[
@@ -317,7 +336,15 @@ def score(
 ) -> dict[str, Any]:
     """Score scans: heatmap, mask, findings and provenance for each, on the scan's own grid."""
     from napari_spatial_ar.review.batch import score_scans
+    from napari_spatial_ar.review.masks import MaskSettings
 
+    settings = MaskSettings(
+        body_only=body_only,
+        smoothing_mm=smoothing_mm,
+        fill_holes=fill_holes,
+        min_area_mm2=min_area_mm2,
+        min_size_mm3=min_size_mm3,
+    )
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
 
@@ -331,7 +358,8 @@ def score(
             fpr=fpr,
             threshold=threshold,
             alpha=alpha,
-            min_size_mm3=min_size_mm3,
+            settings=settings,
+            hysteresis_fpr=hysteresis_fpr,
             montage=montage,
             keep_uids=keep_uids,
             dicom=dicom,

@@ -121,12 +121,13 @@ class Exporter:
         question = f"The folder {folder.name} holds results of an earlier export. Replace them?"
         if overwrite and not self._may("Export all", question):
             return
-        arguments = {
+        arguments: dict[str, Any] = {
             "threshold": self._threshold.threshold,
             "fpr": self._threshold.fpr,
             "mask": self._masks.painted(session),
             "overwrite": overwrite,
-            **self._masks.size_arguments(session),
+            "settings": self._masks.settings,
+            "region": self._masks.region(session),
             **self._panel.extras(),
         }
 

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QFileDialog, QInputDialog, QMessageBox, QWidget
 from napari_spatial_ar.errors import NameTakenError
 from napari_spatial_ar.gui import library_work, services, settings
 from napari_spatial_ar.gui.notify import report
-from napari_spatial_ar.gui.workers import TaskHost
+from napari_spatial_ar.gui.workers import Task, TaskHost
 
 __all__ = ["LibraryActions"]
 
@@ -38,6 +38,8 @@ class _Action:
     #: What can be undone when it is done; None where it stays as before.
     undo: str | None = None
     changes: bool = True
+    #: Whether ``act`` gives a task that tells its steps and can be stopped.
+    steps: bool = False
 
 
 class LibraryActions(QObject):
@@ -64,6 +66,7 @@ class LibraryActions(QObject):
         super().__init__(parent)
         self._tasks = tasks
         self._action: _Action | None = None
+        self._task: Task | None = None
         self._taken = ""
         #: Name of the model that was deleted last and can be brought back; "" for none.
         self.undo_name = ""
@@ -72,6 +75,17 @@ class LibraryActions(QObject):
     def running(self) -> bool:
         """Whether something is being done."""
         return self._action is not None
+
+    @property
+    def stoppable(self) -> bool:
+        """Whether what is being done can be stopped."""
+        return self._action is not None and self._action.steps
+
+    def stop(self) -> None:
+        """Stop what can be; the models stay as they were."""
+        if self.stoppable and self._task is not None:
+            self._task.stop()
+            self.said.emit("Stopping...")
 
     # ------------------------------------------------------------------ what can be done
 
@@ -134,6 +148,19 @@ class LibraryActions(QObject):
         act = library_work.recheck
         self._run(_Action("Checking", "", act, (entry.folder,), changes=False))
 
+    def calibrate(self, entry: Any) -> None:
+        """Ask for a folder of normal scans and measure the model on them."""
+        start = settings.last_folder("training")
+        title = "Normal scans that the model was not trained on"
+        normals = QFileDialog.getExistingDirectory(self.parent(), title, start)
+        name = entry.name if normals else ""
+        if name and entry.released:
+            name = self._ask("Calibrate", "Name of the copy that is calibrated:", f"{name}-here")
+        if name:
+            act, arguments = library_work.calibrate, (entry.folder, Path(normals))
+            said = "{} is calibrated on these scans."
+            self._run(_Action("Calibrating", said, act, arguments, name=name, steps=True))
+
     # ------------------------------------------------------------------ how it is done
 
     def _ask(self, title: str, label: str, proposed: str) -> str:
@@ -154,17 +181,26 @@ class LibraryActions(QObject):
         if self.running:
             return
         self._action, self._taken = action, ""
-        names = () if action.name is None else (action.name,)
-        task = self._tasks.start(library_work.once(action.act, *action.arguments, *names))
+        given = action.arguments if action.name is None else (*action.arguments, action.name)
+        work = action.act(*given) if action.steps else library_work.once(action.act, *given)
+        self._task = task = self._tasks.start(work)
+        task.progressed.connect(self._on_step)
         task.returned.connect(self._on_returned)
         task.failed.connect(self._on_failed)
         task.finished.connect(self._on_finished)
         self.said.emit(f"{action.doing}...")
         self.busy.emit(True)
 
+    def _on_step(self, step: tuple[str, int, int] | None) -> None:
+        if step is not None and self._task is not None and not self._task.stopped:
+            self.said.emit("{}: {} of {}".format(*step))
+
     def _on_returned(self, result: Any) -> None:
         action = self._action
         assert action is not None
+        if action.steps and result is None:
+            self.said.emit("Stopped; nothing was changed.")
+            return
         if action.act is library_work.recheck:
             self.said.emit(f"{result.name} was checked.")
             self.checked.emit(result)
@@ -189,7 +225,7 @@ class LibraryActions(QObject):
 
     def _on_finished(self) -> None:
         action, taken = self._action, self._taken
-        self._action = None
+        self._action = self._task = None
         self.busy.emit(False)
         if action is not None and taken:
             label = f"There is a model {taken} already. Another name:"

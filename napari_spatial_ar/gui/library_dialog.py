@@ -83,6 +83,12 @@ class LibraryDialog(QDialog):
             "Read the chosen model whole, and compare it and its backbone's weights with their "
             "sha256",
         )
+        self.calibrate_button = button(
+            "Ca&librate...",
+            "Measure the chosen model on other normal scans, from which its thresholds get their "
+            "meaning; of a released model, a copy",
+        )
+        self.stop_button = button("&Stop", "Stop calibrating; the model stays as it was")
         self.compare_button = button(
             "&Compare two models on the open scan...",
             "Heatmaps of two models side by side, on the scan chosen in the Review dock",
@@ -93,12 +99,12 @@ class LibraryDialog(QDialog):
         column = QVBoxLayout(left)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.table, 1)
-        column.addLayout(row(self.note, self.undo_button))
+        column.addLayout(row(self.note, self.stop_button, self.undo_button))
         column.addLayout(
             row(self.rename_button, self.duplicate_button, self.delete_button, self.trash_button)
         )
         column.addLayout(row(self.import_button, self.export_button, self.check_button))
-        column.addWidget(self.compare_button)
+        column.addLayout(row(self.calibrate_button, self.compare_button))
         splitter = QSplitter(Qt.Orientation.Horizontal)
         splitter.addWidget(left)
         splitter.addWidget(self.details)
@@ -124,6 +130,8 @@ class LibraryDialog(QDialog):
         self.export_button.clicked.connect(self.export)
         self.import_button.clicked.connect(self.library.import_file)
         self.check_button.clicked.connect(self.check)
+        self.calibrate_button.clicked.connect(self.calibrate)
+        self.stop_button.clicked.connect(self.library.stop)
         self.compare_button.clicked.connect(self.compare)
         self.buttons.rejected.connect(self.reject)
         self.library.said.connect(self.note.say)
@@ -182,12 +190,13 @@ class LibraryDialog(QDialog):
             made.setEnabled(own and free)
             made.setToolTip(tip if entry is None or own else _RELEASED)
         whole = entry is not None and entry.state not in ("damaged", "version")
-        for made in (self.duplicate_button, self.export_button):
+        for made in (self.duplicate_button, self.export_button, self.calibrate_button):
             made.setEnabled(whole and free)
         self.check_button.setEnabled(entry is not None and free)
         for made in (self.import_button, self.trash_button, self.undo_button):
             made.setEnabled(free)
         self.undo_button.setVisible(bool(self.library.undo_name))
+        self.stop_button.setVisible(self.library.stoppable)
         self.compare_button.setEnabled(len(self._usable()) > 1)
 
     def _usable(self) -> list[Any]:
@@ -219,6 +228,10 @@ class LibraryDialog(QDialog):
     def check(self) -> None:
         """Read the chosen model whole."""
         self.library.check(self.table.entry)
+
+    def calibrate(self) -> None:
+        """Measure the chosen model on other normal scans."""
+        self.library.calibrate(self.table.entry)
 
     def compare(self) -> None:
         """Open the comparison, with the chosen model as the first."""

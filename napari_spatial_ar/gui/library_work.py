@@ -14,6 +14,7 @@ from napari_spatial_ar.errors import InputError
 
 __all__ = [
     "Comparison",
+    "calibrate",
     "compare",
     "delete",
     "duplicate",
@@ -125,6 +126,37 @@ def import_file(source: Path, name: str) -> str:
             fix="Run 'napari-spatial-ar models import FILE --modality M --backbone B'",
         )
     return import_model(source, name or None).parent.name
+
+
+def calibrate(folder: Path, normals: Path, name: str) -> Callable[[threading.Event], Work]:
+    """Make a task that calibrates the user's model ``name``, or a new copy of that name.
+
+    It yields (what is done, slices done, slices in all) at times, and gives the name; None where
+    it was stopped. See `calibrating.recalibrate_steps`.
+    """
+
+    def work(stop: threading.Event) -> Work:
+        from napari_spatial_ar.normative.calibrating import recalibrate_steps
+        from napari_spatial_ar.normative.library import free_folder
+        from napari_spatial_ar.review.model_card import write_model_card
+
+        yield
+        out = None if name == folder.name else free_folder(name)
+        steps, last = recalibrate_steps(folder, normals, out=out), 0.0
+        while not stop.is_set():
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                write_model_card(end.value)
+                return end.value.name
+            now = time.monotonic()
+            if now - last >= _YIELD_SECONDS:
+                last = now
+                yield step
+        steps.close()
+        return None
+
+    return work
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.viewing import view_index
 from napari_spatial_ar.gui.workers import TaskHost
-from napari_spatial_ar.review.findings import find_findings, make_mask, voxel_volume_mm3
+from napari_spatial_ar.review.findings import find_findings
+from napari_spatial_ar.review.masks import MaskSettings, make_mask, make_slice_mask
 
 __all__ = ["MaskController"]
 
@@ -21,22 +23,37 @@ __all__ = ["MaskController"]
 _REST_MS = 150
 _SCORING_MS = 1500
 
+Bools = npt.NDArray[np.bool_]
+Region = Callable[[Session], Bools | None]
+
 
 class MaskController(QObject):
-    """Keeps a session's mask layer in step with threshold and smallest size."""
+    """Keeps a session's mask layer in step with threshold, settings and region.
+
+    Parameters
+    ----------
+    viewer, tasks, parent
+        Where layers are, what runs workers, and the owner.
+    region : callable
+        Gives what of a session's scan the mask may cover, see `RegionBox.inside`.
+    """
 
     #: list of Finding, for the session that is shown.
     findings_changed = Signal(object)
     #: An exception met in the worker.
     failed = Signal(object)
+    #: The region that the mask is restricted to cannot be used: an InputError.
+    region_refused = Signal(object)
 
-    def __init__(self, viewer: Any, tasks: TaskHost, parent: QObject):
+    def __init__(self, viewer: Any, tasks: TaskHost, parent: QObject, region: Region):
         super().__init__(parent)
         self._viewer = viewer
         self._tasks = tasks
         self._session: Session | None = None
         self._threshold = 0.0
-        self._min_size = 0.0
+        self.settings = MaskSettings()
+        self._region = region
+        self._inside: tuple[Session, Bools | None] | None = None
         self._busy = False
         self._again = False
         self._timer = QTimer(self)
@@ -48,29 +65,26 @@ class MaskController(QObject):
         """Whether the mask of the whole volume is up to date."""
         return not (self._busy or self._again or self._timer.isActive())
 
-    def size_arguments(self, session: Session) -> dict[str, Any]:
-        """Arguments of `make_mask` for the smallest size, in the unit the scan allows."""
-        if voxel_volume_mm3(session.geometry) is None:
-            return {"min_voxels": round(self._min_size)}
-        return {"min_size_mm3": self._min_size}
-
     def set_session(self, session: Session | None) -> None:
         """Work on another scan; None to rest."""
         self._session = session
         self._timer.stop()
 
     def set_threshold(self, threshold: float) -> None:
-        """Move the threshold (nats per dimension)."""
+        """Move the threshold, in the model's unit."""
         self._threshold = threshold
         session = self._ready()
         if session is not None:
             self._draw_slice_in_view(session)
             self._timer.start(_REST_MS)
 
-    def set_min_size(self, size: float) -> None:
-        """Change the smallest region kept (mm3, or voxels where spacing is unknown)."""
-        self._min_size = size
-        if self._ready() is not None:
+    def set_settings(self, settings: MaskSettings) -> None:
+        """Change what becomes of the voxels above the threshold, and look at the region again."""
+        self.settings = settings
+        self._inside = None
+        session = self._ready()
+        if session is not None:
+            self._draw_slice_in_view(session)
             self._timer.start(_REST_MS)
 
     def painted(self, session: Session) -> npt.NDArray[np.uint8] | None:
@@ -78,13 +92,30 @@ class MaskController(QObject):
         return session.mask_array() if self.settled else None
 
     def computed(self, session: Session) -> npt.NDArray[np.uint8]:
-        """Mask that threshold and smallest size give."""
+        """Mask that threshold, settings and region give."""
+        return self._computed(session, self.region(session))
+
+    def region(self, session: Session) -> Bools | None:
+        """(Z, Y, X) inside the region that the mask is restricted to; None for the whole scan."""
+        if self._inside is None or self._inside[0] is not session:
+            try:
+                self._inside = session, self._region(session)
+            except InputError as error:
+                self._inside = session, None
+                self.region_refused.emit(error)
+                return None
+        return self._inside[1]
+
+    def _computed(self, session: Session, region: Bools | None) -> npt.NDArray[np.uint8]:
+        scored = session.score.scored.copy()
         return make_mask(
             session.score.nll,
             self._threshold,
+            self.settings,
             geometry=session.geometry,
-            scored=session.score.scored,
-            **self.size_arguments(session),
+            scored=scored,
+            body=session.body.whole(scored) if self.settings.body_only else None,
+            region=region,
         )
 
     def slices_scored(self, indices: list[int]) -> None:
@@ -93,10 +124,8 @@ class MaskController(QObject):
         if session is None:
             return
         layer = session.ensure_mask()
-        slices = session.geometry.to_slices(session.score.nll)
-        masks = session.geometry.to_slices(session.geometry.from_display(layer.data))
         for index in indices:
-            masks[index] = session.score.scored[index] & (slices[index] > self._threshold)
+            self._draw_slice(session, layer, index)
         layer.refresh(thumbnail=False, highlight=False, extent=False)
         if not self._timer.isActive():
             self._timer.start(_SCORING_MS)
@@ -117,18 +146,35 @@ class MaskController(QObject):
             return
         axis, index = view
         geometry = session.geometry
-        above = geometry.to_display(session.score.nll).take(index, axis) > self._threshold
-        slice_axis = geometry.display_slice_axis
-        backwards = geometry.slice_position(0) != 0
-        scored = session.score.scored[::-1] if backwards else session.score.scored
-        if axis == slice_axis:
-            above &= scored[index]
+        if axis == geometry.display_slice_axis:
+            self._draw_slice(session, layer, geometry.slice_position(index))
         else:
+            # Across the acquired slices, what is done per slice waits for the volume.
+            above = geometry.to_display(session.score.nll).take(index, axis) > self._threshold
+            backwards = geometry.slice_position(0) != 0
+            scored = session.score.scored[::-1] if backwards else session.score.scored
             across = [1, 1, 1]
-            across[slice_axis] = -1
+            across[geometry.display_slice_axis] = -1
             above &= scored.reshape(across).take(0, axis)
-        np.moveaxis(layer.data, axis, 0)[index] = above
+            region = self.region(session)
+            if region is not None:
+                above &= geometry.to_display(region).take(index, axis)
+            np.moveaxis(layer.data, axis, 0)[index] = above
         layer.refresh(thumbnail=False, highlight=False, extent=False)
+
+    def _draw_slice(self, session: Session, layer: Any, index: int) -> None:
+        """Put acquired slice ``index`` into the layer."""
+        axis = session.geometry.slice_axis
+        region = self.region(session)
+        mask = session.score.scored[index] and make_slice_mask(
+            session.nll_planes[index],
+            self._threshold,
+            self.settings,
+            geometry=session.geometry,
+            body=session.body.plane(index) if self.settings.body_only else None,
+            region=None if region is None else np.moveaxis(region, axis, 0)[index],
+        )
+        np.moveaxis(session.geometry.from_display(layer.data), axis, 0)[index] = mask
 
     def _compute(self) -> None:
         session = self._ready()
@@ -138,10 +184,11 @@ class MaskController(QObject):
             self._again = True
             return
         self._busy, self._again = True, False
+        region = self.region(session)  # layers are read on this thread
 
         def work(stop: threading.Event) -> Generator[None, None, Any]:
             yield
-            mask = self.computed(session)
+            mask = self._computed(session, region)
             return mask, find_findings(mask, session.score.nll, session.geometry)
 
         task = self._tasks.start(work)

@@ -45,7 +45,8 @@ class ReviewDock(DockPage):
         self._wanted: str | None = None
         self._build()
         self.scorer = Scorer(self.viewer, self.tasks, self)
-        self.masks = MaskController(self.viewer, self.tasks, self)
+        region = self.threshold.form.region
+        self.masks = MaskController(self.viewer, self.tasks, self, region.inside)
         self.exporter = Exporter(self, self.export, self.threshold, self.masks)
         self.models = ModelList(self.model_box, self.model_note, self.tasks)
         self._connect()
@@ -109,11 +110,13 @@ class ReviewDock(DockPage):
         self.scorer.scored.connect(self._on_scored)
         self.scorer.finished.connect(self._show_session)
         self.threshold.threshold_changed.connect(self.masks.set_threshold)
-        self.threshold.min_size_changed.connect(self.masks.set_min_size)
+        self.threshold.settings_changed.connect(self.masks.set_settings)
+        self.masks.region_refused.connect(self.threshold.refuse_region)
         self.threshold.highest_wanted.connect(self.show_highest)
         self.masks.findings_changed.connect(self.threshold.show_findings)
         self.masks.failed.connect(partial(report, doing="Making the mask"))
-        self.masks.set_min_size(self.threshold.min_size.value())
+        self.masks.set_settings(self.threshold.settings)
+        self.threshold.form.region.set_viewer(self.viewer)
         self.export.mask_button.clicked.connect(lambda: self.exporter.mask(self.session))
         self.export.all_button.clicked.connect(lambda: self.exporter.everything(self.session))
         if self.models.model is not None:
@@ -136,6 +139,7 @@ class ReviewDock(DockPage):
         session = self.session
         self.masks.set_session(session)
         self.export.set_scan(None if session is None else session.volume)
+        self.threshold.set_counts(None if session is None else session.counts)
         if session is None:
             self.threshold.clear_findings()
         else:
@@ -217,5 +221,6 @@ class ReviewDock(DockPage):
             return
         new = session.geometry.to_slices(session.score.nll)[indices]
         self.threshold.take_scores(float(new.max()), float(np.percentile(new[0], 99)))
+        self.threshold.set_counts(session.counts)
         self.masks.slices_scored(indices)
         self._enable()

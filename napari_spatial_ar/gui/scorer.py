@@ -89,7 +89,9 @@ class Scorer(QObject):
         self.progressed.emit(0, self._total)
         self.said.emit("Scoring...")
         task = self._tasks.start(
-            lambda stop: score_steps(stop, session.model, session.volume, order)
+            lambda stop: score_steps(
+                stop, session.model, session.volume, order, look=session.body.plane
+            )
         )
         task.progressed.connect(partial(self._take, session))
         task.failed.connect(self._on_failed)

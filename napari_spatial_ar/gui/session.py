@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from napari.layers import Image, Labels
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.layers import heat_layer, layer_volume, mask_layer
 from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.review.body import Body
+from napari_spatial_ar.review.score_counts import ScoreCounts
 
 __all__ = ["Session", "calibrated_thresholds", "outward", "score_steps"]
 
@@ -30,15 +32,21 @@ def outward(count: int, start: int) -> list[int]:
 
 
 def score_steps(
-    stop: threading.Event, model: Any, volume: Any, slices: Sequence[int]
+    stop: threading.Event,
+    model: Any,
+    volume: Any,
+    slices: Sequence[int],
+    look: Callable[[int], Any] = lambda index: None,
 ) -> Generator[Scored, None, None]:
     """Score slices in order, yielding what is done about ten times a second.
 
-    Stops after the slice during which ``stop`` was set; what is done is still yielded.
+    Stops after the slice during which ``stop`` was set; what is done is still yielded. ``look``
+    is called with each slice that is done, still in the worker.
     """
     batch: Scored = []
     last = 0.0
     for index, score in model.iter_volume(volume, slices):
+        look(index)
         batch.append((index, score))
         now = time.monotonic()
         if stop.is_set() or now - last >= _YIELD_SECONDS:
@@ -90,6 +98,8 @@ class Session:
         self.volume = layer_volume(layer).along(plane)
         self.score = model.empty_score(self.volume)
         self.visited = np.zeros(len(self.score.scored), dtype=bool)
+        self.body = Body(self.volume, model)
+        self.counts = ScoreCounts(len(self.visited))
         self.heat: Image | None = None
         self.mask: Labels | None = None
         self._data = layer.data
@@ -100,6 +110,11 @@ class Session:
     def geometry(self) -> Any:
         """Grid of the scan."""
         return self.volume.geometry
+
+    @property
+    def nll_planes(self) -> npt.NDArray[np.float32]:
+        """(N, rows, columns), a view: scores of acquired slices, axes as in (Z, Y, X)."""
+        return np.moveaxis(self.score.nll, self.geometry.slice_axis, 0)
 
     def fits(self, layer: Image, model: Any, plane: Plane | None = None) -> bool:
         """Whether this is the session of a layer, model and plane, and the scan is unchanged."""
@@ -129,6 +144,8 @@ class Session:
         for index, slice_score in batch:
             self.score.put(index, slice_score)
             self.visited[index] = True
+            if self.score.scored[index]:
+                self.counts.put(index, self.nll_planes[index][self.body.plane(index)])
         indices = [index for index, _ in batch]
         if self.any_scored:
             self._draw_heat(indices)

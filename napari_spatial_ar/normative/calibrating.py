@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from napari_spatial_ar.normative.model import NormativeModel, find_model, load_m
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 from napari_spatial_ar.normative.scoring import Example
 
-__all__ = ["NormalScores", "recalibrate", "slice_keys"]
+__all__ = ["NormalScores", "recalibrate", "recalibrate_steps", "slice_keys"]
 
 # Hex digits of a slice's content key that a model file keeps: two of a million slices are the
 # same by chance once in 30 million.
@@ -102,7 +103,7 @@ def _middle_slices(refs: Sequence[SliceRef]) -> set[SliceRef]:
     return {slices[len(slices) // 2] for slices in first}
 
 
-def recalibrate(
+def recalibrate_steps(
     model: str | Path,
     folder: str | Path,
     *,
@@ -111,9 +112,8 @@ def recalibrate(
     weights: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> NormativeModel:
-    """Calibrate a model on normal scans that it was not trained on.
+) -> Generator[tuple[str, int, int], None, NormativeModel]:
+    """Calibrate a model on normal scans that it was not trained on; stop iterating to cancel.
 
     Parameters
     ----------
@@ -130,8 +130,11 @@ def recalibrate(
         See `load_model`.
     overwrite : bool
         Whether another model that is already in ``out`` may be replaced.
-    progress : callable, optional
-        Called with (what is done, slices done, slices in all); what it raises stops the work.
+
+    Yields
+    ------
+    (str, int, int)
+        What is done, slices done, slices in all.
 
     Returns
     -------
@@ -175,13 +178,34 @@ def recalibrate(
         ("Scoring normal slices", scores.measure(refs)),
     ):
         for done in steps:
-            if progress is not None:
-                progress(message, done, len(refs))
+            yield message, done, len(refs)
     loaded.header = replace(header, calibration=scores.calibration(separate=separate))
     loaded.examples = scores.examples
     loaded.name = target.name
     loaded.save(target)
     return loaded
+
+
+def recalibrate(
+    model: str | Path,
+    folder: str | Path,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+    **settings: Any,
+) -> NormativeModel:
+    """Calibrate a model on normal scans that it was not trained on; see `recalibrate_steps`.
+
+    ``progress`` is called with what that yields; what it raises stops the work.
+    """
+    steps = recalibrate_steps(model, folder, **settings)
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            found: NormativeModel = end.value
+            return found
+        if progress is not None:
+            progress(*step)
 
 
 def _check_unseen(model: NormativeModel, refs: Sequence[SliceRef], folder: str | Path) -> bool:

@@ -36,6 +36,7 @@ __all__ = [
     "copy_model",
     "delete_model",
     "duplicate_model",
+    "free_folder",
     "is_released",
     "missing_backbone",
     "new_model",
@@ -84,8 +85,14 @@ def check_model(file: Path) -> None:
     detector_from_tensors(header.method, header.parameters, tensors)
 
 
-def _free(name: str) -> Path:
-    """Folder that a new model of the user's gets, once its name is seen to be good and free."""
+def free_folder(name: str) -> Path:
+    """Folder that a new model of the user's gets, once its name is seen to be good and free.
+
+    Raises
+    ------
+    InputError
+        If it is no name, or taken (`NameTakenError`).
+    """
     if not name or Path(name).name != name or name.startswith(".") or "\\" in name:
         raise InputError(f"'{name}' is no name for a model", fix="Use letters, digits and hyphens")
     folder = user_models_dir() / name
@@ -132,7 +139,7 @@ def new_model(name: str) -> Iterator[Path]:
     StorageError
         If the disk is full or may not be written to.
     """
-    target = _free(name)
+    target = free_folder(name)
     work = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +182,7 @@ def rename_model(name: str, new_name: str) -> Path:
     ModelFileError
         If the user has no such model.
     """
-    source, target = _own(name, "renamed"), _free(new_name)
+    source, target = _own(name, "renamed"), free_folder(new_name)
     _move(source, target)
     return target
 
@@ -260,7 +267,7 @@ def restore_model(name: str, new_name: str | None = None) -> Path:
         raise InputError(
             f"there is no model '{name}' in the trash", fix=f"It holds: {names or 'nothing'}"
         )
-    target = _free(new_name or name)
+    target = free_folder(new_name or name)
     _move(found[0].folder, target)
     return target
 

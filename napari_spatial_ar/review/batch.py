@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.model import NormativeModel, load_model
+from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import scan_folder_name, write_scan_outputs
 from napari_spatial_ar.review.p_values import share_note
 
@@ -30,7 +32,8 @@ def score_scans(
     fpr: float = 0.01,
     threshold: float | None = None,
     alpha: float | None = None,
-    min_size_mm3: float = 0.0,
+    settings: MaskSettings | None = None,
+    hysteresis_fpr: float | None = None,
     montage: bool = True,
     keep_uids: bool = False,
     weights: Path | None = None,
@@ -58,7 +61,10 @@ def score_scans(
         the model's unit.
     alpha : float, optional
         Call a scan unusual where its p-value is at most this.
-    min_size_mm3, montage, keep_uids, dicom, png, png_heat, overwrite
+    hysteresis_fpr : float, optional
+        Keep only regions that hold a voxel above the threshold for this smaller share, instead of
+        ``settings.hysteresis``.
+    settings, montage, keep_uids, dicom, png, png_heat, overwrite
         See `score_scan`.
     plane : {"axial", "coronal", "sagittal"}, optional
         Slices that the model sees; by default those that were acquired.
@@ -87,6 +93,14 @@ def score_scans(
     cut = loaded.threshold_for_fpr(fpr) if threshold is None else threshold
     calibration = loaded.header.calibration
     share = calibration.fpr_for_threshold(cut) if calibration else None
+    if hysteresis_fpr is not None:
+        higher = loaded.threshold_for_fpr(hysteresis_fpr)
+        if higher <= cut:
+            raise InputError(
+                f"a hysteresis share of {hysteresis_fpr:g} gives no threshold above the mask's own",
+                fix="Choose a share smaller than --fpr",
+            )
+        settings = replace(settings or MaskSettings(), hysteresis=higher)
     if alpha is not None:
         loaded.calibration.check_alpha(alpha)
     scans: list[dict[str, Any]] = []
@@ -111,7 +125,7 @@ def score_scans(
                     out / name,
                     threshold=cut,
                     fpr=share,
-                    min_size_mm3=min_size_mm3,
+                    settings=settings,
                     montage=montage,
                     keep_uids=keep_uids,
                     dicom=dicom,
@@ -163,7 +177,7 @@ def score_scan(
     *,
     threshold: float,
     fpr: float | None = None,
-    min_size_mm3: float = 0.0,
+    settings: MaskSettings | None = None,
     montage: bool = True,
     keep_uids: bool = False,
     dicom: bool = False,
@@ -181,7 +195,7 @@ def score_scan(
     model : NormativeModel
         What scores it.
     folder : Path
-        See `write_scan_outputs`, as for ``threshold``, ``fpr``, ``min_size_mm3``, ``keep_uids``,
+        See `write_scan_outputs`, as for ``threshold``, ``fpr``, ``settings``, ``keep_uids``,
         ``dicom``, ``png``, ``png_heat`` and ``overwrite``.
     montage : bool
         Also write ``montage.png`` with the highest-scoring slices.
@@ -209,7 +223,7 @@ def score_scan(
         model,
         threshold=threshold,
         fpr=fpr,
-        min_size_mm3=min_size_mm3,
+        settings=settings,
         keep_uids=keep_uids,
         overwrite=overwrite,
         montage_too=montage,

@@ -1,4 +1,4 @@
-"""From scores to a mask, and from a mask to findings a reader can go through.
+"""From a mask to findings a reader can go through.
 
 Slices are counted along the acquired axis, from 0, in the order of the file.
 """
@@ -22,6 +22,7 @@ from scipy.spatial.distance import pdist
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_text
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.review.masks import make_mask, voxel_volume_mm3
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 __all__ = [
@@ -97,80 +98,6 @@ class Finding:
     longest_diameter_px: float
     peak_nll: float
     mean_nll: float
-
-
-def voxel_volume_mm3(geometry: Geometry) -> float | None:
-    """Volume of one voxel in mm3, or None where it is not known."""
-    if not geometry.measurable:
-        return None
-    return float(abs(np.linalg.det(geometry.affine[:3, :3])))
-
-
-def make_mask(
-    nll: npt.NDArray[np.floating],
-    threshold: float,
-    *,
-    geometry: Geometry,
-    scored: npt.NDArray[np.bool_] | None = None,
-    min_size_mm3: float = 0.0,
-    min_voxels: int = 0,
-) -> npt.NDArray[np.uint8]:
-    """Voxels whose score lies above a threshold, without regions that are too small.
-
-    Parameters
-    ----------
-    nll : (Z, Y, X) floating
-        Scores in source order, nats per dimension.
-    threshold : float
-        Nats per dimension; a voxel is in the mask where its score is greater.
-    geometry : Geometry
-        The scan's grid.
-    scored : (N,) bool, optional
-        Which acquired slices have been scored; the others are never masked. All by default.
-    min_size_mm3 : float
-        Regions (26 neighbours, in 3-D) of less volume are left out.
-    min_voxels : int
-        Regions of fewer voxels are left out: for scans without a known spacing.
-
-    Returns
-    -------
-    (Z, Y, X) uint8
-        1 in the mask, 0 elsewhere.
-
-    Raises
-    ------
-    InputError
-        If the scores are not on the grid, the threshold is not a number, or a size in mm3 is
-        asked of a scan without a known spacing.
-    """
-    if nll.shape != geometry.shape:
-        raise InputError(f"scores of shape {nll.shape} are not on the grid {geometry.shape}")
-    if not np.isfinite(threshold):
-        raise InputError(f"the threshold {threshold} is not a number")
-    above = nll > threshold
-    if scored is not None:
-        count = geometry.shape[geometry.slice_axis]
-        if scored.shape != (count,):
-            raise InputError(f"{scored.shape} flags do not fit {count} slices")
-        above &= np.expand_dims(
-            scored.astype(bool), axis=tuple(a for a in range(3) if a != geometry.slice_axis)
-        )
-    smallest = float(min_voxels)
-    if min_size_mm3 > 0:
-        voxel = voxel_volume_mm3(geometry)
-        if voxel is None:
-            raise InputError(
-                "a smallest volume in mm3 needs a scan whose spacing is known",
-                fix="Give the smallest size in voxels instead",
-            )
-        smallest = max(smallest, min_size_mm3 / voxel)
-    if smallest > 1:
-        labels, _ = ndimage.label(above, structure=_NEIGHBOURS_26)
-        # A hair of slack, so that a region of exactly the asked volume survives rounding.
-        keep = np.bincount(labels.ravel()) >= smallest * (1 - 1e-6)
-        keep[0] = False
-        above = keep[labels]
-    return above.astype(np.uint8)
 
 
 def label_components(mask: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

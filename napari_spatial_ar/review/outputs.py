@@ -23,14 +23,15 @@ from napari_spatial_ar.imaging.files import atomic_write_text, storage_error
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (
     Finding,
     find_findings,
-    make_mask,
     write_findings_csv,
     write_findings_json,
 )
+from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from napari_spatial_ar.review.montage import montage
 from napari_spatial_ar.review.overlays import write_overlays
 from napari_spatial_ar.review.p_values import PValues, p_values
@@ -135,8 +136,8 @@ def write_scan_outputs(
     *,
     threshold: float,
     fpr: float | None = None,
-    min_size_mm3: float = 0.0,
-    min_voxels: int = 0,
+    settings: MaskSettings | None = None,
+    region: npt.NDArray[np.bool_] | None = None,
     mask: npt.NDArray[Any] | None = None,
     keep_uids: bool = False,
     overwrite: bool = False,
@@ -164,7 +165,7 @@ def write_scan_outputs(
         Nats per dimension.
     fpr : float or None
         Share of normal tissue that the threshold flags, for the record.
-    min_size_mm3, min_voxels : float, int
+    settings, region : MaskSettings, (Z, Y, X) bool, optional
         As for `make_mask`.
     mask : (Z, Y, X) integer, optional
         The mask to write instead of the one that the threshold gives: one that a person edited.
@@ -207,9 +208,17 @@ def write_scan_outputs(
             path=out_dir,
             fix="Choose another folder, or ask for them to be overwritten",
         )
-    settings: dict[str, Any] = {"min_size_mm3": min_size_mm3, "min_voxels": min_voxels}
+    settings = MaskSettings() if settings is None else settings
     geometry = volume.geometry
-    computed = make_mask(score.nll, threshold, geometry=geometry, scored=score.scored, **settings)
+    computed = make_mask(
+        score.nll,
+        threshold,
+        settings,
+        geometry=geometry,
+        scored=score.scored,
+        body=Body(volume, model).whole(score.scored) if settings.body_only else None,
+        region=region,
+    )
     final = computed if mask is None else (np.asarray(mask) != 0).astype(np.uint8)
     if final.shape != geometry.shape:
         raise InputError(f"a mask of {final.shape} is not on the scan's grid {geometry.shape}")
@@ -223,7 +232,8 @@ def write_scan_outputs(
         scored=int(np.count_nonzero(score.scored)),
         mask_edited=not np.array_equal(final, computed),
         keep_uids=keep_uids,
-        **settings,
+        settings=settings,
+        region_voxels=None if region is None else int(np.count_nonzero(region)),
     )
     record["p_values"] = None if found is None else found.to_dict()
     unit = record["threshold"]["unit"]

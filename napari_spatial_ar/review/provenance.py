@@ -18,12 +18,14 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.derived import REMARK, Algorithm, source_uids
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import Window, display_limits, resolve
+from napari_spatial_ar.review.masks import MaskSettings
 
 __all__ = [
     "RESEARCH_USE",
     "ModelLike",
     "algorithm_of",
     "model_summary",
+    "model_window",
     "provenance",
     "recorded_algorithm",
     "versions",
@@ -103,9 +105,10 @@ def _voxels_sha256(volume: Volume) -> str:
     return digest.hexdigest()
 
 
-def _model_window(model: ModelLike, volume: Volume) -> list[float] | None:
+def model_window(model: ModelLike, volume: Volume) -> tuple[float, float] | None:
+    """Voxel values that the model sees as black and white; None where it does not say."""
     window = getattr(getattr(model.header, "preprocessing", None), "window", None)
-    return list(resolve(window, volume)) if isinstance(window, Window) else None
+    return resolve(window, volume) if isinstance(window, Window) else None
 
 
 def algorithm_of(model: ModelLike, *, threshold: float) -> Algorithm:
@@ -152,8 +155,8 @@ def provenance(
     threshold: float,
     fpr: float | None,
     scored: int,
-    min_size_mm3: float = 0.0,
-    min_voxels: int = 0,
+    settings: MaskSettings | None = None,
+    region_voxels: int | None = None,
     mask_edited: bool = False,
     keep_uids: bool = False,
 ) -> dict[str, Any]:
@@ -172,8 +175,10 @@ def provenance(
         None where the model has none.
     scored : int
         Number of slices that were scored.
-    min_size_mm3, min_voxels : float, int
-        Regions smaller than this were left out of the mask.
+    settings : MaskSettings, optional
+        What became of the voxels above the threshold.
+    region_voxels : int, optional
+        Size of the drawn region that the mask was restricted to; None where there was none.
     mask_edited : bool
         Whether a person changed the mask by hand.
     keep_uids : bool
@@ -200,8 +205,8 @@ def provenance(
             "nats_per_dimension": float(threshold),
             "unit": str(getattr(model, "unit", "nats per dimension")),
             "share_of_normal_tissue_flagged": None if fpr is None else float(fpr),
-            "min_size_mm3": float(min_size_mm3),
-            "min_voxels": int(min_voxels),
+            **dataclasses.asdict(settings or MaskSettings()),
+            "drawn_region_voxels": region_voxels,
             "mask_edited_by_hand": bool(mask_edited),
         },
         "scan": {
@@ -217,7 +222,7 @@ def provenance(
             "role": volume.role,
             # Voxel values drawn black and white, and those that the model saw as 0 and 1.
             "display_window": list(display_limits(volume)),
-            "model_window": _model_window(model, volume),
+            "model_window": model_window(model, volume),
             "shape_zyx": list(geometry.shape),
             "spacing_zyx": list(geometry.spacing),
             "spacing_unit": "mm" if geometry.spacing_known else "pixel",

@@ -23,7 +23,7 @@ from napari_spatial_ar.gui.library_dialog import LibraryDialog
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.training_dock import TrainingDock
 from napari_spatial_ar.normative.backbone import Backbone
-from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef
 from napari_spatial_ar.normative.paths import user_models_dir
 from tests.normative.test_model import build
@@ -449,6 +449,59 @@ def test_closing_a_dialog_ends_its_comparison(
     qtbot.waitUntil(lambda: window.findChild(ComparisonDialog) is None, timeout=3000)
     qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=3000)
     assert (window.findChild(LibraryDialog) is None) == (closed == "models")
+
+
+def test_a_model_is_calibrated_on_a_folder(
+    dialog: LibraryDialog,
+    folder: Path,
+    click: Click,
+    news: list[int],
+    normal_slices: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(normal_slices))
+    dialog.table.choose("mine")
+    assert not dialog.stop_button.isVisible()
+    click(dialog.calibrate_button)
+    calibration = load_model(folder / "mine", device="cpu").header.calibration
+    assert calibration is not None
+    assert (calibration.slices, calibration.patients) == (12, 4)
+    assert dialog.note.text() == "mine is calibrated on these scans."
+    assert news == [1]
+
+
+def test_calibrating_is_stopped_and_changes_nothing(
+    dialog: LibraryDialog,
+    folder: Path,
+    wait: Any,
+    normal_slices: Path,
+    qtbot: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = (folder / "mine" / MODEL_FILE).read_bytes()
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(normal_slices))
+    dialog.table.choose("mine")
+    qtbot.mouseClick(dialog.calibrate_button, Qt.MouseButton.LeftButton)
+    assert dialog.stop_button.isVisible()
+    qtbot.mouseClick(dialog.stop_button, Qt.MouseButton.LeftButton)
+    wait(dialog)
+    assert dialog.note.text() == "Stopped; nothing was changed."
+    assert (folder / "mine" / MODEL_FILE).read_bytes() == before
+
+
+def test_a_released_model_is_calibrated_as_a_copy(
+    dialog: LibraryDialog,
+    click: Click,
+    answer: Answer,
+    normal_slices: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(normal_slices))
+    asked = answer(None)
+    dialog.table.choose(RELEASED[0])
+    click(dialog.calibrate_button)
+    assert asked == [f"Name of the copy that is calibrated: [{RELEASED[0]}-here]"]
+    assert not dialog.library.running
 
 
 def test_the_dialog_stays_open_while_a_model_is_changed(

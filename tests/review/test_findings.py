@@ -16,10 +16,10 @@ from napari_spatial_ar.review.findings import (
     find_findings,
     findings_to_csv,
     label_components,
-    make_mask,
     write_findings_csv,
     write_findings_json,
 )
+from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 
@@ -65,16 +65,16 @@ def test_small_regions_go_by_volume_and_diagonal_neighbours_count_as_one() -> No
     nll = scores(geometry)
     nll[0, 0, 0] = nll[1, 1, 1] = nll[2, 2, 2] = 5  # one diagonal region: 9 mm3
     nll[5, 8, 8] = 5  # 3 mm3
-    kept = make_mask(nll, 2, geometry=geometry, min_size_mm3=9)
+    kept = make_mask(nll, 2, settings=MaskSettings(min_size_mm3=9), geometry=geometry)
     assert np.argwhere(kept).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
-    assert make_mask(nll, 2, geometry=geometry, min_size_mm3=9.1).sum() == 0
-    assert make_mask(nll, 2, geometry=geometry, min_voxels=2).sum() == 3
+    assert make_mask(nll, 2, settings=MaskSettings(min_size_mm3=9.1), geometry=geometry).sum() == 0
+    assert make_mask(nll, 2, settings=MaskSettings(min_voxels=2), geometry=geometry).sum() == 3
 
 
 def test_mm3_without_a_known_spacing_is_refused() -> None:
     geometry = Geometry.without_spacing((2, 3, 4))
     with pytest.raises(InputError, match="voxels instead"):
-        make_mask(scores(geometry), 0, geometry=geometry, min_size_mm3=1)
+        make_mask(scores(geometry), 0, settings=MaskSettings(min_size_mm3=1), geometry=geometry)
 
 
 def test_scores_on_another_grid_are_refused() -> None:

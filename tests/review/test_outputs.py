@@ -24,6 +24,7 @@ from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.review import outputs
+from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import (
     DICOM_FILES,
     OUTPUT_FILES,
@@ -39,7 +40,13 @@ def test_files_lie_on_the_scan_and_agree(
     tmp_path: Path, scan: Volume, scores: Any, model: Any
 ) -> None:
     written = write_scan_outputs(
-        tmp_path / "out", scan, scores, model, threshold=2.0, fpr=0.01, min_size_mm3=5
+        tmp_path / "out",
+        scan,
+        scores,
+        model,
+        threshold=2.0,
+        fpr=0.01,
+        settings=MaskSettings(min_size_mm3=5),
     )
     paths = written.files
     assert np.array_equal(written.mask, scores.nll > 2)

@@ -1,0 +1,54 @@
+"""Where the body is in a scan that a model scored."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.imaging.tissue import tissue_mask
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.windows import apply_window, display_limits
+from napari_spatial_ar.review.provenance import ModelLike, model_window
+
+__all__ = ["Body"]
+
+
+class Body:
+    """Where the body is, found slice by slice when it is asked for, and kept.
+
+    It is judged in the window that the model sees, as when the model was calibrated.
+
+    Parameters
+    ----------
+    volume : Volume
+        The scan.
+    model : NormativeModel
+        What scores it.
+    """
+
+    def __init__(self, volume: Volume, model: ModelLike) -> None:
+        self._volume = volume
+        self._model = model
+        self._body = np.zeros(volume.geometry.shape, bool)
+        self._found = np.zeros(volume.geometry.slice_count, bool)
+
+    @cached_property
+    def _window(self) -> tuple[float, float]:
+        return model_window(self._model, self._volume) or display_limits(self._volume)
+
+    def plane(self, index: int) -> npt.NDArray[np.bool_]:
+        """Acquired slice ``index``: the two axes of (Z, Y, X) across it; see `tissue_mask`."""
+        geometry = self._volume.geometry
+        if not self._found[index]:
+            upright = tissue_mask(apply_window(self._volume.slice(index), *self._window))
+            geometry.to_slices(self._body)[index] = upright
+            self._found[index] = True
+        return np.asarray(np.moveaxis(self._body, geometry.slice_axis, 0)[index])
+
+    def whole(self, scored: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """(Z, Y, X), right in the acquired slices (N,) that are scored."""
+        for index in np.flatnonzero(scored):
+            self.plane(int(index))
+        return self._body
