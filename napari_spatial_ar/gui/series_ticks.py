@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
 from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.icons import icon, square
 from napari_spatial_ar.imaging.data_summary import DataSummary, kind_of
-from napari_spatial_ar.imaging.survey import REASONS
+from napari_spatial_ar.imaging.surveyed import REASONS
 from napari_spatial_ar.imaging.thumbnails import THUMBNAIL_SIZE
 
 __all__ = ["SeriesTicks"]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.selection import AS_ACQUIRED, SlicePlane
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.outputs import scan_folder_name, write_scan_outputs
@@ -39,7 +39,7 @@ def score_scans(
     png: bool = False,
     png_heat: bool = False,
     every_series: bool = False,
-    plane: Plane | None = None,
+    plane: SlicePlane | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def score_scans(
         Call a scan unusual where its p-value is at most this.
     min_size_mm3, montage, keep_uids, dicom, png, png_heat, overwrite
         See `score_scan`.
-    plane : {"axial", "coronal", "sagittal"}, optional
-        Slices that the model sees; by default those that were acquired.
+    plane : {"as-acquired", "axial", "coronal", "sagittal"}, optional
+        Slices that the model sees; by default those of the plane it learned from.
     every_series : bool
         Also score localizers and derived series where an input holds an original one.
     weights, device
@@ -106,7 +106,7 @@ def score_scans(
             taken.add(name)
             try:
                 record = score_scan(
-                    scan.read().along(plane),
+                    loaded.cut(scan.read(), plane),
                     loaded,
                     out / name,
                     threshold=cut,
@@ -177,7 +177,7 @@ def score_scan(
     Parameters
     ----------
     volume : Volume
-        The scan.
+        The scan, with the slices that the model is to see.
     model : NormativeModel
         What scores it.
     folder : Path
@@ -201,7 +201,7 @@ def score_scan(
         if progress is not None:
             progress(label, done, total)
 
-    score = model.score_volume(volume, progress=report)
+    score = model.score_volume(volume, progress=report, plane=AS_ACQUIRED)
     outputs = write_scan_outputs(
         folder,
         volume,
