@@ -103,8 +103,11 @@ class DataSummary:
         return dict(Counter(error.what for error in self.survey.errors))
 
     @cached_property
-    def parts(self) -> SliceSet | None:
-        """Slices to train on, to validate on and to calibrate on; None where it has no split."""
+    def split(self) -> tuple[Side, ...] | None:
+        """Training, validation, and calibration where it has patients of its own.
+
+        The last is what a model is calibrated on. None where there are too few patients.
+        """
         refs, held_out = (
             tuple(ref for s in self.used if s.held_out == valid for ref in s.refs)
             for valid in (False, True)
@@ -113,20 +116,10 @@ class DataSummary:
             return None
         fractions = self.valid_fraction, self.calibration_fraction
         try:
-            return split_slices(SliceSet(refs, held_out), *fractions, self.seed)
+            made = split_slices(SliceSet(refs, held_out), *fractions, self.seed)
         except InputError:
             return None
-
-    @cached_property
-    def split(self) -> tuple[Side, ...] | None:
-        """Training, validation, and calibration where it has patients of its own.
-
-        The last is what a model is calibrated on. None where there are too few patients.
-        """
-        if self.parts is None:
-            return None
-        sides = (self.parts.train, self.parts.valid, self.parts.calibration)
-        return tuple(Side.of(refs) for refs in sides if refs)
+        return tuple(Side.of(part) for part in (made.train, made.valid, made.calibration) if part)
 
     @property
     def least_share(self) -> float:
@@ -149,7 +142,7 @@ class DataSummary:
         """Say what the split cannot promise; "" where there are patients enough."""
         if not self.used:
             return "There is nothing to learn from."
-        if self.split is None and self.total.patients > 1:
+        if self.split is None and self.calibration_fraction and self.total.patients > 1:
             return (
                 f"{_count(self.total.patients, 'patient')} are too few for training, validation "
                 "and calibration: a model cannot be fitted. Set the share for calibration to 0."
