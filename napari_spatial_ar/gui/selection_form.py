@@ -42,7 +42,9 @@ def _ends(summary: DataSummary) -> tuple[tuple[SliceRef, ...], tuple[float, floa
         return (), (1.0, 1.0)
     series = volumes[len(volumes) // 2]
     used = set(series.refs)
-    placed = sorted((one for one in series.slices if one.ref in used), key=lambda one: one.place)
+    placed = sorted(
+        (one for one in series.slices if one.ref in used), key=lambda one: one.place or 0.0
+    )
     size = series.spacing[1:] if series.spacing else (1.0, 1.0)
     return (placed[0].ref, placed[-1].ref), size
 
