@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_spatial_ar.cli.support import (
+    CalibrationFraction,
     FitWindow,
     Json,
+    MinBody,
     Overwrite,
     PatientPattern,
+    PlaneName,
+    SliceRange,
+    SlicesOf,
     command,
     parse_window,
     progress_bar,
@@ -156,6 +161,10 @@ def _damage(scan: Scan) -> InputError | None:
 def summary(
     folders: Annotated[list[Path], typer.Argument(help="Folders of normal scans.")],
     modality: Annotated[str, typer.Option(help="mri, ct or oct.")] = "mri",
+    plane: SlicesOf = PlaneName.as_acquired,
+    slice_range: SliceRange = "0:1",
+    min_body: MinBody = 0.1,
+    calibration_fraction: CalibrationFraction = 0.0,
     window: FitWindow = None,
     patient_pattern: PatientPattern = None,
     seed: Annotated[int, typer.Option(help="Of the split into training and validation.")] = 0,
@@ -166,15 +175,21 @@ def summary(
     Patients are named by the start of a hash.
     """
     from napari_spatial_ar.imaging.data_summary import DataSummary, kind_of
-    from napari_spatial_ar.imaging.survey import REASONS, Survey, survey
+    from napari_spatial_ar.imaging.selection import Selection, read_range
+    from napari_spatial_ar.imaging.slices import check_fractions
+    from napari_spatial_ar.imaging.survey import survey
+    from napari_spatial_ar.imaging.surveyed import REASONS, Survey
 
     if modality not in ("mri", "ct", "oct"):
         raise InputError(f"modality must be mri, ct or oct, not '{modality}'")
+    check_fractions(DataSummary.valid_fraction, calibration_fraction)
+    selection = Selection(plane.value, read_range(slice_range), min_body)
     steps = survey(
         folders,
         modality=modality,  # type: ignore[arg-type]
         window=None if window is None else parse_window(window),
         patient_pattern=patient_pattern,
+        selection=selection,
     )
     with progress_bar() as bar:
         task = bar.add_task("Looking through the files", total=None)
@@ -185,7 +200,9 @@ def summary(
                 found: Survey = end.value
                 break
             bar.update(task, completed=step.done, total=step.total or None)
-    made = DataSummary(found, seed=seed)
+    made = DataSummary(
+        found, selection=selection, calibration_fraction=calibration_fraction, seed=seed
+    )
     rows = table("series", "patient", "kind", "slices", "left out")
     for series in found.series:
         reasons = "; ".join(f"{n}: {REASONS[reason]}" for reason, n in series.left_out.items())

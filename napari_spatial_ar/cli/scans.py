@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from napari_spatial_ar.cli.support import (
+    CalibrationFraction,
     Device,
     FitWindow,
     Json,
+    MinBody,
     Overwrite,
     PatientPattern,
+    PlaneName,
+    SliceRange,
+    SlicesOf,
     Weights,
     command,
     parse_window,
@@ -26,14 +30,6 @@ from napari_spatial_ar.cli.support import (
 __all__ = ["scans_app"]
 
 scans_app = typer.Typer()
-
-
-class PlaneName(Enum):
-    """What --plane takes."""
-
-    axial = "axial"
-    coronal = "coronal"
-    sagittal = "sagittal"
 
 
 @scans_app.command()
@@ -66,6 +62,10 @@ def fit(
         ),
     ] = None,
     modality: Annotated[str, typer.Option(help="mri, ct or oct.")] = "mri",
+    plane: SlicesOf = PlaneName.as_acquired,
+    slice_range: SliceRange = "0:1",
+    min_body: MinBody = 0.1,
+    calibration_fraction: CalibrationFraction = 0.0,
     backbone: Annotated[str, typer.Option(help="See 'weights list'.")] = "dinov3_vits16",
     layers: Annotated[
         str | None,
@@ -157,6 +157,10 @@ def fit(
     settings: dict[str, Any] = {
         "exclude": exclude or (),
         "modality": modality,
+        "plane": plane.value,
+        "slice_range": slice_range,
+        "min_body": min_body,
+        "calibration_fraction": calibration_fraction,
         "backbone": backbone,
         "layers": layers,
         "fuse": fuse,
@@ -327,7 +331,7 @@ def score(
     ] = False,
     plane: Annotated[
         PlaneName | None,
-        typer.Option(help="Slices that the model sees; by default those that were acquired."),
+        typer.Option(help="Slices that the model sees; by default of the plane it learned from."),
     ] = None,
     weights: Weights = None,
     device: Device = "auto",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
@@ -26,11 +27,16 @@ if TYPE_CHECKING:
     from napari_spatial_ar.imaging.windows import Window
 
 __all__ = [
+    "CalibrationFraction",
     "Device",
     "FitWindow",
     "Json",
+    "MinBody",
     "Overwrite",
     "PatientPattern",
+    "PlaneName",
+    "SliceRange",
+    "SlicesOf",
     "Weights",
     "command",
     "parse_window",
@@ -42,6 +48,17 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
+
+
+class PlaneName(Enum):
+    """What --plane takes."""
+
+    as_acquired = "as-acquired"
+    axial = "axial"
+    coronal = "coronal"
+    sagittal = "sagittal"
+
+
 console = Console(stderr=True, highlight=False)
 
 Json = Annotated[
@@ -51,6 +68,33 @@ Weights = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Backbone weights, where not yet added.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+SlicesOf = Annotated[
+    PlaneName,
+    typer.Option(
+        "--plane",
+        help="Cut volumes into slices of this plane; nothing is interpolated. Pictures have no "
+        "plane, and are left out where one is asked for.",
+    ),
+]
+SliceRange = Annotated[
+    str,
+    typer.Option(
+        "--slices",
+        metavar="LOW:HIGH",
+        help="Part of each volume's stack to learn from, such as 0.2:0.8: slices whose middle "
+        "lies in it, both ends included, counted from inferior, anterior or right.",
+    ),
+]
+MinBody = Annotated[
+    float, typer.Option(help="Leave out slices of which body covers a smaller share.")
+]
+CalibrationFraction = Annotated[
+    float,
+    typer.Option(
+        help="Share of the slices, by whole patients, to calibrate on and for nothing else; 0: on "
+        "those for validation."
+    ),
+]
 PatientPattern = Annotated[
     str | None, typer.Option(help="Regular expression that finds the patient in a path.")
 ]

@@ -27,12 +27,14 @@ from napari_spatial_ar.gui.notify import sentence
 from napari_spatial_ar.gui.series_ticks import SeriesTicks
 from napari_spatial_ar.gui.workers import Task, TaskHost
 from napari_spatial_ar.imaging.data_summary import DataSummary, kind_of
+from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.survey import survey
 
 __all__ = ["ContactSheet", "FolderPanel", "look_steps"]
 
 _YIELD_SECONDS = 0.1
 _BETWEEN = "; "
+_OF_THE_SPLIT = ("seed", "valid_fraction", "calibration_fraction")
 _COLUMNS, _ROWS = 4, 2
 
 
@@ -40,13 +42,14 @@ def look_steps(
     stop: threading.Event, folders: Sequence[str], asked: dict[str, Any]
 ) -> Generator[Any, None, DataSummary | None]:
     """Look through folders, yielding at most ten times a second; None where ``stop`` was set."""
-    split = {key: asked.pop(key) for key in ("seed", "valid_fraction") if key in asked}
+    split = {key: asked.pop(key) for key in _OF_THE_SPLIT if key in asked}
     steps, last = survey(folders, **asked), 0.0
     while not stop.is_set():
         try:
             step = next(steps)
         except StopIteration as end:
-            return DataSummary(end.value, **split)
+            chosen = {"selection": asked["selection"]} if "selection" in asked else {}
+            return DataSummary(end.value, **chosen, **split)
         if time.monotonic() - last >= _YIELD_SECONDS:
             last = time.monotonic()
             yield step
@@ -90,6 +93,8 @@ class FolderPanel(QWidget):
     changed = Signal()
     #: The folders are to be looked through: whoever knows the settings calls `look`.
     look_wanted = Signal()
+    #: The summary is another, or there is none any more.
+    summarised = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -243,8 +248,17 @@ class FolderPanel(QWidget):
         self.sheet.show_series(self.summary)
         if self.summary is not None:
             self.note.say("\n".join(self.summary.lines()))
+        self.summarised.emit()
 
-    # ------------------------------------------------------------------ series
+    # ------------------------------------------------------------------ slices and series
+
+    def choose(self, selection: Selection, calibration_fraction: float) -> None:
+        """Use other slices of those that were found; look again where that is going on."""
+        if self.looking:
+            self.look_again()
+        elif self.summary is not None:
+            self.summary = self.summary.choosing(selection, calibration_fraction)
+            self._show()
 
     def exclude(self, keys: frozenset[str]) -> None:
         """Take these series out, and no others."""

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QProgressBar
 
 from napari_spatial_ar.gui.export_panel import ExportPanel
 from napari_spatial_ar.gui.exporting import Exporter
-from napari_spatial_ar.gui.forms import DockPage, Note, button, combo, row, section
+from napari_spatial_ar.gui.forms import DockPage, Note, button, combo, row, section, select_data
 from napari_spatial_ar.gui.library_button import LibraryButton
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.model_list import ModelList
@@ -178,6 +178,7 @@ class ReviewDock(DockPage):
 
     def _on_model(self, model: Any) -> None:
         self.threshold.set_model(model)
+        select_data(self.plane_box, model.plane)
         self._show_session()
         if self._wanted is not None:
             what, self._wanted = self._wanted, None

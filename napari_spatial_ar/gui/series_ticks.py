@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
 from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.icons import icon, square
 from napari_spatial_ar.imaging.data_summary import DataSummary, kind_of
-from napari_spatial_ar.imaging.survey import REASONS
+from napari_spatial_ar.imaging.surveyed import REASONS
 from napari_spatial_ar.imaging.thumbnails import THUMBNAIL_SIZE
 
 __all__ = ["SeriesTicks"]
@@ -44,6 +44,12 @@ class SeriesTicks(QDialog):
         self.table = self._table()
         self.all_button = button("All", "Tick every series")
         self.none_button = button("None", "Tick no series")
+        usual = summary.usual_plane
+        self.plane_button = button(
+            f"Only {usual}", f"Untick what was acquired in another plane than {usual}, most series'"
+        )
+        planes = {one.plane for one in summary.survey.series if one.refs and one.plane}
+        self.plane_button.setVisible(len(planes) > 1)
         self.count = Note(strong=True)
         self.buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel
@@ -51,7 +57,7 @@ class SeriesTicks(QDialog):
         layout = QVBoxLayout(self)
         layout.addWidget(self.table, 1)
         layout.addWidget(self.count)
-        below = row(self.all_button, self.none_button)
+        below = row(self.all_button, self.none_button, self.plane_button)
         below.addStretch(1)
         below.addWidget(self.buttons)
         layout.addLayout(below)
@@ -59,6 +65,7 @@ class SeriesTicks(QDialog):
         self.buttons.rejected.connect(self.reject)
         self.all_button.clicked.connect(lambda: self._tick(Qt.CheckState.Checked))
         self.none_button.clicked.connect(lambda: self._tick(Qt.CheckState.Unchecked))
+        self.plane_button.clicked.connect(self._untick_other_planes)
         self.table.itemChanged.connect(self._on_changed)
         self._on_changed()
 
@@ -100,6 +107,12 @@ class SeriesTicks(QDialog):
         self.table.blockSignals(False)
         self.table.viewport().update()
         self._on_changed()
+
+    def _untick_other_planes(self) -> None:
+        usual = self._summary.usual_plane
+        for one in self._summary.survey.series:
+            if one.key in self._items and one.plane not in ("", usual):
+                self._items[one.key].setCheckState(0, Qt.CheckState.Unchecked)
 
     def _on_changed(self, *_: object) -> None:
         left = self._summary.without(self.excluded)

@@ -16,7 +16,10 @@ from napari_spatial_ar.gui.folder_panel import FolderPanel
 from napari_spatial_ar.gui.forms import Note, combo, section, select_data
 from napari_spatial_ar.gui.method_form import MethodForm
 from napari_spatial_ar.gui.recipe_row import RecipeRow
+from napari_spatial_ar.gui.selection_form import SelectionForm
 from napari_spatial_ar.gui.window_form import WindowForm
+from napari_spatial_ar.imaging.selection import Selection
+from napari_spatial_ar.imaging.windows import default_window
 
 __all__ = ["TrainingForm"]
 
@@ -24,6 +27,10 @@ _FIELDS = (
     "folders",
     "exclude",
     "modality",
+    "plane",
+    "slice_range",
+    "min_body",
+    "calibration_fraction",
     "window",
     "backbone",
     "method",
@@ -44,6 +51,7 @@ class TrainingForm(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.normals = FolderPanel()
+        self.selection = SelectionForm()
         self.modality = self._list(_MODALITIES, "What kind of scans; chooses the grey window")
         self.window = WindowForm()
         self.backbone = combo(
@@ -61,6 +69,7 @@ class TrainingForm(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(9)
         layout.addWidget(self.normals)
+        layout.addWidget(section("Slices", [self.selection]))
         layout.addWidget(
             section(
                 "Model",
@@ -87,6 +96,9 @@ class TrainingForm(QWidget):
         self.name.textEdited.connect(self._on_name)
         self.normals.changed.connect(self.changed)
         self.normals.look_wanted.connect(self._look)
+        self.normals.summarised.connect(self._on_summary)
+        self.selection.plane_changed.connect(self.normals.look_again)
+        self.selection.changed.connect(self._on_selection)
         self.window.box.currentIndexChanged.connect(self.normals.look_again)
         for spin in (self.window.low, self.window.high, self.seed):
             spin.editingFinished.connect(self.normals.look_again)
@@ -121,12 +133,26 @@ class TrainingForm(QWidget):
                 {
                     "modality": self.modality.currentData(),
                     "window": self.window.window(),
+                    "selection": self.selection.selection(),
+                    "calibration_fraction": self.selection.calibration_fraction,
                     "seed": self.seed.value(),
                     **{k: v for k, v in self.recipes.others.items() if k in _OF_THE_LOOK},
                 }
             )
         except InputError as error:
             self.normals.note.say(str(error))
+
+    def _on_selection(self) -> None:
+        chosen = self.selection
+        self.normals.choose(chosen.selection(), chosen.calibration_fraction)
+
+    def _on_summary(self) -> None:
+        try:
+            window = self.window.window()
+        except InputError:  # which the look tells
+            window = None
+        usual = default_window(self.modality.currentData())
+        self.selection.show_summary(self.normals.summary, window or usual)
 
     def _on_modality(self) -> None:
         self.window.set_modality(self.modality.currentData())
@@ -182,6 +208,7 @@ class TrainingForm(QWidget):
             "window": self.window.window(),
             "backbone": self.backbone.currentData(),
             "seed": self.seed.value(),
+            **self.selection.arguments(),
             **self.method.arguments(),
             **self.recipes.others,
         }
@@ -218,6 +245,10 @@ class TrainingForm(QWidget):
 
     def _show_recipe(self, recipe: Any) -> None:
         select_data(self.modality, recipe.modality)
+        self.selection.set_values(
+            Selection(recipe.plane, recipe.slice_range, recipe.min_body),
+            recipe.calibration_fraction,
+        )
         self.window.set_window(recipe.window)
         select_data(self.backbone, recipe.backbone)
         self.method.set_method(recipe.method, recipe.options)

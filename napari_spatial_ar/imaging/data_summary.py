@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.slices import SliceRef, split_by_group
-from napari_spatial_ar.imaging.survey import BINS, REASONS, Reason, Survey, SurveyedSeries
+from napari_spatial_ar.imaging.selection import AS_ACQUIRED, Selection
+from napari_spatial_ar.imaging.slices import SliceRef, SliceSet, split_slices
+from napari_spatial_ar.imaging.surveyed import BINS, REASONS, Reason, Survey, SurveyedSeries
 
 __all__ = ["DataSummary", "Side", "kind_of"]
 
@@ -22,6 +24,7 @@ _MODALITIES = {"mri": "MRI", "ct": "CT", "oct": "OCT", "other": "another modalit
 _FEW = 5
 # The share of normal tissue that a mask may flag at first.
 _USUAL_SHARE = 0.01
+_SIDES = ("training", "validation", "calibration")
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -48,18 +51,31 @@ class DataSummary:
         What was found.
     excluded : frozenset of str
         Keys of series that the user has taken out.
-    valid_fraction, seed
-        Of the split into training and validation, as for a fit.
+    selection : Selection
+        What the survey was made with.
+    valid_fraction, calibration_fraction, seed
+        Of the split by patient, as for a fit.
     """
 
     survey: Survey = field(repr=False)
     excluded: frozenset[str] = frozenset()
+    selection: Selection = field(default_factory=Selection)
     valid_fraction: float = 0.2
+    calibration_fraction: float = 0.0
     seed: int = 0
 
     def without(self, keys: Collection[str]) -> DataSummary:
         """Summarise the same survey with other series taken out."""
         return replace(self, excluded=frozenset(keys))
+
+    def choosing(self, selection: Selection, calibration_fraction: float) -> DataSummary:
+        """Summarise the same survey with other slices of the same plane, split another way."""
+        return replace(
+            self,
+            survey=self.survey.chosen(selection),
+            selection=selection,
+            calibration_fraction=calibration_fraction,
+        )
 
     @cached_property
     def used(self) -> tuple[SurveyedSeries, ...]:
@@ -87,19 +103,23 @@ class DataSummary:
         return dict(Counter(error.what for error in self.survey.errors))
 
     @cached_property
-    def split(self) -> tuple[Side, Side] | None:
-        """Training and validation; None where there is one patient or none."""
+    def split(self) -> tuple[Side, ...] | None:
+        """Training, validation, and calibration where it has patients of its own.
+
+        The last is what a model is calibrated on. None where there are too few patients.
+        """
         refs, held_out = (
-            [ref for series in self.used if series.held_out == valid for ref in series.refs]
+            tuple(ref for s in self.used if s.held_out == valid for ref in s.refs)
             for valid in (False, True)
         )
-        if not held_out:
-            try:
-                train, valid = split_by_group(refs, self.valid_fraction, self.seed)
-            except InputError:
-                return None
-            return Side.of(train), Side.of(valid)
-        return (Side.of(refs), Side.of(held_out)) if refs else None
+        if not refs:
+            return None
+        fractions = self.valid_fraction, self.calibration_fraction
+        try:
+            made = split_slices(SliceSet(refs, held_out), *fractions, self.seed)
+        except InputError:
+            return None
+        return tuple(Side.of(part) for part in (made.train, made.valid, made.calibration) if part)
 
     @property
     def least_share(self) -> float:
@@ -108,7 +128,7 @@ class DataSummary:
         With n patients held out it is 1 / (n + 1): each of the n + 1 is as likely as any other to
         be the one with the highest scores (conformal risk control, Angelopoulos et al., 2024).
         """
-        return 1.0 if self.split is None else 1 / (self.split[1].patients + 1)
+        return 1.0 if self.split is None else 1 / (self.split[-1].patients + 1)
 
     @property
     def histogram(self) -> npt.NDArray[np.int64]:
@@ -122,18 +142,24 @@ class DataSummary:
         """Say what the split cannot promise; "" where there are patients enough."""
         if not self.used:
             return "There is nothing to learn from."
+        if self.split is None and self.calibration_fraction and self.total.patients > 1:
+            return (
+                f"{_count(self.total.patients, 'patient')} are too few for training, validation "
+                "and calibration: a model cannot be fitted. Set the share for calibration to 0."
+            )
         if self.split is None:
             return (
                 "All slices seem to be of one patient, so none can be kept for validation: a model "
                 "cannot be fitted. Put each patient's files in a folder of their own."
             )
-        patients, share = self.split[1].patients, self.least_share
+        patients, share = self.split[-1].patients, self.least_share
         if share <= _USUAL_SHARE:
             return ""
         held = "Only 1 patient is" if patients == 1 else f"{patients} patients are"
+        purpose = "calibration" if len(self.split) > 2 else "validation"
         few = " That is few: thresholds will be rough." if patients < _FEW else ""
         return (
-            f"{held} held out for validation: a threshold that flags less than "
+            f"{held} held out for {purpose}: a threshold that flags less than "
             f"{100 * share:.0f} % of a new patient's normal tissue cannot be promised.{few}"
         )
 
@@ -145,6 +171,7 @@ class DataSummary:
         ]
         if self.used:
             said += [f"{self._kinds()}.", f"{self._sizes()}.", f"{self._greys()}."]
+            said += self._planes()
         said += [
             f"Left out: {_count(count, 'slice')}, {REASONS[reason]}."
             for reason, count in self.left_out.items()
@@ -154,17 +181,33 @@ class DataSummary:
             for what, count in self.unreadable.items()
         ]
         if self.split is not None:
-            train, valid = (
-                f"{_count(side.slices, 'slice')} of {_count(side.patients, 'patient')}"
-                for side in self.split
+            sides = zip(_SIDES, self.split, strict=False)
+            named = ", ".join(
+                f"{name} on {_count(side.slices, 'slice')} of {_count(side.patients, 'patient')}"
+                for name, side in sides
             )
-            said.append(f"Training on {train}, validation on {valid}.")
+            said.append(f"{named.capitalize()}.")
         return [*said, self.promise()] if self.promise() else said
 
     def _kinds(self) -> str:
         kinds = Counter(kind_of(series) for series in self.used)
         named = "; ".join(f"{name} ({count})" for name, count in sorted(kinds.items()))
         return f"Kinds of series: {named}"
+
+    @cached_property
+    def usual_plane(self) -> str:
+        """Plane that most of the series that are used were acquired in; "" where none is known."""
+        planes = Counter(series.plane for series in self.used if series.plane)
+        return planes.most_common(1)[0][0] if planes else ""
+
+    def _planes(self) -> list[str]:
+        if self.selection.plane != AS_ACQUIRED:
+            return [f"Volumes are cut into {self.selection.plane} slices."]
+        others = Counter(s.plane for s in self.used if s.plane not in ("", self.usual_plane))
+        if not others:
+            return []
+        named = ", ".join(f"{plane} ({count})" for plane, count in sorted(others.items()))
+        return [f"Acquired in another plane than most, which are {self.usual_plane}: {named}."]
 
     def _sizes(self) -> str:
         sizes = {size for series in self.used for size in series.sizes}
@@ -187,7 +230,7 @@ class DataSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        sides = self.split or (None, None)
+        sides = self.split or ()
         return {
             "slices": self.total.slices,
             "patients": self.total.patients,
@@ -195,9 +238,10 @@ class DataSummary:
             "left_out": {str(reason): count for reason, count in self.left_out.items()},
             "unreadable": self.unreadable,
             "histogram": self.histogram.tolist(),
+            "selection": self.selection.to_dict(),
             **{
-                name: side and {"slices": side.slices, "patients": side.patients}
-                for name, side in zip(("train", "valid"), sides, strict=True)
+                name: {"slices": side.slices, "patients": side.patients} if side else None
+                for name, side in zip_longest(("train", "valid", "calibration"), sides)
             },
             "least_share": self.least_share,
             "promise": self.promise(),

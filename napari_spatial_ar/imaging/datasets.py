@@ -13,14 +13,17 @@ from napari_spatial_ar.imaging.gather import left_out
 from napari_spatial_ar.imaging.patients import groups_by_name
 from napari_spatial_ar.imaging.raster import is_raster, natural_key
 from napari_spatial_ar.imaging.reading import Source
+from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.slices import (
     SliceRef,
     SliceSet,
     content_key,
     iter_slices,
     split_by_group,
+    split_slices,
 )
-from napari_spatial_ar.imaging.survey import Survey, slices_left_out, survey
+from napari_spatial_ar.imaging.survey import survey
+from napari_spatial_ar.imaging.surveyed import Survey, slices_left_out
 from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import Window
 
@@ -33,6 +36,7 @@ __all__ = [
     "find_slices",
     "iter_slices",
     "split_by_group",
+    "split_slices",
 ]
 
 
@@ -43,6 +47,7 @@ def find_slices(
     window: Window | None = None,
     patient_pattern: str | None = None,
     exclude: Collection[str] = (),
+    selection: Selection | None = None,
 ) -> SliceSet:
     r"""Find the slices of a folder of scans, or of several.
 
@@ -63,12 +68,14 @@ def find_slices(
         without its last number.
     exclude : collection of str
         Keys of series to leave out, see `SurveyedSeries`; the start of a key is enough.
+    selection : Selection, optional
+        What of the volumes is used; without it, all slices that show enough body.
 
     Returns
     -------
     SliceSet
-        Pictures, and of volumes the slices of which body covers at least 10 %. Localizers, derived
-        series and what else `survey` leaves out is in none.
+        Pictures and slices of volumes. Localizers, derived series and what else `survey` leaves
+        out is in none.
 
     Raises
     ------
@@ -77,7 +84,13 @@ def find_slices(
         ``patient_pattern`` is no regular expression or does not match a file, or what is to be
         left out is not there.
     """
-    steps = survey(folder, modality=modality, window=window, patient_pattern=patient_pattern)
+    steps = survey(
+        folder,
+        modality=modality,
+        window=window,
+        patient_pattern=patient_pattern,
+        selection=selection,
+    )
     while True:
         try:
             next(steps)

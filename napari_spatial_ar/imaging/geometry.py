@@ -136,7 +136,7 @@ class Geometry:
         if not self.measurable:
             raise InputError(
                 f"{plane} slices cannot be made of a scan without known and regular geometry",
-                fix=f"Use its own {self.plane} slices",
+                fix=f"Use its own {self.plane} slices (plane: as acquired)",
             )
         axis, _ = self._axis_towards({"axial": "S", "coronal": "A", "sagittal": "R"}[plane])
         return replace(self, slice_axis=axis)

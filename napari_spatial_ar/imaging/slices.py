@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.reading import Source, scans_in
 from napari_spatial_ar.imaging.windows import Window, resolve
@@ -19,10 +20,12 @@ from napari_spatial_ar.imaging.windows import Window, resolve
 __all__ = [
     "SliceRef",
     "SliceSet",
+    "check_fractions",
     "content_key",
     "file_digest",
     "iter_slices",
     "split_by_group",
+    "split_slices",
 ]
 
 # Grows when readers count the volumes of a source, or their slices, in another order.
@@ -38,13 +41,16 @@ class SliceRef:
     path : Path
         The file the slice is in.
     index : int or None
-        Index of the slice in its volume (`Volume.slices`); None for a picture.
+        Index of the slice in its volume (`Volume.slices`), cut along ``plane``; None for a
+        picture.
     group : str
         The patient, as far as files tell. It may be part of a file name: not to be shown.
     source : Source
         The files that are read together to get the volume.
     volume : int
         Which of the volumes in source it is in.
+    plane : {"axial", "coronal", "sagittal"}, optional
+        Plane that its volume is cut along, where it is another than the acquired one.
     """
 
     path: Path
@@ -52,18 +58,21 @@ class SliceRef:
     group: str = field(repr=False)
     source: Source = field(repr=False)
     volume: int = 0
+    plane: Plane | None = None
 
 
 @dataclass(frozen=True)
 class SliceSet:
     """Slices of a folder: to train on, to validate on (empty where the folder does not say).
 
-    ``warnings`` has one sentence for each thing left out.
+    ``warnings`` has one sentence for each thing left out; ``calibration`` is empty where those
+    to validate on serve.
     """
 
     train: tuple[SliceRef, ...]
     valid: tuple[SliceRef, ...] = ()
     warnings: tuple[str, ...] = ()
+    calibration: tuple[SliceRef, ...] = ()
 
 
 def iter_slices(
@@ -92,11 +101,12 @@ def iter_slices(
     InputError
         If a file cannot be read any more, or is no picture with something to see.
     """
-    together: dict[tuple[Source, int], list[SliceRef]] = {}
+    together: dict[tuple[Source, int, Plane | None], list[SliceRef]] = {}
     for ref in refs:
-        together.setdefault((ref.source, ref.volume), []).append(ref)
-    for (source, number), slices in together.items():
-        volume = None if slices[0].index is None else scans_in(source)[number].read()
+        together.setdefault((ref.source, ref.volume, ref.plane), []).append(ref)
+    for (source, number, plane), slices in together.items():
+        picture = slices[0].index is None
+        volume = None if picture else scans_in(source)[number].read().along(plane)
         ends = None if volume is None else resolve(window, volume)
         for ref in slices:
             if volume is None or ends is None or ref.index is None:
@@ -107,7 +117,7 @@ def iter_slices(
 
 
 def split_by_group(
-    refs: Sequence[SliceRef], fraction: float, seed: int
+    refs: Sequence[SliceRef], fraction: float, seed: int, *, keep: int = 1
 ) -> tuple[tuple[SliceRef, ...], tuple[SliceRef, ...]]:
     """Split slices into (train, valid) so that no patient is in both.
 
@@ -120,6 +130,8 @@ def split_by_group(
         group, and each side gets at least one.
     seed : int
         The same seed and slices give the same split.
+    keep : int
+        Groups that train gets at least.
 
     Raises
     ------
@@ -138,7 +150,7 @@ def split_by_group(
     np.random.default_rng(seed).shuffle(names)
     chosen: set[str] = set()
     count = 0
-    for name in names[:-1]:
+    for name in names[:-keep]:
         chosen.add(name)
         count += sizes[name]
         if count >= fraction * len(refs):
@@ -147,6 +159,66 @@ def split_by_group(
         tuple(ref for ref in refs if ref.group not in chosen),
         tuple(ref for ref in refs if ref.group in chosen),
     )
+
+
+def check_fractions(valid: float, calibration: float) -> None:
+    """See that shares for validation and calibration leave something to train on.
+
+    Raises
+    ------
+    InputError
+        If they do not.
+    """
+    if not 0 < valid < 1:
+        raise InputError(f"valid_fraction must be a share between 0 and 1, not {valid}")
+    if not 0 <= calibration < 1 - valid:
+        raise InputError(
+            f"calibration_fraction must be a share from 0 to less than {1 - valid:g}, so that "
+            f"something is left to train on, not {calibration}"
+        )
+
+
+def split_slices(
+    slices: SliceSet, valid_fraction: float, calibration_fraction: float, seed: int
+) -> SliceSet:
+    """Split into training, validation and calibration so that no patient is in two of them.
+
+    Parameters
+    ----------
+    slices : SliceSet
+        What was found; where the folder says what to validate on, it stays.
+    valid_fraction : float
+        Share of the slices to validate on, in (0, 1), see `split_by_group`.
+    calibration_fraction : float
+        Share of the slices that take part in neither; 0 for none.
+    seed : int
+        The same seed and slices give the same split.
+
+    Raises
+    ------
+    InputError
+        If there are too few patients.
+    """
+    train, valid = slices.train, slices.valid
+    calibration: tuple[SliceRef, ...] = ()
+    if calibration_fraction:
+        seen = {ref.group for ref in valid}
+        free = [ref for ref in train if ref.group not in seen]
+        patients, needed = len({ref.group for ref in free}), 2 if valid else 3
+        if patients < needed:
+            raise InputError(
+                f"training, validation and calibration need {needed} patients between them that "
+                f"are in no other part, and the folder has {patients}",
+                fix="Set the share for calibration to 0, or add scans of more patients",
+            )
+        share = calibration_fraction * len(train) / len(free)
+        _, calibration = split_by_group(free, share, seed, keep=needed - 1)
+        own = {ref.group for ref in calibration}
+        train = tuple(ref for ref in train if ref.group not in own)
+    if not valid:
+        share = valid_fraction * len(slices.train) / len(train)
+        train, valid = split_by_group(train, share, seed)
+    return SliceSet(train, valid, slices.warnings, calibration)
 
 
 @lru_cache(maxsize=4096)
@@ -179,7 +251,8 @@ def content_key(ref: SliceRef) -> str:
     InputError
         If a file is not there any more.
     """
-    key = hashlib.sha256(f"{_ORDER} {ref.volume}/{ref.index}".encode())
+    cut = "" if ref.plane is None else f" {ref.plane}"
+    key = hashlib.sha256(f"{_ORDER} {ref.volume}/{ref.index}{cut}".encode())
     for path in ref.source.files:
         key.update(file_digest(path).encode())
     return key.hexdigest()

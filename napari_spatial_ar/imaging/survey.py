@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,105 +18,24 @@ from napari_spatial_ar.imaging.patients import groups_by_name
 from napari_spatial_ar.imaging.raster import page_count, read_raster
 from napari_spatial_ar.imaging.reading import Source, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.selection import Selection, place_in_stack
 from napari_spatial_ar.imaging.slices import SliceRef, file_digest
+from napari_spatial_ar.imaging.surveyed import (
+    BINS,
+    LEAST_SIDE,
+    Reason,
+    Survey,
+    SurveyedSeries,
+    SurveyedSlice,
+)
 from napari_spatial_ar.imaging.thumbnails import shrunk
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import Window, apply_window, default_window, resolve
 
-__all__ = [
-    "BINS",
-    "LEAST_TISSUE",
-    "REASONS",
-    "Looked",
-    "Reason",
-    "Survey",
-    "SurveyedSeries",
-    "slices_left_out",
-    "survey",
-]
+__all__ = ["Looked", "survey"]
 
-Reason = Literal["localizer", "derived", "modality", "small", "empty", "copy", "excluded"]
-
-#: Bins of `SurveyedSeries.histogram`.
-BINS = 32
-#: A slice of a volume with less body than this share of it is not worth training on.
-LEAST_TISSUE = 0.10
-# A backbone's smallest patch.
-_LEAST_SIDE = 14
 _KNOWN = ("mri", "ct", "oct")
-
-#: Why slices are left out, in words that go after "left out:".
-REASONS: dict[Reason, str] = {
-    "localizer": "localizer (scout) images",
-    "derived": "derived series (projections, maps)",
-    "modality": "another modality than the one chosen",
-    "small": f"less than {_LEAST_SIDE} pixels wide or high",
-    "empty": f"body on less than {100 * LEAST_TISSUE:g} % of the slice",
-    "copy": "copies of other files",
-    "excluded": "taken out by you",
-}
-
-
-@dataclass(frozen=True, eq=False)
-class SurveyedSeries:
-    """One volume, or the pictures of one patient in one folder.
-
-    Parameters
-    ----------
-    key : str
-        Sha256 hex digest of its content, wherever it lies.
-    label : str
-        Short name that is safe to show.
-    group : str
-        The patient, as far as files tell. It may be part of a file name: not to be shown.
-    modality : {"mri", "ct", "oct", "other", "unknown"}
-        As its header says.
-    plane : str
-        Anatomical plane of its slices; "" where the file does not tell.
-    sizes : frozenset of (int, int)
-        Rows and columns of its slices.
-    spacing : (float or None, float, float) or None
-        Millimetres between slices (None where uneven), rows and columns; None where not known.
-    refs : tuple of SliceRef
-        Slices to train on.
-    left_out : mapping of str to int
-        Slices that are left out, by reason.
-    histogram : (BINS,) int64
-        Body pixels of ``refs`` by grey value, from the window's black to its white.
-    picture : (rows, columns) uint8, optional
-        The middle one of ``refs``, small, as the model sees it.
-    held_out : bool
-        Whether it is for validation, as the folder says.
-    """
-
-    key: str
-    label: str
-    group: str = field(repr=False)
-    modality: Modality
-    plane: str
-    sizes: frozenset[tuple[int, int]]
-    spacing: tuple[float | None, float, float] | None = None
-    refs: tuple[SliceRef, ...] = ()
-    left_out: Mapping[Reason, int] = field(default_factory=dict)
-    histogram: npt.NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros(BINS, np.int64), repr=False
-    )
-    picture: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
-    held_out: bool = False
-
-    @property
-    def patient(self) -> str:
-        """Name of the patient that is safe to show: the start of a hash."""
-        return hashlib.sha256(self.group.encode()).hexdigest()[:8]
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What was found, and what could not be read."""
-
-    series: tuple[SurveyedSeries, ...]
-    errors: tuple[InputError, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,6 +52,7 @@ def survey(
     modality: Modality = "unknown",
     window: Window | None = None,
     patient_pattern: str | None = None,
+    selection: Selection | None = None,
 ) -> Generator[Looked, None, Survey]:
     """Look through folders of scans, slice by slice; stop iterating to cancel.
 
@@ -143,6 +62,8 @@ def survey(
         Each as for `napari_spatial_ar.imaging.datasets.find_slices`.
     modality, window, patient_pattern
         As for `find_slices`.
+    selection : Selection, optional
+        What of the volumes is used; without it, all slices that show enough body.
 
     Yields
     ------
@@ -164,7 +85,7 @@ def survey(
     parts = [part for path in paths for part in _parts(Path(path))]
     found = [(folder, find_sources(folder), held_out) for folder, held_out in parts]
     total = sum(len(source.files) for _, sources, _ in found for source in sources)
-    walk, done = _Walk(modality, window or default_window(modality)), 0
+    walk, done = _Walk(modality, window or default_window(modality), selection or Selection()), 0
     for folder, sources, held_out in found:
         groups = groups_by_name(folder, sources, patient_pattern)
         walk.held_out = held_out
@@ -179,18 +100,6 @@ def survey(
     return Survey(tuple(walk.series), tuple(walk.errors))
 
 
-def slices_left_out(series: Iterable[SurveyedSeries]) -> list[str]:
-    """Sentences that say how many slices are left out, one for each reason."""
-    counts: Counter[Reason] = Counter()
-    for one in series:
-        counts.update(one.left_out)
-    return [
-        f"{counts[reason]} slice{'s' if counts[reason] > 1 else ''} left out: {words}."
-        for reason, words in REASONS.items()
-        if counts[reason]
-    ]
-
-
 def _parts(folder: Path) -> list[tuple[Path, bool]]:
     """Folders to search, and whether what they hold is for validation."""
     train = bmad_folder(folder, "train", "good")
@@ -201,42 +110,38 @@ def _parts(folder: Path) -> list[tuple[Path, bool]]:
 
 
 class _Slices:
-    """Gathers what is used of one series."""
+    """Gathers the slices of one series."""
 
     def __init__(self) -> None:
-        self.refs: list[SliceRef] = []
+        self.slices: list[SurveyedSlice] = []
         self.left_out: Counter[Reason] = Counter()
-        self.histogram = np.zeros(BINS, np.int64)
         self.sizes: set[tuple[int, int]] = set()
 
-    def take(self, ref: SliceRef, unit: npt.NDArray[np.float32], least_tissue: float) -> None:
+    def take(self, ref: SliceRef, unit: npt.NDArray[np.float32], place: float | None) -> None:
         rows, columns = unit.shape
         self.sizes.add((rows, columns))
-        body = tissue_mask(unit)
-        if min(rows, columns) < _LEAST_SIDE:
+        if min(rows, columns) < LEAST_SIDE:
             self.left_out["small"] += 1
-        elif body.mean() < least_tissue:
-            self.left_out["empty"] += 1
-        else:
-            self.refs.append(ref)
-            bins = np.minimum((unit[body] * BINS).astype(np.intp), BINS - 1)
-            self.histogram += np.bincount(bins, minlength=BINS)
+            return
+        body = tissue_mask(unit)
+        bins = np.minimum((unit[body] * BINS).astype(np.intp), BINS - 1)
+        histogram = np.bincount(bins, minlength=BINS).astype(np.int32)
+        self.slices.append(SurveyedSlice(ref, place, float(body.mean()), histogram))
 
-    def put_into(self, series: SurveyedSeries) -> SurveyedSeries:
+    def put_into(self, series: SurveyedSeries, selection: Selection) -> SurveyedSeries:
         return replace(
             series,
             sizes=frozenset(self.sizes),
-            refs=tuple(self.refs),
+            slices=tuple(self.slices),
             left_out=dict(self.left_out),
-            histogram=self.histogram,
-        )
+        ).chosen(selection)
 
 
 class _Walk:
     """Goes through sources one after the other, knowing what it has seen."""
 
-    def __init__(self, modality: Modality, window: Window) -> None:
-        self.modality, self.window = modality, window
+    def __init__(self, modality: Modality, window: Window, selection: Selection) -> None:
+        self.modality, self.window, self.selection = modality, window, selection
         self.held_out = False
         self.series: list[SurveyedSeries] = []
         self.errors: list[InputError] = []
@@ -275,20 +180,24 @@ class _Walk:
                 if not self._is_new(digest):
                     slices.left_out["copy"] += 1
                     continue
+                if self.selection.cut is not None:
+                    slices.left_out["plane"] += 1
+                    continue
                 image, intensity = read_raster(path)
                 unit = apply_window(image, *resolve(self.window, image, intensity))
             except InputError as error:
                 self.errors.append(error)
                 continue
-            slices.take(SliceRef(path, None, group, Source("raster", (path,))), unit, 0.0)
-            if slices.refs and (shown is None or number <= len(paths) // 2):
+            slices.take(SliceRef(path, None, group, Source("raster", (path,))), unit, None)
+            if slices.slices and (shown is None or number <= len(paths) // 2):
                 shown = shrunk(unit)
         if slices.sizes or slices.left_out:
             count = "1 picture" if len(paths) == 1 else f"{len(paths)} pictures"
             found = SurveyedSeries(
                 key.hexdigest(), count, group, "unknown", "", frozenset(), held_out=self.held_out
             )
-            self.series.append(replace(slices.put_into(found), picture=shown))
+            found = slices.put_into(found, self.selection)
+            self.series.append(replace(found, picture=shown))
 
     def _volumes(self, source: Source, group: str | None) -> Iterator[int]:
         try:
@@ -304,7 +213,10 @@ class _Walk:
             self.errors.append(error)
 
     def _series(self, scan: Scan, key: str, group: str) -> SurveyedSeries:
-        geometry = scan.geometry
+        cut, geometry = self.selection.cut, scan.geometry
+        acquired = geometry.plane if geometry.spacing_known else ""
+        if cut is not None and geometry.measurable:
+            geometry = geometry.along(cut)
         across = geometry.display_slice_axis
         rows, columns = (n for axis, n in enumerate(geometry.display_shape) if axis != across)
         height, width = (s for axis, s in enumerate(geometry.display_spacing) if axis != across)
@@ -314,7 +226,7 @@ class _Walk:
             label=scan.series.label,
             group=group,
             modality=scan.modality,
-            plane=geometry.plane if geometry.spacing_known else "",
+            plane=acquired,
             sizes=frozenset([(rows, columns)]),
             spacing=(apart, height, width) if geometry.spacing_known else None,
             held_out=self.held_out,
@@ -327,27 +239,36 @@ class _Walk:
         if scan.role != "original":
             return scan.role
         known = scan.modality in _KNOWN and self.modality in _KNOWN
-        return "modality" if known and scan.modality != self.modality else None
+        if known and scan.modality != self.modality:
+            return "modality"
+        cut, geometry = self.selection.cut, scan.geometry
+        if cut is None or geometry.measurable:
+            return None
+        return None if geometry.spacing_known and geometry.plane == cut else "plane"
 
     def _volume(
         self, scan: Scan, series: SurveyedSeries, source: Source, number: int
     ) -> Iterator[int]:
-        count = scan.geometry.slice_count
         reason = self._whole(scan, series.key)
         if reason is not None:
-            self.series.append(replace(series, left_out={reason: count}))
+            self.series.append(replace(series, left_out={reason: scan.geometry.slice_count}))
             return
-        volume, slices = scan.read(), _Slices()
-        ends = resolve(self.window, volume)
+        volume, slices = scan.read().along(self.selection.cut), _Slices()
+        geometry, ends = volume.geometry, resolve(self.window, volume)
+        # The same slices are the same whether this plane was asked for or is their own.
+        plane = None if geometry.slice_axis == scan.geometry.slice_axis else geometry.plane
         files = volume.series.files
-        for index in range(count):
-            path = files[index] if len(files) == count else files[0]
-            ref = SliceRef(path, index, series.group, source, number)
-            slices.take(ref, apply_window(volume.slice(index), *ends), LEAST_TISSUE)
+        one_each = plane is None and len(files) == geometry.slice_count
+        for index in range(geometry.slice_count):
+            path = files[index] if one_each else files[0]
+            ref = SliceRef(path, index, series.group, source, number, plane)
+            unit = apply_window(volume.slice(index), *ends)
+            slices.take(ref, unit, place_in_stack(geometry, index))
             yield 0
-        series = slices.put_into(series)
-        if series.refs:
-            middle = series.refs[len(series.refs) // 2].index or 0
+        series = slices.put_into(series, self.selection)
+        shown = series.refs or tuple(one.ref for one in series.slices)
+        if shown:
+            middle = shown[len(shown) // 2].index or 0
             steps = series.spacing[1:] if series.spacing else (1.0, 1.0)
             picture = shrunk(apply_window(volume.slice(middle), *ends), steps)
             series = replace(series, picture=picture)

@@ -168,6 +168,7 @@ def recalibrate_steps(
         modality=loaded.modality,  # type: ignore[arg-type]
         window=window,
         patient_pattern=patient_pattern,
+        selection=header.selection,
     )
     refs = found.valid or found.train
     separate = _check_unseen(loaded, refs, folder)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.slices import check_fractions
 from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, BackboneSpec, Fuse
 from napari_spatial_ar.normative.methods import DETECTORS, ChangeNovelty
 from napari_spatial_ar.normative.preprocessing import Preprocessing
@@ -36,6 +37,7 @@ def check_settings(
     top_share: float,
     valid_fraction: float,
     calibration_folds: int = 0,
+    calibration_fraction: float = 0.0,
     epochs: int | None = None,
     batch_size: int | None = None,
 ) -> None:
@@ -61,10 +63,14 @@ def check_settings(
         raise InputError(f"a seed is a whole number from 0, not {seed}")
     if not 0 <= top_share <= 1:
         raise InputError(f"top_share must be a share from 0 to 1, not {top_share}")
-    if not 0 < valid_fraction < 1:
-        raise InputError(f"valid_fraction must be a share between 0 and 1, not {valid_fraction}")
+    check_fractions(valid_fraction, calibration_fraction)
     if calibration_folds < 0 or calibration_folds == 1:
         raise InputError(f"calibration_folds must be 0 or at least 2, not {calibration_folds}")
+    if calibration_folds and calibration_fraction:
+        raise InputError(
+            "calibration_folds and calibration_fraction are two answers to one question",
+            fix="Choose folds of the training patients, or patients for calibration alone",
+        )
 
 
 def check_tiles(preprocessing: Preprocessing, backbone: str | Backbone) -> None:

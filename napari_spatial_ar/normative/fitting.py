@@ -10,13 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.datasets import (
-    SliceRef,
-    SliceSet,
-    find_slices,
-    split_by_group,
-)
+from napari_spatial_ar.imaging.datasets import SliceRef, find_slices, split_slices
 from napari_spatial_ar.imaging.files import remove_partial
+from napari_spatial_ar.imaging.selection import AS_ACQUIRED, Selection, SlicePlane, read_range
 from napari_spatial_ar.imaging.windows import Window, default_window
 from napari_spatial_ar.normative.autoregressive import Context
 from napari_spatial_ar.normative.backbone import (
@@ -67,6 +63,9 @@ def fit_steps(
     exclude: Collection[str] = (),
     out: str | Path | None = None,
     modality: Literal["mri", "ct", "oct"] = "mri",
+    plane: SlicePlane = AS_ACQUIRED,
+    slice_range: str | Sequence[float] = (0.0, 1.0),
+    min_body: float = 0.10,
     backbone: str | Backbone = DEFAULT_BACKBONE,
     layers: str | int | Sequence[int] | None = None,
     fuse: Fuse = "concat",
@@ -87,6 +86,7 @@ def fit_steps(
     top_share: float = 0.01,
     valid_fraction: float = 0.2,
     calibration_folds: int = 0,
+    calibration_fraction: float = 0.0,
     patient_pattern: str | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
@@ -109,6 +109,9 @@ def fit_steps(
         modality and the backbone.
     modality : {"mri", "ct", "oct"}
         Chooses the default window.
+    plane, slice_range, min_body
+        What of the volumes is used, see `Selection`; saved with the model, which scores scans in
+        this plane.
     backbone : str or Backbone
         A key of `BACKBONES`, or one already loaded.
     layers : sequence of int or str, optional
@@ -140,8 +143,11 @@ def fit_steps(
     smoothing, top_share
         From patch scores to heatmap and image score, saved with the model: see `Scoring`.
     valid_fraction : float
-        Share of slices kept for validation and calibration, by whole patients, where the
-        folder does not say which.
+        Share of slices kept for validation, by whole patients, where the folder does not say
+        which.
+    calibration_fraction : float
+        Share of slices kept for calibration alone, by whole patients. With 0, the slices for
+        validation serve, which may have chosen the best epoch.
     calibration_folds : int
         At least 2: the training patients have a part in the calibration too, dealt into so many
         folds, each scored by what is learned from the others, which takes as many fits more; see
@@ -194,6 +200,7 @@ def fit_steps(
         top_share=top_share,
         valid_fraction=valid_fraction,
         calibration_folds=calibration_folds,
+        calibration_fraction=calibration_fraction,
         epochs=epochs,
         batch_size=batch_size,
     )
@@ -205,16 +212,19 @@ def fit_steps(
         window or default_window(modality), read_size(size), clahe=clahe, tile=tile
     )
     check_tiles(preprocessing, backbone)
+    selection = Selection(plane, read_range(slice_range), min_body)
     yield FitProgress("features", 0, 0, message="Looking through the folder")
-    slices = _split(
+    slices = split_slices(
         find_slices(
             folder,
             modality=modality,
             window=preprocessing.window,
             patient_pattern=patient_pattern,
             exclude=exclude,
+            selection=selection,
         ),
         valid_fraction,
+        calibration_fraction,
         seed,
     )
     if calibration_folds:
@@ -231,7 +241,7 @@ def fit_steps(
         )
     store = FeatureStore(backbone, preprocessing)
     wants_train = learns.wants_normals or calibration_folds
-    refs = (*(slices.train if wants_train else ()), *slices.valid)
+    refs = (*(slices.train if wants_train else ()), *slices.valid, *slices.calibration)
     work = target / _WORK_FOLDER
     used = {**learns.options(), **chosen}
     changed = (
@@ -279,6 +289,10 @@ def fit_steps(
         },
         **summary,
     }
+    if slices.calibration:
+        training["slice_keys"]["calibration"] = slice_keys(slices.calibration)
+        training["calibration_images"] = len(slices.calibration)
+        training["calibration_subjects"] = _patients(slices.calibration)
     header = ModelHeader(
         method=method,
         parameters=detector.parameters(),
@@ -287,19 +301,23 @@ def fit_steps(
         preprocessing=preprocessing,
         scoring=Scoring(smoothing=smoothing, top_share=top_share),
         training=training,
+        selection=selection,
     )
     model = NormativeModel(target.name, header, detector, backbone=backbone, device=device)
     normal = NormalScores(model, store)
+    held_out = slices.calibration or slices.valid
     with one_sentence("Scoring normal slices", backbone.device):
-        for done in normal.measure(slices.valid):
+        for done in normal.measure(held_out):
             yield FitProgress(
-                "calibration", done, len(slices.valid), message="Measuring scores of normal tissue"
+                "calibration", done, len(held_out), message="Measuring scores of normal tissue"
             )
         if calibration_folds:
             yield from measure_folds(
                 normal, learns, slices.train, changed, setup, chosen, store, calibration_folds
             )
-    model.header = replace(header, calibration=normal.calibration(folds=calibration_folds))
+    separate = bool(slices.calibration)
+    calibration = normal.calibration(separate=separate, folds=calibration_folds)
+    model.header = replace(header, calibration=calibration)
     model.examples = normal.examples
     yield FitProgress("saving", 0, 1, message="Saving the model")
     model.save(target)
@@ -350,13 +368,6 @@ def _free_folder(name: str, overwrite: bool) -> Path:
         number += 1
         folder = user_models_dir() / f"{name}-{number}"
     return folder
-
-
-def _split(slices: SliceSet, valid_fraction: float, seed: int) -> SliceSet:
-    if slices.valid:
-        return slices
-    train_refs, valid_refs = split_by_group(slices.train, valid_fraction, seed)
-    return SliceSet(train_refs, valid_refs, slices.warnings)
 
 
 def _patients(refs: Sequence[SliceRef]) -> int:

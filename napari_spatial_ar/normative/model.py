@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 
 from napari_spatial_ar.errors import InputError, MemoryShortage, ModelFileError, WeightsError
+from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.imaging.selection import Selection, SlicePlane
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Intensity, Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
@@ -177,6 +179,21 @@ class NormativeModel:
             tiling = Tiling.of(preprocessing, self.backbone.patch)
             return score_grid(self.detector, self.header.scoring, grids, (rows, columns), tiling)
 
+    @property
+    def plane(self) -> Plane | None:
+        """Plane of the slices it learned from; None where they were those acquired."""
+        return self.header.selection.cut
+
+    def cut(self, volume: Volume, plane: SlicePlane | None = None) -> Volume:
+        """Return a scan with the slices that the model sees, see `score_volume`.
+
+        Raises
+        ------
+        InputError
+            If it has no such slices.
+        """
+        return volume.along(self.plane if plane is None else Selection(plane).cut)
+
     @releases_memory
     def iter_volume(
         self, volume: Volume, slices: Sequence[int] | None = None
@@ -224,8 +241,10 @@ class NormativeModel:
         volume: Volume,
         slices: Sequence[int] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        *,
+        plane: SlicePlane | None = None,
     ) -> VolumeScore:
-        """Score a volume slice by slice in its acquisition plane.
+        """Score a volume slice by slice.
 
         Parameters
         ----------
@@ -233,11 +252,20 @@ class NormativeModel:
             As for `iter_volume`.
         progress : callable, optional
             Called with (slices done, slices in all) after each; what it raises stops the work.
+        plane : {"as-acquired", "axial", "coronal", "sagittal"}, optional
+            Slices that the model sees; by default those of the plane it learned from.
 
         Returns
         -------
         VolumeScore
+            On the volume's own grid, whatever the plane; its geometry has the slices scored.
+
+        Raises
+        ------
+        InputError
+            As `iter_volume` and `Volume.along`.
         """
+        volume = self.cut(volume, plane)
         result = VolumeScore.empty(volume.geometry)
         total = len(result.scored) if slices is None else len(slices)
         for done, (index, score) in enumerate(self.iter_volume(volume, slices), start=1):

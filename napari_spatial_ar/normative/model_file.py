@@ -19,6 +19,7 @@ from torch import Tensor
 
 from napari_spatial_ar.errors import ModelFileError, ModelVersionError, SpatialARError
 from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.normative.backbone import Backbone, Fuse
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.preprocessing import Preprocessing
@@ -37,8 +38,8 @@ __all__ = [
 
 # The newest. A model is written in the oldest version that can say all of it, so that programs
 # that know no more read what they can and refuse the rest: 2 adds `BackboneRef.fuse`,
-# `Preprocessing.clahe` and `Preprocessing.tile`.
-FORMAT_VERSION = 2
+# `Preprocessing.clahe` and `Preprocessing.tile`; 3 adds `ModelHeader.selection`.
+FORMAT_VERSION = 3
 MODEL_FILE = "model.safetensors"
 _KEY = "napari-spatial-ar"
 _SECONDS = "seconds"
@@ -87,7 +88,7 @@ class BackboneRef:
 
 @dataclass(frozen=True)
 class ModelHeader:
-    """Everything about a model but its tensors."""
+    """Everything about a model but its tensors; ``selection`` says which slices it is for."""
 
     method: str
     parameters: dict[str, Any]
@@ -98,14 +99,17 @@ class ModelHeader:
     training: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
     format_version: int = 1
+    selection: Selection = field(default_factory=Selection)
 
     def __post_init__(self) -> None:
         shown = self.preprocessing
         new = self.backbone.fuse != "concat" or shown.clahe or shown.tile
-        object.__setattr__(self, "format_version", max(2 if new else 1, self.format_version))
+        least = 3 if self.selection != Selection() else 2 if new else 1
+        object.__setattr__(self, "format_version", max(least, self.format_version))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
+        """JSON form; ``selection`` only where it is not the one that there always was."""
+        selection = {} if self.selection == Selection() else {"selection": self.selection.to_dict()}
         return {
             "format_version": self.format_version,
             "method": self.method,
@@ -113,6 +117,7 @@ class ModelHeader:
             "modality": self.modality,
             "backbone": self.backbone.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
+            **selection,
             "scoring": asdict(self.scoring),
             "training": self.training,
             "calibration": self.calibration.to_dict() if self.calibration else None,
@@ -132,6 +137,7 @@ class ModelHeader:
             training=dict(values["training"]),
             calibration=Calibration.from_dict(calibration) if calibration else None,
             format_version=values["format_version"],
+            selection=Selection(**values.get("selection", {})),
         )
 
 

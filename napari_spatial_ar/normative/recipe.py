@@ -17,6 +17,7 @@ import tomli_w
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_text
+from napari_spatial_ar.imaging.selection import AS_ACQUIRED, Selection, SlicePlane
 from napari_spatial_ar.imaging.windows import Window, default_window
 from napari_spatial_ar.normative.backbone import DEFAULT_BACKBONE, Fuse
 from napari_spatial_ar.normative.fit_settings import (
@@ -40,6 +41,9 @@ _EXAMPLES: dict[str, Any] = {
     "folders": [""],
     "exclude": [""],
     "modality": "",
+    "plane": "",
+    "slice_range": None,
+    "min_body": 0.0,
     "window": {"kind": "", "low": 0.0, "high": 0.0},
     "size": None,
     "tile": 0,
@@ -55,6 +59,7 @@ _EXAMPLES: dict[str, Any] = {
     "top_share": 0.0,
     "valid_fraction": 0.0,
     "calibration_folds": 0,
+    "calibration_fraction": 0.0,
     "patient_pattern": "",
 }
 _KINDS = {
@@ -77,8 +82,9 @@ class Recipe:
     ----------
     folders : tuple of str
         Normal scans.
-    exclude, modality, window, size, tile, clahe, backbone, layers, fuse, weights, method, seed, \
-    smoothing, top_share, valid_fraction, calibration_folds, patient_pattern
+    exclude, modality, plane, slice_range, min_body, window, size, tile, clahe, backbone, layers, \
+    fuse, weights, method, seed, smoothing, top_share, valid_fraction, calibration_fraction, \
+    calibration_folds, patient_pattern
         As for `fit_steps`.
     options : mapping
         All of the method's own options.
@@ -92,6 +98,9 @@ class Recipe:
     folders: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     modality: str = "mri"
+    plane: SlicePlane = AS_ACQUIRED
+    slice_range: Any = (0.0, 1.0)
+    min_body: float = 0.10
     window: Window | None = None
     size: Any = (448, 448)
     tile: int = 0
@@ -107,6 +116,7 @@ class Recipe:
     top_share: float = 0.01
     valid_fraction: float = 0.2
     calibration_folds: int = 0
+    calibration_fraction: float = 0.0
     patient_pattern: str | None = None
 
     def __post_init__(self) -> None:
@@ -118,6 +128,7 @@ class Recipe:
             top_share=self.top_share,
             valid_fraction=self.valid_fraction,
             calibration_folds=self.calibration_folds,
+            calibration_fraction=self.calibration_fraction,
         )
         method = DETECTORS[self.method]
         check_options(method, self.options)
@@ -131,6 +142,7 @@ class Recipe:
             "exclude": tuple(sorted(self.exclude)),
             "window": window,
             "size": size,
+            "slice_range": Selection(self.plane, self.slice_range, self.min_body).slice_range,
             "layers": tuple(self.layers) if isinstance(self.layers, list) else self.layers,
             # A whole number is welcome where a fraction may stand, and means the same.
             "options": {k: type(v)(options[k]) for k, v in method.options().items()},

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.slices import SliceRef, iter_slices, split_by_group
-from napari_spatial_ar.imaging.survey import Survey, SurveyedSeries, survey
+from napari_spatial_ar.imaging.survey import survey
+from napari_spatial_ar.imaging.surveyed import Survey, SurveyedSeries
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.calibrating import slice_keys
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
@@ -210,6 +211,7 @@ def _look(
         modality=model.modality,  # type: ignore[arg-type]
         window=model.header.preprocessing.window,
         patient_pattern=patient_pattern,
+        selection=model.header.selection,
     )
     while True:
         try:
@@ -225,7 +227,7 @@ def _of_fit(model: NormativeModel, found: Survey) -> list[SurveyedSeries]:
     keys = model.header.training.get("slice_keys")
     series = found.series
     if keys is not None:
-        known = {*keys["train"], *keys["valid"]}
+        known = {key for part in keys.values() for key in part}
         series = tuple(
             replace(one, refs=tuple(ref for ref in one.refs if slice_keys([ref])[0] in known))
             for one in series

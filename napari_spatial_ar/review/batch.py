@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.selection import AS_ACQUIRED, SlicePlane
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.masks import MaskSettings
@@ -42,7 +42,7 @@ def score_scans(
     png: bool = False,
     png_heat: bool = False,
     every_series: bool = False,
-    plane: Plane | None = None,
+    plane: SlicePlane | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -66,8 +66,8 @@ def score_scans(
         ``settings.hysteresis``.
     settings, montage, keep_uids, dicom, png, png_heat, overwrite
         See `score_scan`.
-    plane : {"axial", "coronal", "sagittal"}, optional
-        Slices that the model sees; by default those that were acquired.
+    plane : {"as-acquired", "axial", "coronal", "sagittal"}, optional
+        Slices that the model sees; by default those of the plane it learned from.
     every_series : bool
         Also score localizers and derived series where an input holds an original one.
     weights, device
@@ -120,7 +120,7 @@ def score_scans(
             taken.add(name)
             try:
                 record = score_scan(
-                    scan.read().along(plane),
+                    loaded.cut(scan.read(), plane),
                     loaded,
                     out / name,
                     threshold=cut,
@@ -191,7 +191,7 @@ def score_scan(
     Parameters
     ----------
     volume : Volume
-        The scan.
+        The scan, with the slices that the model is to see.
     model : NormativeModel
         What scores it.
     folder : Path
@@ -215,7 +215,7 @@ def score_scan(
         if progress is not None:
             progress(label, done, total)
 
-    score = model.score_volume(volume, progress=report)
+    score = model.score_volume(volume, progress=report, plane=AS_ACQUIRED)
     outputs = write_scan_outputs(
         folder,
         volume,

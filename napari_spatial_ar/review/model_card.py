@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_text
+from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.library import CARD
 from napari_spatial_ar.normative.methods import DETECTORS, Detector
@@ -129,8 +130,10 @@ def _table(model: NormativeModel) -> str:
         "Backbone": f"`{backbone.name}`, block {blocks}; weights sha256 {backbone.sha256[:16]}",
         "Input": f"{header.preprocessing.size[0]} x {header.preprocessing.size[1]}; window: "
         f"{window.kind} {window.low:g} to {window.high:g}",
+        "Slices": _slices(header.selection),
         "Trained on": _count(training, "images", "subjects"),
         "Held out": _count(training, "valid_images", "valid_subjects"),
+        "Calibrated on": _count(training, "calibration_images", "calibration_subjects"),
         "Training": _course(model),
         "Heatmap": f"{model.unit}, mean over {header.scoring.smoothing} x "
         f"{header.scoring.smoothing} patches",
@@ -140,6 +143,17 @@ def _table(model: NormativeModel) -> str:
     }
     lines = [f"| {name} | {text} |" for name, text in rows.items() if text]
     return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+def _slices(selection: Selection) -> str:
+    """Say what part of a scan the model is for; "" where it is all that shows enough body."""
+    if selection == Selection():
+        return ""
+    low, high = selection.slice_range
+    return (
+        f"{selection.plane.replace('-', ' ')}, from {low:.0%} to {high:.0%} of the stack, body on "
+        f"{selection.min_body:.0%} at least"
+    )
 
 
 def _image_score(model: NormativeModel) -> str:

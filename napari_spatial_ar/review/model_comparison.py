@@ -168,8 +168,8 @@ def comparison_steps(
     Raises
     ------
     InputError
-        If there are files of an earlier run, no slice can be scored, or a calibration cannot
-        carry the share.
+        If there are files of an earlier run, no slice can be scored, the models see slices of
+        different planes, or a calibration cannot carry the share.
     WeightsError
         If a backbone is not at hand.
     """
@@ -179,6 +179,14 @@ def comparison_steps(
             "a comparison is there already", path=out, fix="Choose another folder, or overwrite it"
         )
     models = (first, second)
+    seen = [model.cut(volume) for model in models]
+    if seen[0].geometry.slice_axis != seen[1].geometry.slice_axis:
+        raise InputError(
+            f"'{first.name}' sees {seen[0].geometry.plane} slices of this scan and "
+            f"'{second.name}' {seen[1].geometry.plane} ones, so they cannot be compared",
+            fix="Choose models of the same plane",
+        )
+    volume = seen[0]
     calibrations = [model.header.calibration for model in models]
     cuts = [c.threshold_for_fpr(share) if c else None for c in calibrations]
     scores = []

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from napari_spatial_ar.imaging.survey import LEAST_TISSUE
+from napari_spatial_ar.imaging.selection import Selection, place_in_stack
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
@@ -38,8 +38,9 @@ class PValues:
     scan : float or None
         Of the scan as a whole; None where slices with enough body in them are not scored.
     slices : tuple of float or None
-        One a slice; None where it is not scored or shows too little body, as such slices were
-        not calibrated on. Each speaks of this slice alone: of many normal slices some are low.
+        One a slice; None where it is not scored, shows too little body or lies outside the part
+        of the stack that the model is for, as such slices were not calibrated on. Each speaks of
+        this slice alone: of many normal slices some are low.
     patients : int
         Normal patients that they rest on.
     smallest : float
@@ -76,10 +77,13 @@ def p_values(model: object, volume: Volume, score: ScoresLike) -> PValues | None
     if not isinstance(calibration, Calibration) or calibration.smallest_p is None:
         return None
     window = resolve(header.preprocessing.window, volume)  # type: ignore[union-attr]
+    selection: Selection = header.selection  # type: ignore[union-attr]
 
     def counts(index: int) -> bool:
+        if not selection.holds(place_in_stack(volume.geometry, index)):
+            return False
         body = tissue_mask(apply_window(volume.slice(index), *window))
-        return bool(body.mean() >= LEAST_TISSUE)
+        return bool(body.mean() >= selection.min_body)
 
     number = len(score.scored)
     used = [i for i in range(number) if score.scored[i] and counts(i)]

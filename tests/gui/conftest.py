@@ -60,6 +60,7 @@ class FakeModel:
     seconds_per_slice: float = 0.0
     error: Exception | None = None
     calibrated: bool = True
+    plane: str | None = None
     asked: list[int] = field(default_factory=list)
     #: Where given, each slice waits for one release.
     gate: threading.Semaphore | None = None

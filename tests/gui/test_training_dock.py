@@ -36,6 +36,7 @@ from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.training_dock import TrainingDock
 from napari_spatial_ar.gui.training_form import TrainingForm
 from napari_spatial_ar.imaging.data_summary import DataSummary
+from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window
 from napari_spatial_ar.normative.fitting import DEFAULT_METHOD, fit_steps
 from napari_spatial_ar.normative.methods import DETECTORS
@@ -169,6 +170,10 @@ def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
                 "window": None,
                 "backbone": "here_vits14",
                 "seed": 5,
+                "plane": "as-acquired",
+                "slice_range": (0.0, 1.0),
+                "min_body": 0.1,
+                "calibration_fraction": 0.0,
                 "method": "spatial-ar",
                 "options": {"dilation": 1, "context": "bidirectional", "epochs": 4},
             },
@@ -442,7 +447,7 @@ def test_another_modality_or_window_is_looked_at_again(
     original = folder_panel.survey
 
     def noted(folders: list[str], **settings: Any) -> Any:
-        asked.append(settings)
+        asked.append({key: settings[key] for key in ("modality", "window")})
         return original(folders, **settings)
 
     monkeypatch.setattr(folder_panel, "survey", noted)
@@ -482,6 +487,8 @@ def test_the_summary_splits_as_a_fit_does_by_default() -> None:
     fit = signature(fit_steps).parameters
     assert fit["valid_fraction"].default == DataSummary.valid_fraction
     assert fit["seed"].default == DataSummary.seed
+    assert fit["calibration_fraction"].default == DataSummary.calibration_fraction
+    assert Selection() == Selection(*(fit[n].default for n in ("plane", "slice_range", "min_body")))
 
 
 # ---------------------------------------------------------------------- recipes
@@ -512,6 +519,7 @@ def test_a_saved_recipe_sets_another_form_the_same(
     select_data(form.method.box, "dinomaly")
     set_options(dock, learning_rate=0.00025)
     form.seed.setValue(5)
+    form.selection.set_values(Selection("as-acquired", (0.07, 0.93), 0.03), 0.3)
     click(form.recipes.save_button)
     folders, arguments = form.arguments()
     assert read_recipe(chosen).folders == tuple(map(str, patients))
@@ -522,6 +530,7 @@ def test_a_saved_recipe_sets_another_form_the_same(
     other.method.pages["dinomaly"].set_defaults()
     other.window.set_window(Window("percentile", 1, 99))
     other.seed.setValue(0)
+    other.selection.set_values(Selection("coronal"), 0.0)
     other.normals.folder.clear()
     click(other.recipes.load_button)
     assert other.arguments() == (folders, arguments)
@@ -565,6 +574,7 @@ def test_what_the_form_has_no_field_for_is_shown_and_passed_on(
         ({"window": Window("percentile", 0.25, 99)}, "no place for what the recipe says of window"),
         ({"window": Window("full8")}, "of window"),
         ({"backbone": "unlisted"}, "of backbone"),
+        ({"slice_range": (0.125, 1.0)}, "of slice_range"),
         ({"method": "change-novelty", "options": {"weight": 0.123456789}}, "of options"),
     ],
 )
@@ -612,6 +622,7 @@ def test_the_fit_of_the_dock_and_of_its_recipe_give_the_same_model(
     select_data(form.method.box, "spatial-ar")
     set_options(training, epochs=2, dilation=1)
     form.seed.setValue(4)
+    form.selection.set_values(Selection(min_body=0.2), 0.25)
     form.name.setText("by-dock")
     click(form.recipes.save_button)
     click(training.start_button)
@@ -624,6 +635,7 @@ def test_the_fit_of_the_dock_and_of_its_recipe_give_the_same_model(
     for name, tensor in by_dock.detector.tensors().items():
         assert torch.equal(tensor, by_recipe.detector.tensors()[name]), name
     assert by_dock.sha256 == by_recipe.sha256
+    assert by_dock.header.training["calibration_subjects"] == 1
 
 
 # ---------------------------------------------------------------------- stops and errors

@@ -15,7 +15,8 @@ from PIL import Image
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.data_summary import DataSummary, Side
 from napari_spatial_ar.imaging.datasets import find_slices
-from napari_spatial_ar.imaging.survey import REASONS, Looked, Survey, survey
+from napari_spatial_ar.imaging.survey import Looked, survey
+from napari_spatial_ar.imaging.surveyed import REASONS, Survey
 from napari_spatial_ar.imaging.windows import Window
 
 NAME = "Doe_John"

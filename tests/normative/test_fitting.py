@@ -16,7 +16,8 @@ from PIL import Image
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError, StorageError, WeightsError
 from napari_spatial_ar.imaging.datasets import find_slices, split_by_group
-from napari_spatial_ar.imaging.survey import Survey, survey
+from napari_spatial_ar.imaging.survey import survey
+from napari_spatial_ar.imaging.surveyed import Survey
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.backbone import Backbone, Fuse, with_layers
 from napari_spatial_ar.normative.calibration import Calibration, calibrate

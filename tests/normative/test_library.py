@@ -86,7 +86,7 @@ def test_a_folder_that_came_meanwhile_is_not_replaced(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     duplicate_model("mine", "other")
-    monkeypatch.setattr(library, "_free", lambda name: models / name)  # as of a moment ago
+    monkeypatch.setattr(library, "free_folder", lambda name: models / name)  # as of a moment ago
     with pytest.raises(InputError, match="there already"):
         rename_model("mine", "other")
     with pytest.raises(InputError, match="there already"):

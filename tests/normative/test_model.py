@@ -19,6 +19,7 @@ from torch.nn import functional
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import Cancelled, InputError, ModelFileError, WeightsError
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.autoregressive import SpatialAR
@@ -246,6 +247,7 @@ def test_what_version_1_cannot_say_is_written_as_version_2(
         ({"backbone": mean}, 2),
         ({"preprocessing": clahe}, 2),
         ({"preprocessing": tiles}, 2),
+        ({"selection": Selection("coronal", (0.2, 0.8))}, 3),
     ]
     for changes, version in cases:
         model = build(tiny_backbone, **changes)
@@ -253,6 +255,7 @@ def test_what_version_1_cannot_say_is_written_as_version_2(
         assert header == model.header
         assert header.format_version == version
         assert header.to_dict()["format_version"] == version
+        assert ("selection" in header.to_dict()) == ("selection" in changes)
         assert ("fuse" in header.to_dict()["backbone"]) == ("backbone" in changes)
         added = header.to_dict()["preprocessing"].keys() & {"clahe", "tile"}
         assert len(added) == ("preprocessing" in changes)

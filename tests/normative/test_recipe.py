@@ -25,6 +25,9 @@ EVERYTHING: dict[str, Any] = {
     "folders": ("/scans/one", '/scans/"two" \u00e4; \\three'),
     "exclude": ("b" * 64, "a" * 64),
     "modality": "ct",
+    "plane": "coronal",
+    "slice_range": (0.25, 0.75),
+    "min_body": 0.2,
     "window": Window("fixed", -20.5, 70),
     "size": "448x896",
     "tile": 224,
@@ -39,6 +42,7 @@ EVERYTHING: dict[str, Any] = {
     "smoothing": 5,
     "top_share": 0.05,
     "valid_fraction": 0.5,
+    "calibration_fraction": 0.25,
     "patient_pattern": r"sub-\d+",
 }
 
@@ -126,6 +130,12 @@ def test_settings_given_win() -> None:
         ("schema = 1\nseed = -1", "a seed is a whole number from 0, not -1"),
         ("schema = 1\ntop_share = nan", "top_share must be a share from 0 to 1"),
         ("schema = 1\nvalid_fraction = 1", "valid_fraction must be a share between 0 and 1"),
+        ("schema = 1\ncalibration_fraction = 0.8", "calibration_fraction must be .* less than 0.8"),
+        ('schema = 1\nplane = "oblique"', "no plane 'oblique'. Choose from as-acquired, axial"),
+        ("schema = 1\nslice_range = 0.5", "'0.5' is no part of a stack"),
+        ("schema = 1\nslice_range = [0.8, 0.2]", "'0.8:0.2' is no part of a stack"),
+        ('schema = 1\nslice_range = "0.2:1.1"', "'0.2:1.1' is no part of a stack"),
+        ("schema = 1\nmin_body = nan", "min_body must be a share"),
         ("schema = 1\nclahe = nan", "clip limit of CLAHE"),
         ("schema = ", "it is no recipe: "),
         (b"\xff\xfe", "it is no recipe: "),
@@ -157,6 +167,7 @@ def test_a_folder_without_a_text_for_a_name_is_one_sentence(tmp_path: Path) -> N
     [
         {"method": "spatial-ar", "options": {"epochs": 2, "dilation": 1}, "seed": 3},
         {"method": "memory-bank", "valid_fraction": 0.5, "clahe": 0.02, "layers": (1, 2)},
+        {"method": "memory-bank", "calibration_fraction": 0.25, "min_body": 0.3},
     ],
 )
 def test_the_fit_of_a_recipe_is_the_fit_itself(

@@ -94,7 +94,7 @@ def test_only_slices_of_the_fit_count(
     model: NormativeModel, normal_slices: Path, tmp_path: Path
 ) -> None:
     for name in ("other_00.png", "other_01.png"):
-        Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(normal_slices / name)
+        Image.fromarray(np.tri(40, dtype=np.uint8) * 255).save(normal_slices / name)
     assert finish(find_suspects(model, normal_slices)).scans == 4
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -41,6 +41,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         sha256="ab",
         header=SimpleNamespace(calibration=None),
         backbone=SimpleNamespace(source="here"),
+        cut=lambda volume, plane: volume,
     )
 
     def score(volume: Volume, loaded: Any, folder: Path, **options: Any) -> dict[str, Any]:

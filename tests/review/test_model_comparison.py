@@ -47,7 +47,13 @@ def model(name: str, heat: np.ndarray, calibration: Calibration | None = CALIBRA
     header = SimpleNamespace(
         calibration=calibration, preprocessing=SimpleNamespace(window=Window("full8"))
     )
-    return SimpleNamespace(name=name, header=header, iter_volume=iter_volume, empty_score=empty)
+    return SimpleNamespace(
+        name=name,
+        header=header,
+        iter_volume=iter_volume,
+        empty_score=empty,
+        cut=lambda volume: volume,
+    )
 
 
 def ramp() -> np.ndarray:
@@ -101,6 +107,10 @@ def test_what_cannot_be_compared(head: Volume, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not calibrated"):
         compare_models(model("a", flat), model("b", flat), head, tmp_path / "x", share=1e-9)
     assert not (tmp_path / "x").exists()
+    coronal = model("c", flat)
+    coronal.cut = lambda volume: volume.along("coronal")
+    with pytest.raises(InputError, match="'a' sees axial slices of this scan and 'c' coronal"):
+        compare_models(model("a", flat), coronal, head, tmp_path / "x")
     nothing = model("a", flat)
     nothing.iter_volume = lambda volume: iter(())
     with pytest.raises(InputError, match="nothing to compare"):

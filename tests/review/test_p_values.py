@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
@@ -32,7 +33,9 @@ def scan() -> Volume:
 def model(calibration: Calibration | None = CALIBRATION) -> Any:
     preprocessing = SimpleNamespace(window=Window("full8"))
     return SimpleNamespace(
-        header=SimpleNamespace(calibration=calibration, preprocessing=preprocessing)
+        header=SimpleNamespace(
+            calibration=calibration, preprocessing=preprocessing, selection=Selection()
+        )
     )
 
 
