@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QProgressBar
 
 from napari_spatial_ar.gui.export_panel import ExportPanel
 from napari_spatial_ar.gui.exporting import Exporter
+from napari_spatial_ar.gui.findings_panel import FindingsPanel
 from napari_spatial_ar.gui.forms import DockPage, Note, button, combo, row, section
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.model_list import ModelList
@@ -73,6 +74,7 @@ class ReviewDock(DockPage):
         self.cancel_button = button("Cancel", "Stop after this slice and keep what is scored")
         self.score_note = Note()
         self.threshold = ThresholdPanel()
+        self.findings = FindingsPanel(self.viewer, self)
         self.export = ExportPanel()
         sections = [
             self.scan,
@@ -86,6 +88,7 @@ class ReviewDock(DockPage):
                 ],
             ),
             self.threshold,
+            self.findings,
             self.export,
         ]
         self.lay_out(sections)
@@ -109,6 +112,7 @@ class ReviewDock(DockPage):
         self.threshold.min_size_changed.connect(self.masks.set_min_size)
         self.threshold.highest_wanted.connect(self.show_highest)
         self.masks.findings_changed.connect(self.threshold.show_findings)
+        self.findings.attend(self.masks)
         self.masks.failed.connect(partial(report, doing="Making the mask"))
         self.masks.set_min_size(self.threshold.min_size.value())
         self.export.mask_button.clicked.connect(lambda: self.exporter.mask(self.session))

@@ -155,7 +155,7 @@ class FindingsList:
         marks = [*(mark for mark in others if len(mark.voxels)), said]
         marked = {number for mark in marks for number in self._overlaps(mark)}
         marks += [Mark(self.region(number)) for number in items if number not in marked]
-        return self._with_marks(tuple(marks))
+        return self.with_marks(tuple(marks))
 
     def _overlaps(self, mark: Mark) -> dict[int, int]:
         """Voxels that each region shares with a mark, by label."""
@@ -163,7 +163,8 @@ class FindingsList:
         numbers, counts = np.unique(self.labels[here], return_counts=True)
         return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
 
-    def _with_marks(self, marks: tuple[Mark, ...]) -> FindingsList:
+    def with_marks(self, marks: tuple[Mark, ...]) -> FindingsList:
+        """List with the status and comment that other marks give."""
         met: dict[int, list[tuple[Mark, int]]] = {}
         for mark in marks:
             for number, shared in self._overlaps(mark).items():
@@ -222,4 +223,4 @@ def list_findings(
     )
     flat = labels.ravel()
     voxels = np.flatnonzero(flat)
-    return FindingsList(items, (), voxels, flat[voxels])._with_marks(tuple(marks))
+    return FindingsList(items, (), voxels, flat[voxels]).with_marks(tuple(marks))
