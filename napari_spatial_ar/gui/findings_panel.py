@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
@@ -39,11 +39,15 @@ KEYS = {
 _ROW_HEIGHT, _ROWS = 20, 6
 
 
-def _press(panel: ref[FindingsPanel], action: str, viewer: Any) -> None:
-    """Do what a key asks for, pressed in the viewer's canvas."""
-    found = panel()
-    if found is not None:
-        found.act(action)
+def _key(panel: ref[FindingsPanel], action: str) -> Callable[[Any], None]:
+    """Make what napari calls for a key pressed in the viewer's canvas; it keeps no dock alive."""
+
+    def press(viewer: Any) -> None:
+        found = panel()
+        if found is not None:
+            found.act(action)
+
+    return press
 
 
 class FindingsPanel(QWidget):
@@ -98,7 +102,7 @@ class FindingsPanel(QWidget):
             shortcut = QShortcut(QKeySequence(key), scope)
             shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
             shortcut.activated.connect(getattr(self, name))
-            viewer.bind_key(key.replace("+", "-"), partial(_press, ref(self), name), overwrite=True)
+            viewer.bind_key(key.replace("+", "-"), _key(ref(self), name), overwrite=True)
         self.table.selectionModel().selectionChanged.connect(self._on_selected)
         self.model.commented.connect(self._on_comment)
         self.forget.clicked.connect(self._on_forget)

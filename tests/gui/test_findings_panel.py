@@ -54,7 +54,10 @@ def click_row(made: ReviewDock, qtbot: Any, row: int, times: int = 1, at: int = 
 
 
 def press(made: ReviewDock, qtbot: Any, key: Any) -> None:
+    # A window manager would make the window active; the tests' display has none.
+    made.window().activateWindow()
     made.findings.table.setFocus()
+    qtbot.waitUntil(made.findings.table.hasFocus)
     qtbot.keyClick(made.findings.table, key)
 
 
