@@ -39,7 +39,9 @@ def _slices(item: ReviewedFinding) -> str:
 
 def _size(item: ReviewedFinding) -> str:
     ml = item.finding.volume_ml
-    return f"{item.finding.voxels} vx" if ml is None else _number(ml, ".1f" if ml >= 1 else ".2g")
+    if ml is None:
+        return f"{item.finding.voxels} vx"
+    return _number(ml, ".0f" if ml >= 10 else ".1f" if ml >= 1 else ".2g")
 
 
 def _diameter(item: ReviewedFinding) -> str:
@@ -49,36 +51,38 @@ def _diameter(item: ReviewedFinding) -> str:
 
 def _rarity(item: ReviewedFinding) -> str:
     one_in = item.rarity.one_in
+    if one_in is None:
+        return "?"
     rarer = "" if item.rarity.reaching else "<"
-    return "?" if one_in is None else f"{rarer}1 in {one_in}"
+    return "common" if one_in == 1 else f"{rarer}1 in {one_in}"
 
 
 COLUMNS = (
     _Column(
         "#",
         "Rank: 1 for the highest peak score",
-        24,
+        20,
         lambda item: str(item.finding.rank),
         lambda item: item.finding.rank,
     ),
     _Column(
         "Status",
         "Keep (K), reject (R) or unsure (U). What is rejected is left out of exported masks",
-        50,
+        46,
         lambda item: "" if item.status == "unread" else item.status,
         lambda item: _STATUS_ORDER.index(item.status),
     ),
     _Column(
         "Side",
         "The patient's side: left, right or within 5 mm of the middle of the scan",
-        34,
+        32,
         lambda item: _SIDES[item.finding.side],
         lambda item: item.finding.side,
     ),
     _Column(
         "Slices",
         "Acquired slices, counted from 0 in the order of the file",
-        48,
+        46,
         _slices,
         lambda item: item.finding.first_slice,
     ),
@@ -97,7 +101,7 @@ COLUMNS = (
     _Column(
         "Peak",
         "Highest score, in the unit of the threshold",
-        38,
+        36,
         lambda item: _number(item.finding.peak_nll, ".3g"),
         lambda item: item.finding.peak_nll,
     ),
@@ -112,14 +116,14 @@ COLUMNS = (
         "Normals",
         "How many normal patients have tissue that scores as high; < means rarer than the "
         "patients of the calibration can tell",
-        56,
+        54,
         _rarity,
         lambda item: item.rarity.share if item.rarity.share is not None else 2.0,
     ),
     _Column(
         "Comment",
         "Double-click to write. It goes into exported tables: name no patient",
-        90,
+        70,
         lambda item: item.comment,
         lambda item: item.comment.lower(),
     ),
@@ -177,6 +181,10 @@ class FindingsModel(QAbstractTableModel):
             return column.order(item)
         if role == Qt.ItemDataRole.ToolTipRole:
             return column.text(item) if index.column() == COMMENT else column.tooltip
+        if role == Qt.ItemDataRole.TextAlignmentRole and isinstance(
+            column.order(item), int | float
+        ):
+            return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         if role == Qt.ItemDataRole.ForegroundRole and item.status == "reject":
             return _GREY
         return None

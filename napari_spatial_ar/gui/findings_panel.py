@@ -120,6 +120,7 @@ class FindingsPanel(QWidget):
             | QAbstractItemView.EditTrigger.EditKeyPressed
         )
         table.setWordWrap(False)
+        table.setStyleSheet("font-size: 11px;")  # ten columns in the width of a dock
         table.setTabKeyNavigation(False)
         table.verticalHeader().hide()
         table.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)

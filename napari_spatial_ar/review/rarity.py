@@ -46,6 +46,8 @@ class Rarity:
         basis = f"of the {self.patients} that the model was calibrated on"
         if not self.reaching:
             return f"Rarer than 1 in {self.one_in} normal patients: none {basis} scores this high."
+        if self.one_in == 1:
+            return f"Common: {self.reaching} {basis} may score this high."
         return f"1 in {self.one_in} normal patients may score this high: {self.reaching} {basis}."
 
 

@@ -155,6 +155,7 @@ def test_rarity_counts_patients_and_is_never_finer_than_they_carry() -> None:
     assert rarity(model, 3.5).one_in == 2
     assert rarity(model, 3.5).sentence.startswith("1 in 2 normal patients may score this high: 1")
     assert rarity(model, 2.5).one_in == 1  # 4 / 3 is no "1 in 2"
+    assert rarity(model, 2.5).sentence.startswith("Common: 2 of the 3")
     none = rarity(calibrated(((0.6, 0.2, 0.0),) * 12), 1e9)
     assert none.share == 1 / 13
     assert none.sentence.startswith("Rarer than 1 in 13 normal patients")
