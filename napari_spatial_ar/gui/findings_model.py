@@ -116,14 +116,14 @@ COLUMNS = (
         "Normals",
         "How many normal patients have tissue that scores as high; < means rarer than the "
         "patients of the calibration can tell",
-        54,
+        60,
         _rarity,
         lambda item: item.rarity.share if item.rarity.share is not None else 2.0,
     ),
     _Column(
         "Comment",
         "Double-click to write. It goes into exported tables: name no patient",
-        70,
+        40,
         lambda item: item.comment,
         lambda item: item.comment.lower(),
     ),
