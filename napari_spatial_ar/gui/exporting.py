@@ -39,6 +39,11 @@ _NIFTI_SUFFIXES, _DICOM_SUFFIX = (".nii.gz", ".nii"), ".dcm"
 _NIFTI_FILTER, _DICOM_FILTER = "NIfTI (*.nii.gz *.nii)", "DICOM segmentation (*.dcm)"
 
 
+def _without_rejected(result: Callable[[], Any]) -> Any:
+    mask, listed = result()
+    return listed.without_rejected(mask)
+
+
 class Exporter:
     """Asks where to, and writes in a worker."""
 
@@ -59,20 +64,19 @@ class Exporter:
         if path is None:
             return
         settings.remember_folder("export", path.parent)
-        painted = self._masks.painted(session)
+        result, computed = self._masks.result(session), self._masks.computed(session)
         if path.name.lower().endswith(_DICOM_SUFFIX):
-            computed = self._masks.computed(session)
             self._run(
-                partial(self._write_seg, session, path, painted, computed),
+                partial(self._write_seg, session, path, result, computed),
                 f"The mask is saved in {path.name}. It holds the patient's identity.",
             )
             return
-        mask = self._masks.computed(session) if painted is None else painted
         volume = session.volume
-        self._run(
-            lambda: write_nifti(path, mask, volume.geometry, like=volume.path),
-            f"The mask is saved in {path.name}.",
-        )
+
+        def write() -> None:
+            write_nifti(path, _without_rejected(result), volume.geometry, like=volume.path)
+
+        self._run(write, f"The mask is saved in {path.name}.")
 
     def _ask_for_mask_file(self) -> Path | None:
         kinds = [_NIFTI_FILTER, _DICOM_FILTER] if self._panel.from_dicom else [_NIFTI_FILTER]
@@ -95,8 +99,8 @@ class Exporter:
         question = f"There is a file named {path.name} already. Replace it?"
         return path if not path.exists() or self._may("Export mask", question) else None
 
-    def _write_seg(self, session: Session, path: Path, painted: Any, computed: Any) -> Any:
-        mask = computed if painted is None else painted
+    def _write_seg(self, session: Session, path: Path, result: Any, computed: Any) -> Any:
+        mask = _without_rejected(result)
         write_seg(
             path,
             mask,
@@ -124,16 +128,24 @@ class Exporter:
         arguments: dict[str, Any] = {
             "threshold": self._threshold.threshold,
             "fpr": self._threshold.fpr,
-            "mask": self._masks.painted(session),
             "overwrite": overwrite,
             "settings": self._masks.settings,
             "region": self._masks.region(session),
             **self._panel.extras(),
         }
+        result = self._masks.result(session)
 
         def write() -> tuple[str, ...]:
-            score, model = session.score, session.model
-            return write_scan_outputs(folder, session.volume, score, model, **arguments).warnings
+            mask, listed = result()
+            return write_scan_outputs(
+                folder,
+                session.volume,
+                session.score,
+                session.model,
+                mask=mask,
+                reviewed=listed,
+                **arguments,
+            ).warnings
 
         self._run(
             write,

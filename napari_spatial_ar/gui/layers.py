@@ -20,6 +20,7 @@ from napari_spatial_ar.review.colormap import INFERNO
 __all__ = [
     "AXES",
     "KEY",
+    "MASK_COLORS",
     "heat_layer",
     "is_scan",
     "layer_volume",
@@ -32,7 +33,15 @@ __all__ = [
 KEY = "napari-spatial-ar"
 #: Directions in which the axes of every layer grow.
 AXES = ("S", "P", "L")
-_CYAN = np.array([0.0, 0.9, 1.0, 1.0])
+#: Colours of a mask's labels: a finding, a rejected one, and each of them while it is chosen.
+MASK_COLORS = {
+    0: np.zeros(4),
+    1: np.array([0.0, 0.9, 1.0, 1.0]),
+    2: np.array([0.6, 0.6, 0.6, 0.6]),
+    3: np.array([1.0, 0.9, 0.1, 1.0]),
+    4: np.array([0.8, 0.75, 0.4, 0.8]),
+    None: np.array([0.0, 0.9, 1.0, 1.0]),
+}
 
 
 def volume_layer_kwargs(volume: Volume, drawn: Drawn | None = None) -> dict[str, Any]:
@@ -203,7 +212,7 @@ def mask_layer(layer: Image, volume: Volume, mask: npt.NDArray[np.uint8]) -> Lab
     labels = Labels(
         volume.geometry.to_display(mask),
         name=f"{volume.series.label}: mask",
-        colormap=DirectLabelColormap(color_dict={0: np.zeros(4), 1: _CYAN, None: _CYAN}),
+        colormap=DirectLabelColormap(color_dict=MASK_COLORS),
         opacity=0.9,
         metadata=_facts("mask", volume),
         **_beside(layer, volume),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ import numpy.typing as npt
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.gui.mask_drawing import MaskDrawing
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.viewing import view_index
 from napari_spatial_ar.gui.workers import TaskHost
-from napari_spatial_ar.review.findings import find_findings
+from napari_spatial_ar.review.findings import Finding
+from napari_spatial_ar.review.findings_list import FindingsList, Status, list_findings
 from napari_spatial_ar.review.masks import MaskSettings, make_mask, make_slice_mask
+from napari_spatial_ar.review.strokes import Strokes
 
 __all__ = ["MaskController"]
 
@@ -25,6 +29,22 @@ _SCORING_MS = 1500
 
 Bools = npt.NDArray[np.bool_]
 Region = Callable[[Session], Bools | None]
+
+
+def reviewed(
+    session: Session, computed: npt.NDArray[np.uint8], strokes: Strokes
+) -> tuple[npt.NDArray[np.uint8], FindingsList]:
+    """Mask with strokes, rejected findings included, and the list of its findings."""
+    mask, marks = strokes.apply(computed), session.listed.marks
+    score, geometry = session.score.nll, session.geometry
+    return mask, list_findings(mask, score, geometry, model=session.model, marks=marks)
+
+
+def _same(chosen: Finding | None, listed: FindingsList) -> Finding | None:
+    """Find the finding of a new list that is the chosen one: that with the same peak."""
+    peak = None if chosen is None else (chosen.peak_nll, chosen.peak_slice)
+    found = (item.finding for item in listed.items)
+    return next((f for f in found if (f.peak_nll, f.peak_slice) == peak), None)
 
 
 class MaskController(QObject):
@@ -38,8 +58,10 @@ class MaskController(QObject):
         Gives what of a session's scan the mask may cover, see `RegionBox.inside`.
     """
 
-    #: list of Finding, for the session that is shown.
+    #: list of Finding that are not rejected, for the session that is shown.
     findings_changed = Signal(object)
+    #: The session whose `listed`, `chosen` or `strokes` changed, or None.
+    listed_changed = Signal(object)
     #: An exception met in the worker.
     failed = Signal(object)
     #: The region that the mask is restricted to cannot be used: an InputError.
@@ -59,6 +81,8 @@ class MaskController(QObject):
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._compute)
+        self.drawing = MaskDrawing(viewer, self)
+        self.drawing.touched.connect(self._on_touched)
 
     @property
     def settled(self) -> bool:
@@ -67,11 +91,17 @@ class MaskController(QObject):
 
     def set_session(self, session: Session | None) -> None:
         """Work on another scan; None to rest."""
+        self._take_strokes()
         self._session = session
+        if self._ready() is not None and session is not None:
+            # Painted while another scan was chosen.
+            self.drawing.take_strokes(session, self._threshold, look=True)
         self._timer.stop()
+        self.listed_changed.emit(session)
 
     def set_threshold(self, threshold: float) -> None:
         """Move the threshold, in the model's unit."""
+        self._take_strokes()
         self._threshold = threshold
         session = self._ready()
         if session is not None:
@@ -80,16 +110,13 @@ class MaskController(QObject):
 
     def set_settings(self, settings: MaskSettings) -> None:
         """Change what becomes of the voxels above the threshold, and look at the region again."""
+        self._take_strokes()
         self.settings = settings
         self._inside = None
         session = self._ready()
         if session is not None:
             self._draw_slice_in_view(session)
             self._timer.start(_REST_MS)
-
-    def painted(self, session: Session) -> npt.NDArray[np.uint8] | None:
-        """Mask as it stands, strokes of the brush included; None while it is out of date."""
-        return session.mask_array() if self.settled else None
 
     def computed(self, session: Session) -> npt.NDArray[np.uint8]:
         """Mask that threshold, settings and region give."""
@@ -123,10 +150,11 @@ class MaskController(QObject):
         session = self._ready()
         if session is None:
             return
-        layer = session.ensure_mask()
+        self._take_strokes()
+        layer = self.drawing.layer(session)
         for index in indices:
             self._draw_slice(session, layer, index)
-        layer.refresh(thumbnail=False, highlight=False, extent=False)
+        self.drawing.overlay(session)
         if not self._timer.isActive():
             self._timer.start(_SCORING_MS)
 
@@ -135,12 +163,56 @@ class MaskController(QObject):
         if self._ready() is not None:
             self._timer.start(0)
 
+    def choose(self, label: int | None) -> None:
+        """Outline a finding in another colour than the rest; None: none of them."""
+        session = self._ready()
+        if session is not None:
+            by_label = {item.finding.label: item.finding for item in session.listed.items}
+            self._take_strokes()
+            session.chosen = None if label is None else by_label.get(label)
+            self.drawing.overlay(session)
+
+    def decide(
+        self, label: int, *, status: Status | None = None, comment: str | None = None
+    ) -> None:
+        """Give a finding a status or a comment."""
+        session = self._ready()
+        if session is not None:
+            self._take_strokes()
+            session.listed = session.listed.decide(label, status=status, comment=comment)
+            self.drawing.overlay(session)
+            self._tell(session)
+
+    def forget_strokes(self) -> None:
+        """Go back to the mask that the scores give."""
+        session = self._ready()
+        if session is not None:
+            self._take_strokes()
+            session.strokes = Strokes()
+            self._timer.start(0)
+
+    def result(self, session: Session) -> Callable[[], tuple[npt.NDArray[np.uint8], FindingsList]]:
+        """Give what makes the mask and its findings as they stand, strokes of the brush included.
+
+        It takes a while, for a worker.
+        """
+        self.drawing.take_strokes(session, self._threshold, look=True)
+        return partial(reviewed, session, self.computed(session), session.strokes)
+
+    def _take_strokes(self) -> bool:
+        session = self._ready()
+        return session is not None and self.drawing.take_strokes(session, self._threshold)
+
+    def _on_touched(self) -> None:
+        if self._ready() is not None:
+            self._timer.start(_REST_MS)
+
     def _ready(self) -> Session | None:
         session = self._session
         return session if session is not None and session.alive and session.any_scored else None
 
     def _draw_slice_in_view(self, session: Session) -> None:
-        layer = session.ensure_mask()
+        layer = self.drawing.layer(session)
         view = view_index(self._viewer, layer)
         if view is None:
             return
@@ -160,7 +232,7 @@ class MaskController(QObject):
             if region is not None:
                 above &= geometry.to_display(region).take(index, axis)
             np.moveaxis(layer.data, axis, 0)[index] = above
-        layer.refresh(thumbnail=False, highlight=False, extent=False)
+        self.drawing.overlay(session)
 
     def _draw_slice(self, session: Session, layer: Any, index: int) -> None:
         """Put acquired slice ``index`` into the layer."""
@@ -183,13 +255,14 @@ class MaskController(QObject):
         if self._busy:
             self._again = True
             return
+        self._take_strokes()
         self._busy, self._again = True, False
+        strokes = session.strokes
         region = self.region(session)  # layers are read on this thread
 
         def work(stop: threading.Event) -> Generator[None, None, Any]:
             yield
-            mask = self._computed(session, region)
-            return mask, find_findings(mask, session.score.nll, session.geometry)
+            return reviewed(session, self._computed(session, region), strokes)
 
         task = self._tasks.start(work)
         task.returned.connect(lambda result: self._show(session, result))
@@ -199,11 +272,18 @@ class MaskController(QObject):
     def _show(self, session: Session, result: Any) -> None:
         if self._again or session is not self._session or self._ready() is None:
             return
-        mask, findings = result
-        layer = session.ensure_mask()
-        layer.data[...] = session.geometry.to_display(mask)
-        layer.refresh()
-        self.findings_changed.emit(findings)
+        if self._take_strokes():
+            self._timer.start(0)
+            return
+        mask, listed = result
+        session.listed = listed.with_marks(session.listed.marks)
+        session.chosen = _same(session.chosen, session.listed)
+        self.drawing.draw(session, mask)
+        self._tell(session)
+
+    def _tell(self, session: Session) -> None:
+        self.findings_changed.emit(list(session.listed.kept))
+        self.listed_changed.emit(session)
 
     def _on_finished(self) -> None:
         self._busy = False

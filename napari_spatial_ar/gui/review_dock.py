@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QProgressBar
 
 from napari_spatial_ar.gui.export_panel import ExportPanel
 from napari_spatial_ar.gui.exporting import Exporter
+from napari_spatial_ar.gui.findings_panel import FindingsPanel
 from napari_spatial_ar.gui.forms import DockPage, Note, button, combo, row, section, select_data
 from napari_spatial_ar.gui.library_button import LibraryButton
 from napari_spatial_ar.gui.masking import MaskController
@@ -75,6 +76,7 @@ class ReviewDock(DockPage):
         self.cancel_button = button("Cancel", "Stop after this slice and keep what is scored")
         self.score_note = Note()
         self.threshold = ThresholdPanel()
+        self.findings = FindingsPanel(self.viewer, self)
         self.export = ExportPanel()
         self.library_button = LibraryButton()
         models = row(self.model_box, self.library_button)
@@ -90,6 +92,7 @@ class ReviewDock(DockPage):
                 ],
             ),
             self.threshold,
+            self.findings,
             self.export,
         ]
         self.lay_out(sections)
@@ -114,6 +117,7 @@ class ReviewDock(DockPage):
         self.masks.region_refused.connect(self.threshold.refuse_region)
         self.threshold.highest_wanted.connect(self.show_highest)
         self.masks.findings_changed.connect(self.threshold.show_findings)
+        self.findings.attend(self.masks)
         self.masks.failed.connect(partial(report, doing="Making the mask"))
         self.masks.set_settings(self.threshold.settings)
         self.threshold.form.region.set_viewer(self.viewer)

@@ -15,7 +15,10 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.layers import heat_layer, layer_volume, mask_layer
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.review.body import Body
+from napari_spatial_ar.review.findings import Finding
+from napari_spatial_ar.review.findings_list import FindingsList
 from napari_spatial_ar.review.score_counts import ScoreCounts
+from napari_spatial_ar.review.strokes import Strokes
 
 __all__ = ["Session", "calibrated_thresholds", "outward", "score_steps"]
 
@@ -102,6 +105,10 @@ class Session:
         self.counts = ScoreCounts(len(self.visited))
         self.heat: Image | None = None
         self.mask: Labels | None = None
+        self.drawn = np.zeros((0, 0, 0), np.uint8)  # the mask layer's data, strokes left out
+        self.strokes = Strokes()
+        self.listed = FindingsList()
+        self.chosen: Finding | None = None
         self._data = layer.data
         self._drawn: tuple[float, float] | None = None
         self._anchors = calibrated_thresholds(model)
@@ -205,11 +212,7 @@ class Session:
         if not fits:
             empty = np.zeros(self.geometry.shape, dtype=np.uint8)
             self.mask = mask_layer(self.layer, self.volume, empty)
+            self.drawn = np.array(self.mask.data)
             self._insert(self.mask)
         assert self.mask is not None
         return self.mask
-
-    def mask_array(self) -> npt.NDArray[Any]:
-        """Return the mask as it stands, painted strokes included, on the scan's grid."""
-        data = np.asarray(self.ensure_mask().data)
-        return np.asarray(self.geometry.from_display(data) != 0, dtype=np.uint8)

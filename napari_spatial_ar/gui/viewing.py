@@ -12,6 +12,7 @@ from napari_spatial_ar.imaging.geometry import Geometry, Plane
 __all__ = [
     "camera_of",
     "go_to_slice",
+    "go_to_voxel",
     "keep_upright",
     "plane_in_view",
     "show_acquired_plane",
@@ -68,6 +69,15 @@ def go_to_slice(viewer: Any, layer: Image, geometry: Geometry, index: int) -> No
     at[axis] = geometry.slice_position(index)
     offset = viewer.dims.ndim - 3
     viewer.dims.set_point(offset + axis, float(layer.data_to_world(at)[axis]))
+
+
+def go_to_voxel(viewer: Any, layer: Any, at: tuple[int, int, int]) -> None:
+    """Show a voxel of a layer with axes (S, P, L) in the plane in view, in the middle of it."""
+    world = [float(value) for value in layer.data_to_world(at)]
+    first = viewer.dims.ndim - 3
+    viewer.dims.set_point(range(first, first + 3), world)
+    shown = [world[axis - first] for axis in viewer.dims.displayed]
+    camera_of(viewer).center = (*(0.0,) * (3 - len(shown)), *shown)
 
 
 def show_acquired_plane(viewer: Any, geometry: Geometry) -> None:

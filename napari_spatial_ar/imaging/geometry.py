@@ -182,6 +182,14 @@ class Geometry:
         view = array[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
         return view.transpose(*np.argsort(axes), *range(3, array.ndim))
 
+    def display_index(self, index: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Where `to_display` puts the voxel at (Z, Y, X)."""
+        s, p, left = (
+            self.shape[axis] - 1 - index[axis] if flip else index[axis]
+            for axis, flip in map(self._axis_towards, "SPL")
+        )
+        return s, p, left
+
     def to_slices(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """View of a (Z, Y, X) source array as upright slices (N, rows, columns).
 

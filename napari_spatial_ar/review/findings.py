@@ -108,7 +108,11 @@ def label_components(mask: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
 
 
 def find_findings(
-    mask: npt.NDArray[Any], nll: npt.NDArray[np.floating], geometry: Geometry
+    mask: npt.NDArray[Any],
+    nll: npt.NDArray[np.floating],
+    geometry: Geometry,
+    *,
+    labels: npt.NDArray[np.int32] | None = None,
 ) -> list[Finding]:
     """Measure each connected region of a mask.
 
@@ -120,6 +124,8 @@ def find_findings(
         Scores in source order, nats per dimension.
     geometry : Geometry
         The scan's grid.
+    labels : (Z, Y, X) int32, optional
+        What `label_components` gives for the mask, where it is at hand.
 
     Returns
     -------
@@ -134,7 +140,8 @@ def find_findings(
     for what, array in (("mask", mask), ("scores", nll)):
         if array.shape != geometry.shape:
             raise InputError(f"a {what} array of {array.shape} is not on the grid {geometry.shape}")
-    labels = label_components(mask)
+    if labels is None:
+        labels = label_components(mask)
     found = []
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         inside = labels[box] == label
@@ -253,17 +260,22 @@ _CSV_COLUMNS = (
 )
 
 
-def findings_to_csv(findings: Sequence[Finding]) -> str:
+def findings_to_csv(
+    findings: Sequence[Finding], more: Sequence[Mapping[str, Any]] | None = None
+) -> str:
     """Table with one row a finding.
 
     Units stand in the column names; scores are in the model's unit, slices count from 0,
-    centroids are RAS. What is not known is left empty.
+    centroids are RAS. What is not known is left empty. ``more`` holds further columns, the same
+    for each finding.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, _CSV_COLUMNS, lineterminator="\n")
+    further = more or [{}] * len(findings)
+    names = (*_CSV_COLUMNS, *(further[0] if further else ()))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    for finding in findings:
-        row = asdict(finding)
+    for finding, columns in zip(findings, further, strict=True):
+        row = {**asdict(finding), **columns}
         for axis, value in zip("xyz", row.pop("centroid_ras_mm") or (None,) * 3, strict=True):
             row[f"centroid_{axis}_mm"] = value
         row.pop("centroid_zyx")
@@ -276,10 +288,12 @@ def findings_to_json(
     p_values: Mapping[str, Any] | None = None,
     *,
     unit: str = "nats per dimension",
+    more: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     """Return the findings as a JSON object with the key ``findings``, in full precision.
 
-    Under ``p_values`` stands what `PValues.to_dict` gives, or null; ``unit`` is that of scores.
+    Under ``p_values`` stands what `PValues.to_dict` gives, or null; ``unit`` is that of scores,
+    ``more`` as for `findings_to_csv`.
     """
     document = {
         "research_use": RESEARCH_USE,
@@ -290,14 +304,19 @@ def findings_to_json(
             "slices": "acquired slices, from 0, in file order",
         },
         "p_values": p_values,
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [
+            {**asdict(finding), **columns}
+            for finding, columns in zip(findings, more or [{}] * len(findings), strict=True)
+        ],
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def write_findings_csv(path: Path, findings: Sequence[Finding]) -> None:
+def write_findings_csv(
+    path: Path, findings: Sequence[Finding], more: Sequence[Mapping[str, Any]] | None = None
+) -> None:
     """Write `findings_to_csv`; the file appears whole or not at all (`StorageError`)."""
-    atomic_write_text(path, findings_to_csv(findings))
+    atomic_write_text(path, findings_to_csv(findings, more))
 
 
 def write_findings_json(
@@ -306,6 +325,7 @@ def write_findings_json(
     p_values: Mapping[str, Any] | None = None,
     *,
     unit: str = "nats per dimension",
+    more: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Write `findings_to_json`; the file appears whole or not at all (`StorageError`)."""
-    atomic_write_text(path, findings_to_json(findings, p_values, unit=unit))
+    atomic_write_text(path, findings_to_json(findings, p_values, unit=unit, more=more))

@@ -27,10 +27,10 @@ from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (
     Finding,
-    find_findings,
     write_findings_csv,
     write_findings_json,
 )
+from napari_spatial_ar.review.findings_list import FindingsList, list_findings
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from napari_spatial_ar.review.montage import montage
 from napari_spatial_ar.review.overlays import write_overlays
@@ -89,7 +89,7 @@ class ScanOutputs:
         Keys as in `OUTPUT_FILES`, and where asked for ``"montage"``, ``"overlays"`` (a folder)
         and those of `DICOM_FILES`.
     findings : tuple of Finding
-        Highest peak first.
+        Highest peak first, rejected ones (label 0) among them.
     mask : (Z, Y, X) uint8
         The mask as written.
     warnings : tuple of str
@@ -139,6 +139,7 @@ def write_scan_outputs(
     settings: MaskSettings | None = None,
     region: npt.NDArray[np.bool_] | None = None,
     mask: npt.NDArray[Any] | None = None,
+    reviewed: FindingsList | None = None,
     keep_uids: bool = False,
     overwrite: bool = False,
     montage_too: bool = False,
@@ -169,6 +170,9 @@ def write_scan_outputs(
         As for `make_mask`.
     mask : (Z, Y, X) integer, optional
         The mask to write instead of the one that the threshold gives: one that a person edited.
+    reviewed : FindingsList, optional
+        What a person said of the findings of the mask. Rejected ones are left out of the masks
+        and pictures and stay in the tables, marked so, with label 0.
     keep_uids : bool
         As for `provenance`.
     overwrite : bool
@@ -222,7 +226,9 @@ def write_scan_outputs(
     final = computed if mask is None else (np.asarray(mask) != 0).astype(np.uint8)
     if final.shape != geometry.shape:
         raise InputError(f"a mask of {final.shape} is not on the scan's grid {geometry.shape}")
-    findings = find_findings(final, score.nll, geometry)
+    listed = reviewed or list_findings(final, score.nll, geometry, model=model)
+    final = listed.without_rejected(final)
+    findings, more = listed.exported, [item.columns for item in listed.items]
     found = p_values(model, volume, score)
     record = provenance(
         model,
@@ -244,8 +250,10 @@ def write_scan_outputs(
         like = _nifti_source(volume)
         write_nifti(made["nll"], np.asarray(score.nll, np.float32), geometry, like=like)
         write_nifti(made["mask"], final, geometry, like=like)
-        write_findings_csv(made["findings_csv"], findings)
-        write_findings_json(made["findings_json"], findings, record["p_values"], unit=unit)
+        write_findings_csv(made["findings_csv"], findings, more)
+        write_findings_json(
+            made["findings_json"], findings, record["p_values"], unit=unit, more=more
+        )
         atomic_write_text(made["provenance"], json.dumps(record, indent=2, allow_nan=False) + "\n")
         if montage_too:
             picture = montage(
@@ -283,7 +291,7 @@ def write_scan_outputs(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     files = {key: out_dir / path.name for key, path in made.items()}
-    return ScanOutputs(files, tuple(findings), final, warnings, found)
+    return ScanOutputs(files, findings, final, warnings, found)
 
 
 def _earlier(folder: Path) -> list[Path]:

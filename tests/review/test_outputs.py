@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import json
@@ -24,6 +25,8 @@ from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.review import outputs
+from napari_spatial_ar.review.findings import label_components
+from napari_spatial_ar.review.findings_list import list_findings
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import (
     DICOM_FILES,
@@ -309,3 +312,44 @@ def test_a_montage_comes_with_the_files_where_asked(
     files = write_scan_outputs(out, scan, scores, model, threshold=2.0, montage_too=True).files
     assert files["montage"].read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in out.iterdir()) == sorted([*OUTPUT_FILES.values(), "montage.png"])
+
+
+def test_rejected_findings_leave_the_masks_and_are_marked_in_the_tables(
+    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any
+) -> None:
+    nll = np.zeros_like(scores.nll)
+    nll[1, 3:6, 3:9] = 5
+    nll[2, 20:24, 10:14] = 7
+    given = SimpleNamespace(nll=nll, scored=np.ones(5, bool), image_scores=nll.max(axis=(1, 2)))
+    mask = nll > 2
+    listed = list_findings(mask, nll, dicom_scan.geometry, model=model)
+    first, second = (item.finding.label for item in listed.items)
+    listed = listed.decide(second, status="reject", comment="=vessel, not\nlesion")
+    listed = listed.decide(first, status="keep")
+    written = write_scan_outputs(
+        tmp_path / "out",
+        dicom_scan,
+        given,
+        model,
+        threshold=2.0,
+        mask=mask,
+        reviewed=listed,
+        dicom=True,
+    )
+    saved = np.asarray(nib.load(written.files["mask"]).dataobj).T
+    assert np.array_equal(saved, nll == 7)
+    dicom = pydicom.dcmread(written.files["mask_dicom"])
+    assert dicom.pixel_array.sum() == 16
+    with written.files["findings_csv"].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["keep", "reject"]
+    assert [row["label"] for row in rows] == ["1", "0"]
+    assert label_components(saved)[2, 21, 11] == 1
+    assert rows[1]["comment"] == "=vessel, not\nlesion"
+    assert float(rows[0]["longest_diameter_mm"]) > 0
+    assert "not calibrated" in rows[0]["rarity"]
+    assert rows[0]["one_in_normal_patients"] == ""
+    tables = json.loads(written.files["findings_json"].read_text())["findings"]
+    assert [item["status"] for item in tables] == ["keep", "reject"]
+    record = json.loads(written.files["provenance"].read_text())
+    assert record["threshold"]["mask_edited_by_hand"] is True

@@ -1,0 +1,202 @@
+"""Findings as rows of a table that sorts by numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
+from qtpy.QtGui import QBrush, QColor
+
+from napari_spatial_ar.review.findings_list import FindingsList, ReviewedFinding
+
+__all__ = ["COLUMNS", "COMMENT", "SORT_ROLE", "FindingsModel"]
+
+SORT_ROLE = Qt.ItemDataRole.UserRole
+_GREY = QBrush(QColor(128, 128, 128))
+_STATUS_ORDER = ("unread", "unsure", "keep", "reject")
+_SIDES = {"left": "L", "right": "R", "midline": "mid", "unknown": "?"}
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    tooltip: str
+    width: int
+    text: Callable[[ReviewedFinding], str]
+    order: Callable[[ReviewedFinding], Any]
+
+
+def _number(value: float | None, form: str = ".1f") -> str:
+    return "" if value is None else format(value, form)
+
+
+def _slices(item: ReviewedFinding) -> str:
+    first, last = item.finding.first_slice, item.finding.last_slice
+    return f"{first}" if first == last else f"{first}-{last}"
+
+
+def _size(item: ReviewedFinding) -> str:
+    ml = item.finding.volume_ml
+    if ml is None:
+        return f"{item.finding.voxels} vx"
+    return _number(ml, ".0f" if ml >= 10 else ".1f" if ml >= 1 else ".2g")
+
+
+def _diameter(item: ReviewedFinding) -> str:
+    mm = item.finding.longest_diameter_mm
+    return f"{item.finding.longest_diameter_px:.0f} px" if mm is None else f"{mm:.0f}"
+
+
+def _rarity(item: ReviewedFinding) -> str:
+    one_in = item.rarity.one_in
+    if one_in is None:
+        return "?"
+    rarer = "" if item.rarity.reaching else "<"
+    return "common" if one_in == 1 else f"{rarer}1 in {one_in}"
+
+
+COLUMNS = (
+    _Column(
+        "#",
+        "Rank: 1 for the highest peak score",
+        20,
+        lambda item: str(item.finding.rank),
+        lambda item: item.finding.rank,
+    ),
+    _Column(
+        "Status",
+        "Keep (K), reject (R) or unsure (U). What is rejected is left out of exported masks",
+        46,
+        lambda item: "" if item.status == "unread" else item.status,
+        lambda item: _STATUS_ORDER.index(item.status),
+    ),
+    _Column(
+        "Side",
+        "The patient's side: left, right or within 5 mm of the middle of the scan",
+        32,
+        lambda item: _SIDES[item.finding.side],
+        lambda item: item.finding.side,
+    ),
+    _Column(
+        "Slices",
+        "Acquired slices, counted from 0 in the order of the file",
+        46,
+        _slices,
+        lambda item: item.finding.first_slice,
+    ),
+    _Column("ml", "Volume in ml", 38, _size, lambda item: item.finding.voxels),
+    _Column(
+        "⌀ mm",
+        "Longest diameter within an acquired slice, in mm",
+        40,
+        _diameter,
+        lambda item: (
+            item.finding.longest_diameter_px
+            if item.finding.longest_diameter_mm is None
+            else item.finding.longest_diameter_mm
+        ),
+    ),
+    _Column(
+        "Peak",
+        "Highest score, in the unit of the threshold",
+        36,
+        lambda item: _number(item.finding.peak_nll, ".3g"),
+        lambda item: item.finding.peak_nll,
+    ),
+    _Column(
+        "Mean",
+        "Mean score, in the unit of the threshold",
+        38,
+        lambda item: _number(item.finding.mean_nll, ".3g"),
+        lambda item: item.finding.mean_nll,
+    ),
+    _Column(
+        "Normals",
+        "How many normal patients have tissue that scores as high; < means rarer than the "
+        "patients of the calibration can tell",
+        60,
+        _rarity,
+        lambda item: item.rarity.share if item.rarity.share is not None else 2.0,
+    ),
+    _Column(
+        "Comment",
+        "Double-click to write. It goes into exported tables: name no patient",
+        40,
+        lambda item: item.comment,
+        lambda item: item.comment.lower(),
+    ),
+)
+COMMENT = len(COLUMNS) - 1
+
+
+class FindingsModel(QAbstractTableModel):
+    """Rows of a `FindingsList`; only comments can be edited."""
+
+    #: Label of a finding, and what was written.
+    commented = Signal(int, str)
+
+    def __init__(self, parent: Any = None):
+        super().__init__(parent)
+        self.items: tuple[ReviewedFinding, ...] = ()
+
+    def show(self, listed: FindingsList) -> None:
+        """Take the findings of another mask, or another status of the same."""
+        if len(listed.items) == len(self.items):
+            # Keeps what is selected or being written.
+            self.items = listed.items
+            if self.items:
+                last = self.index(len(self.items) - 1, COMMENT)
+                self.dataChanged.emit(self.index(0, 0), last)
+            return
+        self.beginResetModel()
+        self.items = listed.items
+        self.endResetModel()
+
+    def rowCount(self, parent: QModelIndex | None = None) -> int:
+        """Count findings."""
+        return 0 if parent is not None and parent.isValid() else len(self.items)
+
+    def columnCount(self, parent: QModelIndex | None = None) -> int:
+        """Count columns."""
+        return 0 if parent is not None and parent.isValid() else len(COLUMNS)
+
+    def headerData(
+        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
+    ) -> Any:
+        """Title and tooltip of a column."""
+        if orientation != Qt.Orientation.Horizontal:
+            return None
+        if role == Qt.ItemDataRole.DisplayRole:
+            return COLUMNS[section].title
+        return COLUMNS[section].tooltip if role == Qt.ItemDataRole.ToolTipRole else None
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """Text, sorting value and looks of a cell."""
+        item, column = self.items[index.row()], COLUMNS[index.column()]
+        if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.EditRole):
+            return column.text(item)
+        if role == SORT_ROLE:
+            return column.order(item)
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return column.text(item) if index.column() == COMMENT else column.tooltip
+        if role == Qt.ItemDataRole.TextAlignmentRole and isinstance(
+            column.order(item), int | float
+        ):
+            return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+        if role == Qt.ItemDataRole.ForegroundRole and item.status == "reject":
+            return _GREY
+        return None
+
+    def flags(self, index: QModelIndex) -> Qt.ItemFlag:
+        """Let comments be edited."""
+        flags = super().flags(index)
+        return flags | Qt.ItemFlag.ItemIsEditable if index.column() == COMMENT else flags
+
+    def setData(self, index: QModelIndex, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:
+        """Hand on what was written."""
+        if role != Qt.ItemDataRole.EditRole or index.column() != COMMENT:
+            return False
+        self.commented.emit(self.items[index.row()].finding.label, str(value).strip())
+        return True

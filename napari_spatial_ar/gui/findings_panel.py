@@ -1,0 +1,256 @@
+"""The findings as a list to go through, with keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import ref
+
+import numpy as np
+from qtpy.QtCore import QSortFilterProxyModel, Qt
+from qtpy.QtGui import QKeySequence
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
+    QShortcut,
+    QTableView,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_spatial_ar.gui.findings_model import COLUMNS, SORT_ROLE, FindingsModel
+from napari_spatial_ar.gui.forms import Note, button, row, section
+from napari_spatial_ar.gui.masking import MaskController
+from napari_spatial_ar.gui.session import Session
+from napari_spatial_ar.gui.viewing import go_to_voxel
+from napari_spatial_ar.review.findings_list import FindingsList, ReviewedFinding, Status
+
+__all__ = ["KEYS", "FindingsPanel"]
+
+#: Key: what it does. P paints where the mask layer is selected; Shift+N goes back there too.
+KEYS = {
+    "N": "next",
+    "P": "previous",
+    "Shift+N": "previous",
+    "K": "keep",
+    "R": "reject",
+    "U": "unsure",
+}
+_ROW_HEIGHT, _ROWS = 20, 6
+
+
+def _key(panel: ref[FindingsPanel], action: str) -> Callable[[Any], None]:
+    """Make what napari calls for a key pressed in the viewer's canvas; it keeps no dock alive."""
+
+    def press(viewer: Any) -> None:
+        found = panel()
+        if found is not None:
+            found.act(action)
+
+    return press
+
+
+class FindingsPanel(QWidget):
+    """Table of findings, and what a reader says of them.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Where findings are shown.
+    scope : QWidget
+        The dock: keys work anywhere in it but in text fields, and on the viewer's canvas.
+    """
+
+    def __init__(self, viewer: Any, scope: QWidget):
+        super().__init__()
+        self._viewer = viewer
+        self._masks: MaskController | None = None
+        self._session: Session | None = None
+        self._showing = False
+        self.model = FindingsModel(self)
+        self.sorted = QSortFilterProxyModel(self)
+        self.sorted.setSourceModel(self.model)
+        self.sorted.setSortRole(SORT_ROLE)
+        self.table = self._make_table()
+        self.detail = Note()
+        self.buttons = {
+            "previous": button("◀", "Previous finding (P, or Shift+N)"),
+            "next": button("▶", "Next finding (N)"),
+            "keep": button("Keep", "Keep this finding (K)"),
+            "unsure": button("Unsure", "Mark this finding as unsure (U)"),
+            "reject": button(
+                "Reject", "Leave this finding out of exported masks (R); R again takes it back"
+            ),
+        }
+        self.strokes = Note()
+        self.forget = button(
+            "Forget strokes", "Undo all that was painted and erased on the mask by hand"
+        )
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        parts = [
+            self.table,
+            row(*self.buttons.values()),
+            self.detail,
+            row(self.strokes, self.forget),
+        ]
+        layout.addWidget(section("Findings", parts))
+        for name, made in self.buttons.items():
+            made.setMinimumWidth(30)
+            made.clicked.connect(getattr(self, name))
+        for key, name in KEYS.items():
+            shortcut = QShortcut(QKeySequence(key), scope)
+            shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            shortcut.activated.connect(getattr(self, name))
+            viewer.bind_key(key.replace("+", "-"), _key(ref(self), name), overwrite=True)
+        self.table.selectionModel().selectionChanged.connect(self._on_selected)
+        self.model.commented.connect(self._on_comment)
+        self.forget.clicked.connect(self._on_forget)
+        self._show(None)
+
+    def _make_table(self) -> QTableView:
+        table = QTableView()
+        table.setModel(self.sorted)
+        table.setSortingEnabled(True)
+        table.sortByColumn(0, Qt.SortOrder.AscendingOrder)
+        table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        table.setEditTriggers(
+            QAbstractItemView.EditTrigger.DoubleClicked
+            | QAbstractItemView.EditTrigger.EditKeyPressed
+        )
+        table.setWordWrap(False)
+        table.setStyleSheet("font-size: 11px;")  # ten columns in the width of a dock
+        table.setTabKeyNavigation(False)
+        table.verticalHeader().hide()
+        table.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
+        header = table.horizontalHeader()
+        header.setMinimumSectionSize(20)
+        header.setStretchLastSection(True)
+        for index, column in enumerate(COLUMNS):
+            header.resizeSection(index, column.width)
+        table.setMinimumHeight((_ROWS + 1) * _ROW_HEIGHT + 8)
+        keys = "Keys: N next, P previous, K keep, R reject, U unsure"
+        for widget in (table, *table.findChildren(QAbstractButton)):
+            widget.setToolTip(keys)
+        return table
+
+    def attend(self, masks: MaskController) -> None:
+        """Follow what a controller finds."""
+        self._masks = masks
+        masks.listed_changed.connect(self._show)
+
+    # ------------------------------------------------------------------ what is shown
+
+    @property
+    def current(self) -> ReviewedFinding | None:
+        """The chosen finding."""
+        rows = self.table.selectionModel().selectedRows()
+        return self.model.items[self.sorted.mapToSource(rows[0]).row()] if rows else None
+
+    def _show(self, session: Session | None) -> None:
+        self._session = session
+        self._showing = True
+        self.model.show(FindingsList() if session is None else session.listed)
+        self._select_chosen()
+        self._showing = False
+        self._tell()
+
+    def _select_chosen(self) -> None:
+        """Select the row of the finding that is outlined, which may have moved."""
+        chosen = None if self._session is None else self._session.chosen
+        labels = [item.finding.label for item in self.model.items]
+        if chosen is None or chosen.label not in labels:
+            self.table.clearSelection()
+            return
+        at = self.sorted.mapFromSource(self.model.index(labels.index(chosen.label), 0))
+        if at.row() not in [index.row() for index in self.table.selectionModel().selectedRows()]:
+            self.table.selectRow(at.row())
+
+    def _tell(self) -> None:
+        item, strokes = self.current, self._session and self._session.strokes
+        for name in ("keep", "unsure", "reject"):
+            self.buttons[name].setEnabled(item is not None)
+        for name in ("previous", "next"):
+            self.buttons[name].setEnabled(bool(self.model.items))
+        self.detail.say("" if item is None else _detail(item))
+        self.strokes.say(strokes.sentence if strokes else "")
+        self.forget.setVisible(bool(strokes))
+
+    def _on_selected(self, *_: Any) -> None:
+        if self._showing or self._masks is None or self._session is None:
+            return
+        item = self.current
+        self._masks.choose(None if item is None else item.finding.label)
+        self._tell()
+        if item is not None:
+            self._go_to(self._session, item)
+
+    def _go_to(self, session: Session, item: ReviewedFinding) -> None:
+        """Show the finding's voxel nearest to its middle in the slice with the highest score."""
+        geometry = session.geometry
+        region = session.listed.region(item.finding.label)
+        voxels = np.stack(np.unravel_index(region, geometry.shape), axis=1)
+        voxels = voxels[voxels[:, geometry.slice_axis] == item.finding.peak_slice]
+        nearest = np.abs(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()
+        z, y, x = (int(value) for value in voxels[nearest])
+        go_to_voxel(self._viewer, session.ensure_mask(), geometry.display_index((z, y, x)))
+
+    # ------------------------------------------------------------------ what a reader does
+
+    def act(self, action: str) -> None:
+        """Do one of `KEYS`, where the list can be seen."""
+        if self.isVisible():
+            getattr(self, action)()
+
+    def next(self) -> None:
+        """Go to the next row; to the first where none is chosen."""
+        self._step(1)
+
+    def previous(self) -> None:
+        """Go to the row before; to the first where none is chosen."""
+        self._step(-1)
+
+    def _step(self, by: int) -> None:
+        rows, count = self.table.selectionModel().selectedRows(), self.sorted.rowCount()
+        if count:
+            row_index = min(max(rows[0].row() + by, 0), count - 1) if rows else 0
+            self.table.setCurrentIndex(self.sorted.index(row_index, 0))
+
+    def keep(self) -> None:
+        """Keep the chosen finding."""
+        self._decide("keep")
+
+    def unsure(self) -> None:
+        """Mark the chosen finding as unsure."""
+        self._decide("unsure")
+
+    def reject(self) -> None:
+        """Leave the chosen finding out of what is exported."""
+        self._decide("reject")
+
+    def _decide(self, status: Status) -> None:
+        item = self.current
+        if item is not None and self._masks is not None:
+            # The same again takes it back.
+            new: Status = "unread" if item.status == status else status
+            self._masks.decide(item.finding.label, status=new)
+
+    def _on_comment(self, label: int, text: str) -> None:
+        if self._masks is not None:
+            self._masks.decide(label, comment=text)
+
+    def _on_forget(self) -> None:
+        if self._masks is not None:
+            self._masks.forget_strokes()
+
+
+def _detail(item: ReviewedFinding) -> str:
+    """Say what has no column."""
+    place = ""
+    if item.finding.centroid_ras_mm is not None:
+        x, y, z = item.finding.centroid_ras_mm
+        letters = ("R" if x >= 0 else "L", "A" if y >= 0 else "P", "S" if z >= 0 else "I")
+        parts = zip(letters, (x, y, z), strict=True)
+        place = f"Centre {', '.join(f'{a} {abs(v):.0f}' for a, v in parts)} mm. "
+    return f"{place}{item.rarity.sentence} {item.note}".strip()

@@ -1,0 +1,115 @@
+"""What is drawn on a session's mask layer, and what a person changed of it since."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from qtpy.QtCore import QObject, Signal
+
+from napari_spatial_ar.gui.session import Session
+
+__all__ = ["MaskDrawing"]
+
+# Labels of the layer; `layers.MASK_COLORS` has their colours. The odd ones are in the mask.
+_IN, _REJECTED, _CHOSEN = 1, 2, 2
+
+
+class MaskDrawing(QObject):
+    """Draws masks, and tells strokes of the brush from what it drew itself."""
+
+    #: A person painted, erased, or undid that.
+    touched = Signal()
+
+    def __init__(self, viewer: Any, parent: QObject):
+        super().__init__(parent)
+        self._viewer = viewer
+        self._layer: Any = None
+        self._point: Any = None
+        self._drawing = self._brush = self._pending = False
+
+    def layer(self, session: Session) -> Any:
+        """Return the session's mask layer, and attend to what is painted on it."""
+        layer = session.ensure_mask()
+        if layer is not self._layer:
+            if self._layer is not None:
+                self._layer.events.paint.disconnect(self._on_paint)
+                self._layer.events.set_data.disconnect(self._on_view)
+            # napari holds these by weak reference.
+            layer.events.paint.connect(self._on_paint)
+            layer.events.set_data.connect(self._on_view)
+            self._layer, self._point = layer, self._viewer.dims.point
+        return layer
+
+    def _on_paint(self, event: Any = None) -> None:
+        self._brush = True
+        self._tell()
+
+    def _on_view(self, event: Any = None) -> None:
+        """Take note of an undo, which has no event of its own: the same slice drawn again."""
+        point, self._point = self._point, self._viewer.dims.point
+        if not self._drawing and point == self._point:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._pending = True
+        # The dock may be gone before its Python half is.
+        with suppress(RuntimeError):
+            self.touched.emit()
+
+    def take_strokes(self, session: Session, threshold: float, *, look: bool = False) -> bool:
+        """Add to the session's strokes what a person changed; False where nothing was.
+
+        Parameters
+        ----------
+        session : Session
+            Whose layer is looked at.
+        threshold : float
+            The one that the layer was drawn with, in the model's unit.
+        look : bool
+            Compare the layer even where no event told of a change.
+        """
+        if not (self._pending or look) or session.mask not in self._viewer.layers:
+            return False
+        undone, self._brush, self._pending = not self._brush, False, False
+        data = np.asarray(self.layer(session).data)
+        if np.array_equal(data, session.drawn):
+            return False
+        now, before = (session.geometry.from_display(array) for array in (data, session.drawn))
+        changed = np.flatnonzero((now != 0) != (before != 0))
+        where = np.unravel_index(changed, now.shape)
+        session.strokes = session.strokes.with_stroke(
+            changed, now[where] != 0, session.score.nll[where] > threshold, undone=undone
+        )
+        session.drawn[...] = data
+        return True
+
+    def draw(self, session: Session, mask: npt.NDArray[np.uint8]) -> None:
+        """Draw a mask (Z, Y, X) of the whole volume, strokes included."""
+        self.layer(session).data[...] = session.geometry.to_display(mask)
+        self.overlay(session, thumbnail=True)
+
+    def overlay(self, session: Session, *, thumbnail: bool = False) -> None:
+        """Lay strokes and the marks of rejected and chosen findings over a mask just drawn."""
+        layer = self.layer(session)
+        data, shape = session.geometry.from_display(layer.data), session.geometry.shape
+        data[np.unravel_index(session.strokes.painted, shape)] = _IN
+        data[np.unravel_index(session.strokes.erased, shape)] = 0
+        listed, codes = session.listed, np.full(len(session.listed.voxels), _IN, np.uint8)
+        codes[np.isin(listed.voxels, listed.rejected, assume_unique=True)] = _REJECTED
+        if session.chosen is not None:
+            codes[listed.labels == session.chosen.label] += _CHOSEN
+        where = np.unravel_index(listed.voxels, shape)
+        data[where] = np.where(data[where] != 0, codes, 0)
+        session.drawn[...] = layer.data
+        self.refresh(layer, thumbnail=thumbnail)
+
+    def refresh(self, layer: Any, *, thumbnail: bool = False) -> None:
+        """Show what was drawn."""
+        self._drawing = True
+        try:
+            layer.refresh(thumbnail=thumbnail, highlight=False, extent=False)
+        finally:
+            self._drawing = False

@@ -1,0 +1,78 @@
+"""What a person painted into a computed mask and erased from it, kept apart from the mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Strokes"]
+
+
+@dataclass(frozen=True)
+class Strokes:
+    """An overlay that is applied to every mask that is computed anew.
+
+    Parameters
+    ----------
+    painted, erased : (n,) int64
+        Voxels as flat indices of the scan's (Z, Y, X) grid, rising; none is in both.
+    """
+
+    painted: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    erased: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def __bool__(self) -> bool:
+        return bool(len(self.painted) or len(self.erased))
+
+    def apply(self, mask: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """Mask (Z, Y, X) with the strokes in it; a copy."""
+        out = np.array(mask != 0, dtype=np.uint8, order="C")
+        out.flat[self.painted] = 1
+        out.flat[self.erased] = 0
+        return out
+
+    def with_stroke(
+        self,
+        changed: npt.NDArray[np.int64],
+        inside: npt.NDArray[np.bool_],
+        computed: npt.NDArray[np.bool_],
+        *,
+        undone: bool = False,
+    ) -> Strokes:
+        """Strokes after some voxels changed by hand.
+
+        Parameters
+        ----------
+        changed : (n,) int64
+            Flat indices of voxels that entered or left the mask, rising.
+        inside : (n,) bool
+            Whether each is in the mask now.
+        computed : (n,) bool
+            Whether each would be by its score alone.
+        undone : bool
+            The change was an undo (or redo) rather than a stroke: where it takes back what a
+            stroke did, the voxel follows the score again, wherever the threshold is by now.
+
+        Returns
+        -------
+        Strokes
+            A stroke stays one even where the mask agrees with it at this threshold.
+        """
+        painted, erased = inside, ~inside
+        if undone:
+            earlier = np.isin(changed, np.union1d(self.painted, self.erased), assume_unique=True)
+            painted, erased = inside & ~(earlier & computed), erased & ~earlier
+        return Strokes(
+            np.union1d(np.setdiff1d(self.painted, changed), changed[painted]),
+            np.union1d(np.setdiff1d(self.erased, changed), changed[erased]),
+        )
+
+    @property
+    def sentence(self) -> str:
+        """How much was painted and erased; "" for nothing."""
+        if not self:
+            return ""
+        return f"By hand: {len(self.painted)} voxels painted, {len(self.erased)} erased."

@@ -1,0 +1,259 @@
+"""The list of findings: real clicks, keys and strokes of the brush."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication, QFileDialog, QLineEdit
+
+from napari_spatial_ar.gui.findings_model import COLUMNS, COMMENT
+from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.gui.viewing import camera_of
+from napari_spatial_ar.gui.writers import write_labels
+from napari_spatial_ar.imaging.geometry import Geometry
+
+LEFT = Qt.MouseButton.LeftButton
+BIG, SMALL, TINY = 240, 12, 2
+
+
+@pytest.fixture
+def scored(dock: Any, finish: Any, qtbot: Any, lab: Any) -> ReviewDock:
+    """A dock with findings of 240, 12 and 2 voxels, of which the smallest scores highest."""
+    volume = lab.make_volume("PSR")
+    volume.data[1, 30:33, 2:6] = 90
+    volume.data[9, 30, 30:32] = 120
+    made = dock(volume, show=True)
+    qtbot.mouseClick(made.volume_button, LEFT)
+    finish(made)
+    return made
+
+
+def column(made: ReviewDock, title: str) -> list[str]:
+    """Texts of a column as they stand, from top to bottom."""
+    at = [c.title for c in COLUMNS].index(title)
+    table = made.findings.sorted
+    return [table.index(row, at).data() for row in range(table.rowCount())]
+
+
+def source(made: ReviewDock) -> Any:
+    session = made.session
+    return session.geometry.from_display(np.asarray(session.mask.data))
+
+
+def click_row(made: ReviewDock, qtbot: Any, row: int, times: int = 1, at: int = 0) -> None:
+    table = made.findings.table
+    spot = table.visualRect(made.findings.sorted.index(row, at)).center()
+    (qtbot.mouseClick if times == 1 else qtbot.mouseDClick)(table.viewport(), LEFT, pos=spot)
+
+
+def press(made: ReviewDock, qtbot: Any, key: Any) -> None:
+    # A window manager would make the window active; the tests' display has none.
+    made.window().activateWindow()
+    made.findings.table.setFocus()
+    qtbot.waitUntil(made.findings.table.hasFocus)
+    qtbot.keyClick(made.findings.table, key)
+
+
+def title_click(made: ReviewDock, qtbot: Any, title: str) -> None:
+    header = made.findings.table.horizontalHeader()
+    at = [c.title for c in COLUMNS].index(title)
+    spot = header.viewport().rect().center()
+    spot.setX(header.sectionViewportPosition(at) + 5)
+    qtbot.mouseClick(header.viewport(), LEFT, pos=spot)
+
+
+def test_rows_sort_by_numbers(scored: ReviewDock, qtbot: Any) -> None:
+    assert column(scored, "#") == ["1", "2", "3"]
+    title_click(scored, qtbot, "ml")
+    assert column(scored, "ml") == ["0.009", "0.054", "1.1"]
+    assert column(scored, "#") == ["1", "3", "2"]
+    title_click(scored, qtbot, "ml")
+    assert column(scored, "#") == ["2", "3", "1"]
+    title_click(scored, qtbot, "Slices")
+    # As words, "10" would stand before "2"; ranges start where they start.
+    assert column(scored, "Slices") == ["1", "5-7", "9"]
+
+
+def test_a_click_shows_the_finding_in_the_middle_and_outlines_it(
+    scored: ReviewDock, qtbot: Any
+) -> None:
+    click_row(scored, qtbot, 0)
+    session, viewer = scored.session, scored.viewer
+    mask = source(scored)
+    assert set(np.unique(mask[9, 30, 30:32])) == {3}
+    assert (mask == 3).sum() == TINY
+    assert (mask == 1).sum() == BIG + SMALL
+    z, y, x = session.geometry.display_index((9, 30, 30))
+    world = session.mask.data_to_world((z, y, x))
+    hidden = viewer.dims.not_displayed[0]
+    assert viewer.dims.point[hidden] == pytest.approx(world[hidden])
+    shown = [world[axis] for axis in viewer.dims.displayed]
+    steps = [session.mask.scale[axis] for axis in viewer.dims.displayed]
+    assert np.abs(np.subtract(camera_of(viewer).center[-2:], shown) / steps).max() <= 1
+    assert "Centre " in scored.findings.detail.text()
+
+
+def test_keys_go_through_the_list_and_decide(scored: ReviewDock, qtbot: Any) -> None:
+    press(scored, qtbot, Qt.Key.Key_N)
+    press(scored, qtbot, Qt.Key.Key_N)
+    assert scored.findings.current.finding.rank == 2
+    press(scored, qtbot, Qt.Key.Key_R)
+    press(scored, qtbot, Qt.Key.Key_N)
+    press(scored, qtbot, Qt.Key.Key_U)
+    press(scored, qtbot, Qt.Key.Key_N)  # the last stays
+    assert scored.findings.current.finding.rank == 3
+    press(scored, qtbot, Qt.Key.Key_P)
+    press(scored, qtbot, Qt.Key.Key_P)
+    press(scored, qtbot, Qt.Key.Key_K)
+    assert column(scored, "Status") == ["keep", "reject", "unsure"]
+    assert scored.threshold.findings.text().startswith("2 findings")
+    press(scored, qtbot, Qt.Key.Key_K)
+    assert column(scored, "Status")[0] == ""
+
+
+def test_keys_work_on_the_canvas_and_leave_text_fields_alone(
+    scored: ReviewDock, qtbot: Any
+) -> None:
+    canvas = scored.viewer.window._qt_viewer.canvas.native
+    qtbot.keyClick(canvas, Qt.Key.Key_N)
+    assert scored.findings.current.finding.rank == 1
+    click_row(scored, qtbot, 0)
+    scored.findings.table.edit(scored.findings.sorted.index(0, COMMENT))
+    (editor,) = scored.findings.table.viewport().findChildren(QLineEdit)
+    qtbot.keyClicks(editor, "knurp")
+    assert editor.text() == "knurp"
+    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    QApplication.processEvents()
+    assert column(scored, "Comment") == ["knurp", "", ""]
+    assert column(scored, "Status") == ["", "", ""]
+    assert scored.findings.current.finding.rank == 1
+
+
+def test_a_decision_outlives_the_threshold(scored: ReviewDock, finish: Any, qtbot: Any) -> None:
+    click_row(scored, qtbot, 1)
+    qtbot.mouseClick(scored.findings.buttons["reject"], LEFT)
+    scored.threshold.slider.setValue(2.15)
+    finish(scored)
+    assert column(scored, "Status") == [""]
+    scored.threshold.slider.setValue(1.6)
+    finish(scored)
+    assert column(scored, "Status") == ["", "reject", ""]
+    mask = source(scored)
+    assert (mask & 1).sum() == SMALL + TINY
+    assert (mask == 2).sum() + (mask == 4).sum() == BIG
+
+
+def test_the_rejected_leave_every_export(
+    scored: ReviewDock, qtbot: Any, tmp_path: Path, monkeypatch: Any, notes: list[str]
+) -> None:
+    click_row(scored, qtbot, 1)
+    press(scored, qtbot, Qt.Key.Key_R)
+    expected = source(scored) & 1
+    assert expected.sum() == SMALL + TINY
+    target = tmp_path / "m.nii.gz"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
+    qtbot.mouseClick(scored.export.mask_button, LEFT)
+    qtbot.waitUntil(lambda: len(notes) == 1, timeout=10_000)
+    assert np.array_equal(np.asarray(nib.load(target).dataobj).T, expected)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a, **k: str(tmp_path))
+    qtbot.mouseClick(scored.export.all_button, LEFT)
+    qtbot.waitUntil(lambda: len(notes) == 2, timeout=10_000)
+    folder = tmp_path / "mr-series-4"
+    assert np.array_equal(np.asarray(nib.load(folder / "mask.nii.gz").dataobj).T, expected)
+    with (folder / "findings.csv").open(newline="") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["unread", "reject", "unread"]
+    layer = scored.session.mask
+    write_labels(str(tmp_path / "saved.nii.gz"), layer.data, {"metadata": layer.metadata})
+    saved = nib.load(tmp_path / "saved.nii.gz")
+    assert np.array_equal(np.asarray(saved.dataobj).T, expected)
+
+
+# ---------------------------------------------------------------------- strokes
+
+
+@pytest.fixture
+def paint(scored: ReviewDock) -> Callable[[tuple[int, int, int], int], None]:
+    """One dab of the brush, one voxel wide, at a voxel of the scan's grid."""
+
+    def dab(at: tuple[int, int, int], label: int) -> None:
+        layer = scored.session.mask
+        layer.brush_size = 1
+        layer.paint(scored.session.geometry.display_index(at), label)
+
+    return dab
+
+
+def test_strokes_reach_the_list_and_outlive_the_threshold(
+    scored: ReviewDock, finish: Any, paint: Any, qtbot: Any
+) -> None:
+    paint((3, 5, 5), 1)
+    paint((6, 10, 25), 0)
+    assert not scored.masks.settled
+    finish(scored)
+    assert len(column(scored, "#")) == 4
+    assert scored.findings.strokes.text() == "By hand: 1 voxels painted, 1 erased."
+    for threshold in (1.1, 2.6, 1.6):
+        scored.threshold.slider.setValue(threshold)
+        finish(scored)
+        assert source(scored)[3, 5, 5] == 1
+        assert source(scored)[6, 10, 25] == 0
+    assert (source(scored) == 1).sum() == BIG + SMALL + TINY
+    qtbot.mouseClick(scored.findings.forget, LEFT)
+    finish(scored)
+    assert source(scored)[6, 10, 25] == 1
+    assert source(scored)[3, 5, 5] == 0
+    assert not scored.findings.forget.isVisible()
+
+
+def test_undo_takes_a_stroke_back_from_the_list_too(
+    scored: ReviewDock, finish: Any, paint: Any, qtbot: Any
+) -> None:
+    paint((3, 5, 5), 1)
+    finish(scored)
+    assert len(column(scored, "#")) == 4
+    layer = scored.session.mask
+    scored.viewer.layers.selection = {layer}
+    canvas = scored.viewer.window._qt_viewer.canvas.native
+    qtbot.keyClick(canvas, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert not scored.masks.settled
+    finish(scored)
+    assert len(column(scored, "#")) == 3
+    assert not scored.session.strokes
+    layer.redo()
+    finish(scored)
+    assert len(column(scored, "#")) == 4
+
+
+def test_looking_at_other_slices_is_no_stroke(scored: ReviewDock, finish: Any) -> None:
+    for step in (1, 2, 3):
+        scored.viewer.dims.set_current_step(scored.viewer.dims.order[0], step)
+    assert scored.masks.settled
+    assert not scored.session.strokes
+
+
+def test_a_stroke_just_made_is_exported(
+    scored: ReviewDock, paint: Any, qtbot: Any, tmp_path: Path, monkeypatch: Any, notes: list[str]
+) -> None:
+    target = tmp_path / "m.nii.gz"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
+    paint((3, 5, 5), 1)
+    qtbot.mouseClick(scored.export.mask_button, LEFT)
+    qtbot.waitUntil(lambda: len(notes) == 1, timeout=10_000)
+    written = np.asarray(nib.load(target).dataobj).T
+    assert written[3, 5, 5] == 1
+    assert written.sum() == BIG + SMALL + TINY + 1
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PSR", "LSP"])
+def test_a_voxel_is_found_where_it_is_drawn(codes: str, lab: Any) -> None:
+    geometry = Geometry(lab.shape, lab.affine(codes, (1, 2, 3)))
+    array = np.zeros(lab.shape)
+    array[2, 30, 7] = 1
+    assert geometry.to_display(array)[geometry.display_index((2, 30, 7))] == 1
