@@ -20,6 +20,7 @@ from napari_spatial_ar.gui.model_list import ModelList
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.opening import dropped_paths
 from napari_spatial_ar.gui.scan_panel import ScanPanel
+from napari_spatial_ar.gui.scan_rarity import ScanRarity
 from napari_spatial_ar.gui.scorer import Scorer
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
@@ -48,6 +49,7 @@ class ReviewDock(DockPage):
         self.scorer = Scorer(self.viewer, self.tasks, self)
         region = self.threshold.form.region
         self.masks = MaskController(self.viewer, self.tasks, self, region.inside)
+        self.rarity = ScanRarity(self.tasks, self)
         self.exporter = Exporter(self, self.export, self.threshold, self.masks)
         self.models = ModelList(self.model_box, self.model_note, self.tasks)
         self._connect()
@@ -75,6 +77,7 @@ class ReviewDock(DockPage):
         self.progress.setToolTip("Slices scored")
         self.cancel_button = button("Cancel", "Stop after this slice and keep what is scored")
         self.score_note = Note()
+        self.rarity_note = Note()
         self.threshold = ThresholdPanel()
         self.findings = FindingsPanel(self.viewer, self)
         self.export = ExportPanel()
@@ -89,6 +92,7 @@ class ReviewDock(DockPage):
                     row(self.slice_button, self.volume_button),
                     row(self.progress, self.cancel_button),
                     self.score_note,
+                    self.rarity_note,
                 ],
             ),
             self.threshold,
@@ -112,6 +116,8 @@ class ReviewDock(DockPage):
         self.scorer.session_made.connect(self._show_session)
         self.scorer.scored.connect(self._on_scored)
         self.scorer.finished.connect(self._show_session)
+        self.scorer.finished.connect(self.rarity.measure)
+        self.rarity.measured.connect(self._on_rarity)
         self.threshold.threshold_changed.connect(self.masks.set_threshold)
         self.threshold.settings_changed.connect(self.masks.set_settings)
         self.masks.region_refused.connect(self.threshold.refuse_region)
@@ -144,12 +150,17 @@ class ReviewDock(DockPage):
         self.masks.set_session(session)
         self.export.set_scan(None if session is None else session.volume)
         self.threshold.set_counts(None if session is None else session.counts)
+        self.rarity_note.say("" if session is None else session.rarity)
         if session is None:
             self.threshold.clear_findings()
         else:
             self.threshold.set_measurable(session.geometry.measurable)
             self.masks.finish()
         self._enable()
+
+    def _on_rarity(self, session: Session) -> None:
+        if session is self.session:
+            self.rarity_note.say(session.rarity)
 
     def _enable(self) -> None:
         ready = self.scan.layer is not None and self.models.info is not None and not self.running

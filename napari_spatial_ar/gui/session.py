@@ -107,6 +107,7 @@ class Session:
         self.mask: Labels | None = None
         self.drawn = np.zeros((0, 0, 0), np.uint8)  # the mask layer's data, strokes left out
         self.strokes = Strokes()
+        self.rarity = ""  # of the whole scan among normal ones, as a sentence
         self.listed = FindingsList()
         self.chosen: Finding | None = None
         self._data = layer.data

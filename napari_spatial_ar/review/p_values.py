@@ -14,7 +14,7 @@ from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative.calibration import Calibration
 
-__all__ = ["PValues", "p_values", "share_note"]
+__all__ = ["PValues", "p_note", "p_values", "share_note"]
 
 
 class ScoresLike(Protocol):
@@ -96,6 +96,18 @@ def p_values(model: object, volume: Volume, score: ScoresLike) -> PValues | None
         slices=tuple(slices),
         patients=calibration.patients,
         smallest=calibration.smallest_p,
+    )
+
+
+def p_note(found: PValues | None) -> str:
+    """One sentence on how rare a whole scan is; nothing where it has no p-value."""
+    if found is None or found.scan is None:
+        return ""
+    reached = round(found.scan * (found.patients + 1)) - 1
+    whom = "1 normal patient scores" if reached == 1 else f"{reached} normal patients score"
+    return (
+        f"Whole scan: {whom} as high, of the {found.patients} calibrated on (p = {found.scan:.2g}; "
+        f"none can be below {found.smallest:.2g})."
     )
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -31,6 +32,9 @@ from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import KEY, volume_layer_kwargs
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.viewing import go_to_slice
+from napari_spatial_ar.imaging.selection import Selection
+from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.normative.calibration import calibrate
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 Make = Callable[..., ReviewDock]
@@ -55,6 +59,28 @@ def scan_of(dock: ReviewDock) -> Any:
 
 
 # ---------------------------------------------------------------------- scoring
+
+
+def test_a_scan_that_is_wholly_scored_says_how_rare_it_is(
+    dock: Make, click: Any, finish: Finish, models: Any, qtbot: Any
+) -> None:
+    tissue = np.linspace(1, 2, 1000, dtype=np.float32)
+    models["fake"].header = SimpleNamespace(
+        calibration=calibrate([tissue, tissue], [1.5, 9.0], ["a", "b"]),
+        preprocessing=SimpleNamespace(window=Window("fixed", 0, 100)),
+        selection=Selection(),
+        method="fake",
+    )
+    made = dock()
+    click(made.slice_button)
+    finish(made)
+    assert made.rarity_note.text() == ""
+    click(made.volume_button)
+    finish(made)
+    qtbot.waitUntil(lambda: made.rarity_note.text() != "", timeout=10_000)
+    said = made.rarity_note.text()
+    assert said.startswith("Whole scan: 1 normal patient scores as high, of the 2 calibrated on")
+    assert "p = 0.67" in said
 
 
 def test_score_this_slice_scores_the_slice_in_view(

@@ -14,7 +14,7 @@ from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.scoring import VolumeScore
-from napari_spatial_ar.review.p_values import p_values, share_note
+from napari_spatial_ar.review.p_values import p_note, p_values, share_note
 
 TISSUE = np.linspace(0, 1, 1000, dtype=np.float32)
 CALIBRATION = calibrate([TISSUE, TISSUE + 1, TISSUE], [1.0, 2.0, 3.0], ["a", "b", "c"])
@@ -80,3 +80,21 @@ def test_the_note_says_how_patients_differ() -> None:
     assert "at most 32.5" in note
     assert "flags less than 0.50%" in share_note(CALIBRATION, 99.0)
     assert "flags more than 50.00%" in share_note(CALIBRATION, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ((2.5, 99.0, 1.5, np.nan), "1 normal patient scores as high, of the 3"),
+        ((9.0, 99.0, 9.0, np.nan), "0 normal patients score as high, of the 3"),
+        ((0.5, 99.0, 0.5, np.nan), "3 normal patients score as high, of the 3"),
+    ],
+)
+def test_a_scan_is_told_in_one_sentence(scan: Volume, scores: tuple[float, ...], said: str) -> None:
+    assert said in p_note(p_values(model(), scan, scored(scan, *scores)))
+    assert "none can be below 0.25" in p_note(p_values(model(), scan, scored(scan, *scores)))
+
+
+def test_without_a_p_value_nothing_is_told(scan: Volume) -> None:
+    assert p_note(None) == ""
+    assert p_note(p_values(model(), scan, scored(scan, 2.5, np.nan, np.nan, np.nan))) == ""
