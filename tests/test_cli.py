@@ -113,7 +113,7 @@ def test_models_are_kept_in_order(tmp_path: Path, fitted: Path) -> None:
     assert checked["five"]["damage"] is None
     (path / "model.safetensors").write_bytes(data[:-1])
     (damaged,) = run(tmp_path, "models", "check", "four", code=1)["models"]
-    assert "Copy it again" in damaged["damage"]
+    assert "copy it again" in damaged["damage"]
     for command in (["delete"], ["rename", "mine"]):
         verb, *more = command
         error = run(tmp_path, "models", verb, "brain-flair-focus", *more, code=1)["error"]
