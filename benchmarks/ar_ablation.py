@@ -71,14 +71,14 @@ class Variant:
 VARIANTS = (
     Variant("dilated"),
     Variant("standard", dilations=(1, 1, 1, 1, 1)),
-    Variant("mixed dilations 1-2-4-2-1", dilations=(1, 2, 4, 2, 1)),
-    Variant("wider context 8-4-4-2-1", dilations=(8, 4, 4, 2, 1)),
-    Variant("standardised", inputs="standardised"),
     Variant("whitened", inputs="whitened"),
-    Variant("variances predicted", variances=True),
-    Variant("position given", position=True),
+    Variant("mixed dilations 1-2-4-2-1", dilations=(1, 2, 4, 2, 1)),
     Variant("one-cycle rate, averaged weights", schedule=True),
+    Variant("variances predicted", variances=True),
     Variant("loss in the body alone", foreground=True),
+    Variant("standardised", inputs="standardised"),
+    Variant("position given", position=True),
+    Variant("wider context 8-4-4-2-1", dilations=(8, 4, 4, 2, 1)),
 )
 
 
@@ -177,7 +177,11 @@ def trained(
     torch.manual_seed(seed)
     network = Network(train.shape[1], variant).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    cycle = (
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+        if variant.schedule  # where it is made, it sets the rate
+        else None
+    )
     averaged = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)
     )
@@ -196,7 +200,7 @@ def trained(
         optimizer.zero_grad(set_to_none=True)
         ((nll * weight).sum() / weight.sum().clamp_min(1)).backward()
         optimizer.step()
-        if variant.schedule:
+        if cycle is not None:
             cycle.step()
             averaged.update_parameters(network)
     best = averaged.module if variant.schedule else network
