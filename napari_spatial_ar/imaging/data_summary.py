@@ -26,6 +26,7 @@ _FEW = 5
 _USUAL_SHARE = 0.01
 _SIDES = ("training", "validation", "calibration")
 _BARS = "▁▂▃▄▅▆▇█"
+_SPREAD = 8  # bins of a histogram of sizes
 
 
 @dataclass(frozen=True)
@@ -216,17 +217,15 @@ class DataSummary:
         spacings = [series.spacing for series in self.used if series.spacing]
         if not spacings:
             return f"{said}; spacing not known"
-        said += f", {_range([s for spacing in spacings for s in spacing[1:]])} mm a pixel"
+        said += f", {_spread([s for spacing in spacings for s in spacing[1:]])} mm a pixel"
         apart = [spacing[0] for spacing in spacings if spacing[0] is not None]
-        return f"{said}, {_range(apart)} mm apart" if apart else said
+        return f"{said}, {_spread(apart)} mm apart" if apart else said
 
     def _greys(self) -> str:
         counts = self.histogram
         coarse = counts.reshape(-1, 2).sum(axis=1)
-        top = max(int(coarse.max()), 1)
-        bars = "".join(_BARS[int((len(_BARS) - 1) * count / top)] for count in coarse)
         white = counts[-1] / max(int(counts.sum()), 1)
-        return f"Grey values: {bars} ({100 * white:.0f} % white)"
+        return f"Grey values: {_bars(coarse)} ({100 * white:.0f} % white)"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -273,6 +272,18 @@ def _entry(series: SurveyedSeries, excluded: Collection[str]) -> dict[str, Any]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _bars(counts: npt.NDArray[np.int64]) -> str:
+    """Draw a histogram in one word."""
+    top = max(int(counts.max()), 1)
+    return "".join(_BARS[int((len(_BARS) - 1) * count / top)] for count in counts)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Say a range, with a histogram of how values lie in it."""
+    said = _range(values)
+    return f"{said} ({_bars(np.histogram(values, _SPREAD)[0])})" if " " in said else said
 
 
 def _range(values: Sequence[float]) -> str:

@@ -149,6 +149,15 @@ def test_the_histogram_counts_the_body_as_the_model_sees_it(tmp_path: Path) -> N
     assert histogram[16] == 50
 
 
+def test_sizes_that_differ_are_drawn_as_a_histogram(tmp_path: Path) -> None:
+    for number, spacing in enumerate((0.5, 0.5, 0.5, 1.0)):
+        voxels = np.stack([body(10 * number + n) for n in range(3)], axis=2).astype(np.int16)
+        scan = nib.Nifti1Image(voxels, np.diag([-spacing, -spacing, 3.0, 1.0]))
+        nib.save(scan, tmp_path / f"{number}.nii")
+    said = next(line for line in summarise(tmp_path).lines() if line.startswith("Slices of"))
+    assert said == "Slices of 24 x 24 pixels, 0.5 to 1 (█▁▁▁▁▁▁▃) mm a pixel, 3 mm apart."
+
+
 def patients(folder: Path, count: int) -> DataSummary:
     for patient in range(count):
         save(folder / f"p{patient}/1.png", body(patient, side=16))
