@@ -32,6 +32,7 @@ _PLANES = (
     ("Sagittal", "sagittal"),
 )
 _DEFAULT = Selection()
+_MOST_FOLDS = 20
 _REST_MS = 250
 
 
@@ -75,6 +76,7 @@ class SelectionForm(QWidget):
         self._tasks = TaskHost(self)
         self._task: Task | None = None
         self._asked: tuple[Any, ...] = ()
+        self._folds = 0
         # Pictures are read once the slider rests.
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -101,6 +103,13 @@ class SelectionForm(QWidget):
             "else. 0: on the patients for validation, which may have chosen the best epoch",
             79,
         )
+        self.folds = QSpinBox()
+        self.folds.setRange(0, _MOST_FOLDS)
+        self.folds.setSpecialValueText("none")
+        self.folds.setToolTip(
+            "Where few patients are held out: calibrate on those of training too, dealt into so "
+            "many folds, each scored by what is learned from the others. As many fits more"
+        )
         self.count = Note()
         self.ends = (QLabel(), QLabel())
         layout = QVBoxLayout(self)
@@ -117,6 +126,7 @@ class SelectionForm(QWidget):
                     ("Part of stack", part),
                     ("Least body", self.body),
                     ("Calibration", self.calibration),
+                    ("Folds", self.folds),
                 ]
             )
         )
@@ -132,6 +142,7 @@ class SelectionForm(QWidget):
         self.range.valueChanged.connect(self._on_range)
         self.body.valueChanged.connect(self.changed)
         self.calibration.valueChanged.connect(self.changed)
+        self.folds.valueChanged.connect(self._on_folds)
         self._on_range()
 
     @staticmethod
@@ -149,6 +160,11 @@ class SelectionForm(QWidget):
             return
         self.range_text.setText(f"{low} to {high} %")
         self.changed.emit()
+
+    def _on_folds(self, folds: int) -> None:
+        if folds == 1:  # one fold would leave nobody to learn from
+            self.folds.setValue(0 if self._folds > 1 else 2)
+        self._folds = self.folds.value()
 
     # ------------------------------------------------------------------ values
 
@@ -170,6 +186,7 @@ class SelectionForm(QWidget):
             "slice_range": chosen.slice_range,
             "min_body": chosen.min_body,
             "calibration_fraction": self.calibration_fraction,
+            **({"calibration_folds": self._folds} if self._folds else {}),
         }
 
     @property
@@ -177,13 +194,16 @@ class SelectionForm(QWidget):
         """Share of the slices for calibration alone."""
         return self.calibration.value() / 100
 
-    def set_values(self, selection: Selection, calibration_fraction: float) -> None:
+    def set_values(
+        self, selection: Selection, calibration_fraction: float, calibration_folds: int = 0
+    ) -> None:
         """Show what is chosen, to whole percents."""
         select_data(self.plane, selection.plane)
         low, high = selection.slice_range
         self.range.setValue((round(100 * low), round(100 * high)))
         self.body.setValue(round(100 * selection.min_body))
         self.calibration.setValue(round(100 * calibration_fraction))
+        self.folds.setValue(calibration_folds)
 
     # ------------------------------------------------------------------ what is found
 

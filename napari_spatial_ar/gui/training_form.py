@@ -31,6 +31,7 @@ _FIELDS = (
     "slice_range",
     "min_body",
     "calibration_fraction",
+    "calibration_folds",
     "window",
     "backbone",
     "method",
@@ -248,6 +249,7 @@ class TrainingForm(QWidget):
         self.selection.set_values(
             Selection(recipe.plane, recipe.slice_range, recipe.min_body),
             recipe.calibration_fraction,
+            recipe.calibration_folds,
         )
         self.window.set_window(recipe.window)
         select_data(self.backbone, recipe.backbone)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.forms import select_data
 from napari_spatial_ar.gui.series_ticks import SeriesTicks
 from napari_spatial_ar.gui.training_form import TrainingForm
@@ -130,3 +131,22 @@ def test_the_review_dock_takes_the_plane_of_the_model(dock: Any, models: Any, fi
     review.score("slice")
     finish(review)
     assert review.session.geometry.plane == "coronal"
+
+
+def test_folds_step_over_one_and_travel_in_the_recipe(form: TrainingForm) -> None:
+    folds = form.selection.folds
+    assert folds.text() == "none"
+    assert "calibration_folds" not in form.selection.arguments()
+    folds.stepUp()
+    assert form.selection.arguments()["calibration_folds"] == folds.value() == 2
+    folds.stepUp()
+    saved = form.recipe()
+    assert saved.calibration_folds == 3
+    folds.setValue(2)
+    folds.stepDown()
+    assert folds.value() == 0
+    form.set_recipe(saved)
+    assert folds.value() == 3
+    form.selection.calibration.setValue(20)
+    with pytest.raises(InputError, match="two answers to one question"):
+        form.recipe()
