@@ -97,12 +97,14 @@ class MaskDrawing(QObject):
         data, shape = session.geometry.from_display(layer.data), session.geometry.shape
         data[np.unravel_index(session.strokes.painted, shape)] = _IN
         data[np.unravel_index(session.strokes.erased, shape)] = 0
-        listed, codes = session.listed, np.full(len(session.listed.voxels), _IN, np.uint8)
-        codes[np.isin(listed.voxels, listed.rejected, assume_unique=True)] = _REJECTED
+        # Marks drawn before go; then only the voxels of findings that have one are touched, as
+        # this follows each step of the threshold.
+        np.minimum(data, _IN, out=data)
+        rejected = np.unravel_index(session.listed.rejected, shape)
+        data[rejected] *= _REJECTED
         if session.chosen is not None:
-            codes[listed.labels == session.chosen.label] += _CHOSEN
-        where = np.unravel_index(listed.voxels, shape)
-        data[where] = np.where(data[where] != 0, codes, 0)
+            chosen = np.unravel_index(session.listed.region(session.chosen.label), shape)
+            data[chosen] += _CHOSEN * (data[chosen] != 0).astype(data.dtype)
         session.drawn[...] = layer.data
         self.refresh(layer, thumbnail=thumbnail)
 
