@@ -82,6 +82,19 @@ def measure(
     }
 
 
+def abnormal_pool(dataset: Path, normal: int, share: float) -> tuple[list[SliceRef], int]:
+    """Abnormal slices of valid, and how many of them are ``share`` of all with the normal ones."""
+    pool = [
+        SliceRef(item.image, None, item.group, Source("raster", (item.image,)))
+        for item in bmad_items(dataset, "valid")
+        if item.abnormal
+    ]
+    count = round(share / (1 - share) * normal)
+    if not 0 < count <= len(pool):
+        raise SystemExit(f"--share asks for {count} abnormal slices, and valid has {len(pool)}")
+    return pool, count
+
+
 def main() -> None:
     """Parse arguments, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -96,14 +109,7 @@ def main() -> None:
     said = parser.parse_args()
     window = default_window(said.modality)
     normal = list(find_slices(said.dataset, modality=said.modality, window=window).train)
-    pool = [
-        SliceRef(item.image, None, item.group, Source("raster", (item.image,)))
-        for item in bmad_items(said.dataset, "valid")
-        if item.abnormal
-    ]
-    count = round(said.share / (1 - said.share) * len(normal))
-    if not 0 < count <= len(pool):
-        parser.error(f"--share asks for {count} abnormal slices, and valid has {len(pool)}")
+    pool, count = abnormal_pool(said.dataset, len(normal), said.share)
     store = FeatureStore(load_backbone(said.backbone), Preprocessing(window))
     for _ in store.extract([*normal, *pool]):
         pass

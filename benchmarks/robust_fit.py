@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from contamination import SCORING, by_others
+from contamination import SCORING, abnormal_pool, by_others
 from torch import Tensor
 
 from napari_spatial_ar.evaluation.contenders import label_of
@@ -25,8 +25,6 @@ from napari_spatial_ar.evaluation.metrics import pixel_figures
 from napari_spatial_ar.evaluation.pixel_scores import PixelScores
 from napari_spatial_ar.imaging.datasets import BmadItem, bmad_items, find_slices
 from napari_spatial_ar.imaging.raster import read_raster
-from napari_spatial_ar.imaging.reading import Source
-from napari_spatial_ar.imaging.slices import SliceRef
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
 from napari_spatial_ar.normative.backbone import load_backbone
 from napari_spatial_ar.normative.feature_store import FeatureStore
@@ -76,14 +74,7 @@ def main() -> None:
     said = parser.parse_args()
     window = default_window(said.modality)
     normal = list(find_slices(said.dataset, modality=said.modality, window=window).train)
-    pool = [
-        SliceRef(item.image, None, item.group, Source("raster", (item.image,)))
-        for item in bmad_items(said.dataset, "valid")
-        if item.abnormal
-    ]
-    count = round(said.share / (1 - said.share) * len(normal))
-    if not 0 < count <= len(pool):
-        parser.error(f"--share asks for {count} abnormal slices, and valid has {len(pool)}")
+    pool, count = abnormal_pool(said.dataset, len(normal), said.share)
     store = FeatureStore(load_backbone(said.backbone), Preprocessing(window))
     list(store.extract([*normal, *pool]))
     test = embedded(said.dataset, store)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.gui.stepping import until_stopped
 
 __all__ = [
     "Comparison",
@@ -28,7 +29,6 @@ __all__ = [
     "trashed",
 ]
 
-_YIELD_SECONDS = 0.1
 # Larger models are compared with their sha256 on demand alone: some would fill the memory.
 _CHECKED_UNASKED = 512 << 20
 
@@ -142,19 +142,12 @@ def calibrate(folder: Path, normals: Path, name: str) -> Callable[[threading.Eve
 
         yield
         out = None if name == folder.name else free_folder(name)
-        steps, last = recalibrate_steps(folder, normals, out=out), 0.0
-        while not stop.is_set():
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                write_model_card(end.value)
-                return end.value.name
-            now = time.monotonic()
-            if now - last >= _YIELD_SECONDS:
-                last = now
-                yield step
-        steps.close()
-        return None
+        steps = recalibrate_steps(folder, normals, out=out)
+        calibrated = yield from until_stopped(stop, steps, news=itemgetter(0))
+        if calibrated is None:
+            return None
+        write_model_card(calibrated)
+        return calibrated.name
 
     return work
 
@@ -191,17 +184,7 @@ def compare(stop: threading.Event, first: Path, second: Path, volume: Any) -> Wo
     if one.header.backbone == other.header.backbone:
         # Once is enough: a large one fills a small workstation.
         other.backbone = one.backbone
-    last = 0.0
     with TemporaryDirectory() as folder:
         steps = comparison_steps(one, other, volume, folder)
-        while not stop.is_set():
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                return Comparison(end.value, end.value.files["png"].read_bytes())
-            now = time.monotonic()
-            if now - last >= _YIELD_SECONDS:
-                last = now
-                yield step
-        steps.close()
-    return None
+        result = yield from until_stopped(stop, steps, news=itemgetter(0))
+        return result and Comparison(result, result.files["png"].read_bytes())

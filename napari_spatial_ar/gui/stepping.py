@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 __all__ = ["StepText", "until_stopped"]
@@ -20,10 +20,17 @@ _STAGES = {
 }
 
 
+def _stage_and_epoch(step: Any) -> object:
+    return step.stage, step.epoch
+
+
 def until_stopped(
-    stop: threading.Event, steps: Generator[Any, None, Any], go: threading.Event | None = None
+    stop: threading.Event,
+    steps: Generator[Any, None, Any],
+    go: threading.Event | None = None,
+    news: Callable[[Any], object] = _stage_and_epoch,
 ) -> Generator[Any, None, Any]:
-    """Go on, yielding at most ten times a second and at every new epoch or stage.
+    """Go on, yielding at most ten times a second and wherever ``news`` of a step is another.
 
     Between two steps it waits, without computing, for as long as ``go`` is there and not set.
 
@@ -43,8 +50,8 @@ def until_stopped(
         except StopIteration as end:
             return end.value
         now = time.monotonic()
-        if now - last >= _YIELD_SECONDS or (step.stage, step.epoch) != seen:
-            last, seen = now, (step.stage, step.epoch)
+        if now - last >= _YIELD_SECONDS or news(step) != seen:
+            last, seen = now, news(step)
             yield step
 
 

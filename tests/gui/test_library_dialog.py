@@ -489,7 +489,7 @@ def test_calibrating_is_stopped_and_changes_nothing(
     assert (folder / "mine" / MODEL_FILE).read_bytes() == before
 
 
-def test_a_released_model_is_calibrated_as_a_copy(
+def test_a_released_model_asks_for_the_name_of_a_copy(
     dialog: LibraryDialog,
     click: Click,
     answer: Answer,
