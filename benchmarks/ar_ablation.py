@@ -1,9 +1,10 @@
 """What could be changed about Spatial AR, a row each: inputs, network, training, and the score.
 
-python benchmarks/ar_ablation.py DATASET --modality MRI|CT|OCT [--steps N] [--json FILE]
+python benchmarks/ar_ablation.py DATASET --modality MRI|CT|OCT [--steps N] [--batch N]
+    [--seeds 0,1,2] [--variants "dilated;standard"] [--device cuda] [--json FILE]
 
 DATASET is in the BMAD layout. One network is trained for every variant, on the same stored
-embeddings, with the same seed, for the same number of steps of four slices, and scored by
+embeddings, with the same seed, for the same number of steps of as many slices, and scored by
 
 - identity: |r|^2, the paper's (its NLL up to a constant and a factor), r being F - mu; of the
   variant that predicts variances, its own NLL;
@@ -33,8 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_spatial_ar.evaluation.contenders import label_of
-from napari_spatial_ar.evaluation.metrics import pixel_figures, roc_auc
-from napari_spatial_ar.evaluation.pixel_scores import PixelScores
+from napari_spatial_ar.evaluation.metrics import roc_auc
 from napari_spatial_ar.imaging.datasets import BmadItem, bmad_items, find_slices, iter_slices
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.tissue import tissue_mask
@@ -50,8 +50,7 @@ from napari_spatial_ar.normative.scoring import Scoring
 from napari_spatial_ar.normative.training import precision
 
 SMOOTHINGS = (1, 3, 5, 7)
-BATCH, MEASURED, SHRINKAGE = 4, 128, 0.1
-CPU = torch.device("cpu")
+MEASURED, SHRINKAGE = 128, 0.1
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,9 @@ VARIANTS = (
     Variant("standardised", inputs="standardised"),
     Variant("position given", position=True),
     Variant("wider context 8-4-4-2-1", dilations=(8, 4, 4, 2, 1)),
+    Variant("mixed dilations, whitened", dilations=(1, 2, 4, 2, 1), inputs="whitened"),
+    Variant("mixed dilations, one-cycle", dilations=(1, 2, 4, 2, 1), schedule=True),
+    Variant("standard, whitened", dilations=(1, 1, 1, 1, 1), inputs="whitened"),
 )
 
 
@@ -107,12 +109,12 @@ class Network(nn.Module):
         """Residuals and log variances, both (B, D, Hp, Wp)."""
         shown = grid
         if self.variant.position:
-            rows, columns = (torch.linspace(-1, 1, n) for n in grid.shape[2:])
+            rows, columns = (torch.linspace(-1, 1, n, device=grid.device) for n in grid.shape[2:])
             place = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
             shown = torch.cat([grid, place.expand(len(grid), -1, -1, -1)], dim=1)
         out = self.net(shown).float()
         if not self.variant.variances:
-            return grid - out, torch.zeros(())
+            return grid - out, torch.zeros((), device=grid.device)
         mean, log_variance = out.chunk(2, dim=1)
         return grid - mean, log_variance.clamp(-6, 6)
 
@@ -170,12 +172,13 @@ def transform(train: Tensor, kind: str) -> Callable[[Tensor], Tensor]:
 
 
 def trained(
-    variant: Variant, train: Tensor, body: Tensor | None, steps: int, seed: int
+    variant: Variant, train: Tensor, body: Tensor | None, steps: int, batch_size: int, seed: int
 ) -> tuple[Network, Callable[[Tensor], Tensor]]:
     """Train one variant; its network and its change of inputs."""
     change = transform(train, variant.inputs)
     torch.manual_seed(seed)
-    network = Network(train.shape[1], variant).to(memory_format=torch.channels_last)
+    network = Network(train.shape[1], variant)
+    network.to(train.device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     cycle = (
         torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
@@ -188,13 +191,13 @@ def trained(
     rng, order = np.random.default_rng(seed), list[int]()
     noise = 0.03 * change(train[:64]).std(dim=(0, 2, 3), keepdim=True)
     for _ in range(steps):
-        if len(order) < BATCH:
+        if len(order) < batch_size:
             order = list(rng.permutation(len(train)))
-        batch, order = order[:BATCH], order[BATCH:]
+        batch, order = order[:batch_size], order[batch_size:]
         grid = change(train[batch]).contiguous(memory_format=torch.channels_last)
         if rng.random() < 0.2:
             grid = grid + noise * torch.randn_like(grid)
-        with precision(CPU):
+        with precision(train.device):
             nll = network.nll(grid)
         weight = torch.ones_like(nll) if body is None else body[batch]
         optimizer.zero_grad(set_to_none=True)
@@ -213,7 +216,7 @@ def whitenings(residuals: Tensor) -> dict[str, Tensor]:
     rows = residuals.double() - residuals.double().mean(dim=0)
     covariance = rows.T @ rows / len(rows)
     variance = covariance.diagonal()
-    ridge = SHRINKAGE * variance.mean() * torch.eye(len(variance))
+    ridge = SHRINKAGE * variance.mean() * torch.eye(len(variance)).to(variance)
     values, vectors = torch.linalg.eigh(covariance + ridge)
     return {
         "variance": torch.diag(variance**-0.5).float(),
@@ -229,7 +232,7 @@ def scored(
 ) -> dict[str, Tensor]:
     """Patch scores (N, Hp, Wp) by measure."""
     found: dict[str, list[Tensor]] = {}
-    with torch.inference_mode(), precision(CPU):
+    with torch.inference_mode(), precision(images.grids[0].device):
         for grid in images.grids:
             changed = change(grid[None])
             residual = network(changed)[0].float()
@@ -254,36 +257,69 @@ def derived(
     yield "bank", *(sum(m / s for m, s in zip(pair, scales, strict=True)) for pair in pairs)
 
 
-def figures(maps: Tensor, images: Images, smoothing: int) -> tuple[float | None, float | None]:
+@dataclass(frozen=True)
+class Truth:
+    """What is known of a split, once for all measures."""
+
+    images: Images
+    #: Of all images with a label, one after the other; None where there is none.
+    labels: Tensor | None
+    labelled: list[int]
+
+    @classmethod
+    def of(cls, images: Images, device: torch.device) -> Truth:
+        """Read the labels."""
+        pairs = zip(images.items, images.shapes, strict=True)
+        found = [label_of(item, shape) for item, shape in pairs]
+        labelled = [n for n, label in enumerate(found) if label is not None]
+        flat = [np.asarray(found[n]).ravel() > 0 for n in labelled]
+        labels = torch.from_numpy(np.concatenate(flat)).to(device) if flat else None
+        return cls(images, labels if labels is not None and labels.any() else None, labelled)
+
+
+def average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Equal scikit-learn's, ties counted together; (N,) float32 and (N,) bool on any device."""
+    ordered, order = scores.sort(descending=True)
+    positives = labels[order].long().cumsum(0)
+    last = torch.cat([ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool).to(labels)])
+    place = last.nonzero()[:, 0]
+    hits = positives[place].double()
+    gained = torch.diff(hits, prepend=hits.new_zeros(1))
+    return float((gained * hits / (place + 1)).sum() / hits[-1])
+
+
+def figures(maps: Tensor, truth: Truth, smoothing: int) -> tuple[float | None, float | None]:
     """Pixel AUPR at the images' own size, and image AUROC."""
-    scoring, of_images = Scoring(smoothing, top_share=0.01), []
-    with PixelScores() as pixels:
-        for patches, item, shape in zip(maps, images.items, images.shapes, strict=True):
-            score = scoring(patches, shape, divisor=1.0)
-            of_images.append(score.image_score)
-            label = label_of(item, shape)
-            if label is not None:
-                pixels.add(score.nll, label, item.group)
-        exact = pixel_figures(pixels)
+    scoring, images = Scoring(smoothing, top_share=0.01), truth.images
+    scores, heat = [], []
+    for number, (patches, shape) in enumerate(zip(maps, images.shapes, strict=True)):
+        heatmaps, image = scoring.maps(patches[None], shape, divisor=1.0)
+        scores.append(image)
+        if truth.labels is not None and number in truth.labelled:
+            heat.append(heatmaps.flatten())
+    aupr = None if truth.labels is None else average_precision(torch.cat(heat), truth.labels)
     abnormal = [item.abnormal for item in images.items]
-    auroc = roc_auc(np.array(abnormal), np.array(of_images)) if len(set(abnormal)) == 2 else None
-    return (None if exact is None else exact.aupr), auroc
+    both = len(set(abnormal)) == 2
+    auroc = roc_auc(np.array(abnormal), torch.cat(scores).cpu().numpy()) if both else None
+    return aupr, auroc
 
 
-def best_smoothing(maps: Tensor, valid: Images) -> tuple[int, dict[str, float]]:
+def best_smoothing(maps: Tensor, valid: Truth) -> tuple[int, dict[str, float]]:
     """Smoothing with the best pixel AUPR on valid; 3 where it has none."""
-    if not any(item.abnormal for item in valid.items):
+    if valid.labels is None:
         return 3, {}
     tried = {k: figures(maps, valid, k)[0] or 0.0 for k in SMOOTHINGS}
     return max(tried, key=tried.__getitem__), {str(k): round(v, 4) for k, v in tried.items()}
 
 
-def bank_scores(paths: list[Path], splits: tuple[Images, Images]) -> tuple[Tensor, Tensor]:
+def bank_scores(
+    paths: list[Path], splits: tuple[Images, Images], device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Patch scores of surroundings-bank on both splits."""
     setup = FitSetup(
         blocks=1,
         seed=0,
-        device=CPU,
+        device=device,
         valid=StoredGrids([]),
         normals=StoredGrids(paths),
         checkpoint=None,
@@ -293,7 +329,7 @@ def bank_scores(paths: list[Path], splits: tuple[Images, Images]) -> tuple[Tenso
         try:
             next(steps)
         except StopIteration as end:
-            detector = end.value.detector
+            detector = end.value.detector.to(device)
             break
     first, second = (torch.cat([detector.score(g[None].float()) for g in s.grids]) for s in splits)
     return first, second
@@ -305,29 +341,39 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--modality", default="mri")
     parser.add_argument("--backbone", default="dinov2_vits14_focus")
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--steps", type=int, default=830)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--variants", default=";".join(v.name for v in VARIANTS))
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     said = parser.parse_args()
+    device = torch.device(said.device)
+    backbone = load_backbone(said.backbone, said.weights, device=device)
     preprocessing = Preprocessing(default_window(said.modality))
-    store = FeatureStore(load_backbone(said.backbone, device="cpu"), preprocessing)
+    store = FeatureStore(backbone, preprocessing)
     refs = find_slices(said.dataset, modality=said.modality, window=preprocessing.window).train
     list(store.extract(refs))
     paths = store.paths(refs)
-    train = torch.cat([load_batch([path]).half() for path in paths])
-    body = body_patches(list(refs), store)
+    train = torch.cat([load_batch([path]).half() for path in paths]).to(device)
+    body = body_patches(list(refs), store).to(device)
     valid, test = (embedded(said.dataset, split, store) for split in ("valid", "test"))
-    normal = torch.tensor([not item.abnormal for item in valid.items])
-    bank = bank_scores(paths, (valid, test))
+    truths = [Truth.of(images, device) for images in (valid, test)]
+    normal = torch.tensor([not item.abnormal for item in valid.items], device=device)
+    bank = bank_scores(paths, (valid, test), device)
     rows = []
-    for variant in VARIANTS:
+    known = {variant.name: variant for variant in VARIANTS}
+    names = said.variants.split(";")
+    runs = [(known[name], int(seed)) for seed in said.seeds.split(",") for name in names]
+    for variant, seed in runs:
         begin = time.perf_counter()
         network, change = trained(
-            variant, train, body if variant.foreground else None, said.steps, said.seed
+            variant, train, body if variant.foreground else None, said.steps, said.batch, seed
         )
         seconds = time.perf_counter() - begin
         some = train[:: max(1, len(train) // MEASURED)]
-        with torch.inference_mode(), precision(CPU):
+        with torch.inference_mode(), precision(device):
             residuals = torch.cat(
                 [rows_of(network(change(grid[None]))[0].float()) for grid in some]
             )
@@ -335,23 +381,26 @@ def main() -> None:
             scored(network, change, whitenings(residuals), images) for images in (valid, test)
         )
         for measure, valid_maps, test_maps in derived(on_valid, on_test, bank, normal):
-            smoothing, tried = best_smoothing(valid_maps, valid)
-            aupr, auroc = figures(test_maps, test, smoothing)
+            smoothing, tried = best_smoothing(valid_maps, truths[0])
+            aupr, auroc = figures(test_maps, truths[1], smoothing)
             rows.append(
                 {
                     "variant": variant.name,
+                    "seed": seed,
                     "measure": measure,
                     "smoothing": smoothing,
                     "valid_aupr": tried,
                     "test_aupr": aupr and round(aupr, 4),
                     "test_image_auroc": auroc and round(auroc, 4),
-                    "train_seconds": round(seconds),
+                    "train_seconds": round(seconds, 1),
                 }
             )
-            print(json.dumps(rows[-1]), flush=True)  # noqa: T201
+        print(json.dumps(rows[-5]), flush=True)  # noqa: T201
         if said.json:
             record = json.loads(said.json.read_text()) if said.json.exists() else {}
-            record[said.dataset.name] = {"steps": said.steps, "seed": said.seed, "rows": rows}
+            key = f"{said.dataset.name}, {said.steps} steps of {said.batch}"
+            name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+            record[key] = {"device": name, "backbone": backbone.source, "rows": rows}
             said.json.write_text(json.dumps(record, indent=1) + "\n")
 
 

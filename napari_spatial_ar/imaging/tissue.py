@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-__all__ = ["tissue_mask"]
+__all__ = ["has_tissue", "tissue_mask"]
 
 _THRESHOLD = 0.05
 _SPECK = 1e-3  # share of the slice below which a bright spot in the air is not body
+
+
+def has_tissue(unit_image: npt.NDArray[Any]) -> bool:
+    """Whether a slice shows any body: whether `tissue_mask` would find some, told sooner.
+
+    Parameters
+    ----------
+    unit_image : (rows, columns) float
+        As for `tissue_mask`.
+    """
+    bright = unit_image > _THRESHOLD
+    if np.count_nonzero(bright) < _SPECK * bright.size:
+        return False
+    # A bright square is a connected spot. Where one is large enough, nothing need be labelled.
+    side = math.ceil(math.sqrt(_SPECK * bright.size))
+    rows, columns = (n // side for n in bright.shape)
+    tiles = bright[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    return bool(tiles.all(axis=(1, 3)).any()) or bool(tissue_mask(unit_image).any())
 
 
 def tissue_mask(unit_image: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

@@ -12,9 +12,9 @@ from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError, WeightsError
+from napari_spatial_ar.normative import engines
 from napari_spatial_ar.normative.backbone_table import (
     BACKBONES,
     DEFAULT_BACKBONE,
@@ -23,6 +23,7 @@ from napari_spatial_ar.normative.backbone_table import (
     Fuse,
 )
 from napari_spatial_ar.normative.memory import Portions
+from napari_spatial_ar.normative.patch_grid import PatchGrid
 from napari_spatial_ar.normative.weight_layouts import content_sha256, to_transformers
 
 __all__ = [
@@ -77,9 +78,11 @@ class Backbone(nn.Module):
                 path=source,
                 fix=f"Delete the file and run 'napari-spatial-ar weights pull {spec.name}' again",
             )
-        self._model = _build(spec, depth)
-        _load_state(self._model, state, spec, source)
-        self._model.eval().requires_grad_(False).to(device)
+        model = _build(spec, depth)
+        _load_state(model, state, spec, source)
+        self.network = PatchGrid(model, spec)
+        self.network.eval().requires_grad_(False).to(device)
+        self._engine = engines.build("float32", self.network, device)
 
     @property
     def channels(self) -> int:
@@ -120,40 +123,46 @@ class Backbone(nn.Module):
         return self.portions(
             len(images),
             self.device,
-            lambda size: torch.cat([self._embed(part) for part in torch.split(images, size)]),
+            lambda size: torch.cat([self.compute(part) for part in torch.split(images, size)]),
         )
+
+    def compute(self, images: Tensor) -> Tensor:
+        """Embed as `embed` does, all at once, with torch's own errors where memory runs short."""
+        self.check_images(images)
+        return self._engine(images.to(self.device))
 
     @cached_property
     def portions(self) -> Portions:
         """How many images it is shown at once, where memory runs short."""
         return Portions(f"Embedding with {self.spec.name}")
 
+    @property
+    def engine(self) -> str:
+        """Name of what computes it, see `napari_spatial_ar.normative.engines`."""
+        return self._engine.name
+
+    def use(self, engine: str) -> None:
+        """Compute it in another way from now on.
+
+        Parameters
+        ----------
+        engine : str
+            See `napari_spatial_ar.normative.engines`.
+
+        Raises
+        ------
+        InputError
+            If there is no such way on this device.
+        """
+        if engine != self.engine:
+            self._engine = engines.build(engine, self.network, self.device)
+
     def move(self, device: torch.device) -> None:
         """Run on another device from now on."""
         self.to(device)
         self.device = device
+        self._engine = engines.build("float32", self.network, device)
         self.__dict__.pop("portions", None)  # what it had no room for there says nothing of here
-
-    def _embed(self, images: Tensor) -> Tensor:
-        rows, columns = self.check_images(images)
-        out = self._model(
-            pixel_values=images.to(self.device), output_hidden_states=bool(self.spec.layers)
-        )
-        if self.spec.layers:
-            blocks = [
-                functional.layer_norm(out.hidden_states[n], (self.spec.width,), eps=1e-6)
-                for n in self.spec.layers
-            ]
-            tokens = (
-                torch.cat(blocks, dim=-1)
-                if self.spec.fuse == "concat"
-                else torch.stack(blocks).mean(dim=0)
-            )
-        else:
-            tokens = out.last_hidden_state
-        # The class token and any registers come first.
-        patches = tokens[:, -rows * columns :]
-        return patches.transpose(1, 2).reshape(len(images), -1, rows, columns).float()
 
     def check_images(self, images: Tensor) -> tuple[int, int]:
         """Give Hp and Wp of the grid that images make, or raise as `embed` says."""

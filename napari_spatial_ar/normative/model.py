@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,15 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from napari_spatial_ar.errors import InputError, MemoryShortage, ModelFileError, WeightsError
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.selection import Selection, SlicePlane
-from napari_spatial_ar.imaging.tissue import tissue_mask
+from napari_spatial_ar.imaging.tissue import has_tissue
 from napari_spatial_ar.imaging.volume import Intensity, Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.backbone import Backbone, load_backbone, resolve_device
+from napari_spatial_ar.normative.batches import BatchScorer, BatchSizes, ahead, scores_in_order
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.memory import one_sentence, release, releases_memory
 from napari_spatial_ar.normative.methods import Detector, detector_from_tensors, score_grid
@@ -29,6 +32,9 @@ from napari_spatial_ar.normative.scoring import Example, SliceScore, VolumeScore
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
 __all__ = ["ModelInfo", "NormativeModel", "find_model", "list_models", "load_model"]
+
+# Where slices are scored in batches: threads that prepare them, and slices ready at most.
+_THREADS, _AHEAD = min(8, os.cpu_count() or 1), 96
 
 
 class NormativeModel:
@@ -169,15 +175,46 @@ class NormativeModel:
         self.device = torch.device("cpu")
         self.detector = self.detector.to(self.device)
         self.backbone.move(self.device)
+        vars(self).pop("_batches", None)
         release()
         return self._score_here(unit)
 
     def _score_here(self, unit: npt.NDArray[np.float32]) -> SliceScore:
         preprocessing, (rows, columns) = self.header.preprocessing, unit.shape
         with one_sentence("Scoring a slice", self.device):
+            if self._in_batches:
+                return self._batches.one(unit)
             grids = embed_slice(self.backbone, preprocessing, unit)
             tiling = Tiling.of(preprocessing, self.backbone.patch)
             return score_grid(self.detector, self.header.scoring, grids, (rows, columns), tiling)
+
+    @property
+    def _in_batches(self) -> bool:
+        """Whether slices are prepared and scored on a graphics card, where many cost like few."""
+        preprocessing = self.header.preprocessing
+        # A stand-in for the backbone embeds in a way of its own.
+        return (
+            self.device.type == "cuda"
+            and hasattr(type(self.backbone), "compute")
+            and not (preprocessing.clahe or preprocessing.tile)
+        )
+
+    @cached_property
+    def _batches(self) -> BatchScorer:
+        return BatchScorer(self._maps, self._score, self.device, graphs=self.detector.replayable)
+
+    @cached_property
+    def _sizes(self) -> BatchSizes:
+        return BatchSizes()
+
+    @torch.inference_mode()
+    def _maps(self, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Heatmaps, patch scores and image scores of windowed slices; see `BatchScorer`."""
+        grids = self.backbone.compute(self.header.preprocessing.resized(units))
+        patches, own = self.detector.all_scores(grids)
+        shape = (int(units.shape[1]), int(units.shape[2]))
+        heat, images = self.header.scoring.maps(patches, shape, self.detector.heatmap_divisor)
+        return heat, patches.float(), images if own is None else own.float()
 
     @property
     def plane(self) -> Plane | None:
@@ -227,14 +264,20 @@ class NormativeModel:
             if not 0 <= index < count:
                 raise InputError(f"there is no slice {index}: the scan has {count}")
         window = resolve(self.header.preprocessing.window, volume)
-        for index in order:
+
+        def shown(index: int) -> tuple[int, npt.NDArray[np.float32], bool]:
             unit = apply_window(volume.slice(index), *window)
-            if tissue_mask(unit).any() and unit.min() < unit.max():
+            filled = has_tissue(unit) and bool(unit.min() < unit.max())
+            if filled:
                 self._check(unit)
-                yield index, self._score(unit)
-            else:
-                empty = np.zeros(unit.shape, np.float32)
-                yield index, SliceScore(nll=empty, grid=empty[:1, :1], image_score=float("nan"))
+            return index, unit, filled
+
+        if not self._in_batches:
+            for index, unit, filled in map(shown, order):
+                yield index, self._score(unit) if filled else SliceScore.empty(unit.shape)
+            return
+        prepared = ahead(shown, order, threads=_THREADS, most=_AHEAD)
+        yield from scores_in_order(self._batches, prepared, self._sizes)
 
     def score_volume(
         self,

@@ -85,13 +85,26 @@ class Preprocessing:
         # A slice without any contrast has none to spread.
         if self.clahe and unit.min() < unit.max():
             unit = equalize_adapthist(unit, clip_limit=self.clahe)
-        image = torch.from_numpy(np.ascontiguousarray(unit, dtype=np.float32))[None, None]
-        image = functional.interpolate(
-            image, size=self.size, mode="bilinear", antialias=True, align_corners=False
+        return self.resized(torch.from_numpy(np.ascontiguousarray(unit, dtype=np.float32))[None])[0]
+
+    def resized(self, units: Tensor) -> Tensor:
+        """Resize and normalise slices that are equalised where wanted, on any device.
+
+        Parameters
+        ----------
+        units : (B, rows, columns) float32
+            Grey values in 0..1.
+
+        Returns
+        -------
+        (B, 3, H, W) float32
+        """
+        images = functional.interpolate(
+            units[:, None], size=self.size, mode="bilinear", antialias=True, align_corners=False
         )
-        mean = torch.tensor(self.mean)[:, None, None]
-        std = torch.tensor(self.std)[:, None, None]
-        return (image[0] - mean) / std
+        # One channel after the other: a tensor made of the numbers would be copied to the device.
+        channels = zip(self.mean, self.std, strict=True)
+        return torch.cat([(images - mean) / std for mean, std in channels], dim=1)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, kept in the model file; ``clahe`` and ``tile`` only where they are set.

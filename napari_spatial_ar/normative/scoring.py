@@ -34,6 +34,12 @@ class SliceScore:
     grid: npt.NDArray[np.float32] = field(repr=False)
     image_score: float
 
+    @classmethod
+    def empty(cls, shape: tuple[int, ...]) -> SliceScore:
+        """Of a slice of (rows, columns) pixels that shows no body."""
+        nothing = np.zeros(shape, np.float32)
+        return cls(nll=nothing, grid=nothing[:1, :1], image_score=float("nan"))
+
 
 @dataclass(frozen=True)
 class Example:
@@ -133,14 +139,30 @@ class Scoring:
         divisor : float
             `Detector.heatmap_divisor`.
         """
-        smooth = self.smooth(scores[None].float()) / divisor
-        heatmap = functional.interpolate(
-            smooth[None], size=shape, mode="bilinear", align_corners=False
-        )[0, 0]
-        count = max(1, round(self.top_share * smooth.numel()))
-        image_score = torch.topk(smooth.flatten(), count).values.mean().item()
+        heatmaps, image_scores = self.maps(scores[None], shape, divisor)
         return SliceScore(
-            nll=heatmap.cpu().numpy(),
+            nll=heatmaps[0].cpu().numpy(),
             grid=scores.float().cpu().numpy(),
-            image_score=image_score,
+            image_score=image_scores.item(),
         )
+
+    def maps(self, scores: Tensor, shape: tuple[int, int], divisor: float) -> tuple[Tensor, Tensor]:
+        """Heatmaps and image scores of slices, where the scores are.
+
+        Parameters
+        ----------
+        scores : (B, Hp, Wp) float
+            Patch scores of a detector.
+        shape, divisor
+            As for one slice.
+
+        Returns
+        -------
+        (B, rows, columns) float32, (B,) float32
+        """
+        smooth = self.smooth(scores.float()) / divisor
+        heatmaps = functional.interpolate(
+            smooth[:, None], size=shape, mode="bilinear", align_corners=False
+        )[:, 0]
+        count = max(1, round(self.top_share * smooth[0].numel()))
+        return heatmaps, torch.topk(smooth.flatten(1), count).values.mean(dim=1)

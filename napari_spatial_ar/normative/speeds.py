@@ -1,4 +1,4 @@
-"""How long things took on this machine, kept to tell how long they will take.
+"""How long things took on this machine, kept to tell how long they will take, and what is fastest.
 
 One small JSON file beside the stored embeddings. Losing it costs a few seconds of measuring, so a
 file that cannot be read or written is none.
@@ -18,7 +18,7 @@ from napari_spatial_ar.errors import StorageError
 from napari_spatial_ar.imaging.files import atomic_write_json
 from napari_spatial_ar.normative.paths import speeds_file
 
-__all__ = ["machine", "recall", "remember"]
+__all__ = ["machine", "recall", "recall_choice", "remember", "remember_choice"]
 
 
 def machine(device: torch.device) -> str:
@@ -37,8 +37,23 @@ def recall(key: Sequence[Any]) -> float | None:
 
 def remember(key: Sequence[Any], seconds: float) -> None:
     """Keep seconds, in place of those kept before."""
+    _keep(key, float(seconds))
+
+
+def recall_choice(key: Sequence[Any]) -> str:
+    """Name of what was chosen under a key of plain JSON values; "" where nothing was."""
+    chosen = _all().get(_name(key))
+    return chosen if isinstance(chosen, str) else ""
+
+
+def remember_choice(key: Sequence[Any], chosen: str) -> None:
+    """Keep what was chosen, in place of what was before."""
+    _keep(key, chosen)
+
+
+def _keep(key: Sequence[Any], value: float | str) -> None:
     with suppress(StorageError):
-        atomic_write_json(speeds_file(), {**_all(), _name(key): float(seconds)})
+        atomic_write_json(speeds_file(), {**_all(), _name(key): value})
 
 
 def _name(key: Sequence[Any]) -> str:

@@ -24,9 +24,13 @@ from napari_spatial_ar.normative.feature_store import load_batch
 from napari_spatial_ar.normative.memory import Portions
 from napari_spatial_ar.normative.precision import native_bfloat16
 
-__all__ = ["Epoch", "TrainingSettings", "TrainingState", "train", "turn"]
+__all__ = ["Epoch", "LoadedGrids", "TrainingSettings", "TrainingState", "mean_nll", "train", "turn"]
 
 _METADATA_KEY = "napari-spatial-ar-checkpoint"
+# Of a card's free memory, that stored grids may fill.
+_SHARE = 0.5
+# Seconds of work that a stop may cost on a card.
+_BETWEEN_SAVES = 2.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ def train(
 ) -> Iterator[TrainingState]:
     """Train until ``epochs`` epochs are done or it stops improving; stop iterating to cancel.
 
-    A checkpoint is written after each epoch. Where one for the same slices and settings exists,
+    A checkpoint is written after each epoch, on a graphics card after those that end two
+    seconds or more after the last. Where one for the same slices and settings exists,
     training goes on from it, and ends with the same weights as if it had never stopped: the
     order of slices and the noise of an epoch depend on the seed and the epoch alone.
 
@@ -131,21 +136,28 @@ def train(
         torch.manual_seed(settings.seed)
         network = SpatialAR(**settings.network)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
+    on_card = device.type == "cuda"
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=settings.learning_rate, fused=on_card or None
+    )
     state = TrainingState(network)
     key = _key(train_paths, valid_paths, settings, turned)
     _resume(state, optimizer, checkpoint, key)
-    noise_std = settings.noise_scale * _channel_std(train_paths)
-    begin = time.perf_counter() - state.seconds
+    grids, valid = (
+        LoadedGrids(paths, device, turned=turned) for paths in (train_paths, valid_paths)
+    )
+    noise_std = settings.noise_scale * _channel_std(train_paths).to(grids.device)
+    begin = (saved := time.perf_counter()) - state.seconds
     yield state
     for epoch in range(len(state.history), epochs):
         if state.stale(patience):
             return
         total = 0.0
-        for batch, noise_seed in _batches(train_paths, epoch, settings):
-            grid = _load(batch, turned)
+        for batch, noise_seed in _batches(len(train_paths), epoch, settings):
+            grid = grids.batch(batch)
             if noise_seed is not None:
-                generator = torch.Generator().manual_seed(noise_seed)
+                # Drawn where it is needed: a processor takes longer for it than a card for a step.
+                generator = torch.Generator(grid.device).manual_seed(noise_seed)
                 noise = torch.empty_like(grid).normal_(generator=generator)
                 grid = grid + noise_std * noise
             step = partial(_gradients, network, optimizer, grid)
@@ -154,20 +166,75 @@ def train(
             total += loss * len(batch)
             state.batches_done += 1
             yield state
-        valid_nll = mean_nll(network, valid_paths, device, turned, state.portions)
+        valid_nll = mean_nll(network, valid, state.portions)
         state.history.append(Epoch(total / len(train_paths), valid_nll))
         state.batches_done = 0
         if state.best_epoch < 0 or valid_nll < state.history[state.best_epoch].valid_nll:
             state.best_epoch = epoch
             state.best = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
         state.seconds = time.perf_counter() - begin
-        _save(state, optimizer, checkpoint, key)
+        # An epoch may take a card less than writing it down.
+        ends = epoch + 1 == epochs or state.stale(patience)
+        if not on_card or ends or time.perf_counter() - saved > _BETWEEN_SAVES:
+            _save(state, optimizer, checkpoint, key)
+            saved = time.perf_counter()
         yield state
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:
     """bfloat16 products where the device has them; losses and weights stay float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=native_bfloat16(device))
+
+
+class LoadedGrids:
+    """Stored grids as a training takes them, kept on a graphics card where there is room.
+
+    Read from the disk again and again they would starve it: a step takes it milliseconds.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Stored grids of one shape.
+    device : torch.device
+        Where the training is.
+    turned : bool
+        Whether to give them turned by 180 degrees.
+    """
+
+    def __init__(self, paths: Sequence[Path], device: torch.device, *, turned: bool) -> None:
+        self._paths = paths
+        self._turned = turned
+        self._kept: Tensor | None = None
+        if device.type == "cuda" and paths and self._bytes() < _SHARE * _free_bytes(device):
+            first = torch.from_numpy(np.load(paths[0]))
+            kept = torch.empty((len(paths), *first.shape), dtype=first.dtype, device=device)
+            for place, path in zip(kept, paths, strict=True):
+                place.copy_(torch.from_numpy(np.load(path)))
+            self._kept = kept.movedim(3, 1)  # channels first to the eye, last in memory
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @property
+    def device(self) -> torch.device:
+        """Where `batch` gives them."""
+        return torch.device("cpu") if self._kept is None else self._kept.device
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Give some of them, (B, D, Hp, Wp) float32."""
+        if self._kept is None:
+            grid = load_batch([self._paths[i] for i in indices])
+        else:
+            grid = self._kept[torch.tensor(list(indices), device=self._kept.device)].float()
+        return turn(grid) if self._turned else grid
+
+    def _bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._paths)
+
+
+def _free_bytes(device: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free)
 
 
 def turn(grid: Tensor) -> Tensor:
@@ -193,40 +260,31 @@ def _gradients(
     return total
 
 
-def mean_nll(
-    network: SpatialAR,
-    paths: Sequence[Path],
-    device: torch.device,
-    turned: bool = False,
-    portions: Portions | None = None,
-) -> float:
+def mean_nll(network: SpatialAR, grids: LoadedGrids, portions: Portions | None = None) -> float:
     """Mean NLL of stored grids, in nats per dimension."""
+    count, device = len(grids), next(network.parameters()).device
 
     def summed(size: int) -> float:
-        grids = (_load(paths[n : n + size], turned).to(device) for n in range(0, len(paths), size))
+        parts = (range(n, min(n + size, count)) for n in range(0, count, size))
         with torch.inference_mode(), precision(device):
-            return sum(network.nll(grid).mean().item() * len(grid) for grid in grids)
+            loaded = (grids.batch(part).to(device) for part in parts)
+            return sum(network.nll(grid).mean().item() * len(grid) for grid in loaded)
 
     # Portions of 16, where there is room for so many.
-    total = (portions or Portions("Validation"))(min(16, len(paths)), device, summed)
-    return total / len(paths) / network.channels
-
-
-def _load(paths: Sequence[Path], turned: bool) -> Tensor:
-    return turn(load_batch(paths)) if turned else load_batch(paths)
+    total = (portions or Portions("Validation"))(min(16, count), device, summed)
+    return total / count / network.channels
 
 
 def _batches(
-    paths: Sequence[Path], epoch: int, settings: TrainingSettings
-) -> Iterator[tuple[list[Path], int | None]]:
-    """Slices of each step of an epoch, and the seed of its noise where it gets any."""
+    count: int, epoch: int, settings: TrainingSettings
+) -> Iterator[tuple[list[int], int | None]]:
+    """Give the slices of each step of an epoch, and the seed of its noise if it gets any."""
     rng = np.random.default_rng([settings.seed, epoch])
-    order = rng.permutation(len(paths))
-    for start in range(0, len(order), settings.batch_size):
+    order = rng.permutation(count)
+    for start in range(0, count, settings.batch_size):
         noisy = rng.random() < settings.noise_share
         seed = int(rng.integers(2**31))
-        batch = [paths[i] for i in order[start : start + settings.batch_size]]
-        yield batch, seed if noisy else None
+        yield order[start : start + settings.batch_size].tolist(), seed if noisy else None
 
 
 def _channel_std(paths: Sequence[Path]) -> Tensor:

@@ -26,7 +26,7 @@ from napari_spatial_ar.normative.fitting import DEFAULT_METHOD, FitProgress, fit
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.paths import feature_store_dir, user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.training import mean_nll
+from napari_spatial_ar.normative.training import LoadedGrids, mean_nll
 from tests.tiny import random_state
 
 
@@ -108,7 +108,7 @@ def test_the_best_epoch_is_kept_not_the_last(
     _, valid = split_by_group(find_slices(normal_slices, modality="mri").train, 0.2, 0)
     store = FeatureStore(settings["backbone"], model.header.preprocessing)
     network = model.detector.network  # type: ignore[attr-defined]
-    measured = mean_nll(network, store.paths(valid), torch.device("cpu"))
+    measured = mean_nll(network, LoadedGrids(store.paths(valid), torch.device("cpu"), turned=False))
     assert measured == pytest.approx(training["best_nll"], rel=1e-6)
 
 

@@ -137,6 +137,8 @@ class Detector(ABC):
     wants_changes: ClassVar[bool] = False
     #: Whether it learns from normal slices as they are; beside changes, as `FitSetup.normals`.
     wants_normals: ClassVar[bool] = True
+    #: Whether scoring looks at no value on its way, so that it can be replayed as a CUDA graph.
+    replayable: ClassVar[bool] = False
     #: Whether its steps tell the loss of each epoch.
     tells_losses: ClassVar[bool] = False
 

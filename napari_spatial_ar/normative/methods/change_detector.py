@@ -84,6 +84,7 @@ class ChangeDetector(Detector):
     #: Learns from pairs of a changed slice's grid and its patches' labels, not from normal grids.
     wants_changes: ClassVar[bool] = True
     wants_normals: ClassVar[bool] = False
+    replayable: ClassVar[bool] = True
 
     def __init__(
         self, whitening: Whitening, weights: Mapping[str, Tensor], zero: float = 0.0

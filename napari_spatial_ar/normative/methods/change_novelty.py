@@ -69,6 +69,7 @@ class ChangeNovelty(Detector):
         "fits in minutes (changed slices are embedded too), scores in milliseconds, a file of 10 MB"
     )
     wants_changes: ClassVar[bool] = True
+    replayable: ClassVar[bool] = True
 
     def __init__(
         self, change: ChangeDetector, novelty: SurroundingsBank, usual: Tensor, weight: float = 0.5

@@ -59,6 +59,24 @@ class PixelBackbone(Backbone):
         # What stands for weights in a model file: the rule itself.
         self.sha256 = hashlib.sha256(f"first channel, {name}".encode()).hexdigest()
 
+    @property
+    def engine(self) -> str:
+        """There is nothing to compute."""
+        return "float32"
+
+    def use(self, engine: str) -> None:
+        """There is one way only; see `Backbone.use`."""
+        if engine != self.engine:
+            raise InputError(f"{self.spec.name} has nothing for an engine '{engine}' to compute")
+
+    def move(self, device: torch.device) -> None:
+        """Give grids on another device from now on."""
+        self.device = device
+
+    def compute(self, images: Tensor) -> Tensor:
+        """See `embed`."""
+        return self.embed(images)
+
     @torch.inference_mode()
     def embed(self, images: Tensor) -> Tensor:
         """Grey values of each patch, see `Backbone.embed`; the first of three equal channels."""

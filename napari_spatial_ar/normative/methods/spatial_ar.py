@@ -55,6 +55,7 @@ class SpatialARDetector(Detector):
         "trains for minutes (GPU) to hours (CPU), scores in milliseconds, a file of 10 MB"
     )
     tells_losses: ClassVar[bool] = True
+    replayable: ClassVar[bool] = True
 
     def __init__(self, network: SpatialAR, backward: SpatialAR | None = None) -> None:
         self.network = network.eval().requires_grad_(False)

@@ -43,6 +43,7 @@ class SurroundingsBank(Detector):
     summary: ClassVar[str] = "distance to the nearest normal patch, surroundings counted in"
     reference: ClassVar[str] = "in the line of AnomalyDINO (Damm et al., WACV 2025)"
     cost: ClassVar[str] = "fits in seconds, scores in milliseconds, a file of 9 MB"
+    replayable: ClassVar[bool] = True
 
     def __init__(self, whitening: Whitening, bank: Tensor) -> None:
         self.whitening = whitening

@@ -1,0 +1,224 @@
+"""Which engine computes a model's backbone on this machine: measured once, and remembered.
+
+Every engine that can be had scores the same few slices. The fastest one is taken whose maps are
+those of float32 but for their last digits: whose patch scores, over all slices, have a rank
+correlation with float32's of `AGREEMENT` or more.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import as_file, files
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.reading import read
+from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
+from napari_spatial_ar.normative import speeds
+from napari_spatial_ar.normative.engines import available
+from napari_spatial_ar.normative.memory import is_shortage
+from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.normative.tiling import Tiling
+
+__all__ = ["AGREEMENT", "Trial", "fastest", "settle", "trials"]
+
+#: Rank correlation of patch scores with those of float32 that an engine must have.
+AGREEMENT = 0.999
+# A smaller gain than this is not worth other digits.
+_GAIN = 1.1
+_SLICES, _REPEATS = 3, 3
+# torch.compile is tried only where it is asked for: it compiles for minutes, in each process.
+_ONLY_WHEN_ASKED = ("compiled",)
+# Forces an engine; nothing is measured then.
+VARIABLE = "NAPARI_SPATIAL_AR_ENGINE"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of trying an engine.
+
+    Parameters
+    ----------
+    engine : str
+        Its name.
+    seconds : float
+        Of the backbone, for one input of it; the median of a few.
+    agreement : float
+        Rank correlation of patch scores with those of float32.
+    problem : str
+        Why it could not be tried, as a clause; "" where it could.
+    """
+
+    engine: str
+    seconds: float
+    agreement: float
+    problem: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether its maps may stand for those of float32."""
+        return not self.problem and self.agreement >= AGREEMENT
+
+
+def trials(model: NormativeModel, engines: Sequence[str] = ()) -> Generator[Trial, None, None]:
+    """Try engines one by one, float32 first; the model is left with the one that it had.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        What scores.
+    engines : sequence of str, optional
+        Which; by default all that this machine has but torch.compile.
+
+    Raises
+    ------
+    InputError
+        If there is no such engine on this device.
+    """
+    had = model.backbone.engine
+    wanted = tuple(engines) or tuple(_choices(model.device))
+    inputs, reference = _inputs(model), None
+    try:
+        for name in ("float32", *(n for n in wanted if n != "float32")):
+            try:
+                model.backbone.use(name)
+                seconds, scores = _tried(model, inputs)
+            except InputError:
+                raise
+            except Exception as error:  # compilers fail in ways of their own
+                if name == "float32":
+                    raise
+                what = "memory runs short" if is_shortage(error) else type(error).__name__
+                yield Trial(name, float("nan"), float("nan"), what)
+                continue
+            if reference is None:
+                reference = scores
+            yield Trial(name, seconds, _rank_correlation(scores, reference))
+    finally:
+        model.backbone.use(had)
+
+
+def fastest(tried: Iterable[Trial]) -> str:
+    """Name of the fastest engine that agrees; float32 where none is faster by a tenth."""
+    of_engines = {trial.engine: trial for trial in tried}
+    enough = of_engines["float32"].seconds / _GAIN
+    better = [t for t in of_engines.values() if t.agrees and t.seconds < enough]
+    return min(better, key=lambda trial: trial.seconds, default=of_engines["float32"]).engine
+
+
+def settle(model: NormativeModel) -> Generator[Trial, None, str]:
+    """Let a model use the fastest engine, which is measured where that was never done.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        Its backbone is loaded.
+
+    Yields
+    ------
+    Trial
+        One for each engine that is tried; none where the choice is known.
+
+    Returns
+    -------
+    str
+        The engine.
+
+    Raises
+    ------
+    InputError
+        If the environment asks for an engine that there is not.
+    """
+    forced = os.environ.get(VARIABLE, "")
+    chosen = forced or speeds.recall_choice(_key(model))
+    if not forced and chosen not in available(model.device):
+        tried = []
+        for trial in trials(model) if _choices(model.device) else ():
+            tried.append(trial)
+            yield trial
+        chosen = fastest(tried) if tried else "float32"
+        remember(model, chosen)
+    model.backbone.use(chosen)
+    return chosen
+
+
+def remember(model: NormativeModel, engine: str) -> None:
+    """Keep a choice for this model's backbone, method and size on this machine."""
+    speeds.remember_choice(_key(model), engine)
+
+
+def _choices(device: torch.device) -> list[str]:
+    """Name what is tried unasked, besides float32."""
+    return [n for n in available(device) if n not in ("float32", *_ONLY_WHEN_ASKED)]
+
+
+def _key(model: NormativeModel) -> list[Any]:
+    header = model.header
+    return [
+        "engine",
+        header.backbone.sha256,
+        list(header.backbone.layers),
+        list(header.preprocessing.size),
+        header.preprocessing.tile,
+        header.method,
+        speeds.machine(model.device),
+        torch.__version__,
+        _openvino_version(),
+    ]
+
+
+def _openvino_version() -> str:
+    try:
+        return version("openvino")
+    except PackageNotFoundError:
+        return ""
+
+
+def _inputs(model: NormativeModel) -> list[Tensor]:
+    """Slices of the sample scan as the backbone is shown them, each (1, 3, H, W)."""
+    source = files("napari_spatial_ar") / "data" / "flair_tcga_lgg.nii.gz"
+    with as_file(source) as path:
+        (volume,) = read(path)
+    window = resolve(Window("percentile", 1.0, 99.0), volume)
+    count = volume.geometry.slice_count
+    preprocessing = model.header.preprocessing
+    tiling = Tiling.of(preprocessing, model.backbone.patch)
+    inputs = []
+    for number in range(_SLICES):
+        index = count * (number + _SLICES) // (3 * _SLICES)
+        whole = preprocessing(apply_window(volume.slice(index), *window))
+        tile = tiling.cut(whole, model.backbone.patch)[len(tiling) // 2]
+        inputs.append(tile[None].to(model.device))
+    return inputs
+
+
+@torch.inference_mode()
+def _tried(model: NormativeModel, inputs: Sequence[Tensor]) -> tuple[float, np.ndarray]:
+    """Seconds for an input, and patch scores of all of them."""
+    seconds, scores = [], []
+    model.backbone.compute(inputs[0])
+    for number in range(_REPEATS):
+        begin = time.perf_counter()
+        grid = model.backbone.compute(inputs[number % len(inputs)])
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        seconds.append(time.perf_counter() - begin)
+        smooth = model.header.scoring.smooth(model.detector.score(grid).float())
+        scores.append(smooth.flatten().cpu().numpy())
+    return statistics.median(seconds), np.concatenate(scores)
+
+
+def _rank_correlation(scores: np.ndarray, reference: np.ndarray) -> float:
+    if not np.isfinite(scores).all():
+        return float("nan")
+    return float(spearmanr(scores, reference).statistic)
