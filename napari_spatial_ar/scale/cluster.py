@@ -6,6 +6,7 @@ reaches its scheduler can run code on it: it must be one's own, on one's own net
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from napari_spatial_ar.errors import InputError, SpatialARError
+from napari_spatial_ar.errors import InputError, MemoryShortage, SpatialARError, StorageError
 
 __all__ = ["Cluster", "Keyed", "Run", "Tls", "connect", "here", "own_device"]
 
@@ -104,6 +105,7 @@ class Cluster:
             room = max(1, _PER_THREAD * self.threads) - len(task_of)
             while room > 0 and (task := next(tasks, None)) is not None:
                 future = self.client.submit(
+                    _quietly,
                     function,
                     task,
                     shared,
@@ -131,11 +133,39 @@ class Cluster:
                     self.client.cancel(list(task_of))
 
 
+@dataclass(frozen=True)
+class _Failed:
+    error: SpatialARError = field(repr=False)
+
+
+def _quietly(function: Callable[..., Result], task: Any, shared: Any) -> Result | _Failed:
+    """Call a function on a worker so that its log, which has the text of errors, names no file.
+
+    What may pass, such as a network disk that is away, is raised, so that it is tried again.
+    """
+    try:
+        return function(task, shared)
+    except (MemoryShortage, StorageError):
+        raise  # they are of the worker and of the place for results
+    except SpatialARError as error:
+        return _Failed(error)
+    except Exception as error:  # noqa: BLE001 (it goes on under another name)
+        # Only where it happened goes on, not what it says.
+        raise _Unexpected(type(error).__name__).with_traceback(error.__traceback__) from None
+
+
+class _Unexpected(Exception):
+    """An error that nobody foresaw: its name."""
+
+
 def _outcome(future: Any) -> Any:
     try:
-        return future.result()
+        outcome = future.result()
+        return outcome.error if isinstance(outcome, _Failed) else outcome
     except SpatialARError as error:
         return error
+    except _Unexpected as error:
+        return InputError(f"A scan failed with {error} on a worker", fix="See the worker's log")
     except Exception as error:
         name = type(error).__name__
         if name == "KilledWorker":
@@ -143,12 +173,10 @@ def _outcome(future: Any) -> Any:
                 "A scan was given up: the workers that were given it were lost, one after another",
                 fix="Look at their memory, and at their logs",
             )
-        if future.status == "error":
-            # Its text may quote anything, and is in the worker's log.
-            return InputError(f"A scan failed with {name} on a worker", fix="See the worker's log")
         raise InputError(
-            f"the connection to the scheduler was lost ({name})",
-            fix="What was finished is kept: run the same command to go on",
+            f"the cluster cannot do it, or the connection was lost ({name})",
+            fix="See that this package is installed on every worker; what was finished is kept: "
+            "run the same command to go on",
         ) from error
 
 
@@ -200,7 +228,10 @@ def connect(
         with (
             dask.config.set({"distributed.nanny.pre-spawn-environ": limits}),
             LocalCluster(
-                n_workers=processes, threads_per_worker=1, dashboard_address=None
+                n_workers=processes,
+                threads_per_worker=1,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
             ) as local,
             Client(local) as client,
         ):

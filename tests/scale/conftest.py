@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 import napari_spatial_ar as nsar
 from tests.tiny import draw_normal_slices, make_backbone, make_spec, random_state
@@ -40,10 +41,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from napari_spatial_ar.normative.weights import store
 
     root = tmp_path_factory.mktemp("scale")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny grids are done before a second thread has started
     spec = make_spec()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NAPARI_SPATIAL_AR_HOME", str(root))
-        patch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", "tests.scale.tiny_worker")
         patch.setitem(BACKBONES, spec.name, spec)
         store(spec, random_state(spec))
         nsar.fit(
@@ -56,6 +58,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             options={"epochs": 1, "batch_size": 4, "dilation": 1},
         )
         yield root
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +69,7 @@ def model(home: Path) -> Path:
 @pytest.fixture(scope="session")
 def scans(home: Path) -> list[Path]:
     """Six scans; folders and files are called after patients."""
-    rows = np.mgrid[:48, :40, :12] - np.array([24, 20, 6])[:, None, None, None]
+    rows = np.mgrid[:48, :40, :4] - np.array([24, 20, 2])[:, None, None, None]
     inside = rows[0] ** 2 + rows[1] ** 2 < 280
     paths = []
     for number, name in enumerate(NAMES):
@@ -74,7 +77,9 @@ def scans(home: Path) -> list[Path]:
         folder = home / "scans" / name
         folder.mkdir(parents=True)
         path = folder / f"{name}.nii.gz"
-        nib.save(nib.Nifti1Image(np.where(inside, 500 + 40 * noise, 0).astype(np.float32), None), path)
+        nib.save(
+            nib.Nifti1Image(np.where(inside, 500 + 40 * noise, 0).astype(np.float32), None), path
+        )
         paths.append(path)
     return paths
 

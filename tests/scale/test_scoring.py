@@ -119,9 +119,7 @@ def test_a_changed_scan_is_another_scan(
     assert len(counted) == 2
 
 
-def test_any_place_that_fsspec_reaches(
-    scans: list[Path], model: Path, counted: list[str]
-) -> None:
+def test_any_place_that_fsspec_reaches(scans: list[Path], model: Path, counted: list[str]) -> None:
     url = "memory://results/one"
     result = run(scans[:2], model, url)
     files = fsspec.filesystem("memory")
