@@ -146,12 +146,19 @@ def fit(
             help="Only say how long it would take, measured in a few seconds on this machine.",
         ),
     ] = False,
+    scheduler: Scheduler = "",
+    local_cluster: LocalCluster = 0,
+    resource: Resource = "",
+    tls: TlsFiles = "",
     json: Json = None,
 ) -> dict[str, Any]:
     """Learn what normal looks like from folders of normal scans.
 
-    Interrupted with Ctrl+C, the same command goes on where it stopped.
+    Interrupted with Ctrl+C, the same command goes on where it stopped. On a cluster, the slices
+    are embedded there and the model learns here.
     """
+    from functools import partial
+
     from napari_spatial_ar.evaluation.rivals import read_settings
     from napari_spatial_ar.normative import fit_estimate
     from napari_spatial_ar.normative.fit_progress import FitProgress, spoken
@@ -159,6 +166,7 @@ def fit(
     from napari_spatial_ar.normative.methods import DETECTORS
     from napari_spatial_ar.normative.recipe import read_recipe
     from napari_spatial_ar.review.model_card import write_model_card
+    from napari_spatial_ar.scale.features import extract_on
 
     name, _, own = (method or "").partition(":")
     options = read_settings(own, set(DETECTORS[name].options())) if name in DETECTORS else {}
@@ -203,7 +211,7 @@ def fit(
         found = fit_estimate.estimate(folders, out=out, device=device, **settings)
         say(f"{found} Not counted: {fit_estimate.NOT_COUNTED}.")
         return {**asdict(found), "seconds": found.seconds}
-    with progress_bar() as bar:
+    with cluster_of(scheduler, local_cluster, resource, tls) as cluster, progress_bar() as bar:
         task = bar.add_task("", total=None)
 
         def show(step: FitProgress) -> None:
@@ -215,6 +223,10 @@ def fit(
                 total=step.total or None,
             )
 
+        if cluster is not None:
+            settings["extract"] = partial(
+                extract_on, cluster.run, weights=settings.get("weights"), device=device
+            )
         model = fit_model(
             folders, progress=show, out=out, device=device, overwrite=overwrite, **settings
         )

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import napari_spatial_ar as nsar
+from napari_spatial_ar.scale.cluster import Cluster, connect
 from tests.tiny import draw_normal_slices, make_backbone, make_spec, random_state
 
 NAMES = ("DOE_JANE", "ROE_RICHARD", "POE_MARY", "LOE_ANN", "MOE_JOHN", "NOE_IDA")
@@ -82,6 +83,19 @@ def scans(home: Path) -> list[Path]:
         )
         paths.append(path)
     return paths
+
+
+@pytest.fixture(scope="session")
+def cluster(home: Path) -> Iterator[Cluster]:
+    """Two processes, and this one as their client."""
+    import dask
+
+    preload = ["tests.scale.tiny_worker"]
+    with (
+        dask.config.set({"distributed.worker.preload": preload}),
+        connect(processes=2) as connected,
+    ):
+        yield connected
 
 
 def names_under(folder: Path) -> str:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,6 @@ from tests.scale.conftest import NAMES, names_under
 pytest.importorskip("distributed")
 
 OPTIONS: dict[str, Any] = {"threshold": 1.0, "device": "cpu", "montage": False}
-
-
-@pytest.fixture(scope="module")
-def cluster(home: Path) -> Iterator[Cluster]:
-    import dask
-
-    preload = ["tests.scale.tiny_worker"]
-    with (
-        dask.config.set({"distributed.worker.preload": preload}),
-        connect(processes=2) as connected,
-    ):
-        yield connected
 
 
 def ledger(out: Path) -> dict[str, str]:
