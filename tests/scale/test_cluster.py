@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.review.batch import score_scans
 from napari_spatial_ar.scale import cluster as clusters
 from napari_spatial_ar.scale.cluster import Cluster, Tls, connect
@@ -147,3 +147,17 @@ def test_the_command_line_on_a_scheduler(
     result = json.loads(said.read_text())
     assert [record["input"] for record in result["scans"]] == [str(path) for path in scans[:3]]
     assert len(ledger(tmp_path / "out")) == 3
+
+
+def test_a_worker_says_no_more_of_an_error_than_its_name(tmp_path: Path) -> None:
+    def fail(task: None, error: Exception) -> None:
+        raise error
+
+    path = tmp_path / "DOE_JANE.nii"
+    found = clusters._quietly(fail, None, InputError("is damaged", path=path))
+    assert "DOE" not in repr(found)
+    assert found.error.path == path
+    with pytest.raises(clusters._Unexpected, match=r"^OSError$"):
+        clusters._quietly(fail, None, OSError(5, "I/O error", str(path)))
+    with pytest.raises(StorageError):  # which is worth another try
+        clusters._quietly(fail, None, StorageError("could not be written"))
