@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -93,11 +94,14 @@ class Cluster:
 
         Few are handed out at a time, so that many thousand cost no memory and a stop leaves
         little undone. A task of a worker that is lost goes to another one; a task that loses
-        several workers gives an error.
+        several workers gives an error. A task of an earlier run that is still under way may be
+        done twice at the same time, to the same end.
         """
         from distributed import as_completed
 
         under_way = as_completed()
+        # Of this run: a key that an earlier one has cancelled may still be on its way out.
+        run = uuid.uuid4().hex[:8]
         task_of: dict[Any, Task] = {}
         options = {"resources": {self.resource: 1}} if self.resource else {}
 
@@ -109,7 +113,7 @@ class Cluster:
                     function,
                     task,
                     shared,
-                    key=f"{function.__name__}-{task.key}-{getattr(shared, 'digest', '')}",
+                    key=f"{function.__name__}-{task.key}-{run}",
                     retries=_RETRIES,
                     pure=False,
                     **options,

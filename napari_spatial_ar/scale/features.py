@@ -38,12 +38,6 @@ class EmbedJob:
     weights: str | None = None
     device: str = "auto"
 
-    @property
-    def digest(self) -> str:
-        """Hash of all that a grid depends on but its slice."""
-        values = (self.sha256, self.layers, self.fuse, self.preprocessing.to_dict())
-        return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
-
 
 @dataclass(frozen=True)
 class EmbedTask:
