@@ -8,6 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from napari_spatial_ar.cli.cluster import (
+    LocalCluster,
+    Resource,
+    Scheduler,
+    TlsFiles,
+    cluster_of,
+    listed,
+)
 from napari_spatial_ar.cli.support import (
     CalibrationFraction,
     Device,
@@ -138,12 +146,19 @@ def fit(
             help="Only say how long it would take, measured in a few seconds on this machine.",
         ),
     ] = False,
+    scheduler: Scheduler = "",
+    local_cluster: LocalCluster = 0,
+    resource: Resource = "",
+    tls: TlsFiles = "",
     json: Json = None,
 ) -> dict[str, Any]:
     """Learn what normal looks like from folders of normal scans.
 
-    Interrupted with Ctrl+C, the same command goes on where it stopped.
+    Interrupted with Ctrl+C, the same command goes on where it stopped. On a cluster, the slices
+    are embedded there and the model learns here.
     """
+    from functools import partial
+
     from napari_spatial_ar.evaluation.rivals import read_settings
     from napari_spatial_ar.normative import fit_estimate
     from napari_spatial_ar.normative.fit_progress import FitProgress, spoken
@@ -151,6 +166,7 @@ def fit(
     from napari_spatial_ar.normative.methods import DETECTORS
     from napari_spatial_ar.normative.recipe import read_recipe
     from napari_spatial_ar.review.model_card import write_model_card
+    from napari_spatial_ar.scale.features import extract_on
 
     name, _, own = (method or "").partition(":")
     options = read_settings(own, set(DETECTORS[name].options())) if name in DETECTORS else {}
@@ -195,7 +211,7 @@ def fit(
         found = fit_estimate.estimate(folders, out=out, device=device, **settings)
         say(f"{found} Not counted: {fit_estimate.NOT_COUNTED}.")
         return {**asdict(found), "seconds": found.seconds}
-    with progress_bar() as bar:
+    with cluster_of(scheduler, local_cluster, resource, tls) as cluster, progress_bar() as bar:
         task = bar.add_task("", total=None)
 
         def show(step: FitProgress) -> None:
@@ -207,6 +223,10 @@ def fit(
                 total=step.total or None,
             )
 
+        if cluster is not None:
+            settings["extract"] = partial(
+                extract_on, cluster.run, weights=settings.get("weights"), device=device
+            )
         model = fit_model(
             folders, progress=show, out=out, device=device, overwrite=overwrite, **settings
         )
@@ -276,9 +296,18 @@ def calibrate(
 @scans_app.command()
 @command
 def score(
-    inputs: Annotated[list[Path], typer.Argument(help="Scans: files or folders.")],
     model: Annotated[str, typer.Option(help="A model's name or folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results, one folder a scan.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            help="Folder for the results, one folder a scan; or a URL, such as s3://bucket/folder. "
+            "At a URL, or from a cluster, scans that are finished are skipped."
+        ),
+    ],
+    inputs: Annotated[list[Path] | None, typer.Argument(help="Scans: files or folders.")] = None,
+    inputs_from: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file with one input a line.")
+    ] = None,
     fpr: Annotated[
         float, typer.Option(help="Share of normal tissue that the mask may flag.")
     ] = 0.01,
@@ -336,46 +365,60 @@ def score(
     weights: Weights = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    scheduler: Scheduler = "",
+    local_cluster: LocalCluster = 0,
+    resource: Resource = "",
+    tls: TlsFiles = "",
     json: Json = None,
 ) -> dict[str, Any]:
-    """Score scans: heatmap, mask, findings and provenance for each, on the scan's own grid."""
+    """Score scans: heatmap, mask, findings and provenance for each, on the scan's own grid.
+
+    On a cluster, and at a URL, the same command goes on after it was stopped.
+    """
     from napari_spatial_ar.review.batch import score_scans
     from napari_spatial_ar.review.masks import MaskSettings
+    from napari_spatial_ar.scale.places import is_url
+    from napari_spatial_ar.scale.scoring import score_many
 
-    settings = MaskSettings(
-        body_only=body_only,
-        smoothing_mm=smoothing_mm,
-        fill_holes=fill_holes,
-        min_area_mm2=min_area_mm2,
-        min_size_mm3=min_size_mm3,
-    )
-    with progress_bar() as bar:
+    options: dict[str, Any] = {
+        "fpr": fpr,
+        "threshold": threshold,
+        "alpha": alpha,
+        "settings": MaskSettings(
+            body_only=body_only,
+            smoothing_mm=smoothing_mm,
+            fill_holes=fill_holes,
+            min_area_mm2=min_area_mm2,
+            min_size_mm3=min_size_mm3,
+        ),
+        "hysteresis_fpr": hysteresis_fpr,
+        "montage": montage,
+        "keep_uids": keep_uids,
+        "dicom": dicom,
+        "png": png or png_heat,
+        "png_heat": png_heat,
+        "every_series": every_series,
+        "plane": None if plane is None else plane.value,
+        "weights": weights,
+        "device": device,
+        "overwrite": overwrite,
+    }
+    scans = listed(inputs, inputs_from)
+    with cluster_of(scheduler, local_cluster, resource, tls) as cluster, progress_bar() as bar:
         task = bar.add_task("", total=None)
 
         def show(label: str, done: int, total: int) -> None:
             bar.update(task, description=f"Scoring {label}", completed=done, total=total)
 
-        result = score_scans(
-            inputs,
-            model,
-            out,
-            fpr=fpr,
-            threshold=threshold,
-            alpha=alpha,
-            settings=settings,
-            hysteresis_fpr=hysteresis_fpr,
-            montage=montage,
-            keep_uids=keep_uids,
-            dicom=dicom,
-            png=png or png_heat,
-            png_heat=png_heat,
-            every_series=every_series,
-            plane=None if plane is None else plane.value,
-            weights=weights,
-            device=device,
-            overwrite=overwrite,
-            progress=show,
-        )
+        options["progress"] = show
+        if cluster is not None:
+            result = score_many(scans, model, out, run=cluster.run, **options)
+        elif is_url(out):
+            result = score_many(scans, model, out, **options)
+        else:
+            result = score_scans(scans, model, Path(out), **options)
+    if result.get("skipped"):
+        say(f"{result['skipped']} scans were finished before and were skipped.")
     if result["calibration"]:
         say(result["calibration"])
     for scan in result["scans"]:

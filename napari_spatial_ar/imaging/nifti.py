@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.files import atomic_write_bytes
+from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.geometry import Geometry, orientation
 from napari_spatial_ar.imaging.grey import COLOUR_WARNING
 from napari_spatial_ar.imaging.guard import guard
@@ -198,9 +198,14 @@ def write_nifti(
         image = _image_like(Path(like), array, geometry)
     else:
         image = _new_image(array, geometry)
-    payload = image.to_bytes()
     packed = path.suffix.lower() == ".gz"
-    atomic_write_bytes(path, gzip.compress(payload, 1, mtime=0) if packed else payload)
+    # As a stream: a large scan would be in memory three times more otherwise.
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        if packed:
+            with gzip.GzipFile("", "wb", 1, file, mtime=0) as stream:
+                image.to_stream(stream)
+        else:
+            image.to_stream(file)
 
 
 def _new_image(array: npt.NDArray[Any], geometry: Geometry) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -51,8 +52,15 @@ class Series:
     frames: tuple[int, ...] = field(default=(), repr=False)
 
 
-def check_voxels(voxels: npt.NDArray[np.float32], *, path: Path | None = None) -> None:
+def check_voxels(
+    voxels: npt.NDArray[np.float32], *, path: Path | None = None
+) -> tuple[float, float]:
     """Refuse an image that holds nothing to look at.
+
+    Returns
+    -------
+    (float, float)
+        The lowest and the highest value.
 
     Raises
     ------
@@ -74,6 +82,7 @@ def check_voxels(voxels: npt.NDArray[np.float32], *, path: Path | None = None) -
         raise InputError(
             f"all voxels have the same value, {low:g}: there is nothing to see", path=path
         )
+    return low, high
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +135,13 @@ class Volume:
                 path=self.path,
             )
         if not self.lazy:
-            check_voxels(self.data, path=self.path)
+            # Known from here on: looking through a large scan takes a tenth of a second.
+            vars(self)["extremes"] = check_voxels(self.data, path=self.path)
+
+    @cached_property
+    def extremes(self) -> tuple[float, float]:
+        """Lowest and highest voxel value; of a scan that is read slice by slice, all are read."""
+        return float(self.data.min()), float(self.data.max())
 
     @property
     def lazy(self) -> bool:

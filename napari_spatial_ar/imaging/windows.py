@@ -137,7 +137,10 @@ def resolve(
         count = scan.geometry.slice_count
         chosen = np.unique(np.linspace(0, count - 1, _SLICES_LOOKED_AT).round().astype(int))
         voxels = np.stack([scan.slice(index) for index in chosen])
-    minimum, maximum = float(voxels.min()), float(voxels.max())
+    if isinstance(scan, Volume) and not scan.lazy:
+        minimum, maximum = scan.extremes
+    else:
+        minimum, maximum = float(voxels.min()), float(voxels.max())
     if not (math.isfinite(minimum) and math.isfinite(maximum)):
         raise InputError("the image holds values that are not finite numbers")
     if minimum == maximum:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -92,10 +93,30 @@ class FeatureStore:
             If a slice cannot be read or is smaller than a patch.
         """
         missing = self.missing(refs)
-        self._check_room(len(missing))
+        self.check_room(len(missing))
         done = len(refs) - len(missing)
         yield done
-        for ref, image, window in iter_slices(missing, self.preprocessing.window):
+        for ref, grids in self.embed(missing):
+            self.put(ref, grids)
+            done += 1
+            yield done
+
+    def embed(self, refs: Sequence[SliceRef]) -> Iterator[tuple[SliceRef, npt.NDArray[np.float16]]]:
+        """Embed slices, and keep nothing.
+
+        Yields
+        ------
+        ref : SliceRef
+            A slice; those of one volume follow each other, whatever their order here.
+        grids : (T, h, w, D) float16
+            The grid of each of its tiles.
+
+        Raises
+        ------
+        InputError
+            If a slice cannot be read or is smaller than a patch.
+        """
+        for ref, image, window in iter_slices(refs, self.preprocessing.window):
             if min(image.shape) < self.backbone.patch:
                 raise InputError(
                     f"the slice has {image.shape[0]} x {image.shape[1]} pixels, less than one "
@@ -105,11 +126,19 @@ class FeatureStore:
                 )
             unit = apply_window(image, *window)
             grids = embed_slice(self.backbone, self.preprocessing, unit).permute(0, 2, 3, 1)
-            for path, grid in zip(self.paths([ref]), grids.half().cpu().numpy(), strict=True):
-                with atomic_path(path) as temporary:
-                    np.save(temporary, grid)
-            done += 1
-            yield done
+            yield ref, grids.half().cpu().numpy()
+
+    def put(self, ref: SliceRef, grids: npt.NDArray[np.float16]) -> None:
+        """Keep the grids of a slice, as `embed` gives them.
+
+        Raises
+        ------
+        StorageError
+            If the disk has no room for them.
+        """
+        for path, grid in zip(self.paths([ref]), grids, strict=True):
+            with atomic_path(path) as temporary:
+                np.save(temporary, grid)
 
     def _is_whole(self, path: Path) -> bool:
         try:
@@ -118,7 +147,8 @@ class FeatureStore:
             return False
         return bool(grid.shape == self.shape and grid.dtype == np.float16)
 
-    def _check_room(self, count: int) -> None:
+    def check_room(self, count: int) -> None:
+        """Refuse to begin with more slices than the disk has room for (`StorageError`)."""
         needed = count * len(self.tiling) * 2 * int(np.prod(self.shape))
         existing = self.folder
         while not existing.exists():

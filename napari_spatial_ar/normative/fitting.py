@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -91,6 +91,7 @@ def fit_steps(
     weights: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    extract: Callable[[FeatureStore, Sequence[SliceRef]], Iterator[int]] = FeatureStore.extract,
 ) -> Generator[FitProgress, None, NormativeModel]:
     """Fit a model step by step; stop iterating to cancel.
 
@@ -160,6 +161,8 @@ def fit_steps(
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
     overwrite : bool
         Whether a model that is already in ``out`` may be replaced.
+    extract : callable
+        What embeds the slices, as `FeatureStore.extract` does here.
 
     Yields
     ------
@@ -253,7 +256,7 @@ def fit_steps(
     counts = len(slices.train), len(slices.valid), calibration_folds
     plan = FitPlan(learns, used, store, refs, changed, *counts)
     yield FitPlanned("features", 0, len(refs), message=message, plan=plan)
-    yield from embedding(store.extract(refs), len(refs), message, backbone.portions)
+    yield from embedding(extract(store, refs), len(refs), message, backbone.portions)
     normals = StoredGrids(store.paths(slices.train if learns.wants_normals else ()))
     grids: Sequence[Any] = normals
     if changed is not None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.read_ahead import one_ahead
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.selection import AS_ACQUIRED, SlicePlane
@@ -19,9 +21,77 @@ from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import scan_folder_name, write_scan_outputs
 from napari_spatial_ar.review.p_values import share_note
 
-__all__ = ["score_scan", "score_scans"]
+__all__ = ["Flagging", "scans_to_score", "score_scan", "score_scans"]
 
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Flagging:
+    """What is flagged in the scans of one run.
+
+    Parameters
+    ----------
+    threshold : float
+        Of the mask, in the model's unit.
+    share : float or None
+        Of normal tissue that it flags, as far as the model was calibrated.
+    settings : MaskSettings or None
+        What becomes of the voxels above it.
+    alpha : float or None
+        Largest p-value of a scan that is called unusual.
+    """
+
+    threshold: float
+    share: float | None
+    settings: MaskSettings | None
+    alpha: float | None
+
+    @classmethod
+    def of(
+        cls,
+        model: NormativeModel,
+        *,
+        fpr: float,
+        threshold: float | None,
+        alpha: float | None,
+        settings: MaskSettings | None,
+        hysteresis_fpr: float | None,
+    ) -> Flagging:
+        """Find it for a model; the parameters are those of `score_scans`.
+
+        Raises
+        ------
+        InputError
+            If the model's calibration cannot carry what is asked for.
+        """
+        cut = model.threshold_for_fpr(fpr) if threshold is None else threshold
+        calibration = model.header.calibration
+        share = calibration.fpr_for_threshold(cut) if calibration else None
+        if hysteresis_fpr is not None:
+            higher = model.threshold_for_fpr(hysteresis_fpr)
+            if higher <= cut:
+                raise InputError(
+                    f"a hysteresis share of {hysteresis_fpr:g} gives no threshold above the mask's "
+                    "own",
+                    fix="Choose a share smaller than --fpr",
+                )
+            settings = replace(settings or MaskSettings(), hysteresis=higher)
+        if alpha is not None:
+            model.calibration.check_alpha(alpha)
+        return cls(cut, share, settings, alpha)
+
+    def judged(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return a scan's record with ``unusual``, where a largest p-value was given."""
+        if self.alpha is None:
+            return record
+        p = record["p_value"]
+        return {**record, "unusual": None if p is None else p <= self.alpha + 1e-12}
+
+    def note(self, model: NormativeModel) -> str | None:
+        """One sentence on what the threshold rests on; None where that was never measured."""
+        calibration = model.header.calibration
+        return share_note(calibration, self.threshold) if calibration else None
 
 
 def score_scans(
@@ -46,7 +116,7 @@ def score_scans(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score every scan found in the inputs, one in memory at a time.
+    """Score every scan found in the inputs, reading each while the one before it is scored.
 
     Parameters
     ----------
@@ -90,42 +160,31 @@ def score_scans(
         input could be scored.
     """
     loaded = load_model(model, weights=weights, device=device)
-    cut = loaded.threshold_for_fpr(fpr) if threshold is None else threshold
-    calibration = loaded.header.calibration
-    share = calibration.fpr_for_threshold(cut) if calibration else None
-    if hysteresis_fpr is not None:
-        higher = loaded.threshold_for_fpr(hysteresis_fpr)
-        if higher <= cut:
-            raise InputError(
-                f"a hysteresis share of {hysteresis_fpr:g} gives no threshold above the mask's own",
-                fix="Choose a share smaller than --fpr",
-            )
-        settings = replace(settings or MaskSettings(), hysteresis=higher)
-    if alpha is not None:
-        loaded.calibration.check_alpha(alpha)
+    flagging = Flagging.of(
+        loaded,
+        fpr=fpr,
+        threshold=threshold,
+        alpha=alpha,
+        settings=settings,
+        hysteresis_fpr=hysteresis_fpr,
+    )
     scans: list[dict[str, Any]] = []
     errors: list[InputError] = []
-    taken: set[str] = set()
     left_out: list[str] = []
-    for source in inputs:
-        try:
-            found = find_scans(source)
-        except InputError as error:
-            errors.append(error)
-            continue
-        errors += found.errors
-        chosen = list(found.scans) if every_series else _to_score(found.scans, left_out)
-        for scan in chosen:
-            name = scan_folder_name(scan, taken)
-            taken.add(name)
+    to_read = _volumes(inputs, loaded, plane, every_series, left_out)
+    with closing(one_ahead(to_read)) as volumes:
+        for source, name, volume in volumes:
+            if isinstance(volume, InputError):
+                errors.append(volume)
+                continue
             try:
                 record = score_scan(
-                    loaded.cut(scan.read(), plane),
+                    volume,
                     loaded,
                     out / name,
-                    threshold=cut,
-                    fpr=share,
-                    settings=settings,
+                    threshold=flagging.threshold,
+                    fpr=flagging.share,
+                    settings=flagging.settings,
                     montage=montage,
                     keep_uids=keep_uids,
                     dicom=dicom,
@@ -137,29 +196,67 @@ def score_scans(
             except InputError as error:
                 errors.append(error)
                 continue
-            if alpha is not None:
-                p = record["p_value"]
-                record["unusual"] = None if p is None else p <= alpha + 1e-12
-            scans.append({"input": str(source), **record})
+            finally:
+                del volume
+            scans.append({"input": str(source), **flagging.judged(record)})
     if not scans:
         raise errors[0]
     return {
         "model": loaded.name,
         "model_sha256": loaded.sha256,
         "backbone": loaded.backbone.source,
-        "threshold": cut,
-        "fpr": share,
-        "calibration": share_note(calibration, cut) if calibration else None,
+        "threshold": flagging.threshold,
+        "fpr": flagging.share,
+        "calibration": flagging.note(loaded),
         "scans": scans,
         "failed": [str(error) for error in errors],
         "left_out": left_out,
     }
 
 
-def _to_score(scans: Sequence[Scan], left_out: list[str]) -> list[Scan]:
-    """Original scans, or all where there is none; say in ``left_out`` which are not."""
+def _volumes(
+    inputs: Sequence[Path],
+    model: NormativeModel,
+    plane: SlicePlane | None,
+    every_series: bool,
+    left_out: list[str],
+) -> Iterator[tuple[Path, str, Volume | InputError]]:
+    """Read the scans to score one by one: input, folder's name, and the scan or what is wrong."""
+    taken: set[str] = set()
+    for source in inputs:
+        try:
+            found = find_scans(source)
+        except InputError as error:
+            yield source, "", error
+            continue
+        for unread in found.errors:
+            yield source, "", unread
+        for scan in scans_to_score(found.scans, every_series, left_out):
+            name = scan_folder_name(scan, taken)
+            taken.add(name)
+            try:
+                volume = model.cut(scan.read(), plane)
+            except InputError as error:
+                yield source, name, error
+                continue
+            yield source, name, volume
+            del volume
+
+
+def scans_to_score(scans: Sequence[Scan], every_series: bool, left_out: list[str]) -> list[Scan]:
+    """Choose the original scans of an input, or all where there is none or all are wanted.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        What was found in it.
+    every_series : bool
+        Whether localizers and derived series are scored beside original ones.
+    left_out : list of str
+        Gets one sentence for each scan that is not.
+    """
     original = [scan for scan in scans if scan.role == "original"]
-    if not original:
+    if every_series or not original:
         return list(scans)
     left_out += [
         f"{scan.series.label} is {'a localizer' if scan.role == 'localizer' else 'derived'} and "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import os
 import struct
 from pathlib import Path
 
@@ -555,10 +556,10 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, data: bytes) -> int:
+    def full(file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="disk is full"):
         write_nifti(tmp_path / "m.nii.gz", ramp((5, 6, 7), "uint8"), Geometry((5, 6, 7), LPS))
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pydicom
 import pytest
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review import batch
 from tests.imaging.conftest import build_image
@@ -89,3 +91,28 @@ def test_one_bad_scan_does_not_stop_the_others(
         assert any(words in sentence for sentence in result["failed"])
     with pytest.raises(InputError, match="is damaged"):
         batch.score_scans([tmp_path / "in" / "a"], "brain", tmp_path / "out", threshold=1)
+
+
+def test_the_next_scan_is_read_while_one_is_scored(
+    tmp_path: Path, scored: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        write_series(tmp_path / "in" / str(number), number + 1, ["ORIGINAL", "PRIMARY"])
+    begun = [threading.Event() for _ in range(3)]
+    read, score = Scan.read, batch.score_scan
+
+    def reading(self: Scan, **options: Any) -> Volume:
+        begun[int(self.series.label[-1]) - 1].set()
+        return read(self, **options)
+
+    def scoring(volume: Volume, *arguments: Any, **options: Any) -> dict[str, Any]:
+        number = int(volume.series.label[-1]) - 1
+        assert number == 2 or begun[number + 1].wait(10)
+        if number == 0:
+            assert not begun[2].is_set()
+        return score(volume, *arguments, **options)
+
+    monkeypatch.setattr(Scan, "read", reading)
+    monkeypatch.setattr(batch, "score_scan", scoring)
+    batch.score_scans([tmp_path / "in"], "brain", tmp_path / "out", threshold=1)
+    assert [label for label, _ in scored] == [f"MR series {n}" for n in (1, 2, 3)]

@@ -1,0 +1,98 @@
+"""Options of the commands that run on more than one process or machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_spatial_ar.errors import InputError
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.scale.cluster import Cluster, Tls
+
+__all__ = ["LocalCluster", "Resource", "Scheduler", "TlsFiles", "cluster_of", "listed"]
+
+Scheduler = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Run on the cluster of this dask scheduler, such as tcp://10.0.0.5:8786; see "
+        "docs/scale.md.",
+    ),
+]
+LocalCluster = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Run on N processes of this machine.")
+]
+Resource = Annotated[
+    str,
+    typer.Option(
+        "--worker-resource",
+        metavar="NAME",
+        help="Use only workers that offer this, one task a unit: GPU for those started with "
+        "--resources GPU=1.",
+    ),
+]
+TlsFiles = Annotated[
+    str,
+    typer.Option(
+        "--tls",
+        metavar="CA,CERT,KEY",
+        help="Files for a scheduler whose address begins with tls://.",
+    ),
+]
+
+
+@contextmanager
+def cluster_of(
+    scheduler: str, processes: int, resource: str = "", tls: str = ""
+) -> Iterator[Cluster | None]:
+    """Connect to the cluster that the options name; None where they name none."""
+    if not scheduler and not processes:
+        if resource or tls:
+            raise InputError("--worker-resource and --tls are of a cluster: give --scheduler")
+        yield None
+        return
+    from napari_spatial_ar.scale.cluster import connect
+
+    with connect(scheduler, processes=processes, resource=resource, tls=_tls_of(tls)) as cluster:
+        yield cluster
+
+
+def _tls_of(text: str) -> Tls | None:
+    from napari_spatial_ar.scale.cluster import Tls
+
+    if not text:
+        return None
+    paths = [Path(part).expanduser() for part in text.split(",")]
+    if len(paths) != 3:
+        raise InputError("--tls names three files: CA,CERT,KEY")
+    for path in paths:
+        if not path.is_file():
+            raise InputError("there is no such file", path=path)
+    return Tls(*paths)
+
+
+def listed(inputs: list[Path] | None, file: Path | None) -> list[Path]:
+    """Give the inputs of a command, with those that a file lists one a line.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    BadParameter
+        If there are none.
+    """
+    found = list(inputs or [])
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise InputError("is no list of scans that can be read", path=file) from error
+        found += [Path(line.strip()) for line in lines if line.strip()]
+    if not found:
+        raise typer.BadParameter("Give a scan, or a file that lists some.")
+    return found
