@@ -234,6 +234,14 @@ def calibrate(
         typer.Option(help="Folder for the calibrated model; by default its own is changed."),
     ] = None,
     patient_pattern: PatientPattern = None,
+    looks_only: Annotated[
+        bool,
+        typer.Option(
+            "--looks-only",
+            help="Keep the calibration and measure only what normal scans look like, by which "
+            "scans are known that are unlike them.",
+        ),
+    ] = False,
     weights: Weights = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -253,11 +261,17 @@ def calibrate(
             weights=weights,
             device=device,
             overwrite=overwrite,
+            looks_only=looks_only,
             progress=lambda label, done, total: bar.update(
                 task, description=label, completed=done, total=total
             ),
         )
     write_model_card(calibrated)
+    if looks_only:
+        looks = calibrated.header.looks
+        measured = f"{looks.slices} slices of {looks.patients} patients"
+        say(f"{calibrated.name}: what normal scans look like was measured on {measured}.")
+        return {"name": calibrated.name, "sha256": calibrated.sha256, **looks.to_dict()}
     found = calibrated.calibration
     say(
         f"{calibrated.name}: calibrated on {found.slices} slices of {found.patients} patients; no "

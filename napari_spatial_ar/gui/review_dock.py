@@ -15,7 +15,9 @@ from napari_spatial_ar.gui.exporting import Exporter
 from napari_spatial_ar.gui.findings_panel import FindingsPanel
 from napari_spatial_ar.gui.forms import DockPage, Note, button, combo, row, section, select_data
 from napari_spatial_ar.gui.library_button import LibraryButton
+from napari_spatial_ar.gui.likeness_check import LikenessCheck, WarningNote
 from napari_spatial_ar.gui.masking import MaskController
+from napari_spatial_ar.gui.model_choice import ModelChoice
 from napari_spatial_ar.gui.model_list import ModelList
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.opening import dropped_paths
@@ -50,8 +52,10 @@ class ReviewDock(DockPage):
         region = self.threshold.form.region
         self.masks = MaskController(self.viewer, self.tasks, self, region.inside)
         self.rarity = ScanRarity(self.tasks, self)
-        self.exporter = Exporter(self, self.export, self.threshold, self.masks)
+        self.likeness = LikenessCheck(self.unlike_note, self.tasks)
+        self.exporter = Exporter(self, self.export, self.threshold, self.masks, self.likeness)
         self.models = ModelList(self.model_box, self.model_note, self.tasks)
+        self.choice = ModelChoice(self.model_box)
         self._connect()
         self._show_session()
 
@@ -61,6 +65,7 @@ class ReviewDock(DockPage):
         self.scan = ScanPanel(self.viewer, self.tasks)
         self.model_box = combo("The normative model: what normal looks like")
         self.model_note = Note()
+        self.unlike_note = WarningNote()
         self.plane_box = combo(
             "Slices that the model sees: those that were acquired, or of another plane, "
             "for a scan with voxels of about the same size in all directions"
@@ -85,7 +90,7 @@ class ReviewDock(DockPage):
         models = row(self.model_box, self.library_button)
         sections = [
             self.scan,
-            section("Model", [models, self.model_note, self.plane_box]),
+            section("Model", [models, self.unlike_note, self.model_note, self.plane_box]),
             section(
                 "Score",
                 [
@@ -103,6 +108,7 @@ class ReviewDock(DockPage):
         self.setAcceptDrops(True)
 
     def _connect(self) -> None:
+        self.scan.chosen.connect(self.choice.follow)
         self.scan.chosen.connect(self._show_session)
         self.scan.list.removed.connect(self._on_layer_removed)
         self.plane_box.currentIndexChanged.connect(self._show_session)
@@ -151,6 +157,8 @@ class ReviewDock(DockPage):
         self.export.set_scan(None if session is None else session.volume)
         self.threshold.set_counts(None if session is None else session.counts)
         self.rarity_note.say("" if session is None else session.rarity)
+        plane = self.plane_box.currentData()
+        self.likeness.look(self.scan.layer, self.models.model, plane, session)
         if session is None:
             self.threshold.clear_findings()
         else:
@@ -189,6 +197,7 @@ class ReviewDock(DockPage):
 
     def _on_layer_removed(self) -> None:
         self.scorer.drop_removed()
+        self.likeness.drop(self.viewer.layers)
         self._enable()
 
     def _on_model(self, model: Any) -> None:

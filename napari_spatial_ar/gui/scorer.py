@@ -131,6 +131,7 @@ class Scorer(QObject):
         stopped = self._task is not None and self._task.stopped
         self._task = self._at_work = None
         self._sessions = [s for s in self._sessions if s.alive]
+        session.judge()
         count = int(session.visited.sum())
         note = " ".join(
             [f"{count} of {len(session.visited)} slices are scored.", *session.model.notes]
