@@ -80,7 +80,10 @@ class ReviewDock(DockPage):
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
         self.progress.setToolTip("Slices scored")
-        self.cancel_button = button("Cancel", "Stop after this slice and keep what is scored")
+        self.cancel_button = button(
+            "Cancel",
+            "Stop scoring and keep what is scored; of a scan that waits: let it wait no longer",
+        )
         self.score_note = Note()
         self.rarity_note = Note()
         self.threshold = ThresholdPanel()
@@ -171,7 +174,8 @@ class ReviewDock(DockPage):
             self.rarity_note.say(session.rarity)
 
     def _enable(self) -> None:
-        ready = self.scan.layer is not None and self.models.info is not None and not self.running
+        ready = self.scan.layer is not None and self.models.info is not None
+        ready = ready and not self.scorer.busy_with(self.session)
         self.slice_button.setEnabled(ready)
         self.volume_button.setEnabled(ready)
         self.cancel_button.setEnabled(self.running or self._wanted is not None)
@@ -218,7 +222,7 @@ class ReviewDock(DockPage):
     def score(self, what: str, *_: Any) -> None:
         """Score the slice in view (``"slice"``) or all that are left (``"volume"``)."""
         layer, model = self.scan.layer, self.models.model
-        if layer is None or self.running:
+        if layer is None:
             return
         if model is not None:
             self._show_session()
@@ -230,11 +234,11 @@ class ReviewDock(DockPage):
         self._enable()
 
     def cancel(self) -> None:
-        """Stop after the slice at hand; what is scored stays."""
+        """Stop scoring, or waiting to; what is scored stays."""
         if self._wanted is not None:
             self._wanted = None
             self.score_note.say("")
-        self.scorer.cancel()
+        self.scorer.cancel(self.session)
         self._enable()
 
     def _on_progress(self, done: int, total: int) -> None:

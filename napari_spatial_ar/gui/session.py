@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Image, Labels
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.gui.layers import heat_layer, layer_volume, mask_layer
 from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.normative.stopping import stopping_when
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings import Finding
 from napari_spatial_ar.review.findings_list import FindingsList
@@ -46,21 +48,23 @@ def score_steps(
 ) -> Generator[Scored, None, None]:
     """Score slices in order, yielding what is done about ten times a second.
 
-    Stops after the slice during which ``stop`` was set; what is done is still yielded. ``look``
-    is called with each slice that is done, still in the worker.
+    Stops soon after ``stop`` is set, in the middle of a slice, which then counts as not scored;
+    what is done is still yielded. ``look`` is called with each slice that is done, still in the
+    worker.
     """
     batch: Scored = []
     last = 0.0
-    for index, score in model.iter_volume(volume, slices):
-        look(index)
-        batch.append((index, score))
-        now = time.monotonic()
-        if stop.is_set() or now - last >= _YIELD_SECONDS:
-            last = now
-            yield batch
-            batch = []
-        if stop.is_set():
-            return
+    with stopping_when(stop.is_set), suppress(Cancelled):
+        for index, score in model.iter_volume(volume, slices):
+            look(index)
+            batch.append((index, score))
+            now = time.monotonic()
+            if stop.is_set():
+                break
+            if now - last >= _YIELD_SECONDS:
+                last = now
+                yield batch
+                batch = []
     if batch:
         yield batch
 

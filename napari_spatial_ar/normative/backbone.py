@@ -23,6 +23,7 @@ from napari_spatial_ar.normative.backbone_table import (
     Fuse,
 )
 from napari_spatial_ar.normative.memory import Portions
+from napari_spatial_ar.normative.stopping import check_stop
 from napari_spatial_ar.normative.weight_layouts import content_sha256, to_transformers
 
 __all__ = [
@@ -80,6 +81,11 @@ class Backbone(nn.Module):
         self._model = _build(spec, depth)
         _load_state(self._model, state, spec, source)
         self._model.eval().requires_grad_(False).to(device)
+        # A slice takes a large backbone seconds: between blocks it looks whether it is to stop.
+        for module in list(self._model.modules()):
+            if isinstance(module, nn.ModuleList):
+                for block in module:
+                    block.register_forward_pre_hook(_look_whether_to_stop)
 
     @property
     def channels(self) -> int:
@@ -167,6 +173,10 @@ class Backbone(nn.Module):
                 fix=f"Choose an input size that is a multiple of {self.patch}",
             )
         return rows, columns
+
+
+def _look_whether_to_stop(*_: object) -> None:
+    check_stop()
 
 
 def _is_used(name: str, depth: int) -> bool:

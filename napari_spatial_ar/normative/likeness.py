@@ -11,44 +11,25 @@ mean over the *other* patients, so that it stands for that of a patient who was 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional
-
-from napari_spatial_ar.errors import MemoryShortage
-from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.selection import place_in_stack
-from napari_spatial_ar.imaging.tissue import tissue_mask
-from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.imaging.windows import apply_window, resolve
-from napari_spatial_ar.normative.tiling import Tiling, embed_slice
-
-if TYPE_CHECKING:
-    from napari_spatial_ar.normative.model import NormativeModel
 
 __all__ = [
+    "GREYS",
     "Likeness",
     "Looks",
     "NormalLooks",
     "compare_looks",
-    "likeness",
-    "likeness_steps",
-    "look_at",
     "sum_up",
 ]
 
-# Channels of the embedding that a model file keeps, spread evenly over all of them.
-_MOST_CHANNELS = 512
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-# Parts of the middle of a stack that are looked at: its ends differ in every scan.
-_PLACES = (0.3, 0.4, 0.5, 0.6, 0.7)
-_GREYS = {"dark": 25, "middle": 50, "bright": 75}
+#: Measures of `Looks.measures` that are grey values: percentile of the body's.
+GREYS = {"dark": 25, "middle": 50, "bright": 75}
 # From so many patients on, the highest of them is near what a next one may have.
 _ENOUGH = 5
 # How many times as far as any normal patient is too far; of the spacing of slices, which the model
@@ -168,51 +149,6 @@ class Likeness:
         }
 
 
-def look_at(
-    unit: npt.NDArray[np.float32],
-    grids: Tensor | None = None,
-    tiling: Tiling | None = None,
-    geometry: Geometry | None = None,
-) -> Looks | None:
-    """Measure one slice.
-
-    Parameters
-    ----------
-    unit : (rows, columns) float32
-        Grey values in 0..1.
-    grids : (T, D, h, w) float32, optional
-        Its embedding, of each tile; with ``tiling``.
-    geometry : Geometry, optional
-        Of the volume it is cut from.
-
-    Returns
-    -------
-    Looks or None
-        None where there is no body in it.
-    """
-    body = tissue_mask(unit)
-    if not body.any():
-        return None
-    greys = np.percentile(unit[body], list(_GREYS.values()))
-    measures = {"body": float(body.mean())}
-    measures |= {name: float(grey) for name, grey in zip(_GREYS, greys, strict=True)}
-    if geometry is not None and geometry.measurable:
-        spacing = list(geometry.spacing)
-        measures["slice_spacing"] = spacing.pop(geometry.slice_axis)
-        across = [n for axis, n in enumerate(geometry.shape) if axis != geometry.slice_axis]
-        measures["pixel_spacing"] = max(spacing)
-        measures["field_of_view"] = max(n * s for n, s in zip(across, spacing, strict=True))
-    if grids is None or tiling is None:
-        return Looks(measures)
-    weights = functional.interpolate(
-        torch.from_numpy(body.astype(np.float32))[None, None], size=tiling.grid, mode="area"
-    )[0, 0]
-    weights = tiling.cut(weights).to(grids.device)[:, None]
-    mean = (grids.float() * weights).sum(dim=(0, 2, 3)) / weights.sum()
-    step = -(-len(mean) // _MOST_CHANNELS)
-    return Looks(measures, mean[::step].cpu().numpy().astype(np.float32))
-
-
 def _distance(embedding: npt.NDArray[Any], mean: npt.NDArray[Any]) -> float:
     lengths = float(np.linalg.norm(embedding) * np.linalg.norm(mean))
     return 1.0 - float(embedding @ mean) / lengths if lengths else 1.0
@@ -266,77 +202,6 @@ def sum_up(looks: Sequence[Looks], groups: Sequence[str]) -> NormalLooks | None:
     )
 
 
-def likeness_steps(model: NormativeModel, volume: Volume) -> Generator[None, None, Likeness]:
-    """Compare a scan with what a model learned from; a few slices in its middle are embedded.
-
-    Parameters
-    ----------
-    model : NormativeModel
-        Whose file may say what normal scans look like; where it does not, only the modality is
-        compared.
-    volume : Volume
-        The scan, with the slices that the model is to see.
-
-    Yields
-    ------
-    None
-        After each slice; stop iterating to cancel.
-
-    Returns
-    -------
-    Likeness
-
-    Raises
-    ------
-    InputError
-        If the scan cannot be read.
-    WeightsError
-        If the backbone cannot be had.
-    """
-    reasons = _other_modality(model.modality, volume.modality)
-    normal = model.header.looks
-    if normal is None:
-        return Likeness(reasons)
-    shown = model.header.preprocessing
-    window = resolve(shown.window, volume)
-    tiling = Tiling.of(shown, model.backbone.patch)
-    looks: list[Looks] = []
-    complete = True
-    for index in _middle(volume, model.header.selection.slice_range):
-        yield
-        unit = apply_window(volume.slice(index), *window)
-        grids = None
-        if complete and normal.embedding and min(unit.shape) >= model.backbone.patch:
-            try:
-                grids = embed_slice(model.backbone, shown, unit)
-            except MemoryShortage:
-                complete = False  # scoring moves to the CPU and says so; this is not worth it
-        look = look_at(unit, grids, tiling, volume.geometry)
-        if look is not None:
-            looks.append(look)
-    found = compare_looks(normal, looks)
-    return Likeness((*reasons, *found.reasons), found.measured, complete and found.complete)
-
-
-def likeness(model: NormativeModel, volume: Volume) -> Likeness:
-    """Compare a scan with what a model learned from; see `likeness_steps`."""
-    steps = likeness_steps(model, volume)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Likeness = end.value
-            return found
-
-
-def _middle(volume: Volume, part: tuple[float, float]) -> list[int]:
-    """Slices near the middle of the part of the stack that a model is for."""
-    geometry = volume.geometry
-    places = np.array([place_in_stack(geometry, index) for index in range(geometry.slice_count)])
-    wanted = [part[0] + place * (part[1] - part[0]) for place in _PLACES]
-    return sorted({int(np.argmin(np.abs(places - place))) for place in wanted})
-
-
 def compare_looks(normal: NormalLooks, looks: Sequence[Looks]) -> Likeness:
     """Compare slices of a scan with normal ones.
 
@@ -366,7 +231,7 @@ def compare_looks(normal: NormalLooks, looks: Sequence[Looks]) -> Likeness:
     if embedded and "distance" in normal.quantiles:
         measured["distance"] = float(np.median([_distance(e, mean) for e in embedded]))
     told = {name: _clause(name, measured[name], normal) for name in _ORDER if name in measured}
-    greys = [name for name in _GREYS if told.get(name)]
+    greys = [name for name in GREYS if told.get(name)]
     for name in greys:
         if name != ("middle" if "middle" in greys else greys[0]):
             told[name] = ""  # it says the same once more
@@ -386,7 +251,7 @@ def _clause(name: str, value: float, normal: NormalLooks) -> str:
         return ""
     low, high = quantiles[0], quantiles[-1]
     few = normal.patients < _ENOUGH
-    if name in _GREYS:
+    if name in GREYS:
         margin = (_GREY_MARGIN + (high - low) / 2) * (2 if few else 1)
         outside = not low - margin <= value <= high + margin
     else:
@@ -400,7 +265,7 @@ def _clause(name: str, value: float, normal: NormalLooks) -> str:
             f"its patches look {value / high:.1f} times as far from normal as those of any of "
             f"{whom}"
         )
-    if name in _GREYS:
+    if name in GREYS:
         which = {"dark": "the darkest quarter", "middle": "half", "bright": "three quarters"}[name]
         return (
             f"{which} of its tissue lies below {value:.0%} of the grey scale "
@@ -419,11 +284,3 @@ def _clause(name: str, value: float, normal: NormalLooks) -> str:
 def _range(low: float, high: float, form: str) -> str:
     ends = f"{low:{form}}", f"{high:{form}}"
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
-
-
-def _other_modality(of_model: str, of_scan: str) -> tuple[str, ...]:
-    if of_scan in ("unknown", of_model):
-        return ()
-    kinds = {"mri": "MRI", "ct": "CT", "oct": "OCT"}
-    scan = kinds.get(of_scan, "neither MRI, CT nor OCT")
-    return (f"it is {scan}, the model learned from {kinds.get(of_model, of_model)}",)

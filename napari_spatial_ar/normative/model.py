@@ -26,6 +26,7 @@ from napari_spatial_ar.normative.methods import Detector, detector_from_tensors,
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
 from napari_spatial_ar.normative.scoring import Example, SliceScore, VolumeScore
+from napari_spatial_ar.normative.stopping import check_stop
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
 __all__ = ["ModelInfo", "NormativeModel", "find_model", "list_models", "load_model"]
@@ -176,6 +177,7 @@ class NormativeModel:
         preprocessing, (rows, columns) = self.header.preprocessing, unit.shape
         with one_sentence("Scoring a slice", self.device):
             grids = embed_slice(self.backbone, preprocessing, unit)
+            check_stop()
             tiling = Tiling.of(preprocessing, self.backbone.patch)
             return score_grid(self.detector, self.header.scoring, grids, (rows, columns), tiling)
 

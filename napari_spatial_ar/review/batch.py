@@ -14,7 +14,7 @@ from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.selection import AS_ACQUIRED, SlicePlane
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.likeness import likeness as compare
+from napari_spatial_ar.normative.looking import likeness as compare
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import scan_folder_name, write_scan_outputs
@@ -248,6 +248,6 @@ def score_scan(
         "findings": len(outputs.findings),
         "flagged_voxels": int(np.count_nonzero(outputs.mask)),
         "unlike": list(likeness.reasons),
-        "warnings": [*volume.warnings, *outputs.warnings, *model.notes],
+        "warnings": [*outputs.unlike, *volume.warnings, *outputs.warnings, *model.notes],
         "files": {key: str(path) for key, path in outputs.files.items()},
     }

@@ -100,6 +100,8 @@ class ScanOutputs:
         Why something that was asked for is not there, or what to know about it.
     p_values : PValues or None
         None where the model was calibrated without them.
+    unlike : tuple of str
+        Sentences that warn of a scan unlike those the model learned from.
     """
 
     files: dict[str, Path]
@@ -107,6 +109,7 @@ class ScanOutputs:
     mask: npt.NDArray[np.uint8] = field(repr=False)
     warnings: tuple[str, ...] = ()
     p_values: PValues | None = None
+    unlike: tuple[str, ...] = ()
 
 
 def scan_folder_name(volume: Volume | Scan, taken: Collection[str] = ()) -> str:
@@ -195,7 +198,7 @@ def write_scan_outputs(
         Lay the scores over these pictures.
     likeness : Likeness, optional
         How the scan compares with those the model learned from, where that was looked at; what
-        is unlike stands in ``warnings`` and in the record, as does a share of flagged tissue that
+        is unlike stands in ``unlike`` and in the record, as does a share of flagged tissue that
         no scan like them has.
 
     Returns
@@ -258,8 +261,8 @@ def write_scan_outputs(
     record["p_values"] = None if found is None else found.to_dict()
     unit = record["threshold"]["unit"]
     work = _folder_beside(out_dir)
-    unlike = (likeness.warning if likeness else "", flagged)
-    warnings: tuple[str, ...] = tuple(filter(None, unlike))
+    unlike = tuple(filter(None, (likeness.warning if likeness else "", flagged)))
+    warnings: tuple[str, ...] = ()
     try:
         made = {key: work / name for key, name in OUTPUT_FILES.items()}
         like = _nifti_source(volume)
@@ -289,7 +292,7 @@ def write_scan_outputs(
             write_overlays(made[OVERLAYS], volume, *scores, threshold=threshold, heat=png_heat)
         if dicom:
             edited = bool(record["threshold"]["mask_edited_by_hand"])
-            written, said = _write_dicom(
+            written, warnings = _write_dicom(
                 work,
                 volume,
                 score.nll,
@@ -300,14 +303,13 @@ def write_scan_outputs(
                 edited=edited,
             )
             made |= written
-            warnings = (*warnings, *said)
         _move_in(work, out_dir)
     except OSError as error:
         raise storage_error(error, out_dir) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     files = {key: out_dir / path.name for key, path in made.items()}
-    return ScanOutputs(files, findings, final, warnings, found)
+    return ScanOutputs(files, findings, final, warnings, found, unlike)
 
 
 def _earlier(folder: Path) -> list[Path]:

@@ -19,10 +19,9 @@ from napari_spatial_ar.normative.likeness import (
     Looks,
     NormalLooks,
     compare_looks,
-    likeness,
-    look_at,
     sum_up,
 )
+from napari_spatial_ar.normative.looking import likeness, look_at
 from napari_spatial_ar.normative.tiling import Tiling
 
 OPTIONS: dict[str, Any] = {"method": "memory-bank", "size": 64, "device": "cpu"}

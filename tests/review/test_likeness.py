@@ -79,7 +79,7 @@ def test_warnings_stand_in_the_record_and_in_what_is_said(
     )
     record = json.loads((tmp_path / "out" / "provenance.json").read_text())["likeness"]
     assert record["unlike"] == list(found.reasons)
-    assert outputs.warnings == (found.warning, record["flagged"])
+    assert outputs.unlike == (found.warning, record["flagged"])
     assert "% of the tissue of the whole scan lies above" in record["flagged"]
 
 
@@ -89,7 +89,7 @@ def test_of_a_slice_or_two_nothing_is_concluded(
     model.threshold_for_fpr = lambda fpr: 0.1
     scores.scored[2:] = False
     outputs = write_scan_outputs(tmp_path / "out", scan, scores, model, threshold=2.0)
-    assert outputs.warnings == ()
+    assert outputs.unlike == ()
     record = json.loads((tmp_path / "out" / "provenance.json").read_text())["likeness"]
     assert record == {"flagged": None}
 
