@@ -242,8 +242,11 @@ class ReviewDock(DockPage):
         self._enable()
 
     def _on_progress(self, done: int, total: int) -> None:
+        # Qt would repaint the bar at once, and the whole window with it, canvas and all.
+        self.progress.setUpdatesEnabled(False)
         self.progress.setRange(0, total)
         self.progress.setValue(done)
+        self.progress.setUpdatesEnabled(True)
 
     def _on_scored(self, session: Session, indices: list) -> None:
         if session is not self.session or not session.any_scored:
