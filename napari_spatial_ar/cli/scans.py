@@ -267,8 +267,8 @@ def calibrate(
             ),
         )
     write_model_card(calibrated)
-    if looks_only:
-        looks = calibrated.header.looks
+    looks = calibrated.header.looks
+    if looks_only and looks is not None:
         measured = f"{looks.slices} slices of {looks.patients} patients"
         say(f"{calibrated.name}: what normal scans look like was measured on {measured}.")
         return {"name": calibrated.name, "sha256": calibrated.sha256, **looks.to_dict()}
