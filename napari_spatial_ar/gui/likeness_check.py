@@ -26,9 +26,7 @@ class WarningNote(Note):
 
     def __init__(self) -> None:
         super().__init__(strong=True)
-        self.setStyleSheet(
-            "border-left: 4px solid #f5a623; padding-left: 6px; color: #f5a623; font-weight: bold;"
-        )
+        self.setStyleSheet("border-left: 4px solid #f5a623; padding-left: 6px; color: #f5a623;")
 
     def say(self, text: str) -> None:
         """Show a warning; hide on ""."""
@@ -63,9 +61,10 @@ class LikenessCheck(QObject):
         if self._task is not None:
             self._task.stop()
             self._task = None
+        if not hasattr(getattr(model, "header", None), "looks") or self.likeness is not None:
+            return
         volume = self._volume(layer, plane)
-        header = getattr(model, "header", None)
-        if volume is None or not hasattr(header, "looks") or self.likeness is not None:
+        if volume is None:
             return
 
         def work(stop: threading.Event) -> Generator[None, None, Any]:
