@@ -19,8 +19,8 @@ from napari_spatial_ar.review.score_counts import ScoreCounts
 __all__ = ["flagged_warning", "likeness_record", "scan_counts"]
 
 # Where so large a part of a scan lies above the threshold for so small a share of normal tissue,
-# it is no lesion: whole scans with large gliomas reached a quarter, FLAIR scans without a skull and
-# T1 scans more than half.
+# it is no lesion: three scans with gliomas reached a quarter at most, a FLAIR scan without a skull,
+# two T1 scans and a CT more than half.
 _LEVEL, _PART = 0.05, 0.5
 _NAMED = 0.01
 
