@@ -254,6 +254,14 @@ def calibrate(
         typer.Option(help="Folder for the calibrated model; by default its own is changed."),
     ] = None,
     patient_pattern: PatientPattern = None,
+    looks_only: Annotated[
+        bool,
+        typer.Option(
+            "--looks-only",
+            help="Keep the calibration and measure only what normal scans look like, by which "
+            "scans are known that are unlike them.",
+        ),
+    ] = False,
     weights: Weights = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -273,11 +281,17 @@ def calibrate(
             weights=weights,
             device=device,
             overwrite=overwrite,
+            looks_only=looks_only,
             progress=lambda label, done, total: bar.update(
                 task, description=label, completed=done, total=total
             ),
         )
     write_model_card(calibrated)
+    looks = calibrated.header.looks
+    if looks_only and looks is not None:
+        measured = f"{looks.slices} slices of {looks.patients} patients"
+        say(f"{calibrated.name}: what normal scans look like was measured on {measured}.")
+        return {"name": calibrated.name, "sha256": calibrated.sha256, **looks.to_dict()}
     found = calibrated.calibration
     say(
         f"{calibrated.name}: calibrated on {found.slices} slices of {found.patients} patients; no "

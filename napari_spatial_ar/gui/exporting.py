@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.export_panel import ExportPanel
+from napari_spatial_ar.gui.likeness_check import LikenessCheck
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.notify import report, warn
 from napari_spatial_ar.gui.session import Session
@@ -48,13 +49,19 @@ class Exporter:
     """Asks where to, and writes in a worker."""
 
     def __init__(
-        self, dock: Any, panel: ExportPanel, threshold: ThresholdPanel, masks: MaskController
+        self,
+        dock: Any,
+        panel: ExportPanel,
+        threshold: ThresholdPanel,
+        masks: MaskController,
+        likeness: LikenessCheck,
     ):
         self._dock: QWidget = dock
         self._panel = panel
         self._tasks = dock.tasks
         self._threshold = threshold
         self._masks = masks
+        self._likeness = likeness
 
     def mask(self, session: Session | None) -> None:
         """Ask for a file and save the mask layer as it stands, on the scan's own grid."""
@@ -131,6 +138,7 @@ class Exporter:
             "overwrite": overwrite,
             "settings": self._masks.settings,
             "region": self._masks.region(session),
+            "likeness": self._likeness.of(session),
             **self._panel.extras(),
         }
         result = self._masks.result(session)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ __all__ = [
     "KEY",
     "MASK_COLORS",
     "heat_layer",
+    "import_ahead",
     "is_scan",
     "layer_volume",
     "mask_layer",
@@ -205,6 +208,12 @@ def heat_layer(layer: Image, volume: Volume, nll: npt.NDArray[np.float32]) -> Im
         metadata=_facts("nll", volume),
         **_beside(layer, volume),
     )
+
+
+def import_ahead() -> None:
+    """Import, in a worker, what napari imports with its first labels layer: it takes a second."""
+    with suppress(ImportError):
+        importlib.import_module("pandas")
 
 
 def mask_layer(layer: Image, volume: Volume, mask: npt.NDArray[np.uint8]) -> Labels:

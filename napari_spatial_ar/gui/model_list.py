@@ -13,6 +13,7 @@ from napari_spatial_ar.errors import SpatialARError
 from napari_spatial_ar.gui import services, settings
 from napari_spatial_ar.gui.display_windows import model_sees
 from napari_spatial_ar.gui.forms import Note
+from napari_spatial_ar.gui.layers import import_ahead
 from napari_spatial_ar.gui.notify import report, sentence
 from napari_spatial_ar.gui.workers import TaskHost
 
@@ -101,6 +102,7 @@ class ModelList(QObject):
         self._note.say("Loading...")
 
         def work(stop: threading.Event) -> Generator[None, None, Any]:
+            import_ahead()
             yield
             return services.load_model(info.path), services.weights_hint(info.backbone)
 

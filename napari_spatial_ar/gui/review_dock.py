@@ -15,7 +15,9 @@ from napari_spatial_ar.gui.exporting import Exporter
 from napari_spatial_ar.gui.findings_panel import FindingsPanel
 from napari_spatial_ar.gui.forms import DockPage, Note, button, combo, row, section, select_data
 from napari_spatial_ar.gui.library_button import LibraryButton
+from napari_spatial_ar.gui.likeness_check import LikenessCheck, WarningNote
 from napari_spatial_ar.gui.masking import MaskController
+from napari_spatial_ar.gui.model_choice import ModelChoice
 from napari_spatial_ar.gui.model_list import ModelList
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.opening import dropped_paths
@@ -50,8 +52,10 @@ class ReviewDock(DockPage):
         region = self.threshold.form.region
         self.masks = MaskController(self.viewer, self.tasks, self, region.inside)
         self.rarity = ScanRarity(self.tasks, self)
-        self.exporter = Exporter(self, self.export, self.threshold, self.masks)
+        self.likeness = LikenessCheck(self.unlike_note, self.tasks)
+        self.exporter = Exporter(self, self.export, self.threshold, self.masks, self.likeness)
         self.models = ModelList(self.model_box, self.model_note, self.tasks)
+        self.choice = ModelChoice(self.model_box)
         self._connect()
         self._show_session()
 
@@ -61,6 +65,7 @@ class ReviewDock(DockPage):
         self.scan = ScanPanel(self.viewer, self.tasks)
         self.model_box = combo("The normative model: what normal looks like")
         self.model_note = Note()
+        self.unlike_note = WarningNote()
         self.plane_box = combo(
             "Slices that the model sees: those that were acquired, or of another plane, "
             "for a scan with voxels of about the same size in all directions"
@@ -75,7 +80,10 @@ class ReviewDock(DockPage):
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
         self.progress.setToolTip("Slices scored")
-        self.cancel_button = button("Cancel", "Stop after this slice and keep what is scored")
+        self.cancel_button = button(
+            "Cancel",
+            "Stop scoring and keep what is scored; of a scan that waits: let it wait no longer",
+        )
         self.score_note = Note()
         self.rarity_note = Note()
         self.threshold = ThresholdPanel()
@@ -85,7 +93,7 @@ class ReviewDock(DockPage):
         models = row(self.model_box, self.library_button)
         sections = [
             self.scan,
-            section("Model", [models, self.model_note, self.plane_box]),
+            section("Model", [models, self.unlike_note, self.model_note, self.plane_box]),
             section(
                 "Score",
                 [
@@ -103,6 +111,7 @@ class ReviewDock(DockPage):
         self.setAcceptDrops(True)
 
     def _connect(self) -> None:
+        self.scan.chosen.connect(self.choice.follow)
         self.scan.chosen.connect(self._show_session)
         self.scan.list.removed.connect(self._on_layer_removed)
         self.plane_box.currentIndexChanged.connect(self._show_session)
@@ -151,6 +160,8 @@ class ReviewDock(DockPage):
         self.export.set_scan(None if session is None else session.volume)
         self.threshold.set_counts(None if session is None else session.counts)
         self.rarity_note.say("" if session is None else session.rarity)
+        plane = self.plane_box.currentData()
+        self.likeness.look(self.scan.layer, self.models.model, plane, session)
         if session is None:
             self.threshold.clear_findings()
         else:
@@ -163,7 +174,8 @@ class ReviewDock(DockPage):
             self.rarity_note.say(session.rarity)
 
     def _enable(self) -> None:
-        ready = self.scan.layer is not None and self.models.info is not None and not self.running
+        ready = self.scan.layer is not None and self.models.info is not None
+        ready = ready and not self.scorer.busy_with(self.session)
         self.slice_button.setEnabled(ready)
         self.volume_button.setEnabled(ready)
         self.cancel_button.setEnabled(self.running or self._wanted is not None)
@@ -189,6 +201,7 @@ class ReviewDock(DockPage):
 
     def _on_layer_removed(self) -> None:
         self.scorer.drop_removed()
+        self.likeness.drop(self.viewer.layers)
         self._enable()
 
     def _on_model(self, model: Any) -> None:
@@ -209,7 +222,7 @@ class ReviewDock(DockPage):
     def score(self, what: str, *_: Any) -> None:
         """Score the slice in view (``"slice"``) or all that are left (``"volume"``)."""
         layer, model = self.scan.layer, self.models.model
-        if layer is None or self.running:
+        if layer is None:
             return
         if model is not None:
             self._show_session()
@@ -221,16 +234,19 @@ class ReviewDock(DockPage):
         self._enable()
 
     def cancel(self) -> None:
-        """Stop after the slice at hand; what is scored stays."""
+        """Stop scoring, or waiting to; what is scored stays."""
         if self._wanted is not None:
             self._wanted = None
             self.score_note.say("")
-        self.scorer.cancel()
+        self.scorer.cancel(self.session)
         self._enable()
 
     def _on_progress(self, done: int, total: int) -> None:
+        # Qt would repaint the bar at once, and the whole window with it, canvas and all.
+        self.progress.setUpdatesEnabled(False)
         self.progress.setRange(0, total)
         self.progress.setValue(done)
+        self.progress.setUpdatesEnabled(True)
 
     def _on_scored(self, session: Session, indices: list) -> None:
         if session is not self.session or not session.any_scored:

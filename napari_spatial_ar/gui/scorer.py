@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,23 @@ from napari_spatial_ar.imaging.geometry import Plane
 __all__ = ["Scorer"]
 
 
+@dataclass(frozen=True)
+class _Order:
+    """Slices to score, wanted in this order."""
+
+    session: Session
+    slices: list[int]
+    whole: bool
+
+    @property
+    def left(self) -> list[int]:
+        """Slices to score now: of a whole scan those that are not scored yet, or else all."""
+        new = [i for i in self.slices if not self.session.visited[i]]
+        return (new or self.slices) if self.whole else self.slices
+
+
 class Scorer(QObject):
-    """One scan is scored at a time; its results arrive slice by slice."""
+    """One scan is scored at a time, others wait; results arrive slice by slice."""
 
     #: A line for the user.
     said = Signal(str)
@@ -37,6 +53,7 @@ class Scorer(QObject):
         self._viewer = viewer
         self._tasks = tasks
         self._sessions: list[Session] = []
+        self._waiting: list[_Order] = []
         self._task: Task | None = None
         self._at_work: Session | None = None
         self._done = self._total = 0
@@ -52,9 +69,17 @@ class Scorer(QObject):
         """Scores of a layer by a model in a plane (None: that acquired), if there are any."""
         return next((s for s in self._sessions if s.fits(layer, model, plane)), None)
 
+    def busy_with(self, session: Session | None) -> bool:
+        """Whether a session is being scored or waits to be."""
+        waiting = any(order.session is session for order in self._waiting)
+        return session is not None and (session is self._at_work or waiting)
+
     def score(self, layer: Any, model: Any, what: str, plane: Plane | None = None) -> None:
-        """Score the slice in view (``"slice"``) or all slices that are left (``"volume"``)."""
-        if self.running:
+        """Score the slice in view (``"slice"``) or all slices that are left (``"volume"``).
+
+        Where another scan is being scored, this one waits for its turn.
+        """
+        if self.busy_with(self.session_for(layer, model, plane)):
             return
         try:
             session = self.session_for(layer, model, plane)
@@ -63,12 +88,26 @@ class Scorer(QObject):
             self.said.emit(report(error, "Scoring"))
             return
         here = slice_in_view(self._viewer, layer, session.geometry)
-        if what == "slice":
-            order = [here]
+        whole = what != "slice"
+        order = outward(len(session.visited), here) if whole else [here]
+        self._waiting.append(_Order(session, order, whole))
+        if self.running:
+            self._say("This scan waits until the one before it is scored.")
         else:
-            order = outward(len(session.visited), here)
-            order = [i for i in order if not session.visited[i]] or order
-        self._run(session, order)
+            self._next()
+
+    def _say(self, text: str) -> None:
+        """Say something, and how many scans wait."""
+        count = len(self._waiting)
+        waiting = f" {count} {'scan waits' if count == 1 else 'scans wait'}." if count else ""
+        self.said.emit(f"{text}{waiting}")
+
+    def _next(self) -> None:
+        """Begin with what has waited longest and is still there."""
+        self._waiting = [order for order in self._waiting if order.session.alive]
+        if self._waiting and not self.running:
+            order = self._waiting.pop(0)
+            self._run(order.session, order.left)
 
     def _new_session(self, layer: Any, model: Any, plane: Plane | None) -> Session:
         session = Session(self._viewer, layer, model, plane)
@@ -87,7 +126,7 @@ class Scorer(QObject):
         self._at_work = session
         self._trouble = ""
         self.progressed.emit(0, self._total)
-        self.said.emit("Scoring...")
+        self._say("Scoring...")
         task = self._tasks.start(
             lambda stop: score_steps(
                 stop, session.model, session.volume, order, look=session.body.plane
@@ -98,14 +137,19 @@ class Scorer(QObject):
         task.finished.connect(partial(self._on_finished, session))
         self._task = task
 
-    def cancel(self) -> None:
-        """Stop after the slice at hand; what is scored stays."""
-        if self._task is not None:
+    def cancel(self, session: Session | None = None) -> None:
+        """Stop scoring; what is scored stays. A session that waits only waits no longer."""
+        left = [order for order in self._waiting if order.session is not session]
+        if len(left) < len(self._waiting):
+            self._waiting = left
+            self._say("Taken out: this scan is not scored.")
+        elif self._task is not None:
             self._task.stop()
-            self.said.emit("Stopping...")
+            self._say("Stopping...")
 
     def drop_removed(self) -> None:
         """Forget sessions whose scan left the viewer, and stop scoring it."""
+        self._waiting = [order for order in self._waiting if order.session.alive]
         if self._at_work is not None and not self._at_work.alive:
             self.cancel()
         self._sessions = [s for s in self._sessions if s.alive]
@@ -119,7 +163,7 @@ class Scorer(QObject):
         self.progressed.emit(self._done, self._total)
         left = (time.monotonic() - self._began) / self._done * (self._total - self._done)
         if self._task is not None and not self._task.stopped:
-            self.said.emit(f"{self._done} of {self._total} slices, about {left:.0f} s left")
+            self._say(f"{self._done} of {self._total} slices, about {left:.0f} s left.")
         self.scored.emit(session, indices)
 
     def _on_failed(self, error: Exception) -> None:
@@ -131,9 +175,11 @@ class Scorer(QObject):
         stopped = self._task is not None and self._task.stopped
         self._task = self._at_work = None
         self._sessions = [s for s in self._sessions if s.alive]
+        session.judge()
         count = int(session.visited.sum())
         note = " ".join(
             [f"{count} of {len(session.visited)} slices are scored.", *session.model.notes]
         )
-        self.said.emit(self._trouble or (f"Stopped. {note}" if stopped else note))
+        self._say(self._trouble or (f"Stopped. {note}" if stopped else note))
         self.finished.emit(session)
+        self._next()

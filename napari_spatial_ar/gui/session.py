@@ -5,25 +5,30 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Image, Labels
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.gui.layers import heat_layer, layer_volume, mask_layer
 from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.normative.stopping import stopping_when
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings import Finding
 from napari_spatial_ar.review.findings_list import FindingsList
+from napari_spatial_ar.review.likeness import flagged_warning
 from napari_spatial_ar.review.score_counts import ScoreCounts
 from napari_spatial_ar.review.strokes import Strokes
 
-__all__ = ["Session", "calibrated_thresholds", "outward", "score_steps"]
+__all__ = ["Session", "calibrated_thresholds", "outward", "same_model", "score_steps"]
 
 # Slices are handed to the GUI this often at most: each batch costs it a redraw.
 _YIELD_SECONDS = 0.1
+# Of fewer slices, a share of their tissue says little of the scan.
+_ENOUGH_SLICES = 5
 _FPRS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 
 Scored = list[tuple[int, Any]]
@@ -43,23 +48,31 @@ def score_steps(
 ) -> Generator[Scored, None, None]:
     """Score slices in order, yielding what is done about ten times a second.
 
-    Stops after the slice during which ``stop`` was set; what is done is still yielded. ``look``
-    is called with each slice that is done, still in the worker.
+    Stops soon after ``stop`` is set, in the middle of a slice, which then counts as not scored;
+    what is done is still yielded. ``look`` is called with each slice that is done, still in the
+    worker.
     """
     batch: Scored = []
     last = 0.0
-    for index, score in model.iter_volume(volume, slices):
-        look(index)
-        batch.append((index, score))
-        now = time.monotonic()
-        if stop.is_set() or now - last >= _YIELD_SECONDS:
-            last = now
-            yield batch
-            batch = []
-        if stop.is_set():
-            return
+    with stopping_when(stop.is_set), suppress(Cancelled):
+        for index, score in model.iter_volume(volume, slices):
+            look(index)
+            batch.append((index, score))
+            now = time.monotonic()
+            if stop.is_set():
+                break
+            if now - last >= _YIELD_SECONDS:
+                last = now
+                yield batch
+                batch = []
     if batch:
         yield batch
+
+
+def same_model(a: Any, b: Any) -> bool:
+    """Whether two models are one, which may have been loaded twice."""
+    known = getattr(a, "sha256", "")
+    return a is b or bool(known and (a.name, known) == (b.name, getattr(b, "sha256", "")))
 
 
 def calibrated_thresholds(model: Any) -> dict[float, float]:
@@ -108,6 +121,7 @@ class Session:
         self.drawn = np.zeros((0, 0, 0), np.uint8)  # the mask layer's data, strokes left out
         self.strokes = Strokes()
         self.rarity = ""  # of the whole scan among normal ones, as a sentence
+        self.flagged = ""  # that far more of it is flagged than can be abnormal, as a sentence
         self.listed = FindingsList()
         self.chosen: Finding | None = None
         self._data = layer.data
@@ -126,9 +140,9 @@ class Session:
 
     def fits(self, layer: Image, model: Any, plane: Plane | None = None) -> bool:
         """Whether this is the session of a layer, model and plane, and the scan is unchanged."""
-        asked = (layer, model, layer.data if layer is not None else None)
-        same = all(a is b for a, b in zip((self.layer, self.model, self._data), asked, strict=True))
-        return same and self.plane == plane
+        data = layer.data if layer is not None else None
+        same_scan = layer is self.layer and data is self._data
+        return same_scan and same_model(model, self.model) and self.plane == plane
 
     @property
     def alive(self) -> bool:
@@ -158,6 +172,11 @@ class Session:
         if self.any_scored:
             self._draw_heat(indices)
         return indices
+
+    def judge(self) -> None:
+        """Fill in `flagged` from the scores as they stand."""
+        enough = self.visited.all() or np.count_nonzero(self.score.scored) >= _ENOUGH_SLICES
+        self.flagged = flagged_warning(self.model, self.counts.share_above) if enough else ""
 
     def _draw_heat(self, indices: Iterable[int]) -> None:
         if self.heat is None or self.heat not in self.viewer.layers:

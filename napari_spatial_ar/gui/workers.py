@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from napari.qt.threading import create_worker
-from qtpy.QtCore import QCoreApplication, QObject, Signal
+from qtpy.QtCore import QCoreApplication, QObject, QThreadPool, Signal
 
 __all__ = ["Task", "TaskHost"]
 
@@ -23,6 +25,22 @@ Work = Callable[[threading.Event], Generator[Any, None, Any]]
 @dataclass(frozen=True)
 class _Failure:
     error: Exception
+
+
+_hosts: weakref.WeakSet[TaskHost] = weakref.WeakSet()
+# How long the program waits at its end for workers that were asked to stop.
+_LAST_MS = 20_000
+
+
+def _end_workers() -> None:
+    """Wait for workers before Qt and Python are taken apart under them."""
+    for host in list(_hosts):
+        host.stop_all()
+    QThreadPool.globalInstance().waitForDone(_LAST_MS)
+
+
+# Run before Qt's own, which is registered earlier: also where no event loop ever ran or quit.
+atexit.register(_end_workers)
 
 
 def _stop_all(stops: set[threading.Event], *_: Any) -> None:
@@ -103,6 +121,7 @@ class TaskHost(QObject):
 
     def __init__(self, parent: QObject):
         super().__init__(parent)
+        _hosts.add(self)
         stops: set[threading.Event] = set()
         self._stops = stops
         # A free function over plain data: the widget is half gone when "destroyed" is sent.

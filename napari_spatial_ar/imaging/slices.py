@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.imaging.geometry import Geometry, Plane
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.reading import Source, scans_in
 from napari_spatial_ar.imaging.windows import Window, resolve
@@ -23,6 +23,7 @@ __all__ = [
     "check_fractions",
     "content_key",
     "file_digest",
+    "geometry_of",
     "iter_slices",
     "split_by_group",
     "split_slices",
@@ -114,6 +115,23 @@ def iter_slices(
                 yield ref, image, resolve(window, image, intensity)
             else:
                 yield ref, volume.slice(ref.index), ends
+
+
+@lru_cache(maxsize=64)
+def _grid(source: Source, number: int, plane: Plane | None) -> Geometry:
+    geometry = scans_in(source)[number].geometry
+    return geometry if plane is None else geometry.along(plane)
+
+
+def geometry_of(ref: SliceRef) -> Geometry | None:
+    """Grid of the volume that a slice is in, from its headers; None for a picture.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read any more.
+    """
+    return None if ref.index is None else _grid(ref.source, ref.volume, ref.plane)
 
 
 def split_by_group(

@@ -24,6 +24,7 @@ from napari_spatial_ar.normative.backbone_table import (
 )
 from napari_spatial_ar.normative.memory import Portions
 from napari_spatial_ar.normative.patch_grid import PatchGrid
+from napari_spatial_ar.normative.stopping import check_stop
 from napari_spatial_ar.normative.weight_layouts import content_sha256, to_transformers
 
 __all__ = [
@@ -80,6 +81,11 @@ class Backbone(nn.Module):
             )
         model = _build(spec, depth)
         _load_state(model, state, spec, source)
+        # A slice takes a large backbone seconds: between blocks it looks whether it is to stop.
+        for module in list(model.modules()):
+            if isinstance(module, nn.ModuleList):
+                for block in module:
+                    block.register_forward_pre_hook(_look_whether_to_stop)
         self.network = PatchGrid(model, spec)
         self.network.eval().requires_grad_(False).to(device)
         self._engine = engines.build("float32", self.network, device)
@@ -176,6 +182,12 @@ class Backbone(nn.Module):
                 fix=f"Choose an input size that is a multiple of {self.patch}",
             )
         return rows, columns
+
+
+def _look_whether_to_stop(*_: object) -> None:
+    # What is compiled cannot stop between its parts.
+    if not torch.compiler.is_compiling():
+        check_stop()
 
 
 def _is_used(name: str, depth: int) -> bool:

@@ -12,11 +12,14 @@ import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.datasets import SliceRef, content_key, find_slices, iter_slices
+from napari_spatial_ar.imaging.slices import geometry_of
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.library import is_released
+from napari_spatial_ar.normative.likeness import Looks, NormalLooks, sum_up
+from napari_spatial_ar.normative.looking import look_at
 from napari_spatial_ar.normative.methods import Detector, score_grid
 from napari_spatial_ar.normative.model import NormativeModel, find_model, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
@@ -52,6 +55,7 @@ class NormalScores:
         self._tissue: list[npt.NDArray[np.float32]] = []
         self._image_scores: list[float] = []
         self._groups: list[str] = []
+        self._looks: list[tuple[str, Looks]] = []
         self._highest: Example | None = None
         self._middle: list[Example] = []
 
@@ -76,6 +80,9 @@ class NormalScores:
             self._tissue.append(score.nll[tissue_mask(unit)])
             self._image_scores.append(score.image_score)
             self._groups.append(ref.group)
+            look = look_at(unit, grids, self._store.tiling, geometry_of(ref))
+            if look is not None:
+                self._looks.append((ref.group, look))
             example = Example(unit, score.nll, score.image_score)
             if ref in middle:
                 self._middle.append(example)
@@ -88,6 +95,11 @@ class NormalScores:
         """Sum up the slices measured so far; see `calibrate`."""
         found = calibrate(self._tissue, self._image_scores, self._groups, separate=separate)
         return replace(found, folds=folds)
+
+    @property
+    def looks(self) -> NormalLooks | None:
+        """What the slices measured so far look like; see `sum_up`."""
+        return sum_up([look for _, look in self._looks], [group for group, _ in self._looks])
 
     @property
     def examples(self) -> tuple[Example, ...]:
@@ -112,6 +124,7 @@ def recalibrate_steps(
     weights: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    looks_only: bool = False,
 ) -> Generator[tuple[str, int, int], None, NormativeModel]:
     """Calibrate a model on normal scans that it was not trained on; stop iterating to cancel.
 
@@ -130,6 +143,9 @@ def recalibrate_steps(
         See `load_model`.
     overwrite : bool
         Whether another model that is already in ``out`` may be replaced.
+    looks_only : bool
+        Leave the calibration as it is and measure only what normal scans look like, for a model
+        from before that was measured.
 
     Yields
     ------
@@ -180,8 +196,11 @@ def recalibrate_steps(
     ):
         for done in steps:
             yield message, done, len(refs)
-    loaded.header = replace(header, calibration=scores.calibration(separate=separate))
-    loaded.examples = scores.examples
+    loaded.header = replace(header, looks=scores.looks)
+    if not looks_only:
+        calibration = scores.calibration(separate=separate)
+        loaded.header = replace(loaded.header, calibration=calibration)
+        loaded.examples = scores.examples
     loaded.name = target.name
     loaded.save(target)
     return loaded

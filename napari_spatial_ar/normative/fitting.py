@@ -320,7 +320,7 @@ def fit_steps(
             )
     separate = bool(slices.calibration)
     calibration = normal.calibration(separate=separate, folds=calibration_folds)
-    model.header = replace(header, calibration=calibration)
+    model.header = replace(header, calibration=calibration, looks=normal.looks)
     model.examples = normal.examples
     yield FitProgress("saving", 0, 1, message="Saving the model")
     model.save(target)

@@ -29,6 +29,7 @@ from napari_spatial_ar.normative.methods import Detector, detector_from_tensors,
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
 from napari_spatial_ar.normative.scoring import Example, SliceScore, VolumeScore
+from napari_spatial_ar.normative.stopping import check_stop
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
 __all__ = ["ModelInfo", "NormativeModel", "find_model", "list_models", "load_model"]
@@ -185,6 +186,7 @@ class NormativeModel:
             if self._in_batches:
                 return self._batches.one(unit)
             grids = embed_slice(self.backbone, preprocessing, unit)
+            check_stop()
             tiling = Tiling.of(preprocessing, self.backbone.patch)
             return score_grid(self.detector, self.header.scoring, grids, (rows, columns), tiling)
 

@@ -22,6 +22,7 @@ from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.normative.backbone import Backbone, Fuse
 from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.normative.likeness import NormalLooks
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring
 from napari_spatial_ar.normative.weight_layouts import content_sha256
@@ -38,7 +39,9 @@ __all__ = [
 
 # The newest. A model is written in the oldest version that can say all of it, so that programs
 # that know no more read what they can and refuse the rest: 2 adds `BackboneRef.fuse`,
-# `Preprocessing.clahe` and `Preprocessing.tile`; 3 adds `ModelHeader.selection`.
+# `Preprocessing.clahe` and `Preprocessing.tile`; 3 adds `ModelHeader.selection`. What changes no
+# score needs no version: `ModelHeader.looks` and `Calibration.folds` are passed over by programs
+# that do not know them.
 FORMAT_VERSION = 3
 MODEL_FILE = "model.safetensors"
 _KEY = "napari-spatial-ar"
@@ -88,7 +91,11 @@ class BackboneRef:
 
 @dataclass(frozen=True)
 class ModelHeader:
-    """Everything about a model but its tensors; ``selection`` says which slices it is for."""
+    """Everything about a model but its tensors.
+
+    ``selection`` says which slices it is for, ``looks`` what normal ones look like to it (None in
+    files from before that was measured).
+    """
 
     method: str
     parameters: dict[str, Any]
@@ -100,6 +107,7 @@ class ModelHeader:
     calibration: Calibration | None = None
     format_version: int = 1
     selection: Selection = field(default_factory=Selection)
+    looks: NormalLooks | None = None
 
     def __post_init__(self) -> None:
         shown = self.preprocessing
@@ -108,7 +116,10 @@ class ModelHeader:
         object.__setattr__(self, "format_version", max(least, self.format_version))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; ``selection`` only where it is not the one that there always was."""
+        """JSON form; ``selection`` only where it is not the one that there always was.
+
+        ``looks`` only where they are known.
+        """
         selection = {} if self.selection == Selection() else {"selection": self.selection.to_dict()}
         return {
             "format_version": self.format_version,
@@ -121,12 +132,13 @@ class ModelHeader:
             "scoring": asdict(self.scoring),
             "training": self.training,
             "calibration": self.calibration.to_dict() if self.calibration else None,
+            **({"looks": self.looks.to_dict()} if self.looks else {}),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelHeader:
         """Inverse of `to_dict`."""
-        calibration = values["calibration"]
+        calibration, looks = values["calibration"], values.get("looks")
         return cls(
             method=values["method"],
             parameters=dict(values["parameters"]),
@@ -138,6 +150,7 @@ class ModelHeader:
             calibration=Calibration.from_dict(calibration) if calibration else None,
             format_version=values["format_version"],
             selection=Selection(**values.get("selection", {})),
+            looks=NormalLooks.from_dict(looks) if looks else None,
         )
 
 

@@ -16,6 +16,7 @@ from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.selection import AS_ACQUIRED, SlicePlane
 from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.looking import likeness as compare
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import scan_folder_name, write_scan_outputs
@@ -304,7 +305,8 @@ def score_scan(
     dict
         Series label, folder, number of findings, flagged voxels, the highest image score, the
         scan's p-value and the number of patients that it rests on (None where there is none),
-        the warnings of the scan and of its outputs, and the files written.
+        why it is unlike what the model learned from, the warnings of the scan and of its outputs,
+        and the files written.
     """
     label = volume.series.label
 
@@ -312,6 +314,7 @@ def score_scan(
         if progress is not None:
             progress(label, done, total)
 
+    likeness = compare(model, volume)
     score = model.score_volume(volume, progress=report, plane=AS_ACQUIRED)
     outputs = write_scan_outputs(
         folder,
@@ -327,6 +330,7 @@ def score_scan(
         dicom=dicom,
         png=png,
         png_heat=png_heat,
+        likeness=likeness,
     )
     found = outputs.p_values
     highest = float(np.nanmax(score.image_scores)) if score.scored.any() else None
@@ -340,6 +344,7 @@ def score_scan(
         "p_value_patients": found.patients if found else None,
         "findings": len(outputs.findings),
         "flagged_voxels": int(np.count_nonzero(outputs.mask)),
-        "warnings": [*volume.warnings, *outputs.warnings, *model.notes],
+        "unlike": list(likeness.reasons),
+        "warnings": [*outputs.unlike, *volume.warnings, *outputs.warnings, *model.notes],
         "files": {key: str(path) for key, path in outputs.files.items()},
     }

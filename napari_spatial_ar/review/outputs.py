@@ -23,6 +23,7 @@ from napari_spatial_ar.imaging.files import atomic_write_text, storage_error
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.likeness import Likeness
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (
@@ -31,6 +32,7 @@ from napari_spatial_ar.review.findings import (
     write_findings_json,
 )
 from napari_spatial_ar.review.findings_list import FindingsList, list_findings
+from napari_spatial_ar.review.likeness import flagged_warning, likeness_record, scan_counts
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from napari_spatial_ar.review.montage import montage
 from napari_spatial_ar.review.overlays import write_overlays
@@ -60,6 +62,8 @@ MONTAGE = "montage"
 #: Keys and names of what is written only where it is asked for.
 DICOM_FILES = {"mask_dicom": "mask.dcm", "nll_dicom": "nll.dcm"}
 OVERLAYS = "overlays"
+# Of fewer slices, a share of their tissue says little of the scan.
+_ENOUGH_SLICES = 5
 _OPTIONAL = {MONTAGE: "montage.png", OVERLAYS: "overlays", **DICOM_FILES}
 
 
@@ -96,6 +100,8 @@ class ScanOutputs:
         Why something that was asked for is not there, or what to know about it.
     p_values : PValues or None
         None where the model was calibrated without them.
+    unlike : tuple of str
+        Sentences that warn of a scan unlike those the model learned from.
     """
 
     files: dict[str, Path]
@@ -103,6 +109,7 @@ class ScanOutputs:
     mask: npt.NDArray[np.uint8] = field(repr=False)
     warnings: tuple[str, ...] = ()
     p_values: PValues | None = None
+    unlike: tuple[str, ...] = ()
 
 
 def scan_folder_name(volume: Volume | Scan, taken: Collection[str] = ()) -> str:
@@ -146,6 +153,7 @@ def write_scan_outputs(
     dicom: bool = False,
     png: bool = False,
     png_heat: bool = False,
+    likeness: Likeness | None = None,
 ) -> ScanOutputs:
     """Write scores, mask, findings and provenance of one scan into one folder.
 
@@ -188,6 +196,10 @@ def write_scan_outputs(
         outline, or of the highest-scoring ones where it is empty.
     png_heat : bool
         Lay the scores over these pictures.
+    likeness : Likeness, optional
+        How the scan compares with those the model learned from, where that was looked at; what
+        is unlike stands in ``unlike`` and in the record, as does a share of flagged tissue that
+        no scan like them has.
 
     Returns
     -------
@@ -241,9 +253,15 @@ def write_scan_outputs(
         settings=settings,
         region_voxels=None if region is None else int(np.count_nonzero(region)),
     )
+    flagged = ""
+    if score.scored.all() or np.count_nonzero(score.scored) >= _ENOUGH_SLICES:
+        counts = scan_counts(volume, model, score.nll, score.scored)
+        flagged = flagged_warning(model, counts.share_above)
+    record["likeness"] = likeness_record(likeness, flagged)
     record["p_values"] = None if found is None else found.to_dict()
     unit = record["threshold"]["unit"]
     work = _folder_beside(out_dir)
+    unlike = tuple(filter(None, (likeness.warning if likeness else "", flagged)))
     warnings: tuple[str, ...] = ()
     try:
         made = {key: work / name for key, name in OUTPUT_FILES.items()}
@@ -291,7 +309,7 @@ def write_scan_outputs(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     files = {key: out_dir / path.name for key, path in made.items()}
-    return ScanOutputs(files, findings, final, warnings, found)
+    return ScanOutputs(files, findings, final, warnings, found, unlike)
 
 
 def _earlier(folder: Path) -> list[Path]:

@@ -70,6 +70,12 @@ class ScoreCounts:
         above = np.append(np.cumsum(counts[::-1])[::-1], 0)
         return np.asarray(above / max(1, above[0]), np.float64)
 
+    def share_above(self, threshold: float) -> float:
+        """Share of the scores above a threshold, to the width of a bin; of no scores, 0."""
+        if not self._width:
+            return 0.0
+        return float(np.interp(threshold, self.edges, self.shares_above()))
+
     def shares(self, edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Share of the scores between each two of some rising edges, (n,) for (n + 1,)."""
         if not self._width:

@@ -1,0 +1,134 @@
+"""Compares the scan under review with what the chosen model learned from, in a worker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from functools import partial
+from typing import Any
+
+from qtpy.QtCore import QObject
+
+from napari_spatial_ar.errors import SpatialARError
+from napari_spatial_ar.gui.forms import Note
+from napari_spatial_ar.gui.layers import layer_volume
+from napari_spatial_ar.gui.session import Session, same_model
+from napari_spatial_ar.gui.workers import Task, TaskHost
+from napari_spatial_ar.imaging.geometry import Plane
+
+__all__ = ["LikenessCheck", "WarningNote"]
+
+_MOST_KEPT = 32
+
+
+class WarningNote(Note):
+    """A warning that stands out: amber, with a bar at its side."""
+
+    def __init__(self) -> None:
+        super().__init__(strong=True)
+        self.setStyleSheet("border-left: 4px solid #f5a623; padding-left: 6px; color: #f5a623;")
+
+    def say(self, text: str) -> None:
+        """Show a warning; hide on ""."""
+        super().say(f"\u26a0 {text}" if text else "")
+
+
+class LikenessCheck(QObject):
+    """Looks at a scan once for each model and plane, and says in a note what is unlike."""
+
+    def __init__(self, note: WarningNote, tasks: TaskHost):
+        super().__init__(note)
+        self._note = note
+        self._tasks = tasks
+        self._task: Task | None = None
+        self._flagged = ""
+        self._asked: tuple[Any, ...] = ()
+        self._known: list[tuple[tuple[Any, ...], Any]] = []
+
+    def look(self, layer: Any, model: Any, plane: Plane | None, session: Session | None) -> None:
+        """Compare a layer with a model; any of them may be None.
+
+        Of the scan's ``session``, if there is one, it is said too that far more is flagged than
+        can be abnormal.
+        """
+        asked: tuple[Any, ...] = (layer, getattr(layer, "data", None), model, plane)
+        self._flagged = "" if session is None else session.flagged
+        under_way = self._task is not None and _same(asked, self._asked)
+        self._asked = asked
+        self._show()
+        if under_way:
+            return
+        if self._task is not None:
+            self._task.stop()
+            self._task = None
+        if not hasattr(getattr(model, "header", None), "looks") or self.likeness is not None:
+            return
+        volume = self._volume(layer, plane)
+        if volume is None:
+            return
+
+        def work(stop: threading.Event) -> Generator[None, None, Any]:
+            from napari_spatial_ar.normative.looking import likeness_steps
+
+            yield
+            # A file may be gone or weights missing: scoring says so.
+            try:
+                steps = likeness_steps(model, volume)
+                while not stop.is_set():
+                    try:
+                        next(steps)
+                    except StopIteration as end:
+                        return end.value
+            except SpatialARError:
+                pass
+            return None
+
+        self._task = self._tasks.start(work)
+        self._task.returned.connect(partial(self._take, asked))
+        self._task.finished.connect(partial(self._on_finished, self._task))
+
+    def _volume(self, layer: Any, plane: Plane | None) -> Any:
+        """Scan in a layer; None where it is none that can be scored: scoring it says so."""
+        try:
+            return None if layer is None else layer_volume(layer).along(plane)
+        except SpatialARError:
+            return None
+
+    @property
+    def likeness(self) -> Any:
+        """`Likeness` of what was asked about last; None where it is not known (yet)."""
+        return self._find(self._asked)
+
+    def of(self, session: Session) -> Any:
+        """`Likeness` of a session's scan to its model; None where it is not known."""
+        return self._find((session.layer, session.layer.data, session.model, session.plane))
+
+    def _find(self, asked: tuple[Any, ...]) -> Any:
+        return next((likeness for key, likeness in self._known if _same(key, asked)), None)
+
+    def _take(self, asked: tuple[Any, ...], likeness: Any) -> None:
+        if likeness is None:
+            return
+        self._known = [*self._known[1 - _MOST_KEPT :], (asked, likeness)]
+        if _same(asked, self._asked):
+            self._show()
+
+    def _show(self) -> None:
+        told = [self.likeness.warning if self.likeness else "", self._flagged]
+        self._note.say(" ".join(filter(None, told)))
+
+    def _on_finished(self, task: Task) -> None:
+        if task is self._task:
+            self._task = None
+
+    def drop(self, layers: Any) -> None:
+        """Forget scans that are not among the layers any more."""
+        self._known = [(key, value) for key, value in self._known if key[0] in layers]
+        if self._asked and self._asked[0] not in layers:
+            self.look(None, None, None, None)
+
+
+def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    if not a or not b:
+        return False
+    return a[0] is b[0] and a[1] is b[1] and same_model(a[2], b[2]) and a[3] == b[3]

@@ -1,0 +1,286 @@
+"""Whether a scan looks like those that a model learned from: the input, not what is found in it.
+
+Held-out normal patients say how far scans of the same kind lie from each other: in spacing, in the
+share of a slice that is body, in how bright tissue is in the model's window, and in where the mean
+patch embedding of the body lies. A patient counts by the median of their slices. What lies well
+outside of all of them is said in words; nothing is corrected, and nothing is refused.
+
+The distance of a patient's slices is the cosine distance of each slice's mean embedding from the
+mean over the *other* patients, so that it stands for that of a patient who was never seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "GREYS",
+    "Likeness",
+    "Looks",
+    "NormalLooks",
+    "compare_looks",
+    "sum_up",
+]
+
+_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+#: Measures of `Looks.measures` that are grey values: percentile of the body's.
+GREYS = {"dark": 25, "middle": 50, "bright": 75}
+# From so many patients on, the highest of them is near what a next one may have.
+_ENOUGH = 5
+# How many times as far as any normal patient is too far; of the spacing of slices, which the model
+# does not see, more is let pass.
+_TIMES = {
+    "distance": 1.4,
+    "body": 1.6,
+    "field_of_view": 1.5,
+    "pixel_spacing": 1.5,
+    "slice_spacing": 2.0,
+}
+_GREY_MARGIN = 0.10
+_SAID = 3
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What one slice looks like to a model, or the median of several.
+
+    Parameters
+    ----------
+    measures : mapping of str to float
+        ``body`` (share of the slice), ``dark``, ``middle``, ``bright`` (quartiles of the body's
+        grey values in the model's window, 0..1) and, in mm where known, ``slice_spacing``,
+        ``pixel_spacing``, ``field_of_view``.
+    embedding : (D,) float32 or None
+        Mean over the body's patches, of channels that are kept.
+    """
+
+    measures: Mapping[str, float]
+    embedding: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class NormalLooks:
+    """What normal scans look like to a model; kept in its file.
+
+    Parameters
+    ----------
+    patients, slices : int
+        What it was measured on.
+    quantiles : mapping of str to (float, ...)
+        Lowest, quartiles and highest over patients, of the measures of `Looks` and of
+        ``distance``, which takes two patients.
+    embedding : tuple of float
+        Mean over patients.
+    """
+
+    patients: int
+    slices: int
+    quantiles: Mapping[str, tuple[float, ...]]
+    embedding: tuple[float, ...] = field(default=(), repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, kept in the model file."""
+        return {
+            "patients": self.patients,
+            "slices": self.slices,
+            "quantiles": {name: list(values) for name, values in self.quantiles.items()},
+            "mean_embedding": list(self.embedding),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> NormalLooks:
+        """Inverse of `to_dict`."""
+        found = {
+            str(name): tuple(float(q) for q in quantiles)
+            for name, quantiles in values["quantiles"].items()
+        }
+        if any(len(quantiles) != len(_QUANTILES) for quantiles in found.values()):
+            raise ValueError("quantiles that are not five")
+        return cls(
+            patients=int(values["patients"]),
+            slices=int(values["slices"]),
+            quantiles=found,
+            embedding=tuple(float(value) for value in values["mean_embedding"]),
+        )
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How a scan compares with what a model learned from.
+
+    Parameters
+    ----------
+    reasons : tuple of str
+        Why it is unlike, one clause each, the weightiest first; empty where nothing was found.
+    measured : mapping of str to float
+        What was compared, ``distance`` among it.
+    complete : bool
+        False where the model's file does not say what its scans looked like, or memory did not
+        suffice to look.
+    """
+
+    reasons: tuple[str, ...] = ()
+    measured: Mapping[str, float] = field(default_factory=dict)
+    complete: bool = False
+
+    @property
+    def warning(self) -> str:
+        """One or two sentences for the user; "" where nothing was found."""
+        if not self.reasons:
+            return ""
+        more = len(self.reasons) - _SAID
+        said = "; ".join(self.reasons[:_SAID]) + (f"; and {more} more" if more > 0 else "")
+        return (
+            f"This scan is unlike those the model learned from: {said}. Much of what is normal in "
+            "it may score high."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, for the record of a result."""
+        return {
+            "unlike": list(self.reasons),
+            "measured": {name: round(value, 4) for name, value in self.measured.items()},
+            "complete": self.complete,
+        }
+
+
+def _distance(embedding: npt.NDArray[Any], mean: npt.NDArray[Any]) -> float:
+    lengths = float(np.linalg.norm(embedding) * np.linalg.norm(mean))
+    return 1.0 - float(embedding @ mean) / lengths if lengths else 1.0
+
+
+def sum_up(looks: Sequence[Looks], groups: Sequence[str]) -> NormalLooks | None:
+    """Sum up slices of normal patients.
+
+    Parameters
+    ----------
+    looks : sequence of Looks
+        One a slice.
+    groups : sequence of str
+        Patient of each; nothing of it is kept.
+
+    Returns
+    -------
+    NormalLooks or None
+        None of no slices.
+    """
+    if not looks:
+        return None
+    of_patient: dict[str, list[Looks]] = {}
+    for look, group in zip(looks, groups, strict=True):
+        of_patient.setdefault(group, []).append(look)
+    patients = list(of_patient.values())
+    values: dict[str, list[float]] = {}
+    for slices in patients:
+        for name in slices[0].measures:
+            of_slices = [s.measures[name] for s in slices if name in s.measures]
+            values.setdefault(name, []).append(float(np.median(of_slices)))
+    means = [
+        np.mean([s.embedding for s in slices if s.embedding is not None], axis=0)
+        for slices in patients
+        if any(s.embedding is not None for s in slices)
+    ]
+    if len(means) == len(patients) > 1:
+        for number, slices in enumerate(patients):
+            other = np.mean([mean for n, mean in enumerate(means) if n != number], axis=0)
+            far = [_distance(s.embedding, other) for s in slices if s.embedding is not None]
+            values.setdefault("distance", []).append(float(np.median(far)))
+    mean = np.mean(means, axis=0) if means else np.empty(0)
+    return NormalLooks(
+        patients=len(patients),
+        slices=len(looks),
+        quantiles={
+            name: tuple(float(f"{q:.5g}") for q in np.quantile(found, _QUANTILES))
+            for name, found in values.items()
+        },
+        embedding=tuple(float(f"{value:.4g}") for value in mean),
+    )
+
+
+def compare_looks(normal: NormalLooks, looks: Sequence[Looks]) -> Likeness:
+    """Compare slices of a scan with normal ones.
+
+    Parameters
+    ----------
+    normal : NormalLooks
+        Of the model.
+    looks : sequence of Looks
+        Slices in the middle of the scan.
+
+    Returns
+    -------
+    Likeness
+    """
+    if not looks:
+        return Likeness(("the model finds no body in the slices in its middle",), {}, False)
+    measured = {
+        name: float(np.median([look.measures[name] for look in looks]))
+        for name in looks[0].measures
+    }
+    mean = np.array(normal.embedding)
+    embedded = [
+        look.embedding
+        for look in looks
+        if look.embedding is not None and look.embedding.shape == mean.shape
+    ]
+    if embedded and "distance" in normal.quantiles:
+        measured["distance"] = float(np.median([_distance(e, mean) for e in embedded]))
+    told = {name: _clause(name, measured[name], normal) for name in _ORDER if name in measured}
+    greys = [name for name in GREYS if told.get(name)]
+    for name in greys:
+        if name != ("middle" if "middle" in greys else greys[0]):
+            told[name] = ""  # it says the same once more
+    return Likeness(tuple(filter(None, told.values())), measured, bool(embedded))
+
+
+_ORDER = (
+    *("distance", "middle", "bright", "dark", "body"),
+    *("field_of_view", "pixel_spacing", "slice_spacing"),
+)
+
+
+def _clause(name: str, value: float, normal: NormalLooks) -> str:
+    """Say how a measure lies outside; "" where it does not, or nothing is known of it."""
+    quantiles = normal.quantiles.get(name)
+    if quantiles is None:
+        return ""
+    low, high = quantiles[0], quantiles[-1]
+    few = normal.patients < _ENOUGH
+    if name in GREYS:
+        margin = (_GREY_MARGIN + (high - low) / 2) * (2 if few else 1)
+        outside = not low - margin <= value <= high + margin
+    else:
+        times = _TIMES[name] ** (2 if few else 1)
+        outside = value > high * times or (name != "distance" and value < low / times)
+    if not outside:
+        return ""
+    whom = "the normal patient" if normal.patients == 1 else f"{normal.patients} normal patients"
+    if name == "distance":
+        return (
+            f"its patches look {value / high:.1f} times as far from normal as those of any of "
+            f"{whom}"
+        )
+    if name in GREYS:
+        which = {"dark": "the darkest quarter", "middle": "half", "bright": "three quarters"}[name]
+        return (
+            f"{which} of its tissue lies below {value:.0%} of the grey scale "
+            f"({_range(low, high, '.0%')} in {whom})"
+        )
+    if name == "body":
+        return f"the body fills {value:.0%} of a slice ({_range(low, high, '.0%')} in {whom})"
+    what = {
+        "field_of_view": "its field of view is",
+        "pixel_spacing": "its pixels measure",
+        "slice_spacing": "its slices lie apart by",
+    }[name]
+    return f"{what} {value:.3g} mm ({_range(low, high, '.3g')} mm in {whom})"
+
+
+def _range(low: float, high: float, form: str) -> str:
+    ends = f"{low:{form}}", f"{high:{form}}"
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)

@@ -1,0 +1,39 @@
+"""Stopping in the middle of a slice: computing looks between its parts whether it is to end.
+
+What is to be asked is bound to the thread, so that two that use one backbone stop each for itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from napari_spatial_ar.errors import Cancelled
+
+__all__ = ["check_stop", "stopping_when"]
+
+_asked = threading.local()
+
+
+@contextmanager
+def stopping_when(is_set: Callable[[], bool]) -> Iterator[None]:
+    """End what this thread computes, by `Cancelled`, soon after ``is_set()`` becomes true."""
+    before = getattr(_asked, "is_set", None)
+    _asked.is_set = is_set
+    try:
+        yield
+    finally:
+        _asked.is_set = before
+
+
+def check_stop() -> None:
+    """Raise where this thread is to stop.
+
+    Raises
+    ------
+    Cancelled
+    """
+    is_set = getattr(_asked, "is_set", None)
+    if is_set is not None and is_set():
+        raise Cancelled("stopped")

@@ -1,0 +1,71 @@
+"""Whether a scan's scores, taken together, are those of a scan like the model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.likeness import Likeness
+from napari_spatial_ar.review.body import Body
+from napari_spatial_ar.review.provenance import ModelLike
+from napari_spatial_ar.review.score_counts import ScoreCounts
+
+__all__ = ["flagged_warning", "likeness_record", "scan_counts"]
+
+# Where so large a part of a scan lies above the threshold for so small a share of normal tissue,
+# it is no lesion: three scans with gliomas reached a quarter at most, a FLAIR scan without a skull,
+# two T1 scans and a CT more than half.
+_LEVEL, _PART = 0.05, 0.5
+_NAMED = 0.01
+
+
+def flagged_warning(model: Any, share_above: Callable[[float], float]) -> str:
+    """Say that far more of a scan is flagged than calibration promises; "" where it is not.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        What scored it.
+    share_above : callable
+        Gets a threshold in the model's unit and gives the share of the scan's tissue above it.
+    """
+    threshold = getattr(model, "threshold_for_fpr", None)
+    if threshold is None:
+        return ""
+    try:
+        share = share_above(threshold(_LEVEL))
+    except InputError:  # it is not calibrated, or not for this share
+        return ""
+    if share < _PART:
+        return ""
+    level = _LEVEL
+    with suppress(InputError):
+        share, level = share_above(threshold(_NAMED)), _NAMED
+    return (
+        f"{share:.0%} of the tissue of the whole scan lies above the threshold that {level:.0%} of "
+        "normal tissue exceeds: more likely the scan is unlike those the model learned from than "
+        "that so much is abnormal."
+    )
+
+
+def scan_counts(
+    volume: Volume, model: ModelLike, nll: npt.NDArray[np.float32], scored: npt.NDArray[np.bool_]
+) -> ScoreCounts:
+    """Count the scores (Z, Y, X) of the body in the slices (N,) that are scored."""
+    counts, body = ScoreCounts(len(scored)), Body(volume, model)
+    planes = np.moveaxis(nll, volume.geometry.slice_axis, 0)
+    for index in np.flatnonzero(scored):
+        counts.put(int(index), planes[index][body.plane(int(index))])
+    return counts
+
+
+def likeness_record(likeness: Likeness | None, flagged: str) -> Mapping[str, Any]:
+    """JSON form of what was found before a scan was scored and after."""
+    found = {} if likeness is None else likeness.to_dict()
+    return {**found, "flagged": flagged or None}

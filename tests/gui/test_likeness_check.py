@@ -1,0 +1,167 @@
+"""The model that fits a scan is chosen, and a scan that is unlike its scans is marked so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from qtpy.QtWidgets import QFileDialog
+
+from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.layers import volume_layer_kwargs
+from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.normative import looking
+from napari_spatial_ar.normative.likeness import Likeness
+from tests.gui.conftest import FakeInfo
+
+Make = Callable[..., ReviewDock]
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch, models: Any) -> list[Any]:
+    """Scans that are compared; those of the modality "ct" are found unlike."""
+    asked: list[Any] = []
+
+    def steps(model: Any, volume: Any) -> Generator[None, None, Likeness]:
+        yield
+        asked.append(volume)
+        return Likeness(("it is CT",) if volume.modality == "ct" else (), {"body": 0.5}, True)
+
+    monkeypatch.setattr(looking, "likeness_steps", steps)
+    models["fake"].header = SimpleNamespace(
+        looks=object(), preprocessing=None, to_dict=lambda: {"method": "fake"}
+    )
+    return asked
+
+
+def warning(made: ReviewDock) -> str:
+    return made.unlike_note.text() if made.unlike_note.isVisibleTo(made) else ""
+
+
+def test_a_scan_unlike_the_models_is_marked_beside_the_model(
+    dock: Make, lab: Any, looks: list[Any], qtbot: Any, finish: Any
+) -> None:
+    made = dock(replace(lab.make_volume(), modality="ct"))
+    qtbot.waitUntil(lambda: warning(made) != "", timeout=5000)
+    assert warning(made).startswith("\u26a0 This scan is unlike those the model learned from: it")
+    ct = made.scan.layer
+    like = made.viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    made.scan.list.choose(like)
+    assert warning(made) == ""
+    qtbot.waitUntil(lambda: len(looks) == 2, timeout=5000)
+    made.scan.list.choose(ct)  # known already
+    assert warning(made) != ""
+    made.score("slice")
+    finish(made)
+    assert warning(made) != ""
+    assert len(looks) == 2
+    made.viewer.layers.remove(ct)
+    made.viewer.layers.remove(like)
+    assert warning(made) == ""
+
+
+def test_more_flagged_than_calibration_promises_is_a_warning(
+    dock: Make, lab: Any, models: Any, qtbot: Any, finish: Any
+) -> None:
+    volume = lab.make_volume()
+    made = dock(replace(volume, data=volume.data + 40))
+    made.score("slice")
+    finish(made)
+    assert warning(made) == ""  # a slice says little of a scan
+    made.score("volume")
+    finish(made)
+    assert "100% of the tissue of the whole scan lies above the threshold" in warning(made)
+
+
+def test_the_export_records_what_is_unlike(
+    dock: Make,
+    lab: Any,
+    looks: list[Any],
+    qtbot: Any,
+    finish: Any,
+    notes: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    made = dock(replace(lab.make_volume(), modality="ct"))
+    qtbot.waitUntil(lambda: warning(made) != "", timeout=5000)
+    made.score("slice")
+    finish(made)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "out"))
+    made.exporter.everything(made.session)
+    found: list[Path] = []
+
+    def written() -> bool:
+        found[:] = tmp_path.glob("out/*/provenance.json")
+        return bool(found) and bool(notes)
+
+    qtbot.waitUntil(written, timeout=10_000)
+    assert len(notes) == 1  # the dock says it already
+    assert '"it is CT"' in found[0].read_text()
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch, models: Any, tmp_path: Path) -> None:
+    """A model of MRI, and two of CT."""
+    kinds = {"head": "mri", "liver": "ct", "lung": "ct"}
+    made = type(models["fake"])
+    models.clear()
+    models.update({name: made(name=name, modality=kind) for name, kind in kinds.items()})
+    infos = [FakeInfo(name, tmp_path / name, kind) for name, kind in kinds.items()]
+    monkeypatch.setattr(services, "list_models", lambda: infos)
+
+
+def test_the_model_of_the_scans_modality_is_chosen(
+    dock: Make, lab: Any, three: None, qtbot: Any
+) -> None:
+    made = dock(lab.make_volume())
+    mri = made.scan.layer
+    assert made.model_box.currentText() == "head"
+    ct = made.viewer.add_image(**volume_layer_kwargs(replace(lab.make_volume(), modality="ct")))
+    made.scan.list.choose(ct)
+    assert made.model_box.currentText() == "liver"
+    # What a person picks is what such scans get from now on.
+    made.model_box.setCurrentIndex(2)
+    made.model_box.activated.emit(2)
+    made.scan.list.choose(mri)
+    assert made.model_box.currentText() == "head"
+    made.scan.list.choose(ct)
+    assert made.model_box.currentText() == "lung"
+    qtbot.waitUntil(lambda: made.models.model is not None, timeout=5000)
+
+
+def test_a_scan_of_unknown_modality_leaves_the_model(
+    dock: Make, lab: Any, three: None, qtbot: Any
+) -> None:
+    made = dock(replace(lab.make_volume(), modality="ct"))
+    assert made.model_box.currentText() == "liver"
+    made.scan.list.choose(
+        made.viewer.add_image(**volume_layer_kwargs(replace(lab.make_volume(), modality="unknown")))
+    )
+    assert made.model_box.currentText() == "liver"
+    qtbot.waitUntil(lambda: made.models.model is not None, timeout=5000)
+
+
+def test_scores_are_found_again_when_their_model_is_loaded_again(
+    dock: Make, lab: Any, models: Any, finish: Any, qtbot: Any
+) -> None:
+    models["fake"].sha256 = "ab"
+    made = dock()
+    made.score("slice")
+    finish(made)
+    session = made.session
+    again = lab.Model()
+    again.sha256 = "ab"
+    models["fake"] = again
+    made.models.refresh()
+    qtbot.waitUntil(lambda: made.models.model is again, timeout=5000)
+    assert made.session is session
+    models["fake"] = lab.Model()
+    models["fake"].sha256 = "cd"
+    made.models.refresh()
+    qtbot.waitUntil(lambda: made.models.model is models["fake"], timeout=5000)
+    assert made.session is None

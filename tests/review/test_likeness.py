@@ -1,0 +1,100 @@
+"""A share of flagged tissue that calibration does not promise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.likeness import Likeness
+from napari_spatial_ar.review.body import Body
+from napari_spatial_ar.review.likeness import flagged_warning, likeness_record, scan_counts
+from napari_spatial_ar.review.outputs import write_scan_outputs
+from napari_spatial_ar.review.score_counts import ScoreCounts
+
+
+def model(*levels: float) -> SimpleNamespace:
+    def threshold(fpr: float) -> float:
+        if fpr not in levels:
+            raise InputError("not calibrated for this share")
+        return -float(np.log10(fpr))
+
+    return SimpleNamespace(threshold_for_fpr=threshold)
+
+
+def above(share: float) -> Callable[[float], float]:
+    return lambda threshold: share if threshold < 1.5 else share / 2
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.25, False), (0.49, False), (0.5, True), (1, True)])
+def test_half_of_the_tissue_is_no_lesion(share: float, warns: bool) -> None:
+    said = flagged_warning(model(0.05, 0.01), above(share))
+    assert bool(said) == warns
+    if warns:
+        assert said.startswith(f"{share / 2:.0%} of the tissue of the whole scan")
+        assert "1% of normal tissue" in said
+
+
+def test_a_model_says_it_with_the_share_that_it_is_calibrated_for() -> None:
+    assert "5% of normal tissue" in flagged_warning(model(0.05), above(0.7))
+    assert flagged_warning(model(), above(0.7)) == ""
+    assert flagged_warning(SimpleNamespace(), above(0.7)) == ""
+
+
+def test_the_share_above_a_threshold_is_that_of_the_scores() -> None:
+    counts = ScoreCounts(2)
+    assert counts.share_above(0.0) == 0.0
+    counts.put(0, np.linspace(0, 1, 1001, dtype=np.float32))
+    assert counts.share_above(0.25) == pytest.approx(0.75, abs=2e-3)
+    assert counts.share_above(2.0) == 0.0
+    assert counts.share_above(-1.0) == 1.0
+
+
+def test_the_record_holds_what_was_found_before_and_after() -> None:
+    found = likeness_record(Likeness(("it is CT",), {"body": 0.123456}, True), "much is flagged")
+    assert found == {
+        "unlike": ["it is CT"],
+        "measured": {"body": 0.1235},
+        "complete": True,
+        "flagged": "much is flagged",
+    }
+    assert likeness_record(None, "") == {"flagged": None}
+
+
+def test_warnings_stand_in_the_record_and_in_what_is_said(
+    tmp_path: Path, scan: Volume, scores: Any, model: Any
+) -> None:
+    scores.scored[:] = True
+    found = Likeness(("it is CT, the model learned from MRI",), {"body": 0.5}, True)
+    model.threshold_for_fpr = lambda fpr: 0.1
+    outputs = write_scan_outputs(
+        tmp_path / "out", scan, scores, model, threshold=2.0, likeness=found
+    )
+    record = json.loads((tmp_path / "out" / "provenance.json").read_text())["likeness"]
+    assert record["unlike"] == list(found.reasons)
+    assert outputs.unlike == (found.warning, record["flagged"])
+    assert "% of the tissue of the whole scan lies above" in record["flagged"]
+
+
+def test_of_a_slice_or_two_nothing_is_concluded(
+    tmp_path: Path, scan: Volume, scores: Any, model: Any
+) -> None:
+    model.threshold_for_fpr = lambda fpr: 0.1
+    scores.scored[2:] = False
+    outputs = write_scan_outputs(tmp_path / "out", scan, scores, model, threshold=2.0)
+    assert outputs.unlike == ()
+    record = json.loads((tmp_path / "out" / "provenance.json").read_text())["likeness"]
+    assert record == {"flagged": None}
+
+
+def test_scores_are_counted_in_the_body(scan: Volume, scores: Any, model: Any) -> None:
+    counts = scan_counts(scan, model, scores.nll, scores.scored)
+    body = Body(scan, model)
+    assert counts.total == sum(int(body.plane(index).sum()) for index in range(4))
