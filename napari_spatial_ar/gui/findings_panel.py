@@ -18,7 +18,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_spatial_ar.gui.findings_model import COLUMNS, SORT_ROLE, FindingsModel
+from napari_spatial_ar.gui.comment_editor import CommentEditor
+from napari_spatial_ar.gui.findings_model import COLUMNS, COMMENT, SORT_ROLE, FindingsModel
 from napari_spatial_ar.gui.forms import Note, button, row, section
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.session import Session
@@ -37,6 +38,11 @@ KEYS = {
     "U": "unsure",
 }
 _ROW_HEIGHT, _ROWS = 20, 6
+# Ten columns in the width of a dock.
+_STYLE = """
+QTableView { font-size: 11px; }
+QHeaderView::section { font-size: 11px; font-weight: normal; padding: 1px; }
+"""
 
 
 def _key(panel: ref[FindingsPanel], action: str) -> Callable[[Any], None]:
@@ -67,6 +73,7 @@ class FindingsPanel(QWidget):
         self._masks: MaskController | None = None
         self._session: Session | None = None
         self._showing = False
+        self._listed = FindingsList()
         self.model = FindingsModel(self)
         self.sorted = QSortFilterProxyModel(self)
         self.sorted.setSourceModel(self.model)
@@ -120,7 +127,9 @@ class FindingsPanel(QWidget):
             | QAbstractItemView.EditTrigger.EditKeyPressed
         )
         table.setWordWrap(False)
-        table.setStyleSheet("font-size: 11px;")  # ten columns in the width of a dock
+        table.setStyleSheet(_STYLE)
+        self.comments = CommentEditor(table)
+        table.setItemDelegateForColumn(COMMENT, self.comments)
         table.setTabKeyNavigation(False)
         table.verticalHeader().hide()
         table.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
@@ -149,12 +158,50 @@ class FindingsPanel(QWidget):
         return self.model.items[self.sorted.mapToSource(rows[0]).row()] if rows else None
 
     def _show(self, session: Session | None) -> None:
+        written = self._written(session)
         self._session = session
         self._showing = True
-        self.model.show(FindingsList() if session is None else session.listed)
+        self._listed = FindingsList() if session is None else session.listed
+        self.model.show(self._listed)
+        self._widen()
         self._select_chosen()
         self._showing = False
+        if written is not None:
+            at = self.model.index(*written[0])
+            self.comments.reopen(self.sorted.mapFromSource(at), written[1])
         self._tell()
+
+    def _widen(self) -> None:
+        """Give columns the room that their texts need; the last takes what is left."""
+        for index, column in enumerate(COLUMNS[:COMMENT]):
+            needed = self.table.sizeHintForColumn(index)
+            self.table.setColumnWidth(index, max(column.width, needed))
+
+    def _written(self, session: Session | None) -> tuple[tuple[int, int], tuple[str, int]] | None:
+        """Take the comment that is being typed before the list is replaced.
+
+        Returns
+        -------
+        ((row, column), (text, cursor)) or None
+            Where the same finding is in the new list and what stands there; None where nothing
+            is typed, or the finding is gone: then its comment comes back with it.
+        """
+        index = self.table.currentIndex()
+        listed = FindingsList() if session is None else session.listed
+        if self.comments.field is None or not index.isValid() or listed is self._listed:
+            return None
+        label = self.model.items[self.sorted.mapToSource(index).row()].finding.label
+        typed = self.comments.close()
+        if typed is None:
+            return None
+        mine = self._session if session is not self._session else session
+        heir = listed.heir(self._listed, label) if session is mine else None
+        if session is not None and heir is not None:
+            rows = [item.finding.label for item in listed.items]
+            return (rows.index(heir), COMMENT), typed
+        if mine is not None:
+            mine.listed = mine.listed.keep_comment(self._listed, label, typed[0].strip())
+        return None
 
     def _select_chosen(self) -> None:
         """Select the row of the finding that is outlined, which may have moved."""
