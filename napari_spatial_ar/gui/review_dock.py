@@ -15,6 +15,7 @@ from napari_spatial_ar.gui.exporting import Exporter
 from napari_spatial_ar.gui.findings_panel import FindingsPanel
 from napari_spatial_ar.gui.forms import DockPage, Note, button, combo, row, section, select_data
 from napari_spatial_ar.gui.library_button import LibraryButton
+from napari_spatial_ar.gui.looking_panel import LookingPanel
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.model_list import ModelList
 from napari_spatial_ar.gui.notify import report
@@ -78,6 +79,7 @@ class ReviewDock(DockPage):
         self.cancel_button = button("Cancel", "Stop after this slice and keep what is scored")
         self.score_note = Note()
         self.rarity_note = Note()
+        self.looking = LookingPanel(self.viewer, self)
         self.threshold = ThresholdPanel()
         self.findings = FindingsPanel(self.viewer, self)
         self.export = ExportPanel()
@@ -95,6 +97,7 @@ class ReviewDock(DockPage):
                     self.rarity_note,
                 ],
             ),
+            self.looking,
             self.threshold,
             self.findings,
             self.export,
@@ -148,6 +151,7 @@ class ReviewDock(DockPage):
     def _show_session(self, layer: Any = None) -> None:
         session = self.session
         self.masks.set_session(session)
+        self.looking.set_session(self.scan.layer, session)
         self.export.set_scan(None if session is None else session.volume)
         self.threshold.set_counts(None if session is None else session.counts)
         self.rarity_note.say("" if session is None else session.rarity)
