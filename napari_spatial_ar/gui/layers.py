@@ -107,7 +107,7 @@ def is_scan(layer: Layer) -> bool:
 
 
 def kind_of(layer: Layer) -> str:
-    """What this plugin made a layer for: "scan", "nll", "mask", "twin"; "" for another's."""
+    """Tell what this plugin made a layer for: "scan", "nll", "mask", "twin"; "" for another's."""
     return str(layer.metadata.get(KEY, {}).get("kind", ""))
 
 

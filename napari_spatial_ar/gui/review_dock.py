@@ -10,6 +10,7 @@ import numpy as np
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QProgressBar
 
+from napari_spatial_ar.gui.explain_panel import ExplainPanel
 from napari_spatial_ar.gui.export_panel import ExportPanel
 from napari_spatial_ar.gui.exporting import Exporter
 from napari_spatial_ar.gui.findings_panel import FindingsPanel
@@ -82,6 +83,7 @@ class ReviewDock(DockPage):
         self.looking = LookingPanel(self.viewer, self)
         self.threshold = ThresholdPanel()
         self.findings = FindingsPanel(self.viewer, self)
+        self.explain = ExplainPanel(self.viewer, self.tasks, self)
         self.export = ExportPanel()
         self.library_button = LibraryButton()
         models = row(self.model_box, self.library_button)
@@ -100,6 +102,7 @@ class ReviewDock(DockPage):
             self.looking,
             self.threshold,
             self.findings,
+            self.explain,
             self.export,
         ]
         self.lay_out(sections)
@@ -152,6 +155,7 @@ class ReviewDock(DockPage):
         session = self.session
         self.masks.set_session(session)
         self.looking.set_session(self.scan.layer, session)
+        self.explain.set_session(session)
         self.export.set_scan(None if session is None else session.volume)
         self.threshold.set_counts(None if session is None else session.counts)
         self.rarity_note.say("" if session is None else session.rarity)

@@ -41,13 +41,17 @@ def grid_of(viewer: Any) -> Any:
     return viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
 
 
-def _spacer() -> Layer:
+def _spacer(scan: Image) -> Layer:
     """Layer that holds a place in a view and draws nothing."""
+    # Lies where the scan does: layers in other units would take the mm from the scale bar.
+    place = {name: getattr(scan, name) for name in ("scale", "translate", "units", "axis_labels")}
     return Image(
-        np.zeros((2, 2), np.float32),
+        np.zeros((2,) * scan.ndim, np.float32),
         name="(place holder)",
+        rgb=False,
         visible=False,
         metadata={KEY: {"kind": "spacer"}},
+        **place,
     )
 
 
@@ -89,7 +93,7 @@ class SideBySide(QObject):
         """Scan that is shown so."""
         return self._scan
 
-    def start(self, scan: Layer, session: Session | None) -> None:
+    def start(self, scan: Image, session: Session | None) -> None:
         """Show a scan beside itself with the results of its session."""
         viewer, layers = self._viewer, self._viewer.layers
         if self.active or scan not in layers:
@@ -113,7 +117,7 @@ class SideBySide(QObject):
         twin = twin_layer(scan)
         # Before 0.9, a view of hidden layers alone took its place in the grid.
         run = _STRIDE if hasattr(viewer, "canvas") else 2 * _STRIDE
-        spacers = [_spacer() for _ in range((_STRIDE - len(others) - 1) % run)]
+        spacers = [_spacer(scan) for _ in range((_STRIDE - len(others) - 1) % run)]
         self._made = (twin, *spacers)
         for layer in self._made:
             viewer.add_layer(layer)
