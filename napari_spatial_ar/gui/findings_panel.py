@@ -7,19 +7,12 @@ from typing import Any
 from weakref import ref
 
 import numpy as np
-from qtpy.QtCore import QSortFilterProxyModel, Qt
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence
-from qtpy.QtWidgets import (
-    QAbstractButton,
-    QAbstractItemView,
-    QShortcut,
-    QTableView,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QShortcut, QVBoxLayout, QWidget
 
-from napari_spatial_ar.gui.comment_editor import CommentEditor
-from napari_spatial_ar.gui.findings_model import COLUMNS, COMMENT, SORT_ROLE, FindingsModel
+from napari_spatial_ar.gui.findings_model import COMMENT
+from napari_spatial_ar.gui.findings_table import FindingsTable
 from napari_spatial_ar.gui.forms import Note, button, row, section
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.session import Session
@@ -37,12 +30,6 @@ KEYS = {
     "R": "reject",
     "U": "unsure",
 }
-_ROW_HEIGHT, _ROWS = 20, 6
-# Ten columns in the width of a dock.
-_STYLE = """
-QTableView { font-size: 11px; }
-QHeaderView::section { font-size: 11px; font-weight: normal; padding: 1px; }
-"""
 
 
 def _key(panel: ref[FindingsPanel], action: str) -> Callable[[Any], None]:
@@ -74,11 +61,9 @@ class FindingsPanel(QWidget):
         self._session: Session | None = None
         self._showing = False
         self._listed = FindingsList()
-        self.model = FindingsModel(self)
-        self.sorted = QSortFilterProxyModel(self)
-        self.sorted.setSourceModel(self.model)
-        self.sorted.setSortRole(SORT_ROLE)
-        self.table = self._make_table()
+        self.table = FindingsTable()
+        self.model, self.sorted = self.table.findings, self.table.sorted
+        self.comments = self.table.comments
         self.detail = Note()
         self.buttons = {
             "previous": button("◀", "Previous finding (P, or Shift+N)"),
@@ -115,35 +100,6 @@ class FindingsPanel(QWidget):
         self.forget.clicked.connect(self._on_forget)
         self._show(None)
 
-    def _make_table(self) -> QTableView:
-        table = QTableView()
-        table.setModel(self.sorted)
-        table.setSortingEnabled(True)
-        table.sortByColumn(0, Qt.SortOrder.AscendingOrder)
-        table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        table.setEditTriggers(
-            QAbstractItemView.EditTrigger.DoubleClicked
-            | QAbstractItemView.EditTrigger.EditKeyPressed
-        )
-        table.setWordWrap(False)
-        table.setStyleSheet(_STYLE)
-        self.comments = CommentEditor(table)
-        table.setItemDelegateForColumn(COMMENT, self.comments)
-        table.setTabKeyNavigation(False)
-        table.verticalHeader().hide()
-        table.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
-        header = table.horizontalHeader()
-        header.setMinimumSectionSize(20)
-        header.setStretchLastSection(True)
-        for index, column in enumerate(COLUMNS):
-            header.resizeSection(index, column.width)
-        table.setMinimumHeight((_ROWS + 1) * _ROW_HEIGHT + 8)
-        keys = "Keys: N next, P previous, K keep, R reject, U unsure"
-        for widget in (table, *table.findChildren(QAbstractButton)):
-            widget.setToolTip(keys)
-        return table
-
     def attend(self, masks: MaskController) -> None:
         """Follow what a controller finds."""
         self._masks = masks
@@ -163,19 +119,13 @@ class FindingsPanel(QWidget):
         self._showing = True
         self._listed = FindingsList() if session is None else session.listed
         self.model.show(self._listed)
-        self._widen()
+        self.table.widen()
         self._select_chosen()
         self._showing = False
         if written is not None:
             at = self.model.index(*written[0])
             self.comments.reopen(self.sorted.mapFromSource(at), written[1])
         self._tell()
-
-    def _widen(self) -> None:
-        """Give columns the room that their texts need; the last takes what is left."""
-        for index, column in enumerate(COLUMNS[:COMMENT]):
-            needed = self.table.sizeHintForColumn(index)
-            self.table.setColumnWidth(index, max(column.width, needed))
 
     def _written(self, session: Session | None) -> tuple[tuple[int, int], tuple[str, int]] | None:
         """Take the comment that is being typed before the list is replaced.
@@ -186,15 +136,12 @@ class FindingsPanel(QWidget):
             Where the same finding is in the new list and what stands there; None where nothing
             is typed, or the finding is gone: then its comment comes back with it.
         """
-        index = self.table.currentIndex()
         listed = FindingsList() if session is None else session.listed
-        if self.comments.field is None or not index.isValid() or listed is self._listed:
+        label = None if listed is self._listed else self.table.label_written
+        typed = None if label is None else self.comments.close()
+        if label is None or typed is None:
             return None
-        label = self.model.items[self.sorted.mapToSource(index).row()].finding.label
-        typed = self.comments.close()
-        if typed is None:
-            return None
-        mine = self._session if session is not self._session else session
+        mine = self._session
         heir = listed.heir(self._listed, label) if session is mine else None
         if session is not None and heir is not None:
             rows = [item.finding.label for item in listed.items]

@@ -81,7 +81,7 @@ def nearest_patches(
     best: dict[str, Nearest] = {}
     for done, ref in enumerate(refs, start=1):
         tiles = functional.normalize(load_batch(store.paths([ref])), dim=1)
-        likeness = torch.einsum("tdhw,d->thw", tiles, wanted)
+        likeness = torch.einsum("tdrc,d->trc", tiles, wanted)
         flat = int(likeness.argmax())
         _, rows, columns = likeness.shape
         tile, within = divmod(flat, rows * columns)
