@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtWidgets import QFileDialog, QLabel, QProgressBar, QVBoxLayout, QWidget
-from superqt import QCollapsible
 
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.explainer import Explainer, Place, Told
+from napari_spatial_ar.gui.fold import Fold
 from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.icons import coloured
 from napari_spatial_ar.gui.session import Session
@@ -83,13 +83,8 @@ class ExplainPanel(QWidget):
         layout.addLayout(row(self.bar, self.stop))
         layout.addWidget(self.picture)
         layout.addWidget(self.note)
-        self.fold = QCollapsible("Explain the patch under the cursor", None, "▾", "▸")
-        self.fold.setDuration(0)
-        self.fold.toggleButton().setToolTip(
-            f"Why it scores as it does, and the normal patches most like it ({EXPLAIN_KEY})"
-        )
-        self.fold.setContent(content)
-        self.fold.collapse(animate=False)
+        tip = f"Why it scores as it does, and the normal patches most like it ({EXPLAIN_KEY})"
+        self.fold = Fold("Explain the patch under the cursor", tip, content)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(self.fold)
@@ -120,7 +115,7 @@ class ExplainPanel(QWidget):
     def toggle(self) -> None:
         """Open the panel; once it is open, freeze what it shows or follow the mouse again."""
         if not self.fold.isExpanded():
-            self.fold.expand(animate=False)
+            self.fold.expand()
         else:
             self._on_freeze(not self.explainer.frozen)
 

@@ -141,9 +141,10 @@ class Looking(QObject):
 
     def _on_opacity(self, event: Any) -> None:
         """Follow napari's own slider."""
+        heat, _ = self._layers()
         with suppress(RuntimeError):
-            if event.source is self._layers()[0] and event.source.opacity != self.opacity:
-                self.opacity = float(event.source.opacity)
+            if heat is not None and event.source is heat and heat.opacity != self.opacity:
+                self.opacity = float(heat.opacity)
                 self.changed.emit()
 
     def _save(self) -> None:
