@@ -41,7 +41,10 @@ def _size(item: ReviewedFinding) -> str:
     ml = item.finding.volume_ml
     if ml is None:
         return f"{item.finding.voxels} vx"
-    return _number(ml, ".0f" if ml >= 10 else ".1f" if ml >= 1 else ".2g")
+    if ml < 1:
+        # Two figures, as in ml: 0.0063 ml would need more room than there is.
+        return f"{float(f'{1000 * ml:.2g}'):g} µl"
+    return f"{ml:.0f} ml" if ml >= 10 else f"{ml:.1f} ml"
 
 
 def _diameter(item: ReviewedFinding) -> str:
@@ -61,36 +64,36 @@ COLUMNS = (
     _Column(
         "#",
         "Rank: 1 for the highest peak score",
-        20,
+        18,
         lambda item: str(item.finding.rank),
         lambda item: item.finding.rank,
     ),
     _Column(
         "Status",
         "Keep (K), reject (R) or unsure (U). What is rejected is left out of exported masks",
-        46,
+        42,
         lambda item: "" if item.status == "unread" else item.status,
         lambda item: _STATUS_ORDER.index(item.status),
     ),
     _Column(
         "Side",
         "The patient's side: left, right or within 5 mm of the middle of the scan",
-        32,
+        28,
         lambda item: _SIDES[item.finding.side],
         lambda item: item.finding.side,
     ),
     _Column(
         "Slices",
         "Acquired slices, counted from 0 in the order of the file",
-        46,
+        52,
         _slices,
         lambda item: item.finding.first_slice,
     ),
-    _Column("ml", "Volume in ml", 38, _size, lambda item: item.finding.voxels),
+    _Column("Volume", "Volume; 1 ml is 1000 µl", 48, _size, lambda item: item.finding.voxels),
     _Column(
         "⌀ mm",
         "Longest diameter within an acquired slice, in mm",
-        40,
+        36,
         _diameter,
         lambda item: (
             item.finding.longest_diameter_px
@@ -101,14 +104,14 @@ COLUMNS = (
     _Column(
         "Peak",
         "Highest score, in the unit of the threshold",
-        36,
+        32,
         lambda item: _number(item.finding.peak_nll, ".3g"),
         lambda item: item.finding.peak_nll,
     ),
     _Column(
         "Mean",
         "Mean score, in the unit of the threshold",
-        38,
+        34,
         lambda item: _number(item.finding.mean_nll, ".3g"),
         lambda item: item.finding.mean_nll,
     ),
@@ -116,14 +119,14 @@ COLUMNS = (
         "Normals",
         "How many normal patients have tissue that scores as high; < means rarer than the "
         "patients of the calibration can tell",
-        60,
+        52,
         _rarity,
         lambda item: item.rarity.share if item.rarity.share is not None else 2.0,
     ),
     _Column(
         "Comment",
         "Double-click to write. It goes into exported tables: name no patient",
-        40,
+        60,
         lambda item: item.comment,
         lambda item: item.comment.lower(),
     ),

@@ -7,18 +7,12 @@ from typing import Any
 from weakref import ref
 
 import numpy as np
-from qtpy.QtCore import QSortFilterProxyModel, Qt
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence
-from qtpy.QtWidgets import (
-    QAbstractButton,
-    QAbstractItemView,
-    QShortcut,
-    QTableView,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QShortcut, QVBoxLayout, QWidget
 
-from napari_spatial_ar.gui.findings_model import COLUMNS, SORT_ROLE, FindingsModel
+from napari_spatial_ar.gui.findings_model import COMMENT
+from napari_spatial_ar.gui.findings_table import FindingsTable
 from napari_spatial_ar.gui.forms import Note, button, row, section
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.session import Session
@@ -36,7 +30,6 @@ KEYS = {
     "R": "reject",
     "U": "unsure",
 }
-_ROW_HEIGHT, _ROWS = 20, 6
 
 
 def _key(panel: ref[FindingsPanel], action: str) -> Callable[[Any], None]:
@@ -67,11 +60,10 @@ class FindingsPanel(QWidget):
         self._masks: MaskController | None = None
         self._session: Session | None = None
         self._showing = False
-        self.model = FindingsModel(self)
-        self.sorted = QSortFilterProxyModel(self)
-        self.sorted.setSourceModel(self.model)
-        self.sorted.setSortRole(SORT_ROLE)
-        self.table = self._make_table()
+        self._listed = FindingsList()
+        self.table = FindingsTable()
+        self.model, self.sorted = self.table.findings, self.table.sorted
+        self.comments = self.table.comments
         self.detail = Note()
         self.buttons = {
             "previous": button("◀", "Previous finding (P, or Shift+N)"),
@@ -108,33 +100,6 @@ class FindingsPanel(QWidget):
         self.forget.clicked.connect(self._on_forget)
         self._show(None)
 
-    def _make_table(self) -> QTableView:
-        table = QTableView()
-        table.setModel(self.sorted)
-        table.setSortingEnabled(True)
-        table.sortByColumn(0, Qt.SortOrder.AscendingOrder)
-        table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        table.setEditTriggers(
-            QAbstractItemView.EditTrigger.DoubleClicked
-            | QAbstractItemView.EditTrigger.EditKeyPressed
-        )
-        table.setWordWrap(False)
-        table.setStyleSheet("font-size: 11px;")  # ten columns in the width of a dock
-        table.setTabKeyNavigation(False)
-        table.verticalHeader().hide()
-        table.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
-        header = table.horizontalHeader()
-        header.setMinimumSectionSize(20)
-        header.setStretchLastSection(True)
-        for index, column in enumerate(COLUMNS):
-            header.resizeSection(index, column.width)
-        table.setMinimumHeight((_ROWS + 1) * _ROW_HEIGHT + 8)
-        keys = "Keys: N next, P previous, K keep, R reject, U unsure"
-        for widget in (table, *table.findChildren(QAbstractButton)):
-            widget.setToolTip(keys)
-        return table
-
     def attend(self, masks: MaskController) -> None:
         """Follow what a controller finds."""
         self._masks = masks
@@ -149,12 +114,41 @@ class FindingsPanel(QWidget):
         return self.model.items[self.sorted.mapToSource(rows[0]).row()] if rows else None
 
     def _show(self, session: Session | None) -> None:
+        written = self._written(session)
         self._session = session
         self._showing = True
-        self.model.show(FindingsList() if session is None else session.listed)
+        self._listed = FindingsList() if session is None else session.listed
+        self.model.show(self._listed)
+        self.table.widen()
         self._select_chosen()
         self._showing = False
+        if written is not None:
+            at = self.model.index(*written[0])
+            self.comments.reopen(self.sorted.mapFromSource(at), written[1])
         self._tell()
+
+    def _written(self, session: Session | None) -> tuple[tuple[int, int], tuple[str, int]] | None:
+        """Take the comment that is being typed before the list is replaced.
+
+        Returns
+        -------
+        ((row, column), (text, cursor)) or None
+            Where the same finding is in the new list and what stands there; None where nothing
+            is typed, or the finding is gone: then its comment comes back with it.
+        """
+        listed = FindingsList() if session is None else session.listed
+        label = None if listed is self._listed else self.table.label_written
+        typed = None if label is None else self.comments.close()
+        if label is None or typed is None:
+            return None
+        mine = self._session
+        heir = listed.heir(self._listed, label) if session is mine else None
+        if session is not None and heir is not None:
+            rows = [item.finding.label for item in listed.items]
+            return (rows.index(heir), COMMENT), typed
+        if mine is not None:
+            mine.listed = mine.listed.keep_comment(self._listed, label, typed[0].strip())
+        return None
 
     def _select_chosen(self) -> None:
         """Select the row of the finding that is outlined, which may have moved."""

@@ -17,18 +17,21 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.display_windows import Drawn, opening_window
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
-from napari_spatial_ar.review.colormap import INFERNO
+from napari_spatial_ar.review.colormap import DEFAULT_COLOURS, HEAT_COLOURS
 
 __all__ = [
     "AXES",
     "KEY",
     "MASK_COLORS",
+    "heat_colormap",
     "heat_layer",
     "import_ahead",
     "is_scan",
+    "kind_of",
     "layer_volume",
     "mask_layer",
     "source_array",
+    "twin_layer",
     "volume_layer_kwargs",
 ]
 
@@ -104,6 +107,19 @@ def is_scan(layer: Layer) -> bool:
         and layer.ndim in (2, 3)
         and facts.get("kind", "scan") == "scan"
     )
+
+
+def kind_of(layer: Layer) -> str:
+    """Tell what this plugin made a layer for: "scan", "nll", "mask", "twin"; "" for another's."""
+    return str(layer.metadata.get(KEY, {}).get("kind", ""))
+
+
+def twin_layer(layer: Image) -> Image:
+    """Second drawing of a scan's layer, of the same voxels; it is offered as a scan nowhere."""
+    data, state, _ = layer.as_layer_data_tuple()
+    facts = {"kind": "twin", "geometry": layer.metadata.get(KEY, {}).get("geometry")}
+    state |= {"name": f"{layer.name} (beside)", "metadata": {KEY: facts}, "visible": True}
+    return Image(data, **state)
 
 
 def layer_volume(layer: Image) -> Volume:
@@ -189,10 +205,9 @@ def _facts(kind: str, volume: Volume) -> dict[str, Any]:
     return {KEY: {"kind": kind, "geometry": volume.geometry, "like": volume.path}}
 
 
-def _departure_colormap() -> Colormap:
-    """Inferno that fades in from the low end, so that normal tissue stays visible."""
-    opacity = 0.85 * np.linspace(0, 1, len(INFERNO)) ** 0.7
-    return Colormap(np.column_stack([INFERNO, opacity]), name="inferno (fading)")
+def heat_colormap(colours: str = DEFAULT_COLOURS) -> Colormap:
+    """One of `HEAT_COLOURS`: it fades in, so that normal tissue stays visible."""
+    return Colormap(HEAT_COLOURS[colours].rgba, name=f"{colours} (fading)")
 
 
 def heat_layer(layer: Image, volume: Volume, nll: npt.NDArray[np.float32]) -> Image:
@@ -201,7 +216,7 @@ def heat_layer(layer: Image, volume: Volume, nll: npt.NDArray[np.float32]) -> Im
         volume.geometry.to_display(nll),
         name=f"{volume.series.label}: departure",
         rgb=False,
-        colormap=_departure_colormap(),
+        colormap=heat_colormap(),
         contrast_limits=(1.0, 2.0),
         blending="translucent_no_depth",
         interpolation2d="linear",

@@ -148,8 +148,10 @@ def _text_overlays(viewer: Any) -> dict[str, Any] | None:
         return None
     from napari.components.overlays import TextOverlay
 
+    # "gridded": in each of two views side by side.
     made = {
-        side: TextOverlay(position=place, font_size=_FONT_SIZE) for side, place in _PLACES.items()
+        side: TextOverlay(position=place, font_size=_FONT_SIZE, gridded=True)
+        for side, place in _PLACES.items()
     }
     for side, overlay in made.items():
         canvas.overlays[f"patient_{side}"] = overlay

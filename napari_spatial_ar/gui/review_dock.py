@@ -10,12 +10,14 @@ import numpy as np
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QProgressBar
 
+from napari_spatial_ar.gui.explain_panel import ExplainPanel
 from napari_spatial_ar.gui.export_panel import ExportPanel
 from napari_spatial_ar.gui.exporting import Exporter
 from napari_spatial_ar.gui.findings_panel import FindingsPanel
 from napari_spatial_ar.gui.forms import DockPage, Note, button, combo, row, section, select_data
 from napari_spatial_ar.gui.library_button import LibraryButton
 from napari_spatial_ar.gui.likeness_check import LikenessCheck, WarningNote
+from napari_spatial_ar.gui.looking_panel import LookingPanel
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.model_choice import ModelChoice
 from napari_spatial_ar.gui.model_list import ModelList
@@ -86,8 +88,10 @@ class ReviewDock(DockPage):
         )
         self.score_note = Note()
         self.rarity_note = Note()
+        self.looking = LookingPanel(self.viewer, self)
         self.threshold = ThresholdPanel()
         self.findings = FindingsPanel(self.viewer, self)
+        self.explain = ExplainPanel(self.viewer, self.tasks, self)
         self.export = ExportPanel()
         self.library_button = LibraryButton()
         models = row(self.model_box, self.library_button)
@@ -103,8 +107,10 @@ class ReviewDock(DockPage):
                     self.rarity_note,
                 ],
             ),
+            self.looking,
             self.threshold,
             self.findings,
+            self.explain,
             self.export,
         ]
         self.lay_out(sections)
@@ -157,6 +163,8 @@ class ReviewDock(DockPage):
     def _show_session(self, layer: Any = None) -> None:
         session = self.session
         self.masks.set_session(session)
+        self.looking.set_session(self.scan.layer, session)
+        self.explain.set_session(session)
         self.export.set_scan(None if session is None else session.volume)
         self.threshold.set_counts(None if session is None else session.counts)
         self.rarity_note.say("" if session is None else session.rarity)

@@ -14,6 +14,7 @@ from napari_spatial_ar.errors import SpatialARError
 __all__ = [
     "ModelNews",
     "backbone_names",
+    "embed_plane",
     "estimate_steps",
     "fit_steps",
     "list_models",
@@ -22,6 +23,7 @@ __all__ = [
     "model_news",
     "new_recipe",
     "read_recipe",
+    "similar_steps",
     "suspect_steps",
     "unfinished_dir",
     "user_models_dir",
@@ -132,6 +134,22 @@ def write_recipe(path: str | Path, recipe: Any) -> None:
     from napari_spatial_ar.normative.recipe import write_recipe as write
 
     write(path, recipe)
+
+
+def embed_plane(model: Any, volume: Any, index: int) -> Any:
+    """Embed a slice; see `explaining.embed_plane`."""
+    from napari_spatial_ar.normative.explaining import embed_plane as embed
+
+    return embed(model, volume, index)
+
+
+def similar_steps(
+    model: Any, folders: Sequence[str | Path], query: Any
+) -> Generator[Any, None, Any]:
+    """Find the most similar normal patches; see `neighbours.similar_patches`."""
+    from napari_spatial_ar.normative.neighbours import similar_patches
+
+    return (yield from similar_patches(model, folders, query))
 
 
 def suspect_steps(model: Path, folders: Sequence[str | Path]) -> Generator[Any, None, Any]:

@@ -197,15 +197,27 @@ class Geometry:
         axial slices and to inferior in the others; columns grow to the patient's left, in
         sagittal slices to posterior.
         """
-        rows, columns = {
-            "axial": ("P", "L"),
-            "coronal": ("I", "L"),
-            "sagittal": ("I", "P"),
-        }[self.plane]
-        (row_axis, row_flip), (column_axis, column_flip) = map(self._axis_towards, (rows, columns))
+        (row_axis, row_flip), (column_axis, column_flip) = self._across
         return self._arrange(
             array, [self.slice_axis, row_axis, column_axis], [False, row_flip, column_flip]
         )
+
+    @property
+    def _across(self) -> list[tuple[int, bool]]:
+        """Axis of (Z, Y, X), and whether it runs backwards, for rows and columns of slices."""
+        letters = {"axial": "PL", "coronal": "IL", "sagittal": "IP"}[self.plane]
+        return [self._axis_towards(letter) for letter in letters]
+
+    def slice_index(self, index: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Where `to_slices` puts the voxel that `to_display` puts at (S, P, L)."""
+        source = [0, 0, 0]
+        for at, (axis, flip) in zip(index, map(self._axis_towards, "SPL"), strict=True):
+            source[axis] = self.shape[axis] - 1 - at if flip else at
+        row, column = (
+            self.shape[axis] - 1 - source[axis] if flip else source[axis]
+            for axis, flip in self._across
+        )
+        return source[self.slice_axis], row, column
 
     @property
     def display_shape(self) -> tuple[int, int, int]:

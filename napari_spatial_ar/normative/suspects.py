@@ -38,7 +38,15 @@ from napari_spatial_ar.normative.methods import (
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scoring import Example, Scoring, SliceScore
 
-__all__ = ["UNIT", "CrossJudge", "Suspect", "Suspects", "find_suspects"]
+__all__ = [
+    "UNIT",
+    "CrossJudge",
+    "Suspect",
+    "Suspects",
+    "find_suspects",
+    "look_again",
+    "series_of_fit",
+]
 
 #: Unit of the scores.
 UNIT = SurroundingsBank.unit
@@ -166,8 +174,8 @@ def find_suspects(
     """
     if top < 1:
         raise InputError(f"the number of scans to show must be at least 1, not {top}")
-    found = yield from _look(model, folders, patient_pattern)
-    series = _of_fit(model, found)
+    found = yield from look_again(model, folders, patient_pattern)
+    series = series_of_fit(model, found)
     if not series:
         raise InputError(
             f"none of its slices had a part in the fit of '{model.name}'",
@@ -201,11 +209,12 @@ def find_suspects(
     return Suspects(tuple(suspects), len(series))
 
 
-def _look(
+def look_again(
     model: NormativeModel,
     folders: str | Path | Sequence[str | Path],
     patient_pattern: str | None,
 ) -> Generator[FitProgress, None, Survey]:
+    """Look through the folders of a fit as it did; see `survey` for what can go wrong."""
     steps = survey(
         folders,
         modality=model.modality,  # type: ignore[arg-type]
@@ -222,7 +231,7 @@ def _look(
         yield FitProgress("features", step.done, step.total, message="Looking through the folder")
 
 
-def _of_fit(model: NormativeModel, found: Survey) -> list[SurveyedSeries]:
+def series_of_fit(model: NormativeModel, found: Survey) -> list[SurveyedSeries]:
     """Series with those of their slices that had a part in the fit, as far as the model tells."""
     keys = model.header.training.get("slice_keys")
     series = found.series

@@ -163,6 +163,21 @@ class FindingsList:
         numbers, counts = np.unique(self.labels[here], return_counts=True)
         return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
 
+    def heir(self, old: FindingsList, label: int) -> int | None:
+        """Label here of the finding that has most voxels of one of another list; None for none."""
+        shared = self._overlaps(Mark(old.region(label)))
+        return max(shared, key=shared.__getitem__) if shared else None
+
+    def keep_comment(self, old: FindingsList, label: int, comment: str) -> FindingsList:
+        """List in which a comment on a finding of another list waits for its voxels to come back.
+
+        Raises
+        ------
+        KeyError
+            If the other list has no finding of that label.
+        """
+        return self.with_marks(old.decide(label, comment=comment).marks)
+
     def with_marks(self, marks: tuple[Mark, ...]) -> FindingsList:
         """List with the status and comment that other marks give."""
         met: dict[int, list[tuple[Mark, int]]] = {}

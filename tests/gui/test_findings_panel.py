@@ -71,10 +71,10 @@ def title_click(made: ReviewDock, qtbot: Any, title: str) -> None:
 
 def test_rows_sort_by_numbers(scored: ReviewDock, qtbot: Any) -> None:
     assert column(scored, "#") == ["1", "2", "3"]
-    title_click(scored, qtbot, "ml")
-    assert column(scored, "ml") == ["0.009", "0.054", "1.1"]
+    title_click(scored, qtbot, "Volume")
+    assert column(scored, "Volume") == ["9 µl", "54 µl", "1.1 ml"]
     assert column(scored, "#") == ["1", "3", "2"]
-    title_click(scored, qtbot, "ml")
+    title_click(scored, qtbot, "Volume")
     assert column(scored, "#") == ["2", "3", "1"]
     title_click(scored, qtbot, "Slices")
     # As words, "10" would stand before "2"; ranges start where they start.
@@ -134,6 +134,56 @@ def test_keys_work_on_the_canvas_and_leave_text_fields_alone(
     assert column(scored, "Comment") == ["knurp", "", ""]
     assert column(scored, "Status") == ["", "", ""]
     assert scored.findings.current.finding.rank == 1
+
+
+def write(made: ReviewDock, qtbot: Any, row: int, text: str) -> QLineEdit:
+    click_row(made, qtbot, row)
+    made.findings.table.edit(made.findings.sorted.index(row, COMMENT))
+    field = made.findings.comments.field
+    qtbot.keyClicks(field, text)
+    return field
+
+
+def test_a_comment_being_typed_moves_on_with_its_finding(
+    scored: ReviewDock, finish: Any, qtbot: Any
+) -> None:
+    write(scored, qtbot, 1, "old inf")
+    # Leaves the largest, which is second to the smallest by its peak.
+    scored.threshold.min_size.setValue(100)
+    finish(scored)
+    assert len(column(scored, "#")) == 1
+    field = scored.findings.comments.field
+    assert field is not None
+    assert field.text() == "old inf"
+    qtbot.keyClicks(field, "arct")
+    qtbot.keyClick(field, Qt.Key.Key_Return)
+    QApplication.processEvents()
+    assert column(scored, "Comment") == ["old infarct"]
+    scored.threshold.min_size.setValue(0)
+    finish(scored)
+    assert column(scored, "Comment") == ["", "old infarct", ""]
+
+
+def test_a_comment_being_typed_comes_back_with_its_finding(
+    scored: ReviewDock, finish: Any, qtbot: Any
+) -> None:
+    write(scored, qtbot, 0, "tiny")
+    scored.threshold.min_size.setValue(100)
+    finish(scored)
+    assert scored.findings.comments.field is None
+    assert column(scored, "Comment") == [""]
+    scored.threshold.min_size.setValue(0)
+    finish(scored)
+    assert column(scored, "Comment") == ["tiny", "", ""]
+
+
+def test_no_column_is_cut(scored: ReviewDock, qtbot: Any) -> None:
+    table, header = scored.findings.table, scored.findings.table.horizontalHeader()
+    titles = header.fontMetrics()
+    for at, made in enumerate(COLUMNS):
+        assert header.sectionSize(at) >= titles.horizontalAdvance(made.title), made.title
+        if at != COMMENT:
+            assert header.sectionSize(at) >= table.sizeHintForColumn(at), made.title
 
 
 def test_a_decision_outlives_the_threshold(scored: ReviewDock, finish: Any, qtbot: Any) -> None:

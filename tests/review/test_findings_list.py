@@ -67,6 +67,25 @@ def test_diameter_volume_and_scores_agree_with_brute_force() -> None:
         assert finding.mean_nll == pytest.approx(nll[inside].mean(), rel=1e-5)
 
 
+def test_the_heir_of_a_finding_has_most_of_its_voxels() -> None:
+    low, high = at(hills(), 1.5), at(hills(), 5.5)
+    peaks = {item.finding.label: item.finding.peak_nll for item in low.items}
+    (top,) = (item.finding.label for item in high.items)
+    assert peaks[low.heir(high, top)] == 6
+    third = next(label for label, peak in peaks.items() if peak == 4)
+    assert high.heir(low, third) is None
+
+
+def test_a_comment_on_a_finding_that_is_gone_waits_for_it() -> None:
+    nll = hills()
+    low, high = at(nll, 1.5), at(nll, 5.5)
+    third = next(item.finding.label for item in low.items if item.finding.peak_nll == 4)
+    kept = high.keep_comment(low, third, "cyst")
+    assert [item.comment for item in kept.items] == [""]
+    again = at(nll, 1.5, kept.marks)
+    assert [item.comment for item in again.items] == ["", "cyst"]
+
+
 def test_a_rejected_region_stays_rejected_as_it_shrinks_grows_and_returns() -> None:
     nll = hills()
     found = at(nll, 2.5)

@@ -15,6 +15,7 @@ from docstring_parser import DocstringStyle, parse
 from torch import Tensor
 
 from napari_spatial_ar.errors import InputError, ModelVersionError
+from napari_spatial_ar.normative.methods.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.scoring import Scoring, SliceScore
 from napari_spatial_ar.normative.tiling import Tiling
 
@@ -129,6 +130,8 @@ class Detector(ABC):
     unit: ClassVar[str]
     #: One line for lists of methods: what is unusual for it.
     summary: ClassVar[str]
+    #: What a patch's score means, in a sentence or two for people.
+    meaning: ClassVar[str] = ""
     #: Publication that it follows.
     reference: ClassVar[str]
     #: What fitting, scoring and the model file cost, in words.
@@ -272,6 +275,25 @@ class Detector(ABC):
     def all_scores(self, grid: Tensor) -> tuple[Tensor, Tensor | None]:
         """Give what `score` and `image_scores` give, for methods that make both in one go."""
         return self.score(grid), self.image_scores(grid)
+
+    def explain(self, grid: Tensor, row: int, column: int) -> Explanation:
+        """Say what one patch's score means and is made from; methods with more to say add it.
+
+        Parameters
+        ----------
+        grid : (1, D, Hp, Wp) float
+            Embeddings, where the detector is.
+        row, column : int
+            The patch.
+
+        Raises
+        ------
+        InputError
+            As `score`.
+        """
+        score = float(self.score(grid)[0, row, column]) / self.heatmap_divisor
+        meaning = self.meaning or f"The score says: {self.summary}."
+        return Explanation(meaning, (Quantity("Score of this patch alone", score, self.unit),))
 
     @abstractmethod
     def parameters(self) -> dict[str, Any]:

@@ -75,6 +75,10 @@ class ChangeDetector(Detector):
     name: ClassVar[str] = "synthetic-change"
     unit: ClassVar[str] = "log odds"
     summary: ClassVar[str] = "likeness to changes that were made to normal slices in training"
+    meaning: ClassVar[str] = (
+        "The log odds that the patch was changed on purpose, as seen by a network trained "
+        "on such changes, over those of an ordinary patch; it is no probability of disease."
+    )
     reference: ClassVar[str] = (
         "in the line of CutPaste, DRAEM, NSA and SimpleNet (Liu et al., CVPR 2023)"
     )

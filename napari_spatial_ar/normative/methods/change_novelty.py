@@ -31,6 +31,7 @@ from torch import Tensor
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.change_detector import ChangeDetector
+from napari_spatial_ar.normative.methods.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.methods.surroundings_bank import SurroundingsBank
 from napari_spatial_ar.normative.scoring import Scoring
 
@@ -63,6 +64,10 @@ class ChangeNovelty(Detector):
     unit: ClassVar[str] = "SD of normal tissue"
     summary: ClassVar[str] = (
         "likeness to changes made to normal slices, and distance to the nearest normal patch"
+    )
+    meaning: ClassVar[str] = (
+        "How much the patch looks like a change made to normal tissue, plus how far it is "
+        "from normal patches, both in standard deviations of normal tissue."
     )
     reference: ClassVar[str] = f"{ChangeDetector.reference}; {SurroundingsBank.reference}"
     cost: ClassVar[str] = (
@@ -153,6 +158,22 @@ class ChangeNovelty(Detector):
         change, novelty = both / spread[:, None, None, None]
         images = ((_image_scores(both) - mean[:, None]) / deviation[:, None]).sum(dim=0)
         return change + self.weight * novelty, images
+
+    @torch.inference_mode()
+    def explain(self, grid: Tensor, row: int, column: int) -> Explanation:
+        """See `Detector.explain`: both parts in their own units, and what each adds."""
+        both = self.parts(grid)[:, 0, row, column]
+        change, novelty = (both / self.usual[0]).tolist()
+        log_odds, distance = both.tolist()
+        added = self.weight * novelty
+        found = (
+            Quantity("Score of this patch alone", change + added, self.unit),
+            Quantity("of it from likeness to a change", change, "SD"),
+            Quantity("of it from distance to normal", added, "SD"),
+            Quantity("Likeness to a change", log_odds, self._detectors[0].unit),
+            Quantity("Distance to the nearest normal patch", distance, self._detectors[1].unit),
+        )
+        return Explanation(self.meaning, found)
 
     def parameters(self) -> dict[str, Any]:
         """Give the weight and the parameters of both parts."""

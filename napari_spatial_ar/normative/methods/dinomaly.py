@@ -60,6 +60,10 @@ class Dinomaly(Detector):
     name: ClassVar[str] = "dinomaly"
     unit: ClassVar[str] = "cosine distance"
     summary: ClassVar[str] = "how badly a patch is reconstructed through a noisy bottleneck"
+    meaning: ClassVar[str] = (
+        "How far the patch is from what a decoder that has seen only normal slices makes of "
+        "it: 0 is a perfect reconstruction, 1 unrelated."
+    )
     reference: ClassVar[str] = "Dinomaly (Guo et al., CVPR 2025)"
     cost: ClassVar[str] = (
         "10,000 steps of training want a GPU; a file of 60 MB, features of eight blocks to store"

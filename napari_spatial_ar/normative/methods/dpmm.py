@@ -126,6 +126,9 @@ class DirichletMixture(Detector):
     title: ClassVar[str] = "Dirichlet mixture (DPMM)"
     unit: ClassVar[str] = "cosine distance"
     summary: ClassVar[str] = "distance to the nearest centre of a mixture of normal patches"
+    meaning: ClassVar[str] = (
+        "How far the patch is from the nearest typical normal patch: 0 is the same, 1 unrelated."
+    )
     reference: ClassVar[str] = "DPMM on DINO embeddings (Schulthess and Konukoglu, MICCAI 2025)"
     cost: ClassVar[str] = "fits in minutes, scores in milliseconds, a file below 1 MB"
 

@@ -70,6 +70,10 @@ class HierarchicalMatching(Detector):
     title: ClassVar[str] = "HiMatch-AD"
     unit: ClassVar[str] = "times the usual distance"
     summary: ClassVar[str] = "distance to patches of the most similar normal slices, at each stage"
+    meaning: ClassVar[str] = (
+        "How far the patch is from patches of the most similar normal slices, as a multiple "
+        "of the usual distance: 1 is usual."
+    )
     reference: ClassVar[str] = "HiMatch-AD (Huo et al., 2026), from the abstract"
     cost: ClassVar[str] = (
         "fits in seconds to minutes, scores in milliseconds, a file of 10 to 400 MB"

@@ -56,6 +56,10 @@ class MemoryBank(Detector):
     name: ClassVar[str] = "memory-bank"
     unit: ClassVar[str] = "cosine distance"
     summary: ClassVar[str] = "distance to the nearest patch of any normal slice"
+    meaning: ClassVar[str] = (
+        "How far the patch is from the nearest normal patch of any place: 0 is the same, 1 "
+        "unrelated."
+    )
     reference: ClassVar[str] = "AnomalyDINO (Damm et al., WACV 2025)"
     cost: ClassVar[str] = (
         "fits in seconds (a coreset: minutes); the slowest to score, and a file that grows with "

@@ -61,6 +61,10 @@ class PatchGaussian(Detector):
     title: ClassVar[str] = "Patch Gaussian"
     unit: ClassVar[str] = "Mahalanobis distance"
     summary: ClassVar[str] = "distance from one Gaussian of normal patches, or from one a position"
+    meaning: ClassVar[str] = (
+        "How many standard deviations the patch is from the mean of normal patches, along "
+        "the directions in which they vary."
+    )
     reference: ClassVar[str] = "Rippel et al., ICPR 2020; PaDiM (Defard et al., ICPR 2021)"
     cost: ClassVar[str] = "fits in seconds to minutes, scores in milliseconds, a file of 1 to 10 MB"
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from napari_spatial_ar.errors import InputError, ModelFileError, SpatialARError
 from napari_spatial_ar.normative.autoregressive import Context, SpatialAR
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.methods.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.methods.grids import StoredGrids, check_grid
 from napari_spatial_ar.normative.training import (
     TrainingSettings,
@@ -50,6 +51,10 @@ class SpatialARDetector(Detector):
     title: ClassVar[str] = "Spatial AR"
     unit: ClassVar[str] = "nats per dimension"
     summary: ClassVar[str] = "how badly a patch is predicted from the patches around it"
+    meaning: ClassVar[str] = (
+        "How badly the patch is predicted from the patches before it: its negative log- "
+        "likelihood for each of the embedding's dimensions, never below 0.92."
+    )
     reference: ClassVar[str] = "Spatial AR (Erdil et al.)"
     cost: ClassVar[str] = (
         "trains for minutes (GPU) to hours (CPU), scores in milliseconds, a file of 10 MB"
@@ -185,6 +190,22 @@ class SpatialARDetector(Detector):
         turned = turn(grid).contiguous(memory_format=torch.channels_last)
         return (nll + turn(self.backward.nll(turned))) / 2
 
+    @torch.inference_mode()
+    def explain(self, grid: Tensor, row: int, column: int) -> Explanation:
+        """See `Detector.explain`: the error of the prediction too, from each side it is made."""
+        told = super().explain(grid, row, column)
+        seen = grid[0, :, row, column].float()
+        sides = [("", self.network(grid)[0, :, row, column])]
+        if self.backward is not None:
+            back = turn(self.backward(turn(grid)))[0, :, row, column]
+            sides = [(" from before", sides[0][1]), (" from after", back)]
+        errors = [
+            Quantity(f"Prediction error{side}", _rms(seen - mean.float()), "root mean square")
+            for side, mean in sides
+        ]
+        size = Quantity("Size of the embedding", _rms(seen), "root mean square")
+        return Explanation(told.meaning, (*told.quantities, *errors, size))
+
     def parameters(self) -> dict[str, Any]:
         """Give the arguments of `SpatialAR`, and ``raster`` where it runs both ways."""
         own = {} if self.backward is None else {"raster": "both"}
@@ -225,6 +246,10 @@ class SpatialARDetector(Detector):
             if network is not None:
                 network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
+
+
+def _rms(vector: Tensor) -> float:
+    return float(vector.square().mean().sqrt())
 
 
 def _train(

@@ -41,6 +41,10 @@ class SurroundingsBank(Detector):
     name: ClassVar[str] = "surroundings-bank"
     unit: ClassVar[str] = "cosine distance"
     summary: ClassVar[str] = "distance to the nearest normal patch, surroundings counted in"
+    meaning: ClassVar[str] = (
+        "How far the patch, with what is around it, is from the nearest normal one: 0 is "
+        "the same, 1 unrelated."
+    )
     reference: ClassVar[str] = "in the line of AnomalyDINO (Damm et al., WACV 2025)"
     cost: ClassVar[str] = "fits in seconds, scores in milliseconds, a file of 9 MB"
     replayable: ClassVar[bool] = True

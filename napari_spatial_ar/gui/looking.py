@@ -1,0 +1,151 @@
+"""How a session's results are drawn over the scan: as outline, filled, as heatmap, or not."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Literal, get_args
+
+from napari.layers import Layer
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.layers import heat_colormap, kind_of
+from napari_spatial_ar.gui.session import Session
+from napari_spatial_ar.review.colormap import DEFAULT_COLOURS, HEAT_COLOURS
+
+__all__ = ["MODES", "Looking", "Mode"]
+
+Mode = Literal["both", "outline", "fill", "heatmap", "off"]
+#: In the order in which the key goes through them.
+MODES: tuple[Mode, ...] = get_args(Mode)
+_HEAT_IN, _MASK_IN = ("both", "heatmap"), ("both", "outline", "fill")
+_OUTLINE_OPACITY, _FILL_OPACITY = 0.9, 0.45
+_SAVE_MS = 500
+
+
+class Looking(QObject):
+    """Draws heatmap and mask of the chosen scan in one of `MODES`, in the colours that were chosen.
+
+    Colours and opacity are remembered; the mode is not, so that no session begins with results
+    that are not drawn.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Where the layers are.
+    parent : QObject
+        The owner.
+    """
+
+    #: Mode, colours or opacity are others, whoever changed them.
+    changed = Signal()
+
+    def __init__(self, viewer: Any, parent: QObject):
+        super().__init__(parent)
+        self._viewer = viewer
+        self._session: Session | None = None
+        self._mode: Mode = "both"
+        colours = settings.recall("heatmap/colours", DEFAULT_COLOURS)
+        self.colours = colours if colours in HEAT_COLOURS else DEFAULT_COLOURS
+        self.opacity = min(max(settings.recall("heatmap/opacity", 1.0), 0.05), 1.0)
+        self._saver = QTimer(self)
+        self._saver.setSingleShot(True)
+        self._saver.timeout.connect(self._save)
+        # napari holds these by weak reference.
+        viewer.layers.events.inserted.connect(self._on_inserted)
+
+    def set_session(self, session: Session | None) -> None:
+        """Draw the results of another scan."""
+        self._session = session
+        self.changed.emit()
+
+    # ------------------------------------------------------------------ mode
+
+    @property
+    def mode(self) -> Mode:
+        """As the layers stand, which may have been shown or hidden in napari's own list."""
+        heat, mask = self._layers()
+        if heat is None and mask is None:
+            return self._mode
+        if mask is not None and mask.visible:
+            if mask.contour == 0:
+                return "fill"
+            return "both" if heat is not None and heat.visible else "outline"
+        return "heatmap" if heat is not None and heat.visible else "off"
+
+    def set_mode(self, mode: Mode) -> None:
+        """Draw the results in another way."""
+        self._mode = mode
+        for layer in self._layers():
+            if layer is not None:
+                self._show(layer)
+        self.changed.emit()
+
+    def cycle(self) -> None:
+        """Go on to the next of `MODES`."""
+        self.set_mode(MODES[(MODES.index(self.mode) + 1) % len(MODES)])
+
+    def _layers(self) -> tuple[Layer | None, Layer | None]:
+        session = self._session
+        made = (None, None) if session is None else (session.heat, session.mask)
+        heat, mask = (layer if layer in self._viewer.layers else None for layer in made)
+        return heat, mask
+
+    def _show(self, layer: Layer) -> None:
+        heat = kind_of(layer) == "nll"
+        if not heat and (self._mode == "fill") != (layer.contour == 0):
+            filled = self._mode == "fill"
+            layer.contour = 0 if filled else 1
+            layer.opacity = _FILL_OPACITY if filled else _OUTLINE_OPACITY
+        layer.visible = self._mode in (_HEAT_IN if heat else _MASK_IN)
+
+    def _on_inserted(self, event: Any) -> None:
+        layer = event.value
+        kind = kind_of(layer)
+        if kind not in ("nll", "mask"):
+            return
+        if kind == "nll":
+            layer.colormap = heat_colormap(self.colours)
+            layer.opacity = self.opacity
+            layer.events.opacity.connect(self._on_opacity)
+        else:
+            layer.events.contour.connect(self._on_layer)
+        layer.events.visible.connect(self._on_layer)
+        self._show(layer)
+        self._on_layer()
+
+    def _on_layer(self, event: Any = None) -> None:
+        # The dock may be gone before its Python half is.
+        with suppress(RuntimeError):
+            self.changed.emit()
+
+    # ------------------------------------------------------------------ colours
+
+    def set_colours(self, colours: str) -> None:
+        """Draw heatmaps in other colours, one of `HEAT_COLOURS`."""
+        self.colours = colours
+        settings.remember("heatmap/colours", colours)
+        for layer in self._heatmaps():
+            layer.colormap = heat_colormap(colours)
+        self.changed.emit()
+
+    def set_opacity(self, opacity: float) -> None:
+        """Draw heatmaps more or less opaque, 0..1."""
+        self.opacity = opacity
+        for layer in self._heatmaps():
+            layer.opacity = opacity
+        self._saver.start(_SAVE_MS)
+
+    def _heatmaps(self) -> list[Layer]:
+        return [layer for layer in self._viewer.layers if kind_of(layer) == "nll"]
+
+    def _on_opacity(self, event: Any) -> None:
+        """Follow napari's own slider."""
+        heat, _ = self._layers()
+        with suppress(RuntimeError):
+            if heat is not None and event.source is heat and heat.opacity != self.opacity:
+                self.opacity = float(heat.opacity)
+                self.changed.emit()
+
+    def _save(self) -> None:
+        settings.remember("heatmap/opacity", self.opacity)

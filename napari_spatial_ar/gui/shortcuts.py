@@ -1,0 +1,94 @@
+"""Keys of the Review dock: one table of them, and how they are bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakMethod
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QKeySequence
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QDialog,
+    QDialogButtonBox,
+    QHeaderView,
+    QShortcut,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+__all__ = ["EXPLAIN_KEY", "MODE_KEY", "SHORTCUTS", "SIDE_KEY", "ShortcutsDialog", "bind"]
+
+#: Keys that napari gives to no layer and to no menu.
+MODE_KEY, SIDE_KEY, EXPLAIN_KEY = "H", "G", "Q"
+#: Key and what it does, as shown to people.
+SHORTCUTS: tuple[tuple[str, str], ...] = (
+    (MODE_KEY, "Results: heatmap and outline, outline, filled, heatmap, off"),
+    (SIDE_KEY, "Scan and results side by side, and back"),
+    (EXPLAIN_KEY, "Explain the patch under the cursor: freeze it, or follow the mouse again"),
+    ("N", "Next finding"),
+    ("P or Shift+N", "Previous finding"),
+    ("K", "Keep the finding"),
+    ("U", "Mark the finding as unsure"),
+    ("R", "Reject the finding; again: take it back"),
+    ("Alt+1, 2, 3", "Axial, coronal, sagittal slices"),
+    ("Left, Right", "Slice before, slice after (napari)"),
+    ("Ctrl+R", "Fit the view to the window (napari)"),
+)
+
+
+def bind(viewer: Any, scope: QWidget, key: str, slot: Callable[[], None]) -> None:
+    """Let a key call a bound method, from the dock and from the viewer's canvas.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Whose canvas takes the key.
+    scope : QWidget
+        The dock: the key works in it but in text fields.
+    key : str
+        Such as ``"H"`` or ``"Shift+N"``.
+    slot : bound method
+        Not kept alive by the viewer.
+    """
+    shortcut = QShortcut(QKeySequence(key), scope)
+    shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+    shortcut.activated.connect(slot)
+    held = WeakMethod(slot)
+
+    def press(viewer: Any) -> None:
+        found = held()
+        if found is not None:
+            found()
+
+    viewer.bind_key(key.replace("+", "-"), press, overwrite=True)
+
+
+class ShortcutsDialog(QDialog):
+    """Shows `SHORTCUTS`."""
+
+    def __init__(self, parent: QWidget | None = None):
+        super().__init__(parent)
+        self.setWindowTitle("Keys of the Review dock")
+        self.table = QTableWidget(len(SHORTCUTS), 2)
+        self.table.setHorizontalHeaderLabels(["Key", "What it does"])
+        self.table.verticalHeader().hide()
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
+        self.table.setAccessibleName("Keys")
+        for row, words in enumerate(SHORTCUTS):
+            for column, text in enumerate(words):
+                self.table.setItem(row, column, QTableWidgetItem(text))
+        header = self.table.horizontalHeader()
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
+        header.setStretchLastSection(True)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        buttons.rejected.connect(self.reject)
+        layout = QVBoxLayout(self)
+        layout.addWidget(self.table)
+        layout.addWidget(buttons)
+        rows = self.table.verticalHeader().length() + header.sizeHint().height()
+        self.resize(620, rows + 90)

@@ -1,0 +1,100 @@
+"""Why a patch scores as it does: in words, and beside normal patches like it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.normative.methods.explanation import Explanation
+from napari_spatial_ar.review.drawing import BACKGROUND, PanelSize, grey_picture, to_image
+
+__all__ = ["patch_row", "quantity_lines", "score_sentence", "share_sentence"]
+
+_BOX = (255, 205, 40)
+_GAP = 4
+
+
+class CalibratedLike(Protocol):
+    """What is needed of a `NormativeModel` here."""
+
+    def fpr_for_threshold(self, threshold: float) -> float:
+        """Share of normal tissue above a score."""
+
+    def threshold_for_fpr(self, fpr: float) -> float:
+        """Score that a share of normal tissue lies above."""
+
+
+class PictureLike(Protocol):
+    """What is needed of a `PatchPicture` here."""
+
+    @property
+    def image(self) -> npt.NDArray[np.float32]:
+        """(rows, columns), in [0, 1]."""
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """First row and column of the patch, and those after its last."""
+
+
+def score_sentence(score: float, unit: str) -> str:
+    """Say the score of the heatmap at a place."""
+    return f"Score here: {score:.3g} {unit}"
+
+
+def share_sentence(model: CalibratedLike, score: float) -> str:
+    """Say how much of normal tissue scores as high, as far as the calibration tells.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        Its calibration is asked.
+    score : float
+        Value of the heatmap.
+    """
+    try:
+        share = float(model.fpr_for_threshold(score))
+    except InputError:
+        return "How much of normal tissue scores as high is unknown: the model is not calibrated."
+    try:
+        end = float(model.threshold_for_fpr(share))
+    except InputError:
+        end = score
+    # The share is held at the ends of what was measured.
+    slack = 1e-3 * max(1.0, abs(score))
+    held = (
+        "less than " if score > end + slack else "more than " if score < end - slack else "about "
+    )
+    return f"Of normal tissue, {held}{100 * share:.2g} % scores as high."
+
+
+def quantity_lines(explanation: Explanation) -> list[str]:
+    """Lines with the numbers of an explanation, each with its unit."""
+    return [f"{one.name}: {one.value:.3g} {one.unit}".rstrip() for one in explanation.quantities]
+
+
+def patch_row(pictures: Sequence[PictureLike], side: int) -> Image.Image:
+    """Pictures of patches side by side, each patch in a box; RGB.
+
+    Parameters
+    ----------
+    pictures : sequence of PatchPicture
+        The patch itself, then those like it.
+    side : int
+        Height and width of each in pixels.
+    """
+    width = len(pictures) * (side + _GAP) - _GAP
+    page = Image.new("RGB", (max(1, width), side), BACKGROUND)
+    for number, picture in enumerate(pictures):
+        rows, columns = picture.image.shape
+        panel = to_image(grey_picture(picture.image, PanelSize(side, side)))
+        top, left, bottom, right = picture.box
+        ends = (left * side / columns, top * side / rows)
+        others = (right * side / columns - 1, bottom * side / rows - 1)
+        ImageDraw.Draw(panel).rectangle((ends, others), outline=_BOX)
+        page.paste(panel, (number * (side + _GAP), 0))
+    return page
