@@ -164,7 +164,6 @@ class WorklistKeeper(QObject):
             self._rows.put(entry.at(int(visited.sum()), len(visited)))
             if time.monotonic() - opened.saved_at > _SAVE_SECONDS:
                 self.keep_scores(opened)
-        self._runner.set_busy(True)
 
     def _on_finished(self, session: Session) -> None:
         opened = self._of(session)
@@ -173,7 +172,6 @@ class WorklistKeeper(QObject):
             if entry is not None:
                 self._rows.put(entry.set_down())
             self.keep_scores(opened)
-        self._runner.set_busy(self._dock.running)
 
     def keep_scores(self, opened: Opened) -> None:
         """Write scores that are not on disk yet, in a worker."""

@@ -95,6 +95,11 @@ class WorklistOpener(QObject):
             task.stop()
             if self._keeper.find(self._wanted) is None:
                 self._runner.plan.release(self._wanted)
+        self._yield_to_viewer()
+
+    def _yield_to_viewer(self) -> None:
+        """Let the worker rest while the viewer is at work."""
+        self._runner.set_busy(self.busy or self._dock.running)
 
     def _start(self, key: str, *, read: bool) -> None:
         self._wanted = key
@@ -114,6 +119,7 @@ class WorklistOpener(QObject):
         task.returned.connect(partial(self._on_returned, task, key, model))
         task.failed.connect(partial(self._on_failed, task, key))
         self._task = task
+        self._yield_to_viewer()
 
     def _take(self, task: Task, key: str, step: Any) -> None:
         if task is not self._task:
@@ -165,7 +171,7 @@ class WorklistOpener(QObject):
             entry = self._rows.entry(key)
             if entry is not None and entry.state != "scored":
                 self._rows.put(entry.failed(str(error)))
-        self._runner.refresh()
+        self._yield_to_viewer()
 
     def _on_returned(self, task: Task, key: str, model: Any, kept: Kept | None) -> None:
         if task is not self._task:
@@ -179,7 +185,7 @@ class WorklistOpener(QObject):
                 self._dock.scorer.cancel()
             else:
                 self._restore()
-        self._runner.refresh()
+        self._yield_to_viewer()
 
     def _on_model(self, model: Any) -> None:
         """Look up what another model made of the scan in the viewer."""
@@ -191,10 +197,13 @@ class WorklistOpener(QObject):
             self._start(key, read=False)
 
     def _restore(self, *_: Any) -> None:
+        if self._next is not None and not self._dock.running:
+            (opened, kept), self._next = self._next, None
+            self._bring_back(opened, kept)
+        self._yield_to_viewer()
+
+    def _bring_back(self, opened: Opened, kept: Kept) -> None:
         """Show what is kept, and where the list is being scored, score what is left."""
-        if self._next is None or self._dock.running:
-            return
-        (opened, kept), self._next = self._next, None
         dock, scores = self._dock, kept.scores
         model = dock.models.model
         if model is None or opened.layer not in dock.viewer.layers:
@@ -214,4 +223,3 @@ class WorklistOpener(QObject):
             session.strokes = kept.marks.strokes
         opened.session = session
         opened.marks, opened.strokes = session.listed.marks, session.strokes
-        self._runner.set_busy(dock.running)

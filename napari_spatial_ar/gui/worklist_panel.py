@@ -210,8 +210,8 @@ class WorklistPanel(QWidget):
         known = threshold.threshold if threshold.slider.isEnabled() else None
         self.runner.set_rule(MaskRule(known, threshold.settings))
 
-    def _on_dock_scores(self, done: int, total: int) -> None:
-        self.runner.set_busy(self._dock.running)
+    def _on_dock_scores(self, *_: object) -> None:
+        self.runner.set_busy(True)
 
     # ------------------------------------------------------------------ reading
 

@@ -10,7 +10,6 @@ from typing import Any
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration import scan_score
-from napari_spatial_ar.normative.scoring import SliceScore
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings import label_components
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
@@ -57,7 +56,7 @@ class KeptFirst:
 
     def iter_volume(
         self, volume: Volume, slices: Sequence[int]
-    ) -> Generator[tuple[int, SliceScore], None, None]:
+    ) -> Generator[tuple[int, Any], None, None]:
         """Yield kept slices in the order asked for, then those that the model scores now."""
         visited = self._kept.visited
         for index in slices:

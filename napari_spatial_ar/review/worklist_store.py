@@ -35,12 +35,11 @@ from napari_spatial_ar.imaging.files import (
 )
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.normative.scoring import SliceScore
 from napari_spatial_ar.review.findings_list import Mark, Status
 from napari_spatial_ar.review.strokes import Strokes
 from napari_spatial_ar.review.worklist import Reading, Summary
 
-__all__ = ["Marks", "Record", "ScanScores", "WorklistStore", "model_key", "scan_key"]
+__all__ = ["KeptSlice", "Marks", "Record", "ScanScores", "WorklistStore", "model_key", "scan_key"]
 
 FORMAT = 1
 _KEY_DIGITS = 24
@@ -89,6 +88,14 @@ def model_key(model: Any) -> str:
     return sha[:_MODEL_DIGITS]
 
 
+@dataclass(frozen=True)
+class KeptSlice:
+    """What of a `SliceScore` is kept: the patch grid is not."""
+
+    nll: npt.NDArray[np.float32] = field(repr=False)
+    image_score: float
+
+
 @dataclass(eq=False)
 class ScanScores:
     """Scores of some slices of a scan, or of all.
@@ -133,10 +140,10 @@ class ScanScores:
         self.image_scores[index] = score.image_score
         self.visited[index] = True
 
-    def slice_score(self, geometry: Geometry, index: int) -> SliceScore:
-        """Score of a slice that was seen; its patch grid is not kept."""
+    def slice_score(self, geometry: Geometry, index: int) -> KeptSlice:
+        """Score of a slice that was seen."""
         nll = np.asarray(geometry.to_slices(self.nll)[index])
-        return SliceScore(nll=nll, grid=nll[:1, :1], image_score=float(self.image_scores[index]))
+        return KeptSlice(nll, float(self.image_scores[index]))
 
 
 @dataclass(frozen=True)
