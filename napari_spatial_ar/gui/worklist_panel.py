@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 from weakref import ref
 
@@ -14,11 +12,10 @@ from qtpy.QtWidgets import QProgressBar, QShortcut, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.forms import Note, button, row
-from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.opening import ask_for_scan, dropped_paths
-from napari_spatial_ar.gui.workers import Task, TaskHost
+from napari_spatial_ar.gui.workers import TaskHost
+from napari_spatial_ar.gui.worklist_folder import FolderLister, last_listed
 from napari_spatial_ar.gui.worklist_keeping import WorklistKeeper
-from napari_spatial_ar.gui.worklist_listing import Listed, list_steps, thumbnail_steps
 from napari_spatial_ar.gui.worklist_model import WorklistModel
 from napari_spatial_ar.gui.worklist_opening import WorklistOpener
 from napari_spatial_ar.gui.worklist_runner import WorklistRunner
@@ -59,11 +56,11 @@ class WorklistPanel(QWidget):
     def __init__(self, dock: Any):
         super().__init__()
         self._dock = dock
-        self._listing: Task | None = None
         self._said = ""
         self.tasks = TaskHost(self)
         self.rows = WorklistModel(self)
         self.table = WorklistTable(self.rows)
+        self.folder = FolderLister(self.rows, self.tasks, self)
         store = WorklistStore(worklist_dir())
         self.runner = WorklistRunner(self.rows, self.tasks, store, self)
         self.keeper = WorklistKeeper(dock, self.rows, self.runner, self.tasks, store, self)
@@ -110,7 +107,9 @@ class WorklistPanel(QWidget):
         self.table.chosen.connect(self._on_chosen)
         self.rows.changed.connect(self._show)
         self.runner.changed.connect(self._show)
-        for speaker in (self.runner.stopped, self.keeper.said, self.opener.said):
+        self.folder.listed.connect(self._on_listed)
+        speakers = self.folder.said, self.runner.stopped, self.keeper.said, self.opener.said
+        for speaker in speakers:
             speaker.connect(self._say)
         self.opener.opened.connect(self.table.choose)
         dock.models.loaded.connect(self.runner.set_model)
@@ -132,21 +131,26 @@ class WorklistPanel(QWidget):
         if paths:
             self.set_paths(paths)
 
-    def set_paths(self, paths: Sequence[str], found: Found | None = None) -> None:
-        """List the scans of files and folders, then score them unless that was paused last."""
+    def set_paths(
+        self, paths: Sequence[str], found: Found | None = None, *, again: bool = False
+    ) -> None:
+        """List the scans of files and folders, then score them.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            Files and folders.
+        found : Found, optional
+            What there is, where it is known already.
+        again : bool
+            Leave the scoring at rest where it was paused last.
+        """
+        if not again:
+            settings.remember("worklist_paused", False)
         self.tasks.stop_all()
         self.opener.stop()
         self.runner.cancel()
-        first = Path(paths[0])
-        settings.remember_folder("open", first if first.is_dir() else first.parent)
-        settings.remember("worklist", "\n".join(paths))
-        self.rows.clear()
-        task = self.tasks.start(partial(list_steps, paths=list(paths), found=found))
-        task.progressed.connect(partial(self._take, task))
-        task.returned.connect(partial(self._on_listed, task))
-        task.failed.connect(partial(self._on_not_listed, task))
-        self._listing = task
-        self._show()
+        self.folder.look_in(paths, found)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Accept files and folders."""
@@ -158,36 +162,11 @@ class WorklistPanel(QWidget):
         event.acceptProposedAction()
         self.set_paths(dropped_paths(event.mimeData()))
 
-    def _take(self, task: Task, step: Any) -> None:
-        if task is not self._listing:
-            return
-        if isinstance(step, Listed):
-            self.rows.add(step.entry, step.scan)
-        else:
-            self._say(step)
-
-    def _on_listed(self, task: Task, passed_over: int) -> None:
-        if task is not self._listing:
-            return
-        self._listing = None
-        more = f"{passed_over} localizers and derived series are left out."
-        self._say(more if passed_over else "")
+    def _on_listed(self) -> None:
         self.runner.wanted = not settings.recall("worklist_paused", False)
         self.runner.look_up()
-        known = self.rows.scans
-        shown = [(e.key, known[e.key]) for e in self.table.shown if e.key in known]
-        work = partial(thumbnail_steps, scans=shown)
-        self.tasks.start(work).progressed.connect(self._take_picture)
+        self.folder.draw(self.table.shown)
         self.table.setFocus()
-        self._show()
-
-    def _take_picture(self, made: Any) -> None:
-        self.rows.put_picture(*made)
-
-    def _on_not_listed(self, task: Task, error: Exception) -> None:
-        if task is self._listing:
-            self._listing = None
-            self._say(report(error, "Looking for scans"))
 
     # ------------------------------------------------------------------ scoring
 
@@ -241,7 +220,7 @@ class WorklistPanel(QWidget):
 
     def _show(self) -> None:
         entries, runner = self.rows.entries, self.runner
-        line = self._line() if entries and self._listing is None else ""
+        line = self._line() if entries and not self.folder.listing else ""
         self.note.say(" ".join(part for part in (line, self._said) if part) or _INVITATION)
         scored = [entry for entry in entries if entry.state != "failed"]
         self.progress.setRange(0, max(1, sum(entry.slices for entry in scored)))
@@ -281,10 +260,10 @@ def show_worklist(
     else:
         frame.show()
         frame.raise_()
-    if panel is None and not paths:
+    again = panel is None and not paths
+    if again:
         # Where it was left off last.
-        last = settings.recall("worklist", "").split("\n")
-        paths = last if all(path and Path(path).exists() for path in last) else ()
+        paths = last_listed()
     if paths:
-        made.set_paths(paths, found)
+        made.set_paths(paths, found, again=again)
     return made
