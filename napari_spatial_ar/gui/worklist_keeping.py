@@ -218,6 +218,6 @@ class WorklistKeeper(QObject):
 
     def release(self, opened: Opened) -> None:
         """Give a scan that is in the viewer no more back to the worker, once it is written."""
-        if opened not in self.opened and not opened.saving:
+        if not opened.saving and opened.key not in {other.key for other in self.opened}:
             self._runner.plan.release(opened.key)
         self._runner.refresh()

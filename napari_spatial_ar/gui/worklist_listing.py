@@ -7,7 +7,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import InputError, SpatialARError
+from napari_spatial_ar.gui.notify import sentence
 from napari_spatial_ar.gui.scan_text import columns
 from napari_spatial_ar.imaging.reading import Found, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
@@ -15,7 +16,7 @@ from napari_spatial_ar.imaging.thumbnails import thumbnail
 from napari_spatial_ar.review.worklist import Entry, Summary
 from napari_spatial_ar.review.worklist_store import WorklistStore, model_key, scan_key
 
-__all__ = ["Listed", "list_steps", "record_steps", "thumbnail_steps"]
+__all__ = ["Listed", "list_steps", "record_steps", "thumbnail_steps", "told_in_row"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,13 @@ class Listed:
 
     entry: Entry
     scan: Scan | None
+
+
+def told_in_row(error: Exception) -> str:
+    """One sentence for the row of a scan: as `sentence`, without the folders that lead to it."""
+    if not isinstance(error, SpatialARError) or error.path is None:
+        return sentence(error, "Scoring")
+    return str(SpatialARError(error.what, path=error.path.name, fix=error.fix))
 
 
 def list_steps(
@@ -70,7 +78,7 @@ def list_steps(
         yield Listed(Entry(key, label, description, scan.geometry.slice_count), scan)
     for number, trouble in enumerate(errors, start=1):
         name = trouble.path.name if trouble.path is not None else ""
-        yield Listed(Entry(f"!{number}", "Not read", name).failed(str(trouble)), None)
+        yield Listed(Entry(f"!{number}", "Not read", name).failed(told_in_row(trouble)), None)
     return len(scans) - len(wanted)
 
 

@@ -43,12 +43,12 @@ def _state(entry: Entry) -> str:
 
 
 COLUMNS = (
-    _Column("scan", "Scan", "The series, as its layer will be called", 230, lambda e: e.label),
+    _Column("scan", "Scan", "The series, as its layer will be called", 250, lambda e: e.label),
     _Column(
         "description",
         "Description",
         "What the series or its file is called: on this screen only",
-        200,
+        250,
         lambda e: e.description,
     ),
     _Column("slices", "Slices", "Slices of the scan", 52, lambda e: str(e.slices or "")),
@@ -70,11 +70,11 @@ COLUMNS = (
         "findings",
         "Findings",
         "Regions above the threshold when the scan was scored or looked at last",
-        62,
+        70,
         lambda e: _number(e.summary.findings, "d"),
     ),
     _Column("state", "Status", "waiting, scoring, scored, or why it failed", 150, _state),
-    _Column("reading", "Read", "unread, seen (opened), done", 56, lambda e: e.reading),
+    _Column("reading", "Read", "unread, seen (opened), done", 78, lambda e: e.reading),
 )
 SCORE = next(at for at, column in enumerate(COLUMNS) if column.name == "score")
 _NUMBERS = ("slices", "score", "p", "findings")
@@ -169,7 +169,7 @@ class WorklistModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.ToolTipRole:
             return _tip(entry, column)
         if role == Qt.ItemDataRole.TextAlignmentRole and column.name in _NUMBERS:
-            return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+            return Qt.AlignmentFlag.AlignCenter
         if role == Qt.ItemDataRole.ForegroundRole:
             if entry.state == "failed":
                 return _RED

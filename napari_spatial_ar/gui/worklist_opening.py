@@ -15,6 +15,7 @@ from napari_spatial_ar.gui.notify import report, warn
 from napari_spatial_ar.gui.viewing import show_scan
 from napari_spatial_ar.gui.workers import Task, TaskHost
 from napari_spatial_ar.gui.worklist_keeping import Opened, WorklistKeeper
+from napari_spatial_ar.gui.worklist_listing import told_in_row
 from napari_spatial_ar.gui.worklist_model import WorklistModel
 from napari_spatial_ar.gui.worklist_runner import WorklistRunner
 from napari_spatial_ar.gui.worklist_work import Kept, open_steps
@@ -61,6 +62,7 @@ class WorklistOpener(QObject):
         # After the keeper, which keeps what was scored before anything else is shown.
         dock.scorer.finished.connect(self._restore)
         dock.models.loaded.connect(self._on_model)
+        dock.scan.list.removed.connect(self._on_removed)
 
     @property
     def current(self) -> str:
@@ -153,13 +155,21 @@ class WorklistOpener(QObject):
         self._keeper.keep_scores(opened)
         layers = self._dock.viewer.layers
         made = [opened.layer]
-        for session in self._dock.scorer.sessions_of(opened.layer):
+        # The scorer forgets what it made of a layer that is gone.
+        sessions = self._dock.scorer.sessions_of(opened.layer) or [opened.session]
+        for session in filter(None, sessions):
             made = [session.heat, session.mask, *made]
         self._keeper.opened.remove(opened)
         self._keeper.release(opened)
         for layer in made:
             if layer is not None and layer in layers:
                 layers.remove(layer)
+
+    def _on_removed(self) -> None:
+        """Take note of a scan that was taken out of the viewer by hand."""
+        for opened in list(self._keeper.opened):
+            if opened.layer not in self._dock.viewer.layers:
+                self._close(opened)
 
     def _on_failed(self, task: Task, key: str, error: Exception) -> None:
         if task is not self._task:
@@ -170,7 +180,7 @@ class WorklistOpener(QObject):
             self._runner.plan.release(key)
             entry = self._rows.entry(key)
             if entry is not None and entry.state != "scored":
-                self._rows.put(entry.failed(str(error)))
+                self._rows.put(entry.failed(told_in_row(error)))
         self._yield_to_viewer()
 
     def _on_returned(self, task: Task, key: str, model: Any, kept: Kept | None) -> None:
@@ -179,7 +189,9 @@ class WorklistOpener(QObject):
         self._task = None
         self.said.emit("")
         opened = self._keeper.find(key)
-        if opened is not None and kept is not None and model is self._dock.models.model:
+        if opened is not None and model is not self._dock.models.model:
+            self._start(key, read=False)  # another one was chosen meanwhile
+        elif opened is not None and kept is not None:
             self._next = opened, kept
             if self._dock.running:
                 self._dock.scorer.cancel()

@@ -195,8 +195,8 @@ class WorklistPanel(QWidget):
     # ------------------------------------------------------------------ reading
 
     def next_unread(self) -> None:
-        """Open the next scan that nobody has read, in the order shown."""
-        key = next_unread(self.table.shown, self.opener.current or self.table.current)
+        """Open the scan that nobody has read after the open one, in the order shown."""
+        key = next_unread(self.table.shown, self.opener.current)
         if key is None:
             self._say("Every scan of the list has been read." if self.rows.entries else "")
         else:

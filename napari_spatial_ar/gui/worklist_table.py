@@ -11,7 +11,7 @@ from napari_spatial_ar.review.worklist import Entry
 
 __all__ = ["WorklistTable"]
 
-_PICTURE = 40
+_PICTURE, _ROWS = 40, 3
 
 
 class WorklistTable(QTableView):
@@ -47,6 +47,7 @@ class WorklistTable(QTableView):
         self.setAccessibleName("Worklist")
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(_PICTURE + 4)
+        self.setMinimumHeight(_ROWS * (_PICTURE + 4) + 28)
         header = self.horizontalHeader()
         for index, column in enumerate(COLUMNS):
             header.resizeSection(index, column.width)

@@ -16,7 +16,7 @@ from napari_spatial_ar.errors import (
     WeightsError,
 )
 from napari_spatial_ar.gui.loading import read_steps
-from napari_spatial_ar.gui.notify import sentence
+from napari_spatial_ar.gui.worklist_listing import told_in_row
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review.worklist import Summary
@@ -136,7 +136,7 @@ def scoring_steps(
             yield Scored(key, ended=True)
         except Exception as error:  # noqa: BLE001 - a scan's trouble is its own
             tried.add(key)
-            yield Scored(key, trouble=sentence(error, "Scoring"), ended=True)
+            yield Scored(key, trouble=told_in_row(error), ended=True)
         finally:
             plan.set_down()
 
