@@ -11,7 +11,8 @@ from napari_spatial_ar.review.worklist import Entry
 
 __all__ = ["WorklistTable"]
 
-_PICTURE, _ROWS = 40, 3
+# No taller: beside napari's own docks there is little room below the canvas of a small screen.
+_PICTURE = 34
 
 
 class WorklistTable(QTableView):
@@ -46,8 +47,7 @@ class WorklistTable(QTableView):
         self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.setAccessibleName("Worklist")
         self.verticalHeader().hide()
-        self.verticalHeader().setDefaultSectionSize(_PICTURE + 4)
-        self.setMinimumHeight(_ROWS * (_PICTURE + 4) + 28)
+        self.verticalHeader().setDefaultSectionSize(_PICTURE + 2)
         header = self.horizontalHeader()
         for index, column in enumerate(COLUMNS):
             header.resizeSection(index, column.width)
