@@ -257,6 +257,7 @@ def show_worklist(
     if frame is None:
         # New, or its dock widget was closed, which takes it out of the window.
         dock.viewer.window.add_dock_widget(made, name="Worklist", area="bottom")
+        made.show()
     else:
         frame.show()
         frame.raise_()
