@@ -256,7 +256,8 @@ def show_worklist(
     frame = made.parentWidget()
     if frame is None:
         # New, or its dock widget was closed, which takes it out of the window.
-        dock.viewer.window.add_dock_widget(made, name="Worklist", area="bottom")
+        frame = dock.viewer.window.add_dock_widget(made, name="Worklist", area="bottom")
+        frame.show()
         made.show()
     else:
         frame.show()

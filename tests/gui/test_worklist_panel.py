@@ -71,7 +71,7 @@ def states(panel: WorklistPanel) -> set[str]:
 @pytest.fixture
 def wait(qtbot: Any) -> Callable[[Callable[[], bool]], None]:
     def until(true: Callable[[], bool]) -> None:
-        qtbot.waitUntil(true, timeout=20_000)
+        qtbot.waitUntil(true, timeout=15_000)
 
     return until
 
@@ -286,7 +286,7 @@ def test_a_scan_taken_out_by_hand_and_a_closed_list_are_no_end(
     made.viewer.window.remove_dock_widget(panel)  # what its x does
     qtbot.mouseClick(made.scan.worklist_button, LEFT)
     assert made.worklist is panel
-    assert panel.isVisible()
+    wait(panel.isVisible)
     panel.opener.open(key)
     wait(settled(made, panel))
     assert panel.opener.current == key
