@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ class ScanOpener(QObject):
     busy = Signal(bool)
     #: list of the layers that were added; empty where nothing was opened.
     opened = Signal(object)
+    #: list of paths, `Found`: the user wants all that is there as a worklist.
+    listed = Signal(object, object)
 
     def __init__(self, viewer: Any, tasks: TaskHost, parent: QWidget):
         super().__init__(parent)
@@ -78,6 +81,7 @@ class ScanOpener(QObject):
         self._parent = parent
         self._task: Task | None = None
         self._layers: list[Any] = []
+        self._paths: list[str] = []
         #: The dialog that is open, if any.
         self.chooser: SeriesChooser | None = None
 
@@ -96,6 +100,7 @@ class ScanOpener(QObject):
             return
         first = Path(paths[0])
         settings.remember_folder("open", first if first.is_dir() else first.parent)
+        self._paths = list(paths)
         self.said.emit(LOOKING)
         task = self._run(lambda stop: find_steps(stop, paths))
         task.returned.connect(lambda found: self._ask(task, found))
@@ -136,18 +141,22 @@ class ScanOpener(QObject):
             return
         self.busy.emit(False)
         self.said.emit(f"{len(found.scans)} scans found.")
-        self.chooser = SeriesChooser(found, self._parent.window())
-        self.chooser.finished.connect(self._on_chosen)
+        self.chooser = SeriesChooser(found, self._parent.window(), worklist=True)
+        self.chooser.finished.connect(partial(self._on_chosen, found))
         self.chooser.open()
 
-    def _on_chosen(self, result: int) -> None:
+    def _on_chosen(self, found: Found, result: int) -> None:
         chooser, self.chooser = self.chooser, None
         assert chooser is not None
-        chosen = chooser.chosen if result else []
+        as_worklist = bool(result) and chooser.as_worklist
+        chosen = chooser.chosen if result and not as_worklist else []
         chooser.deleteLater()
         self._layers = []
         if chosen:
             self._read(chosen)
+        elif as_worklist:
+            self._end("")
+            self.listed.emit(self._paths, found)
         else:
             self._end("Nothing was opened.")
 

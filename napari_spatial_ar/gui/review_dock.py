@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, get_args
 
@@ -30,6 +31,7 @@ from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
 from napari_spatial_ar.gui.viewing import go_to_slice
 from napari_spatial_ar.gui.workers import TaskHost
+from napari_spatial_ar.gui.worklist_panel import WorklistPanel, show_worklist
 from napari_spatial_ar.imaging.geometry import Plane
 
 __all__ = ["ReviewDock"]
@@ -49,6 +51,7 @@ class ReviewDock(DockPage):
         self.viewer = napari_viewer
         self.tasks = TaskHost(self)
         self._wanted: str | None = None
+        self.worklist: WorklistPanel | None = None
         self._build()
         self.scorer = Scorer(self.viewer, self.tasks, self)
         region = self.threshold.form.region
@@ -120,6 +123,8 @@ class ReviewDock(DockPage):
         self.scan.chosen.connect(self.choice.follow)
         self.scan.chosen.connect(self._show_session)
         self.scan.list.removed.connect(self._on_layer_removed)
+        self.scan.opener.listed.connect(self.show_worklist)
+        self.scan.worklist_button.clicked.connect(partial(self.show_worklist, ()))
         self.plane_box.currentIndexChanged.connect(self._show_session)
         self.models.loaded.connect(self._on_model)
         self.models.unusable.connect(self._on_no_model)
@@ -206,6 +211,10 @@ class ReviewDock(DockPage):
         """Open what was dropped."""
         event.acceptProposedAction()
         self.scan.opener.open(dropped_paths(event.mimeData()))
+
+    def show_worklist(self, paths: Sequence[str] = (), found: Any = None) -> None:
+        """Show the worklist, with the scans of files and folders if there are any given."""
+        self.worklist = show_worklist(self, self.worklist, paths, found or None)
 
     def _on_layer_removed(self) -> None:
         self.scorer.drop_removed()

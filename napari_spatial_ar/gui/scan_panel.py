@@ -46,6 +46,9 @@ class ScanPanel(QWidget):
             "Open scan...",
             "Open DICOM, NIfTI, OCT or picture files; you can also drop them here",
         )
+        self.worklist_button = button(
+            "Worklist...", "A folder of scans: scored in the background, read one after the other"
+        )
         self.note = Note(_INVITATION)
         self.cancel_button = button("Cancel", "Stop looking or reading; what is open stays")
         self.cancel_button.hide()
@@ -55,7 +58,7 @@ class ScanPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [
-            row(self.box, self.open_button),
+            row(self.box, self.open_button, self.worklist_button),
             row(self.note, self.cancel_button),
             self.warning,
             self.planes,

@@ -15,6 +15,8 @@ from napari_spatial_ar.gui.session import Session, outward, score_steps
 from napari_spatial_ar.gui.viewing import slice_in_view
 from napari_spatial_ar.gui.workers import Task, TaskHost
 from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.review.worklist_scoring import KeptFirst
+from napari_spatial_ar.review.worklist_store import ScanScores
 
 __all__ = ["Scorer"]
 
@@ -109,6 +111,31 @@ class Scorer(QObject):
             order = self._waiting.pop(0)
             self._run(order.session, order.left)
 
+    def sessions_of(self, layer: Any) -> list[Session]:
+        """Scores of a layer by any model in any plane."""
+        return [session for session in self._sessions if session.layer is layer]
+
+    def restore(
+        self, layer: Any, model: Any, plane: Plane | None, kept: ScanScores, *, rest: bool
+    ) -> Session:
+        """Show scores that are kept, and with ``rest`` go on with the slices that are left.
+
+        Only where nothing is being scored. The slice in view comes first.
+
+        Raises
+        ------
+        InputError
+            If the layer is no scan, or has no such slices.
+        """
+        session = self.session_for(layer, model, plane)
+        session = session or self._new_session(layer, model, plane)
+        here = slice_in_view(self._viewer, layer, session.geometry)
+        new = [i for i in outward(len(session.visited), here) if not session.visited[i]]
+        order = [i for i in new if rest or kept.visited[i]]
+        if order:
+            self._run(session, order, KeptFirst(model, kept))
+        return session
+
     def _new_session(self, layer: Any, model: Any, plane: Plane | None) -> Session:
         session = Session(self._viewer, layer, model, plane)
         for old in [s for s in self._sessions if s.layer is layer]:
@@ -120,7 +147,7 @@ class Scorer(QObject):
         self.session_made.emit(session)
         return session
 
-    def _run(self, session: Session, order: list[int]) -> None:
+    def _run(self, session: Session, order: list[int], source: Any = None) -> None:
         self._done, self._total = 0, len(order)
         self._began = time.monotonic()
         self._at_work = session
@@ -129,7 +156,7 @@ class Scorer(QObject):
         self._say("Scoring...")
         task = self._tasks.start(
             lambda stop: score_steps(
-                stop, session.model, session.volume, order, look=session.body.plane
+                stop, source or session.model, session.volume, order, look=session.body.plane
             )
         )
         task.progressed.connect(partial(self._take, session))

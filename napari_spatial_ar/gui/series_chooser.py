@@ -47,13 +47,17 @@ class SeriesChooser(QDialog):
         What there is.
     parent : QWidget, optional
         The window it belongs to.
+    worklist : bool
+        Offer to go through all of them as a worklist, see `as_worklist`.
     """
 
-    def __init__(self, found: Found, parent: QWidget | None = None):
+    def __init__(self, found: Found, parent: QWidget | None = None, *, worklist: bool = False):
         super().__init__(parent)
         self.setWindowTitle("Choose scans to open")
         self._scans = found.scans
         self._alone: Scan | None = None
+        #: Whether all scans are wanted, as a worklist.
+        self.as_worklist = False
         self._tasks = TaskHost(self)
         self.table = self._table()
         self.all_button = button("All", "Tick every scan")
@@ -66,7 +70,14 @@ class SeriesChooser(QDialog):
         )
         self.open_button = self.buttons.button(QDialogButtonBox.StandardButton.Open)
         self.open_button.setDefault(True)
-        for other in (self.all_button, self.none_button):
+        self.worklist_button = self.buttons.addButton(
+            "Worklist of all", QDialogButtonBox.ButtonRole.ActionRole
+        )
+        self.worklist_button.setToolTip(
+            "Score every scan in the background, and read one after the other"
+        )
+        self.worklist_button.setVisible(worklist)
+        for other in (self.all_button, self.none_button, self.worklist_button):
             other.setAutoDefault(False)
         layout = QVBoxLayout(self)
         layout.addWidget(self.table, 1)
@@ -106,6 +117,7 @@ class SeriesChooser(QDialog):
     def _connect(self) -> None:
         self.buttons.accepted.connect(self.accept)
         self.buttons.rejected.connect(self.reject)
+        self.worklist_button.clicked.connect(self._on_worklist)
         self.all_button.clicked.connect(lambda: self._tick(Qt.CheckState.Checked))
         self.none_button.clicked.connect(lambda: self._tick(Qt.CheckState.Unchecked))
         self.table.itemChanged.connect(self._on_changed)
@@ -130,6 +142,10 @@ class SeriesChooser(QDialog):
         count = len(self.chosen)
         self.open_button.setEnabled(count > 0)
         self.count.say(f"{count} of {len(self._scans)} scans")
+
+    def _on_worklist(self) -> None:
+        self.as_worklist = True
+        self.accept()
 
     def _open_alone(self, item: QTreeWidgetItem, column: int = 0) -> None:
         self._alone = self._scans[self.table.indexOfTopLevelItem(item)]

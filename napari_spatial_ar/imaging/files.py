@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -86,11 +87,20 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what a process that was killed was writing in a folder that nobody else writes to."""
+def remove_partial(folder: Path, *, older_than: float = 0.0) -> None:
+    """Remove what a process that was killed was writing in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        One that nobody else writes to, unless ``older_than`` is long enough for them.
+    older_than : float
+        Seconds since it was written to last.
+    """
     for path in folder.glob(f"{_PARTIAL}*"):
         with suppress(OSError):
-            path.unlink(missing_ok=True)
+            if not older_than or time.time() - path.stat().st_mtime > older_than:
+                path.unlink(missing_ok=True)
 
 
 def atomic_write_bytes(target: str | Path, data: bytes) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "unfinished_dir",
     "user_models_dir",
     "weights_dir",
+    "worklist_dir",
 ]
 
 _APP = "napari-spatial-ar"
@@ -47,6 +48,11 @@ def feature_store_dir() -> Path:
 def unfinished_dir() -> Path:
     """Folder of the recipe of the last fit that was started and not finished."""
     return _home("unfinished")
+
+
+def worklist_dir() -> Path:
+    """Folder of what was scored and read of folders of scans: a folder a scan."""
+    return _home("worklist")
 
 
 def speeds_file() -> Path:

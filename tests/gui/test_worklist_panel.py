@@ -1,0 +1,311 @@
+"""Going through a folder of scans, with real drops, clicks and keys."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDropEvent
+
+from napari_spatial_ar.errors import WeightsError
+from napari_spatial_ar.gui import settings, worklist_panel
+from napari_spatial_ar.gui.layers import KEY
+from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.gui.session import outward
+from napari_spatial_ar.gui.viewing import slice_in_view
+from napari_spatial_ar.gui.worklist_model import COLUMNS
+from napari_spatial_ar.gui.worklist_panel import WorklistPanel, show_worklist
+from napari_spatial_ar.imaging.nifti import write_nifti
+
+LEFT = Qt.MouseButton.LeftButton
+NAMES = [column.name for column in COLUMNS]
+SLICES = 12
+
+Make = Callable[..., ReviewDock]
+
+
+@pytest.fixture(autouse=True)
+def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(worklist_panel, "worklist_dir", lambda: tmp_path / "kept")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, lab: Any) -> Path:
+    """Three scans, the second the brightest."""
+    made = tmp_path / "scans"
+    made.mkdir()
+    for name, bright in (("a", 60), ("b", 120), ("c", 90)):
+        volume = lab.make_volume()
+        volume.data[lab.lesion] = bright
+        write_nifti(made / f"{name}.nii.gz", volume.data, volume.geometry)
+    return made
+
+
+def drop(widget: Any, path: Path) -> None:
+    mime = QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(str(path))])
+    event = QDropEvent(
+        QPointF(9, 9),
+        Qt.DropAction.CopyAction,
+        mime,
+        LEFT,
+        Qt.KeyboardModifier.NoModifier,
+    )
+    widget.dropEvent(event)
+
+
+def shown(panel: WorklistPanel, column: str) -> list[str]:
+    order = panel.table.order
+    return [order.index(row, NAMES.index(column)).data() for row in range(order.rowCount())]
+
+
+def states(panel: WorklistPanel) -> set[str]:
+    return {entry.state for entry in panel.rows.entries}
+
+
+@pytest.fixture
+def wait(qtbot: Any) -> Callable[[Callable[[], bool]], None]:
+    def until(true: Callable[[], bool]) -> None:
+        qtbot.waitUntil(true, timeout=15_000)
+
+    return until
+
+
+def all_scored(panel: WorklistPanel) -> Callable[[], bool]:
+    return lambda: len(panel.rows.entries) == 3 and states(panel) == {"scored"}
+
+
+def layers_of(dock: ReviewDock, kind: str) -> list[Any]:
+    return [x for x in dock.viewer.layers if x.metadata.get(KEY, {}).get("kind") == kind]
+
+
+def settled(dock: ReviewDock, panel: WorklistPanel) -> Callable[[], bool]:
+    return lambda: (
+        not panel.opener.busy
+        and not dock.running
+        and dock.masks.settled
+        and len(layers_of(dock, "nll")) == 1
+        and not any(opened.saving for opened in panel.keeper.opened)
+    )
+
+
+def open_row(qtbot: Any, panel: WorklistPanel, row: int) -> None:
+    """Choose a row and press Enter."""
+    panel.table.selectRow(row)
+    qtbot.keyClick(panel.table, Qt.Key.Key_Return)
+
+
+def press(made: ReviewDock, qtbot: Any, key: Any) -> None:
+    # A window manager would make the window active; the tests' display has none.
+    table = made.worklist.table
+    made.window().activateWindow()
+    table.setFocus()
+    qtbot.waitUntil(table.hasFocus)
+    qtbot.keyClick(table, key)
+
+
+def test_a_folder_is_scored_read_and_taken_up_again_after_a_restart(
+    dock: Make, folder: Path, models: Any, qtbot: Any, wait: Any
+) -> None:
+    made = dock(scan=False)
+    qtbot.mouseClick(made.scan.worklist_button, LEFT)
+    panel = made.worklist
+    drop(panel, folder)
+    wait(all_scored(panel))
+    # Highest score first, with a picture each.
+    assert shown(panel, "description") == ["b.nii.gz", "c.nii.gz", "a.nii.gz"]
+    assert shown(panel, "score") == ["2.2", "1.9", "1.6"]
+    assert shown(panel, "findings") == ["1", "1", "1"]
+    assert set(shown(panel, "reading")) == {"unread"}
+    wait(lambda: all(panel.rows.has_picture(entry.key) for entry in panel.rows.entries))
+    assert "3 of 3 scored, 0 done, 3 unread" in panel.note.text()
+    assert len(models["fake"].asked) == 3 * SLICES
+
+    open_row(qtbot, panel, 0)
+    wait(settled(made, panel))
+    (layer,), (heat,) = layers_of(made, "scan"), layers_of(made, "nll")
+    assert layer is made.scan.layer
+    assert heat.data.max() == pytest.approx(2.2)
+    assert len(layers_of(made, "mask")) == 1
+    assert len(models["fake"].asked) == 3 * SLICES  # from disk
+    assert shown(panel, "reading") == ["seen", "unread", "unread"]
+    made.findings.table.selectRow(0)
+    made.findings.keep()
+    label = made.session.listed.items[0].finding.label
+    made.masks.decide(label, comment="looks old")
+    qtbot.mouseClick(panel.done_button, LEFT)
+    assert shown(panel, "reading") == ["done", "unread", "unread"]
+
+    # The next takes its place.
+    qtbot.mouseClick(panel.next_button, LEFT)
+    assert panel.opener.busy
+    wait(settled(made, panel))
+    assert made.scan.layer is not layer
+    assert layers_of(made, "scan") == [made.scan.layer]
+    assert panel.rows.entry(panel.opener.current).description == "c.nii.gz"
+
+    # A new panel on the same state is the list after a restart.
+    made.viewer.window.remove_dock_widget(panel)
+    panel.deleteLater()
+    made.viewer.layers.clear()
+    again = show_worklist(made, None)
+    wait(all_scored(again))
+    assert shown(again, "reading") == ["done", "seen", "unread"]
+    assert shown(again, "score") == ["2.2", "1.9", "1.6"]
+    open_row(qtbot, again, 0)
+    wait(settled(made, again))
+    (item,) = made.session.listed.items
+    assert (item.status, item.comment) == ("keep", "looks old")
+    assert len(models["fake"].asked) == 3 * SLICES
+
+
+def test_one_that_cannot_be_read_says_why_and_the_others_go_on(
+    dock: Make, folder: Path, qtbot: Any, wait: Any
+) -> None:
+    whole = (folder / "a.nii.gz").read_bytes()
+    (folder / "a.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "d.nii").write_bytes(b"no scan")
+    made = dock(scan=False)
+    made.show_worklist([str(folder)])
+    panel = made.worklist
+    wait(lambda: len(panel.rows.entries) == 4 and states(panel) == {"scored", "failed"})
+    texts = dict(zip(shown(panel, "description"), shown(panel, "state"), strict=True))
+    assert texts["b.nii.gz"] == texts["c.nii.gz"] == "scored"
+    assert "cut short" in texts["a.nii.gz"] or "damaged" in texts["a.nii.gz"]
+    assert texts["d.nii"].startswith("d.nii: ")
+    assert str(folder) not in "".join(texts.values())
+    assert shown(panel, "description")[:2] == ["b.nii.gz", "c.nii.gz"]  # failed ones last
+    panel.table.sortByColumn(NAMES.index("score"), Qt.SortOrder.AscendingOrder)
+    assert shown(panel, "description")[:2] == ["c.nii.gz", "b.nii.gz"]  # either way
+    assert "2 failed" in panel.note.text()
+
+
+def test_pause_and_a_new_start_go_on_where_it_was(
+    dock: Make, folder: Path, models: Any, qtbot: Any, wait: Any
+) -> None:
+    model = models["fake"]
+    model.gate = threading.Semaphore(5)
+    made = dock(scan=False)
+    made.show_worklist([str(folder)])
+    panel = made.worklist
+    wait(lambda: sum(entry.done for entry in panel.rows.entries) == 5)
+    assert "scoring, 5 of 12" in shown(panel, "state")
+    qtbot.mouseClick(panel.start_button, LEFT)
+    assert panel.start_button.text() == "Go on"
+    model.gate.release()
+    wait(lambda: sum(entry.done for entry in panel.rows.entries) == 6)
+    model.gate.release(100)
+    qtbot.mouseClick(panel.cancel_button, LEFT)
+    wait(lambda: not panel.runner.running)
+    assert states(panel) == {"waiting"}
+    begun = sum(entry.done for entry in panel.rows.entries)
+    assert begun < SLICES
+    assert settings.recall("worklist_paused", False)
+    qtbot.mouseClick(panel.start_button, LEFT)
+    wait(all_scored(panel))
+    assert len(model.asked) == 3 * SLICES
+
+
+def test_the_scan_in_the_viewer_is_scored_first_from_the_slice_in_view(
+    dock: Make, folder: Path, models: Any, qtbot: Any, wait: Any
+) -> None:
+    model = models["fake"]
+    model.gate = threading.Semaphore(2)
+    made = dock(scan=False)
+    made.show_worklist([str(folder)])
+    panel = made.worklist
+    wait(lambda: sum(entry.done for entry in panel.rows.entries) == 2)
+    # The very scan that the worker has at hand: it is handed over with what is scored of it.
+    at_hand = panel.runner.plan.at_work
+    panel.opener.open(at_hand)
+    model.gate.release(3)
+    wait(lambda: len(model.asked) == 5)
+    # From the middle as far as the worker came, then from the slice in view.
+    here = slice_in_view(made.viewer, made.scan.layer, made.session.geometry)
+    assert model.asked[:3] == [6, 5, 7]
+    assert model.asked[3:] == [i for i in outward(SLICES, here) if i not in (5, 6, 7)][:2]
+    assert panel.runner.plan.at_work == ""
+    assert {entry.done for entry in panel.rows.entries if entry.key != at_hand} == {0}
+    model.gate.release(100)
+    wait(all_scored(panel))
+    wait(settled(made, panel))
+    assert len(model.asked) == 3 * SLICES
+    assert np.isfinite(made.session.score.image_scores).all()
+
+
+def test_what_concerns_every_scan_is_said_once(
+    dock: Make, folder: Path, models: Any, wait: Any, notes: list[str]
+) -> None:
+    models["fake"].error = WeightsError("the weights are missing")
+    made = dock(scan=False)
+    made.show_worklist([str(folder)])
+    panel = made.worklist
+    wait(lambda: "weights are missing" in panel.note.text() and not panel.runner.running)
+    assert states(panel) == {"waiting"}
+    assert len(notes) == 1
+    assert panel.start_button.text() == "Start"
+
+
+def test_a_dropped_folder_of_several_scans_offers_the_worklist(
+    dock: Make, folder: Path, qtbot: Any, wait: Any
+) -> None:
+    made = dock(scan=False)
+    drop(made, folder)
+    wait(lambda: made.scan.opener.chooser is not None)
+    qtbot.mouseClick(made.scan.opener.chooser.worklist_button, LEFT)
+    wait(lambda: made.worklist is not None)
+    wait(all_scored(made.worklist))
+    assert layers_of(made, "scan") == []
+    assert made.scan.opener.chooser is None
+
+
+def test_a_scan_taken_out_by_hand_and_a_closed_list_are_no_end(
+    dock: Make, folder: Path, models: Any, qtbot: Any, wait: Any
+) -> None:
+    made = dock(scan=False, show=True)
+    made.show_worklist([str(folder)])
+    panel = made.worklist
+    wait(all_scored(panel))
+    key = panel.table.shown[0].key
+    press(made, qtbot, Qt.Key.Key_W)
+    wait(settled(made, panel))
+    assert panel.runner.plan.held == {key}
+    press(made, qtbot, Qt.Key.Key_D)
+    assert shown(panel, "reading") == ["done", "unread", "unread"]
+    press(made, qtbot, Qt.Key.Key_D)
+    assert shown(panel, "reading") == ["seen", "unread", "unread"]
+    made.viewer.layers.remove(made.scan.layer)
+    wait(lambda: not panel.runner.plan.held)
+    assert panel.opener.current == ""
+    assert layers_of(made, "nll") == []
+    made.viewer.window.remove_dock_widget(panel)  # what its x does
+    qtbot.mouseClick(made.scan.worklist_button, LEFT)
+    assert made.worklist is panel
+    wait(panel.isVisible)
+    panel.opener.open(key)
+    wait(settled(made, panel))
+    assert panel.opener.current == key
+    assert len(models["fake"].asked) == 3 * SLICES
+
+
+def test_another_model_has_its_own_scores(
+    dock: Make, folder: Path, models: Any, lab: Any, qtbot: Any, wait: Any
+) -> None:
+    models["other"] = lab.Model(name="other", calibrated=False)
+    made = dock(scan=False)
+    made.show_worklist([str(folder)])
+    panel = made.worklist
+    wait(all_scored(panel))
+    assert len(models["other"].asked) == 0
+    made.models.choose("other")
+    wait(lambda: len(models["other"].asked) == 3 * SLICES)
+    wait(all_scored(panel))
+    made.models.choose("fake")
+    wait(lambda: panel.runner.model is models["fake"])
+    wait(all_scored(panel))
+    assert len(models["fake"].asked) == 3 * SLICES
