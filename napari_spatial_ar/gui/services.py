@@ -23,6 +23,7 @@ __all__ = [
     "model_news",
     "new_recipe",
     "read_recipe",
+    "settle_engine",
     "similar_steps",
     "suspect_steps",
     "unfinished_dir",
@@ -72,6 +73,15 @@ def load_model(path: str | Path) -> Any:
             _loaded.clear()
             _loaded[key] = load(path)
         return _loaded[key]
+
+
+def settle_engine(model: Any) -> None:
+    """Let a model compute in the fastest way, which is measured once on a machine; in a worker."""
+    from napari_spatial_ar.normative.engine_choice import settle
+    from napari_spatial_ar.normative.model import NormativeModel
+
+    if isinstance(model, NormativeModel):
+        settle(model)
 
 
 def _stamp(path: Path) -> int:

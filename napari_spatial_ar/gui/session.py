@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from napari.layers import Image, Labels
 
 from napari_spatial_ar.errors import Cancelled, InputError
+from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import heat_layer, layer_volume, mask_layer
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.normative.stopping import stopping_when
@@ -55,7 +56,7 @@ def score_steps(
     batch: Scored = []
     last = 0.0
     with stopping_when(stop.is_set), suppress(Cancelled):
-        for index, score in model.iter_volume(volume, slices):
+        for index, score in _scores(model, volume, slices):
             look(index)
             batch.append((index, score))
             now = time.monotonic()
@@ -67,6 +68,14 @@ def score_steps(
                 batch = []
     if batch:
         yield batch
+
+
+def _scores(model: Any, volume: Any, slices: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    """Score the first slice at once, and the rest in the fastest way there is."""
+    yield from model.iter_volume(volume, slices[:1])
+    if len(slices) > 1:
+        services.settle_engine(model)
+        yield from model.iter_volume(volume, slices[1:])
 
 
 def same_model(a: Any, b: Any) -> bool:

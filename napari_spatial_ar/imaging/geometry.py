@@ -18,6 +18,7 @@ All three are views of one array: writing through one writes the others.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import nibabel as nib
@@ -112,11 +113,16 @@ class Geometry:
         """Volume of one voxel in cubic mm (cubic pixels where ``spacing_known`` is False)."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
+    @cached_property
+    def _towards(self) -> npt.NDArray[np.float64]:
+        """See the function `orientation`; each slice asks for it several times."""
+        return orientation(self.affine)
+
     @property
     def orientation(self) -> str:
         """Closest anatomical direction in which i, j and k grow, such as ``"LPS"``."""
         letters = (("L", "R"), ("P", "A"), ("I", "S"))
-        return "".join(letters[int(axis)][int(sign > 0)] for axis, sign in orientation(self.affine))
+        return "".join(letters[int(axis)][int(sign > 0)] for axis, sign in self._towards)
 
     @property
     def plane(self) -> Plane:
@@ -143,7 +149,7 @@ class Geometry:
 
     def _world_axis_of(self, data_axis: int) -> int:
         """RAS axis (0 R, 1 A, 2 S) closest to an axis of (Z, Y, X)."""
-        return int(orientation(self.affine)[2 - data_axis, 0])
+        return int(self._towards[2 - data_axis, 0])
 
     def _arrange(
         self, array: npt.NDArray[Any], axes: list[int], flips: list[bool]
@@ -157,7 +163,7 @@ class Geometry:
         """Axis of (Z, Y, X) that runs along a direction letter, and whether it runs against it."""
         world = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}[direction]
         sign = 1.0 if direction in "RAS" else -1.0
-        closest = orientation(self.affine)
+        closest = self._towards
         voxel = int(np.flatnonzero(closest[:, 0] == world)[0])
         return 2 - voxel, bool(closest[voxel, 1] * sign < 0)
 
@@ -202,7 +208,7 @@ class Geometry:
             array, [self.slice_axis, row_axis, column_axis], [False, row_flip, column_flip]
         )
 
-    @property
+    @cached_property
     def _across(self) -> list[tuple[int, bool]]:
         """Axis of (Z, Y, X), and whether it runs backwards, for rows and columns of slices."""
         letters = {"axial": "PL", "coronal": "IL", "sagittal": "IP"}[self.plane]

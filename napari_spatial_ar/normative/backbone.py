@@ -88,7 +88,8 @@ class Backbone(nn.Module):
                     block.register_forward_pre_hook(_look_whether_to_stop)
         self.network = PatchGrid(model, spec)
         self.network.eval().requires_grad_(False).to(device)
-        self._engine = engines.build("float32", self.network, device)
+        self._engines = {"float32": engines.build("float32", self.network, device)}
+        self._engine = self._engines["float32"]
 
     @property
     def channels(self) -> int:
@@ -148,7 +149,7 @@ class Backbone(nn.Module):
         return self._engine.name
 
     def use(self, engine: str) -> None:
-        """Compute it in another way from now on.
+        """Compute it in another way from now on; what was built for a way is kept.
 
         Parameters
         ----------
@@ -160,14 +161,16 @@ class Backbone(nn.Module):
         InputError
             If there is no such way on this device.
         """
-        if engine != self.engine:
-            self._engine = engines.build(engine, self.network, self.device)
+        if engine not in self._engines:
+            self._engines[engine] = engines.build(engine, self.network, self.device)
+        self._engine = self._engines[engine]
 
     def move(self, device: torch.device) -> None:
         """Run on another device from now on."""
         self.to(device)
         self.device = device
-        self._engine = engines.build("float32", self.network, device)
+        self._engines = {"float32": engines.build("float32", self.network, device)}
+        self._engine = self._engines["float32"]
         self.__dict__.pop("portions", None)  # what it had no room for there says nothing of here
 
     def check_images(self, images: Tensor) -> tuple[int, int]:

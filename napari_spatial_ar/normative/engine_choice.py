@@ -21,7 +21,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
 from napari_spatial_ar.normative import speeds
@@ -30,7 +30,16 @@ from napari_spatial_ar.normative.memory import is_shortage
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.tiling import Tiling
 
-__all__ = ["AGREEMENT", "Trial", "fastest", "settle", "trials"]
+__all__ = [
+    "AGREEMENT",
+    "VARIABLE",
+    "Trial",
+    "fastest",
+    "recalled",
+    "remember",
+    "settle",
+    "trials",
+]
 
 #: Rank correlation of patch scores with those of float32 that an engine must have.
 AGREEMENT = 0.999
@@ -39,7 +48,7 @@ _GAIN = 1.1
 _SLICES, _REPEATS = 3, 3
 # torch.compile is tried only where it is asked for: it compiles for minutes, in each process.
 _ONLY_WHEN_ASKED = ("compiled",)
-# Forces an engine; nothing is measured then.
+#: Environment variable that forces an engine; nothing is measured then.
 VARIABLE = "NAPARI_SPATIAL_AR_ENGINE"
 
 
@@ -93,7 +102,7 @@ def trials(model: NormativeModel, engines: Sequence[str] = ()) -> Generator[Tria
             try:
                 model.backbone.use(name)
                 seconds, scores = _tried(model, inputs)
-            except InputError:
+            except (Cancelled, InputError):
                 raise
             except Exception as error:  # compilers fail in ways of their own
                 if name == "float32":
@@ -116,18 +125,16 @@ def fastest(tried: Iterable[Trial]) -> str:
     return min(better, key=lambda trial: trial.seconds, default=of_engines["float32"]).engine
 
 
-def settle(model: NormativeModel) -> Generator[Trial, None, str]:
-    """Let a model use the fastest engine, which is measured where that was never done.
+def settle(model: NormativeModel, *, measure: bool = True) -> str:
+    """Let a model use the fastest engine.
 
     Parameters
     ----------
     model : NormativeModel
-        Its backbone is loaded.
-
-    Yields
-    ------
-    Trial
-        One for each engine that is tried; none where the choice is known.
+        What scores.
+    measure : bool
+        Whether to measure, which takes seconds, where that was never done on this machine; else
+        float32 is used then.
 
     Returns
     -------
@@ -136,20 +143,23 @@ def settle(model: NormativeModel) -> Generator[Trial, None, str]:
 
     Raises
     ------
+    Cancelled
+        If this thread is to stop, see `napari_spatial_ar.normative.stopping`.
     InputError
         If the environment asks for an engine that there is not.
     """
-    forced = os.environ.get(VARIABLE, "")
-    chosen = forced or speeds.recall_choice(_key(model))
-    if not forced and chosen not in available(model.device):
-        tried = []
-        for trial in trials(model) if _choices(model.device) else ():
-            tried.append(trial)
-            yield trial
-        chosen = fastest(tried) if tried else "float32"
+    chosen = os.environ.get(VARIABLE, "") or recalled(model)
+    if not chosen and measure and _choices(model.device):
+        chosen = fastest(trials(model))
         remember(model, chosen)
-    model.backbone.use(chosen)
-    return chosen
+    model.use_engine(chosen or "float32")
+    return chosen or "float32"
+
+
+def recalled(model: NormativeModel) -> str:
+    """Name of the engine that was found to be the fastest here; "" where that is not known."""
+    chosen = speeds.recall_choice(_key(model))
+    return chosen if chosen in available(model.device) else ""
 
 
 def remember(model: NormativeModel, engine: str) -> None:

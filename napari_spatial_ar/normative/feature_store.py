@@ -116,6 +116,17 @@ class FeatureStore:
         InputError
             If a slice cannot be read or is smaller than a patch.
         """
+        had = self.backbone.engine
+        # What is kept must be the same on every machine.
+        self.backbone.use("float32")
+        try:
+            yield from self._embedded(refs)
+        finally:
+            self.backbone.use(had)
+
+    def _embedded(
+        self, refs: Sequence[SliceRef]
+    ) -> Iterator[tuple[SliceRef, npt.NDArray[np.float16]]]:
         for ref, image, window in iter_slices(refs, self.preprocessing.window):
             if min(image.shape) < self.backbone.patch:
                 raise InputError(

@@ -106,6 +106,17 @@ class NormativeModel:
             )
         return backbone
 
+    def use_engine(self, engine: str) -> None:
+        """Compute the backbone in another way from now on, see `Backbone.use`."""
+        if engine != self.backbone.engine:
+            self.backbone.use(engine)
+            vars(self).pop("_batches", None)  # it may hold graphs of the engine before
+
+    @property
+    def engine(self) -> str:
+        """Name of what computes its backbone; "" before that is loaded."""
+        return vars(self)["backbone"].engine if "backbone" in vars(self) else ""
+
     @property
     def notes(self) -> list[str]:
         """What was done otherwise than asked for because memory ran short, as sentences."""
@@ -197,6 +208,7 @@ class NormativeModel:
         # A stand-in for the backbone embeds in a way of its own.
         return (
             self.device.type == "cuda"
+            and torch.cuda.is_available()
             and hasattr(type(self.backbone), "compute")
             and not (preprocessing.clahe or preprocessing.tile)
         )

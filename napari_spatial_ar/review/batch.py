@@ -16,6 +16,7 @@ from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.selection import AS_ACQUIRED, SlicePlane
 from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.engine_choice import settle
 from napari_spatial_ar.normative.looking import likeness as compare
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.masks import MaskSettings
@@ -151,7 +152,8 @@ def score_scans(
     dict
         ``scans``: one record each; ``failed``: one sentence for each input that could not be
         read or scored while others could; ``left_out``: one sentence for each series that was
-        not scored for what it is; ``backbone``: where its weights came from; ``calibration``:
+        not scored for what it is; ``backbone``: where its weights came from; ``engine``: what
+        computed it; ``calibration``:
         one sentence on what the threshold rests on, None where it was never measured.
 
     Raises
@@ -169,6 +171,7 @@ def score_scans(
         settings=settings,
         hysteresis_fpr=hysteresis_fpr,
     )
+    settle(loaded)
     scans: list[dict[str, Any]] = []
     errors: list[InputError] = []
     left_out: list[str] = []
@@ -206,6 +209,7 @@ def score_scans(
         "model": loaded.name,
         "model_sha256": loaded.sha256,
         "backbone": loaded.backbone.source,
+        "engine": loaded.backbone.engine,
         "threshold": flagging.threshold,
         "fpr": flagging.share,
         "calibration": flagging.note(loaded),

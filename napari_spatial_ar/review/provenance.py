@@ -201,6 +201,7 @@ def provenance(
         "research_use": RESEARCH_USE,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": model_summary(model),
+        "engine": str(getattr(model, "engine", "")),
         "threshold": {
             "nats_per_dimension": float(threshold),
             "unit": str(getattr(model, "unit", "nats per dimension")),

@@ -23,6 +23,7 @@ from napari_spatial_ar.errors import (
 from napari_spatial_ar.imaging.reading import Source, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.selection import SlicePlane
+from napari_spatial_ar.normative.engine_choice import settle
 from napari_spatial_ar.normative.model import NormativeModel, find_model, load_model
 from napari_spatial_ar.review.batch import Flagging, scans_to_score, score_scan
 from napari_spatial_ar.review.masks import MaskSettings
@@ -129,6 +130,8 @@ def _model_of(path: str, sha256: str, weights: str | None, device: str) -> Norma
             path=path,
             fix="Put the same model there on every machine",
         )
+    # Workers beside each other would disturb what they measure.
+    settle(model, measure=False)
     return model
 
 

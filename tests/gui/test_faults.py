@@ -173,14 +173,14 @@ def test_a_gpu_that_runs_out_of_memory_is_left_for_the_cpu(
     options: dict[str, Any] = {"method": "memory-bank", "size": 64, "device": "cpu"}
     model = nsar.fit(normal_slices, out=tmp_path / "m", backbone=tiny_backbone, **options)
     model.device = torch.device("meta")  # stands for a GPU: what is computed there fails
-    embed = type(model.backbone)._embed
+    embed = type(model.backbone).compute
 
     def short_on_the_gpu(self: Any, images: Any) -> Any:
         if model.device.type != "cpu":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return embed(self, images)
 
-    monkeypatch.setattr(type(model.backbone), "_embed", short_on_the_gpu)
+    monkeypatch.setattr(type(model.backbone), "compute", short_on_the_gpu)
     models["fake"] = model
     viewer = make_napari_viewer()
     made = ReviewDock(viewer)

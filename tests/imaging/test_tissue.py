@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from napari_spatial_ar.imaging.tissue import tissue_mask
+from napari_spatial_ar.imaging.tissue import has_tissue, tissue_mask
 
 
 def disc(size: int, radius: float) -> np.ndarray:
@@ -34,6 +34,22 @@ def test_a_bay_open_to_an_edge_is_air(turns: int) -> None:
 def test_all_air_and_all_body() -> None:
     assert not tissue_mask(np.zeros((64, 64))).any()
     assert tissue_mask(np.ones((64, 64))).all()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whether_there_is_any_is_what_the_mask_says(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.random((90, 70)) * rng.choice([0.049, 0.052, 0.06])
+    row, column = rng.integers(0, 60, 2)
+    height, width = rng.integers(0, 12, 2)  # from nothing over a speck to a spot
+    image[row : row + height, column : column + width] = 1.0
+    assert has_tissue(image) == tissue_mask(image).any()
+
+
+def test_a_thin_line_of_body_is_found() -> None:
+    image = np.zeros((100, 100))
+    image[50, 10:60] = 1.0  # no square of it is bright, and it is no speck
+    assert has_tissue(image)
 
 
 def test_it_is_fast_enough_for_every_slice() -> None:

@@ -115,11 +115,11 @@ def test_the_backbone_embeds_the_same_in_smaller_batches(
 ) -> None:
     images = torch.randn(7, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     whole = tiny_backbone.embed(images)
-    sizes = room_for(monkeypatch, Backbone, "_embed", 2)
+    sizes = room_for(monkeypatch, Backbone, "compute", 2)
     torch.testing.assert_close(tiny_backbone.embed(images), whole)
     assert sizes == [1] * 7
     assert tiny_backbone.portions.warnings
-    room_for(monkeypatch, Backbone, "_embed", 0)
+    room_for(monkeypatch, Backbone, "compute", 0)
     with pytest.raises(MemoryShortage, match=f"Embedding with {tiny_backbone.spec.name} needs"):
         tiny_backbone.embed(images)
 
@@ -182,12 +182,12 @@ def test_slices_of_several_tiles_are_embedded_in_smaller_batches(
     settings: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    room_for(monkeypatch, Backbone, "_embed", 4)
+    room_for(monkeypatch, Backbone, "compute", 4)
     settings |= {"size": (96, 96), "tile": 64, "epochs": 1}
     steps: list[FitProgress] = []
     model = nsar.fit(normal_slices, out=tmp_path / "m", progress=steps.append, **settings)
     assert model.header.training["warnings"] == []
-    room_for(monkeypatch, Backbone, "_embed", 2)
+    room_for(monkeypatch, Backbone, "compute", 2)
     settings |= {"size": (96, 128)}
     model = nsar.fit(normal_slices, out=tmp_path / "n", progress=steps.append, **settings)
     note = "memory ran short: 1 at once at most"
@@ -268,7 +268,7 @@ def test_scoring_goes_to_the_cpu_where_the_gpu_is_full(
     wanted.backbone = on_gpu.backbone
     expected = wanted.score_volume(volume)
     assert on_gpu.notes == []
-    room_for(monkeypatch, Backbone, "_embed", 0, device="cuda")
+    room_for(monkeypatch, Backbone, "compute", 0, device="cuda")
     found = on_gpu.score_volume(volume)
     np.testing.assert_array_equal(found.nll, expected.nll)
     assert on_gpu.device == on_gpu.backbone.device == CPU
@@ -295,7 +295,7 @@ def test_a_detector_without_room_goes_to_the_cpu_too(
 def test_without_room_on_the_cpu_scoring_ends_with_one_sentence(
     on_gpu: NormativeModel, volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room_for(monkeypatch, Backbone, "_embed", 0)
+    room_for(monkeypatch, Backbone, "compute", 0)
     with pytest.raises(MemoryShortage, match="more memory than is free on this machine"):
         on_gpu.score_volume(volume)
 

@@ -1,0 +1,68 @@
+"""Command about what computes fastest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from napari_spatial_ar.cli.support import Device, Json, Weights, command, say, show, table
+
+__all__ = ["speed_app"]
+
+speed_app = typer.Typer()
+
+
+@speed_app.command()
+@command
+def speed(
+    model: Annotated[str, typer.Argument(help="A model's folder or name, see 'models list'.")],
+    compiled: Annotated[
+        bool, typer.Option(help="Try torch.compile too, which takes minutes.")
+    ] = False,
+    weights: Weights = None,
+    device: Device = "auto",
+    json: Json = None,
+) -> dict[str, Any]:
+    """Measure what computes a model's backbone fastest on this machine, and use it from now on.
+
+    Scoring does this by itself where it was never done; again after a change of the machine.
+    """
+    from napari_spatial_ar.normative.engine_choice import AGREEMENT, fastest, remember, trials
+    from napari_spatial_ar.normative.engines import ENGINES, available
+    from napari_spatial_ar.normative.model import load_model
+
+    loaded = load_model(model, weights=weights, device=device)
+    wanted = [name for name in available(loaded.device) if compiled or name != "compiled"]
+    tried = list(trials(loaded, wanted))
+    chosen = fastest(tried)
+    remember(loaded, chosen)
+    rows = table("engine", "ms", "times as fast", "rank correlation", "")
+    for trial in tried:
+        if trial.problem:
+            rows.add_row(trial.engine, "", "", "", trial.problem)
+            continue
+        note = "used from now on" if trial.engine == chosen else ""
+        if not trial.agrees:
+            note = f"its maps are not those of float32 (below {AGREEMENT:g})"
+        rows.add_row(
+            trial.engine,
+            f"{1000 * trial.seconds:.1f}",
+            f"{tried[0].seconds / trial.seconds:.2f}",
+            f"{trial.agreement:.6f}",
+            note,
+        )
+    left = {
+        name: reason for name, kind in ENGINES.items() if (reason := kind.why_not(loaded.device))
+    }
+    show(rows)
+    for name, reason in left.items():
+        say(f"Not tried: {name}, {reason}.")
+    return {
+        "model": loaded.name,
+        "device": str(loaded.device),
+        "chosen": chosen,
+        "trials": [asdict(trial) for trial in tried],
+        "not_tried": left,
+    }
