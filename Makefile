@@ -9,7 +9,7 @@ QT ?= $(shell scripts/qt.sh)
 ARGS ?=
 export PYTHON
 
-.PHONY: help demo test test-qt6 lint format clean
+.PHONY: help demo test test-qt6 lint format bench clean
 
 help:
 	@echo "make demo      score a real scan and show it in napari (without a display: files in demo_out/)"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-qt6  run the GUI tests on PyQt6, in an environment of their own"
 	@echo "make lint      ruff, mypy, import-linter, codespell"
 	@echo "make format    let ruff put the code in shape"
+	@echo "make bench     what scoring and training cost on this machine, as ratios (20 minutes)"
 	@echo "make clean     remove the environments and what was built"
 
 demo:
@@ -41,6 +42,11 @@ format:
 	"$(VENV)/bin/ruff" check --fix .
 	"$(VENV)/bin/ruff" format .
 
+bench:
+	scripts/setup.sh "$(VENV)" "$(QT),bench"
+	mkdir -p bench_out
+	"$(VENV)/bin/python" benchmarks/bench.py --json bench_out/speed.json --plot bench_out/speed.png $(ARGS)
+
 clean:
-	rm -rf "$(VENV)" .venv-qt6 demo_out dist build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	rm -rf "$(VENV)" .venv-qt6 demo_out bench_out dist build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 	find napari_spatial_ar tests -name __pycache__ -type d -prune -exec rm -rf {} +

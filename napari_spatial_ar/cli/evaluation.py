@@ -58,6 +58,9 @@ def evaluate(
     patient_pattern: PatientPattern = None,
     weights: Weights = None,
     device: Device = "auto",
+    engine: Annotated[
+        str, typer.Option(help="What computes the backbone: see the command speed.")
+    ] = "float32",
     json: Json = None,
 ) -> dict[str, Any]:
     """Measure a model on labelled slices, with 95 % intervals over patients."""
@@ -66,6 +69,7 @@ def evaluate(
     from napari_spatial_ar.normative.model import load_model
 
     loaded = load_model(model, weights=weights, device=device)
+    loaded.use_engine(engine)
     with progress_bar() as bar:
         task = bar.add_task("Scoring", total=None)
         result = measure(
@@ -88,7 +92,7 @@ def evaluate(
             "" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}",
         )
     show(rows)
-    return {"model": loaded.name, "model_sha256": loaded.sha256, **result}
+    return {"model": loaded.name, "model_sha256": loaded.sha256, "engine": engine, **result}
 
 
 @evaluation_app.command()

@@ -187,5 +187,8 @@ def apply_window(image: npt.NDArray[Any], low: float, high: float) -> npt.NDArra
     array of the same shape, float32
         In [0, 1].
     """
-    unit = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    # In place: for a graphics card, each pass over a slice counts.
+    unit = image.astype(np.float32)
+    unit -= np.float32(low)
+    unit /= np.float32(high - low)
     return np.clip(unit, 0.0, 1.0, out=unit)
