@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load, save
 
 from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.normative.methods import surroundings_bank
 from napari_spatial_ar.normative.methods.base import detector_from_tensors
 from napari_spatial_ar.normative.methods.surroundings import describe
 from napari_spatial_ar.normative.methods.surroundings_bank import SurroundingsBank
@@ -91,3 +92,15 @@ def test_refuses_what_does_not_fit() -> None:
     ):
         with pytest.raises(ModelFileError, match=words):
             detector_from_tensors(detector.name, detector.parameters(), broken)
+
+
+def test_products_in_bfloat16_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, grid = SurroundingsBank.fit(slices(40, seed=0)), slices(1, seed=1)[0]
+    monkeypatch.setattr(surroundings_bank, "_PART", 100)  # rows of many parts
+    expected = detector.score(grid)
+    monkeypatch.setattr(surroundings_bank, "native_bfloat16", lambda device: True)
+    found = detector.score(grid)
+    # Another row is the nearest at most where two are as near up to bfloat16's digits.
+    assert (found - expected).abs().max() < 5e-3
+    assert ((found - expected).abs() < 1e-6).float().mean() > 0.5
+    assert (found >= expected - 1e-6).all()

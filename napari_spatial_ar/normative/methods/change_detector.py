@@ -186,8 +186,13 @@ class ChangeDetector(Detector):
     @torch.inference_mode()
     def score(self, grid: Tensor) -> Tensor:
         """Log odds above `zero`, at least 0; see `Detector.score`."""
-        odds: Tensor = self.network(_scaled(grid, self.whitening))
-        return (odds - self.zero).clamp_min(0).reshape(len(grid), *grid.shape[2:])
+        return self.odds(self.whitening(grid)).reshape(len(grid), *grid.shape[2:])
+
+    @torch.inference_mode()
+    def odds(self, patches: Tensor) -> Tensor:
+        """Log odds above `zero`, at least 0, of whitened patches: (N, k) to (N,)."""
+        odds: Tensor = self.network(_stretched(patches))[:, 0]
+        return (odds - self.zero).clamp_min(0)
 
     def parameters(self) -> dict[str, Any]:
         """Give the zero point and the sizes."""
@@ -249,7 +254,10 @@ def _walk(grids: Pairs, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _scaled(grid: Tensor, whitening: Whitening) -> Tensor:
     """(B, D, Hp, Wp) -> (B * Hp * Wp, k) float32, each of length sqrt(k), as a network likes it."""
-    patches = whitening(grid)
+    return _stretched(whitening(grid))
+
+
+def _stretched(patches: Tensor) -> Tensor:
     return patches * math.sqrt(patches.shape[1])
 
 

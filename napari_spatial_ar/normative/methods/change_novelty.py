@@ -32,6 +32,8 @@ from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.change_detector import ChangeDetector
 from napari_spatial_ar.normative.methods.explanation import Explanation, Quantity
+from napari_spatial_ar.normative.methods.grids import check_grid
+from napari_spatial_ar.normative.methods.surroundings import describe
 from napari_spatial_ar.normative.methods.surroundings_bank import SurroundingsBank
 from napari_spatial_ar.normative.scoring import Scoring
 
@@ -79,6 +81,8 @@ class ChangeNovelty(Detector):
     def __init__(
         self, change: ChangeDetector, novelty: SurroundingsBank, usual: Tensor, weight: float = 0.5
     ) -> None:
+        self.change = change
+        self.novelty = novelty
         self._detectors: tuple[Detector, Detector] = (change, novelty)
         self.usual = usual
         self.weight = weight
@@ -136,7 +140,12 @@ class ChangeNovelty(Detector):
     @torch.inference_mode()
     def parts(self, grid: Tensor) -> Tensor:
         """Patch scores of each part in its own unit, (2, B, Hp, Wp) float32."""
-        return torch.stack([detector.score(grid) for detector in self._detectors])
+        change, novelty = self.change, self.novelty
+        # Both describe patches alike, and whiten the descriptions each in its own way.
+        described = describe(check_grid(grid, len(change.whitening.mean) // 2))
+        odds = change.odds(change.whitening.of_described(described))
+        distances = novelty.distances(novelty.whitening.of_described(described))
+        return torch.stack([odds, distances]).reshape(2, len(grid), *grid.shape[2:])
 
     @property
     def heatmap_divisor(self) -> float:

@@ -56,8 +56,11 @@ class Whitening:
         InputError
             If the grid has other axes or channels than those fitted on.
         """
-        described = describe(check_grid(grid, len(self.mean) // 2))
-        return functional.normalize((described - self.mean.to(grid.device)) @ self.basis)
+        return self.of_described(describe(check_grid(grid, len(self.mean) // 2)))
+
+    def of_described(self, described: Tensor) -> Tensor:
+        """Whiten descriptions, (N, 2 D) to (N, k), as `describe` gives them."""
+        return functional.normalize((described - self.mean) @ self.basis)
 
     def to(self, device: torch.device) -> Whitening:
         """Give the same on a device."""
