@@ -44,7 +44,7 @@ def models_list(
 ) -> dict[str, Any]:
     """List the models at hand."""
     from napari_spatial_ar.normative.library import trashed_models
-    from napari_spatial_ar.normative.model import list_models
+    from napari_spatial_ar.normative.model_lookup import list_models
 
     if trash:
         deleted = trashed_models()

@@ -51,7 +51,7 @@ model_news = ModelNews()
 
 def list_models() -> list[Any]:
     """Released and own models: ``ModelInfo`` with name, path, modality, backbone, summary."""
-    from napari_spatial_ar.normative.model import list_models as find
+    from napari_spatial_ar.normative.model_lookup import list_models as find
 
     return list(find())
 

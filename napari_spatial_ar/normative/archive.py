@@ -11,8 +11,8 @@ from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.library import CARD, card_files, check_model, new_model
-from napari_spatial_ar.normative.model import find_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
+from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.normative.paths import user_models_dir
 
 __all__ = ["export_model", "unpack_model"]

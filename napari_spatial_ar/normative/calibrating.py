@@ -21,8 +21,9 @@ from napari_spatial_ar.normative.library import is_released
 from napari_spatial_ar.normative.likeness import Looks, NormalLooks, sum_up
 from napari_spatial_ar.normative.looking import look_at
 from napari_spatial_ar.normative.methods import Detector, score_grid
-from napari_spatial_ar.normative.model import NormativeModel, find_model, load_model
+from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
+from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.normative.scoring import Example
 
 __all__ = ["NormalScores", "recalibrate", "recalibrate_steps", "slice_keys"]

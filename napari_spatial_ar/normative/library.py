@@ -21,8 +21,8 @@ from napari_spatial_ar.imaging.files import atomic_path, storage_error
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.backbone_table import BACKBONES
 from napari_spatial_ar.normative.methods import detector_from_tensors
-from napari_spatial_ar.normative.model import find_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
+from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
 from napari_spatial_ar.normative.weights import at_hand, how_to_get
 

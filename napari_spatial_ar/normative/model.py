@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError, MemoryShortage, ModelFileError, WeightsError
+from napari_spatial_ar.errors import InputError, MemoryShortage, WeightsError
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.selection import Selection, SlicePlane
 from napari_spatial_ar.imaging.tissue import has_tissue
@@ -27,12 +26,12 @@ from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.memory import one_sentence, release, releases_memory
 from napari_spatial_ar.normative.methods import Detector, detector_from_tensors, score_grid
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
-from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
+from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.normative.scoring import Example, SliceScore, VolumeScore
 from napari_spatial_ar.normative.stopping import check_stop
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
-__all__ = ["ModelInfo", "NormativeModel", "find_model", "list_models", "load_model"]
+__all__ = ["NormativeModel", "load_model"]
 
 # Where slices are scored in batches: threads that prepare them, and slices ready at most.
 _THREADS, _AHEAD = min(8, os.cpu_count() or 1), 96
@@ -387,67 +386,6 @@ def _intensity_of(image: npt.NDArray[Any]) -> Intensity:
     if low >= 0 and 1 < high <= 255 and np.array_equal(image, np.rint(image)):
         return "grey8"
     return "arbitrary"
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """One line of a list of models."""
-
-    name: str
-    path: Path
-    modality: str
-    backbone: str
-    method: str
-    summary: str
-
-
-def list_models() -> list[ModelInfo]:
-    """Models in the user's folder and those released with the package; damaged ones left out."""
-    found: dict[str, ModelInfo] = {}
-    for root in (user_models_dir(), released_models_dir()):
-        for path in sorted(root.glob(f"*/{MODEL_FILE}")) if root and root.is_dir() else ():
-            if path.parent.name.startswith("."):
-                continue  # a copy that is not finished
-            try:
-                header, _ = model_file.read_header(path)
-            except ModelFileError:
-                continue
-            training = header.training
-            found.setdefault(
-                path.parent.name,
-                ModelInfo(
-                    name=path.parent.name,
-                    path=path,
-                    modality=header.modality,
-                    backbone=header.backbone.name,
-                    method=header.method,
-                    summary=f"{training.get('images', '?')} slices of "
-                    f"{training.get('subjects', '?')} patients",
-                ),
-            )
-    return list(found.values())
-
-
-def find_model(path_or_name: str | Path) -> Path:
-    """Model file of a path or name, as `load_model` takes it; a damaged file only by its path.
-
-    Raises
-    ------
-    ModelFileError
-        If there is no such model.
-    """
-    path = Path(path_or_name).expanduser()
-    if path.is_dir():
-        path = path / MODEL_FILE
-    if path.is_file():
-        return path
-    named = {info.name: info.path for info in list_models()}
-    if str(path_or_name) not in named:
-        raise ModelFileError(
-            f"there is no model '{path_or_name}'",
-            fix=f"Give a model's folder, or one of: {', '.join(named) or 'none is installed'}",
-        )
-    return named[str(path_or_name)]
 
 
 def load_model(

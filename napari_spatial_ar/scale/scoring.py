@@ -24,7 +24,8 @@ from napari_spatial_ar.imaging.reading import Source, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.selection import SlicePlane
 from napari_spatial_ar.normative.engine_choice import settle
-from napari_spatial_ar.normative.model import NormativeModel, find_model, load_model
+from napari_spatial_ar.normative.model import NormativeModel, load_model
+from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.review.batch import Flagging, scans_to_score, score_scan
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import scan_folder_name

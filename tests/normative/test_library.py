@@ -21,7 +21,8 @@ from napari_spatial_ar.normative.library import (
     restore_model,
     trashed_models,
 )
-from napari_spatial_ar.normative.model import list_models, load_model
+from napari_spatial_ar.normative.model import load_model
+from napari_spatial_ar.normative.model_lookup import list_models
 from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
 from tests.normative.test_model import build
 

@@ -27,8 +27,9 @@ from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.importing import import_model, import_reference
 from napari_spatial_ar.normative.methods import MemoryBank, SpatialARDetector
-from napari_spatial_ar.normative.model import NormativeModel, list_models
+from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader, read_header
+from napari_spatial_ar.normative.model_lookup import list_models
 from napari_spatial_ar.normative.paths import user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring
