@@ -23,7 +23,7 @@ from napari_spatial_ar.cli import app
 from napari_spatial_ar.cli.support import parse_window
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative import focus_weights, weights
+from napari_spatial_ar.normative import engine_choice, engines, focus_weights, weights
 from napari_spatial_ar.normative.backbone import BACKBONES
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
@@ -60,6 +60,32 @@ def fitted(normal_slices: Path, tmp_path: Path, tiny_weights: Path, tiny_name: s
     result = run(tmp_path, *arguments, "--batch-size", 4, "--dilation", 1, "--device", "cpu")
     assert result["training"]["images"] == 9
     return out
+
+
+def test_speed_finds_the_fastest_engine_and_score_uses_it(
+    tmp_path: Path, scan: Path, fitted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fast(engines.Float32):
+        name = "fast"
+
+    monkeypatch.setitem(engines.ENGINES, "fast", Fast)
+    measure = engine_choice._tried
+
+    def tried(model: Any, inputs: Any) -> Any:
+        return float(model.engine != "fast") + 0.5, measure(model, inputs)[1]
+
+    monkeypatch.setattr(engine_choice, "_tried", tried)
+    monkeypatch.delenv(engine_choice.VARIABLE)
+    speed = run(tmp_path, "speed", fitted, "--device", "cpu")
+    assert speed["chosen"] == "fast"
+    assert speed["trials"][0]["engine"] == "float32"
+    assert speed["not_tried"]["float16"] == "it is for graphics cards"
+    monkeypatch.setattr(engine_choice, "trials", None)  # nothing is measured again
+    arguments = ["score", scan, "--model", fitted, "--device", "cpu", "--out", tmp_path / "a"]
+    result = run(tmp_path, *arguments)
+    assert result["engine"] == "fast"
+    record = json.loads((Path(result["scans"][0]["folder"]) / "provenance.json").read_text())
+    assert record["engine"] == "fast"
 
 
 def test_calibrate_and_score_say_p_values_and_their_n(tmp_path: Path, fitted: Path) -> None:
