@@ -268,7 +268,8 @@ def test_score_as_dicom_and_pictures_leaves_out_localizers(tmp_path: Path, fitte
     result = run(tmp_path, *arguments, "--out", tmp_path / "out", "--dicom", "--png")
     (record,) = result["scans"]
     assert "localizer" in result["left_out"][0]
-    assert (record["series"], record["warnings"]) == ("MR series 4", [])
+    assert record["series"] == "MR series 4"
+    assert all("unlike those the model learned from" in text for text in record["warnings"])
     folder = Path(record["folder"])
     mask = np.asarray(nib.load(folder / "mask.nii.gz").dataobj)
     assert mask.any()

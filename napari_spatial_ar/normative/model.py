@@ -79,6 +79,7 @@ class NormativeModel:
         #: Slices of the calibration that was just made; none in a model that was loaded.
         self.examples: tuple[Example, ...] = ()
         self._moved = ""
+        self._engine = "float32"
         self._weights = weights
         if backbone is not None:
             self.backbone = backbone
@@ -103,11 +104,18 @@ class NormativeModel:
                 path=backbone.source,
                 fix="Get the weights it was trained on, or fit the model again",
             )
+        backbone.use(self._engine)
         return backbone
 
     def use_engine(self, engine: str) -> None:
-        """Compute the backbone in another way from now on, see `Backbone.use`."""
-        if engine != self.backbone.engine:
+        """Compute the backbone in another way from now on, see `Backbone.use`.
+
+        Where it is not loaded yet, that is done once it is.
+        """
+        if engine == (self.engine or self._engine):
+            return
+        self._engine = engine
+        if "backbone" in vars(self):
             self.backbone.use(engine)
             vars(self).pop("_batches", None)  # it may hold graphs of the engine before
 

@@ -237,7 +237,7 @@ def connect(
                 dashboard_address=None,
                 silence_logs=logging.CRITICAL,
             ) as local,
-            Client(local) as client,
+            Client(local, set_as_default=False) as client,
         ):
             yield Cluster(client, resource)
         return
@@ -250,7 +250,7 @@ def connect(
             require_encryption=True,
         )
     try:
-        client = Client(address, security=security, timeout=seconds)
+        client = Client(address, security=security, timeout=seconds, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"no scheduler answers at {address}",

@@ -222,7 +222,7 @@ def test_where_memory_runs_short_the_rest_is_still_compared(
     def short(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(fitted.backbone, "_embed", short)
+    monkeypatch.setattr(fitted.backbone, "compute", short)
     found = likeness(fitted, scan_of(drawn("unlike")))
     assert not found.complete
     assert "distance" not in found.measured

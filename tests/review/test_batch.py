@@ -42,7 +42,8 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         name="brain",
         sha256="ab",
         header=SimpleNamespace(calibration=None),
-        backbone=SimpleNamespace(source="here"),
+        backbone=SimpleNamespace(source="here", engine="float32"),
+        use_engine=lambda engine: None,
         cut=lambda volume, plane: volume,
     )
 
