@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load, save
 
 from napari_spatial_ar.errors import InputError, ModelFileError
-from napari_spatial_ar.normative import model_file
+from napari_spatial_ar.normative import model_file, training
 from napari_spatial_ar.normative.autoregressive import SpatialAR
 from napari_spatial_ar.normative.methods import (
     FitSetup,
@@ -144,6 +144,28 @@ def test_it_is_measured_on_128_slices_at_most(
     assert spread.digest == EqualVariance.measured([train[0], train[3], train[6]]).digest
     assert spread.digest != EqualVariance.measured(train).digest
     assert EqualVariance.measured(train * 100).digest  # 800 of them
+
+
+def test_noise_and_losses_are_those_of_whitened_embeddings(
+    grids: tuple[StoredGrids, StoredGrids], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[torch.Tensor] = []
+    gradients = training._gradients
+
+    def watched(network: Any, optimizer: Any, grid: torch.Tensor, size: int) -> float:
+        batches.append(grid)
+        return gradients(network, optimizer, grid, size)
+
+    monkeypatch.setattr(training, "_gradients", watched)
+    found, _ = learn(grids, tmp_path, noise_share=1.0, noise_scale=20.0, **MIXED)
+    assert found is not None
+    detector = found.detector
+    assert detector.whitening is not None
+    spread = torch.cat(batches).std(dim=(0, 2, 3))
+    own = torch.cat([detector.whitening(grid) for grid in grids[0]]).std(dim=(0, 2, 3))
+    torch.testing.assert_close(spread, 20 * own, rtol=0.1, atol=0)
+    scores = torch.cat([detector.score(grid) for grid in grids[1]])
+    assert found.summary["best_nll"] == pytest.approx(float(scores.mean()) / CHANNELS, rel=0.01)
 
 
 def test_stored_grids_are_changed_where_they_are_read(
