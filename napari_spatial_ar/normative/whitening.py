@@ -39,27 +39,33 @@ class EqualVariance:
     matrix: Tensor
 
     @classmethod
-    def measured(cls, paths: Sequence[Path]) -> EqualVariance:
-        """Measure it over at most 128 stored grids, spread over those given; on the processor."""
+    def measured(cls, paths: Sequence[Path], device: torch.device) -> EqualVariance:
+        """Measure it on a device, over at most 128 stored grids spread over those given.
+
+        It is the processor's, whatever the device.
+        """
         some = paths[:: max(1, -(-len(paths) // _MEASURED))]
         count, total, outer, shift = 0, Tensor(), Tensor(), Tensor()
         for path in some:
-            rows = load_batch([path])[0].flatten(1).T.double()
+            rows = load_batch([path])[0].movedim(0, -1).flatten(0, 1).to(device)
             if not count:
                 # Sums around a typical value: their difference keeps its digits.
                 shift = rows.mean(dim=0)
-                total, outer = torch.zeros_like(shift), torch.zeros(len(shift), len(shift)).double()
-            rows -= shift
+                total = torch.zeros(len(shift), dtype=torch.float64)
+                outer = torch.zeros(len(shift), len(shift), dtype=torch.float64)
+            centred = rows - shift
             count += len(rows)
-            total += rows.sum(dim=0)
-            outer.addmm_(rows.T, rows)
+            # Products of a slice in float32, half the time; their sum over slices keeps its digits.
+            total += centred.sum(dim=0).cpu().double()
+            outer += (centred.T @ centred).cpu().double()
         mean = total / count
         values, vectors = torch.linalg.eigh(outer / count - torch.outer(mean, mean))
         values = values.clamp_min(0)
         # Where nothing varies at all, nothing is there to be scaled.
         least = (_FLOOR * values.mean()).clamp_min(torch.finfo(torch.float32).tiny)
         matrix = (vectors * (values + least) ** -0.5).T
-        return cls((mean + shift).float().contiguous(), matrix.float().contiguous())
+        mean = mean + shift.cpu().double()
+        return cls(mean.float().contiguous(), matrix.float().contiguous())
 
     @property
     def digest(self) -> str:

@@ -104,9 +104,9 @@ def test_each_fold_whitens_by_its_own_patients(
     seen: list[set[Path]] = []
     measured = EqualVariance.measured
 
-    def watched(paths: list[Path]) -> EqualVariance:
+    def watched(paths: list[Path], device: torch.device) -> EqualVariance:
         seen.append(set(paths))
-        return measured(paths)
+        return measured(paths, device)
 
     monkeypatch.setattr(EqualVariance, "measured", watched)
     options = {"epochs": 1, "hidden": 8, "batch_size": 4, "whiten": True, "dilations": "1-1-2-1-1"}

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative import model_file, training
 from napari_spatial_ar.normative.autoregressive import SpatialAR
+from napari_spatial_ar.normative.feature_store import load_batch
 from napari_spatial_ar.normative.methods import (
     FitSetup,
     SpatialARDetector,
@@ -29,6 +30,7 @@ from napari_spatial_ar.normative.training import LoadedGrids, _channel_std, turn
 from napari_spatial_ar.normative.whitening import EqualVariance
 
 CHANNELS, ROWS, COLUMNS = 6, 5, 7
+CPU = torch.device("cpu")
 OPTIONS: dict[str, Any] = {"hidden": 8, "epochs": 4, "batch_size": 4, "whiten": True}
 MIXED = {"dilations": "2-1-3", "convolutions": 3}
 Array = npt.NDArray[np.float64]
@@ -122,7 +124,7 @@ def test_the_score_equals_a_plain_computation(
 def test_components_have_the_same_variance_but_those_that_hardly_vary(
     grids: tuple[StoredGrids, StoredGrids],
 ) -> None:
-    change = EqualVariance.measured(grids[0].paths)
+    change = EqualVariance.measured(grids[0].paths, CPU)
     rows = torch.cat([change(grid) for grid in grids[0]]).movedim(1, -1).flatten(0, 2).double()
     covariance = rows.T @ rows / len(rows)
     variance = covariance.diagonal()
@@ -139,11 +141,19 @@ def test_it_is_measured_on_128_slices_at_most(
 ) -> None:
     train = grids[0].paths
     monkeypatch.setattr("napari_spatial_ar.normative.whitening._MEASURED", 3)
-    spread = EqualVariance.measured(train)
+    spread = EqualVariance.measured(train, CPU)
     monkeypatch.undo()
-    assert spread.digest == EqualVariance.measured([train[0], train[3], train[6]]).digest
-    assert spread.digest != EqualVariance.measured(train).digest
-    assert EqualVariance.measured(train * 100).digest  # 800 of them
+    assert spread.digest == EqualVariance.measured([train[0], train[3], train[6]], CPU).digest
+    assert spread.digest != EqualVariance.measured(train, CPU).digest
+    read: list[Path] = []
+
+    def watched(paths: list[Path]) -> torch.Tensor:
+        read.extend(paths)
+        return load_batch(paths)
+
+    monkeypatch.setattr("napari_spatial_ar.normative.whitening.load_batch", watched)
+    EqualVariance.measured(train * 100, CPU)  # 800 of them
+    assert 100 < len(read) <= 128
 
 
 def test_noise_and_losses_are_those_of_whitened_embeddings(
@@ -171,11 +181,11 @@ def test_noise_and_losses_are_those_of_whitened_embeddings(
 def test_stored_grids_are_changed_where_they_are_read(
     grids: tuple[StoredGrids, StoredGrids],
 ) -> None:
-    paths, cpu = grids[0].paths, torch.device("cpu")
-    change = EqualVariance.measured(paths)
+    paths = grids[0].paths
+    change = EqualVariance.measured(paths, CPU)
     expected = change(torch.cat([grids[0][2], grids[0][5]]))
-    assert torch.equal(LoadedGrids(paths, cpu, turned=False, change=change).batch([2, 5]), expected)
-    turned = LoadedGrids(paths, cpu, turned=True, change=change).batch([2, 5])
+    assert torch.equal(LoadedGrids(paths, CPU, turned=False, change=change).batch([2, 5]), expected)
+    turned = LoadedGrids(paths, CPU, turned=True, change=change).batch([2, 5])
     assert torch.equal(turned, turn(expected))
     assert expected.is_contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -184,7 +194,7 @@ def test_stored_grids_are_changed_where_they_are_read(
 
 def test_embeddings_that_are_all_the_same(tmp_path: Path) -> None:
     np.save(tmp_path / "flat.npy", np.full((ROWS, COLUMNS, CHANNELS), 2, np.float16))
-    change = EqualVariance.measured([tmp_path / "flat.npy"])
+    change = EqualVariance.measured([tmp_path / "flat.npy"], CPU)
     assert (change(torch.full((1, CHANNELS, ROWS, COLUMNS), 2.0)) == 0).all()
 
 
@@ -222,9 +232,9 @@ def test_whitened_otherwise_trains_anew(
 ) -> None:
     """The digits of what is measured may depend on the machine, which a checkpoint may leave."""
     learned(grids, tmp_path, **MIXED)
-    whitening = EqualVariance.measured(grids[0].paths)
+    whitening = EqualVariance.measured(grids[0].paths, CPU)
     another = EqualVariance(whitening.mean, whitening.matrix * (1 + 1e-6))
-    monkeypatch.setattr(EqualVariance, "measured", lambda paths: another)
+    monkeypatch.setattr(EqualVariance, "measured", lambda paths, device: another)
     _, seen = learn(grids, tmp_path, **MIXED)
     assert seen[0].done == 0
 
@@ -240,7 +250,7 @@ def test_a_file_keeps_it(
     tensors = load(save(detector.tensors()))
     again = detector_from_tensors("spatial-ar", parameters, tensors)
     grid = grids[1][0]
-    assert torch.equal(again.to(torch.device("cpu")).score(grid), detector.score(grid))
+    assert torch.equal(again.to(CPU).score(grid), detector.score(grid))
     assert again.parameters() == detector.parameters()
     told = {q.name: q.value for q in again.explain(grid, 2, 3).quantities}
     assert detector.whitening is not None

@@ -168,7 +168,7 @@ class SpatialARDetector(Detector):
             noise_share=noise_share,
             noise_scale=noise_scale,
         )
-        whitening = EqualVariance.measured(grids.paths) if whiten else None
+        whitening = EqualVariance.measured(grids.paths, setup.device) if whiten else None
         states = []
         for number in range(len(_RASTERS[raster])):
             state = yield from _train(
