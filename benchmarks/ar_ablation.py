@@ -400,7 +400,7 @@ def main() -> None:
             record = json.loads(said.json.read_text()) if said.json.exists() else {}
             key = f"{said.dataset.name}, {said.steps} steps of {said.batch}"
             name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-            record[key] = {"device": name, "backbone": backbone.source, "rows": rows}
+            record[key] = {"device": name, "backbone": backbone.spec.name, "rows": rows}
             said.json.write_text(json.dumps(record, indent=1) + "\n")
 
 

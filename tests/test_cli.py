@@ -88,6 +88,30 @@ def test_speed_finds_the_fastest_engine_and_score_uses_it(
     assert record["engine"] == "fast"
 
 
+def test_dilations_and_whitening_are_set_after_the_method(
+    normal_slices: Path, tmp_path: Path, tiny_weights: Path, tiny_name: str, scan: Path
+) -> None:
+    out = tmp_path / "model"
+    arguments: list[Any] = ["fit", normal_slices, "--out", out, "--backbone", tiny_name]
+    arguments += ["--epochs", 1, "--batch-size", 4, "--device", "cpu", "--method"]
+    method = "spatial-ar:dilations=1-2-4,whiten=true"
+    error = run(tmp_path, *arguments, method, code=1)["error"]
+    assert "there are 3 dilations (1-2-4) for 5 convolutions" in error
+    assert not out.exists()
+    result = run(tmp_path, *arguments, "spatial-ar:dilations=1-2-4-2-1,whiten=true")
+    assert result["training"]["options"]["whiten"] is True
+    shown = run(tmp_path, "models", "show", out)
+    assert shown["parameters"]["dilation"] == [1, 2, 4, 2, 1]
+    assert shown["parameters"]["whiten"] is True
+    scored = run(
+        tmp_path, "score", scan, "--model", out, "--device", "cpu", "--out", tmp_path / "scored"
+    )
+    assert len(scored["scans"]) == 1
+    listed = CliRunner().invoke(app, ["models", "methods"]).output
+    assert "dilations" in listed
+    assert "whiten" in listed
+
+
 def test_calibrate_and_score_say_p_values_and_their_n(tmp_path: Path, fitted: Path) -> None:
     normals = tmp_path / "more"
     normals.mkdir()

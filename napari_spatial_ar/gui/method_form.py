@@ -42,6 +42,8 @@ def _editor(option: Any, choices: tuple) -> Any:
     made: Any = create_widget(
         value=default, name=option.name, options={"tooltip": option.text, **limits}
     )
+    if isinstance(default, bool):
+        made.text = ""  # its name stands before it already
     if isinstance(default, float):
         digits = f"{default:f}".rstrip("0").partition(".")[2]
         made.native.setDecimals(len(digits) + 2)

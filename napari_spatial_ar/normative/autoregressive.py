@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -97,8 +97,9 @@ class SpatialAR(nn.Module):
         Number of convolutions, at least 2.
     kernel : int
         Odd kernel side.
-    dilation : int
-        Dilation of every layer: 1 is the paper's "standard" model, 4 its "dilated" one.
+    dilation : int or sequence of int
+        Dilation of every layer: 1 is the paper's "standard" model, 4 its "dilated" one. Or one
+        a layer, first the one that sees the embeddings.
     context : {"causal", "bidirectional"}
         Causal: each position sees only positions before it in raster order. Bidirectional: the
         first layer hides only the centre and the rest are plain convolutions, so from the second
@@ -107,7 +108,7 @@ class SpatialAR(nn.Module):
     Raises
     ------
     InputError
-        If a parameter is out of range.
+        If a parameter is out of range, or there are more or fewer dilations than layers.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class SpatialAR(nn.Module):
         hidden: int = 256,
         layers: int = 5,
         kernel: int = 3,
-        dilation: int = 4,
+        dilation: int | Sequence[int] = 4,
         context: Context = "causal",
     ) -> None:
         super().__init__()
@@ -124,10 +125,19 @@ class SpatialAR(nn.Module):
             raise InputError(f"context must be 'causal' or 'bidirectional', not {context!r}")
         if kernel % 2 == 0 or kernel < 3:
             raise InputError(f"the kernel side must be odd and at least 3, not {kernel}")
-        if min(channels, hidden, dilation) < 1 or layers < 2:
+        dilations = list(dilation) if isinstance(dilation, Sequence) else [dilation] * layers
+        if not all(isinstance(each, int) for each in dilations):
+            raise InputError(f"a dilation must be a whole number: {dilation!r}")
+        if min(channels, hidden, *dilations) < 1 or layers < 2:
             raise InputError(
                 "channels, hidden and dilation must be at least 1 and layers at least 2, not "
                 f"{channels}, {hidden}, {dilation} and {layers}"
+            )
+        if len(dilations) != layers:
+            raise InputError(
+                f"there are {len(dilations)} dilations ({'-'.join(map(str, dilations))}) for "
+                f"{layers} convolutions",
+                fix="Give as many dilations as the network has convolutions, or one for all",
             )
         self.channels = channels
         #: The arguments, from which an equal network can be built.
@@ -136,7 +146,8 @@ class SpatialAR(nn.Module):
             "hidden": hidden,
             "layers": layers,
             "kernel": kernel,
-            "dilation": dilation,
+            # One number stays one: files written before there could be several are the same.
+            "dilation": dilations if isinstance(dilation, Sequence) else dilation,
             "context": context,
         }
         first: Sees = "A" if context == "causal" else "hollow"
@@ -151,7 +162,7 @@ class SpatialAR(nn.Module):
                     widths[n],
                     widths[n + 1],
                     kernel=kernel,
-                    dilation=dilation,
+                    dilation=dilations[n],
                     sees=rest if n else first,
                 )
             )

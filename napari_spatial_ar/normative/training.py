@@ -23,6 +23,7 @@ from napari_spatial_ar.normative.autoregressive import SpatialAR
 from napari_spatial_ar.normative.feature_store import load_batch
 from napari_spatial_ar.normative.memory import Portions
 from napari_spatial_ar.normative.precision import native_bfloat16
+from napari_spatial_ar.normative.whitening import EqualVariance
 
 __all__ = ["Epoch", "LoadedGrids", "TrainingSettings", "TrainingState", "mean_nll", "train", "turn"]
 
@@ -50,7 +51,7 @@ class TrainingSettings:
     noise_share : float
         Share of batches whose embeddings get Gaussian noise.
     noise_scale : float
-        Its standard deviation, in units of each channel's own.
+        Its standard deviation, in units of each channel's own (after the change of grids).
     """
 
     network: dict[str, Any]
@@ -102,6 +103,7 @@ def train(
     device: torch.device,
     turned: bool = False,
     patience: int = 0,
+    change: EqualVariance | None = None,
 ) -> Iterator[TrainingState]:
     """Train until ``epochs`` epochs are done or it stops improving; stop iterating to cancel.
 
@@ -126,6 +128,8 @@ def train(
         Whether to turn the grids by 180 degrees, so that the raster runs backwards.
     patience : int
         Epochs without a better validation NLL after which to end; 0 to go through all of them.
+    change : EqualVariance, optional
+        What is made of the grids before the network and the noise; by default nothing.
 
     Yields
     ------
@@ -141,12 +145,13 @@ def train(
         network.parameters(), lr=settings.learning_rate, fused=on_card or None
     )
     state = TrainingState(network)
-    key = _key(train_paths, valid_paths, settings, turned)
+    key = _key(train_paths, valid_paths, settings, turned, change)
     _resume(state, optimizer, checkpoint, key)
     grids, valid = (
-        LoadedGrids(paths, device, turned=turned) for paths in (train_paths, valid_paths)
+        LoadedGrids(paths, device, turned=turned, change=change)
+        for paths in (train_paths, valid_paths)
     )
-    noise_std = settings.noise_scale * _channel_std(train_paths).to(grids.device)
+    noise_std = settings.noise_scale * _channel_std(train_paths, change).to(grids.device)
     begin = (saved := time.perf_counter()) - state.seconds
     yield state
     for epoch in range(len(state.history), epochs):
@@ -199,9 +204,18 @@ class LoadedGrids:
         Where the training is.
     turned : bool
         Whether to give them turned by 180 degrees.
+    change : EqualVariance, optional
+        What to make of them; they are kept as they are stored, in half the memory.
     """
 
-    def __init__(self, paths: Sequence[Path], device: torch.device, *, turned: bool) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        device: torch.device,
+        *,
+        turned: bool,
+        change: EqualVariance | None = None,
+    ) -> None:
         self._paths = paths
         self._turned = turned
         self._kept: Tensor | None = None
@@ -211,6 +225,7 @@ class LoadedGrids:
             for place, path in zip(kept, paths, strict=True):
                 place.copy_(torch.from_numpy(np.load(path)))
             self._kept = kept.movedim(3, 1)  # channels first to the eye, last in memory
+        self._change = None if change is None else change.to(self.device)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -226,6 +241,8 @@ class LoadedGrids:
             grid = load_batch([self._paths[i] for i in indices])
         else:
             grid = self._kept[torch.tensor(list(indices), device=self._kept.device)].float()
+        if self._change is not None:
+            grid = self._change(grid)
         return turn(grid) if self._turned else grid
 
     def _bytes(self) -> int:
@@ -287,12 +304,14 @@ def _batches(
         yield order[start : start + settings.batch_size].tolist(), seed if noisy else None
 
 
-def _channel_std(paths: Sequence[Path]) -> Tensor:
-    """Measure each channel's standard deviation over at most 256 slices, (D, 1, 1) float32."""
+def _channel_std(paths: Sequence[Path], change: EqualVariance | None = None) -> Tensor:
+    """Measure each channel's standard deviation over some 256 slices, (D, 1, 1) float32."""
     count, mean, squares = 0, 0.0, 0.0
     for path in paths[:: max(1, len(paths) // 256)]:
-        grid = np.load(path).astype(np.float64)
-        tokens = grid.reshape(-1, grid.shape[-1])
+        grid = np.load(path)
+        if change is not None:
+            grid = change(load_batch([path]))[0].movedim(0, -1).numpy()
+        tokens = grid.astype(np.float64).reshape(-1, grid.shape[-1])
         count += len(tokens)
         mean = mean + tokens.sum(axis=0)
         squares = squares + np.square(tokens).sum(axis=0)
@@ -305,10 +324,13 @@ def _key(
     valid_paths: Sequence[Path],
     settings: TrainingSettings,
     turned: bool,
+    change: EqualVariance | None,
 ) -> str:
     """Name what a checkpoint must match; stored grids are named by content, so names do."""
     names = [[path.parent.parent.name, path.name] for path in (*train_paths, *valid_paths)]
     parts = [names, len(train_paths), asdict(settings), *(["turned"] if turned else [])]
+    if change is not None:
+        parts.append(change.digest)
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

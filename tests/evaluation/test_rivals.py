@@ -38,6 +38,21 @@ def test_a_last_number_is_a_seed_where_there_are_others() -> None:
     }
 
 
+@pytest.mark.usefixtures("tiny_weights")
+def test_options_of_several_kinds_are_said_after_a_colon(
+    cohort: Path, tmp_path: Path, tiny_name: str
+) -> None:
+    settings = {"backbone": tiny_name, "epochs": 1, "batch_size": 4, "size": (64, 64)}
+    said = "spatial-ar:dilations=1-2-1,convolutions=3,whiten=true"
+    rival = fit_rival(cohort, said, [0], tmp_path / "models", **settings)
+    assert rival.name == "spatial-ar dilations=1-2-1 convolutions=3 whiten=true"
+    parameters = rival.models[0].header.parameters
+    assert (parameters["dilation"], parameters["whiten"]) == ([1, 2, 1], True)
+    wrong = "spatial-ar:dilations=1-2-1"
+    with pytest.raises(InputError, match=r"3 dilations .* for 5 convolutions"):
+        fit_rival(cohort, wrong, [0], tmp_path / "models", **settings)
+
+
 def test_other_methods_of_the_same_stem_stay_apart() -> None:
     one, two = models("brain-0", "brain-1")
     two.header.method = "other"

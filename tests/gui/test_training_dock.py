@@ -185,6 +185,26 @@ def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
     assert dock.start_button.isEnabled()
 
 
+def test_options_that_are_a_text_or_a_tick(
+    dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any
+) -> None:
+    drop(dock, scans)
+    select_data(dock.form.method.box, "spatial-ar")
+    editors = dock.form.method.pages["spatial-ar"].editors
+    assert (editors["dilations"].value, editors["whiten"].value) == ("", False)
+    assert editors["whiten"].native.text() == "", "the name stands beside it once"
+    assert "principal components" in editors["whiten"].tooltip
+    set_options(dock, dilations="1-2-4-2-1", whiten=True)
+    with qtbot.waitSignal(services.model_news.changed, timeout=5000):
+        click(dock.start_button)
+    qtbot.waitUntil(lambda: not dock.running)
+    assert fit.calls[0][1]["options"] == {"dilations": "1-2-4-2-1", "whiten": True}
+    again = TrainingForm()
+    qtbot.addWidget(again)
+    kept = again.method.pages["spatial-ar"].editors
+    assert (kept["dilations"].value, kept["whiten"].value) == ("1-2-4-2-1", True)
+
+
 def test_the_window_that_the_model_sees_is_chosen_and_remembered(
     dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -38,19 +39,20 @@ def whole_kernels(model: SpatialAR) -> list[tuple[Tensor, Tensor]]:
     return kernels
 
 
-def plain_mean(model: SpatialAR, values: Tensor, dilation: int) -> Tensor:
+def plain_mean(model: SpatialAR, values: Tensor, dilation: int | list[int]) -> Tensor:
     """Predict every position with loops over layers, positions and neighbours."""
     layer_in = values
     kernels = whole_kernels(model)
     for number, (weight, bias) in enumerate(kernels):
         half = weight.shape[-1] // 2
+        step = dilation if isinstance(dilation, int) else dilation[number]
         out = torch.zeros(len(bias), ROWS, COLUMNS)
         for i in range(ROWS):
             for j in range(COLUMNS):
                 total = bias.clone()
                 for di in range(-half, half + 1):
                     for dj in range(-half, half + 1):
-                        y, x = i + di * dilation, j + dj * dilation
+                        y, x = i + di * step, j + dj * step
                         if 0 <= y < ROWS and 0 <= x < COLUMNS:
                             total += weight[:, :, di + half, dj + half] @ layer_in[:, y, x]
                 out[:, i, j] = total
@@ -58,9 +60,9 @@ def plain_mean(model: SpatialAR, values: Tensor, dilation: int) -> Tensor:
     return layer_in
 
 
-@pytest.mark.parametrize("dilation", [1, 2, 4])
+@pytest.mark.parametrize("dilation", [1, 2, 4, [1, 2, 4, 2, 1], [3, 1, 2, 1, 1]])
 @pytest.mark.parametrize("context", ["causal", "bidirectional"])
-def test_equals_plain_evaluation_of_equation_2(dilation: int, context: Any) -> None:
+def test_equals_plain_evaluation_of_equation_2(dilation: int | list[int], context: Any) -> None:
     model, values = network(dilation=dilation, context=context), grid()
     mean = plain_mean(model, values[0], dilation)
     with torch.no_grad():
@@ -73,9 +75,9 @@ def test_equals_plain_evaluation_of_equation_2(dilation: int, context: Any) -> N
         torch.testing.assert_close(model.nll(values)[0], expected, atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dilation", [1, 2, 4])
+@pytest.mark.parametrize("dilation", [1, 2, 4, [1, 2, 4, 2, 1], [4, 1, 1, 2, 3]])
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_causal_network_sees_only_what_came_before(dilation: int, kernel: int) -> None:
+def test_causal_network_sees_only_what_came_before(dilation: int | list[int], kernel: int) -> None:
     model, values = network(dilation=dilation, kernel=kernel), grid()
     with torch.no_grad():
         before = model(values)
@@ -85,6 +87,24 @@ def test_causal_network_sees_only_what_came_before(dilation: int, kernel: int) -
                 changed[0, :, i, j] += 10
                 moved = (model(changed) - before)[0].abs().amax(0) > 0
                 assert not moved.flatten()[: i * COLUMNS + j + 1].any(), f"({i}, {j}) leaks"
+
+
+def test_mixed_dilations_leave_no_patch_out_and_are_kept_as_a_list() -> None:
+    model, values = network(dilation=(1, 2, 4, 2, 1)), grid()
+    assert model.settings["dilation"] == [1, 2, 4, 2, 1]
+    assert [layer.dilation for layer in model.net[::2]] == [1, 2, 4, 2, 1]
+    again = SpatialAR(**json.loads(json.dumps(model.settings)))
+    assert again.settings == model.settings
+    assert network(dilation=4).settings["dilation"] == 4
+    seen = {1: 0, 4: 0}
+    for dilation, mixed in ((4, network(dilation=4)), (1, model)):
+        with torch.no_grad():
+            before = mixed(values)
+            for place in range(4 * COLUMNS + 3):
+                changed = values.clone()
+                changed[0, :, place // COLUMNS, place % COLUMNS] += 10
+                seen[dilation] += bool((mixed(changed) - before)[0, :, 4, 3].abs().max() > 0)
+    assert seen[1] >= 20 > 2 >= seen[4], "of the 27 patches before (4, 3)"
 
 
 def test_causal_network_uses_its_neighbours() -> None:
@@ -137,6 +157,12 @@ def test_masked_weights_get_no_gradient() -> None:
         ({"kernel": 4}, "kernel side must be odd"),
         ({"dilation": 0}, "must be at least 1"),
         ({"layers": 1}, "layers at least 2"),
+        ({"dilation": [1, 0, 1, 1, 1]}, "must be at least 1"),
+        ({"dilation": [1, 2, 1]}, r"3 dilations \(1-2-1\) for 5 convolutions"),
+        ({"dilation": [1, 2], "layers": 3}, r"2 dilations \(1-2\) for 3 convolutions"),
+        ({"dilation": []}, "0 dilations"),
+        ({"dilation": "12421"}, "whole number"),
+        ({"dilation": 1.5}, "whole number"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:

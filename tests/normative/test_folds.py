@@ -17,6 +17,7 @@ from napari_spatial_ar.imaging.slices import SliceRef
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.folds import deal
+from napari_spatial_ar.normative.whitening import EqualVariance
 
 
 @pytest.fixture
@@ -92,6 +93,36 @@ def test_the_model_is_the_same_and_remembers_how_it_was_calibrated(
     assert plain.header.calibration is not None
     assert (loaded.header.calibration.folds, plain.header.calibration.folds) == (2, 0)
     assert "folds" not in plain.header.calibration.to_dict()
+
+
+def test_each_fold_whitens_by_its_own_patients(
+    normal_slices: Path,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[set[Path]] = []
+    measured = EqualVariance.measured
+
+    def watched(paths: list[Path], device: torch.device) -> EqualVariance:
+        seen.append(set(paths))
+        return measured(paths, device)
+
+    monkeypatch.setattr(EqualVariance, "measured", watched)
+    options = {"epochs": 1, "hidden": 8, "batch_size": 4, "whiten": True, "dilations": "1-1-2-1-1"}
+    model = nsar.fit(
+        normal_slices,
+        out=tmp_path / "m",
+        calibration_folds=3,
+        **{**settings, "method": "spatial-ar", "options": options},
+    )
+    whole, *folds = seen
+    assert len(folds) == 3
+    assert all(fold < whole for fold in folds)
+    assert not set.intersection(*folds), "each slice is left out once"
+    assert model.header.calibration is not None
+    assert model.header.calibration.patients == 4
+    assert model.header.training["options"] == options
 
 
 @pytest.mark.parametrize("method", ["synthetic-change", "spatial-ar"])

@@ -36,6 +36,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("spatial-ar", {"dilation": 1, "hidden": 16, "epochs": 15, "batch_size": 4}),
     ("spatial-ar", {"raster": "both", "dilation": 1, "hidden": 16, "epochs": 15, "batch_size": 4}),
     ("spatial-ar", {"context": "bidirectional", "dilation": 1, "hidden": 16, "epochs": 15}),
+    ("spatial-ar", {"dilations": "1-2-1-2-1", "whiten": True, "hidden": 16, "epochs": 15}),
     ("memory-bank", {}),
     ("memory-bank", {"coreset": 0.1}),
     ("patch-gaussian", {}),
@@ -366,6 +367,6 @@ def test_every_option_says_what_it_is(method: type[Detector]) -> None:
         assert option.text.endswith(".")
         assert "`" not in option.text
         assert option.default in (option.choices or (option.default,))
-        # A text that may only be one of a few has to say which.
-        assert option.choices or not isinstance(option.default, str)
+        # A text that may only be one of a few has to say which; one that is free starts empty.
+        assert option.choices or option.default == "" or not isinstance(option.default, str)
     assert method.title

@@ -57,11 +57,23 @@ def test_patience_ends_the_training_and_changes_nothing_before(
 
 
 @pytest.mark.parametrize("stop_at", [2, 7])
-@pytest.mark.parametrize("raster", ["forward", "both"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"raster": "forward"},
+        {"raster": "both"},
+        {"raster": "both", "whiten": True, "dilations": "1-2-1-2-1"},
+    ],
+    ids=["forward", "both", "both-whitened"],
+)
 def test_stopped_and_gone_on_with_patience_gives_the_same_weights(
-    normal_slices: Path, tmp_path: Path, settings: dict[str, Any], stop_at: int, raster: str
+    normal_slices: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    stop_at: int,
+    options: dict[str, Any],
 ) -> None:
-    settings |= {"patience": 2, "options": {"raster": raster}}
+    settings |= {"patience": 2, "options": options}
     whole = nsar.fit(normal_slices, out=tmp_path / "whole" / "m", **settings)
     steps = fit_steps(normal_slices, out=tmp_path / "stopped" / "m", **settings)
     training = [next(steps)]

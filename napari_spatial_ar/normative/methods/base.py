@@ -186,6 +186,11 @@ class Detector(ABC):
         return None
 
     @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """See that options that are free text can be read, before anything is computed."""
+        del options
+
+    @classmethod
     def passes(cls, options: Mapping[str, Any], train: int, valid: int = 0) -> int | None:
         """Slices that go through a training in batches, counted as often as they do.
 
@@ -320,7 +325,7 @@ class Detector(ABC):
 
 
 def check_options(method: type[Detector], options: Mapping[str, Any]) -> None:
-    """See that options are the method's own and of the right kind.
+    """See that options are the method's own, of the right kind and can be read.
 
     Raises
     ------
@@ -340,6 +345,7 @@ def check_options(method: type[Detector], options: Mapping[str, Any]) -> None:
                 f"the option '{name}' of '{method.name}' must be of the kind of {known[name]!r}, "
                 f"not {value!r}"
             )
+    method.check({**known, **options})
 
 
 def of_kind(value: object, default: object) -> bool:

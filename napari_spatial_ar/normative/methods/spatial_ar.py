@@ -3,11 +3,13 @@
 Reference: Erdil et al., "Spatial Autoregressive Modeling of DINOv3 Embeddings for Unsupervised
 Anomaly Detection". Defaults: the paper's dilated model; ``dilation`` 1 is its standard one,
 ``context`` "bidirectional" its third. Cost: the training; scoring is five convolutions. What
-differs from the paper is said in `autoregressive` and `training`.
+differs from the paper is said in `autoregressive` and `training`. ``dilations`` and ``whiten`` are
+not the paper's: docs/method.md has what they were seen to change.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,12 +29,14 @@ from napari_spatial_ar.normative.training import (
     train,
     turn,
 )
+from napari_spatial_ar.normative.whitening import EqualVariance
 
 __all__ = ["SpatialARDetector"]
 
 # Ways that the rasters of an option's networks run.
 _RASTERS = {"forward": ("forward",), "both": ("forward", "backward")}
 _BACKWARD = "backward."
+_WHITENING = "whitening."
 
 
 class SpatialARDetector(Detector):
@@ -45,6 +49,8 @@ class SpatialARDetector(Detector):
     backward : SpatialAR, optional
         One that does so on grids turned by 180 degrees, from those after it; a patch then scores
         the mean of both.
+    whitening : EqualVariance, optional
+        What is made of the embeddings before they come to the networks.
     """
 
     name: ClassVar[str] = "spatial-ar"
@@ -62,9 +68,16 @@ class SpatialARDetector(Detector):
     tells_losses: ClassVar[bool] = True
     replayable: ClassVar[bool] = True
 
-    def __init__(self, network: SpatialAR, backward: SpatialAR | None = None) -> None:
+    def __init__(
+        self,
+        network: SpatialAR,
+        backward: SpatialAR | None = None,
+        *,
+        whitening: EqualVariance | None = None,
+    ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.backward = None if backward is None else backward.eval().requires_grad_(False)
+        self.whitening = whitening
 
     @classmethod
     def learn(
@@ -73,8 +86,10 @@ class SpatialARDetector(Detector):
         setup: FitSetup,
         *,
         dilation: int = 4,
+        dilations: str = "",
         context: str = "causal",
         raster: str = "forward",
+        whiten: bool = False,
         hidden: int = 256,
         convolutions: int = 5,
         kernel: int = 3,
@@ -94,11 +109,16 @@ class SpatialARDetector(Detector):
             is needed.
         dilation : int
             How far apart the patches that it looks at lie: 4 looks wide, 1 close.
+        dilations : str
+            In place of the dilation, one for each convolution: 1-2-4-2-1 looks close and wide.
         context : {"causal", "bidirectional"}
             Predict a patch from those above and left of it, or from all around it.
         raster : {"forward", "both"}
             Both: a second network learns on the grids turned by 180 degrees, which doubles the
             time of training, and that of scoring beyond the backbone.
+        whiten : bool
+            Turn the embeddings to principal components of equal variance before the network, as
+            measured on at most 128 training slices.
         hidden : int
             Channels between the layers of the network.
         convolutions : int
@@ -132,13 +152,14 @@ class SpatialARDetector(Detector):
             raise InputError(f"raster must be {' or '.join(_RASTERS)}, not '{raster}'")
         if raster == "both" and context != "causal":
             raise InputError(f"a {context} network has no raster that could run both ways")
+        each = _read_dilations(dilations, convolutions)
         settings = TrainingSettings(
             network={
                 "channels": grids[0].shape[1],
                 "hidden": hidden,
                 "layers": convolutions,
                 "kernel": kernel,
-                "dilation": dilation,
+                "dilation": each or dilation,
                 "context": cast(Context, context),
             },
             seed=setup.seed,
@@ -147,10 +168,11 @@ class SpatialARDetector(Detector):
             noise_share=noise_share,
             noise_scale=noise_scale,
         )
+        whitening = EqualVariance.measured(grids.paths, setup.device) if whiten else None
         states = []
         for number in range(len(_RASTERS[raster])):
             state = yield from _train(
-                grids, valid, setup, settings, epochs, patience, raster, number
+                grids, valid, setup, settings, epochs, patience, raster, number, whitening
             )
             state.network.load_state_dict(state.best)
             states.append(state)
@@ -165,7 +187,12 @@ class SpatialARDetector(Detector):
         }
         if backward:
             summary["backward"] = backward[0]
-        return Learned(cls(*(state.network for state in states)), summary)
+        return Learned(cls(*(state.network for state in states), whitening=whitening), summary)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """See `Detector.check`: of the dilations, which are free text."""
+        _read_dilations(options["dilations"], options["convolutions"])
 
     @classmethod
     def passes(cls, options: Mapping[str, Any], train: int, valid: int = 0) -> int:
@@ -183,17 +210,23 @@ class SpatialARDetector(Detector):
     @torch.inference_mode()
     def score(self, grid: Tensor) -> Tensor:
         """A_ij in nats; see `Detector.score`."""
-        grid = check_grid(grid, self.network.channels)
+        grid = self._seen(grid)
         nll = self.network.nll(grid.contiguous(memory_format=torch.channels_last))
         if self.backward is None:
             return nll
         turned = turn(grid).contiguous(memory_format=torch.channels_last)
         return (nll + turn(self.backward.nll(turned))) / 2
 
+    def _seen(self, grid: Tensor) -> Tensor:
+        """Check a grid and give what the networks see of it."""
+        grid = check_grid(grid, self.network.channels)
+        return grid if self.whitening is None else self.whitening(grid)
+
     @torch.inference_mode()
     def explain(self, grid: Tensor, row: int, column: int) -> Explanation:
         """See `Detector.explain`: the error of the prediction too, from each side it is made."""
         told = super().explain(grid, row, column)
+        grid = self._seen(grid)
         seen = grid[0, :, row, column].float()
         sides = [("", self.network(grid)[0, :, row, column])]
         if self.backward is not None:
@@ -203,19 +236,26 @@ class SpatialARDetector(Detector):
             Quantity(f"Prediction error{side}", _rms(seen - mean.float()), "root mean square")
             for side, mean in sides
         ]
-        size = Quantity("Size of the embedding", _rms(seen), "root mean square")
+        of = "embedding" if self.whitening is None else "whitened embedding"
+        size = Quantity(f"Size of the {of}", _rms(seen), "root mean square")
         return Explanation(told.meaning, (*told.quantities, *errors, size))
 
     def parameters(self) -> dict[str, Any]:
-        """Give the arguments of `SpatialAR`, and ``raster`` where it runs both ways."""
-        own = {} if self.backward is None else {"raster": "both"}
+        """Give the arguments of `SpatialAR`, and what a plain network has not.
+
+        ``raster`` where it runs both ways, ``whiten`` where embeddings are whitened.
+        """
+        own: dict[str, Any] = {} if self.backward is None else {"raster": "both"}
+        own |= {} if self.whitening is None else {"whiten": True}
         return {**self.network.settings, **own}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give the weights of the network, and of the second under ``backward.``."""
+        """Give the weights, of a second network under ``backward.``, and ``whitening.``."""
         state = dict(self.network.state_dict())
         if self.backward is not None:
             state |= {_BACKWARD + k: v for k, v in self.backward.state_dict().items()}
+        if self.whitening is not None:
+            state |= {_WHITENING + k: v for k, v in self.whitening.tensors().items()}
         return {k: v.detach().cpu().contiguous() for k, v in state.items()}
 
     @classmethod
@@ -223,13 +263,12 @@ class SpatialARDetector(Detector):
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> SpatialARDetector:
         """See `Detector.from_tensors`."""
-        arguments, states = dict(parameters), [dict(tensors)]
+        arguments, plain = dict(parameters), dict(tensors)
+        whitens = arguments.pop("whiten", False)
+        whitened = _taken(_WHITENING, plain) if whitens else {}
+        states = [plain]
         if arguments.pop("raster", "forward") == "both":
-            turned = {k: v for k, v in tensors.items() if k.startswith(_BACKWARD)}
-            states = [
-                {k: v for k, v in tensors.items() if k not in turned},
-                {k.removeprefix(_BACKWARD): v for k, v in turned.items()},
-            ]
+            states.append(_taken(_BACKWARD, plain))
         try:
             networks = [SpatialAR(**arguments) for _ in states]
             for network, state in zip(networks, states, strict=True):
@@ -238,14 +277,40 @@ class SpatialARDetector(Detector):
             raise ModelFileError(
                 "the network's weights do not fit the network it describes"
             ) from error
-        return cls(*networks)
+        channels = networks[0].channels
+        whitening = EqualVariance.from_tensors(whitened, channels) if whitens else None
+        return cls(*networks, whitening=whitening)
 
     def to(self, device: torch.device) -> SpatialARDetector:
         """See `Detector.to`."""
         for network in (self.network, self.backward):
             if network is not None:
                 network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.whitening = self.whitening and self.whitening.to(device)
         return self
+
+
+def _read_dilations(text: str, convolutions: int) -> list[int]:
+    """Read ``"1-2-4-2-1"``, one dilation for each convolution; none where nothing is said."""
+    if not text.strip():
+        return []
+    if not re.fullmatch(r"\s*[1-9]\d*(\s*-\s*[1-9]\d*)*\s*", text):
+        raise InputError(
+            f"'{text}' are no dilations", fix="Write one for each convolution, such as 1-2-4-2-1"
+        )
+    found = [int(number) for number in text.split("-")]
+    if len(found) != convolutions:
+        raise InputError(
+            f"there are {len(found)} dilations ({text.strip()}) for {convolutions} convolutions",
+            fix="Write one for each convolution, or change the number of convolutions",
+        )
+    return found
+
+
+def _taken(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take those out whose names begin so, and give them without it."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
 
 def _rms(vector: Tensor) -> float:
@@ -261,6 +326,7 @@ def _train(
     patience: int,
     raster: str,
     number: int,
+    whitening: EqualVariance | None,
 ) -> Generator[Step, None, TrainingState]:
     """Train one of the networks of a raster."""
     ways = _RASTERS[raster]
@@ -279,6 +345,7 @@ def _train(
         device=setup.device,
         turned=ways[number] == "backward",
         patience=patience,
+        change=whitening,
     ):
         best = state.history[state.best_epoch].valid_nll if state.history else None
         yield Step(
