@@ -155,7 +155,8 @@ class FolderReport:
 def told_in_report(error: Exception) -> str:
     """One sentence on an error, without the file's name, which may be a patient's."""
     if isinstance(error, SpatialARError):
-        return str(SpatialARError(error.what, fix=error.fix))
+        text = str(SpatialARError(error.what, fix=error.fix))
+        return text[:1].upper() + text[1:]
     return f"It stopped because of an unexpected problem ({type(error).__name__})."
 
 
@@ -245,7 +246,7 @@ def _model_rows(model: ModelLike, summary: Mapping[str, Any]) -> tuple[tuple[str
         "Name": str(summary["name"]),
         "sha256": str(summary.get("sha256", "")),
         "Method": str(summary.get("method", "")),
-        "Settings": ", ".join(f"{k} {v}" for k, v in (summary.get("parameters") or {}).items()),
+        "Settings": _settings(summary.get("parameters") or {}),
         "Modality": str(summary.get("modality", "")),
         "Backbone": f"{backbone['name']}, block {layers}" if backbone.get("name") else "",
         # Of a file only its name: folders name the user.
@@ -254,6 +255,16 @@ def _model_rows(model: ModelLike, summary: Mapping[str, Any]) -> tuple[tuple[str
         "Calibration": _calibration(summary.get("calibration")),
     }
     return tuple((heading, text) for heading, text in rows.items() if text)
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    said = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            said.append(f"{key} ({_settings(value)})")
+        else:
+            said.append(f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}")
+    return ", ".join(said)
 
 
 def _count(slices: Any, patients: Any) -> str:

@@ -183,7 +183,7 @@ def _result_rows(report: ScanReport) -> list[tuple[str, str]]:
         index, score = report.highest
         rows.append(("Highest slice", f"{index}, score {_data(score)}"))
     if report.scan_note:
-        rows.append(("p-value", f"{_data(report.p_value, '.2g')}. {escape(report.scan_note)}"))
+        rows.append(("p-value", _data(report.p_value, text=escape(report.scan_note))))
     rows.append(("Findings", escape(_counts(report))))
     share = threshold["share_of_normal_tissue_flagged"]
     meaning = report.threshold_note or (
