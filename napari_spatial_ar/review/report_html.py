@@ -157,9 +157,9 @@ def _scan(report: ScanReport) -> str:
         parts += [_figure(report.legend)] if report.legend else []
         parts += [_figure(picture) for picture in report.pictures]
         if report.without_picture:
-            parts.append(
-                f'<p class="quiet">{report.without_picture} more findings have no picture here.</p>'
-            )
+            more = report.without_picture
+            said = "1 more finding has" if more == 1 else f"{more} more findings have"
+            parts.append(f'<p class="quiet">{said} no picture here.</p>')
     parts += ["<h3>Scan</h3>", _facts(_scan_rows(report))]
     parts += ["<h3>Model</h3>", _facts([(a, escape(b)) for a, b in report.model])]
     versions = ", ".join(f"{name} {number}" for name, number in report.record["versions"].items())
