@@ -27,6 +27,7 @@ table{border-collapse:collapse;margin:.4rem 0;width:100%}
 caption{text-align:left;color:#4a4a4a;font-size:.9em;padding-bottom:.2rem}
 th,td{padding:.25rem .5rem;text-align:left;vertical-align:top;border-bottom:1px solid #ccc}
 thead th{border-bottom:2px solid #555}.n{text-align:right;font-variant-numeric:tabular-nums}
+.n,.k{white-space:nowrap}
 .facts th{width:13rem;font-weight:normal;color:#4a4a4a}
 .facts td{overflow-wrap:anywhere}.text{overflow-wrap:anywhere;min-width:7rem}
 .reject td,.reject th{color:#595959}.reject .state{text-decoration:line-through}
@@ -291,8 +292,8 @@ def _finding(item: ReviewedFinding) -> str:
     said = "<br>".join(escape(text) for text in (item.comment, item.note) if text)
     gone = ' class="reject"' if item.status == "reject" else ""
     return (
-        f'<tr{gone}><th scope="row">{found.rank}</th><td>{found.side}</td><td>{where}</td>'
-        f"<td>{first if first == last else f'{first} to {last}'}</td>"
+        f'<tr{gone}><th scope="row">{found.rank}</th><td>{found.side}</td><td class="k">{where}</td>'
+        f'<td class="k">{first if first == last else f"{first} to {last}"}</td>'
         f'<td class="n">{volume}</td><td class="n">{diameter}</td>'
         f'<td class="n">{_data(found.peak_nll)}</td><td class="n">{_data(found.mean_nll)}</td>'
         f'<td>{escape(_rarity(item))}</td><td class="state">{_STATUS[item.status]}</td>'
