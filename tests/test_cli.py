@@ -28,6 +28,7 @@ from napari_spatial_ar.normative.backbone import BACKBONES
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from tests.imaging.conftest import build_image
+from tests.page import Page
 
 
 def run(tmp_path: Path, *arguments: Any, code: int = 0) -> dict[str, Any]:
@@ -307,6 +308,39 @@ def test_score_as_dicom_and_pictures_leaves_out_localizers(tmp_path: Path, fitte
     reference = ["--reference", tmp_path / "in", "--out", tmp_path / "seg.dcm"]
     made = run(tmp_path, "seg", folder / "mask.nii.gz", *reference)
     assert made["algorithm"] == result["model"]
+
+
+def test_score_reports_each_scan_and_all_in_files_of_their_own(
+    tmp_path: Path, scan: Path, fitted: Path
+) -> None:
+    (tmp_path / "Poison_Jane.nii.gz").write_bytes(scan.read_bytes()[:900])
+    inputs = [scan, tmp_path / "Poison_Jane.nii.gz"]
+    arguments = ["score", *inputs, "--model", fitted, "--fpr", 0.1, "--report"]
+    out = tmp_path / "out"
+    result = run(tmp_path, *arguments, "--out", out, code=1)
+    assert result["report"] == str(out / "report.html")
+    (record,) = result["scans"]
+    one, all_of_them = (
+        Page(path.read_text(encoding="utf-8"))
+        for path in (Path(record["files"]["report"]), out / "report.html")
+    )
+    for page in (one, all_of_them):
+        page.check_alone()
+        assert "Doe" not in page.text
+        assert "Poison" not in page.text
+        assert page.pictures
+    facts = {row[0]: row[1] for row in one.rows if len(row) == 2}
+    assert facts["sha256"] == result["model_sha256"]
+    assert result["calibration"] in facts["Threshold"]
+    assert f"p = {record['p_value']:.2g}" in facts["p-value"]
+    assert facts["Trained on"].endswith("patients")
+    assert facts["Findings"].startswith(str(record["findings"] or "none"))
+    assert all_of_them.rows[1][2].startswith(record["series"])
+    assert all_of_them.rows[2][2].startswith("Input 2")
+    before = (out / "report.html").read_bytes()
+    error = run(tmp_path, *arguments, "--out", out, code=1)["error"]
+    assert "a report of an earlier run" in error
+    assert (out / "report.html").read_bytes() == before
 
 
 def test_square_brackets_in_an_error_are_printed(tmp_path: Path) -> None:

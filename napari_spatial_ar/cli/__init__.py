@@ -16,6 +16,7 @@ from napari_spatial_ar.cli.evaluation import evaluation_app
 from napari_spatial_ar.cli.files import files_app
 from napari_spatial_ar.cli.library import models_app
 from napari_spatial_ar.cli.scans import scans_app
+from napari_spatial_ar.cli.scoring import score_app
 from napari_spatial_ar.cli.speed import speed_app
 from napari_spatial_ar.cli.weights import weights_app
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(files_app)
 app.add_typer(scans_app)
+app.add_typer(score_app)
 app.add_typer(evaluation_app)
 app.add_typer(speed_app)
 app.add_typer(models_app, name="models")

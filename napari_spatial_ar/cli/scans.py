@@ -1,4 +1,4 @@
-"""Commands with a model: fit, score, demonstrate."""
+"""Commands with a model: fit, calibrate, demonstrate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from napari_spatial_ar.cli.cluster import (
     Scheduler,
     TlsFiles,
     cluster_of,
-    listed,
 )
 from napari_spatial_ar.cli.support import (
     CalibrationFraction,
@@ -32,7 +31,6 @@ from napari_spatial_ar.cli.support import (
     parse_window,
     progress_bar,
     say,
-    write_json,
 )
 
 __all__ = ["scans_app"]
@@ -305,153 +303,6 @@ def calibrate(
         "smallest_p": found.smallest_p,
         **found.to_dict(),
     }
-
-
-@scans_app.command()
-@command
-def score(
-    model: Annotated[str, typer.Option(help="A model's name or folder.")],
-    out: Annotated[
-        str,
-        typer.Option(
-            help="Folder for the results, one folder a scan; or a URL, such as s3://bucket/folder. "
-            "At a URL, or from a cluster, scans that are finished are skipped."
-        ),
-    ],
-    inputs: Annotated[list[Path] | None, typer.Argument(help="Scans: files or folders.")] = None,
-    inputs_from: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file with one input a line.")
-    ] = None,
-    fpr: Annotated[
-        float, typer.Option(help="Share of normal tissue that the mask may flag.")
-    ] = 0.01,
-    threshold: Annotated[
-        float | None, typer.Option(help="Instead of --fpr: a threshold in the model's unit.")
-    ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            help="Call scans unusual with a p-value, among normal patients, of at most this."
-        ),
-    ] = None,
-    hysteresis_fpr: Annotated[
-        float | None,
-        typer.Option(
-            help="Keep only regions that hold a voxel above the threshold for this smaller share."
-        ),
-    ] = None,
-    min_size_mm3: Annotated[float, typer.Option(help="Leave smaller regions out.")] = 0.0,
-    min_area_mm2: Annotated[
-        float, typer.Option(help="Leave smaller regions out, slice by slice.")
-    ] = 0.0,
-    smoothing_mm: Annotated[
-        float,
-        typer.Option(help="Leave out parts without room for a disc of this radius (an opening)."),
-    ] = 0.0,
-    fill_holes: Annotated[
-        bool, typer.Option("--fill-holes", help="Fill holes, slice by slice.")
-    ] = False,
-    body_only: Annotated[
-        bool, typer.Option("--body-only", help="Leave out what lies outside the body.")
-    ] = False,
-    montage: Annotated[bool, typer.Option(help="Also write a picture of the top slices.")] = True,
-    keep_uids: Annotated[bool, typer.Option(help="Write UIDs instead of their hashes.")] = False,
-    dicom: Annotated[
-        bool,
-        typer.Option(
-            help="Also write mask.dcm (DICOM SEG) and nll.dcm (parametric map) of DICOM scans. "
-            "They carry the patient's identity from the scan, by which a PACS files them."
-        ),
-    ] = False,
-    png: Annotated[
-        bool, typer.Option(help="Also write pictures of the flagged slices with outlines.")
-    ] = False,
-    png_heat: Annotated[
-        bool, typer.Option(help="Lay the heatmap over these pictures; implies --png.")
-    ] = False,
-    every_series: Annotated[
-        bool, typer.Option("--all", help="Score localizers and derived series too.")
-    ] = False,
-    plane: Annotated[
-        PlaneName | None,
-        typer.Option(help="Slices that the model sees; by default of the plane it learned from."),
-    ] = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
-    scheduler: Scheduler = "",
-    local_cluster: LocalCluster = 0,
-    resource: Resource = "",
-    tls: TlsFiles = "",
-    json: Json = None,
-) -> dict[str, Any]:
-    """Score scans: heatmap, mask, findings and provenance for each, on the scan's own grid.
-
-    On a cluster, and at a URL, the same command goes on after it was stopped.
-    """
-    from napari_spatial_ar.review.batch import score_scans
-    from napari_spatial_ar.review.masks import MaskSettings
-    from napari_spatial_ar.scale.places import is_url
-    from napari_spatial_ar.scale.scoring import score_many
-
-    options: dict[str, Any] = {
-        "fpr": fpr,
-        "threshold": threshold,
-        "alpha": alpha,
-        "settings": MaskSettings(
-            body_only=body_only,
-            smoothing_mm=smoothing_mm,
-            fill_holes=fill_holes,
-            min_area_mm2=min_area_mm2,
-            min_size_mm3=min_size_mm3,
-        ),
-        "hysteresis_fpr": hysteresis_fpr,
-        "montage": montage,
-        "keep_uids": keep_uids,
-        "dicom": dicom,
-        "png": png or png_heat,
-        "png_heat": png_heat,
-        "every_series": every_series,
-        "plane": None if plane is None else plane.value,
-        "weights": weights,
-        "device": device,
-        "overwrite": overwrite,
-    }
-    scans = listed(inputs, inputs_from)
-    with cluster_of(scheduler, local_cluster, resource, tls) as cluster, progress_bar() as bar:
-        task = bar.add_task("", total=None)
-
-        def show(label: str, done: int, total: int) -> None:
-            bar.update(task, description=f"Scoring {label}", completed=done, total=total)
-
-        options["progress"] = show
-        if cluster is not None:
-            result = score_many(scans, model, out, run=cluster.run, **options)
-        elif is_url(out):
-            result = score_many(scans, model, out, **options)
-        else:
-            result = score_scans(scans, model, Path(out), **options)
-    if result.get("skipped"):
-        say(f"{result['skipped']} scans were finished before and were skipped.")
-    if result["calibration"]:
-        say(result["calibration"])
-    for scan in result["scans"]:
-        say(f"{scan['folder']}: {scan['findings']} findings, backbone from {result['backbone']}")
-        if scan["p_value"] is not None:
-            unusual = {True: ", unusual", False: ", not unusual"}.get(scan.get("unusual"), "")
-            n = scan["p_value_patients"]
-            said = f"p = {scan['p_value']:.3f} among {n} normal patients{unusual}"
-            say(f"{scan['folder']}: {said} (no p below {1 / (n + 1):.3f} can be had from {n})")
-        for warning in scan["warnings"]:
-            say(f"warning: {scan['series']}: {warning}")
-    for sentence in result["left_out"]:
-        say(f"{sentence} Say --all to score it too.")
-    for failure in result["failed"]:
-        say(f"could not be scored: {failure}")
-    if result["failed"]:
-        write_json(json, result)
-        raise typer.Exit(1)
-    return result
 
 
 @scans_app.command()

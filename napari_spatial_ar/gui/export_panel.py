@@ -5,7 +5,8 @@ from __future__ import annotations
 from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.forms import button, row, section
+from napari_spatial_ar.gui.forms import Note, button, row, section
+from napari_spatial_ar.gui.reporting import OPEN_REPORTS
 from napari_spatial_ar.imaging.dicom.derived import is_from_dicom
 from napari_spatial_ar.imaging.volume import Volume
 
@@ -26,12 +27,24 @@ class ExportPanel(QWidget):
         self.all_button = button(
             "Export all...", "Save heatmap, mask, findings and provenance in a folder"
         )
+        self.report_button = button(
+            "Export report...",
+            "Save pictures, findings and all figures of this scan in one file for a browser",
+        )
+        self.open_report = self._box("Open reports", OPEN_REPORTS)
+        self.open_report.setToolTip("Show a report in the browser as soon as it is written")
+        self.report_note = Note()
         self.dicom = self._box("With DICOM", "export_dicom")
         self.png = self._box("With pictures", "export_png")
         self.png.setToolTip("Also write PNG pictures of the slices with the mask's outline")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        parts = [row(self.mask_button, self.all_button), row(self.dicom, self.png)]
+        parts = [
+            row(self.mask_button, self.all_button),
+            row(self.dicom, self.png),
+            row(self.report_button, self.open_report),
+            self.report_note,
+        ]
         layout.addWidget(section("Export", parts))
         self.set_scan(None)
         self.enable(False)
@@ -53,6 +66,7 @@ class ExportPanel(QWidget):
         """Allow to export, or not."""
         self.mask_button.setEnabled(ready)
         self.all_button.setEnabled(ready)
+        self.report_button.setEnabled(ready)
 
     def extras(self) -> dict[str, bool]:
         """Arguments of `write_scan_outputs` for what goes along."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from napari.utils.notifications import show_info
-from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
+from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
@@ -19,15 +19,15 @@ from napari_spatial_ar.gui.export_panel import ExportPanel
 from napari_spatial_ar.gui.likeness_check import LikenessCheck
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.notify import report, warn
+from napari_spatial_ar.gui.overwriting import may_replace
+from napari_spatial_ar.gui.reporting import ReportMaker, ask_for_report, scan_report_steps
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
 from napari_spatial_ar.imaging.dicom.derived import caveats
 from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.review.outputs import (
-    DICOM_FILES,
-    OUTPUT_FILES,
-    OVERLAYS,
+    earlier_files,
     scan_folder_name,
     write_scan_outputs,
 )
@@ -35,7 +35,6 @@ from napari_spatial_ar.review.provenance import algorithm_of
 
 __all__ = ["Exporter"]
 
-_EARLIER = (*OUTPUT_FILES.values(), *DICOM_FILES.values(), OVERLAYS)
 _NIFTI_SUFFIXES, _DICOM_SUFFIX = (".nii.gz", ".nii"), ".dcm"
 _NIFTI_FILTER, _DICOM_FILTER = "NIfTI (*.nii.gz *.nii)", "DICOM segmentation (*.dcm)"
 
@@ -62,6 +61,8 @@ class Exporter:
         self._threshold = threshold
         self._masks = masks
         self._likeness = likeness
+        self.reports = ReportMaker(panel.report_button, self._tasks)
+        self.reports.said.connect(panel.report_note.say)
 
     def mask(self, session: Session | None) -> None:
         """Ask for a file and save the mask layer as it stands, on the scan's own grid."""
@@ -89,7 +90,13 @@ class Exporter:
         kinds = [_NIFTI_FILTER, _DICOM_FILTER] if self._panel.from_dicom else [_NIFTI_FILTER]
         start = Path(settings.last_folder("export")) / "mask.nii.gz"
         chosen, kind = QFileDialog.getSaveFileName(
-            self._dock, "Export mask", str(start), ";;".join(kinds)
+            self._dock,
+            "Export mask",
+            str(start),
+            ";;".join(kinds),
+            "",
+            # Asked below, for the name with its ending.
+            QFileDialog.Option.DontConfirmOverwrite,
         )
         if not chosen:
             return None
@@ -99,12 +106,8 @@ class Exporter:
             chosen = re.sub(r"(?i)\.nii(\.gz)?$", _DICOM_SUFFIX, chosen)
         elif not chosen.lower().endswith(suffixes):
             chosen += _DICOM_SUFFIX if kind == _DICOM_FILTER else _NIFTI_SUFFIXES[0]
-        else:
-            return Path(chosen)
-        # The dialog asked about the name as it was typed.
         path = Path(chosen)
-        question = f"There is a file named {path.name} already. Replace it?"
-        return path if not path.exists() or self._may("Export mask", question) else None
+        return path if may_replace(self._dock, "Export mask", [path]) else None
 
     def _write_seg(self, session: Session, path: Path, result: Any, computed: Any) -> Any:
         mask = _without_rejected(result)
@@ -128,18 +131,13 @@ class Exporter:
             return
         settings.remember_folder("export", chosen)
         folder = Path(chosen) / scan_folder_name(session.volume)
-        overwrite = any((folder / name).exists() for name in _EARLIER)
-        question = f"The folder {folder.name} holds results of an earlier export. Replace them?"
-        if overwrite and not self._may("Export all", question):
+        earlier = earlier_files(folder)
+        if not may_replace(self._dock, "Export all", earlier):
             return
-        arguments: dict[str, Any] = {
-            "threshold": self._threshold.threshold,
-            "fpr": self._threshold.fpr,
-            "overwrite": overwrite,
-            "settings": self._masks.settings,
-            "region": self._masks.region(session),
-            "likeness": self._likeness.of(session),
+        arguments = {
+            **self._arguments(session),
             **self._panel.extras(),
+            "overwrite": bool(earlier),
         }
         result = self._masks.result(session)
 
@@ -160,9 +158,33 @@ class Exporter:
             f"Heatmap, mask, findings and provenance are saved in the folder {folder.name}.",
         )
 
-    def _may(self, title: str, question: str) -> bool:
-        answer = QMessageBox.question(self._dock, title, question)
-        return bool(answer == QMessageBox.StandardButton.Yes)
+    def _arguments(self, session: Session) -> dict[str, Any]:
+        """Give what a session's results rest on: arguments of `gather_results`."""
+        return {
+            "threshold": self._threshold.threshold,
+            "fpr": self._threshold.fpr,
+            "settings": self._masks.settings,
+            "region": self._masks.region(session),
+            "likeness": self._likeness.of(session),
+        }
+
+    def report(self, session: Session | None) -> None:
+        """Ask for a file and write a report; or cancel the one that is being made."""
+        if self.reports.busy:
+            self.reports.cancel()
+            return
+        if session is None:
+            return
+        path = ask_for_report(self._dock, f"{scan_folder_name(session.volume)}-report.html")
+        if path is None:
+            return
+        steps = partial(
+            scan_report_steps,
+            session=session,
+            result=self._masks.result(session),
+            arguments=self._arguments(session),
+        )
+        self.reports.start(path, steps)
 
     def _run(self, write: Callable[[], Any], done: str) -> None:
         """Write in a worker; what it returns, if anything, are sentences that warn."""

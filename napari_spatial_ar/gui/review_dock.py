@@ -149,6 +149,8 @@ class ReviewDock(DockPage):
         self.threshold.form.region.set_viewer(self.viewer)
         self.export.mask_button.clicked.connect(lambda: self.exporter.mask(self.session))
         self.export.all_button.clicked.connect(lambda: self.exporter.everything(self.session))
+        self.export.report_button.clicked.connect(self.export_report)
+        self.exporter.reports.changed.connect(self._enable)
         if self.models.model is not None:
             self._on_model(self.models.model)
 
@@ -193,6 +195,12 @@ class ReviewDock(DockPage):
         self.volume_button.setEnabled(ready)
         self.cancel_button.setEnabled(self.running or self._wanted is not None)
         self.export.enable(self.session is not None and self.session.any_scored)
+        if self.exporter.reports.busy:
+            self.export.report_button.setEnabled(True)  # it cancels
+
+    def export_report(self) -> None:
+        """Write a report of the chosen scan, or cancel the one that is being made."""
+        self.exporter.report(self.session)
 
     def show_highest(self) -> None:
         """Go to the slice with the highest score."""

@@ -13,6 +13,7 @@ from napari_spatial_ar.gui.scan_text import columns
 from napari_spatial_ar.imaging.reading import Found, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.thumbnails import thumbnail
+from napari_spatial_ar.review.report import told_in_report
 from napari_spatial_ar.review.worklist import Entry, Summary
 from napari_spatial_ar.review.worklist_store import WorklistStore, model_key, scan_key
 
@@ -78,7 +79,8 @@ def list_steps(
         yield Listed(Entry(key, label, description, scan.geometry.slice_count), scan)
     for number, trouble in enumerate(errors, start=1):
         name = trouble.path.name if trouble.path is not None else ""
-        yield Listed(Entry(f"!{number}", "Not read", name).failed(told_in_row(trouble)), None)
+        entry = Entry(f"!{number}", "Not read", name)
+        yield Listed(entry.failed(told_in_row(trouble), told_in_report(trouble)), None)
     return len(scans) - len(wanted)
 
 

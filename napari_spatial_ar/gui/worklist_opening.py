@@ -19,6 +19,7 @@ from napari_spatial_ar.gui.worklist_listing import told_in_row
 from napari_spatial_ar.gui.worklist_model import WorklistModel
 from napari_spatial_ar.gui.worklist_runner import WorklistRunner
 from napari_spatial_ar.gui.worklist_work import Kept, open_steps
+from napari_spatial_ar.review.report import told_in_report
 from napari_spatial_ar.review.worklist_store import WorklistStore
 
 __all__ = ["WorklistOpener"]
@@ -180,7 +181,7 @@ class WorklistOpener(QObject):
             self._runner.plan.release(key)
             entry = self._rows.entry(key)
             if entry is not None and entry.state != "scored":
-                self._rows.put(entry.failed(told_in_row(error)))
+                self._rows.put(entry.failed(told_in_row(error), told_in_report(error)))
         self._yield_to_viewer()
 
     def _on_returned(self, task: Task, key: str, model: Any, kept: Kept | None) -> None:

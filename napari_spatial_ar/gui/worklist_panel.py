@@ -18,6 +18,7 @@ from napari_spatial_ar.gui.worklist_folder import FolderLister, last_listed
 from napari_spatial_ar.gui.worklist_keeping import WorklistKeeper
 from napari_spatial_ar.gui.worklist_model import WorklistModel
 from napari_spatial_ar.gui.worklist_opening import WorklistOpener
+from napari_spatial_ar.gui.worklist_reporting import FolderReporter
 from napari_spatial_ar.gui.worklist_runner import WorklistRunner
 from napari_spatial_ar.gui.worklist_table import WorklistTable
 from napari_spatial_ar.imaging.reading import Found
@@ -66,6 +67,9 @@ class WorklistPanel(QWidget):
         self.keeper = WorklistKeeper(dock, self.rows, self.runner, self.tasks, store, self)
         self.opener = WorklistOpener(dock, self.rows, self.runner, self.keeper, self.tasks, store)
         self._build()
+        self.reports = FolderReporter(
+            self.report_button, self.tasks, dock, self.rows, self.runner, self.keeper, store
+        )
         self._connect()
         self._follow_threshold()
         self.runner.set_model(dock.models.model)
@@ -81,6 +85,11 @@ class WorklistPanel(QWidget):
             "Next unread", "Open the next scan that nobody has read, in the order shown (W)"
         )
         self.done_button = button("Done", "Mark the chosen scan as done (D); D again takes it back")
+        self.report_button = button(
+            "Report...",
+            "Save one report of all scans of the list: their scores, findings and pictures, "
+            "in one file for a browser",
+        )
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
         self.progress.setToolTip("Slices scored, of all scans")
@@ -90,6 +99,7 @@ class WorklistPanel(QWidget):
         top.addWidget(self.note, 1)
         top.addWidget(self.next_button)
         top.addWidget(self.done_button)
+        top.addWidget(self.report_button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(8, 4, 8, 4)
         layout.addLayout(top)
@@ -108,9 +118,10 @@ class WorklistPanel(QWidget):
         self.rows.changed.connect(self._show)
         self.runner.changed.connect(self._show)
         self.folder.listed.connect(self._on_listed)
-        speakers = self.folder.said, self.runner.stopped, self.keeper.said, self.opener.said
-        for speaker in speakers:
-            speaker.connect(self._say)
+        self.reports.changed.connect(self._show)
+        for speaker in (self.folder, self.keeper, self.opener, self.reports):
+            speaker.said.connect(self._say)
+        self.runner.stopped.connect(self._say)
         self.opener.opened.connect(self.table.choose)
         dock.models.loaded.connect(self.runner.set_model)
         dock.threshold.threshold_changed.connect(self._follow_threshold)
@@ -188,6 +199,7 @@ class WorklistPanel(QWidget):
         threshold = self._dock.threshold
         known = threshold.threshold if threshold.slider.isEnabled() else None
         self.runner.set_rule(MaskRule(known, threshold.settings))
+        self.report_button.setEnabled(self.reports.ready)
 
     def _on_dock_scores(self, *_: object) -> None:
         self.runner.set_busy(True)
@@ -235,6 +247,7 @@ class WorklistPanel(QWidget):
         self.cancel_button.setEnabled(runner.running)
         self.next_button.setEnabled(any(entry.reading == "unread" for entry in scored))
         self.done_button.setEnabled(bool(self.table.current))
+        self.report_button.setEnabled(self.reports.ready)
 
     def _line(self) -> str:
         told = [overview(self.rows.entries)]

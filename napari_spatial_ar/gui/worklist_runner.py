@@ -182,7 +182,7 @@ class WorklistRunner(QObject):
         if news.summary is not None:
             entry = entry.scored(news.summary)
         elif news.trouble:
-            entry = entry.failed(news.trouble)
+            entry = entry.failed(news.trouble, news.reason)
         elif news.ended:
             entry = entry.set_down()
         else:

@@ -19,6 +19,7 @@ from napari_spatial_ar.gui.loading import read_steps
 from napari_spatial_ar.gui.worklist_listing import told_in_row
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.review.report import told_in_report
 from napari_spatial_ar.review.worklist import Summary
 from napari_spatial_ar.review.worklist_scoring import MaskRule, score_steps, summarise
 from napari_spatial_ar.review.worklist_store import (
@@ -59,6 +60,7 @@ class Scored:
     slices: int = 0
     summary: Summary | None = None
     trouble: str = ""
+    reason: str = ""
     ended: bool = False
 
 
@@ -136,7 +138,8 @@ def scoring_steps(
             yield Scored(key, ended=True)
         except Exception as error:  # noqa: BLE001 - a scan's trouble is its own
             tried.add(key)
-            yield Scored(key, trouble=told_in_row(error), ended=True)
+            told = told_in_row(error), told_in_report(error)
+            yield Scored(key, trouble=told[0], reason=told[1], ended=True)
         finally:
             plan.set_down()
 

@@ -22,6 +22,8 @@ from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import scan_folder_name, write_scan_outputs
 from napari_spatial_ar.review.p_values import share_note
+from napari_spatial_ar.review.report import ScanReport
+from napari_spatial_ar.review.report_folder import FolderReports
 
 __all__ = ["Flagging", "scans_to_score", "score_scan", "score_scans"]
 
@@ -113,6 +115,7 @@ def score_scans(
     dicom: bool = False,
     png: bool = False,
     png_heat: bool = False,
+    report: bool = False,
     every_series: bool = False,
     plane: SlicePlane | None = None,
     overwrite: bool = False,
@@ -133,6 +136,8 @@ def score_scans(
         the model's unit.
     alpha : float, optional
         Call a scan unusual where its p-value is at most this.
+    report : bool
+        Also write ``report.html`` of each scan, and one of all of them into ``out``.
     hysteresis_fpr : float, optional
         Keep only regions that hold a voxel above the threshold for this smaller share, instead of
         ``settings.hysteresis``.
@@ -153,8 +158,8 @@ def score_scans(
         ``scans``: one record each; ``failed``: one sentence for each input that could not be
         read or scored while others could; ``left_out``: one sentence for each series that was
         not scored for what it is; ``backbone``: where its weights came from; ``engine``: what
-        computed it; ``calibration``:
-        one sentence on what the threshold rests on, None where it was never measured.
+        computed it; ``calibration``: one sentence on what the threshold rests on, None where it
+        was never measured; ``report``: the report of all scans, None where none was asked for.
 
     Raises
     ------
@@ -162,6 +167,7 @@ def score_scans(
         If the model cannot be used, its calibration cannot carry ``fpr`` or ``alpha``, or no
         input could be scored.
     """
+    reports = FolderReports(out, overwrite=overwrite) if report else None
     loaded = load_model(model, weights=weights, device=device)
     flagging = Flagging.of(
         loaded,
@@ -180,6 +186,8 @@ def score_scans(
         for source, name, volume in volumes:
             if isinstance(volume, InputError):
                 errors.append(volume)
+                if reports is not None:
+                    reports.fail(volume, inputs.index(source), name)
                 continue
             try:
                 record = score_scan(
@@ -194,11 +202,14 @@ def score_scans(
                     dicom=dicom,
                     png=png,
                     png_heat=png_heat,
+                    reported=None if reports is None else reports.add,
                     overwrite=overwrite,
                     progress=progress,
                 )
             except InputError as error:
                 errors.append(error)
+                if reports is not None:
+                    reports.fail(error, inputs.index(source), name)
                 continue
             finally:
                 del volume
@@ -216,6 +227,7 @@ def score_scans(
         "scans": scans,
         "failed": [str(error) for error in errors],
         "left_out": left_out,
+        "report": None if reports is None else str(reports.write(left_out)),
     }
 
 
@@ -285,6 +297,7 @@ def score_scan(
     dicom: bool = False,
     png: bool = False,
     png_heat: bool = False,
+    reported: Callable[[ScanReport], None] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -301,6 +314,8 @@ def score_scan(
         ``dicom``, ``png``, ``png_heat`` and ``overwrite``.
     montage : bool
         Also write ``montage.png`` with the highest-scoring slices.
+    reported : callable, optional
+        Also write ``report.html``; called with what it says.
     progress : callable, optional
         Called with (series label, slices done, slices in all).
 
@@ -334,8 +349,11 @@ def score_scan(
         dicom=dicom,
         png=png,
         png_heat=png_heat,
+        report=reported is not None,
         likeness=likeness,
     )
+    if reported is not None and outputs.report is not None:
+        reported(outputs.report)
     found = outputs.p_values
     highest = float(np.nanmax(score.image_scores)) if score.scored.any() else None
     return {

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,28 +24,30 @@ from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.likeness import Likeness
-from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (
     Finding,
     write_findings_csv,
     write_findings_json,
 )
-from napari_spatial_ar.review.findings_list import FindingsList, list_findings
-from napari_spatial_ar.review.likeness import flagged_warning, likeness_record, scan_counts
-from napari_spatial_ar.review.masks import MaskSettings, make_mask
+from napari_spatial_ar.review.findings_list import FindingsList
+from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.montage import montage
 from napari_spatial_ar.review.overlays import write_overlays
-from napari_spatial_ar.review.p_values import PValues, p_values
-from napari_spatial_ar.review.provenance import ModelLike, algorithm_of, provenance
+from napari_spatial_ar.review.p_values import PValues
+from napari_spatial_ar.review.provenance import ModelLike, algorithm_of
+from napari_spatial_ar.review.report import REPORT_FILE, ScanReport, scan_report
+from napari_spatial_ar.review.report_html import scan_page
+from napari_spatial_ar.review.results import ScoreLike, gather_results
 
 __all__ = [
     "DICOM_FILES",
     "MONTAGE",
     "OUTPUT_FILES",
     "OVERLAYS",
+    "REPORT",
     "ScanOutputs",
-    "ScoreLike",
+    "earlier_files",
     "scan_folder_name",
     "write_scan_outputs",
 ]
@@ -62,25 +64,8 @@ MONTAGE = "montage"
 #: Keys and names of what is written only where it is asked for.
 DICOM_FILES = {"mask_dicom": "mask.dcm", "nll_dicom": "nll.dcm"}
 OVERLAYS = "overlays"
-# Of fewer slices, a share of their tissue says little of the scan.
-_ENOUGH_SLICES = 5
-_OPTIONAL = {MONTAGE: "montage.png", OVERLAYS: "overlays", **DICOM_FILES}
-
-
-class ScoreLike(Protocol):
-    """What is needed of a `VolumeScore` here."""
-
-    @property
-    def nll(self) -> npt.NDArray[np.float32]:
-        """(Z, Y, X), nats per dimension, source order."""
-
-    @property
-    def scored(self) -> npt.NDArray[np.bool_]:
-        """(N,), which acquired slices are scored."""
-
-    @property
-    def image_scores(self) -> npt.NDArray[np.float32]:
-        """(N,), one score a slice, NaN where not scored."""
+REPORT = "report"
+_OPTIONAL = {MONTAGE: "montage.png", OVERLAYS: "overlays", REPORT: REPORT_FILE, **DICOM_FILES}
 
 
 @dataclass(frozen=True)
@@ -102,6 +87,8 @@ class ScanOutputs:
         None where the model was calibrated without them.
     unlike : tuple of str
         Sentences that warn of a scan unlike those the model learned from.
+    report : ScanReport or None
+        What ``report.html`` says, where one was written.
     """
 
     files: dict[str, Path]
@@ -110,6 +97,7 @@ class ScanOutputs:
     warnings: tuple[str, ...] = ()
     p_values: PValues | None = None
     unlike: tuple[str, ...] = ()
+    report: ScanReport | None = field(default=None, repr=False)
 
 
 def scan_folder_name(volume: Volume | Scan, taken: Collection[str] = ()) -> str:
@@ -153,6 +141,7 @@ def write_scan_outputs(
     dicom: bool = False,
     png: bool = False,
     png_heat: bool = False,
+    report: bool = False,
     likeness: Likeness | None = None,
 ) -> ScanOutputs:
     """Write scores, mask, findings and provenance of one scan into one folder.
@@ -196,6 +185,8 @@ def write_scan_outputs(
         outline, or of the highest-scoring ones where it is empty.
     png_heat : bool
         Lay the scores over these pictures.
+    report : bool
+        Also write ``report.html``, see `napari_spatial_ar.review.report`.
     likeness : Likeness, optional
         How the scan compares with those the model learned from, where that was looked at; what
         is unlike stands in ``unlike`` and in the record, as does a share of flagged tissue that
@@ -218,51 +209,30 @@ def write_scan_outputs(
     out_dir = Path(out_dir)
     if out_dir.exists() and not out_dir.is_dir():
         raise InputError("this is a file, not a folder", path=out_dir, fix="Choose another place")
-    if not overwrite and _earlier(out_dir):
+    if not overwrite and earlier_files(out_dir):
         raise InputError(
             "results of an earlier run are in this folder",
             path=out_dir,
             fix="Choose another folder, or ask for them to be overwritten",
         )
-    settings = MaskSettings() if settings is None else settings
-    geometry = volume.geometry
-    computed = make_mask(
-        score.nll,
-        threshold,
-        settings,
-        geometry=geometry,
-        scored=score.scored,
-        body=Body(volume, model).whole(score.scored) if settings.body_only else None,
-        region=region,
-    )
-    final = computed if mask is None else (np.asarray(mask) != 0).astype(np.uint8)
-    if final.shape != geometry.shape:
-        raise InputError(f"a mask of {final.shape} is not on the scan's grid {geometry.shape}")
-    listed = reviewed or list_findings(final, score.nll, geometry, model=model)
-    final = listed.without_rejected(final)
-    findings, more = listed.exported, [item.columns for item in listed.items]
-    found = p_values(model, volume, score)
-    record = provenance(
-        model,
+    results = gather_results(
         volume,
+        score,
+        model,
         threshold=threshold,
         fpr=fpr,
-        scored=int(np.count_nonzero(score.scored)),
-        mask_edited=not np.array_equal(final, computed),
-        keep_uids=keep_uids,
         settings=settings,
-        region_voxels=None if region is None else int(np.count_nonzero(region)),
+        region=region,
+        mask=mask,
+        reviewed=reviewed,
+        keep_uids=keep_uids,
+        likeness=likeness,
     )
-    flagged = ""
-    if score.scored.all() or np.count_nonzero(score.scored) >= _ENOUGH_SLICES:
-        counts = scan_counts(volume, model, score.nll, score.scored)
-        flagged = flagged_warning(model, counts.share_above)
-    record["likeness"] = likeness_record(likeness, flagged)
-    record["p_values"] = None if found is None else found.to_dict()
-    unit = record["threshold"]["unit"]
+    final, findings, record, unit = results.mask, results.findings, results.record, results.unit
+    more, geometry = results.more, volume.geometry
     work = _folder_beside(out_dir)
-    unlike = tuple(filter(None, (likeness.warning if likeness else "", flagged)))
     warnings: tuple[str, ...] = ()
+    written_up: ScanReport | None = None
     try:
         made = {key: work / name for key, name in OUTPUT_FILES.items()}
         like = _nifti_source(volume)
@@ -303,16 +273,22 @@ def write_scan_outputs(
                 edited=edited,
             )
             made |= written
+        if report:
+            made[REPORT] = work / _OPTIONAL[REPORT]
+            written_up = scan_report(results, model, warnings=warnings)
+            atomic_write_text(made[REPORT], scan_page(written_up))
         _move_in(work, out_dir)
     except OSError as error:
         raise storage_error(error, out_dir) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     files = {key: out_dir / path.name for key, path in made.items()}
-    return ScanOutputs(files, findings, final, warnings, found, unlike)
+    return ScanOutputs(
+        files, findings, final, warnings, results.p_values, results.unlike, written_up
+    )
 
 
-def _earlier(folder: Path) -> list[Path]:
+def earlier_files(folder: Path) -> list[Path]:
     """List what an earlier run left in a folder."""
     names = (*OUTPUT_FILES.values(), *_OPTIONAL.values())
     return [folder / name for name in names if (folder / name).exists()]
@@ -339,7 +315,7 @@ def _move_in(work: Path, out_dir: Path) -> None:
     aside = _folder_beside(out_dir)
     moved: list[tuple[Path, Path]] = []
     try:
-        for old in _earlier(out_dir):
+        for old in earlier_files(out_dir):
             os.replace(old, aside / old.name)
             moved.append((aside / old.name, old))
         for new in sorted(work.iterdir()):

@@ -71,7 +71,9 @@ class Entry:
     summary : Summary
         Once scored.
     trouble : str
-        Why it failed: a sentence.
+        Why it failed: a sentence, for the screen only.
+    reason : str
+        The same without the file's name.
     """
 
     key: str
@@ -83,6 +85,7 @@ class Entry:
     reading: Reading = "unread"
     summary: Summary = Summary()
     trouble: str = ""
+    reason: str = ""
 
     def at(self, done: int, slices: int) -> Entry:
         """Return it while it is being scored."""
@@ -92,9 +95,9 @@ class Entry:
         """Return it when it is scored."""
         return replace(self, state="scored", done=self.slices, summary=summary, trouble="")
 
-    def failed(self, trouble: str) -> Entry:
+    def failed(self, trouble: str, reason: str = "") -> Entry:
         """Return it when it could not be scored."""
-        return replace(self, state="failed", trouble=trouble)
+        return replace(self, state="failed", trouble=trouble, reason=reason)
 
     def set_down(self) -> Entry:
         """Return it when its scoring was stopped on the way."""

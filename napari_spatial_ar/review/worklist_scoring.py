@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration import scan_score
@@ -37,6 +38,12 @@ class MaskRule:
 
     threshold: float | None = None
     settings: MaskSettings = field(default_factory=MaskSettings)
+
+    def settings_for(self, geometry: Geometry) -> MaskSettings:
+        """Return what counts of the settings in a scan."""
+        if geometry.measurable:
+            return self.settings
+        return replace(self.settings, smoothing_mm=0.0, min_area_mm2=0.0, min_size_mm3=0.0)
 
 
 class KeptFirst:
@@ -86,9 +93,7 @@ def summarise(model: Any, volume: Volume, scores: ScanScores, rule: MaskRule) ->
     p_value = found.scan if found else None
     findings = None
     if rule.threshold is not None:
-        settings = rule.settings
-        if not geometry.measurable:
-            settings = replace(settings, smoothing_mm=0.0, min_area_mm2=0.0, min_size_mm3=0.0)
+        settings = rule.settings_for(geometry)
         mask = make_mask(
             scores.nll,
             rule.threshold,

@@ -96,6 +96,8 @@ class ScoreJob:
         Threshold and what becomes of the voxels above it.
     plane, montage, keep_uids, dicom, png, png_heat
         See `napari_spatial_ar.review.batch.score_scans`.
+    report : bool
+        Also write ``report.html`` of each scan.
     weights, device : str or None, str
         See `load_model`; on every machine.
     """
@@ -110,6 +112,7 @@ class ScoreJob:
     dicom: bool = False
     png: bool = False
     png_heat: bool = False
+    report: bool = False
     weights: str | None = None
     device: str = "auto"
 
@@ -119,6 +122,8 @@ class ScoreJob:
         values = asdict(self)
         for name in ("model", "out", "weights", "device"):
             del values[name]
+        if not self.report:
+            del values["report"]  # what was finished before there were reports still counts
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -134,6 +139,10 @@ def _model_of(path: str, sha256: str, weights: str | None, device: str) -> Norma
     # Workers beside each other would disturb what they measure.
     settle(model, measure=False)
     return model
+
+
+def _only_written(report: object) -> None:
+    """Let go of what a report says: it is in its file."""
 
 
 def score_one(task: ScanTask, job: ScoreJob) -> Entry:
@@ -171,6 +180,7 @@ def score_one(task: ScanTask, job: ScoreJob) -> Entry:
             dicom=job.dicom,
             png=job.png,
             png_heat=job.png_heat,
+            reported=_only_written if job.report else None,
             overwrite=True,
         )
         files = digests(folder)
@@ -229,7 +239,7 @@ def score_many(
     progress : callable, optional
         Called with ("N scans", scans done, inputs in all as far as they are looked through).
     **options
-        ``plane``, ``montage``, ``keep_uids``, ``dicom``, ``png``, ``png_heat``.
+        ``plane``, ``montage``, ``keep_uids``, ``dicom``, ``png``, ``png_heat``, ``report``.
 
     Returns
     -------

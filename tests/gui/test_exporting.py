@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
+from napari_spatial_ar.gui import reporting
+from napari_spatial_ar.review.outputs import scan_folder_name
+from napari_spatial_ar.review.results import gather_results
 from tests.gui.test_series_chooser import series
+from tests.page import Page
 
 LEFT = Qt.MouseButton.LeftButton
 
@@ -87,6 +95,114 @@ def test_export_all_takes_dicom_and_pictures_along(
     names = {path.name for path in folder.iterdir()}
     assert {"mask.nii.gz", "nll.nii.gz", "mask.dcm", "nll.dcm", "overlays"} <= names
     assert list((folder / "overlays").glob("*.png"))
+
+
+def click_and_answer(
+    made: Any, qtbot: Any, monkeypatch: Any, button: Any, answer: Any
+) -> list[tuple[Any, ...]]:
+    """Press a button that exports, answer what it asks, and give what it asked."""
+    asked: list[tuple[Any, ...]] = []
+
+    def question(parent: Any, *arguments: Any) -> Any:
+        asked.append(arguments)
+        return answer
+
+    monkeypatch.setattr(QMessageBox, "question", question)
+    qtbot.mouseClick(button, LEFT)
+    return asked
+
+
+def test_a_report_of_the_scan_is_written_and_opened_on_request(
+    scored: Any, finish: Any, tmp_path: Path, monkeypatch: Any, qtbot: Any, notes: list[str]
+) -> None:
+    label = scored.session.listed.items[0].finding.label
+    scored.masks.decide(label, status="keep", comment="<script>old</script>")
+    offered: list[str] = []
+
+    def choose(*arguments: Any) -> tuple[str, str]:
+        offered.append(arguments[2])
+        return str(tmp_path / "a"), arguments[3]
+
+    opened: list[str] = []
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", choose)
+    monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+    qtbot.mouseClick(scored.export.report_button, LEFT)
+    qtbot.waitUntil(lambda: "The report is saved in a.html." in notes, timeout=20_000)
+    qtbot.waitUntil(lambda: scored.export.report_button.text() == "Export report...")
+    assert opened == []
+    assert "PoisonName" not in offered[0]
+    page = Page((tmp_path / "a.html").read_text(encoding="utf-8"))
+    page.check_alone()
+    assert "<script>old</script>" in page.text
+    (finding,) = scored.session.listed.kept
+    (row,) = [values for values in page.values if len(values) == 7]
+    assert row[-2:] == [finding.peak_nll, finding.mean_nll]
+    assert len(page.pictures) == 1 + 4
+
+    (tmp_path / "a.html").write_text("old")
+    buttons = QMessageBox.StandardButton
+    click = scored.export.report_button
+    (asked,) = click_and_answer(scored, qtbot, monkeypatch, click, buttons.Cancel)
+    assert asked[0] == "Export report"
+    assert "a.html" in asked[1]
+    assert asked[3] == buttons.Cancel
+    assert (tmp_path / "a.html").read_text() == "old"
+    scored.export.open_report.click()
+    click_and_answer(scored, qtbot, monkeypatch, click, buttons.Yes)
+    qtbot.waitUntil(lambda: len(opened) == 1, timeout=20_000)
+    assert Path(opened[0]) == tmp_path / "a.html"
+
+
+def test_a_report_that_is_cancelled_writes_nothing(
+    scored: Any, tmp_path: Path, monkeypatch: Any, qtbot: Any, notes: list[str]
+) -> None:
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a: (str(tmp_path / "a.html"), a[3]))
+    at, go = threading.Event(), threading.Event()
+
+    def slow(*_: Any) -> Any:
+        at.set()
+        assert go.wait(10)
+        return gather_results(*_, threshold=5.0)
+
+    monkeypatch.setattr(reporting, "gather_results", lambda *a, **_: slow(*a))
+    button = scored.export.report_button
+    qtbot.mouseClick(button, LEFT)
+    qtbot.waitUntil(at.is_set, timeout=10_000)
+    assert button.text() == "Cancel report"
+    assert button.isEnabled()
+    qtbot.mouseClick(button, LEFT)
+    go.set()
+    qtbot.waitUntil(lambda: button.text() == "Export report...", timeout=10_000)
+    assert any("cancelled" in note for note in notes)
+    assert not (tmp_path / "a.html").exists()
+
+
+def test_one_question_says_how_many_files_are_replaced_and_which(
+    scored: Any, tmp_path: Path, monkeypatch: Any, qtbot: Any, notes: list[str]
+) -> None:
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a: str(tmp_path))
+    folder = tmp_path / scan_folder_name(scored.session.volume)
+    folder.mkdir()
+    for name in ("mask.nii.gz", "findings.csv", "montage.png"):
+        (folder / name).write_text("old")
+    buttons = QMessageBox.StandardButton
+    everything = scored.export.all_button
+    (asked,) = click_and_answer(scored, qtbot, monkeypatch, everything, buttons.Cancel)
+    assert asked[1].startswith("3 files of an earlier export will be replaced: ")
+    assert all(name in asked[1] for name in ("mask.nii.gz", "findings.csv", "montage.png"))
+    assert asked[3] == buttons.Cancel
+    assert {path.read_text() for path in folder.iterdir()} == {"old"}
+    click_and_answer(scored, qtbot, monkeypatch, everything, buttons.Yes)
+    qtbot.waitUntil(lambda: len(notes) >= 1, timeout=20_000)
+    assert (folder / "findings.json").is_file()
+    assert not (folder / "montage.png").exists()  # of the earlier export
+    heat = np.asarray(nib.load(folder / "nll.nii.gz").dataobj)
+    assert np.array_equal(heat.T, scored.session.score.nll)
+    found = json.loads((folder / "findings.json").read_text())["findings"]
+    rows = list(csv.DictReader((folder / "findings.csv").read_text().splitlines()))
+    assert [int(row["voxels"]) for row in rows] == [item["voxels"] for item in found]
+    mask = np.asarray(nib.load(folder / "mask.nii.gz").dataobj)
+    assert sum(item["voxels"] for item in found) == mask.sum()
 
 
 def test_dicom_is_not_offered_for_other_scans(dock: Any, finish: Any, qtbot: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
+from qtpy.QtWidgets import QFileDialog
 
 from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.gui import settings, worklist_panel
@@ -21,6 +23,7 @@ from napari_spatial_ar.gui.viewing import slice_in_view
 from napari_spatial_ar.gui.worklist_model import COLUMNS
 from napari_spatial_ar.gui.worklist_panel import WorklistPanel, show_worklist
 from napari_spatial_ar.imaging.nifti import write_nifti
+from tests.page import Page
 
 LEFT = Qt.MouseButton.LeftButton
 NAMES = [column.name for column in COLUMNS]
@@ -309,3 +312,33 @@ def test_another_model_has_its_own_scores(
     wait(lambda: panel.runner.model is models["fake"])
     wait(all_scored(panel))
     assert len(models["fake"].asked) == 3 * SLICES
+
+
+def test_a_report_of_all_scans_has_what_was_said_of_them(
+    dock: Make, folder: Path, tmp_path: Path, monkeypatch: Any, qtbot: Any, wait: Any
+) -> None:
+    (folder / "DOE_JANE.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:200])
+    made = dock(scan=False)
+    made.show_worklist([str(folder)])
+    panel = made.worklist
+    assert not panel.report_button.isEnabled()
+    wait(lambda: len(panel.rows.entries) == 4 and states(panel) == {"scored", "failed"})
+    open_row(qtbot, panel, 0)
+    wait(settled(made, panel))
+    made.masks.decide(made.session.listed.items[0].finding.label, status="keep", comment="old")
+    out = tmp_path / "all.html"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a: (str(out), a[3]))
+    qtbot.mouseClick(panel.report_button, LEFT)
+    assert panel.report_button.text() == "Cancel report"
+    wait(lambda: not panel.reports.busy and out.is_file())
+    assert panel.report_button.text() == "Report..."
+    page = Page(out.read_text(encoding="utf-8"))
+    page.check_alone()
+    (head,) = [at for at, row in enumerate(page.rows) if row[:2] == ["No.", "Picture"]]
+    rows = page.rows[head + 1 : head + 5]
+    assert [row[3] for row in rows[:3]] == ["2.2", "1.9", "1.6"]
+    assert [row[5] for row in rows[:3]] == ["1 (1 kept)", "1 (1 not read)", "1 (1 not read)"]
+    assert [row[-1] for row in rows] == ["seen", "unread", "unread", "unread"]
+    assert "cut short" in rows[3][3]
+    assert "old" in page.text
+    assert not re.search(r"DOE|[abc]\.nii", page.text)

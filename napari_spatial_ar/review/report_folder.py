@@ -1,0 +1,196 @@
+"""The report of a folder, made while its scans are scored, or from what a worklist keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.files import atomic_write_text
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.likeness import Likeness
+from napari_spatial_ar.review.body import Body
+from napari_spatial_ar.review.findings_list import list_findings
+from napari_spatial_ar.review.masks import make_mask
+from napari_spatial_ar.review.report import (
+    IN_A_FOLDER,
+    REPORT_FILE,
+    FolderEntry,
+    FolderReport,
+    ScanReport,
+    report_steps,
+    told_in_report,
+)
+from napari_spatial_ar.review.report_html import folder_page
+from napari_spatial_ar.review.results import gather_results
+from napari_spatial_ar.review.worklist import Entry
+from napari_spatial_ar.review.worklist_scoring import MaskRule
+from napari_spatial_ar.review.worklist_store import WorklistStore, model_key
+
+__all__ = ["FolderReports", "worklist_steps"]
+
+
+class FolderReports:
+    """Collects what the report of a run says of each scan.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets ``report.html``.
+    overwrite : bool
+        Replace that of an earlier run.
+
+    Raises
+    ------
+    InputError
+        If there is one and ``overwrite`` is False.
+    """
+
+    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
+        self.path = folder / REPORT_FILE
+        self.entries: list[FolderEntry] = []
+        if self.path.exists() and not overwrite:
+            raise InputError(
+                "a report of an earlier run is in this folder",
+                path=folder,
+                fix="Choose another folder, or ask for it to be overwritten",
+            )
+
+    def add(self, report: ScanReport) -> None:
+        """Take a scan."""
+        self.entries.append(FolderEntry(report.title, report.shortened()))
+
+    def fail(self, error: Exception, number: int, name: str = "") -> None:
+        """Take a scan that could not be read or scored.
+
+        Parameters
+        ----------
+        error : Exception
+            Why.
+        number : int
+            Of the input that it was found in, from 0.
+        name : str
+            What its folder would have been called; "" where it has no name but its file's, which
+            may be a patient's.
+        """
+        label = f"Input {number + 1}" + (f", {name}" if name else "")
+        self.entries.append(FolderEntry(label, trouble=told_in_report(error)))
+
+    def write(self, left_out: Sequence[str] = ()) -> Path:
+        """Write the report, whole or not at all, and say where (`StorageError`)."""
+        page = folder_page(FolderReport(tuple(self.entries), tuple(left_out)))
+        atomic_write_text(self.path, page)
+        return self.path
+
+
+def worklist_steps(
+    listed: Sequence[tuple[Entry, Scan | None]],
+    model: Any,
+    store: WorklistStore,
+    rule: MaskRule,
+    *,
+    fpr: float | None = None,
+) -> Generator[int, None, FolderReport]:
+    """Make the report of a worklist from what is kept of its scans, one in memory at a time.
+
+    Parameters
+    ----------
+    listed : sequence of (Entry, Scan or None)
+        The scans; None for a file that holds none.
+    model : NormativeModel
+        What scored them.
+    store : WorklistStore
+        Where scores, status, comments and strokes are kept.
+    rule : MaskRule
+        What is a finding; its threshold is known.
+    fpr : float, optional
+        Share of normal tissue that the threshold flags.
+
+    Yields
+    ------
+    int
+        Scans done, several times for each; stop iterating to cancel.
+    """
+    entries = []
+    for done, (entry, scan) in enumerate(listed):
+        yield done
+        if scan is None or entry.state == "failed":
+            why = entry.reason or "It could not be read or scored."
+            entries.append(FolderEntry(entry.label, None, why, entry.reading))
+            continue
+        try:
+            report = yield from _kept_steps(done, entry, scan, model, store, rule, fpr)
+        except InputError as error:
+            entries.append(FolderEntry(entry.label, None, told_in_report(error), entry.reading))
+            continue
+        why = "" if report else f"{entry.done} of {entry.slices} slices are scored so far."
+        entries.append(FolderEntry(entry.label, report, why, entry.reading))
+    yield len(listed)
+    return FolderReport(tuple(entries))
+
+
+def _kept_steps(
+    done: int,
+    entry: Entry,
+    scan: Scan,
+    model: Any,
+    store: WorklistStore,
+    rule: MaskRule,
+    fpr: float | None,
+) -> Generator[int, None, ScanReport | None]:
+    """Make the report of a scan of which all scores are kept; None where some are missing."""
+    if entry.state != "scored" or rule.threshold is None:
+        return None
+    volume, by = scan.read().along(model.plane), model_key(model)
+    geometry = volume.geometry
+    scores = store.load_scores(entry.key, by, geometry)
+    if scores is None or scores.left:
+        return None
+    yield done
+    kept, settings = store.load_marks(entry.key, by, geometry.shape), rule.settings_for(geometry)
+    computed = make_mask(
+        scores.nll,
+        rule.threshold,
+        settings,
+        geometry=geometry,
+        scored=scores.scored,
+        body=Body(volume, model).whole(scores.scored) if settings.body_only else None,
+    )
+    mask = kept.strokes.apply(computed)
+    results = gather_results(
+        volume,
+        scores,
+        model,
+        threshold=rule.threshold,
+        fpr=fpr,
+        settings=settings,
+        mask=mask,
+        reviewed=list_findings(mask, scores.nll, geometry, model=model, marks=kept.marks),
+        likeness=(yield from _likeness_steps(done, model, volume)),
+    )
+    steps = report_steps(results, model, most=IN_A_FOLDER)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            made: ScanReport = end.value
+            return made
+        yield done
+
+
+def _likeness_steps(done: int, model: Any, volume: Volume) -> Generator[int, None, Likeness | None]:
+    if not hasattr(getattr(model, "header", None), "looks"):
+        return None
+    # Not before: it imports torch.
+    from napari_spatial_ar.normative.looking import likeness_steps
+
+    steps = likeness_steps(model, volume)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Likeness = end.value
+            return found
+        yield done

@@ -1,0 +1,154 @@
+"""What a scored scan comes to: mask, findings, p-values and the record of where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.likeness import Likeness
+from napari_spatial_ar.review.body import Body
+from napari_spatial_ar.review.findings import Finding
+from napari_spatial_ar.review.findings_list import FindingsList, list_findings
+from napari_spatial_ar.review.likeness import flagged_warning, likeness_record, scan_counts
+from napari_spatial_ar.review.masks import MaskSettings, make_mask
+from napari_spatial_ar.review.p_values import PValues, p_values
+from napari_spatial_ar.review.provenance import ModelLike, provenance
+
+__all__ = ["ScanResults", "ScoreLike", "gather_results"]
+
+# Of fewer slices, a share of their tissue says little of the scan.
+_ENOUGH_SLICES = 5
+
+
+class ScoreLike(Protocol):
+    """What is needed of a `VolumeScore` here."""
+
+    @property
+    def nll(self) -> npt.NDArray[np.float32]:
+        """(Z, Y, X), nats per dimension, source order."""
+
+    @property
+    def scored(self) -> npt.NDArray[np.bool_]:
+        """(N,), which acquired slices are scored."""
+
+    @property
+    def image_scores(self) -> npt.NDArray[np.float32]:
+        """(N,), one score a slice, NaN where not scored."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScanResults:
+    """What is written of a scan, in one format or another.
+
+    Parameters
+    ----------
+    volume, score : Volume, ScoreLike
+        The scan and its scores.
+    threshold : float
+        Of the mask, in the model's unit.
+    mask : (Z, Y, X) uint8
+        Rejected findings are left out.
+    listed : FindingsList
+        Findings with what a person said of them, rejected ones among them.
+    p_values : PValues or None
+        None where the model was calibrated without them.
+    record : dict
+        See `provenance`, with ``likeness`` and ``p_values``.
+    unlike : tuple of str
+        Sentences that warn of a scan unlike those the model learned from.
+    """
+
+    volume: Volume
+    score: ScoreLike
+    threshold: float
+    mask: npt.NDArray[np.uint8] = field(repr=False)
+    listed: FindingsList = field(repr=False)
+    p_values: PValues | None
+    record: dict[str, Any] = field(repr=False)
+    unlike: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """Of scores and threshold."""
+        return str(self.record["threshold"]["unit"])
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Highest peak first, rejected ones (label 0) among them."""
+        return self.listed.exported
+
+    @property
+    def more(self) -> list[dict[str, Any]]:
+        """What the tables have of each finding besides its measures."""
+        return [item.columns for item in self.listed.items]
+
+
+def gather_results(
+    volume: Volume,
+    score: ScoreLike,
+    model: ModelLike,
+    *,
+    threshold: float,
+    fpr: float | None = None,
+    settings: MaskSettings | None = None,
+    region: npt.NDArray[np.bool_] | None = None,
+    mask: npt.NDArray[Any] | None = None,
+    reviewed: FindingsList | None = None,
+    keep_uids: bool = False,
+    likeness: Likeness | None = None,
+) -> ScanResults:
+    """Work out what is to be written of a scan.
+
+    Parameters
+    ----------
+    volume, score, model : Volume, VolumeScore, NormativeModel
+        The scan, its scores and the model that gave them.
+    threshold, fpr, settings, region, mask, reviewed, keep_uids, likeness
+        See `napari_spatial_ar.review.outputs.write_scan_outputs`.
+
+    Raises
+    ------
+    InputError
+        If the mask does not fit.
+    """
+    settings = MaskSettings() if settings is None else settings
+    geometry = volume.geometry
+    computed = make_mask(
+        score.nll,
+        threshold,
+        settings,
+        geometry=geometry,
+        scored=score.scored,
+        body=Body(volume, model).whole(score.scored) if settings.body_only else None,
+        region=region,
+    )
+    final = computed if mask is None else (np.asarray(mask) != 0).astype(np.uint8)
+    if final.shape != geometry.shape:
+        raise InputError(f"a mask of {final.shape} is not on the scan's grid {geometry.shape}")
+    listed = reviewed or list_findings(final, score.nll, geometry, model=model)
+    final = listed.without_rejected(final)
+    found = p_values(model, volume, score)
+    record = provenance(
+        model,
+        volume,
+        threshold=threshold,
+        fpr=fpr,
+        scored=int(np.count_nonzero(score.scored)),
+        mask_edited=not np.array_equal(final, computed),
+        keep_uids=keep_uids,
+        settings=settings,
+        region_voxels=None if region is None else int(np.count_nonzero(region)),
+    )
+    flagged = ""
+    if score.scored.all() or np.count_nonzero(score.scored) >= _ENOUGH_SLICES:
+        counts = scan_counts(volume, model, score.nll, score.scored)
+        flagged = flagged_warning(model, counts.share_above)
+    record["likeness"] = likeness_record(likeness, flagged)
+    record["p_values"] = None if found is None else found.to_dict()
+    unlike = tuple(filter(None, (likeness.warning if likeness else "", flagged)))
+    return ScanResults(volume, score, threshold, final, listed, found, record, unlike)
