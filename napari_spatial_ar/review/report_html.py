@@ -292,7 +292,8 @@ def _finding(item: ReviewedFinding) -> str:
     said = "<br>".join(escape(text) for text in (item.comment, item.note) if text)
     gone = ' class="reject"' if item.status == "reject" else ""
     return (
-        f'<tr{gone}><th scope="row">{found.rank}</th><td>{found.side}</td><td class="k">{where}</td>'
+        f'<tr{gone}><th scope="row">{found.rank}</th><td>{found.side}</td>'
+        f'<td class="k">{where}</td>'
         f'<td class="k">{first if first == last else f"{first} to {last}"}</td>'
         f'<td class="n">{volume}</td><td class="n">{diameter}</td>'
         f'<td class="n">{_data(found.peak_nll)}</td><td class="n">{_data(found.mean_nll)}</td>'
