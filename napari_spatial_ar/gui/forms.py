@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_spatial_ar.gui.focus_ring import FocusRing
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "row",
     "section",
     "select_data",
+    "stack",
 ]
 
 _MIN_WIDTH = 345
@@ -98,20 +100,24 @@ def row(*widgets: QWidget) -> QHBoxLayout:
     return layout
 
 
-def heading(title: str = "") -> QLabel:
+def heading(title: str) -> QLabel:
     """Make the title of a section."""
     made = QLabel(title)
     made.setStyleSheet("font-weight: bold;")
     return made
 
 
-def section(title: str | QLabel, parts: Sequence[Any]) -> QWidget:
+def section(title: str, parts: Sequence[Any]) -> QWidget:
     """Heading, and below it widgets, layouts or (label, widget) pairs."""
+    return stack([heading(title), *parts])
+
+
+def stack(parts: Sequence[Any]) -> QWidget:
+    """Widgets, layouts or (label, widget) pairs under each other."""
     made = QWidget()
     outer = QVBoxLayout(made)
     outer.setContentsMargins(0, 0, 0, 0)
     outer.setSpacing(5)
-    outer.addWidget(heading(title) if isinstance(title, str) else title)
     for labelled, run in groupby(parts, lambda part: isinstance(part, tuple)):
         for part in [fields(list(run))] if labelled else run:
             if isinstance(part, QWidget):
@@ -151,6 +157,7 @@ class DockPage(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._placed = False
+        self.focus_ring = FocusRing(self)
 
     def lay_out(
         self,

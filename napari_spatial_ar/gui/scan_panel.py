@@ -8,7 +8,8 @@ from napari.layers import Image, Layer
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from napari_spatial_ar.gui.forms import Note, button, combo, row, section
+from napari_spatial_ar.gui.fold import folding
+from napari_spatial_ar.gui.forms import Note, button, combo, row
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.marks import attend
 from napari_spatial_ar.gui.opening import ScanOpener
@@ -64,7 +65,9 @@ class ScanPanel(QWidget):
             self.planes,
             self.window_box,
         ]
-        layout.addWidget(section("Scan", parts))
+        fold = folding("Scan", parts, key="scan")
+        self.box.currentTextChanged.connect(fold.set_summary)
+        layout.addWidget(fold)
         self._viewer = viewer
         self._last: Image | None = None
         self._marks = attend(viewer)
