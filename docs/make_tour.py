@@ -104,7 +104,9 @@ class Guide:
         picture = QGuiApplication.primaryScreen().grabWindow(0)
         assert picture.save(str(path))
         with Image.open(path) as image:
-            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+            image.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
+                path, optimize=True
+            )
 
     def top(self) -> None:
         """Scroll the dock to its start."""
@@ -191,12 +193,12 @@ class Guide:
         self.viewer.close()
 
     def empty(self) -> None:
-        """Nothing is open."""
+        """Show the dock before anything is open."""
         self.top()
         self.shoot("empty")
 
     def open(self) -> None:
-        """A scan is open that is unlike those of the model; then the one that is not."""
+        """Open a scan that is unlike those of the model; then one that is not."""
         import nibabel as nib
 
         from napari_spatial_ar.imaging.samples import sample_path
@@ -224,7 +226,7 @@ class Guide:
         self.wait(lambda: self.dock.scan.layer is not None)
 
     def score(self) -> None:
-        """Half of the slices are scored; then all of them."""
+        """Score half of the slices; then all of them."""
         dock = self.dock
         self.click(dock.volume_button)
         self.wait(lambda: dock.progress.value() >= 16 or not dock.running)
@@ -235,12 +237,12 @@ class Guide:
         self.rest()
 
     def threshold(self) -> None:
-        """The threshold stands where the findings are apart."""
+        """Show the threshold in the histogram."""
         dock = self.dock
         self.shoot("threshold", dock.threshold)
 
     def findings(self) -> None:
-        """One finding is kept, one rejected."""
+        """Keep one finding, reject one."""
         dock = self.dock
         self.press("n")
         self.press("k")
@@ -250,7 +252,7 @@ class Guide:
         self.shoot("findings", dock.findings)
 
     def paint(self) -> None:
-        """A stroke of napari's brush on the mask layer."""
+        """Draw a stroke of napari's brush on the mask layer."""
         dock = self.dock
         mask = dock.session.mask
         self.press("p")
@@ -266,14 +268,14 @@ class Guide:
         self.viewer.layers.selection = {dock.scan.layer}
 
     def side_by_side(self) -> None:
-        """The scan alone, and with its results."""
+        """Show the scan alone, and with its results."""
         self.press("g")
         self.rest()
         self.shoot("side_by_side", self.dock.looking)
         self.press("g")
 
     def explain(self) -> None:
-        """The patch under the mouse is explained."""
+        """Explain the patch under the mouse."""
         from qtpy.QtTest import QTest
 
         panel = self.dock.explain
@@ -286,7 +288,7 @@ class Guide:
         self.shoot("explain", panel)
 
     def export(self) -> None:
-        """Everything is written into a folder."""
+        """Write everything into a folder."""
         from napari.utils.notifications import notification_manager
         from qtpy.QtWidgets import QFileDialog
 
@@ -299,8 +301,10 @@ class Guide:
         self.shoot("export", self.dock.export)
 
     def worklist(self) -> None:
-        """Scans of a folder, scored in the background."""
+        """Score the scans of a folder in the background."""
         dock = self.dock
+        self._hush()
+        self.viewer.layers.clear()
         folder = self._folder_of_scans()
         dock.show_worklist([str(folder)])
         rows = dock.worklist.rows
@@ -320,7 +324,7 @@ class Guide:
         dock.worklist.cancel()
 
     def _folder_of_scans(self) -> Path:
-        """Stacks of eight slices of the sample each, and a file that is cut short."""
+        """Write stacks of eight slices of the sample each, and a file that is cut short."""
         import nibabel as nib
 
         from napari_spatial_ar.imaging.samples import sample_path
@@ -341,7 +345,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
     parser.add_argument("--theme", choices=("dark", "light"), default="dark")
-    parser.add_argument("--only", nargs="*", help="pictures to take", default=())
     arguments = parser.parse_args()
     home = apart()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -67,8 +67,8 @@ class FindingsPanel(QWidget):
         self.comments = self.table.comments
         self.detail = Note()
         self.buttons = {
-            "previous": button("◀", "Previous finding (P, or Shift+N)"),
-            "next": button("▶", "Next finding (N)"),
+            "previous": button("◀", "Previous finding (P, or Shift+N)", "Previous finding"),
+            "next": button("▶", "Next finding (N)", "Next finding"),
             "keep": button("Keep", "Keep this finding (K)"),
             "unsure": button("Unsure", "Mark this finding as unsure (U)"),
             "reject": button(
@@ -87,7 +87,8 @@ class FindingsPanel(QWidget):
             self.detail,
             row(self.strokes, self.forget),
         ]
-        layout.addWidget(folding("Findings", parts, key="findings"))
+        self.fold = folding("Findings", parts, key="findings")
+        layout.addWidget(self.fold)
         for name, made in self.buttons.items():
             made.setMinimumWidth(30)
             made.clicked.connect(getattr(self, name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from qtpy.QtCore import Signal
@@ -52,7 +52,7 @@ class Fold(QWidget):
     ):
         super().__init__()
         self._title, self._content, self._key = title, content, key and f"fold/{key}"
-        self._summary = ""
+        self._summary: Callable[[], str] | None = None
         self.heading = QPushButton()
         self.heading.setCheckable(True)
         self.heading.setToolTip(tooltip)
@@ -75,9 +75,13 @@ class Fold(QWidget):
         self._title = title
         self._show()
 
-    def set_summary(self, text: str) -> None:
+    def set_summary(self, summary: Callable[[], str]) -> None:
         """Say in the heading, while it is folded, what there is to know of the content."""
-        self._summary = text
+        self._summary = summary
+        self.tell()
+
+    def tell(self) -> None:
+        """Say it anew."""
         self._show()
 
     def isExpanded(self) -> bool:
@@ -96,7 +100,8 @@ class Fold(QWidget):
 
     def _show(self) -> None:
         on = self.isExpanded()
-        told = f"{self._title}: {self._summary}" if self._summary and not on else self._title
+        summary = self._summary() if self._summary is not None and not on else ""
+        told = f"{self._title}: {summary}" if summary else self._title
         # Of an ampersand, Qt would make a key.
         self.heading.setText(f"{'▾' if on else '▸'} {told}".replace("&", "&&"))
         self._content.setVisible(on)

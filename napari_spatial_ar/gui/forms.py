@@ -63,17 +63,19 @@ class Note(QLabel):
         self.setVisible(bool(text))
 
 
-def button(text: str, tooltip: str) -> QPushButton:
-    """Make a push button."""
+def button(text: str, tooltip: str, name: str = "") -> QPushButton:
+    """Make a push button; what has no words for its text needs a name to be read aloud."""
     made = QPushButton(text)
     made.setToolTip(tooltip)
+    made.setAccessibleName(name)
     return made
 
 
-def combo(tooltip: str) -> QComboBox:
-    """Make a list that shrinks with the dock instead of widening it."""
+def combo(tooltip: str, name: str = "") -> QComboBox:
+    """Make a list that shrinks with the dock instead of widening it; `fields` gives it a name."""
     made = QComboBox()
     made.setToolTip(tooltip)
+    made.setAccessibleName(name)
     made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     made.setMinimumContentsLength(8)
     made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -100,7 +102,7 @@ def row(*widgets: QWidget) -> QHBoxLayout:
     return layout
 
 
-def heading(title: str) -> QLabel:
+def heading(title: str = "") -> QLabel:
     """Make the title of a section."""
     made = QLabel(title)
     made.setStyleSheet("font-weight: bold;")
@@ -137,6 +139,8 @@ def fields(pairs: Sequence[tuple[str, QWidget]]) -> QGridLayout:
     for at, (label, widget) in enumerate(pairs):
         name = QLabel(label)
         name.setToolTip(widget.toolTip())
+        if not widget.accessibleName():
+            widget.setAccessibleName(label)
         grid.addWidget(name, at, 0)
         grid.addWidget(widget, at, 1)
     return grid

@@ -20,22 +20,21 @@ class ModelPanel(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.box = combo("The normative model: what normal looks like")
-        self.box.setAccessibleName("Model")
+        self.box = combo("The normative model: what normal looks like", "Model")
         self.library_button = LibraryButton()
         self.note = Note()
         self.unlike_note = WarningNote()
         self.plane_box = combo(
             "Slices that the model sees: those that were acquired, or of another plane, "
-            "for a scan with voxels of about the same size in all directions"
+            "for a scan with voxels of about the same size in all directions",
+            "Slices that the model sees",
         )
-        self.plane_box.setAccessibleName("Slices that the model sees")
         self.plane_box.addItem("Slices as acquired", None)
         for plane in get_args(Plane):
             self.plane_box.addItem(f"{plane.capitalize()} slices", plane)
         parts = [row(self.box, self.library_button), self.note, self.plane_box]
         self.fold = folding("Model", parts, key="model")
-        self.box.currentTextChanged.connect(self.fold.set_summary)
+        self.fold.set_summary(self.box.currentText)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(5)

@@ -197,6 +197,7 @@ class ReviewDock(DockPage):
         self._enable()
 
     def _on_model(self, model: Any) -> None:
+        self.model_panel.fold.tell()
         self.threshold.set_model(model)
         select_data(self.plane_box, model.plane)
         self._show_session()

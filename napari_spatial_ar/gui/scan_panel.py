@@ -42,7 +42,7 @@ class ScanPanel(QWidget):
 
     def __init__(self, viewer: Any, tasks: TaskHost):
         super().__init__()
-        self.box = combo("The scan to review: an image layer of this viewer")
+        self.box = combo("The scan to review: an image layer of this viewer", "Scan")
         self.open_button = button(
             "Open scan...",
             "Open DICOM, NIfTI, OCT or picture files; you can also drop them here",
@@ -65,9 +65,9 @@ class ScanPanel(QWidget):
             self.planes,
             self.window_box,
         ]
-        fold = folding("Scan", parts, key="scan")
-        self.box.currentTextChanged.connect(fold.set_summary)
-        layout.addWidget(fold)
+        self.fold = folding("Scan", parts, key="scan")
+        self.fold.set_summary(self.box.currentText)
+        layout.addWidget(self.fold)
         self._viewer = viewer
         self._last: Image | None = None
         self._marks = attend(viewer)
@@ -104,6 +104,7 @@ class ScanPanel(QWidget):
         self.planes.set_geometry(geometry)
         self.window_box.set_layer(layer)
         self._marks.follow(layer)
+        self.fold.tell()
         self.chosen.emit(layer)
 
     def _switch(self, layer: Image, geometry: Geometry | None) -> None:

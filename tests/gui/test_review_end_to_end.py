@@ -180,10 +180,16 @@ class Reader:
         middle = QPointF(self.canvas.width() / 2, self.canvas.height() / 2)
         return QPoint(round(middle.x() + right), round(middle.y() + down))
 
+    def in_view(self, pixels: Any) -> tuple[int, int]:
+        """First of some (row, column) that the canvas shows, well within its rim."""
+        rim = self.canvas.rect().adjusted(30, 30, -30, -30)
+        return next((int(r), int(c)) for r, c in pixels if rim.contains(self.spot(r, c)))
+
 
 @pytest.fixture
 def reader(model: str, make_napari_viewer: Any, qtbot: Any) -> Reader:
     viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1280, 740)
     dock = ReviewDock(viewer)
     viewer.window.add_dock_widget(dock, name="Review")
     assert dock.models.choose(model)
@@ -242,11 +248,12 @@ def test_from_a_dropped_scan_to_files_that_others_read(
             break
     assert reader.count >= 2
     bar, moved = dock.threshold.slider.bar, dock.threshold.threshold
-    place = bar.width() * bar.value() / bar.maximum()
-    drag(bar, [QPoint(round(place + step), bar.height() // 2) for step in (0, 2, 3)])
+    handle = 16  # pixels, in napari's themes
+    place = handle / 2 + (bar.width() - handle) * bar.value() / bar.maximum()
+    drag(bar, [QPoint(round(place - step), bar.height() // 2) for step in (0, 2, 5)])
     reader.settle()
     threshold = dock.threshold.threshold
-    assert threshold != moved
+    assert threshold < moved
     assert np.array_equal(reader.mask != 0, nll > threshold)
 
     # Findings: a click shows one, N the next, R rejects it.
@@ -269,7 +276,7 @@ def test_from_a_dropped_scan_to_files_that_others_read(
     # A stroke of napari's brush where nothing is flagged; undone; painted again.
     free = np.asarray(dock.session.mask.data)[viewer.dims.current_step[axis]] == 0
     room = ndimage.minimum_filter(free, 41, mode="constant")
-    row, column = (int(v) for v in np.argwhere(room)[0])
+    row, column = reader.in_view(np.argwhere(room))
     viewer.layers.selection = {dock.session.mask}
     reader.press(Qt.Key.Key_P)  # the brush, as the mask layer is selected
     assert dock.session.mask.mode == "paint"
