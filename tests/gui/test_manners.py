@@ -26,7 +26,6 @@ from qtpy.QtWidgets import (
 from napari_spatial_ar.gui import findings_panel, worklist_panel
 from napari_spatial_ar.gui.comparison_dialog import ComparisonDialog
 from napari_spatial_ar.gui.library_dialog import LibraryDialog
-from napari_spatial_ar.gui.plane_buttons import PlaneButtons
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.series_chooser import SeriesChooser
 from napari_spatial_ar.gui.shortcuts import SHORTCUTS, ShortcutsDialog
@@ -94,7 +93,6 @@ def test_controls_of_the_review_dock_have_tooltip_and_name(review: ReviewDock) -
 
 def test_controls_of_the_training_dock_have_tooltip_and_name(make_napari_viewer: Any) -> None:
     made = TrainingDock(make_napari_viewer())
-    made.window()
     assert len(controls(made)) > 30
     assert lacking(made) == []
 
@@ -183,9 +181,10 @@ def test_what_is_reached_by_tab_is_framed_and_in_view(review: ReviewDock, qtbot:
     review.window().activateWindow()
     review.slice_button.setFocus(Qt.FocusReason.TabFocusReason)
     qtbot.waitUntil(review.slice_button.hasFocus)
-    for _ in range(25):
+    for _ in range(20):
         qtbot.keyClick(QApplication.focusWidget(), Qt.Key.Key_Tab)
         now = QApplication.focusWidget()
+        assert review.isAncestorOf(now)
         if not isinstance(now, QLineEdit):
             assert review.focus_ring.framed is now
         assert now.visibleRegion().boundingRect().height() > 0
@@ -216,7 +215,6 @@ def test_folded_sections_are_remembered_and_say_what_is_chosen(
     qtbot.mouseClick(fold.heading, Qt.MouseButton.LeftButton)
     assert not review.model_box.isVisible()
     assert "fake" in fold.heading.text()
-    qtbot.keyClick(review, Qt.Key.Key_N)
     again = dock(show=True)
     assert not again.model_panel.fold.isExpanded()
     assert again.findings.fold.isExpanded()
@@ -235,7 +233,6 @@ def test_the_table_of_keys_has_them_all_and_the_docs_agree() -> None:
     bound = {*findings_panel.KEYS, *worklist_panel.KEYS}
     assert bound <= table
     assert "Alt+1" in table
-    assert PlaneButtons.__name__
     text = (DOCS / "review.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", text.split("\n## Keys\n")[1], re.MULTILINE)
     documented = set().union(*(words(row) for row in rows if row not in ("key", "---")))
