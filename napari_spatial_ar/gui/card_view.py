@@ -27,6 +27,7 @@ class CardView(QTextBrowser):
         super().__init__(parent)
         self.setOpenLinks(False)
         self.setAccessibleName("Model card")
+        self.setToolTip("What the model is for, what it learned from, and its limits")
         # Always: the width that pictures get would depend on the text's length otherwise.
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
         self._text = ""

@@ -56,7 +56,10 @@ class ComparisonDialog(QDialog):
         self._task: Task | None = None
         self._png = b""
         self._layer = None if scan is None else scan.layer
-        self.first, self.second = (combo(f"The {which} model") for which in ("first", "second"))
+        self.first, self.second = (
+            combo(f"The {which} model", f"{which.capitalize()} model")
+            for which in ("first", "second")
+        )
         for box in (self.first, self.second):
             for entry in entries:
                 box.addItem(entry.name, entry.folder)

@@ -13,7 +13,8 @@ from qtpy.QtWidgets import QShortcut, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui.findings_model import COMMENT
 from napari_spatial_ar.gui.findings_table import FindingsTable
-from napari_spatial_ar.gui.forms import Note, button, row, section
+from napari_spatial_ar.gui.fold import folding
+from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.viewing import go_to_voxel
@@ -66,8 +67,8 @@ class FindingsPanel(QWidget):
         self.comments = self.table.comments
         self.detail = Note()
         self.buttons = {
-            "previous": button("◀", "Previous finding (P, or Shift+N)"),
-            "next": button("▶", "Next finding (N)"),
+            "previous": button("◀", "Previous finding (P, or Shift+N)", "Previous finding"),
+            "next": button("▶", "Next finding (N)", "Next finding"),
             "keep": button("Keep", "Keep this finding (K)"),
             "unsure": button("Unsure", "Mark this finding as unsure (U)"),
             "reject": button(
@@ -86,7 +87,8 @@ class FindingsPanel(QWidget):
             self.detail,
             row(self.strokes, self.forget),
         ]
-        layout.addWidget(section("Findings", parts))
+        self.fold = folding("Findings", parts, key="findings")
+        layout.addWidget(self.fold)
         for name, made in self.buttons.items():
             made.setMinimumWidth(30)
             made.clicked.connect(getattr(self, name))

@@ -48,6 +48,7 @@ class FindingsTable(QTableView):
         for index, column in enumerate(COLUMNS):
             header.resizeSection(index, column.width)
         self.setMinimumHeight((_ROWS + 1) * _ROW_HEIGHT + 8)
+        self.setAccessibleName("Findings")
         keys = "Keys: N next, P previous, K keep, R reject, U unsure"
         for widget in (self, *self.findChildren(QAbstractButton)):
             widget.setToolTip(keys)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
-__all__ = ["Fold"]
+from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.forms import stack
+
+__all__ = ["Fold", "folding"]
+
+_STYLE = "QPushButton {{ text-align: left; padding: 1px 4px; background: transparent; {} }}"
+_BOLD = "font-weight: bold;"
 
 
 class Fold(QWidget):
-    """Folded at first.
+    """A heading, pressed to show or hide its content.
 
     Where the content stays as it is, superqt's QCollapsible does the same; that one keeps the
     height that its content had when it was opened.
@@ -20,25 +29,60 @@ class Fold(QWidget):
         Of the heading.
     content : QWidget
         What is folded away.
+    key : str
+        Where given, whether it is open is remembered under this name.
+    expanded : bool
+        Whether it is open at first.
+    strong : bool
+        Draw the title as that of a section.
     """
 
     #: Whether it is open now.
     toggled = Signal(bool)
 
-    def __init__(self, title: str, tooltip: str, content: QWidget):
+    def __init__(
+        self,
+        title: str,
+        tooltip: str,
+        content: QWidget,
+        *,
+        key: str = "",
+        expanded: bool = False,
+        strong: bool = False,
+    ):
         super().__init__()
-        self._title, self._content = title, content
+        self._title, self._content, self._key = title, content, key and f"fold/{key}"
+        self._summary: Callable[[], str] | None = None
         self.heading = QPushButton()
         self.heading.setCheckable(True)
         self.heading.setToolTip(tooltip)
-        self.heading.setStyleSheet("text-align: left; padding: 5px;")
+        self.heading.setStyleSheet(_STYLE.format(_BOLD if strong else ""))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(5)
         layout.addWidget(self.heading)
         layout.addWidget(content)
+        self.heading.setChecked(settings.recall(self._key, expanded) if self._key else expanded)
         self.heading.toggled.connect(self._on_toggled)
-        self._show(False)
+        self._show()
+
+    def text(self) -> str:
+        """Return the title."""
+        return self._title
+
+    def setText(self, title: str) -> None:
+        """Change the title."""
+        self._title = title
+        self._show()
+
+    def set_summary(self, summary: Callable[[], str]) -> None:
+        """Say in the heading, while it is folded, what there is to know of the content."""
+        self._summary = summary
+        self.tell()
+
+    def tell(self) -> None:
+        """Say it anew."""
+        self._show()
 
     def isExpanded(self) -> bool:
         """Whether it is open."""
@@ -49,9 +93,21 @@ class Fold(QWidget):
         self.heading.setChecked(True)
 
     def _on_toggled(self, on: bool) -> None:
-        self._show(on)
+        if self._key:
+            settings.remember(self._key, on)
+        self._show()
         self.toggled.emit(on)
 
-    def _show(self, on: bool) -> None:
-        self.heading.setText(f"{'▾' if on else '▸'} {self._title}")
+    def _show(self) -> None:
+        on = self.isExpanded()
+        summary = self._summary() if self._summary is not None and not on else ""
+        told = f"{self._title}: {summary}" if summary else self._title
+        # Of an ampersand, Qt would make a key.
+        self.heading.setText(f"{'▾' if on else '▸'} {told}".replace("&", "&&"))
         self._content.setVisible(on)
+
+
+def folding(title: str, parts: Sequence[Any], *, key: str) -> Fold:
+    """Make a section as `forms.section` does, open at first, that can be folded away."""
+    tooltip = f"Show or hide this part of the dock: {title}"
+    return Fold(title, tooltip, stack(parts), key=key, expanded=True, strong=True)

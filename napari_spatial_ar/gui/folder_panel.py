@@ -104,6 +104,7 @@ class FolderPanel(QWidget):
         #: Keys of the series taken out; those of other folders have nothing to do with these.
         self.excluded: frozenset[str] = frozenset()
         self.folder = QLineEdit(settings.recall("training_folder", ""))
+        self.folder.setAccessibleName("Folder of normal scans")
         self.folder.setPlaceholderText("Folders of normal scans")
         self.folder.setToolTip("Scans or slices of healthy people; drop one or more folders here")
         self.choose_button = button("Choose...", "Choose the folder of normal scans")

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_spatial_ar.gui.focus_ring import FocusRing
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "row",
     "section",
     "select_data",
+    "stack",
 ]
 
 _MIN_WIDTH = 345
@@ -61,17 +63,19 @@ class Note(QLabel):
         self.setVisible(bool(text))
 
 
-def button(text: str, tooltip: str) -> QPushButton:
-    """Make a push button."""
+def button(text: str, tooltip: str, name: str = "") -> QPushButton:
+    """Make a push button; what has no words for its text needs a name to be read aloud."""
     made = QPushButton(text)
     made.setToolTip(tooltip)
+    made.setAccessibleName(name)
     return made
 
 
-def combo(tooltip: str) -> QComboBox:
-    """Make a list that shrinks with the dock instead of widening it."""
+def combo(tooltip: str, name: str = "") -> QComboBox:
+    """Make a list that shrinks with the dock instead of widening it; `fields` gives it a name."""
     made = QComboBox()
     made.setToolTip(tooltip)
+    made.setAccessibleName(name)
     made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     made.setMinimumContentsLength(8)
     made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -105,13 +109,17 @@ def heading(title: str = "") -> QLabel:
     return made
 
 
-def section(title: str | QLabel, parts: Sequence[Any]) -> QWidget:
+def section(title: str, parts: Sequence[Any]) -> QWidget:
     """Heading, and below it widgets, layouts or (label, widget) pairs."""
+    return stack([heading(title), *parts])
+
+
+def stack(parts: Sequence[Any]) -> QWidget:
+    """Widgets, layouts or (label, widget) pairs under each other."""
     made = QWidget()
     outer = QVBoxLayout(made)
     outer.setContentsMargins(0, 0, 0, 0)
     outer.setSpacing(5)
-    outer.addWidget(heading(title) if isinstance(title, str) else title)
     for labelled, run in groupby(parts, lambda part: isinstance(part, tuple)):
         for part in [fields(list(run))] if labelled else run:
             if isinstance(part, QWidget):
@@ -131,6 +139,8 @@ def fields(pairs: Sequence[tuple[str, QWidget]]) -> QGridLayout:
     for at, (label, widget) in enumerate(pairs):
         name = QLabel(label)
         name.setToolTip(widget.toolTip())
+        if not widget.accessibleName():
+            widget.setAccessibleName(label)
         grid.addWidget(name, at, 0)
         grid.addWidget(widget, at, 1)
     return grid
@@ -151,6 +161,7 @@ class DockPage(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._placed = False
+        self.focus_ring = FocusRing(self)
 
     def lay_out(
         self,

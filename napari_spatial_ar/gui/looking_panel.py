@@ -8,7 +8,8 @@ from typing import Any
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import QButtonGroup, QPushButton, QSlider, QVBoxLayout, QWidget
 
-from napari_spatial_ar.gui.forms import button, combo, row, section, select_data
+from napari_spatial_ar.gui.fold import folding
+from napari_spatial_ar.gui.forms import button, combo, row, select_data
 from napari_spatial_ar.gui.looking import MODES, Looking, Mode
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.shortcuts import MODE_KEY, SIDE_KEY, ShortcutsDialog, bind
@@ -54,8 +55,10 @@ class LookingPanel(QWidget):
             made.clicked.connect(partial(self._on_mode, mode))
             group.addButton(made)
             self.buttons[mode] = made
-        self.colours = combo("Colours of the heatmap; low scores are seen through in all of them")
-        self.colours.setAccessibleName("Colours of the heatmap")
+        self.colours = combo(
+            "Colours of the heatmap; low scores are seen through in all of them",
+            "Colours of the heatmap",
+        )
         for name, choice in HEAT_COLOURS.items():
             self.colours.addItem(choice.title, name)
         self.opacity = QSlider(Qt.Orientation.Horizontal)
@@ -76,7 +79,8 @@ class LookingPanel(QWidget):
             row(self.colours, self.opacity),
             row(self.side_button, self.keys_button),
         ]
-        layout.addWidget(section("Results over the scan", parts))
+        self.fold = folding("Results over the scan", parts, key="looking")
+        layout.addWidget(self.fold)
         self.colours.currentIndexChanged.connect(self._on_colours)
         self.opacity.valueChanged.connect(self._on_opacity)
         self.side_button.clicked.connect(self.toggle_views)

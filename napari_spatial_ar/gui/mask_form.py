@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QVBoxLayout, QWidget
-from superqt import QCollapsible
 
 from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.fold import Fold
 from napari_spatial_ar.gui.forms import Note, fields
 from napari_spatial_ar.gui.region_box import RegionBox
 from napari_spatial_ar.gui.threshold_slider import ScaleField
@@ -75,11 +75,8 @@ class MaskForm(QWidget):
         layout.addWidget(self.fill_holes)
         layout.addWidget(self.body_only)
         layout.addWidget(self.note)
-        self.fold = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
-        self.fold.setDuration(0)
-        self.fold.toggleButton().setToolTip("Hysteresis, smoothing, smallest area, body and region")
-        self.fold.setContent(content)
-        self.fold.collapse(animate=False)
+        tip = "Hysteresis, smoothing, smallest area, body and region"
+        self.fold = Fold("Advanced", tip, content, key="mask")
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(self.fold)

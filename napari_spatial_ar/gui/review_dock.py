@@ -4,35 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import napari.viewer
 import numpy as np
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QProgressBar
 
 from napari_spatial_ar.gui.explain_panel import ExplainPanel
 from napari_spatial_ar.gui.export_panel import ExportPanel
 from napari_spatial_ar.gui.exporting import Exporter
 from napari_spatial_ar.gui.findings_panel import FindingsPanel
-from napari_spatial_ar.gui.forms import DockPage, Note, button, combo, row, section, select_data
-from napari_spatial_ar.gui.library_button import LibraryButton
-from napari_spatial_ar.gui.likeness_check import LikenessCheck, WarningNote
+from napari_spatial_ar.gui.forms import DockPage, select_data
+from napari_spatial_ar.gui.likeness_check import LikenessCheck
 from napari_spatial_ar.gui.looking_panel import LookingPanel
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.model_choice import ModelChoice
 from napari_spatial_ar.gui.model_list import ModelList
+from napari_spatial_ar.gui.model_panel import ModelPanel
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.opening import dropped_paths
 from napari_spatial_ar.gui.scan_panel import ScanPanel
 from napari_spatial_ar.gui.scan_rarity import ScanRarity
+from napari_spatial_ar.gui.score_panel import ScorePanel
 from napari_spatial_ar.gui.scorer import Scorer
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
 from napari_spatial_ar.gui.viewing import go_to_slice
 from napari_spatial_ar.gui.workers import TaskHost
 from napari_spatial_ar.gui.worklist_panel import WorklistPanel, show_worklist
-from napari_spatial_ar.imaging.geometry import Plane
 
 __all__ = ["ReviewDock"]
 
@@ -68,51 +67,29 @@ class ReviewDock(DockPage):
 
     def _build(self) -> None:
         self.scan = ScanPanel(self.viewer, self.tasks)
-        self.model_box = combo("The normative model: what normal looks like")
-        self.model_note = Note()
-        self.unlike_note = WarningNote()
-        self.plane_box = combo(
-            "Slices that the model sees: those that were acquired, or of another plane, "
-            "for a scan with voxels of about the same size in all directions"
+        self.model_panel = ModelPanel()
+        self.model_box, self.plane_box = self.model_panel.box, self.model_panel.plane_box
+        self.library_button = self.model_panel.library_button
+        self.model_note, self.unlike_note = self.model_panel.note, self.model_panel.unlike_note
+        self.scoring = ScorePanel()
+        self.slice_button, self.volume_button = (
+            self.scoring.slice_button,
+            self.scoring.volume_button,
         )
-        self.plane_box.addItem("Slices as acquired", None)
-        for plane in get_args(Plane):
-            self.plane_box.addItem(f"{plane.capitalize()} slices", plane)
-        self.slice_button = button("Score this slice", "Score the slice in view")
-        self.volume_button = button(
-            "Score whole volume", "Score every slice that is not scored yet, from the one in view"
-        )
-        self.progress = QProgressBar()
-        self.progress.setTextVisible(False)
-        self.progress.setToolTip("Slices scored")
-        self.cancel_button = button(
-            "Cancel",
-            "Stop scoring and keep what is scored; of a scan that waits: let it wait no longer",
-        )
-        self.score_note = Note()
-        self.rarity_note = Note()
+        self.progress, self.cancel_button = self.scoring.progress, self.scoring.cancel_button
+        self.score_note, self.rarity_note = self.scoring.note, self.scoring.rarity_note
         self.looking = LookingPanel(self.viewer, self)
         self.threshold = ThresholdPanel()
         self.findings = FindingsPanel(self.viewer, self)
         self.explain = ExplainPanel(self.viewer, self.tasks, self)
         self.export = ExportPanel()
-        self.library_button = LibraryButton()
-        models = row(self.model_box, self.library_button)
         sections = [
             self.scan,
-            section("Model", [models, self.unlike_note, self.model_note, self.plane_box]),
-            section(
-                "Score",
-                [
-                    row(self.slice_button, self.volume_button),
-                    row(self.progress, self.cancel_button),
-                    self.score_note,
-                    self.rarity_note,
-                ],
-            ),
-            self.looking,
+            self.model_panel,
+            self.scoring,
             self.threshold,
             self.findings,
+            self.looking,
             self.explain,
             self.export,
         ]
@@ -132,7 +109,7 @@ class ReviewDock(DockPage):
         self.volume_button.clicked.connect(partial(self.score, "volume"))
         self.cancel_button.clicked.connect(self.cancel)
         self.scorer.said.connect(self.score_note.say)
-        self.scorer.progressed.connect(self._on_progress)
+        self.scorer.progressed.connect(self.scoring.show_progress)
         self.scorer.session_made.connect(self._show_session)
         self.scorer.scored.connect(self._on_scored)
         self.scorer.finished.connect(self._show_session)
@@ -191,9 +168,7 @@ class ReviewDock(DockPage):
     def _enable(self) -> None:
         ready = self.scan.layer is not None and self.models.info is not None
         ready = ready and not self.scorer.busy_with(self.session)
-        self.slice_button.setEnabled(ready)
-        self.volume_button.setEnabled(ready)
-        self.cancel_button.setEnabled(self.running or self._wanted is not None)
+        self.scoring.enable(ready, self.running or self._wanted is not None)
         self.export.enable(self.session is not None and self.session.any_scored)
         if self.exporter.reports.busy:
             self.export.report_button.setEnabled(True)  # it cancels
@@ -230,6 +205,7 @@ class ReviewDock(DockPage):
         self._enable()
 
     def _on_model(self, model: Any) -> None:
+        self.model_panel.fold.tell()
         self.threshold.set_model(model)
         select_data(self.plane_box, model.plane)
         self._show_session()
@@ -265,13 +241,6 @@ class ReviewDock(DockPage):
             self.score_note.say("")
         self.scorer.cancel(self.session)
         self._enable()
-
-    def _on_progress(self, done: int, total: int) -> None:
-        # Qt would repaint the bar at once, and the whole window with it, canvas and all.
-        self.progress.setUpdatesEnabled(False)
-        self.progress.setRange(0, total)
-        self.progress.setValue(done)
-        self.progress.setUpdatesEnabled(True)
 
     def _on_scored(self, session: Session, indices: list) -> None:
         if session is not self.session or not session.any_scored:

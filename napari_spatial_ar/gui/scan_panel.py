@@ -8,7 +8,8 @@ from napari.layers import Image, Layer
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from napari_spatial_ar.gui.forms import Note, button, combo, row, section
+from napari_spatial_ar.gui.fold import folding
+from napari_spatial_ar.gui.forms import Note, button, combo, row
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.marks import attend
 from napari_spatial_ar.gui.opening import ScanOpener
@@ -41,7 +42,7 @@ class ScanPanel(QWidget):
 
     def __init__(self, viewer: Any, tasks: TaskHost):
         super().__init__()
-        self.box = combo("The scan to review: an image layer of this viewer")
+        self.box = combo("The scan to review: an image layer of this viewer", "Scan")
         self.open_button = button(
             "Open scan...",
             "Open DICOM, NIfTI, OCT or picture files; you can also drop them here",
@@ -64,7 +65,9 @@ class ScanPanel(QWidget):
             self.planes,
             self.window_box,
         ]
-        layout.addWidget(section("Scan", parts))
+        self.fold = folding("Scan", parts, key="scan")
+        self.fold.set_summary(self.box.currentText)
+        layout.addWidget(self.fold)
         self._viewer = viewer
         self._last: Image | None = None
         self._marks = attend(viewer)
@@ -101,6 +104,7 @@ class ScanPanel(QWidget):
         self.planes.set_geometry(geometry)
         self.window_box.set_layer(layer)
         self._marks.follow(layer)
+        self.fold.tell()
         self.chosen.emit(layer)
 
     def _switch(self, layer: Image, geometry: Geometry | None) -> None:

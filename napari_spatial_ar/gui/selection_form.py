@@ -94,6 +94,7 @@ class SelectionForm(QWidget):
             "Part of each volume's stack, in percent of its slices, both ends included: from "
             "inferior to superior, anterior to posterior, or right to left"
         )
+        self.range.setAccessibleName("Part of the stack")
         self.range_text = QLabel()
         self.range_text.setMinimumWidth(72)
         self.range_text.setAlignment(Qt.AlignmentFlag.AlignRight)

@@ -34,6 +34,8 @@ SHORTCUTS: tuple[tuple[str, str], ...] = (
     ("K", "Keep the finding"),
     ("U", "Mark the finding as unsure"),
     ("R", "Reject the finding; again: take it back"),
+    ("W", "Open the next unread scan of the worklist"),
+    ("D", "Mark the chosen scan of the worklist as done; again: take it back"),
     ("Alt+1, 2, 3", "Axial, coronal, sagittal slices"),
     ("Left, Right", "Slice before, slice after (napari)"),
     ("Ctrl+R", "Fit the view to the window (napari)"),
@@ -79,6 +81,7 @@ class ShortcutsDialog(QDialog):
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
         self.table.setAccessibleName("Keys")
+        self.table.setToolTip("They work in the dock, but in text fields, and on the canvas")
         for row, words in enumerate(SHORTCUTS):
             for column, text in enumerate(words):
                 self.table.setItem(row, column, QTableWidgetItem(text))

@@ -10,7 +10,8 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.forms import Note, button, heading, row, section
+from napari_spatial_ar.gui.fold import folding
+from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.mask_form import MaskForm, size_box
 from napari_spatial_ar.gui.notify import sentence
 from napari_spatial_ar.gui.score_histogram import ScoreHistogram
@@ -74,7 +75,6 @@ class ThresholdPanel(QWidget):
         self.findings = Note("No slice is scored yet.", strong=True)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        self.heading = heading()
         parts = [
             self.histogram,
             ("Threshold as", self.unit_box),
@@ -85,7 +85,8 @@ class ThresholdPanel(QWidget):
             self.form,
             row(self.findings, self.highest),
         ]
-        layout.addWidget(section(self.heading, parts))
+        self.heading = folding("Threshold", parts, key="threshold")
+        layout.addWidget(self.heading)
         self._name_unit(None)
         self._saver = QTimer(self)
         self._saver.setSingleShot(True)

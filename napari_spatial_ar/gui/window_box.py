@@ -31,7 +31,8 @@ class WindowBox(QWidget):
         self._layer: Image | None = None
         self.box = combo(
             "Grey values that are drawn black and white. The display alone: what the model sees "
-            "is a setting of the model"
+            "is a setting of the model",
+            "Display window",
         )
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

@@ -31,10 +31,11 @@ class WindowForm(QWidget):
         )
         self.setToolTip(tip)
         self._modality: Modality = "mri"
-        self.box = combo(tip)
+        self.box = combo(tip, "Window that the model sees")
         self.low, self.high = QDoubleSpinBox(), QDoubleSpinBox()
         for spin, name in ((self.low, "Lower"), (self.high, "Upper")):
             spin.setToolTip(f"{name} end of the window: everything beyond it looks the same")
+            spin.setAccessibleName(f"{name} end of the window")
             spin.setRange(-_LARGEST, _LARGEST)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

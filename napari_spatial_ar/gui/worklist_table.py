@@ -46,6 +46,7 @@ class WorklistTable(QTableView):
         self.setTabKeyNavigation(False)
         self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.setAccessibleName("Worklist")
+        self.setToolTip("Double click or Enter opens a scan; a click on a heading sorts")
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(_PICTURE + 2)
         header = self.horizontalHeader()

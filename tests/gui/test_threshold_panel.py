@@ -155,7 +155,7 @@ def test_advanced_settings_reach_the_mask_and_the_record(
 ) -> None:
     form = scored.threshold.form
     assert not form.fold.isExpanded()
-    assert form.fold.content().maximumHeight() == 0
+    assert not form.hysteresis.isVisibleTo(form)
     form.hysteresis.setChecked(True)
     scored.threshold.form.higher.setValue(0.2)  # percent: below the lesion's score of 2
     finish(scored)

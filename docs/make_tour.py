@@ -1,0 +1,359 @@
+"""Makes the pictures of docs/tour.md: napari at 1366 x 768, used with clicks and keys.
+
+xvfb-run -a -s "-screen 0 1366x768x24" python docs/make_tour.py [--out FOLDER] [--theme light]
+
+It needs the weights of the offline backbone (`napari-spatial-ar weights pull dinov2_vits14_focus`)
+and takes some minutes. Nothing of the user's own settings, models or worklist is read or changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+WIDTH, HEIGHT = 1366, 768
+MODEL = "brain-flair-change"
+
+
+def apart() -> Path:
+    """Let settings, models and worklist go to a folder of this run, with the weights at hand."""
+    from napari_spatial_ar.normative.paths import weights_dir
+
+    weights = weights_dir()
+    home = Path(tempfile.mkdtemp(prefix="napari-spatial-ar-tour-"))
+    own = home / "napari-spatial-ar"
+    own.mkdir()
+    (own / weights.name).symlink_to(weights)
+    os.environ.update(
+        HOME=str(home),
+        XDG_CONFIG_HOME=str(home / "config"),
+        XDG_CACHE_HOME=str(home / "cache"),
+        NAPARI_CONFIG=str(home / "napari.yaml"),
+        NAPARI_SPATIAL_AR_HOME=str(own),
+    )
+    return home
+
+
+class Guide:
+    """Goes through the plugin and takes pictures.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the pictures.
+    home : Path
+        Folder of this run.
+    """
+
+    def __init__(self, out: Path, home: Path, theme: str):
+        import napari
+        from napari.settings import get_settings
+
+        from napari_spatial_ar.gui.demo import open_review
+
+        get_settings().appearance.theme = theme
+        self.out, self.home = out, home
+        self.viewer = napari.Viewer(title="napari-spatial-ar")
+        self.window = self.viewer.window._qt_window
+        self.window.setGeometry(0, 0, WIDTH, HEIGHT)
+        self.dock = open_review(self.viewer)
+        self.wait(lambda: self.dock.models.model is not None)
+        self.rest()
+        self._hush()
+
+    def _hush(self) -> None:
+        """Close what napari says in a corner."""
+        from napari._qt.dialogs.qt_notification import NapariQtNotification
+
+        for said in self.window.findChildren(NapariQtNotification):
+            said.close()
+
+    # ------------------------------------------------------------------ hands and eyes
+
+    def wait(self, until: Callable[[], bool], seconds: float = 600) -> None:
+        """Let Qt work until something holds."""
+        from qtpy.QtWidgets import QApplication
+
+        end = time.monotonic() + seconds
+        while not until():
+            if time.monotonic() > end:
+                raise TimeoutError(f"waited {seconds:.0f} s in vain")
+            QApplication.processEvents()
+            time.sleep(0.005)
+
+    def rest(self, seconds: float = 0.6) -> None:
+        """Let Qt draw."""
+        end = time.monotonic() + seconds
+        self.wait(lambda: time.monotonic() > end)
+
+    def shoot(self, name: str, *show: Any) -> None:
+        """Take a picture of the screen, with widgets of the dock scrolled into view."""
+        from PIL import Image
+        from qtpy.QtGui import QGuiApplication
+
+        for widget in show:
+            self.dock.scroll.ensureWidgetVisible(widget, 0, 8)
+        self.rest()
+        path = self.out / f"tour_{name}.png"
+        picture = QGuiApplication.primaryScreen().grabWindow(0)
+        assert picture.save(str(path))
+        with Image.open(path) as image:
+            image.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
+                path, optimize=True
+            )
+
+    def top(self) -> None:
+        """Scroll the dock to its start."""
+        self.dock.scroll.verticalScrollBar().setValue(0)
+
+    def click(self, widget: Any, at: Any = None) -> None:
+        """Press and release the left button."""
+        from qtpy.QtCore import QPoint, Qt
+        from qtpy.QtTest import QTest
+
+        QTest.mouseClick(
+            widget,
+            Qt.MouseButton.LeftButton,
+            Qt.KeyboardModifier.NoModifier,
+            QPoint() if at is None else at,
+        )
+
+    def press(self, key: str) -> None:
+        """Press a key with the mouse on the scan."""
+        from qtpy.QtTest import QTest
+
+        QTest.keyClicks(self.canvas, key)
+
+    @property
+    def canvas(self) -> Any:
+        """Where the scan is drawn."""
+        return self.viewer.window._qt_viewer.canvas.native
+
+    def spot(self, voxel: Any) -> Any:
+        """Place on the canvas of a voxel of the scan, as it is drawn."""
+        from qtpy.QtCore import QPoint
+
+        from napari_spatial_ar.gui.viewing import camera_of
+
+        layer = self.dock.scan.layer
+        world = layer.data_to_world(voxel)
+        camera = camera_of(self.viewer)
+        down, right = (world[axis] for axis in self.viewer.dims.displayed)
+        zoom = camera.zoom / self.canvas.devicePixelRatioF()
+        middle = self.canvas.rect().center()
+        return QPoint(
+            round(middle.x() + (right - camera.center[-1]) * zoom),
+            round(middle.y() + (down - camera.center[-2]) * zoom),
+        )
+
+    def drag(self, spots: list[Any]) -> None:
+        """Draw on the canvas with the left button down."""
+        from qtpy.QtCore import QEvent, QPointF, Qt
+        from qtpy.QtGui import QMouseEvent
+        from qtpy.QtWidgets import QApplication
+
+        left, none = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
+        kinds = [QEvent.Type.MouseMove, QEvent.Type.MouseButtonPress]
+        kinds += [QEvent.Type.MouseMove] * (len(spots) - 1) + [QEvent.Type.MouseButtonRelease]
+        places = [spots[0], *spots, spots[-1]]
+        for at, (kind, place) in enumerate(zip(kinds, places, strict=True)):
+            moving = kind == QEvent.Type.MouseMove
+            down = none if at == 0 or kind == QEvent.Type.MouseButtonRelease else left
+            event = QMouseEvent(
+                kind,
+                QPointF(place),
+                QPointF(self.canvas.mapToGlobal(place)),
+                none if moving else left,
+                down,
+                Qt.KeyboardModifier.NoModifier,
+            )
+            QApplication.sendEvent(self.canvas, event)
+            QApplication.processEvents()
+
+    # ------------------------------------------------------------------ the tour
+
+    def go(self) -> None:
+        """Take every picture."""
+        self.empty()
+        self.open()
+        self.score()
+        self.threshold()
+        self.findings()
+        self.paint()
+        self.side_by_side()
+        self.explain()
+        self.export()
+        self.worklist()
+        self.viewer.close()
+
+    def empty(self) -> None:
+        """Show the dock before anything is open."""
+        self.top()
+        self.shoot("empty")
+
+    def open(self) -> None:
+        """Open a scan that is unlike those of the model; then one that is not."""
+        import nibabel as nib
+
+        from napari_spatial_ar.imaging.samples import sample_path
+
+        dock = self.dock
+        cropped = self.home / "cropped.nii.gz"
+        nib.save(nib.load(sample_path()).slicer[72:184, 64:192, :], cropped)
+        self._open(cropped)
+        self.wait(lambda: bool(dock.unlike_note.text()))
+        self.shoot("open")
+        self.viewer.layers.clear()
+        self._open(sample_path())
+        self.wait(lambda: dock.likeness.likeness is not None)
+
+    def _open(self, path: Path) -> None:
+        """Drop a file on the dock."""
+        from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+        from qtpy.QtGui import QDropEvent
+
+        mime = QMimeData()
+        mime.setUrls([QUrl.fromLocalFile(str(path))])
+        left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+        copy = Qt.DropAction.CopyAction
+        self.dock.dropEvent(QDropEvent(QPointF(5, 5), copy, mime, left, none))
+        self.wait(lambda: self.dock.scan.layer is not None)
+
+    def score(self) -> None:
+        """Score half of the slices; then all of them."""
+        dock = self.dock
+        self.click(dock.volume_button)
+        self.wait(lambda: dock.progress.value() >= 16 or not dock.running)
+        self.shoot("scoring")
+        self.wait(lambda: not dock.running and dock.masks.settled)
+        self.click(dock.threshold.highest)
+        self.viewer.reset_view()
+        self.rest()
+
+    def threshold(self) -> None:
+        """Show the threshold in the histogram."""
+        dock = self.dock
+        self.shoot("threshold", dock.threshold)
+
+    def findings(self) -> None:
+        """Keep one finding, reject one."""
+        dock = self.dock
+        self.press("n")
+        self.press("k")
+        self.press("n")
+        self.press("r")
+        self.wait(lambda: dock.masks.settled)
+        self.shoot("findings", dock.findings)
+
+    def paint(self) -> None:
+        """Draw a stroke of napari's brush on the mask layer."""
+        dock = self.dock
+        mask = dock.session.mask
+        self.press("p")
+        self.viewer.layers.selection = {mask}
+        mask.mode, mask.brush_size, mask.selected_label = "paint", 10, 1
+        self.viewer.reset_view()
+        self.rest()
+        index = dock.session.geometry.display_index((dock.session.highest_slice, 0, 0))[0]
+        self.drag([self.spot((index, 90 + step, 60 + step)) for step in range(0, 50, 2)])
+        self.wait(lambda: dock.masks.settled)
+        self.shoot("painting", dock.findings)
+        mask.mode = "pan_zoom"
+        self.viewer.layers.selection = {dock.scan.layer}
+
+    def side_by_side(self) -> None:
+        """Show the scan alone, and with its results."""
+        self.press("g")
+        self.rest()
+        self.shoot("side_by_side", self.dock.looking)
+        self.press("g")
+
+    def explain(self) -> None:
+        """Explain the patch under the mouse."""
+        from qtpy.QtTest import QTest
+
+        panel = self.dock.explain
+        self.press("q")
+        voxel = (self.viewer.dims.current_step[0], 120, 110)
+        self.viewer.cursor.position = tuple(self.dock.scan.layer.data_to_world(voxel))
+        QTest.mouseMove(self.canvas, self.spot(voxel))
+        self.wait(lambda: bool(panel.meaning.text()), 60)
+        self.press("q")
+        self.shoot("explain", panel)
+
+    def export(self) -> None:
+        """Write everything into a folder."""
+        from napari.utils.notifications import notification_manager
+        from qtpy.QtWidgets import QFileDialog
+
+        target = self.home / "exported"
+        target.mkdir()
+        QFileDialog.getExistingDirectory = staticmethod(lambda *a, **k: str(target))
+        told = len(notification_manager.records)
+        self.click(self.dock.export.all_button)
+        self.wait(lambda: len(notification_manager.records) > told)
+        self.shoot("export", self.dock.export)
+
+    def worklist(self) -> None:
+        """Score the scans of a folder in the background."""
+        dock = self.dock
+        self._hush()
+        self.viewer.layers.clear()
+        folder = self._folder_of_scans()
+        dock.show_worklist([str(folder)])
+        rows = dock.worklist.rows
+        self.wait(lambda: any(entry.state == "scored" for entry in rows.entries))
+        self.wait(
+            lambda: (
+                not any(entry.state == "scoring" for entry in rows.entries)
+                or (sum(entry.state == "scored" for entry in rows.entries) >= 2)
+            )
+        )
+        key = next(entry.key for entry in rows.entries if entry.state == "scored")
+        dock.worklist.table.choose(key)
+        dock.worklist.opener.open(key)
+        self.rest(2)
+        self.top()
+        self.shoot("worklist")
+        dock.worklist.cancel()
+
+    def _folder_of_scans(self) -> Path:
+        """Write stacks of eight slices of the sample each, and a file that is cut short."""
+        import nibabel as nib
+
+        from napari_spatial_ar.imaging.samples import sample_path
+
+        folder = self.home / "scans"
+        folder.mkdir()
+        whole = nib.load(sample_path())
+        for at in range(3):
+            part = whole.slicer[:, :, 8 * at + 4 : 8 * at + 12]
+            nib.save(part, folder / f"stack-{at + 1}.nii.gz")
+        data = sample_path().read_bytes()
+        (folder / "cut-short.nii.gz").write_bytes(data[: len(data) // 3])
+        return folder
+
+
+def main() -> None:
+    """Parse arguments and go."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
+    parser.add_argument("--theme", choices=("dark", "light"), default="dark")
+    arguments = parser.parse_args()
+    home = apart()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        guide = Guide(arguments.out, home, arguments.theme)
+        guide.go()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The model that scores, and which slices it sees."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from napari_spatial_ar.gui.fold import folding
+from napari_spatial_ar.gui.forms import Note, combo, row
+from napari_spatial_ar.gui.library_button import LibraryButton
+from napari_spatial_ar.gui.likeness_check import WarningNote
+from napari_spatial_ar.imaging.geometry import Plane
+
+__all__ = ["ModelPanel"]
+
+
+class ModelPanel(QWidget):
+    """List of models, what is known of the chosen one, and the plane of the slices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.box = combo("The normative model: what normal looks like", "Model")
+        self.library_button = LibraryButton()
+        self.note = Note()
+        self.unlike_note = WarningNote()
+        self.plane_box = combo(
+            "Slices that the model sees: those that were acquired, or of another plane, "
+            "for a scan with voxels of about the same size in all directions",
+            "Slices that the model sees",
+        )
+        self.plane_box.addItem("Slices as acquired", None)
+        for plane in get_args(Plane):
+            self.plane_box.addItem(f"{plane.capitalize()} slices", plane)
+        parts = [row(self.box, self.library_button), self.note, self.plane_box]
+        self.fold = folding("Model", parts, key="model")
+        self.fold.set_summary(self.box.currentText)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(5)
+        layout.addWidget(self.fold)
+        # Not folded away: it bears on all that is shown.
+        layout.addWidget(self.unlike_note)

@@ -1,0 +1,56 @@
+"""Buttons that score, and how far scoring is."""
+
+from __future__ import annotations
+
+from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
+
+from napari_spatial_ar.gui.forms import Note, button, row, section
+
+__all__ = ["ScorePanel"]
+
+
+class ScorePanel(QWidget):
+    """Score, cancel, and what is said of it; the bar is there while slices are scored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slice_button = button("Score this slice", "Score the slice in view")
+        self.volume_button = button(
+            "Score whole volume", "Score every slice that is not scored yet, from the one in view"
+        )
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(False)
+        self.progress.setToolTip("Slices scored")
+        self.progress.setAccessibleName("Slices scored")
+        self.cancel_button = button(
+            "Cancel",
+            "Stop scoring and keep what is scored; of a scan that waits: let it wait no longer",
+        )
+        self.note = Note()
+        self.rarity_note = Note()
+        parts = [
+            row(self.slice_button, self.volume_button),
+            row(self.progress, self.cancel_button),
+            self.note,
+            self.rarity_note,
+        ]
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(section("Score", parts))
+        self.enable(False, False)
+
+    def enable(self, ready: bool, running: bool) -> None:
+        """Allow to score, and to cancel, or not."""
+        self.slice_button.setEnabled(ready)
+        self.volume_button.setEnabled(ready)
+        self.cancel_button.setEnabled(running)
+        self.cancel_button.setVisible(running)
+        self.progress.setVisible(running)
+
+    def show_progress(self, done: int, total: int) -> None:
+        """Move the bar."""
+        # Qt would repaint the bar at once, and the whole window with it, canvas and all.
+        self.progress.setUpdatesEnabled(False)
+        self.progress.setRange(0, total)
+        self.progress.setValue(done)
+        self.progress.setUpdatesEnabled(True)

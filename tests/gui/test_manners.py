@@ -1,0 +1,239 @@
+"""What every control owes to a reader who hovers, tabs, or has the screen read aloud."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
+    QAbstractSlider,
+    QAbstractSpinBox,
+    QApplication,
+    QComboBox,
+    QDialog,
+    QDialogButtonBox,
+    QLineEdit,
+    QScrollBar,
+    QWidget,
+)
+
+from napari_spatial_ar.gui import findings_panel, worklist_panel
+from napari_spatial_ar.gui.comparison_dialog import ComparisonDialog
+from napari_spatial_ar.gui.library_dialog import LibraryDialog
+from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.gui.series_chooser import SeriesChooser
+from napari_spatial_ar.gui.shortcuts import SHORTCUTS, ShortcutsDialog
+from napari_spatial_ar.gui.training_dock import TrainingDock
+from napari_spatial_ar.imaging.reading import Found
+
+CONTROLS = (QAbstractButton, QComboBox, QAbstractSpinBox, QLineEdit, QAbstractSlider)
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def controls(root: QWidget) -> list[QWidget]:
+    """What can be pressed, typed into or chosen from; not the parts that Qt makes those of."""
+    found: list[Any] = []
+    for kind in (*CONTROLS, QAbstractItemView):
+        found += root.findChildren(kind)
+    found += [w for w in root.findChildren(QWidget) if w.focusPolicy() & Qt.FocusPolicy.TabFocus]
+    return [w for w in dict.fromkeys(found) if not _is_part(w, root)]
+
+
+def _is_part(widget: QWidget, root: QWidget) -> bool:
+    if isinstance(widget, QScrollBar):
+        return True
+    at = widget.parentWidget()
+    while at is not None and at is not root:
+        if isinstance(at, (QComboBox, QAbstractSpinBox, QAbstractItemView, QLineEdit)):
+            return True
+        if isinstance(at, QDialogButtonBox):
+            return True
+        at = at.parentWidget()
+    # A scroll area is gone through with what is in it.
+    return type(widget).__name__ in ("QScrollArea", "QTabWidget", "QStackedWidget")
+
+
+def spoken(widget: QWidget) -> str:
+    """What a screen reader says: the name that was given, or a button's text."""
+    text = widget.text() if isinstance(widget, QAbstractButton) else ""
+    return widget.accessibleName() or (text if re.search(r"[A-Za-z]{2}", text) else "")
+
+
+def lacking(root: QWidget) -> list[str]:
+    """Controls without tooltip or name."""
+    found = []
+    for widget in controls(root):
+        text = widget.text() if hasattr(widget, "text") else ""
+        what = f"{type(widget).__name__} {text!r} {widget.toolTip()[:40]!r}"
+        if not widget.toolTip():
+            found.append(f"no tooltip: {what}")
+        if not spoken(widget):
+            found.append(f"no name: {what}")
+    return found
+
+
+@pytest.fixture
+def review(dock: Any, finish: Any) -> ReviewDock:
+    made = dock(show=True)
+    made.score("volume")
+    finish(made)
+    return made
+
+
+def test_controls_of_the_review_dock_have_tooltip_and_name(review: ReviewDock) -> None:
+    assert len(controls(review)) > 40
+    assert lacking(review) == []
+
+
+def test_controls_of_the_training_dock_have_tooltip_and_name(make_napari_viewer: Any) -> None:
+    made = TrainingDock(make_napari_viewer())
+    assert len(controls(made)) > 30
+    assert lacking(made) == []
+
+
+def test_controls_of_the_worklist_have_tooltip_and_name(
+    review: ReviewDock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worklist_panel, "worklist_dir", lambda: tmp_path / "kept")
+    review.show_worklist()
+    assert review.worklist is not None
+    assert len(controls(review.worklist)) >= 6
+    assert lacking(review.worklist) == []
+
+
+def _library(review: ReviewDock) -> QDialog:
+    return LibraryDialog(review.window())
+
+
+def _comparison(review: ReviewDock) -> QDialog:
+    return ComparisonDialog([], review.scan, review)
+
+
+def _chooser(review: ReviewDock) -> QDialog:
+    return SeriesChooser(Found((), ()), review)
+
+
+@pytest.mark.parametrize("make", [_library, _comparison, _chooser, ShortcutsDialog])
+def test_controls_of_dialogs_have_tooltip_and_name(
+    review: ReviewDock, make: Callable[[ReviewDock], QDialog], qtbot: Any
+) -> None:
+    made = make(review)
+    try:
+        assert controls(made)
+        assert lacking(made) == []
+    finally:
+        made.close()
+
+
+# ---------------------------------------------------------------------- keyboard
+
+
+def chain(root: QWidget, qtbot: Any) -> list[QWidget]:
+    """Widgets in the order in which Tab goes through them."""
+    root.window().activateWindow()
+    first = next(w for w in controls(root) if w.isVisible() and w.isEnabled())
+    first.setFocus(Qt.FocusReason.TabFocusReason)
+    qtbot.waitUntil(first.hasFocus)
+    went = [first]
+    for _ in range(200):
+        qtbot.keyClick(QApplication.focusWidget(), Qt.Key.Key_Tab)
+        now = QApplication.focusWidget()
+        if now is None or not root.isAncestorOf(now) or now in went:
+            break
+        went.append(now)
+    return went
+
+
+def test_tab_goes_through_the_dock_from_top_to_bottom(review: ReviewDock, qtbot: Any) -> None:
+    review.explain.fold.expand()
+    review.threshold.form.fold.expand()
+    QApplication.processEvents()
+    went = chain(review, qtbot)
+    missed = [
+        w
+        for w in controls(review)
+        if w.isVisible() and w.isEnabled() and w not in went and not _one_of_a_group(w, went)
+    ]
+    assert [f"{type(w).__name__} {w.toolTip()}" for w in missed] == []
+    content = review.scroll.widget()
+    tops = [w.mapTo(content, w.rect().center()).y() for w in went if content.isAncestorOf(w)]
+    jumps = [
+        (went[i].toolTip(), went[i + 1].toolTip())
+        for i in range(len(tops) - 1)
+        if tops[i + 1] < tops[i] - 20
+    ]
+    assert jumps == []
+
+
+def _one_of_a_group(widget: QWidget, went: list[QWidget]) -> bool:
+    """Of buttons of which one is pressed, Tab goes to that, and arrow keys to the others."""
+    group = widget.group() if isinstance(widget, QAbstractButton) else None
+    return group is not None and any(button in went for button in group.buttons())
+
+
+def test_what_is_reached_by_tab_is_framed_and_in_view(review: ReviewDock, qtbot: Any) -> None:
+    review.window().activateWindow()
+    review.slice_button.setFocus(Qt.FocusReason.TabFocusReason)
+    qtbot.waitUntil(review.slice_button.hasFocus)
+    for _ in range(20):
+        qtbot.keyClick(QApplication.focusWidget(), Qt.Key.Key_Tab)
+        now = QApplication.focusWidget()
+        assert review.isAncestorOf(now)
+        if not isinstance(now, QLineEdit):
+            assert review.focus_ring.framed is now
+        assert now.visibleRegion().boundingRect().height() > 0
+
+
+def test_space_presses_what_tab_reached(review: ReviewDock, qtbot: Any) -> None:
+    button = review.looking.buttons["fill"]
+    review.window().activateWindow()
+    button.setFocus(Qt.FocusReason.TabFocusReason)
+    qtbot.waitUntil(button.hasFocus)
+    qtbot.keyClick(button, Qt.Key.Key_Space)
+    assert review.looking.looking.mode == "fill"
+    heading = review.findings.fold.heading
+    heading.setFocus(Qt.FocusReason.TabFocusReason)
+    qtbot.keyClick(heading, Qt.Key.Key_Space)
+    assert not review.findings.table.isVisible()
+    qtbot.keyClick(heading, Qt.Key.Key_Space)
+    assert review.findings.table.isVisible()
+
+
+# ---------------------------------------------------------------------- folding
+
+
+def test_folded_sections_are_remembered_and_say_what_is_chosen(
+    review: ReviewDock, dock: Any, qtbot: Any
+) -> None:
+    fold = review.model_panel.fold
+    qtbot.mouseClick(fold.heading, Qt.MouseButton.LeftButton)
+    assert not review.model_box.isVisible()
+    assert "fake" in fold.heading.text()
+    again = dock(show=True)
+    assert not again.model_panel.fold.isExpanded()
+    assert again.findings.fold.isExpanded()
+
+
+# ---------------------------------------------------------------------- keys
+
+
+def words(text: str) -> set[str]:
+    """Keys that a cell of a table names."""
+    return {part.strip() for part in re.split(r",| or ", text)}
+
+
+def test_the_table_of_keys_has_them_all_and_the_docs_agree() -> None:
+    table = set().union(*(words(key) for key, _ in SHORTCUTS))
+    bound = {*findings_panel.KEYS, *worklist_panel.KEYS}
+    assert bound <= table
+    assert "Alt+1" in table
+    text = (DOCS / "review.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", text.split("\n## Keys\n")[1], re.MULTILINE)
+    documented = set().union(*(words(row) for row in rows if row not in ("key", "---")))
+    assert documented == table
