@@ -22,11 +22,16 @@ _MOST_KEPT = 32
 
 
 class WarningNote(Note):
-    """A warning that stands out: amber, with a bar at its side."""
+    """A warning that stands out: on amber, with a bar at its side.
+
+    The text keeps the theme's own colour, as no amber is read on dark and light alike.
+    """
 
     def __init__(self) -> None:
         super().__init__(strong=True)
-        self.setStyleSheet("border-left: 4px solid #f5a623; padding-left: 6px; color: #f5a623;")
+        self.setStyleSheet(
+            "border-left: 4px solid #f5a623; padding: 4px 6px; background: rgba(245, 166, 35, 60);"
+        )
 
     def say(self, text: str) -> None:
         """Show a warning; hide on ""."""
