@@ -99,7 +99,7 @@ class Cluster:
         """
         from distributed import as_completed
 
-        under_way = as_completed()
+        under_way = as_completed(loop=self.client.loop)
         # Of this run: a key that an earlier one has cancelled may still be on its way out.
         run = uuid.uuid4().hex[:8]
         task_of: dict[Any, Task] = {}

@@ -43,7 +43,7 @@ def test_grids_are_the_same_and_what_is_there_is_not_embedded_again(
 
 
 def test_a_slice_that_cannot_be_embedded_is_one_sentence(
-    home: Path, scans: list[Path], tmp_path: Path, tiny_weights: Path
+    home: Path, scans: list[Path], tmp_path: Path
 ) -> None:
     preprocessing = Preprocessing(Window("percentile", 0.5, 99.5), (64, 64))
     store = FeatureStore(make_backbone(make_spec()), preprocessing, tmp_path)
