@@ -23,7 +23,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_spatial_ar.gui.focus_ring import FocusRing
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 __all__ = [
@@ -155,13 +154,21 @@ def research_line() -> QLabel:
     return line
 
 
+# A frame around the widget that keys go to: napari's themes draw none. Read on its dark and light
+# backgrounds alike.
+_FOCUS_STYLE = "".join(
+    f"{kind}:focus {{ border: 2px solid #2f8fe0; }}"
+    for kind in ("QPushButton", "QToolButton", "QComboBox", "QCheckBox", "QSlider", "QTableView")
+)
+
+
 class DockPage(QWidget):
     """What this plugin's docks have in common: one look, and one place as tabs."""
 
     def __init__(self) -> None:
         super().__init__()
         self._placed = False
-        self.focus_ring = FocusRing(self)
+        self.setStyleSheet(_FOCUS_STYLE)
 
     def lay_out(
         self,
