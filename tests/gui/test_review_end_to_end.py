@@ -258,6 +258,7 @@ def test_from_a_dropped_scan_to_files_that_others_read(
     if reader.count < 2:  # regions have grown into one
         reader.move_threshold(moved)
         reader.settle()
+        threshold = dock.threshold.threshold
 
     # Findings: a click shows one, N the next, R rejects it.
     assert reader.count >= 2
