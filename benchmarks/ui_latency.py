@@ -5,7 +5,8 @@ without a screen:
 
 QT_API=pyqt5 xvfb-run -a -s "-screen 0 1366x768x24" python benchmarks/ui_latency.py [--json FILE]
 
-``--stalls`` also says what the GUI thread was doing where it came more than 50 ms late.
+``--stalls`` also says what the GUI thread was doing where it came more than 50 ms late. It holds on
+to frames of Python, and so to painters in them, of which Qt warns and may fail: not for figures.
 """
 
 from __future__ import annotations
