@@ -12,6 +12,7 @@ from torch import Tensor
 
 from napari_spatial_ar.errors import ModelFileError
 from napari_spatial_ar.normative.feature_store import load_batch
+from napari_spatial_ar.normative.moments import Moments
 
 __all__ = ["EqualVariance"]
 
@@ -45,27 +46,15 @@ class EqualVariance:
         It is the processor's, whatever the device.
         """
         some = paths[:: max(1, -(-len(paths) // _MEASURED))]
-        count, total, outer, shift = 0, Tensor(), Tensor(), Tensor()
+        moments = Moments()
         for path in some:
-            rows = load_batch([path])[0].movedim(0, -1).flatten(0, 1).to(device)
-            if not count:
-                # Sums around a typical value: their difference keeps its digits.
-                shift = rows.mean(dim=0)
-                total = torch.zeros(len(shift), dtype=torch.float64)
-                outer = torch.zeros(len(shift), len(shift), dtype=torch.float64)
-            centred = rows - shift
-            count += len(rows)
-            # Products of a slice in float32, half the time; their sum over slices keeps its digits.
-            total += centred.sum(dim=0).cpu().double()
-            outer += (centred.T @ centred).cpu().double()
-        mean = total / count
-        values, vectors = torch.linalg.eigh(outer / count - torch.outer(mean, mean))
+            moments.add(load_batch([path])[0].movedim(0, -1).flatten(0, 1).to(device))
+        values, vectors = torch.linalg.eigh(moments.covariance)
         values = values.clamp_min(0)
         # Where nothing varies at all, nothing is there to be scaled.
         least = (_FLOOR * values.mean()).clamp_min(torch.finfo(torch.float32).tiny)
         matrix = (vectors * (values + least) ** -0.5).T
-        mean = mean + shift.cpu().double()
-        return cls(mean.float().contiguous(), matrix.float().contiguous())
+        return cls(moments.mean.float().contiguous(), matrix.float().contiguous())
 
     @property
     def digest(self) -> str:

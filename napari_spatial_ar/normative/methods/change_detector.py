@@ -40,7 +40,8 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import Draw, check_grid
-from napari_spatial_ar.normative.methods.surroundings import Moments, Whitening, describe
+from napari_spatial_ar.normative.methods.surroundings import Whitening, describe
+from napari_spatial_ar.normative.moments import Moments
 from napari_spatial_ar.normative.patch_labels import CHANGED, IGNORED, UNCHANGED
 
 __all__ = ["ChangeDetector"]
@@ -156,7 +157,7 @@ class ChangeDetector(Detector):
                 f"{counts[CHANGED]} and {counts[UNCHANGED]}",
                 fix="Give more slices, with more of the body in them",
             )
-        whitening = moments.whitening(components).to(setup.device)
+        whitening = Whitening.of_moments(moments, components).to(setup.device)
         drawn = {
             label: Draw(count, samples, [setup.seed, label]) for label, count in counts.items()
         }

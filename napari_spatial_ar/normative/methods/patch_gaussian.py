@@ -31,6 +31,7 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import check_grid, rows_of, walk
+from napari_spatial_ar.normative.moments import Moments
 
 __all__ = ["PatchGaussian"]
 
@@ -122,13 +123,13 @@ class PatchGaussian(Detector):
                 "components and neighbours must not be negative and cells at least 1, not "
                 f"{components}, {neighbours} and {cells}"
             )
-        moments, pooled = _Moments(), []
+        moments, pooled = Moments(), []
         for number, grid in enumerate(walk(grids), start=1):
             moments.add(rows_of(grid.to(setup.device)))
             if neighbours:
                 pooled.append(_pool(grid).half().cpu())
             yield Step(number, number, "Measuring means and covariances")
-        mean, covariance = moments.result()
+        mean, covariance = moments.mean.numpy(), moments.covariance.numpy()
         channels = len(mean)
         values, vectors = np.linalg.eigh(covariance)
         # Below this a variance is rounding (float32 rows), not data.
@@ -230,32 +231,6 @@ class PatchGaussian(Detector):
         """See `Detector.to`."""
         self._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
         return self
-
-
-class _Moments:
-    """Mean and covariance of rows that come in parts."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._shift: Tensor | None = None
-
-    def add(self, rows: Tensor) -> None:
-        if self._shift is None:
-            # Sums around a typical value: their difference keeps its digits.
-            self._shift = rows.mean(dim=0)
-            width = rows.shape[1]
-            self._sum, self._outer = np.zeros(width), np.zeros((width, width))
-        centred = rows - self._shift
-        self.count += len(rows)
-        self._sum += centred.sum(dim=0).double().cpu().numpy()
-        self._outer += (centred.T @ centred).double().cpu().numpy()
-
-    def result(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Mean (D,) and covariance (D, D), float64, the latter divided by the count."""
-        assert self._shift is not None  # `walk` refuses to go through nothing
-        mean = self._sum / self.count
-        covariance = self._outer / self.count - np.outer(mean, mean)
-        return mean + self._shift.double().cpu().numpy(), covariance
 
 
 class _CellSums:

@@ -17,8 +17,9 @@ from torch.nn import functional
 
 from napari_spatial_ar.errors import ModelFileError
 from napari_spatial_ar.normative.methods.grids import check_grid, rows_of
+from napari_spatial_ar.normative.moments import Moments
 
-__all__ = ["Moments", "Whitening", "describe"]
+__all__ = ["Whitening", "describe"]
 
 # Side of the neighbourhood whose mean stands beside each patch.
 _AROUND = 5
@@ -47,6 +48,14 @@ class Whitening:
 
     mean: Tensor
     basis: Tensor
+
+    @classmethod
+    def of_moments(cls, moments: Moments, components: int) -> Whitening:
+        """Principal components of descriptions, at most ``components``, on the CPU."""
+        values, vectors = torch.linalg.eigh(moments.covariance)
+        scale = (values.flip(0).clamp_min(0) + _FLOOR) ** -_POWER
+        basis = (vectors.flip(1) * scale)[:, :components].float().contiguous()
+        return cls(moments.mean.float(), basis)
 
     def __call__(self, grid: Tensor) -> Tensor:
         """(B, D, Hp, Wp) -> (B * Hp * Wp, k) float32, unit length.
@@ -85,33 +94,3 @@ class Whitening:
         if len(mean) % 2:
             raise ModelFileError("its mean is not that of patches and their surroundings")
         return cls(mean.contiguous(), basis.contiguous())
-
-
-class Moments:
-    """Mean and covariance of descriptions, gathered slice by slice."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, rows: Tensor) -> None:
-        """Take (N, 2 D) descriptions in."""
-        if not len(rows):
-            return
-        if not self.count:
-            # Sums around a typical value: their difference keeps its digits.
-            self._shift = rows.mean(dim=0)
-            width = rows.shape[1]
-            self._sum = torch.zeros(width, dtype=torch.float64)
-            self._outer = torch.zeros(width, width, dtype=torch.float64)
-        self.count += len(rows)
-        centred = rows - self._shift
-        self._sum += centred.sum(dim=0).double().cpu()
-        self._outer += (centred.T @ centred).double().cpu()
-
-    def whitening(self, components: int) -> Whitening:
-        """Principal components of all descriptions so far, at most ``components``, on the CPU."""
-        mean = self._sum / self.count
-        values, vectors = torch.linalg.eigh(self._outer / self.count - torch.outer(mean, mean))
-        scale = (values.flip(0).clamp_min(0) + _FLOOR) ** -_POWER
-        basis = (vectors.flip(1) * scale)[:, :components].float().contiguous()
-        return Whitening((mean + self._shift.double().cpu()).float(), basis)

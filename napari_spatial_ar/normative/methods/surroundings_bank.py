@@ -22,7 +22,8 @@ from torch import Tensor
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import Draw, walk
-from napari_spatial_ar.normative.methods.surroundings import Moments, Whitening, describe
+from napari_spatial_ar.normative.methods.surroundings import Whitening, describe
+from napari_spatial_ar.normative.moments import Moments
 from napari_spatial_ar.normative.precision import native_bfloat16
 
 __all__ = ["SurroundingsBank"]
@@ -84,7 +85,7 @@ class SurroundingsBank(Detector):
         for number, grid in enumerate(walk(grids), start=1):
             moments.add(describe(grid.to(setup.device)))
             yield Step(number, number, "Measuring normal patches")
-        whitening = moments.whitening(components).to(setup.device)
+        whitening = Whitening.of_moments(moments, components).to(setup.device)
         drawn = Draw(moments.count, rows, setup.seed)
         for number, grid in enumerate(walk(grids), start=1):
             drawn.add(whitening(grid.to(setup.device)))
