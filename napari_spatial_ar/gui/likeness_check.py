@@ -73,7 +73,7 @@ class LikenessCheck(QObject):
             return
 
         def work(stop: threading.Event) -> Generator[None, None, Any]:
-            from napari_spatial_ar.normative.looking import likeness_steps
+            from napari_spatial_ar.normative.appearance import likeness_steps
 
             yield
             # A file may be gone or weights missing: scoring says so.

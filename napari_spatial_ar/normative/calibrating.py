@@ -15,11 +15,11 @@ from napari_spatial_ar.imaging.datasets import SliceRef, content_key, find_slice
 from napari_spatial_ar.imaging.slices import geometry_of
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
+from napari_spatial_ar.normative.appearance import look_at
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.library import is_released
 from napari_spatial_ar.normative.likeness import Looks, NormalLooks, sum_up
-from napari_spatial_ar.normative.looking import look_at
 from napari_spatial_ar.normative.methods import Detector, score_grid
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE

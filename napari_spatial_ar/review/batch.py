@@ -16,8 +16,8 @@ from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.selection import AS_ACQUIRED, SlicePlane
 from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.appearance import likeness as compare
 from napari_spatial_ar.normative.engine_choice import settle
-from napari_spatial_ar.normative.looking import likeness as compare
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import scan_folder_name, write_scan_outputs

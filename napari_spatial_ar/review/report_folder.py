@@ -184,7 +184,7 @@ def _likeness_steps(done: int, model: Any, volume: Volume) -> Generator[int, Non
     if not hasattr(getattr(model, "header", None), "looks"):
         return None
     # Not before: it imports torch.
-    from napari_spatial_ar.normative.looking import likeness_steps
+    from napari_spatial_ar.normative.appearance import likeness_steps
 
     steps = likeness_steps(model, volume)
     while True:

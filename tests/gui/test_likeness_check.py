@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QFileDialog
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review_dock import ReviewDock
-from napari_spatial_ar.normative import looking
+from napari_spatial_ar.normative import appearance
 from napari_spatial_ar.normative.likeness import Likeness
 from tests.gui.conftest import FakeInfo
 
@@ -31,7 +31,7 @@ def looks(monkeypatch: pytest.MonkeyPatch, models: Any) -> list[Any]:
         asked.append(volume)
         return Likeness(("it is CT",) if volume.modality == "ct" else (), {"body": 0.5}, True)
 
-    monkeypatch.setattr(looking, "likeness_steps", steps)
+    monkeypatch.setattr(appearance, "likeness_steps", steps)
     models["fake"].header = SimpleNamespace(
         looks=object(), preprocessing=None, to_dict=lambda: {"method": "fake"}
     )

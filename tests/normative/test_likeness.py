@@ -14,6 +14,7 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.normative import model_file
+from napari_spatial_ar.normative.appearance import likeness, look_at
 from napari_spatial_ar.normative.calibrating import recalibrate
 from napari_spatial_ar.normative.likeness import (
     Looks,
@@ -21,7 +22,6 @@ from napari_spatial_ar.normative.likeness import (
     compare_looks,
     sum_up,
 )
-from napari_spatial_ar.normative.looking import likeness, look_at
 from napari_spatial_ar.normative.tiling import Tiling
 
 OPTIONS: dict[str, Any] = {"method": "memory-bank", "size": 64, "device": "cpu"}

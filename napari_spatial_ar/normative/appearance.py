@@ -1,4 +1,4 @@
-"""Looking at slices of a scan the way a model sees them; see `likeness`."""
+"""How slices of a scan appear to a model, measured; see `likeness`."""
 
 from __future__ import annotations
 
