@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.precision import native_bfloat16
 
-__all__ = ["ENGINES", "Engine", "available", "build"]
+__all__ = ["ENGINES", "Engine", "available", "build", "check"]
 
 
 class Engine(ABC):
@@ -212,6 +212,24 @@ def available(device: torch.device) -> tuple[str, ...]:
     return tuple(name for name, engine in ENGINES.items() if not engine.why_not(device))
 
 
+def check(name: str, device: torch.device) -> None:
+    """See that there is an engine of this name, on this device.
+
+    Raises
+    ------
+    InputError
+        If not.
+    """
+    if name not in ENGINES:
+        raise InputError(f"there is no engine '{name}'", fix=f"Choose: {', '.join(ENGINES)}")
+    reason = ENGINES[name].why_not(device)
+    if reason:
+        raise InputError(
+            f"the engine '{name}' cannot run on the device '{device}': {reason}",
+            fix=f"Choose: {', '.join(available(device))}",
+        )
+
+
 def build(name: str, network: nn.Module, device: torch.device) -> Engine:
     """Make an engine.
 
@@ -227,12 +245,5 @@ def build(name: str, network: nn.Module, device: torch.device) -> Engine:
     InputError
         If there is no such engine, or not on this device.
     """
-    if name not in ENGINES:
-        raise InputError(f"there is no engine '{name}'", fix=f"Choose: {', '.join(ENGINES)}")
-    reason = ENGINES[name].why_not(device)
-    if reason:
-        raise InputError(
-            f"the engine '{name}' cannot run on the device '{device}': {reason}",
-            fix=f"Choose: {', '.join(available(device))}",
-        )
+    check(name, device)
     return ENGINES[name](network, device)

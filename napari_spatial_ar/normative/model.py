@@ -19,7 +19,7 @@ from napari_spatial_ar.imaging.selection import Selection, SlicePlane
 from napari_spatial_ar.imaging.tissue import has_tissue
 from napari_spatial_ar.imaging.volume import Intensity, Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
-from napari_spatial_ar.normative import model_file
+from napari_spatial_ar.normative import engines, model_file
 from napari_spatial_ar.normative.backbone import Backbone, load_backbone, resolve_device
 from napari_spatial_ar.normative.batches import BatchScorer, BatchSizes, ahead, scores_in_order
 from napari_spatial_ar.normative.calibration import Calibration
@@ -112,6 +112,7 @@ class NormativeModel:
 
         Where it is not loaded yet, that is done once it is.
         """
+        engines.check(engine, self.device)
         if engine == (self.engine or self._engine):
             return
         self._engine = engine
