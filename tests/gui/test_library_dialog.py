@@ -55,9 +55,11 @@ def wait(qtbot: Any) -> Callable[[LibraryDialog], None]:
 
 
 @pytest.fixture
-def dialog(folder: Path, dock: Any, qtbot: Any, wait: Any) -> LibraryDialog:
+def dialog(
+    request: pytest.FixtureRequest, folder: Path, dock: Any, qtbot: Any, wait: Any
+) -> LibraryDialog:
     """The dialog, opened from the Review dock of a viewer with a scan."""
-    review = dock()
+    review = dock(window=getattr(request, "param", False))
     qtbot.mouseClick(review.library_button, Qt.MouseButton.LeftButton)
     made = review.window().findChild(LibraryDialog)
     wait(made)
@@ -160,6 +162,7 @@ def test_the_card_is_shown_with_its_pictures(dialog: LibraryDialog) -> None:
     assert "12 / 4" in card.toPlainText()
 
 
+@pytest.mark.parametrize("dialog", [True], indirect=True, ids=["in a window"])
 def test_a_dock_opens_one_dialog(dialog: LibraryDialog, qtbot: Any) -> None:
     window = dialog.parentWidget()
     review = window.findChild(ReviewDock)
@@ -234,10 +237,17 @@ def test_a_name_that_is_taken_is_asked_again(
     assert len(news) == 1
 
 
+def review_of(dialog: LibraryDialog) -> ReviewDock:
+    """The dock that opened it."""
+    review = dialog.parentWidget()
+    assert isinstance(review, ReviewDock)
+    return review
+
+
 def test_the_review_dock_follows_a_new_name(
     dialog: LibraryDialog, click: Click, answer: Answer, models: dict[str, Any], qtbot: Any
 ) -> None:
-    review = dialog.parentWidget().findChild(ReviewDock)
+    review = review_of(dialog)
     models["other"] = models["fake"]
     services.model_news.changed.emit()
     review.models.choose("other")
@@ -389,7 +399,7 @@ def test_what_cannot_be_compared_cannot_be_pressed(comparison: ComparisonDialog)
     comparison.second.setCurrentText("other")
     assert not comparison.compare_button.isEnabled()
     comparison.second.setCurrentText("mine")
-    viewer = comparison.parentWidget().parentWidget().findChild(ReviewDock).viewer
+    viewer = review_of(comparison.parentWidget()).viewer
     viewer.layers.clear()
     assert not comparison.compare_button.isEnabled()
     assert "open one in the Review dock" in comparison.scan_note.text()

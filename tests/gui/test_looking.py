@@ -85,7 +85,7 @@ def test_colours_and_opacity_are_remembered(scored: ReviewDock, dock: Any, finis
     panel.opacity.setValue(8)
     assert heat.opacity == pytest.approx(0.4)
     panel.looking._saver.timeout.emit()
-    other = dock()
+    other = dock(window=True)
     assert other.looking.colours.currentData() == "viridis"
     assert other.looking.opacity.value() == 8
     other.score("volume")

@@ -638,7 +638,7 @@ def test_the_research_line_and_tooltips_are_there(dock: Make) -> None:
 def test_closing_while_scoring_leaves_no_thread(
     dock: Make, click: Any, models: Any, qtbot: Any
 ) -> None:
-    made = dock()
+    made = dock(window=True)
     gate = models["fake"].gate = threading.Semaphore(1)
     click(made.volume_button)
     qtbot.waitUntil(lambda: len(models["fake"].asked) >= 1, timeout=5000)

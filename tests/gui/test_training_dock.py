@@ -125,11 +125,8 @@ def click(qtbot: Any) -> Callable[[Any], None]:
 
 
 @pytest.fixture
-def dock(make_napari_viewer: Any, fit: Fit) -> TrainingDock:
-    viewer = make_napari_viewer()
-    made = TrainingDock(viewer)
-    viewer.window.add_dock_widget(made, name="Training")
-    return made
+def dock(bare_viewer: Any, fit: Fit) -> TrainingDock:
+    return TrainingDock(bare_viewer)
 
 
 def set_options(dock: TrainingDock, **values: Any) -> None:
@@ -307,7 +304,7 @@ def test_small_numbers_keep_their_digits(dock: TrainingDock) -> None:
 def test_a_model_of_each_quick_method_scores_in_its_own_unit(
     method: str,
     options: dict[str, Any],
-    make_napari_viewer: Any,
+    bare_viewer: Any,
     tiny_weights: Path,
     tiny_name: str,
     normal_slices: Path,
@@ -315,10 +312,7 @@ def test_a_model_of_each_quick_method_scores_in_its_own_unit(
     click: Any,
     qtbot: Any,
 ) -> None:
-    viewer = make_napari_viewer()
-    review, training = ReviewDock(viewer), TrainingDock(viewer)
-    for made in (review, training):
-        viewer.window.add_dock_widget(made)
+    review, training = ReviewDock(bare_viewer), TrainingDock(bare_viewer)
     form = training.form
     form.normals.folder.setText(str(normal_slices))
     assert select_data(form.backbone, tiny_name)
@@ -334,7 +328,7 @@ def test_a_model_of_each_quick_method_scores_in_its_own_unit(
     unit = DETECTORS[method].unit
     assert review.threshold.heading.text() == f"Threshold ({unit})"
     assert unit in review.threshold.slider.toolTip()
-    viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    bare_viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
     click(review.slice_button)
     qtbot.waitUntil(lambda: not review.running and review.masks.settled, timeout=20_000)
     assert review.session.score.scored.sum() == 1
@@ -624,7 +618,7 @@ def test_a_file_that_is_no_recipe_is_one_sentence(
 
 
 def test_the_fit_of_the_dock_and_of_its_recipe_give_the_same_model(
-    make_napari_viewer: Any,
+    bare_viewer: Any,
     tiny_weights: Path,
     tiny_name: str,
     normal_slices: Path,
@@ -633,9 +627,7 @@ def test_the_fit_of_the_dock_and_of_its_recipe_give_the_same_model(
     qtbot: Any,
     tmp_path: Path,
 ) -> None:
-    viewer = make_napari_viewer()
-    training = TrainingDock(viewer)
-    viewer.window.add_dock_widget(training, name="Training")
+    training = TrainingDock(bare_viewer)
     form = training.form
     form.normals.folder.setText(str(normal_slices))
     assert select_data(form.backbone, tiny_name)
@@ -741,7 +733,7 @@ def test_closing_while_fitting_leaves_no_thread(
     fit.gate = threading.Semaphore(1)
     click(dock.start_button)
     qtbot.waitUntil(lambda: fit.epochs_done == 1, timeout=5000)
-    dock.viewer.window.remove_dock_widget(dock)
+    dock.close()
     dock.deleteLater()
     qtbot.wait(50)
     fit.gate.release(10)
@@ -804,22 +796,21 @@ def test_closing_while_paused_leaves_no_thread(
     qtbot.waitUntil(lambda: fit.epochs_done == 1, timeout=5000)
     click(dock.pause_button)
     fit.gate.release(10)
-    dock.viewer.window.remove_dock_widget(dock)
+    dock.close()
     dock.deleteLater()
     qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=5000)
     assert fit.closed == 1
 
 
 def test_how_long_it_takes_is_said_before_the_start(
-    make_napari_viewer: Any,
+    bare_viewer: Any,
     tiny_weights: Path,
     tiny_name: str,
     normal_slices: Path,
     click: Any,
     qtbot: Any,
 ) -> None:
-    dock = TrainingDock(make_napari_viewer())
-    qtbot.addWidget(dock)
+    dock = TrainingDock(bare_viewer)
     dock.form.normals.folder.setText(str(normal_slices))
     assert select_data(dock.form.backbone, tiny_name)
     select_data(dock.form.method.box, "memory-bank")

@@ -115,7 +115,7 @@ def press(made: ReviewDock, qtbot: Any, key: Any) -> None:
 def test_a_folder_is_scored_read_and_taken_up_again_after_a_restart(
     dock: Make, folder: Path, models: Any, qtbot: Any, wait: Any
 ) -> None:
-    made = dock(scan=False)
+    made = dock(scan=False, window=True)
     qtbot.mouseClick(made.scan.worklist_button, LEFT)
     panel = made.worklist
     drop(panel, folder)
@@ -173,7 +173,7 @@ def test_one_that_cannot_be_read_says_why_and_the_others_go_on(
     whole = (folder / "a.nii.gz").read_bytes()
     (folder / "a.nii.gz").write_bytes(whole[: len(whole) // 2])
     (folder / "d.nii").write_bytes(b"no scan")
-    made = dock(scan=False)
+    made = dock(scan=False, window=True)
     made.show_worklist([str(folder)])
     panel = made.worklist
     wait(lambda: len(panel.rows.entries) == 4 and states(panel) == {"scored", "failed"})
@@ -193,7 +193,7 @@ def test_pause_and_a_new_start_go_on_where_it_was(
 ) -> None:
     model = models["fake"]
     model.gate = threading.Semaphore(5)
-    made = dock(scan=False)
+    made = dock(scan=False, window=True)
     made.show_worklist([str(folder)])
     panel = made.worklist
     wait(lambda: sum(entry.done for entry in panel.rows.entries) == 5)
@@ -219,7 +219,7 @@ def test_the_scan_in_the_viewer_is_scored_first_from_the_slice_in_view(
 ) -> None:
     model = models["fake"]
     model.gate = threading.Semaphore(2)
-    made = dock(scan=False)
+    made = dock(scan=False, window=True)
     made.show_worklist([str(folder)])
     panel = made.worklist
     wait(lambda: sum(entry.done for entry in panel.rows.entries) == 2)
@@ -245,7 +245,7 @@ def test_what_concerns_every_scan_is_said_once(
     dock: Make, folder: Path, models: Any, wait: Any, notes: list[str]
 ) -> None:
     models["fake"].error = WeightsError("the weights are missing")
-    made = dock(scan=False)
+    made = dock(scan=False, window=True)
     made.show_worklist([str(folder)])
     panel = made.worklist
     wait(lambda: "weights are missing" in panel.note.text() and not panel.runner.running)
@@ -257,7 +257,7 @@ def test_what_concerns_every_scan_is_said_once(
 def test_a_dropped_folder_of_several_scans_offers_the_worklist(
     dock: Make, folder: Path, qtbot: Any, wait: Any
 ) -> None:
-    made = dock(scan=False)
+    made = dock(scan=False, window=True)
     drop(made, folder)
     wait(lambda: made.scan.opener.chooser is not None)
     qtbot.mouseClick(made.scan.opener.chooser.worklist_button, LEFT)
@@ -300,7 +300,7 @@ def test_another_model_has_its_own_scores(
     dock: Make, folder: Path, models: Any, lab: Any, qtbot: Any, wait: Any
 ) -> None:
     models["other"] = lab.Model(name="other", calibrated=False)
-    made = dock(scan=False)
+    made = dock(scan=False, window=True)
     made.show_worklist([str(folder)])
     panel = made.worklist
     wait(all_scored(panel))
@@ -318,7 +318,7 @@ def test_a_report_of_all_scans_has_what_was_said_of_them(
     dock: Make, folder: Path, tmp_path: Path, monkeypatch: Any, qtbot: Any, wait: Any
 ) -> None:
     (folder / "DOE_JANE.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:200])
-    made = dock(scan=False)
+    made = dock(scan=False, window=True)
     made.show_worklist([str(folder)])
     panel = made.worklist
     assert not panel.report_button.isEnabled()
