@@ -59,6 +59,7 @@ class SuspectsDialog(QDialog):
         self.again_button = self.buttons.addButton(
             "Fit again without these", QDialogButtonBox.ButtonRole.AcceptRole
         )
+        self.again_button.setToolTip(tooltip("suspects.fit_again_without_these"))
         layout = QVBoxLayout(self)
         layout.addWidget(self.about)
         middle = QHBoxLayout()

@@ -241,6 +241,7 @@ _DIALOGS = {
     ),
     "suspects.table": "Patients are named by a code; slices are counted from 0",
     "suspects.picture": "The scan's most surprising slice, and where it departs from normal",
+    "suspects.fit_again_without_these": "Take the ticked scans out and start the fit anew",
     "models.table": "Your models and those released with the package",
     "models.card": "What the model is for, what it learned from, and its limits",
     "models.rename": "Give the chosen model another name (F2)",
