@@ -10,6 +10,8 @@ from qtpy.QtCore import Qt, QUrl
 from qtpy.QtGui import QImage, QImageReader, QResizeEvent, QTextDocument, QTextTable
 from qtpy.QtWidgets import QTextBrowser, QWidget
 
+from napari_spatial_ar.gui.tooltips import tooltip
+
 __all__ = ["CardView"]
 
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
@@ -27,7 +29,7 @@ class CardView(QTextBrowser):
         super().__init__(parent)
         self.setOpenLinks(False)
         self.setAccessibleName("Model card")
-        self.setToolTip("What the model is for, what it learned from, and its limits")
+        self.setToolTip(tooltip("models.card"))
         # Always: the width that pictures get would depend on the text's length otherwise.
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
         self._text = ""

@@ -25,6 +25,7 @@ from napari_spatial_ar.gui.forms import Note, button, combo, research_line, row,
 from napari_spatial_ar.gui.layers import layer_volume
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.scan_panel import ScanPanel
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.workers import Task, TaskHost
 from napari_spatial_ar.imaging.files import atomic_write_bytes
 
@@ -56,20 +57,18 @@ class ComparisonDialog(QDialog):
         self._task: Task | None = None
         self._png = b""
         self._layer = None if scan is None else scan.layer
-        self.first, self.second = (
-            combo(f"The {which} model", f"{which.capitalize()} model")
-            for which in ("first", "second")
-        )
+        self.first = combo(tooltip("comparison.first"), "First model")
+        self.second = combo(tooltip("comparison.second"), "Second model")
         for box in (self.first, self.second):
             for entry in entries:
                 box.addItem(entry.name, entry.folder)
         self.second.setCurrentIndex(min(1, len(entries) - 1))
         self.scan_note = Note()
-        self.compare_button = button("&Compare", "Score the whole scan with both models")
-        self.cancel_button = button("Cancel", "Stop after the slice at hand")
+        self.compare_button = button("&Compare", tooltip("comparison.compare"))
+        self.cancel_button = button("Cancel", tooltip("comparison.cancel"))
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
-        self.progress.setToolTip("Slices scored by the model that is at work")
+        self.progress.setToolTip(tooltip("comparison.progress"))
         self.note = Note(strong=True)
         self.picture = QLabel(_PLACEHOLDER)
         self.picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
@@ -91,7 +90,7 @@ class ComparisonDialog(QDialog):
         self.save_button = buttons.addButton(
             "&Save picture...", QDialogButtonBox.ButtonRole.ActionRole
         )
-        self.save_button.setToolTip("Write the picture as PNG; it names no patient")
+        self.save_button.setToolTip(tooltip("comparison.save_picture"))
         buttons.rejected.connect(self.reject)
         layout = QVBoxLayout(self)
         layout.addLayout(row(self.first, QLabel("and"), self.second))

@@ -14,6 +14,7 @@ from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.icons import coloured
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.shortcuts import EXPLAIN_KEY, bind
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.workers import TaskHost
 from napari_spatial_ar.review.explaining import (
     patch_row,
@@ -27,10 +28,6 @@ __all__ = ["ExplainPanel"]
 _SIDE = 72
 _BETWEEN = "; "
 _ASK = "Move the mouse over the scan."
-_UNKNOWN = (
-    "The normal slices that this model learned from are not known on this machine: choose their "
-    "folder to see the ones most like this patch."
-)
 _LIKE = (
     "This patch, then the most similar normal ones, each of another patient. Cosine distance "
     "between embeddings: {}"
@@ -61,17 +58,15 @@ class ExplainPanel(QWidget):
         self.parts = Note()
         self.freeze = button(
             f"Freeze ({EXPLAIN_KEY})",
-            f"Stay with this patch, or follow the mouse again ({EXPLAIN_KEY})",
+            tooltip("explain.freeze"),
         )
         self.freeze.setCheckable(True)
-        self.similar = button(
-            "Similar normal patches", "Search the slices that the model learned from"
-        )
-        self.folder = button("Folder...", "Choose the folder that the model was fitted on")
+        self.similar = button("Similar normal patches", tooltip("explain.similar_normal_patches"))
+        self.folder = button("Folder...", tooltip("explain.folder"))
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
-        self.bar.setToolTip("Normal slices gone through")
-        self.stop = button("Cancel", "End the search")
+        self.bar.setToolTip(tooltip("explain.progress"))
+        self.stop = button("Cancel", tooltip("explain.cancel"))
         self.picture = QLabel()
         self.note = Note()
         content = QWidget()
@@ -83,7 +78,7 @@ class ExplainPanel(QWidget):
         layout.addLayout(row(self.bar, self.stop))
         layout.addWidget(self.picture)
         layout.addWidget(self.note)
-        tip = f"Why it scores as it does, and the normal patches most like it ({EXPLAIN_KEY})"
+        tip = tooltip("explain.heading")
         self.fold = Fold("Explain the patch under the cursor", tip, content)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
@@ -162,7 +157,9 @@ class ExplainPanel(QWidget):
         self.similar.setEnabled(ready and bool(self._folders()))
         self.folder.setEnabled(self._session is not None and not self._busy)
         self.similar.setToolTip(
-            "Search the slices that the model learned from" if self._folders() else _UNKNOWN
+            tooltip("explain.similar_normal_patches")
+            if self._folders()
+            else tooltip("explain.similar_normal_patches.unknown")
         )
 
     # ------------------------------------------------------------------ normal patches like it
@@ -193,7 +190,7 @@ class ExplainPanel(QWidget):
         if self.explainer.last is None:
             return
         if not self._folders():
-            self.note.say(_UNKNOWN)
+            self.note.say(f"{tooltip('explain.similar_normal_patches.unknown')}.")
             return
         self._on_freeze(True)
         self.explainer.search(self._folders())

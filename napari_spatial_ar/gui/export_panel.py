@@ -7,15 +7,11 @@ from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.forms import Note, button, row, section
 from napari_spatial_ar.gui.reporting import OPEN_REPORTS
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.imaging.dicom.derived import is_from_dicom
 from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = ["ExportPanel"]
-
-_DICOM = (
-    "Also write the mask as DICOM segmentation and the heatmap as DICOM parametric map, for a "
-    "PACS: they hold the patient's identity, copied from the scan"
-)
 
 
 class ExportPanel(QWidget):
@@ -23,20 +19,18 @@ class ExportPanel(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mask_button = button("Export mask...", "Save the mask on the scan's own grid")
-        self.all_button = button(
-            "Export all...", "Save heatmap, mask, findings and provenance in a folder"
-        )
+        self.mask_button = button("Export mask...", tooltip("export.export_mask"))
+        self.all_button = button("Export all...", tooltip("export.export_all"))
         self.report_button = button(
             "Export report...",
-            "Save pictures, findings and all figures of this scan in one file for a browser",
+            tooltip("export.export_report"),
         )
         self.open_report = self._box("Open reports", OPEN_REPORTS)
-        self.open_report.setToolTip("Show a report in the browser as soon as it is written")
+        self.open_report.setToolTip(tooltip("export.open_reports"))
         self.report_note = Note()
         self.dicom = self._box("With DICOM", "export_dicom")
         self.png = self._box("With pictures", "export_png")
-        self.png.setToolTip("Also write PNG pictures of the slices with the mask's outline")
+        self.png.setToolTip(tooltip("export.with_pictures"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [
@@ -60,7 +54,11 @@ class ExportPanel(QWidget):
         """Offer DICOM for scans that came from it."""
         self.from_dicom = volume is not None and is_from_dicom(volume)
         self.dicom.setEnabled(self.from_dicom)
-        self.dicom.setToolTip(_DICOM if self.from_dicom else "Only for scans read from DICOM files")
+        self.dicom.setToolTip(
+            tooltip("export.with_dicom")
+            if self.from_dicom
+            else tooltip("export.with_dicom.unavailable")
+        )
 
     def enable(self, ready: bool) -> None:
         """Allow to export, or not."""

@@ -9,6 +9,7 @@ from typing import Any
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
 from qtpy.QtGui import QBrush, QColor
 
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.review.findings_list import FindingsList, ReviewedFinding
 
 __all__ = ["COLUMNS", "COMMENT", "SORT_ROLE", "FindingsModel"]
@@ -63,36 +64,38 @@ def _rarity(item: ReviewedFinding) -> str:
 COLUMNS = (
     _Column(
         "#",
-        "Rank: 1 for the highest peak score",
+        tooltip("findings.columns.rank"),
         18,
         lambda item: str(item.finding.rank),
         lambda item: item.finding.rank,
     ),
     _Column(
         "Status",
-        "Keep (K), reject (R) or unsure (U). What is rejected is left out of exported masks",
+        tooltip("findings.columns.status"),
         42,
         lambda item: "" if item.status == "unread" else item.status,
         lambda item: _STATUS_ORDER.index(item.status),
     ),
     _Column(
         "Side",
-        "The patient's side: left, right or within 5 mm of the middle of the scan",
+        tooltip("findings.columns.side"),
         28,
         lambda item: _SIDES[item.finding.side],
         lambda item: item.finding.side,
     ),
     _Column(
         "Slices",
-        "Acquired slices, counted from 0 in the order of the file",
+        tooltip("findings.columns.slices"),
         52,
         _slices,
         lambda item: item.finding.first_slice,
     ),
-    _Column("Volume", "Volume; 1 ml is 1000 µl", 48, _size, lambda item: item.finding.voxels),
+    _Column(
+        "Volume", tooltip("findings.columns.volume"), 48, _size, lambda item: item.finding.voxels
+    ),
     _Column(
         "⌀ mm",
-        "Longest diameter within an acquired slice, in mm",
+        tooltip("findings.columns.diameter"),
         36,
         _diameter,
         lambda item: (
@@ -103,29 +106,28 @@ COLUMNS = (
     ),
     _Column(
         "Peak",
-        "Highest score, in the unit of the threshold",
+        tooltip("findings.columns.peak"),
         32,
         lambda item: _number(item.finding.peak_nll, ".3g"),
         lambda item: item.finding.peak_nll,
     ),
     _Column(
         "Mean",
-        "Mean score, in the unit of the threshold",
+        tooltip("findings.columns.mean"),
         34,
         lambda item: _number(item.finding.mean_nll, ".3g"),
         lambda item: item.finding.mean_nll,
     ),
     _Column(
         "Normals",
-        "How many normal patients have tissue that scores as high; < means rarer than the "
-        "patients of the calibration can tell",
+        tooltip("findings.columns.normals"),
         52,
         _rarity,
         lambda item: item.rarity.share if item.rarity.share is not None else 2.0,
     ),
     _Column(
         "Comment",
-        "Double-click to write. It goes into exported tables: name no patient",
+        tooltip("findings.columns.comment"),
         60,
         lambda item: item.comment,
         lambda item: item.comment.lower(),

@@ -17,6 +17,7 @@ from napari_spatial_ar.gui.fold import folding
 from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.session import Session
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.viewing import go_to_voxel
 from napari_spatial_ar.review.findings_list import FindingsList, ReviewedFinding, Status
 
@@ -67,18 +68,14 @@ class FindingsPanel(QWidget):
         self.comments = self.table.comments
         self.detail = Note()
         self.buttons = {
-            "previous": button("◀", "Previous finding (P, or Shift+N)", "Previous finding"),
-            "next": button("▶", "Next finding (N)", "Next finding"),
-            "keep": button("Keep", "Keep this finding (K)"),
-            "unsure": button("Unsure", "Mark this finding as unsure (U)"),
-            "reject": button(
-                "Reject", "Leave this finding out of exported masks (R); R again takes it back"
-            ),
+            "previous": button("◀", tooltip("findings.previous"), "Previous finding"),
+            "next": button("▶", tooltip("findings.next"), "Next finding"),
+            "keep": button("Keep", tooltip("findings.keep")),
+            "unsure": button("Unsure", tooltip("findings.unsure")),
+            "reject": button("Reject", tooltip("findings.reject")),
         }
         self.strokes = Note()
-        self.forget = button(
-            "Forget strokes", "Undo all that was painted and erased on the mask by hand"
-        )
+        self.forget = button("Forget strokes", tooltip("findings.forget_strokes"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [

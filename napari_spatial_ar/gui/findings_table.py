@@ -7,6 +7,7 @@ from qtpy.QtWidgets import QAbstractButton, QAbstractItemView, QTableView
 
 from napari_spatial_ar.gui.comment_editor import CommentEditor
 from napari_spatial_ar.gui.findings_model import COLUMNS, COMMENT, SORT_ROLE, FindingsModel
+from napari_spatial_ar.gui.tooltips import tooltip
 
 __all__ = ["FindingsTable"]
 
@@ -49,9 +50,8 @@ class FindingsTable(QTableView):
             header.resizeSection(index, column.width)
         self.setMinimumHeight((_ROWS + 1) * _ROW_HEIGHT + 8)
         self.setAccessibleName("Findings")
-        keys = "Keys: N next, P previous, K keep, R reject, U unsure"
         for widget in (self, *self.findChildren(QAbstractButton)):
-            widget.setToolTip(keys)
+            widget.setToolTip(tooltip("findings.table"))
 
     def widen(self) -> None:
         """Give columns the room that their texts need; the last takes what is left."""

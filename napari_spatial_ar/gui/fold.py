@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.forms import stack
+from napari_spatial_ar.gui.tooltips import tooltip
 
 __all__ = ["Fold", "folding"]
 
@@ -109,5 +110,5 @@ class Fold(QWidget):
 
 def folding(title: str, parts: Sequence[Any], *, key: str) -> Fold:
     """Make a section as `forms.section` does, open at first, that can be folded away."""
-    tooltip = f"Show or hide this part of the dock: {title}"
-    return Fold(title, tooltip, stack(parts), key=key, expanded=True, strong=True)
+    tip = tooltip("docks.heading", title=title)
+    return Fold(title, tip, stack(parts), key=key, expanded=True, strong=True)

@@ -25,6 +25,7 @@ from napari_spatial_ar.gui.forms import Note, button, row, section
 from napari_spatial_ar.gui.icons import square
 from napari_spatial_ar.gui.notify import sentence
 from napari_spatial_ar.gui.series_ticks import SeriesTicks
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.workers import Task, TaskHost
 from napari_spatial_ar.imaging.data_summary import DataSummary, kind_of
 from napari_spatial_ar.imaging.selection import Selection
@@ -80,8 +81,13 @@ class ContactSheet(QWidget):
                 series = used[number * len(used) // count]
                 tile.setPixmap(square(series.picture))
                 tile.setToolTip(
-                    f"{series.label}, {kind_of(series)}, patient {series.patient}: "
-                    f"{len(series.refs)} slices"
+                    tooltip(
+                        "normals.picture",
+                        label=series.label,
+                        kind=kind_of(series),
+                        patient=series.patient,
+                        slices=len(series.refs),
+                    )
                 )
         self.setVisible(count > 0)
 
@@ -106,15 +112,13 @@ class FolderPanel(QWidget):
         self.folder = QLineEdit(settings.recall("training_folder", ""))
         self.folder.setAccessibleName("Folder of normal scans")
         self.folder.setPlaceholderText("Folders of normal scans")
-        self.folder.setToolTip("Scans or slices of healthy people; drop one or more folders here")
-        self.choose_button = button("Choose...", "Choose the folder of normal scans")
-        self.look_button = button(
-            "Look through", "Count slices and patients, and see what is left out and why"
-        )
-        self.series_button = button("Series...", "Choose which series the model learns from")
+        self.folder.setToolTip(tooltip("normals.folder"))
+        self.choose_button = button("Choose...", tooltip("normals.choose"))
+        self.look_button = button("Look through", tooltip("normals.look_through"))
+        self.series_button = button("Series...", tooltip("normals.series"))
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
-        self.bar.setToolTip("Files looked at")
+        self.bar.setToolTip(tooltip("normals.progress"))
         self.note = Note()
         self.sheet = ContactSheet()
         layout = QVBoxLayout(self)

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 __all__ = [
@@ -150,7 +151,7 @@ def research_line() -> QLabel:
     line = QLabel(RESEARCH_USE)
     line.setAlignment(Qt.AlignmentFlag.AlignHCenter)
     line.setStyleSheet("font-weight: bold; padding: 3px;")
-    line.setToolTip("This software is no medical device. Do not base decisions on it.")
+    line.setToolTip(tooltip("docks.research_use"))
     return line
 
 

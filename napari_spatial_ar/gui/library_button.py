@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from qtpy.QtWidgets import QMainWindow, QPushButton, QWidget
 
+from napari_spatial_ar.gui.tooltips import tooltip
+
 __all__ = ["LibraryButton"]
 
 
@@ -12,7 +14,7 @@ class LibraryButton(QPushButton):
 
     def __init__(self, text: str = "Manage..."):
         super().__init__(text)
-        self.setToolTip("See, rename, copy, delete, hand on and compare models")
+        self.setToolTip(tooltip("docks.models"))
         self.clicked.connect(self.open)
 
     def open(self) -> None:

@@ -25,13 +25,10 @@ from napari_spatial_ar.gui.model_details import ModelDetails
 from napari_spatial_ar.gui.model_table import ModelTable
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.scan_panel import ScanPanel
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.workers import Task, TaskHost
 
 __all__ = ["LibraryDialog"]
-
-_RENAME = "Give the chosen model another name (F2)"
-_DELETE = "Move the chosen model to the trash (Del)"
-_RELEASED = "It came with the package and stays as it is: duplicate it to change the copy"
 
 
 class LibraryDialog(QDialog):
@@ -65,33 +62,27 @@ class LibraryDialog(QDialog):
     # ------------------------------------------------------------------ building
 
     def _make_buttons(self) -> None:
-        self.rename_button = button("&Rename...", _RENAME)
-        self.duplicate_button = button("D&uplicate...", "Make a copy of the chosen model")
-        self.delete_button = button("&Delete", _DELETE)
-        self.undo_button = button("U&ndo", "Bring back the model that was deleted last")
-        self.trash_button = button("Res&tore", "Bring back one of the deleted models")
+        self.rename_button = button("&Rename...", tooltip("models.rename"))
+        self.duplicate_button = button("D&uplicate...", tooltip("models.duplicate"))
+        self.delete_button = button("&Delete", tooltip("models.delete"))
+        self.undo_button = button("U&ndo", tooltip("models.undo"))
+        self.trash_button = button("Res&tore", tooltip("models.restore"))
         self.trash_menu = QMenu(self)
         self.trash_button.setMenu(self.trash_menu)
-        self.export_button = button(
-            "&Export...", "Write the chosen model with its card as one file, to be handed on"
-        )
-        self.import_button = button(
-            "&Import...", "Take in a model that was exported, or the model.safetensors of one"
-        )
+        self.export_button = button("&Export...", tooltip("models.export"))
+        self.import_button = button("&Import...", tooltip("models.import"))
         self.check_button = button(
             "C&heck",
-            "Read the chosen model whole, and compare it and its backbone's weights with their "
-            "sha256",
+            tooltip("models.check"),
         )
         self.calibrate_button = button(
             "Ca&librate...",
-            "Measure the chosen model on other normal scans, from which its thresholds get their "
-            "meaning; of a released model, a copy",
+            tooltip("models.calibrate"),
         )
-        self.stop_button = button("&Stop", "Stop calibrating; the model stays as it was")
+        self.stop_button = button("&Stop", tooltip("models.stop"))
         self.compare_button = button(
             "&Compare two models on the open scan...",
-            "Heatmaps of two models side by side, on the scan chosen in the Review dock",
+            tooltip("models.compare_two_models"),
         )
 
     def _lay_out(self) -> None:
@@ -186,9 +177,13 @@ class LibraryDialog(QDialog):
     def _enable(self, *_: object) -> None:
         entry, free = self.table.entry, not self.library.running
         own = entry is not None and not entry.released
-        for made, tip in ((self.rename_button, _RENAME), (self.delete_button, _DELETE)):
+        released = tooltip("models.rename_or_delete.released")
+        for made, tip in (
+            (self.rename_button, tooltip("models.rename")),
+            (self.delete_button, tooltip("models.delete")),
+        ):
             made.setEnabled(own and free)
-            made.setToolTip(tip if entry is None or own else _RELEASED)
+            made.setToolTip(tip if entry is None or own else released)
         whole = entry is not None and entry.state not in ("damaged", "version")
         for made in (self.duplicate_button, self.export_button, self.calibrate_button):
             made.setEnabled(whole and free)

@@ -14,16 +14,17 @@ from napari_spatial_ar.gui.looking import MODES, Looking, Mode
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.shortcuts import MODE_KEY, SIDE_KEY, ShortcutsDialog, bind
 from napari_spatial_ar.gui.side_by_side import SideBySide
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.review.colormap import HEAT_COLOURS
 
 __all__ = ["LookingPanel"]
 
 _MODES: dict[Mode, tuple[str, str]] = {
-    "both": ("Both", "Heatmap, and the mask as an outline"),
-    "outline": ("Outline", "The mask as an outline"),
-    "fill": ("Fill", "The mask filled, seen through"),
-    "heatmap": ("Heatmap", "The heatmap alone"),
-    "off": ("Off", "The scan alone"),
+    "both": ("Both", tooltip("results.both")),
+    "outline": ("Outline", tooltip("results.outline")),
+    "fill": ("Fill", tooltip("results.fill")),
+    "heatmap": ("Heatmap", tooltip("results.heatmap")),
+    "off": ("Off", tooltip("results.off")),
 }
 _STEPS = 20  # of the opacity
 
@@ -48,30 +49,28 @@ class LookingPanel(QWidget):
         self.buttons: dict[Mode, QPushButton] = {}
         group = QButtonGroup(self)
         for mode in MODES:
-            text, what = _MODES[mode]
-            made = button(text, f"{what} ({MODE_KEY} goes to the next)")
+            made = button(*_MODES[mode])
             made.setCheckable(True)
             made.setMinimumWidth(30)
             made.clicked.connect(partial(self._on_mode, mode))
             group.addButton(made)
             self.buttons[mode] = made
         self.colours = combo(
-            "Colours of the heatmap; low scores are seen through in all of them",
+            tooltip("results.colours"),
             "Colours of the heatmap",
         )
         for name, choice in HEAT_COLOURS.items():
             self.colours.addItem(choice.title, name)
         self.opacity = QSlider(Qt.Orientation.Horizontal)
         self.opacity.setRange(1, _STEPS)
-        self.opacity.setToolTip("Opacity of the heatmap")
+        self.opacity.setToolTip(tooltip("results.opacity"))
         self.opacity.setAccessibleName("Opacity of the heatmap")
         self.side_button = button(
             "Side by side",
-            f"The scan alone left, with its results right, and back ({SIDE_KEY}). Both have the "
-            "same slice, zoom and window",
+            tooltip("results.side_by_side"),
         )
         self.side_button.setCheckable(True)
-        self.keys_button = button("Keys...", "Table of keyboard shortcuts")
+        self.keys_button = button("Keys...", tooltip("results.keys"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [

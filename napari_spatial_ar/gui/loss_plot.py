@@ -9,6 +9,8 @@ from qtpy.QtCore import QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
+from napari_spatial_ar.gui.tooltips import tooltip
+
 __all__ = ["LossPlot", "nice_ticks"]
 
 _TRAIN = QColor("#8ab4f8")
@@ -37,10 +39,7 @@ class LossPlot(QWidget):
         self.epochs = 1
         self.setMinimumHeight(120)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-        self.setToolTip(
-            "Mean loss of each epoch in nats per dimension; the model of the best validation "
-            "epoch is kept"
-        )
+        self.setToolTip(tooltip("fit.loss"))
 
     def sizeHint(self) -> QSize:
         """Return a size that shows the curve's shape."""

@@ -10,6 +10,7 @@ from napari_spatial_ar.gui.fold import Fold
 from napari_spatial_ar.gui.forms import Note, fields
 from napari_spatial_ar.gui.region_box import RegionBox
 from napari_spatial_ar.gui.threshold_slider import ScaleField
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.threshold_scales import Scale
 
@@ -38,26 +39,21 @@ class MaskForm(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.hysteresis = QCheckBox("Only around scores above")
-        self.hysteresis.setToolTip(
-            "Hysteresis: a region is kept only if it holds a voxel above this higher threshold"
-        )
+        self.hysteresis.setToolTip(tooltip("mask.only_around_scores_above"))
         self.higher = ScaleField()
-        self.higher.setToolTip("The higher threshold, in the unit of the slider")
+        self.higher.setToolTip(tooltip("mask.higher_threshold"))
         self.higher.setAccessibleName("Higher threshold")
         self.smoothing = size_box(
-            "Leaves out parts of the mask, slice by slice, in which a disc of this radius has no "
-            "room: thin bridges, specks. Nothing is added",
+            tooltip("mask.smoothing"),
             "Radius of smoothing",
             decimals=1,
             step=0.5,
         )
         self.fill_holes = QCheckBox("Fill holes")
-        self.fill_holes.setToolTip("Adds what the mask encloses, slice by slice")
-        self.min_area = size_box(
-            "In each slice, connected regions smaller than this are left out", "Smallest area"
-        )
+        self.fill_holes.setToolTip(tooltip("mask.fill_holes"))
+        self.min_area = size_box(tooltip("mask.smallest_area"), "Smallest area")
         self.body_only = QCheckBox("Body only")
-        self.body_only.setToolTip("Leaves out what lies in the air around the body")
+        self.body_only.setToolTip(tooltip("mask.body_only"))
         self.region = RegionBox()
         self.region.setAccessibleName("Region")
         self.note = Note()
@@ -75,8 +71,7 @@ class MaskForm(QWidget):
         layout.addWidget(self.fill_holes)
         layout.addWidget(self.body_only)
         layout.addWidget(self.note)
-        tip = "Hysteresis, smoothing, smallest area, body and region"
-        self.fold = Fold("Advanced", tip, content, key="mask")
+        self.fold = Fold("Advanced", tooltip("mask.advanced"), content, key="mask")
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(self.fold)

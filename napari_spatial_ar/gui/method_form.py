@@ -14,6 +14,7 @@ from superqt import QCollapsible
 
 from napari_spatial_ar.gui import services, settings
 from napari_spatial_ar.gui.forms import Note, button, combo, fields, select_data
+from napari_spatial_ar.gui.tooltips import tooltip
 
 __all__ = ["MethodForm"]
 
@@ -67,7 +68,7 @@ class _Options(QWidget):
         for name, editor in self.editors.items():
             with suppress(ValueError):  # kept by another version, for which it was in range
                 editor.value = settings.recall(self._key(name), self._defaults[name])
-        self.defaults_button = button("Defaults", "Set every option of this method back")
+        self.defaults_button = button("Defaults", tooltip("training.defaults"))
         self.defaults_button.clicked.connect(self.set_defaults)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -82,7 +83,7 @@ class _Options(QWidget):
         # Arrows as text: superqt's icons do not take the colour of napari's theme.
         self.more = QCollapsible(_MORE, expandedIcon=QIcon(), collapsedIcon=QIcon())
         self.more.toggled.connect(self._on_more)
-        self.more.toggleButton().setToolTip("Show or hide what else can be set for this method")
+        self.more.toggleButton().setToolTip(tooltip("training.options"))
         self.more.addWidget(inside)
         for margins in (self.more.layout(), self.more.content().layout()):
             margins.setContentsMargins(0, 0, 0, 0)
@@ -126,10 +127,12 @@ class MethodForm(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._methods = {method.name: method for method in services.methods()}
-        self.box = combo("How the model learns what is normal")
+        self.box = combo(tooltip("training.method"))
         for method in self._methods.values():
             self.box.addItem(method.title, method.name)
-            about = f"Measures {method.summary}. After {method.reference}."
+            about = tooltip(
+                "training.method.listed", summary=method.summary, reference=method.reference
+            )
             self.box.setItemData(self.box.count() - 1, about, Qt.ItemDataRole.ToolTipRole)
         self.note = Note()
         self.pages = {name: _Options(method) for name, method in self._methods.items()}
@@ -159,7 +162,7 @@ class MethodForm(QWidget):
         for name, page in self.pages.items():
             page.setVisible(name == method.name)
         self.note.say(f"Measures {method.summary}, in {method.unit}. Cost: {method.cost}.")
-        self.note.setToolTip(f"After {method.reference}")
+        self.note.setToolTip(tooltip("training.method.chosen", reference=method.reference))
         self.changed.emit()
 
     def set_method(self, name: str, options: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from napari_spatial_ar.gui.fold import folding
 from napari_spatial_ar.gui.forms import Note, combo, row
 from napari_spatial_ar.gui.library_button import LibraryButton
 from napari_spatial_ar.gui.likeness_check import WarningNote
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Plane
 
 __all__ = ["ModelPanel"]
@@ -20,13 +21,12 @@ class ModelPanel(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.box = combo("The normative model: what normal looks like", "Model")
+        self.box = combo(tooltip("model.model"), "Model")
         self.library_button = LibraryButton()
         self.note = Note()
         self.unlike_note = WarningNote()
         self.plane_box = combo(
-            "Slices that the model sees: those that were acquired, or of another plane, "
-            "for a scan with voxels of about the same size in all directions",
+            tooltip("model.slices"),
             "Slices that the model sees",
         )
         self.plane_box.addItem("Slices as acquired", None)

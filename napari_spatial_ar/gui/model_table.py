@@ -8,6 +8,7 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QHeaderView, QTreeWidget, QTreeWidgetItem
 
 from napari_spatial_ar.gui.model_details import STATES, calibrated_on, trained_on
+from napari_spatial_ar.gui.tooltips import tooltip
 
 __all__ = ["ModelTable"]
 
@@ -38,7 +39,7 @@ class ModelTable(QTreeWidget):
         self.setUniformRowHeights(True)
         self.setAllColumnsShowFocus(True)
         self.setAccessibleName("Models")
-        self.setToolTip("Your models and those released with the package")
+        self.setToolTip(tooltip("models.table"))
         self.currentItemChanged.connect(self._on_current)
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QButtonGroup, QHBoxLayout, QPushButton, QWidget
 
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.viewing import plane_in_view, show_plane
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
 
@@ -48,13 +49,12 @@ class PlaneButtons(QWidget):
         for plane, made in self.buttons.items():
             # A hidden button would still take its key.
             made.setEnabled(known)
-            tip = f"Show {plane} slices ({_KEYS[plane]})."
-            if geometry is not None:
-                tip += (
-                    f" It does not change what the model sees: {geometry.plane} slices, as "
-                    "acquired, unless another plane is chosen below the model."
-                )
-            made.setToolTip(tip)
+            key = _KEYS[plane]
+            made.setToolTip(
+                tooltip("scan.planes", plane=plane, key=key)
+                if geometry is None
+                else tooltip("scan.planes.of_a_scan", plane=plane, key=key, seen=geometry.plane)
+            )
         self._show()
 
     def _on_clicked(self, plane: Plane, *_: Any) -> None:

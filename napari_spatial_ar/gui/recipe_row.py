@@ -12,6 +12,7 @@ from napari_spatial_ar.errors import SpatialARError
 from napari_spatial_ar.gui import services, settings
 from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.notify import report
+from napari_spatial_ar.gui.tooltips import tooltip
 
 __all__ = ["RecipeRow"]
 
@@ -36,12 +37,11 @@ class RecipeRow(QWidget):
         self.others: dict[str, Any] = {}
         self.save_button = button(
             "Save recipe...",
-            "Write these settings, folders included, to a file: "
-            "'napari-spatial-ar fit --recipe FILE' makes the same model",
+            tooltip("training.save_recipe"),
         )
-        self.load_button = button("Load recipe...", "Take up the settings of a saved file")
+        self.load_button = button("Load recipe...", tooltip("training.load_recipe"))
         self.note = Note()
-        self.drop_button = button("Drop these", "Set what stands above back to its defaults")
+        self.drop_button = button("Drop these", tooltip("training.drop_these"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(5)

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QComboBox
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.session import Session
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.review.regions import ellipse_outline, outlined_voxels
 
 __all__ = ["RegionBox"]
@@ -30,10 +31,7 @@ class RegionBox(QComboBox):
         super().__init__()
         self._viewer: Any = None
         self._watched: Any = None
-        self.setToolTip(
-            "Keep the mask within polygons of a Shapes layer, each in the slice that it is drawn "
-            "in, or within the labels of a Labels layer"
-        )
+        self.setToolTip(tooltip("mask.within"))
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(8)
         self.addItem("Whole scan", None)

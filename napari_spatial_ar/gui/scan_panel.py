@@ -15,6 +15,7 @@ from napari_spatial_ar.gui.marks import attend
 from napari_spatial_ar.gui.opening import ScanOpener
 from napari_spatial_ar.gui.plane_buttons import PlaneButtons
 from napari_spatial_ar.gui.scan_list import ScanList
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.viewing import show_scan
 from napari_spatial_ar.gui.window_box import WindowBox
 from napari_spatial_ar.gui.workers import TaskHost
@@ -42,16 +43,14 @@ class ScanPanel(QWidget):
 
     def __init__(self, viewer: Any, tasks: TaskHost):
         super().__init__()
-        self.box = combo("The scan to review: an image layer of this viewer", "Scan")
+        self.box = combo(tooltip("scan.scan"), "Scan")
         self.open_button = button(
             "Open scan...",
-            "Open DICOM, NIfTI, OCT or picture files; you can also drop them here",
+            tooltip("scan.open_scan"),
         )
-        self.worklist_button = button(
-            "Worklist...", "A folder of scans: scored in the background, read one after the other"
-        )
+        self.worklist_button = button("Worklist...", tooltip("scan.worklist"))
         self.note = Note(_INVITATION)
-        self.cancel_button = button("Cancel", "Stop looking or reading; what is open stays")
+        self.cancel_button = button("Cancel", tooltip("scan.cancel"))
         self.cancel_button.hide()
         self.warning = Note(strong=True)
         self.planes = PlaneButtons(viewer)

@@ -11,6 +11,7 @@ from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QP
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_spatial_ar.gui.loss_plot import nice_ticks
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.review.score_counts import ScoreCounts, normal_shares
 
 __all__ = ["ScoreHistogram"]
@@ -48,10 +49,7 @@ class ScoreHistogram(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setCursor(Qt.CursorShape.SplitHCursor)
         self.setAccessibleName("Histogram of scores with the threshold")
-        self.setToolTip(
-            "How much of this scan's tissue has which score (bars), and of held-out normal tissue "
-            "(line, as far as it was calibrated). Drag the threshold, or use the arrow keys"
-        )
+        self.setToolTip(tooltip("threshold.histogram"))
 
     def sizeHint(self) -> QSize:
         """Return a size that leaves room for the rest of the dock."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui.forms import Note, button, row, section
+from napari_spatial_ar.gui.tooltips import tooltip
 
 __all__ = ["ScorePanel"]
 
@@ -14,17 +15,15 @@ class ScorePanel(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.slice_button = button("Score this slice", "Score the slice in view")
-        self.volume_button = button(
-            "Score whole volume", "Score every slice that is not scored yet, from the one in view"
-        )
+        self.slice_button = button("Score this slice", tooltip("score.score_this_slice"))
+        self.volume_button = button("Score whole volume", tooltip("score.score_whole_volume"))
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
-        self.progress.setToolTip("Slices scored")
+        self.progress.setToolTip(tooltip("score.progress"))
         self.progress.setAccessibleName("Slices scored")
         self.cancel_button = button(
             "Cancel",
-            "Stop scoring and keep what is scored; of a scan that waits: let it wait no longer",
+            tooltip("score.cancel"),
         )
         self.note = Note()
         self.rarity_note = Note()

@@ -16,6 +16,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.forms import Note, combo, fields, row, select_data
 from napari_spatial_ar.gui.icons import square
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.workers import Task, TaskHost
 from napari_spatial_ar.imaging.data_summary import DataSummary
 from napari_spatial_ar.imaging.selection import AS_ACQUIRED, Selection
@@ -82,35 +83,22 @@ class SelectionForm(QWidget):
         self._timer.setSingleShot(True)
         self._timer.setInterval(_REST_MS)
         self._timer.timeout.connect(self._draw_ends)
-        self.plane = combo(
-            "Slices that volumes are cut into, without interpolation. Pictures have no plane, and "
-            "are left out where one is chosen"
-        )
+        self.plane = combo(tooltip("slices.plane"))
         for text, value in _PLANES:
             self.plane.addItem(text, value)
         self.range = QRangeSlider(Qt.Orientation.Horizontal)
         self.range.setRange(0, 100)
-        self.range.setToolTip(
-            "Part of each volume's stack, in percent of its slices, both ends included: from "
-            "inferior to superior, anterior to posterior, or right to left"
-        )
+        self.range.setToolTip(tooltip("slices.part_of_stack"))
         self.range.setAccessibleName("Part of the stack")
         self.range_text = QLabel()
         self.range_text.setMinimumWidth(72)
         self.range_text.setAlignment(Qt.AlignmentFlag.AlignRight)
-        self.body = self._percent("Leave out slices of which body covers less than this", 99)
-        self.calibration = self._percent(
-            "Share of the slices, by whole patients, to calibrate thresholds on and for nothing "
-            "else. 0: on the patients for validation, which may have chosen the best epoch",
-            79,
-        )
+        self.body = self._percent(tooltip("slices.least_body"), 99)
+        self.calibration = self._percent(tooltip("slices.calibration"), 79)
         self.folds = QSpinBox()
         self.folds.setRange(0, _MOST_FOLDS)
         self.folds.setSpecialValueText("none")
-        self.folds.setToolTip(
-            "Where few patients are held out: calibrate on those of training too, dealt into so "
-            "many folds, each scored by what is learned from the others. As many fits more"
-        )
+        self.folds.setToolTip(tooltip("slices.folds"))
         self.count = Note()
         self.ends = (QLabel(), QLabel())
         layout = QVBoxLayout(self)
@@ -135,8 +123,9 @@ class SelectionForm(QWidget):
         pictures = row(*self.ends)
         pictures.addStretch(1)
         layout.addLayout(pictures)
-        for label, name in zip(self.ends, ("First", "Last"), strict=True):
-            label.setToolTip(f"{name} slice used of one of the volumes")
+        tips = tooltip("slices.first"), tooltip("slices.last")
+        for label, tip in zip(self.ends, tips, strict=True):
+            label.setToolTip(tip)
             label.hide()
         self.set_values(*_recalled())
         self.plane.currentIndexChanged.connect(self.plane_changed)

@@ -23,6 +23,7 @@ from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.icons import icon, square
 from napari_spatial_ar.gui.scan_text import columns, notes, ticked_at_first
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.workers import TaskHost
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.imaging.scan import Scan
@@ -60,8 +61,8 @@ class SeriesChooser(QDialog):
         self.as_worklist = False
         self._tasks = TaskHost(self)
         self.table = self._table()
-        self.all_button = button("All", "Tick every scan")
-        self.none_button = button("None", "Tick no scan")
+        self.all_button = button("All", tooltip("chooser.all"))
+        self.none_button = button("None", tooltip("chooser.none"))
         self.count = Note(strong=True)
         self.errors = Note(_sentence(found.errors))
         self.errors.setToolTip("\n".join(str(error) for error in found.errors))
@@ -73,9 +74,7 @@ class SeriesChooser(QDialog):
         self.worklist_button = self.buttons.addButton(
             "Worklist of all", QDialogButtonBox.ButtonRole.ActionRole
         )
-        self.worklist_button.setToolTip(
-            "Score every scan in the background, and read one after the other"
-        )
+        self.worklist_button.setToolTip(tooltip("chooser.worklist_of_all"))
         self.worklist_button.setVisible(worklist)
         for other in (self.all_button, self.none_button, self.worklist_button):
             other.setAutoDefault(False)
@@ -101,7 +100,7 @@ class SeriesChooser(QDialog):
         table.setIconSize(QSize(THUMBNAIL_SIZE, THUMBNAIL_SIZE))
         table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         table.setAccessibleName("Scans")
-        table.setToolTip("Tick what to open; a double click opens one scan alone")
+        table.setToolTip(tooltip("chooser.table"))
         placeholder = icon(square())
         for scan, tick in zip(self._scans, ticked_at_first(self._scans), strict=True):
             item = QTreeWidgetItem(table, list(columns(scan)))
@@ -186,7 +185,8 @@ class SeriesChooser(QDialog):
         if item is None:
             return
         if picture is None:
-            tip = f"{item.toolTip(0)}\nThe middle slice cannot be read."
+            # Notes, unlike tooltips, end with a full stop.
+            tip = f"{item.toolTip(0)}\n{tooltip('chooser.table.unreadable')}."
             item.setToolTip(0, tip.strip())
             return
         item.setIcon(0, icon(square(picture)))

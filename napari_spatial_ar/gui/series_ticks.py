@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.icons import icon, square
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.imaging.data_summary import DataSummary, kind_of
 from napari_spatial_ar.imaging.surveyed import REASONS
 from napari_spatial_ar.imaging.thumbnails import THUMBNAIL_SIZE
@@ -42,12 +43,10 @@ class SeriesTicks(QDialog):
         self._summary = summary
         self._items: dict[str, QTreeWidgetItem] = {}
         self.table = self._table()
-        self.all_button = button("All", "Tick every series")
-        self.none_button = button("None", "Tick no series")
+        self.all_button = button("All", tooltip("series.all"))
+        self.none_button = button("None", tooltip("series.none"))
         usual = summary.usual_plane
-        self.plane_button = button(
-            f"Only {usual}", f"Untick what was acquired in another plane than {usual}, most series'"
-        )
+        self.plane_button = button(f"Only {usual}", tooltip("series.only_one_plane", plane=usual))
         planes = {one.plane for one in summary.survey.series if one.refs and one.plane}
         self.plane_button.setVisible(len(planes) > 1)
         self.count = Note(strong=True)
@@ -76,7 +75,7 @@ class SeriesTicks(QDialog):
         table.setUniformRowHeights(True)
         table.setIconSize(QSize(THUMBNAIL_SIZE, THUMBNAIL_SIZE))
         table.setAccessibleName("Series")
-        table.setToolTip("Tick what the model learns from; patients are named by a code")
+        table.setToolTip(tooltip("series.table"))
         for series in self._summary.survey.series:
             reasons = [f"{count}: {REASONS[reason]}" for reason, count in series.left_out.items()]
             texts = (series.label, series.patient, kind_of(series), str(len(series.refs)))

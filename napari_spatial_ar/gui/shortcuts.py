@@ -20,6 +20,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_spatial_ar.gui.tooltips import tooltip
+
 __all__ = ["EXPLAIN_KEY", "MODE_KEY", "SHORTCUTS", "SIDE_KEY", "ShortcutsDialog", "bind"]
 
 #: Keys that napari gives to no layer and to no menu.
@@ -81,7 +83,7 @@ class ShortcutsDialog(QDialog):
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
         self.table.setAccessibleName("Keys")
-        self.table.setToolTip("They work in the dock, but in text fields, and on the canvas")
+        self.table.setToolTip(tooltip("keys.table"))
         for row, words in enumerate(SHORTCUTS):
             for column, text in enumerate(words):
                 self.table.setItem(row, column, QTableWidgetItem(text))

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.gui.forms import Note, research_line
 from napari_spatial_ar.gui.icons import coloured, icon
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.imaging.thumbnails import THUMBNAIL_SIZE
 from napari_spatial_ar.normative.suspects import UNIT, Suspects
 from napari_spatial_ar.review.suspects import heat_range, slice_and_heat
@@ -52,14 +53,13 @@ class SuspectsDialog(QDialog):
         self.picture = QLabel()
         self.picture.setMinimumWidth(2 * _LARGE + 2)
         self.picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.picture.setToolTip(
-            "The scan's most surprising slice, and where it departs from normal"
-        )
+        self.picture.setToolTip(tooltip("suspects.picture"))
         self.table = self._table()
         self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         self.again_button = self.buttons.addButton(
             "Fit again without these", QDialogButtonBox.ButtonRole.AcceptRole
         )
+        self.again_button.setToolTip(tooltip("suspects.fit_again_without_these"))
         layout = QVBoxLayout(self)
         layout.addWidget(self.about)
         middle = QHBoxLayout()
@@ -82,7 +82,7 @@ class SuspectsDialog(QDialog):
         table.setUniformRowHeights(True)
         table.setIconSize(QSize(2 * THUMBNAIL_SIZE + 2, THUMBNAIL_SIZE))
         table.setAccessibleName("Scans")
-        table.setToolTip("Patients are named by a code; slices are counted from 0")
+        table.setToolTip(tooltip("suspects.table"))
         for one in self._suspects.ranked:
             numbers = (f"{one.score:.3g}", one.patient, str(one.place), str(one.slices))
             item = QTreeWidgetItem(table, [one.label, *numbers])

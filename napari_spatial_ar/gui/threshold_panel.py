@@ -17,6 +17,7 @@ from napari_spatial_ar.gui.notify import sentence
 from napari_spatial_ar.gui.score_histogram import ScoreHistogram
 from napari_spatial_ar.gui.session import calibrated_thresholds
 from napari_spatial_ar.gui.threshold_slider import ThresholdSlider
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.unit_box import UnitBox
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.review.findings import Finding
@@ -67,11 +68,9 @@ class ThresholdPanel(QWidget):
         self.slider = ThresholdSlider()
         self.meaning = Note()
         self.refusal = Note()
-        self.min_size = size_box(
-            "Connected regions smaller than this are left out of the mask", "Smallest region"
-        )
+        self.min_size = size_box(tooltip("threshold.smallest_region"), "Smallest region")
         self.form = MaskForm()
-        self.highest = button("Show highest", "Go to the slice with the highest score")
+        self.highest = button("Show highest", tooltip("threshold.show_highest"))
         self.findings = Note("No slice is scored yet.", strong=True)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -176,7 +175,7 @@ class ThresholdPanel(QWidget):
     def _name_unit(self, model: Any) -> None:
         unit = getattr(model, "unit", "nats per dimension")
         self.heading.setText(f"Threshold ({unit})")
-        self.slider.setToolTip(f"Tissue whose score lies above this value ({unit}) is in the mask")
+        self.slider.setToolTip(tooltip("threshold.slider", unit=unit))
         self.unit_box.name_unit(unit)
 
     def _set_range(self, low: float, high: float) -> None:

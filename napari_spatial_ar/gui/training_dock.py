@@ -20,6 +20,7 @@ from napari_spatial_ar.gui.loss_plot import LossPlot
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.opening import dropped_paths
 from napari_spatial_ar.gui.stepping import StepText, until_stopped
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.training_form import TrainingForm
 from napari_spatial_ar.gui.unfinished import UnfinishedFit
 from napari_spatial_ar.gui.workers import Task, TaskHost
@@ -50,22 +51,17 @@ class TrainingDock(DockPage):
         self._fitted: tuple[Path, list[str]] | None = None
         self._fitting: tuple[Path, list[str]] | None = None
         self.form = TrainingForm()
-        self.start_button = button(
-            "Start", "Fit the model; goes on where a cancelled fit with these settings stopped"
-        )
-        self.estimate_button = button(
-            "How long?", "Measure for a few seconds how long the fit will take on this machine"
-        )
-        self.pause_button = button("Pause", "Wait after the step at hand, without computing")
-        self.cancel_button = button("Cancel", "Stop; what is done is kept for the next start")
+        self.start_button = button("Start", tooltip("fit.start"))
+        self.estimate_button = button("How long?", tooltip("fit.how_long"))
+        self.pause_button = button("Pause", tooltip("fit.pause"))
+        self.cancel_button = button("Cancel", tooltip("fit.cancel"))
         self.suspects_button = button(
             "Most surprising training scans...",
-            "After a fit: scans that are least like the others, to look at before the model is "
-            "trusted",
+            tooltip("fit.most_surprising_training_scans"),
         )
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
-        self.progress.setToolTip("Progress of the stage below")
+        self.progress.setToolTip(tooltip("fit.progress"))
         self.note = Note()
         self.plot = LossPlot()
         self.unfinished = UnfinishedFit()

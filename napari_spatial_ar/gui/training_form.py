@@ -17,6 +17,7 @@ from napari_spatial_ar.gui.forms import Note, combo, section, select_data
 from napari_spatial_ar.gui.method_form import MethodForm
 from napari_spatial_ar.gui.recipe_row import RecipeRow
 from napari_spatial_ar.gui.selection_form import SelectionForm
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.window_form import WindowForm
 from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.windows import default_window
@@ -53,19 +54,17 @@ class TrainingForm(QWidget):
         super().__init__()
         self.normals = FolderPanel()
         self.selection = SelectionForm()
-        self.modality = self._list(_MODALITIES, "What kind of scans; chooses the grey window")
+        self.modality = self._list(_MODALITIES, tooltip("training.modality"))
         self.window = WindowForm()
-        self.backbone = combo(
-            "The frozen network whose embeddings are modelled; \u2713: its weights are here"
-        )
+        self.backbone = combo(tooltip("training.backbone"))
         self.backbone_note = Note()
         self.method = MethodForm()
         self.seed = QSpinBox()
         self.seed.setRange(0, 2**31 - 1)
-        self.seed.setToolTip("The same seed and settings give the same model")
+        self.seed.setToolTip(tooltip("training.seed"))
         self.recipes = RecipeRow(self)
         self.name = QLineEdit()
-        self.name.setToolTip("The model's name: a folder of this name is made for it")
+        self.name.setToolTip(tooltip("training.name"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(9)

@@ -12,6 +12,7 @@ from napari_spatial_ar.errors import SpatialARError
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.notify import report, warn
+from napari_spatial_ar.gui.tooltips import tooltip
 
 __all__ = ["UnfinishedFit"]
 
@@ -27,12 +28,9 @@ class UnfinishedFit(QWidget):
         self.note = Note()
         self.go_on_button = button(
             "Go on with the unfinished fit",
-            "Take up its settings and start; it ends with the same weights as if it had not "
-            "been interrupted",
+            tooltip("fit.go_on_with_the_unfinished_fit"),
         )
-        self.discard_button = button(
-            "Discard", "Offer it no more; what it has embedded stays for other fits"
-        )
+        self.discard_button = button("Discard", tooltip("fit.discard"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(5)

@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QComboBox, QSizePolicy
 
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.forms import select_data
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.review.score_counts import ScoreCounts
 from napari_spatial_ar.review.threshold_scales import (
     PercentileScale,
@@ -32,7 +33,7 @@ class UnitBox(QComboBox):
     def __init__(self) -> None:
         super().__init__()
         self._wanted = settings.recall("threshold_unit", SHARE)
-        self.setToolTip("What the slider counts in; the threshold stays the same")
+        self.setToolTip(tooltip("threshold.unit"))
         self.setAccessibleName("Unit of the threshold")
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setMinimumContentsLength(8)

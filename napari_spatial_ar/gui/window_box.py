@@ -14,6 +14,7 @@ from napari_spatial_ar.gui import display_windows
 from napari_spatial_ar.gui.forms import combo, select_data
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.notify import report
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.workers import TaskHost
 from napari_spatial_ar.imaging.volume import Volume
 
@@ -30,8 +31,7 @@ class WindowBox(QWidget):
         self._tasks = tasks
         self._layer: Image | None = None
         self.box = combo(
-            "Grey values that are drawn black and white. The display alone: what the model sees "
-            "is a setting of the model",
+            tooltip("scan.display_window"),
             "Display window",
         )
         layout = QHBoxLayout(self)

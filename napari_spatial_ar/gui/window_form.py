@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QDoubleSpinBox, QVBoxLayout, QWidget
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.display_windows import describe
 from napari_spatial_ar.gui.forms import combo, row, select_data
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, default_window
 
@@ -25,16 +26,14 @@ class WindowForm(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        tip = (
-            "Grey values that the model tells apart, saved in the model. How scans are drawn is "
-            "another setting, in the Review dock"
-        )
+        tip = tooltip("training.model_sees")
         self.setToolTip(tip)
         self._modality: Modality = "mri"
         self.box = combo(tip, "Window that the model sees")
         self.low, self.high = QDoubleSpinBox(), QDoubleSpinBox()
+        self.low.setToolTip(tooltip("training.model_sees.lower"))
+        self.high.setToolTip(tooltip("training.model_sees.upper"))
         for spin, name in ((self.low, "Lower"), (self.high, "Upper")):
-            spin.setToolTip(f"{name} end of the window: everything beyond it looks the same")
             spin.setAccessibleName(f"{name} end of the window")
             spin.setRange(-_LARGEST, _LARGEST)
         layout = QVBoxLayout(self)
@@ -53,7 +52,8 @@ class WindowForm(QWidget):
         self.box.clear()
         usual = default_window(modality)
         self.box.addItem(f"Usual ({describe(usual, unit, short=True)})", _DEFAULT)
-        self.box.setItemData(0, f"Usual: {describe(usual, unit)}", Qt.ItemDataRole.ToolTipRole)
+        tip = tooltip("training.model_sees.usual", window=describe(usual, unit))
+        self.box.setItemData(0, tip, Qt.ItemDataRole.ToolTipRole)
         if modality == "ct":
             for name, window in CT_PRESETS.items():
                 self.box.addItem(f"CT {name} ({describe(window, unit)})", name)

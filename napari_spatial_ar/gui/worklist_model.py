@@ -12,6 +12,7 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel,
 from qtpy.QtGui import QBrush, QColor, QFont, QIcon
 
 from napari_spatial_ar.gui.icons import icon, square
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.review.p_values import PValues, p_note
 from napari_spatial_ar.review.worklist import Column, Entry, sort_value
@@ -43,38 +44,40 @@ def _state(entry: Entry) -> str:
 
 
 COLUMNS = (
-    _Column("scan", "Scan", "The series, as its layer will be called", 250, lambda e: e.label),
+    _Column("scan", "Scan", tooltip("worklist.columns.scan"), 250, lambda e: e.label),
     _Column(
         "description",
         "Description",
-        "What the series or its file is called: on this screen only",
+        tooltip("worklist.columns.description"),
         250,
         lambda e: e.description,
     ),
-    _Column("slices", "Slices", "Slices of the scan", 52, lambda e: str(e.slices or "")),
+    _Column(
+        "slices", "Slices", tooltip("worklist.columns.slices"), 52, lambda e: str(e.slices or "")
+    ),
     _Column(
         "score",
         "Score",
-        "Score of the scan: the 95th percentile of its slices' scores, in the model's unit",
+        tooltip("worklist.columns.score"),
         60,
         lambda e: _number(e.summary.score, ".3g"),
     ),
     _Column(
         "p",
         "p",
-        "How unusual the scan is among the normal patients that the model was calibrated on",
+        tooltip("worklist.columns.p"),
         56,
         lambda e: _number(e.summary.p_value, ".2g"),
     ),
     _Column(
         "findings",
         "Findings",
-        "Regions above the threshold when the scan was scored or looked at last",
+        tooltip("worklist.columns.findings"),
         70,
         lambda e: _number(e.summary.findings, "d"),
     ),
-    _Column("state", "Status", "waiting, scoring, scored, or why it failed", 150, _state),
-    _Column("reading", "Read", "unread, seen (opened), done", 78, lambda e: e.reading),
+    _Column("state", "Status", tooltip("worklist.columns.status"), 150, _state),
+    _Column("reading", "Read", tooltip("worklist.columns.read"), 78, lambda e: e.reading),
 )
 SCORE = next(at for at, column in enumerate(COLUMNS) if column.name == "score")
 _NUMBERS = ("slices", "score", "p", "findings")

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QProgressBar, QShortcut, QVBoxLayout, QWidget
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.opening import ask_for_scan, dropped_paths
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.workers import TaskHost
 from napari_spatial_ar.gui.worklist_folder import FolderLister, last_listed
 from napari_spatial_ar.gui.worklist_keeping import WorklistKeeper
@@ -76,23 +77,18 @@ class WorklistPanel(QWidget):
         self._show()
 
     def _build(self) -> None:
-        self.folder_button = button("Folder...", "Choose a folder of scans, or drop one here")
-        self.start_button = button("Start", "")
-        self.cancel_button = button(
-            "Cancel", "Stop scoring after this slice; what is scored is kept"
-        )
-        self.next_button = button(
-            "Next unread", "Open the next scan that nobody has read, in the order shown (W)"
-        )
-        self.done_button = button("Done", "Mark the chosen scan as done (D); D again takes it back")
+        self.folder_button = button("Folder...", tooltip("worklist.folder"))
+        self.start_button = button("Start", tooltip("worklist.start"))
+        self.cancel_button = button("Cancel", tooltip("worklist.cancel"))
+        self.next_button = button("Next unread", tooltip("worklist.next_unread"))
+        self.done_button = button("Done", tooltip("worklist.done"))
         self.report_button = button(
             "Report...",
-            "Save one report of all scans of the list: their scores, findings and pictures, "
-            "in one file for a browser",
+            tooltip("worklist.report"),
         )
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
-        self.progress.setToolTip("Slices scored, of all scans")
+        self.progress.setToolTip(tooltip("worklist.progress"))
         self.progress.setMaximumWidth(160)
         self.note = Note(_INVITATION)
         top = row(self.folder_button, self.start_button, self.cancel_button, self.progress)
@@ -241,7 +237,7 @@ class WorklistPanel(QWidget):
         at_rest = "Go on" if runner.running else "Start"
         self.start_button.setText("Pause" if runner.wanted and waiting else at_rest)
         self.start_button.setToolTip(
-            "Rest after this slice" if runner.wanted else "Score the scans that are left"
+            tooltip("worklist.pause") if runner.wanted else tooltip("worklist.start")
         )
         self.start_button.setEnabled(waiting)
         self.cancel_button.setEnabled(runner.running)

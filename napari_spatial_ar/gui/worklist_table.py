@@ -6,6 +6,7 @@ from qtpy.QtCore import QModelIndex, QSize, Qt, Signal
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
+from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.worklist_model import COLUMNS, SCORE, WorklistModel, WorklistOrder
 from napari_spatial_ar.review.worklist import Entry
 
@@ -46,7 +47,7 @@ class WorklistTable(QTableView):
         self.setTabKeyNavigation(False)
         self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.setAccessibleName("Worklist")
-        self.setToolTip("Double click or Enter opens a scan; a click on a heading sorts")
+        self.setToolTip(tooltip("worklist.table"))
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(_PICTURE + 2)
         header = self.horizontalHeader()

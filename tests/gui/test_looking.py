@@ -181,5 +181,7 @@ def test_new_keys_are_none_of_naparis() -> None:
 def test_the_table_has_every_key(scored: ReviewDock) -> None:
     listed = {word for key, _ in SHORTCUTS for word in key.replace(",", "").split()}
     assert {MODE_KEY, SIDE_KEY, EXPLAIN_KEY, *KEYS} <= listed
-    assert MODE_KEY in scored.looking.buttons["fill"].toolTip()
-    assert SIDE_KEY in scored.looking.side_button.toolTip()
+    assert f"({MODE_KEY} " in scored.looking.buttons["fill"].toolTip()
+    assert f"({SIDE_KEY})" in scored.looking.side_button.toolTip()
+    assert f"({EXPLAIN_KEY})" in scored.explain.freeze.toolTip()
+    assert f"({EXPLAIN_KEY})" in scored.explain.fold.heading.toolTip()

@@ -1,0 +1,93 @@
+"""Makes docs/controls.md: every control of the docks and dialogs with its tooltip.
+
+python docs/make_controls.py [--out FILE]
+
+The texts are those of napari_spatial_ar/gui/tooltips.py; neither Qt nor a display is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from napari_spatial_ar.gui.tooltips import TOOLTIPS
+
+# By the first part of a key: where its controls are.
+PARTS = {
+    "docks": "Every dock",
+    "scan": "Review dock: Scan",
+    "model": "Review dock: Model",
+    "score": "Review dock: Score",
+    "threshold": "Review dock: Threshold",
+    "mask": "Review dock: Threshold, Advanced",
+    "findings": "Review dock: Findings",
+    "results": "Review dock: Results over the scan",
+    "explain": "Review dock: Explain the patch under the cursor",
+    "export": "Review dock: Export",
+    "worklist": "Worklist",
+    "normals": "Training dock: Normal scans",
+    "slices": "Training dock: Slices",
+    "training": "Training dock: Model",
+    "fit": "Training dock: Fit",
+    "chooser": "Choose scans to open",
+    "series": "Choose series to learn from",
+    "suspects": "Most surprising training scans",
+    "models": "Models",
+    "comparison": "Compare two models",
+    "keys": "Keys",
+}
+HEAD = """# Every control
+
+This is what appears when the mouse rests on a control. Words in *italics* stand for what is filled
+in, such as the model's unit. What a method's own options mean stands in their tooltips in the
+Training dock, and in [method.md](method.md). For research use, not for diagnosis.
+
+`docs/make_controls.py` makes this page from `napari_spatial_ar/gui/tooltips.py`.
+"""
+
+
+def control(key: str) -> str:
+    """Name of a control, from its key without the part of the dock."""
+    name, *state = [part.replace("_", " ") for part in key.split(".")[1:]]
+    if name == "columns":
+        return f"Column {state[0]}"
+    named = name.capitalize().replace("dicom", "DICOM")
+    return f"{named} ({', '.join(state)})" if state else named
+
+
+def cell(text: str) -> str:
+    """Write a text as a cell of a table in Markdown; what is filled in stands in italics."""
+    text = text.replace("|", r"\|").replace("<", "&lt;")
+    return re.sub(r"\{(\w+)\}", r"*\1*", text)
+
+
+def page() -> str:
+    """Return the page.
+
+    Raises
+    ------
+    KeyError
+        If a key's part has no title in `PARTS`.
+    """
+    by_part: dict[str, list[str]] = {part: [] for part in PARTS}
+    for key in TOOLTIPS:
+        by_part[key.split(".")[0]].append(key)
+    lines = [HEAD]
+    for part, keys in by_part.items():
+        lines += [f"## {PARTS[part]}", "", "| control | what it does |", "| --- | --- |"]
+        lines += [f"| {control(key)} | {cell(TOOLTIPS[key])} |" for key in keys]
+        lines.append("")
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def main() -> None:
+    """Parse arguments and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "controls.md")
+    arguments = parser.parse_args()
+    arguments.out.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
