@@ -29,10 +29,10 @@ class ExportPanel(QWidget):
         )
         self.report_button = button(
             "Export report...",
-            "Save pictures, findings and all figures of this scan in one file for a browser",
+            "Save pictures, findings and all figures of this scan in one file: HTML or PDF",
         )
         self.open_report = self._box("Open reports", OPEN_REPORTS)
-        self.open_report.setToolTip("Show a report in the browser as soon as it is written")
+        self.open_report.setToolTip("Show a report as soon as it is written")
         self.report_note = Note()
         self.dicom = self._box("With DICOM", "export_dicom")
         self.png = self._box("With pictures", "export_png")

@@ -88,7 +88,7 @@ class WorklistPanel(QWidget):
         self.report_button = button(
             "Report...",
             "Save one report of all scans of the list: their scores, findings and pictures, "
-            "in one file for a browser",
+            "in one file: HTML or PDF",
         )
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
