@@ -31,7 +31,7 @@ font-family:"DejaVu Sans","Segoe UI","Helvetica Neue",Arial,sans-serif}
 table{font-size:8pt;table-layout:fixed}th,td{box-sizing:border-box;padding:.5mm .7mm;
 overflow-wrap:break-word}
 .findings{font-size:7.5pt}.n,.k{white-space:normal}.n{padding-right:2mm}
-.facts th{width:38mm}.text{min-width:0}
+.facts th{width:38mm}.text{min-width:0;overflow-wrap:break-word}
 %s
 figure img{max-height:190mm}.thumb{max-height:18mm;max-width:100%%}
 figure,tr,li,.warn,.use,.quiet{break-inside:avoid}
