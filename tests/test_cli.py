@@ -72,8 +72,8 @@ def test_speed_finds_the_fastest_engine_and_score_uses_it(
     monkeypatch.setitem(engines.ENGINES, "fast", Fast)
     measure = engine_choice._tried
 
-    def tried(model: Any, inputs: Any) -> Any:
-        return float(model.engine != "fast") + 0.5, measure(model, inputs)[1]
+    def tried(model: Any, engine: str, inputs: Any) -> Any:
+        return float(engine != "fast") + 0.5, measure(model, engine, inputs)[1]
 
     monkeypatch.setattr(engine_choice, "_tried", tried)
     monkeypatch.delenv(engine_choice.VARIABLE)
