@@ -61,10 +61,13 @@ Then run this again."
     install_packages "${missing[@]}"
 }
 
-# Installs a Debian package that a few tests use, where that can be done; does without it elsewhere.
-want_package() {
-    command -v dpkg-query >/dev/null && [ -n "$(missing_packages "$1")" ] && may_install || return 0
-    install_packages "$1" || say "without $1: the tests that use it are skipped"
+# Installs Debian packages that little depends on, where that can be done; does without elsewhere.
+want_packages() {
+    local missing
+    command -v dpkg-query >/dev/null || return 0
+    mapfile -t missing < <(missing_packages "$@")
+    [ ${#missing[@]} -gt 0 ] && may_install || return 0
+    install_packages "${missing[@]}" || say "without ${missing[*]}: tests that use them are skipped"
 }
 
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
@@ -93,7 +96,15 @@ make_venv() {
 if [ "$gui" = yes ] && [ "$(uname)" = Linux ]; then
     need_packages "${GUI_PACKAGES[@]}"
     # dciodvfy, which checks DICOM files against the standard.
-    case ",$extras," in *,test,*) want_package dicom3tools ;; esac
+    case ",$extras," in *,test,*) want_packages dicom3tools ;; esac
+    # What WeasyPrint loads for reports as PDF; the last one makes them faster and smaller, and is
+    # not there in older systems.
+    case ",$extras," in
+        *,test,* | *,pdf,*)
+            want_packages fonts-dejavu-core libpango-1.0-0 libpangoft2-1.0-0
+            want_packages libharfbuzz-subset0
+            ;;
+    esac
 fi
 
 # The stamp holds what the environment was made from, so any change in it installs again.

@@ -72,8 +72,8 @@ def test_speed_finds_the_fastest_engine_and_score_uses_it(
     monkeypatch.setitem(engines.ENGINES, "fast", Fast)
     measure = engine_choice._tried
 
-    def tried(model: Any, inputs: Any) -> Any:
-        return float(model.engine != "fast") + 0.5, measure(model, inputs)[1]
+    def tried(model: Any, engine: str, inputs: Any) -> Any:
+        return float(engine != "fast") + 0.5, measure(model, engine, inputs)[1]
 
     monkeypatch.setattr(engine_choice, "_tried", tried)
     monkeypatch.delenv(engine_choice.VARIABLE)
@@ -341,6 +341,29 @@ def test_score_reports_each_scan_and_all_in_files_of_their_own(
     error = run(tmp_path, *arguments, "--out", out, code=1)["error"]
     assert "a report of an earlier run" in error
     assert (out / "report.html").read_bytes() == before
+
+
+def test_score_writes_reports_as_pdf_or_says_first_what_to_install(
+    tmp_path: Path, scan: Path, fitted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pypdf = pytest.importorskip("pypdf")
+    pytest.importorskip("weasyprint", exc_type=(ImportError, OSError))
+    out = tmp_path / "out"
+    arguments = ["score", scan, "--model", fitted, "--fpr", 0.1, "--pdf", "letter", "--out", out]
+    result = run(tmp_path, *arguments)
+    assert result["report"] is None
+    assert result["report_pdf"] == str(out / "report.pdf")
+    (record,) = result["scans"]
+    assert not (out / "report.html").exists()
+    for path in (record["files"]["report_pdf"], result["report_pdf"]):
+        page = pypdf.PdfReader(path).pages[0]
+        assert page.mediabox[2] == pytest.approx(8.5 * 72)
+        assert "For research use, not for diagnosis." in page.extract_text()
+    assert "a report of an earlier run" in run(tmp_path, *arguments, code=1)["error"]
+    monkeypatch.setitem(sys.modules, "weasyprint", None)
+    arguments[-1] = tmp_path / "other"
+    assert 'pip install "napari-spatial-ar[pdf]"' in run(tmp_path, *arguments, code=1)["error"]
+    assert not (tmp_path / "other").exists()
 
 
 def test_square_brackets_in_an_error_are_printed(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from napari_spatial_ar.cli.support import (
     Device,
     Json,
     Overwrite,
+    PaperName,
     PlaneName,
     Weights,
     command,
@@ -101,6 +102,14 @@ def score(
             "unless results go to a URL or come from a cluster."
         ),
     ] = False,
+    pdf: Annotated[
+        PaperName | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Also write report.pdf, of each scan and of all as --report does, on this paper "
+            "(extra 'pdf').",
+        ),
+    ] = None,
     every_series: Annotated[
         bool, typer.Option("--all", help="Score localizers and derived series too.")
     ] = False,
@@ -144,6 +153,7 @@ def score(
         "png": png or png_heat,
         "png_heat": png_heat,
         "report": report,
+        "pdf": None if pdf is None else pdf.value,
         "every_series": every_series,
         "plane": None if plane is None else plane.value,
         "weights": weights,
@@ -177,8 +187,9 @@ def score(
             say(f"{scan['folder']}: {said} (no p below {1 / (n + 1):.3f} can be had from {n})")
         for warning in scan["warnings"]:
             say(f"warning: {scan['series']}: {warning}")
-    if result.get("report"):
-        say(f"{result['report']}: report of all scans")
+    for key in ("report", "report_pdf"):
+        if result.get(key):
+            say(f"{result[key]}: report of all scans")
     for sentence in result["left_out"]:
         say(f"{sentence} Say --all to score it too.")
     for failure in result["failed"]:

@@ -33,6 +33,7 @@ __all__ = [
     "Json",
     "MinBody",
     "Overwrite",
+    "PaperName",
     "PatientPattern",
     "PlaneName",
     "SliceRange",
@@ -48,6 +49,13 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
+
+
+class PaperName(Enum):
+    """What --pdf takes."""
+
+    a4 = "A4"
+    letter = "Letter"
 
 
 class PlaneName(Enum):

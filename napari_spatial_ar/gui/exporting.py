@@ -175,8 +175,8 @@ class Exporter:
             return
         if session is None:
             return
-        path = ask_for_report(self._dock, f"{scan_folder_name(session.volume)}-report.html")
-        if path is None:
+        file = ask_for_report(self._dock, f"{scan_folder_name(session.volume)}-report.html")
+        if file is None:
             return
         steps = partial(
             scan_report_steps,
@@ -184,7 +184,7 @@ class Exporter:
             result=self._masks.result(session),
             arguments=self._arguments(session),
         )
-        self.reports.start(path, steps)
+        self.reports.start(file, steps)
 
     def _run(self, write: Callable[[], Any], done: str) -> None:
         """Write in a worker; what it returns, if anything, are sentences that warn."""

@@ -1,9 +1,10 @@
-"""Reports as one HTML file, made in a worker: cancelled by the button that started it."""
+"""Reports as one HTML or PDF file, made in a worker: cancelled by the button that started it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,45 +14,98 @@ from qtpy.QtCore import QObject, QUrl, Signal
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog, QPushButton, QWidget
 
+from napari_spatial_ar.errors import Cancelled
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.overwriting import may_replace
 from napari_spatial_ar.gui.workers import Task, TaskHost
-from napari_spatial_ar.imaging.files import atomic_write_text
+from napari_spatial_ar.imaging.files import atomic_write_bytes, atomic_write_text
 from napari_spatial_ar.review.report import report_steps
 from napari_spatial_ar.review.report_html import scan_page
+from napari_spatial_ar.review.report_pdf import PAPERS, Paper, need_pdf, pdf_of
 from napari_spatial_ar.review.results import gather_results
 
-__all__ = ["OPEN_REPORTS", "ReportMaker", "ask_for_report", "scan_report_steps"]
+__all__ = ["OPEN_REPORTS", "ReportFile", "ReportMaker", "ask_for_report", "scan_report_steps"]
 
-#: Setting: whether a report is opened in the browser once it is written.
+#: Setting: whether a report is opened once it is written.
 OPEN_REPORTS = "open_report"
+_KIND = "report_kind"
+_HTML = "HTML (*.html)"
+_PDF: dict[str, Paper] = {f"PDF, {paper} (*.pdf)": paper for paper in PAPERS}
 
 #: Yields lines for the user and gives the page's text, or None where it was stopped.
 Steps = Callable[[threading.Event], Generator[str, None, str | None]]
 
 
-def ask_for_report(parent: QWidget, name: str) -> Path | None:
-    """Ask where a report goes, and whether what is there may be replaced; None for nowhere."""
-    start = Path(settings.last_folder("export")) / name
-    chosen, _ = QFileDialog.getSaveFileName(
+@dataclass(frozen=True)
+class ReportFile:
+    """Where a report goes.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    paper : {"A4", "Letter"} or None
+        Of a PDF; None for HTML.
+    """
+
+    path: Path
+    paper: Paper | None = None
+
+    @classmethod
+    def of(cls, name: str, kind: str) -> ReportFile:
+        """Make it from what a file dialog gives.
+
+        Parameters
+        ----------
+        name : str
+            The file, with or without an ending.
+        kind : str
+            The filter. One of PDF outweighs the ending, which may be that of the name offered;
+            a name that ends with .pdf is a PDF whatever the filter.
+        """
+        path = Path(name)
+        ending = path.suffix.lower()
+        paper = _PDF.get(kind)
+        if paper is None and ending == ".pdf":
+            paper = _PDF.get(settings.recall(_KIND, ""), PAPERS[0])
+        wanted = (".html", ".htm") if paper is None else (".pdf",)
+        if ending not in wanted:
+            stem = path.stem if ending in (".html", ".htm") else path.name
+            path = path.with_name(f"{stem}{wanted[0]}")
+        return cls(path, paper)
+
+
+def ask_for_report(parent: QWidget, name: str) -> ReportFile | None:
+    """Ask where a report goes, and whether what is there may be replaced; None for nowhere.
+
+    Parameters
+    ----------
+    parent : QWidget
+        Over which it is asked.
+    name : str
+        What is offered, with the ending .html; that of a PDF where the last report was one.
+    """
+    last = settings.recall(_KIND, _HTML)
+    offered = ReportFile.of(name, last).path.name
+    chosen, kind = QFileDialog.getSaveFileName(
         parent,
         "Export report",
-        str(start),
-        "HTML (*.html)",
-        "",
+        str(Path(settings.last_folder("export")) / offered),
+        ";;".join((_HTML, *_PDF)),
+        last,
         # Asked below, for the name with its ending.
         QFileDialog.Option.DontConfirmOverwrite,
     )
     if not chosen:
         return None
-    path = Path(chosen)
-    if path.suffix.lower() not in (".html", ".htm"):
-        path = path.with_name(f"{path.name}.html")
-    if not may_replace(parent, "Export report", [path]):
+    file = ReportFile.of(chosen, kind)
+    if not may_replace(parent, "Export report", [file.path]):
         return None
-    settings.remember_folder("export", path.parent)
-    return path
+    settings.remember_folder("export", file.path.parent)
+    papers = {paper: kind for kind, paper in _PDF.items()}
+    settings.remember(_KIND, papers[file.paper] if file.paper else _HTML)
+    return file
 
 
 class ReportMaker(QObject):
@@ -88,19 +142,29 @@ class ReportMaker(QObject):
             self._task.stop()
             self.said.emit("Stopping...")
 
-    def start(self, path: Path, steps: Steps) -> None:
+    def start(self, file: ReportFile, steps: Steps) -> None:
         """Make a report and write it, whole or not at all."""
 
         def work(stop: threading.Event) -> Generator[str, None, bool]:
+            if file.paper is not None:
+                need_pdf()  # said before the scans are gone through
             page = yield from steps(stop)
             if page is None or stop.is_set():
                 return False
-            atomic_write_text(path, page)
+            if file.paper is None:
+                atomic_write_text(file.path, page)
+                return True
+            yield "Report: setting its pages..."
+            try:
+                data = pdf_of(page, paper=file.paper, stopped=stop.is_set)
+            except Cancelled:
+                return False
+            atomic_write_bytes(file.path, data)
             return True
 
         task = self._tasks.start(work)
         task.progressed.connect(partial(self._on_line, task))
-        task.returned.connect(partial(self._on_written, path))
+        task.returned.connect(partial(self._on_written, file.path))
         task.failed.connect(partial(report, doing="Export report"))
         task.finished.connect(self._on_finished)
         self._task = task

@@ -124,9 +124,9 @@ _REVIEW = {
     "export.with_dicom.unavailable": "Only for scans read from DICOM files",
     "export.with_pictures": "Also write PNG pictures of the slices with the mask's outline",
     "export.export_report": (
-        "Save pictures, findings and all figures of this scan in one file for a browser"
+        "Save pictures, findings and all figures of this scan in one file: HTML or PDF"
     ),
-    "export.open_reports": "Show a report in the browser as soon as it is written",
+    "export.open_reports": "Show a report as soon as it is written",
 }
 
 _WORKLIST = {
@@ -134,12 +134,13 @@ _WORKLIST = {
     "worklist.start": "Score the scans that are left",
     "worklist.pause": "Rest after this slice",
     "worklist.cancel": "Stop scoring after this slice; what is scored is kept",
+    "worklist.try_again": "Read and score again what failed",
     "worklist.progress": "Slices scored, of all scans",
     "worklist.next_unread": "Open the next scan that nobody has read, in the order shown (W)",
     "worklist.done": "Mark the chosen scan as done (D); D again takes it back",
     "worklist.report": (
         "Save one report of all scans of the list: their scores, findings and pictures, in one "
-        "file for a browser"
+        "file: HTML or PDF"
     ),
     "worklist.table": "Double click or Enter opens a scan; a click on a heading sorts",
     "worklist.columns.scan": "The series, as its layer will be called",

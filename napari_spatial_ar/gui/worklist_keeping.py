@@ -115,6 +115,11 @@ class WorklistKeeper(QObject):
             self._rows.put(replace(entry, reading=reading))
             self._try(self._store.save_reading, key, reading)
 
+    def keep_failure(self, key: str, reason: str) -> None:
+        """Keep why a scan cannot be read: a sentence that names no file."""
+        if self._runner.model is not None:
+            self._try(self._store.save_failure, key, model_key(self._runner.model), reason)
+
     def toggle_done(self, key: str) -> None:
         """Mark a scan as done, or take that back."""
         entry = self._rows.entry(key)

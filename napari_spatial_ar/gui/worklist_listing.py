@@ -99,8 +99,13 @@ def record_steps(
             state="waiting",
             summary=Summary(),
             trouble="",
+            reason="",
         )
-        yield found if known.summary is None else found.scored(known.summary)
+        if known.summary is not None:
+            found = found.scored(known.summary)
+        elif known.failure:
+            found = found.failed(known.failure, known.failure)
+        yield found
 
 
 def thumbnail_steps(

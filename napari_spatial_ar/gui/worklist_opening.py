@@ -182,6 +182,7 @@ class WorklistOpener(QObject):
             entry = self._rows.entry(key)
             if entry is not None and entry.state != "scored":
                 self._rows.put(entry.failed(told_in_row(error), told_in_report(error)))
+                self._keeper.keep_failure(key, told_in_report(error))
         self._yield_to_viewer()
 
     def _on_returned(self, task: Task, key: str, model: Any, kept: Kept | None) -> None:

@@ -80,6 +80,7 @@ class WorklistPanel(QWidget):
         self.folder_button = button("Folder...", tooltip("worklist.folder"))
         self.start_button = button("Start", tooltip("worklist.start"))
         self.cancel_button = button("Cancel", tooltip("worklist.cancel"))
+        self.again_button = button("Try again", tooltip("worklist.try_again"))
         self.next_button = button("Next unread", tooltip("worklist.next_unread"))
         self.done_button = button("Done", tooltip("worklist.done"))
         self.report_button = button(
@@ -93,6 +94,7 @@ class WorklistPanel(QWidget):
         self.note = Note(_INVITATION)
         top = row(self.folder_button, self.start_button, self.cancel_button, self.progress)
         top.addWidget(self.note, 1)
+        top.addWidget(self.again_button)
         top.addWidget(self.next_button)
         top.addWidget(self.done_button)
         top.addWidget(self.report_button)
@@ -107,6 +109,7 @@ class WorklistPanel(QWidget):
         self.folder_button.clicked.connect(self.choose_folder)
         self.start_button.clicked.connect(self.start_or_pause)
         self.cancel_button.clicked.connect(self.cancel)
+        self.again_button.clicked.connect(self.try_again)
         self.next_button.clicked.connect(self.next_unread)
         self.done_button.clicked.connect(self.toggle_done)
         self.table.opened.connect(self.opener.open)
@@ -191,6 +194,14 @@ class WorklistPanel(QWidget):
         settings.remember("worklist_paused", True)
         self.runner.cancel()
 
+    def try_again(self) -> None:
+        """Read and score again what failed."""
+        settings.remember("worklist_paused", False)
+        self.runner.try_again()
+        paths = last_listed()
+        if paths and any(entry.key not in self.rows.scans for entry in self.rows.entries):
+            self.set_paths(paths)  # files in which no scan was found are looked at anew
+
     def _follow_threshold(self, *_: object) -> None:
         threshold = self._dock.threshold
         known = threshold.threshold if threshold.slider.isEnabled() else None
@@ -241,6 +252,7 @@ class WorklistPanel(QWidget):
         )
         self.start_button.setEnabled(waiting)
         self.cancel_button.setEnabled(runner.running)
+        self.again_button.setVisible(len(scored) < len(entries))
         self.next_button.setEnabled(any(entry.reading == "unread" for entry in scored))
         self.done_button.setEnabled(bool(self.table.current))
         self.report_button.setEnabled(self.reports.ready)

@@ -67,8 +67,8 @@ class FolderReporter(ReportMaker):
         if self.busy:
             self.cancel()
             return
-        path = ask_for_report(self._button.window(), REPORT_FILE)
-        if path is None or not self.ready:
+        file = ask_for_report(self._button.window(), REPORT_FILE)
+        if file is None or not self.ready:
             return
         for opened in self._keeper.opened:
             self._keeper.keep_marks(opened)
@@ -80,7 +80,7 @@ class FolderReporter(ReportMaker):
             self._runner.plan.rule,
             fpr=self._dock.threshold.fpr,
         )
-        self.start(path, partial(_page_steps, steps=steps, scans=len(listed)))
+        self.start(file, partial(_page_steps, steps=steps, scans=len(listed)))
 
 
 def _page_steps(

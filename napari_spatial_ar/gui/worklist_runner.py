@@ -9,6 +9,7 @@ from typing import Any
 
 from qtpy.QtCore import QObject, QThreadPool, Signal
 
+from napari_spatial_ar.errors import StorageError
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.workers import Task, TaskHost
 from napari_spatial_ar.gui.worklist_listing import record_steps
@@ -16,7 +17,7 @@ from napari_spatial_ar.gui.worklist_model import WorklistModel
 from napari_spatial_ar.gui.worklist_work import Plan, Scored, scoring_steps
 from napari_spatial_ar.review.worklist import Entry, order_of_need
 from napari_spatial_ar.review.worklist_scoring import MaskRule
-from napari_spatial_ar.review.worklist_store import WorklistStore
+from napari_spatial_ar.review.worklist_store import WorklistStore, model_key
 
 __all__ = ["WorklistRunner"]
 
@@ -90,6 +91,23 @@ class WorklistRunner(QObject):
         if self._task is not None:
             self._task.stop()
         self.refresh()
+
+    def try_again(self) -> None:
+        """Score what failed anew; a worker that has tried it already makes room for another."""
+        failed = [
+            e for e in self._rows.entries if e.state == "failed" and e.key in self._rows.scans
+        ]
+        try:
+            for entry in failed if self.model is not None else ():
+                self._store.forget_failure(entry.key, model_key(self.model))
+        except StorageError as error:
+            self.stopped.emit(report(error, "Trying again"))
+            return
+        for entry in failed:
+            self._rows.put(entry.again())
+        if self._task is not None:
+            self._task.stop()
+        self.start()
 
     # ------------------------------------------------------------------ what it follows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,10 +16,12 @@ from napari_spatial_ar.errors import (
     StorageError,
     WeightsError,
 )
+from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.loading import read_steps
 from napari_spatial_ar.gui.worklist_listing import told_in_row
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.stopping import stopping_when
 from napari_spatial_ar.review.report import told_in_report
 from napari_spatial_ar.review.worklist import Summary
 from napari_spatial_ar.review.worklist_scoring import MaskRule, score_steps, summarise
@@ -113,13 +116,23 @@ def scoring_steps(
 ) -> Generator[Scored, None, None]:
     """Score what the plan says, one scan in memory at a time, until there is none left.
 
-    A scan that cannot be read or scored is told of, and the others go on.
+    A scan that cannot be read or scored is told of, which is kept, and the others go on. It is
+    computed in the fastest way, which is measured first where that was never done.
 
     Raises
     ------
     WeightsError, ModelFileError, StorageError
         What no other scan would fare better with.
+    InputError
+        If the environment asks for an engine that there is not.
     """
+    if not _wait(stop, go):
+        return
+    try:
+        with stopping_when(stop.is_set):
+            services.settle_engine(model)
+    except Cancelled:
+        return
     tried: set[str] = set()
     while _wait(stop, go):
         job = plan.take(tried)
@@ -139,6 +152,8 @@ def scoring_steps(
         except Exception as error:  # noqa: BLE001 - a scan's trouble is its own
             tried.add(key)
             told = told_in_row(error), told_in_report(error)
+            with suppress(StorageError):  # then it is only tried again
+                store.save_failure(key, model_key(model), told[1])
             yield Scored(key, trouble=told[0], reason=told[1], ended=True)
         finally:
             plan.set_down()

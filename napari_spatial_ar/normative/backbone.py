@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from napari_spatial_ar.normative.backbone_table import (
 from napari_spatial_ar.normative.memory import Portions
 from napari_spatial_ar.normative.patch_grid import PatchGrid
 from napari_spatial_ar.normative.stopping import check_stop
+from napari_spatial_ar.normative.turns import Turns
 from napari_spatial_ar.normative.weight_layouts import content_sha256, to_transformers
 
 __all__ = [
@@ -69,6 +71,9 @@ class Backbone(nn.Module):
         self.spec = spec
         self.source = source
         self.device = device
+        #: Held by a thread while it computes a slice or a batch: engines write over their own
+        #: buffers, and may be built, exchanged or moved only between two of them.
+        self.turns = Turns()
         depth = max(spec.layers, default=0)
         state = {name: t for name, t in state.items() if _is_used(name, depth)}
         self.sha256 = content_sha256(state)
@@ -136,7 +141,14 @@ class Backbone(nn.Module):
     def compute(self, images: Tensor) -> Tensor:
         """Embed as `embed` does, all at once, with torch's own errors where memory runs short."""
         self.check_images(images)
-        return self._engine(images.to(self.device))
+        with self.turns.taken():
+            return self._engine(images.to(self.device))
+
+    def compute_with(self, engine: str, images: Tensor) -> Tensor:
+        """Embed as `compute` does but in another way, for comparison (`InputError` as of `use`)."""
+        self.check_images(images)
+        with self.turns.taken():
+            return self._built(engine)(images.to(self.device))
 
     @cached_property
     def portions(self) -> Portions:
@@ -161,17 +173,34 @@ class Backbone(nn.Module):
         InputError
             If there is no such way on this device.
         """
+        with self.turns.taken():
+            self._engine = self._built(engine)
+
+    def _built(self, engine: str) -> engines.Engine:
         if engine not in self._engines:
             self._engines[engine] = engines.build(engine, self.network, self.device)
-        self._engine = self._engines[engine]
+        return self._engines[engine]
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Compute as the weights are for the length of a block, a slice: nobody else meanwhile."""
+        with self.turns.taken():
+            had = self.engine
+            self.use("float32")
+            try:
+                yield
+            finally:
+                self.use(had)
 
     def move(self, device: torch.device) -> None:
         """Run on another device from now on."""
-        self.to(device)
-        self.device = device
-        self._engines = {"float32": engines.build("float32", self.network, device)}
-        self._engine = self._engines["float32"]
-        self.__dict__.pop("portions", None)  # what it had no room for there says nothing of here
+        with self.turns.taken():
+            self.to(device)
+            self.device = device
+            self._engines = {"float32": engines.build("float32", self.network, device)}
+            self._engine = self._engines["float32"]
+            # What it had no room for there says nothing of here.
+            self.__dict__.pop("portions", None)
 
     def check_images(self, images: Tensor) -> tuple[int, int]:
         """Give Hp and Wp of the grid that images make, or raise as `embed` says."""

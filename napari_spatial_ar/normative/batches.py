@@ -16,6 +16,7 @@ from torch import Tensor
 
 from napari_spatial_ar.normative.memory import is_shortage, release
 from napari_spatial_ar.normative.scoring import SliceScore
+from napari_spatial_ar.normative.turns import Turns
 
 __all__ = ["BatchScorer", "BatchSizes", "CudaGraphs", "ahead", "scores_in_order"]
 
@@ -123,6 +124,8 @@ class BatchScorer:
         Where.
     graphs : bool
         Whether a single slice may be replayed as a CUDA graph.
+    turns : Turns, optional
+        Held while a batch is handed to the device, and while it is waited for.
     """
 
     def __init__(
@@ -132,10 +135,12 @@ class BatchScorer:
         device: torch.device,
         *,
         graphs: bool = False,
+        turns: Turns | None = None,
     ) -> None:
         self._maps = maps
         self._alone = alone
         self._device = device
+        self._turns = turns or Turns()
         self._single: Any = CudaGraphs(maps) if graphs and device.type == "cuda" else maps
 
     def one(self, unit: Unit) -> SliceScore:
@@ -198,8 +203,12 @@ class BatchScorer:
         release()
         return None
 
-    @torch.inference_mode()
     def _launch(self, pairs: Sequence[tuple[Any, Unit]]) -> _Batch:
+        # From the input to the copies of the results: a graph has one place for each.
+        with self._turns.taken(), torch.inference_mode():
+            return self._launch_now(pairs)
+
+    def _launch_now(self, pairs: Sequence[tuple[Any, Unit]]) -> _Batch:
         tensors = [torch.from_numpy(np.ascontiguousarray(unit)) for _, unit in pairs]
         # One by one: put together on the host first, they would be copied twice.
         given = torch.empty((len(tensors), *tensors[0].shape), device=self._device)
@@ -215,7 +224,8 @@ class BatchScorer:
 
     def _collect(self, batch: _Batch) -> Iterator[tuple[Any, SliceScore]]:
         if batch.ready is not None:
-            batch.ready.synchronize()
+            with self._turns.taken():
+                batch.ready.synchronize()
         heat, patches, images = (t.numpy() for t in batch.maps)
         for key, nll, grid, image in zip(batch.keys, heat, patches, images, strict=True):
             yield key, SliceScore(nll=nll, grid=grid, image_score=float(image))

@@ -80,7 +80,7 @@ class Trial:
 
 
 def trials(model: NormativeModel, engines: Sequence[str] = ()) -> Generator[Trial, None, None]:
-    """Try engines one by one, float32 first; the model is left with the one that it had.
+    """Try engines one by one, float32 first; meanwhile the model keeps the one that it has.
 
     Parameters
     ----------
@@ -94,27 +94,22 @@ def trials(model: NormativeModel, engines: Sequence[str] = ()) -> Generator[Tria
     InputError
         If there is no such engine on this device.
     """
-    had = model.backbone.engine
     wanted = tuple(engines) or tuple(_choices(model.device))
     inputs, reference = _inputs(model), None
-    try:
-        for name in ("float32", *(n for n in wanted if n != "float32")):
-            try:
-                model.backbone.use(name)
-                seconds, scores = _tried(model, inputs)
-            except (Cancelled, InputError):
+    for name in ("float32", *(n for n in wanted if n != "float32")):
+        try:
+            seconds, scores = _tried(model, name, inputs)
+        except (Cancelled, InputError):
+            raise
+        except Exception as error:  # compilers fail in ways of their own
+            if name == "float32":
                 raise
-            except Exception as error:  # compilers fail in ways of their own
-                if name == "float32":
-                    raise
-                what = "memory runs short" if is_shortage(error) else type(error).__name__
-                yield Trial(name, float("nan"), float("nan"), what)
-                continue
-            if reference is None:
-                reference = scores
-            yield Trial(name, seconds, _rank_correlation(scores, reference))
-    finally:
-        model.backbone.use(had)
+            what = "memory runs short" if is_shortage(error) else type(error).__name__
+            yield Trial(name, float("nan"), float("nan"), what)
+            continue
+        if reference is None:
+            reference = scores
+        yield Trial(name, seconds, _rank_correlation(scores, reference))
 
 
 def fastest(tried: Iterable[Trial]) -> str:
@@ -213,18 +208,22 @@ def _inputs(model: NormativeModel) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def _tried(model: NormativeModel, inputs: Sequence[Tensor]) -> tuple[float, np.ndarray]:
+def _tried(
+    model: NormativeModel, engine: str, inputs: Sequence[Tensor]
+) -> tuple[float, np.ndarray]:
     """Seconds for an input, and patch scores of all of them."""
     seconds, scores = [], []
-    model.backbone.compute(inputs[0])
+    model.backbone.compute_with(engine, inputs[0])
     for number in range(_REPEATS):
-        begin = time.perf_counter()
-        grid = model.backbone.compute(inputs[number % len(inputs)])
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
-        seconds.append(time.perf_counter() - begin)
-        smooth = model.header.scoring.smooth(model.detector.score(grid).float())
-        scores.append(smooth.flatten().cpu().numpy())
+        # One input a turn: whoever scores or explains meanwhile waits no longer than that.
+        with model.turns.taken():
+            begin = time.perf_counter()
+            grid = model.backbone.compute_with(engine, inputs[number % len(inputs)])
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)
+            seconds.append(time.perf_counter() - begin)
+            smooth = model.header.scoring.smooth(model.detector.score(grid).float())
+            scores.append(smooth.flatten().cpu().numpy())
     return statistics.median(seconds), np.concatenate(scores)
 
 

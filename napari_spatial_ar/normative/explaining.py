@@ -119,7 +119,11 @@ class EmbeddedSlice:
             If there is not enough memory.
         """
         tile, row, column = self._tile_of(patch)
-        with one_sentence("Explaining a patch", model.device), torch.inference_mode():
+        with (
+            model.turns.taken(),
+            one_sentence("Explaining a patch", model.device),
+            torch.inference_mode(),
+        ):
             grid = self.grids[tile : tile + 1].to(model.device)
             return model.detector.explain(grid, row, column)
 
@@ -163,6 +167,6 @@ def embed_plane(
     """
     preprocessing = model.header.preprocessing
     unit = apply_window(volume.slice(index), *(window or resolve(preprocessing.window, volume)))
-    with one_sentence("Embedding a slice", model.device):
-        grids = embed_slice(model.backbone, preprocessing, unit)
-    return EmbeddedSlice(unit, grids.cpu(), Tiling.of(preprocessing, model.backbone.patch))
+    with model.turns.taken(), one_sentence("Embedding a slice", model.device):
+        grids = embed_slice(model.backbone, preprocessing, unit).cpu()
+    return EmbeddedSlice(unit, grids, Tiling.of(preprocessing, model.backbone.patch))

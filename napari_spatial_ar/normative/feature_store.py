@@ -116,17 +116,6 @@ class FeatureStore:
         InputError
             If a slice cannot be read or is smaller than a patch.
         """
-        had = self.backbone.engine
-        # What is kept must be the same on every machine.
-        self.backbone.use("float32")
-        try:
-            yield from self._embedded(refs)
-        finally:
-            self.backbone.use(had)
-
-    def _embedded(
-        self, refs: Sequence[SliceRef]
-    ) -> Iterator[tuple[SliceRef, npt.NDArray[np.float16]]]:
         for ref, image, window in iter_slices(refs, self.preprocessing.window):
             if min(image.shape) < self.backbone.patch:
                 raise InputError(
@@ -136,7 +125,9 @@ class FeatureStore:
                     fix="Take it out of the folder",
                 )
             unit = apply_window(image, *window)
-            grids = embed_slice(self.backbone, self.preprocessing, unit).permute(0, 2, 3, 1)
+            # What is kept must be the same on every machine.
+            with self.backbone.in_float32():
+                grids = embed_slice(self.backbone, self.preprocessing, unit).permute(0, 2, 3, 1)
             yield ref, grids.half().cpu().numpy()
 
     def put(self, ref: SliceRef, grids: npt.NDArray[np.float16]) -> None:

@@ -30,6 +30,7 @@ from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.normative.scoring import Example, SliceScore, VolumeScore
 from napari_spatial_ar.normative.stopping import check_stop
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
+from napari_spatial_ar.normative.turns import Turns
 
 __all__ = ["NormativeModel", "load_model"]
 
@@ -81,6 +82,7 @@ class NormativeModel:
         self._moved = ""
         self._engine = "float32"
         self._weights = weights
+        self._own_turns = Turns()
         if backbone is not None:
             self.backbone = backbone
 
@@ -117,8 +119,21 @@ class NormativeModel:
             return
         self._engine = engine
         if "backbone" in vars(self):
-            self.backbone.use(engine)
-            vars(self).pop("_batches", None)  # it may hold graphs of the engine before
+            with self.turns.taken():
+                self.backbone.use(engine)
+                vars(self).pop("_batches", None)  # it may hold graphs of the engine before
+
+    @property
+    def turns(self) -> Turns:
+        """Its backbone's, held by a thread while it scores or explains a slice or a batch.
+
+        Threads that share a model stay out of each other's way so: on a graphics card results of a
+        replayed graph are good until the next replay, nothing else may run while one is captured,
+        and a model that moves to the CPU does that between two slices.
+        """
+        # A stand-in for the backbone may have none.
+        found: Turns = getattr(self.backbone, "turns", self._own_turns)
+        return found
 
     @property
     def engine(self) -> str:
@@ -188,6 +203,13 @@ class NormativeModel:
             if self.device.type == "cpu":
                 raise
         # Not in the handler: the error holds on to what the failed try has made.
+        with self.turns.taken():
+            self._move_to_cpu()
+        return self._score_here(unit)
+
+    def _move_to_cpu(self) -> None:
+        if self.device.type == "cpu":
+            return  # another thread did
         self._moved = (
             f"Memory of the device '{self.device}' ran short, so slices are scored on the CPU, "
             "which is slower."
@@ -197,11 +219,10 @@ class NormativeModel:
         self.backbone.move(self.device)
         vars(self).pop("_batches", None)
         release()
-        return self._score_here(unit)
 
     def _score_here(self, unit: npt.NDArray[np.float32]) -> SliceScore:
         preprocessing, (rows, columns) = self.header.preprocessing, unit.shape
-        with one_sentence("Scoring a slice", self.device):
+        with self.turns.taken(), one_sentence("Scoring a slice", self.device):
             if self._in_batches:
                 return self._batches.one(unit)
             grids = embed_slice(self.backbone, preprocessing, unit)
@@ -223,7 +244,13 @@ class NormativeModel:
 
     @cached_property
     def _batches(self) -> BatchScorer:
-        return BatchScorer(self._maps, self._score, self.device, graphs=self.detector.replayable)
+        return BatchScorer(
+            self._maps,
+            self._score,
+            self.device,
+            graphs=self.detector.replayable,
+            turns=self.turns,
+        )
 
     @cached_property
     def _sizes(self) -> BatchSizes:

@@ -24,6 +24,7 @@ from napari_spatial_ar.review.outputs import scan_folder_name, write_scan_output
 from napari_spatial_ar.review.p_values import share_note
 from napari_spatial_ar.review.report import ScanReport
 from napari_spatial_ar.review.report_folder import FolderReports
+from napari_spatial_ar.review.report_pdf import Paper, need_pdf
 
 __all__ = ["Flagging", "scans_to_score", "score_scan", "score_scans"]
 
@@ -116,6 +117,7 @@ def score_scans(
     png: bool = False,
     png_heat: bool = False,
     report: bool = False,
+    pdf: Paper | None = None,
     every_series: bool = False,
     plane: SlicePlane | None = None,
     overwrite: bool = False,
@@ -138,6 +140,8 @@ def score_scans(
         Call a scan unusual where its p-value is at most this.
     report : bool
         Also write ``report.html`` of each scan, and one of all of them into ``out``.
+    pdf : {"A4", "Letter"}, optional
+        Also write ``report.pdf`` in the same way, on this paper.
     hysteresis_fpr : float, optional
         Keep only regions that hold a voxel above the threshold for this smaller share, instead of
         ``settings.hysteresis``.
@@ -159,15 +163,20 @@ def score_scans(
         read or scored while others could; ``left_out``: one sentence for each series that was
         not scored for what it is; ``backbone``: where its weights came from; ``engine``: what
         computed it; ``calibration``: one sentence on what the threshold rests on, None where it
-        was never measured; ``report``: the report of all scans, None where none was asked for.
+        was never measured; ``report``, ``report_pdf``: the reports of all scans, None where none
+        was asked for.
 
     Raises
     ------
     SpatialARError
-        If the model cannot be used, its calibration cannot carry ``fpr`` or ``alpha``, or no
-        input could be scored.
+        If the model cannot be used, its calibration cannot carry ``fpr`` or ``alpha``, a PDF
+        cannot be written here, or no input could be scored.
     """
-    reports = FolderReports(out, overwrite=overwrite) if report else None
+    if pdf:
+        need_pdf()
+    reports = None
+    if report or pdf:
+        reports = FolderReports(out, overwrite=overwrite, html=report, pdf=pdf)
     loaded = load_model(model, weights=weights, device=device)
     flagging = Flagging.of(
         loaded,
@@ -202,6 +211,8 @@ def score_scans(
                     dicom=dicom,
                     png=png,
                     png_heat=png_heat,
+                    report=report,
+                    pdf=pdf,
                     reported=None if reports is None else reports.add,
                     overwrite=overwrite,
                     progress=progress,
@@ -216,6 +227,7 @@ def score_scans(
             scans.append({"input": str(source), **flagging.judged(record)})
     if not scans:
         raise errors[0]
+    written = {} if reports is None else reports.write(left_out)
     return {
         "model": loaded.name,
         "model_sha256": loaded.sha256,
@@ -227,7 +239,8 @@ def score_scans(
         "scans": scans,
         "failed": [str(error) for error in errors],
         "left_out": left_out,
-        "report": None if reports is None else str(reports.write(left_out)),
+        "report": written.get("report"),
+        "report_pdf": written.get("report_pdf"),
     }
 
 
@@ -297,6 +310,8 @@ def score_scan(
     dicom: bool = False,
     png: bool = False,
     png_heat: bool = False,
+    report: bool = False,
+    pdf: Paper | None = None,
     reported: Callable[[ScanReport], None] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -311,11 +326,11 @@ def score_scan(
         What scores it.
     folder : Path
         See `write_scan_outputs`, as for ``threshold``, ``fpr``, ``settings``, ``keep_uids``,
-        ``dicom``, ``png``, ``png_heat`` and ``overwrite``.
+        ``dicom``, ``png``, ``png_heat``, ``report``, ``pdf`` and ``overwrite``.
     montage : bool
         Also write ``montage.png`` with the highest-scoring slices.
     reported : callable, optional
-        Also write ``report.html``; called with what it says.
+        Called with what ``report.html`` or ``report.pdf`` says.
     progress : callable, optional
         Called with (series label, slices done, slices in all).
 
@@ -329,12 +344,12 @@ def score_scan(
     """
     label = volume.series.label
 
-    def report(done: int, total: int) -> None:
+    def tell(done: int, total: int) -> None:
         if progress is not None:
             progress(label, done, total)
 
     likeness = compare(model, volume)
-    score = model.score_volume(volume, progress=report, plane=AS_ACQUIRED)
+    score = model.score_volume(volume, progress=tell, plane=AS_ACQUIRED)
     outputs = write_scan_outputs(
         folder,
         volume,
@@ -349,7 +364,8 @@ def score_scan(
         dicom=dicom,
         png=png,
         png_heat=png_heat,
-        report=reported is not None,
+        report=report,
+        pdf=pdf,
         likeness=likeness,
     )
     if reported is not None and outputs.report is not None:

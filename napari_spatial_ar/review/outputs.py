@@ -19,7 +19,11 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.derived import caveats
 from napari_spatial_ar.imaging.dicom.parametric_map import write_parametric_map
 from napari_spatial_ar.imaging.dicom.seg import write_seg
-from napari_spatial_ar.imaging.files import atomic_write_text, storage_error
+from napari_spatial_ar.imaging.files import (
+    atomic_write_bytes,
+    atomic_write_text,
+    storage_error,
+)
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
@@ -38,6 +42,7 @@ from napari_spatial_ar.review.p_values import PValues
 from napari_spatial_ar.review.provenance import ModelLike, algorithm_of
 from napari_spatial_ar.review.report import REPORT_FILE, ScanReport, scan_report
 from napari_spatial_ar.review.report_html import scan_page
+from napari_spatial_ar.review.report_pdf import PDF_FILE, Paper, pdf_of
 from napari_spatial_ar.review.results import ScoreLike, gather_results
 
 __all__ = [
@@ -46,6 +51,7 @@ __all__ = [
     "OUTPUT_FILES",
     "OVERLAYS",
     "REPORT",
+    "REPORT_PDF",
     "ScanOutputs",
     "earlier_files",
     "scan_folder_name",
@@ -65,7 +71,9 @@ MONTAGE = "montage"
 DICOM_FILES = {"mask_dicom": "mask.dcm", "nll_dicom": "nll.dcm"}
 OVERLAYS = "overlays"
 REPORT = "report"
-_OPTIONAL = {MONTAGE: "montage.png", OVERLAYS: "overlays", REPORT: REPORT_FILE, **DICOM_FILES}
+REPORT_PDF = "report_pdf"
+_REPORTS = {REPORT: REPORT_FILE, REPORT_PDF: PDF_FILE}
+_OPTIONAL = {MONTAGE: "montage.png", OVERLAYS: "overlays", **_REPORTS, **DICOM_FILES}
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class ScanOutputs:
     unlike : tuple of str
         Sentences that warn of a scan unlike those the model learned from.
     report : ScanReport or None
-        What ``report.html`` says, where one was written.
+        What ``report.html`` and ``report.pdf`` say, where one was written.
     """
 
     files: dict[str, Path]
@@ -142,6 +150,7 @@ def write_scan_outputs(
     png: bool = False,
     png_heat: bool = False,
     report: bool = False,
+    pdf: Paper | None = None,
     likeness: Likeness | None = None,
 ) -> ScanOutputs:
     """Write scores, mask, findings and provenance of one scan into one folder.
@@ -187,6 +196,8 @@ def write_scan_outputs(
         Lay the scores over these pictures.
     report : bool
         Also write ``report.html``, see `napari_spatial_ar.review.report`.
+    pdf : {"A4", "Letter"}, optional
+        Also write it as ``report.pdf``, on this paper; see `need_pdf`.
     likeness : Likeness, optional
         How the scan compares with those the model learned from, where that was looked at; what
         is unlike stands in ``unlike`` and in the record, as does a share of flagged tissue that
@@ -273,10 +284,15 @@ def write_scan_outputs(
                 edited=edited,
             )
             made |= written
+        if report or pdf:
+            written_up = scan_report(results, model, warnings=warnings)
+            page = scan_page(written_up)
         if report:
             made[REPORT] = work / _OPTIONAL[REPORT]
-            written_up = scan_report(results, model, warnings=warnings)
-            atomic_write_text(made[REPORT], scan_page(written_up))
+            atomic_write_text(made[REPORT], page)
+        if pdf:
+            made[REPORT_PDF] = work / _OPTIONAL[REPORT_PDF]
+            atomic_write_bytes(made[REPORT_PDF], pdf_of(page, paper=pdf))
         _move_in(work, out_dir)
     except OSError as error:
         raise storage_error(error, out_dir) from error

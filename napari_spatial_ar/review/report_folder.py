@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.files import atomic_write_text
+from napari_spatial_ar.imaging.files import atomic_write_bytes, atomic_write_text
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.likeness import Likeness
@@ -24,6 +24,7 @@ from napari_spatial_ar.review.report import (
     told_in_report,
 )
 from napari_spatial_ar.review.report_html import folder_page
+from napari_spatial_ar.review.report_pdf import PDF_FILE, Paper, pdf_of
 from napari_spatial_ar.review.results import gather_results
 from napari_spatial_ar.review.worklist import Entry
 from napari_spatial_ar.review.worklist_scoring import MaskRule
@@ -38,9 +39,13 @@ class FolderReports:
     Parameters
     ----------
     folder : Path
-        Gets ``report.html``.
+        Gets them.
     overwrite : bool
-        Replace that of an earlier run.
+        Replace those of an earlier run.
+    html : bool
+        Write ``report.html``.
+    pdf : {"A4", "Letter"}, optional
+        Write ``report.pdf`` on this paper.
 
     Raises
     ------
@@ -48,10 +53,19 @@ class FolderReports:
         If there is one and ``overwrite`` is False.
     """
 
-    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
-        self.path = folder / REPORT_FILE
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        overwrite: bool = False,
+        html: bool = True,
+        pdf: Paper | None = None,
+    ) -> None:
         self.entries: list[FolderEntry] = []
-        if self.path.exists() and not overwrite:
+        self._html = folder / REPORT_FILE if html else None
+        self._pdf = folder / PDF_FILE if pdf else None
+        self._paper: Paper = pdf or "A4"
+        if not overwrite and any(p is not None and p.exists() for p in (self._html, self._pdf)):
             raise InputError(
                 "a report of an earlier run is in this folder",
                 path=folder,
@@ -78,11 +92,28 @@ class FolderReports:
         label = f"Input {number + 1}" + (f", {name}" if name else "")
         self.entries.append(FolderEntry(label, trouble=told_in_report(error)))
 
-    def write(self, left_out: Sequence[str] = ()) -> Path:
-        """Write the report, whole or not at all, and say where (`StorageError`)."""
+    def write(self, left_out: Sequence[str] = ()) -> dict[str, str]:
+        """Write what is asked for, each file whole or not at all, and say where.
+
+        Returns
+        -------
+        dict of str to str
+            "report" and "report_pdf": the files, of those that there are.
+
+        Raises
+        ------
+        StorageError
+            If one could not be written.
+        """
         page = folder_page(FolderReport(tuple(self.entries), tuple(left_out)))
-        atomic_write_text(self.path, page)
-        return self.path
+        written = {}
+        if self._html is not None:
+            atomic_write_text(self._html, page)
+            written["report"] = str(self._html)
+        if self._pdf is not None:
+            atomic_write_bytes(self._pdf, pdf_of(page, paper=self._paper))
+            written["report_pdf"] = str(self._pdf)
+        return written
 
 
 def worklist_steps(

@@ -37,7 +37,8 @@ figure img{display:block;max-width:100%;height:auto}figcaption{font-size:.9em}
 details{border-top:1px solid #999;padding:.3rem 0}
 summary{cursor:pointer;font-size:1.1rem;padding:.3rem 0}
 @page{size:A4;margin:14mm 12mm 16mm;
-@bottom-center{content:"For research use, not for diagnosis.";font-size:9pt}}
+@bottom-left{content:"For research use, not for diagnosis.";font-size:9pt}
+@bottom-right{content:"Page " counter(page) " of " counter(pages);font-size:9pt}}
 @media print{body{font-size:9.5pt;margin:0;padding:0;max-width:none}
 h2,h3{break-after:avoid}figure,tr,.warn,.use{break-inside:avoid}thead{display:table-header-group}
 th,td{padding:.15rem .3rem}.wide{overflow:visible}
@@ -91,7 +92,7 @@ def folder_page(report: FolderReport) -> str:
     if report.left_out:
         parts.append(_list("Left out", report.left_out))
     if told:
-        parts.append("<h2>Each scan</h2>")
+        parts.append('<h2 class="each">Each scan</h2>')
     for number, entry in enumerate(ranked, 1):
         if entry.report is not None:
             parts.append(
@@ -266,7 +267,7 @@ def _findings(report: ScanReport) -> str:
         "tissue that scores as high as the peak."
     )
     return (
-        f'<div class="wide"><table><caption>{caption}</caption>'
+        f'<div class="wide"><table class="findings"><caption>{caption}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
@@ -366,6 +367,6 @@ def _summary(ranked: Sequence[FolderEntry]) -> str:
         rows.append(f"<tr>{''.join(cells)}</tr>")
     caption = "Highest score first; what could not be scored stands last, with the reason."
     return (
-        f'<div class="wide"><table><caption>{caption}</caption>'
+        f'<div class="wide"><table class="scans"><caption>{caption}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )

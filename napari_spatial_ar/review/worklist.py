@@ -99,6 +99,12 @@ class Entry:
         """Return it when it could not be scored."""
         return replace(self, state="failed", trouble=trouble, reason=reason)
 
+    def again(self) -> Entry:
+        """Return it when it is to be tried again; one that did not fail as it is."""
+        if self.state != "failed":
+            return self
+        return replace(self, state="waiting", trouble="", reason="")
+
     def set_down(self) -> Entry:
         """Return it when its scoring was stopped on the way."""
         return replace(self, state="waiting") if self.state == "scoring" else self

@@ -6,6 +6,7 @@ keeps its state, and nothing there names a patient or a file. In it are
 - ``reading.json``: how far the reader is with the scan;
 - ``MODEL.npz``: the scores by a model, of some slices or of all;
 - ``MODEL.json``: what the scores come to;
+- ``MODEL.failed.json``: why it could not be read or scored, in one sentence;
 - ``MODEL.marks.json``: what the reader said of findings, and painted and erased.
 
 MODEL is the start of the model's sha256. Every file is written whole or not at all; one that
@@ -166,11 +167,14 @@ class Record:
         Slices that the model has seen.
     summary : Summary or None
         None until all are scored.
+    failure : str
+        Why the last try failed: a sentence without the file's name; "" where it did not.
     """
 
     reading: Reading = "unread"
     done: int = 0
     summary: Summary | None = None
+    failure: str = ""
 
 
 class WorklistStore:
@@ -225,11 +229,26 @@ class WorklistStore:
         kept = self._read(scan, f"{model}.json")
         there = self._path(scan, f"{model}.npz").is_file()
         done = kept.get("done")
+        summary = _summary(kept.get("summary")) if there else None
+        failure = self._read(scan, f"{model}.failed.json").get("reason")
         return Record(
             reading=reading if reading in get_args(Reading) else "unread",
             done=done if there and isinstance(done, int) and done >= 0 else 0,
-            summary=_summary(kept.get("summary")) if there else None,
+            summary=summary,
+            # What was scored after all is no failure any more.
+            failure=failure if isinstance(failure, str) and summary is None else "",
         )
+
+    def save_failure(self, scan: str, model: str, reason: str) -> None:
+        """Keep why a scan could not be read or scored: a sentence that names no file."""
+        self._write(scan, f"{model}.failed.json", {"reason": reason})
+
+    def forget_failure(self, scan: str, model: str) -> None:
+        """Let a scan be tried again (`StorageError`)."""
+        try:
+            self._path(scan, f"{model}.failed.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, self.folder) from error
 
     def save_scores(
         self, scan: str, model: str, scores: ScanScores, summary: Summary | None = None

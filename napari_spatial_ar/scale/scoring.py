@@ -29,6 +29,7 @@ from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.review.batch import Flagging, scans_to_score, score_scan
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import scan_folder_name
+from napari_spatial_ar.review.report_pdf import Paper, need_pdf
 from napari_spatial_ar.scale.cluster import Run, here, own_device
 from napari_spatial_ar.scale.ledger import Entry, Ledger
 from napari_spatial_ar.scale.places import Place, digests
@@ -98,6 +99,8 @@ class ScoreJob:
         See `napari_spatial_ar.review.batch.score_scans`.
     report : bool
         Also write ``report.html`` of each scan.
+    pdf : {"A4", "Letter"}, optional
+        Also write ``report.pdf`` of each scan, on this paper.
     weights, device : str or None, str
         See `load_model`; on every machine.
     """
@@ -113,6 +116,7 @@ class ScoreJob:
     png: bool = False
     png_heat: bool = False
     report: bool = False
+    pdf: Paper | None = None
     weights: str | None = None
     device: str = "auto"
 
@@ -122,8 +126,9 @@ class ScoreJob:
         values = asdict(self)
         for name in ("model", "out", "weights", "device"):
             del values[name]
-        if not self.report:
-            del values["report"]  # what was finished before there were reports still counts
+        for name in ("report", "pdf"):
+            if not values[name]:
+                del values[name]  # what was finished before there were reports still counts
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -139,10 +144,6 @@ def _model_of(path: str, sha256: str, weights: str | None, device: str) -> Norma
     # Workers beside each other would disturb what they measure.
     settle(model, measure=False)
     return model
-
-
-def _only_written(report: object) -> None:
-    """Let go of what a report says: it is in its file."""
 
 
 def score_one(task: ScanTask, job: ScoreJob) -> Entry:
@@ -180,7 +181,8 @@ def score_one(task: ScanTask, job: ScoreJob) -> Entry:
             dicom=job.dicom,
             png=job.png,
             png_heat=job.png_heat,
-            reported=_only_written if job.report else None,
+            report=job.report,
+            pdf=job.pdf,
             overwrite=True,
         )
         files = digests(folder)
@@ -239,7 +241,8 @@ def score_many(
     progress : callable, optional
         Called with ("N scans", scans done, inputs in all as far as they are looked through).
     **options
-        ``plane``, ``montage``, ``keep_uids``, ``dicom``, ``png``, ``png_heat``, ``report``.
+        ``plane``, ``montage``, ``keep_uids``, ``dicom``, ``png``, ``png_heat``, ``report``,
+        ``pdf``.
 
     Returns
     -------
@@ -252,6 +255,8 @@ def score_many(
     SpatialARError
         If the model or the place cannot be used, or no input could be scored.
     """
+    if options.get("pdf"):
+        need_pdf()
     place = Place.of(out)
     if run is not here and not place.is_shared:
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,52 @@ def test_a_report_of_the_scan_is_written_and_opened_on_request(
     click_and_answer(scored, qtbot, monkeypatch, click, buttons.Yes)
     qtbot.waitUntil(lambda: len(opened) == 1, timeout=20_000)
     assert Path(opened[0]) == tmp_path / "a.html"
+
+
+def test_a_report_is_a_pdf_where_that_is_the_kind_chosen(
+    scored: Any, tmp_path: Path, monkeypatch: Any, qtbot: Any, notes: list[str]
+) -> None:
+    pypdf = pytest.importorskip("pypdf")
+    pytest.importorskip("weasyprint", exc_type=(ImportError, OSError))
+    offered: list[tuple[Any, ...]] = []
+
+    def choose(*arguments: Any) -> tuple[str, str]:
+        offered.append(arguments[2:5])
+        # The name offered, with another kind picked.
+        return str(tmp_path / Path(arguments[2]).name), "PDF, Letter (*.pdf)"
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", choose)
+    qtbot.mouseClick(scored.export.report_button, LEFT)
+    out = tmp_path / Path(offered[0][0]).with_suffix(".pdf").name
+    qtbot.waitUntil(lambda: f"The report is saved in {out.name}." in notes, timeout=30_000)
+    qtbot.waitUntil(lambda: scored.export.report_button.text() == "Export report...")
+    page = pypdf.PdfReader(out).pages[0]
+    assert page.mediabox[2] == pytest.approx(8.5 * 72)
+    assert "Findings" in page.extract_text()
+    # The kind is remembered, and said first where it cannot be had any more.
+    out.unlink()
+    monkeypatch.setitem(sys.modules, "weasyprint", None)
+    qtbot.mouseClick(scored.export.report_button, LEFT)
+    assert offered[1] == (str(out), offered[0][1], "PDF, Letter (*.pdf)")
+    qtbot.waitUntil(lambda: any("napari-spatial-ar[pdf]" in note for note in notes))
+    qtbot.waitUntil(lambda: scored.export.report_button.text() == "Export report...")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "path", "paper"),
+    [
+        ("a", "HTML (*.html)", "a.html", None),
+        ("a.htm", "HTML (*.html)", "a.htm", None),
+        ("a.b", "HTML (*.html)", "a.b.html", None),
+        ("a.pdf", "HTML (*.html)", "a.pdf", "A4"),
+        ("a.PDF", "", "a.PDF", "A4"),
+        ("a.html", "PDF, Letter (*.pdf)", "a.pdf", "Letter"),
+        ("a.b", "PDF, A4 (*.pdf)", "a.b.pdf", "A4"),
+    ],
+)
+def test_name_and_kind_say_what_a_report_is(name: str, kind: str, path: str, paper: Any) -> None:
+    assert reporting.ReportFile.of(name, kind) == reporting.ReportFile(Path(path), paper)
 
 
 def test_a_report_that_is_cancelled_writes_nothing(

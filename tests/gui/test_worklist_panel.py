@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,8 @@ from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QFileDialog
 
-from napari_spatial_ar.errors import WeightsError
-from napari_spatial_ar.gui import settings, worklist_panel
+from napari_spatial_ar.errors import InputError, WeightsError
+from napari_spatial_ar.gui import services, settings, worklist_panel
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.session import outward
@@ -312,6 +314,85 @@ def test_another_model_has_its_own_scores(
     wait(lambda: panel.runner.model is models["fake"])
     wait(all_scored(panel))
     assert len(models["fake"].asked) == 3 * SLICES
+
+
+def test_what_failed_says_so_after_a_restart_and_is_tried_again_on_request(
+    dock: Make,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: Any,
+    qtbot: Any,
+    wait: Any,
+    models: dict[str, Any],
+) -> None:
+    (folder / "broken.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:200])
+    models["fake"].error = InputError("the slice is damaged", path="/data/DOE_JANE.nii")
+    made = dock(scan=False)
+    made.show_worklist([str(folder)])
+    panel = made.worklist
+    assert panel.again_button.isHidden()
+    wait(lambda: len(panel.rows.entries) == 4 and states(panel) == {"failed"})
+    assert not panel.again_button.isHidden()
+    kept = [path.read_text() for path in (tmp_path / "kept").rglob("*.failed.json")]
+    assert len(kept) == 4
+    assert "DOE" not in "".join(kept)
+
+    def restart() -> WorklistPanel:
+        # As of a new session: only what is on disk is known.
+        panel.runner.cancel()
+        wait(lambda: not panel.runner.running)
+        again = WorklistPanel(made)
+        qtbot.addWidget(again)
+        again.set_paths([str(folder)])
+        return again
+
+    models["fake"].error = None
+    again = restart()
+    wait(lambda: len(again.rows.entries) == 4 and states(again) == {"failed"})
+    assert shown(again, "state").count("The slice is damaged.") == 3
+    assert models["fake"].asked == []
+    shutil.copy(folder / "a.nii.gz", tmp_path / "whole.nii.gz")
+    os.replace(tmp_path / "whole.nii.gz", folder / "broken.nii.gz")
+    qtbot.mouseClick(again.again_button, LEFT)
+    wait(lambda: len(again.rows.entries) == 4 and states(again) == {"scored"})
+    assert again.again_button.isHidden()
+    again.runner.cancel()
+    wait(lambda: not again.runner.running)
+
+
+def test_a_running_list_tries_again_what_it_failed_at(
+    dock: Make, folder: Path, wait: Any, monkeypatch: Any, models: dict[str, Any]
+) -> None:
+    model = models["fake"]
+    model.gate = threading.Semaphore(0)
+    whole, calls = model.iter_volume, []
+
+    def fails_at_first(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise InputError("the slice is damaged")
+        return whole(*arguments)
+
+    monkeypatch.setattr(model, "iter_volume", fails_at_first)
+    made = dock(scan=False)
+    made.show_worklist([str(folder)])
+    panel = made.worklist
+    wait(lambda: states(panel) == {"failed", "scoring", "waiting"})
+    panel.try_again()
+    model.gate.release(200)
+    wait(all_scored(panel))
+
+
+def test_the_list_is_scored_in_the_way_that_is_settled_for_the_model(
+    dock: Make, folder: Path, monkeypatch: Any, wait: Any, models: dict[str, Any]
+) -> None:
+    settled: list[tuple[Any, int]] = []
+    model = models["fake"]
+    monkeypatch.setattr(services, "settle_engine", lambda m: settled.append((m, len(model.asked))))
+    made = dock(scan=False)
+    made.show_worklist([str(folder)])
+    wait(all_scored(made.worklist))
+    assert settled == [(model, 0)]
 
 
 def test_a_report_of_all_scans_has_what_was_said_of_them(

@@ -219,8 +219,9 @@ def test_a_folder_is_ranked_and_says_what_failed_without_its_file(
         results = gather_results(named, these, model, threshold=2.0)
         reports.add(scan_report(results, model))
     reports.fail(InputError("is damaged", path="/data/DOE_JANE.nii", fix="Copy it again"), 2)
-    path = reports.write(["MR series 1 is a localizer and was left out."])
-    html = path.read_text(encoding="utf-8")
+    written = reports.write(["MR series 1 is a localizer and was left out."])
+    assert written == {"report": str(tmp_path / "report.html")}
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(html)
     page.check_alone()
     (head,) = [at for at, row in enumerate(page.rows) if row[:2] == ["No.", "Picture"]]
@@ -278,10 +279,10 @@ def test_unforeseen_errors_are_told_by_their_kind() -> None:
     )
 
 
-def test_reports_need_neither_torch_nor_qt() -> None:
+def test_reports_need_neither_torch_nor_qt_and_html_no_weasyprint() -> None:
     code = (
         "import sys; from napari_spatial_ar.review import report_html, report_folder;"
-        "print([m for m in ('torch', 'qtpy', 'napari') if m in sys.modules])"
+        "print([m for m in ('torch', 'qtpy', 'napari', 'weasyprint') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -117,6 +117,31 @@ def test_the_scan_being_looked_at_comes_first_then_begun_then_unread() -> None:
     assert order_of_need(entries, "scored")[0] == "begun"
 
 
+def test_why_a_scan_failed_is_kept_until_it_is_scored_or_tried_again(store: WorklistStore) -> None:
+    store.save_reading("k", "seen")
+    store.save_failure("k", "m", "It is damaged.")
+    assert store.record("k", "m") == Record("seen", 0, None, "It is damaged.")
+    assert store.record("k", "other").failure == ""
+    again = WorklistStore(store.folder)
+    assert again.record("k", "m").failure == "It is damaged."
+    geometry = Geometry(SHAPE, np.eye(4))
+    again.save_scores("k", "m", ScanScores.empty(geometry), Summary(1.0))
+    assert again.record("k", "m").failure == ""
+    again.save_failure("l", "m", "It is damaged.")
+    again.forget_failure("l", "m")
+    again.forget_failure("never", "m")
+    assert again.record("l", "m") == Record()
+    (store.folder / "k" / "n.failed.json").write_text('{"format": 1, "reason": 7}')
+    assert store.record("k", "n").failure == ""
+
+
+def test_what_failed_waits_again_and_nothing_else() -> None:
+    failed = Entry("a", "a", done=3).failed("a.nii is damaged.", "It is damaged.")
+    assert failed.again() == Entry("a", "a", done=3)
+    scored = Entry("b", "b", state="scored")
+    assert scored.again() is scored
+
+
 def test_what_has_no_value_sorts_as_none_and_states_by_progress() -> None:
     entry = Entry("k", "NIfTI scan", slices=10)
     assert sort_value(entry, "score") is None

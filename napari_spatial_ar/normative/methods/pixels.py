@@ -21,6 +21,7 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.backbone_table import BackboneSpec
+from napari_spatial_ar.normative.turns import Turns
 
 __all__ = ["PixelBackbone"]
 
@@ -56,6 +57,7 @@ class PixelBackbone(Backbone):
         )
         self.source = "none needed"
         self.device = device
+        self.turns = Turns()
         # What stands for weights in a model file: the rule itself.
         self.sha256 = hashlib.sha256(f"first channel, {name}".encode()).hexdigest()
 
@@ -75,6 +77,11 @@ class PixelBackbone(Backbone):
 
     def compute(self, images: Tensor) -> Tensor:
         """See `embed`."""
+        return self.embed(images)
+
+    def compute_with(self, engine: str, images: Tensor) -> Tensor:
+        """See `embed`; there is one way only."""
+        self.use(engine)
         return self.embed(images)
 
     @torch.inference_mode()
