@@ -25,6 +25,7 @@ from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
 from napari_spatial_ar.normative import speeds
+from napari_spatial_ar.normative.devices import wait
 from napari_spatial_ar.normative.engines import available
 from napari_spatial_ar.normative.memory import is_shortage
 from napari_spatial_ar.normative.model import NormativeModel
@@ -220,8 +221,7 @@ def _tried(model: NormativeModel, inputs: Sequence[Tensor]) -> tuple[float, np.n
     for number in range(_REPEATS):
         begin = time.perf_counter()
         grid = model.backbone.compute(inputs[number % len(inputs)])
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
+        wait(model.device)
         seconds.append(time.perf_counter() - begin)
         smooth = model.header.scoring.smooth(model.detector.score(grid).float())
         scores.append(smooth.flatten().cpu().numpy())

@@ -102,7 +102,7 @@ class BFloat16(_Half):
     @classmethod
     def why_not(cls, device: torch.device) -> str:
         """Say where it is emulated, which is several times slower."""
-        return "" if native_bfloat16(device) else "the processor does not have it in hardware"
+        return "" if native_bfloat16(device) else "the device does not have it in hardware"
 
 
 class Float16(_Half):
@@ -131,6 +131,8 @@ class Compiled(Engine):
         """Say where there is nothing to compile with."""
         if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
             return "there is no C++ compiler"
+        if device.type not in ("cpu", "cuda"):
+            return "it is for processors and NVIDIA's cards"
         if device.type == "cuda" and importlib.util.find_spec("triton") is None:
             return "triton is not installed"
         return ""
