@@ -28,7 +28,7 @@ QT_BINDINGS = {"pyqt5", "pyqt6", "pyside2", "pyside6"}
 # Base dependencies that pydicom imports for us: the decoders of compressed pixel data.
 PLUGINS = {"pylibjpeg", "pylibjpeg-openjpeg"}
 # Imported only where an extra is installed.
-OPTIONAL = {"anomalib", "distributed", "fsspec", "lightning", "onnx", "openvino"}
+OPTIONAL = {"anomalib", "distributed", "fsspec", "lightning", "nncf", "onnx", "openvino"}
 
 
 @pytest.fixture(scope="module")

@@ -184,13 +184,15 @@ def _key(model: NormativeModel) -> list[Any]:
         header.method,
         speeds.machine(model.device),
         torch.__version__,
-        _openvino_version(),
+        _version_of("openvino"),
+        # Where it is installed later, there is one more engine to try.
+        *filter(None, [_version_of("nncf")]),
     ]
 
 
-def _openvino_version() -> str:
+def _version_of(distribution: str) -> str:
     try:
-        return version("openvino")
+        return version(distribution)
     except PackageNotFoundError:
         return ""
 

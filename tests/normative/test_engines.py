@@ -212,3 +212,14 @@ def test_a_choice_that_cannot_be_read_is_none(tiny_backbone: Backbone) -> None:
     assert speeds.recall_choice(key) == ""
     speeds.remember_choice(key, "fast")
     assert (speeds.recall_choice(key), speeds.recall(key)) == ("fast", None)
+
+
+def test_nncf_installed_later_is_measured_again(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, versions = build(tiny_backbone), {"openvino": "1", "nncf": ""}
+    monkeypatch.setattr(engine_choice, "_version_of", versions.get)
+    engine_choice.remember(model, "float32")
+    assert recalled(model) == "float32"
+    versions["nncf"] = "3.0"
+    assert recalled(model) == ""
