@@ -214,7 +214,9 @@ class OpenVinoInt8(OpenVino):
 
     def __call__(self, images: Tensor) -> Tensor:
         """See `Engine`."""
-        return torch.cat([super(OpenVinoInt8, self).__call__(one) for one in images.split(1)])
+        return torch.cat(
+            [super(OpenVinoInt8, self).__call__(one) for one in torch.split(images, 1)]
+        )
 
     def _model(self, shape: tuple[int, ...]) -> Any:
         return openvino_models.quantized(self.network, shape)

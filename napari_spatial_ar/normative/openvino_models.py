@@ -144,7 +144,7 @@ def _slices(shape: tuple[int, ...]) -> list[npt.NDArray[np.float32]]:
     with as_file(files("napari_spatial_ar") / "data" / "flair_tcga_lgg.nii.gz") as path:
         (volume,) = read(path)
     window = Window("percentile", 1.0, 99.0)
-    preprocessing, limits = Preprocessing(window, shape[2:]), resolve(window, volume)
+    preprocessing, limits = Preprocessing(window, (shape[2], shape[3])), resolve(window, volume)
     count = volume.geometry.slice_count
     chosen = (count * (2 * n + 2 * _SLICES + 1) // (6 * _SLICES) for n in range(_SLICES))
     return [preprocessing(apply_window(volume.slice(i), *limits))[None].numpy() for i in chosen]

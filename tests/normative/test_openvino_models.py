@@ -74,13 +74,13 @@ def test_only_the_first_product_of_each_mlp_is_quantized(backbone: Backbone) -> 
     kinds = [(op.get_type_name(), op.get_friendly_name()) for op in ops]
     given = [name for kind, name in kinds if kind == "FakeQuantize"]
     weights = [
-        op.get_friendly_name()
+        tuple(op.shape)
         for op in ops
         if op.get_type_name() == "Constant" and op.get_element_type().to_string() == "i8"
     ]
-    assert len(given) == len(weights) == 2  # one in each block
+    assert weights == [(48, 24), (48, 24)]  # one in each block
+    assert len(given) == 2
     assert all(".norm2/" in name for name in given)
-    assert all(".mlp.up_proj." in name for name in weights)
 
 
 @needs_nncf
