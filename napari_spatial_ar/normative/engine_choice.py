@@ -47,8 +47,10 @@ AGREEMENT = 0.999
 # A smaller gain than this is not worth other digits.
 _GAIN = 1.1
 _SLICES, _REPEATS = 3, 3
-# torch.compile is tried only where it is asked for: it compiles for minutes, in each process.
-_ONLY_WHEN_ASKED = ("compiled",)
+# Tried only where they are asked for. torch.compile compiles for minutes, in each process; 8 bits
+# take up to a minute to be made, gained nothing where that was measured, and the few slices of
+# this check flatter them (docs/speed.md).
+_ONLY_WHEN_ASKED = ("compiled", "openvino-int8")
 #: Environment variable that forces an engine; nothing is measured then.
 VARIABLE = "NAPARI_SPATIAL_AR_ENGINE"
 
@@ -88,7 +90,7 @@ def trials(model: NormativeModel, engines: Sequence[str] = ()) -> Generator[Tria
     model : NormativeModel
         What scores.
     engines : sequence of str, optional
-        Which; by default all that this machine has but torch.compile.
+        Which; by default all that this machine has but torch.compile and 8 bits.
 
     Raises
     ------
@@ -184,15 +186,13 @@ def _key(model: NormativeModel) -> list[Any]:
         header.method,
         speeds.machine(model.device),
         torch.__version__,
-        _version_of("openvino"),
-        # Where it is installed later, there is one more engine to try.
-        *filter(None, [_version_of("nncf")]),
+        _openvino_version(),
     ]
 
 
-def _version_of(distribution: str) -> str:
+def _openvino_version() -> str:
     try:
-        return version(distribution)
+        return version("openvino")
     except PackageNotFoundError:
         return ""
 

@@ -214,12 +214,14 @@ def test_a_choice_that_cannot_be_read_is_none(tiny_backbone: Backbone) -> None:
     assert (speeds.recall_choice(key), speeds.recall(key)) == ("fast", None)
 
 
-def test_nncf_installed_later_is_measured_again(
-    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+def test_what_takes_long_to_make_is_tried_only_when_asked_for(
+    tiny_backbone: Backbone, added: Callable[..., Any], timed: dict[str, float]
 ) -> None:
-    model, versions = build(tiny_backbone), {"openvino": "1", "nncf": ""}
-    monkeypatch.setattr(engine_choice, "_version_of", versions.get)
-    engine_choice.remember(model, "float32")
-    assert recalled(model) == "float32"
-    versions["nncf"] = "3.0"
-    assert recalled(model) == ""
+    model = build(tiny_backbone)
+    for name in ("openvino-int8", "compiled"):
+        added(name, lambda grid: grid + 0.0)
+        timed[name] = 0.1
+    assert [trial.engine for trial in trials(model)] == ["float32"]
+    assert settle(model) == "float32"
+    asked = list(trials(model, ["float32", "openvino-int8"]))
+    assert fastest(asked) == "openvino-int8"
