@@ -39,7 +39,8 @@ from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.imaging.windows import default_window, resolve
 from napari_spatial_ar.normative import engine_choice
 from napari_spatial_ar.normative.autoregressive import MaskedConv2d, SpatialAR
-from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, _build, resolve_device
+from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, _build
+from napari_spatial_ar.normative.devices import resolve_device
 from napari_spatial_ar.normative.engines import available
 from napari_spatial_ar.normative.methods.memory_bank import MemoryBank
 from napari_spatial_ar.normative.methods.spatial_ar import SpatialARDetector

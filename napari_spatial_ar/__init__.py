@@ -1,5 +1,7 @@
 """Shows where an MRI, CT or OCT scan departs from normal. For research use, not for diagnosis."""
 
+import os
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,11 @@ except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0+unknown"
 
 __all__ = ["__version__", "fit", "load_model", "read"]
+
+if sys.platform == "darwin":
+    # torch reads it when it is loaded: what Apple's GPUs lack is then computed by the processor
+    # instead of ending with an error.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 _HOME = {
     "read": "napari_spatial_ar.imaging.reading",

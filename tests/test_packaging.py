@@ -28,7 +28,16 @@ QT_BINDINGS = {"pyqt5", "pyqt6", "pyside2", "pyside6"}
 # Base dependencies that pydicom imports for us: the decoders of compressed pixel data.
 PLUGINS = {"pylibjpeg", "pylibjpeg-openjpeg"}
 # Imported only where an extra is installed.
-OPTIONAL = {"anomalib", "distributed", "fsspec", "lightning", "onnx", "openvino", "weasyprint"}
+OPTIONAL = {
+    "anomalib",
+    "distributed",
+    "fsspec",
+    "lightning",
+    "nncf",
+    "onnx",
+    "openvino",
+    "weasyprint",
+}
 
 
 @pytest.fixture(scope="module")

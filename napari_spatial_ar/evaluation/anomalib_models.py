@@ -24,7 +24,7 @@ from napari_spatial_ar.imaging.datasets import SliceRef, find_slices, iter_slice
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
-from napari_spatial_ar.normative.backbone import resolve_device
+from napari_spatial_ar.normative.devices import resolve_device
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring, SliceScore

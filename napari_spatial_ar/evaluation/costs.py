@@ -15,6 +15,7 @@ import torch
 
 from napari_spatial_ar.evaluation.scorer import Scorer
 from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.devices import wait
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef
 
@@ -69,7 +70,7 @@ class SharedBackbone:
                 return result
         begin = time.perf_counter()
         result = method(*args, **kwargs)
-        _wait(self._backbone.device)
+        wait(self._backbone.device)
         seconds = time.perf_counter() - begin
         self._kept.append((key, result, seconds))
         self.charged += seconds
@@ -102,12 +103,6 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(_equal, one, other))
     return type(one) is type(other) and bool(one == other)
-
-
-def _wait(device: torch.device) -> None:
-    """Let a GPU finish, so that its time is counted where it was spent."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @contextmanager

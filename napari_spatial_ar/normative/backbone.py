@@ -23,6 +23,7 @@ from napari_spatial_ar.normative.backbone_table import (
     BackboneSpec,
     Fuse,
 )
+from napari_spatial_ar.normative.devices import resolve_device
 from napari_spatial_ar.normative.memory import Portions
 from napari_spatial_ar.normative.patch_grid import PatchGrid
 from napari_spatial_ar.normative.stopping import check_stop
@@ -295,17 +296,6 @@ def _load_state(
     model.load_state_dict(state, strict=False)
 
 
-def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """Turn ``"auto"`` into CUDA, Apple MPS or the CPU, in that order."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
-
-
 def load_backbone(
     name: str = DEFAULT_BACKBONE,
     weights: str | Path | None = None,
@@ -339,7 +329,8 @@ def load_backbone(
     Raises
     ------
     InputError
-        If the name is unknown, or the backbone has no such blocks or too few to fuse.
+        If the name is unknown, the backbone has no such blocks or too few to fuse, or this
+        machine has no such device.
     WeightsError
         If no weights are found, or those found are damaged or of another backbone.
     """

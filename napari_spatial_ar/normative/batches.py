@@ -212,12 +212,14 @@ class BatchScorer:
         tensors = [torch.from_numpy(np.ascontiguousarray(unit)) for _, unit in pairs]
         # One by one: put together on the host first, they would be copied twice.
         given = torch.empty((len(tensors), *tensors[0].shape), device=self._device)
+        # Elsewhere nothing would say when a copy is done.
+        on_card = self._device.type == "cuda"
         for place, tensor in zip(given, tensors, strict=True):
-            place.copy_(tensor, non_blocking=True)
+            place.copy_(tensor, non_blocking=on_card)
         found = (self._single if len(pairs) == 1 else self._maps)(given)
-        heat, patches, images = (t.to("cpu", non_blocking=True) for t in found)
+        heat, patches, images = (t.to("cpu", non_blocking=on_card) for t in found)
         ready = None
-        if self._device.type == "cuda":
+        if on_card:
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
         return _Batch([key for key, _ in pairs], (heat, patches, images), ready)

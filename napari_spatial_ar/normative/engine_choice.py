@@ -25,6 +25,7 @@ from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
 from napari_spatial_ar.normative import speeds
+from napari_spatial_ar.normative.devices import wait
 from napari_spatial_ar.normative.engines import available
 from napari_spatial_ar.normative.memory import is_shortage
 from napari_spatial_ar.normative.model import NormativeModel
@@ -46,8 +47,10 @@ AGREEMENT = 0.999
 # A smaller gain than this is not worth other digits.
 _GAIN = 1.1
 _SLICES, _REPEATS = 3, 3
-# torch.compile is tried only where it is asked for: it compiles for minutes, in each process.
-_ONLY_WHEN_ASKED = ("compiled",)
+# Tried only where they are asked for. torch.compile compiles for minutes, in each process; 8 bits
+# take up to a minute to be made, gained nothing where that was measured, and the few slices of
+# this check flatter them (docs/speed.md).
+_ONLY_WHEN_ASKED = ("compiled", "openvino-int8")
 #: Environment variable that forces an engine; nothing is measured then.
 VARIABLE = "NAPARI_SPATIAL_AR_ENGINE"
 
@@ -87,7 +90,7 @@ def trials(model: NormativeModel, engines: Sequence[str] = ()) -> Generator[Tria
     model : NormativeModel
         What scores.
     engines : sequence of str, optional
-        Which; by default all that this machine has but torch.compile.
+        Which; by default all that this machine has but torch.compile and 8 bits.
 
     Raises
     ------
@@ -219,8 +222,7 @@ def _tried(
         with model.turns.taken():
             begin = time.perf_counter()
             grid = model.backbone.compute_with(engine, inputs[number % len(inputs)])
-            if model.device.type == "cuda":
-                torch.cuda.synchronize(model.device)
+            wait(model.device)
             seconds.append(time.perf_counter() - begin)
             smooth = model.header.scoring.smooth(model.detector.score(grid).float())
             scores.append(smooth.flatten().cpu().numpy())

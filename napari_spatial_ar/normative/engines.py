@@ -7,6 +7,7 @@ compiled           float32 through torch.compile; needs a C++ compiler and minut
                    slice
 openvino           Intel's OpenVINO in float32, on any x86 or Arm processor (extra ``openvino``)
 openvino-bfloat16  the same in bfloat16, where the processor has it
+openvino-int8      the same with a third of the products in 8 bits, by NNCF (extra ``int8``)
 ================== ==========================================================================
 
 Which is the fastest that gives the same maps is measured: see
@@ -18,7 +19,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import shutil
-import warnings
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.normative import openvino_models
 from napari_spatial_ar.normative.precision import native_bfloat16
 
 __all__ = ["ENGINES", "Engine", "available", "build", "check"]
@@ -102,7 +103,7 @@ class BFloat16(_Half):
     @classmethod
     def why_not(cls, device: torch.device) -> str:
         """Say where it is emulated, which is several times slower."""
-        return "" if native_bfloat16(device) else "the processor does not have it in hardware"
+        return "" if native_bfloat16(device) else "the device does not have it in hardware"
 
 
 class Float16(_Half):
@@ -131,6 +132,8 @@ class Compiled(Engine):
         """Say where there is nothing to compile with."""
         if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
             return "there is no C++ compiler"
+        if device.type not in ("cpu", "cuda"):
+            return "it is for processors and NVIDIA's cards"
         if device.type == "cuda" and importlib.util.find_spec("triton") is None:
             return "triton is not installed"
         return ""
@@ -169,24 +172,19 @@ class OpenVino(Engine):
         return torch.from_numpy(result[0].copy())
 
     def _compile(self, images: Tensor) -> Any:
+        openvino_models.keep_silent()
         import openvino
 
-        with (
-            warnings.catch_warnings(),
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):
-            # Tracing warns of shapes that become constants, as is wanted here.
-            warnings.simplefilter("ignore")
-            model = openvino.convert_model(
-                self.network, example_input=torch.zeros(images.shape), input=[images.shape]
-            )
+        model = self._model(tuple(images.shape))
         options = {
             "INFERENCE_PRECISION_HINT": self.precision,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
         return openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+
+    def _model(self, shape: tuple[int, ...]) -> Any:
+        return openvino_models.convert(self.network, shape)
 
 
 class OpenVinoBFloat16(OpenVino):
@@ -201,9 +199,32 @@ class OpenVinoBFloat16(OpenVino):
         return super().why_not(device) or BFloat16.why_not(device)
 
 
+class OpenVinoInt8(OpenVino):
+    """See `OpenVino`; images go one by one, as each shape takes many seconds to be made."""
+
+    name = "openvino-int8"
+
+    @classmethod
+    def why_not(cls, device: torch.device) -> str:
+        """Say what is missing of the two."""
+        reason = super().why_not(device)
+        if reason or importlib.util.find_spec("nncf"):
+            return reason
+        return "nncf is missing, which 'pip install \"napari-spatial-ar[int8]\"' brings"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """See `Engine`."""
+        return torch.cat(
+            [super(OpenVinoInt8, self).__call__(one) for one in torch.split(images, 1)]
+        )
+
+    def _model(self, shape: tuple[int, ...]) -> Any:
+        return openvino_models.quantized(self.network, shape)
+
+
 ENGINES: dict[str, type[Engine]] = {
     engine.name: engine
-    for engine in (Float32, BFloat16, Float16, Compiled, OpenVino, OpenVinoBFloat16)
+    for engine in (Float32, BFloat16, Float16, Compiled, OpenVino, OpenVinoBFloat16, OpenVinoInt8)
 }
 
 

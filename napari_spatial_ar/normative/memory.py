@@ -18,8 +18,9 @@ T = TypeVar("T")
 Y = TypeVar("Y")
 R = TypeVar("R")
 
-# How torch says it where it has no class of its own for it: of the CPU, and of Apple's GPUs.
-_SAID = ("can't allocate memory", "out of memory")
+# How torch says it where it has no class of its own for it: of the CPU, and of Apple's GPUs, the
+# last of a tensor that is larger than they may be there.
+_SAID = ("can't allocate memory", "out of memory", "Invalid buffer size")
 
 
 def is_shortage(error: BaseException) -> bool:

@@ -20,9 +20,10 @@ from napari_spatial_ar.imaging.tissue import has_tissue
 from napari_spatial_ar.imaging.volume import Intensity, Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative import engines, model_file
-from napari_spatial_ar.normative.backbone import Backbone, load_backbone, resolve_device
+from napari_spatial_ar.normative.backbone import Backbone, load_backbone
 from napari_spatial_ar.normative.batches import BatchScorer, BatchSizes, ahead, scores_in_order
 from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.normative.devices import resolve_device
 from napari_spatial_ar.normative.memory import one_sentence, release, releases_memory
 from napari_spatial_ar.normative.methods import Detector, detector_from_tensors, score_grid
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader

@@ -9,6 +9,7 @@ import platformdirs
 
 __all__ = [
     "feature_store_dir",
+    "quantized_dir",
     "released_models_dir",
     "speeds_file",
     "unfinished_dir",
@@ -25,7 +26,7 @@ def _home(kind: str) -> Path:
     override = os.environ.get("NAPARI_SPATIAL_AR_HOME")
     if override:
         return Path(override).expanduser() / kind
-    if kind == "features":
+    if kind in ("features", "quantized"):
         return Path(platformdirs.user_cache_dir(_APP, appauthor=False)) / kind
     return Path(platformdirs.user_data_dir(_APP, appauthor=False)) / kind
 
@@ -43,6 +44,11 @@ def user_models_dir() -> Path:
 def feature_store_dir() -> Path:
     """Folder of embedding grids kept between fits; may be deleted at any time."""
     return _home("features")
+
+
+def quantized_dir() -> Path:
+    """Folder of backbones turned to 8 bits for this machine; may be deleted at any time."""
+    return _home("quantized")
 
 
 def unfinished_dir() -> Path:

@@ -139,7 +139,10 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = SpatialAR(**settings.network)
-    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(device)
+    # On Apple's GPUs torch had wrong gradients for weights that lie so in memory.
+    if device.type != "mps":
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     on_card = device.type == "cuda"
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=settings.learning_rate, fused=on_card or None
@@ -270,11 +273,16 @@ def _gradients(
     total, device = 0.0, next(network.parameters()).device
     for part in torch.split(grid, size):
         with precision(device):
-            loss = network.nll(part.to(device)).mean() / network.channels
+            loss = network.nll(_laid_out(part.to(device))).mean() / network.channels
         loss = loss * (len(part) / len(grid))
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
+
+
+def _laid_out(grid: Tensor) -> Tensor:
+    """Channels first in memory on Apple's GPUs, as their convolutions want it; else as it is."""
+    return grid.contiguous() if grid.device.type == "mps" else grid
 
 
 def mean_nll(network: SpatialAR, grids: LoadedGrids, portions: Portions | None = None) -> float:
@@ -285,7 +293,7 @@ def mean_nll(network: SpatialAR, grids: LoadedGrids, portions: Portions | None =
         parts = (range(n, min(n + size, count)) for n in range(0, count, size))
         with torch.inference_mode(), precision(device):
             loaded = (grids.batch(part).to(device) for part in parts)
-            return sum(network.nll(grid).mean().item() * len(grid) for grid in loaded)
+            return sum(network.nll(_laid_out(grid)).mean().item() * len(grid) for grid in loaded)
 
     # Portions of 16, where there is room for so many.
     total = (portions or Portions("Validation"))(min(16, count), device, summed)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import dask.array as da
 import numpy as np
 import pytest
+from dask.callbacks import Callback
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
@@ -117,3 +119,16 @@ def test_the_header_decides_how_a_scan_is_drawn() -> None:
 def test_presets_are_those_of_radiologists(name: str, centre: float, width: float) -> None:
     window = CT_PRESETS[name]
     assert ((window.low + window.high) / 2, window.high - window.low) == (centre, width)
+
+
+def test_slices_of_a_large_scan_are_read_in_one_go() -> None:
+    voxels = np.random.default_rng(0).normal(100, 20, (40, 6, 8)).astype(np.float32)
+    lazy = da.from_array(voxels, chunks=(1, 6, 8))
+    series, geometry = Series("CT"), Geometry(voxels.shape, np.eye(4))
+    volume = Volume(lazy, geometry, "ct", series)
+    asked: list[object] = []
+    with Callback(start=asked.append):
+        found = resolve(Window("percentile", 5, 95), volume)
+    assert len(asked) == 1
+    chosen = np.unique(np.linspace(0, 39, 32).round().astype(int))
+    assert found == resolve(Window("percentile", 5, 95), voxels[chosen])

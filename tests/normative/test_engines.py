@@ -213,3 +213,16 @@ def test_a_choice_that_cannot_be_read_is_none(tiny_backbone: Backbone) -> None:
     assert speeds.recall_choice(key) == ""
     speeds.remember_choice(key, "fast")
     assert (speeds.recall_choice(key), speeds.recall(key)) == ("fast", None)
+
+
+def test_what_takes_long_to_make_is_tried_only_when_asked_for(
+    tiny_backbone: Backbone, added: Callable[..., Any], timed: dict[str, float]
+) -> None:
+    model = build(tiny_backbone)
+    for name in ("openvino-int8", "compiled"):
+        added(name, lambda grid: grid + 0.0)
+        timed[name] = 0.1
+    assert [trial.engine for trial in trials(model)] == ["float32"]
+    assert settle(model) == "float32"
+    asked = list(trials(model, ["float32", "openvino-int8"]))
+    assert fastest(asked) == "openvino-int8"

@@ -252,7 +252,7 @@ class _CellSums:
                 fix="Choose fewer cells",
             )
         cell = _cell_of(rows, columns, self._cells).flatten()
-        for values in turned.flatten(1, 2).double().cpu():
+        for values in turned.flatten(1, 2).cpu().double():
             self._count += torch.bincount(cell, minlength=len(self._count))
             self._sum.index_add_(0, cell, values)
             for number in range(len(self._count)):
@@ -283,7 +283,9 @@ def _turned(grid: Tensor, mean: Tensor, basis: Tensor) -> Tensor:
 
 def _fourth_moment(grid: Tensor, mean: Tensor, axes: Tensor) -> float:
     """Sum over patches of the fourth power of their length."""
-    return float(_turned(grid, mean, axes).square().sum(dim=-1).square().double().sum())
+    lengths = _turned(grid, mean, axes).square().sum(dim=-1)
+    # Summed up on the processor: Apple's GPUs have no float64.
+    return float(lengths.square().cpu().double().sum())
 
 
 def _cell_of(rows: int, columns: int, cells: int) -> Tensor:
