@@ -28,7 +28,7 @@ from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtWidgets import QApplication
 
 from napari_spatial_ar.gui.demo import DEMO_MODEL, open_review
-from napari_spatial_ar.gui.layers import volume_layer_kwargs
+from napari_spatial_ar.gui.layers import KEY, volume_layer_kwargs
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.viewing import go_to_slice, show_acquired_plane
 from napari_spatial_ar.imaging.samples import sample_volume
@@ -125,7 +125,7 @@ def wait(until: Callable[[], bool], seconds: float) -> None:
 
 
 class Person(QObject):
-    """Scrolls through the slices and drags the threshold, ten times a second."""
+    """Scrolls through the slices, and drags the threshold of what is scored, ten times a second."""
 
     def __init__(self, dock: ReviewDock) -> None:
         super().__init__()
@@ -145,12 +145,13 @@ class Person(QObject):
 
     def _act(self) -> None:
         dock, session = self._dock, self._dock.session
+        self._step += 1
+        geometry = dock.scan.layer.metadata[KEY]["geometry"]
+        count = geometry.slice_count
+        at = abs(self._step % (2 * count) - count + 1) % count
+        go_to_slice(dock.viewer, dock.scan.layer, geometry, at)
         if session is None:
             return
-        self._step += 1
-        count = session.geometry.slice_count
-        at = abs(self._step % (2 * count) - count + 1) % count
-        go_to_slice(dock.viewer, session.layer, session.geometry, at)
         # From where a tenth of normal tissue is flagged to where a hundredth is, and back.
         share = 0.5 + 0.5 * np.sin(self._step / 5)
         ends = [session.model.threshold_for_fpr(fpr) for fpr in (0.1, 0.01)]
@@ -184,25 +185,33 @@ def main() -> None:
     ms: dict[str, dict[str, float]] = {}
     what_late: dict[str, list[tuple[str, int]]] = {}
     scored: dict[str, float] = {}
-    parts = {"idle": None, "scoring": layers[0], "scoring and using": layers[1]}
-    for name, layer in parts.items():
+    # What is scored, and whether the viewer is used: what napari takes by itself is among them.
+    parts = {
+        "idle": (None, False),
+        "using": (None, True),
+        "scoring": (layers[0], False),
+        "scoring and using": (layers[1], True),
+        "using what is scored": (None, True),
+    }
+    for name, (layer, used) in parts.items():
         if layer is not None:
             dock.scan.list.choose(layer)
             wait(lambda: False, 1)
         stalls.found.clear()
         lateness.begin()
         begun = time.monotonic()
-        if layer is None:
-            wait(lambda: False, min(5.0, arguments.seconds))
-        else:
+        if layer is not None:
             dock.score("volume")
-            if name == "scoring and using":
-                person.begin()
+        if used:
+            person.begin()
+        if layer is None:
+            wait(lambda: False, min(10.0, arguments.seconds))
+        else:
             wait(lambda: not dock.running, arguments.seconds)
-            person.end()
             taken = time.monotonic() - begun
             count = int(dock.session.visited.sum())
             scored[name] = round(1000 * taken / max(1, count), 1)
+        person.end()
         ms[name] = lateness.end()
         what_late[name] = stalls.found.most_common(12)
         dock.cancel()

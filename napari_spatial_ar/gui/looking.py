@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, get_args
 
 from napari.layers import Layer
@@ -21,6 +22,12 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 _HEAT_IN, _MASK_IN = ("both", "heatmap"), ("both", "outline", "fill")
 _OUTLINE_OPACITY, _FILL_OPACITY = 0.9, 0.45
 _SAVE_MS = 500
+_BAR_MS = 1500
+
+
+def _show_colorbar(layer: Layer) -> None:
+    if hasattr(layer, "colorbar"):  # napari before 0.6 has none
+        layer.colorbar.visible = True
 
 
 class Looking(QObject):
@@ -108,6 +115,8 @@ class Looking(QObject):
             layer.colormap = heat_colormap(self.colours)
             layer.opacity = self.opacity
             layer.events.opacity.connect(self._on_opacity)
+            # Made in a turn of its own: it takes napari as long as the layer itself.
+            QTimer.singleShot(_BAR_MS, partial(_show_colorbar, layer))
         else:
             layer.events.contour.connect(self._on_layer)
         layer.events.visible.connect(self._on_layer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from qtpy.QtCore import QObject, Signal
 
 from napari_spatial_ar.gui.session import Session
+from napari_spatial_ar.gui.viewing import shows_slices
 
 __all__ = ["MaskDrawing"]
 
@@ -91,22 +93,39 @@ class MaskDrawing(QObject):
         self.layer(session).data[...] = session.geometry.to_display(mask)
         self.overlay(session, thumbnail=True)
 
-    def overlay(self, session: Session, *, thumbnail: bool = False) -> None:
-        """Lay strokes and the marks of rejected and chosen findings over a mask just drawn."""
+    def overlay(
+        self, session: Session, indices: Collection[int] | None = None, *, thumbnail: bool = False
+    ) -> None:
+        """Lay strokes and the marks of rejected and chosen findings over a mask just drawn.
+
+        ``indices`` are the acquired slices that were drawn; None for all of them.
+        """
         layer = self.layer(session)
-        data, shape = session.geometry.from_display(layer.data), session.geometry.shape
-        data[np.unravel_index(session.strokes.painted, shape)] = _IN
-        data[np.unravel_index(session.strokes.erased, shape)] = 0
+        for index in (None,) if indices is None else indices:
+            self._lay(session, layer, index)
+        if indices is None or shows_slices(self._viewer, layer, session.geometry, indices):
+            self.refresh(layer, thumbnail=thumbnail)
+
+    def _lay(self, session: Session, layer: Any, index: int | None) -> None:
+        geometry, listed = session.geometry, session.listed
+        data, drawn = (geometry.from_display(array) for array in (layer.data, session.drawn))
+        axis = geometry.slice_axis
+        part = (slice(None),) * axis + (slice(None) if index is None else index,)
+
+        def voxels(flat: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], ...]:
+            found = np.unravel_index(flat, geometry.shape)
+            return found if index is None else tuple(at[found[axis] == index] for at in found)
+
+        data[voxels(session.strokes.painted)] = _IN
+        data[voxels(session.strokes.erased)] = 0
         # Marks drawn before go; then only the voxels of findings that have one are touched, as
         # this follows each step of the threshold.
-        np.minimum(data, _IN, out=data)
-        rejected = np.unravel_index(session.listed.rejected, shape)
-        data[rejected] *= _REJECTED
+        np.minimum(data[part], _IN, out=data[part])
+        data[voxels(listed.rejected)] *= _REJECTED
         if session.chosen is not None:
-            chosen = np.unravel_index(session.listed.region(session.chosen.label), shape)
+            chosen = voxels(listed.region(session.chosen.label))
             data[chosen] += _CHOSEN * (data[chosen] != 0).astype(data.dtype)
-        session.drawn[...] = layer.data
-        self.refresh(layer, thumbnail=thumbnail)
+        drawn[part] = data[part]
 
     def refresh(self, layer: Any, *, thumbnail: bool = False) -> None:
         """Show what was drawn."""

@@ -26,6 +26,8 @@ __all__ = ["MaskController"]
 # The volume follows when the slider has rested this long, and now and then while scoring.
 _REST_MS = 150
 _SCORING_MS = 1500
+# The mask's layer is made this long after the heatmap's: each holds up the viewer for a while.
+_FIRST_MS = 100
 
 Bools = npt.NDArray[np.bool_]
 Region = Callable[[Session], Bools | None]
@@ -81,13 +83,17 @@ class MaskController(QObject):
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._compute)
+        self._first = QTimer(self)
+        self._first.setSingleShot(True)
+        self._first.setInterval(_FIRST_MS)
+        self._first.timeout.connect(self._draw_first)
         self.drawing = MaskDrawing(viewer, self)
         self.drawing.touched.connect(self._on_touched)
 
     @property
     def settled(self) -> bool:
         """Whether the mask of the whole volume is up to date."""
-        return not (self._busy or self._again or self._timer.isActive())
+        return not (self._busy or self._again or self._timer.isActive() or self._first.isActive())
 
     def set_session(self, session: Session | None) -> None:
         """Work on another scan; None to rest."""
@@ -150,11 +156,23 @@ class MaskController(QObject):
         session = self._ready()
         if session is None:
             return
+        if session.mask not in self._viewer.layers:
+            if not self._first.isActive():
+                self._first.start()
+            return
+        self._draw_scored(session, indices)
+
+    def _draw_first(self) -> None:
+        session = self._ready()
+        if session is not None:
+            self._draw_scored(session, np.flatnonzero(session.score.scored).tolist())
+
+    def _draw_scored(self, session: Session, indices: list[int]) -> None:
         self._take_strokes()
         layer = self.drawing.layer(session)
         for index in indices:
             self._draw_slice(session, layer, index)
-        self.drawing.overlay(session)
+        self.drawing.overlay(session, indices)
         if not self._timer.isActive():
             self._timer.start(_SCORING_MS)
 
@@ -219,7 +237,9 @@ class MaskController(QObject):
         axis, index = view
         geometry = session.geometry
         if axis == geometry.display_slice_axis:
-            self._draw_slice(session, layer, geometry.slice_position(index))
+            at = geometry.slice_position(index)
+            self._draw_slice(session, layer, at)
+            self.drawing.overlay(session, [at])
         else:
             # Across the acquired slices, what is done per slice waits for the volume.
             above = geometry.to_display(session.score.nll).take(index, axis) > self._threshold
@@ -232,7 +252,7 @@ class MaskController(QObject):
             if region is not None:
                 above &= geometry.to_display(region).take(index, axis)
             np.moveaxis(layer.data, axis, 0)[index] = above
-        self.drawing.overlay(session)
+            self.drawing.overlay(session)
 
     def _draw_slice(self, session: Session, layer: Any, index: int) -> None:
         """Put acquired slice ``index`` into the layer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from napari.layers import Image, Labels
 from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import heat_layer, layer_volume, mask_layer
+from napari_spatial_ar.gui.viewing import shows_slices
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.normative.stopping import stopping_when
 from napari_spatial_ar.review.body import Body
@@ -28,6 +29,9 @@ __all__ = ["Session", "calibrated_thresholds", "outward", "same_model", "score_s
 
 # Slices are handed to the GUI this often at most: each batch costs it a redraw.
 _YIELD_SECONDS = 0.1
+# The first results keep the GUI busy making layers; to find the fastest way may load libraries,
+# which holds it up too.
+_AT_ONCE = 3
 # Of fewer slices, a share of their tissue says little of the scan.
 _ENOUGH_SLICES = 5
 _FPRS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
@@ -71,11 +75,11 @@ def score_steps(
 
 
 def _scores(model: Any, volume: Any, slices: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """Score the first slice at once, and the rest in the fastest way there is."""
-    yield from model.iter_volume(volume, slices[:1])
-    if len(slices) > 1:
+    """Score the first slices at once, and the rest in the fastest way there is."""
+    yield from model.iter_volume(volume, slices[:_AT_ONCE])
+    if len(slices) > _AT_ONCE:
         services.settle_engine(model)
-        yield from model.iter_volume(volume, slices[1:])
+        yield from model.iter_volume(volume, slices[_AT_ONCE:])
 
 
 def same_model(a: Any, b: Any) -> bool:
@@ -187,21 +191,26 @@ class Session:
         enough = self.visited.all() or np.count_nonzero(self.score.scored) >= _ENOUGH_SLICES
         self.flagged = flagged_warning(self.model, self.counts.share_above) if enough else ""
 
-    def _draw_heat(self, indices: Iterable[int]) -> None:
+    def _draw_heat(self, indices: Collection[int]) -> None:
         if self.heat is None or self.heat not in self.viewer.layers:
             self.heat = heat_layer(self.layer, self.volume, self.score.nll)
             self._drawn = None
             self._insert(self.heat)
-            if hasattr(self.heat, "colorbar"):
-                self.heat.colorbar.visible = True
         self._set_limits(indices)
-        self.heat.refresh(thumbnail=False, highlight=False, extent=False)
+        # Drawing is what costs the GUI most, and most slices come in out of view.
+        if shows_slices(self.viewer, self.heat, self.geometry, indices):
+            self.heat.refresh(thumbnail=False, highlight=False, extent=False)
 
     def _insert(self, layer: Any) -> None:
         """Add a layer above the scan without changing what the user has selected."""
-        selected = set(self.viewer.layers.selection)
-        self.viewer.add_layer(layer)
-        self.viewer.layers.selection = selected or {self.layer}
+        selection = self.viewer.layers.selection
+        selected = set(selection)
+        # napari selects what is added, and would show its controls only to hide them again.
+        with selection.events.blocker_all():
+            self.viewer.add_layer(layer)
+            self.viewer.layers.selection = selected
+        if not selected:
+            self.viewer.layers.selection = {self.layer}
 
     def _set_limits(self, indices: Iterable[int]) -> None:
         """Colour from the median of normal tissue to the scan's high scores.

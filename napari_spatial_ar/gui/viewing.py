@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from napari.layers import Image
@@ -18,6 +19,7 @@ __all__ = [
     "show_acquired_plane",
     "show_plane",
     "show_scan",
+    "shows_slices",
     "slice_in_view",
     "view_index",
 ]
@@ -58,6 +60,14 @@ def slice_in_view(viewer: Any, layer: Image, geometry: Geometry) -> int:
         return 0
     # Counting backwards twice is counting forwards: slice_position is its own inverse.
     return geometry.slice_position(_index_along(viewer, layer, geometry.display_slice_axis))
+
+
+def shows_slices(viewer: Any, layer: Image, geometry: Geometry, indices: Collection[int]) -> bool:
+    """Whether anything of acquired slices ``indices`` is in view."""
+    view = view_index(viewer, layer)
+    if view is None or view[0] != geometry.display_slice_axis:
+        return bool(indices)
+    return geometry.slice_position(view[1]) in indices
 
 
 def go_to_slice(viewer: Any, layer: Image, geometry: Geometry, index: int) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from napari.qt.threading import create_worker
 from qtpy.QtCore import QCoreApplication, QObject, QThreadPool, Signal
 
-__all__ = ["Task", "TaskHost"]
+__all__ = ["Task", "TaskHost", "pool"]
 
 logger = logging.getLogger("napari_spatial_ar")
 
@@ -32,11 +34,40 @@ _hosts: weakref.WeakSet[TaskHost] = weakref.WeakSet()
 _LAST_MS = 20_000
 
 
+# Workers that run or wait for a thread: Qt holds only the half of them that is not Python's.
+_started: set[Any] = set()
+# As many at once at least: some rest for long, and what the viewer does must not wait for them.
+_THREADS = 8
+# How far workers stand back behind the GUI thread where both want the processor (Linux's nice).
+_NICENESS = 10
+
+
+@cache
+def pool() -> QThreadPool:
+    """Threads of this plugin's workers, apart from those of napari and other plugins.
+
+    They stand back for good, as a user may lower a thread's priority but not raise it again.
+    """
+    made = QThreadPool()
+    made.setMaxThreadCount(max(_THREADS, made.maxThreadCount()))
+    return made
+
+
+def _stand_back() -> None:
+    """Let the GUI thread go first, before this one and those that torch starts from it."""
+    # Elsewhere niceness is one for the whole program.
+    if sys.platform == "linux":
+        with suppress(OSError):
+            thread = threading.get_native_id()
+            now = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, max(now, _NICENESS))
+
+
 def _end_workers() -> None:
     """Wait for workers before Qt and Python are taken apart under them."""
     for host in list(_hosts):
         host.stop_all()
-    QThreadPool.globalInstance().waitForDone(_LAST_MS)
+    pool().waitForDone(_LAST_MS)
 
 
 # Run before Qt's own, which is registered earlier: also where no event loop ever ran or quit.
@@ -71,6 +102,7 @@ class Task(QObject):
         self.stopped = False
 
         def steps() -> Generator[Any, None, Any]:
+            _stand_back()
             try:
                 return (yield from work(stop))
             except Exception as error:  # noqa: BLE001 - any error must reach the user as a sentence
@@ -92,7 +124,9 @@ class Task(QObject):
 
     def start(self) -> None:
         """Start the thread."""
-        self._worker.start()
+        _started.add(self._worker)
+        self._worker.finished.connect(partial(_started.discard, self._worker))
+        pool().start(self._worker)
 
     def stop(self) -> None:
         """Ask the generator to end; it looks at its stop event between slices or steps."""

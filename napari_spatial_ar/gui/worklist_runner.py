@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QObject, QThreadPool, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_spatial_ar.errors import StorageError
 from napari_spatial_ar.gui.notify import report
@@ -184,9 +184,6 @@ class WorklistRunner(QObject):
         work = partial(
             scoring_steps, go=self._go, plan=self.plan, model=self.model, store=self._store
         )
-        # One thread more than Qt would allow: the worker may rest for long, and on a machine with
-        # few cores what the viewer does would wait for it.
-        QThreadPool.globalInstance().releaseThread()
         task = self._tasks.start(work)
         task.progressed.connect(self._take)
         task.failed.connect(self._on_failed)
@@ -216,7 +213,6 @@ class WorklistRunner(QObject):
 
     def _on_finished(self) -> None:
         self._task = None
-        QThreadPool.globalInstance().reserveThread()
         for entry in self._rows.entries:
             self._rows.put(entry.set_down())
         if self._again:

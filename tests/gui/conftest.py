@@ -17,13 +17,14 @@ import numpy.typing as npt
 import pytest
 from napari.components import ViewerModel
 from napari.utils.notifications import Notification, notification_manager
-from qtpy.QtCore import QEvent, QSettings, QThreadPool
+from qtpy.QtCore import QEvent, QSettings
 from qtpy.QtWidgets import QApplication
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.gui.workers import pool
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 
@@ -204,7 +205,7 @@ def bare_viewer(qtbot: Any) -> Iterator[ViewerModel]:
     for widget in QApplication.topLevelWidgets():
         widget.close()
         widget.deleteLater()
-    assert QThreadPool.globalInstance().waitForDone(10_000)
+    assert pool().waitForDone(10_000)
     QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     QApplication.processEvents()
     gc.collect()

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qtpy.QtCore import QThreadPool
 from qtpy.QtWidgets import QFileDialog
 
 import napari_spatial_ar as nsar
@@ -21,13 +20,14 @@ from napari_spatial_ar.errors import ModelFileError
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.gui.workers import pool
 from napari_spatial_ar.review import outputs
 
 Make = Callable[..., ReviewDock]
 
 
 def no_thread() -> bool:
-    return QThreadPool.globalInstance().activeThreadCount() == 0
+    return pool().activeThreadCount() == 0
 
 
 # ---------------------------------------------------------------------- the layer
@@ -220,7 +220,7 @@ def test_a_program_that_ends_while_a_worker_runs_ends_well() -> None:
     from qtpy.QtCore import QObject
     from qtpy.QtWidgets import QApplication
     app = QApplication([])
-    from napari_spatial_ar.gui.workers import TaskHost
+    from napari_spatial_ar.gui.workers import TaskHost, pool
     began = threading.Event()
 
     def work(stop):

@@ -24,15 +24,21 @@ BIG, SMALL, TINY = 240, 12, 2
 
 
 @pytest.fixture
-def scored(dock: Any, finish: Any, qtbot: Any, lab: Any) -> ReviewDock:
+def scored(
+    request: pytest.FixtureRequest, dock: Any, finish: Any, qtbot: Any, lab: Any
+) -> ReviewDock:
     """A dock with findings of 240, 12 and 2 voxels, of which the smallest scores highest."""
     volume = lab.make_volume("PSR")
     volume.data[1, 30:33, 2:6] = 90
     volume.data[9, 30, 30:32] = 120
-    made = dock(volume, show=True)
+    made = dock(volume, show=getattr(request, "param", False))
     qtbot.mouseClick(made.volume_button, LEFT)
     finish(made)
     return made
+
+
+#: The same in a window on the screen.
+on_screen = pytest.mark.parametrize("scored", [True], indirect=True, ids=["on screen"])
 
 
 def column(made: ReviewDock, title: str) -> list[str]:
@@ -81,6 +87,7 @@ def test_rows_sort_by_numbers(scored: ReviewDock, qtbot: Any) -> None:
     assert column(scored, "Slices") == ["1", "5-7", "9"]
 
 
+@on_screen
 def test_a_click_shows_the_finding_in_the_middle_and_outlines_it(
     scored: ReviewDock, qtbot: Any
 ) -> None:
@@ -100,6 +107,7 @@ def test_a_click_shows_the_finding_in_the_middle_and_outlines_it(
     assert "Centre " in scored.findings.detail.text()
 
 
+@on_screen
 def test_keys_go_through_the_list_and_decide(scored: ReviewDock, qtbot: Any) -> None:
     press(scored, qtbot, Qt.Key.Key_N)
     press(scored, qtbot, Qt.Key.Key_N)
@@ -118,6 +126,7 @@ def test_keys_go_through_the_list_and_decide(scored: ReviewDock, qtbot: Any) -> 
     assert column(scored, "Status")[0] == ""
 
 
+@on_screen
 def test_keys_work_on_the_canvas_and_leave_text_fields_alone(
     scored: ReviewDock, qtbot: Any
 ) -> None:
@@ -144,6 +153,7 @@ def write(made: ReviewDock, qtbot: Any, row: int, text: str) -> QLineEdit:
     return field
 
 
+@on_screen
 def test_a_comment_being_typed_moves_on_with_its_finding(
     scored: ReviewDock, finish: Any, qtbot: Any
 ) -> None:
@@ -164,6 +174,7 @@ def test_a_comment_being_typed_moves_on_with_its_finding(
     assert column(scored, "Comment") == ["", "old infarct", ""]
 
 
+@on_screen
 def test_a_comment_being_typed_comes_back_with_its_finding(
     scored: ReviewDock, finish: Any, qtbot: Any
 ) -> None:
@@ -177,6 +188,7 @@ def test_a_comment_being_typed_comes_back_with_its_finding(
     assert column(scored, "Comment") == ["tiny", "", ""]
 
 
+@on_screen
 def test_no_column_is_cut(scored: ReviewDock, qtbot: Any) -> None:
     table, header = scored.findings.table, scored.findings.table.horizontalHeader()
     titles = header.fontMetrics()
@@ -200,6 +212,7 @@ def test_a_decision_outlives_the_threshold(scored: ReviewDock, finish: Any, qtbo
     assert (mask == 2).sum() + (mask == 4).sum() == BIG
 
 
+@on_screen
 def test_the_rejected_leave_every_export(
     scored: ReviewDock, qtbot: Any, tmp_path: Path, monkeypatch: Any, notes: list[str]
 ) -> None:
@@ -262,6 +275,7 @@ def test_strokes_reach_the_list_and_outlive_the_threshold(
     assert not scored.findings.forget.isVisible()
 
 
+@on_screen
 def test_undo_takes_a_stroke_back_from_the_list_too(
     scored: ReviewDock, finish: Any, paint: Any, qtbot: Any
 ) -> None:

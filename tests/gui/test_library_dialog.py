@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from qtpy.QtCore import Qt, QThreadPool
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QMessageBox
 
 from napari_spatial_ar.errors import ModelFileError
@@ -22,6 +22,7 @@ from napari_spatial_ar.gui.comparison_dialog import ComparisonDialog
 from napari_spatial_ar.gui.library_dialog import LibraryDialog
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.training_dock import TrainingDock
+from napari_spatial_ar.gui.workers import pool
 from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef
@@ -457,7 +458,7 @@ def test_closing_a_dialog_ends_its_comparison(
     qtbot.waitUntil(slow_scoring.is_set, timeout=20_000)
     (comparison if closed == "comparison" else dialog).close()
     qtbot.waitUntil(lambda: window.findChild(ComparisonDialog) is None, timeout=3000)
-    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=3000)
+    qtbot.waitUntil(lambda: pool().activeThreadCount() == 0, timeout=3000)
     assert (window.findChild(LibraryDialog) is None) == (closed == "models")
 
 

@@ -22,11 +22,15 @@ LEFT = Qt.MouseButton.LeftButton
 
 
 @pytest.fixture
-def scored(dock: Any, finish: Any) -> ReviewDock:
-    made = dock(show=True)
+def scored(request: pytest.FixtureRequest, dock: Any, finish: Any) -> ReviewDock:
+    made = dock(show=getattr(request, "param", False))
     made.score("volume")
     finish(made)
     return made
+
+
+#: The same in a window on the screen.
+on_screen = pytest.mark.parametrize("scored", [True], indirect=True, ids=["on screen"])
 
 
 def canvas(made: ReviewDock) -> Any:
@@ -38,6 +42,7 @@ def drawn(made: ReviewDock) -> tuple[bool, bool, int]:
     return session.heat.visible, session.mask.visible, session.mask.contour
 
 
+@on_screen
 def test_a_key_on_the_canvas_goes_through_the_modes(scored: ReviewDock, qtbot: Any) -> None:
     assert drawn(scored) == (True, True, 1)
     seen = []
@@ -54,6 +59,7 @@ def test_a_key_on_the_canvas_goes_through_the_modes(scored: ReviewDock, qtbot: A
     ]
 
 
+@on_screen
 def test_a_filled_mask_is_seen_through(scored: ReviewDock, qtbot: Any) -> None:
     outline = scored.session.mask.opacity
     qtbot.mouseClick(scored.looking.buttons["fill"], LEFT)
@@ -85,7 +91,7 @@ def test_colours_and_opacity_are_remembered(scored: ReviewDock, dock: Any, finis
     panel.opacity.setValue(8)
     assert heat.opacity == pytest.approx(0.4)
     panel.looking._saver.timeout.emit()
-    other = dock(window=True)
+    other = dock()
     assert other.looking.colours.currentData() == "viridis"
     assert other.looking.opacity.value() == 8
     other.score("volume")
@@ -115,6 +121,7 @@ def state(made: ReviewDock) -> Any:
     )
 
 
+@on_screen
 @pytest.mark.parametrize("others", [0, 3])
 def test_side_by_side_and_back(scored: ReviewDock, others: int, qtbot: Any) -> None:
     viewer = scored.viewer
@@ -134,6 +141,7 @@ def test_side_by_side_and_back(scored: ReviewDock, others: int, qtbot: Any) -> N
     assert not scored.looking.side_button.isChecked()
 
 
+@on_screen
 def test_both_views_have_one_window_and_the_second_is_no_scan(scored: ReviewDock) -> None:
     scored.looking.toggle_views()
     (twin,) = (layer for layer in scored.viewer.layers if kind_of(layer) == "twin")
@@ -153,6 +161,7 @@ def test_side_by_side_before_anything_is_scored(dock: Any, finish: Any) -> None:
     assert [len(names) for names in views(made).values()] == [1, 3]
 
 
+@on_screen
 def test_another_scan_or_its_removal_ends_side_by_side(scored: ReviewDock, lab: Any) -> None:
     scored.looking.toggle_views()
     scan = scored.scan.layer
@@ -178,6 +187,7 @@ def test_new_keys_are_none_of_naparis() -> None:
     assert not set(KEYS) & set(mine)
 
 
+@on_screen
 def test_the_table_has_every_key(scored: ReviewDock) -> None:
     listed = {word for key, _ in SHORTCUTS for word in key.replace(",", "").split()}
     assert {MODE_KEY, SIDE_KEY, EXPLAIN_KEY, *KEYS} <= listed

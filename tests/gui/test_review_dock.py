@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from napari.layers import Image, Labels
-from qtpy.QtCore import QMimeData, QPoint, QPointF, QSettings, Qt, QThreadPool, QUrl
+from qtpy.QtCore import QMimeData, QPoint, QPointF, QSettings, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import (
     QAbstractButton,
@@ -32,6 +32,7 @@ from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import KEY, volume_layer_kwargs
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.viewing import go_to_slice
+from napari_spatial_ar.gui.workers import pool
 from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.calibration import calibrate
@@ -646,7 +647,7 @@ def test_closing_while_scoring_leaves_no_thread(
     made.deleteLater()
     qtbot.wait(50)
     gate.release(20)
-    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=3000)
+    qtbot.waitUntil(lambda: pool().activeThreadCount() == 0, timeout=3000)
     assert len(models["fake"].asked) < 12
     made.viewer.add_image(np.zeros((4, 5, 6)))  # the viewer no longer calls the dock
     made.viewer.dims.order = (1, 0, 2)

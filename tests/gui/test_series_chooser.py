@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from qtpy.QtCore import QPoint, Qt, QThreadPool, QTimer
+from qtpy.QtCore import QPoint, Qt, QTimer
 from qtpy.QtWidgets import (
     QApplication,
     QDialogButtonBox,
@@ -28,6 +28,7 @@ from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.readers import read_layers
 from napari_spatial_ar.gui.scan_text import columns, ticked_at_first
 from napari_spatial_ar.gui.series_chooser import SeriesChooser
+from napari_spatial_ar.gui.workers import pool
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.thumbnails import THUMBNAIL_SIZE, thumbnail
@@ -356,7 +357,7 @@ def test_looking_on_the_canvas_can_be_cancelled(
     QTimer.singleShot(50, press_cancel)
     assert viewer.open(str(study), plugin="napari-spatial-ar") == []
     gate.set()
-    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=5000)
+    qtbot.waitUntil(lambda: pool().activeThreadCount() == 0, timeout=5000)
     qtbot.wait(50)
     assert len(viewer.layers) == 0
     assert notes == []

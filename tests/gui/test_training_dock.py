@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Picture
-from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QThreadPool, QUrl
+from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import (
     QAbstractButton,
@@ -35,6 +35,7 @@ from napari_spatial_ar.gui.loss_plot import LossPlot, nice_ticks
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.training_dock import TrainingDock
 from napari_spatial_ar.gui.training_form import TrainingForm
+from napari_spatial_ar.gui.workers import pool
 from napari_spatial_ar.imaging.data_summary import DataSummary
 from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window
@@ -487,7 +488,7 @@ def test_looking_can_be_stopped_and_a_bad_folder_is_one_sentence(
     click(panel.look_button)
     assert panel.note.text() == "Stopped."
     assert not panel.looking
-    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=5000)
+    qtbot.waitUntil(lambda: pool().activeThreadCount() == 0, timeout=5000)
     assert panel.summary is None
     drop(dock, scans)
     qtbot.waitUntil(lambda: not panel.looking, timeout=5000)
@@ -737,7 +738,7 @@ def test_closing_while_fitting_leaves_no_thread(
     dock.deleteLater()
     qtbot.wait(50)
     fit.gate.release(10)
-    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=5000)
+    qtbot.waitUntil(lambda: pool().activeThreadCount() == 0, timeout=5000)
     assert fit.epochs_done < 4
     assert fit.closed == 1
 
@@ -798,7 +799,7 @@ def test_closing_while_paused_leaves_no_thread(
     fit.gate.release(10)
     dock.close()
     dock.deleteLater()
-    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=5000)
+    qtbot.waitUntil(lambda: pool().activeThreadCount() == 0, timeout=5000)
     assert fit.closed == 1
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Generator
 from typing import Any
 
 import pytest
-from qtpy.QtCore import QObject, QThread, QThreadPool
+from qtpy.QtCore import QObject, QThread
 from qtpy.QtWidgets import QApplication
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.gui.workers import TaskHost
+from napari_spatial_ar.gui.workers import TaskHost, pool
 
 
 @pytest.fixture
@@ -72,9 +74,28 @@ def test_stopping_ends_the_generator(host: TaskHost, qtbot: Any) -> None:
     assert not task.running
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own")
+def test_workers_stand_back_behind_the_gui(host: TaskHost, qtbot: Any) -> None:
+    found: list[int] = []
+
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def work(stop: threading.Event) -> Generator[int, None, None]:
+        yield niceness()
+
+    own = niceness()
+    task = host.start(work)
+    task.progressed.connect(found.append)
+    with qtbot.waitSignal(task.finished, timeout=5000):
+        pass
+    assert found == [max(own, 10)]
+    assert niceness() == own
+
+
 def test_no_thread_outlives_the_widget(qtbot: Any) -> None:
     parent = QObject()
     TaskHost(parent).start(endless)
-    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 1)
+    qtbot.waitUntil(lambda: pool().activeThreadCount() == 1)
     parent.deleteLater()
-    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=3000)
+    qtbot.waitUntil(lambda: pool().activeThreadCount() == 0, timeout=3000)

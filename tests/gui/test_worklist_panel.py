@@ -327,7 +327,7 @@ def test_what_failed_says_so_after_a_restart_and_is_tried_again_on_request(
 ) -> None:
     (folder / "broken.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:200])
     models["fake"].error = InputError("the slice is damaged", path="/data/DOE_JANE.nii")
-    made = dock(scan=False)
+    made = dock(scan=False, window=True)
     made.show_worklist([str(folder)])
     panel = made.worklist
     assert panel.again_button.isHidden()
@@ -374,7 +374,7 @@ def test_a_running_list_tries_again_what_it_failed_at(
         return whole(*arguments)
 
     monkeypatch.setattr(model, "iter_volume", fails_at_first)
-    made = dock(scan=False)
+    made = dock(scan=False, window=True)
     made.show_worklist([str(folder)])
     panel = made.worklist
     wait(lambda: states(panel) == {"failed", "scoring", "waiting"})
@@ -389,7 +389,7 @@ def test_the_list_is_scored_in_the_way_that_is_settled_for_the_model(
     settled: list[tuple[Any, int]] = []
     model = models["fake"]
     monkeypatch.setattr(services, "settle_engine", lambda m: settled.append((m, len(model.asked))))
-    made = dock(scan=False)
+    made = dock(scan=False, window=True)
     made.show_worklist([str(folder)])
     wait(all_scored(made.worklist))
     assert settled == [(model, 0)]
