@@ -8,9 +8,13 @@ docs/make_controls.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 from types import MappingProxyType
 
 __all__ = ["TOOLTIPS", "tooltip"]
+
+# Letters in a line: a wider tooltip covers what it explains.
+_WIDTH = 72
 
 _DOCKS = {
     "docks.research_use": "This software is no medical device. Do not base decisions on it",
@@ -283,7 +287,7 @@ TOOLTIPS: Mapping[str, str] = MappingProxyType(
 
 
 def tooltip(key: str, /, **values: object) -> str:
-    """Return the tooltip of a control.
+    """Return the tooltip of a control, in lines that Qt would not break by itself.
 
     Parameters
     ----------
@@ -297,4 +301,4 @@ def tooltip(key: str, /, **values: object) -> str:
     KeyError
         If the table has no such key, or a value that its text needs is not given; it names either.
     """
-    return TOOLTIPS[key].format(**values)
+    return fill(TOOLTIPS[key].format(**values), _WIDTH)

@@ -145,7 +145,7 @@ def test_similar_patches_come_from_a_folder_that_is_remembered(
     monkeypatch.setattr(services, "similar_steps", steps)
     panel = explained(scored, qtbot)
     assert not panel.similar.isEnabled()
-    assert "choose their folder" in panel.similar.toolTip()
+    assert "choose their folder" in " ".join(panel.similar.toolTip().split())
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a, **k: str(tmp_path))
     qtbot.mouseClick(panel.folder, LEFT)
     qtbot.waitUntil(lambda: "0.12, 0.50" in panel.note.text(), timeout=5000)

@@ -212,6 +212,18 @@ def test_a_decision_outlives_the_threshold(scored: ReviewDock, finish: Any, qtbo
     assert (mask == 2).sum() + (mask == 4).sum() == BIG
 
 
+def test_marks_stay_in_slices_that_are_not_drawn_again(scored: ReviewDock, qtbot: Any) -> None:
+    click_row(scored, qtbot, 1)
+    qtbot.mouseClick(scored.findings.buttons["reject"], LEFT)
+    before = source(scored).copy()
+    assert set(np.unique(before)) == {0, 1, 4}
+    for threshold in (1.61, 1.62, 1.63):
+        scored.threshold.slider.setValue(threshold)  # the slice in view alone, until it rests
+        assert np.array_equal(source(scored), before)
+    scored.masks.slices_scored([0, 5, 6])
+    assert np.array_equal(source(scored), before)
+
+
 @on_screen
 def test_the_rejected_leave_every_export(
     scored: ReviewDock, qtbot: Any, tmp_path: Path, monkeypatch: Any, notes: list[str]

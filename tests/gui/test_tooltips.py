@@ -240,8 +240,17 @@ def test_a_missing_value_is_named() -> None:
 
 def test_values_are_filled_in() -> None:
     told = tooltip("threshold.slider", unit="nats per dimension")
-    assert told == "Tissue whose score lies above this value (nats per dimension) is in the mask"
+    assert (
+        " ".join(told.split())
+        == "Tissue whose score lies above this value (nats per dimension) is in the mask"
+    )
     assert "Alt+1" in tooltip("scan.planes", plane="axial", key="Alt+1")
+
+
+def test_long_texts_are_broken_into_lines() -> None:
+    told = tooltip("threshold.histogram")
+    assert max(map(len, told.split("\n"))) <= 72
+    assert " ".join(told.split()) == TOOLTIPS["threshold.histogram"]
 
 
 def test_the_table_cannot_be_changed() -> None:
