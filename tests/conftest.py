@@ -21,7 +21,13 @@ from napari_spatial_ar.normative.paths import weights_dir
 pytest_plugins = ["tests.tiny"]
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
-FOCUS_WEIGHTS = weights_dir() / "dinov2_vits14_focus.safetensors"
+# Where they were before this home: processes that pytest starts are born with it.
+FOCUS_WEIGHTS = Path(
+    os.environ.setdefault(
+        "NAPARI_SPATIAL_AR_TESTS_WEIGHTS",
+        str(weights_dir() / "dinov2_vits14_focus.safetensors"),
+    )
+)
 
 _HOME = Path(tempfile.mkdtemp(prefix="napari-spatial-ar-tests-"))
 os.environ.update(

@@ -145,7 +145,10 @@ def test_calibrate_and_score_say_p_values_and_their_n(tmp_path: Path, fitted: Pa
     assert not (tmp_path / "b").exists()
 
 
-def test_models_are_kept_in_order(tmp_path: Path, fitted: Path) -> None:
+def test_models_are_kept_in_order(
+    tmp_path: Path, fitted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAPARI_SPATIAL_AR_HOME", str(tmp_path / "home"))
     data = (fitted / "model.safetensors").read_bytes()
     run(tmp_path, "models", "import", fitted, "--name", "one")
     assert run(tmp_path, "models", "rename", "one", "two")["name"] == "two"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import napari
+from qtpy.QtCore import QTimer
 
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
@@ -18,6 +19,8 @@ __all__ = ["DEMO_MODEL", "open_review", "show_demo"]
 
 #: The released model that the demonstration uses.
 DEMO_MODEL = "brain-flair-change"
+# How often it is looked whether the mask of the whole scan is drawn.
+_LOOK_MS = 50
 
 
 def open_review(viewer: Any) -> ReviewDock:
@@ -47,7 +50,7 @@ def show_demo(
     block : bool
         Return when the window is closed. Otherwise the caller runs the event loop.
     ready : callable, optional
-        Called with the dock once every slice is scored.
+        Called with the dock once every slice is scored and the mask is drawn.
 
     Raises
     ------
@@ -70,7 +73,12 @@ def show_demo(
     def finished(session: Any) -> None:
         dock.scorer.finished.disconnect(finished)
         dock.show_highest()
-        if ready is not None:
+        tell()
+
+    def tell() -> None:
+        if not dock.masks.settled:
+            QTimer.singleShot(_LOOK_MS, tell)
+        elif ready is not None:
             ready(dock)
 
     dock.scorer.finished.connect(finished)

@@ -257,7 +257,7 @@ def test_every_method_can_be_chosen_and_the_default_is_that_of_a_fit(dock: Train
         assert method.cost in dock.form.method.note.text()
         assert method.unit in dock.form.method.note.text()
         tip = box.itemData(box.currentIndex(), Qt.ItemDataRole.ToolTipRole)
-        assert method.reference in tip
+        assert method.reference in " ".join(tip.split())
         shown = {key for key, page in dock.form.method.pages.items() if not page.isHidden()}
         assert shown == {name}
         assert dock.loss.isHidden() == (name != "spatial-ar")

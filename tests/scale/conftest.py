@@ -35,7 +35,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", connect_here)
 
 
-@pytest.fixture(scope="session")
+# Of a module: the tests between two modules have another home.
+@pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Home of these tests and of the workers they start, with a fitted model and its backbone."""
     from napari_spatial_ar.normative.backbone import BACKBONES
@@ -62,12 +63,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def model(home: Path) -> Path:
     return home / "model"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def scans(home: Path) -> list[Path]:
     """Six scans; folders and files are called after patients."""
     rows = np.mgrid[:48, :40, :4] - np.array([24, 20, 2])[:, None, None, None]
@@ -85,7 +86,7 @@ def scans(home: Path) -> list[Path]:
     return paths
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(home: Path) -> Iterator[Cluster]:
     """Two processes, and this one as their client."""
     import dask
