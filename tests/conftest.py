@@ -11,12 +11,13 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from napari_spatial_ar.normative.paths import weights_dir
+from napari_spatial_ar.normative.paths import user_models_dir, weights_dir
 
 pytest_plugins = ["tests.tiny"]
 
@@ -56,6 +57,23 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove this run's home."""
     shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_models_left() -> Iterator[None]:
+    """Remove the models that a test put among the user's: others list them."""
+    before = _models()
+    yield
+    for left in _models() - before:
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+
+
+def _models() -> set[Path]:
+    folder = user_models_dir()
+    return set(folder.iterdir()) if folder.is_dir() else set()
 
 
 @pytest.fixture(autouse=True)

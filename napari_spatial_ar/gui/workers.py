@@ -39,7 +39,7 @@ _started: set[Any] = set()
 # As many at once at least: some rest for long, and what the viewer does must not wait for them.
 _THREADS = 8
 # How far workers stand back behind the GUI thread where both want the processor (Linux's nice).
-_NICENESS = 10
+_NICENESS = 5
 
 
 @cache

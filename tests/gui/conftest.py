@@ -233,7 +233,7 @@ def dock(
         if scan:
             viewer.add_image(**volume_layer_kwargs(volume or make_volume()))
         if models:
-            qtbot.waitUntil(lambda: made.models.model is not None, timeout=5000)
+            qtbot.waitUntil(lambda: made.models.model is not None, timeout=20_000)
         return made
 
     return make

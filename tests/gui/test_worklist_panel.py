@@ -166,6 +166,8 @@ def test_a_folder_is_scored_read_and_taken_up_again_after_a_restart(
     wait(settled(made, again))
     (item,) = made.session.listed.items
     assert (item.status, item.comment) == ("keep", "looks old")
+    assert made.session.counts.total > 0
+    assert made.threshold._counts is made.session.counts
     assert len(models["fake"].asked) == 3 * SLICES
 
 
