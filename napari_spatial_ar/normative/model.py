@@ -83,7 +83,6 @@ class NormativeModel:
         self._moved = ""
         self._engine = "float32"
         self._weights = weights
-        self._own_turns = Turns()
         if backbone is not None:
             self.backbone = backbone
 
@@ -132,9 +131,7 @@ class NormativeModel:
         replayed graph are good until the next replay, nothing else may run while one is captured,
         and a model that moves to the CPU does that between two slices.
         """
-        # A stand-in for the backbone may have none.
-        found: Turns = getattr(self.backbone, "turns", self._own_turns)
-        return found
+        return self.backbone.turns
 
     @property
     def engine(self) -> str:
