@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from ct_series import ct_slice
+from pydicom.uid import generate_uid
 
 from napari_spatial_ar.imaging.reading import find_scans
 
@@ -27,30 +27,15 @@ def write_folder(folder: Path, slices: int, size: int) -> None:
     """Write a CT as a scanner does: one file a slice, about 120 attributes each."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 4096, (size, size), dtype=np.uint16)
-    study, series = generate_uid(), generate_uid()
+    uids = generate_uid(), generate_uid()
     for number in range(slices):
-        dataset = Dataset()
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CTImageStorage
-        dataset.SOPInstanceUID = generate_uid()
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, series
-        dataset.Modality, dataset.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
-        dataset.SeriesNumber, dataset.InstanceNumber = 2, number + 1
-        dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        dataset.ImagePositionPatient = [-180, -180, round(-500 + 0.7 * number, 2)]
-        dataset.PixelSpacing, dataset.SliceThickness = [0.7, 0.7], 0.7
-        dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+        stored = np.roll(pixels, number, axis=1)
+        corner = (-180, -180, round(-500 + 0.7 * number, 2))
+        dataset = ct_slice(stored, number, uids, corner=corner, spacing=0.7, thickness=0.7)
         dataset.WindowCenter, dataset.WindowWidth = [40, -600], [400, 1500]
-        dataset.Rows = dataset.Columns = size
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-        dataset.PixelRepresentation = 0
         block = dataset.private_block(0x0043, "GEMS_PARM_01", create=True)
         for element in range(0x10, 0x60):  # makers write as much again of their own
             block.add_new(element, "LO", f"value {element}")
-        dataset.PixelData = np.roll(pixels, number, axis=1).tobytes()
         pydicom.dcmwrite(folder / f"IM{number:05}", dataset, enforce_file_format=True)
 
 

@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import torch
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from ct_series import ct_slice
+from pydicom.uid import generate_uid
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.imaging.reading import find_scans
@@ -55,7 +55,7 @@ def write_ct(folder: Path, slices: int, side: int) -> None:
     rows, columns = np.mgrid[:side, :side] / side - 0.5
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 18, (side, side))
-    study, series = generate_uid(), generate_uid()
+    uids = generate_uid(), generate_uid()
 
     def disc(y: float, x: float, height: float, width: float) -> npt.NDArray[np.bool_]:
         return np.asarray(((rows - y) / height) ** 2 + ((columns - x) / width) ** 2 < 1)
@@ -68,25 +68,9 @@ def write_ct(folder: Path, slices: int, side: int) -> None:
             plane[disc(-0.02, x, 0.16 * size, 0.12 * size)] = -850
         plane[disc(0.2, 0, 0.05, 0.05)] = 400
         plane += np.roll(noise, rng.integers(0, side, 2).tolist(), axis=(0, 1))
-        dataset = Dataset()
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CTImageStorage
-        dataset.SOPInstanceUID = generate_uid()
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, series
-        dataset.Modality, dataset.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
-        dataset.SeriesNumber, dataset.InstanceNumber = 2, z + 1
-        dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        dataset.ImagePositionPatient = [-200, -200, -200 + 1.5 * z]
-        dataset.PixelSpacing, dataset.SliceThickness = [0.8, 0.8], 1.5
-        dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
-        dataset.Rows = dataset.Columns = side
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-        dataset.PixelRepresentation = 0
         stored = np.clip(np.rint(plane + 1024), 0, 4095).astype(np.uint16)
-        dataset.PixelData = stored.tobytes()
+        corner = (-200, -200, -200 + 1.5 * z)
+        dataset = ct_slice(stored, z, uids, corner=corner, spacing=0.8, thickness=1.5)
         pydicom.dcmwrite(folder / f"IM{z:05}", dataset, enforce_file_format=True)
 
 
