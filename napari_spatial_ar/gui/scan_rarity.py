@@ -35,7 +35,7 @@ class ScanRarity(QObject):
 
         def work(stop: threading.Event) -> Generator[None, None, Any]:
             yield
-            return session, p_note(p_values(session.model, session.volume, score))
+            return session, p_note(p_values(session.model, session.volume, score, session.body))
 
         task = self._tasks.start(work)
         task.returned.connect(self._on_returned)

@@ -158,14 +158,22 @@ def _measure(
     origin: tuple[int, ...],
     geometry: Geometry,
 ) -> Finding:
-    where = np.argwhere(inside)
-    scores = nll[inside]
-    centre = where.mean(axis=0) + origin
-    axis = geometry.slice_axis
-    slices = where[:, axis] + origin[axis]
+    # By counts along each axis: a list of a region's voxels can take more memory than the scan.
+    axis, shape = geometry.slice_axis, inside.shape
+    along = [inside.sum(axis=tuple({0, 1, 2} - {a}), dtype=np.int64) for a in range(3)]
+    voxels = int(along[0].sum())
+    centre = np.array([np.arange(n) @ c for n, c in zip(shape, along, strict=True)]) / voxels
+    centre += origin
+    slices = np.flatnonzero(along[axis])
+    planes, of_planes = np.moveaxis(inside, axis, 0), np.moveaxis(nll, axis, 0)
+    peaks, total = np.full(shape[axis], -np.inf), 0.0
+    for index in slices:
+        scores = of_planes[index][planes[index]]
+        peaks[index] = scores.max()
+        total += float(scores.sum(dtype=np.float64))
     voxel = voxel_volume_mm3(geometry)
     to_mm = _in_plane_matrix(geometry)
-    diameter_mm, diameter_px, area = _largest_in_plane(inside, axis, to_mm)
+    diameter_mm, diameter_px, area = _largest_in_plane(planes, to_mm)
     ras = geometry.affine[:3, :3] @ centre[::-1] + geometry.affine[:3, 3]
     return Finding(
         rank=0,
@@ -173,16 +181,16 @@ def _measure(
         side=_side(float(ras[0]), geometry),
         centroid_ras_mm=None if voxel is None else (float(ras[0]), float(ras[1]), float(ras[2])),
         centroid_zyx=(float(centre[0]), float(centre[1]), float(centre[2])),
-        first_slice=int(slices.min()),
-        last_slice=int(slices.max()),
-        peak_slice=int(slices[int(np.argmax(scores))]),
-        voxels=len(where),
-        volume_ml=None if voxel is None else len(where) * voxel / 1000,
+        first_slice=int(slices[0]) + origin[axis],
+        last_slice=int(slices[-1]) + origin[axis],
+        peak_slice=int(peaks.argmax()) + origin[axis],
+        voxels=voxels,
+        volume_ml=None if voxel is None else voxels * voxel / 1000,
         largest_area_mm2=area * _pixel_area(to_mm) if geometry.measurable else None,
         longest_diameter_mm=diameter_mm if geometry.measurable else None,
         longest_diameter_px=diameter_px,
-        peak_nll=float(scores.max()),
-        mean_nll=float(scores.mean(dtype=np.float64)),
+        peak_nll=float(peaks.max()),
+        mean_nll=total / voxels,
     )
 
 
@@ -211,11 +219,11 @@ def _pixel_area(to_mm: npt.NDArray[np.float64]) -> float:
 
 
 def _largest_in_plane(
-    inside: npt.NDArray[np.bool_], slice_axis: int, to_mm: npt.NDArray[np.float64]
+    planes: npt.NDArray[np.bool_], to_mm: npt.NDArray[np.float64]
 ) -> tuple[float, float, int]:
     """Longest caliper distance in mm and in pixels, and largest area in pixels, over slices."""
     longest_mm, longest_px, largest = 0.0, 0.0, 0
-    for plane in np.moveaxis(inside, slice_axis, 0):
+    for plane in planes:
         area = int(plane.sum())
         if not area:
             continue

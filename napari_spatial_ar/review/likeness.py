@@ -13,7 +13,6 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.likeness import Likeness
 from napari_spatial_ar.review.body import Body
-from napari_spatial_ar.review.provenance import ModelLike
 from napari_spatial_ar.review.score_counts import ScoreCounts
 
 __all__ = ["flagged_warning", "likeness_record", "scan_counts"]
@@ -55,10 +54,10 @@ def flagged_warning(model: Any, share_above: Callable[[float], float]) -> str:
 
 
 def scan_counts(
-    volume: Volume, model: ModelLike, nll: npt.NDArray[np.float32], scored: npt.NDArray[np.bool_]
+    volume: Volume, body: Body, nll: npt.NDArray[np.float32], scored: npt.NDArray[np.bool_]
 ) -> ScoreCounts:
     """Count the scores (Z, Y, X) of the body in the slices (N,) that are scored."""
-    counts, body = ScoreCounts(len(scored)), Body(volume, model)
+    counts = ScoreCounts(len(scored))
     planes = np.moveaxis(nll, volume.geometry.slice_axis, 0)
     for index in np.flatnonzero(scored):
         counts.put(int(index), planes[index][body.plane(int(index))])

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.imaging.selection import Selection, place_in_stack
-from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.review.body import Body
 
 __all__ = ["PValues", "p_note", "p_values", "share_note"]
 
@@ -57,7 +56,9 @@ class PValues:
         return {**asdict(self), "slices": list(self.slices)}
 
 
-def p_values(model: object, volume: Volume, score: ScoresLike) -> PValues | None:
+def p_values(
+    model: Any, volume: Volume, score: ScoresLike, body: Body | None = None
+) -> PValues | None:
     """P-values of a scored scan.
 
     Parameters
@@ -66,24 +67,24 @@ def p_values(model: object, volume: Volume, score: ScoresLike) -> PValues | None
         What scored it.
     volume, score : Volume, VolumeScore
         The scan and its scores.
+    body : Body, optional
+        Where the body is, if somebody has looked already.
 
     Returns
     -------
     PValues or None
         None where the model was calibrated without them.
     """
-    header = getattr(model, "header", None)
-    calibration = getattr(header, "calibration", None)
+    calibration = getattr(getattr(model, "header", None), "calibration", None)
     if not isinstance(calibration, Calibration) or calibration.smallest_p is None:
         return None
-    window = resolve(header.preprocessing.window, volume)  # type: ignore[union-attr]
-    selection: Selection = header.selection  # type: ignore[union-attr]
+    body = body or Body(volume, model)
+    selection: Selection = model.header.selection
 
     def counts(index: int) -> bool:
         if not selection.holds(place_in_stack(volume.geometry, index)):
             return False
-        body = tissue_mask(apply_window(volume.slice(index), *window))
-        return bool(body.mean() >= selection.min_body)
+        return bool(body.plane(index).mean() >= selection.min_body)
 
     number = len(score.scored)
     used = [i for i in range(number) if score.scored[i] and counts(i)]

@@ -117,14 +117,14 @@ def gather_results(
         If the mask does not fit.
     """
     settings = MaskSettings() if settings is None else settings
-    geometry = volume.geometry
+    geometry, body = volume.geometry, Body(volume, model)
     computed = make_mask(
         score.nll,
         threshold,
         settings,
         geometry=geometry,
         scored=score.scored,
-        body=Body(volume, model).whole(score.scored) if settings.body_only else None,
+        body=body.whole(score.scored) if settings.body_only else None,
         region=region,
     )
     final = computed if mask is None else (np.asarray(mask) != 0).astype(np.uint8)
@@ -132,7 +132,7 @@ def gather_results(
         raise InputError(f"a mask of {final.shape} is not on the scan's grid {geometry.shape}")
     listed = reviewed or list_findings(final, score.nll, geometry, model=model)
     final = listed.without_rejected(final)
-    found = p_values(model, volume, score)
+    found = p_values(model, volume, score, body)
     record = provenance(
         model,
         volume,
@@ -146,7 +146,7 @@ def gather_results(
     )
     flagged = ""
     if score.scored.all() or np.count_nonzero(score.scored) >= _ENOUGH_SLICES:
-        counts = scan_counts(volume, model, score.nll, score.scored)
+        counts = scan_counts(volume, body, score.nll, score.scored)
         flagged = flagged_warning(model, counts.share_above)
     record["likeness"] = likeness_record(likeness, flagged)
     record["p_values"] = None if found is None else found.to_dict()

@@ -88,8 +88,8 @@ def summarise(model: Any, volume: Volume, scores: ScanScores, rule: MaskRule) ->
     rule : MaskRule
         What is a finding.
     """
-    scored, geometry = scores.scored, volume.geometry
-    found = p_values(model, volume, scores)
+    scored, geometry, body = scores.scored, volume.geometry, Body(volume, model)
+    found = p_values(model, volume, scores, body)
     p_value = found.scan if found else None
     findings = None
     if rule.threshold is not None:
@@ -100,7 +100,7 @@ def summarise(model: Any, volume: Volume, scores: ScanScores, rule: MaskRule) ->
             settings,
             geometry=geometry,
             scored=scored,
-            body=Body(volume, model).whole(scored) if settings.body_only else None,
+            body=body.whole(scored) if settings.body_only else None,
         )
         findings = int(label_components(mask).max(initial=0))
     return Summary(

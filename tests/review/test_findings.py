@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
@@ -99,6 +101,38 @@ def test_measures_of_a_box() -> None:
     assert finding.longest_diameter_px == pytest.approx(np.hypot(3, 6))
     assert finding.peak_nll == pytest.approx(4.0)
     assert finding.mean_nll == pytest.approx((47 * 3 + 4) / 48)
+
+
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+def test_measures_agree_with_scipy_on_random_shapes(slice_axis: int) -> None:
+    rng = np.random.default_rng(slice_axis)
+    geometry = Geometry((6, 9, 11), np.eye(4), slice_axis=slice_axis)
+    nll = rng.normal(size=geometry.shape).astype(np.float32)
+    mask = ndimage.uniform_filter(rng.random(geometry.shape), 3) > 0.52
+    labels = label_components(mask)
+    found = find_findings(mask, nll, geometry)
+    assert len(found) == labels.max() > 1
+    for finding in found:
+        inside = labels == finding.label
+        across = np.flatnonzero(np.moveaxis(inside, slice_axis, 0).any(axis=(1, 2)))
+        assert finding.voxels == inside.sum()
+        assert finding.centroid_zyx == pytest.approx(ndimage.center_of_mass(inside))
+        assert (finding.first_slice, finding.last_slice) == (across[0], across[-1])
+        peak = ndimage.maximum_position(nll, labels, finding.label)
+        assert finding.peak_slice == peak[slice_axis]
+        assert finding.peak_nll == pytest.approx(float(nll[peak]))
+        assert finding.mean_nll == pytest.approx(ndimage.mean(nll, labels, finding.label), abs=1e-6)
+
+
+def test_a_region_as_large_as_the_scan_takes_little_memory() -> None:
+    geometry = Geometry((40, 150, 150), np.eye(4))
+    nll, labels = scores(geometry), np.ones(geometry.shape, np.int32)
+    tracemalloc.start()
+    (finding,) = find_findings(labels, nll, geometry, labels=labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert finding.voxels == nll.size
+    assert peak < 4 * nll.size  # a list of its voxels alone is 24 bytes each
 
 
 def test_the_longest_diameter_is_measured_in_the_acquired_slices() -> None:

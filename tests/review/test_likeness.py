@@ -95,6 +95,6 @@ def test_of_a_slice_or_two_nothing_is_concluded(
 
 
 def test_scores_are_counted_in_the_body(scan: Volume, scores: Any, model: Any) -> None:
-    counts = scan_counts(scan, model, scores.nll, scores.scored)
+    counts = scan_counts(scan, Body(scan, model), scores.nll, scores.scored)
     body = Body(scan, model)
     assert counts.total == sum(int(body.plane(index).sum()) for index in range(4))
