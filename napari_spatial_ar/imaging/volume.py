@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,19 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
 
-__all__ = ["Intensity", "Modality", "Role", "Series", "Volume", "check_voxels"]
+__all__ = ["Intensity", "Modality", "Role", "Sample", "Series", "Volume", "check_voxels"]
 
 Modality = Literal["mri", "ct", "oct", "other", "unknown"]
 # "grey8": 8-bit display values 0..255. "hu": Hounsfield units. "arbitrary": a scanner's own scale.
 Intensity = Literal["grey8", "hu", "arbitrary"]
 # "localizer": a scout image. "derived": computed from other images (a projection, a map).
 Role = Literal["original", "derived", "localizer"]
+
+
+# Percentiles of more voxels than this are taken on a sample of this size: off by under 0.1 %.
+_SAMPLE = 1_000_000
+# A scan that is read slice by slice has its percentiles from this many of them.
+_SLICES_LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,31 @@ def check_voxels(
 
 
 @dataclass(frozen=True, eq=False)
+class Sample:
+    """Voxels that stand for all of an image where its percentiles are asked for.
+
+    Parameters
+    ----------
+    minimum, maximum : float
+        Of the image; of its slices looked at where it is read slice by slice.
+    foreground : (N,) number
+        Values above the minimum (the background), at most a million of them, drawn at random.
+    """
+
+    minimum: float
+    maximum: float
+    foreground: npt.NDArray[Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, voxels: npt.NDArray[Any], extremes: tuple[float, float] | None = None) -> Sample:
+        """Look at voxels, of which lowest and highest value may be known; seeded."""
+        minimum, maximum = extremes or (float(voxels.min()), float(voxels.max()))
+        if voxels.size > _SAMPLE:
+            voxels = voxels.reshape(-1)[np.random.default_rng(0).integers(0, voxels.size, _SAMPLE)]
+        return cls(minimum, maximum, voxels[voxels > minimum])
+
+
+@dataclass(frozen=True, eq=False)
 class Volume:
     """A scan: voxels and where they are.
 
@@ -142,6 +173,22 @@ class Volume:
     def extremes(self) -> tuple[float, float]:
         """Lowest and highest voxel value; of a scan that is read slice by slice, all are read."""
         return float(self.data.min()), float(self.data.max())
+
+    @cached_property
+    def sample(self) -> Sample:
+        """Its voxels for percentiles; read once, from 32 slices, where it is read slice by slice.
+
+        Raises
+        ------
+        InputError
+            If they are read now and a file is damaged or gone.
+        """
+        if not self.lazy:
+            return Sample.of(self.data, self.extremes)
+        count = self.geometry.slice_count
+        chosen = np.unique(np.linspace(0, count - 1, _SLICES_LOOKED_AT).round().astype(int))
+        # All at once: one by one, they take longer to be asked for than to be read.
+        return Sample.of(np.asarray(self.slices[chosen]))
 
     @property
     def lazy(self) -> bool:
