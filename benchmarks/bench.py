@@ -7,7 +7,8 @@ Backbone: DINOv3 ViT-S/16 at 448 x 448 with random weights, which take as long a
 Embeddings and slices are random numbers of the right size; what is measured is time and memory,
 not quality. Parts:
 
-slice     a slice from voxels to heatmap, against the bare backbone, with each engine
+slice     a slice from voxels to heatmap, against the bare backbone, with each engine: with Spatial
+          AR and with change-novelty, the default
 bulk      slices a second of a whole volume, from voxels to heatmaps and to patch scores
 network   the autoregressive network against the masked one that computes every tap
 bank      its scoring of an embedded slice against memory banks of 100, 1,000 and 8,000 images
@@ -42,8 +43,13 @@ from napari_spatial_ar.normative.autoregressive import MaskedConv2d, SpatialAR
 from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, _build
 from napari_spatial_ar.normative.devices import resolve_device
 from napari_spatial_ar.normative.engines import available
+from napari_spatial_ar.normative.methods.base import Detector
+from napari_spatial_ar.normative.methods.change_detector import ChangeDetector
+from napari_spatial_ar.normative.methods.change_novelty import ChangeNovelty
 from napari_spatial_ar.normative.methods.memory_bank import MemoryBank
 from napari_spatial_ar.normative.methods.spatial_ar import SpatialARDetector
+from napari_spatial_ar.normative.methods.surroundings import Whitening
+from napari_spatial_ar.normative.methods.surroundings_bank import SurroundingsBank
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
 from napari_spatial_ar.normative.preprocessing import Preprocessing
@@ -100,18 +106,41 @@ def backbone_on(device: torch.device) -> Backbone:
     return Backbone(spec, _build(spec, 0).state_dict(), source="random", device=device)
 
 
-def model_with(backbone: Backbone, side: int = SIDE) -> NormativeModel:
-    """Make a dilated Spatial AR model that has learned nothing."""
+def change_novelty(channels: int) -> ChangeNovelty:
+    """Make a detector of the default method, at its default sizes, that has learned nothing."""
+    sizes = {**ChangeDetector.options(), **ChangeNovelty.options()}
+    components, hidden, rows = sizes["components"], sizes["hidden"], sizes["rows"]
+
+    def whitening() -> Whitening:
+        return Whitening(torch.zeros(2 * channels), torch.randn(2 * channels, components))
+
+    weights = {
+        "hidden.weight": torch.randn(hidden, components) / components**0.5,
+        "hidden.bias": torch.zeros(hidden),
+        "out.weight": torch.randn(1, hidden) / hidden**0.5,
+        "out.bias": torch.zeros(1),
+    }
+    bank = functional.normalize(torch.randn(rows, components)).half()
+    change, novelty = ChangeDetector(whitening(), weights), SurroundingsBank(whitening(), bank)
+    return ChangeNovelty(change, novelty, torch.ones(3, 2))
+
+
+def model_with(
+    backbone: Backbone, side: int = SIDE, detector: Detector | None = None
+) -> NormativeModel:
+    """Make a model that has learned nothing: dilated Spatial AR, or of a given detector."""
     torch.manual_seed(0)
+    detector = detector or SpatialARDetector(
+        SpatialAR(backbone.channels).eval().requires_grad_(False)
+    )
     header = ModelHeader(
-        method="spatial-ar",
+        method=detector.name,
         parameters={},
         modality="mri",
         backbone=BackboneRef(BACKBONE, (), backbone.sha256),
         preprocessing=Preprocessing(default_window("mri"), (side, side)),
         scoring=Scoring(3, 0.01),
     )
-    detector = SpatialARDetector(SpatialAR(backbone.channels).eval().requires_grad_(False))
     return NormativeModel("bench", header, detector, backbone=backbone, device=backbone.device)
 
 
@@ -131,6 +160,7 @@ def of_slice(device: torch.device, repeats: int, compiled: bool) -> dict[str, An
     engines = [name for name in available(device) if compiled or name != "compiled"]
     backbone = backbone_on(device)
     model = model_with(backbone)
+    default = model_with(backbone, detector=change_novelty(backbone.channels).to(device))
     volume = volume_of(4)
     image = torch.randn(1, 3, SIDE, SIDE, device=device)
     agreement = {t.engine: t for t in engine_choice.trials(model, engines)}
@@ -140,11 +170,15 @@ def of_slice(device: torch.device, repeats: int, compiled: bool) -> dict[str, An
             found["engines"][engine] = {"problem": trial.problem}
             continue
         backbone.use(engine)
-        vars(model).pop("_batches", None)
+        for one in (model, default):
+            vars(one).pop("_batches", None)
         peak = memory_of(device)
         bare = median_ms(lambda: backbone.compute(image), device, repeats)
         shown = volume.slice(1), resolve(model.header.preprocessing.window, volume)
         whole = median_ms(lambda s=shown: model.score_slice(s[0], window=s[1]), device, repeats)
+        of_default = median_ms(
+            lambda s=shown: default.score_slice(s[0], window=s[1]), device, repeats
+        )
         grid = backbone.compute(image)
         network = median_ms(lambda g=grid: model.detector.score(g), device, repeats)
         found["engines"][engine] = {
@@ -152,6 +186,8 @@ def of_slice(device: torch.device, repeats: int, compiled: bool) -> dict[str, An
             "network_ms": round(network, 2),
             "whole_slice_ms": round(whole, 2),
             "whole_over_bare": round(whole / bare, 3),
+            "change_novelty_slice_ms": round(of_default, 2),
+            "change_novelty_over_bare": round(of_default / bare, 3),
             "rank_correlation_with_float32": round(trial.agreement, 6),
             **peak(),
         }
