@@ -12,7 +12,6 @@ to frames of Python, and so to painters in them, of which Qt warns and may fail:
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import sys
@@ -48,9 +47,6 @@ class Lateness(QObject):
         self.worked: list[float] = []
         self.last = time.perf_counter()
         self._worked = time.thread_time()
-        self._collected: list[float] = []
-        self._collecting = 0.0
-        gc.callbacks.append(self._on_collection)
         self._timer = QTimer(self)
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
         self._timer.setInterval(_EVERY_MS)
@@ -58,7 +54,7 @@ class Lateness(QObject):
 
     def begin(self) -> None:
         """Measure anew."""
-        self.late, self.worked, self._collected = [], [], []
+        self.late, self.worked = [], []
         self.last, self._worked = time.perf_counter(), time.thread_time()
         self._timer.start()
 
@@ -69,13 +65,6 @@ class Lateness(QObject):
         worked = time.thread_time()
         self.worked.append(1000 * (worked - self._worked))
         self._worked = worked
-
-    def _on_collection(self, phase: str, _: object) -> None:
-        # Whichever thread it runs in, the others wait.
-        if phase == "start":
-            self._collecting = time.perf_counter()
-        else:
-            self._collected.append(1000 * (time.perf_counter() - self._collecting))
 
     def end(self) -> dict[str, float]:
         """Say what was measured, in ms."""
@@ -96,9 +85,6 @@ class Lateness(QObject):
             # Its own work between two ticks, which other programs do not add to.
             "own_cpu_p99": round(float(np.percentile(self.worked, 99)), 1),
             "own_cpu_max": round(float(max(self.worked)), 1),
-            # Of Python's garbage collector, in whichever thread: the others wait.
-            "longest_collection": round(max(self._collected, default=0.0), 1),
-            "collections_over_50_ms": sum(ms > _LATE_MS for ms in self._collected),
         }
 
 
