@@ -15,6 +15,7 @@ from napari_spatial_ar.gui.layers import layer_volume
 from napari_spatial_ar.gui.session import Session, same_model
 from napari_spatial_ar.gui.workers import Task, TaskHost
 from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.review.provenance import model_window
 
 __all__ = ["LikenessCheck", "WarningNote"]
 
@@ -78,6 +79,8 @@ class LikenessCheck(QObject):
             yield
             # A file may be gone or weights missing: scoring says so.
             try:
+                # Known from here on, so that the first heatmap need not wait for it.
+                model_window(model, volume)
                 steps = likeness_steps(model, volume)
                 while not stop.is_set():
                     try:

@@ -8,14 +8,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask.array as da
 import pytest
+from dask.callbacks import Callback
 from qtpy.QtWidgets import QFileDialog
 
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.imaging.windows import Window, resolve
 from napari_spatial_ar.normative import appearance
 from napari_spatial_ar.normative.likeness import Likeness
+from napari_spatial_ar.normative.preprocessing import Preprocessing
 from tests.gui.conftest import FakeInfo
 
 Make = Callable[..., ReviewDock]
@@ -62,6 +66,20 @@ def test_a_scan_unlike_the_models_is_marked_beside_the_model(
     made.viewer.layers.remove(ct)
     made.viewer.layers.remove(like)
     assert warning(made) == ""
+
+
+def test_the_window_of_a_large_scan_is_known_before_it_is_scored(
+    dock: Make, lab: Any, models: Any, looks: list[Any], qtbot: Any
+) -> None:
+    volume = lab.make_volume()
+    lazy = replace(volume, data=da.from_array(volume.data, chunks=(1, -1, -1)))
+    models["fake"].header.preprocessing = Preprocessing(Window("percentile", 1, 99))
+    dock(lazy)
+    qtbot.waitUntil(lambda: len(looks) == 1, timeout=5000)
+    (compared,) = looks
+    assert compared.lazy
+    with Callback(start=pytest.fail):
+        resolve(Window("percentile", 1, 99), compared)
 
 
 def test_more_flagged_than_calibration_promises_is_a_warning(
