@@ -125,14 +125,19 @@ def test_the_histogram_is_of_the_body_in_scored_slices(dock: Any, finish: Any, q
     assert 0 < session.counts.total == body.sum()
 
 
-@pytest.mark.parametrize("theme", ["dark", "light"])
-def test_the_histogram_is_drawn_in_both_themes(scored: Any, theme: str) -> None:
-    scored.viewer.theme = theme  # while it is open
-    image = scored.threshold.histogram.grab().toImage()
-    colors = {
-        image.pixelColor(x, y).name() for x in range(image.width()) for y in range(image.height())
-    }
-    assert {getattr(pair, theme) for pair in (MEASURED, FLAGGED, NORMAL)} <= colors
+def test_the_histogram_follows_the_viewers_theme(dock: Any, finish: Any) -> None:
+    made = dock(show=True)
+    made.score("volume")
+    finish(made)
+    for theme in ("light", "dark"):
+        made.viewer.theme = theme  # while it is open
+        image = made.threshold.histogram.grab().toImage()
+        colors = {
+            image.pixelColor(x, y).name()
+            for x in range(image.width())
+            for y in range(image.height())
+        }
+        assert {getattr(pair, theme) for pair in (MEASURED, FLAGGED, NORMAL)} <= colors
 
 
 def test_without_calibration_no_curve_is_drawn_and_no_share_is_offered(
