@@ -1,6 +1,7 @@
 """Makes the pictures of docs/tour.md: napari at 1366 x 768, used with clicks and keys.
 
-xvfb-run -a -s "-screen 0 1366x768x24" python docs/make_tour.py [--out FOLDER] [--theme light]
+xvfb-run -a -s "-screen 0 1366x768x24" python docs/make_tour.py [--out FOLDER] [--theme light] \
+    [--only NAME]
 
 It needs the weights of the offline backbone (`napari-spatial-ar weights pull dinov2_vits14_focus`)
 and takes some minutes. Nothing of the user's own settings, models or worklist is read or changed.
@@ -13,11 +14,26 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 WIDTH, HEIGHT = 1366, 768
+# Pictures in their order, each with the step that makes it. All but the first and the last need
+# the steps before them.
+STEPS = {
+    "empty": "empty",
+    "open": "open",
+    "scoring": "score",
+    "threshold": "threshold",
+    "findings": "findings",
+    "painting": "paint",
+    "side_by_side": "side_by_side",
+    "explain": "explain",
+    "export": "export",
+    "worklist": "worklist",
+}
+APART = ("empty", "worklist")
 MODEL = "brain-flair-change"
 
 
@@ -49,9 +65,13 @@ class Guide:
         Folder of the pictures.
     home : Path
         Folder of this run.
+    theme : str
+        Of napari.
+    only : sequence of str
+        Pictures to take; none: all.
     """
 
-    def __init__(self, out: Path, home: Path, theme: str):
+    def __init__(self, out: Path, home: Path, theme: str, only: Sequence[str] = ()):
         import napari
         from napari.settings import get_settings
 
@@ -59,6 +79,7 @@ class Guide:
 
         get_settings().appearance.theme = theme
         self.out, self.home = out, home
+        self.wanted = tuple(only) or tuple(STEPS)
         self.viewer = napari.Viewer(title="napari-spatial-ar")
         self.window = self.viewer.window._qt_window
         self.window.setGeometry(0, 0, WIDTH, HEIGHT)
@@ -100,6 +121,8 @@ class Guide:
         for widget in show:
             self.dock.scroll.ensureWidgetVisible(widget, 0, 8)
         self.rest()
+        if name not in self.wanted:
+            return
         path = self.out / f"tour_{name}.png"
         picture = QGuiApplication.primaryScreen().grabWindow(0)
         assert picture.save(str(path))
@@ -179,17 +202,12 @@ class Guide:
     # ------------------------------------------------------------------ the tour
 
     def go(self) -> None:
-        """Take every picture."""
-        self.empty()
-        self.open()
-        self.score()
-        self.threshold()
-        self.findings()
-        self.paint()
-        self.side_by_side()
-        self.explain()
-        self.export()
-        self.worklist()
+        """Take the pictures that are wanted."""
+        names = list(STEPS)
+        last = max((names.index(name) for name in self.wanted if name not in APART), default=-1)
+        for at, name in enumerate(names):
+            if name in self.wanted or (at < last and name not in APART):
+                getattr(self, STEPS[name])()
         self.viewer.close()
 
     def empty(self) -> None:
@@ -318,7 +336,8 @@ class Guide:
         key = next(entry.key for entry in rows.entries if entry.state == "scored")
         dock.worklist.table.choose(key)
         dock.worklist.opener.open(key)
-        self.rest(2)
+        self.wait(lambda: dock.session is not None and dock.session.any_scored)
+        self.wait(lambda: not dock.running and dock.masks.settled)
         self.top()
         self.shoot("worklist")
         dock.worklist.cancel()
@@ -345,11 +364,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
     parser.add_argument("--theme", choices=("dark", "light"), default="dark")
+    parser.add_argument("--only", choices=STEPS, action="append", default=[], metavar="NAME")
     arguments = parser.parse_args()
     home = apart()
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
-        guide = Guide(arguments.out, home, arguments.theme)
+        guide = Guide(arguments.out, home, arguments.theme, arguments.only)
         guide.go()
     finally:
         shutil.rmtree(home, ignore_errors=True)

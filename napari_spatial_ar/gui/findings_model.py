@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
-from qtpy.QtGui import QBrush, QColor
+from qtpy.QtGui import QBrush
 
+from napari_spatial_ar.gui.colours import QUIET
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.review.findings_list import FindingsList, ReviewedFinding
 
 __all__ = ["COLUMNS", "COMMENT", "SORT_ROLE", "FindingsModel"]
 
 SORT_ROLE = Qt.ItemDataRole.UserRole
-_GREY = QBrush(QColor(128, 128, 128))
 _STATUS_ORDER = ("unread", "unsure", "keep", "reject")
 _SIDES = {"left": "L", "right": "R", "midline": "mid", "unknown": "?"}
 
@@ -191,7 +191,7 @@ class FindingsModel(QAbstractTableModel):
         ):
             return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         if role == Qt.ItemDataRole.ForegroundRole and item.status == "reject":
-            return _GREY
+            return QBrush(QUIET.on(self.parent()))
         return None
 
     def flags(self, index: QModelIndex) -> Qt.ItemFlag:

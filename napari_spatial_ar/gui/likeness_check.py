@@ -10,33 +10,17 @@ from typing import Any
 from qtpy.QtCore import QObject
 
 from napari_spatial_ar.errors import SpatialARError
-from napari_spatial_ar.gui.forms import Note
 from napari_spatial_ar.gui.layers import layer_volume
 from napari_spatial_ar.gui.session import Session, same_model
+from napari_spatial_ar.gui.warning_note import WarningNote
 from napari_spatial_ar.gui.workers import Task, TaskHost
 from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.review.likeness import likeness_headline
 from napari_spatial_ar.review.provenance import model_window
 
-__all__ = ["LikenessCheck", "WarningNote"]
+__all__ = ["LikenessCheck"]
 
 _MOST_KEPT = 32
-
-
-class WarningNote(Note):
-    """A warning that stands out: on amber, with a bar at its side.
-
-    The text keeps the theme's own colour, as no amber is read on dark and light alike.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(strong=True)
-        self.setStyleSheet(
-            "border-left: 4px solid #f5a623; padding: 4px 6px; background: rgba(245, 166, 35, 60);"
-        )
-
-    def say(self, text: str) -> None:
-        """Show a warning; hide on ""."""
-        super().say(f"\u26a0 {text}" if text else "")
 
 
 class LikenessCheck(QObject):
@@ -123,7 +107,8 @@ class LikenessCheck(QObject):
 
     def _show(self) -> None:
         told = [self.likeness.warning if self.likeness else "", self._flagged]
-        self._note.say(" ".join(filter(None, told)))
+        headline = likeness_headline(self.likeness, self._flagged)
+        self._note.say(headline, "\n".join(filter(None, told)))
 
     def _on_finished(self, task: Task) -> None:
         if task is self._task:

@@ -9,12 +9,10 @@ from qtpy.QtCore import QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
+from napari_spatial_ar.gui.colours import FOLLOWED, NORMAL
 from napari_spatial_ar.gui.tooltips import tooltip
 
 __all__ = ["LossPlot", "nice_ticks"]
-
-_TRAIN = QColor("#8ab4f8")
-_VALID = QColor("#f6a04d")
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
@@ -83,14 +81,15 @@ class LossPlot(QWidget):
             return QPointF(x, area.bottom() - area.height() * (value - low) / (high - low))
 
         self._draw_ticks(painter, area, low, high, text, faint)
-        for line, color in ((self.train, _TRAIN), (self.valid, _VALID)):
+        trained, validated = FOLLOWED.on(self), NORMAL.on(self)
+        for line, color in ((self.train, trained), (self.valid, validated)):
             painter.setPen(QPen(color, 2))
             points = [at(i, v) for i, v in enumerate(line) if math.isfinite(v)]
             painter.drawPolyline(QPolygonF(points))
             if len(points) == 1:
                 painter.drawEllipse(points[0], 2, 2)
         if 0 <= self.best_epoch < len(self.valid):
-            painter.setPen(QPen(_VALID, 2))
+            painter.setPen(QPen(validated, 2))
             painter.setBrush(self.palette().color(self.backgroundRole()))
             painter.drawEllipse(at(self.best_epoch, self.valid[self.best_epoch]), 4, 4)
         self._draw_key(painter, area)
@@ -129,7 +128,8 @@ class LossPlot(QWidget):
         best = ""
         if 0 <= self.best_epoch < len(self.valid):
             best = f", best {self.valid[self.best_epoch]:.3f} in epoch {self.best_epoch + 1}"
-        for name, color in (("training", _TRAIN), (f"validation{best}", _VALID)):
-            painter.setPen(color)
+        keys = (("training", FOLLOWED), (f"validation{best}", NORMAL))
+        for name, color in keys:
+            painter.setPen(color.on(self))
             painter.drawText(QPointF(x, 13), name)
             x += painter.fontMetrics().horizontalAdvance(name) + 14

@@ -9,8 +9,8 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_spatial_ar.gui.fold import folding
 from napari_spatial_ar.gui.forms import Note, combo, row
 from napari_spatial_ar.gui.library_button import LibraryButton
-from napari_spatial_ar.gui.likeness_check import WarningNote
 from napari_spatial_ar.gui.tooltips import tooltip
+from napari_spatial_ar.gui.warning_note import WarningNote
 from napari_spatial_ar.imaging.geometry import Plane
 
 __all__ = ["ModelPanel"]
@@ -24,7 +24,7 @@ class ModelPanel(QWidget):
         self.box = combo(tooltip("model.model"), "Model")
         self.library_button = LibraryButton()
         self.note = Note()
-        self.unlike_note = WarningNote()
+        self.unlike_note = WarningNote(tooltip("model.why"))
         self.plane_box = combo(
             tooltip("model.slices"),
             "Slices that the model sees",

@@ -10,13 +10,13 @@ from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
+from napari_spatial_ar.gui.colours import FLAGGED, MEASURED, NORMAL
 from napari_spatial_ar.gui.loss_plot import nice_ticks
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.review.score_counts import ScoreCounts, normal_shares
 
 __all__ = ["ScoreHistogram"]
 
-_SCAN, _FLAGGED, _NORMAL = QColor("#8a8f98"), QColor("#00a5b8"), QColor("#e08a2e")
 _BAR = 3  # logical pixels
 _STEPS = {  # as a share of the axis
     Qt.Key.Key_Left: -0.005,
@@ -179,9 +179,10 @@ class ScoreHistogram(QWidget):
         left, right = self.x_of(edges[index]), self.x_of(edges[index + 1])
         top = area.bottom() - height * area.height()
         cut = min(max(self.x_of(self._threshold), left), right)
-        for start, end, color in ((left, cut, _SCAN), (cut, right, _FLAGGED)):
+        for start, end, color in ((left, cut, MEASURED), (cut, right, FLAGGED)):
             if end > start:
-                painter.fillRect(QRectF(start, top, end - start, area.bottom() - top), color)
+                bar = QRectF(start, top, end - start, area.bottom() - top)
+                painter.fillRect(bar, color.on(self))
 
     def _draw_normal(
         self,
@@ -199,7 +200,7 @@ class ScoreHistogram(QWidget):
             )
             for i in np.flatnonzero(normal >= _LEAST)
         ]
-        painter.setPen(QPen(_NORMAL, 2))
+        painter.setPen(QPen(NORMAL.on(self), 2))
         painter.drawPolyline(QPolygonF(points))
 
     def _draw_thresholds(self, painter: QPainter, area: QRectF, text: QColor) -> None:
@@ -216,11 +217,11 @@ class ScoreHistogram(QWidget):
         self, painter: QPainter, area: QRectF, text: QColor, scan: bool, normal: bool
     ) -> None:
         x = area.left()
-        names = [("this scan", _SCAN)] if scan else []
-        names += [("flagged", _FLAGGED)] if scan else []
-        names += [("normal tissue", _NORMAL)] if normal else []
+        names = [("this scan", MEASURED)] if scan else []
+        names += [("flagged", FLAGGED)] if scan else []
+        names += [("normal tissue", NORMAL)] if normal else []
         for name, color in names:
-            painter.fillRect(QRectF(x, 5, 8, 8), color)
+            painter.fillRect(QRectF(x, 5, 8, 8), color.on(self))
             painter.setPen(text)
             painter.drawText(QPointF(x + 12, 13), name)
             x += painter.fontMetrics().horizontalAdvance(name) + 24

@@ -41,6 +41,7 @@ _REVIEW = {
         "Slices that the model sees: those that were acquired, or of another plane, for a scan "
         "with voxels of about the same size in all directions"
     ),
+    "model.why": "Show in full sentences what is unlike; press again to hide them",
     "score.score_this_slice": "Score the slice in view",
     "score.score_whole_volume": "Score every slice that is not scored yet, from the one in view",
     "score.progress": "Slices scored",

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel, Qt, Signal
-from qtpy.QtGui import QBrush, QColor, QFont, QIcon
+from qtpy.QtGui import QBrush, QFont, QIcon
 
+from napari_spatial_ar.gui.colours import QUIET, TROUBLE
 from napari_spatial_ar.gui.icons import icon, square
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.imaging.scan import Scan
@@ -18,8 +19,6 @@ from napari_spatial_ar.review.p_values import PValues, p_note
 from napari_spatial_ar.review.worklist import Column, Entry, sort_value
 
 __all__ = ["COLUMNS", "SCORE", "WorklistModel", "WorklistOrder"]
-
-_GREY, _RED = QBrush(QColor(140, 140, 140)), QBrush(QColor(240, 120, 100))
 
 
 @dataclass(frozen=True)
@@ -175,8 +174,8 @@ class WorklistModel(QAbstractTableModel):
             return Qt.AlignmentFlag.AlignCenter
         if role == Qt.ItemDataRole.ForegroundRole:
             if entry.state == "failed":
-                return _RED
-            return _GREY if entry.reading == "done" else None
+                return QBrush(TROUBLE.on(self.parent()))
+            return QBrush(QUIET.on(self.parent())) if entry.reading == "done" else None
         if role == Qt.ItemDataRole.FontRole and entry.reading == "unread":
             font = QFont()
             font.setBold(True)

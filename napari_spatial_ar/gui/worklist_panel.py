@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 from weakref import ref
 
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeySequence
-from qtpy.QtWidgets import QProgressBar, QShortcut, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QProgressBar, QShortcut, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.forms import Note, button, row
@@ -92,6 +93,8 @@ class WorklistPanel(QWidget):
         self.progress.setToolTip(tooltip("worklist.progress"))
         self.progress.setMaximumWidth(160)
         self.note = Note(_INVITATION)
+        # As high as the row: asked for more, the window would outgrow a small screen.
+        self.note.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)
         top = row(self.folder_button, self.start_button, self.cancel_button, self.progress)
         top.addWidget(self.note, 1)
         top.addWidget(self.again_button)
@@ -240,7 +243,9 @@ class WorklistPanel(QWidget):
     def _show(self) -> None:
         entries, runner = self.rows.entries, self.runner
         line = self._line() if entries and not self.folder.listing else ""
-        self.note.say(" ".join(part for part in (line, self._said) if part) or _INVITATION)
+        told = " ".join(part for part in (line, self._said) if part) or _INVITATION
+        self.note.say(told)
+        self.note.setToolTip(f"<qt>{escape(told)}</qt>")  # where it is longer than the row
         scored = [entry for entry in entries if entry.state != "failed"]
         self.progress.setRange(0, max(1, sum(entry.slices for entry in scored)))
         self.progress.setValue(sum(min(entry.done, entry.slices) for entry in scored))

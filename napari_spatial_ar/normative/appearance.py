@@ -104,9 +104,10 @@ def likeness_steps(model: NormativeModel, volume: Volume) -> Generator[None, Non
         If the backbone cannot be had.
     """
     reasons = _other_modality(model.modality, volume.modality)
+    topics = ("modality",) if reasons else ()
     normal = model.header.looks
     if normal is None:
-        return Likeness(reasons)
+        return Likeness(reasons, topics=topics)
     shown = model.header.preprocessing
     window = resolve(shown.window, volume)
     tiling = Tiling.of(shown, model.backbone.patch)
@@ -125,7 +126,12 @@ def likeness_steps(model: NormativeModel, volume: Volume) -> Generator[None, Non
         if look is not None:
             looks.append(look)
     found = compare_looks(normal, looks)
-    return Likeness((*reasons, *found.reasons), found.measured, complete and found.complete)
+    return Likeness(
+        (*reasons, *found.reasons),
+        found.measured,
+        complete and found.complete,
+        (*topics, *found.topics),
+    )
 
 
 def likeness(model: NormativeModel, volume: Volume) -> Likeness:

@@ -122,11 +122,14 @@ class Likeness:
     complete : bool
         False where the model's file does not say what its scans looked like, or memory did not
         suffice to look.
+    topics : tuple of str
+        What each reason is about, in a word or three; for where there is no room for reasons.
     """
 
     reasons: tuple[str, ...] = ()
     measured: Mapping[str, float] = field(default_factory=dict)
     complete: bool = False
+    topics: tuple[str, ...] = ()
 
     @property
     def warning(self) -> str:
@@ -217,7 +220,8 @@ def compare_looks(normal: NormalLooks, looks: Sequence[Looks]) -> Likeness:
     Likeness
     """
     if not looks:
-        return Likeness(("the model finds no body in the slices in its middle",), {}, False)
+        reason = "the model finds no body in the slices in its middle"
+        return Likeness((reason,), {}, False, ("no body found",))
     measured = {
         name: float(np.median([look.measures[name] for look in looks]))
         for name in looks[0].measures
@@ -230,18 +234,31 @@ def compare_looks(normal: NormalLooks, looks: Sequence[Looks]) -> Likeness:
     ]
     if embedded and "distance" in normal.quantiles:
         measured["distance"] = float(np.median([_distance(e, mean) for e in embedded]))
-    told = {name: _clause(name, measured[name], normal) for name in _ORDER if name in measured}
+    told = {name: _clause(name, measured[name], normal) for name in _TOPICS if name in measured}
     greys = [name for name in GREYS if told.get(name)]
     for name in greys:
         if name != ("middle" if "middle" in greys else greys[0]):
             told[name] = ""  # it says the same once more
-    return Likeness(tuple(filter(None, told.values())), measured, bool(embedded))
+    outside = [name for name, clause in told.items() if clause]
+    return Likeness(
+        tuple(told[name] for name in outside),
+        measured,
+        bool(embedded),
+        tuple(_TOPICS[name] for name in outside),
+    )
 
 
-_ORDER = (
-    *("distance", "middle", "bright", "dark", "body"),
-    *("field_of_view", "pixel_spacing", "slice_spacing"),
-)
+# The weightiest first.
+_TOPICS = {
+    "distance": "appearance",
+    "middle": "brightness",
+    "bright": "brightness",
+    "dark": "brightness",
+    "body": "share of body",
+    "field_of_view": "field of view",
+    "pixel_spacing": "pixel size",
+    "slice_spacing": "slice spacing",
+}
 
 
 def _clause(name: str, value: float, normal: NormalLooks) -> str:

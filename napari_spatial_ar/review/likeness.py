@@ -15,13 +15,14 @@ from napari_spatial_ar.normative.likeness import Likeness
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.score_counts import ScoreCounts
 
-__all__ = ["flagged_warning", "likeness_record", "scan_counts"]
+__all__ = ["flagged_warning", "likeness_headline", "likeness_record", "scan_counts"]
 
 # Where so large a part of a scan lies above the threshold for so small a share of normal tissue,
 # it is no lesion: three scans with gliomas reached a quarter at most, a FLAIR scan without a skull,
 # two T1 scans and a CT more than half.
 _LEVEL, _PART = 0.05, 0.5
 _NAMED = 0.01
+_TOPICS_SAID = 2
 
 
 def flagged_warning(model: Any, share_above: Callable[[float], float]) -> str:
@@ -62,6 +63,33 @@ def scan_counts(
     for index in np.flatnonzero(scored):
         counts.put(int(index), planes[index][body.plane(int(index))])
     return counts
+
+
+def likeness_headline(likeness: Likeness | None, flagged: str) -> str:
+    """Sum up in one short sentence what `Likeness.warning` and `flagged_warning` say in full.
+
+    Parameters
+    ----------
+    likeness : Likeness or None
+        What was found before the scan was scored.
+    flagged : str
+        What `flagged_warning` said of its scores.
+
+    Returns
+    -------
+    str
+        "" where there is nothing to warn of.
+    """
+    if likeness is None or not likeness.reasons:
+        return "More is flagged than is likely to be abnormal." if flagged else ""
+    topics = [*likeness.topics, *(["share flagged"] if flagged else [])]
+    if not topics:
+        return "Unlike what the model learned from."
+    # One more is shorter said than counted.
+    most = len(topics) if len(topics) == _TOPICS_SAID + 1 else _TOPICS_SAID
+    more = len(topics) - most
+    said = ", ".join(topics[:most]) + (f" and {more} more" if more > 0 else "")
+    return f"Unlike what the model learned from: {said}."
 
 
 def likeness_record(likeness: Likeness | None, flagged: str) -> Mapping[str, Any]:

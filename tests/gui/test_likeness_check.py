@@ -11,6 +11,7 @@ from typing import Any
 import dask.array as da
 import pytest
 from dask.callbacks import Callback
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
 from napari_spatial_ar.gui import services
@@ -33,7 +34,9 @@ def looks(monkeypatch: pytest.MonkeyPatch, models: Any) -> list[Any]:
     def steps(model: Any, volume: Any) -> Generator[None, None, Likeness]:
         yield
         asked.append(volume)
-        return Likeness(("it is CT",) if volume.modality == "ct" else (), {"body": 0.5}, True)
+        unlike = volume.modality == "ct"
+        reasons, topics = (("it is CT",), ("modality",)) if unlike else ((), ())
+        return Likeness(reasons, {"body": 0.5}, True, topics)
 
     monkeypatch.setattr(appearance, "likeness_steps", steps)
     models["fake"].header = SimpleNamespace(
@@ -51,7 +54,7 @@ def test_a_scan_unlike_the_models_is_marked_beside_the_model(
 ) -> None:
     made = dock(replace(lab.make_volume(), modality="ct"))
     qtbot.waitUntil(lambda: warning(made) != "", timeout=5000)
-    assert warning(made).startswith("\u26a0 This scan is unlike those the model learned from: it")
+    assert warning(made) == "\u26a0 Unlike what the model learned from: modality."
     ct = made.scan.layer
     like = made.viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
     made.scan.list.choose(like)
@@ -92,7 +95,41 @@ def test_more_flagged_than_calibration_promises_is_a_warning(
     assert warning(made) == ""  # a slice says little of a scan
     made.score("volume")
     finish(made)
-    assert "100% of the tissue of the whole scan lies above the threshold" in warning(made)
+    assert warning(made) == "\u26a0 More is flagged than is likely to be abnormal."
+    said = made.unlike_note.reasons.text()
+    assert said.startswith("100% of the tissue of the whole scan lies above the threshold")
+
+
+def test_the_warning_takes_two_lines_until_it_is_asked_why(
+    dock: Make, lab: Any, looks: list[Any], models: Any, qtbot: Any, monkeypatch: Any
+) -> None:
+    reasons = (
+        "it is CT, the model learned from MRI",
+        "its patches look 3.3 times as far from normal as those of any of 12 normal patients",
+        "half of its tissue lies below 75% of the grey scale (20% to 35% in 12 normal patients)",
+        "the body fills 1% of a slice (31% to 68% in 12 normal patients)",
+    )
+    topics = ("modality", "appearance", "brightness", "field of view", "slice spacing")
+
+    def steps(model: Any, volume: Any) -> Generator[None, None, Likeness]:
+        yield
+        return Likeness(reasons, {}, True, topics)
+
+    monkeypatch.setattr(appearance, "likeness_steps", steps)
+    made = dock(show=True)
+    note = made.unlike_note
+    qtbot.waitUntil(note.isVisible, timeout=5000)
+    line = note.fontMetrics().lineSpacing()
+    qtbot.waitUntil(lambda: note.height() < 3 * line + 6, timeout=5000)
+    assert not note.reasons.isVisible()
+    note.why.setFocus()
+    qtbot.keyClick(note.why, Qt.Key.Key_Space)
+    assert note.reasons.isVisible()
+    assert all(reason in note.reasons.text() for reason in reasons[:3])
+    note.say(note.line.text(), "Something else.")
+    assert not note.reasons.isVisible()  # what is new is folded away
+    note.say("", "")
+    assert not note.isVisible()
 
 
 def test_the_export_records_what_is_unlike(

@@ -14,6 +14,7 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.colours import FLAGGED, MEASURED, NORMAL
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.unit_box import PERCENTILE, SHARE, UNIT
 from napari_spatial_ar.review.masks import MaskSettings
@@ -124,14 +125,19 @@ def test_the_histogram_is_of_the_body_in_scored_slices(dock: Any, finish: Any, q
     assert 0 < session.counts.total == body.sum()
 
 
-@pytest.mark.parametrize("theme", ["dark", "light"])
-def test_the_histogram_is_drawn_in_both_themes(scored: Any, theme: str) -> None:
-    scored.viewer.theme = theme
-    image = scored.threshold.histogram.grab().toImage()
-    colors = {
-        image.pixelColor(x, y).name() for x in range(image.width()) for y in range(image.height())
-    }
-    assert {"#8a8f98", "#00a5b8", "#e08a2e"} <= colors
+def test_the_histogram_follows_the_viewers_theme(dock: Any, finish: Any) -> None:
+    made = dock(show=True)
+    made.score("volume")
+    finish(made)
+    for theme in ("light", "dark"):
+        made.viewer.theme = theme  # while it is open
+        image = made.threshold.histogram.grab().toImage()
+        colors = {
+            image.pixelColor(x, y).name()
+            for x in range(image.width())
+            for y in range(image.height())
+        }
+        assert {getattr(pair, theme) for pair in (MEASURED, FLAGGED, NORMAL)} <= colors
 
 
 def test_without_calibration_no_curve_is_drawn_and_no_share_is_offered(
@@ -145,7 +151,7 @@ def test_without_calibration_no_curve_is_drawn_and_no_share_is_offered(
     assert panel.unit_box.currentData() == UNIT
     assert not panel.unit_box.model().item(panel.unit_box.findData(SHARE)).isEnabled()
     image = panel.histogram.grab().toImage()
-    assert "#e08a2e" not in {
+    assert not {NORMAL.dark, NORMAL.light} & {
         image.pixelColor(x, y).name() for x in range(image.width()) for y in range(image.height())
     }
 

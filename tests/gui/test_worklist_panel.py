@@ -425,3 +425,20 @@ def test_a_report_of_all_scans_has_what_was_said_of_them(
     assert "cut short" in rows[3][3]
     assert "old" in page.text
     assert not re.search(r"DOE|[abc]\.nii", page.text)
+
+
+def test_a_long_line_makes_the_worklist_no_taller(dock: Make, tmp_path: Path) -> None:
+    made = dock(show=True)
+    made.show_worklist()
+    panel = made.worklist
+    assert panel is not None
+    before = panel.minimumSizeHint().height()
+    panel._say("2 of 4 scored, 1 failed, 1 done, 2 unread, about 3 min left. " * 4)
+    assert panel.layout().totalMinimumSize().height() == before
+    assert "2 unread, about 3 min left" in panel.note.toolTip()
+    # With napari's own docks (layer controls of an image, layer list), menu and status bar.
+    assert before <= 125
+    window = panel.window()
+    window.resize(1366, 768)
+    assert window.minimumSizeHint().height() <= 768
+    assert window.minimumSizeHint().width() <= 1366

@@ -141,6 +141,8 @@ def test_of_many_reasons_three_are_said_and_the_rest_counted() -> None:
     assert len(found.reasons) == 5
     assert "; and 2 more. " in found.warning
     assert sum("grey scale" in reason for reason in found.reasons) == 1
+    assert found.topics[:2] == ("brightness", "share of body")
+    assert len(found.topics) == 5
     assert not found.complete
 
 

@@ -15,7 +15,12 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.likeness import Likeness
 from napari_spatial_ar.review.body import Body
-from napari_spatial_ar.review.likeness import flagged_warning, likeness_record, scan_counts
+from napari_spatial_ar.review.likeness import (
+    flagged_warning,
+    likeness_headline,
+    likeness_record,
+    scan_counts,
+)
 from napari_spatial_ar.review.outputs import write_scan_outputs
 from napari_spatial_ar.review.score_counts import ScoreCounts
 
@@ -66,6 +71,31 @@ def test_the_record_holds_what_was_found_before_and_after() -> None:
         "flagged": "much is flagged",
     }
     assert likeness_record(None, "") == {"flagged": None}
+
+
+@pytest.mark.parametrize(
+    ("topics", "flagged", "said"),
+    [
+        ((), "", ""),
+        ((), "much", "More is flagged than is likely to be abnormal."),
+        (("modality",), "", "Unlike what the model learned from: modality."),
+        (("modality", "brightness"), "much", ": modality, brightness, share flagged."),
+        (("a", "b", "c"), "", "Unlike what the model learned from: a, b, c."),
+        (("a", "b", "c"), "much", "Unlike what the model learned from: a, b and 2 more."),
+    ],
+)
+def test_the_headline_names_what_is_unlike(
+    topics: tuple[str, ...], flagged: str, said: str
+) -> None:
+    headline = likeness_headline(Likeness(topics, {}, True, topics), flagged)
+    assert headline.endswith(said)
+    assert bool(headline) == bool(said)
+
+
+def test_a_headline_is_short_where_topics_are_not_known() -> None:
+    said = "Unlike what the model learned from."
+    assert likeness_headline(Likeness(("it is CT",)), "") == said
+    assert likeness_headline(None, "") == ""
 
 
 def test_warnings_stand_in_the_record_and_in_what_is_said(
