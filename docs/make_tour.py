@@ -336,7 +336,7 @@ class Guide:
         key = next(entry.key for entry in rows.entries if entry.state == "scored")
         dock.worklist.table.choose(key)
         dock.worklist.opener.open(key)
-        self.wait(lambda: dock.session is not None and dock.session.any_scored)
+        self.rest(2)
         self.wait(lambda: not dock.running and dock.masks.settled)
         self.top()
         self.shoot("worklist")
