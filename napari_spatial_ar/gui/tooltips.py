@@ -8,10 +8,11 @@ docs/make_controls.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from textwrap import fill
 from types import MappingProxyType
 
-__all__ = ["TOOLTIPS", "tooltip"]
+__all__ = ["TOOLTIPS", "as_tooltip", "tooltip"]
 
 # Letters in a line: a wider tooltip covers what it explains.
 _WIDTH = 72
@@ -303,3 +304,8 @@ def tooltip(key: str, /, **values: object) -> str:
         If the table has no such key, or a value that its text needs is not given; it names either.
     """
     return fill(TOOLTIPS[key].format(**values), _WIDTH)
+
+
+def as_tooltip(text: str) -> str:
+    """Make a tooltip of a text of any length, of which Qt takes nothing as markup."""
+    return f"<qt>{escape(text)}</qt>"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any
 from weakref import ref
 
@@ -14,7 +13,7 @@ from qtpy.QtWidgets import QProgressBar, QShortcut, QSizePolicy, QVBoxLayout, QW
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.opening import ask_for_scan, dropped_paths
-from napari_spatial_ar.gui.tooltips import tooltip
+from napari_spatial_ar.gui.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.gui.workers import TaskHost
 from napari_spatial_ar.gui.worklist_folder import FolderLister, last_listed
 from napari_spatial_ar.gui.worklist_keeping import WorklistKeeper
@@ -245,7 +244,7 @@ class WorklistPanel(QWidget):
         line = self._line() if entries and not self.folder.listing else ""
         told = " ".join(part for part in (line, self._said) if part) or _INVITATION
         self.note.say(told)
-        self.note.setToolTip(f"<qt>{escape(told)}</qt>")  # where it is longer than the row
+        self.note.setToolTip(as_tooltip(self.note.text()))  # it may be longer than the row
         scored = [entry for entry in entries if entry.state != "failed"]
         self.progress.setRange(0, max(1, sum(entry.slices for entry in scored)))
         self.progress.setValue(sum(min(entry.done, entry.slices) for entry in scored))
