@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 __all__ = [
@@ -14,7 +15,21 @@ __all__ = [
     "SpatialARError",
     "StorageError",
     "WeightsError",
+    "printable",
 ]
+
+
+# Control characters, line and paragraph separators, halves of characters: of names that are not
+# text, which no terminal prints.
+_UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
+
+
+def printable(text: str) -> str:
+    """Text on one line that any terminal can print: other characters are written as escapes."""
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNPRINTABLE else c
+        for c in text
+    )
 
 
 class SpatialARError(Exception):
@@ -38,6 +53,7 @@ class SpatialARError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.path}: {self.what}" if self.path is not None else self.what
+        text = printable(text)
         text = text.rstrip(".") + "."
         return f"{text} {self.fix.rstrip('.')}." if self.fix else text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 from qtpy.QtWidgets import QFileDialog, QLabel, QProgressBar, QVBoxLayout, QWidget
@@ -176,7 +176,7 @@ class ExplainPanel(QWidget):
             return []
         known = settings.recall(self._key(), "") or settings.recall("training_folder", "")
         folders = [part for part in known.split(_BETWEEN) if part.strip()]
-        return folders if all(Path(part).is_dir() for part in folders) else []
+        return folders if all(os.path.isdir(part) for part in folders) else []
 
     def _on_folder(self) -> None:
         start = (self._folders() or [settings.last_folder("training")])[0]

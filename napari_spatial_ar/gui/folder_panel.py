@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Collection, Generator, Sequence
-from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Signal
@@ -142,7 +142,7 @@ class FolderPanel(QWidget):
     def folders(self) -> list[str]:
         """The folders, as they are written."""
         text = self.folder.text().strip()
-        parts = [text] if Path(text).is_dir() else text.split(_BETWEEN)
+        parts = [text] if os.path.isdir(text) else text.split(_BETWEEN)
         return [part.strip() for part in parts if part.strip()]
 
     @property
@@ -167,7 +167,7 @@ class FolderPanel(QWidget):
         if not self.folders:
             raise InputError("no folder of normal scans is chosen", fix="Choose one first")
         for folder in self.folders:
-            if not Path(folder).is_dir():
+            if not os.path.isdir(folder):
                 raise InputError("there is no such folder", path=folder, fix="Choose another one")
         settings.remember("training_folder", self.folder.text().strip())
         settings.remember_folder("training", self.folders[0])

@@ -150,7 +150,8 @@ def layer_volume(layer: Image) -> Volume:
     geometry = _plain_geometry(
         data.shape, layer.scale, layer.translate, layer.affine.affine_matrix, layer.rotate, layer
     )
-    voxels = np.asarray(data, dtype=np.float32).reshape(geometry.shape)
+    with np.errstate(over="ignore"):  # what is too large is told below
+        voxels = np.asarray(data, dtype=np.float32).reshape(geometry.shape)
     if not np.isfinite(voxels).all():
         raise InputError(f"the layer '{layer.name}' holds values that are not numbers")
     # Not the layer's name, which may be a file name and with it a patient's.

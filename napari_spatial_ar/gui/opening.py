@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -99,7 +100,7 @@ class ScanOpener(QObject):
         if not paths or self._task is not None or self.chooser is not None:
             return
         first = Path(paths[0])
-        settings.remember_folder("open", first if first.is_dir() else first.parent)
+        settings.remember_folder("open", first if os.path.isdir(first) else first.parent)
         self._paths = list(paths)
         self.said.emit(LOOKING)
         task = self._run(lambda stop: find_steps(stop, paths))

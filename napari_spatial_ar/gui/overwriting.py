@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def may_replace(parent: QWidget, title: str, paths: Sequence[Path]) -> bool:
 
     Cancel is what Enter and Escape choose.
     """
-    there = [path.name for path in paths if path.exists()]
+    there = [path.name for path in paths if os.path.exists(path)]
     if not there:
         return True
     if len(there) == 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,16 @@ def _store() -> QSettings:
 
 def recall(key: str, default: Any) -> Any:
     """Remembered value, of the default's type; the default where there is none that fits."""
-    value = _store().value(key)
-    if value is None:
-        return default
     try:
+        value = _store().value(key)
+        if value is None:
+            return default
         if isinstance(default, bool):
             return str(value).lower() == "true"
-        return type(default)(value)
-    except (TypeError, ValueError):
+        found = type(default)(value)
+    except (TypeError, ValueError, OverflowError):
         return default
+    return default if isinstance(found, float) and not math.isfinite(found) else found
 
 
 def remember(key: str, value: Any) -> None:
@@ -37,7 +40,7 @@ def remember(key: str, value: Any) -> None:
 def last_folder(kind: str) -> str:
     """Folder used last for "open", "export" or "training"; the home folder at first."""
     folder = recall(f"folder/{kind}", "")
-    return folder if folder and Path(folder).is_dir() else str(Path.home())
+    return folder if folder and os.path.isdir(folder) else str(Path.home())
 
 
 def remember_folder(kind: str, folder: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -128,7 +129,7 @@ class TrainingDock(DockPage):
         except SpatialARError as error:
             self.note.say(report(error, "Training"))
             return
-        if (self.form.target / "model.safetensors").exists():
+        if os.path.exists(self.form.target / "model.safetensors"):
             if not self._may_overwrite(self.form.target.name):
                 return
             arguments["overwrite"] = True

@@ -21,6 +21,7 @@ from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.window_form import WindowForm
 from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.windows import default_window
+from napari_spatial_ar.normative.paths import LONGEST_NAME
 
 __all__ = ["TrainingForm"]
 
@@ -191,6 +192,11 @@ class TrainingForm(QWidget):
         """
         folders = self.normals.checked_folders()
         name = self.name.text().strip()
+        if len(name) > LONGEST_NAME:
+            raise InputError(
+                f"the model's name has {len(name)} characters",
+                fix=f"Use at most {LONGEST_NAME}",
+            )
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise InputError(
                 f"'{name}' cannot be a model's name",
@@ -253,7 +259,7 @@ class TrainingForm(QWidget):
         self.window.set_window(recipe.window)
         select_data(self.backbone, recipe.backbone)
         self.method.set_method(recipe.method, recipe.options)
-        self.seed.setValue(recipe.seed)
+        self.seed.setValue(min(recipe.seed, self.seed.maximum()))
         defaults = services.new_recipe([])
         self.recipes.set_others(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ __all__ = ["FolderLister", "last_listed"]
 def last_listed() -> list[str]:
     """Files and folders that were listed last; none where they are not there any more."""
     paths = str(settings.recall("worklist", "")).split("\n")
-    return paths if all(path and Path(path).exists() for path in paths) else []
+    return paths if all(path and os.path.exists(path) for path in paths) else []
 
 
 class FolderLister(QObject):
@@ -56,7 +57,7 @@ class FolderLister(QObject):
     def look_in(self, paths: Sequence[str], found: Found | None = None) -> None:
         """List what is in files and folders, in place of what was listed before."""
         first = Path(paths[0])
-        settings.remember_folder("open", first if first.is_dir() else first.parent)
+        settings.remember_folder("open", first if os.path.isdir(first) else first.parent)
         settings.remember("worklist", "\n".join(paths))
         task = self._tasks.start(partial(list_steps, paths=list(paths), found=found))
         task.progressed.connect(partial(self._take, task))

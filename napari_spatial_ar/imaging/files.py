@@ -48,6 +48,12 @@ def storage_error(error: OSError, path: str | Path) -> StorageError:
             path=path,
             fix="Choose a folder you may write to, and close the file in other programs",
         )
+    if error.errno == errno.ENAMETOOLONG:
+        return StorageError(
+            "could not be written, because its name is too long",
+            path=path,
+            fix="Choose a shorter one",
+        )
     reason = error.strerror or str(error)
     return StorageError(f"could not be written ({reason})", path=path, fix="Choose another folder")
 

@@ -37,10 +37,12 @@ def _geometry(found: NiftiHeader, path: Path) -> tuple[Geometry, tuple[str, ...]
     with guard(path, DAMAGED):
         affine, warnings = found.affine()
     try:
-        geometry = Geometry(found.size[::-1], affine)
+        geometry = Geometry(found.size[::-1], affine, spacing_known=found.spacing_known)
     except InputError as error:
         raise InputError(error.what, path=path, fix="Correct its sform or qform") from None
     spacing = geometry.spacing
+    if not geometry.spacing_known:
+        warnings += ("The file gives a spacing of 0 mm: lengths are in pixels.",)
     if min(spacing) < _SMALLEST_MM or max(spacing) > _LARGEST_MM:
         sizes = " x ".join(f"{s:g}" for s in reversed(spacing))
         warnings += (

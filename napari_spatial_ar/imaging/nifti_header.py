@@ -74,6 +74,8 @@ class NiftiHeader:
     header: Any
     voxel_file: Path
     packed: bool
+    #: Spacing (i, j, k) as written; in ``header`` nibabel has put 1 in place of 0.
+    written_spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -127,6 +129,13 @@ class NiftiHeader:
             return None
         return (1.0, 0.0) if slope is None else (float(slope), float(inter))
 
+    @property
+    def spacing_known(self) -> bool:
+        """Whether a spacing is given, by an sform or for every axis of more than one voxel."""
+        if self.header.get_sform(coded=True)[0] is not None:
+            return True
+        return all(s != 0 for s, n in zip(self.written_spacing, self.size, strict=True) if n > 1)
+
     def affine(self) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
         """Map (i, j, k) to RAS mm by nibabel's rule (sform, else qform), and what is odd."""
         warnings = []
@@ -175,7 +184,9 @@ def read_header(path: Path) -> NiftiHeader:
         header = kind.from_fileobj(io.BytesIO(head[: kind.sizeof_hdr]))
         paired = header["magic"].item()[:3] in (b"ni1", b"ni2")
         voxel_file = _voxel_file(path) if paired else path
-        found = NiftiHeader(header, voxel_file, is_packed(voxel_file))
+        written = kind.from_fileobj(io.BytesIO(head[: kind.sizeof_hdr]), check=False)
+        spacing = tuple(float(s) for s in written["pixdim"][1:4])
+        found = NiftiHeader(header, voxel_file, is_packed(voxel_file), spacing)
         _check_claims(found, path)
     return found
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import platformdirs
 
 __all__ = [
+    "LONGEST_NAME",
     "feature_store_dir",
     "quantized_dir",
     "released_models_dir",
@@ -19,6 +20,8 @@ __all__ = [
 ]
 
 _APP = "napari-spatial-ar"
+#: Characters of a model's name at most: files that belong to it have longer ones.
+LONGEST_NAME = 100
 
 
 def _home(kind: str) -> Path:

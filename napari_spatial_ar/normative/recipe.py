@@ -213,6 +213,8 @@ def read_recipe(path: str | Path) -> Recipe:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"the recipe cannot be read ({error.strerror})", path=path) from error
+    except RecursionError as error:
+        raise InputError("it is no recipe: it is nested too deeply", path=path) from error
     except ValueError as error:  # of TOML, and of text that is not UTF-8
         raise InputError(f"it is no recipe: {error}", path=path) from error
     schema = content.pop("schema", None)

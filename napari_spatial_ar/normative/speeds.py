@@ -63,6 +63,6 @@ def _name(key: Sequence[Any]) -> str:
 def _all() -> dict[str, Any]:
     try:
         found = json.loads(speeds_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

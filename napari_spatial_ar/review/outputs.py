@@ -218,7 +218,7 @@ def write_scan_outputs(
         If the disk is full or the place may not be written to.
     """
     out_dir = Path(out_dir)
-    if out_dir.exists() and not out_dir.is_dir():
+    if os.path.exists(out_dir) and not os.path.isdir(out_dir):
         raise InputError("this is a file, not a folder", path=out_dir, fix="Choose another place")
     if not overwrite and earlier_files(out_dir):
         raise InputError(
@@ -307,7 +307,7 @@ def write_scan_outputs(
 def earlier_files(folder: Path) -> list[Path]:
     """List what an earlier run left in a folder."""
     names = (*OUTPUT_FILES.values(), *_OPTIONAL.values())
-    return [folder / name for name in names if (folder / name).exists()]
+    return [folder / name for name in names if os.path.exists(folder / name)]
 
 
 def _folder_beside(out_dir: Path) -> Path:

@@ -217,7 +217,7 @@ class WorklistStore:
                 for m in found.get("marks", [])
             )
             painted, erased = (_voxels(found.get(n, []), size) for n in ("painted", "erased"))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return Marks()
         return Marks(marks, Strokes(painted, erased))
 
@@ -342,7 +342,7 @@ def _voxels(runs: Any, size: int) -> npt.NDArray[np.int64]:
     """Undo `_runs`; ValueError where an index lies outside 0..size - 1."""
     pairs = np.asarray(runs, np.int64).reshape(-1, 2)
     first, count = pairs[:, 0], pairs[:, 1]
-    if (first < 0).any() or (count < 1).any() or (first + count > size).any():
+    if (first < 0).any() or (count < 1).any() or (count > size - first).any():
         raise ValueError("voxels outside the grid")
     if (first[1:] < first[:-1] + count[:-1]).any():
         raise ValueError("voxels not rising")

@@ -117,6 +117,17 @@ def test_a_file_without_position_warns(tmp_path: Path) -> None:
     assert "left and right are assumed" in volume.warnings[0]
 
 
+def test_a_spacing_of_zero_is_not_taken_for_a_millimetre(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", ramp(), None)
+    content = bytearray(path.read_bytes())
+    content[80:84] = struct.pack("<f", 0)
+    path.write_bytes(content)
+    volume = read_nifti(path)
+    assert not volume.geometry.spacing_known
+    assert not volume.geometry.measurable
+    assert "The file gives a spacing of 0 mm: lengths are in pixels." in volume.warnings
+
+
 @pytest.mark.parametrize(("shift", "warned"), [(0.005, False), (2.5, True)])
 def test_two_positions_that_disagree_warn_with_the_distance(
     tmp_path: Path, shift: float, warned: bool

@@ -338,6 +338,8 @@ def test_a_file_that_cannot_be_understood_counts_as_not_there(
 @pytest.mark.parametrize(
     "marks",
     [
+        [{"runs": [2**80, 1], "status": "keep", "comment": ""}],
+        [{"runs": [2**63 - 1, 2], "status": "keep", "comment": ""}],
         [{"status": "keep", "comment": "", "runs": [5, 2, 3, 1]}],
         [{"status": "keep", "comment": "", "runs": [-1, 2]}],
         [{"status": "keep", "comment": "", "runs": [1]}],

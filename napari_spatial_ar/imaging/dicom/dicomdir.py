@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pydicom
@@ -16,6 +17,8 @@ _CLASS = b"1.2.840.10008.1.3.10"
 
 def is_dicomdir(path: Path) -> bool:
     """Whether a file is a DICOMDIR, whatever its name."""
+    if not os.path.isfile(path):  # a pipe would never end
+        return False
     try:
         with open(path, "rb") as file:
             head = file.read(1024)
