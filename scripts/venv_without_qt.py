@@ -13,6 +13,7 @@ import re
 import sys
 import sysconfig
 import venv
+from contextlib import suppress
 from pathlib import Path
 from shutil import copytree
 
@@ -31,7 +32,12 @@ def link_packages(other: Path, target: Path) -> None:
     def bindings(folder: str, names: list[str]) -> list[str]:
         return [name for name in names if Path(folder) == other and BINDING.match(name)]
 
-    copytree(other, target, symlinks=True, ignore=bindings, copy_function=os.link)
+    def link(source: str, here: str) -> None:
+        # A program that runs there may be renaming what it has just compiled.
+        with suppress(FileNotFoundError):
+            os.link(source, here)
+
+    copytree(other, target, symlinks=True, ignore=bindings, copy_function=link)
 
 
 def copy_scripts(other: Path, target: Path) -> None:
