@@ -93,6 +93,24 @@ make_venv() {
     "$python" -m venv "$venv"
 }
 
+# Makes the environment from one that was made from the same files and differs in the Qt binding
+# alone, where there is one: only the binding is left to install.
+make_venv_like_another() {
+    local other
+    [ ! -e "$venv" ] || return 1
+    for other in .venv*/.installed-*; do
+        [ "${other%%/*}" != "$venv" ] && [ "$(cat "$other" 2>/dev/null)" = "$made_from" ] || continue
+        [ "$(without_qt "${other#*/.installed-}")" = "$(without_qt "${extras//,/-}")" ] || continue
+        other=${other%%/*}
+        say "making $venv like $other"
+        "$other/bin/python" scripts/venv_without_qt.py "$other" "$venv" && return
+        rm -rf "$venv"
+    done
+    return 1
+}
+
+without_qt() { sed -E 's/pyqt[0-9]+|pyside[0-9]+//' <<<"$1"; }
+
 if [ "$gui" = yes ] && [ "$(uname)" = Linux ]; then
     need_packages "${GUI_PACKAGES[@]}"
     # dciodvfy, which checks DICOM files against the standard.
@@ -112,8 +130,9 @@ stamp="$venv/.installed-${extras//,/-}"
 made_from="$(cat pyproject.toml constraints.txt | cksum) $PWD"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$made_from" ]; then exit 0; fi
 
-"$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_venv
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_venv_like_another || make_venv
 say "installing napari-spatial-ar[$extras] into $venv (some minutes the first time)"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+# Python compiles what is imported at the first import; all that is installed would take a minute.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
     --constraint constraints.txt --editable ".[$extras]"
 echo "$made_from" >"$stamp"

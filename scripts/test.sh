@@ -16,4 +16,5 @@ scripts/setup.sh --gui "$venv" "$qt,test,dev"
 export QT_API=$qt
 # The networks of the tests are so small that a second thread costs more than it brings.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec "$venv/bin/python" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@"
+# A process that has no tests left takes over half of those that another still has before it.
+exec "$venv/bin/python" -m pytest -n logical --maxprocesses 4 --dist worksteal "$@"

@@ -58,8 +58,8 @@ def scan(tmp_path: Path) -> Path:
 def fitted(normal_slices: Path, tmp_path: Path, tiny_weights: Path, tiny_name: str) -> Path:
     out = tmp_path / "model"
     arguments = ["fit", normal_slices, "--out", out, "--backbone", tiny_name, "--epochs", 2]
-    result = run(tmp_path, *arguments, "--batch-size", 4, "--dilation", 1, "--device", "cpu")
-    assert result["training"]["images"] == 9
+    arguments += ["--batch-size", 4, "--dilation", 1, "--size", 128, "--device", "cpu"]
+    assert run(tmp_path, *arguments)["training"]["images"] == 9
     return out
 
 

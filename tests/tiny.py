@@ -13,6 +13,8 @@ from PIL import Image
 
 from napari_spatial_ar.normative import backbone as backbones
 from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, BackboneSpec
+from napari_spatial_ar.normative.methods import SpatialARDetector
+from napari_spatial_ar.normative.methods.change_detector import ChangeDetector
 from napari_spatial_ar.normative.weights import store
 
 TINY = "dinov3_tiny_for_tests"
@@ -27,6 +29,13 @@ def random_state(spec: BackboneSpec, seed: int = 0) -> dict[str, torch.Tensor]:
         for name, tensor in model.state_dict().items()
         if not name.endswith("mask_token")
     }
+
+
+def learn_changes_briefly(patch: pytest.MonkeyPatch) -> None:
+    """Let methods that learn from changes do so in 150 steps, where they are not told how many."""
+    defaults = ChangeDetector.learn.__kwdefaults__
+    assert defaults["steps"] > 150
+    patch.setitem(defaults, "steps", 150)
 
 
 @pytest.fixture
@@ -52,8 +61,9 @@ def make_backbone(spec: BackboneSpec) -> Backbone:
 
 @pytest.fixture
 def tiny_spec(monkeypatch: pytest.MonkeyPatch) -> BackboneSpec:
-    """The tiny network, known by name like the real ones."""
+    """The tiny network, known by name like the real ones; those trained on it are small as well."""
     spec = make_spec()
+    monkeypatch.setitem(SpatialARDetector.learn.__kwdefaults__, "hidden", 16)
     monkeypatch.setitem(BACKBONES, TINY, spec)
     return spec
 

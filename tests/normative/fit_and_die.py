@@ -14,14 +14,15 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
 import torch
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.normative.fitting import FitProgress
-from tests.tiny import make_backbone, make_spec
+from tests.tiny import learn_changes_briefly, make_backbone, make_spec
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "spatial-ar": {"epochs": 4, "batch_size": 4, "dilation": 1},
+    "spatial-ar": {"epochs": 4, "batch_size": 4, "dilation": 1, "hidden": 16},
     "change-novelty": {"slices": 6, "rows": 64},
 }
 
@@ -33,16 +34,18 @@ def home(root: Path, moment: str) -> Path:
 
 def fit(normals: Path, target: Path, method: str, **more: Any) -> Any:
     """Fit as every process does, and the test that goes on from there."""
-    return nsar.fit(
-        normals,
-        out=target,
-        backbone=make_backbone(make_spec()),
-        size=64,
-        device="cpu",
-        method=method,
-        options=OPTIONS[method],
-        **more,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        learn_changes_briefly(patch)
+        return nsar.fit(
+            normals,
+            out=target,
+            backbone=make_backbone(make_spec()),
+            size=64,
+            device="cpu",
+            method=method,
+            options=OPTIONS[method],
+            **more,
+        )
 
 
 def die() -> None:

@@ -27,7 +27,7 @@ from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.paths import feature_store_dir, user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.training import LoadedGrids, mean_nll
-from tests.tiny import random_state
+from tests.tiny import learn_changes_briefly, random_state
 
 
 @pytest.fixture
@@ -83,8 +83,12 @@ def test_fit_learns_and_reports(
 
 
 def test_default_method_learns_from_changes_and_from_normals(
-    normal_slices: Path, tmp_path: Path, settings: dict[str, Any]
+    normal_slices: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    learn_changes_briefly(monkeypatch)
     for name in ("epochs", "batch_size", "dilation"):
         del settings[name]
     model = nsar.fit(normal_slices, out=tmp_path / "m", **settings)
@@ -101,7 +105,8 @@ def test_default_method_learns_from_changes_and_from_normals(
 def test_the_best_epoch_is_kept_not_the_last(
     normal_slices: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    settings |= {"epochs": 2, "learning_rate": 0.03}  # the second epoch overshoots
+    # The second epoch overshoots.
+    settings |= {"epochs": 2, "learning_rate": 0.03, "options": {"hidden": 256}}
     model = nsar.fit(normal_slices, out=tmp_path / "m", **settings)
     training = model.header.training
     assert training["best_epoch"] == 1, "the case needs a last epoch that is not the best"

@@ -18,6 +18,7 @@ from napari_spatial_ar.normative.methods.change_detector import ChangeDetector
 from napari_spatial_ar.normative.methods.change_novelty import ChangeNovelty
 from napari_spatial_ar.normative.methods.surroundings_bank import SurroundingsBank
 from napari_spatial_ar.normative.scoring import Scoring
+from tests.tiny import learn_changes_briefly
 
 CHANNELS, ROWS, COLUMNS = 12, 7, 9
 DIRECTION = 3 * torch.randn(CHANNELS, generator=torch.Generator().manual_seed(1))
@@ -46,13 +47,15 @@ def changed(count: int, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]
 
 def fitted(valid: list[torch.Tensor], **options: Any) -> ChangeNovelty:
     setup = FitSetup(valid=valid, normals=normals(10, seed=5))
-    steps = ChangeNovelty.learn(changed(20), setup, rows=200, **options)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            detector: ChangeNovelty = end.value.detector
-            return detector
+    with pytest.MonkeyPatch.context() as patch:
+        learn_changes_briefly(patch)
+        steps = ChangeNovelty.learn(changed(20), setup, rows=200, **options)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                detector: ChangeNovelty = end.value.detector
+                return detector
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from napari_spatial_ar.normative.fitting import FitProgress, fit_steps
 
 @pytest.fixture
 def settings(tiny_backbone: Backbone) -> dict[str, Any]:
-    """A fit whose first epoch is its best: the ones after it overshoot."""
+    """A fit whose second epoch is its best: the ones after it overshoot."""
     return {
         "backbone": tiny_backbone,
         "size": (64, 64),
@@ -24,7 +24,7 @@ def settings(tiny_backbone: Backbone) -> dict[str, Any]:
         "batch_size": 4,
         "dilation": 1,
         "device": "cpu",
-        "learning_rate": 0.03,
+        "learning_rate": 0.3,
     }
 
 

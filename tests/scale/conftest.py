@@ -57,7 +57,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             size=64,
             device="cpu",
             method="spatial-ar",
-            options={"epochs": 1, "batch_size": 4, "dilation": 1},
+            options={"epochs": 1, "batch_size": 4, "dilation": 1, "hidden": 16},
         )
         yield root
     torch.set_num_threads(threads)
