@@ -109,7 +109,7 @@ def backbone_on(device: torch.device) -> Backbone:
 def change_novelty(channels: int) -> ChangeNovelty:
     """Make a detector of the default method, at its default sizes, that has learned nothing."""
     sizes = {**ChangeDetector.options(), **ChangeNovelty.options()}
-    components, hidden, rows = sizes["components"], sizes["hidden"], sizes["rows"]
+    components, hidden, rows = sizes["components"], sizes["hidden"], sizes["means"]
 
     def whitening() -> Whitening:
         return Whitening(torch.zeros(2 * channels), torch.randn(2 * channels, components))

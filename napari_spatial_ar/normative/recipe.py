@@ -227,6 +227,7 @@ def read_recipe(path: str | Path) -> Recipe:
             fix="Update napari-spatial-ar, or save the recipe anew" if schema else None,
         )
     _check(path, content, _EXAMPLES)
+    content = _as_written(content)
     for key in ("folders", "weights"):
         if key in content:
             content[key] = _placed(content[key], path.absolute().parent)
@@ -236,6 +237,18 @@ def read_recipe(path: str | Path) -> Recipe:
         return Recipe(**content)
     except InputError as error:
         raise InputError(error.what, path=path, fix=error.fix) from error
+
+
+def _as_written(content: dict[str, Any]) -> dict[str, Any]:
+    """Add what an earlier version did, where one wrote all the options that its method had."""
+    method = DETECTORS.get(content.get("method", DEFAULT_METHOD))
+    options = content.get("options")
+    if method is None or options is None:
+        return content
+    later = {k: v for k, v in method.later_options.items() if k not in options}
+    if not later or set(options) | set(later) != set(method.options()):
+        return content
+    return {**content, "options": {**later, **options}}
 
 
 def _placed(value: Any, root: Path) -> Any:

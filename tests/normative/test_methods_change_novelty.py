@@ -177,3 +177,13 @@ def test_refuses_what_does_not_fit(detector: ChangeNovelty, held_out: list[torch
             detector_from_tensors(detector.name, said, broken)
     with pytest.raises(ModelFileError, match="lacks one of its two parts"):
         detector_from_tensors(detector.name, {"weight": 0.5}, whole)
+
+
+def test_its_bank_holds_means_unless_told_otherwise() -> None:
+    valid = normals(4, seed=9)
+    assert ChangeNovelty.options()["means"] == 2048
+    means, rows = fitted(valid, means=20), fitted(valid, means=0)
+    assert parts_of(means)[1].parameters()["rows"] == 20
+    assert parts_of(rows)[1].parameters()["rows"] == 200
+    of_bank = SurroundingsBank.fit(normals(10, seed=5), rows=200, means=20)
+    assert torch.equal(parts_of(means)[1].bank, of_bank.bank)

@@ -78,6 +78,34 @@ def test_draws_rows_of_all_slices_by_the_seed() -> None:
     assert len((drawn // (ROWS * COLUMNS)).unique()) > 15
 
 
+def test_means_stand_for_the_patches_around_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surroundings_bank, "_ASSIGNED", 100)  # rows of many parts
+    train = slices(20, seed=0)
+    whole = SurroundingsBank.fit(train).bank.float()
+    one, same, other = (SurroundingsBank.fit(train, means=60, seed=s).bank for s in (0, 0, 1))
+    assert one.shape == (60, whole.shape[1])
+    assert one.dtype == torch.float16
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one.float().norm(dim=1), torch.ones(60), atol=2e-3, rtol=0)
+    likeness = whole @ one.float().T
+    drawn = SurroundingsBank.fit(train, rows=60).bank.float()
+    assert likeness.amax(dim=1).mean() > (whole @ drawn.T).amax(dim=1).mean() + 0.02
+    # Each is the direction of the mean of those that it is nearest to, but for the last move.
+    nearest = likeness.argmax(dim=1)
+    moved = torch.stack([whole[nearest == n].mean(dim=0) for n in nearest.unique()])
+    moved = torch.nn.functional.normalize(moved)
+    assert (moved * one[nearest.unique()].float()).sum(dim=1).mean() > 0.99
+
+
+def test_means_are_for_more_patches_than_these() -> None:
+    train = slices(3, seed=0)
+    kept = SurroundingsBank.fit(train).bank
+    assert torch.equal(SurroundingsBank.fit(train, means=len(kept)).bank, kept)
+    with pytest.raises(InputError, match="means must be at least 0, not -1"):
+        SurroundingsBank.fit(train, means=-1)
+
+
 def test_refuses_what_does_not_fit() -> None:
     detector = SurroundingsBank.fit(slices(3, seed=0), components=5)
     with pytest.raises(InputError, match="rows and components must be at least 1, not 0 and 256"):

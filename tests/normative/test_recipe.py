@@ -90,6 +90,16 @@ def test_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert read_recipe("elsewhere.toml").folders == (str(tmp_path / "normals"),)
 
 
+def test_a_recipe_of_an_earlier_version_asks_for_what_that_did(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text("schema = 1\n[options]\nweight = 0.5\nslices = 300\nrows = 16384\n")
+    assert read_recipe(path).options == {"weight": 0.5, "slices": 300, "rows": 16384, "means": 0}
+    # One written by hand names what is to differ from the defaults.
+    path.write_text("schema = 1\n[options]\nweight = 0.75\n")
+    defaults = DETECTORS["change-novelty"].options()
+    assert read_recipe(path).options == {**defaults, "weight": 0.75}
+
+
 def test_settings_given_win() -> None:
     saved = Recipe(method="spatial-ar", options={"epochs": 9, "dilation": 1}, seed=4)
     changed = saved.changed({"epochs": 2, "smoothing": 5})

@@ -144,6 +144,8 @@ class Detector(ABC):
     replayable: ClassVar[bool] = False
     #: Whether its steps tell the loss of each epoch.
     tells_losses: ClassVar[bool] = False
+    #: Options that came after it was first released, with the values at which it does what it did.
+    later_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
