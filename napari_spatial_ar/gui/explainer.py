@@ -94,8 +94,7 @@ class Explainer(QObject):
 
     def __init__(self, viewer: Any, tasks: TaskHost, parent: QObject):
         super().__init__(parent)
-        # napari hands plugins a proxy of its viewer.
-        self._viewer = getattr(viewer, "__wrapped__", viewer)
+        self._viewer = viewer
         self._tasks = tasks
         self._session: Session | None = None
         self.on = False

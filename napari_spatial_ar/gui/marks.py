@@ -177,8 +177,6 @@ _attended: WeakKeyDictionary[Any, PatientMarks] = WeakKeyDictionary()
 
 def attend(viewer: Any) -> PatientMarks:
     """Return a viewer's marks, made when first asked for; they last as long as the viewer."""
-    # napari hands plugins a proxy of its viewer.
-    viewer = getattr(viewer, "__wrapped__", viewer)
     if viewer not in _attended:
         _attended[viewer] = PatientMarks(viewer)
     return _attended[viewer]

@@ -29,7 +29,7 @@ from napari_spatial_ar.gui.score_panel import ScorePanel
 from napari_spatial_ar.gui.scorer import Scorer
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
-from napari_spatial_ar.gui.viewing import go_to_slice
+from napari_spatial_ar.gui.viewing import go_to_slice, viewer_itself
 from napari_spatial_ar.gui.workers import TaskHost
 from napari_spatial_ar.gui.worklist_panel import WorklistPanel, show_worklist
 
@@ -47,7 +47,7 @@ class ReviewDock(DockPage):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer):
         super().__init__()
-        self.viewer = napari_viewer
+        self.viewer = viewer_itself(napari_viewer)
         self.tasks = TaskHost(self)
         self._wanted: str | None = None
         self.worklist: WorklistPanel | None = None

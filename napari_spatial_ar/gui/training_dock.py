@@ -24,6 +24,7 @@ from napari_spatial_ar.gui.stepping import StepText, until_stopped
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.training_form import TrainingForm
 from napari_spatial_ar.gui.unfinished import UnfinishedFit
+from napari_spatial_ar.gui.viewing import viewer_itself
 from napari_spatial_ar.gui.workers import Task, TaskHost
 
 __all__ = ["TrainingDock"]
@@ -43,7 +44,7 @@ class TrainingDock(DockPage):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer):
         super().__init__()
-        self.viewer = napari_viewer
+        self.viewer = viewer_itself(napari_viewer)
         self.tasks = TaskHost(self)
         self._task: Task | None = None
         self._text = StepText()

@@ -22,6 +22,7 @@ __all__ = [
     "shows_slices",
     "slice_in_view",
     "view_index",
+    "viewer_itself",
 ]
 
 # Axis shown across the screen last: sagittal slices show anterior on the left.
@@ -30,6 +31,14 @@ _ORDER: dict[Plane, tuple[int, int, int]] = {
     "coronal": (1, 0, 2),
     "sagittal": (2, 0, 1),
 }
+
+
+def viewer_itself(viewer: Any) -> Any:
+    """Return the viewer behind the proxy that napari hands plugins.
+
+    What it gives are proxies too: a layer that was added by it is not the layer in the viewer.
+    """
+    return getattr(viewer, "__wrapped__", viewer)
 
 
 def camera_of(viewer: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from napari.components import ViewerModel
+from napari.utils._proxies import PublicOnlyProxy
 from napari.utils.notifications import Notification, notification_manager
 from qtpy.QtCore import QEvent, QSettings
 from qtpy.QtWidgets import QApplication
@@ -217,7 +218,8 @@ def dock(
 ) -> Callable[..., ReviewDock]:
     """Make a viewer with the Review dock and a scan; called with a volume or None.
 
-    Without a ``window``, which ``show`` implies, the viewer is the bare one.
+    Without a ``window``, which ``show`` implies, the viewer is the bare one. As napari does, the
+    dock is given a proxy of it, whose layers are not those of the viewer.
     """
 
     def make(
@@ -225,11 +227,11 @@ def dock(
     ) -> ReviewDock:
         if show or window:
             viewer = request.getfixturevalue("make_napari_viewer")(show=show)
-            made = ReviewDock(viewer)
+            made = ReviewDock(PublicOnlyProxy(viewer))
             viewer.window.add_dock_widget(made, name="Review")
         else:
             viewer = request.getfixturevalue("bare_viewer")
-            made = ReviewDock(viewer)
+            made = ReviewDock(PublicOnlyProxy(viewer))
         if scan:
             viewer.add_image(**volume_layer_kwargs(volume or make_volume()))
         if models:
