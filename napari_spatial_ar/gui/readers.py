@@ -130,9 +130,10 @@ def layer_data(scans: Sequence[Loaded]) -> list[LayerData]:
     """
     viewer = napari.current_viewer()
     layers: list[LayerData] = []
+    # The stacks of a series have most of their warnings in common.
+    for text in dict.fromkeys(text for loaded in scans for text in loaded.volume.warnings):
+        warn(text)
     for loaded in scans:
-        for text in loaded.volume.warnings:
-            warn(text)
         arguments = volume_layer_kwargs(loaded.volume, loaded.drawn)
         arguments["visible"] = viewer is None
         layers.append((arguments.pop("data"), arguments, "image"))

@@ -260,6 +260,28 @@ def test_a_folder_of_three_series_asks_and_opens_what_is_ticked(
     assert notes == []
 
 
+def test_what_several_series_warn_of_is_said_once(
+    dock: Any, study: Path, qtbot: Any, monkeypatch: Any, notes: list[str]
+) -> None:
+    find = loading.find_scans
+
+    def find_and_warn(paths: Any) -> Any:
+        found = find(paths)
+        scans = [
+            s.warn("It is cut.", f"It has {s.geometry.slice_count} slices.") for s in found.scans
+        ]
+        return replace(found, scans=scans)
+
+    monkeypatch.setattr(loading, "find_scans", find_and_warn)
+    made = dock(scan=False)
+    for _ in range(2):
+        made.scan.opener.open([str(study)])
+        qtbot.waitUntil(lambda: made.scan.opener.chooser is not None, timeout=10_000)
+        with qtbot.waitSignal(made.scan.opener.opened, timeout=10_000):
+            press(qtbot, made.scan.opener.chooser, QDialogButtonBox.StandardButton.Open)
+    assert notes == 2 * ["It is cut.", "It has 4 slices.", "It has 5 slices."]
+
+
 def test_cancel_in_the_chooser_opens_nothing(dock: Any, study: Path, qtbot: Any) -> None:
     made = dock(scan=False, show=True)
     made.scan.opener.open([str(study)])
