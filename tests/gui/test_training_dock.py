@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image as Picture
 from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
-from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtGui import QColor, QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractSpinBox,
@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 from napari_spatial_ar.cli import app
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import folder_panel, recipe_row, services
+from napari_spatial_ar.gui.colours import FOLLOWED, NORMAL
 from napari_spatial_ar.gui.forms import select_data
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.loss_plot import LossPlot, nice_ticks
@@ -957,10 +958,10 @@ def test_the_plot_draws_falling_lines_and_an_empty_one(qtbot: Any) -> None:
     plot = LossPlot()
     qtbot.addWidget(plot)
     plot.resize(260, 150)
-    orange, blue = np.array([246, 160, 77]), np.array([138, 180, 248])
+    orange, blue = NORMAL.on(plot), FOLLOWED.on(plot)
 
-    def drawn(colour: np.ndarray) -> np.ndarray:
-        return np.argwhere((abs(colours(plot) - colour) < 12).all(axis=2))
+    def drawn(colour: QColor) -> np.ndarray:
+        return np.argwhere((abs(colours(plot) - colour.getRgb()[:3]) < 12).all(axis=2))
 
     assert len(drawn(orange)) == 0
     plot.show_losses([2.0, 1.5, 1.2], [2.1, 1.7, 1.6], 2, 3)
