@@ -82,7 +82,8 @@ def likeness_headline(likeness: Likeness | None, flagged: str) -> str:
     """
     if likeness is None or not likeness.reasons:
         return "More is flagged than is likely to be abnormal." if flagged else ""
-    topics = [*likeness.topics, *(["share flagged"] if flagged else [])]
+    # Several reasons can be about the same.
+    topics = list(dict.fromkeys([*likeness.topics, *(["share flagged"] if flagged else [])]))
     if not topics:
         return "Unlike what the model learned from."
     # One more is shorter said than counted.

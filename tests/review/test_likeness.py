@@ -82,6 +82,7 @@ def test_the_record_holds_what_was_found_before_and_after() -> None:
         (("modality", "brightness"), "much", ": modality, brightness, share flagged."),
         (("a", "b", "c"), "", "Unlike what the model learned from: a, b, c."),
         (("a", "b", "c"), "much", "Unlike what the model learned from: a, b and 2 more."),
+        (("a", "b", "b"), "", "Unlike what the model learned from: a, b."),
     ],
 )
 def test_the_headline_names_what_is_unlike(
