@@ -139,7 +139,9 @@ def test_other_plugins_files_do_not(name: str) -> None:
 
 
 def readers_of(name: str) -> set[str]:
-    found = PluginManager.instance().iter_compatible_readers([f"/nowhere/{name}"])
+    manager = PluginManager.instance()
+    manager.discover()  # napari does, and may not have run in this process
+    found = manager.iter_compatible_readers([f"/nowhere/{name}"])
     return {reader.plugin_name for reader in found}
 
 
