@@ -21,7 +21,7 @@ from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.window_form import WindowForm
 from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.windows import default_window
-from napari_spatial_ar.normative.paths import LONGEST_NAME
+from napari_spatial_ar.normative.paths import check_name_length
 
 __all__ = ["TrainingForm"]
 
@@ -192,11 +192,7 @@ class TrainingForm(QWidget):
         """
         folders = self.normals.checked_folders()
         name = self.name.text().strip()
-        if len(name) > LONGEST_NAME:
-            raise InputError(
-                f"the model's name has {len(name)} characters",
-                fix=f"Use at most {LONGEST_NAME}",
-            )
+        check_name_length(name)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise InputError(
                 f"'{name}' cannot be a model's name",

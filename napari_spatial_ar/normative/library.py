@@ -23,7 +23,11 @@ from napari_spatial_ar.normative.backbone_table import BACKBONES
 from napari_spatial_ar.normative.methods import detector_from_tensors
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.model_lookup import find_model
-from napari_spatial_ar.normative.paths import LONGEST_NAME, released_models_dir, user_models_dir
+from napari_spatial_ar.normative.paths import (
+    check_name_length,
+    released_models_dir,
+    user_models_dir,
+)
 from napari_spatial_ar.normative.weights import at_hand, how_to_get
 
 __all__ = [
@@ -95,10 +99,7 @@ def free_folder(name: str) -> Path:
     """
     if not name or Path(name).name != name or name.startswith(".") or "\\" in name:
         raise InputError(f"'{name}' is no name for a model", fix="Use letters, digits and hyphens")
-    if len(name) > LONGEST_NAME:
-        raise InputError(
-            f"the model's name has {len(name)} characters", fix=f"Use at most {LONGEST_NAME}"
-        )
+    check_name_length(name)
     folder = user_models_dir() / name
     if (folder / MODEL_FILE).exists():
         raise _taken(folder)

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import platformdirs
 
+from napari_spatial_ar.errors import InputError
+
 __all__ = [
     "LONGEST_NAME",
+    "check_name_length",
     "feature_store_dir",
     "quantized_dir",
     "released_models_dir",
@@ -22,6 +25,14 @@ __all__ = [
 _APP = "napari-spatial-ar"
 #: Characters of a model's name at most: files that belong to it have longer ones.
 LONGEST_NAME = 100
+
+
+def check_name_length(name: str) -> None:
+    """Refuse a model's name that is too long (`InputError`)."""
+    if len(name) > LONGEST_NAME:
+        raise InputError(
+            f"the model's name has {len(name)} characters", fix=f"Use at most {LONGEST_NAME}"
+        )
 
 
 def _home(kind: str) -> Path:
