@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from change_detector import Split, figures_of
 from torch import Tensor
-from torch.nn import functional
 
 from napari_spatial_ar.evaluation.metrics import roc_auc
 from napari_spatial_ar.imaging.datasets import find_slices
@@ -32,19 +31,7 @@ from napari_spatial_ar.normative.methods.change_novelty import _image_scores
 from napari_spatial_ar.normative.methods.surroundings_bank import SurroundingsBank
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 
-WEIGHT, POOL, ROUNDS, MOST_MEANS = 0.5, 65_536, 6, 4096
-
-
-def means(rows: Tensor, count: int, seed: int) -> Tensor:
-    """Spherical k-means: (N, k) unit rows to (count, k)."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = rows[torch.randperm(len(rows), generator=generator)[:count]].clone()
-    for _ in range(ROUNDS):
-        nearest = torch.cat([(part @ centres.T).argmax(dim=1) for part in rows.split(4096)])
-        sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
-        used = torch.bincount(nearest, minlength=count) > 0
-        centres = torch.where(used[:, None], functional.normalize(sums), centres)
-    return centres
+WEIGHT, POOL, MOST_MEANS = 0.5, 65_536, 4096
 
 
 def figures(odds: Tensor, novelty: Tensor, split: Split, smoothing: int) -> dict[str, float]:
@@ -82,6 +69,7 @@ def main() -> None:
     train, valid = (Split(said.dataset, name, **where) for name in ("train", "valid"))
     if not valid.labelled:
         parser.error(f"the validation split of {said.dataset} has no labels to judge by")
+    grids = list(train)
     slices = find_slices(said.dataset, modality=said.modality, window=window).train
     network, shown, found = load_backbone(said.backbone), Preprocessing(window), {}
     for seed in said.seeds:
@@ -89,16 +77,15 @@ def main() -> None:
         list(changed.embed())
         change = ChangeDetector.fit(changed, seed=seed)
         odds = torch.cat([change.score(grid) for grid in valid])
-        pool = SurroundingsBank.fit(list(train), seed=seed, rows=POOL)
-        drawn = pool.bank.float()
-        order = torch.randperm(len(drawn), generator=torch.Generator().manual_seed(seed))
+        pool = SurroundingsBank.fit(grids, seed=seed, rows=POOL)
+        order = torch.randperm(len(pool.bank), generator=torch.Generator().manual_seed(seed))
         queries = [pool.whitening(grid) for grid in valid]
         for count in said.rows:
-            banks = {"drawn": drawn[order[:count]]}
+            rows = pool.bank[order[:count]]
+            banks = {"drawn": SurroundingsBank(pool.whitening, rows)}
             if count <= MOST_MEANS:
-                banks["k-means"] = means(drawn, count, seed)
-            for kind, rows in banks.items():
-                bank = SurroundingsBank(pool.whitening, rows.half())
+                banks["k-means"] = SurroundingsBank.fit(grids, seed=seed, rows=POOL, means=count)
+            for kind, bank in banks.items():
                 bank.distances(queries[0])
                 start = time.process_time()
                 novelty = torch.stack([bank.distances(query) for query in queries])
