@@ -32,8 +32,6 @@ _YIELD_SECONDS = 0.1
 # The first results keep the GUI busy making layers; to find the fastest way may load libraries,
 # which holds it up too.
 _AT_ONCE = 3
-# Of fewer slices, a share of their tissue says little of the scan.
-_ENOUGH_SLICES = 5
 _FPRS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 
 Scored = list[tuple[int, Any]]
@@ -188,8 +186,12 @@ class Session:
 
     def judge(self) -> None:
         """Fill in `flagged` from the scores as they stand."""
-        enough = self.visited.all() or np.count_nonzero(self.score.scored) >= _ENOUGH_SLICES
-        self.flagged = flagged_warning(self.model, self.counts.share_above) if enough else ""
+        self.flagged = flagged_warning(
+            self.model,
+            self.counts.share_above,
+            slices=int(np.count_nonzero(self.score.scored)),
+            whole=bool(self.visited.all()),
+        )
 
     def _draw_heat(self, indices: Collection[int]) -> None:
         if self.heat is None or self.heat not in self.viewer.layers:

@@ -22,10 +22,14 @@ __all__ = ["flagged_warning", "likeness_headline", "likeness_record", "scan_coun
 # two T1 scans and a CT more than half.
 _LEVEL, _PART = 0.05, 0.5
 _NAMED = 0.01
+# A few slices through a lesion are no scan.
+_ENOUGH_SLICES = 5
 _TOPICS_SAID = 2
 
 
-def flagged_warning(model: Any, share_above: Callable[[float], float]) -> str:
+def flagged_warning(
+    model: Any, share_above: Callable[[float], float], *, slices: int, whole: bool
+) -> str:
     """Say that far more of a scan is flagged than calibration promises; "" where it is not.
 
     Parameters
@@ -33,10 +37,14 @@ def flagged_warning(model: Any, share_above: Callable[[float], float]) -> str:
     model : NormativeModel
         What scored it.
     share_above : callable
-        Gets a threshold in the model's unit and gives the share of the scan's tissue above it.
+        Gets a threshold in the model's unit and gives the share of the scored tissue above it.
+    slices : int
+        How many slices are scored; of fewer than five of a scan nothing is said.
+    whole : bool
+        Whether there are no more.
     """
     threshold = getattr(model, "threshold_for_fpr", None)
-    if threshold is None:
+    if threshold is None or not (whole or slices >= _ENOUGH_SLICES):
         return ""
     try:
         share = share_above(threshold(_LEVEL))
@@ -47,8 +55,9 @@ def flagged_warning(model: Any, share_above: Callable[[float], float]) -> str:
     level = _LEVEL
     with suppress(InputError):
         share, level = share_above(threshold(_NAMED)), _NAMED
+    where = "the whole scan" if whole else f"the {slices} slices scored"
     return (
-        f"{share:.0%} of the tissue of the whole scan lies above the threshold that {level:.0%} of "
+        f"{share:.0%} of the tissue of {where} lies above the threshold that {level:.0%} of "
         "normal tissue exceeds: more likely the scan is unlike those the model learned from than "
         "that so much is abnormal."
     )

@@ -21,9 +21,6 @@ from napari_spatial_ar.review.provenance import ModelLike, provenance
 
 __all__ = ["ScanResults", "ScoreLike", "gather_results"]
 
-# Of fewer slices, a share of their tissue says little of the scan.
-_ENOUGH_SLICES = 5
-
 
 class ScoreLike(Protocol):
     """What is needed of a `VolumeScore` here."""
@@ -144,10 +141,13 @@ def gather_results(
         settings=settings,
         region_voxels=None if region is None else int(np.count_nonzero(region)),
     )
-    flagged = ""
-    if score.scored.all() or np.count_nonzero(score.scored) >= _ENOUGH_SLICES:
-        counts = scan_counts(volume, body, score.nll, score.scored)
-        flagged = flagged_warning(model, counts.share_above)
+    counts = scan_counts(volume, body, score.nll, score.scored)
+    flagged = flagged_warning(
+        model,
+        counts.share_above,
+        slices=int(np.count_nonzero(score.scored)),
+        whole=bool(score.scored.all()),
+    )
     record["likeness"] = likeness_record(likeness, flagged)
     record["p_values"] = None if found is None else found.to_dict()
     unlike = tuple(filter(None, (likeness.warning if likeness else "", flagged)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +41,7 @@ def above(share: float) -> Callable[[float], float]:
 
 @pytest.mark.parametrize(("share", "warns"), [(0.25, False), (0.49, False), (0.5, True), (1, True)])
 def test_half_of_the_tissue_is_no_lesion(share: float, warns: bool) -> None:
-    said = flagged_warning(model(0.05, 0.01), above(share))
+    said = flagged_warning(model(0.05, 0.01), above(share), slices=2, whole=True)
     assert bool(said) == warns
     if warns:
         assert said.startswith(f"{share / 2:.0%} of the tissue of the whole scan")
@@ -48,9 +49,19 @@ def test_half_of_the_tissue_is_no_lesion(share: float, warns: bool) -> None:
 
 
 def test_a_model_says_it_with_the_share_that_it_is_calibrated_for() -> None:
-    assert "5% of normal tissue" in flagged_warning(model(0.05), above(0.7))
-    assert flagged_warning(model(), above(0.7)) == ""
-    assert flagged_warning(SimpleNamespace(), above(0.7)) == ""
+    said = partial(flagged_warning, share_above=above(0.7), slices=9, whole=False)
+    assert "5% of normal tissue" in said(model(0.05))
+    assert said(model()) == ""
+    assert said(SimpleNamespace()) == ""
+
+
+@pytest.mark.parametrize(
+    ("slices", "said"), [(4, ""), (5, "70% of the tissue of the 5 slices scored ")]
+)
+def test_of_a_part_of_a_scan_only_that_part_is_said(slices: int, said: str) -> None:
+    warning = flagged_warning(model(0.05), above(0.7), slices=slices, whole=False)
+    assert warning.startswith(said)
+    assert bool(warning) == bool(said)
 
 
 def test_the_share_above_a_threshold_is_that_of_the_scores() -> None:
