@@ -15,6 +15,7 @@ from napari.utils.colormaps import Colormap, DirectLabelColormap
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.display_windows import Drawn, opening_window
+from napari_spatial_ar.gui.drawable import drawable
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.review.colormap import DEFAULT_COLOURS, HEAT_COLOURS
@@ -71,7 +72,7 @@ def volume_layer_kwargs(volume: Volume, drawn: Drawn | None = None) -> dict[str,
     drawn = drawn or opening_window(volume)
     facts = {"kind": "scan", "volume": volume, "geometry": geometry, "drawn": drawn}
     return {
-        "data": geometry.to_display(volume.data),
+        "data": geometry.to_display(drawable(volume)),
         "name": volume.series.label,
         "rgb": False,  # napari takes a last axis of 3 or 4 for colours
         "colormap": "gray",
@@ -162,7 +163,7 @@ def _same_voxels(data: Any, volume: Volume) -> bool:
     """Whether a layer's data is what a scan is drawn with."""
     if volume.lazy:
         # The name of a dask array says how it is made.
-        drawn: Any = volume.geometry.to_display(volume.data)
+        drawn: Any = volume.geometry.to_display(drawable(volume))
         return getattr(data, "name", "") == drawn.name
     return isinstance(data, np.ndarray) and np.shares_memory(data, volume.data)
 
@@ -266,11 +267,14 @@ def source_array(
     Raises
     ------
     InputError
-        If the layer does not fit the scan it says it lies on.
+        If the layer does not fit the scan it says it lies on, or that can no longer be read.
     """
-    data = np.asarray(data)
     facts = attributes.get("metadata", {}).get(KEY, {})
-    geometry = facts.get("geometry")
+    geometry, volume = facts.get("geometry"), facts.get("volume")
+    if volume is not None and _same_voxels(data, volume):
+        # Not what is drawn, in which slices that cannot be read are blank.
+        return np.asarray(volume.data), geometry, volume.path
+    data = np.asarray(data)
     if geometry is None:
         if data.ndim not in (2, 3):
             raise InputError(f"a layer with {data.ndim} axes cannot be written as NIfTI")
@@ -283,6 +287,5 @@ def source_array(
             attributes.get("rotate", np.eye(ndim)),
         )
         return data.reshape(geometry.shape), geometry, None
-    volume = facts.get("volume")
     like = facts.get("like") or (volume.path if volume is not None else None)
     return geometry.from_display(data), geometry, like

@@ -14,9 +14,15 @@ from napari.layers import Image
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.display_windows import opening_window
-from napari_spatial_ar.gui.layers import KEY, layer_volume, volume_layer_kwargs
-from napari_spatial_ar.gui.viewing import go_to_slice, show_acquired_plane, show_scan
+from napari_spatial_ar.gui.layers import KEY, layer_volume, source_array, volume_layer_kwargs
+from napari_spatial_ar.gui.viewing import (
+    go_to_slice,
+    show_acquired_plane,
+    show_scan,
+    slice_in_view,
+)
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Series, Volume
@@ -276,3 +282,35 @@ def test_large_files_open_without_being_read(
     finish(made)
     (mask,) = [x for x in made.viewer.layers if x.metadata[KEY]["kind"] == "mask"]
     assert np.array_equal(np.asarray(mask.data) == 1, np.asarray(made.scan.layer.data) == 100)
+
+
+def test_a_large_scan_that_is_deleted_while_it_is_open_goes_blank_and_is_told_once(
+    dock: Any, lab: Any, tmp_path: Path, monkeypatch: Any, qtbot: Any, notes: list[str]
+) -> None:
+    monkeypatch.setenv("NAPARI_SPATIAL_AR_LAZY_MB", "0")
+    path, away = tmp_path / "a.nii", tmp_path / "away.nii"
+    nib.save(nib.Nifti1Image(lab.voxels().T, lab.affine("PSR", (1, 1, 3))), path)
+    made = dock(scan=False)
+    made.scan.opener.open([str(path)])
+    qtbot.waitUntil(lambda: made.scan.layer is not None, timeout=10_000)
+    layer = made.scan.layer
+    volume = layer.metadata[KEY]["volume"]
+    first = slice_in_view(made.viewer, layer, volume.geometry)
+    notes.clear()
+    path.rename(away)
+    others = [index for index in range(volume.geometry.slice_count) if index != first]
+    for index in others[:3]:
+        go_to_slice(made.viewer, layer, volume.geometry, index)
+    (note,) = notes
+    assert note.startswith(f"{path}: ")
+    assert np.isnan(np.asarray(layer.data)).all()
+    assert notes == [note]
+    assert layer_volume(layer) is volume
+    with pytest.raises(InputError, match="there is no such file"):
+        source_array(layer.data, layer.as_layer_data_tuple()[1])
+    away.rename(path)
+    go_to_slice(made.viewer, layer, volume.geometry, others[4])
+    assert np.isfinite(np.asarray(layer.data)).all()
+    back, geometry, _ = source_array(layer.data, layer.as_layer_data_tuple()[1])
+    assert np.array_equal(back, np.asarray(volume.data))
+    assert geometry == volume.geometry
