@@ -25,6 +25,7 @@ def groups_by_name(
 
     A DICOM file's is inside it (`patient_key`), unless there is a pattern.
     """
+    sources = [source for source in sources if source.format != "closed"]
     files = [f for s in sources for f in (s.files if s.format == "raster" else s.files[:1])]
     if patient_pattern is not None:
         return {file: _match(patient_pattern, file, folder) for file in files}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -29,9 +28,7 @@ from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = ["Found", "Source", "find_scans", "find_sources", "read", "read_source", "scans_in"]
 
-logger = logging.getLogger(__name__)
-
-Format = Literal["nifti", "dicom", "raster", "itk", "oct"]
+Format = Literal["nifti", "dicom", "raster", "itk", "oct", "closed"]
 
 _HEAD_BYTES = 4096
 _READABLE = "NIfTI, DICOM, PNG, JPEG, TIFF, BMP, NRRD, MetaImage and OCT (see docs) can be read"
@@ -39,7 +36,10 @@ _READABLE = "NIfTI, DICOM, PNG, JPEG, TIFF, BMP, NRRD, MetaImage and OCT (see do
 
 @dataclass(frozen=True)
 class Source:
-    """Files that are read together: a NIfTI file, a DICOM series, the pictures of a folder."""
+    """Files that are read together: a NIfTI file, a DICOM series, the pictures of a folder.
+
+    Or a folder that may not be opened ("closed"), so that it is told and not passed over.
+    """
 
     format: Format
     files: tuple[Path, ...] = field(repr=False)
@@ -84,19 +84,20 @@ def _suffix(path: Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
 
 
-def _files_of(path: Path) -> list[Path]:
+def _files_of(path: Path, closed: list[Path]) -> list[Path]:
     """Files meant by a path: a DICOMDIR's own, the file itself, or all in a folder.
 
     Where a scan stands in two files (.hdr and .img), the one with the header is meant.
     """
-    files = dicomdir_files(path) if is_dicomdir(path) else _files_under(path)
+    files = dicomdir_files(path) if is_dicomdir(path) else _files_under(path, closed)
     return [pair_header(file) or file for file in files]
 
 
-def _files_under(path: Path) -> list[Path]:
+def _files_under(path: Path, closed: list[Path]) -> list[Path]:
     """List the file itself, or all files of a folder and its sub-folders but hidden ones.
 
-    Links to folders are not followed: they may lead round in circles.
+    Links to folders are not followed: they may lead round in circles. Folders that may not be
+    opened are put into ``closed``.
     """
     try:
         if path.is_file():
@@ -104,21 +105,20 @@ def _files_under(path: Path) -> list[Path]:
         if not path.is_dir():
             raise InputError("there is no such file or folder", path=path)
     except OSError as error:
-        raise InputError("may not be opened", path=path, fix="Check its permissions") from error
+        raise _closed(path) from error
     found: list[Path] = []
-    closed: list[str] = []
 
     def note(error: OSError) -> None:
-        closed.append(str(error.filename))
+        closed.append(Path(error.filename))
 
     for folder, subfolders, names in os.walk(path, onerror=note):
         subfolders[:] = [n for n in subfolders if not n.startswith((".", "__MACOSX"))]
         found += [Path(folder, name) for name in names if not name.startswith(".")]
-    if closed and not found:
-        raise InputError("may not be opened", path=closed[0], fix="Check its permissions")
-    if closed:
-        logger.info("left out %d folders that may not be opened", len(closed))
     return sorted(found, key=natural_key)
+
+
+def _closed(path: Path) -> InputError:
+    return InputError("may not be opened", path=path, fix="Check its permissions")
 
 
 def find_sources(path: str | Path | Sequence[str | Path]) -> list[Source]:
@@ -133,7 +133,8 @@ def find_sources(path: str | Path | Sequence[str | Path]) -> list[Source]:
     -------
     list of Source
         Ordered by name: NIfTI files, then DICOM series, folders of pictures, NRRD and MetaImage
-        files, and files of OCT scanners. Files of other kinds are passed over.
+        files, files of OCT scanners, and folders that may not be opened. Files of other kinds
+        are passed over.
 
     Raises
     ------
@@ -143,7 +144,10 @@ def find_sources(path: str | Path | Sequence[str | Path]) -> list[Source]:
     paths = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
     if not paths:
         raise InputError("no file was given")
-    files = [file for p in paths for file in _files_of(p)]
+    closed: list[Path] = []
+    files = [file for p in paths for file in _files_of(p, closed)]
+    if closed and not files:
+        raise _closed(closed[0])
     if not files:
         raise InputError("the folder is empty", path=paths[0], fix="Choose a folder of scans")
     by_format: dict[Format | None, list[Path]] = {}
@@ -157,7 +161,7 @@ def find_sources(path: str | Path | Sequence[str | Path]) -> list[Source]:
     if not sources:
         what = "is not an image" if files == paths else "there is no image in it"
         raise InputError(what, path=paths[0], fix=_READABLE)
-    return sources
+    return sources + [Source("closed", (folder,)) for folder in closed]
 
 
 def _by_folder(files: Iterable[Path]) -> list[tuple[Path, ...]]:
@@ -185,6 +189,8 @@ def scans_in(source: Source) -> list[Scan]:
     """
     if source.format == "dicom":
         return find_series(source.files)
+    if source.format == "closed":
+        raise _closed(source.files[0])
     if source.format == "raster":
         return find_stacks(source.files)
     find_in_file = {"nifti": find_nifti, "itk": find_itk, "oct": find_oct}[source.format]

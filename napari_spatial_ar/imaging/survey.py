@@ -201,9 +201,10 @@ class _Walk:
 
     def _volumes(self, source: Source, group: str | None) -> Iterator[int]:
         try:
+            scans = scans_in(source)
             group = group or patient_key(source.files[0])
             content = "".join(file_digest(path) for path in source.files)
-            for number, scan in enumerate(scans_in(source)):
+            for number, scan in enumerate(scans):
                 key = hashlib.sha256(f"{number} {content}".encode()).hexdigest()
                 try:
                     yield from self._volume(scan, self._series(scan, key, group), source, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,21 @@ def multiframe() -> Callable[..., Dataset]:
 def voxels() -> np.ndarray:
     """(slices, rows, columns) uint16, no two alike."""
     return np.random.default_rng(5).permutation(4 * 5 * 6).reshape(4, 5, 6).astype(np.uint16)
+
+
+@pytest.fixture
+def close(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Make a folder that may not be opened, for an administrator either."""
+    scandir, closed = os.scandir, set()
+
+    def refuse(path: Any) -> Any:
+        if Path(path) in closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        closed.add(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    return make

@@ -185,18 +185,14 @@ def test_links_round_in_a_circle_and_to_nowhere_do_no_harm(tmp_path: Path) -> No
     assert [s.files for s in find_sources(tmp_path)] == [(tmp_path / "deep/a.png",)]
 
 
-def test_a_folder_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_opened(tmp_path: Path, close: Callable[[Path], None]) -> None:
     save_png(tmp_path / "open/a.png")
-    (tmp_path / "closed").mkdir()
-    scandir = os.scandir
-
-    def refuse(path: str) -> object:
-        if Path(path).name == "closed":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    assert len(find_sources(tmp_path)) == 1
+    close(tmp_path / "closed")
+    assert [s.format for s in find_sources(tmp_path)] == ["raster", "closed"]
+    found = find_scans(tmp_path)
+    assert len(found.scans) == 1
+    (error,) = found.errors
+    assert str(error).startswith(f"{tmp_path / 'closed'}: may not be opened")
     with pytest.raises(InputError, match="may not be opened"):
         find_sources(tmp_path / "closed")
 

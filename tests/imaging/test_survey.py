@@ -110,6 +110,20 @@ def test_a_fit_gets_just_what_the_summary_counts(mixed: Path) -> None:
         find_slices(mixed, modality="mri", exclude={series.key for series in found.used})
 
 
+def test_a_folder_that_may_not_be_opened_is_told_and_changes_nothing_else(
+    tmp_path: Path, close: Callable[[Path], None]
+) -> None:
+    for name in ("p_1", "p_2", "q_1"):
+        save(tmp_path / f"open/{name}.png", body(len(name)) * (1 + ord(name[0]) + int(name[-1])))
+    before = find_slices(tmp_path)
+    close(tmp_path / "closed")
+    for pattern in (None, "open/(.)"):
+        slices = find_slices(tmp_path, patient_pattern=pattern)
+        assert [ref.group for ref in slices.train] == [ref.group for ref in before.train]
+        (warning,) = set(slices.warnings) - set(before.warnings)
+        assert "may not be opened" in warning
+
+
 def test_no_name_is_told(mixed: Path) -> None:
     found = summarise(mixed, modality="mri")
     told = json.dumps(found.to_dict()) + "\n".join(found.lines()) + repr(found)
