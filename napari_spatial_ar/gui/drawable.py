@@ -50,4 +50,4 @@ def drawable(volume: Volume) -> Any:
         told = False
         return voxels
 
-    return da.map_blocks(block, chunks=data.chunks, dtype=np.float32, name=f"drawn-{data.name}")  # type: ignore[no-untyped-call]
+    return da.map_blocks(block, chunks=data.chunks, dtype=np.float32, name=f"drawn-{data.name}")

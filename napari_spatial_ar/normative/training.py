@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,15 +21,17 @@ from torch import Tensor
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.normative.autoregressive import SpatialAR
 from napari_spatial_ar.normative.feature_store import load_batch
+from napari_spatial_ar.normative.loaded_grids import LoadedGrids
 from napari_spatial_ar.normative.memory import Portions
+from napari_spatial_ar.normative.muon import Muon
 from napari_spatial_ar.normative.precision import native_bfloat16
 from napari_spatial_ar.normative.whitening import EqualVariance
 
-__all__ = ["Epoch", "LoadedGrids", "TrainingSettings", "TrainingState", "mean_nll", "train", "turn"]
+__all__ = ["Epoch", "Stepper", "TrainingSettings", "TrainingState", "mean_nll", "train"]
+
+Stepper = Literal["adamw", "muon"]
 
 _METADATA_KEY = "napari-spatial-ar-checkpoint"
-# Of a card's free memory, that stored grids may fill.
-_SHARE = 0.5
 # Seconds of work that a stop may cost on a card.
 _BETWEEN_SAVES = 2.0
 
@@ -47,11 +49,13 @@ class TrainingSettings:
     batch_size : int
         Slices a step.
     learning_rate : float
-        Of AdamW, constant.
+        Of the optimizer, constant.
     noise_share : float
         Share of batches whose embeddings get Gaussian noise.
     noise_scale : float
         Its standard deviation, in units of each channel's own (after the change of grids).
+    optimizer : {"adamw", "muon"}
+        What steps along the gradients.
     """
 
     network: dict[str, Any]
@@ -60,6 +64,7 @@ class TrainingSettings:
     learning_rate: float = 1e-3
     noise_share: float = 0.2
     noise_scale: float = 0.03
+    optimizer: Stepper = "adamw"
 
 
 @dataclass(frozen=True)
@@ -144,9 +149,7 @@ def train(
     if device.type != "mps":
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     on_card = device.type == "cuda"
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, fused=on_card or None
-    )
+    optimizer = _optimizer(network, settings, on_card)
     state = TrainingState(network)
     key = _key(train_paths, valid_paths, settings, turned, change)
     _resume(state, optimizer, checkpoint, key)
@@ -189,77 +192,17 @@ def train(
         yield state
 
 
+def _optimizer(
+    network: SpatialAR, settings: TrainingSettings, on_card: bool
+) -> torch.optim.Optimizer:
+    if settings.optimizer == "muon":
+        return Muon(network.parameters(), lr=settings.learning_rate)
+    return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, fused=on_card or None)
+
+
 def precision(device: torch.device) -> AbstractContextManager[Any]:
     """bfloat16 products where the device has them; losses and weights stay float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=native_bfloat16(device))
-
-
-class LoadedGrids:
-    """Stored grids as a training takes them, kept on a graphics card where there is room.
-
-    Read from the disk again and again they would starve it: a step takes it milliseconds.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-        Stored grids of one shape.
-    device : torch.device
-        Where the training is.
-    turned : bool
-        Whether to give them turned by 180 degrees.
-    change : EqualVariance, optional
-        What to make of them; they are kept as they are stored, in half the memory.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        device: torch.device,
-        *,
-        turned: bool,
-        change: EqualVariance | None = None,
-    ) -> None:
-        self._paths = paths
-        self._turned = turned
-        self._kept: Tensor | None = None
-        if device.type == "cuda" and paths and self._bytes() < _SHARE * _free_bytes(device):
-            first = torch.from_numpy(np.load(paths[0]))
-            kept = torch.empty((len(paths), *first.shape), dtype=first.dtype, device=device)
-            for place, path in zip(kept, paths, strict=True):
-                place.copy_(torch.from_numpy(np.load(path)))
-            self._kept = kept.movedim(3, 1)  # channels first to the eye, last in memory
-        self._change = None if change is None else change.to(self.device)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    @property
-    def device(self) -> torch.device:
-        """Where `batch` gives them."""
-        return torch.device("cpu") if self._kept is None else self._kept.device
-
-    def batch(self, indices: Sequence[int]) -> Tensor:
-        """Give some of them, (B, D, Hp, Wp) float32."""
-        if self._kept is None:
-            grid = load_batch([self._paths[i] for i in indices])
-        else:
-            grid = self._kept[torch.tensor(list(indices), device=self._kept.device)].float()
-        if self._change is not None:
-            grid = self._change(grid)
-        return turn(grid) if self._turned else grid
-
-    def _bytes(self) -> int:
-        return sum(path.stat().st_size for path in self._paths)
-
-
-def _free_bytes(device: torch.device) -> int:
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free)
-
-
-def turn(grid: Tensor) -> Tensor:
-    """Turn (..., Hp, Wp) by 180 degrees, which is undone by turning once more."""
-    return grid.flip(-2, -1)
 
 
 def _gradients(
@@ -336,14 +279,19 @@ def _key(
 ) -> str:
     """Name what a checkpoint must match; stored grids are named by content, so names do."""
     names = [[path.parent.parent.name, path.name] for path in (*train_paths, *valid_paths)]
-    parts = [names, len(train_paths), asdict(settings), *(["turned"] if turned else [])]
+    told = asdict(settings)
+    if settings.optimizer == "adamw":  # checkpoints of before there was another
+        del told["optimizer"]
+    parts = [names, len(train_paths), told, *(["turned"] if turned else [])]
     if change is not None:
         parts.append(change.digest)
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _save(state: TrainingState, optimizer: torch.optim.AdamW, checkpoint: Path, key: str) -> None:
+def _save(
+    state: TrainingState, optimizer: torch.optim.Optimizer, checkpoint: Path, key: str
+) -> None:
     tensors = {f"network.{k}": v for k, v in state.network.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in state.best.items()}
     for index, moments in optimizer.state_dict()["state"].items():
@@ -362,7 +310,9 @@ def _save(state: TrainingState, optimizer: torch.optim.AdamW, checkpoint: Path, 
         temporary.write_bytes(data)
 
 
-def _resume(state: TrainingState, optimizer: torch.optim.AdamW, checkpoint: Path, key: str) -> None:
+def _resume(
+    state: TrainingState, optimizer: torch.optim.Optimizer, checkpoint: Path, key: str
+) -> None:
     """Take up a checkpoint made with the same key; any other is left to be overwritten."""
     if not checkpoint.is_file():
         return

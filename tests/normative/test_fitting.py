@@ -23,10 +23,11 @@ from napari_spatial_ar.normative.backbone import Backbone, Fuse, with_layers
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.fitting import DEFAULT_METHOD, FitProgress, fit_steps
+from napari_spatial_ar.normative.loaded_grids import LoadedGrids
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.paths import feature_store_dir, user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.training import LoadedGrids, mean_nll
+from napari_spatial_ar.normative.training import mean_nll
 from tests.tiny import learn_changes_briefly, random_state
 
 

@@ -17,6 +17,7 @@ from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative import model_file, training
 from napari_spatial_ar.normative.autoregressive import SpatialAR
 from napari_spatial_ar.normative.feature_store import load_batch
+from napari_spatial_ar.normative.loaded_grids import LoadedGrids, turn
 from napari_spatial_ar.normative.methods import (
     FitSetup,
     SpatialARDetector,
@@ -26,7 +27,7 @@ from napari_spatial_ar.normative.methods import (
 )
 from napari_spatial_ar.normative.methods.base import Learned, Step
 from napari_spatial_ar.normative.paths import released_models_dir
-from napari_spatial_ar.normative.training import LoadedGrids, _channel_std, turn
+from napari_spatial_ar.normative.training import _channel_std
 from napari_spatial_ar.normative.whitening import EqualVariance
 
 CHANNELS, ROWS, COLUMNS = 6, 5, 7

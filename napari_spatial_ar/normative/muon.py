@@ -1,0 +1,101 @@
+"""Muon: the step of a weight matrix is its momentum with all singular values made alike.
+
+Reference: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), with
+the size of a step as in J. Liu et al., "Muon is scalable for LLM training" (2025), which makes a
+learning rate of AdamW's fit. A convolution's weights are a matrix, output channels by the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+__all__ = ["Muon", "alike"]
+
+# Of the Newton-Schulz iteration, as published: few steps bring singular values near 1, not to it.
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_TINY = 1e-7
+# Root mean square of an update of AdamW, to which that of a matrix is scaled.
+_ADAMW_RMS = 0.2
+
+
+class Muon(Optimizer):
+    """See the module; parameters that are no matrices, such as biases, are stepped as by Adam.
+
+    Parameters
+    ----------
+    parameters : iterable of nn.Parameter
+        What is trained.
+    lr : float
+        Learning rate, in AdamW's measure.
+    momentum : float
+        Of matrices, after Nesterov.
+    betas, eps : float
+        Of the others, as for `torch.optim.Adam`.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Take one step along the gradients; closures are not used."""
+        del closure
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    take = _step_matrix if parameter.ndim > 1 else _step_vector
+                    take(parameter, parameter.grad, self.state[parameter], group)
+
+
+def _step_matrix(
+    parameter: nn.Parameter, grad: Tensor, state: dict[str, Any], group: dict[str, Any]
+) -> None:
+    if not state:
+        state["momentum"] = torch.zeros_like(parameter)
+    momentum = state["momentum"].lerp_(grad, 1 - group["momentum"])
+    update = alike(grad.lerp(momentum, group["momentum"]).flatten(1))
+    scale = _ADAMW_RMS * math.sqrt(max(update.shape))
+    parameter.sub_(update.view(parameter.shape), alpha=group["lr"] * scale)
+
+
+def _step_vector(
+    parameter: nn.Parameter, grad: Tensor, state: dict[str, Any], group: dict[str, Any]
+) -> None:
+    if not state:
+        state["step"] = torch.tensor(0.0)
+        state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+    state["step"] += 1
+    count, (first, second) = float(state["step"]), group["betas"]
+    mean = state["mean"].lerp_(grad, 1 - first)
+    square = state["square"].lerp_(grad.square(), 1 - second)
+    scale = square.div(1 - second**count).sqrt_().add_(group["eps"])
+    parameter.addcdiv_(mean, scale, value=-group["lr"] / (1 - first**count))
+
+
+def alike(matrix: Tensor) -> Tensor:
+    """Bring the singular values of a matrix (M, N) near 1 and leave its singular vectors.
+
+    Columns of zeros, such as the masked weights of a convolution, stay zero.
+    """
+    wide = matrix.shape[0] <= matrix.shape[1]
+    found: Tensor = matrix if wide else matrix.T
+    found = found / (found.norm() + _TINY)
+    a, b, c = _COEFFICIENTS
+    for _ in range(_ITERATIONS):
+        gram = found @ found.T
+        found = a * found + (b * gram + c * gram @ gram) @ found
+    return found if wide else found.T
