@@ -117,19 +117,21 @@ class Guide:
         """Take a picture of the screen, with widgets of the dock scrolled into view."""
         from PIL import Image
         from qtpy.QtGui import QGuiApplication
+        from qtpy.QtWidgets import QApplication
 
         for widget in show:
             self.dock.scroll.ensureWidgetVisible(widget, 0, 8)
         self.rest()
         if name not in self.wanted:
             return
+        # Where a text is drawn over an older one, such as napari's slice number, it is drawn anew.
+        for window in QApplication.topLevelWidgets():
+            window.repaint()
         path = self.out / f"tour_{name}.png"
         picture = QGuiApplication.primaryScreen().grabWindow(0)
         assert picture.save(str(path))
         with Image.open(path) as image:
-            image.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
-                path, optimize=True
-            )
+            image.convert("RGB").save(path, optimize=True)
 
     def top(self) -> None:
         """Scroll the dock to its start."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -32,6 +33,8 @@ __all__ = ["Epoch", "Stepper", "TrainingSettings", "TrainingState", "mean_nll", 
 Stepper = Literal["adamw", "muon"]
 
 _METADATA_KEY = "napari-spatial-ar-checkpoint"
+# Of Muon's steps, one in so many passes before its learning rate is reached.
+_RISING = 10
 # Seconds of work that a stop may cost on a card.
 _BETWEEN_SAVES = 2.0
 
@@ -49,13 +52,14 @@ class TrainingSettings:
     batch_size : int
         Slices a step.
     learning_rate : float
-        Of the optimizer, constant.
+        Of the optimizer: AdamW's is constant, Muon's the highest.
     noise_share : float
         Share of batches whose embeddings get Gaussian noise.
     noise_scale : float
         Its standard deviation, in units of each channel's own (after the change of grids).
     optimizer : {"adamw", "muon"}
-        What steps along the gradients.
+        What steps along the gradients. Muon's learning rate rises over the first tenth of the
+        steps and falls along a cosine to the end, where its weights are the best.
     """
 
     network: dict[str, Any]
@@ -124,7 +128,8 @@ def train(
     settings : TrainingSettings
         How.
     epochs : int
-        How many in all, those in the checkpoint included.
+        How many in all, those in the checkpoint included. With Muon, a checkpoint of another
+        number of epochs is not gone on from.
     checkpoint : Path
         Safetensors file.
     device : torch.device
@@ -151,13 +156,14 @@ def train(
     on_card = device.type == "cuda"
     optimizer = _optimizer(network, settings, on_card)
     state = TrainingState(network)
-    key = _key(train_paths, valid_paths, settings, turned, change)
+    key = _key(train_paths, valid_paths, settings, turned, change, epochs)
     _resume(state, optimizer, checkpoint, key)
     grids, valid = (
         LoadedGrids(paths, device, turned=turned, change=change)
         for paths in (train_paths, valid_paths)
     )
     noise_std = settings.noise_scale * _channel_std(train_paths, change).to(grids.device)
+    steps = -(-len(train_paths) // settings.batch_size)
     begin = (saved := time.perf_counter()) - state.seconds
     yield state
     for epoch in range(len(state.history), epochs):
@@ -172,6 +178,10 @@ def train(
                 noise = torch.empty_like(grid).normal_(generator=generator)
                 grid = grid + noise_std * noise
             step = partial(_gradients, network, optimizer, grid)
+            if settings.optimizer == "muon":
+                done = epoch * steps + state.batches_done
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * _rate(done, epochs * steps)
             loss = state.portions(len(grid), device, step)
             optimizer.step()
             total += loss * len(batch)
@@ -198,6 +208,14 @@ def _optimizer(
     if settings.optimizer == "muon":
         return Muon(network.parameters(), lr=settings.learning_rate)
     return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, fused=on_card or None)
+
+
+def _rate(done: int, steps: int) -> float:
+    """Share of the highest learning rate for the step after so many of all."""
+    rising = max(1, steps // _RISING)
+    if done < rising:
+        return (done + 1) / rising
+    return (1 + math.cos(math.pi * (done - rising) / max(1, steps - rising))) / 2
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -276,12 +294,15 @@ def _key(
     settings: TrainingSettings,
     turned: bool,
     change: EqualVariance | None,
+    epochs: int,
 ) -> str:
     """Name what a checkpoint must match; stored grids are named by content, so names do."""
     names = [[path.parent.parent.name, path.name] for path in (*train_paths, *valid_paths)]
     told = asdict(settings)
     if settings.optimizer == "adamw":  # checkpoints of before there was another
         del told["optimizer"]
+    else:  # the learning rate depends on how many there will be
+        told["epochs"] = epochs
     parts = [names, len(train_paths), told, *(["turned"] if turned else [])]
     if change is not None:
         parts.append(change.digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -78,6 +79,25 @@ def test_a_name_that_gets_its_ending_from_us_is_not_overwritten_unasked(
     qtbot.mouseClick(scored.export.mask_button, LEFT)
     qtbot.waitUntil(lambda: (tmp_path / "m.nii.gz").stat().st_size > 10, timeout=10_000)
     assert np.asarray(nib.load(tmp_path / "m.nii.gz").dataobj).sum() == 4 * 5 * 8
+
+
+def test_of_a_scan_deleted_since_everything_but_dicom_is_exported(
+    scored: Any, tmp_path: Path, monkeypatch: Any, qtbot: Any, notes: list[str]
+) -> None:
+    shutil.rmtree(tmp_path / "scan")
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a: (str(out / "mask.dcm"), ""))
+    qtbot.mouseClick(scored.export.mask_button, LEFT)
+    qtbot.waitUntil(lambda: len(notes) == 1, timeout=20_000)
+    assert "there is no such file" in notes[0]
+    assert not list(out.iterdir())
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a: str(out))
+    qtbot.mouseClick(scored.export.all_button, LEFT)
+    qtbot.waitUntil(lambda: len(notes) == 2, timeout=30_000)
+    assert notes[1].startswith("Heatmap, mask, findings and provenance are saved")
+    (folder,) = out.iterdir()
+    assert np.asarray(nib.load(folder / "mask.nii.gz").dataobj).sum() == 4 * 5 * 8
 
 
 def test_export_all_takes_dicom_and_pictures_along(

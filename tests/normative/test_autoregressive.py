@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError, ModelFileError
-from napari_spatial_ar.normative.autoregressive import SpatialAR, load_reference_checkpoint
+from napari_spatial_ar.normative.autoregressive import (
+    MaskedConv2d,
+    SpatialAR,
+    load_reference_checkpoint,
+)
 
 D, HIDDEN, ROWS, COLUMNS = 5, 7, 7, 6
 
@@ -140,6 +145,34 @@ def test_nll_is_in_nats_with_the_constant() -> None:
     assert nll.shape == (2, 3, 4)
     assert nll.dtype == torch.float32
     assert nll[0, 0, 0].item() == pytest.approx(D / 2 * math.log(2 * math.pi))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (9, 2), (8, 13)])
+@pytest.mark.parametrize("dilation", [1, 4])
+@pytest.mark.parametrize("kernel", [3, 7])
+@pytest.mark.parametrize("sees", ["A", "B"])
+def test_a_causal_layer_equals_the_masked_square_with_its_gradients(
+    sees: Any, kernel: int, dilation: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    layer = MaskedConv2d(5, 6, kernel=kernel, dilation=dilation, sees=sees).double()
+    grid = torch.randn(2, 5, *size, dtype=torch.float64, requires_grad=True)
+    square = torch.zeros(6, 5, kernel, kernel, dtype=torch.float64)
+    square[:, :, : kernel // 2 + 1] = layer.weight.detach()
+    square[:, :, kernel // 2, kernel // 2 + (sees == "B") :] = 0
+    square.requires_grad_()
+    expected = functional.conv2d(
+        grid, square, layer.bias, padding=kernel // 2 * dilation, dilation=dilation
+    )
+    found = layer(grid)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    upstream = torch.randn_like(expected)
+    own = torch.autograd.grad(found, (grid, layer.weight, layer.bias), upstream)
+    theirs = torch.autograd.grad(expected, (grid, square, layer.bias), upstream)
+    torch.testing.assert_close(own[0], theirs[0], rtol=0, atol=1e-12)
+    mine = theirs[1][:, :, : kernel // 2 + 1] * layer.mask
+    torch.testing.assert_close(own[1], mine, rtol=0, atol=1e-12)
+    torch.testing.assert_close(own[2], theirs[2], rtol=0, atol=1e-12)
 
 
 def test_masked_weights_get_no_gradient() -> None:

@@ -138,7 +138,7 @@ class SpatialARDetector(Detector):
             Step size of the training, above 0.
         optimizer : {"adamw", "muon"}
             What steps along the gradients: the paper's AdamW, or Muon, which needs a tenth of
-            the epochs.
+            the epochs (say 8, of steps of 8 slices at a learning rate of 0.003).
         noise_share : float
             Share of the steps in which noise is added to the embeddings.
         noise_scale : float
