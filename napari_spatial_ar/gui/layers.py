@@ -160,12 +160,17 @@ def layer_volume(layer: Image) -> Volume:
 
 
 def _same_voxels(data: Any, volume: Volume) -> bool:
-    """Whether a layer's data is what a scan is drawn with."""
+    """Whether a layer's data is what a scan is drawn with, and not a part or a flip of it."""
+    drawn: Any = volume.geometry.to_display(drawable(volume))
     if volume.lazy:
         # The name of a dask array says how it is made.
-        drawn: Any = volume.geometry.to_display(drawable(volume))
         return getattr(data, "name", "") == drawn.name
-    return isinstance(data, np.ndarray) and np.shares_memory(data, volume.data)
+    return isinstance(data, np.ndarray) and _view_of(data) == _view_of(drawn)
+
+
+def _view_of(array: npt.NDArray[Any]) -> tuple[Any, ...]:
+    """Tell which memory an array shows, and how."""
+    return array.__array_interface__["data"][0], array.shape, array.strides, array.dtype
 
 
 def _plain_geometry(

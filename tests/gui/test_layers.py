@@ -68,6 +68,25 @@ def test_changed_voxels_are_taken_from_the_layer(lab: Any) -> None:
     assert changed.geometry is volume.geometry
 
 
+@pytest.mark.parametrize("codes", ["LPS", "PSR", "RIA"])
+def test_a_part_or_a_flip_of_a_scan_is_not_taken_for_the_scan(lab: Any, codes: str) -> None:
+    volume = lab.make_volume(codes)
+    layer = Image(**volume_layer_kwargs(volume))
+    whole = layer.data
+    layer.data = whole[1:]
+    assert layer_volume(layer) is not volume
+    with pytest.raises(InputError):
+        source_array(layer.data, layer.as_layer_data_tuple()[1])
+    layer.data = whole[:, :, ::-1]
+    flipped = layer_volume(layer)
+    assert np.array_equal(volume.geometry.to_display(flipped.data), whole[:, :, ::-1])
+    array, geometry, _ = source_array(layer.data, layer.as_layer_data_tuple()[1])
+    assert geometry is volume.geometry
+    assert np.array_equal(geometry.to_display(array), whole[:, :, ::-1])
+    layer.data = whole
+    assert layer_volume(layer) is volume
+
+
 def test_a_foreign_layer_is_upright_slices_without_known_spacing() -> None:
     data = np.random.default_rng(0).random((4, 8, 6)).astype(np.float32)
     volume = layer_volume(Image(data, scale=(3, 2, 1), translate=(5, 6, 7), name="DOE_JANE"))
