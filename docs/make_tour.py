@@ -109,7 +109,10 @@ class Guide:
             time.sleep(0.005)
 
     def rest(self, seconds: float = 0.6) -> None:
-        """Let Qt draw."""
+        """Let Qt draw, without what is to be deleted, which only an event loop of Qt's own does."""
+        from qtpy.QtCore import QCoreApplication, QEvent
+
+        QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
         end = time.monotonic() + seconds
         self.wait(lambda: time.monotonic() > end)
 
@@ -117,16 +120,12 @@ class Guide:
         """Take a picture of the screen, with widgets of the dock scrolled into view."""
         from PIL import Image
         from qtpy.QtGui import QGuiApplication
-        from qtpy.QtWidgets import QApplication
 
         for widget in show:
             self.dock.scroll.ensureWidgetVisible(widget, 0, 8)
         self.rest()
         if name not in self.wanted:
             return
-        # Where a text is drawn over an older one, such as napari's slice number, it is drawn anew.
-        for window in QApplication.topLevelWidgets():
-            window.repaint()
         path = self.out / f"tour_{name}.png"
         picture = QGuiApplication.primaryScreen().grabWindow(0)
         assert picture.save(str(path))
