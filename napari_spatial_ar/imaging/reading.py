@@ -146,9 +146,7 @@ def find_sources(path: str | Path | Sequence[str | Path]) -> list[Source]:
         raise InputError("no file was given")
     closed: list[Path] = []
     files = [file for p in paths for file in _files_of(p, closed)]
-    if closed and not files:
-        raise _closed(closed[0])
-    if not files:
+    if not files and not closed:
         raise InputError("the folder is empty", path=paths[0], fix="Choose a folder of scans")
     by_format: dict[Format | None, list[Path]] = {}
     for file in dict.fromkeys(files):
@@ -158,6 +156,8 @@ def find_sources(path: str | Path | Sequence[str | Path]) -> list[Source]:
     sources += [Source("raster", group) for group in _by_folder(by_format.get("raster", []))]
     sources += [Source("itk", (file,)) for file in by_format.get("itk", [])]
     sources += [Source("oct", (file,)) for file in by_format.get("oct", [])]
+    if closed and not sources:
+        raise _closed(closed[0])
     if not sources:
         what = "is not an image" if files == paths else "there is no image in it"
         raise InputError(what, path=paths[0], fix=_READABLE)

@@ -195,6 +195,10 @@ def test_a_folder_that_may_not_be_opened(tmp_path: Path, close: Callable[[Path],
     assert str(error).startswith(f"{tmp_path / 'closed'}: may not be opened")
     with pytest.raises(InputError, match="may not be opened"):
         find_sources(tmp_path / "closed")
+    (tmp_path / "open/a.png").rename(tmp_path / "open/a.txt")
+    (tmp_path / "open/a.txt").write_text("no image")
+    with pytest.raises(InputError, match="closed: may not be opened"):
+        find_sources(tmp_path)
 
 
 def test_a_file_is_looked_into_once(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
