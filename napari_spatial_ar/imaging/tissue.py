@@ -24,13 +24,23 @@ def has_tissue(unit_image: npt.NDArray[Any]) -> bool:
         As for `tissue_mask`.
     """
     bright = unit_image > _THRESHOLD
-    if np.count_nonzero(bright) < _SPECK * bright.size:
+    least = _SPECK * bright.size
+    if np.count_nonzero(bright) < least:
         return False
     # A bright square is a connected spot. Where one is large enough, nothing need be labelled.
-    side = math.ceil(math.sqrt(_SPECK * bright.size))
+    side = math.ceil(math.sqrt(least))
     rows, columns = (n // side for n in bright.shape)
-    tiles = bright[: rows * side, : columns * side].reshape(rows, side, columns, side)
-    return bool(tiles.all(axis=(1, 3)).any()) or bool(tissue_mask(unit_image).any())
+    # One axis after the other: numpy takes four times as long over both at once.
+    strips = np.logical_and.reduce(bright[: rows * side].reshape(rows, side, -1), axis=1)
+    if strips[:, : columns * side].reshape(rows, columns, side).all(axis=2).any():
+        return True
+    # Noise breaks squares, not spots: of these, one in the brightest rows is enough.
+    brightest = int(np.count_nonzero(bright, axis=1).argmax())
+    some = bright[max(0, brightest - 2 * side) : brightest + 2 * side]
+    spots, _ = ndimage.label(some)
+    if np.bincount(spots[some]).max() >= least:
+        return True
+    return bool(tissue_mask(unit_image).any())
 
 
 def tissue_mask(unit_image: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

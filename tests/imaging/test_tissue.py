@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from napari_spatial_ar.imaging import tissue
 from napari_spatial_ar.imaging.tissue import has_tissue, tissue_mask
 
 
@@ -48,3 +49,11 @@ def test_a_thin_line_of_body_is_found() -> None:
     image = np.zeros((100, 100))
     image[50, 10:60] = 1.0  # no square of it is bright, and it is no speck
     assert has_tissue(image)
+
+
+def test_body_full_of_noise_is_found_without_labelling_the_slice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noise = np.random.default_rng(0).random((200, 200)) * 0.2  # a quarter of it is dark
+    monkeypatch.setattr(tissue, "tissue_mask", pytest.fail)
+    assert has_tissue(noise)
