@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-__all__ = ["Muon", "alike"]
+__all__ = ["Muon", "orthogonalized"]
 
 # Of the Newton-Schulz iteration, as published: few steps bring singular values near 1, not to it.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -67,7 +67,7 @@ def _step_matrix(
     if not state:
         state["momentum"] = torch.zeros_like(parameter)
     momentum = state["momentum"].lerp_(grad, 1 - group["momentum"])
-    update = alike(grad.lerp(momentum, group["momentum"]).flatten(1))
+    update = orthogonalized(grad.lerp(momentum, group["momentum"]).flatten(1))
     scale = _ADAMW_RMS * math.sqrt(max(update.shape))
     parameter.sub_(update.view(parameter.shape), alpha=group["lr"] * scale)
 
@@ -86,7 +86,7 @@ def _step_vector(
     parameter.addcdiv_(mean, scale, value=-group["lr"] / (1 - first**count))
 
 
-def alike(matrix: Tensor) -> Tensor:
+def orthogonalized(matrix: Tensor) -> Tensor:
     """Bring the singular values of a matrix (M, N) near 1 and leave its singular vectors.
 
     Columns of zeros, such as the masked weights of a convolution, stay zero.

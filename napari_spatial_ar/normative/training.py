@@ -28,13 +28,13 @@ from napari_spatial_ar.normative.muon import Muon
 from napari_spatial_ar.normative.precision import native_bfloat16
 from napari_spatial_ar.normative.whitening import EqualVariance
 
-__all__ = ["Epoch", "Stepper", "TrainingSettings", "TrainingState", "mean_nll", "train"]
+__all__ = ["Epoch", "OptimizerName", "TrainingSettings", "TrainingState", "mean_nll", "train"]
 
-Stepper = Literal["adamw", "muon"]
+OptimizerName = Literal["adamw", "muon"]
 
 _METADATA_KEY = "napari-spatial-ar-checkpoint"
 # Of Muon's steps, one in so many passes before its learning rate is reached.
-_RISING = 10
+_WARM_UP_PART = 10
 # Seconds of work that a stop may cost on a card.
 _BETWEEN_SAVES = 2.0
 
@@ -68,7 +68,7 @@ class TrainingSettings:
     learning_rate: float = 1e-3
     noise_share: float = 0.2
     noise_scale: float = 0.03
-    optimizer: Stepper = "adamw"
+    optimizer: OptimizerName = "adamw"
 
 
 @dataclass(frozen=True)
@@ -212,10 +212,10 @@ def _optimizer(
 
 def _rate(done: int, steps: int) -> float:
     """Share of the highest learning rate for the step after so many of all."""
-    rising = max(1, steps // _RISING)
-    if done < rising:
-        return (done + 1) / rising
-    return (1 + math.cos(math.pi * (done - rising) / max(1, steps - rising))) / 2
+    warm_up = max(1, steps // _WARM_UP_PART)
+    if done < warm_up:
+        return (done + 1) / warm_up
+    return (1 + math.cos(math.pi * (done - warm_up) / max(1, steps - warm_up))) / 2
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:

@@ -13,7 +13,7 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.autoregressive import SpatialAR
 from napari_spatial_ar.normative.backbone import Backbone
-from napari_spatial_ar.normative.muon import Muon, alike
+from napari_spatial_ar.normative.muon import Muon, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
@@ -21,7 +21,7 @@ def test_singular_values_come_out_alike_and_their_vectors_stay(shape: tuple[int,
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(shape, generator=generator, dtype=torch.float64)
     left, before, right = torch.linalg.svd(matrix, full_matrices=False)
-    after = left.T @ alike(matrix) @ right.T
+    after = left.T @ orthogonalized(matrix) @ right.T
     sizes = after.diagonal()
     assert float((after - torch.diag(sizes)).abs().max()) < 1e-6
     assert 0.6 < float(sizes.min()) <= float(sizes.max()) < 1.3

@@ -25,7 +25,7 @@ from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned
 from napari_spatial_ar.normative.methods.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.methods.grids import StoredGrids, check_grid
 from napari_spatial_ar.normative.training import (
-    Stepper,
+    OptimizerName,
     TrainingSettings,
     TrainingState,
     train,
@@ -173,7 +173,7 @@ class SpatialARDetector(Detector):
             seed=setup.seed,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            optimizer=cast(Stepper, optimizer),
+            optimizer=cast(OptimizerName, optimizer),
             noise_share=noise_share,
             noise_scale=noise_scale,
         )
