@@ -1,0 +1,193 @@
+"""Compressed files: never more inflated than their header claims, and read to their checksum."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from napari_spatial_ar.errors import InputError
+
+__all__ = ["InflatedFile", "Inflater", "Packing", "inflate"]
+
+#: gzip (RFC 1952, several members too), zlib (RFC 1950), or bare deflate (RFC 1951), which is the
+#: only one of them without a checksum.
+Packing = Literal["gzip", "zlib", "deflate"]
+
+_WINDOW_BITS = {"gzip": 31, "zlib": 15, "deflate": -15}
+_PIECE = 2**20
+_GZIP = b"\x1f\x8b"
+# Writers pad: so much more than what the header claims is read over on the way to the checksum.
+_MOST_BEYOND = 2**26
+
+
+class Inflater:
+    """Stream of what a compressed file holds, a piece in memory at a time.
+
+    Parameters
+    ----------
+    file : binary file
+        Stands where the compressed data begin.
+    packing : {"gzip", "zlib", "deflate"}
+        How they are compressed.
+    most_bytes : int
+        More than this is never inflated. May be raised between reads, but not after an error.
+    path : Path
+        The file that errors name.
+    """
+
+    def __init__(self, file: BinaryIO, packing: Packing, *, most_bytes: int, path: Path) -> None:
+        self.most_bytes, self.path = most_bytes, path
+        self._file, self._packing = file, packing
+        self._stream = zlib.decompressobj(_WINDOW_BITS[packing])
+        self._waiting = b""
+        self._count = 0
+        self._ended = False
+
+    def read(self, count: int) -> bytes:
+        """Read ``count`` bytes, fewer only where the data end, whole and as their checksum says.
+
+        Raises
+        ------
+        InputError
+            If the data are cut short or damaged, or hold more than ``most_bytes``.
+        """
+        read = bytearray()
+        while len(read) < count and not self._ended:
+            read += self._piece(min(_PIECE, count - len(read)))
+        return bytes(read)
+
+    def finish(self) -> None:
+        """Read on to the end, keeping nothing.
+
+        Raises
+        ------
+        InputError
+            As `read`.
+        """
+        while not self._ended:
+            self._piece(_PIECE)
+
+    def _piece(self, count: int) -> bytes:
+        packed = self._waiting or self._file.read(_PIECE)
+        # One more than allowed tells whether there are more.
+        wanted = min(count, self.most_bytes - self._count + 1)
+        try:
+            piece = self._stream.decompress(packed, wanted)
+        except zlib.error as error:
+            raise self._error("its compressed data are damaged") from error
+        self._waiting = self._stream.unconsumed_tail
+        self._count += len(piece)
+        if self._count > self.most_bytes:
+            raise self._error(
+                f"holds more than the {self.most_bytes} bytes that there may be when inflated"
+            )
+        if self._stream.eof:
+            self._next_member()
+        elif not packed and not piece:
+            raise self._error("its compressed data are cut short")
+        return piece
+
+    def _next_member(self) -> None:
+        """Go on where another gzip member follows; what else follows is padding."""
+        rest = self._stream.unused_data
+        rest += self._file.read(2) if self._packing == "gzip" and len(rest) < 2 else b""
+        if self._packing == "gzip" and rest[:2] == _GZIP:
+            self._stream = zlib.decompressobj(_WINDOW_BITS["gzip"])
+            self._waiting = rest
+        else:
+            self._ended = True
+
+    def _error(self, what: str) -> InputError:
+        return InputError(what, path=self.path, fix="Export or copy it again")
+
+
+def inflate(
+    file: BinaryIO, packing: Packing, count: int, *, start: int = 0, path: Path
+) -> bytearray:
+    """Inflate the part of a compressed file that its header speaks of, and check the rest.
+
+    Parameters
+    ----------
+    file, packing, path
+        As for `Inflater`.
+    count : int
+        Bytes of the part; what is kept in memory.
+    start : int
+        Bytes before it.
+
+    Raises
+    ------
+    InputError
+        If the data end before, are cut short or damaged, or go on for more than 64 MiB.
+    """
+    stream = Inflater(file, packing, most_bytes=start + count + _MOST_BEYOND, path=path)
+    skipped = 0
+    while skipped < start and (piece := stream.read(min(_PIECE, start - skipped))):
+        skipped += len(piece)
+    # Grows with what is there: a header may claim more.
+    part = bytearray()
+    while len(part) < count and (piece := stream.read(min(_PIECE, count - len(part)))):
+        part += piece
+    if len(part) < count:
+        raise InputError(
+            f"its compressed data hold {skipped + len(part)} bytes, and its header claims "
+            f"{start + count}",
+            path=path,
+            fix="Export or copy it again",
+        )
+    stream.finish()
+    return part
+
+
+class InflatedFile(io.RawIOBase):
+    """Compressed data as a file to seek in: inflated, and kept, as far as was asked for.
+
+    Parameters
+    ----------
+    inflater : Inflater
+        The data; its ``most_bytes`` may be changed between reads.
+    before : bytes
+        What the file begins with.
+    """
+
+    def __init__(self, inflater: Inflater, before: bytes = b"") -> None:
+        self.inflater = inflater
+        self._kept = bytearray(before)
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Whether it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Whether it can be sought in."""
+        return True
+
+    def tell(self) -> int:
+        """Where it stands."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Go to a place; to one counted from the end, all is inflated."""
+        if whence == io.SEEK_END:
+            while self._grow(_PIECE):
+                pass
+        base = (0, self._at, len(self._kept))[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read ``size`` bytes, or all."""
+        end = None if size < 0 else self._at + size
+        while (end is None or len(self._kept) < end) and self._grow(_PIECE):
+            pass
+        found = bytes(self._kept[self._at : end])
+        self._at += len(found)
+        return found
+
+    def _grow(self, count: int) -> int:
+        piece = self.inflater.read(count)
+        self._kept += piece
+        return len(piece)
