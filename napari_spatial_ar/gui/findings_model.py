@@ -54,11 +54,7 @@ def _diameter(item: ReviewedFinding) -> str:
 
 
 def _rarity(item: ReviewedFinding) -> str:
-    one_in = item.rarity.one_in
-    if one_in is None:
-        return "?"
-    rarer = "" if item.rarity.reaching else "<"
-    return "common" if one_in == 1 else f"{rarer}1 in {one_in}"
+    return item.rarity.count.replace("at most ", "\u2264").replace("unknown", "?")
 
 
 COLUMNS = (

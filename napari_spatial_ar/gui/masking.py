@@ -39,7 +39,8 @@ def reviewed(
     """Mask with strokes, rejected findings included, and the list of its findings."""
     mask, marks = strokes.apply(computed), session.listed.marks
     score, geometry = session.score.nll, session.geometry
-    return mask, list_findings(mask, score, geometry, model=session.model, marks=marks)
+    body = session.body.largest(session.score.scored)
+    return mask, list_findings(mask, score, geometry, model=session.model, body=body, marks=marks)
 
 
 def _same(chosen: Finding | None, listed: FindingsList) -> Finding | None:

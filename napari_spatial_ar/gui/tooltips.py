@@ -87,8 +87,8 @@ _REVIEW = {
     "findings.columns.peak": "Highest score, in the unit of the threshold",
     "findings.columns.mean": "Mean score, in the unit of the threshold",
     "findings.columns.normals": (
-        "How many normal patients have tissue that scores as high; < means rarer than the "
-        "patients of the calibration can tell"
+        "In how many of the normal patients of the calibration something scores as high as the "
+        "peak; \u2264 where an older model does not say exactly"
     ),
     "findings.columns.comment": (
         "Double-click to write. It goes into exported tables: name no patient"

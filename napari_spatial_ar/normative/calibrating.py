@@ -24,6 +24,7 @@ from napari_spatial_ar.normative.methods import Detector, score_grid
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 from napari_spatial_ar.normative.model_lookup import find_model
+from napari_spatial_ar.normative.peaks import PeakMeter
 from napari_spatial_ar.normative.scoring import Example
 
 __all__ = ["NormalScores", "recalibrate", "recalibrate_steps", "slice_keys"]
@@ -56,6 +57,7 @@ class NormalScores:
         self._tissue: list[npt.NDArray[np.float32]] = []
         self._image_scores: list[float] = []
         self._groups: list[str] = []
+        self._peaks = PeakMeter()
         self._looks: list[tuple[str, Looks]] = []
         self._highest: Example | None = None
         self._middle: list[Example] = []
@@ -78,7 +80,10 @@ class NormalScores:
                 self._store.tiling,
             )
             unit = apply_window(image, *window)
-            self._tissue.append(score.nll[tissue_mask(unit)])
+            body = tissue_mask(unit)
+            self._tissue.append(score.nll[body])
+            if body.any():
+                self._peaks.add(ref.group, score.nll, int(np.count_nonzero(body)))
             self._image_scores.append(score.image_score)
             self._groups.append(ref.group)
             look = look_at(unit, grids, self._store.tiling, geometry_of(ref))
@@ -95,7 +100,7 @@ class NormalScores:
     def calibration(self, *, separate: bool = False, folds: int = 0) -> Calibration:
         """Sum up the slices measured so far; see `calibrate`."""
         found = calibrate(self._tissue, self._image_scores, self._groups, separate=separate)
-        return replace(found, folds=folds)
+        return replace(found, folds=folds, peaks=self._peaks.peaks)
 
     @property
     def looks(self) -> NormalLooks | None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.normative.peaks import PatientPeaks
 
 __all__ = ["Calibration", "calibrate", "scan_score"]
 
@@ -56,6 +57,8 @@ class Calibration:
     folds : int
         0, or the number of folds by which the training patients had a part too, each scored by
         a model that had not learned from it; see `napari_spatial_ar.normative.folds`.
+    peaks : PatientPeaks or None
+        Highest scores of each patient; None in older models.
     """
 
     fpr: tuple[float, ...]
@@ -67,6 +70,7 @@ class Calibration:
     patient_fpr: tuple[tuple[float, ...], ...] = ()
     separate: bool = False
     folds: int = 0
+    peaks: PatientPeaks | None = None
 
     def threshold_for_fpr(self, fpr: float) -> float:
         """Heatmap value above which a share ``fpr`` of normal tissue lies.
@@ -195,11 +199,13 @@ class Calibration:
             "patient_fpr": [list(shares) for shares in self.patient_fpr],
             "separate": self.separate,
             **({"folds": self.folds} if self.folds else {}),
+            **({"patient_peaks": self.peaks.to_dict()} if self.peaks else {}),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Calibration:
         """Inverse of `to_dict`."""
+        peaks = values.get("patient_peaks")
         return cls(
             fpr=tuple(values["fpr"]),
             thresholds=tuple(values["thresholds"]),
@@ -210,6 +216,7 @@ class Calibration:
             patient_fpr=tuple(tuple(shares) for shares in values.get("patient_fpr", ())),
             separate=bool(values.get("separate", False)),
             folds=int(values.get("folds", 0)),
+            peaks=PatientPeaks.from_dict(peaks) if peaks else None,
         )
 
 

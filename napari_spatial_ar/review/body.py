@@ -47,6 +47,11 @@ class Body:
             self._found[index] = True
         return np.asarray(np.moveaxis(self._body, geometry.slice_axis, 0)[index])
 
+    def largest(self, scored: npt.NDArray[np.bool_]) -> int:
+        """Pixels of the body in the slice that shows most of it, of those (N,) that are scored."""
+        areas = (int(np.count_nonzero(self.plane(int(i)))) for i in np.flatnonzero(scored))
+        return max(areas, default=0)
+
     def whole(self, scored: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """(Z, Y, X), right in the acquired slices (N,) that are scored."""
         for index in np.flatnonzero(scored):

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.methods.explanation import Explanation
 from napari_spatial_ar.review.drawing import BACKGROUND, PanelSize, grey_picture, to_image
+from napari_spatial_ar.review.rarity import rarity
 
 __all__ = ["patch_row", "quantity_lines", "score_sentence", "share_sentence"]
 
@@ -69,7 +70,12 @@ def share_sentence(model: CalibratedLike, score: float) -> str:
     held = (
         "less than " if score > end + slack else "more than " if score < end - slack else "about "
     )
-    return f"Of normal tissue, {held}{100 * share:.2g} % scores as high."
+    said = f"Of normal tissue, {held}{100 * share:.2g} % scores as high."
+    patients = rarity(model, score)
+    # Beyond the last share patients are all there is left to count.
+    if held == "less than " and patients.patients and patients.exact:
+        return f"{said} {patients.sentence}"
+    return said
 
 
 def quantity_lines(explanation: Explanation) -> list[str]:

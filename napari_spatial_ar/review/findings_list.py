@@ -19,10 +19,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.review.findings import Finding, find_findings, label_components
-from napari_spatial_ar.review.rarity import Rarity, rarity
+from napari_spatial_ar.review.rarity import Rarity, extent_of, rarity
 
 __all__ = ["FindingsList", "Mark", "ReviewedFinding", "Status", "list_findings"]
 
@@ -79,6 +80,9 @@ class ReviewedFinding:
             "status": self.status,
             "comment": self.comment,
             "review_note": self.note,
+            "normal_patients_as_high": self.rarity.reaching if self.rarity.patients else None,
+            "normal_patients_as_large": self.rarity.as_large,
+            "normal_patients": self.rarity.patients or None,
             "one_in_normal_patients": self.rarity.one_in,
             "rarity": self.rarity.sentence,
         }
@@ -213,6 +217,7 @@ def list_findings(
     geometry: Geometry,
     *,
     model: object = None,
+    body: int | None = None,
     marks: Sequence[Mark] = (),
 ) -> FindingsList:
     """Measure a mask's regions and give each the status that its voxels were given before.
@@ -223,6 +228,8 @@ def list_findings(
         As for `find_findings`.
     model : NormativeModel, optional
         Whose calibration says how rare a finding is.
+    body : int, optional
+        See `rarity`: without it, sizes are not compared with those in normal patients.
     marks : sequence of Mark
         Of an earlier list on the same grid.
 
@@ -232,10 +239,13 @@ def list_findings(
         If mask or scores are not on the grid.
     """
     labels = label_components(mask)
-    items = tuple(
-        ReviewedFinding(finding, rarity(model, finding.peak_nll))
-        for finding in find_findings(mask, nll, geometry, labels=labels)
-    )
+    boxes = ndimage.find_objects(labels)
+    items = []
+    for finding in find_findings(mask, nll, geometry, labels=labels):
+        box = boxes[finding.label - 1]
+        inside = np.moveaxis(labels[box] == finding.label, geometry.slice_axis, 0)
+        extent = extent_of(inside, np.moveaxis(nll[box], geometry.slice_axis, 0))
+        items.append(ReviewedFinding(finding, rarity(model, finding.peak_nll, extent, body)))
     flat = labels.ravel()
     voxels = np.flatnonzero(flat)
-    return FindingsList(items, (), voxels, flat[voxels]).with_marks(tuple(marks))
+    return FindingsList(tuple(items), (), voxels, flat[voxels]).with_marks(tuple(marks))

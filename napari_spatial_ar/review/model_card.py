@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from napari_spatial_ar.errors import InputError
@@ -14,6 +15,7 @@ from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.library import CARD
 from napari_spatial_ar.normative.methods import DETECTORS, Detector
 from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.normative.peaks import PatientPeaks
 from napari_spatial_ar.normative.scoring import Example
 from napari_spatial_ar.review.drawing import (
     BACKGROUND,
@@ -36,6 +38,8 @@ __all__ = ["write_model_card"]
 _MARK = "<!-- written by napari-spatial-ar -->"
 _LOSSES, _CALIBRATION, _EXAMPLES = "losses.png", "calibration.png", "examples.png"
 _SHARE = 0.01
+# Of more patients the range is said.
+_PEAKS_LISTED = 20
 _PANEL, _GAP, _HEAD = 240, 10, 40
 
 
@@ -214,7 +218,20 @@ def _calibration(calibration: Calibration, unit: str) -> list[str]:
         if least is None
         else f"P-values of slices and scans rest on {_patients(calibration.patients)}: none lies "
         f"below {least:.3f}.",
+        *([_peaks(calibration.peaks)] if calibration.peaks else []),
     ]
+
+
+def _peaks(peaks: PatientPeaks) -> str:
+    highest = sorted(row[0] for row in peaks.scores)
+    listed = ", ".join(f"{score:.4g}" for score in highest)
+    if len(highest) > _PEAKS_LISTED:
+        low, *_, high = highest
+        listed = f"{low:.4g} to {high:.4g}, half of them below {np.median(highest):.4g}"
+    return (
+        f"The highest score in each patient: {listed}. A finding is compared with these, and with "
+        "the highest regions of its size."
+    )
 
 
 def _losses(history: dict[str, list[float]], unit: str) -> Image.Image:

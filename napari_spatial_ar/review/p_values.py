@@ -105,10 +105,14 @@ def p_note(found: PValues | None) -> str:
     if found is None or found.scan is None:
         return ""
     reached = round(found.scan * (found.patients + 1)) - 1
-    whom = "1 normal patient scores" if reached == 1 else f"{reached} normal patients score"
+    whom = "the 1 normal patient" if found.patients == 1 else f"{found.patients} normal patients"
+    if reached:
+        said = f"as high in {reached} of {whom}"
+    else:
+        said = f"higher than in {'any of ' if found.patients > 1 else ''}{whom}"
     return (
-        f"Whole scan: {whom} as high, of the {found.patients} calibrated on (p = {found.scan:.2g}; "
-        f"none can be below {found.smallest:.2g})."
+        f"Whole scan (95th percentile of its slices): scores {said} (p = {found.scan:.2g}; none "
+        f"can be below {found.smallest:.2g})."
     )
 
 

@@ -41,7 +41,7 @@ _PACKAGES = (
 # Loss histories and whatever is listed by slice or patient are for the model's own file.
 _LEFT_OUT = (
     *("history", "losses", "slice_keys", "mean_embedding"),
-    *("image_scores", "image_patients", "patient_fpr"),
+    *("image_scores", "image_patients", "patient_fpr", "patient_peaks"),
 )
 
 

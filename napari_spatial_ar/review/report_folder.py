@@ -181,15 +181,24 @@ def _kept_steps(
         return None
     yield done
     kept, settings = store.load_marks(entry.key, by, geometry.shape), rule.settings_for(geometry)
+    body = Body(volume, model)
     computed = make_mask(
         scores.nll,
         rule.threshold,
         settings,
         geometry=geometry,
         scored=scores.scored,
-        body=Body(volume, model).whole(scores.scored) if settings.body_only else None,
+        body=body.whole(scores.scored) if settings.body_only else None,
     )
     mask = kept.strokes.apply(computed)
+    reviewed = list_findings(
+        mask,
+        scores.nll,
+        geometry,
+        model=model,
+        body=body.largest(scores.scored),
+        marks=kept.marks,
+    )
     results = gather_results(
         volume,
         scores,
@@ -198,7 +207,7 @@ def _kept_steps(
         fpr=fpr,
         settings=settings,
         mask=mask,
-        reviewed=list_findings(mask, scores.nll, geometry, model=model, marks=kept.marks),
+        reviewed=reviewed,
         likeness=(yield from _likeness_steps(done, model, volume)),
     )
     steps = report_steps(results, model, most=IN_A_FOLDER)

@@ -255,7 +255,7 @@ def _findings(report: ScanReport) -> str:
         return "<p>Nothing lies above the threshold.</p>"
     heads = (
         *("No.", "Side", "Centre R, A, S mm", "Slices", "Volume", "Diameter"),
-        *("Peak", "Mean", "Rarity", "Status", "Comment"),
+        *("Peak", "Mean", "Normals", "Status", "Comment"),
     )
     head = "".join(
         f'<th scope="col"{" class=n" if name in _NUMERIC else ""}>{name}</th>' for name in heads
@@ -263,8 +263,8 @@ def _findings(report: ScanReport) -> str:
     rows = "".join(_finding(item) for item in report.items)
     caption = (
         f"Highest peak first. Peak and mean score in {escape(report.unit)}; diameter: the longest "
-        "within a slice; rarity: how many of the normal patients of the calibration may have "
-        "tissue that scores as high as the peak."
+        "within a slice; normals: in how many of the normal patients of the calibration something "
+        "scores as high as the peak."
     )
     return (
         f'<div class="wide"><table class="findings"><caption>{caption}</caption>'
@@ -298,7 +298,7 @@ def _finding(item: ReviewedFinding) -> str:
         f'<td class="k">{first if first == last else f"{first} to {last}"}</td>'
         f'<td class="n">{volume}</td><td class="n">{diameter}</td>'
         f'<td class="n">{_data(found.peak_nll)}</td><td class="n">{_data(found.mean_nll)}</td>'
-        f'<td>{escape(_rarity(item))}</td><td class="state">{_STATUS[item.status]}</td>'
+        f'<td>{escape(item.rarity.count)}</td><td class="state">{_STATUS[item.status]}</td>'
         f'<td class="text">{said}</td></tr>'
     )
 
@@ -307,14 +307,6 @@ def _volume(ml: float) -> str:
     if ml < 1:
         return f"{float(f'{1000 * ml:.3g}'):g} µl"
     return f"{ml:.1f} ml"
-
-
-def _rarity(item: ReviewedFinding) -> str:
-    one_in = item.rarity.one_in
-    if one_in is None:
-        return "unknown"
-    rarer = "" if item.rarity.reaching else "rarer than "
-    return "common" if one_in == 1 else f"{rarer}1 in {one_in}"
 
 
 def _data(value: float | None, form: str = ".4g", *, text: str = "") -> str:

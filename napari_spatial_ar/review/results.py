@@ -127,7 +127,9 @@ def gather_results(
     final = computed if mask is None else (np.asarray(mask) != 0).astype(np.uint8)
     if final.shape != geometry.shape:
         raise InputError(f"a mask of {final.shape} is not on the scan's grid {geometry.shape}")
-    listed = reviewed or list_findings(final, score.nll, geometry, model=model)
+    listed = reviewed or list_findings(
+        final, score.nll, geometry, model=model, body=body.largest(score.scored)
+    )
     final = listed.without_rejected(final)
     found = p_values(model, volume, score, body)
     record = provenance(

@@ -60,6 +60,15 @@ def test_calibrated_in_place_and_as_a_copy(
     image = np.asarray(Image.open(others / "doe_00.png"))
     score = copy.score_slice(image)
     assert min(abs(np.array(calibration.image_scores) - score.image_score)) < 1e-2
+    # Each patient's highest voxel is that of the heatmaps that findings are made of.
+    assert calibration.peaks is not None
+    highest: dict[str, float] = {}
+    for path in sorted(others.iterdir()):
+        patient = path.stem.split("_")[0]
+        top = float(copy.score_slice(np.asarray(Image.open(path))).nll.max())
+        highest[patient] = max(top, highest.get(patient, top))
+    peaks = sorted(row[0] for row in calibration.peaks.scores)
+    assert peaks == pytest.approx(sorted(highest.values()), abs=1e-2)
     saved = nsar.load_model(tmp_path / "copy", device="cpu")
     assert saved.header == copy.header
     assert saved.name == "copy"

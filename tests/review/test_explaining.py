@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.explaining import PatchPicture
 from napari_spatial_ar.normative.methods.explanation import Explanation, Quantity
+from napari_spatial_ar.normative.peaks import PatientPeaks
 from napari_spatial_ar.review.explaining import (
     patch_row,
     quantity_lines,
@@ -41,6 +45,32 @@ def test_the_share_of_normal_tissue_is_not_told_beyond_what_was_measured(
     score: float, words: str
 ) -> None:
     assert share_sentence(CALIBRATION, score) == f"Of normal tissue, {words} scores as high."
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        (3.0, "Of normal tissue, about 1 % scores as high."),
+        (
+            7.0,
+            "Of normal tissue, less than 1 % scores as high. Scores as high in 1 of 2 normal "
+            "patients.",
+        ),
+        (
+            9.5,
+            "Of normal tissue, less than 1 % scores as high. Scores higher than in any of 2 "
+            "normal patients.",
+        ),
+    ],
+)
+def test_beyond_the_last_share_patients_are_counted(score: float, words: str) -> None:
+    calibration = replace(CALIBRATION, peaks=PatientPeaks((0.0,), ((9.0,), (5.0,))))
+    model = SimpleNamespace(
+        header=SimpleNamespace(calibration=calibration),
+        fpr_for_threshold=calibration.fpr_for_threshold,
+        threshold_for_fpr=calibration.threshold_for_fpr,
+    )
+    assert share_sentence(model, score) == words
 
 
 def test_without_calibration_the_share_is_unknown() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,9 @@ from scipy import ndimage
 
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.normative.peaks import PatientPeaks
 from napari_spatial_ar.review.findings_list import FindingsList, list_findings
-from napari_spatial_ar.review.rarity import rarity
+from napari_spatial_ar.review.rarity import Extent, extent_of, rarity
 
 GEOMETRY = Geometry((3, 20, 20), np.diag([-0.7, -1.3, 4.0, 1.0]))
 
@@ -37,8 +39,13 @@ def statuses(found: FindingsList) -> list[str]:
     return [item.status for item in found.items]
 
 
-def calibrated(shares: tuple[tuple[float, ...], ...]) -> Any:
+def calibrated(
+    shares: tuple[tuple[float, ...], ...], peaks: tuple[tuple[float, ...], ...] = ()
+) -> Any:
+    """Model whose patients' highest scores, if given, are of a voxel and of 1 % of the body."""
     made = Calibration((0.5, 0.1, 0.01), (1.0, 2.0, 3.0), (), 9, len(shares), (), shares)
+    if peaks:
+        made = replace(made, peaks=PatientPeaks((0.0, 0.01), peaks))
     return SimpleNamespace(header=SimpleNamespace(calibration=made))
 
 
@@ -167,17 +174,56 @@ def test_parts_of_a_split_region_are_decided_apart() -> None:
     assert statuses(at(nll, 2.5, parts.marks)) == ["keep", "reject", "unread"]
 
 
-def test_rarity_counts_patients_and_is_never_finer_than_they_carry() -> None:
+def test_an_older_model_says_at_most_how_many_patients_score_as_high() -> None:
     model = calibrated(((0.6, 0.2, 0.1), (0.5, 0.1, 0.0), (0.4, 0.0, 0.0)))
     assert [rarity(model, peak).reaching for peak in (0.5, 1.5, 2.5, 3.5, 99)] == [3, 3, 2, 1, 1]
     assert rarity(model, 3.5).share == 2 / 4
     assert rarity(model, 3.5).one_in == 2
-    assert rarity(model, 3.5).sentence.startswith("1 in 2 normal patients may score this high: 1")
+    # Above the highest threshold: nobody knows whether the one patient scores 99 too.
+    assert rarity(model, 99).sentence.startswith("Scores as high in at most 1 of 3 normal patients")
+    assert rarity(model, 99).count == "at most 1 of 3"
     assert rarity(model, 2.5).one_in == 1  # 4 / 3 is no "1 in 2"
-    assert rarity(model, 2.5).sentence.startswith("Common: 2 of the 3")
     none = rarity(calibrated(((0.6, 0.2, 0.0),) * 12), 1e9)
     assert none.share == 1 / 13
-    assert none.sentence.startswith("Rarer than 1 in 13 normal patients")
+    assert none.sentence == "Scores higher than in any of 12 normal patients."
+
+
+def test_rarity_counts_patients_by_their_own_highest_scores() -> None:
+    model = calibrated(((0.6, 0.2, 0.1),) * 4, ((5.0, 3.0), (9.0, 2.0), (7.0, 7.0), (8.0, 1.0)))
+    found = rarity(model, 7.0)
+    assert (found.reaching, found.count, found.share, found.as_large) == (3, "3 of 4", 4 / 5, None)
+    assert found.sentence == "Scores as high in 3 of 4 normal patients."
+    above = rarity(model, 9.5, Extent(30, 2.5), 1000)
+    assert (above.reaching, above.as_large, above.one_in) == (0, 2, 5)
+    assert above.sentence == (
+        "Scores higher than in any of 4 normal patients; 2 have a region as large at this "
+        "threshold."
+    )
+    # Less than the smallest size that was measured: any voxel may be as large.
+    assert rarity(model, 9.5, Extent(5, 6.0), 1000).as_large == 3
+    assert "none has a region" in rarity(model, 9.5, Extent(30, 8.0), 1000).sentence
+    one = rarity(calibrated(((0.5, 0.2, 0.1),), ((5.0, 3.0),)), 6.0)
+    assert one.sentence == "Scores higher than in the 1 normal patient."
+
+
+def test_a_finding_is_compared_by_its_largest_part_within_a_slice() -> None:
+    nll = hills()
+    model = calibrated(((0.6, 0.2, 0.1),) * 2, ((6.0, 3.0), (5.5, 2.5)))
+    # At 1.5 both hills are one finding of 25 + 25 + 2 pixels, the saddle of 2 its lowest score.
+    found = list_findings(nll > 1.5, nll, GEOMETRY, model=model, body=100).items[0]
+    assert (found.rarity.reaching, found.rarity.as_large) == (1, 2)
+    # At 2.5 each hill of 25 stands alone, with 3 as its lowest score.
+    found = list_findings(nll > 2.5, nll, GEOMETRY, model=model, body=100).items[0]
+    assert (found.rarity.reaching, found.rarity.as_large) == (1, 1)
+    # Joined through the next slice, its parts within a slice stay what they are.
+    joined = nll.copy()
+    joined[2, 4:9, 2:14] = 3.2
+    joined[1, :, 8] = 0
+    planes = np.moveaxis(joined > 2.5, GEOMETRY.slice_axis, 0)
+    assert extent_of(planes, joined) == Extent(60, pytest.approx(3.2))
+    assert extent_of(planes[:2], joined[:2]) == Extent(25, 3.0)
+    assert found.columns["normal_patients_as_high"] == 1
+    assert found.columns["normal_patients"] == 2
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,9 @@ def test_the_note_says_how_patients_differ() -> None:
 @pytest.mark.parametrize(
     ("scores", "said"),
     [
-        ((2.5, 99.0, 1.5, np.nan), "1 normal patient scores as high, of the 3"),
-        ((9.0, 99.0, 9.0, np.nan), "0 normal patients score as high, of the 3"),
-        ((0.5, 99.0, 0.5, np.nan), "3 normal patients score as high, of the 3"),
+        ((2.5, 99.0, 1.5, np.nan), "scores as high in 1 of 3 normal patients (p = 0.5;"),
+        ((9.0, 99.0, 9.0, np.nan), "scores higher than in any of 3 normal patients (p = 0.25;"),
+        ((0.5, 99.0, 0.5, np.nan), "scores as high in 3 of 3 normal patients (p = 1;"),
     ],
 )
 def test_a_scan_is_told_in_one_sentence(scan: Volume, scores: tuple[float, ...], said: str) -> None:
