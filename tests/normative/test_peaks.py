@@ -11,7 +11,7 @@ from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.peaks import SIZES, PatientPeaks, PeakMeter, largest_part
 
 
-def waves(seed: int, shape: tuple[int, int] = (60, 50)) -> npt.NDArray[np.float32]:
+def waves(seed: int, shape: tuple[int, int] = (30, 24)) -> npt.NDArray[np.float32]:
     noise = np.random.default_rng(seed).normal(size=shape)
     return ndimage.gaussian_filter(noise, 2).astype(np.float32)
 
@@ -26,7 +26,7 @@ def brute(nll: npt.NDArray[np.float32], pixels: int) -> float:
 
 
 def test_highest_regions_agree_with_brute_force_and_are_never_too_low() -> None:
-    body = 2000
+    body = 500
     slices = [waves(seed) for seed in range(3)]
     meter = PeakMeter()
     for nll in slices:
@@ -47,7 +47,7 @@ def test_slices_come_in_any_order() -> None:
     def measured(order: tuple[int, ...]) -> tuple[float, ...]:
         meter = PeakMeter()
         for seed in order:
-            meter.add("a", waves(seed), 2000)
+            meter.add("a", waves(seed), 500)
         assert meter.peaks is not None
         return meter.peaks.scores[0]
 
@@ -85,14 +85,14 @@ def test_a_calibration_with_peaks_comes_back_and_one_without_stays_so() -> None:
 def test_the_next_normal_patient_is_above_all_others_once_in_n_plus_1() -> None:
     """Patients with few slices or many, some of which score higher altogether."""
     rng = np.random.default_rng(0)
-    n, runs, above = 4, 600, 0
+    n, runs, above = 4, 100, 0
     for _ in range(runs):
         meter = PeakMeter()
         for patient in range(n + 1):
             own, count = rng.normal(), 1 + rng.integers(0, 3) ** 2
             for _ in range(count):
-                nll = (own + rng.normal(size=(6, 6))).astype(np.float32)
-                meter.add(str(patient), nll, 30)
+                nll = (own + rng.normal(size=(3, 3))).astype(np.float32)
+                meter.add(str(patient), nll, 9)
         assert meter.peaks is not None
         *known, new = meter.peaks.scores
         above += PatientPeaks(SIZES, tuple(known)).reaching(new[0]) == 0
