@@ -22,13 +22,8 @@ from napari_spatial_ar.gui.notify import report, warn
 from napari_spatial_ar.gui.series_chooser import SeriesChooser, worth_asking
 from napari_spatial_ar.gui.viewing import show_scan
 from napari_spatial_ar.gui.waiting import main_window, run_waiting
-from napari_spatial_ar.imaging.dicom.dicomdir import is_dicomdir
-from napari_spatial_ar.imaging.dicom.series import is_dicom
-from napari_spatial_ar.imaging.itk_formats import is_itk_head
-from napari_spatial_ar.imaging.nifti_header import is_nifti_head
-from napari_spatial_ar.imaging.oct_formats import is_oct_head
-from napari_spatial_ar.imaging.pictures import is_raster_head
 from napari_spatial_ar.imaging.reading import read
+from napari_spatial_ar.imaging.signatures import kind_of
 from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = ["get_reader", "layer_data", "read_layers"]
@@ -41,7 +36,6 @@ _NOTHING: list[LayerData] = [(None,)]
 
 # napari asks every reader about each dropped folder: the first files tell.
 _FILES_LOOKED_AT = 300
-_HEAD_BYTES = 4096
 
 
 def get_reader(path: Paths) -> Callable[[Paths], list[LayerData]] | None:
@@ -68,13 +62,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _is_image(path: Path) -> bool:
     """Whether a file is a scan by its content: names that other programs use too say little."""
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        head = file.read(_HEAD_BYTES)
-    known = is_nifti_head(head) or is_raster_head(head)
-    known = known or is_itk_head(head, path) or is_oct_head(head, path)
-    return known or is_dicom(path) or is_dicomdir(path)
+    return kind_of(path) not in (None, "packed")
 
 
 def read_layers(path: Paths) -> list[LayerData]:

@@ -35,15 +35,21 @@ class Inflater:
         More than this is never inflated. May be raised between reads, but not after an error.
     path : Path
         The file that errors name.
+
+    Attributes
+    ----------
+    count : int
+        Bytes inflated so far.
+    ended : bool
+        Whether that is all.
     """
 
     def __init__(self, file: BinaryIO, packing: Packing, *, most_bytes: int, path: Path) -> None:
         self.most_bytes, self.path = most_bytes, path
+        self.count, self.ended = 0, False
         self._file, self._packing = file, packing
         self._stream = zlib.decompressobj(_WINDOW_BITS[packing])
         self._waiting = b""
-        self._count = 0
-        self._ended = False
 
     def read(self, count: int) -> bytes:
         """Read ``count`` bytes, fewer only where the data end, whole and as their checksum says.
@@ -54,7 +60,7 @@ class Inflater:
             If the data are cut short or damaged, or hold more than ``most_bytes``.
         """
         read = bytearray()
-        while len(read) < count and not self._ended:
+        while len(read) < count and not self.ended:
             read += self._piece(min(_PIECE, count - len(read)))
         return bytes(read)
 
@@ -66,20 +72,20 @@ class Inflater:
         InputError
             As `read`.
         """
-        while not self._ended:
+        while not self.ended:
             self._piece(_PIECE)
 
     def _piece(self, count: int) -> bytes:
         packed = self._waiting or self._file.read(_PIECE)
         # One more than allowed tells whether there are more.
-        wanted = min(count, self.most_bytes - self._count + 1)
+        wanted = min(count, self.most_bytes - self.count + 1)
         try:
             piece = self._stream.decompress(packed, wanted)
         except zlib.error as error:
             raise self._error("its compressed data are damaged") from error
         self._waiting = self._stream.unconsumed_tail
-        self._count += len(piece)
-        if self._count > self.most_bytes:
+        self.count += len(piece)
+        if self.count > self.most_bytes:
             raise self._error(
                 f"holds more than the {self.most_bytes} bytes that there may be when inflated"
             )
@@ -97,7 +103,7 @@ class Inflater:
             self._stream = zlib.decompressobj(_WINDOW_BITS["gzip"])
             self._waiting = rest
         else:
-            self._ended = True
+            self.ended = True
 
     def _error(self, what: str) -> InputError:
         return InputError(what, path=self.path, fix="Export or copy it again")
@@ -154,6 +160,7 @@ class InflatedFile(io.RawIOBase):
 
     def __init__(self, inflater: Inflater, before: bytes = b"") -> None:
         self.inflater = inflater
+        self._before = len(before)
         self._kept = bytearray(before)
         self._at = 0
 
@@ -178,11 +185,18 @@ class InflatedFile(io.RawIOBase):
         self._at = max(0, base + offset)
         return self._at
 
+    def size(self) -> int:
+        """Bytes in it. All is inflated, but what was not read before is not kept and is lost."""
+        self.inflater.finish()
+        return self._before + self.inflater.count
+
     def read(self, size: int = -1, /) -> bytes:
         """Read ``size`` bytes, or all."""
         end = None if size < 0 else self._at + size
         while (end is None or len(self._kept) < end) and self._grow(_PIECE):
             pass
+        if self.inflater.ended and len(self._kept) < min(end or self.size(), self.size()):
+            raise ValueError("these bytes were inflated, but not kept")
         found = bytes(self._kept[self._at : end])
         self._at += len(found)
         return found

@@ -17,9 +17,10 @@ from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.geometry import Geometry, orientation
 from napari_spatial_ar.imaging.grey import COLOUR_WARNING
 from napari_spatial_ar.imaging.guard import guard
-from napari_spatial_ar.imaging.nifti_header import NiftiHeader, is_nifti, read_header
+from napari_spatial_ar.imaging.nifti_header import NiftiHeader, read_header
 from napari_spatial_ar.imaging.nifti_voxels import DAMAGED, NiftiVoxels, StoredVoxels
 from napari_spatial_ar.imaging.scan import Scan, is_large
+from napari_spatial_ar.imaging.signatures import is_nifti
 from napari_spatial_ar.imaging.volume import Intensity, Series, Volume
 
 __all__ = ["find_nifti", "is_nifti", "read_nifti", "slice_axis_of", "write_nifti"]

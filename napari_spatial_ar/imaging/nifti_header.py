@@ -20,7 +20,7 @@ from napari_spatial_ar.imaging.geometry import orientation
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.nifti_voxels import DAMAGED, is_packed, opened
 
-__all__ = ["NiftiHeader", "is_nifti", "is_nifti_head", "pair_header", "read_header"]
+__all__ = ["NiftiHeader", "is_nifti_head", "pair_header", "read_header", "unpacked_head"]
 
 _GZIP = b"\x1f\x8b"
 # Deflate cannot pack more than 1032 bytes into one: a header that claims more is lying.
@@ -31,29 +31,20 @@ _MOST_VOLUMES = 10_000
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # the others are mm or not known
 
 
-def _unpacked_head(head: bytes) -> bytes:
+def unpacked_head(head: bytes) -> bytes:
     """First bytes of the content of a file that starts with these."""
     if not head.startswith(_GZIP):
         return head
     try:
-        return zlib.decompressobj(wbits=31).decompress(head, _HEADER_BYTES)
+        return zlib.decompressobj(wbits=31).decompress(head, _HEAD_BYTES)
     except zlib.error:
         return b""
 
 
 def is_nifti_head(head: bytes) -> bool:
     """Whether a file that starts with these bytes (4096 or all) is a NIfTI scan or its header."""
-    head = _unpacked_head(head)
+    head = unpacked_head(head)
     return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether a file says inside that it is a NIfTI scan, packed or not, or a pair's header."""
-    try:
-        with open(path, "rb") as file:
-            return is_nifti_head(file.read(_HEAD_BYTES))
-    except OSError:
-        return False
 
 
 def pair_header(path: Path) -> Path | None:

@@ -18,11 +18,11 @@ from napari_spatial_ar.imaging.grey import grey_of
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.volume import Intensity
 
-__all__ = ["Look", "Picture", "decode", "is_raster", "is_raster_head", "look", "page_count"]
+__all__ = ["PNG", "Look", "Picture", "decode", "is_raster_head", "look", "page_count"]
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _ORIENTATION = 274
 # How Pillow turns a TIFF by its orientation tag, the other way round.
 _UNTURN = {
@@ -91,12 +91,7 @@ def _head(path: Path) -> bytes:
 def is_raster_head(head: bytes) -> bool:
     """Whether a file that starts with these bytes is a PNG, JPEG, TIFF or BMP picture."""
     bitmap = head[:2] == b"BM" and head[6:10] == b"\0\0\0\0"
-    return head.startswith((_PNG, _JPEG, *_TIFF)) or bitmap
-
-
-def is_raster(path: Path) -> bool:
-    """Whether a file says inside that it is a PNG, JPEG, TIFF or BMP picture."""
-    return is_raster_head(_head(path))
+    return head.startswith((PNG, _JPEG, *_TIFF)) or bitmap
 
 
 def page_count(path: str | Path) -> int:

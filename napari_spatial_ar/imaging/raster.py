@@ -18,19 +18,17 @@ from napari_spatial_ar.imaging.grey import COLOUR_WARNING
 from napari_spatial_ar.imaging.pictures import (
     Look,
     decode,
-    is_raster,
-    is_raster_head,
     look,
     page_count,
 )
 from napari_spatial_ar.imaging.scan import Scan, is_large
+from napari_spatial_ar.imaging.signatures import is_raster
 from napari_spatial_ar.imaging.volume import Intensity, Series, Volume, check_voxels
 
 __all__ = [
     "RASTER_SUFFIXES",
     "find_stacks",
     "is_raster",
-    "is_raster_head",
     "natural_key",
     "page_count",
     "read_label",

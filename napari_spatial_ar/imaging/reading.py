@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,26 +12,21 @@ from typing import Literal
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.dicomdir import dicomdir_files, is_dicomdir
-from napari_spatial_ar.imaging.dicom.series import find_series, group_series, is_dicom
+from napari_spatial_ar.imaging.dicom.series import find_series, group_series
 from napari_spatial_ar.imaging.gather import attempt, gather, left_out
-from napari_spatial_ar.imaging.itk_formats import ITK_SUFFIXES, find_itk, is_itk_head
+from napari_spatial_ar.imaging.itk_formats import ITK_SUFFIXES, find_itk
 from napari_spatial_ar.imaging.nifti import find_nifti
-from napari_spatial_ar.imaging.nifti_header import is_nifti_head, pair_header
-from napari_spatial_ar.imaging.oct_formats import OCT_SUFFIXES, find_oct, is_oct_head
-from napari_spatial_ar.imaging.raster import (
-    RASTER_SUFFIXES,
-    find_stacks,
-    is_raster_head,
-    natural_key,
-)
+from napari_spatial_ar.imaging.nifti_header import pair_header
+from napari_spatial_ar.imaging.oct_formats import OCT_SUFFIXES, find_oct
+from napari_spatial_ar.imaging.raster import RASTER_SUFFIXES, find_stacks, natural_key
 from napari_spatial_ar.imaging.scan import Scan, is_large
+from napari_spatial_ar.imaging.signatures import kind_of
 from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = ["Found", "Source", "find_scans", "find_sources", "read", "read_source", "scans_in"]
 
-Format = Literal["nifti", "dicom", "raster", "itk", "oct", "closed"]
+Format = Literal["nifti", "dicom", "raster", "itk", "oct", "packed", "closed"]
 
-_HEAD_BYTES = 4096
 _READABLE = "NIfTI, DICOM, PNG, JPEG, TIFF, BMP, NRRD, MetaImage and OCT (see docs) can be read"
 
 
@@ -38,7 +34,8 @@ _READABLE = "NIfTI, DICOM, PNG, JPEG, TIFF, BMP, NRRD, MetaImage and OCT (see do
 class Source:
     """Files that are read together: a NIfTI file, a DICOM series, the pictures of a folder.
 
-    Or a folder that may not be opened ("closed"), so that it is told and not passed over.
+    Or what is named as left out and not passed over: a folder that may not be opened ("closed"),
+    a file that is read, but not packed by gzip ("packed").
     """
 
     format: Format
@@ -47,27 +44,14 @@ class Source:
 
 def _format_of(path: Path) -> Format | None:
     """Format by content, read once; by name only for a file too damaged to show one."""
-    try:
+    with suppress(OSError):
         if not path.is_file():  # a pipe or a device would never end
             return None
-        with open(path, "rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError:
-        head = b""
-    if is_nifti_head(head):
-        return "nifti"
-    if is_raster_head(head):
-        return "raster"
-    if is_itk_head(head, path):
-        return "itk"
-    if is_oct_head(head, path):
-        return "oct"
-    if is_dicom(path):
-        return "dicom"
+    kind = kind_of(path)
+    if kind is None:
+        return _FORMAT_OF_SUFFIX.get(_suffix(path))
     # A table of contents holds no image, and the files that it names stand beside it.
-    if head[128:132] == b"DICM" and is_dicomdir(path):
-        return None
-    return _FORMAT_OF_SUFFIX.get(_suffix(path))
+    return None if kind == "dicomdir" else kind
 
 
 _FORMAT_OF_SUFFIX: dict[str, Format] = {
@@ -133,8 +117,8 @@ def find_sources(path: str | Path | Sequence[str | Path]) -> list[Source]:
     -------
     list of Source
         Ordered by name: NIfTI files, then DICOM series, folders of pictures, NRRD and MetaImage
-        files, files of OCT scanners, and folders that may not be opened. Files of other kinds
-        are passed over.
+        files, files of OCT scanners, and what cannot be read as it is. Files of other kinds are
+        passed over.
 
     Raises
     ------
@@ -156,6 +140,7 @@ def find_sources(path: str | Path | Sequence[str | Path]) -> list[Source]:
     sources += [Source("raster", group) for group in _by_folder(by_format.get("raster", []))]
     sources += [Source("itk", (file,)) for file in by_format.get("itk", [])]
     sources += [Source("oct", (file,)) for file in by_format.get("oct", [])]
+    sources += [Source("packed", (file,)) for file in by_format.get("packed", [])]
     if closed and not sources:
         raise _closed(closed[0])
     if not sources:
@@ -191,6 +176,12 @@ def scans_in(source: Source) -> list[Scan]:
         return find_series(source.files)
     if source.format == "closed":
         raise _closed(source.files[0])
+    if source.format == "packed":
+        raise InputError(
+            "is packed by gzip, which is read of NIfTI alone",
+            path=source.files[0],
+            fix="Unpack it",
+        )
     if source.format == "raster":
         return find_stacks(source.files)
     find_in_file = {"nifti": find_nifti, "itk": find_itk, "oct": find_oct}[source.format]

@@ -170,7 +170,10 @@ def test_files_of_other_kinds_are_passed_over(mixed: Path) -> None:
         ("table.xlsx", b"PK\3\4"),
         ("empty", b""),
         ("scan.json", b"{}"),
-        ("DICOMDIR.dcm", b"\0" * 128 + b"DICM" + b"1.2.840.10008.1.3.10\0"),
+        (
+            "DICOMDIR.dcm",
+            b"\0" * 128 + b"DICM\2\0\2\0UI\x14\0" + b"1.2.840.10008.1.3.10",
+        ),
     ):
         (mixed / name).write_bytes(content)
     found = find_scans(mixed)

@@ -17,7 +17,6 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 import numpy.typing as npt
-import pydicom
 from pydicom.config import RAISE
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement
@@ -28,6 +27,7 @@ from pydicom.uid import UID, MRImageStorage
 from pydicom.valuerep import DS, validate_value
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom.header import read_whole_header
 from napari_spatial_ar.imaging.dicom.sources import dicom_sources
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.guard import guard
@@ -140,8 +140,8 @@ def source_uids(scan: Volume | Scan) -> dict[str, str]:
         return {}
     keywords = ["SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"]
     path = scan.series.files[0]
+    header = read_whole_header(path, keywords)
     with guard(path, _TOO_LITTLE):
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=keywords, force=True)
         found = [str(header.get(keyword) or "") for keyword in keywords]
     return dict(zip(("series", "study", "frame_of_reference"), found, strict=True))
 
@@ -179,9 +179,9 @@ def source_slices(scan: Volume | Scan) -> list[SourceSlice]:
     slices = []
     step = geometry.spacing[0] if geometry.regular and geometry.shape[0] > 1 else None
     for index, (path, number) in enumerate(_sources(scan)):
+        if path not in headers:
+            headers[path] = read_whole_header(path)
         with guard(path, _TOO_LITTLE):
-            if path not in headers:
-                headers[path] = pydicom.dcmread(path, stop_before_pixels=True, force=True)
             place = _place(headers[path], number)
         if place is None:
             raise InputError(

@@ -5,28 +5,29 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pydicom
-
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom.header import (
+    is_deflated_head,
+    is_dicomdir_head,
+    read_whole_header,
+)
 from napari_spatial_ar.imaging.guard import guard
 
 __all__ = ["dicomdir_files", "is_dicomdir"]
 
-_CLASS = b"1.2.840.10008.1.3.10"
-
 
 def is_dicomdir(path: Path) -> bool:
     """Whether a file is a DICOMDIR, whatever its name."""
-    if not os.path.isfile(path):  # a pipe would never end
-        return False
     try:
-        with open(path, "rb") as file:
-            head = file.read(1024)
+        # A pipe would never end.
+        return os.path.isfile(path) and is_dicomdir_head(_head(path))
     except OSError:
         return False
-    at = head.find(_CLASS)
-    follows = head[at + len(_CLASS) : at + len(_CLASS) + 1]
-    return head[128:132] == b"DICM" and at >= 0 and follows not in b".0123456789"
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(1024)
 
 
 def dicomdir_files(path: Path) -> list[Path]:
@@ -38,7 +39,10 @@ def dicomdir_files(path: Path) -> list[Path]:
         If it cannot be read, or none of its files is there.
     """
     with guard(path, "is not a DICOMDIR that can be read: it is cut short or damaged"):
-        records = pydicom.dcmread(path).get("DirectoryRecordSequence") or []
+        if is_deflated_head(_head(path)):
+            # None is (PS3.10 8.6), and a few bytes can claim any number of records.
+            raise InputError("is a DICOMDIR that is deflated, which is not read", path=path)
+        records = read_whole_header(path).get("DirectoryRecordSequence") or []
         named = [record.get("ReferencedFileID") for record in records]
     root = path.resolve().parent
     files = []

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
@@ -20,19 +19,33 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian
 
-from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.storage import Storage, read_storage
 from napari_spatial_ar.imaging.guard import guard
+from napari_spatial_ar.imaging.inflate import InflatedFile, Inflater
 
-__all__ = ["DAMAGED", "is_dicom", "opened", "patient_key", "read_header", "read_whole_header"]
+__all__ = [
+    "DAMAGED",
+    "begins_bare",
+    "begins_with_preamble",
+    "is_deflated_head",
+    "is_dicom",
+    "is_dicomdir_head",
+    "opened",
+    "patient_key",
+    "read_header",
+    "read_whole_header",
+]
 
 DAMAGED = "is not a DICOM file that can be read: it is cut short or damaged"
-_DICOMDIR = re.compile(rb"1\.2\.840\.10008\.1\.3\.10(?![.0-9])")
-_DEFLATED = re.compile(rb"1\.2\.840\.10008\.1\.2\.1\.99(?![.0-9])")
+# What File Meta says of the file, not what is said of others further on: class and syntax.
+_DICOMDIR = re.compile(rb"\x02\0\x02\0(?:UI)?.{2,4}1\.2\.840\.10008\.1\.3\.10(?![.0-9])", re.DOTALL)
+_DEFLATED = re.compile(
+    rb"\x02\0\x10\0(?:UI)?.{2,4}1\.2\.840\.10008\.1\.2\.1\.99(?![.0-9])", re.DOTALL
+)
 # First elements of files without a preamble, little endian: group length, character set, ...
 _BARE_STARTS = tuple(b"\x08\0" + element for element in (b"\0\0", b"\x05\0", b"\x08\0", b"\x16\0"))
-# Deflated files hold no more than this when inflated: a few bytes can claim any size.
-_MOST_INFLATED = 2**29
+# A deflated file may hold so much beside its pixels: a few bytes can claim any size.
+_MOST_BESIDE_PIXELS = 2**24
 _HEAD = 4096
 
 _KEYWORDS = """
@@ -68,6 +81,29 @@ def _at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
     return int(tag) in _PIXELS
 
 
+def begins_with_preamble(head: bytes) -> bool:
+    """Whether a file that begins so is DICOM by PS3.10 7.1: "DICM" and an element of group 2.
+
+    What stands in front of it, the preamble, may be the beginning of another kind of file.
+    """
+    return head[128:134] == b"DICM\2\0" and re.match(rb"[A-Z]{2}", head[136:138]) is not None
+
+
+def begins_bare(head: bytes) -> bool:
+    """Whether a file that begins so may be a DICOM data set without a preamble."""
+    return head.startswith(_BARE_STARTS)
+
+
+def is_dicomdir_head(head: bytes) -> bool:
+    """Whether a file that begins so is a DICOMDIR, by the class in its File Meta."""
+    return head[128:132] == b"DICM" and _DICOMDIR.search(head, 132) is not None
+
+
+def is_deflated_head(head: bytes) -> bool:
+    """Whether a file that begins so is of the deflated transfer syntax, by its File Meta."""
+    return _DEFLATED.search(head) is not None
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file says inside that it is DICOM, with or without a preamble.
 
@@ -82,50 +118,46 @@ def is_dicom(path: Path) -> bool:
 
 def _is_dicom(head: bytes) -> bool:
     if head[128:132] == b"DICM":
-        return _DICOMDIR.search(head) is None
-    return head.startswith(_BARE_STARTS)
+        return not is_dicomdir_head(head)
+    return begins_bare(head)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
+def opened(path: Path, pixel_bytes: int = 0) -> Iterator[tuple[BinaryIO, bool]]:
     """Open a file for pydicom; one of the deflated transfer syntax inflated, as explicit VR.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    pixel_bytes : int
+        The most that its pixels take, where they are wanted.
 
     Yields
     ------
     (binary file, bool)
-        The file at its start, and whether it says that it is DICOM.
-
-    Raises
-    ------
-    InputError
-        If a deflated file claims to hold more than 512 MiB.
+        The file at its start, and whether it says that it is DICOM. Reading from it raises
+        InputError where a deflated file holds more than its pixels and 16 MiB beside.
     """
     with open(path, "rb") as file:
         head = file.read(_HEAD)
         file.seek(0)
-        if not _DEFLATED.search(head):
-            yield file, _is_dicom(head)
-            return
-        with _inflated(file, path) as plain:
-            yield plain, True
+        if is_deflated_head(head):
+            yield cast(BinaryIO, _inflated(file, path, pixel_bytes)), True
+        else:
+            yield file, head[128:132] == b"DICM" or begins_bare(head)
 
 
-def _inflated(file: BinaryIO, path: Path) -> BytesIO:
+def _inflated(file: BinaryIO, path: Path, pixel_bytes: int) -> InflatedFile:
     meta = read_file_meta_info(path)
     # Preamble, "DICM", the group length element (12 bytes), and what that says follows.
     file.seek(144 + int(meta.FileMetaInformationGroupLength))
-    worker = zlib.decompressobj(-zlib.MAX_WBITS)
-    data = worker.decompress(file.read(), _MOST_INFLATED)
-    if worker.unconsumed_tail:
-        limit = f"{_MOST_INFLATED // 2**20} MiB"
-        raise InputError(f"claims to hold more than {limit} when inflated", path=path)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     plain = BytesIO()
     plain.write(b"\0" * 128 + b"DICM")
     write_file_meta_info(DicomIO(plain), meta)
-    plain.write(data)
-    plain.seek(0)
-    return plain
+    most = pixel_bytes + _MOST_BESIDE_PIXELS
+    return InflatedFile(Inflater(file, "deflate", most_bytes=most, path=path), plain.getvalue())
 
 
 def read_header(path: Path) -> tuple[pydicom.Dataset, Storage | None]:
@@ -138,16 +170,34 @@ def read_header(path: Path) -> tuple[pydicom.Dataset, Storage | None]:
     """
     with guard(path, DAMAGED), opened(path) as (file, known):
         header = read_partial(file, _at_pixels, force=known, specific_tags=_TAGS)
-        at = file.tell()
+        return header, read_storage(header, file, _size(file), path)
+
+
+def _size(file: BinaryIO) -> int:
+    """Bytes in a file that stands at its pixels, and stays there."""
+    at = file.tell()
+    if isinstance(file, InflatedFile):
+        # As many as the element of the pixels claims (explicit VR, so in its second four bytes).
+        claimed = int.from_bytes(file.read(12)[8:], "little")
+        file.inflater.most_bytes = at + claimed + _MOST_BESIDE_PIXELS
+        size = file.size()
+    else:
         size = file.seek(0, os.SEEK_END)
-        file.seek(at)
-        return header, read_storage(header, file, size, path)
+    file.seek(at)
+    return size
 
 
-def read_whole_header(path: Path) -> pydicom.Dataset:
-    """Every attribute but the pixels."""
-    with guard(path, DAMAGED):
-        return pydicom.dcmread(path, stop_before_pixels=True, force=is_dicom(path))
+def read_whole_header(path: Path, keywords: Sequence[str] | None = None) -> pydicom.Dataset:
+    """Every attribute but the pixels, or those with these keywords.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    wanted = None if keywords is None else list(keywords)
+    with guard(path, DAMAGED), opened(path) as (file, known):
+        return pydicom.dcmread(file, stop_before_pixels=True, force=known, specific_tags=wanted)
 
 
 def patient_key(path: Path) -> str:
@@ -158,12 +208,7 @@ def patient_key(path: Path) -> str:
     InputError
         If the file cannot be read.
     """
+    header = read_whole_header(path, ["PatientID", "StudyInstanceUID"])
     with guard(path, DAMAGED):
-        header = pydicom.dcmread(
-            path,
-            stop_before_pixels=True,
-            force=is_dicom(path),
-            specific_tags=["PatientID", "StudyInstanceUID"],
-        )
         who = str(header.get("PatientID") or header.get("StudyInstanceUID") or path.parent)
     return hashlib.sha256(who.encode()).hexdigest()[:12]

@@ -48,7 +48,7 @@ def decode(path: Path, storage: Storage, number: int | None = None) -> npt.NDArr
         If the pixels are cut short or damaged, or no decoder for their compression is there.
     """
     with guard(path, _DAMAGED_PIXELS):
-        with opened(path) as (file, known):
+        with opened(path, storage.most_bytes) as (file, known):
             array = _pixels(file, path, storage, number)
             if storage.photometric == "PALETTE COLOR":
                 file.seek(0)

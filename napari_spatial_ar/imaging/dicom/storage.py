@@ -66,6 +66,11 @@ class Storage:
         return (-half, half - 1) if self.signed else (0, 2 * half - 1)
 
     @property
+    def most_bytes(self) -> int:
+        """The most bytes that the pixels take, not compressed."""
+        return self.frames * self.rows * self.columns * self.samples * 8
+
+    @property
     def display(self) -> bool:
         """Whether values are 8-bit grey or colour, made to be looked at."""
         palette = self.photometric == "PALETTE COLOR"

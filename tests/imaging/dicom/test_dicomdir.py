@@ -90,6 +90,18 @@ def test_a_damaged_table_is_refused(disc: Path) -> None:
     assert not is_dicomdir(table)
 
 
+def test_a_deflated_table_is_refused_before_it_is_inflated(disc: Path) -> None:
+    table = disc / "DICOMDIR"
+    content = pydicom.dcmread(table)
+    content.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    pydicom.dcmwrite(table, content, enforce_file_format=True)
+    assert is_dicomdir(table)
+    with pytest.raises(InputError, match="deflated"):
+        find_scans(table)
+    # The files that it names stand beside it.
+    assert len(find_scans(disc).scans) == 1
+
+
 def test_an_image_is_no_table(write_series: Write, voxels: np.ndarray, tmp_path: Path) -> None:
     (path,) = write_series(voxels[:1])
     assert not is_dicomdir(path)

@@ -6,6 +6,8 @@ import base64
 import builtins
 import gzip
 import io
+import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +28,7 @@ from pydicom.uid import (
 )
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom import frames, header
+from napari_spatial_ar.imaging.dicom import frames
 from napari_spatial_ar.imaging.dicom.series import find_series, read_dicom
 from napari_spatial_ar.imaging.dicom.sources import dicom_sources
 from napari_spatial_ar.imaging.reading import find_scans
@@ -145,21 +147,38 @@ def test_deflated(write_series: Write, voxels: np.ndarray) -> None:
     np.testing.assert_array_equal(scan.plane(1), scan.read().slice(1))
 
 
+@pytest.mark.parametrize("where", ["in front of the pixels", "behind the pixels"])
 def test_a_deflated_file_that_holds_too_much_is_refused(
-    write_series: Write, voxels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    write_series: Write, voxels: np.ndarray, tmp_path: Path, where: str
 ) -> None:
-    monkeypatch.setattr(header, "_MOST_INFLATED", 2**20)
     (path,) = write_series(voxels[:1])
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     dataset.save_as(path)
     raw = path.read_bytes()
     group = pydicom.dcmread(path, stop_before_pixels=True).file_meta.FileMetaInformationGroupLength
+    whole = zlib.decompress(raw[144 + group :], -15)
+    pixels = whole.index(b"\xe0\x7f\x10\0")
+    tag = b"\x09\0\x10\x10OB" if where.startswith("in") else b"\xfc\xff\xfc\xffOB"
+    padding = tag + b"\0\0" + struct.pack("<L", 2**26)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    bomb = packer.compress(b"\0" * 2**21) + packer.flush()
-    path.write_bytes(raw[: 144 + group] + bomb)
-    with pytest.raises(InputError, match="more than 1 MiB"):
-        find_series([path])
+    bomb = b"".join(
+        packer.compress(part)
+        for part in (
+            *((whole[:pixels],) if where.startswith("in") else (whole,)),
+            padding,
+            *(b"\0" * 2**20 for _ in range(64)),
+            *((whole[pixels:],) if where.startswith("in") else ()),
+        )
+    )
+    path.write_bytes(raw[: 144 + group] + bomb + packer.flush())
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"more than the .* bytes that there may be"):
+            find_series([path])
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_big_endian_8_bit(dicom_image: Build, tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""What kind of file this is, by its first bytes; where several signatures are there, the strongest.
+
+A DICOM file's first 128 bytes are free (PS3.10 7.1): whole-slide images and others are TIFF files
+too. So a signature at its own place in a file beats what stands in front of it, and a long one a
+short one.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Literal
+
+from napari_spatial_ar.imaging.dicom.header import (
+    begins_bare,
+    begins_with_preamble,
+    is_dicomdir_head,
+)
+from napari_spatial_ar.imaging.itk_header import is_itk_head
+from napari_spatial_ar.imaging.nifti_header import is_nifti_head, unpacked_head
+from napari_spatial_ar.imaging.oct_formats import is_oct_head
+from napari_spatial_ar.imaging.pictures import PNG, is_raster_head
+
+__all__ = ["HEAD_BYTES", "Kind", "is_nifti", "is_raster", "kind_of", "kind_of_head"]
+
+#: "packed": what is read from a file of its own, but packed by gzip. Only NIfTI is read packed.
+Kind = Literal["dicom", "dicomdir", "nifti", "raster", "itk", "oct", "packed"]
+
+#: So much of a file's beginning is looked at.
+HEAD_BYTES = 4096
+_GZIP = b"\x1f\x8b"
+
+
+def kind_of(path: Path) -> Kind | None:
+    """Tell a file by its first bytes; None where they say nothing, or it cannot be opened."""
+    try:
+        if not path.is_file():  # a pipe or a device would never end
+            return None
+        with open(path, "rb") as file:
+            return kind_of_head(file.read(HEAD_BYTES), path)
+    except OSError:
+        return None
+
+
+def kind_of_head(head: bytes, path: Path) -> Kind | None:
+    """Tell a file by its first bytes.
+
+    Parameters
+    ----------
+    head : bytes
+        The first `HEAD_BYTES` of the file, or all of it.
+    path : Path
+        The file: some formats have no signature, but a suffix and a size.
+    """
+    if begins_with_preamble(head):
+        return "dicomdir" if is_dicomdir_head(head) else "dicom"
+    inside = unpacked_head(head)
+    if _is_whole_nifti(inside):
+        return "nifti"
+    if head.startswith(_GZIP):
+        packed = kind_of_head(inside, path) if inside and not inside.startswith(_GZIP) else None
+        return "packed" if packed not in (None, "nifti") else packed
+    if head.startswith(PNG):
+        return "raster"
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if is_raster_head(head):
+        return "raster"
+    if is_itk_head(head, path):
+        return "itk"
+    if is_nifti_head(head):
+        return "nifti"
+    if begins_bare(head):
+        return "dicom"
+    return "oct" if is_oct_head(head, path) else None
+
+
+def _is_whole_nifti(head: bytes) -> bool:
+    """Whether a header says both its length and its magic word."""
+    if len(head) < 348:
+        return False
+    sizes = {struct.unpack_from(f"{order}i", head)[0] for order in "<>"}
+    return (348 in sizes and head[344:348] in (b"n+1\0", b"ni1\0")) or (
+        540 in sizes and head[4:12] in (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n")
+    )
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file says inside that it is a NIfTI scan, packed or not, or a pair's header."""
+    return kind_of(path) == "nifti"
+
+
+def is_raster(path: Path) -> bool:
+    """Whether a file says inside that it is a PNG, JPEG, TIFF or BMP picture, and nothing else."""
+    return kind_of(path) == "raster"
