@@ -9,7 +9,6 @@ from typing import Any
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import (
-    QDialog,
     QDialogButtonBox,
     QFileDialog,
     QLabel,
@@ -21,7 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.errors import SpatialARError
 from napari_spatial_ar.gui import library_work, settings
-from napari_spatial_ar.gui.forms import Note, button, combo, research_line, row, select_data
+from napari_spatial_ar.gui.forms import Dialog, Note, button, combo, research_line, row, select_data
 from napari_spatial_ar.gui.layers import layer_volume
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.scan_panel import ScanPanel
@@ -35,7 +34,7 @@ _NO_SCAN = "No scan is chosen: open one in the Review dock."
 _PLACEHOLDER = "Both models' heatmaps of the slices that they find most unusual come here."
 
 
-class ComparisonDialog(QDialog):
+class ComparisonDialog(Dialog):
     """Scores the scan chosen in the Review dock with two models, and shows where they differ.
 
     Parameters

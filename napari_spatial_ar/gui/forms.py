@@ -10,6 +10,7 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QComboBox,
+    QDialog,
     QDockWidget,
     QFrame,
     QGridLayout,
@@ -24,9 +25,11 @@ from qtpy.QtWidgets import (
 )
 
 from napari_spatial_ar.gui.tooltips import tooltip
+from napari_spatial_ar.gui.wheel import WheelGuard
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 __all__ = [
+    "Dialog",
     "DockPage",
     "Note",
     "button",
@@ -163,6 +166,14 @@ _FOCUS_STYLE = "".join(
 )
 
 
+class Dialog(QDialog):
+    """What this plugin's dialogs have in common: the wheel changes no value in them."""
+
+    def __init__(self, parent: QWidget | None = None):
+        super().__init__(parent)
+        WheelGuard(self)
+
+
 class DockPage(QWidget):
     """What this plugin's docks have in common: one look, and one place as tabs."""
 
@@ -170,6 +181,7 @@ class DockPage(QWidget):
         super().__init__()
         self._placed = False
         self.setStyleSheet(_FOCUS_STYLE)
+        self._guard = WheelGuard(self)
 
     def lay_out(
         self,
@@ -192,6 +204,7 @@ class DockPage(QWidget):
             foot.layout().setContentsMargins(8, 6, 8, 4)
             outer.addWidget(foot)
         outer.addWidget(research_line())
+        self._guard.look()
 
     def showEvent(self, event: QShowEvent) -> None:
         """Join the plugin's other dock when shown for the first time."""

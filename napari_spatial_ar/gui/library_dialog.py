@@ -7,7 +7,6 @@ from typing import Any
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import (
-    QDialog,
     QDialogButtonBox,
     QMenu,
     QPushButton,
@@ -19,7 +18,7 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.gui import library_work, services, settings
 from napari_spatial_ar.gui.comparison_dialog import ComparisonDialog
-from napari_spatial_ar.gui.forms import Note, button, research_line, row
+from napari_spatial_ar.gui.forms import Dialog, Note, button, research_line, row
 from napari_spatial_ar.gui.library_actions import LibraryActions
 from napari_spatial_ar.gui.model_details import ModelDetails
 from napari_spatial_ar.gui.model_table import ModelTable
@@ -31,7 +30,7 @@ from napari_spatial_ar.gui.workers import Task, TaskHost
 __all__ = ["LibraryDialog"]
 
 
-class LibraryDialog(QDialog):
+class LibraryDialog(Dialog):
     """Lists the released models and the user's.
 
     Parameters

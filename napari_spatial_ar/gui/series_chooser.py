@@ -9,7 +9,6 @@ from typing import Any
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QDialog,
     QDialogButtonBox,
     QHeaderView,
     QTreeWidget,
@@ -20,7 +19,7 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.forms import Note, button, row
+from napari_spatial_ar.gui.forms import Dialog, Note, button, row
 from napari_spatial_ar.gui.icons import icon, square
 from napari_spatial_ar.gui.scan_text import columns, notes, ticked_at_first
 from napari_spatial_ar.gui.tooltips import tooltip
@@ -39,7 +38,7 @@ def worth_asking(found: Found) -> bool:
     return len(found.scans) > 1
 
 
-class SeriesChooser(QDialog):
+class SeriesChooser(Dialog):
     """Lists scans with a picture of each; `chosen` tells which are wanted.
 
     Parameters

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
-    QDialog,
     QDialogButtonBox,
     QHeaderView,
     QTreeWidget,
@@ -13,7 +12,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_spatial_ar.gui.forms import Note, button, row
+from napari_spatial_ar.gui.forms import Dialog, Note, button, row
 from napari_spatial_ar.gui.icons import icon, square
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.imaging.data_summary import DataSummary, kind_of
@@ -25,7 +24,7 @@ __all__ = ["SeriesTicks"]
 _HEADINGS = ("Series", "Patient", "Kind", "Slices", "Left out")
 
 
-class SeriesTicks(QDialog):
+class SeriesTicks(Dialog):
     """Lists what was found with a picture of each; what is not ticked is taken out.
 
     Parameters

@@ -10,7 +10,6 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QDialog,
     QDialogButtonBox,
     QHeaderView,
     QShortcut,
@@ -20,6 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_spatial_ar.gui.forms import Dialog
 from napari_spatial_ar.gui.tooltips import tooltip
 
 __all__ = ["EXPLAIN_KEY", "MODE_KEY", "SHORTCUTS", "SIDE_KEY", "ShortcutsDialog", "bind"]
@@ -71,7 +71,7 @@ def bind(viewer: Any, scope: QWidget, key: str, slot: Callable[[], None]) -> Non
     viewer.bind_key(key.replace("+", "-"), press, overwrite=True)
 
 
-class ShortcutsDialog(QDialog):
+class ShortcutsDialog(Dialog):
     """Shows `SHORTCUTS`."""
 
     def __init__(self, parent: QWidget | None = None):

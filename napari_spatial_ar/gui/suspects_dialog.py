@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
-    QDialog,
     QDialogButtonBox,
     QHBoxLayout,
     QHeaderView,
@@ -15,7 +14,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_spatial_ar.gui.forms import Note, research_line
+from napari_spatial_ar.gui.forms import Dialog, Note, research_line
 from napari_spatial_ar.gui.icons import coloured, icon
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.imaging.thumbnails import THUMBNAIL_SIZE
@@ -28,7 +27,7 @@ _HEADINGS = ("Scan", "Score", "Patient", "Slice", "Slices")
 _LARGE = 300
 
 
-class SuspectsDialog(QDialog):
+class SuspectsDialog(Dialog):
     """Lists scans with pictures, the most surprising first; `excluded` tells which are ticked.
 
     Parameters

@@ -14,6 +14,7 @@ from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.forms import Note, button, row
 from napari_spatial_ar.gui.opening import ask_for_scan, dropped_paths
 from napari_spatial_ar.gui.tooltips import as_tooltip, tooltip
+from napari_spatial_ar.gui.wheel import WheelGuard
 from napari_spatial_ar.gui.workers import TaskHost
 from napari_spatial_ar.gui.worklist_folder import FolderLister, last_listed
 from napari_spatial_ar.gui.worklist_keeping import WorklistKeeper
@@ -104,6 +105,7 @@ class WorklistPanel(QWidget):
         layout.setContentsMargins(8, 4, 8, 4)
         layout.addLayout(top)
         layout.addWidget(self.table, 1)
+        WheelGuard(self)
         self.setAcceptDrops(True)
 
     def _connect(self) -> None:

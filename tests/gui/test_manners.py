@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
@@ -16,21 +19,29 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
     QComboBox,
+    QDial,
     QDialog,
     QDialogButtonBox,
     QLineEdit,
     QScrollBar,
+    QSlider,
+    QSpinBox,
+    QVBoxLayout,
     QWidget,
 )
 
+from napari_spatial_ar import gui
 from napari_spatial_ar.gui import findings_panel, worklist_panel
 from napari_spatial_ar.gui.comparison_dialog import ComparisonDialog
+from napari_spatial_ar.gui.fold import Fold
+from napari_spatial_ar.gui.forms import Dialog
 from napari_spatial_ar.gui.library_dialog import LibraryDialog
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.score_histogram import ScoreHistogram
 from napari_spatial_ar.gui.series_chooser import SeriesChooser
 from napari_spatial_ar.gui.shortcuts import SHORTCUTS, ShortcutsDialog
 from napari_spatial_ar.gui.training_dock import TrainingDock
+from napari_spatial_ar.gui.wheel import WheelGuard
 from napari_spatial_ar.imaging.reading import Found
 
 CONTROLS = (QAbstractButton, QComboBox, QAbstractSpinBox, QLineEdit, QAbstractSlider)
@@ -128,8 +139,104 @@ def test_controls_of_dialogs_have_tooltip_and_name(
     try:
         assert controls(made)
         assert lacking(made) == []
+        made.show()
+        assert changed_by_wheel(made) == []
     finally:
         made.close()
+
+
+# ---------------------------------------------------------------------- wheel
+
+
+def turn_wheel(widget: QWidget) -> QWheelEvent:
+    """Turn the wheel a notch towards the user, with the mouse on a widget."""
+    at, none = widget.rect().center(), Qt.MouseButton.NoButton
+    event = QWheelEvent(
+        QPointF(at),
+        QPointF(widget.mapToGlobal(at)),
+        QPoint(),
+        QPoint(0, -120),
+        none,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QApplication.sendEvent(widget, event)
+    return event
+
+
+def value_of(widget: QWidget) -> Any:
+    return widget.currentIndex() if isinstance(widget, QComboBox) else widget.value()
+
+
+def changed_by_wheel(root: QWidget) -> list[str]:
+    """Controls that the wheel changes, or takes from what scrolls behind them."""
+    kinds = (QComboBox, QAbstractSpinBox, QSlider, QDial)
+    found = []
+    for widget in (w for w in root.findChildren(QWidget) if isinstance(w, kinds)):
+        if isinstance(widget, QComboBox):
+            while widget.count() < 2:
+                widget.addItem("another")
+        widget.setEnabled(True)
+        if isinstance(widget, QAbstractSlider) and not isinstance(widget.value(), tuple):
+            widget.setValue((widget.minimum() + widget.maximum()) // 2)
+        before = value_of(widget)
+        taken = turn_wheel(widget).isAccepted()
+        focus = widget.focusPolicy() == Qt.FocusPolicy.WheelFocus
+        if taken or focus or value_of(widget) != before:
+            found.append(f"{type(widget).__name__} {widget.accessibleName()}")
+    return found
+
+
+def test_the_wheel_would_change_what_is_not_guarded(qtbot: Any) -> None:
+    plain = QWidget()
+    qtbot.addWidget(plain)
+    for kind in (QComboBox, QSpinBox, QSlider):
+        kind(plain)
+    assert len(changed_by_wheel(plain)) == 3
+    WheelGuard(plain)
+    assert changed_by_wheel(plain) == []
+    QVBoxLayout(plain)
+    late = QWidget()
+    late.setLayout(QVBoxLayout())
+    late.layout().addWidget(QSpinBox())
+    plain.layout().addWidget(late)
+    plain.show()
+    qtbot.waitUntil(lambda: changed_by_wheel(plain) == [])
+    late.layout().addWidget(QComboBox())
+    qtbot.waitUntil(lambda: changed_by_wheel(plain) == [])
+
+
+def test_the_wheel_changes_nothing_in_the_docks_and_the_worklist(
+    review: ReviewDock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worklist_panel, "worklist_dir", lambda: tmp_path / "kept")
+    training = TrainingDock(review.viewer)
+    review.show_worklist()
+    for fold in review.findChildren(Fold):
+        fold.expand()
+    assert len(review.findChildren(QAbstractSpinBox)) > 4
+    assert len(training.findChildren(QAbstractSpinBox)) > 10
+    for root in (review, training, review.worklist):
+        assert changed_by_wheel(root) == []
+    training.form.method.box.setCurrentIndex(1)  # its options come into view
+    assert changed_by_wheel(training) == []
+
+
+def dialogs_of_the_package() -> set[type[QDialog]]:
+    for module in pkgutil.iter_modules(gui.__path__, f"{gui.__name__}."):
+        importlib.import_module(module.name)
+
+    def below(kind: type[QDialog]) -> set[type[QDialog]]:
+        return {kind}.union(*(below(each) for each in kind.__subclasses__()))
+
+    return {kind for kind in below(QDialog) if kind.__module__.startswith(gui.__name__)}
+
+
+def test_every_dialog_is_guarded_against_the_wheel() -> None:
+    found = dialogs_of_the_package()
+    assert len(found) >= 7
+    assert [kind.__name__ for kind in found if not issubclass(kind, Dialog)] == []
 
 
 # ---------------------------------------------------------------------- keyboard
