@@ -7,6 +7,7 @@ from pathlib import Path
 
 __all__ = [
     "Cancelled",
+    "InUseError",
     "InputError",
     "MemoryShortage",
     "ModelFileError",
@@ -22,12 +23,16 @@ __all__ = [
 # Control characters, line and paragraph separators, halves of characters: of names that are not
 # text, which no terminal prints.
 _UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
+# What turns the direction of writing, so that a name reads as another (Unicode TR 36).
+_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def printable(text: str) -> str:
     """Text on one line that any terminal can print: other characters are written as escapes."""
     return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNPRINTABLE else c
+        c.encode("unicode_escape").decode()
+        if c in _TURNING or unicodedata.category(c) in _UNPRINTABLE
+        else c
         for c in text
     )
 
@@ -55,11 +60,15 @@ class SpatialARError(Exception):
         text = f"{self.path}: {self.what}" if self.path is not None else self.what
         text = printable(text)
         text = text.rstrip(".") + "."
-        return f"{text} {self.fix.rstrip('.')}." if self.fix else text
+        return f"{text} {printable(self.fix).rstrip('.')}." if self.fix else text
 
 
 class InputError(SpatialARError):
     """A scan, image, folder or setting that cannot be used as given."""
+
+
+class InUseError(InputError):
+    """A folder or file that another process is writing to."""
 
 
 class NameTakenError(InputError):

@@ -1,31 +1,62 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and folders that one process at a time writes to.
+
+Whatever is under way has a name that begins with ``.partial-`` and is locked by its process (POSIX
+flock; the kernel lets go of it when the process ends, however that is). What is not locked was
+left by a process that was killed, and the next one that writes to the folder removes it. A whole
+folder is claimed in the same way, by a lock on a file in it. On NFS, locks hold between machines
+where the server grants them (NFSv4, or NFSv3 with lockd).
+"""
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import shutil
 import time
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from napari_spatial_ar.errors import StorageError
+from filelock import lock_descriptor
+
+from napari_spatial_ar.errors import InputError, InUseError, StorageError
 
 __all__ = [
+    "UnguardedWarning",
     "atomic_path",
     "atomic_write_bytes",
     "atomic_write_json",
     "atomic_write_text",
+    "check_room",
+    "claimed",
     "remove_partial",
     "storage_error",
+    "strict_json",
+    "work_folder",
 ]
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+# Of a file system without locks.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _PARTIAL = ".partial-"
+_LOCK = ".napari-spatial-ar.lock"
+# Without locks, what was not touched for so long is nobody's.
+_ABANDONED_SECONDS = 3600.0
+# A Windows lock keeps its own process from writing through another handle.
+_LOCKS_WHILE_WRITING = os.name != "nt"
+_TRIES = 100
+_LONGEST_SUFFIX = 16
+_FULL_BYTES = 1 << 16
+
+
+class UnguardedWarning(UserWarning):
+    """A folder on a file system without locks, where two processes may disturb each other."""
 
 
 def storage_error(error: OSError, path: str | Path) -> StorageError:
@@ -36,7 +67,7 @@ def storage_error(error: OSError, path: str | Path) -> StorageError:
     StorageError
         To be raised by the caller, ``from error``.
     """
-    if error.errno in _NO_SPACE:
+    if error.errno in _NO_SPACE or (error.errno is None and _is_full(Path(path))):
         return StorageError(
             "could not be written, because the disk is full or its quota is used up",
             path=path,
@@ -58,9 +89,57 @@ def storage_error(error: OSError, path: str | Path) -> StorageError:
     return StorageError(f"could not be written ({reason})", path=path, fix="Choose another folder")
 
 
+def _is_full(path: Path) -> bool:
+    """Whether the disk of a file has no room left, which not every writer says."""
+    try:
+        return shutil.disk_usage(_existing(path)).free < _FULL_BYTES
+    except OSError:
+        return False
+
+
+def _existing(path: Path) -> Path:
+    """Return the path itself or the nearest folder above it that exists."""
+    while not os.path.exists(path) and path != path.parent:
+        path = path.parent
+    return path
+
+
+def check_room(needed: int, folder: Path, what: str, *, fix: str = "Free some space") -> None:
+    """Refuse to begin with more than a disk has room for.
+
+    Parameters
+    ----------
+    needed : int
+        Bytes.
+    folder : Path
+        Where they would go; it need not exist.
+    what : str
+        What they are, in the plural: ``"the embeddings of 3 slices"``.
+    fix : str
+        What to do about it.
+
+    Raises
+    ------
+    StorageError
+        If fewer are free.
+    """
+    try:
+        free = shutil.disk_usage(_existing(folder)).free
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    if needed > free:
+        raise StorageError(
+            f"{what} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
+            path=folder,
+            fix=fix,
+        )
+
+
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Give a temporary path to write to, which becomes target when the block ends well.
+
+    What earlier processes left half-written in the folder is removed.
 
     Parameters
     ----------
@@ -70,8 +149,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     Yields
     ------
     Path
-        A file that does not exist yet, in target's folder and with target's suffixes. It is
-        removed if the block raises, and target stays as it was.
+        An empty file in target's folder and with target's suffixes. It is removed if the block
+        raises, and target stays as it was.
 
     Raises
     ------
@@ -79,34 +158,216 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         If the disk is full, writing is not permitted, or any other OSError is met.
     """
     target = Path(target)
-    temporary = target.with_name(f"{_PARTIAL}{uuid.uuid4().hex}{''.join(target.suffixes[-2:])}")
+    suffix = "".join(target.suffixes[-2:])
+    suffix = suffix if len(suffix) <= _LONGEST_SUFFIX else target.suffix[:_LONGEST_SUFFIX]
+    temporary = target.with_name(f"{_PARTIAL}{uuid.uuid4().hex}{suffix}")
+    held = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        remove_partial(target.parent)
+        held = _hold_while_writing(temporary)
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(temporary, target)
     except OSError as error:
         raise storage_error(error, target) from error
+    except StorageError:
+        raise
+    except Exception as error:
+        # Writers in other languages have errors of their own.
+        if _is_full(target):
+            raise storage_error(OSError(errno.ENOSPC, str(error)), target) from error
+        raise
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if held is not None:
+            os.close(held)
 
 
-def remove_partial(folder: Path, *, older_than: float = 0.0) -> None:
-    """Remove what a process that was killed was writing in a folder.
+@contextmanager
+def work_folder(parent: str | Path) -> Iterator[Path]:
+    """Give an empty folder inside another to make something in; it is removed afterwards.
 
-    Parameters
-    ----------
-    folder : Path
-        One that nobody else writes to, unless ``older_than`` is long enough for them.
-    older_than : float
-        Seconds since it was written to last.
+    Raises
+    ------
+    StorageError
+        If it cannot be made.
     """
-    for path in folder.glob(f"{_PARTIAL}*"):
+    parent = Path(parent)
+    held = None
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_partial(parent)
+        while held is None:
+            folder = parent / f"{_PARTIAL}{uuid.uuid4().hex}"
+            folder.mkdir()
+            try:
+                held = _lock(folder / _LOCK)
+            except (BlockingIOError, FileNotFoundError):
+                continue  # another process took it for abandoned, before it was locked
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                break
+    except OSError as error:
+        raise storage_error(error, parent) from error
+    try:
+        yield folder
+    finally:
+        if held is not None and not _LOCKS_WHILE_WRITING:
+            os.close(held)  # Windows removes no open file
+            held = None
+        shutil.rmtree(folder, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+@contextmanager
+def claimed(folder: str | Path) -> Iterator[None]:
+    """Keep a folder to this process until the block ends or the process does.
+
+    Missing folders are made, and removed again where nothing was written. What killed processes
+    left half-written in the folder is removed. Where the file system has no locks, there is an
+    `UnguardedWarning` and no protection.
+
+    Raises
+    ------
+    InUseError
+        If another process, or another part of this one, has claimed it.
+    InputError
+        If it is a file.
+    StorageError
+        If it may not be written to.
+    """
+    folder = Path(folder)
+    if os.path.isfile(folder):
+        raise InputError("this is a file, not a folder", path=folder, fix="Choose another place")
+    lock, held = folder / _LOCK, None
+    missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    try:
+        held = _lock(lock)
+    except BlockingIOError as error:
+        raise InUseError(
+            "another process is writing to this folder",
+            path=folder,
+            fix="Wait until it has ended, or choose another folder",
+        ) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise storage_error(error, folder) from error
+        warnings.warn(
+            f"{folder} lies on a file system without locks: let no other process write to it.",
+            UnguardedWarning,
+            stacklevel=3,
+        )
+    try:
+        remove_partial(folder)
+        yield
+    finally:
+        # POSIX: while it is locked, so that nobody locks a file that is about to go.
+        if _LOCKS_WHILE_WRITING:
+            _unlink(lock)
+        if held is not None:
+            os.close(held)
+        if not _LOCKS_WHILE_WRITING:
+            _unlink(lock)
         with suppress(OSError):
-            if not older_than or time.time() - path.stat().st_mtime > older_than:
-                path.unlink(missing_ok=True)
+            for made in missing:
+                made.rmdir()  # of those that hold something, none
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _lock(path: Path, *, create: bool = True) -> int:
+    """Open a file and lock it until it is closed.
+
+    Raises
+    ------
+    BlockingIOError
+        If it is locked already.
+    OSError
+        If it cannot be opened, or the file system has no locks.
+    """
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+    lost: OSError | None = None
+    for _ in range(_TRIES):
+        try:
+            if create:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, flags | (os.O_CREAT if create else 0), 0o666)
+        except (FileNotFoundError, FileExistsError) as error:
+            if not create:
+                raise
+            lost = error  # the folder was removed, empty, by the one who had it before
+            continue
+        try:
+            if not lock_descriptor(descriptor, blocking=False):
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # the file was removed by the one who had it before
+    raise lost or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def _hold_while_writing(path: Path) -> int | None:
+    """Make a file and lock it; None where a lock would be in the way, or there are none."""
+    if not _LOCKS_WHILE_WRITING:
+        return None
+    try:
+        return _lock(path)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed left half-written in a folder.
+
+    What another process is writing is left alone: it is locked, or, where there are no locks, was
+    touched within the hour.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [Path(entry.path) for entry in entries if entry.name.startswith(_PARTIAL)]
+    except OSError:
+        return
+    for path in found:
+        with suppress(OSError):
+            _remove_abandoned(path)
+
+
+def _remove_abandoned(path: Path) -> None:
+    is_folder = path.is_dir() and not path.is_symlink()
+    held = None
+    if is_folder or _LOCKS_WHILE_WRITING:
+        try:
+            held = _lock(path / _LOCK if is_folder else path, create=is_folder)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+    if held is None and time.time() - path.stat().st_mtime < _ABANDONED_SECONDS:
+        return
+    if held is not None and not _LOCKS_WHILE_WRITING:
+        os.close(held)
+        held = None
+    try:
+        if is_folder:
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    finally:
+        if held is not None:
+            os.close(held)
 
 
 def atomic_write_bytes(target: str | Path, data: bytes) -> None:
@@ -116,17 +377,29 @@ def atomic_write_bytes(target: str | Path, data: bytes) -> None:
 
 
 def atomic_write_text(target: str | Path, text: str) -> None:
-    """Write UTF-8 text to target, whole or not at all; line ends are kept as given."""
-    atomic_write_bytes(target, text.encode())
+    r"""Write UTF-8 text to target, whole or not at all; line ends are kept as given.
+
+    Halves of characters, of file names that are no text, become escapes such as ``\udcff``, which
+    JSON reads back.
+    """
+    atomic_write_bytes(target, text.encode(errors="backslashreplace"))
+
+
+def strict_json(value: Any, *, indent: int | None = 2) -> str:
+    """Write value as JSON that every reader takes: NaN and infinity become null."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 def atomic_write_json(target: str | Path, value: Any) -> None:
-    """Write value as indented JSON, whole or not at all.
-
-    Raises
-    ------
-    ValueError
-        If value holds NaN or infinity, which JSON cannot say: give None instead.
-    """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    atomic_write_text(target, text + "\n")
+    """Write value as indented JSON (see `strict_json`), whole or not at all."""
+    atomic_write_text(target, strict_json(value))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.datasets import SliceRef, content_key, find_slices, iter_slices
+from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.slices import geometry_of
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
@@ -167,7 +168,8 @@ def recalibrate_steps(
     ------
     InputError
         If slices of the folder are known to have trained the model, the folder cannot be used,
-        there is a model in ``out``, or the model is a released one and there is no ``out``.
+        there is a model in ``out``, the model is a released one and there is no ``out``, or
+        another process writes to the model (`InUseError`).
     ModelFileError, WeightsError
         As `load_model` and `NormativeModel.backbone`.
     """
@@ -178,38 +180,41 @@ def recalibrate_steps(
             f"the model '{target.name}' came with the package and stays as it is",
             fix="Say where the calibrated copy goes (--out)",
         )
-    if target != source and (target / MODEL_FILE).exists() and not overwrite:
-        raise InputError(
-            "a model is there already", path=target, fix="Choose another folder, or overwrite it"
+    with claimed(target):
+        if target != source and (target / MODEL_FILE).exists() and not overwrite:
+            raise InputError(
+                "a model is there already",
+                path=target,
+                fix="Choose another folder, or overwrite it",
+            )
+        loaded = load_model(source, weights=weights, device=device)
+        header = loaded.header
+        window = header.preprocessing.window
+        found = find_slices(
+            folder,
+            modality=loaded.modality,  # type: ignore[arg-type]
+            window=window,
+            patient_pattern=patient_pattern,
+            selection=header.selection,
         )
-    loaded = load_model(source, weights=weights, device=device)
-    header = loaded.header
-    window = header.preprocessing.window
-    found = find_slices(
-        folder,
-        modality=loaded.modality,  # type: ignore[arg-type]
-        window=window,
-        patient_pattern=patient_pattern,
-        selection=header.selection,
-    )
-    refs = found.valid or found.train
-    separate = _check_unseen(loaded, refs, folder)
-    store = FeatureStore(loaded.backbone, header.preprocessing)
-    scores = NormalScores(loaded, store)
-    for message, steps in (
-        ("Embedding normal slices", store.extract(refs)),
-        ("Scoring normal slices", scores.measure(refs)),
-    ):
-        for done in steps:
-            yield message, done, len(refs)
-    loaded.header = replace(header, looks=scores.looks)
-    if not looks_only:
-        calibration = scores.calibration(separate=separate)
-        loaded.header = replace(loaded.header, calibration=calibration)
-        loaded.examples = scores.examples
-    loaded.name = target.name
-    loaded.save(target)
-    return loaded
+        refs = found.valid or found.train
+        separate = _check_unseen(loaded, refs, folder)
+        store = FeatureStore(loaded.backbone, header.preprocessing)
+        scores = NormalScores(loaded, store)
+        for message, steps in (
+            ("Embedding normal slices", store.extract(refs)),
+            ("Scoring normal slices", scores.measure(refs)),
+        ):
+            for done in steps:
+                yield message, done, len(refs)
+        loaded.header = replace(header, looks=scores.looks)
+        if not looks_only:
+            calibration = scores.calibration(separate=separate)
+            loaded.header = replace(loaded.header, calibration=calibration)
+            loaded.examples = scores.examples
+        loaded.name = target.name
+        loaded.save(target)
+        return loaded
 
 
 def recalibrate(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -15,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError, StorageError
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.datasets import SliceRef, content_key, iter_slices
-from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.imaging.files import atomic_path, check_room
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.backbone import Backbone
@@ -180,18 +179,12 @@ class ChangedGrids(Sequence[tuple[Tensor, Tensor]]):
 
     def _check_room(self, count: int) -> None:
         grids = count * len(self._tiling)
-        needed = grids * 2 * math.prod(self._tiling.side) * self.backbone.channels
-        existing = self.folder
-        while not existing.exists():
-            existing = existing.parent
-        free = shutil.disk_usage(existing).free
-        if needed > free:
-            raise StorageError(
-                f"the embeddings of {count} changed slices need {needed / 1e9:.1f} GB and "
-                f"{free / 1e9:.1f} GB are free",
-                path=self.folder,
-                fix="Free some space, or choose fewer slices",
-            )
+        check_room(
+            grids * 2 * math.prod(self._tiling.side) * self.backbone.channels,
+            self.folder,
+            f"the embeddings of {count} changed slices",
+            fix="Free some space, or choose fewer slices",
+        )
 
 
 class _Chosen(Sequence[tuple[Tensor, Tensor]]):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError, StorageError
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.datasets import SliceRef, content_key, iter_slices
-from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.imaging.files import atomic_path, check_room
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.paths import feature_store_dir
@@ -151,18 +150,12 @@ class FeatureStore:
 
     def check_room(self, count: int) -> None:
         """Refuse to begin with more slices than the disk has room for (`StorageError`)."""
-        needed = count * len(self.tiling) * 2 * int(np.prod(self.shape))
-        existing = self.folder
-        while not existing.exists():
-            existing = existing.parent
-        free = shutil.disk_usage(existing).free
-        if needed > free:
-            raise StorageError(
-                f"the embeddings of {count} slices need {needed / 1e9:.1f} GB and "
-                f"{free / 1e9:.1f} GB are free",
-                path=self.folder,
-                fix="Free some space, or set NAPARI_SPATIAL_AR_HOME to a larger disk",
-            )
+        check_room(
+            count * len(self.tiling) * 2 * int(np.prod(self.shape)),
+            self.folder,
+            f"the embeddings of {count} slices",
+            fix="Free some space, or set NAPARI_SPATIAL_AR_HOME to a larger disk",
+        )
 
 
 def load_batch(paths: Sequence[Path]) -> Tensor:

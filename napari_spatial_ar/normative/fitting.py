@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import InputError, InUseError
 from napari_spatial_ar.imaging.datasets import SliceRef, find_slices, split_slices
-from napari_spatial_ar.imaging.files import remove_partial
+from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.selection import AS_ACQUIRED, Selection, SlicePlane, read_range
 from napari_spatial_ar.imaging.windows import Window, default_window
 from napari_spatial_ar.normative.autoregressive import Context
@@ -176,7 +177,8 @@ def fit_steps(
     Raises
     ------
     InputError
-        If a setting or the folder cannot be used.
+        If a setting or the folder cannot be used, or another process writes to ``out``
+        (`InUseError`).
     MemoryShortage
         If there is not enough memory, however little is computed at once.
     StorageError
@@ -237,97 +239,109 @@ def fit_steps(
         backbone = load_backbone(backbone, weights, device, layers=blocks, fuse=fuse)
     else:
         check_loaded(backbone.spec, layers, fuse)
-    target = Path(out) if out else _free_folder(f"{modality}-{backbone.spec.name}", overwrite)
-    if (target / MODEL_FILE).exists() and not overwrite:
-        raise InputError(
-            "a model is there already", path=target, fix="Choose another folder, or overwrite it"
-        )
-    store = FeatureStore(backbone, preprocessing)
-    wants_train = learns.wants_normals or calibration_folds
-    refs = (*(slices.train if wants_train else ()), *slices.valid, *slices.calibration)
-    work = target / _WORK_FOLDER
-    used = {**learns.options(), **chosen}
-    changed = (
-        ChangedGrids(backbone, preprocessing, slices.train, work, count=used["slices"], seed=seed)
-        if learns.wants_changes
-        else None
-    )
-    message = f"Embedding slices with {backbone.spec.name}"
-    counts = len(slices.train), len(slices.valid), calibration_folds
-    plan = FitPlan(learns, used, store, refs, changed, *counts)
-    yield FitPlanned("features", 0, len(refs), message=message, plan=plan)
-    yield from embedding(extract(store, refs), len(refs), message, backbone.portions)
-    normals = StoredGrids(store.paths(slices.train if learns.wants_normals else ()))
-    grids: Sequence[Any] = normals
-    if changed is not None:
-        grids = changed
-        yield from embedding(
-            changed.embed(), len(changed), "Embedding changed slices", backbone.portions
-        )
-    tiles = 1 if learns.wants_changes else len(store.tiling)
-    setup = FitSetup(
-        blocks=backbone.spec.blocks,
-        seed=seed,
-        device=backbone.device,
-        valid=StoredGrids(store.paths(slices.valid)),
-        normals=normals,
-        checkpoint=work / "checkpoint.safetensors",
-    )
-    learned = yield from learning(learns, grids, setup, chosen, tiles)
-    detector, summary = learned.detector, dict(learned.summary)
-    training: dict[str, Any] = {
-        "images": len(slices.train),
-        "subjects": _patients(slices.train),
-        "valid_images": len(slices.valid),
-        "valid_subjects": _patients(slices.valid),
-        "seed": seed,
-        "versions": _versions(),
-        "warnings": [*slices.warnings, *backbone.portions.warnings, *summary.pop("warnings", [])],
-        "excluded": sorted(exclude),
-        # The same whether a default was written out or left out.
-        "options": {k: v for k, v in chosen.items() if v != learns.options()[k]},
-        "slice_keys": {
-            "train": slice_keys(slices.train),
-            "valid": slice_keys(slices.valid),
-        },
-        **summary,
-    }
-    if slices.calibration:
-        training["slice_keys"]["calibration"] = slice_keys(slices.calibration)
-        training["calibration_images"] = len(slices.calibration)
-        training["calibration_subjects"] = _patients(slices.calibration)
-    header = ModelHeader(
-        method=method,
-        parameters=detector.parameters(),
-        modality=modality,
-        backbone=BackboneRef.of(backbone),
-        preprocessing=preprocessing,
-        scoring=Scoring(smoothing=smoothing, top_share=top_share),
-        training=training,
-        selection=selection,
-    )
-    model = NormativeModel(target.name, header, detector, backbone=backbone, device=device)
-    normal = NormalScores(model, store)
-    held_out = slices.calibration or slices.valid
-    with one_sentence("Scoring normal slices", backbone.device):
-        for done in normal.measure(held_out):
-            yield FitProgress(
-                "calibration", done, len(held_out), message="Measuring scores of normal tissue"
+    with ExitStack() as held:
+        if out:
+            target = Path(out)
+            held.enter_context(claimed(target))
+        else:
+            target = _claim_free_folder(held, f"{modality}-{backbone.spec.name}", overwrite)
+        if (target / MODEL_FILE).exists() and not overwrite:
+            raise InputError(
+                "a model is there already",
+                path=target,
+                fix="Choose another folder, or overwrite it",
             )
-        if calibration_folds:
-            yield from measure_folds(
-                normal, learns, slices.train, changed, setup, chosen, store, calibration_folds
+        store = FeatureStore(backbone, preprocessing)
+        wants_train = learns.wants_normals or calibration_folds
+        refs = (*(slices.train if wants_train else ()), *slices.valid, *slices.calibration)
+        work = target / _WORK_FOLDER
+        used = {**learns.options(), **chosen}
+        changed = (
+            ChangedGrids(
+                backbone, preprocessing, slices.train, work, count=used["slices"], seed=seed
             )
-    separate = bool(slices.calibration)
-    calibration = normal.calibration(separate=separate, folds=calibration_folds)
-    model.header = replace(header, calibration=calibration, looks=normal.looks)
-    model.examples = normal.examples
-    yield FitProgress("saving", 0, 1, message="Saving the model")
-    model.save(target)
-    shutil.rmtree(work, ignore_errors=True)
-    remove_partial(target)
-    yield FitProgress("saving", 1, 1, message=f"Saved as {target.name}")
-    return model
+            if learns.wants_changes
+            else None
+        )
+        message = f"Embedding slices with {backbone.spec.name}"
+        counts = len(slices.train), len(slices.valid), calibration_folds
+        plan = FitPlan(learns, used, store, refs, changed, *counts)
+        yield FitPlanned("features", 0, len(refs), message=message, plan=plan)
+        yield from embedding(extract(store, refs), len(refs), message, backbone.portions)
+        normals = StoredGrids(store.paths(slices.train if learns.wants_normals else ()))
+        grids: Sequence[Any] = normals
+        if changed is not None:
+            grids = changed
+            yield from embedding(
+                changed.embed(), len(changed), "Embedding changed slices", backbone.portions
+            )
+        tiles = 1 if learns.wants_changes else len(store.tiling)
+        setup = FitSetup(
+            blocks=backbone.spec.blocks,
+            seed=seed,
+            device=backbone.device,
+            valid=StoredGrids(store.paths(slices.valid)),
+            normals=normals,
+            checkpoint=work / "checkpoint.safetensors",
+        )
+        learned = yield from learning(learns, grids, setup, chosen, tiles)
+        detector, summary = learned.detector, dict(learned.summary)
+        training: dict[str, Any] = {
+            "images": len(slices.train),
+            "subjects": _patients(slices.train),
+            "valid_images": len(slices.valid),
+            "valid_subjects": _patients(slices.valid),
+            "seed": seed,
+            "versions": _versions(),
+            "warnings": [
+                *slices.warnings,
+                *backbone.portions.warnings,
+                *summary.pop("warnings", []),
+            ],
+            "excluded": sorted(exclude),
+            # The same whether a default was written out or left out.
+            "options": {k: v for k, v in chosen.items() if v != learns.options()[k]},
+            "slice_keys": {
+                "train": slice_keys(slices.train),
+                "valid": slice_keys(slices.valid),
+            },
+            **summary,
+        }
+        if slices.calibration:
+            training["slice_keys"]["calibration"] = slice_keys(slices.calibration)
+            training["calibration_images"] = len(slices.calibration)
+            training["calibration_subjects"] = _patients(slices.calibration)
+        header = ModelHeader(
+            method=method,
+            parameters=detector.parameters(),
+            modality=modality,
+            backbone=BackboneRef.of(backbone),
+            preprocessing=preprocessing,
+            scoring=Scoring(smoothing=smoothing, top_share=top_share),
+            training=training,
+            selection=selection,
+        )
+        model = NormativeModel(target.name, header, detector, backbone=backbone, device=device)
+        normal = NormalScores(model, store)
+        held_out = slices.calibration or slices.valid
+        with one_sentence("Scoring normal slices", backbone.device):
+            for done in normal.measure(held_out):
+                yield FitProgress(
+                    "calibration", done, len(held_out), message="Measuring scores of normal tissue"
+                )
+            if calibration_folds:
+                yield from measure_folds(
+                    normal, learns, slices.train, changed, setup, chosen, store, calibration_folds
+                )
+        separate = bool(slices.calibration)
+        calibration = normal.calibration(separate=separate, folds=calibration_folds)
+        model.header = replace(header, calibration=calibration, looks=normal.looks)
+        model.examples = normal.examples
+        yield FitProgress("saving", 0, 1, message="Saving the model")
+        model.save(target)
+        shutil.rmtree(work, ignore_errors=True)
+        yield FitProgress("saving", 1, 1, message=f"Saved as {target.name}")
+        return model
 
 
 def fit(
@@ -364,13 +378,19 @@ def fit(
             progress(step)
 
 
-def _free_folder(name: str, overwrite: bool) -> Path:
-    """Folder in the user's models that holds no model yet, numbered where need be."""
+def _claim_free_folder(held: ExitStack, name: str, overwrite: bool) -> Path:
+    """Claim a folder in the user's models that holds no model yet, numbered where need be."""
     folder, number = user_models_dir() / name, 1
-    while (folder / MODEL_FILE).exists() and not overwrite:
+    while True:
+        if overwrite or not (folder / MODEL_FILE).exists():
+            try:
+                held.enter_context(claimed(folder))
+            except InUseError:
+                pass  # by another fit that was not told where to either
+            else:
+                return folder
         number += 1
         folder = user_models_dir() / f"{name}-{number}"
-    return folder
 
 
 def _patients(refs: Sequence[SliceRef]) -> int:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from napari_spatial_ar.errors import InputError, ModelFileError, NameTakenError
-from napari_spatial_ar.imaging.files import atomic_path, storage_error
+from napari_spatial_ar.errors import InputError, ModelFileError, NameTakenError, printable
+from napari_spatial_ar.imaging.files import atomic_path, claimed, storage_error, work_folder
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.backbone_table import BACKBONES
 from napari_spatial_ar.normative.methods import detector_from_tensors
@@ -52,6 +51,8 @@ __all__ = [
 #: The model card's file; pictures that it shows stand beside it as PNG.
 CARD = "README.md"
 _TRASH = ".trash"
+# Names that Windows keeps for devices.
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{d}{n}" for d in ("COM", "LPT") for n in range(1, 10))}
 _STAMP = "%Y%m%dT%H%M%S%fZ"
 
 
@@ -97,13 +98,23 @@ def free_folder(name: str) -> Path:
     InputError
         If it is no name, or taken (`NameTakenError`).
     """
-    if not name or Path(name).name != name or name.startswith(".") or "\\" in name:
+    if not _is_plain(name):
         raise InputError(f"'{name}' is no name for a model", fix="Use letters, digits and hyphens")
     check_name_length(name)
     folder = user_models_dir() / name
     if (folder / MODEL_FILE).exists():
         raise _taken(folder)
     return folder
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name can be a folder's on every system, and be printed."""
+    return (
+        bool(name)
+        and name == name.strip(" .") == printable(name) == Path(name).name
+        and not set(name) & set('<>:"/\\|?*')
+        and name.partition(".")[0].upper() not in _DEVICES
+    )
 
 
 def _taken(folder: Path) -> NameTakenError:
@@ -145,19 +156,14 @@ def new_model(name: str) -> Iterator[Path]:
         If the disk is full or may not be written to.
     """
     target = free_folder(name)
-    work = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-        made = work / name
-        made.mkdir()
-        yield made
-        _move(made, target)
-    except OSError as error:
-        raise storage_error(error, target) from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
+    with work_folder(target.parent) as work:
+        try:
+            made = work / name
+            made.mkdir()
+            yield made
+            _move(made, target)
+        except OSError as error:
+            raise storage_error(error, target) from error
 
 
 def _own(name: str, verb: str) -> Path:
@@ -177,17 +183,25 @@ def _own(name: str, verb: str) -> Path:
     )
 
 
+def _see_unclaimed(folder: Path) -> None:
+    """Refuse a model that another process is fitting or calibrating (`InUseError`)."""
+    with claimed(folder):
+        pass
+
+
 def rename_model(name: str, new_name: str) -> Path:
     """Rename one of the user's models; gives its new folder.
 
     Raises
     ------
     InputError
-        If the new name is taken or is no name, or the model is a released one.
+        If the new name is taken or is no name, the model is a released one, or another process
+        writes to it.
     ModelFileError
         If the user has no such model.
     """
     source, target = _own(name, "renamed"), free_folder(new_name)
+    _see_unclaimed(source)
     _move(source, target)
     return target
 
@@ -247,11 +261,12 @@ def delete_model(name: str) -> Path:
     Raises
     ------
     InputError
-        If the model is a released one.
+        If the model is a released one, or another process writes to it.
     ModelFileError
         If the user has no such model.
     """
     source = _own(name, "deleted")
+    _see_unclaimed(source)
     stamp = datetime.now(UTC).strftime(_STAMP)
     target = user_models_dir() / _TRASH / f"{stamp}-{name}"
     _move(source, target)

@@ -31,7 +31,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from napari_spatial_ar.errors import StorageError
-from napari_spatial_ar.imaging.files import atomic_write_bytes, remove_partial
+from napari_spatial_ar.imaging.files import atomic_write_bytes
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
 from napari_spatial_ar.normative.paths import quantized_dir
@@ -45,7 +45,6 @@ __all__ = ["convert", "keep_silent", "quantized"]
 _RECIPE = 1
 _SLICES = 6
 _KEPT = 8
-_HOUR = 3600.0
 _SHA256 = "sha256"
 _WORDS = ("xml", "bin")
 # The first product of each MLP, as transformers call it in ViTs. Everything else in 8 bits, above
@@ -187,7 +186,6 @@ def _write(model: Any, path: Path) -> None:
         openvino.save_model(model, written, compress_to_fp16=False)
         parts = {n: np.fromfile(written.with_suffix(f".{n}"), np.uint8) for n in _WORDS}
     atomic_write_bytes(path, save(parts, metadata={_SHA256: _digest(parts)}))
-    remove_partial(path.parent, older_than=_HOUR)
     kept = sorted(path.parent.glob("*.safetensors"), key=lambda p: p.stat().st_mtime)
     for old in kept[:-_KEPT]:
         with suppress(OSError):

@@ -31,7 +31,6 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import (
     atomic_path,
     atomic_write_json,
-    remove_partial,
     storage_error,
 )
 from napari_spatial_ar.imaging.geometry import Geometry
@@ -47,8 +46,6 @@ _KEY_DIGITS = 24
 _MODEL_DIGITS = 16
 _PEEK_BYTES = 65_536
 _PEEKED_FILES = 5
-# What was begun so long ago, nobody will finish.
-_ABANDONED_SECONDS = 3600.0
 
 
 def scan_key(scan: Scan) -> str:
@@ -258,7 +255,6 @@ class WorklistStore:
         The scores first: a summary never stands beside scores that are not there.
         """
         path = self._path(scan, f"{model}.npz")
-        remove_partial(path.parent, older_than=_ABANDONED_SECONDS)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(
                 file,

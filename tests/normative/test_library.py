@@ -74,7 +74,8 @@ def test_a_name_that_is_taken_or_none_is_refused(models: Path, change: object) -
     kept = (models / "other" / "model.safetensors").read_bytes()
     with pytest.raises(InputError, match="there already"):
         change("mine", "other")  # type: ignore[operator]
-    for bad in ("", "../escape", "a/b", ".hidden", "a\\b"):
+    ugly = ("a\nb", "a\x1b[31mb", "a\u202eb", "a\udcff", "a:b", "nul.x", "a.", " a", "a?")
+    for bad in ("", "../escape", "a/b", ".hidden", "a\\b", *ugly):
         with pytest.raises(InputError, match="is no name"):
             change("mine", bad)  # type: ignore[operator]
     with pytest.raises(ModelFileError, match="no model"):
