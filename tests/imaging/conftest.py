@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,70 @@ def write_series(tmp_path: Path) -> Callable[..., list[Path]]:
         return paths
 
     return write
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of a series of several volumes at the same places."""
+
+    volume: int
+    place: int
+    dataset: Dataset = field(repr=False)
+
+
+@pytest.fixture
+def write_volumes(tmp_path: Path) -> Callable[..., list[Path]]:
+    """Write volumes of one series that lie at the same places, as files named in no order.
+
+    The stored values are those of `volume_voxels`. ``describe`` puts into an image what tells its
+    volume; ``number`` gives its InstanceNumber (None: none). ``without`` lists the images
+    (volume, place) that are not written.
+    """
+
+    def write(
+        volumes: int = 3,
+        places: int = 6,
+        *,
+        describe: Callable[[Image], None] = lambda image: None,
+        number: Callable[[int, int], int | None] = lambda volume, place: None,
+        without: Collection[tuple[int, int]] = (),
+        folder: str = "series",
+        position: Callable[[int, int], tuple[float, float, float]] = lambda volume, place: (
+            *(-10.0, -20.0),
+            30.0 + 3.0 * place,
+        ),
+        **tags: Any,
+    ) -> list[Path]:
+        voxels = volume_voxels(volumes, places)
+        wanted = [(v, k) for v in range(volumes) for k in range(places) if (v, k) not in without]
+        names = np.random.default_rng(volumes * places).permutation(len(wanted))
+        paths = []
+        for (v, k), name in zip(wanted, names, strict=True):
+            dataset = build_image(
+                voxels[v, k],
+                ImageOrientationPatient=[float(n) for n in AXIAL],
+                ImagePositionPatient=list(position(v, k)),
+                PixelSpacing=[1.5, 0.5],
+                SliceThickness=2.5,
+                **tags,
+            )
+            count = number(v, k)
+            if count is not None:
+                dataset.InstanceNumber = count
+            describe(Image(v, k, dataset))
+            paths.append(tmp_path / folder / f"{name:03}")
+            paths[-1].parent.mkdir(parents=True, exist_ok=True)
+            pydicom.dcmwrite(paths[-1], dataset, enforce_file_format=True)
+        return sorted(paths)
+
+    return write
+
+
+def volume_voxels(volumes: int, places: int) -> np.ndarray:
+    """(volumes, places, rows, columns) uint16: first pixel 100 * volume + place, others random."""
+    voxels = np.random.default_rng(7).integers(0, 900, (volumes, places, 5, 6)).astype(np.uint16)
+    voxels[..., 0, 0] = 100 * np.arange(volumes)[:, None] + np.arange(places)
+    return voxels
 
 
 def build_item(**tags: Any) -> Dataset:

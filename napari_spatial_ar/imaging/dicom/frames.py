@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,25 @@ import pydicom
 
 from napari_spatial_ar.imaging.dicom.groups import Groups, Kind, axes_of, kind_of, signs_of
 from napari_spatial_ar.imaging.dicom.header import DAMAGED, is_dicom, patient_key, read_header
+from napari_spatial_ar.imaging.dicom.private import rows_reversed
 from napari_spatial_ar.imaging.dicom.storage import Storage
 from napari_spatial_ar.imaging.dicom.values import Header, Values, numbers, read_values
 from napari_spatial_ar.imaging.dicom.words import describe, label_of
 from napari_spatial_ar.imaging.guard import guard
 
-__all__ = ["Frame", "is_dicom", "patient_key", "read_frames", "series_uid"]
+__all__ = ["Frame", "is_dicom", "patient_key", "read_frames", "reversed_rows", "series_key"]
+
+Floats = npt.NDArray[np.float64]
 
 # Files whose headers are kept, so that grouping a folder and opening it read each file once.
 _FILES_KEPT = 16_384
+_REVERSED: dict[bool | None, str] = {
+    False: "",
+    True: "Its rows are stored reversed (GE epi_pepolar), and were put where they belong: check "
+    "front and back.",
+    None: "The rows of every second volume may be stored reversed (GE epi_pepolar of both "
+    "polarities): check front and back.",
+}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,6 +61,8 @@ class Frame:
         What may tell apart images at one place, see `napari_spatial_ar.imaging.dicom.groups.SIGNS`.
     order : int
         InstanceNumber of the file, 0 without one.
+    index : tuple of int
+        DimensionIndexValues of the frame, () without any.
     storage : Storage
         How its pixels are stored.
     values : Values
@@ -63,6 +75,8 @@ class Frame:
         Distance between rows and between columns, mm.
     thickness : float or None
         Distance between slices as the header has it, else the thickness of one, mm.
+    remark : str
+        Sentence on what the user should know of it.
     """
 
     file: Path
@@ -75,12 +89,14 @@ class Frame:
     kind: Kind = field(repr=False)
     signs: tuple[Any, ...] = field(repr=False)
     order: int
+    index: tuple[int, ...]
     storage: Storage
     values: Values
-    position: npt.NDArray[np.float64] | None
-    axes: npt.NDArray[np.float64] | None
+    position: Floats | None
+    axes: Floats | None
     spacing: tuple[float, float] | None
     thickness: float | None
+    remark: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,9 +109,11 @@ class Frame:
         return self.position is not None and self.axes is not None
 
     @property
-    def mosaic(self) -> bool:
-        """Whether it is a Siemens mosaic: a volume whose slices are tiles of one picture."""
-        return "MOSAIC" in self.kind.image_type
+    def sheet(self) -> Literal["", "mosaic", "vframe"]:
+        """Whether it is a volume whose slices are tiles: of Siemens, of United Imaging."""
+        if "MOSAIC" in self.kind.image_type:
+            return "mosaic"
+        return "vframe" if "VFRAME" in self.kind.image_type else ""
 
     @property
     def normal(self) -> npt.NDArray[np.float64]:
@@ -103,12 +121,6 @@ class Frame:
         assert self.axes is not None
         normal: npt.NDArray[np.float64] = np.cross(self.axes[0], self.axes[1])
         return normal / np.linalg.norm(normal)
-
-    @property
-    def height(self) -> float:
-        """Place along the normal, mm. For located frames."""
-        assert self.position is not None
-        return float(self.position @ self.normal)
 
 
 def read_frames(path: Path) -> tuple[Frame, ...]:
@@ -127,8 +139,10 @@ def read_frames(path: Path) -> tuple[Frame, ...]:
     return _kept(path, *_state(path))[1]
 
 
-def series_uid(path: Path) -> str:
-    """SeriesInstanceUID of a file, "" where there is none.
+def series_key(path: Path) -> tuple[str, ...]:
+    """Return what the files of one series share: study, patient and SeriesInstanceUID.
+
+    Where an anonymiser emptied the UID, all else that is one series' own stands in for it.
 
     Raises
     ------
@@ -146,14 +160,23 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=_FILES_KEPT)
-def _kept(path: Path, _size: int, _changed: int) -> tuple[str, tuple[Frame, ...]]:
+def _kept(path: Path, _size: int, _changed: int) -> tuple[tuple[str, ...], tuple[Frame, ...]]:
     header, storage = read_header(path)
     with guard(path, DAMAGED):
-        uid = str(header.get("SeriesInstanceUID", ""))
-        if storage is None:
-            return uid, ()
         plain = _plain(header)
-        return uid, tuple(_frame(plain, storage, path, n) for n in range(storage.frames))
+        key = _series_key(plain, path)
+        if storage is None:
+            return key, ()
+        return key, tuple(_frame(plain, storage, path, n) for n in range(storage.frames))
+
+
+def _series_key(header: Header, path: Path) -> tuple[str, ...]:
+    said = ["StudyInstanceUID", "PatientID", "SeriesInstanceUID"]
+    if header.get("SeriesInstanceUID"):
+        return tuple(str(header.get(keyword) or "") for keyword in said)
+    said += ["StudyDate", "SeriesDate", "SeriesTime", "SeriesNumber", "SeriesDescription"]
+    said += ["ProtocolName", "Modality", "PatientName"]
+    return (str(path.parent), *(str(header.get(keyword) or "") for keyword in said))
 
 
 def _plain(header: pydicom.Dataset) -> Header:
@@ -175,6 +198,9 @@ def _frame(header: Header, storage: Storage, path: Path, number: int) -> Frame:
     spacing = numbers(groups.get("PixelMeasuresSequence", "PixelSpacing"), 2)
     between = groups.number("PixelMeasuresSequence", "SpacingBetweenSlices")
     thickness = between or groups.number("PixelMeasuresSequence", "SliceThickness")
+    reverse = rows_reversed(header)
+    if reverse and position is not None and axes is not None and spacing is not None:
+        position, axes = reversed_rows(position, axes, float(spacing[0]), storage.rows)
     alone = storage.frames > 1 or position is None or axes is None
     whole = str(header.get("ConcatenationUID") or path) if alone else ""
     kind = kind_of(header, groups, whole)
@@ -189,18 +215,30 @@ def _frame(header: Header, storage: Storage, path: Path, number: int) -> Frame:
         kind=kind,
         signs=signs_of(header, groups, kind),
         order=int(groups.number("", "InstanceNumber") or 0),
+        index=_index(groups),
         storage=storage,
         values=read_values(header, groups.get, storage),
         position=position,
         axes=axes,
         spacing=None if spacing is None else (float(spacing[0]), float(spacing[1])),
         thickness=abs(thickness) if thickness else None,
+        remark=_REVERSED[reverse],
     )
 
 
-def _place(
-    header: Header, groups: Groups, number: int
-) -> tuple[npt.NDArray[np.float64] | None, npt.NDArray[np.float64] | None]:
+def _index(groups: Groups) -> tuple[int, ...]:
+    found = numbers(groups.get("FrameContentSequence", "DimensionIndexValues"))
+    return () if found is None else tuple(found.astype(int).tolist())
+
+
+def reversed_rows(
+    position: Floats, axes: Floats, spacing: float, rows: int
+) -> tuple[Floats, Floats]:
+    """Where an image lies whose rows are stored from the last to the first: place and axes."""
+    return position + axes[1] * spacing * (rows - 1), axes * [[1.0], [-1.0]]
+
+
+def _place(header: Header, groups: Groups, number: int) -> tuple[Floats | None, Floats | None]:
     """Position and axes of a frame, LPS; None where the header does not say."""
     axes = axes_of(groups.get("PlaneOrientationSequence", "ImageOrientationPatient"))
     position = numbers(groups.get("PlanePositionSequence", "ImagePositionPatient"), 3)

@@ -11,17 +11,13 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.frames import Frame
 from napari_spatial_ar.imaging.dicom.groups import SIGNS
-from napari_spatial_ar.imaging.dicom.stacks import SAME_PLACE_MM
+from napari_spatial_ar.imaging.dicom.places import uneven
+from napari_spatial_ar.imaging.dicom.stacks import same_place_of
 from napari_spatial_ar.imaging.geometry import Geometry
 
 __all__ = ["LPS_TO_RAS", "affine_of", "patient_grid", "plain_grid"]
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-# Positions may be rounded to 0.1 mm: a slice may so lie this far from its place, but never more
-# than this share of the distance between slices.
-_UNEVEN_MM = 0.1
-_UNEVEN_SHARE = 0.25
-_WHOLE_GAPS = 0.1
 _TILT_DEGREES = 0.5
 _NOT_REGULAR = "The geometry is not regular: nothing is measured in mm."
 
@@ -69,13 +65,12 @@ def patient_grid(frames: Sequence[Frame], path: Path) -> tuple[Geometry, tuple[s
     if len(frames) == 1:
         affine = affine_of(first, first.normal * (first.thickness or 1.0), positions[0])
         return _geometry(shape, affine, path), ()
-    if np.ptp(positions @ first.normal) < SAME_PLACE_MM and _is_film(frames):
+    same = same_place_of(frames)
+    if np.ptp(positions @ first.normal) <= same and _is_film(frames):
         film = f"All {len(frames)} images lie at one place: they are a film, not a volume."
         return Geometry.without_spacing(shape), (film,)
-    odd = [
-        *_repeated(positions, first.normal, path),
-        *_uneven(positions, first.normal),
-    ]
+    said = (_repeated(positions, first.normal, same, path), uneven(positions, first.normal, same))
+    odd = [sentence for sentence in said if sentence]
     step = (positions[-1] - positions[0]) / (len(frames) - 1)
     tilted = _tilted(step, first.normal)
     affine = affine_of(first, step, positions[0])
@@ -105,52 +100,25 @@ def _geometry(shape: tuple[int, int, int], affine: npt.NDArray[np.float64], path
 
 
 def _repeated(
-    positions: npt.NDArray[np.float64], normal: npt.NDArray[np.float64], path: Path
-) -> list[str]:
+    positions: npt.NDArray[np.float64], normal: npt.NDArray[np.float64], same: float, path: Path
+) -> str:
     """Name slices at one place; refuse a stack that has more of them than places."""
     along = positions @ normal
-    gaps = np.diff(along)
-    same = int(np.count_nonzero(gaps < SAME_PLACE_MM))
-    if not same:
-        return []
+    again = np.diff(along) <= same
+    count = int(np.count_nonzero(again))
+    if not count:
+        return ""
     what = (
-        f"{same} of its {len(positions)} slices lie at the same place as another (the first at "
-        f"{along[int((gaps < SAME_PLACE_MM).argmax())]:.2f} mm along the normal)"
+        f"{count} of its {len(positions)} slices lie at the same place as another (the first at "
+        f"{along[int(again.argmax())]:.2f} mm along the normal)"
     )
-    if 2 * same >= len(positions):
+    if 2 * count >= len(positions):
         raise InputError(
             f"{what}, and nothing tells them apart: they are not one volume",
             path=path,
             fix="Open one time point or reconstruction at a time",
         )
-    return [what[0].upper() + what[1:] + "."]
-
-
-def _uneven(positions: npt.NDArray[np.float64], normal: npt.NDArray[np.float64]) -> list[str]:
-    """Name gaps that are not the usual one, and slices that lie beside the line of the others."""
-    count = len(positions)
-    along = positions @ normal
-    gaps = np.diff(along)
-    usual = float(np.median(gaps[gaps >= SAME_PLACE_MM]))
-    allowed = min(_UNEVEN_MM, _UNEVEN_SHARE * usual)
-    even = np.linspace(positions[0], positions[-1], count)
-    if np.abs(along - even @ normal).max() > allowed:
-        worst = int(np.abs(gaps - usual).argmax())
-        sentence = (
-            f"The slices are unevenly spaced: {gaps[worst]:.2f} mm between slices {worst + 1} and "
-            f"{worst + 2}, where {usual:.2f} mm is usual"
-        )
-        whole = np.round(gaps / usual)
-        missing = int((whole - 1).sum())
-        if missing > 0 and whole.min() >= 1 and np.abs(gaps / usual - whole).max() < _WHOLE_GAPS:
-            seem = "1 slice seems" if missing == 1 else f"{missing} slices seem"
-            sentence += f"; {seem} to be missing"
-        return [sentence + "."]
-    aside = np.linalg.norm(positions - even, axis=1)
-    if aside.max() > max(_UNEVEN_MM, allowed):
-        worst = int(aside.argmax())
-        return [f"Slice {worst + 1} is shifted sideways by {aside[worst]:.2f} mm."]
-    return []
+    return what[0].upper() + what[1:] + "."
 
 
 def _tilted(step: npt.NDArray[np.float64], normal: npt.NDArray[np.float64]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +9,33 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 
+from napari_spatial_ar.imaging.dicom import private
 from napari_spatial_ar.imaging.dicom.values import Header, numbers
+from napari_spatial_ar.imaging.dicom.words import says_component
 
-__all__ = ["SIGNS", "Groups", "Kind", "axes_of", "kind_of", "signs_of"]
+__all__ = ["CLOCKS", "SIGNS", "TIMES", "Groups", "Kind", "axes_of", "kind_of", "signs_of"]
 
 #: What may tell apart images at one place, the most telling first (see `signs_of`).
 SIGNS = (
-    *("temporal position", "b-value and gradient direction", "echo time", "acquisition number"),
-    *("trigger time", "inversion time", "flip angle", "acquisition time", "content time"),
+    *("image type", "series number", "temporal position", "b-value and gradient direction"),
+    *("echo time", "inversion time", "flip angle", "repetition time", "tube voltage"),
+    *("reconstruction kernel", "label or control", "sequence name", "receive coil"),
+    *("acquisition number", "cardiac phase", "trigger time", "frame reference time"),
+    *("acquisition time", "content time"),
 )
-_SIEMENS, _GE = (0x0019, "SIEMENS MR HEADER"), (0x0043, "GEMS_PARM_01")
+#: Those that may differ between the slices of one volume because it took time to acquire.
+TIMES = frozenset({"trigger time", "frame reference time", "acquisition time", "content time"})
+#: Those by which images can be sorted in time, and whether the nth image at each place is of the
+#: nth volume whatever the order of places: true of when it was measured, not of a count.
+CLOCKS = {
+    "trigger time": True,
+    "frame reference time": True,
+    "acquisition time": True,
+    "content time": False,
+    "temporal position": False,
+    "acquisition number": False,
+}
+_DECIMALS = 4
 
 
 class Groups:
@@ -51,14 +67,7 @@ class Groups:
     def b_value(self) -> float | None:
         """Diffusion weighting, s/mm2, where the header or the maker's private part has it."""
         standard = self.number("MRDiffusionSequence", "DiffusionBValue")
-        if standard is not None:
-            return standard
-        siemens = numbers(_private(self._header, _SIEMENS, 0x0C))
-        if siemens is not None:
-            return float(siemens[0])
-        # GE adds 1e9 to it on some releases.
-        ge = re.match(rb"\s*(\d+)", _private_bytes(self._header, _GE, 0x39))
-        return float(int(ge.group(1)) % 100_000) if ge else None
+        return private.b_value(self._header) if standard is None else standard
 
     @property
     def gradient(self) -> tuple[float, ...] | None:
@@ -71,38 +80,7 @@ class Groups:
                 found = numbers(directions[0].get("DiffusionGradientOrientation"), 3)
                 return None if found is None else tuple(found.tolist())
         found = numbers(self._header.get("DiffusionGradientOrientation"), 3)
-        if found is None:
-            found = numbers(_private(self._header, _SIEMENS, 0x0E), 3)
-        return None if found is None else tuple(found.tolist())
-
-
-def _private_element(header: Header, block: tuple[int, str], element: int) -> Any:
-    group, creator = block
-    owner, tag = (group, 0x0010), (group, 0x1000 + element)
-    if owner not in header or tag not in header or header[owner] != creator:
-        return None
-    return header[tag]
-
-
-def _private(header: Header, block: tuple[int, str], element: int) -> Any:
-    """Value of a private element, None without it; its reader's word is checked."""
-    value = _private_element(header, block, element)
-    if isinstance(value, bytes):  # implicit VR: the dictionary does not know its type
-        raw = value
-        text = value.decode("ascii", "replace").strip("\0 ")
-        value = [text] if re.fullmatch(r"[-+.\deE]+", text) else None
-        if value is None and len(raw) == 24:
-            value = np.frombuffer(raw, "<f8").tolist()
-    return value
-
-
-def _private_bytes(header: Header, block: tuple[int, str], element: int) -> bytes:
-    value = _private_element(header, block, element)
-    if isinstance(value, bytes):
-        return value
-    if hasattr(value, "__len__") and not isinstance(value, str):
-        value = value[0] if len(value) else None
-    return b"" if value is None else str(value).encode()
+        return private.gradient(self._header) if found is None else tuple(found.tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +88,15 @@ class Kind:
     """What sets apart the volumes that share a series.
 
     ``alone`` is the file (or concatenation) where it is a volume by itself: multi-frame, or
-    without a position. ``echo``, ``time`` and ``b_value`` are None where the header is silent.
+    without a position. ``component`` is what of ``image_type`` never varies in a volume: its
+    first three values and, among the further ones, which are the implementation's own
+    (PS3.3 C.7.6.1.1.2), those that name a component of the signal or a computed map. ``echo``,
+    ``time`` and ``b_value`` are None where the header is silent.
     """
 
     alone: str
     image_type: tuple[str, ...]
+    component: tuple[str, ...]
     stack: str
     sop_class: str
     echo: float | None = None
@@ -124,12 +106,12 @@ class Kind:
     @property
     def firm(self) -> tuple[str, tuple[str, ...], str, str]:
         """What never shares a volume."""
-        return self.alone, self.image_type, self.stack, self.sop_class
+        return self.alone, self.component, self.stack, self.sop_class
 
     @property
-    def soft(self) -> tuple[float | None, int | None, float | None]:
-        """What is counted wrongly by some scanners, slice by slice."""
-        return self.echo, self.time, self.b_value
+    def weighting(self) -> tuple[float | None, float | None]:
+        """What never shares a volume but where a scanner counts it slice by slice."""
+        return self.echo, self.b_value
 
 
 def kind_of(header: Header, groups: Groups, alone: str) -> Kind:
@@ -139,15 +121,23 @@ def kind_of(header: Header, groups: Groups, alone: str) -> Kind:
         image_type = groups.get("CTImageFrameTypeSequence", "FrameType") or header.get("ImageType")
     if isinstance(image_type, str) or image_type is None:
         image_type = [image_type or ""]
+    said = tuple(str(value) for value in image_type)
     echo = groups.number("MREchoSequence", "EffectiveEchoTime")
     if echo is None:
         echo = groups.number("", "EchoNumbers")
     time = groups.number("FrameContentSequence", "TemporalPositionIndex")
     if time is None:
         time = groups.number("", "TemporalPositionIdentifier")
+    component = (
+        *said[:3],
+        *(value for value in said[3:] if says_component(value)),
+        str(groups.get("MRImageFrameTypeSequence", "ComplexImageComponent") or ""),
+        private.complex_part(header),
+    )
     return Kind(
         alone=alone,
-        image_type=tuple(str(value) for value in image_type),
+        image_type=said,
+        component=component,
         stack=str(groups.get("FrameContentSequence", "StackID") or ""),
         sop_class=str(header.get("SOPClassUID") or ""),
         echo=echo,
@@ -159,22 +149,59 @@ def kind_of(header: Header, groups: Groups, alone: str) -> Kind:
 def signs_of(header: Header, groups: Groups, kind: Kind) -> tuple[Any, ...]:
     """Values in the order of `SIGNS`; None where the header is silent."""
     gradient = groups.gradient
-    content = "FrameContentSequence"
-    when = groups.get(content, "FrameAcquisitionDateTime") or groups.get("", "AcquisitionDateTime")
+    content, heart = "FrameContentSequence", "CardiacSynchronizationSequence"
+    timing = "MRTimingAndRelatedParametersSequence"
+
+    def number(*places: tuple[str, str]) -> float | None:
+        for sequence, keyword in places:
+            found = groups.number(sequence, keyword)
+            if found is not None:
+                return round(found, _DECIMALS)
+        return None
+
+    label = groups.get("MRArterialSpinLabelingSequence", "ASLContext")
+    phase = number((heart, "NominalPercentageOfCardiacPhase"))
+    if phase is None:
+        phase = private.phase(header)
     return (
+        kind.image_type,
+        number(("", "SeriesNumber")),
         kind.time,
         None
         if kind.b_value is None and gradient is None
-        else (kind.b_value or 0.0, gradient or ()),
-        groups.number("MREchoSequence", "EffectiveEchoTime") or groups.number("", "EchoTime"),
-        groups.number(content, "FrameAcquisitionNumber") or groups.number("", "AcquisitionNumber"),
-        groups.number("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")
-        or groups.number("", "TriggerTime"),
-        groups.number("MRModifierSequence", "InversionTimes") or groups.number("", "InversionTime"),
-        groups.number("MRTimingAndRelatedParametersSequence", "FlipAngle"),
-        _text(when or groups.get("", "AcquisitionTime")),
-        _text(groups.get(content, "FrameReferenceDateTime") or groups.get("", "ContentTime")),
+        else (kind.b_value or 0.0, tuple(round(part, _DECIMALS) for part in gradient or ())),
+        number(("MREchoSequence", "EffectiveEchoTime"), ("", "EchoTime")),
+        number(("MRModifierSequence", "InversionTimes"), ("", "InversionTime")),
+        number((timing, "FlipAngle")),
+        number((timing, "RepetitionTime")),
+        number(("CTXRayDetailsSequence", "KVP")),
+        _text(groups.get("CTReconstructionSequence", "ConvolutionKernel")),
+        _text(label or private.label_or_control(header)),
+        _text(header.get("SequenceName")),
+        _text(private.receive_coil(header)),
+        number((content, "FrameAcquisitionNumber"), ("", "AcquisitionNumber")),
+        phase,
+        number((heart, "NominalCardiacTriggerDelayTime"), ("", "TriggerTime")),
+        number(("", "FrameReferenceTime")),
+        _moment(
+            groups.get(content, "FrameAcquisitionDateTime")
+            or groups.get("", "AcquisitionDateTime"),
+            groups.get("", "AcquisitionDate"),
+            groups.get("", "AcquisitionTime"),
+        ),
+        _moment(
+            groups.get(content, "FrameReferenceDateTime"),
+            groups.get("", "ContentDate"),
+            groups.get("", "ContentTime"),
+        ),
     )
+
+
+def _moment(both: Any, date: Any, time: Any) -> str | None:
+    """Date and time as text that sorts as they do; None without a time."""
+    if both not in (None, ""):
+        return str(both)
+    return None if time in (None, "") else f"{date or ''}{str(time).replace(':', '')}"
 
 
 def _text(value: Any) -> str | None:

@@ -19,6 +19,7 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian
 
+from napari_spatial_ar.imaging.dicom.private import PRIVATE_TAGS
 from napari_spatial_ar.imaging.dicom.storage import Storage, read_storage
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.inflate import InflatedFile, Inflater
@@ -60,19 +61,17 @@ _KEYWORDS = """
     SpacingBetweenSlices GridFrameOffsetVector
     EchoNumbers EchoTime TemporalPositionIdentifier DiffusionBValue
     DiffusionGradientOrientation AcquisitionNumber TriggerTime InversionTime FlipAngle
-    AcquisitionDateTime AcquisitionTime ContentTime InstanceNumber
+    RepetitionTime KVP ConvolutionKernel ASLContext SequenceName ReceiveCoilName ImageComments
+    ComplexImageComponent NominalPercentageOfCardiacPhase FrameReferenceTime
+    AcquisitionDateTime AcquisitionDate AcquisitionTime ContentDate ContentTime InstanceNumber
+    FrameOfReferenceUID StudyDate SeriesDate SeriesTime
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
 """
-_PRIVATE = (
-    *((0x0019, 0x0010), (0x0019, 0x100A), (0x0019, 0x100C), (0x0019, 0x100E)),  # Siemens MR
-    *((0x0043, 0x0010), (0x0043, 0x1039)),  # GE
-)
-
 
 # Plain numbers, which are looked up a good deal faster than pydicom's tags, for every attribute.
 _TAGS: list[BaseTag | int] = [
     *(tag for tag in map(tag_for_keyword, _KEYWORDS.split()) if tag is not None),
-    *(group << 16 | element for group, element in _PRIVATE),
+    *PRIVATE_TAGS,
 ]
 _PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 

@@ -12,12 +12,18 @@ from napari_spatial_ar.imaging.dicom.frames import (
     is_dicom,
     patient_key,
     read_frames,
-    series_uid,
+    series_key,
 )
 from napari_spatial_ar.imaging.dicom.grid import patient_grid, plain_grid
-from napari_spatial_ar.imaging.dicom.mosaic import find_mosaic
+from napari_spatial_ar.imaging.dicom.mosaic import find_tiles
 from napari_spatial_ar.imaging.dicom.reader import FrameReader
-from napari_spatial_ar.imaging.dicom.stacks import Stack, find_stacks, without_copies
+from napari_spatial_ar.imaging.dicom.stacks import (
+    Stack,
+    alike,
+    differences,
+    find_stacks,
+    without_copies,
+)
 from napari_spatial_ar.imaging.dicom.words import role_of
 from napari_spatial_ar.imaging.gather import attempt, gather, left_out
 from napari_spatial_ar.imaging.scan import Scan, VoxelReader
@@ -32,21 +38,24 @@ __all__ = [
     "read_series",
 ]
 
+# Wider than any scanner's bore or field of view; composed images are longer, but not wider.
+_BORE_MM = 850.0
+_IN_A_BORE = frozenset({"CT", "MR", "PT"})
 _MODALITIES: dict[str, Modality] = {"CT": "ct", "MR": "mri", "OPT": "oct", "OCT": "oct"}
 
 
 def group_series(files: Sequence[str | Path]) -> list[tuple[Path, ...]]:
-    """Group files by SeriesInstanceUID, in the order the series are met.
+    """Group files by series (study, patient and UID), in the order the series are met.
 
     A file that cannot be read is a group by itself: reading it says why.
     """
-    groups: dict[str, list[Path]] = {}
+    groups: dict[tuple[str, ...], list[Path]] = {}
     for number, path in enumerate(map(Path, files)):
         try:
-            uid = series_uid(path)
+            key = series_key(path)
         except InputError:
-            uid = f"unreadable {number}"
-        groups.setdefault(uid, []).append(path)
+            key = (f"unreadable {number}",)
+        groups.setdefault(key, []).append(path)
     return [tuple(group) for group in groups.values()]
 
 
@@ -87,10 +96,10 @@ def find_series(files: Sequence[str | Path]) -> list[Scan]:
     Returns
     -------
     list of Scan
-        One, or one for each image type, echo, time point, b-value, stack, orientation and size
-        in the series. Slices are sorted along their normal; voxels (Z, Y, X) = (slice, row,
-        column) are rescaled (Hounsfield units in a CT). ``warnings`` say what was set apart,
-        and what of the geometry is not regular.
+        One, or one for each image type, echo, time point, b-value, run, orientation, size and
+        pixel spacing in the series (see `find_stacks`). Slices are sorted along their normal;
+        voxels (Z, Y, X) = (slice, row, column) are rescaled (Hounsfield units in a CT).
+        ``warnings`` say what was set apart, and what of the geometry is not regular.
 
     Raises
     ------
@@ -106,7 +115,8 @@ def find_series(files: Sequence[str | Path]) -> list[Scan]:
             path=paths[0] if paths else None,
         )
     stacks = find_stacks(frames)
-    if len(stacks) > 3 and all(len(s.frames) == 1 and _is_slice(s.first) for s in stacks):
+    alone = all(len(s.frames) == 1 and _is_slice(s.first) for s in stacks)
+    if alone and len(stacks) > 3 and not all(alike(stacks[0].first, s.first) for s in stacks):
         raise InputError(
             f"the {len(stacks)} slices have {len(stacks)} different orientations, sizes or types: "
             "they are not one volume",
@@ -124,26 +134,49 @@ def find_series(files: Sequence[str | Path]) -> list[Scan]:
         sizes = ", ".join(str(len(stack.frames)) for stack in stacks)
         if len(stacks) > 8:
             sizes = f"{min(len(s.frames) for s in stacks)} to {max(len(s.frames) for s in stacks)}"
-        apart = (
-            f"The series holds {len(stacks)} stacks ({sizes} slices) of different orientation, "
-            "size, type or time, which were set apart."
+        by = differences(stacks)
+        apart = f"The series holds {len(stacks)} stacks ({sizes} slices), which were set apart" + (
+            f" by {', '.join(by)}." if by else "."
         )
         scans = [scan.warn(apart) for scan in scans]
     return scans
 
 
 def _is_slice(frame: Frame) -> bool:
-    return frame.located and not frame.mosaic
+    return frame.located and not frame.sheet
+
+
+def _check_is_slice(frame: Frame) -> None:
+    """Refuse an image with an orientation that cannot be one slice of a patient (`InputError`)."""
+    if frame.axes is None:
+        return
+    if frame.position is None:
+        raise InputError(
+            "its header says how it is turned but not where it lies: it may be a sheet of slices "
+            "and is not taken for one",
+            path=frame.file,
+            fix="Export the series as single images, or as enhanced DICOM",
+        )
+    if frame.spacing is None or frame.modality not in _IN_A_BORE:
+        return
+    height, width = (n * s for n, s in zip(frame.shape, frame.spacing, strict=True))
+    if min(height, width) > _BORE_MM:
+        raise InputError(
+            f"it would be {width:.0f} x {height:.0f} mm, more than fits into a scanner: it seems "
+            "to be a sheet of slices and is not taken for one",
+            path=frame.file,
+            fix="Export the series as single images, or as enhanced DICOM",
+        )
 
 
 def _scan(stack: Stack) -> Scan:
     frames, first = stack.frames, stack.first
     voxels: VoxelReader
-    if first.mosaic:
-        voxels, geometry = find_mosaic(first)
-        odd: tuple[str, ...] = ()
+    if first.sheet:
+        voxels, geometry, odd = find_tiles(first)
         numbers: tuple[int, ...] = ()
     else:
+        _check_is_slice(first)
         path = first.file.parent if len(frames) > 1 else first.file
         geometry, odd = patient_grid(frames, path) if first.located else plain_grid(frames)
         voxels, numbers = FrameReader(frames), tuple(frame.number for frame in frames)
@@ -179,9 +212,7 @@ def _intensity(frames: Sequence[Frame], modality: Modality) -> Intensity:
 
 def _remarks(stack: Stack, localizer: bool) -> list[str]:
     """Sentences on what the user should know, apart from the geometry."""
-    remarks = []
-    if stack.apart:
-        remarks.append(f"Several images lie at each place; they were set apart by {stack.apart}.")
+    remarks = [*stack.remarks, *dict.fromkeys(f.remark for f in stack.frames if f.remark)]
     if localizer:
         remarks.append("This is a localizer (scout) image, not a scan.")
     if stack.first.storage.coloured:

@@ -1,34 +1,56 @@
-"""Which frames of a DICOM series are slices of one volume."""
+"""Which frames of a DICOM series are slices of one volume.
+
+What is known of the images decides: how they were weighted, when they were acquired, how the
+scanner counts them. Each such sign is tried on its own, and counts where the images that share a
+value fill the same places once, or as often as each other. Where the time differs from slice to
+slice, the order in time decides. The number of an image (InstanceNumber, which the standard orders
+nothing by) does so only where it runs through the places again and again in one order, or stays at
+each place until all its images are counted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from napari_spatial_ar.imaging.dicom.frames import Frame
-from napari_spatial_ar.imaging.dicom.groups import SIGNS
+from napari_spatial_ar.imaging.dicom.groups import CLOCKS, SIGNS, TIMES
+from napari_spatial_ar.imaging.dicom.places import places_of, same_place_mm, seem_missing, uneven
 from napari_spatial_ar.imaging.dicom.words import type_words
 
-__all__ = ["SAME_PLACE_MM", "Stack", "find_stacks", "without_copies"]
+__all__ = ["Stack", "alike", "differences", "find_stacks", "same_place_of", "without_copies"]
 
-SAME_PLACE_MM = 1e-4
+Indices = npt.NDArray[np.intp]
+
 _SAME_AXES = 1e-3
+_SAME_SPACING = 1e-3
+# A run of so few slices says little about whether it is even.
+_FEWEST_IN_RUN = 3
+_NUMBERING = "their numbering alone"
+_BESIDE = "place within the slice"
+_INDEX = "dimension index"
+# Told by the name of the volume.
+_NAMED = frozenset({"temporal position"})
+_ASIDE_MM = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
     """Frames of one volume, sorted along their normal where they are located.
 
-    ``words`` says what it is among the volumes of its series ("echo 2"), ``apart`` by what it
-    was told from images at the same places.
+    ``words`` says what it is among the volumes of its series ("echo 2"), ``signs`` what told it
+    from images at the same places, ``remarks`` what the user should know of that.
     """
 
     frames: tuple[Frame, ...]
     words: str = ""
-    apart: str = ""
+    signs: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def first(self) -> Frame:
@@ -51,14 +73,16 @@ def without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], int]:
 def find_stacks(frames: Sequence[Frame]) -> list[Stack]:
     """Sort the frames of a series into volumes, in the order they are met.
 
-    Frames of one volume share what `Kind` says, size and orientation; where they lie at the
-    same places, one of `SIGNS` or their numbering sets them apart.
+    Frames of one volume share what `Kind` says, modality, size, pixel spacing and orientation;
+    where they lie at the same places or in several runs, one of `SIGNS`, their order in time or
+    their numbering sets them apart.
     """
     firm: dict[Hashable, list[list[Frame]]] = {}
     for frame in frames:
-        groups = firm.setdefault((frame.kind.firm, frame.shape, frame.located), [])
+        key = (frame.kind.firm, frame.modality, frame.shape, frame.located)
+        groups = firm.setdefault(key, [])
         for group in groups:
-            if _parallel(group[0], frame):
+            if alike(group[0], frame):
                 group.append(frame)
                 break
         else:
@@ -67,10 +91,36 @@ def find_stacks(frames: Sequence[Frame]) -> list[Stack]:
         stack
         for groups in firm.values()
         for group in groups
-        for soft in _by_soft_kind(group)
-        for stack in _by_place(soft)
+        for weighted in _by_weighting(group)
+        for stack in _by_place(weighted)
     ]
     return _named(stacks)
+
+
+def differences(stacks: Sequence[Stack]) -> tuple[str, ...]:
+    """Return what several stacks of a series were set apart by, in words."""
+    firsts = [stack.first for stack in stacks]
+    kinds = [frame.kind for frame in firsts]
+    first = firsts[0]
+    turned = {_parallel(first, frame) for frame in firsts}
+    zoomed = {_same_spacing(first, frame) for frame in firsts}
+    found = {
+        "file": {kind.alone for kind in kinds},
+        "orientation": turned,
+        "size": {frame.shape for frame in firsts},
+        "pixel spacing": zoomed,
+        "image type": {kind.component for kind in kinds},
+        "stack": {kind.stack for kind in kinds},
+        "echo": {kind.echo for kind in kinds},
+        "b-value": {kind.b_value for kind in kinds},
+    }
+    signs = dict.fromkeys(sign for stack in stacks for sign in stack.signs)
+    return (*(word for word, values in found.items() if len(values) > 1), *signs)
+
+
+def alike(one: Frame, other: Frame) -> bool:
+    """Whether two frames are parallel and have pixels of one size."""
+    return _parallel(one, other) and _same_spacing(one, other)
 
 
 def _parallel(one: Frame, other: Frame) -> bool:
@@ -79,63 +129,110 @@ def _parallel(one: Frame, other: Frame) -> bool:
     return bool(np.abs(one.axes - other.axes).max() <= _SAME_AXES)
 
 
-def _by_soft_kind(frames: list[Frame]) -> list[list[Frame]]:
-    """Set apart by echo, time point and b-value, unless every slice has its own."""
+def _same_spacing(one: Frame, other: Frame) -> bool:
+    if one.spacing is None or other.spacing is None:
+        return one.spacing == other.spacing
+    return bool(np.allclose(one.spacing, other.spacing, rtol=_SAME_SPACING, atol=0))
+
+
+def same_place_of(frames: Sequence[Frame]) -> float:
+    """Greatest distance along the normal, mm, of images that lie at one place."""
+    first = frames[0]
+    # Where no thickness is given, a slice is rather thicker than its pixels are wide.
+    thickness = first.thickness or 4 * max(first.spacing or (1.0,))
+    heights = np.array([frame.position for frame in frames]) @ first.normal
+    return same_place_mm(heights, thickness)
+
+
+def _by_weighting(frames: list[Frame]) -> list[list[Frame]]:
+    """Set apart by echo and b-value, unless every slice has its own."""
     groups: dict[Hashable, list[Frame]] = {}
     for frame in frames:
-        groups.setdefault(frame.kind.soft, []).append(frame)
-    alone = all(len(group) == 1 for group in groups.values())
-    if alone and frames[0].located:
-        places = len(_places(frames))
-        film = places == 1 and len({(f.kind.echo, f.kind.b_value) for f in frames}) == 1
-        if film or places == len(frames):
-            return [frames]
+        groups.setdefault(frame.kind.weighting, []).append(frame)
+    alone = len(groups) == len(frames) > 1 and frames[0].located
+    if alone and _Layout(frames).count == len(frames):
+        return [frames]
     return list(groups.values())
 
 
-def _places(frames: Iterable[Frame]) -> set[int]:
-    """Heights along the normal, in units of what counts as one place."""
-    heights = sorted(frame.height for frame in frames if frame.located)
-    places: set[int] = set()
-    last = -np.inf
-    for height in heights:
-        if height - last >= SAME_PLACE_MM:
-            places.add(round(height / SAME_PLACE_MM))
-        last = height
-    return places
+class _Layout:
+    """Located frames sorted along their normal, with what is needed to divide them."""
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        normal = frames[0].normal
+        heights = np.array([frame.position for frame in frames]) @ normal
+        order = np.argsort(heights, kind="stable")
+        self.normal = normal
+        self.met = order
+        self.frames = [frames[k] for k in order]
+        self.positions = np.array([frame.position for frame in self.frames])
+        self.same = same_place_of(frames)
+        self.places = places_of(heights[order], self.same)
+        self.count = int(self.places[-1]) + 1
+        self.all: Indices = np.arange(len(frames))
+
+    def of(self, part: Indices) -> tuple[Frame, ...]:
+        """Frames of a part."""
+        return tuple(self.frames[k] for k in part)
+
+    @cached_property
+    def signs(self) -> dict[str, list[Any]]:
+        """Values of each sign that differs between frames."""
+        signs = {name: [f.signs[n] for f in self.frames] for n, name in enumerate(SIGNS)}
+        widest = max(len(frame.index) for frame in self.frames)
+        for n in range(widest):
+            values = [f.index[n] if n < len(f.index) else None for f in self.frames]
+            signs[f"{_INDEX} {n + 1}"] = values
+        assert self.frames[0].axes is not None
+        aside = (self.positions - self.positions[0]) @ self.frames[0].axes.T
+        signs[_BESIDE] = [tuple(a) for a in np.round(aside / _ASIDE_MM).astype(int).tolist()]
+        return {name: values for name, values in signs.items() if len(set(values)) > 1}
+
+    def classes(self, part: Indices, name: str) -> list[Indices]:
+        """Parts of a part that share a value, in its order; those named, in the order met."""
+        values, groups = self.signs[name], dict[Hashable, list[int]]()
+        for k in part:
+            groups.setdefault(values[k], []).append(int(k))
+        if name in _NAMED:
+            ordered = sorted(groups.values(), key=lambda g: min(self.met[g]))
+        else:
+            ordered = [group for _, group in sorted(groups.items(), key=self._order)]
+        return [np.array(group) for group in ordered]
+
+    def _order(self, item: tuple[Hashable, list[int]]) -> tuple[str, float, tuple[int, int]]:
+        """Sort numbers as numbers, times as text, anything else as numbered."""
+        value, group = item
+        text = value if isinstance(value, str) else ""
+        number = float(value) if isinstance(value, int | float) else -np.inf
+        return text, number, min(_numbering(self.frames[k]) for k in group)
+
+    def counts(self, part: Indices, of: Indices) -> npt.NDArray[np.intp]:
+        """How many images of a part lie at each place of another."""
+        all_of_them = np.bincount(self.places[part], minlength=self.count)
+        return all_of_them[np.unique(self.places[of])]
+
+    def distinct(self, part: Indices) -> bool:
+        """Whether each image has a place of its own."""
+        return len(np.unique(self.places[part])) == len(part)
+
+    def even(self, part: Indices) -> bool:
+        """Whether each image has a place of its own, at even steps on one line."""
+        return self.distinct(part) and not uneven(self.positions[part], self.normal, self.same)
+
+    def plausible(self, part: Indices) -> bool:
+        """Whether it is even, or would be if slices were not missing."""
+        return self.even(part) or (
+            self.distinct(part) and seem_missing(self.positions[part], self.normal, self.same) > 0
+        )
+
+    def overlap(self, parts: Sequence[Indices]) -> bool:
+        """Whether all of several parts have a place along the normal in common."""
+        ends = [self.places[part][[0, -1]] for part in parts]
+        return bool(max(first for first, _ in ends) < min(last for _, last in ends))
 
 
-def _by_place(frames: list[Frame]) -> list[Stack]:
-    """One stack; or several, if images at the same places can be told apart cleanly."""
-    if not frames[0].located:
-        return [Stack(tuple(frames))]
-    frames = sorted(frames, key=attrgetter("height"))
-    places = len(_places(frames))
-    if frames[0].mosaic:
-        return [Stack((frame,)) for frame in sorted(frames, key=_numbering)]
-    if places == 1:
-        frames.sort(key=_moment)
-    if places in (1, len(frames)) or len(frames) % places:
-        return [Stack(tuple(frames))]
-    count = len(frames) // places
-    for number, sign in enumerate(SIGNS):
-        groups: dict[Hashable, list[Frame]] = {}
-        for frame in frames:
-            groups.setdefault(frame.signs[number], []).append(frame)
-        if len(groups) == count and all(
-            len(group) == len(_places(group)) == places for group in groups.values()
-        ):
-            ordered = sorted(groups.items(), key=_sign_order)
-            return _told_apart([group for _, group in ordered], sign)
-    return _by_numbering(frames, places, count)
-
-
-def _sign_order(item: tuple[Hashable, list[Frame]]) -> tuple[str, float, tuple[int, int]]:
-    """Sort numbers as numbers, times as text, anything else as numbered."""
-    sign, group = item
-    text = sign if isinstance(sign, str) else ""
-    number = float(sign) if isinstance(sign, int | float) else -np.inf
-    return text, number, min(map(_numbering, group))
+def _numbering(frame: Frame) -> tuple[int, int]:
+    return frame.order, frame.number
 
 
 def _moment(frame: Frame) -> tuple[float, float, tuple[int, int]]:
@@ -144,31 +241,215 @@ def _moment(frame: Frame) -> tuple[float, float, tuple[int, int]]:
     return float(phase or 0), float(frame.kind.time or 0), _numbering(frame)
 
 
-def _numbering(frame: Frame) -> tuple[int, int]:
-    return frame.order, frame.number
-
-
-def _by_numbering(frames: list[Frame], places: int, count: int) -> list[Stack]:
-    """Nth image at each place, by InstanceNumber and frame number; one stack if that fails."""
-    numbers = {_numbering(frame) for frame in frames}
-    at: list[list[Frame]] = []
-    for frame in frames:
-        if at and frame.height - at[-1][-1].height < SAME_PLACE_MM:
-            at[-1].append(frame)
-        else:
-            at.append([frame])
-    if len(numbers) < len(frames) or len(at) != places or {len(group) for group in at} != {count}:
+def _by_place(frames: list[Frame]) -> list[Stack]:
+    """One stack; or several, if images at the same places can be told apart cleanly."""
+    if frames[0].sheet:
+        return [Stack((frame,)) for frame in sorted(frames, key=_numbering)]
+    if not frames[0].located:
         return [Stack(tuple(frames))]
-    for group in at:
-        group.sort(key=_numbering)
-    return _told_apart([[group[n] for group in at] for n in range(count)], "their numbering alone")
+    layout = _Layout(frames)
+    if layout.count == 1:
+        return [Stack(tuple(sorted(frames, key=_moment)))]
+    parts = list(_divide(layout, layout.all))
+    if len(parts) == 1:
+        return [Stack(layout.of(layout.all))]
+    unnamed = any(sign not in _NAMED for part in parts for sign in part.signs)
+    stacks = []
+    for number, part in enumerate(parts, 1):
+        words = f"{number} of {len(parts)}" if unnamed else ""
+        remarks = _remarks(layout, part, parts)
+        stacks.append(Stack(layout.of(part.images), words, part.signs, remarks))
+    return stacks
 
 
-def _told_apart(groups: list[list[Frame]], sign: str) -> list[Stack]:
-    return [
-        Stack(tuple(group), words=f"{number + 1} of {len(groups)}", apart=sign)
-        for number, group in enumerate(groups)
-    ]
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Images of one volume, and the signs that told it from others; as runs of slices or not."""
+
+    images: Indices
+    signs: tuple[str, ...] = ()
+    run: bool = False
+
+    def told_by(self, sign: str) -> _Part:
+        signs = self.signs if sign in self.signs else (sign, *self.signs)
+        return replace(self, signs=signs)
+
+
+def _remarks(layout: _Layout, part: _Part, parts: Sequence[_Part]) -> tuple[str, ...]:
+    """Sentences on how a part was told from the others, and whether images of it are missing."""
+    remarks = []
+    signs = [sign for sign in part.signs if sign not in _NAMED]
+    if signs:
+        lie = "The slices lie in several runs" if part.run else "Several images lie at each place"
+        remarks.append(f"{lie}; they were set apart by {' and '.join(signs)}.")
+    if len(part.images) < layout.count <= max(len(other.images) for other in parts):
+        remarks.append(
+            f"It has {len(part.images)} of {layout.count} slices: the others were not acquired or "
+            "are missing, so it is incomplete."
+        )
+    return tuple(remarks)
+
+
+def _divide(layout: _Layout, part: Indices) -> Iterator[_Part]:
+    """Divide images into volumes by the first sign that does so cleanly; else leave them."""
+    most = int(layout.counts(part, part).max())
+    if most == 1 and layout.even(part):
+        yield _Part(part)
+        return
+    if most > 1:
+        for name in layout.signs:
+            classes = layout.classes(part, name)
+            if len(classes) > 1 and _fill_the_places(layout, part, classes, name):
+                for group in classes:
+                    yield from (leaf.told_by(name) for leaf in _divide(layout, group))
+                return
+        for name, measured in (*CLOCKS.items(), (_NUMBERING, False)):
+            volumes = _in_order(layout, part, most, name, measured)
+            if volumes:
+                yield from (_Part(volume, (name,)) for volume in volumes)
+                return
+    runs, name = _runs(layout, part)
+    yield from (_Part(run, (name,), run=True) for run in runs)
+    if not runs:
+        yield _Part(part)
+
+
+def _fill_the_places(layout: _Layout, part: Indices, classes: Sequence[Indices], name: str) -> bool:
+    """Whether images that share a value lie equally often at all places of a part.
+
+    At most one class may lack an image at some: the acquisition was stopped. More may, at most
+    half of them, where the sign is no time, which may differ within a volume, and no class has two
+    images at one place.
+    """
+    incomplete = 0
+    for group in classes:
+        counts = layout.counts(group, part)
+        if counts.min() < counts.max() - 1:
+            return False
+        incomplete += int(counts.min() < counts.max())
+    if incomplete <= 1:
+        return True
+    apart = all(layout.distinct(group) for group in classes)
+    return apart and name not in TIMES and 2 * incomplete <= len(classes)
+
+
+def _in_order(
+    layout: _Layout, part: Indices, most: int, name: str, measured: bool
+) -> list[Indices]:
+    """Volumes by the order of images in time or number; none if it is not clean.
+
+    Parameters
+    ----------
+    most : int
+        How many images lie at one place at most.
+    name : str
+        One of `CLOCKS`, or the numbering.
+    measured : bool
+        Whether it is a time that was measured: then the nth image at each place is of volume n.
+    """
+    if name == _NUMBERING:
+        keys: list[Any] = [_numbering(layout.frames[k]) for k in part]
+        known = len(set(keys)) == len(keys)
+    elif name in layout.signs:
+        keys = [layout.signs[name][k] for k in part]
+        known = None not in keys
+    else:
+        return []
+    places = np.unique(layout.places[part], return_inverse=True)[1]
+    if not known or len(set(zip(keys, places.tolist(), strict=True))) < len(keys):
+        return []
+    order = np.array(sorted(range(len(part)), key=lambda k: (keys[k], places[k])))
+    images, sequence = part[order], places[order]
+    count = int(places.max()) + 1
+    found = _sweeps(images, sequence, count, most, counted=name == _NUMBERING)
+    counts = np.bincount(sequence)
+    whole = bool((counts == most).all())
+    if not found and measured and whole:
+        found = _nth(images, sequence, most)
+    if not found and _place_by_place(sequence, counts, most):
+        found = _nth(images, sequence, most)
+    return [np.sort(volume) for volume in found]
+
+
+def _sweeps(
+    images: Indices, sequence: Indices, count: int, most: int, *, counted: bool
+) -> list[Indices]:
+    """Volumes where the places are gone through as often as most have images, in one order.
+
+    Where images are counted only, an order that is neither up nor down is one that chance may have
+    made: then no volume but the last, cut short, may lack an image.
+    """
+    first = sequence[:count]
+    for order in (np.arange(count), np.arange(count)[::-1], first):
+        if len(set(order.tolist())) < count:
+            continue
+        rank = np.argsort(order)[sequence]
+        starts = np.flatnonzero(np.diff(rank) <= 0) + 1
+        if len(starts) + 1 != most:
+            continue
+        if counted and order is first and not np.array_equal(rank, np.arange(len(rank)) % count):
+            continue
+        return np.split(images, starts)
+    return []
+
+
+def _place_by_place(sequence: Indices, counts: Indices, most: int) -> bool:
+    """Whether all images of a place follow each other; at the last, some may be missing."""
+    changes = np.flatnonzero(np.diff(sequence)) + 1
+    short = np.flatnonzero(counts < most)
+    stopped = not len(short) or short.tolist() == [int(sequence[-1])]
+    return len(changes) == len(counts) - 1 and stopped
+
+
+def _nth(images: Indices, sequence: Indices, most: int) -> list[Indices]:
+    """Nth image at each place, for each n."""
+    seen: dict[int, int] = {}
+    volumes: list[list[int]] = [[] for _ in range(most)]
+    for image, place in zip(images.tolist(), sequence.tolist(), strict=True):
+        volumes[seen.get(place, 0)].append(image)
+        seen[place] = seen.get(place, 0) + 1
+    return [np.array(volume) for volume in volumes]
+
+
+def _runs(layout: _Layout, part: Indices) -> tuple[list[Indices], str]:
+    """Find runs of slices that overlap or follow each other, and what told them, if there are any.
+
+    A stack that would be even if slices were not missing is one, whatever its slices say.
+    """
+    if layout.plausible(part):
+        return [], ""
+    for fits in (layout.even, layout.plausible):
+        for name in layout.signs:
+            if name in TIMES:
+                continue
+            classes = layout.classes(part, name)
+            if name == _BESIDE and not layout.overlap(classes):
+                continue
+            if len(classes) > 1 and all(_is_run(group) and fits(group) for group in classes):
+                return classes, name
+    for name in (*CLOCKS, _NUMBERING) if layout.distinct(part) else ():
+        runs = _back_and_again(layout, part, name)
+        if len(runs) > 1 and all(_is_run(group) and layout.plausible(group) for group in runs):
+            return runs, name
+    return [], ""
+
+
+def _is_run(group: Indices) -> bool:
+    return len(group) >= _FEWEST_IN_RUN
+
+
+def _back_and_again(layout: _Layout, part: Indices, name: str) -> list[Indices]:
+    """Divide into runs that go one way along the normal, by a time or by their numbers."""
+    if name == _NUMBERING:
+        keys: list[Any] = [_numbering(layout.frames[k]) for k in part]
+    else:
+        keys = [layout.signs[name][k] for k in part] if name in layout.signs else []
+    if None in keys or len(set(keys)) < len(part):
+        return []
+    images = np.array([int(part[k]) for k in sorted(range(len(part)), key=keys.__getitem__)])
+    forth = np.sign(np.diff(layout.places[images]))
+    main = 1 if forth.sum() > 0 else -1
+    return [np.sort(run) for run in np.split(images, np.flatnonzero(forth != main) + 1)]
 
 
 def _named(stacks: list[Stack]) -> list[Stack]:
@@ -186,7 +467,7 @@ def _named(stacks: list[Stack]) -> list[Stack]:
             effective = stack.first.storage.frames > 1
             said.append(f"echo {kind.echo:g}" + (" ms" if effective else ""))
         if len({other.b_value for other in kinds}) > 1 and kind.b_value is not None:
-            said.append(f"b {kind.b_value:g}")
+            said.append(f"b {kind.b_value:.0f}")
         if len(times) > 1 and kind.time is not None:
             said.append(f"time {times.index(kind.time) + 1} of {len(times)}")
         said.append(stack.words)
@@ -197,5 +478,5 @@ def _named(stacks: list[Stack]) -> list[Stack]:
             same = [n for n, other in enumerate(words) if other == said_of]
             nth = f"stack {same.index(number) + 1} of {len(same)}" if len(same) > 1 else ""
             said_of = ", ".join(word for word in (said_of, nth) if word)
-        named.append(Stack(stack.frames, said_of, stack.apart))
+        named.append(replace(stack, words=said_of))
     return named

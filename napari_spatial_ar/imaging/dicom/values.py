@@ -22,8 +22,16 @@ _MOST_TIMES_RANGE = 2.0
 
 
 def numbers(value: Any, count: int | None = None) -> npt.NDArray[np.float64] | None:
-    """Finite numbers of an attribute, as many as asked for, else None."""
-    if value is None or isinstance(value, str | bytes):
+    """Finite numbers of an attribute, as many as asked for, else None.
+
+    Numbers as text count whatever the attribute's value representation: some writers give one
+    that does not split values at backslashes (UT, LT), or none (UN).
+    """
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    if isinstance(value, str):
+        value = value.strip("\0 ").split("\\")
+    if value is None:
         return None
     values = list(value) if hasattr(value, "__len__") else [value]
     if not values or (count is not None and len(values) != count):

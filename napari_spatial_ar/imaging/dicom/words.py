@@ -9,7 +9,7 @@ from functools import lru_cache
 from napari_spatial_ar.imaging.dicom.values import Header
 from napari_spatial_ar.imaging.volume import Role
 
-__all__ = ["describe", "label_of", "role_of", "type_words"]
+__all__ = ["describe", "label_of", "role_of", "says_component", "type_words"]
 
 _DATES = re.compile(r"\d{1,4}[-./_]\d{1,2}[-./_]\d{1,4}|\d{6,8}")
 _LOCALIZERS = ("LOCALIZER", "SURVIEW", "SCOUT", "SCANOGRAM", "TOPOGRAM")
@@ -54,6 +54,12 @@ def role_of(image_type: Iterable[str]) -> Role:
     if {"DERIVED", "SECONDARY"} <= values or values & _COMPUTED:
         return "derived"
     return "original"
+
+
+def says_component(value: str) -> bool:
+    """Whether a value of ImageType names a component of the signal, a map or a localizer."""
+    word = value.strip().upper()
+    return word in _WORDS or word in _COMPUTED or any(part in word for part in _LOCALIZERS)
 
 
 def type_words(image_type: Iterable[str]) -> str:
