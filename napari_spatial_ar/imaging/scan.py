@@ -76,7 +76,7 @@ class Scan:
     ----------
     voxels : VoxelReader
         Reads the voxels.
-    geometry, modality, series, intensity, unit, window, role, warnings
+    geometry, modality, series, intensity, unit, window, role, warnings, background
         As for `Volume`.
     """
 
@@ -89,6 +89,7 @@ class Scan:
     window: tuple[float, float] | None = None
     role: Role = "original"
     warnings: tuple[str, ...] = ()
+    background: float | None = None
 
     @classmethod
     def of(cls, volume: Volume) -> Scan:
@@ -103,6 +104,7 @@ class Scan:
             window=volume.window,
             role=volume.role,
             warnings=volume.warnings,
+            background=volume.background,
         )
 
     @property
@@ -167,6 +169,7 @@ class Scan:
             window=self.window,
             role=self.role,
             warnings=(*self.warnings, *found),
+            background=self.background,
         )
 
     def _delayed(self) -> npt.NDArray[np.float32]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.volume import Sample
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
 
 __all__ = ["THUMBNAIL_SIZE", "shrunk", "thumbnail"]
@@ -72,7 +73,7 @@ def _limits(scan: Scan, slice_: npt.NDArray[np.float32]) -> tuple[float, float]:
         return scan.window
     window = default_window("ct" if scan.intensity == "hu" else "unknown")
     try:
-        return resolve(window, slice_)
+        return resolve(window, Sample.of(slice_, background=scan.background))
     except InputError:
         # An empty slice is drawn too, black.
         low = float(slice_.min())

@@ -108,11 +108,28 @@ class Sample:
     foreground: npt.NDArray[Any] = field(repr=False)
 
     @classmethod
-    def of(cls, voxels: npt.NDArray[Any], extremes: tuple[float, float] | None = None) -> Sample:
-        """Look at voxels, of which lowest and highest value may be known; seeded."""
+    def of(
+        cls,
+        voxels: npt.NDArray[Any],
+        extremes: tuple[float, float] | None = None,
+        background: float | None = None,
+    ) -> Sample:
+        """Look at voxels, of which lowest and highest value may be known; seeded.
+
+        Those of the value ``background`` are left out.
+        """
+        if background is not None:
+            shown = voxels != background
+            if shown.any():
+                low, high = np.float32(np.inf), np.float32(-np.inf)
+                low = voxels.min(where=shown, initial=low)
+                high = voxels.max(where=shown, initial=high)
+                extremes = float(low), float(high)
         minimum, maximum = extremes or (float(voxels.min()), float(voxels.max()))
         if voxels.size > _SAMPLE:
             voxels = voxels.reshape(-1)[np.random.default_rng(0).integers(0, voxels.size, _SAMPLE)]
+        # What is filled up with may lie above what a scan shows.
+        voxels = voxels if background is None else voxels[voxels != background]
         return cls(minimum, maximum, voxels[voxels > minimum])
 
 
@@ -141,6 +158,9 @@ class Volume:
         What the scan is for.
     warnings : tuple of str
         One sentence for each thing the user should know about this scan.
+    background : float, optional
+        Value of voxels that only fill the picture up and show nothing (padding): no statistics
+        count them.
 
     Raises
     ------
@@ -158,6 +178,7 @@ class Volume:
     window: tuple[float, float] | None = None
     role: Role = "original"
     warnings: tuple[str, ...] = ()
+    background: float | None = None
 
     def __post_init__(self) -> None:
         if self.data.shape != self.geometry.shape:
@@ -184,11 +205,11 @@ class Volume:
             If they are read now and a file is damaged or gone.
         """
         if not self.lazy:
-            return Sample.of(self.data, self.extremes)
+            return Sample.of(self.data, self.extremes, self.background)
         count = self.geometry.slice_count
         chosen = np.unique(np.linspace(0, count - 1, _SLICES_LOOKED_AT).round().astype(int))
         # All at once: one by one, they take longer to be asked for than to be read.
-        return Sample.of(np.asarray(self.slices[chosen]))
+        return Sample.of(np.asarray(self.slices[chosen]), background=self.background)
 
     @property
     def lazy(self) -> bool:

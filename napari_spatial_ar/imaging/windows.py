@@ -99,7 +99,7 @@ def default_window(modality: Modality) -> Window:
 
 
 def resolve(
-    window: Window, scan: Volume | npt.NDArray[Any], intensity: Intensity | None = None
+    window: Window, scan: Volume | Sample | npt.NDArray[Any], intensity: Intensity | None = None
 ) -> tuple[float, float]:
     """Find the ends of the window for one scan, in the scan's own units.
 
@@ -107,7 +107,7 @@ def resolve(
     ----------
     window : Window
         The rule.
-    scan : Volume or array
+    scan : Volume, Sample or array
         The voxels it is applied to: a whole scan, or one picture.
     intensity : {"grey8", "hu", "arbitrary"}, optional
         Unit of the voxels; a Volume's own where left out, else ``"arbitrary"``.
@@ -128,7 +128,10 @@ def resolve(
         return 0.0, 255.0
     if window.kind == "fixed":
         return window.low, window.high
-    sample = scan.sample if isinstance(scan, Volume) else Sample.of(scan)
+    if isinstance(scan, Volume):
+        sample = scan.sample
+    else:
+        sample = scan if isinstance(scan, Sample) else Sample.of(scan)
     minimum, maximum = sample.minimum, sample.maximum
     if not (math.isfinite(minimum) and math.isfinite(maximum)):
         raise InputError("the image holds values that are not finite numbers")

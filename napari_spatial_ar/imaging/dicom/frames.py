@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 
+from napari_spatial_ar.imaging.dicom.classes import object_remarks
 from napari_spatial_ar.imaging.dicom.groups import Groups, Kind, axes_of, kind_of, signs_of
 from napari_spatial_ar.imaging.dicom.header import DAMAGED, is_dicom, patient_key, read_header
 from napari_spatial_ar.imaging.dicom.private import rows_reversed
@@ -26,12 +27,16 @@ Floats = npt.NDArray[np.float64]
 
 # Files whose headers are kept, so that grouping a folder and opening it read each file once.
 _FILES_KEPT = 16_384
-_REVERSED: dict[bool | None, str] = {
-    False: "",
-    True: "Its rows are stored reversed (GE epi_pepolar), and were put where they belong: check "
-    "front and back.",
-    None: "The rows of every second volume may be stored reversed (GE epi_pepolar of both "
-    "polarities): check front and back.",
+_REVERSED: dict[bool | None, tuple[str, ...]] = {
+    False: (),
+    True: (
+        "Its rows are stored reversed (GE epi_pepolar), and were put where they belong: check "
+        "front and back.",
+    ),
+    None: (
+        "The rows of every second volume may be stored reversed (GE epi_pepolar of both "
+        "polarities): check front and back.",
+    ),
 }
 
 
@@ -75,8 +80,8 @@ class Frame:
         Distance between rows and between columns, mm.
     thickness : float or None
         Distance between slices as the header has it, else the thickness of one, mm.
-    remark : str
-        Sentence on what the user should know of it.
+    remarks : tuple of str
+        Sentences on what the user should know of it.
     """
 
     file: Path
@@ -96,7 +101,7 @@ class Frame:
     axes: Floats | None
     spacing: tuple[float, float] | None
     thickness: float | None
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -222,7 +227,7 @@ def _frame(header: Header, storage: Storage, path: Path, number: int) -> Frame:
         axes=axes,
         spacing=None if spacing is None else (float(spacing[0]), float(spacing[1])),
         thickness=abs(thickness) if thickness else None,
-        remark=_REVERSED[reverse],
+        remarks=(*object_remarks(header), *_REVERSED[reverse]),
     )
 
 

@@ -19,6 +19,7 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian
 
+from napari_spatial_ar.imaging.dicom.classes import is_image
 from napari_spatial_ar.imaging.dicom.private import PRIVATE_TAGS
 from napari_spatial_ar.imaging.dicom.storage import Storage, read_storage
 from napari_spatial_ar.imaging.guard import guard
@@ -57,6 +58,7 @@ _KEYWORDS = """
     PlanarConfiguration PhotometricInterpretation NumberOfFrames
     RescaleSlope RescaleIntercept RescaleType ModalityLUTSequence Units WindowCenter WindowWidth
     VOILUTFunction RealWorldValueMappingSequence DoseGridScaling DoseUnits
+    PixelPaddingValue PixelPaddingRangeLimit BurnedInAnnotation
     ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness
     SpacingBetweenSlices GridFrameOffsetVector
     EchoNumbers EchoTime TemporalPositionIdentifier DiffusionBValue
@@ -160,7 +162,7 @@ def _inflated(file: BinaryIO, path: Path, pixel_bytes: int) -> InflatedFile:
 
 
 def read_header(path: Path) -> tuple[pydicom.Dataset, Storage | None]:
-    """Attributes that imaging uses, and how the pixels are stored; None where there are none.
+    """Attributes that imaging uses, and how the pixels are stored; None where it is no image.
 
     Raises
     ------
@@ -169,6 +171,9 @@ def read_header(path: Path) -> tuple[pydicom.Dataset, Storage | None]:
     """
     with guard(path, DAMAGED), opened(path) as (file, known):
         header = read_partial(file, _at_pixels, force=known, specific_tags=_TAGS)
+        sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+        if not is_image(str(sop_class or ""), str(header.get("Modality") or "")):
+            return header, None
         return header, read_storage(header, file, _size(file), path)
 
 
@@ -187,7 +192,7 @@ def _size(file: BinaryIO) -> int:
 
 
 def read_whole_header(path: Path, keywords: Sequence[str] | None = None) -> pydicom.Dataset:
-    """Every attribute but the pixels, or those with these keywords.
+    """Every attribute of a DICOM file but the pixels, or those with these keywords.
 
     Raises
     ------
@@ -195,8 +200,8 @@ def read_whole_header(path: Path, keywords: Sequence[str] | None = None) -> pydi
         If the file cannot be read.
     """
     wanted = None if keywords is None else list(keywords)
-    with guard(path, DAMAGED), opened(path) as (file, known):
-        return pydicom.dcmread(file, stop_before_pixels=True, force=known, specific_tags=wanted)
+    with guard(path, DAMAGED), opened(path) as (file, _):
+        return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=wanted)
 
 
 def patient_key(path: Path) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom.classes import class_name
 from napari_spatial_ar.imaging.dicom.frames import (
     Frame,
     is_dicom,
@@ -15,6 +17,7 @@ from napari_spatial_ar.imaging.dicom.frames import (
     series_key,
 )
 from napari_spatial_ar.imaging.dicom.grid import patient_grid, plain_grid
+from napari_spatial_ar.imaging.dicom.header import DAMAGED, read_whole_header
 from napari_spatial_ar.imaging.dicom.mosaic import find_tiles
 from napari_spatial_ar.imaging.dicom.reader import FrameReader
 from napari_spatial_ar.imaging.dicom.stacks import (
@@ -26,6 +29,7 @@ from napari_spatial_ar.imaging.dicom.stacks import (
 )
 from napari_spatial_ar.imaging.dicom.words import role_of
 from napari_spatial_ar.imaging.gather import attempt, gather, left_out
+from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan, VoxelReader
 from napari_spatial_ar.imaging.volume import Intensity, Modality, Series, Volume
 
@@ -108,12 +112,10 @@ def find_series(files: Sequence[str | Path]) -> list[Scan]:
         or none holds an image.
     """
     paths = [Path(file) for file in files]
-    frames, copies = without_copies([frame for path in paths for frame in read_frames(path)])
+    found = [read_frames(path) for path in paths]
+    frames, copies = without_copies([frame for of_file in found for frame in of_file])
     if not frames:
-        raise InputError(
-            "holds no image (but a report, a plan or a segmentation)",
-            path=paths[0] if paths else None,
-        )
+        raise _no_image(paths)
     stacks = find_stacks(frames)
     alone = all(len(s.frames) == 1 and _is_slice(s.first) for s in stacks)
     if alone and len(stacks) > 3 and not all(alike(stacks[0].first, s.first) for s in stacks):
@@ -130,6 +132,10 @@ def find_series(files: Sequence[str | Path]) -> list[Scan]:
         many = "1 image is there twice and was" if copies == 1 else f"{copies} images are copies,"
         many += " read once." if copies == 1 else " which were read once."
         scans[0] = scans[0].warn(many)
+    without = sum(not of_file for of_file in found)
+    if without:
+        are = "1 file of the series is" if without == 1 else f"{without} files of the series are"
+        scans[0] = scans[0].warn(f"{are} no image (but a report, a segmentation or the like).")
     if len(stacks) > 1:
         sizes = ", ".join(str(len(stack.frames)) for stack in stacks)
         if len(stacks) > 8:
@@ -140,6 +146,34 @@ def find_series(files: Sequence[str | Path]) -> list[Scan]:
         )
         scans = [scan.warn(apart) for scan in scans]
     return scans
+
+
+def _no_image(paths: Sequence[Path]) -> InputError:
+    """Say what a series is that is no image."""
+    name = ""
+    if paths:
+        with guard(paths[0], DAMAGED):
+            header = read_whole_header(paths[0], ["SOPClassUID"])
+            name = class_name(str(header.get("SOPClassUID") or ""))
+    what = f"but a {name} object" if name else "but a report, a plan, a segmentation or a map"
+    return InputError(f"holds no image of a patient ({what})", path=paths[0] if paths else None)
+
+
+def _with_one_background(frames: tuple[Frame, ...]) -> tuple[tuple[Frame, ...], float | None]:
+    """Frames whose padding all has one value, and that value; None where they have no padding."""
+    paddings = [frame.values.padding for frame in frames if frame.values.padding is not None]
+    if not paddings:
+        return frames, None
+    least = min(padding.background for padding in paddings)
+
+    def padded(frame: Frame) -> Frame:
+        padding = frame.values.padding
+        if padding is None or padding.background == least:
+            return frame
+        padding = replace(padding, background=least)
+        return replace(frame, values=replace(frame.values, padding=padding))
+
+    return tuple(map(padded, frames)), least
 
 
 def _is_slice(frame: Frame) -> bool:
@@ -170,7 +204,8 @@ def _check_is_slice(frame: Frame) -> None:
 
 
 def _scan(stack: Stack) -> Scan:
-    frames, first = stack.frames, stack.first
+    frames, background = _with_one_background(stack.frames)
+    first = frames[0]
     voxels: VoxelReader
     if first.sheet:
         voxels, geometry, odd = find_tiles(first)
@@ -183,7 +218,7 @@ def _scan(stack: Stack) -> Scan:
     files = tuple(frame.file for frame in frames)
     modality = _MODALITIES.get(first.modality, "other")
     middle = frames[len(frames) // 2].values
-    role = role_of(first.kind.image_type)
+    role = "derived" if first.modality == "RTDOSE" else role_of(first.kind.image_type)
     return Scan(
         voxels=voxels,
         geometry=geometry,
@@ -199,6 +234,7 @@ def _scan(stack: Stack) -> Scan:
         unit=middle.unit,
         window=middle.window,
         role=role,
+        background=background,
         warnings=(*odd, *_remarks(stack, role == "localizer")),
     )
 
@@ -207,12 +243,14 @@ def _intensity(frames: Sequence[Frame], modality: Modality) -> Intensity:
     first = frames[0]
     if first.storage.display and all(frame.values.as_stored for frame in frames):
         return "grey8"
-    return "hu" if modality == "ct" and first.values.unit == "HU" else "arbitrary"
+    hounsfield = modality == "ct" and all(frame.values.unit == "HU" for frame in frames)
+    return "hu" if hounsfield else "arbitrary"
 
 
 def _remarks(stack: Stack, localizer: bool) -> list[str]:
     """Sentences on what the user should know, apart from the geometry."""
-    remarks = [*stack.remarks, *dict.fromkeys(f.remark for f in stack.frames if f.remark)]
+    said = (r for frame in stack.frames for r in (*frame.remarks, *frame.values.remarks))
+    remarks = [*stack.remarks, *dict.fromkeys(said)]
     if localizer:
         remarks.append("This is a localizer (scout) image, not a scan.")
     if stack.first.storage.coloured:

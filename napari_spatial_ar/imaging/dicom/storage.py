@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pydicom
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, SegmentationStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from napari_spatial_ar.errors import InputError
 
@@ -92,14 +92,14 @@ def read_storage(header: pydicom.Dataset, file: BinaryIO, size: int, path: Path)
     Returns
     -------
     Storage or None
-        None for a DICOM file that is no image (a report, a segmentation).
+        None for a DICOM file that is no image (a report).
 
     Raises
     ------
     InputError
         If the header claims more pixels than the file holds, or its numbers make no sense.
     """
-    if header.get("SOPClassUID") == SegmentationStorage or "BitsAllocated" not in header:
+    if "BitsAllocated" not in header:
         return None
     frames = max(1, int(header.get("NumberOfFrames") or 1))
     rows, columns = int(header.Rows), int(header.Columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,23 @@ import numpy.typing as npt
 import pydicom
 
 from napari_spatial_ar.imaging.dicom.storage import Storage
+from napari_spatial_ar.imaging.dicom.units import known_unit
 
-__all__ = ["Header", "Table", "Values", "numbers", "read_values"]
+__all__ = ["Header", "Padding", "Table", "Values", "numbers", "read_values"]
 
 Get = Callable[[str, str], Any]
 #: Top-level attributes of a file by keyword, private ones by (group, element).
 Header = Mapping[Any, Any]
 _MOST_TIMES_RANGE = 2.0
+# Air in a CT, and a little less, as nothing in a body has.
+_AIR_HU = -1024.0
+_UNKNOWN_UNIT = (
+    "The header gives a unit that is none of DICOM's: the unit of the values is not known."
+)
+_NO_RESCALE = (
+    "The header of this CT has no Rescale Slope and Intercept to use: its values are as stored, "
+    "not in Hounsfield units."
+)
 
 
 def numbers(value: Any, count: int | None = None) -> npt.NDArray[np.float64] | None:
@@ -62,6 +72,28 @@ class Table:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """Pixels that fill a picture up and show nothing (PS3.3 C.7.5.1.1.2).
+
+    Parameters
+    ----------
+    first, last : float
+        Stored values that say so.
+    background : float
+        What these pixels are set to, in the scan's unit: not above any pixel that shows something.
+    """
+
+    first: float
+    last: float
+    background: float
+
+    def __call__(self, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Say of stored values which are padding."""
+        found: npt.NDArray[np.bool_] = (stored >= self.first) & (stored <= self.last)
+        return found
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Values:
     """How stored values become the scan's.
@@ -76,9 +108,13 @@ class Values:
         MONOCHROME1 without a unit: ``mirror - stored`` takes the place of stored, so that
         bright is bright.
     unit : str
-        Such as "HU" or "BQML"; "" where there is none.
+        Such as "HU" or "BQML", one of DICOM's; "" where there is none or it is not known.
     window : (float, float), optional
         Values drawn black and white.
+    padding : Padding, optional
+        Which stored values show nothing.
+    remarks : tuple of str
+        Sentences on what is not as one would take it.
     """
 
     slope: float = 1.0
@@ -87,6 +123,8 @@ class Values:
     mirror: float | None = None
     unit: str = ""
     window: tuple[float, float] | None = None
+    padding: Padding | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def as_stored(self) -> bool:
@@ -104,6 +142,8 @@ class Values:
             values = self.table(values)
         elif not self.as_stored:
             values = values * wide(self.slope) + wide(self.intercept)
+        if self.padding is not None:
+            values[self.padding(stored)] = self.padding.background
         return values.astype(np.float32, copy=False)
 
 
@@ -123,7 +163,6 @@ def _real_world(item: pydicom.Dataset) -> tuple[float, float, Table | None, str]
     """Slope, intercept, table and unit of one real world value mapping."""
     codes = item.get("MeasurementUnitsCodeSequence")
     unit = str(codes[0].get("CodeValue") or "") if codes else ""
-    unit = "" if unit in ("1", "no units", "{}") else unit
     slope, intercept = _number(item.get("RealWorldValueSlope")), item.get("RealWorldValueIntercept")
     if slope:
         return slope, _number(intercept) or 0.0, None, unit
@@ -147,16 +186,65 @@ def read_values(header: Header, get: Get, storage: Storage) -> Values:
     storage : Storage
         How pixels are stored.
     """
+    values = _unpadded(header, get, storage)
+    padding = _padding(get, storage, values)
+    if padding is None:
+        return values
+    remarks = values.remarks
+    first, last = values(np.array([padding.first, padding.last]))
+    if padding.background < min(first, last):
+        same = padding.first == padding.last
+        said = f"{padding.first:g}" if same else f"{padding.first:g} to {padding.last:g}"
+        remarks += (f"Pixels of the padding value {said} show nothing and are read as background.",)
+    return replace(values, padding=padding, remarks=remarks)
+
+
+def _padding(get: Get, storage: Storage, values: Values) -> Padding | None:
+    limits = storage.limits
+    if storage.coloured or limits is None:
+        return None
+
+    def stored(keyword: str) -> float | None:
+        value = get("PixelValueTransformationSequence", keyword)
+        if isinstance(value, bytes) and len(value) == 2:  # its type depends on other attributes
+            value = int.from_bytes(value, "little")
+        number = _number(value)
+        if number is None:
+            return None
+        # Two bytes, which some write with a sign where the pixels have none, and the reverse.
+        if storage.signed and number > limits[1]:
+            return number - 2**16
+        return number + 2**16 if number < 0 and not storage.signed else number
+
+    value, limit = stored("PixelPaddingValue"), stored("PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    first, last = sorted((value, value if limit is None else limit))
+    least = float(values(np.array([first, last])).min())
+    rising = values.table is None and values.mirror is None and values.slope > 0
+    if values.unit == "HU":
+        least = min(least, _AIR_HU)
+    elif not (storage.signed and last <= 0 and rising):
+        # Few signed images show anything below 0: there, what is not above it is dark as it is.
+        ends = np.array(limits) if values.table is None else values.table.entries
+        least = min(least, float((values(ends) if values.table is None else ends).min()))
+    return Padding(first, last, least)
+
+
+def _unpadded(header: Header, get: Get, storage: Storage) -> Values:
+    """Meaning of all values but those that are padding."""
     modality = str(header.get("Modality") or "")
     slope = _number(get("PixelValueTransformationSequence", "RescaleSlope"))
     intercept = _number(get("PixelValueTransformationSequence", "RescaleIntercept"))
     rescale_type = str(get("PixelValueTransformationSequence", "RescaleType") or "").strip()
     unit, table, window_map = "", None, (1.0, 0.0)
+    rescaled = bool(slope) and intercept is not None
     if modality == "RTDOSE" and slope is None:
         slope, unit = _number(header.get("DoseGridScaling")), str(header.get("DoseUnits") or "")
     luts = header.get("ModalityLUTSequence")
     if slope is None and luts:
         table = _lookup_table(luts[0], storage.signed)
+        rescale_type = str(luts[0].get("ModalityLUTType") or "").strip()
     given = slope is not None or intercept is not None
     slope = 1.0 if slope is None or slope == 0 else slope
     intercept = 0.0 if intercept is None else intercept
@@ -166,16 +254,25 @@ def read_values(header: Header, get: Get, storage: Storage) -> Values:
         if found is not None:
             slope, intercept, table, unit = found
             window_map = (slope, intercept)
-    if modality == "CT" and not storage.display:
-        unit = "HU" if rescale_type in ("", "HU", "US") and not unit else unit or rescale_type
+    remarks: tuple[str, ...] = ()
+    if modality == "CT" and not storage.display and not unit:
+        # "US", unspecified, is what some write of Hounsfield units.
+        unit = "HU" if rescaled and rescale_type in ("", "US") else rescale_type
+        if not rescaled and table is None:
+            unit, remarks = "", (_NO_RESCALE,)
     elif modality in ("PT", "NM") and not unit:
         unit = str(header.get("Units") or "")
-    # In a unit, numbers are numbers; inverted is what is only there to be looked at.
+    known = known_unit(unit)
+    if known is None:
+        unit, remarks = "", (_UNKNOWN_UNIT,)
+    else:
+        unit = known
+    # In a unit, known or not, numbers are numbers; inverted is what is only there to be looked at.
     mirror = None
     limits = storage.limits
-    if storage.photometric == "MONOCHROME1" and not unit and limits is not None:
+    if storage.photometric == "MONOCHROME1" and not (unit or remarks) and limits is not None:
         mirror = limits[0] + limits[1]
-    values = Values(slope, intercept, table, mirror, unit)
+    values = Values(slope, intercept, table, mirror, unit, remarks=remarks)
     window = _window(get)
     if window is None or table is not None or storage.coloured:
         return values
@@ -185,7 +282,7 @@ def read_values(header: Header, get: Get, storage: Storage) -> Values:
     if mirror is not None:
         total = slope * mirror + 2 * intercept
         low, high = total - high, total - low
-    return Values(slope, intercept, table, mirror, unit, (low, high))
+    return replace(values, window=(low, high))
 
 
 def _window(get: Get) -> tuple[float, float] | None:

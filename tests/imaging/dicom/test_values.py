@@ -87,6 +87,86 @@ def test_ct_has_hounsfield_units_unless_it_says_otherwise(
     assert (volume.unit, volume.intensity) == ("MGML", "arbitrary")
 
 
+PHI = "DOE JOHN 1970"
+
+
+@pytest.mark.parametrize(
+    ("said", "unit"),
+    [
+        ("HU", "HU"),
+        ("hu", "HU"),
+        ("US", "HU"),
+        ("Hounsfield Units", "HU"),
+        ("HU_MOD", "HU_MOD"),
+        ("OD", "OD"),
+        (PHI, ""),
+        ("HU DOE", ""),
+    ],
+)
+def test_a_unit_is_one_of_dicoms_or_not_known(
+    write_series: Write, voxels: np.ndarray, said: str, unit: str
+) -> None:
+    tags = {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": said}
+    (scan,) = find_series(write_series(voxels, **tags))
+    assert (scan.unit, scan.intensity == "hu") == (unit, unit == "HU")
+    assert any("unit of the values is not known" in w for w in scan.warnings) == (not unit)
+    assert "DOE" not in f"{scan!r}{scan.warnings}{scan.unit}"
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"Modality": "PT", "Units": PHI},
+        {"Modality": "RTDOSE", "DoseUnits": PHI, "DoseGridScaling": 2.0},
+        {"RealWorldValueMappingSequence": [real_world(PHI[:16], RealWorldValueSlope=2.5)]},
+        {
+            "Modality": "CT",
+            "ModalityLUTSequence": [item(LUTDescriptor=[200, 0, 16], ModalityLUTType=PHI)],
+        },
+    ],
+)
+def test_no_free_text_is_a_unit(
+    write_series: Write, voxels: np.ndarray, tags: dict[str, Any]
+) -> None:
+    for mapping in tags.get("ModalityLUTSequence", []):
+        mapping.add_new("LUTData", "US", list(range(200)))
+    (scan,) = find_series(write_series(voxels, **tags))
+    assert scan.unit == ""
+    assert any("unit of the values is not known" in w for w in scan.warnings)
+
+
+@pytest.mark.parametrize("code", ["1", "mm2/s", "{SUVbw}g/ml", "[hnsf'U]", "/min"])
+def test_a_code_of_ucum_is_a_unit(write_series: Write, voxels: np.ndarray, code: str) -> None:
+    mapping = real_world(code, RealWorldValueSlope=2.5, RealWorldValueIntercept=0)
+    (scan,) = find_series(write_series(voxels, RealWorldValueMappingSequence=[mapping]))
+    assert scan.unit == {"1": "", "[hnsf'U]": "HU"}.get(code, code)
+    assert not any("unit" in w for w in scan.warnings)
+
+
+@pytest.mark.parametrize(
+    "rescale",
+    [
+        {},
+        {"RescaleSlope": None, "RescaleIntercept": None, "RescaleType": "HU"},
+        {"RescaleSlope": 1, "RescaleType": "HU"},
+        {"RescaleIntercept": -1024},
+        {"RescaleSlope": 0, "RescaleIntercept": -1024},
+    ],
+)
+def test_a_ct_without_its_rescale_is_not_in_hounsfield_units(
+    write_series: Write, voxels: np.ndarray, rescale: dict[str, Any]
+) -> None:
+    (scan,) = find_series(write_series(voxels, Modality="CT", **rescale))
+    assert (scan.unit, scan.intensity) == ("", "arbitrary")
+    assert any("not in Hounsfield units" in w for w in scan.warnings)
+    # In real world values it is, where the header maps to them.
+    mapping = real_world("[hnsf'U]", RealWorldValueSlope=1, RealWorldValueIntercept=-1000)
+    tags = {"Modality": "CT", "RealWorldValueMappingSequence": [mapping]}
+    (scan,) = find_series(write_series(voxels, folder="b", **tags))
+    assert (scan.unit, scan.intensity) == ("HU", "hu")
+    np.testing.assert_array_equal(scan.read().data, voxels - 1000.0)
+
+
 @pytest.mark.parametrize(
     ("tags", "window"),
     [
