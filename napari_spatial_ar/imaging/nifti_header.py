@@ -28,6 +28,9 @@ _MOST_COMPRESSION = 1100
 _HEADER_BYTES = 540  # of NIfTI-2, the longer one
 _HEAD_BYTES = 4096
 _MOST_VOLUMES = 10_000
+# A unit quaternion that was rounded may be longer than 1, by less than this.
+_ROUNDED_QUATERNION = 0.01
+_NIBABEL_ALLOWS = 3 * float(np.finfo(np.float32).eps)
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # the others are mm or not known
 
 
@@ -67,6 +70,8 @@ class NiftiHeader:
     packed: bool
     #: Spacing (i, j, k) as written; in ``header`` nibabel has put 1 in place of 0.
     written_spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    #: Whether the file has a qform that is no rotation, which ``header`` has no more.
+    without_qform: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -132,7 +137,9 @@ class NiftiHeader:
         warnings = []
         qform, sform = self.header.get_qform(coded=True)[0], self.header.get_sform(coded=True)[0]
         affine = self.header.get_best_affine().astype(np.float64)
-        if qform is None and sform is None:
+        if self.without_qform:
+            warnings.append("The file's qform is no rotation; its sform is used.")
+        elif qform is None and sform is None:
             warnings.append(
                 "The file does not say how the patient lies: left and right are assumed to be "
                 "stored the radiological way, and may be wrong."
@@ -177,9 +184,44 @@ def read_header(path: Path) -> NiftiHeader:
         voxel_file = _voxel_file(path) if paired else path
         written = kind.from_fileobj(io.BytesIO(head[: kind.sizeof_hdr]), check=False)
         spacing = tuple(float(s) for s in written["pixdim"][1:4])
-        found = NiftiHeader(header, voxel_file, is_packed(voxel_file), spacing)
+        without = not _settle_qform(header, path)
+        found = NiftiHeader(header, voxel_file, is_packed(voxel_file), spacing, without)
         _check_claims(found, path)
     return found
+
+
+def _settle_qform(header: Any, path: Path) -> bool:
+    """Shorten a quaternion that rounding made longer than 1; take a qform away that is no rotation.
+
+    Readers take 1 - b^2 - c^2 - d^2 for the square of the part that is not stored (nifti1.h).
+
+    Returns
+    -------
+    bool
+        Whether the qform, if there is one, is left.
+
+    Raises
+    ------
+    InputError
+        If it is no rotation, and there is no sform.
+    """
+    parts = np.array([float(header[f"quatern_{part}"]) for part in "bcd"])
+    length = float(np.linalg.norm(parts))
+    if int(header["qform_code"]) <= 0 or length**2 <= 1 + _NIBABEL_ALLOWS:
+        return True
+    if length <= 1 + _ROUNDED_QUATERNION:
+        for part, value in zip("bcd", parts / length, strict=True):
+            header[f"quatern_{part}"] = value
+        return True
+    if int(header["sform_code"]) <= 0:
+        raise InputError(
+            f"its qform is no rotation (a quaternion of length {length:.3g}), and it has no sform: "
+            "where its voxels lie is not known",
+            path=path,
+            fix="Correct its sform or qform",
+        )
+    header["qform_code"] = 0
+    return False
 
 
 def _refuse_analyze(head: bytes, path: Path) -> None:

@@ -144,6 +144,53 @@ def test_two_positions_that_disagree_warn_with_the_distance(
     assert len(volume.warnings) == warned
 
 
+def with_quaternion(path: Path, parts: tuple[float, float, float], sform: bool) -> Path:
+    """File with a qform of this quaternion, whatever nibabel thinks of it."""
+    image = nib.Nifti1Image(ramp(), OBLIQUE)
+    image.set_sform(OBLIQUE, code=int(sform))
+    image.set_qform(np.diag([2.0, 2.0, 3.0, 1.0]), code=1)
+    nib.save(image, path)
+    raw = bytearray(path.read_bytes())
+    raw[256:268] = np.array(parts, "<f4").tobytes()
+    path.write_bytes(raw)
+    return path
+
+
+# Half turns about an axis: the part that is not stored is 0, and rounding may make it imaginary.
+HALF_TURNS = [(0, 0.7071073, 0.7071073), (0, 0, 1.0000005), (0.5774, 0.5774, 0.5774)]
+
+
+@pytest.mark.parametrize("parts", HALF_TURNS)
+def test_a_quaternion_over_one_by_rounding_is_a_half_turn(
+    tmp_path: Path, parts: tuple[float, float, float]
+) -> None:
+    path = with_quaternion(tmp_path / "a.nii", parts, sform=False)
+    volume = read_nifti(path)
+    axis = np.array(parts) / np.linalg.norm(parts)
+    expected = (2 * np.outer(axis, axis) - np.eye(3)) * (2, 2, 3)
+    np.testing.assert_allclose(volume.geometry.affine[:3, :3], expected, atol=1e-5)
+    write_nifti(tmp_path / "mask.nii", volume.data > 9, volume.geometry, like=path)
+    mask = nib.load(tmp_path / "mask.nii")
+    np.testing.assert_allclose(mask.affine, volume.geometry.affine, atol=1e-5)
+    with_sform = read_nifti(with_quaternion(tmp_path / "b.nii", parts, sform=True))
+    np.testing.assert_allclose(with_sform.geometry.affine, OBLIQUE, atol=1e-6)
+    assert any("differ by up to" in warning for warning in with_sform.warnings)
+
+
+@pytest.mark.parametrize("parts", [(1.0, 1.0, 1.0), (0.0, np.nan, 1.0), (np.inf, 0.0, 0.0)])
+def test_a_quaternion_that_is_none_leaves_the_sform(
+    tmp_path: Path, parts: tuple[float, float, float]
+) -> None:
+    path = with_quaternion(tmp_path / "a.nii", parts, sform=True)
+    volume = read_nifti(path)
+    np.testing.assert_allclose(volume.geometry.affine, OBLIQUE, atol=1e-6)
+    assert volume.warnings == ("The file's qform is no rotation; its sform is used.",)
+    write_nifti(tmp_path / "mask.nii", volume.data > 9, volume.geometry, like=path)
+    assert nib.load(tmp_path / "mask.nii").get_qform(coded=True)[0] is None
+    with pytest.raises(InputError, match="qform is no rotation"):
+        read_nifti(with_quaternion(tmp_path / "b.nii", parts, sform=False))
+
+
 def test_lengths_in_metres_become_mm(tmp_path: Path) -> None:
     image = nib.Nifti1Image(ramp(), np.diag([0.001, 0.001, 0.003, 1]))
     image.header.set_xyzt_units("meter")

@@ -29,6 +29,7 @@ from pydicom.valuerep import DS, validate_value
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.header import read_whole_header
 from napari_spatial_ar.imaging.dicom.sources import dicom_sources
+from napari_spatial_ar.imaging.dicom.values import numbers
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan
@@ -227,9 +228,9 @@ def _place(header: Dataset, number: int) -> _Place | None:
     def find(sequence: str, keyword: str, count: int) -> Floats | None:
         levels = [item for group in groups for item in group.get(sequence, [])[:1]]
         for level in (*levels, header):
-            value = level.get(keyword)
-            if value is not None and len(value) == count:
-                return np.array([float(v) for v in value])
+            value = numbers(level.get(keyword), count)
+            if value is not None:
+                return value
         return None
 
     position = find("PlanePositionSequence", "ImagePositionPatient", 3)

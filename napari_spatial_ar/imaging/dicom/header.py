@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import pydicom
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, tag_for_keyword
 from pydicom.filebase import DicomIO
 from pydicom.filereader import read_file_meta_info, read_partial
 from pydicom.filewriter import write_file_meta_info
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
 from napari_spatial_ar.imaging.dicom.classes import is_image
 from napari_spatial_ar.imaging.dicom.private import PRIVATE_TAGS
@@ -44,8 +46,9 @@ _DICOMDIR = re.compile(rb"\x02\0\x02\0(?:UI)?.{2,4}1\.2\.840\.10008\.1\.3\.10(?!
 _DEFLATED = re.compile(
     rb"\x02\0\x10\0(?:UI)?.{2,4}1\.2\.840\.10008\.1\.2\.1\.99(?![.0-9])", re.DOTALL
 )
-# First elements of files without a preamble, little endian: group length, character set, ...
-_BARE_STARTS = tuple(b"\x08\0" + element for element in (b"\0\0", b"\x05\0", b"\x08\0", b"\x16\0"))
+# So many elements at the start of a file tell a data set without a preamble.
+_BARE_ELEMENTS = 3
+_BARE_GROUPS = (0x0002, 0x0008)
 # A deflated file may hold so much beside its pixels: a few bytes can claim any size.
 _MOST_BESIDE_PIXELS = 2**24
 _HEAD = 4096
@@ -91,8 +94,38 @@ def begins_with_preamble(head: bytes) -> bool:
 
 
 def begins_bare(head: bytes) -> bool:
-    """Whether a file that begins so may be a DICOM data set without a preamble."""
-    return head.startswith(_BARE_STARTS)
+    """Whether a file that begins so is a DICOM data set without a preamble.
+
+    It begins with File Meta, or with the group that identifies an image, whichever element is
+    its first: elements that the standard knows follow each other in order, in one of the four
+    encodings (old ones, ACR-NEMA's too, are of implicit VR).
+    """
+    return any(
+        _elements_follow(head, order, explicit) for order in "<>" for explicit in (True, False)
+    )
+
+
+def _elements_follow(head: bytes, order: str, explicit: bool) -> bool:
+    at, last = 0, 0
+    for number in range(_BARE_ELEMENTS):
+        if len(head) < at + 12:
+            return False
+        group, element, length = struct.unpack_from(f"{order}HHL", head, at)
+        start = at + 8
+        if explicit:
+            vr = head[at + 4 : at + 6].decode("ascii", "replace")
+            if vr not in STANDARD_VR:
+                return False
+            length = struct.unpack_from(f"{order}H", head, at + 6)[0]
+            if vr in EXPLICIT_VR_LENGTH_32:
+                length = struct.unpack_from(f"{order}L", head, at + 8)[0]
+                start = at + 12
+        tag = group << 16 | element
+        known = element == 0 or group % 2 == 1 or dictionary_has_tag(tag)
+        if not known or tag <= last or (number == 0 and group not in _BARE_GROUPS):
+            return False
+        at, last = start + length, tag
+    return True
 
 
 def is_dicomdir_head(head: bytes) -> bool:

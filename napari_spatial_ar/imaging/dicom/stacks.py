@@ -104,7 +104,7 @@ def differences(stacks: Sequence[Stack]) -> tuple[str, ...]:
     first = firsts[0]
     turned = {_parallel(first, frame) for frame in firsts}
     zoomed = {_same_spacing(first, frame) for frame in firsts}
-    found = {
+    found: dict[str, set[Any]] = {
         "file": {kind.alone for kind in kinds},
         "orientation": turned,
         "size": {frame.shape for frame in firsts},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pydicom
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from napari_spatial_ar.errors import InputError
 
@@ -121,7 +121,8 @@ def read_storage(header: pydicom.Dataset, file: BinaryIO, size: int, path: Path)
         group, element = struct.unpack(order + "HH", start[:4])
         length = struct.unpack(order + "L", start[8:12])[0]
     said = header.file_meta.get("TransferSyntaxUID")
-    syntax = said or (ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian)
+    plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    syntax = said or (ImplicitVRLittleEndian if implicit else plain)
     photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
     pixels = frames * rows * columns
     # YBR_FULL_422 stores two colour values for every two pixels.

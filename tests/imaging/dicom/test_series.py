@@ -19,6 +19,7 @@ from pydicom.uid import (
 )
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.dicom.series import is_dicom, patient_key, read_dicom
 from napari_spatial_ar.imaging.volume import Volume
 
@@ -467,20 +468,98 @@ def test_patients_are_told_apart_without_being_named(
 def test_told_by_content(tmp_path: Path, write_series: Write, voxels: np.ndarray) -> None:
     path = write_series(voxels[:1])[0]
     assert is_dicom(path)
-    bare = tmp_path / "bare"
-    bare.write_bytes(path.read_bytes()[132:])
-    assert not is_dicom(bare)  # it begins with group 0002
-    (tmp_path / "text").write_text("\x08 is a backspace")
-    assert not is_dicom(tmp_path / "text")
+    for name, content in {
+        "text": b"\x08 is a backspace",
+        "one element": b"\x08\0\x05\0CS\x0a\0ISO_IR 100",
+        "out of order": b"\x08\0\x60\0CS\2\0MR\x08\0\x60\0CS\2\0MR\x08\0\x20\0DA\0\0",
+        "no such element": b"\x08\0\xf3\0\2\0\0\0MR\x08\0\xf4\0\2\0\0\0MR" + b"\0" * 40,
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        assert not is_dicom(tmp_path / name), name
 
 
+FIRST_ELEMENTS = {
+    "File Meta": "",
+    "length to end": "LengthToEnd",
+    "character set": "SpecificCharacterSet",
+    "image type": "ImageType",
+    "class": "SOPClassUID",
+    "date": "StudyDate",
+    "modality": "Modality",
+}
+ENCODINGS = {"explicit": (False, True), "implicit": (True, True), "big endian": (False, False)}
+
+
+@pytest.mark.parametrize(("implicit", "little"), ENCODINGS.values(), ids=ENCODINGS)
+@pytest.mark.parametrize("first", FIRST_ELEMENTS.values(), ids=FIRST_ELEMENTS)
 def test_a_file_without_preamble_is_read(
-    dicom_image: Build, tmp_path: Path, voxels: np.ndarray
+    dicom_image: Build, tmp_path: Path, voxels: np.ndarray, first: str, implicit: bool, little: bool
 ) -> None:
-    dataset = dicom_image(voxels[0])
+    pixels = voxels[0] if little else voxels[0].byteswap()
+    dataset = dicom_image(pixels, StudyDate="20200101", SpecificCharacterSet="ISO_IR 100")
+    dataset.add_new((0x0008, 0x0001), "UL", 1000)
+    if first:
+        for tag in list(dataset.keys()):
+            if tag < pydicom.datadict.tag_for_keyword(first):
+                del dataset[tag]
+        del dataset.file_meta
+    else:
+        uids = {(True, True): "1.2.840.10008.1.2", (False, True): "1.2.840.10008.1.2.1"}
+        uid = uids.get((implicit, little), "1.2.840.10008.1.2.2")
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(uid)
     path = tmp_path / "bare"
-    del dataset.file_meta
-    pydicom.dcmwrite(path, dataset, implicit_vr=True, little_endian=True)
+    pydicom.dcmwrite(path, dataset, implicit_vr=implicit, little_endian=little)
+    if path.read_bytes()[128:132] == b"DICM":
+        path.write_bytes(path.read_bytes()[132:])
     assert is_dicom(path)
     (volume,) = read_dicom([path])
     np.testing.assert_array_equal(volume.slices[0], voxels[0])
+
+
+@pytest.mark.parametrize("vr", ["UT", "LT", "ST", "LO", "SH", "UN", "UC"])
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("PixelSpacing", "1.5\\0.5"),
+        ("ImageOrientationPatient", "1\\0\\0\\0\\1\\0"),
+        ("SliceThickness", "2.5"),
+        ("InstanceNumber", "3"),
+    ],
+)
+def test_numbers_as_text_count_whatever_their_type(
+    write_series: Write, voxels: np.ndarray, keyword: str, text: str, vr: str
+) -> None:
+    paths = write_series(voxels)
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        tag = pydicom.datadict.tag_for_keyword(keyword)
+        value = text.encode() + b" " * (len(text) % 2) if vr == "UN" else text
+        dataset[tag] = pydicom.DataElement(tag, vr, value)
+        dataset.save_as(path)
+    (volume,) = read_dicom(paths)
+    np.testing.assert_array_equal(volume.data, voxels)
+    assert volume.geometry.spacing == pytest.approx((3, 1.5, 0.5))
+    assert volume.geometry.regular
+
+
+@pytest.mark.parametrize("vr", ["UT", "LO"])
+def test_a_place_as_text_serves_for_a_segmentation_too(
+    write_series: Write, voxels: np.ndarray, tmp_path: Path, vr: str
+) -> None:
+    paths = write_series(voxels)
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        for keyword in ("ImagePositionPatient", "PixelSpacing"):
+            tag = pydicom.datadict.tag_for_keyword(keyword)
+            text = "\\".join(map(str, dataset[tag].value))
+            dataset[tag] = pydicom.DataElement(tag, vr, text)
+        dataset.save_as(path)
+    (volume,) = read_dicom(paths)
+    write_seg(tmp_path / "seg.dcm", volume.data > 50, volume, algorithm=None)
+    made = pydicom.dcmread(tmp_path / "seg.dcm")
+    places = [
+        [float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient]
+        for group in made.PerFrameFunctionalGroupsSequence
+    ]
+    assert len(places) == np.count_nonzero((volume.data > 50).any(axis=(1, 2)))
+    assert all(place[:2] == [-10, -20] for place in places)
