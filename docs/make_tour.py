@@ -3,8 +3,7 @@
 xvfb-run -a -s "-screen 0 1366x768x24" python docs/make_tour.py [--out FOLDER] [--theme light] \
     [--only NAME]
 
-It needs the weights of the offline backbone (`napari-spatial-ar weights pull dinov2_vits14_focus`)
-and takes some minutes. Nothing of the user's own settings, models or worklist is read or changed.
+It takes some minutes. Nothing of the user's own settings, models or worklist is read or changed.
 """
 
 from __future__ import annotations
@@ -38,14 +37,10 @@ MODEL = "brain-flair-change"
 
 
 def apart() -> Path:
-    """Let settings, models and worklist go to a folder of this run, with the weights at hand."""
-    from napari_spatial_ar.normative.paths import weights_dir
-
-    weights = weights_dir()
+    """Let settings, models and worklist go to a folder of this run."""
     home = Path(tempfile.mkdtemp(prefix="napari-spatial-ar-tour-"))
     own = home / "napari-spatial-ar"
     own.mkdir()
-    (own / weights.name).symlink_to(weights)
     os.environ.update(
         HOME=str(home),
         XDG_CONFIG_HOME=str(home / "config"),

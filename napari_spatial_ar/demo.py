@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from napari_spatial_ar.imaging.samples import sample_path, sample_volume
+from napari_spatial_ar.normative.backbone_table import BACKBONES
 from napari_spatial_ar.normative.model import load_model
-from napari_spatial_ar.normative.weights import pull
+from napari_spatial_ar.normative.weights import source_of
 from napari_spatial_ar.review.batch import score_scan
 
 __all__ = ["DEMO_MODEL", "run_demo"]
@@ -42,18 +44,14 @@ def run_demo(
     Raises
     ------
     WeightsError
-        If the backbone's weights are not at hand and cannot be fetched.
+        If the backbone that comes with the package is missing or damaged.
     """
     model = load_model(DEMO_MODEL)
-    backbone = model.header.backbone.name
-    source = pull(
-        backbone,
-        progress=lambda done, total: progress and progress(f"Fetching {backbone}", done, total),
-    )
+    backbone = model.header.backbone
     result: dict[str, Any] = {
         "model": model.name,
-        "backbone": backbone,
-        "weights": source,
+        "backbone": backbone.name,
+        "weights": source_of(replace(BACKBONES[backbone.name], layers=backbone.layers)),
         "sample": str(sample_path()),
         "files": [],
     }

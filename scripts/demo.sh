@@ -9,12 +9,11 @@ venv=$1
 qt=$2
 
 if [ "$(uname)" = Darwin ] || [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]; then
-    scripts/setup.sh --gui "$venv" "$qt,onnx"
+    scripts/setup.sh --gui "$venv" "$qt"
     export QT_API=$qt
     demo=(demo)
 else
-    scripts/setup.sh "$venv" onnx
+    scripts/setup.sh "$venv" ""
     demo=(demo --headless --out demo_out)
 fi
-"$venv/bin/napari-spatial-ar" weights pull dinov2_vits14_focus
 exec "$venv/bin/napari-spatial-ar" "${demo[@]}"

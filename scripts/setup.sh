@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the virtual environment VENV and installs this checkout into it with EXTRAS.
 #
-#   scripts/setup.sh VENV EXTRAS            such as: scripts/setup.sh .venv test,dev
+#   scripts/setup.sh VENV EXTRAS            such as: scripts/setup.sh .venv test,dev, or "" for none
 #   scripts/setup.sh --gui VENV EXTRAS      also installs what Qt and OpenGL need from the system
 #
 # A second run with nothing changed returns at once. Works on Debian and Ubuntu (installs missing
@@ -131,8 +131,8 @@ made_from="$(cat pyproject.toml constraints.txt | cksum) $PWD"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$made_from" ]; then exit 0; fi
 
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_venv_like_another || make_venv
-say "installing napari-spatial-ar[$extras] into $venv (some minutes the first time)"
+say "installing napari-spatial-ar${extras:+[$extras]} into $venv (some minutes the first time)"
 # Python compiles what is imported at the first import; all that is installed would take a minute.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
-    --constraint constraints.txt --editable ".[$extras]"
+    --constraint constraints.txt --editable ".${extras:+[$extras]}"
 echo "$made_from" >"$stamp"

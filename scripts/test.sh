@@ -10,9 +10,6 @@ qt=$2
 shift 2
 
 scripts/setup.sh --gui "$venv" "$qt,test,dev"
-# The tests that score a real scan need these; they are fetched once, before the tests go offline.
-"$venv/bin/napari-spatial-ar" weights pull dinov2_vits14_focus \
-    || echo "warning: no backbone weights, so the tests that need them are skipped" >&2
 export QT_API=$qt
 # The networks of the tests are so small that a second thread costs more than it brings.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

@@ -101,14 +101,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def focus_weights() -> Path:
-    """Weights of the offline backbone, lent to this run's home; skipped where not pulled.
-
-    ``make test`` pulls them first.
-    """
+    """Weights that those of the package are a rounded cut of; skipped where not pulled."""
     if not FOCUS_WEIGHTS.is_file():
         pytest.skip("run 'napari-spatial-ar weights pull dinov2_vits14_focus' first")
-    lent = weights_dir() / FOCUS_WEIGHTS.name
-    if not lent.exists():
-        lent.parent.mkdir(parents=True, exist_ok=True)
-        lent.symlink_to(FOCUS_WEIGHTS)
-    return lent
+    return FOCUS_WEIGHTS

@@ -37,7 +37,6 @@ def test_the_released_network_had_stopped_learning() -> None:
     assert valid[-10] - min(valid) < 0.005
 
 
-@pytest.mark.usefixtures("focus_weights")
 def test_headless_demo_finds_something_on_the_scans_own_grid(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     result = run_demo(headless=True, out=tmp_path / "out", progress=lambda *step: seen.append(step))
@@ -61,3 +60,6 @@ def test_headless_demo_finds_something_on_the_scans_own_grid(tmp_path: Path) -> 
         assert montage.size[0] > 500
     record = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert record["model"]["backbone"]["name"] == "dinov2_vits14_focus"
+    weights = record["backbone_weights"]
+    assert (weights["embedded"], weights["rounded_to"]) == (True, "float16")
+    assert result["weights"] == "comes with the package (blocks 1 to 7, float16)"

@@ -25,6 +25,8 @@ PACKAGE = REPO_ROOT / "napari_spatial_ar"
 MANIFEST = PACKAGE / "napari.yaml"
 
 QT_BINDINGS = {"pyqt5", "pyqt6", "pyside2", "pyside6"}
+# PyPI takes 100 MB; a hospital's proxy may take less.
+MOST_BYTES = 60e6
 # Base dependencies that pydicom imports for us: the decoders of compressed pixel data.
 PLUGINS = {"pylibjpeg", "pylibjpeg-openjpeg"}
 # Imported only where an extra is installed.
@@ -144,8 +146,14 @@ def test_wheel_holds_models_sample_and_manifest(tmp_path):
         "napari_spatial_ar/models/brain-flair-change/README.md",
         "napari_spatial_ar/models/brain-flair-focus/model.safetensors",
         "napari_spatial_ar/models/brain-flair-focus/README.md",
+        "napari_spatial_ar/models/dinov2_vits14_focus/backbone.safetensors",
+        "napari_spatial_ar/models/dinov2_vits14_focus/README.md",
+        "napari_spatial_ar/models/dinov2_vits14_focus/LICENSE-MIT.txt",
+        "napari_spatial_ar/models/dinov2_vits14_focus/LICENSE-APACHE-2.0.txt",
     }
     assert expected <= held
+    assert wheel.stat().st_size < MOST_BYTES
+    assert sum(name.endswith("backbone.safetensors") for name in held) == 1
     assert not {name.partition("/")[0] for name in held} - {
         "napari_spatial_ar",
         wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info",

@@ -12,6 +12,7 @@ from napari_spatial_ar.cli.support import (
     Json,
     PatientPattern,
     Weights,
+    chosen_backbone,
     command,
     progress_bar,
     say,
@@ -116,7 +117,9 @@ def compare(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Of --method and --anomalib, with commas.")] = "0",
     modality: Annotated[str, typer.Option(help="Of these: mri, ct or oct.")] = "mri",
-    backbone: Annotated[str, typer.Option(help="Of --method.")] = "dinov3_vits16",
+    backbone: Annotated[
+        str | None, typer.Option(help="Of --method; by default that of 'fit'.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Of --method.")] = 40,
     batch_size: Annotated[int, typer.Option(help="Of --method.")] = 64,
     smoothing: Annotated[
@@ -166,6 +169,7 @@ def compare(
             at(f"Getting ready anomalib's {name}", 0, 0)
             others.append(anomalib_method(name))
         rivals = grouped([load_model(name, weights=weights, device=device) for name in model or ()])
+        chosen = chosen_backbone(backbone, weights) if method else ""
         for name in method or ():
 
             def fitting(step: FitProgress, name: str = name) -> None:
@@ -179,7 +183,7 @@ def compare(
                     out / "models",
                     progress=fitting,
                     modality=scans,
-                    backbone=backbone,
+                    backbone=chosen,
                     epochs=epochs,
                     batch_size=batch_size,
                     patient_pattern=patient_pattern,

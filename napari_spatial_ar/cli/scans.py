@@ -27,6 +27,7 @@ from napari_spatial_ar.cli.support import (
     SliceRange,
     SlicesOf,
     Weights,
+    chosen_backbone,
     command,
     parse_window,
     progress_bar,
@@ -72,7 +73,13 @@ def fit(
     slice_range: SliceRange = "0:1",
     min_body: MinBody = 0.1,
     calibration_fraction: CalibrationFraction = 0.0,
-    backbone: Annotated[str, typer.Option(help="See 'weights list'.")] = "dinov3_vits16",
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="See 'weights list'. By default dinov3_vits16 where its weights are at hand, else "
+            "the one that comes with the package."
+        ),
+    ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -196,6 +203,7 @@ def fit(
     }
     if recipe is None:
         settings["options"] = options
+        settings["backbone"] = chosen_backbone(backbone, weights)
     else:
         said = {key for key in settings if _is_said(ctx, key)}
         saved = read_recipe(recipe).changed(

@@ -39,6 +39,7 @@ __all__ = [
     "SliceRange",
     "SlicesOf",
     "Weights",
+    "chosen_backbone",
     "command",
     "parse_window",
     "progress_bar",
@@ -142,6 +143,17 @@ def parse_window(text: str) -> Window:
             fix=f"Say {', '.join(CT_PRESETS)}, LOW:HIGH, or percentiles such as p0.5:99.5",
         )
     return Window("percentile" if text.strip().lower().startswith("p") else "fixed", *ends)
+
+
+def chosen_backbone(named: str | None, weights: Path | None) -> str:
+    """Name of the backbone to use; where none is named, one is chosen, and a line says which."""
+    from napari_spatial_ar.normative.weights import default_backbone, default_note
+
+    if named:
+        return named
+    chosen = default_backbone(weights)
+    say(default_note(chosen))
+    return chosen
 
 
 def command(

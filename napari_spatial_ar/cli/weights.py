@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from napari_spatial_ar.cli.support import Json, command, progress_bar, say, show, table
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.normative.weights import WeightsInfo
 
 __all__ = ["weights_app"]
 
@@ -23,11 +26,7 @@ def weights_list(json: Json = None) -> dict[str, Any]:
     rows = table("backbone", "licence", "weights")
     found = list_weights()
     for info in found:
-        rows.add_row(
-            info.name,
-            info.licence,
-            str(info.path or ("hub cache" if info.in_hub_cache else "not at hand")),
-        )
+        rows.add_row(info.name, info.licence, _where(info))
     show(rows)
     return {
         "weights": [
@@ -36,10 +35,18 @@ def weights_list(json: Json = None) -> dict[str, Any]:
                 "licence": info.licence,
                 "path": str(info.path) if info.path else None,
                 "in_hub_cache": info.in_hub_cache,
+                "embedded_blocks": info.embedded_blocks,
+                "at_hand": info.at_hand,
             }
             for info in found
         ]
     }
+
+
+def _where(info: WeightsInfo) -> str:
+    places = [f"blocks 1 to {info.embedded_blocks} with the package"] * bool(info.embedded_blocks)
+    places += ["hub cache"] * info.in_hub_cache if info.path is None else [str(info.path)]
+    return "; ".join(places) or "not at hand"
 
 
 @weights_app.command("pull")

@@ -179,11 +179,12 @@ def methods() -> list[Any]:
 
 
 def backbone_names() -> list[tuple[str, bool]]:
-    """Backbones and whether their weights are on this machine, those at hand first."""
-    from napari_spatial_ar.normative.weights import list_weights
+    """Backbones and whether their weights are on this machine; a fit's own choice comes first."""
+    from napari_spatial_ar.normative.weights import default_backbone, list_weights
 
-    found = [(w.name, w.path is not None or w.in_hub_cache) for w in list_weights()]
-    return sorted(found, key=lambda pair: not pair[1])
+    default = default_backbone()
+    found = [(w.name, w.at_hand) for w in list_weights()]
+    return sorted(found, key=lambda pair: (pair[0] != default, not pair[1]))
 
 
 def weights_hint(backbone: str) -> str:

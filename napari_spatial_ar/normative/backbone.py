@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,12 @@ from napari_spatial_ar.normative.memory import Portions
 from napari_spatial_ar.normative.patch_grid import PatchGrid
 from napari_spatial_ar.normative.stopping import check_stop
 from napari_spatial_ar.normative.turns import Turns
-from napari_spatial_ar.normative.weight_layouts import content_sha256, to_transformers
+from napari_spatial_ar.normative.weight_layouts import (
+    Rounding,
+    content_sha256,
+    is_used,
+    to_transformers,
+)
 
 __all__ = [
     "BACKBONES",
@@ -58,6 +63,8 @@ class Backbone(nn.Module):
         Where the weights came from, to be shown to the user.
     device : torch.device
         Where it runs.
+    rounding : Rounding, optional
+        Of which weights these are a rounded copy, where they are one.
 
     Raises
     ------
@@ -66,7 +73,13 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, spec: BackboneSpec, state: dict[str, Tensor], *, source: str, device: torch.device
+        self,
+        spec: BackboneSpec,
+        state: dict[str, Tensor],
+        *,
+        source: str,
+        device: torch.device,
+        rounding: Rounding | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -76,14 +89,22 @@ class Backbone(nn.Module):
         #: buffers, and may be built, exchanged or moved only between two of them.
         self.turns = Turns()
         depth = max(spec.layers, default=0)
-        state = {name: t for name, t in state.items() if _is_used(name, depth)}
-        self.sha256 = content_sha256(state)
-        if spec.pinned_sha256 and self.sha256 != spec.pinned_sha256:
+        state = {name: t for name, t in state.items() if is_used(name, depth)}
+        #: What it is rounded to, such as "float16"; "" where it is as its owner published it.
+        self.rounded_to = rounding.dtype if rounding else ""
+        #: Hash of the weights that it computes with.
+        self.weights_sha256 = content_sha256(state)
+        #: Hash by which models know it: of the originals, where these weights are rounded ones.
+        self.sha256 = self.weights_sha256
+        if rounding is not None:
+            self.sha256 = rounding.originals.get(self.weights_sha256, "")
+        if not self.sha256 or self.sha256 != (spec.pinned_sha256 or self.sha256):
             raise WeightsError(
-                f"the weights are not those of {spec.name} (sha256 {self.sha256[:12]}..., "
-                f"expected {spec.pinned_sha256[:12]}...)",
+                f"the weights are not those of {spec.name} (sha256 {self.weights_sha256[:12]}...)",
                 path=source,
-                fix=f"Delete the file and run 'napari-spatial-ar weights pull {spec.name}' again",
+                fix="Install napari-spatial-ar again"
+                if rounding
+                else f"Delete the file and run 'napari-spatial-ar weights pull {spec.name}' again",
             )
         model = _build(spec, depth)
         _load_state(model, state, spec, source)
@@ -106,6 +127,15 @@ class Backbone(nn.Module):
     def patch(self) -> int:
         """Side of a patch, in pixels."""
         return self.spec.patch
+
+    @property
+    def weights_record(self) -> dict[str, Any]:
+        """Which weights it computes with, for the record: no paths, which may name a person."""
+        return {
+            "embedded": bool(self.rounded_to),
+            "rounded_to": self.rounded_to or None,
+            "sha256": self.weights_sha256,
+        }
 
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode: the backbone is frozen."""
@@ -223,16 +253,6 @@ def _look_whether_to_stop(*_: object) -> None:
         check_stop()
 
 
-def _is_used(name: str, depth: int) -> bool:
-    """Whether a tensor matters when only the first ``depth`` blocks run (0: all)."""
-    if not depth:
-        return True
-    block = re.match(r"(?:model|encoder)\.layer\.(\d+)\.", name)
-    if block:
-        return int(block.group(1)) < depth
-    return name.startswith("embeddings.")
-
-
 def _keep_triton_out() -> None:
     """Keep transformers from importing triton where there is no CUDA device to use it.
 
@@ -297,23 +317,24 @@ def _load_state(
 
 
 def load_backbone(
-    name: str = DEFAULT_BACKBONE,
+    name: str | None = None,
     weights: str | Path | None = None,
     device: str | torch.device = "auto",
     *,
     layers: Sequence[int] | None = None,
     fuse: Fuse = "concat",
-    fallback: Literal["dinov2_vits14_focus"] | None = None,
 ) -> Backbone:
     """Load a frozen backbone.
 
-    Weights are looked for in this order: the file given, the user's weights folder, the hub
-    cache, the hub, then ``fallback``. ``Backbone.source`` says which was used.
+    Weights are looked for in this order: the file given, those that come with the package, the
+    user's weights folder, the hub cache; the network is not asked, see `weights.pull`.
+    ``Backbone.source`` says which were used.
 
     Parameters
     ----------
-    name : str
-        A key of `BACKBONES`, or ``pixels1`` to ``pixels32`` (see `PixelBackbone`).
+    name : str, optional
+        A key of `BACKBONES`, or ``pixels1`` to ``pixels32`` (see `PixelBackbone`); by default
+        `default_backbone`.
     weights : path, optional
         A Meta ``.pth``, or a safetensors file in timm's or transformers' layout.
     device : str or torch.device
@@ -323,8 +344,6 @@ def load_backbone(
         for the last one through the final norm.
     fuse : {"concat", "mean"}
         How several blocks make one embedding.
-    fallback : str, optional
-        Backbone to use where the first one's weights cannot be had.
 
     Raises
     ------
@@ -336,6 +355,7 @@ def load_backbone(
     """
     from napari_spatial_ar.normative import weights as weight_files
 
+    name = name or weight_files.default_backbone(weights)
     if name.startswith("pixels") and not layers:
         from napari_spatial_ar.normative.methods.pixels import PixelBackbone
 
@@ -346,14 +366,13 @@ def load_backbone(
         raise InputError(f"there is no backbone '{name}'", fix=f"Choose: {', '.join(BACKBONES)}")
     spec = BACKBONES[name]
     spec = with_layers(spec, spec.layers if layers is None else layers, fuse)
-    try:
-        state, source = weight_files.find(spec, weights)
-    except WeightsError:
-        if fallback is None or weights is not None:
-            raise
-        return load_backbone(fallback, device=device)
+    found = weight_files.find(spec, weights)
     return Backbone(
-        spec, to_transformers(state, spec.family), source=source, device=resolve_device(device)
+        spec,
+        to_transformers(found.tensors, spec.family),
+        source=found.source,
+        device=resolve_device(device),
+        rounding=found.rounding,
     )
 
 

@@ -36,7 +36,7 @@ def embedding_settings(backbone: Backbone, preprocessing: Preprocessing) -> list
     spec = backbone.spec
     # A word of its own only where it is needed: grids stored before there was a choice are found.
     fused = [] if spec.fuse == "concat" else [spec.fuse]
-    return [backbone.sha256, [*spec.layers, *fused], preprocessing.to_dict()]
+    return [backbone.weights_sha256, [*spec.layers, *fused], preprocessing.to_dict()]
 
 
 class FeatureStore:

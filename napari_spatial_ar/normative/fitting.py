@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,12 +17,7 @@ from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.selection import AS_ACQUIRED, Selection, SlicePlane, read_range
 from napari_spatial_ar.imaging.windows import Window, default_window
 from napari_spatial_ar.normative.autoregressive import Context
-from napari_spatial_ar.normative.backbone import (
-    DEFAULT_BACKBONE,
-    Backbone,
-    Fuse,
-    load_backbone,
-)
+from napari_spatial_ar.normative.backbone import Backbone, Fuse, load_backbone
 from napari_spatial_ar.normative.calibrating import NormalScores, slice_keys
 from napari_spatial_ar.normative.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.feature_store import FeatureStore
@@ -49,10 +45,12 @@ from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, Mode
 from napari_spatial_ar.normative.paths import user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring
+from napari_spatial_ar.normative.weights import default_backbone, default_note
 
 __all__ = ["DEFAULT_METHOD", "METHODS", "FitProgress", "fit", "fit_steps"]
 
 METHODS = tuple(DETECTORS)
+log = logging.getLogger(__name__)
 _WORK_FOLDER = ".fit"
 
 
@@ -67,7 +65,7 @@ def fit_steps(
     plane: SlicePlane = AS_ACQUIRED,
     slice_range: str | Sequence[float] = (0.0, 1.0),
     min_body: float = 0.10,
-    backbone: str | Backbone = DEFAULT_BACKBONE,
+    backbone: str | Backbone | None = None,
     layers: str | int | Sequence[int] | None = None,
     fuse: Fuse = "concat",
     method: str | None = None,
@@ -114,8 +112,9 @@ def fit_steps(
     plane, slice_range, min_body
         What of the volumes is used, see `Selection`; saved with the model, which scores scans in
         this plane.
-    backbone : str or Backbone
-        A key of `BACKBONES`, or one already loaded.
+    backbone : str or Backbone, optional
+        A key of `BACKBONES`, or one already loaded; by default `default_backbone`, DINOv3 where
+        its weights are at hand.
     layers : sequence of int or str, optional
         Blocks of the backbone to read, counted from 1, also as text: ``"5,7,9"``, or
         ``"last4"`` for its last four; by default those that the method asks for, else the
@@ -216,6 +215,9 @@ def fit_steps(
     preprocessing = Preprocessing(
         window or default_window(modality), read_size(size), clahe=clahe, tile=tile
     )
+    if backbone is None:
+        backbone = default_backbone(weights)
+        log.info(default_note(backbone))
     check_tiles(preprocessing, backbone)
     selection = Selection(plane, read_range(slice_range), min_body)
     yield FitProgress("features", 0, 0, message="Looking through the folder")
@@ -293,6 +295,7 @@ def fit_steps(
             "valid_subjects": _patients(slices.valid),
             "seed": seed,
             "versions": _versions(),
+            "backbone_weights": backbone.weights_record,
             "warnings": [
                 *slices.warnings,
                 *backbone.portions.warnings,

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from napari_spatial_ar.normative.paths import (
     released_models_dir,
     user_models_dir,
 )
-from napari_spatial_ar.normative.weights import at_hand, how_to_get
+from napari_spatial_ar.normative.weights import at_hand, how_to_get, what_is_missing
 
 __all__ = [
     "CARD",
@@ -300,10 +300,10 @@ def missing_backbone(header: ModelHeader) -> str | None:
             f"It needs the backbone {name}, which this version does not know. "
             "Update napari-spatial-ar."
         )
-    spec = BACKBONES[name]
+    spec = replace(BACKBONES[name], layers=header.backbone.layers)
     if at_hand(spec):
         return None
-    return f"It needs the weights of {name}. {how_to_get(spec)}."
+    return f"It cannot score: {what_is_missing(spec)}. {how_to_get(spec)}."
 
 
 @dataclass(frozen=True)

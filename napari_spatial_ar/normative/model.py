@@ -139,6 +139,11 @@ class NormativeModel:
         return vars(self)["backbone"].engine if "backbone" in vars(self) else ""
 
     @property
+    def backbone_weights(self) -> dict[str, Any]:
+        """Which weights its backbone computes with, for the record; empty before it is loaded."""
+        return vars(self)["backbone"].weights_record if "backbone" in vars(self) else {}
+
+    @property
     def notes(self) -> list[str]:
         """What was done otherwise than asked for because memory ran short, as sentences."""
         moved = [self._moved] if self._moved else []

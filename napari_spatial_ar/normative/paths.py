@@ -12,6 +12,7 @@ from napari_spatial_ar.errors import InputError
 __all__ = [
     "LONGEST_NAME",
     "check_name_length",
+    "embedded_weights",
     "feature_store_dir",
     "quantized_dir",
     "released_models_dir",
@@ -23,6 +24,8 @@ __all__ = [
 ]
 
 _APP = "napari-spatial-ar"
+# Among the released models, which use it.
+_EMBEDDED = Path("dinov2_vits14_focus", "backbone.safetensors")
 #: Characters of a model's name at most: files that belong to it have longer ones.
 LONGEST_NAME = 100
 
@@ -78,6 +81,13 @@ def worklist_dir() -> Path:
 def speeds_file() -> Path:
     """File of how long things took on this machine; may be deleted at any time."""
     return feature_store_dir().with_name("speeds.json")
+
+
+def embedded_weights() -> Path | None:
+    """File of the backbone that comes with the package, in a wheel or in a checkout."""
+    released = released_models_dir()
+    file = released / _EMBEDDED if released else None
+    return file if file and file.is_file() else None
 
 
 def released_models_dir() -> Path | None:

@@ -19,7 +19,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_text
 from napari_spatial_ar.imaging.selection import AS_ACQUIRED, Selection, SlicePlane
 from napari_spatial_ar.imaging.windows import Window, default_window
-from napari_spatial_ar.normative.backbone import DEFAULT_BACKBONE, Fuse
+from napari_spatial_ar.normative.backbone import Fuse
 from napari_spatial_ar.normative.fit_settings import (
     DEFAULT_METHOD,
     NETWORK_SETTINGS,
@@ -31,6 +31,7 @@ from napari_spatial_ar.normative.fit_settings import (
 from napari_spatial_ar.normative.methods import DETECTORS, SpatialARDetector, check_options
 from napari_spatial_ar.normative.methods.base import of_kind
 from napari_spatial_ar.normative.preprocessing import Preprocessing
+from napari_spatial_ar.normative.weights import default_backbone
 
 __all__ = ["SCHEMA", "Recipe", "read_recipe", "write_recipe"]
 
@@ -75,7 +76,8 @@ _KINDS = {
 class Recipe:
     """All that decides the weights of a fit; see `fit_steps` for what each setting means.
 
-    What is left out is filled in: the modality's window, the defaults of the method's options. So
+    What is left out is filled in: the backbone, see `default_backbone`, the modality's window, the
+    defaults of the method's options. So
     a recipe that is kept says the same to a later version whose defaults are others.
 
     Parameters
@@ -105,7 +107,7 @@ class Recipe:
     size: Any = (448, 448)
     tile: int = 0
     clahe: float = 0.0
-    backbone: str = DEFAULT_BACKBONE
+    backbone: str = ""
     layers: Any = None
     fuse: Fuse = "concat"
     weights: str | None = None
@@ -132,14 +134,16 @@ class Recipe:
         )
         method = DETECTORS[self.method]
         check_options(method, self.options)
-        read_layers(self.layers, self.backbone, self.method)
+        backbone = self.backbone or default_backbone(self.weights)
+        read_layers(self.layers, backbone, self.method)
         window = self.window or default_window(self.modality)  # type: ignore[arg-type]
         size = read_size(self.size)
-        check_tiles(Preprocessing(window, size, clahe=self.clahe, tile=self.tile), self.backbone)
+        check_tiles(Preprocessing(window, size, clahe=self.clahe, tile=self.tile), backbone)
         options = {**method.options(), **self.options}
         for name, value in {
             "folders": tuple(map(str, self.folders)),
             "exclude": tuple(sorted(self.exclude)),
+            "backbone": backbone,
             "window": window,
             "size": size,
             "slice_range": Selection(self.plane, self.slice_range, self.min_body).slice_range,

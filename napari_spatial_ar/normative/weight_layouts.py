@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["Family", "content_sha256", "to_transformers"]
+__all__ = ["Family", "Rounding", "content_sha256", "is_used", "rounded", "to_transformers"]
 
 Family = Literal["dinov3_vit", "dinov2", "dinov3_convnext", "pixels"]
 Rules = tuple[tuple[str, str], ...]
@@ -131,6 +133,65 @@ def _add_zero_biases(state: dict[str, Tensor]) -> None:
     for name in [n for n in state if re.search(r"\.[qv]_proj\.weight$", n)]:
         bias = name.removesuffix("weight") + "bias"
         state.setdefault(bias, torch.zeros(state[name].shape[0]))
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What a file of rounded weights says of the weights it was made from.
+
+    Rounded weights stand for the originals wherever a model names its backbone by hash.
+
+    Parameters
+    ----------
+    backbone : str
+        Key of `napari_spatial_ar.normative.backbone_table.BACKBONES`.
+    dtype : str
+        What the weights were rounded to, such as ``"float16"``.
+    blocks : int
+        The file holds the embedding and the first so many blocks.
+    originals : mapping of str to str
+        `content_sha256` of the embedding and the first 1, 2, ... blocks as rounded -> that of the
+        same part of the originals.
+    """
+
+    backbone: str
+    dtype: str
+    blocks: int
+    originals: Mapping[str, str]
+
+
+def is_used(name: str, depth: int) -> bool:
+    """Whether a tensor matters when only the first ``depth`` blocks run (0: all)."""
+    if not depth:
+        return True
+    block = re.match(r"(?:model|encoder)\.layer\.(\d+)\.", name)
+    if block:
+        return int(block.group(1)) < depth
+    return name.startswith("embeddings.")
+
+
+def rounded(
+    state: Mapping[str, Tensor], backbone: str, blocks: int, dtype: torch.dtype
+) -> tuple[dict[str, Tensor], Rounding]:
+    """Cut weights after some blocks and round them.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        Weights under transformers' names.
+    backbone : str
+        Its name.
+    blocks : int
+        How many of the first blocks are kept, with the embedding.
+    dtype : torch.dtype
+        What to round to.
+    """
+    small = {name: t.to(dtype) for name, t in state.items() if is_used(name, blocks)}
+    originals = {}
+    for depth in range(1, blocks + 1):
+        used = partial(is_used, depth=depth)
+        originals[content_sha256(small, used)] = content_sha256(state, used)
+    return small, Rounding(backbone, str(dtype).removeprefix("torch."), blocks, originals)
 
 
 def content_sha256(

@@ -4,58 +4,113 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from napari_spatial_ar.errors import InputError, WeightsError
-from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.imaging.files import atomic_path, atomic_write_bytes
 from napari_spatial_ar.normative.backbone import Backbone
-from napari_spatial_ar.normative.backbone_table import BACKBONES, BackboneSpec
-from napari_spatial_ar.normative.paths import weights_dir
-from napari_spatial_ar.normative.weight_layouts import to_transformers
+from napari_spatial_ar.normative.backbone_table import (
+    BACKBONES,
+    DEFAULT_BACKBONE,
+    OFFLINE_BACKBONE,
+    BackboneSpec,
+)
+from napari_spatial_ar.normative.paths import embedded_weights, weights_dir
+from napari_spatial_ar.normative.weight_layouts import Rounding, to_transformers
 
 __all__ = [
+    "FoundWeights",
     "WeightsInfo",
     "add",
     "at_hand",
+    "default_backbone",
+    "default_note",
+    "embedded_rounding",
     "find",
+    "how_to_get",
     "list_weights",
     "local_file",
     "pull",
+    "read_rounding",
     "read_weights",
+    "source_of",
     "store",
+    "what_is_missing",
+    "write_rounded",
 ]
 
-log = logging.getLogger(__name__)
-
 _SUFFIXES = (".safetensors", ".pth", ".pt")
+# Key of the JSON of a `Rounding` in the metadata of a safetensors file.
+_ROUNDING = "napari-spatial-ar-rounding"
+_HUB_FILES = ["*.safetensors"]
 _META_HASH = re.compile(r"-([0-9a-f]{8})\.pth$")
 
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """One line of ``weights list``: a backbone, its licence, and its local file if there is one."""
+    """One line of ``weights list``.
+
+    Parameters
+    ----------
+    name, licence : str
+        The backbone and the licence of its weights.
+    path : Path or None
+        File in the user's weights folder.
+    in_hub_cache : bool
+        Whether the hub's client has downloaded them.
+    embedded_blocks : int
+        The first so many blocks come with the package.
+    """
 
     name: str
     licence: str
     path: Path | None
     in_hub_cache: bool
+    embedded_blocks: int = 0
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether they are on this machine."""
+        return self.path is not None or self.in_hub_cache or bool(self.embedded_blocks)
 
 
-def find(spec: BackboneSpec, explicit: str | Path | None = None) -> tuple[dict[str, Tensor], str]:
-    """Weights of a backbone as found, and where.
+@dataclass(frozen=True)
+class FoundWeights:
+    """Weights as found.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        Under the names that the file has.
+    source : str
+        Where they were found, to be shown to the user.
+    rounding : Rounding or None
+        Of what they are a rounded copy.
+    """
+
+    tensors: dict[str, Tensor]
+    source: str
+    rounding: Rounding | None = None
+
+
+def find(spec: BackboneSpec, explicit: str | Path | None = None) -> FoundWeights:
+    """Find the weights of a backbone on this machine.
+
+    Those that come with the package go before the user's own copy of the same weights, which are
+    not rounded: what a model finds must not depend on what else is installed. A file that is named
+    goes before both.
 
     Parameters
     ----------
     spec : BackboneSpec
-        Which backbone.
+        Which backbone, and which blocks of it are read.
     explicit : path, optional
         The only file to look at, where given.
 
@@ -68,41 +123,114 @@ def find(spec: BackboneSpec, explicit: str | Path | None = None) -> tuple[dict[s
         path = Path(explicit).expanduser()
         if not path.is_file():
             raise WeightsError("there is no such weights file", path=path)
-        return read_weights(path), str(path)
-    path_or_none = local_file(spec)
-    if path_or_none is not None:
-        return read_weights(path_or_none), str(path_or_none)
-    for local_only in (True, False):
-        for repository in spec.hub:
-            folder = _hub_snapshot(repository, local_only=local_only)
-            if folder is not None:
-                state: dict[str, Tensor] = {}
-                for shard in sorted(folder.glob("*.safetensors")):
-                    state |= read_weights(shard)
-                return state, f"{repository} (hub{' cache' if local_only else ''})"
-    raise WeightsError(f"no weights of {spec.name} are on this machine", fix=how_to_get(spec))
+        return FoundWeights(read_weights(path), str(path), read_rounding(path))
+    embedded = embedded_rounding(spec)
+    if embedded is not None:
+        return FoundWeights(_read_embedded(), _source(embedded), embedded)
+    if spec.name == OFFLINE_BACKBONE and embedded_weights() and _embedded_of(spec) is None:
+        _read_embedded()  # it is damaged, which this says
+    own = local_file(spec)
+    if own is not None:
+        return FoundWeights(read_weights(own), str(own))
+    for repository, folder in _in_hub_cache(spec):
+        state: dict[str, Tensor] = {}
+        for shard in sorted(folder.glob("*.safetensors")):
+            state |= read_weights(shard)
+        return FoundWeights(state, f"{repository} (hub cache)")
+    raise WeightsError(what_is_missing(spec), fix=how_to_get(spec))
+
+
+def default_backbone(weights: str | Path | None = None) -> str:
+    """Name of the backbone that is used where none is named.
+
+    `DEFAULT_BACKBONE` where its weights are on this machine, else the one that comes with the
+    package. The network is not asked.
+
+    Parameters
+    ----------
+    weights : path, optional
+        Weights that are to be used: then the backbone that their file's name says, or
+        `DEFAULT_BACKBONE` where it says none.
+    """
+    if weights is not None:
+        return _named_by(Path(weights)) or DEFAULT_BACKBONE
+    return DEFAULT_BACKBONE if at_hand(BACKBONES[DEFAULT_BACKBONE]) else OFFLINE_BACKBONE
+
+
+def default_note(name: str) -> str:
+    """Say in a sentence which backbone `default_backbone` chose, and why."""
+    if name != OFFLINE_BACKBONE:
+        return f"Backbone: {name}, whose weights are at hand."
+    return (
+        f"Backbone: {name}, which comes with the package; {DEFAULT_BACKBONE} is taken where its "
+        f"weights are at hand ('weights pull {DEFAULT_BACKBONE}')."
+    )
+
+
+def embedded_rounding(spec: BackboneSpec) -> Rounding | None:
+    """Describe the weights that come with the package; None where they are not enough.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        Which backbone, and which blocks of it are read.
+    """
+    rounding = _embedded_of(spec)
+    enough = rounding and spec.layers and max(spec.layers) <= rounding.blocks
+    return rounding if enough else None
+
+
+def _embedded_of(spec: BackboneSpec) -> Rounding | None:
+    path = embedded_weights() if spec.name == OFFLINE_BACKBONE else None
+    return read_rounding(path) if path else None
+
+
+def _read_embedded() -> dict[str, Tensor]:
+    path = embedded_weights()
+    assert path is not None
+    try:
+        return read_weights(path)
+    except WeightsError as error:
+        raise WeightsError(error.what, path=path, fix="Install napari-spatial-ar again") from error
+
+
+def _source(embedded: Rounding) -> str:
+    return f"comes with the package (blocks 1 to {embedded.blocks}, {embedded.dtype})"
+
+
+def what_is_missing(spec: BackboneSpec) -> str:
+    """Say as a clause which weights are not at hand."""
+    rounding = _embedded_of(spec)
+    if rounding is None:
+        return f"no weights of {spec.name} are on this machine"
+    last = f"block {max(spec.layers)}" if spec.layers else "the last block"
+    return (
+        f"{last} of {spec.name} is needed, and only blocks 1 to {rounding.blocks} come with the "
+        "package"
+    )
 
 
 def how_to_get(spec: BackboneSpec) -> str:
     """Say how to get the weights of a backbone, and under which licence they are."""
+    pull = f"run 'napari-spatial-ar weights pull {spec.name}'"
     if not spec.hub:
         return (
-            f"Run 'napari-spatial-ar weights pull {spec.name}', which works wherever pip does "
+            f"R{pull[1:]}, which works wherever pip does and needs the package onnx "
             f"(licence: {spec.licence})"
         )
     ways = [
-        f"accept the licence of {spec.hub[0]} on the model hub and log in there with a token",
+        f"accept the licence of {spec.hub[0]} on the model hub, log in there with a token and "
+        f"{pull}",
+        f"{pull} without a token, which takes the ungated {spec.hub[-1]}",
         f"download the weights elsewhere and run 'napari-spatial-ar weights add FILE --name "
         f"{spec.name}' (Meta's .pth or any safetensors of it)",
     ]
-    if len(spec.hub) > 1:
-        ways.insert(1, f"let this machine reach the hub once, for the ungated {spec.hub[1]}")
-    else:
-        ways.insert(1, f"let this machine reach the hub once, for {spec.hub[0]}")
+    if len(spec.hub) == 1:
+        ways[:2] = [f"{pull}, which takes {spec.hub[0]} from the model hub"]
     numbered = "; ".join(f"({n}) {way}" for n, way in enumerate(ways, 1))
     return (
-        f"Get them in one of three ways: {numbered}. Licence: {spec.licence}. Or choose the "
-        "offline backbone dinov2_vits14_focus"
+        f"Get them in one of these ways: {numbered}. Licence: {spec.licence}. Or choose "
+        f"{OFFLINE_BACKBONE}, which comes with the package"
     )
 
 
@@ -117,27 +245,72 @@ def local_file(spec: BackboneSpec) -> Path | None:
     return next((p for p in downloads if p.suffix in _SUFFIXES), None)
 
 
+def source_of(spec: BackboneSpec) -> str:
+    """Where the weights of the blocks that are read are on this machine; "" where they are not.
+
+    The network is not asked.
+    """
+    embedded = embedded_rounding(spec)
+    if embedded is not None:
+        return _source(embedded)
+    own = local_file(spec)
+    if own is not None:
+        return str(own)
+    return next((f"{repository} (hub cache)" for repository, _ in _in_hub_cache(spec)), "")
+
+
 def at_hand(spec: BackboneSpec) -> bool:
-    """Whether a backbone's weights are on this machine; the network is not asked."""
-    return local_file(spec) is not None or any(
-        _hub_snapshot(repository, local_only=True) is not None for repository in spec.hub
-    )
+    """Whether the weights of the blocks that are read are on this machine."""
+    return bool(source_of(spec))
 
 
-def _hub_snapshot(repository: str, *, local_only: bool) -> Path | None:
+def _in_hub_cache(spec: BackboneSpec) -> Iterator[tuple[str, Path]]:
+    """Repositories whose weights the hub's client has downloaded, and their folders."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
+
+    for repository in spec.hub:
+        try:
+            folder = Path(
+                snapshot_download(repository, allow_patterns=_HUB_FILES, local_files_only=True)
+            )
+        except (HFValidationError, OSError):
+            continue
+        if any(folder.glob("*.safetensors")):
+            yield repository, folder
+
+
+def _download(repository: str) -> None:
+    """Let the hub's client fetch a repository's weights into its cache; `WeightsError` if not."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
     try:
-        folder = Path(
-            snapshot_download(
-                repository, allow_patterns=["*.safetensors"], local_files_only=local_only
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        log.debug("%s is not to be had from the hub: %s", repository, type(error).__name__)
-        return None
-    return folder if any(folder.glob("*.safetensors")) else None
+        folder = snapshot_download(repository, allow_patterns=_HUB_FILES)
+    except GatedRepoError as error:
+        raise WeightsError("its licence is not accepted yet, or there is no token") from error
+    except LocalEntryNotFoundError as error:  # what the client makes of it
+        raise _Unreachable("the hub cannot be reached") from error
+    except Exception as error:  # the client's, and those of whatever it connects with
+        raise WeightsError(f"the hub's client says {type(error).__name__}") from error
+    if not any(Path(folder).glob("*.safetensors")):
+        raise WeightsError("it holds no safetensors file")
+
+
+class _Unreachable(WeightsError):
+    """There is no connection, so the next repository cannot be had either."""
+
+
+def read_rounding(path: Path) -> Rounding | None:
+    """Read what a weights file is a rounded copy of; None where it does not say that it is one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            said = json.loads((file.metadata() or {}).get(_ROUNDING, "null"))
+        return Rounding(**said) if said else None
+    except (SafetensorError, OSError, ValueError, TypeError):
+        return None  # another kind of file, or a damaged one, of which reading it tells
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -223,8 +396,7 @@ def add(source: str | Path, name: str | None = None) -> Path:
     if not path.is_file():
         raise WeightsError("there is no such weights file", path=path)
     if name is None:
-        fits = [n for n in BACKBONES if path.name.startswith((f"{n}.", f"{n}_pretrain"))]
-        name = fits[0] if fits else None
+        name = _named_by(path)
     if name is None or name not in BACKBONES:
         raise InputError(
             f"cannot tell which backbone this is{f': there is no {name!r}' if name else ''}",
@@ -232,9 +404,17 @@ def add(source: str | Path, name: str | None = None) -> Path:
             fix=f"Say --name with one of {', '.join(BACKBONES)}",
         )
     spec = BACKBONES[name]
+    if read_rounding(path) is not None:
+        raise InputError(f"these weights of {name} come with the package already", path=path)
     state = to_transformers(read_weights(path), spec.family)
     Backbone(spec, dict(state), source=str(path), device=torch.device("cpu"))
     return store(spec, state)
+
+
+def _named_by(path: Path) -> str | None:
+    """Name of the backbone that a weights file is named after."""
+    fits = (n for n in BACKBONES if path.name.startswith((f"{n}.", f"{n}_pretrain")))
+    return next(fits, None)
 
 
 def store(spec: BackboneSpec, state: dict[str, Tensor]) -> Path:
@@ -248,6 +428,14 @@ def store(spec: BackboneSpec, state: dict[str, Tensor]) -> Path:
     return target
 
 
+def write_rounded(path: Path, state: dict[str, Tensor], rounding: Rounding) -> None:
+    """Write rounded weights with what `read_rounding` reads."""
+    from safetensors.torch import save
+
+    metadata = {_ROUNDING: json.dumps(asdict(rounding), sort_keys=True)}
+    atomic_write_bytes(path, save(state, metadata=metadata))
+
+
 def list_weights() -> list[WeightsInfo]:
     """Every known backbone and whether its weights are at hand, without asking the network."""
     return [
@@ -255,7 +443,8 @@ def list_weights() -> list[WeightsInfo]:
             name=spec.name,
             licence=spec.licence,
             path=local_file(spec),
-            in_hub_cache=any(_hub_snapshot(r, local_only=True) is not None for r in spec.hub),
+            in_hub_cache=any(_in_hub_cache(spec)),
+            embedded_blocks=embedded.blocks if (embedded := embedded_rounding(spec)) else 0,
         )
         for spec in BACKBONES.values()
     ]
@@ -293,14 +482,23 @@ def pull(
     if name not in BACKBONES:
         raise InputError(f"there is no backbone '{name}'", fix=f"Choose: {', '.join(BACKBONES)}")
     spec = BACKBONES[name]
-    here = local_file(spec)
-    if here is not None and not force:
+    here = local_file(spec) if spec.name == OFFLINE_BACKBONE else source_of(spec)
+    if here and not force:
         return str(here)
     if not spec.hub:
         from napari_spatial_ar.normative import focus_weights
 
         return str(focus_weights.pull(progress))
+    problems = []
     for repository in spec.hub:
-        if _hub_snapshot(repository, local_only=False) is not None:
+        try:
+            _download(repository)
+        except WeightsError as error:
+            problems.append(f"{repository}: {error.what}")
+            if isinstance(error, _Unreachable):
+                break
+        else:
             return f"{repository} (hub)"
-    raise WeightsError(f"the weights of {name} could not be fetched", fix=how_to_get(spec))
+    raise WeightsError(
+        f"the weights of {name} could not be fetched ({'; '.join(problems)})", fix=how_to_get(spec)
+    )

@@ -202,6 +202,7 @@ def provenance(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": model_summary(model),
         "engine": str(getattr(model, "engine", "")),
+        "backbone_weights": dict(getattr(model, "backbone_weights", {})),
         "threshold": {
             "nats_per_dimension": float(threshold),
             "unit": str(getattr(model, "unit", "nats per dimension")),

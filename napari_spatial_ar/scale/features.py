@@ -50,7 +50,7 @@ class EmbedTask:
 @lru_cache(maxsize=1)
 def _backbone_of(job: EmbedJob, device: str) -> Backbone:
     backbone = load_backbone(job.backbone, job.weights, device, layers=job.layers, fuse=job.fuse)
-    if backbone.sha256 != job.sha256:
+    if backbone.weights_sha256 != job.sha256:
         raise WeightsError(
             f"a worker has other weights of {job.backbone} than this machine",
             fix="Put the same weights on every machine",
@@ -111,7 +111,7 @@ def extract_on(
     spec = store.backbone.spec
     job = EmbedJob(
         spec.name,
-        store.backbone.sha256,
+        store.backbone.weights_sha256,
         tuple(spec.layers),
         spec.fuse,
         store.preprocessing,

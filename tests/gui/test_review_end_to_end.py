@@ -63,7 +63,6 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> Pace:
 def model(request: Any, tmp_path: Path, pace: Pace) -> Iterator[str]:
     """Name of a model that the dock lists."""
     if request.param == RELEASED:
-        request.getfixturevalue("focus_weights")
         yield RELEASED
         return
     request.getfixturevalue("tiny_weights")

@@ -979,7 +979,6 @@ def test_the_plot_draws_falling_lines_and_an_empty_one(qtbot: Any) -> None:
 
 def test_a_model_fitted_here_scores_a_scan_there(
     make_napari_viewer: Any,
-    focus_weights: Path,
     shared_data: Path,
     tmp_path: Path,
     click: Any,

@@ -54,7 +54,6 @@ def data(request: Any, tmp_path: Path) -> Data:
         scan = next(iter(sorted(others.iterdir())))
         return Data(train, others, scan, request.getfixturevalue("tiny_name"), 12)
     brain = request.getfixturevalue("shared_data") / "bench" / "brain_flair"
-    request.getfixturevalue("focus_weights")
     folders = []
     for name, source in (("train", "train/good"), ("others", "valid/good/img")):
         folder = tmp_path / name

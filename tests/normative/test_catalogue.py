@@ -48,7 +48,9 @@ def test_own_models_come_first_and_say_when_they_came(mine: Path) -> None:
     assert abs(datetime.now(UTC) - first.written) < timedelta(minutes=1)
     folder = released_models_dir()
     assert folder is not None
-    assert {one.name for one in released} == {path.name for path in folder.iterdir()}
+    assert {one.name for one in released} == {
+        path.parent.name for path in folder.glob(f"*/{MODEL_FILE}")
+    }
     assert all(one.released and one.written is None for one in released)
 
 

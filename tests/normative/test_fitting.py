@@ -310,7 +310,7 @@ def test_changed_file_or_setting_never_reuses_a_grid(
 def test_keys_of_grids_stored_by_earlier_versions(
     tiny_backbone: Backbone, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiny_backbone, "sha256", "0" * 64)
+    monkeypatch.setattr(tiny_backbone, "weights_sha256", "0" * 64)
     folder = FeatureStore(tiny_backbone, store.preprocessing).folder
     assert folder.name == "dinov3_tiny_for_tests-90cf5f79ea6072c8"
 

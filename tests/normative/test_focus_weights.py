@@ -68,8 +68,8 @@ def test_pip_failure_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_real_weights_are_the_pinned_ones(focus_weights: Path) -> None:
-    backbone = load_backbone(OFFLINE_BACKBONE, device="cpu")
-    assert backbone.sha256 == backbone.spec.pinned_sha256
+    backbone = load_backbone(OFFLINE_BACKBONE, focus_weights, "cpu")
+    assert backbone.sha256 == backbone.weights_sha256 == backbone.spec.pinned_sha256
     assert backbone.embed(torch.zeros(1, 3, 28, 42)).shape == (1, 384, 2, 3)
 
 

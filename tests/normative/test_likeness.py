@@ -232,10 +232,7 @@ def test_where_memory_runs_short_the_rest_is_still_compared(
 
 
 @pytest.mark.parametrize("scan", ["ms_patient19", "TCGA_DU_7294_19890104"])
-def test_the_released_model_knows_a_scan_without_skull(
-    shared_data: Path, focus_weights: Path, scan: str
-) -> None:
-    del focus_weights
+def test_the_released_model_knows_a_scan_without_skull(shared_data: Path, scan: str) -> None:
     model = nsar.load_model("brain-flair-change", device="cpu")
     volume = nsar.read(shared_data / "volumes" / scan / "flair.nii.gz")[0]
     found = likeness(model, volume)
@@ -245,8 +242,7 @@ def test_the_released_model_knows_a_scan_without_skull(
         assert "times as far from normal" in found.warning
 
 
-def test_the_sample_is_like_what_the_released_model_learned_from(focus_weights: Path) -> None:
-    del focus_weights
+def test_the_sample_is_like_what_the_released_model_learned_from() -> None:
     from napari_spatial_ar.imaging.samples import sample_volume
 
     model = nsar.load_model("brain-flair-change", device="cpu")

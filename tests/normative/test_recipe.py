@@ -17,6 +17,7 @@ from napari_spatial_ar.normative.fit_settings import NETWORK_SETTINGS
 from napari_spatial_ar.normative.fitting import fit_steps
 from napari_spatial_ar.normative.methods import DETECTORS
 from napari_spatial_ar.normative.recipe import Recipe, read_recipe, write_recipe
+from napari_spatial_ar.normative.weights import default_backbone
 
 # What of a fit decides nothing of its weights: where it is done and kept.
 ELSEWHERE = {"out", "device", "overwrite", "extract"}
@@ -53,8 +54,9 @@ def test_a_recipe_holds_every_setting_of_a_fit_with_its_default() -> None:
     named = set(fit) - ELSEWHERE - set(NETWORK_SETTINGS) - {"folder"}
     assert named == set(recipe) - {"folders"} == set(Recipe().settings())
     assert set(NETWORK_SETTINGS) < set(DETECTORS["spatial-ar"].options())
-    for name in named - {"method", "options"}:
+    for name in named - {"method", "options", "backbone"}:
         assert recipe[name].default == fit[name].default, name
+    assert Recipe().backbone == default_backbone()
     assert Recipe().method == nsar.normative.fitting.DEFAULT_METHOD
 
 

@@ -60,6 +60,7 @@ class PixelBackbone(Backbone):
         self.turns = Turns()
         # What stands for weights in a model file: the rule itself.
         self.sha256 = hashlib.sha256(f"first channel, {name}".encode()).hexdigest()
+        self.weights_sha256, self.rounded_to = self.sha256, ""
 
     @property
     def engine(self) -> str:
