@@ -36,8 +36,6 @@ PENDING = frozenset(
         "nrrd_1d",
         "png_grey_alpha_16",
         "png_rgb_16_grey",
-        "same_sop_instance_uid",
-        "same_uid_other_pixels",
         "says_implicit_is_explicit",
         "tiff-cut",
         "tiff_imagej_zc",

@@ -165,8 +165,8 @@ def source_slices(scan: Volume | Scan) -> list[SourceSlice]:
     Raises
     ------
     InputError
-        If the scan is not from DICOM, its files are gone or changed, or they do not say where
-        in the patient they lie.
+        If the scan is not from DICOM, its files are gone or changed, they do not say where in
+        the patient they lie, or several have one UID.
     """
     geometry = scan.geometry
     if not is_from_dicom(scan):
@@ -194,6 +194,13 @@ def source_slices(scan: Volume | Scan) -> list[SourceSlice]:
         _check_place(scan, index, place, path)
         with guard(path, _TOO_LITTLE):
             slices.append(_source_slice(headers[path], number, place, step, geometry.spacing[0]))
+    if len({(source.sop_instance, source.frame) for source in slices}) < len(slices):
+        raise InputError(
+            "several of its images have one SOP Instance UID, so a DICOM segmentation or map "
+            "cannot refer to them",
+            path=scan.series.files[0],
+            fix="Use the NIfTI files",
+        )
     return slices
 
 

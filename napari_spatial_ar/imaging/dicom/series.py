@@ -9,6 +9,7 @@ from pathlib import Path
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.classes import class_name
+from napari_spatial_ar.imaging.dicom.copies import without_copies
 from napari_spatial_ar.imaging.dicom.frames import (
     Frame,
     is_dicom,
@@ -20,13 +21,7 @@ from napari_spatial_ar.imaging.dicom.grid import patient_grid, plain_grid
 from napari_spatial_ar.imaging.dicom.header import DAMAGED, read_whole_header
 from napari_spatial_ar.imaging.dicom.mosaic import find_tiles
 from napari_spatial_ar.imaging.dicom.reader import FrameReader
-from napari_spatial_ar.imaging.dicom.stacks import (
-    Stack,
-    alike,
-    differences,
-    find_stacks,
-    without_copies,
-)
+from napari_spatial_ar.imaging.dicom.stacks import Stack, alike, differences, find_stacks
 from napari_spatial_ar.imaging.dicom.words import role_of
 from napari_spatial_ar.imaging.gather import attempt, gather, left_out
 from napari_spatial_ar.imaging.guard import guard
@@ -113,7 +108,7 @@ def find_series(files: Sequence[str | Path]) -> list[Scan]:
     """
     paths = [Path(file) for file in files]
     found = [read_frames(path) for path in paths]
-    frames, copies = without_copies([frame for of_file in found for frame in of_file])
+    frames, remarks = without_copies([frame for of_file in found for frame in of_file])
     if not frames:
         raise _no_image(paths)
     stacks = find_stacks(frames)
@@ -128,10 +123,7 @@ def find_series(files: Sequence[str | Path]) -> list[Scan]:
     scans, errors = attempt(partial(_scan, stack) for stack in stacks)
     if errors:
         scans[0] = scans[0].warn(*left_out(errors))
-    if copies:
-        many = "1 image is there twice and was" if copies == 1 else f"{copies} images are copies,"
-        many += " read once." if copies == 1 else " which were read once."
-        scans[0] = scans[0].warn(many)
+    scans[0] = scans[0].warn(*remarks)
     without = sum(not of_file for of_file in found)
     if without:
         are = "1 file of the series is" if without == 1 else f"{without} files of the series are"

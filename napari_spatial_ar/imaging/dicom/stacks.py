@@ -23,7 +23,7 @@ from napari_spatial_ar.imaging.dicom.groups import CLOCKS, SIGNS, TIMES
 from napari_spatial_ar.imaging.dicom.places import places_of, same_place_mm, seem_missing, uneven
 from napari_spatial_ar.imaging.dicom.words import type_words
 
-__all__ = ["Stack", "alike", "differences", "find_stacks", "same_place_of", "without_copies"]
+__all__ = ["Stack", "alike", "differences", "find_stacks", "same_place_of"]
 
 Indices = npt.NDArray[np.intp]
 
@@ -56,18 +56,6 @@ class Stack:
     def first(self) -> Frame:
         """First frame."""
         return self.frames[0]
-
-
-def without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], int]:
-    """Frames each once, and how many are left out because their file is a copy of another."""
-    seen: set[tuple[str, int]] = set()
-    once = []
-    for frame in frames:
-        key = (frame.instance, frame.number)
-        if not frame.instance or key not in seen:
-            once.append(frame)
-        seen.add(key)
-    return once, len(frames) - len(once)
 
 
 def find_stacks(frames: Sequence[Frame]) -> list[Stack]:
