@@ -11,9 +11,11 @@ import numpy as np
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.derived import Algorithm, caveats, is_from_dicom
 from napari_spatial_ar.imaging.dicom.seg import write_seg
+from napari_spatial_ar.imaging.nifti_header import read_header
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.regrid import SAME_GRID_MM, distance_between, onto_grid
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.signatures import is_nifti
 
 __all__ = ["SegWritten", "mask_onto_series"]
 
@@ -52,7 +54,9 @@ def mask_onto_series(
     Parameters
     ----------
     mask : path-like
-        One 3-D scan of whole numbers, nonzero inside (NIfTI, NRRD, ...), in any axis order.
+        One 3-D scan of whole numbers, nonzero inside (NIfTI, NRRD, ...), in any axis order. Or a
+        mask of unevenly spaced slices, which no affine holds: a NIfTI file that was drawn on, or
+        written as, one of this program's own; it is put back slice by slice.
     reference : path-like or several
         DICOM files or folders: of the series in there, the one that fits is taken.
     out : path-like
@@ -75,8 +79,14 @@ def mask_onto_series(
             path=mask,
             fix="Give mask.nii.gz, not the heatmap",
         )
-    series = _series_of(drawn, reference, mask)
-    inside = onto_grid(voxels != 0, drawn.geometry.affine, series.geometry)
+    found = [scan for scan in find_scans(reference).scans if is_from_dicom(scan)]
+    if not found:
+        raise InputError(f"{reference} holds no DICOM series that can be read", path=mask)
+    if is_nifti(mask) and read_header(mask).uneven:
+        series, inside = _uneven_series(drawn, found, mask), voxels != 0
+    else:
+        series = _series_of(drawn, found, mask)
+        inside = onto_grid(voxels != 0, drawn.geometry.affine, series.geometry)
     write_seg(out, inside, series, algorithm=algorithm, edited=edited, label=label)
     touched = int(np.count_nonzero(inside.any(axis=(1, 2))))
     warnings = (*caveats(series), *(() if touched else ("The mask is empty.",)))
@@ -91,11 +101,29 @@ def _only_scan(mask: Path) -> Scan:
     return scans[0]
 
 
-def _series_of(drawn: Scan, reference: str | Path | Sequence[str | Path], mask: Path) -> Scan:
+def _uneven_series(drawn: Scan, found: Sequence[Scan], mask: Path) -> Scan:
+    """Return the one irregular series with as many slices, rows and columns, and their spacing."""
+    shape, spacing = drawn.geometry.shape, drawn.geometry.spacing
+    fitting = [
+        scan
+        for scan in found
+        if scan.geometry.slice_positions is not None
+        and scan.geometry.shape == shape
+        and np.allclose(scan.geometry.spacing, spacing, rtol=1e-3)
+    ]
+    if len(fitting) != 1:
+        many = "none is" if not fitting else f"{len(fitting)} are"
+        raise InputError(
+            f"belongs to unevenly spaced slices, {' x '.join(map(str, shape))} voxels (Z, Y, X), "
+            f"and of the {len(found)} DICOM series {many} such a stack",
+            path=mask,
+            fix="Give the series that the mask was made on, and it alone",
+        )
+    return fitting[0]
+
+
+def _series_of(drawn: Scan, found: Sequence[Scan], mask: Path) -> Scan:
     """Return the one series with the mask's grid; the first where several have it."""
-    found = [scan for scan in find_scans(reference).scans if is_from_dicom(scan)]
-    if not found:
-        raise InputError(f"{reference} holds no DICOM series that can be read", path=mask)
     shape, affine = drawn.geometry.shape, drawn.geometry.affine
     apart = [distance_between(shape, affine, scan.geometry) for scan in found]
     closest = int(np.argmin(apart))

@@ -17,7 +17,7 @@ from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.geometry import Geometry, orientation
 from napari_spatial_ar.imaging.grey import COLOUR_WARNING
 from napari_spatial_ar.imaging.guard import guard
-from napari_spatial_ar.imaging.nifti_header import NiftiHeader, read_header
+from napari_spatial_ar.imaging.nifti_header import UNEVEN, NiftiHeader, read_header
 from napari_spatial_ar.imaging.nifti_voxels import DAMAGED, NiftiVoxels, StoredVoxels
 from napari_spatial_ar.imaging.scan import Scan, is_large
 from napari_spatial_ar.imaging.signatures import is_nifti
@@ -216,7 +216,7 @@ def _new_image(array: npt.NDArray[Any], geometry: Geometry) -> Any:
     if geometry.slice_positions is not None:
         image = kind(array.T, None)
         image.header["pixdim"][1:4] = geometry.spacing[::-1]
-        image.header["descrip"] = b"slices unevenly spaced: no valid affine"
+        image.header["descrip"] = UNEVEN
         return image
     image = kind(array.T, geometry.affine)
     image.header.set_xyzt_units("mm" if geometry.spacing_known else "unknown")

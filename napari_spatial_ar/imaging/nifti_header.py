@@ -20,8 +20,10 @@ from napari_spatial_ar.imaging.geometry import orientation
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.nifti_voxels import DAMAGED, is_packed, opened
 
-__all__ = ["NiftiHeader", "is_nifti_head", "pair_header", "read_header", "unpacked_head"]
+__all__ = ["UNEVEN", "NiftiHeader", "is_nifti_head", "pair_header", "read_header", "unpacked_head"]
 
+#: Description of a file whose slices no affine holds: they are those of the scan, in its order.
+UNEVEN = b"slices unevenly spaced: no valid affine"
 _GZIP = b"\x1f\x8b"
 # Deflate cannot pack more than 1032 bytes into one: a header that claims more is lying.
 _MOST_COMPRESSION = 1100
@@ -99,6 +101,12 @@ class NiftiHeader:
     def offset(self) -> int:
         """Bytes of the voxel file before its voxels."""
         return int(self.header.get_data_offset())
+
+    @property
+    def uneven(self) -> bool:
+        """Whether its slices are those of an irregular stack, as `UNEVEN` says, without a place."""
+        placed = int(self.header["sform_code"]) > 0 or int(self.header["qform_code"]) > 0
+        return not placed and self.header["descrip"].item().strip() == UNEVEN
 
     @property
     def coloured(self) -> bool:

@@ -27,7 +27,9 @@ from pydicom.uid import UID, MRImageStorage
 from pydicom.valuerep import DS, validate_value
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom.frames import reversed_rows
 from napari_spatial_ar.imaging.dicom.header import read_whole_header
+from napari_spatial_ar.imaging.dicom.private import rows_reversed
 from napari_spatial_ar.imaging.dicom.sources import dicom_sources
 from napari_spatial_ar.imaging.dicom.values import numbers
 from napari_spatial_ar.imaging.files import atomic_path
@@ -191,7 +193,7 @@ def source_slices(scan: Volume | Scan) -> list[SourceSlice]:
                 path=path,
                 fix="Use the NIfTI files",
             )
-        _check_place(scan, index, place, path)
+        _check_place(scan, index, _as_read(headers[path], place), path)
         with guard(path, _TOO_LITTLE):
             slices.append(_source_slice(headers[path], number, place, step, geometry.spacing[0]))
     if len({(source.sop_instance, source.frame) for source in slices}) < len(slices):
@@ -246,6 +248,14 @@ def _place(header: Dataset, number: int) -> _Place | None:
     if position is None or axes is None or spacing is None:
         return None
     return _Place(position, axes.reshape(2, 3), spacing)
+
+
+def _as_read(header: Dataset, place: _Place) -> _Place:
+    """Where an image was put when it was read, which for rows stored reversed is not as it says."""
+    if not rows_reversed(header):
+        return place
+    spacing, rows = float(place.spacing[0]), int(header.Rows)
+    return _Place(*reversed_rows(place.position, place.axes, spacing, rows), place.spacing)
 
 
 def _check_place(scan: Volume | Scan, index: int, place: _Place, path: Path) -> None:

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import numpy as np
+from pydicom.dataelem import DataElement
 
 from napari_spatial_ar.imaging.dicom.values import Header, numbers
 
@@ -65,11 +66,16 @@ def private(header: Header, maker: Block, element: int) -> Any:
     """
     group, creator = maker
     for block in _BLOCKS:
-        if header.get((group, block)) == creator:
-            value = header.get((group, block << 8 | element))
+        if _value(header, group, block) == creator:
+            value = _value(header, group, block << 8 | element)
             if value is not None:
                 return _plain(value) if isinstance(value, bytes) else value
     return None
+
+
+def _value(header: Header, group: int, element: int) -> Any:
+    found = header.get((group, element))
+    return found.value if isinstance(found, DataElement) else found
 
 
 def _plain(raw: bytes) -> Any:

@@ -175,6 +175,61 @@ def test_the_series_that_fits_is_taken_and_the_distance_said(
     assert not out.exists()
 
 
+KNOWN = Path(__file__).parents[1] / "known_answers/seg_back_missing_slice"
+
+
+def test_a_mask_of_a_stack_with_a_missing_slice_goes_back_slice_by_slice(tmp_path: Path) -> None:
+    out = tmp_path / "seg.dcm"
+    written = mask_onto_series(KNOWN / "mask.nii.gz", KNOWN / "series", out)
+    assert written.voxels == 13
+    seg = pydicom.dcmread(out)
+    frames = seg.pixel_array.reshape(-1, seg.Rows, seg.Columns)
+    inside = np.asarray(nib.load(KNOWN / "mask.nii.gz").dataobj).T
+    places = []
+    for group, frame in zip(seg.PerFrameFunctionalGroupsSequence, frames, strict=True):
+        source = group.DerivationImageSequence[0].SourceImageSequence[0]
+        (path,) = (
+            path
+            for path in (KNOWN / "series").iterdir()
+            if pydicom.dcmread(path).SOPInstanceUID == source.ReferencedSOPInstanceUID
+        )
+        if frame.sum() == 1:
+            places.append(lps_of(path, *np.argwhere(frame)[0]).tolist())
+        k = sorted((KNOWN / "series").iterdir()).index(path)
+        np.testing.assert_array_equal(frame, inside[k])
+    assert places == [[0, 5, 28]]
+
+
+@pytest.fixture
+def uneven(grey: np.ndarray, write_series: WriteSeries) -> list[Path]:
+    """Files of a stack with a slice missing."""
+    places = [(0.0, 0.0, 3.0 * k) for k in (0, 1, 2, 4, 5)]
+    return write_series(grey, positions=places, FrameOfReferenceUID=FRAME_OF_REFERENCE)
+
+
+def test_a_mask_of_uneven_slices_needs_its_own_series(
+    uneven: list[Path], grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    (scan,) = find_scans(uneven).scans
+    mask = tmp_path / "mask.nii.gz"
+    write_nifti(mask, grey == grey[3, 1, 5], scan.geometry)
+    regular = write_series(grey, folder="b", SeriesInstanceUID="1.2.4")
+    written = mask_onto_series(mask, [*uneven, *regular], tmp_path / "seg.dcm")
+    assert (written.voxels, written.slices) == (1, 1)
+    np.testing.assert_allclose(lps_in_seg(tmp_path / "seg.dcm"), lps_of(uneven[3], 1, 5), atol=1e-4)
+    places = [(0.0, 0.0, 3.0 * k) for k in (0, 1, 2, 4, 5)]
+    other = write_series(grey, folder="c", positions=places, SeriesInstanceUID="1.2.5")
+    for files, many in ((regular, "none is"), ([*uneven, *other], "2 are")):
+        with pytest.raises(InputError, match=f"of the . DICOM series {many} such a stack"):
+            mask_onto_series(mask, files, tmp_path / "seg.dcm")
+    # Without its description nothing says that the slices are the scan's.
+    image = nib.load(mask)
+    image.header["descrip"] = b""
+    nib.save(image, mask)
+    with pytest.raises(InputError, match="is not on the grid of any"):
+        mask_onto_series(mask, uneven, tmp_path / "seg.dcm")
+
+
 def test_codes_maker_and_patient(
     grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
 ) -> None:
