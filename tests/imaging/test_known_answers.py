@@ -30,13 +30,10 @@ CRASHES = frozenset({"segv-nrrd"})
 PENDING = frozenset(
     {
         "dim4_zero",
-        "high_bit_15_of_12",
         "dicom-slice-dropped",
-        "jpegls_signed_13",
         "nrrd_1d",
         "png_grey_alpha_16",
         "png_rgb_16_grey",
-        "says_implicit_is_explicit",
         "tiff-cut",
         "tiff_imagej_zc",
         "uint64_large",

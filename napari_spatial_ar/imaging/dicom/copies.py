@@ -123,5 +123,5 @@ def _pixels(frame: Frame) -> tuple[str, bool]:
 def _digest(
     path: Path, _size: int, _changed: int, number: int, storage: Storage
 ) -> tuple[str, bool]:
-    stored = np.ascontiguousarray(decode(path, storage, number)[0])
+    stored = np.ascontiguousarray(decode(path, storage, number).frames)
     return hashlib.sha256(stored.data).hexdigest(), bool((stored == stored.flat[0]).all())

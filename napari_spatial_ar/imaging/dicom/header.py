@@ -15,13 +15,14 @@ from typing import BinaryIO, cast
 import pydicom
 from pydicom.datadict import dictionary_has_tag, tag_for_keyword
 from pydicom.filebase import DicomIO
-from pydicom.filereader import read_file_meta_info, read_partial
+from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import write_file_meta_info
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
 from napari_spatial_ar.imaging.dicom.classes import is_image
+from napari_spatial_ar.imaging.dicom.encoding import parse
 from napari_spatial_ar.imaging.dicom.private import PRIVATE_TAGS
 from napari_spatial_ar.imaging.dicom.storage import Storage, read_storage
 from napari_spatial_ar.imaging.guard import guard
@@ -71,18 +72,16 @@ _KEYWORDS = """
     AcquisitionDateTime AcquisitionDate AcquisitionTime ContentDate ContentTime InstanceNumber
     FrameOfReferenceUID StudyDate SeriesDate SeriesTime
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+    ExtendedOffsetTable ExtendedOffsetTableLengths
 """
+_OVERLAY_BITS = [group << 16 | 0x0100 for group in range(0x6000, 0x6020, 2)]  # OverlayBitsAllocated
 
 # Plain numbers, which are looked up a good deal faster than pydicom's tags, for every attribute.
 _TAGS: list[BaseTag | int] = [
     *(tag for tag in map(tag_for_keyword, _KEYWORDS.split()) if tag is not None),
     *PRIVATE_TAGS,
+    *_OVERLAY_BITS,
 ]
-_PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
-
-
-def _at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return int(tag) in _PIXELS
 
 
 def begins_with_preamble(head: bytes) -> bool:
@@ -202,8 +201,8 @@ def read_header(path: Path) -> tuple[pydicom.Dataset, Storage | None]:
     InputError
         If the file is no DICOM, or its pixels are not all there.
     """
-    with guard(path, DAMAGED), opened(path) as (file, known):
-        header = read_partial(file, _at_pixels, force=known, specific_tags=_TAGS)
+    with guard(path, DAMAGED), opened(path) as (file, _):
+        header = parse(file, _TAGS)
         sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         if not is_image(str(sop_class or ""), str(header.get("Modality") or "")):
             return header, None
@@ -232,9 +231,9 @@ def read_whole_header(path: Path, keywords: Sequence[str] | None = None) -> pydi
     InputError
         If the file cannot be read.
     """
-    wanted = None if keywords is None else list(keywords)
+    tags = [tag for tag in map(tag_for_keyword, keywords or ()) if tag is not None]
     with guard(path, DAMAGED), opened(path) as (file, _):
-        return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=wanted)
+        return parse(file, tags)
 
 
 def patient_key(path: Path) -> str:

@@ -46,12 +46,14 @@ class TileReader:
 
     def whole(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
         """All voxels."""
-        picture = decode(self.frame.file, self.frame.storage, self.frame.number)[0]
+        decoded = decode(self.frame.file, self.frame.storage, self.frame.number)
+        picture = decoded.frames[0]
         _, rows, columns = self.shape
         down, across = picture.shape[0] // rows, picture.shape[1] // columns
         tiles = picture.reshape(down, rows, across, columns).transpose(0, 2, 1, 3)
         stored = tiles.reshape(-1, rows, columns)[list(self.order)]
-        return finite(np.ascontiguousarray(self.frame.values(stored)), self.frame.file)
+        data, odd = finite(np.ascontiguousarray(self.frame.values(stored)), self.frame.file)
+        return data, (*decoded.notes, *odd)
 
     def plane(self, index: int) -> npt.NDArray[np.float32]:
         """One slice; the whole picture is decoded."""

@@ -1,30 +1,72 @@
-"""Decoding the pixels of DICOM files, whatever their transfer syntax, to grey."""
+"""Decoding the pixels of DICOM files, whatever their transfer syntax, to grey.
+
+Decoders are told what was found in the file, and what they return is held against it: size, bits
+and sign come from one place for all of them.
+"""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import gdcm
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.pixels.processing import apply_color_lut
-from pydicom.pixels.utils import pixel_array
-from pydicom.uid import JPEGExtended12Bit
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames, get_frame
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut, convert_color_space
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSNearLossless,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom.codestream import Codestream, read_codestream
+from napari_spatial_ar.imaging.dicom.encoding import parse
 from napari_spatial_ar.imaging.dicom.header import opened
 from napari_spatial_ar.imaging.dicom.storage import Storage
 from napari_spatial_ar.imaging.guard import guard
 
-__all__ = ["decode"]
+__all__ = ["Decoded", "decode"]
 
 _DAMAGED_PIXELS = "its pixels cannot be decoded: the file is cut short or damaged"
+_FIX = "Export or copy it again"
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+# One decoder for each syntax, so that a frame does not depend on which of several gives up first.
+_PLUGINS = {
+    JPEGBaseline8Bit: "pillow",
+    JPEGLosslessSV1: "gdcm",
+    JPEGLSNearLossless: "pyjpegls",
+    JPEG2000: "pylibjpeg",
+    HTJ2K: "pylibjpeg",
+    RLELossless: "pydicom",
+}
+# In all of these a frame has a header of its own.
+_WITH_HEADER = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes}
 
 
-def decode(path: Path, storage: Storage, number: int | None = None) -> npt.NDArray[Any]:
+class Decoded(NamedTuple):
+    """Grey stored values (frames, rows, columns), and sentences on what is odd about them."""
+
+    frames: npt.NDArray[Any]
+    notes: tuple[str, ...]
+
+
+def decode(path: Path, storage: Storage, number: int | None = None) -> Decoded:
     """Decode one frame, or all of them, to grey stored values.
 
     Parameters
@@ -39,57 +81,250 @@ def decode(path: Path, storage: Storage, number: int | None = None) -> npt.NDArr
 
     Returns
     -------
-    (frames, rows, columns) array
-        In the stored type; float32 luminance, 0 to 255 in 8 bits, where the file is in colour.
+    Decoded
+        In a type that holds `Storage.limits`; float32 luminance, 0 to 255 in 8 bits, where the
+        file is in colour.
 
     Raises
     ------
     InputError
-        If the pixels are cut short or damaged, or no decoder for their compression is there.
+        If the pixels are cut short or damaged, are not what the header says, or no decoder for
+        their compression is there.
     """
     with guard(path, _DAMAGED_PIXELS):
-        with opened(path, storage.most_bytes) as (file, known):
-            array = _pixels(file, path, storage, number)
+        with opened(path, storage.most_bytes) as (file, _):
+            file.seek(storage.start)
+            notes = set(storage.notes)
+            if storage.packed:
+                frames = [
+                    _decompressed(frame, storage, path, notes)
+                    for frame in _compressed_frames(file, storage, number)
+                ]
+            else:
+                frames = [_native(file, storage, number, path, notes)]
+            array = np.concatenate([f.reshape(-1, *f.shape[-_axes(storage) :]) for f in frames])
+            if len(array) != (storage.frames if number is None else 1):
+                raise ValueError("fewer frames than its header says")
             if storage.photometric == "PALETTE COLOR":
-                file.seek(0)
-                header = pydicom.dcmread(file, stop_before_pixels=True, force=known)
-                array = _through_palette(array, header)
-        if not storage.coloured:
-            return array.reshape(-1, storage.rows, storage.columns)
-        colours = array.reshape(-1, storage.rows, storage.columns, 3)
-        grey: npt.NDArray[Any] = colours.astype(np.float32) @ _LUMINANCE
-        return grey
+                array = _through_palette(array, parse(file))
+        if storage.coloured:
+            array = array.astype(np.float32) @ _LUMINANCE
+        return Decoded(array, tuple(sorted(notes)))
 
 
-def _pixels(file: BinaryIO, path: Path, storage: Storage, number: int | None) -> npt.NDArray[Any]:
-    """Decode stored values, YBR turned into RGB."""
+def _axes(storage: Storage) -> int:
+    """Axes of one frame as decoders give it."""
+    return 2 if storage.samples == 1 else 3
+
+
+def _options(storage: Storage, frames: int, found: Codestream | None = None) -> dict[str, Any]:
+    """Say what pydicom's decoders ask for; bits and sign are put right here, not by them."""
+    allocated, bits = storage.allocated, storage.bits
+    if found is not None:
+        bits = found.precision
+        allocated = 8 if bits <= 8 else 16 if bits <= 16 else 32
+    return {
+        "rows": storage.rows,
+        "columns": storage.columns,
+        "number_of_frames": frames,
+        "samples_per_pixel": storage.samples,
+        "photometric_interpretation": storage.photometric,
+        "planar_configuration": int(storage.planar),
+        "pixel_representation": int(storage.signed),
+        "bits_allocated": allocated,
+        "bits_stored": bits,
+        "pixel_keyword": storage.keyword,
+        "correct_unused_bits": False,
+        "apply_jls_sign_correction": False,
+        "apply_j2k_sign_correction": False,
+        "allow_excess_frames": False,
+    }
+
+
+def _native(
+    file: BinaryIO, storage: Storage, number: int | None, path: Path, notes: set[str]
+) -> npt.NDArray[Any]:
+    """Values of a frame, or of all, that are not compressed."""
+    options = {**_options(storage, storage.frames), "pixel_vr": storage.vr or "OW"}
+    array, found = get_decoder(storage.syntax).as_array(file, index=number, raw=True, **options)
+    if not storage.floating and storage.allocated > 1:
+        array = _in_words(array, storage, path, notes)
+    return _as_rgb(array, str(found["photometric_interpretation"]))
+
+
+def _compressed_frames(file: BinaryIO, storage: Storage, number: int | None) -> Iterator[bytes]:
+    """Bytes of the frame asked for, or of each."""
+    options: dict[str, Any] = {
+        "number_of_frames": storage.frames,
+        "extended_offsets": storage.offsets,
+    }
+    if number is not None:
+        yield get_frame(file, number, **options)
+        return
+    frames = generate_frames(file, **options)
+    for _ in range(storage.frames):
+        yield next(frames)
+
+
+def _decompressed(frame: bytes, storage: Storage, path: Path, notes: set[str]) -> npt.NDArray[Any]:
+    """Values of one compressed frame, RGB where it is in colour."""
+    found = read_codestream(frame)
     syntax = storage.syntax
-    if syntax == JPEGExtended12Bit and storage.bits > 8:
-        return _through_gdcm(path, storage, number)
-    try:
-        array: npt.NDArray[Any] = pixel_array(file, index=number, transfer_syntax_uid=syntax)
-    except (NotImplementedError, RuntimeError) as error:
-        if not isinstance(error, NotImplementedError) and "missing" not in str(error):
-            raise
+    if found is not None:
+        _check_agreement(found, storage, path)
+        syntax = found.syntax
+        if syntax == JPEGExtended12Bit and found.precision == 8:
+            syntax = JPEGBaseline8Bit
+        elif syntax == JPEGExtended12Bit and (found.precision, found.samples) == (12, 1):
+            words = _through_gdcm(found.bare, storage)
+            return _in_words(words, storage, path, notes, found)
+        elif syntax == JPEGLosslessSV1:
+            frame = found.bare  # GDCM ends the process over some application data
+    elif syntax in _WITH_HEADER:
+        raise ValueError("not compressed in the way that its header says")
+    decoder = get_decoder(syntax) if syntax in _PLUGINS else None
+    if (
+        decoder is None
+        or _PLUGINS[syntax] not in decoder.available_plugins
+        # ... and over this
+        or (found is not None and syntax == JPEGLosslessSV1 and found.precision < 8)
+    ):
+        raise _no_decoder(syntax, path)
+    array, properties = decoder.as_array(
+        encapsulate([frame], has_bot=False),
+        raw=True,
+        decoding_plugin=_PLUGINS[syntax],
+        **_options(storage, 1, found),
+    )
+    array = _in_words(array, storage, path, notes, found)
+    return _as_rgb(array, str(properties["photometric_interpretation"]))
+
+
+def _no_decoder(syntax: UID, path: Path) -> InputError:
+    return InputError(
+        f"its pixels are compressed as {syntax.name}, for which no decoder is installed",
+        path=path,
+        fix="Export the series uncompressed, or as JPEG 2000",
+    )
+
+
+def _check_agreement(found: Codestream, storage: Storage, path: Path) -> None:
+    """Refuse a compressed frame that is not of the size and depth that the header says."""
+    sizes = [(f.rows, f.columns, f.samples) for f in (found, storage)]
+    if sizes[0] != sizes[1]:
+        inside, said = (" x ".join(map(str, size)) for size in sizes)
         raise InputError(
-            f"its pixels are compressed as {syntax.name}, for which no decoder is installed",
+            f"its compressed picture is of {inside} values (rows, columns, colours), its header "
+            f"says {said}",
             path=path,
-            fix="Export the series uncompressed, or as JPEG 2000",
-        ) from error
+            fix=_FIX,
+        )
+    if found.precision > storage.allocated or (
+        # What was cut to 8 bits for the sake of JPEG has lost the scale of its values.
+        found.precision == 8 < storage.bits
+        and found.syntax in (JPEGBaseline8Bit, JPEGExtended12Bit)
+    ):
+        raise InputError(
+            f"its compressed picture has {found.precision} bits for each value, its header says "
+            f"{storage.bits}",
+            path=path,
+            fix="Export the series uncompressed",
+        )
+
+
+def _in_words(
+    array: npt.NDArray[Any],
+    storage: Storage,
+    path: Path,
+    notes: set[str],
+    found: Codestream | None = None,
+) -> npt.NDArray[Any]:
+    """Take values out of the words they are stored in: the right bits, with their sign.
+
+    PS3.5 8.1.1: a word of BitsAllocated holds a value of BitsStored, whose uppermost bit is
+    HighBit; overlays may stand in the others. Decoders hand on words, some with a sign and some
+    without. A compressed frame with a depth of its own has its values at the bottom of the word.
+    """
+    width = 8 * array.dtype.itemsize
+    bits, lowest = storage.bits, storage.lowest
+    if found is not None:
+        bits = min(bits, found.precision)
+        lowest = lowest if found.precision > storage.bits else 0
+        if found.signed and storage.signed:
+            bits = width  # the decoder has extended the sign
+    bits = min(bits, width - lowest)
+    unsigned = array.astype(array.dtype.newbyteorder("="), copy=False).view(f"u{width // 8}")
+    values = unsigned << (width - lowest - bits)
+    values = values.view(f"i{width // 8}") if storage.signed else values
+    values = values >> (width - bits)
+    if bits < width and not storage.overlays:
+        _check_other_bits(unsigned, values, bits, lowest, path, notes)
+    return values
+
+
+def _check_other_bits(
+    words: npt.NDArray[Any],
+    values: npt.NDArray[Any],
+    bits: int,
+    lowest: int,
+    path: Path,
+    notes: set[str],
+) -> None:
+    """See whether the bits that hold no value are as they are where bits are counted right."""
+    width = 8 * words.dtype.itemsize
+    below = bool((words & ((1 << lowest) - 1)).any())
+    above = words >> (lowest + bits) if lowest + bits < width else np.zeros_like(words)
+    if below and not above.any():
+        top = int(words.max()).bit_length()
+        if top <= bits:
+            raise InputError(
+                f"its header says that values stand in bits {lowest} to {lowest + bits - 1} of "
+                f"each word, but they stand in the lowest {top}",
+                path=path,
+                fix="Correct HighBit, or export the series again",
+            )
+    # Above a negative value stands its sign; where it does so anywhere, it does everywhere.
+    sign = (1 << (width - lowest - bits)) - 1
+    negative = values < 0
+    signs = negative & (above == sign)
+    odd = ((above != 0) & ~signs).any() or (signs.any() and not signs[negative].all())
+    if odd or below:
+        notes.add(
+            f"The header says that {bits} bits of each stored word hold its value, but others are "
+            "set too in some pixels; they were left out."
+        )
+
+
+def _as_rgb(array: npt.NDArray[Any], photometric: str) -> npt.NDArray[Any]:
+    """Colours as RGB."""
+    if photometric in ("YBR_FULL", "YBR_FULL_422"):
+        return convert_color_space(array, "YBR_FULL", "RGB")
     return array
 
 
-def _through_gdcm(path: Path, storage: Storage, number: int | None) -> npt.NDArray[Any]:
+def _through_gdcm(frame: bytes, storage: Storage) -> npt.NDArray[Any]:
     """Decode JPEG of 12 bits: no decoder that pydicom calls does, but GDCM's own reader does."""
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(path))
-    if not reader.Read():
-        raise InputError(_DAMAGED_PIXELS, path=path, fix="Export or copy it again")
-    # GDCM's binding gives bytes as text; what is no UTF-8 comes as surrogates.
-    raw = reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape")
-    dtype = np.int16 if storage.signed else np.uint16
-    frames = np.frombuffer(raw, dtype).reshape(storage.frames, -1)
-    return frames if number is None else frames[number]
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.SOPInstanceUID = "1.2"
+    dataset.Rows, dataset.Columns = storage.rows, storage.columns
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation = 0
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].VR = "OB"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "frame.dcm")
+        pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(file))
+        if not reader.Read():
+            raise ValueError("not decoded")
+        # GDCM's binding gives bytes as text; what is no UTF-8 comes as surrogates.
+        raw = reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape")
+    return np.frombuffer(raw, "<u2").reshape(storage.rows, storage.columns)
 
 
 def _through_palette(array: npt.NDArray[Any], header: pydicom.Dataset) -> npt.NDArray[Any]:

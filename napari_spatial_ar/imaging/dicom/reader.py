@@ -25,6 +25,7 @@ class FrameReader:
         """All voxels; each file is decoded once."""
         data = np.empty((len(self.frames), *self.frames[0].shape), dtype=np.float32)
         places: dict[Path, list[int]] = {}
+        notes: dict[str, None] = {}  # once each, in order
         for place, frame in enumerate(self.frames):
             places.setdefault(frame.file, []).append(place)
         for file, wanted in places.items():
@@ -32,17 +33,22 @@ class FrameReader:
             storage = self.frames[wanted[0]].storage
             # A few frames of a large file are not worth decoding all of it.
             if len(numbers) * 4 < storage.frames:
-                stored = {number: decode(file, storage, number)[0] for number in numbers}
+                decoded = {number: decode(file, storage, number) for number in numbers}
+                stored = {number: one.frames[0] for number, one in decoded.items()}
+                notes.update(dict.fromkeys(n for one in decoded.values() for n in one.notes))
             else:
-                stored = dict(enumerate(decode(file, storage)))
+                together = decode(file, storage)
+                stored = dict(enumerate(together.frames))
+                notes.update(dict.fromkeys(together.notes))
             for place, number in zip(wanted, numbers, strict=True):
                 data[place] = self.frames[place].values(stored[number])
-        return finite(data, self.frames[0].file)
+        data, odd = finite(data, self.frames[0].file)
+        return data, (*notes, *odd)
 
     def plane(self, index: int) -> npt.NDArray[np.float32]:
         """One slice; no other frame is decoded."""
         frame = self.frames[index]
-        stored = decode(frame.file, frame.storage, frame.number)[0]
+        stored = decode(frame.file, frame.storage, frame.number).frames[0]
         return finite(frame.values(stored), frame.file)[0]
 
 

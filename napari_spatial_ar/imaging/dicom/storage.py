@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pydicom
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from napari_spatial_ar.errors import InputError
 
@@ -22,16 +22,27 @@ _MOST_FRAMES = 200_000
 _MOST_FRAGMENTS = 400_000
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _UNDEFINED = 0xFFFFFFFF
+_LONG_VRS = (b"OB\0\0", b"OW\0\0", b"OF\0\0", b"OD\0\0", b"UN\0\0", b"OL\0\0", b"OV\0\0")
+_KEYWORDS = {0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData", 0x0010: "PixelData"}
+_ALLOCATED = (1, 8, 16, 32, 64)
+_SAMPLES = {
+    **dict.fromkeys(("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"), 1),
+    **dict.fromkeys(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"), 3),
+}
+# A retired syntax of GE: only the pixels are big endian.
+_GE_BIG_ENDIAN_PIXELS = "1.2.840.113619.5.2"
+_FIX = "Export or copy it again"
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How the pixels of one file are stored.
+    """How the pixels of one file are stored, as found and not as said.
 
     Parameters
     ----------
     syntax : UID
-        Transfer syntax; guessed where the file does not say.
+        Transfer syntax of the pixels: explicit VR of either byte order where they are not
+        compressed, else what the file says. Of a compressed frame, its own header counts.
     photometric : str
         PhotometricInterpretation.
     frames, rows, columns, samples : int
@@ -40,6 +51,24 @@ class Storage:
         Bits that hold a value.
     signed, floating : bool
         Whether values are negative too; whether they are floating point.
+    allocated : int
+        Bits of the word that holds a value.
+    lowest : int
+        Bits of that word below the value: HighBit + 1 - BitsStored, 0 in any file since 2014.
+    overlays : bool
+        Whether overlays stand in the bits of that word that hold no value.
+    planar : bool
+        Whether colours are stored one after the other, not pixel by pixel.
+    packed : bool
+        Whether they are compressed: in fragments, whatever the syntax says.
+    start : int
+        Where the value of the pixels' element begins in the file (inflated, where it is deflated).
+    keyword, vr : str
+        The pixels' element and its type; the type "" where it is not written out.
+    offsets : (bytes, bytes), optional
+        Extended offset table and lengths (PS3.3 C.7.6.3.1.8).
+    notes : tuple of str
+        A sentence on what does not agree.
     """
 
     syntax: UID
@@ -51,6 +80,16 @@ class Storage:
     bits: int
     signed: bool
     floating: bool
+    allocated: int
+    lowest: int = 0
+    overlays: bool = False
+    planar: bool = False
+    packed: bool = False
+    start: int = 0
+    keyword: str = "PixelData"
+    vr: str = ""
+    offsets: tuple[bytes, bytes] | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def coloured(self) -> bool:
@@ -77,6 +116,15 @@ class Storage:
         return palette or (self.bits == 8 and not self.signed and not self.floating)
 
 
+@dataclass(frozen=True, slots=True)
+class _Element:
+    """Head of the pixels' element."""
+
+    keyword: str
+    vr: str
+    length: int
+
+
 def read_storage(header: pydicom.Dataset, file: BinaryIO, size: int, path: Path) -> Storage | None:
     """Read how pixels are stored, and count the bytes that are there.
 
@@ -85,7 +133,7 @@ def read_storage(header: pydicom.Dataset, file: BinaryIO, size: int, path: Path)
     header : pydicom.Dataset
         As read from the file up to its pixels.
     file : binary file
-        Where pydicom stopped, at the pixels' element.
+        At the pixels' element, or at its end where there are none.
     size : int
         Bytes in the file.
 
@@ -99,59 +147,148 @@ def read_storage(header: pydicom.Dataset, file: BinaryIO, size: int, path: Path)
     InputError
         If the header claims more pixels than the file holds, or its numbers make no sense.
     """
-    if "BitsAllocated" not in header:
-        return None
-    frames = max(1, int(header.get("NumberOfFrames") or 1))
-    rows, columns = int(header.Rows), int(header.Columns)
-    samples = int(header.get("SamplesPerPixel") or 1)
-    allocated = int(header.BitsAllocated)
-    start = file.read(12)
     implicit, little = header.original_encoding
-    if len(start) < 8:
+    element = _element_at(file, implicit=bool(implicit), little=bool(little))
+    if element is None:
+        if _is_image(header):
+            raise InputError(
+                "holds no pixels, though it is of a class of images", path=path, fix=_FIX
+            )
+        return None
+    numbers = _Numbers(header, path)
+    rows, columns = numbers.read("Rows", range(1, 2**16)), numbers.read("Columns", range(1, 2**16))
+    frames = numbers.read("NumberOfFrames", range(1, 2**31), default=1)
+    allocated = numbers.read("BitsAllocated", _ALLOCATED)
+    photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2").strip()
+    if photometric not in _SAMPLES:
         raise InputError(
-            "its pixels are missing: the file is cut short",
+            "its Photometric Interpretation is none that is read"
+            + (f" ({photometric})" if photometric.isalnum() and len(photometric) < 17 else ""),
             path=path,
-            fix="Export or copy it again",
+            fix="Export it in grey or RGB",
         )
-    order = "<" if little else ">"
-    if implicit:
-        group, element, length = struct.unpack(order + "HHL", start[:8])
-        file.seek(-(len(start) - 8), 1)
-    else:
-        group, element = struct.unpack(order + "HH", start[:4])
-        length = struct.unpack(order + "L", start[8:12])[0]
-    said = header.file_meta.get("TransferSyntaxUID")
-    plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-    syntax = said or (ImplicitVRLittleEndian if implicit else plain)
-    photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
-    pixels = frames * rows * columns
-    # YBR_FULL_422 stores two colour values for every two pixels.
-    halved = photometric == "YBR_FULL_422" and not syntax.is_compressed
-    claimed = (pixels * (2 if halved else samples) * allocated + 7) // 8
-    there = size - file.tell()
+    samples = numbers.read(
+        "SamplesPerPixel", (_SAMPLES[photometric],), default=_SAMPLES[photometric]
+    )
+    start, length = file.tell(), element.length
     packed = length == _UNDEFINED
+    pixels = frames * rows * columns
+    if photometric == "YBR_FULL_422" and not packed:
+        # Two colour values for every two pixels, unless the file is large enough for all.
+        samples_there = 3 if length >= pixels * 3 * allocated // 8 else 2
+        photometric = "YBR_FULL" if samples_there == 3 else photometric
+    else:
+        samples_there = samples
+    claimed = (pixels * samples_there * allocated + 7) // 8
+    there = size - start
     enough = max(_COMPRESSION_FLOOR, _MOST_COMPRESSION * there) if packed else min(there, length)
-    if not pixels or claimed > enough or frames > _MOST_FRAMES:
+    if claimed > enough or frames > _MOST_FRAMES:
         raise InputError(
             f"its header claims {pixels} pixels in {frames} frames, {claimed} bytes, but the file "
-            f"has {there} bytes for them",
+            f"has {min(there, length)} bytes for them",
             path=path,
-            fix="Export or copy it again",
+            fix=_FIX,
         )
+    notes: tuple[str, ...] = ()
     if packed:
         _check_fragments(file, size, frames, path)
-    bits = int(header.get("BitsStored") or allocated)
+    elif length > claimed + 1:
+        notes = (
+            f"The file holds {length - claimed} more bytes of pixels than its header speaks of; "
+            "they are not read.",
+        )
+    said = header.file_meta.get("TransferSyntaxUID")
+    if not packed:
+        big = not little or said == _GE_BIG_ENDIAN_PIXELS
+        syntax = ExplicitVRBigEndian if big else ExplicitVRLittleEndian
+    else:
+        syntax = UID(said or "")
+    bits = numbers.read("BitsStored", range(2**16), default=allocated)
+    bits = bits if 0 < bits <= allocated else allocated
+    high = numbers.read("HighBit", range(2**16), default=bits - 1)
     return Storage(
-        syntax=UID(syntax),
+        syntax=syntax,
         photometric=photometric,
         frames=frames,
         rows=rows,
         columns=columns,
         samples=samples,
-        bits=bits if 0 < bits <= allocated else allocated,
-        signed=int(header.get("PixelRepresentation") or 0) == 1,
-        floating=(group, element) in ((0x7FE0, 0x0008), (0x7FE0, 0x0009)),
+        bits=bits,
+        signed=numbers.read("PixelRepresentation", (0, 1), default=0) == 1,
+        floating=element.keyword != "PixelData",
+        allocated=allocated,
+        lowest=high + 1 - bits if bits <= high + 1 <= allocated else 0,
+        overlays=any(_embedded(header, group) for group in range(0x6000, 0x6020, 2)),
+        planar=numbers.read("PlanarConfiguration", (0, 1), default=0) == 1,
+        packed=packed,
+        start=start,
+        keyword=element.keyword,
+        vr=element.vr,
+        offsets=_extended_offsets(header) if packed else None,
+        notes=notes,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """Whole numbers of a header, checked."""
+
+    header: pydicom.Dataset
+    path: Path
+
+    def read(self, keyword: str, allowed: Any, default: int | None = None) -> int:
+        """Value of an attribute; the default where it is absent or empty."""
+        value = self.header.get(keyword)
+        if value is None or value == "":
+            if default is not None:
+                return default
+            raise InputError(f"its header lacks {keyword}", path=self.path, fix=_FIX)
+        try:
+            number = int(value)
+        except (TypeError, ValueError):
+            raise InputError(f"its {keyword} is no number", path=self.path, fix=_FIX) from None
+        if keyword == "NumberOfFrames" and number == 0:
+            return 1
+        if number not in allowed:
+            raise InputError(
+                f"its {keyword} is {number}, which cannot be", path=self.path, fix=_FIX
+            )
+        return number
+
+
+def _element_at(file: BinaryIO, *, implicit: bool, little: bool) -> _Element | None:
+    """Read the head of the pixels' element; None where the data set ended without one."""
+    head = file.read(12)
+    order = "<" if little else ">"
+    if len(head) < 8:
+        return None
+    group, number = struct.unpack(order + "HH", head[:4])
+    if group != 0x7FE0 or number not in _KEYWORDS:
+        return None
+    # Some data sets of implicit VR write the pixels' element in explicit VR, or the reverse.
+    if head[4:8] in _LONG_VRS and len(head) == 12:
+        (length,) = struct.unpack(order + "L", head[8:12])
+        return _Element(_KEYWORDS[number], head[4:6].decode(), length)
+    file.seek(8 - len(head), 1)
+    (length,) = struct.unpack(order + "L", head[4:8])
+    return _Element(_KEYWORDS[number], "" if implicit else "OW", length)
+
+
+def _is_image(header: pydicom.Dataset) -> bool:
+    """Whether a data set should have pixels, going by its class or by its other attributes."""
+    kind = UID(str(header.get("SOPClassUID") or ""))
+    return "Image Storage" in kind.name or "BitsAllocated" in header
+
+
+def _embedded(header: pydicom.Dataset, group: int) -> bool:
+    """Whether an overlay stands in the pixels' own words: then it has bits of their size."""
+    tag = (group, 0x0100)  # OverlayBitsAllocated
+    return tag in header and bool(header[tag].value != 1)
+
+
+def _extended_offsets(header: pydicom.Dataset) -> tuple[bytes, bytes] | None:
+    table, lengths = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
+    return (table, lengths) if table and lengths else None
 
 
 def _check_fragments(file: BinaryIO, size: int, frames: int, path: Path) -> None:
@@ -174,5 +311,5 @@ def _check_fragments(file: BinaryIO, size: int, frames: int, path: Path) -> None
             f"its pixels are cut short: {max(fragments, 0)} compressed pieces are there for "
             f"{frames} frames" + ("" if whole else ", the last of them not whole"),
             path=path,
-            fix="Export or copy it again",
+            fix=_FIX,
         )

@@ -1,0 +1,102 @@
+"""Data sets read in the encoding that they are in, whatever their transfer syntax says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import BinaryIO, NamedTuple
+
+import pydicom
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+__all__ = ["PIXEL_TAGS", "parse"]
+
+PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+_UNDEFINED = 0xFFFFFFFF
+_SEQUENCE_END = {True: b"\xfe\xff\xdd\xe0", False: b"\xff\xfe\xe0\xdd"}
+
+
+class _Encoding(NamedTuple):
+    implicit: bool
+    little: bool
+
+
+def parse(file: BinaryIO, tags: Sequence[BaseTag | int] = ()) -> pydicom.Dataset:
+    """Read a data set up to its pixels, or to its end where it has none.
+
+    Whether types are written out (explicit VR) and in which order bytes stand is told by the
+    first element: writers change the one without the transfer syntax, and the other way round.
+
+    Parameters
+    ----------
+    file : binary file
+        At its start; a preamble and file meta information may be there or not. Left at the
+        element with the pixels, or at the end.
+    tags : sequence of tags
+        Attributes to read; all where left out.
+
+    Returns
+    -------
+    pydicom.Dataset
+        With ``file_meta``; ``original_encoding`` is the one found.
+
+    Raises
+    ------
+    ValueError
+        If the data set ends in the middle of an element.
+    """
+    file.seek(0)
+    if file.read(132)[128:] != b"DICM":
+        file.seek(0)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    encoding = _encoding_at(file, meta.get("TransferSyntaxUID"))
+    ends: list[int] = [file.tell(), 0]
+
+    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        # Called behind the head of each element.
+        ends[:] = file.tell(), length
+        return int(tag) in PIXEL_TAGS
+
+    header = read_dataset(
+        file,
+        encoding.implicit,
+        encoding.little,
+        stop_when=at_pixels,
+        specific_tags=list(tags) or None,
+    )
+    header.file_meta = meta  # type: ignore[assignment]
+    header.set_original_encoding(encoding.implicit, encoding.little)
+    place, length = ends
+    if file.tell() >= place and not _is_whole(file, place, length, encoding):
+        raise ValueError("the data set ends in the middle of an element")
+    return header
+
+
+def _encoding_at(file: BinaryIO, syntax: UID | None) -> _Encoding:
+    """Tell the encoding of the element that a file stands at, else what the syntax says."""
+    said = _Encoding(
+        implicit=syntax is None or syntax == ImplicitVRLittleEndian,
+        little=syntax != ExplicitVRBigEndian,
+    )
+    head = file.read(6)
+    file.seek(-len(head), os.SEEK_CUR)
+    if len(head) < 6:
+        return said
+    # Groups are sorted, and the first is a small one: 0008 as a rule.
+    low, high = head[0], head[1]
+    little = said.little if low == high else low > high
+    # Read as two capitals, a length would be of 16 kB or more: not for a first element.
+    return _Encoding(not (head[4:6].isalpha() and head[4:6].isupper()), little)
+
+
+def _is_whole(file: BinaryIO, place: int, length: int, encoding: _Encoding) -> bool:
+    """Whether a data set without pixels ends where its last element does."""
+    size = file.seek(0, os.SEEK_END)
+    if length == _UNDEFINED:
+        file.seek(max(0, size - 8))
+        return file.read(4) == _SEQUENCE_END[encoding.little]
+    # Some writers fill up with zeros.
+    file.seek(min(place + length, size))
+    return place + length <= size and not file.read().strip(b"\0")
