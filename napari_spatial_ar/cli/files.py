@@ -69,7 +69,7 @@ def inspect(
     if len(damage) == len(series):
         raise damage[0]
     rows = table(
-        *("series", "modality", "shape Z,Y,X", "spacing Z,Y,X", "axes i,j,k", "plane"),
+        *("series", "modality", "sequence", "shape Z,Y,X", "spacing Z,Y,X", "axes i,j,k", "plane"),
         *("files", "window", "note"),
     )
     for scan, entry in zip(found.scans, series, strict=True):
@@ -91,7 +91,7 @@ def inspect(
 
 
 def _entry(scan: Scan) -> dict[str, Any]:
-    geometry = scan.geometry
+    geometry, acquisition = scan.geometry, scan.series.acquisition
     return {
         "label": scan.series.label,
         "role": scan.role,
@@ -103,6 +103,9 @@ def _entry(scan: Scan) -> dict[str, Any]:
         "affine": geometry.affine.tolist(),
         "orientation": geometry.orientation,
         "plane": geometry.plane,
+        "sequence": acquisition.sequence or None,
+        "contrast_agent": acquisition.contrast_agent,
+        "kernel": acquisition.kernel or None,
         "slices": geometry.slice_count,
         "regular": geometry.regular,
         "window": None if scan.window is None else list(scan.window),
@@ -131,6 +134,7 @@ def _row(scan: Scan, entry: dict[str, Any]) -> list[str]:
     return [
         scan.series.label,
         f"{scan.modality} {scan.unit}".rstrip(),
+        scan.series.acquisition.sequence,
         " x ".join(map(str, geometry.shape)),
         f"{' x '.join(spacing)} mm" if spacing else "not known",
         geometry.orientation,

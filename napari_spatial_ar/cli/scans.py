@@ -16,6 +16,7 @@ from napari_spatial_ar.cli.cluster import (
     cluster_of,
 )
 from napari_spatial_ar.cli.support import (
+    Acquired,
     CalibrationFraction,
     Device,
     FitWindow,
@@ -141,6 +142,7 @@ def fit(
         ),
     ] = 0,
     patient_pattern: PatientPattern = None,
+    acquired: Acquired = "",
     weights: Weights = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -234,7 +236,13 @@ def fit(
                 extract_on, cluster.run, weights=settings.get("weights"), device=device
             )
         model = fit_model(
-            folders, progress=show, out=out, device=device, overwrite=overwrite, **settings
+            folders,
+            progress=show,
+            out=out,
+            acquired=acquired,
+            device=device,
+            overwrite=overwrite,
+            **settings,
         )
     write_model_card(model)
     training = {k: v for k, v in model.header.training.items() if k != "history"}
@@ -260,6 +268,7 @@ def calibrate(
         typer.Option(help="Folder for the calibrated model; by default its own is changed."),
     ] = None,
     patient_pattern: PatientPattern = None,
+    acquired: Acquired = "",
     looks_only: Annotated[
         bool,
         typer.Option(
@@ -288,6 +297,7 @@ def calibrate(
             device=device,
             overwrite=overwrite,
             looks_only=looks_only,
+            acquired=acquired,
             progress=lambda label, done, total: bar.update(
                 task, description=label, completed=done, total=total
             ),

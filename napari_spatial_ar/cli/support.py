@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from napari_spatial_ar.imaging.windows import Window
 
 __all__ = [
+    "Acquired",
     "CalibrationFraction",
     "Device",
     "FitWindow",
@@ -102,6 +103,14 @@ CalibrationFraction = Annotated[
     typer.Option(
         help="Share of the slices, by whole patients, to calibrate on and for nothing else; 0: on "
         "those for validation."
+    ),
+]
+Acquired = Annotated[
+    str,
+    typer.Option(
+        metavar="WORDS",
+        help="How scans were acquired whose headers and file names do not say, such as pictures: "
+        "'axial FLAIR'. Scans that differ are marked before they are scored.",
     ),
 ]
 PatientPattern = Annotated[

@@ -19,6 +19,7 @@ from napari_spatial_ar.gui.masking import MaskController
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.viewing import go_to_voxel
+from napari_spatial_ar.gui.warning_note import WarningNote
 from napari_spatial_ar.review.findings_list import FindingsList, ReviewedFinding, Status
 
 __all__ = ["KEYS", "FindingsPanel"]
@@ -62,10 +63,12 @@ class FindingsPanel(QWidget):
         self._masks: MaskController | None = None
         self._session: Session | None = None
         self._showing = False
+        self._headline = ""
         self._listed = FindingsList()
         self.table = FindingsTable()
         self.model, self.sorted = self.table.findings, self.table.sorted
         self.comments = self.table.comments
+        self.unlike = WarningNote(tooltip("model.why"))
         self.detail = Note()
         self.buttons = {
             "previous": button("◀", tooltip("findings.previous"), "Previous finding"),
@@ -79,6 +82,7 @@ class FindingsPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [
+            self.unlike,
             self.table,
             row(*self.buttons.values()),
             self.detail,
@@ -105,6 +109,11 @@ class FindingsPanel(QWidget):
         masks.listed_changed.connect(self._show)
 
     # ------------------------------------------------------------------ what is shown
+
+    def warn(self, headline: str) -> None:
+        """Say above the list that the scan is unlike those of the model; "" where it is not."""
+        self._headline = headline
+        self.unlike.say(headline if self.model.items else "", "")
 
     @property
     def current(self) -> ReviewedFinding | None:
@@ -166,6 +175,7 @@ class FindingsPanel(QWidget):
             self.buttons[name].setEnabled(item is not None)
         for name in ("previous", "next"):
             self.buttons[name].setEnabled(bool(self.model.items))
+        self.warn(self._headline)
         self.detail.say("" if item is None else _detail(item))
         self.strokes.say(strokes.sentence if strokes else "")
         self.forget.setVisible(bool(strokes))

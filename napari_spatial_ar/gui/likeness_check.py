@@ -1,4 +1,7 @@
-"""Compares the scan under review with what the chosen model learned from, in a worker."""
+"""Compares the scan under review with what the chosen model learned from.
+
+What headers say is there at once; what the scan looks like follows from a worker.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Generator
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, Signal
 
 from napari_spatial_ar.errors import SpatialARError
 from napari_spatial_ar.gui.layers import layer_volume
@@ -15,6 +18,7 @@ from napari_spatial_ar.gui.session import Session, same_model
 from napari_spatial_ar.gui.warning_note import WarningNote
 from napari_spatial_ar.gui.workers import Task, TaskHost
 from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.normative.acquired import header_likeness
 from napari_spatial_ar.review.likeness import likeness_headline
 from napari_spatial_ar.review.provenance import model_window
 
@@ -26,6 +30,9 @@ _MOST_KEPT = 32
 class LikenessCheck(QObject):
     """Looks at a scan once for each model and plane, and says in a note what is unlike."""
 
+    #: The short sentence of the note; "" for none.
+    said = Signal(str)
+
     def __init__(self, note: WarningNote, tasks: TaskHost):
         super().__init__(note)
         self._note = note
@@ -33,6 +40,8 @@ class LikenessCheck(QObject):
         self._task: Task | None = None
         self._flagged = ""
         self._asked: tuple[Any, ...] = ()
+        self._volume: Any = None
+        self._by_header: Any = None
         self._known: list[tuple[tuple[Any, ...], Any]] = []
 
     def look(self, layer: Any, model: Any, plane: Plane | None, session: Session | None) -> None:
@@ -43,18 +52,20 @@ class LikenessCheck(QObject):
         """
         asked: tuple[Any, ...] = (layer, getattr(layer, "data", None), model, plane)
         self._flagged = "" if session is None else session.flagged
-        under_way = self._task is not None and _same(asked, self._asked)
+        same = _same(asked, self._asked)
         self._asked = asked
+        if not same:
+            self._volume = _volume(layer, plane)
+            self._by_header = _by_header(model, self._volume)
         self._show()
-        if under_way:
+        if same and self._task is not None:
             return
         if self._task is not None:
             self._task.stop()
             self._task = None
-        if not hasattr(getattr(model, "header", None), "looks") or self.likeness is not None:
-            return
-        volume = self._volume(layer, plane)
-        if volume is None:
+        volume = self._volume
+        nothing = volume is None or not hasattr(getattr(model, "header", None), "looks")
+        if nothing or self._find(asked) is not None:
             return
 
         def work(stop: threading.Event) -> Generator[None, None, Any]:
@@ -79,21 +90,15 @@ class LikenessCheck(QObject):
         self._task.returned.connect(partial(self._take, asked))
         self._task.finished.connect(partial(self._on_finished, self._task))
 
-    def _volume(self, layer: Any, plane: Plane | None) -> Any:
-        """Scan in a layer; None where it is none that can be scored: scoring it says so."""
-        try:
-            return None if layer is None else layer_volume(layer).along(plane)
-        except SpatialARError:
-            return None
-
     @property
     def likeness(self) -> Any:
-        """`Likeness` of what was asked about last; None where it is not known (yet)."""
-        return self._find(self._asked)
+        """`Likeness` of what was asked about last, by its header alone until more is known."""
+        return self._find(self._asked) or self._by_header
 
     def of(self, session: Session) -> Any:
-        """`Likeness` of a session's scan to its model; None where it is not known."""
-        return self._find((session.layer, session.layer.data, session.model, session.plane))
+        """`Likeness` of a session's scan to its model; None where nothing is known."""
+        asked = (session.layer, session.layer.data, session.model, session.plane)
+        return self._find(asked) or _by_header(session.model, session.volume)
 
     def _find(self, asked: tuple[Any, ...]) -> Any:
         return next((likeness for key, likeness in self._known if _same(key, asked)), None)
@@ -109,6 +114,7 @@ class LikenessCheck(QObject):
         told = [self.likeness.warning if self.likeness else "", self._flagged]
         headline = likeness_headline(self.likeness, self._flagged)
         self._note.say(headline, "\n".join(filter(None, told)))
+        self.said.emit(headline)
 
     def _on_finished(self, task: Task) -> None:
         if task is self._task:
@@ -121,7 +127,23 @@ class LikenessCheck(QObject):
             self.look(None, None, None, None)
 
 
+def _volume(layer: Any, plane: Plane | None) -> Any:
+    """Scan in a layer; None where it is none that can be scored: scoring it says so."""
+    try:
+        return None if layer is None else layer_volume(layer).along(plane)
+    except SpatialARError:
+        return None
+
+
+def _by_header(model: Any, volume: Any) -> Any:
+    """`Likeness` by what headers say; None without a scan or a model that has a header."""
+    header: Any = getattr(model, "header", None)
+    if volume is None or not hasattr(header, "acquired"):
+        return None
+    return header_likeness(header, volume)
+
+
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    if not a or not b:
+    if not a or not b or (a[2] is None) != (b[2] is None):
         return False
     return a[0] is b[0] and a[1] is b[1] and same_model(a[2], b[2]) and a[3] == b[3]

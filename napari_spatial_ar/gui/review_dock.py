@@ -115,6 +115,7 @@ class ReviewDock(DockPage):
         self.scorer.finished.connect(self._show_session)
         self.scorer.finished.connect(self.rarity.measure)
         self.rarity.measured.connect(self._on_rarity)
+        self.likeness.said.connect(self.findings.warn)
         self.threshold.threshold_changed.connect(self.masks.set_threshold)
         self.threshold.settings_changed.connect(self.masks.set_settings)
         self.masks.region_refused.connect(self.threshold.refuse_region)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.acquisition import Acquisition, acquisition_of_files
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.reading import Source, scans_in
@@ -20,6 +21,7 @@ from napari_spatial_ar.imaging.windows import Window, resolve
 __all__ = [
     "SliceRef",
     "SliceSet",
+    "acquisition_of",
     "check_fractions",
     "content_key",
     "file_digest",
@@ -118,9 +120,10 @@ def iter_slices(
 
 
 @lru_cache(maxsize=64)
-def _grid(source: Source, number: int, plane: Plane | None) -> Geometry:
-    geometry = scans_in(source)[number].geometry
-    return geometry if plane is None else geometry.along(plane)
+def _head(source: Source, number: int, plane: Plane | None) -> tuple[Geometry, Acquisition]:
+    scan = scans_in(source)[number]
+    geometry = scan.geometry if plane is None else scan.geometry.along(plane)
+    return geometry, scan.series.acquisition
 
 
 def geometry_of(ref: SliceRef) -> Geometry | None:
@@ -131,7 +134,21 @@ def geometry_of(ref: SliceRef) -> Geometry | None:
     InputError
         If a file cannot be read any more.
     """
-    return None if ref.index is None else _grid(ref.source, ref.volume, ref.plane)
+    return None if ref.index is None else _head(ref.source, ref.volume, ref.plane)[0]
+
+
+def acquisition_of(ref: SliceRef) -> tuple[Plane | None, Acquisition]:
+    """Plane of a slice, None where it is not known, and how its scan was acquired.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read any more.
+    """
+    if ref.index is None:
+        return None, acquisition_of_files((ref.path,))
+    geometry, found = _head(ref.source, ref.volume, ref.plane)
+    return geometry.plane if geometry.spacing_known else None, found
 
 
 def split_by_group(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.acquisition import Acquisition, acquisition_of_files
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
 
 __all__ = ["Intensity", "Modality", "Role", "Sample", "Series", "Volume", "check_voxels"]
@@ -49,6 +50,8 @@ class Series:
         DICOM only: for each slice, the index of its frame in its file, counted from 0. Empty
         where slices are no frames of their own (a mosaic, any other format). See
         `napari_spatial_ar.imaging.dicom.sources.dicom_sources`.
+    acquired : Acquisition or None
+        What the header says of how it was acquired; None where the format has no place for it.
     """
 
     label: str
@@ -56,6 +59,12 @@ class Series:
     uid: str = field(default="", repr=False)
     description: str = field(default="", repr=False)
     frames: tuple[int, ...] = field(default=(), repr=False)
+    acquired: Acquisition | None = field(default=None, repr=False)
+
+    @property
+    def acquisition(self) -> Acquisition:
+        """How it was acquired, as far as the header, or else the file's name, says."""
+        return acquisition_of_files(self.files) if self.acquired is None else self.acquired
 
 
 def check_voxels(

@@ -17,6 +17,7 @@ from napari_spatial_ar.imaging.selection import place_in_stack
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
+from napari_spatial_ar.normative.acquired import header_likeness
 from napari_spatial_ar.normative.likeness import GREYS, Likeness, Looks, compare_looks
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
@@ -82,8 +83,8 @@ def likeness_steps(model: NormativeModel, volume: Volume) -> Generator[None, Non
     Parameters
     ----------
     model : NormativeModel
-        Whose file may say what normal scans look like; where it does not, only the modality is
-        compared.
+        Whose file may say what normal scans look like; where it does not, only what headers say
+        is compared.
     volume : Volume
         The scan, with the slices that the model is to see.
 
@@ -103,11 +104,10 @@ def likeness_steps(model: NormativeModel, volume: Volume) -> Generator[None, Non
     WeightsError
         If the backbone cannot be had.
     """
-    reasons = _other_modality(model.modality, volume.modality)
-    topics = ("modality",) if reasons else ()
+    said = header_likeness(model.header, volume)
     normal = model.header.looks
     if normal is None:
-        return Likeness(reasons, topics=topics)
+        return said
     shown = model.header.preprocessing
     window = resolve(shown.window, volume)
     tiling = Tiling.of(shown, model.backbone.patch)
@@ -127,10 +127,10 @@ def likeness_steps(model: NormativeModel, volume: Volume) -> Generator[None, Non
             looks.append(look)
     found = compare_looks(normal, looks)
     return Likeness(
-        (*reasons, *found.reasons),
+        (*said.reasons, *found.reasons),
         found.measured,
         complete and found.complete,
-        (*topics, *found.topics),
+        (*said.topics, *found.topics),
     )
 
 
@@ -151,11 +151,3 @@ def _middle(volume: Volume, part: tuple[float, float]) -> list[int]:
     places = np.array([place_in_stack(geometry, index) for index in range(geometry.slice_count)])
     wanted = [part[0] + place * (part[1] - part[0]) for place in _PLACES]
     return sorted({int(np.argmin(np.abs(places - place))) for place in wanted})
-
-
-def _other_modality(of_model: str, of_scan: str) -> tuple[str, ...]:
-    if of_scan in ("unknown", of_model):
-        return ()
-    kinds = {"mri": "MRI", "ct": "CT", "oct": "OCT"}
-    scan = kinds.get(of_scan, "neither MRI, CT nor OCT")
-    return (f"it is {scan}, the model learned from {kinds.get(of_model, of_model)}",)

@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.acquisition import read_acquired
 from napari_spatial_ar.imaging.datasets import SliceRef, content_key, find_slices, iter_slices
 from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.slices import geometry_of
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
+from napari_spatial_ar.normative.acquired import acquired_of
 from napari_spatial_ar.normative.appearance import look_at
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
@@ -132,6 +134,7 @@ def recalibrate_steps(
     device: str = "auto",
     overwrite: bool = False,
     looks_only: bool = False,
+    acquired: str = "",
 ) -> Generator[tuple[str, int, int], None, NormativeModel]:
     """Calibrate a model on normal scans that it was not trained on; stop iterating to cancel.
 
@@ -153,6 +156,9 @@ def recalibrate_steps(
     looks_only : bool
         Leave the calibration as it is and measure only what normal scans look like, for a model
         from before that was measured.
+    acquired : str
+        As for `fit`. How these scans were acquired is kept where the model does not know it of
+        those that it learned from, and nowhere else.
 
     Yields
     ------
@@ -180,6 +186,7 @@ def recalibrate_steps(
             f"the model '{target.name}' came with the package and stays as it is",
             fix="Say where the calibrated copy goes (--out)",
         )
+    stated = read_acquired(acquired)
     with claimed(target):
         if target != source and (target / MODEL_FILE).exists() and not overwrite:
             raise InputError(
@@ -207,7 +214,9 @@ def recalibrate_steps(
         ):
             for done in steps:
                 yield message, done, len(refs)
-        loaded.header = replace(header, looks=scores.looks)
+        # Of the scans that it learned from, where it knows of them.
+        known = header.acquired or acquired_of(refs, *stated)
+        loaded.header = replace(header, looks=scores.looks, acquired=known)
         if not looks_only:
             calibration = scores.calibration(separate=separate)
             loaded.header = replace(loaded.header, calibration=calibration)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_spatial_ar.errors import InputError, InUseError
+from napari_spatial_ar.imaging.acquisition import read_acquired
 from napari_spatial_ar.imaging.datasets import SliceRef, find_slices, split_slices
 from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.selection import AS_ACQUIRED, Selection, SlicePlane, read_range
 from napari_spatial_ar.imaging.windows import Window, default_window
+from napari_spatial_ar.normative.acquired import acquired_of
 from napari_spatial_ar.normative.autoregressive import Context
 from napari_spatial_ar.normative.backbone import Backbone, Fuse, load_backbone
 from napari_spatial_ar.normative.calibrating import NormalScores, slice_keys
@@ -87,6 +89,7 @@ def fit_steps(
     calibration_folds: int = 0,
     calibration_fraction: float = 0.0,
     patient_pattern: str | None = None,
+    acquired: str = "",
     weights: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -155,6 +158,9 @@ def fit_steps(
         `napari_spatial_ar.normative.folds`. 0: only the held-out patients have.
     patient_pattern : str, optional
         See `find_slices`.
+    acquired : str
+        What is to be kept of scans whose headers and names do not say how they were acquired,
+        such as ``"axial FLAIR"``; see `read_acquired`.
     weights : path, optional
         Backbone weights to use.
     device : str
@@ -220,6 +226,7 @@ def fit_steps(
         log.info(default_note(backbone))
     check_tiles(preprocessing, backbone)
     selection = Selection(plane, read_range(slice_range), min_body)
+    stated = read_acquired(acquired)
     yield FitProgress("features", 0, 0, message="Looking through the folder")
     slices = split_slices(
         find_slices(
@@ -323,6 +330,7 @@ def fit_steps(
             scoring=Scoring(smoothing=smoothing, top_share=top_share),
             training=training,
             selection=selection,
+            acquired=acquired_of(slices.train, *stated),
         )
         model = NormativeModel(target.name, header, detector, backbone=backbone, device=device)
         normal = NormalScores(model, store)

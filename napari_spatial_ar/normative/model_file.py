@@ -20,6 +20,7 @@ from torch import Tensor
 from napari_spatial_ar.errors import ModelFileError, ModelVersionError, SpatialARError
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.selection import Selection
+from napari_spatial_ar.normative.acquired import Acquired
 from napari_spatial_ar.normative.backbone import Backbone, Fuse
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.likeness import NormalLooks
@@ -40,8 +41,8 @@ __all__ = [
 # The newest. A model is written in the oldest version that can say all of it, so that programs
 # that know no more read what they can and refuse the rest: 2 adds `BackboneRef.fuse`,
 # `Preprocessing.clahe` and `Preprocessing.tile`; 3 adds `ModelHeader.selection`. What changes no
-# score needs no version: `ModelHeader.looks` and `Calibration.folds` are passed over by programs
-# that do not know them.
+# score needs no version: `ModelHeader.looks` and `acquired`, and `Calibration.folds` and `peaks`,
+# are passed over by programs that do not know them.
 FORMAT_VERSION = 3
 MODEL_FILE = "model.safetensors"
 _KEY = "napari-spatial-ar"
@@ -93,8 +94,9 @@ class BackboneRef:
 class ModelHeader:
     """Everything about a model but its tensors.
 
-    ``selection`` says which slices it is for, ``looks`` what normal ones look like to it (None in
-    files from before that was measured).
+    ``selection`` says which slices it is for, ``looks`` what normal ones look like to it and
+    ``acquired`` how the scans were acquired that it learned from (None in files from before that
+    was measured or kept).
     """
 
     method: str
@@ -108,6 +110,7 @@ class ModelHeader:
     format_version: int = 1
     selection: Selection = field(default_factory=Selection)
     looks: NormalLooks | None = None
+    acquired: Acquired | None = None
 
     def __post_init__(self) -> None:
         shown = self.preprocessing
@@ -118,7 +121,7 @@ class ModelHeader:
     def to_dict(self) -> dict[str, Any]:
         """JSON form; ``selection`` only where it is not the one that there always was.
 
-        ``looks`` only where they are known.
+        ``looks`` and ``acquired`` only where they are known.
         """
         selection = {} if self.selection == Selection() else {"selection": self.selection.to_dict()}
         return {
@@ -133,12 +136,14 @@ class ModelHeader:
             "training": self.training,
             "calibration": self.calibration.to_dict() if self.calibration else None,
             **({"looks": self.looks.to_dict()} if self.looks else {}),
+            **({"acquired": self.acquired.to_dict()} if self.acquired else {}),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelHeader:
         """Inverse of `to_dict`."""
         calibration, looks = values["calibration"], values.get("looks")
+        acquired = values.get("acquired")
         return cls(
             method=values["method"],
             parameters=dict(values["parameters"]),
@@ -151,6 +156,7 @@ class ModelHeader:
             format_version=values["format_version"],
             selection=Selection(**values.get("selection", {})),
             looks=NormalLooks.from_dict(looks) if looks else None,
+            acquired=Acquired.from_dict(acquired) if acquired else None,
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from napari_spatial_ar.errors import ModelFileError
 from napari_spatial_ar.normative import model_file
-from napari_spatial_ar.normative.model_file import MODEL_FILE
+from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
 
 __all__ = ["ModelInfo", "find_model", "list_models"]
@@ -23,6 +23,7 @@ class ModelInfo:
     backbone: str
     method: str
     summary: str
+    header: ModelHeader | None = None
 
 
 def list_models() -> list[ModelInfo]:
@@ -47,6 +48,7 @@ def list_models() -> list[ModelInfo]:
                     method=header.method,
                     summary=f"{training.get('images', '?')} slices of "
                     f"{training.get('subjects', '?')} patients",
+                    header=header,
                 ),
             )
     return list(found.values())

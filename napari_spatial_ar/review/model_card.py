@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_text
 from napari_spatial_ar.imaging.selection import Selection
+from napari_spatial_ar.normative.acquired import Acquired
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.library import CARD
 from napari_spatial_ar.normative.methods import DETECTORS, Detector
@@ -134,6 +135,7 @@ def _table(model: NormativeModel) -> str:
         "Backbone": f"`{backbone.name}`, block {blocks}; weights sha256 {backbone.sha256[:16]}",
         "Input": f"{header.preprocessing.size[0]} x {header.preprocessing.size[1]}; window: "
         f"{window.kind} {window.low:g} to {window.high:g}",
+        "Scans": _acquired(header.acquired),
         "Slices": _slices(header.selection),
         "Trained on": _count(training, "images", "subjects"),
         "Held out": _count(training, "valid_images", "valid_subjects"),
@@ -147,6 +149,20 @@ def _table(model: NormativeModel) -> str:
     }
     lines = [f"| {name} | {text} |" for name, text in rows.items() if text]
     return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+def _acquired(acquired: Acquired | None) -> str:
+    """Say how the scans were acquired, as far as their headers did."""
+    if acquired is None:
+        return ""
+    agent = {"yes": "with contrast agent", "no": "without contrast agent"}
+    said = [
+        " or ".join(acquired.usual("plane")),
+        " or ".join(acquired.usual("sequence")),
+        " or ".join(agent[value] for value in acquired.usual("contrast_agent")),
+        " or ".join(f"{value} kernel" for value in acquired.usual("kernel")),
+    ]
+    return ", ".join(filter(None, said))
 
 
 def _slices(selection: Selection) -> str:

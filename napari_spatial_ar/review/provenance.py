@@ -231,6 +231,7 @@ def provenance(
             "regular_grid": geometry.regular,
             "affine_ijk_to_ras": geometry.affine.tolist(),
             "plane": geometry.plane,
+            "acquisition": dataclasses.asdict(volume.series.acquisition),
             "slices": geometry.slice_count,
             "slices_scored": int(scored),
             "warnings": list(volume.warnings),

@@ -108,6 +108,7 @@ class FakeInfo:
     backbone: str = "fake-backbone"
     method: str = "fake"
     summary: str = "9 slices of 3 patients"
+    header: Any = None
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,11 @@ from qtpy.QtWidgets import QFileDialog
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.imaging.acquisition import Acquisition
+from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.windows import Window, resolve
 from napari_spatial_ar.normative import appearance
+from napari_spatial_ar.normative.acquired import Acquired
 from napari_spatial_ar.normative.likeness import Likeness
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from tests.gui.conftest import FakeInfo
@@ -199,6 +202,83 @@ def test_a_scan_of_unknown_modality_leaves_the_model(
     )
     assert made.model_box.currentText() == "liver"
     qtbot.waitUntil(lambda: made.models.model is not None, timeout=5000)
+
+
+class Header(SimpleNamespace):
+    """Header of a model of axial FLAIR scans."""
+
+    def __init__(self, **sequences: int):
+        super().__init__(
+            modality="mri",
+            selection=Selection(),
+            acquired=Acquired(plane={"axial": 9}, sequence=sequences),
+            preprocessing=None,
+            looks=None,
+            calibration=None,
+            to_dict=lambda: {"method": "fake"},
+        )
+
+
+def of_sequence(volume: Any, sequence: str) -> Any:
+    return replace(volume, series=replace(volume.series, acquired=Acquisition(sequence)))
+
+
+def test_what_headers_say_does_not_fit_is_there_before_score(
+    dock: Make, lab: Any, models: Any, qtbot: Any, finish: Any, monkeypatch: Any
+) -> None:
+    def nothing(*_: Any) -> Any:
+        yield
+        pytest.fail("a look at the voxels is not needed for it")
+
+    monkeypatch.setattr(appearance, "likeness_steps", nothing)
+    models["fake"].header = Header(FLAIR=9)
+    del models["fake"].header.looks
+    made = dock(of_sequence(lab.make_volume("PIL"), "T1"))
+    assert not made.session
+    assert warning(made) == (
+        "\u26a0 Unlike what the model learned from: T1 instead of FLAIR, sagittal instead of axial "
+        "slices."
+    )
+    assert not made.findings.unlike.isVisibleTo(made)  # there is no list yet
+    made.plane_box.setCurrentIndex(made.plane_box.findText("Axial slices"))
+    assert warning(made) == "\u26a0 Unlike what the model learned from: T1 instead of FLAIR."
+    made.score("volume")
+    finish(made)
+    # Where regions are listed, it stands with them.
+    assert made.findings.model.items
+    assert made.findings.unlike.text() == warning(made)
+    assert made.findings.unlike.isVisibleTo(made)
+    found = made.likeness.of(made.session)
+    assert found.reasons == ("it is T1, the model learned from FLAIR",)
+    flair = made.viewer.add_image(**volume_layer_kwargs(of_sequence(lab.make_volume(), "FLAIR")))
+    made.scan.list.choose(flair)
+    assert warning(made) == ""
+    assert not made.findings.unlike.isVisibleTo(made)
+
+
+def test_the_model_of_the_scans_sequence_is_chosen(
+    dock: Make, lab: Any, models: Any, qtbot: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
+    made = type(models["fake"])
+    models.clear()
+    headers = {"flair": Header(FLAIR=9), "t1": Header(T1=9), "other t1": Header(T1=3)}
+    models.update({name: made(name=name, header=header) for name, header in headers.items()})
+    infos = [FakeInfo(name, tmp_path / name, "mri", header=h) for name, h in headers.items()]
+    monkeypatch.setattr(services, "list_models", lambda: infos)
+    review = dock(of_sequence(lab.make_volume(), "T1"))
+    t1 = review.scan.layer
+    assert review.model_box.currentText() == "t1"
+    flair = review.viewer.add_image(**volume_layer_kwargs(of_sequence(lab.make_volume(), "FLAIR")))
+    review.scan.list.choose(flair)
+    assert review.model_box.currentText() == "flair"
+    # What a person picks for such scans stays, though it does not fit.
+    review.model_box.setCurrentIndex(2)
+    review.model_box.activated.emit(2)
+    review.scan.list.choose(t1)
+    assert review.model_box.currentText() == "other t1"  # picked, and it fits as well as any
+    review.scan.list.choose(flair)
+    assert review.model_box.currentText() == "other t1"
+    qtbot.waitUntil(lambda: review.models.model is not None, timeout=5000)
 
 
 def test_scores_are_found_again_when_their_model_is_loaded_again(

@@ -20,7 +20,7 @@ from napari_spatial_ar.normative.recipe import Recipe, read_recipe, write_recipe
 from napari_spatial_ar.normative.weights import default_backbone
 
 # What of a fit decides nothing of its weights: where it is done and kept.
-ELSEWHERE = {"out", "device", "overwrite", "extract"}
+ELSEWHERE = {"acquired", "out", "device", "overwrite", "extract"}
 
 EVERYTHING: dict[str, Any] = {
     "folders": ("/scans/one", '/scans/"two" \u00e4; \\three'),

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 
+from napari_spatial_ar.imaging.acquisition import Acquisition
 from napari_spatial_ar.imaging.dicom.classes import object_remarks
 from napari_spatial_ar.imaging.dicom.groups import Groups, Kind, axes_of, kind_of, signs_of
 from napari_spatial_ar.imaging.dicom.header import DAMAGED, is_dicom, patient_key, read_header
 from napari_spatial_ar.imaging.dicom.private import rows_reversed
+from napari_spatial_ar.imaging.dicom.protocol import acquisition_of
 from napari_spatial_ar.imaging.dicom.storage import Storage
 from napari_spatial_ar.imaging.dicom.values import Header, Values, numbers, read_values
 from napari_spatial_ar.imaging.dicom.words import describe, label_of
@@ -82,6 +84,8 @@ class Frame:
         Distance between slices as the header has it, else the thickness of one, mm.
     remarks : tuple of str
         Sentences on what the user should know of it.
+    acquisition : Acquisition
+        How it was acquired, as far as the header says.
     """
 
     file: Path
@@ -102,6 +106,7 @@ class Frame:
     spacing: tuple[float, float] | None
     thickness: float | None
     remarks: tuple[str, ...] = ()
+    acquisition: Acquisition = field(default_factory=Acquisition, repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -228,6 +233,7 @@ def _frame(header: Header, storage: Storage, path: Path, number: int) -> Frame:
         spacing=None if spacing is None else (float(spacing[0]), float(spacing[1])),
         thickness=abs(thickness) if thickness else None,
         remarks=(*object_remarks(header), *_REVERSED[reverse]),
+        acquisition=acquisition_of(header, groups),
     )
 
 

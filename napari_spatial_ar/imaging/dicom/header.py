@@ -67,6 +67,7 @@ _KEYWORDS = """
     SpacingBetweenSlices GridFrameOffsetVector
     EchoNumbers EchoTime TemporalPositionIdentifier DiffusionBValue
     DiffusionGradientOrientation AcquisitionNumber TriggerTime InversionTime FlipAngle
+    ScanningSequence SequenceVariant PulseSequenceName AcquisitionContrast ContrastBolusAgent
     RepetitionTime KVP ConvolutionKernel ASLContext SequenceName ReceiveCoilName ImageComments
     ComplexImageComponent NominalPercentageOfCardiacPhase FrameReferenceTime
     AcquisitionDateTime AcquisitionDate AcquisitionTime ContentDate ContentTime InstanceNumber

@@ -221,6 +221,7 @@ def _scan(stack: Stack) -> Scan:
             uid=first.series,
             description=first.description,
             frames=numbers,
+            acquired=first.acquisition,
         ),
         intensity=_intensity(frames, modality),
         unit=middle.unit,

@@ -1,0 +1,165 @@
+"""How a scan was acquired, as far as its header or its file name says: in a closed vocabulary.
+
+Names of protocols, series and files are free text that may name a patient. They are looked
+through for words of the trade here and nowhere kept: what leaves this module is one of a few
+values that are safe to store in a model and to write into a report.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.geometry import Plane
+
+__all__ = [
+    "Acquisition",
+    "Kernel",
+    "SequenceName",
+    "acquisition_of_files",
+    "read_acquired",
+    "words_of",
+]
+
+#: Weighting of an MR image, or the technique where that says more; "" where it is not known.
+SequenceName = Literal[
+    "", "FLAIR", "T1", "T2", "T2*", "PD", "STIR", "DWI", "ADC", "SWI", "TOF", "BOLD", "perfusion"
+]
+#: Convolution kernel of a CT: for soft tissue, or for bone and lung.
+Kernel = Literal["", "soft", "sharp"]
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """What is known of how a scan was acquired.
+
+    Parameters
+    ----------
+    sequence : str
+        See `SequenceName`.
+    contrast_agent : bool or None
+        Whether a contrast agent was given; None where nothing is said.
+    kernel : {"", "soft", "sharp"}
+        Of a CT.
+    modality : {"", "mri", "ct"}
+        What a file name says of a scan whose format has no place for it.
+    by_name : bool
+        Whether it is the file's name that says so, which may be wrong, and not a header.
+    """
+
+    sequence: SequenceName = ""
+    contrast_agent: bool | None = None
+    kernel: Kernel = ""
+    modality: Literal["", "mri", "ct"] = ""
+    by_name: bool = False
+
+
+# Words as they stand in names of protocols, series and files, between other letters than those
+# given: "sagT1", "T1w", "T1MPRAGE" and "t1_mprage" all have one, "AT1R" has none.
+_BEFORE = r"(?<![a-z0-9])(?:ax|axial|sag|sagittal|cor|coronal|tra|trans|obl|[23]d|se|tse|fse|gre)?"
+_SEQUENCES: tuple[tuple[SequenceName, str], ...] = (
+    ("FLAIR", r"flair|dark.?fluid|(?<![a-z0-9])t2f(?![a-z0-9])"),
+    ("T2*", _BEFORE + r"t2(?:\*|[-_. ]?star|[-_. ]?gre(?![a-z]))"),
+    (
+        "T1",
+        _BEFORE + r"t1(?!\d|[-_. ]?(?:map|rho))|mp2?rage|unit1(?!\d)|"
+        r"(?<![a-z])(?:tfl(?:3d)?|f?spgr|bravo|vibe)",
+    ),
+    ("T2", _BEFORE + r"t2(?!\d|\*|f(?![a-z])|[-_. ]?(?:star|gre|map|flair|dark|prep))"),
+    # Not PD alone, which is a disease too.
+    ("PD", _BEFORE + r"(?:pd[-_. ]?(?:wi?|fs|tse|fse|se)(?![a-z0-9])|proton.?density)"),
+    ("STIR", r"(?<![a-z])stir(?![a-z])"),
+    ("ADC", r"(?<![a-z])e?adc(?![a-z])"),
+    ("DWI", r"(?<![a-z])(?:dwi|dti|diff|diffusion|tracew?|[a-z]*ep_b\d+)(?![a-z])"),
+    ("SWI", r"(?<![a-z])(?:swi|swan|suscept\w*)(?![a-z])"),
+    ("TOF", r"(?<![a-z])tof(?![a-z])"),
+    ("BOLD", r"(?<![a-z])(?:bold|fmri)(?![a-z])"),
+    ("perfusion", r"(?<![a-z])(?:perf|perfusion|pwi|dsc|dce|asl|pcasl)(?![a-z])"),
+)
+# What is said beside these weightings is only how they were made.
+_WEIGHTINGS = {"T1", "T2", "PD"}
+_WITH_AGENT = (
+    r"(?<![a-z])(?:gd|gad|gado|gadolinium|ce|post[-_. ]?(?:gd|contrast|con)|contrast|cect|cta|km)"
+    r"(?![a-z])|(?<![a-z0-9])t1[-_. ]?w?[-_. ]?(?:c|ce|gd|km|\+c|post)(?![a-z])|\+ ?(?:c|gd|km)\b"
+)
+_WITHOUT_AGENT = (
+    r"(?<![a-z])(?:native?|plain|ncct|nect|pre[-_. ]?(?:gd|contrast)|"
+    r"(?:non?|w/?o|without|ohne)[-_. ]?(?:contrast|ce|gd|km))(?![a-z])|(?<![a-z0-9])t1n(?![a-z])"
+)
+_CT = r"(?<![a-z])(?:ct|cta|ctp|cect|ncct|nect|hrct|cbct)(?![a-z])"
+_MR = r"(?<![a-z])(?:mri|mra)(?![a-z])"  # "Mr" stands before names
+
+
+@lru_cache(maxsize=4096)
+def words_of(text: str) -> Acquisition:
+    """Read what names of protocols, series or files say; nothing where they say two things."""
+    text = text.lower()
+    found = {name for name, pattern in _SEQUENCES if re.search(pattern, text)}
+    if len(found - _WEIGHTINGS) == 1 and found != {"FLAIR", "T1"}:
+        # "T2 FLAIR", "SWI T2": but a T1 FLAIR, or the FLAIR of time point T1, may be either.
+        found -= _WEIGHTINGS
+    sequence: SequenceName = found.pop() if len(found) == 1 else ""
+    agent: bool | None = None
+    if re.search(_WITHOUT_AGENT, text):
+        agent = False
+    elif re.search(_WITH_AGENT, text):
+        agent = True
+    is_ct = bool(re.search(_CT, text))
+    is_mr = bool(sequence or re.search(_MR, text))
+    modality: Literal["", "mri", "ct"] = "" if is_ct == is_mr else "ct" if is_ct else "mri"
+    return Acquisition(sequence, agent, "", modality)
+
+
+def acquisition_of_files(files: Sequence[Path]) -> Acquisition:
+    """Read what the name of a scan's file says, and where that is silent, its folder's."""
+    if not files:
+        return Acquisition()
+    own = words_of(files[0].name) if len(files) == 1 else Acquisition()
+    folder = words_of(files[0].parent.name)
+    found = Acquisition(
+        own.sequence or folder.sequence,
+        folder.contrast_agent if own.contrast_agent is None else own.contrast_agent,
+        "",
+        own.modality or folder.modality,
+    )
+    return found if found == Acquisition() else replace(found, by_name=True)
+
+
+def read_acquired(text: str) -> tuple[Plane | None, Acquisition]:
+    """Read what a person says of scans, such as ``"axial FLAIR"`` or ``"soft contrast"``.
+
+    Returns
+    -------
+    Plane or None, Acquisition
+        None where no plane is named.
+
+    Raises
+    ------
+    InputError
+        If a word is none of those that are known.
+    """
+    plane: Plane | None = None
+    found = Acquisition()
+    by_key: dict[str, SequenceName] = {name.lower(): name for name in get_args(SequenceName)}
+    for word in text.replace(",", " ").split():
+        key = word.lower()
+        if key in get_args(Plane):
+            plane = cast(Plane, key)
+        elif key in by_key:
+            found = replace(found, sequence=by_key[key])
+        elif key in ("contrast", "no-contrast"):
+            found = replace(found, contrast_agent=key == "contrast")
+        elif key in ("soft", "sharp"):
+            found = replace(found, kernel=cast(Kernel, key))
+        else:
+            known = [*get_args(Plane), *filter(None, get_args(SequenceName))]
+            raise InputError(
+                f"'{word}' says nothing of how scans were acquired that is understood here",
+                fix=f"Choose from {', '.join(known)}, contrast, no-contrast, soft and sharp",
+            )
+    return plane, found
