@@ -158,7 +158,7 @@ class ReviewDock(DockPage):
         if session is None:
             self.threshold.clear_findings()
         else:
-            self.threshold.set_measurable(session.geometry.measurable)
+            self.threshold.set_measurable(session.geometry.exact)
             self.masks.finish()
         self._enable()
 

@@ -25,6 +25,7 @@ __all__ = ["ScanPanel"]
 
 _INVITATION = "Or drop a file or folder on this dock."
 _NOT_REGULAR = "Geometry not regular: nothing is measured in mm."
+_SHEARED = "Geometry not regular: the gantry was tilted. Nothing is measured across slices."
 
 
 class ScanPanel(QWidget):
@@ -99,7 +100,8 @@ class ScanPanel(QWidget):
             self._switch(layer, geometry)
         self._last = layer
         irregular = geometry is not None and not geometry.regular
-        self.warning.say(_NOT_REGULAR if irregular else "")
+        sheared = geometry is not None and geometry.exact
+        self.warning.say((_SHEARED if sheared else _NOT_REGULAR) if irregular else "")
         self.planes.set_geometry(geometry)
         self.window_box.set_layer(layer)
         self._marks.follow(layer)

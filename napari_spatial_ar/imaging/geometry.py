@@ -57,7 +57,10 @@ class Geometry:
         False where the source has no spacing (a PNG): lengths are then in pixels, not mm.
     regular : bool
         False where the slices do not lie straight above each other at even distances: nothing
-        may be measured in mm.
+        may be measured in mm, but where they are only sheared.
+    sheared : bool
+        Whether slices that are not regular lie at even steps along a line that is oblique to them
+        (a tilted gantry): the affine then holds every voxel.
     slice_positions : (N, 3) float64, optional
         Where the affine does not hold the slices (uneven distances): RAS millimetres of the
         first voxel of each, index 0 in the two other axes. The affine then has the mean step.
@@ -73,6 +76,7 @@ class Geometry:
     slice_axis: int = 0
     spacing_known: bool = True
     regular: bool = True
+    sheared: bool = False
     slice_positions: npt.NDArray[np.float64] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -94,8 +98,13 @@ class Geometry:
 
     @property
     def measurable(self) -> bool:
-        """Whether lengths, areas and volumes in mm mean something."""
+        """Whether lengths, areas and volumes in mm mean something, in whatever direction."""
         return self.spacing_known and self.regular
+
+    @property
+    def exact(self) -> bool:
+        """Whether the affine holds every voxel: volumes mean something, and sizes in a slice."""
+        return self.spacing_known and (self.regular or self.sheared)
 
     @property
     def slice_count(self) -> int:

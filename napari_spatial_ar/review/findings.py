@@ -63,7 +63,7 @@ class Finding:
         scan does not say where the patient lies.
     centroid_ras_mm : (float, float, float) or None
         Unweighted centre in patient space (x to the right, y to anterior, z to superior), mm;
-        None without a known spacing or for slices that form no regular grid.
+        None without a known spacing or for slices of which no affine holds every voxel.
     centroid_zyx : (float, float, float)
         The same centre in voxels of ``Volume.data``, axes (Z, Y, X).
     first_slice, last_slice, peak_slice : int
@@ -186,8 +186,8 @@ def _measure(
         peak_slice=int(peaks.argmax()) + origin[axis],
         voxels=voxels,
         volume_ml=None if voxel is None else voxels * voxel / 1000,
-        largest_area_mm2=area * _pixel_area(to_mm) if geometry.measurable else None,
-        longest_diameter_mm=diameter_mm if geometry.measurable else None,
+        largest_area_mm2=area * _pixel_area(to_mm) if geometry.exact else None,
+        longest_diameter_mm=diameter_mm if geometry.exact else None,
         longest_diameter_px=diameter_px,
         peak_nll=float(peaks.max()),
         mean_nll=total / voxels,
@@ -197,7 +197,7 @@ def _measure(
 def _side(x: float, geometry: Geometry) -> Side:
     """Patient's side of a RAS x. The scanner's x = 0 need not be the patient's middle."""
     across_slices = geometry.plane == "sagittal"
-    if not geometry.spacing_known or (across_slices and not geometry.regular):
+    if not geometry.spacing_known or (across_slices and not geometry.exact):
         return "unknown"
     middle_index = (np.array(geometry.shape[::-1]) - 1) / 2
     middle = float((geometry.affine[:3, :3] @ middle_index + geometry.affine[:3, 3])[0])

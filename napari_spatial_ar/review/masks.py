@@ -71,7 +71,7 @@ class MaskSettings:
 
     def check_fits(self, geometry: Geometry) -> None:
         """Refuse sizes in mm for a grid in which nothing is measured in mm (`InputError`)."""
-        if any(self._in_mm) and not geometry.measurable:
+        if any(self._in_mm) and not geometry.exact:
             raise InputError(
                 "smallest sizes and smoothing in mm need a scan whose spacing is known",
                 fix="Give them in pixels and voxels instead",
@@ -80,7 +80,7 @@ class MaskSettings:
 
 def voxel_volume_mm3(geometry: Geometry) -> float | None:
     """Volume of one voxel in mm3, or None where it is not known."""
-    return geometry.voxel_volume if geometry.measurable else None
+    return geometry.voxel_volume if geometry.exact else None
 
 
 def make_mask(
@@ -238,7 +238,7 @@ def _tidy(plane: Bools, settings: MaskSettings, geometry: Geometry, allowed: Boo
     box = tuple(slice(max(0, int(s[0]) - 1), int(s[-1]) + 2) for s in (rows, columns))
     part = plane[box]
     spacing = [s for a, s in enumerate(geometry.spacing) if a != geometry.slice_axis]
-    if not geometry.measurable:
+    if not geometry.exact:
         spacing = [1.0, 1.0]
     radius = settings.smoothing_mm or settings.smoothing_pixels
     if radius > 0:

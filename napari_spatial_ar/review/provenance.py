@@ -229,6 +229,7 @@ def provenance(
             "spacing_zyx": list(geometry.spacing),
             "spacing_unit": "mm" if geometry.spacing_known else "pixel",
             "regular_grid": geometry.regular,
+            "exact_affine": geometry.exact,
             "affine_ijk_to_ras": geometry.affine.tolist(),
             "plane": geometry.plane,
             "acquisition": dataclasses.asdict(volume.series.acquisition),

@@ -230,6 +230,8 @@ def _scan_rows(report: ScanReport) -> list[tuple[str, str]]:
     sizes = " x ".join(map(str, scan["shape_zyx"]))
     spacing = " x ".join(f"{step:.4g}" for step in scan["spacing_zyx"])
     regular = "" if scan["regular_grid"] else " (no regular grid: nothing is measured across it)"
+    if scan.get("exact_affine") and regular:
+        regular = " (sheared: the gantry was tilted)"
     low, high = scan["display_window"]
     rows = {
         "Series": scan["series"],

@@ -41,7 +41,7 @@ class MaskRule:
 
     def settings_for(self, geometry: Geometry) -> MaskSettings:
         """Return what counts of the settings in a scan."""
-        if geometry.measurable:
+        if geometry.exact:
             return self.settings
         return replace(self.settings, smoothing_mm=0.0, min_area_mm2=0.0, min_size_mm3=0.0)
 

@@ -194,6 +194,24 @@ def test_nothing_is_measured_in_mm_where_the_geometry_is_not_regular() -> None:
     assert finding.longest_diameter_px == pytest.approx(4)
 
 
+def test_a_sheared_grid_is_measured_through_its_affine() -> None:
+    """A tilted gantry: slices 4 mm apart, each shifted by 2 mm along its rows' axis."""
+    affine = np.array([[-2.0, 0, 0, 10], [0, -1.5, 2, 20], [0, 0, 4, 30], [0, 0, 0, 1]])
+    geometry = Geometry((6, 9, 40), affine, regular=False, sheared=True)
+    nll = scores(geometry, 0)
+    nll[1:3, 2, 3:8] = 1
+    (finding,) = find_findings(nll > 0, nll, geometry)
+    assert finding.volume_ml == pytest.approx(10 * 2 * 1.5 * 4 / 1000)
+    assert finding.longest_diameter_mm == pytest.approx(5 * 2, abs=2.1)
+    assert finding.largest_area_mm2 == pytest.approx(5 * 3)
+    assert finding.centroid_ras_mm == pytest.approx((-2 * 5 + 10, -3 + 3 + 20, 6 + 30))
+    settings = MaskSettings(min_size_mm3=100)
+    settings.check_fits(geometry)
+    kept = make_mask(nll, 0.5, settings, geometry=geometry)
+    assert kept.sum() == 10  # 120 mm3; straight slices 4.47 mm apart would have 134
+    assert not make_mask(nll, 0.5, MaskSettings(min_size_mm3=125), geometry=geometry).any()
+
+
 def test_findings_are_ranked_by_peak() -> None:
     geometry = grid()
     nll = scores(geometry, 0)

@@ -20,6 +20,9 @@ __all__ = ["LPS_TO_RAS", "affine_of", "patient_grid", "plain_grid"]
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _TILT_DEGREES = 0.5
 _NOT_REGULAR = "The geometry is not regular: nothing is measured in mm."
+_SHEARED = (
+    "The geometry is not regular: volumes and sizes in a slice are measured, nothing across slices."
+)
 
 
 def affine_of(
@@ -80,9 +83,10 @@ def patient_grid(frames: Sequence[Frame], path: Path) -> tuple[Geometry, tuple[s
         shape=shape,
         affine=affine,
         regular=False,
+        sheared=not odd,
         slice_positions=positions @ LPS_TO_RAS if odd else None,
     )
-    return geometry, (*tilted, *odd, _NOT_REGULAR)
+    return geometry, (*tilted, *odd, _NOT_REGULAR if odd else _SHEARED)
 
 
 def _is_film(frames: Sequence[Frame]) -> bool:

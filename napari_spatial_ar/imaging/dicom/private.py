@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
 
 from napari_spatial_ar.imaging.dicom.values import Header, numbers
 
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 Block = tuple[int, str]
+Elements = Header | Dataset
 SIEMENS: Block = (0x0019, "SIEMENS MR HEADER")
 SIEMENS_CSA: Block = (0x0029, "SIEMENS CSA HEADER")
 SIEMENS_TEXT: Block = (0x0051, "SIEMENS MR HEADER")
@@ -59,7 +61,7 @@ _COMPLEX = ("M", "P", "R", "I")
 _IN_COMMENT = re.compile(r"\bb=(\d+(?:\.\d+)?)\(([-\d.]+),([-\d.]+),([-\d.]+)\)")
 
 
-def private(header: Header, maker: Block, element: int) -> Any:
+def private(header: Elements, maker: Block, element: int) -> Any:
     """Value of a private element, None where the maker has none in the file.
 
     Of implicit VR, where nothing says what an unknown element is, text of numbers or doubles.
@@ -73,7 +75,7 @@ def private(header: Header, maker: Block, element: int) -> Any:
     return None
 
 
-def _value(header: Header, group: int, element: int) -> Any:
+def _value(header: Elements, group: int, element: int) -> Any:
     found = header.get((group, element))
     return found.value if isinstance(found, DataElement) else found
 
@@ -171,7 +173,7 @@ def label_or_control(header: Header) -> str:
     return str(private(header, PHILIPS_MR_5, 0x29) or "")
 
 
-def rows_reversed(header: Header) -> bool | None:
+def rows_reversed(header: Elements) -> bool | None:
     """Whether rows are stored from the last to the first, against what the header says.
 
     GE's sequence epi_pepolar stores images of reversed phase encoding so (as dcm2niix found out):

@@ -35,11 +35,13 @@ def test_a_real_tilted_gantry_opens_sheared(
     geometry = volume.geometry
     assert not geometry.regular
     assert not geometry.measurable
+    assert geometry.exact
     assert geometry.spacing_known
     assert volume.warnings == (
         f"The gantry was tilted by {degrees} degrees: the slices do not lie straight above each "
         "other.",
-        NOT_REGULAR,
+        "The geometry is not regular: volumes and sizes in a slice are measured, nothing across "
+        "slices.",
     )
     # The sheared affine holds every slice; it is not the one of straight slices.
     corners = geometry.affine @ np.array([[0, 0, k, 1] for k in range(geometry.slice_count)]).T
@@ -112,6 +114,7 @@ def test_an_irregular_series_opens_with_its_figures(
     assert sentence in volume.warnings[0]
     assert volume.warnings[-1] == NOT_REGULAR
     assert not volume.geometry.measurable
+    assert not volume.geometry.exact
     expected = np.array(positions) * (-1, -1, 1)
     np.testing.assert_allclose(volume.geometry.slice_positions, expected)
     assert sorted(map(float, volume.data[:, 0, 0])) == sorted(map(float, voxels[:, 0, 0]))
