@@ -31,6 +31,8 @@ __all__ = ["Geometry", "Plane", "orientation"]
 
 Plane = Literal["axial", "coronal", "sagittal"]
 _PLANE_OF_WORLD_AXIS: dict[int, Plane] = {0: "sagittal", 1: "coronal", 2: "axial"}
+# No scan is that large; numbers far beyond overflow where lengths are made of them.
+_FARTHEST_MM = 1e13
 # Signs that turn RAS millimetres (x, y, z) into display millimetres (S, P, L).
 _RAS_TO_SPL = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
 
@@ -81,7 +83,8 @@ class Geometry:
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        # NaN is not below either.
+        if affine.shape != (4, 4) or not (np.abs(affine) < _FARTHEST_MM).all():
             raise InputError(
                 f"the voxel-to-patient matrix is not a finite 4 x 4: {affine.tolist()}"
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,94 @@ import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
 
-__all__ = ["COLOUR_WARNING", "finite", "grey_of"]
+__all__ = ["COLOUR_WARNING", "WIDE_WARNING", "Narrowing", "finite", "grey_of", "is_wide", "span"]
 
 COLOUR_WARNING = "Colour was turned into grey (luminance)."
+#: For scans that are read slice by slice, of which it does not show before.
+WIDE_WARNING = (
+    "Values that float32 cannot hold are rounded, or counted from the lowest of them where they "
+    "lie close together."
+)
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+
+_WHOLE_NUMBERS = 2**24  # float32 holds all of them up to here
+_FEWEST_LEVELS = 4096  # between the lowest and the highest value
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def is_wide(dtype: np.dtype[Any]) -> bool:
+    """Whether numbers of a type may be more than float32 holds."""
+    return dtype.itemsize > (2 if dtype.kind in "iu" else 4)
+
+
+def span(parts: Iterable[npt.NDArray[Any]]) -> tuple[float, float] | None:
+    """Lowest and highest finite number, exact (int where they are); None if none is finite."""
+    ends: list[float] = []
+    for part in parts:
+        values = part if part.dtype.kind in "iu" else part[np.isfinite(part)]
+        if values.size:
+            ends += values.min().item(), values.max().item()
+    return (min(ends), max(ends)) if ends else None
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """How numbers become float32, the type of all voxels, and what that loses.
+
+    Parameters
+    ----------
+    base : int or float
+        Subtracted from all first.
+    warnings : tuple of str
+        What the user should know of it.
+    """
+
+    base: float = 0
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, ends: tuple[float, float] | None, *, whole: bool) -> Narrowing:
+        """Narrowing of numbers between two ends (`span`).
+
+        Parameters
+        ----------
+        ends : (number, number) or None
+            Lowest and highest of them.
+        whole : bool
+            Whether they are whole numbers, of which none should change. Others are rounded to
+            24 bits in any case; that matters only where they lie close together, far from 0.
+        """
+        largest = 0.0 if ends is None else max(map(abs, ends))
+        if ends is None or (whole and largest <= _WHOLE_NUMBERS) or largest > _LARGEST:
+            return cls()
+        low, high = ends
+        step = float(np.spacing(np.float32(largest)))
+        if step * _FEWEST_LEVELS > high - low:
+            if low == high:
+                return cls()
+            return cls(
+                low,
+                (
+                    f"Its values lie between {low} and {high}, where float32 numbers are "
+                    f"{step:g} apart: {low} was subtracted from all.",
+                ),
+            )
+        if not whole:
+            return cls()
+        return cls(
+            0,
+            (
+                f"Its values reach {largest:.0f}, where float32 numbers are {step:g} apart: large "
+                "ones are not exact.",
+            ),
+        )
+
+    def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Turn numbers into float32; those that are too large for it become infinite."""
+        if self.base:
+            values = values - values.dtype.type(self.base)
+        with np.errstate(all="ignore"):
+            return values.astype(np.float32)
 
 
 def grey_of(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], bool]:

@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 
 from napari_spatial_ar.errors import InputError
 
-__all__ = ["InflatedFile", "Inflater", "Packing", "inflate"]
+__all__ = ["InflatedFile", "Inflater", "Packing", "inflate", "read_to_the_end"]
 
 #: gzip (RFC 1952, several members too), zlib (RFC 1950), or bare deflate (RFC 1951), which is the
 #: only one of them without a checksum.
@@ -20,6 +20,9 @@ _PIECE = 2**20
 _GZIP = b"\x1f\x8b"
 # Writers pad: so much more than what the header claims is read over on the way to the checksum.
 _MOST_BEYOND = 2**26
+#: Files that were read to their checksum, and their size and time of change then.
+_MOST_CHECKED = 65_536
+_CHECKED: dict[Path, tuple[int, int]] = {}
 
 
 class Inflater:
@@ -64,6 +67,18 @@ class Inflater:
             read += self._piece(min(_PIECE, count - len(read)))
         return bytes(read)
 
+    def skip(self, count: int) -> None:
+        """Read ``count`` bytes, or those that there are, keeping nothing.
+
+        Raises
+        ------
+        InputError
+            As `read`.
+        """
+        end = self.count + count
+        while self.count < end and not self.ended:
+            self._piece(min(_PIECE, end - self.count))
+
     def finish(self) -> None:
         """Read on to the end, keeping nothing.
 
@@ -107,6 +122,26 @@ class Inflater:
 
     def _error(self, what: str) -> InputError:
         return InputError(what, path=self.path, fix="Export or copy it again")
+
+
+def read_to_the_end(stream: Inflater, path: Path) -> None:
+    """Read on to the checksum of a file, unless the same file was read so far before.
+
+    A file that is read one slice or volume at a time is then read to its end once only, and again
+    when its size or time of change is another.
+
+    Raises
+    ------
+    InputError
+        As `Inflater.read`.
+    """
+    status = path.stat()
+    state = (status.st_size, status.st_mtime_ns)
+    if _CHECKED.get(path) != state:
+        stream.finish()
+        if len(_CHECKED) >= _MOST_CHECKED:
+            _CHECKED.clear()
+        _CHECKED[path] = state
 
 
 def inflate(

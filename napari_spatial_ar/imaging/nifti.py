@@ -15,7 +15,7 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.geometry import Geometry, orientation
-from napari_spatial_ar.imaging.grey import COLOUR_WARNING
+from napari_spatial_ar.imaging.grey import COLOUR_WARNING, WIDE_WARNING, is_wide
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.nifti_header import UNEVEN, NiftiHeader, read_header
 from napari_spatial_ar.imaging.nifti_voxels import DAMAGED, NiftiVoxels, StoredVoxels
@@ -37,6 +37,7 @@ def _geometry(found: NiftiHeader, path: Path) -> tuple[Geometry, tuple[str, ...]
     """Grid of a file's volumes, and what is odd about it."""
     with guard(path, DAMAGED):
         affine, warnings = found.affine()
+    warnings = (*found.remarks, *warnings)
     try:
         geometry = Geometry(found.size[::-1], affine, spacing_known=found.spacing_known)
     except InputError as error:
@@ -99,6 +100,9 @@ def find_nifti(path: str | Path) -> list[Scan]:
         warnings += (COLOUR_WARNING,)
     if found.dtype.kind == "f" and is_large(math.prod(geometry.shape)):
         warnings += ("A voxel that is not a finite number is shown as the lowest finite value.",)
+    wide = is_wide(found.dtype) and not found.coloured
+    if wide and is_large(math.prod(geometry.shape)):
+        warnings += (WIDE_WARNING,)
     plain = found.dtype == np.uint8 and (slope, inter) == (1.0, 0.0)
     intensity: Intensity = "grey8" if plain or found.coloured else "arbitrary"
     files = tuple(dict.fromkeys((path, found.voxel_file)))

@@ -7,7 +7,7 @@ import math
 import re
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import orientation
 from napari_spatial_ar.imaging.guard import guard
-from napari_spatial_ar.imaging.nifti_voxels import DAMAGED, is_packed, opened
+from napari_spatial_ar.imaging.nifti_voxels import DAMAGED, content_size, first_bytes, is_packed
 
 __all__ = ["UNEVEN", "NiftiHeader", "is_nifti_head", "pair_header", "read_header", "unpacked_head"]
 
@@ -70,10 +70,14 @@ class NiftiHeader:
     header: Any
     voxel_file: Path
     packed: bool
+    #: Bytes of the voxel file before its voxels.
+    offset: int
     #: Spacing (i, j, k) as written; in ``header`` nibabel has put 1 in place of 0.
     written_spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
     #: Whether the file has a qform that is no rotation, which ``header`` has no more.
     without_qform: bool = False
+    #: What of the numbers in it was put right.
+    remarks: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,11 +100,6 @@ class NiftiHeader:
         """Size of one volume along (i, j, k)."""
         i, j, k = (*self.shape, 1)[:3]
         return i, j, k
-
-    @property
-    def offset(self) -> int:
-        """Bytes of the voxel file before its voxels."""
-        return int(self.header.get_data_offset())
 
     @property
     def uneven(self) -> bool:
@@ -181,21 +180,66 @@ def read_header(path: Path) -> NiftiHeader:
         hold, or voxels that cannot be read.
     """
     with guard(path, DAMAGED):
-        with opened(path) as stream:
-            head = stream.read(_HEADER_BYTES)
+        head = first_bytes(path, _HEADER_BYTES)
         _refuse_analyze(head, path)
         second = head[4:8] in (b"n+2\0", b"ni2\0")
         kind: Any = nib.Nifti2Header if second else nib.Nifti1Header
         # Without its extensions, which may claim any size.
-        header = kind.from_fileobj(io.BytesIO(head[: kind.sizeof_hdr]))
+        header = kind.from_fileobj(io.BytesIO(head[: kind.sizeof_hdr]), check=False)
+        spacing = tuple(float(s) for s in header["pixdim"][1:4])
         paired = header["magic"].item()[:3] in (b"ni1", b"ni2")
         voxel_file = _voxel_file(path) if paired else path
-        written = kind.from_fileobj(io.BytesIO(head[: kind.sizeof_hdr]), check=False)
-        spacing = tuple(float(s) for s in written["pixdim"][1:4])
+        remarks = _settle_sizes(header)
+        offset, odd = _offset(header, voxel_file, paired=paired)
+        header["vox_offset"] = 0  # which nibabel does not look at
+        header.check_fix()
         without = not _settle_qform(header, path)
-        found = NiftiHeader(header, voxel_file, is_packed(voxel_file), spacing, without)
-        _check_claims(found, path)
-    return found
+        packed = is_packed(voxel_file)
+        found = NiftiHeader(header, voxel_file, packed, offset, spacing, without)
+        return replace(found, remarks=(*remarks, *odd, *_check_claims(found, path)))
+
+
+def _settle_sizes(header: Any) -> tuple[str, ...]:
+    """Take a size of 0 beyond the third axis for 1, as nifti1_io.c, FSL and ITK do."""
+    axes = [n for n in range(4, int(header["dim"][0]) + 1) if header["dim"][n] == 0]
+    if not axes or int(header["dim"][0]) > 7:
+        return ()
+    header["dim"][axes] = 1
+    names = ", ".join(f"dim[{n}]" for n in axes)
+    return (f"The header gives a size of 0 along {names}, which is taken for 1.",)
+
+
+def _offset(header: Any, voxel_file: Path, *, paired: bool) -> tuple[int, tuple[str, ...]]:
+    """Find where voxels begin, and what is odd about it.
+
+    Some writers of single files leave vox_offset 0. nifti1_io.c then reads from the end of the
+    header, others from behind the four bytes that follow it: the size of the file tells.
+
+    Raises
+    ------
+    InputError
+        If they begin inside the header, and the file is of neither size.
+    """
+    said = float(header["vox_offset"])
+    least = 0 if paired else int(header.sizeof_hdr) + 4
+    if said >= least and said.is_integer():
+        return int(said), ()
+    if not paired and said.is_integer():
+        sizes = [max(int(n), 1) for n in header["dim"][1 : 1 + int(header["dim"][0])]]
+        claimed = math.prod(sizes) * header.get_data_dtype().itemsize
+        start = content_size(voxel_file, least + claimed) - claimed
+        if start == said:
+            return start, ()
+        if start in (least - 4, least):
+            return start, (
+                f"The header says that voxels begin at byte {said:.0f}, inside itself; by the size "
+                f"of the file they begin at byte {start}.",
+            )
+    raise InputError(
+        f"its header says that voxels begin at byte {said:g}, which cannot be",
+        path=voxel_file,
+        fix="Correct vox_offset, or export it again",
+    )
 
 
 def _settle_qform(header: Any, path: Path) -> bool:
@@ -255,8 +299,8 @@ def _voxel_file(path: Path) -> Path:
     )
 
 
-def _check_claims(found: NiftiHeader, path: Path) -> None:
-    """Refuse what is no scan, before any memory is taken for its voxels."""
+def _check_claims(found: NiftiHeader, path: Path) -> tuple[str, ...]:
+    """Refuse what is no scan, before any memory is taken for its voxels; else say what is odd."""
     shape = found.shape
     if len(shape) < 2 or min(shape) < 1:
         raise InputError(
@@ -284,3 +328,7 @@ def _check_claims(found: NiftiHeader, path: Path) -> None:
             path=path,
             fix="Split it",
         )
+    beyond = size - claimed - found.offset
+    if found.packed or beyond < math.prod(found.size[:2]) * found.dtype.itemsize:
+        return ()
+    return (f"The file holds {beyond} bytes behind the voxels that its header speaks of.",)

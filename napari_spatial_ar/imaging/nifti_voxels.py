@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import gzip
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.grey import finite, grey_of
+from napari_spatial_ar.imaging.grey import Narrowing, finite, grey_of, is_wide, span
 from napari_spatial_ar.imaging.guard import guard
+from napari_spatial_ar.imaging.inflate import Inflater, read_to_the_end
 
-__all__ = ["DAMAGED", "NiftiVoxels", "StoredVoxels", "is_packed", "opened"]
+__all__ = ["DAMAGED", "NiftiVoxels", "StoredVoxels", "content_size", "first_bytes", "is_packed"]
 
 DAMAGED = "is not a NIfTI file that can be read: it is cut short, damaged or of another kind"
 _GZIP = b"\x1f\x8b"
 # A packed file with several volumes is unpacked whole up to this size (as stored) and kept;
 # of a longer one, each volume is unpacked by itself.
 _KEPT_WHOLE_BYTES = 512 * 2**20
-_PIECE_BYTES = 2**24
+_PIECE_BYTES = 2**20
+# Writers pad: so much more than what the header claims may follow.
+_MOST_BEYOND = 2**26
 
 
 def is_packed(path: Path) -> bool:
@@ -33,17 +33,25 @@ def is_packed(path: Path) -> bool:
         return file.read(2) == _GZIP
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """Bytes of a file, unpacked where it is gzip by content."""
+def first_bytes(path: Path, count: int) -> bytes:
+    """First bytes of a file's content, fewer where it holds fewer; of a packed one not checked."""
     with open(path, "rb") as file:
-        if file.read(2) == _GZIP:
+        if file.read(2) != _GZIP:
             file.seek(0)
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                yield cast(BinaryIO, unpacked)
-        else:
-            file.seek(0)
-            yield file
+            return file.read(count)
+        file.seek(0)
+        stream = Inflater(file, "gzip", most_bytes=_MOST_BEYOND, path=path)
+        return stream.read(count)
+
+
+def content_size(path: Path, most: int) -> int:
+    """Bytes in a file, unpacked; of a packed one, which is read through, ``most`` and 64 MiB."""
+    if not is_packed(path):
+        return path.stat().st_size
+    with open(path, "rb") as file:
+        stream = Inflater(file, "gzip", most_bytes=most + _MOST_BEYOND, path=path)
+        stream.finish()
+        return stream.count
 
 
 @dataclass(eq=False)
@@ -106,15 +114,18 @@ class StoredVoxels:
         return np.memmap(self.path, self.dtype, "r", offset=start, shape=self.shape[1:])
 
     def _unpacked(self, start: int, count: int) -> npt.NDArray[Any]:
-        # In pieces: the header may claim more than the file holds.
-        unpacked = bytearray()
-        with opened(self.path) as stream:
-            stream.seek(self.offset + start)
+        """Bytes of the file's voxels, the file read to its checksum unless it was before."""
+        with open(self.path, "rb") as file:
+            most = self.offset + self.shape[0] * self._volume_bytes + _MOST_BEYOND
+            stream = Inflater(file, "gzip", most_bytes=most, path=self.path)
+            stream.skip(self.offset + start)
+            unpacked = bytearray()
             while len(unpacked) < count:
                 piece = stream.read(min(_PIECE_BYTES, count - len(unpacked)))
                 if not piece:
                     raise InputError(DAMAGED, path=self.path, fix="Export or copy it again")
                 unpacked += piece
+            read_to_the_end(stream, self.path)
         return np.frombuffer(unpacked, self.dtype)
 
 
@@ -140,21 +151,24 @@ class NiftiVoxels:
     inter: float
     slice_axis: int
     _lowest: float | None = field(default=None, repr=False)
+    _narrow: Narrowing | None = field(default=None, repr=False)
 
     def whole(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
         """All voxels (Z, Y, X), and how many were no finite numbers."""
         with guard(self.stored.path, DAMAGED):
             stored = self.stored.volume(self.number, keep=False)
+            narrow = self._narrowing(stored)
             data = np.empty(stored.shape, np.float32)
             for z, plane in enumerate(stored):
-                data[z] = self._numbers(plane)
-            return data, finite(data, self.stored.path)
+                data[z] = self._numbers(plane, narrow)
+            return data, (*narrow.warnings, *finite(data, self.stored.path))
 
     def plane(self, index: int) -> npt.NDArray[np.float32]:
         """Acquired slice ``index``: (Z, Y, X) without the slice axis."""
         with guard(self.stored.path, DAMAGED):
             stored = self.stored.volume(self.number, keep=True)
-            data = self._numbers(stored[(slice(None),) * self.slice_axis + (index,)])
+            narrow = self._narrowing(stored)
+            data = self._numbers(stored[(slice(None),) * self.slice_axis + (index,)], narrow)
             bad = ~np.isfinite(data)
             if bad.any():
                 data[bad] = self._lowest_finite(stored)
@@ -163,18 +177,37 @@ class NiftiVoxels:
     def _lowest_finite(self, stored: npt.NDArray[Any]) -> float:
         """Lowest finite value of the volume, so that a slice is the same alone and in it."""
         if self._lowest is None:
-            planes = (self._numbers(plane) for plane in stored)
+            narrow = self._narrowing(stored)
+            planes = (self._numbers(plane, narrow) for plane in stored)
             lows = [plane.min(where=np.isfinite(plane), initial=np.inf) for plane in planes]
             self._lowest = float(min(lows))
             if not np.isfinite(self._lowest):
                 raise InputError("none of its voxels is a finite number", path=self.stored.path)
         return self._lowest
 
-    def _numbers(self, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def _narrowing(self, stored: npt.NDArray[Any]) -> Narrowing:
+        """How the volume's values become float32, looked up once."""
+        if self._narrow is None:
+            if stored.dtype.fields or not (self._scaled or is_wide(stored.dtype)):
+                self._narrow = Narrowing()
+            else:
+                ends = span(stored)
+                if self._scaled and ends is not None:
+                    low, high = (float(end) * self.slope + self.inter for end in ends)
+                    ends = min(low, high), max(low, high)
+                whole = stored.dtype.kind in "iu" and not self._scaled
+                self._narrow = Narrowing.of(ends, whole=whole)
+        return self._narrow
+
+    @property
+    def _scaled(self) -> bool:
+        return (self.slope, self.inter) != (1.0, 0.0)
+
+    def _numbers(self, stored: npt.NDArray[Any], narrow: Narrowing) -> npt.NDArray[np.float32]:
         if stored.dtype.fields:
             channels = np.stack([stored[name] for name in stored.dtype.names or ()], axis=-1)
             return grey_of(channels)[0]
-        with np.errstate(all="ignore"):
-            if (self.slope, self.inter) == (1.0, 0.0):
-                return stored.astype(np.float32)
-            return (stored.astype(np.float64) * self.slope + self.inter).astype(np.float32)
+        if self._scaled:
+            with np.errstate(all="ignore"):
+                stored = stored.astype(np.float64) * self.slope + self.inter
+        return narrow(stored)

@@ -29,14 +29,12 @@ CRASHES = frozenset({"segv-nrrd"})
 # Not right yet.
 PENDING = frozenset(
     {
-        "dim4_zero",
         "dicom-slice-dropped",
         "nrrd_1d",
         "png_grey_alpha_16",
         "png_rgb_16_grey",
         "tiff-cut",
         "tiff_imagej_zc",
-        "uint64_large",
     }
 )
 

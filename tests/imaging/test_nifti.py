@@ -14,6 +14,7 @@ import pytest
 
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.inflate import Inflater
 from napari_spatial_ar.imaging.nifti import find_nifti, is_nifti, read_nifti, write_nifti
 
 LPS = np.diag([-0.5, -0.6, 3.0, 1.0])
@@ -640,3 +641,148 @@ def test_real_scans_agree_with_nibabel(shared_data: Path, name: str) -> None:
     volume = read_nifti(shared_data / "volumes" / name)
     np.testing.assert_allclose(volume.data.T, image.get_fdata(), rtol=1e-6)
     np.testing.assert_array_equal(volume.geometry.affine, image.affine)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_no_bit_flipped_in_a_packed_file_gives_other_voxels(tmp_path: Path, kind: type) -> None:
+    random = np.random.default_rng(7)
+    array = (random.integers(0, 700, (12, 11, 10)) * (random.random((12, 11, 10)) < 0.4)).astype(
+        "i2"
+    )
+    raw = gzip.compress(kind(array, LPS).to_bytes(), mtime=0)
+    path = tmp_path / "a.nii.gz"
+    outcomes = set()
+    for place in [*range(20), *random.integers(20, len(raw) - 8, 150), *range(-8, 0)]:
+        damaged = bytearray(raw)
+        damaged[place] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        os.utime(path, ns=(0, int(place) + 1000))
+        for read in (lambda: find_nifti(path)[0].plane(0), lambda: read_nifti(path).data):
+            try:
+                voxels = read()
+            except InputError as error:
+                outcomes.add(error.path)
+            else:
+                outcomes.add("equal")
+                np.testing.assert_array_equal(voxels, array.T if voxels.ndim == 3 else array.T[0])
+    assert outcomes == {"equal", path}
+
+
+def test_a_packed_file_is_read_to_its_end_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "a.nii.gz", ramp((40, 40, 40, 3), "int32"))
+    monkeypatch.setattr("napari_spatial_ar.imaging.nifti_voxels._KEPT_WHOLE_BYTES", 0)
+    ends = []
+    finish = Inflater.finish
+    monkeypatch.setattr(Inflater, "finish", lambda self: (ends.append(1), finish(self)))
+    scans = find_nifti(path)
+    for scan in scans:
+        scan.plane(3)
+    assert len(ends) == 1
+    os.utime(path, ns=(0, 1))
+    scans[0].read()
+    assert len(ends) == 2
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("gap", [4, 0])
+def test_voxels_inside_the_header_are_looked_for_behind_it(
+    tmp_path: Path, name: str, kind: type, gap: int
+) -> None:
+    raw = bytearray(kind(ramp(), LPS).to_bytes())
+    first = kind is nib.Nifti1Image
+    header = 348 if first else 540
+    voxels = raw[header + 4 :]
+    place = slice(108, 112) if first else slice(168, 176)
+    for offset in (0, 100):
+        raw[place] = struct.pack("<f", offset) if first else struct.pack("<q", offset)
+        whole = bytes(raw[:header]) + bytes(gap) + bytes(voxels)
+        (tmp_path / name).write_bytes(gzip.compress(whole) if name.endswith("gz") else whole)
+        volume = read_nifti(tmp_path / name)
+        np.testing.assert_array_equal(volume.data, ramp().T)
+        assert any(f"they begin at byte {header + gap}" in w for w in volume.warnings)
+    longer = bytes(raw[:header]) + bytes(32) + bytes(voxels)
+    (tmp_path / name).write_bytes(gzip.compress(longer) if name.endswith("gz") else longer)
+    with pytest.raises(InputError, match="voxels begin at byte 100, which cannot be"):
+        find_nifti(tmp_path / name)
+
+
+@pytest.mark.parametrize("offset", [-1.0, 352.5, float("nan"), float("inf"), 1e12])
+def test_an_offset_that_cannot_be_is_refused(tmp_path: Path, offset: float) -> None:
+    path = save(tmp_path / "a.nii", ramp())
+    raw = bytearray(path.read_bytes())
+    raw[108:112] = struct.pack("<f", offset)
+    path.write_bytes(raw + b"\0" * 3)
+    with pytest.raises(InputError, match=r"which cannot be|header claims"):
+        find_nifti(path)
+
+
+def test_a_size_of_nothing_beyond_the_third_axis_is_one(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", ramp())
+    raw = bytearray(path.read_bytes())
+    raw[40:56] = struct.pack("<8h", 5, 7, 6, 5, 0, 1, 0, 0)
+    path.write_bytes(raw)
+    volume = read_nifti(path)
+    np.testing.assert_array_equal(volume.data, ramp().T)
+    assert any("size of 0 along dim[4]" in w for w in volume.warnings)
+    raw[40:56] = struct.pack("<8h", 4, 7, 6, 0, 1, 1, 1, 1)
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match="7 x 6 x 0 x 1"):
+        find_nifti(path)
+
+
+def test_more_in_a_file_than_its_header_speaks_of_is_told(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", ramp((7, 6, 5, 3)))
+    raw = bytearray(path.read_bytes())
+    raw[40:42] = struct.pack("<h", 3)  # three axes, and voxels of four
+    path.write_bytes(raw)
+    volume = read_nifti(path)
+    assert any("840 bytes behind the voxels" in warning for warning in volume.warnings)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "base"),
+    [
+        ("uint64", 2**40),
+        ("int64", -(2**50)),
+        ("uint32", 2**31),
+        ("int32", 2**26),
+        ("float64", 1e12),
+    ],
+)
+def test_numbers_that_float32_cannot_hold_count_from_the_lowest(
+    tmp_path: Path, dtype: str, base: float
+) -> None:
+    values = ramp() * 3
+    array = values.astype(dtype) + np.array(base).astype(dtype)
+    path = tmp_path / "a.nii"
+    nib.save(nib.Nifti1Image(array, LPS, dtype=dtype), path)
+    (scan,) = find_nifti(path)
+    volume = scan.read()
+    np.testing.assert_array_equal(volume.data, values.T)
+    np.testing.assert_array_equal(scan.plane(2), volume.slice(2))
+    assert any(f"{base} was subtracted from all" in w for w in volume.warnings)
+
+
+def test_large_whole_numbers_that_are_rounded_are_told(tmp_path: Path) -> None:
+    array = ramp().astype("int32")
+    array[0, 0, 0] = 2**24 + 1
+    nib.save(nib.Nifti1Image(array, LPS, dtype="int32"), tmp_path / "a.nii")
+    volume = read_nifti(tmp_path / "a.nii")
+    assert volume.data[0, 0, 0] == 2**24
+    assert any("reach 16777217, where float32" in w for w in volume.warnings)
+    array[0, 0, 0] = 2**24
+    nib.save(nib.Nifti1Image(array, LPS, dtype="int32"), tmp_path / "a.nii")
+    assert read_nifti(tmp_path / "a.nii").warnings == ()
+
+
+def test_a_large_intercept_does_not_swallow_differences(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", ramp())
+    raw = bytearray(path.read_bytes())
+    raw[112:120] = struct.pack("<2f", 2, 2**30)
+    path.write_bytes(raw)
+    volume = read_nifti(path)
+    np.testing.assert_array_equal(volume.data, ramp().T * 2)
+    assert any("was subtracted from all" in w for w in volume.warnings)
