@@ -340,10 +340,15 @@ def test_score_reports_each_scan_and_all_in_files_of_their_own(
     assert facts["Findings"].startswith(str(record["findings"] or "none"))
     assert all_of_them.rows[1][2].startswith(record["series"])
     assert all_of_them.rows[2][2].startswith("Input 2")
-    before = (out / "report.html").read_bytes()
-    error = run(tmp_path, *arguments, "--out", out, code=1)["error"]
-    assert "a report of an earlier run" in error
-    assert (out / "report.html").read_bytes() == before
+    # The same command goes on, and its report is of all scans again.
+    again = run(tmp_path, *arguments, "--out", out, code=1)
+    assert again["skipped"] == 1
+    assert again["scans"] == result["scans"]
+    before = (out / "report.html").read_text(encoding="utf-8")
+    assert before == all_of_them.html
+    other = ["score", scan, "--model", fitted, "--fpr", 0.1, "--report", "--out", out]
+    assert "a report of an earlier run" in run(tmp_path, *other, code=1)["error"]
+    assert (out / "report.html").read_text(encoding="utf-8") == before
 
 
 def test_score_writes_reports_as_pdf_or_says_first_what_to_install(
@@ -362,7 +367,9 @@ def test_score_writes_reports_as_pdf_or_says_first_what_to_install(
         page = pypdf.PdfReader(path).pages[0]
         assert page.mediabox[2] == pytest.approx(8.5 * 72)
         assert "For research use, not for diagnosis." in page.extract_text()
-    assert "a report of an earlier run" in run(tmp_path, *arguments, code=1)["error"]
+    assert run(tmp_path, *arguments)["scans"] == result["scans"]
+    again = [*arguments, "--body-only"]
+    assert "a report of an earlier run" in run(tmp_path, *again, code=1)["error"]
     monkeypatch.setitem(sys.modules, "weasyprint", None)
     arguments[-1] = tmp_path / "other"
     assert 'pip install "napari-spatial-ar[pdf]"' in run(tmp_path, *arguments, code=1)["error"]

@@ -149,6 +149,7 @@ def compare(
     from napari_spatial_ar.evaluation.compare import compare as compare_methods
     from napari_spatial_ar.evaluation.report import write_report
     from napari_spatial_ar.evaluation.rivals import fit_rival, grouped
+    from napari_spatial_ar.imaging.files import claimed
     from napari_spatial_ar.normative.fitting import FitProgress
     from napari_spatial_ar.normative.model import load_model
 
@@ -158,7 +159,7 @@ def compare(
         raise InputError(
             f"'{seeds}' is no list of seeds", fix="Write whole numbers with commas: 0,1,2"
         ) from error
-    with progress_bar() as bar:
+    with claimed(out), progress_bar() as bar:
         task = bar.add_task("", total=None)
 
         def at(what: str, done: int, total: int) -> None:

@@ -230,6 +230,7 @@ def convert(
     Localizers, derived series and every time point are written too. One scan is in memory at a
     time, up to four times.
     """
+    from napari_spatial_ar.imaging.files import claimed
     from napari_spatial_ar.imaging.nifti import write_nifti
     from napari_spatial_ar.imaging.reading import find_scans
     from napari_spatial_ar.review.outputs import scan_folder_name
@@ -238,22 +239,23 @@ def convert(
     errors = list(found.errors)
     written: dict[str, Path] = {}
     taken: set[str] = set()
-    for scan in found.scans:
-        name = scan_folder_name(scan, taken)
-        taken.add(name)
-        path = out / f"{name}.nii.gz"
-        try:
-            if path.exists() and not overwrite:
-                raise InputError("this file is there already", path=path, fix="Say --overwrite")
-            volume = scan.read(lazy=False)
-            write_nifti(path, volume.data, volume.geometry)
-        except InputError as error:
-            errors.append(error)
-            continue
-        written[name] = path
-        say(f"{path}")
-        for warning in volume.warnings:
-            say(f"warning: {volume.series.label}: {warning}")
+    with claimed(out):
+        for scan in found.scans:
+            name = scan_folder_name(scan, taken)
+            taken.add(name)
+            path = out / f"{name}.nii.gz"
+            try:
+                if path.exists() and not overwrite:
+                    raise InputError("this file is there already", path=path, fix="Say --overwrite")
+                volume = scan.read(lazy=False)
+                write_nifti(path, volume.data, volume.geometry)
+            except InputError as error:
+                errors.append(error)
+                continue
+            written[name] = path
+            say(f"{path}")
+            for warning in volume.warnings:
+                say(f"warning: {volume.series.label}: {warning}")
     if not written:
         raise errors[0]
     failed = [str(error) for error in errors]

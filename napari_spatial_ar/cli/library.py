@@ -216,6 +216,7 @@ def models_suspects(
     Look at them before you trust the model: 'fit --exclude KEY' leaves one out. Each is compared
     with one half of the patients, its own being in the other, whatever the model's method.
     """
+    from napari_spatial_ar.imaging.files import claimed
     from napari_spatial_ar.normative.model import load_model
     from napari_spatial_ar.normative.suspects import UNIT, Suspects, find_suspects
     from napari_spatial_ar.review.suspects import COLUMNS, suspect_rows, write_suspects
@@ -239,7 +240,8 @@ def models_suspects(
     show(listed)
     say(f"The {len(rows)} most surprising of {found.scans} scans; scores are {UNIT}.")
     if out is not None:
-        write_suspects(found, out, overwrite=overwrite)
+        with claimed(out):
+            write_suspects(found, out, overwrite=overwrite)
         say(f"See {out / 'suspects.png'}.")
     names = ("key", "patient", "label", "slices", "place", "score")
     return {
@@ -264,6 +266,7 @@ def models_compare(
     json: Json = None,
 ) -> dict[str, Any]:
     """Score one scan with two models: heatmaps in one unit side by side, and how far they agree."""
+    from napari_spatial_ar.imaging.files import claimed
     from napari_spatial_ar.imaging.reading import read
     from napari_spatial_ar.normative.model import load_model
     from napari_spatial_ar.review.model_comparison import compare_models
@@ -272,7 +275,7 @@ def models_compare(
     if len(volumes) > 1:
         raise InputError(f"it holds {len(volumes)} scans", path=scan, fix="Give one of them")
     one, other = (load_model(name, device=device) for name in (first, second))
-    with progress_bar() as bar:
+    with claimed(out), progress_bar() as bar:
         task = bar.add_task("", total=None)
         result = compare_models(
             one,

@@ -41,7 +41,7 @@ def score(
         str,
         typer.Option(
             help="Folder for the results, one folder a scan; or a URL, such as s3://bucket/folder. "
-            "At a URL, or from a cluster, scans that are finished are skipped."
+            "Scans that are finished there are skipped."
         ),
     ],
     inputs: Annotated[list[Path] | None, typer.Argument(help="Scans: files or folders.")] = None,
@@ -128,7 +128,7 @@ def score(
 ) -> dict[str, Any]:
     """Score scans: heatmap, mask, findings and provenance for each, on the scan's own grid.
 
-    On a cluster, and at a URL, the same command goes on after it was stopped.
+    The same command goes on after it was stopped. One command at a time writes to a folder.
     """
     from napari_spatial_ar.review.batch import score_scans
     from napari_spatial_ar.review.masks import MaskSettings
@@ -175,7 +175,8 @@ def score(
         else:
             result = score_scans(scans, model, Path(out), **options)
     if result.get("skipped"):
-        say(f"{result['skipped']} scans were finished before and were skipped.")
+        many = "scans were" if result["skipped"] > 1 else "scan was"
+        say(f"{result['skipped']} {many} finished before and skipped.")
     if result["calibration"]:
         say(result["calibration"])
     for scan in result["scans"]:

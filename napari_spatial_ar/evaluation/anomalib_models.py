@@ -195,6 +195,7 @@ def fit_anomalib(
             taken = recorded_seconds(out, asked)
             network, prepare = _load(path, method)
         else:
+            record(out, asked)
             begin = time.perf_counter()
             network, prepare = _learn(method, slices, seed, where, at)
             taken = time.perf_counter() - begin

@@ -189,13 +189,14 @@ def _fit_once(
     if (out / MODEL_FILE).is_file():
         recorded_seconds(out, asked)
         return load_model(out, **where)
+    record(out, asked)  # before the model: whoever finds one knows what it was fitted with
     model = fit(root, progress=progress, out=out, **wanted)
     record(out, asked, model.header.training["seconds"])
     return model
 
 
-def record(out: Path, settings: dict[str, str], seconds: float) -> None:
-    """Write beside a model with which settings, and how fast, it was fitted."""
+def record(out: Path, settings: dict[str, str], seconds: float | None = None) -> None:
+    """Write beside a model with which settings, and how fast, it is or was fitted."""
     atomic_write_json(out / _RECORD, {"settings": settings, "seconds": seconds})
 
 
@@ -215,4 +216,6 @@ def recorded_seconds(out: Path, settings: dict[str, str]) -> float:
             path=out,
             fix="Choose another folder for the results, or delete this one",
         )
-    return float(known["seconds"])
+    seconds = known["seconds"]
+    # Of a fit that was killed after the model was written.
+    return float("nan") if seconds is None else float(seconds)

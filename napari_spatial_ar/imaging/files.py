@@ -13,6 +13,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import time
 import uuid
@@ -34,6 +35,7 @@ __all__ = [
     "atomic_write_text",
     "check_room",
     "claimed",
+    "holds_leftovers",
     "remove_partial",
     "storage_error",
     "strict_json",
@@ -45,7 +47,9 @@ _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 # Of a file system without locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _PARTIAL = ".partial-"
-_LOCK = ".napari-spatial-ar.lock"
+_PARTIAL_NAME = re.compile(r"\.partial-[0-9a-f]{32}(\.|$)")
+_HIDDEN = ".napari-spatial-ar"
+_LOCK = f"{_HIDDEN}.lock"
 # Without locks, what was not touched for so long is nobody's.
 _ABANDONED_SECONDS = 3600.0
 # A Windows lock keeps its own process from writing through another handle.
@@ -338,12 +342,24 @@ def remove_partial(folder: Path) -> None:
     """
     try:
         with os.scandir(folder) as entries:
-            found = [Path(entry.path) for entry in entries if entry.name.startswith(_PARTIAL)]
+            found = [Path(entry.path) for entry in entries if _PARTIAL_NAME.match(entry.name)]
     except OSError:
         return
     for path in found:
         with suppress(OSError):
             _remove_abandoned(path)
+
+
+def holds_leftovers(folder: Path) -> bool:
+    """Whether there is anything hidden of this program in a folder: under way, or abandoned."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(
+                entry.name.startswith(_HIDDEN) or _PARTIAL_NAME.match(entry.name)
+                for entry in entries
+            )
+    except OSError:
+        return False
 
 
 def _remove_abandoned(path: Path) -> None:

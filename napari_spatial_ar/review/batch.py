@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.read_ahead import one_ahead
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
@@ -19,11 +20,18 @@ from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.appearance import likeness as compare
 from napari_spatial_ar.normative.engine_choice import settle
 from napari_spatial_ar.normative.model import NormativeModel, load_model
+from napari_spatial_ar.review.earlier import EarlierResults, Kept, scan_sha256
 from napari_spatial_ar.review.masks import MaskSettings
-from napari_spatial_ar.review.outputs import scan_folder_name, write_scan_outputs
+from napari_spatial_ar.review.outputs import (
+    OUTPUT_FILES,
+    in_folder,
+    refuse_earlier,
+    scan_folder_name,
+    write_scan_outputs,
+)
 from napari_spatial_ar.review.p_values import share_note
 from napari_spatial_ar.review.report import ScanReport
-from napari_spatial_ar.review.report_folder import FolderReports
+from napari_spatial_ar.review.report_folder import FolderReports, kept_report
 from napari_spatial_ar.review.report_pdf import Paper, need_pdf
 
 __all__ = ["Flagging", "scans_to_score", "score_scan", "score_scans"]
@@ -86,6 +94,10 @@ class Flagging:
             model.calibration.check_alpha(alpha)
         return cls(cut, share, settings, alpha)
 
+    def of_files(self) -> list[Any]:
+        """List what of it the written results depend on, as plain JSON values."""
+        return [self.threshold, self.share, asdict(self.settings or MaskSettings())]
+
     def judged(self, record: dict[str, Any]) -> dict[str, Any]:
         """Return a scan's record with ``unusual``, where a largest p-value was given."""
         if self.alpha is None:
@@ -125,6 +137,9 @@ def score_scans(
 ) -> dict[str, Any]:
     """Score every scan found in the inputs, reading each while the one before it is scored.
 
+    Called again with the same arguments after it was stopped, or after some of the scans were
+    changed, it does what is left. The folder is this process's alone meanwhile.
+
     Parameters
     ----------
     inputs : sequence of Path
@@ -132,7 +147,8 @@ def score_scans(
     model : str or Path
         See `load_model`.
     out : Path
-        Gets one folder a scan, named after its series and never after a patient or a file.
+        Gets one folder a scan, named after its series and never after a patient or a file. Scans
+        whose series have one name get the start of a hash of their content as well.
     fpr, threshold
         The mask's threshold: that which flags a share ``fpr`` of normal tissue, or a number in
         the model's unit.
@@ -163,71 +179,95 @@ def score_scans(
         read or scored while others could; ``left_out``: one sentence for each series that was
         not scored for what it is; ``backbone``: where its weights came from; ``engine``: what
         computed it; ``calibration``: one sentence on what the threshold rests on, None where it
-        was never measured; ``report``, ``report_pdf``: the reports of all scans, None where none
+        was never measured; ``skipped``: how many scans were finished before; ``report``,
+        ``report_pdf``: the reports of all scans, None where none
         was asked for.
 
     Raises
     ------
     SpatialARError
-        If the model cannot be used, its calibration cannot carry ``fpr`` or ``alpha``, a PDF
-        cannot be written here, or no input could be scored.
+        If another process writes to the folder (`InUseError`), the model cannot be used, its
+        calibration cannot carry ``fpr`` or ``alpha``, a PDF cannot be written here, or no input
+        could be scored.
     """
     if pdf:
         need_pdf()
-    reports = None
-    if report or pdf:
-        reports = FolderReports(out, overwrite=overwrite, html=report, pdf=pdf)
-    loaded = load_model(model, weights=weights, device=device)
-    flagging = Flagging.of(
-        loaded,
-        fpr=fpr,
-        threshold=threshold,
-        alpha=alpha,
-        settings=settings,
-        hysteresis_fpr=hysteresis_fpr,
-    )
-    settle(loaded)
-    scans: list[dict[str, Any]] = []
-    errors: list[InputError] = []
-    left_out: list[str] = []
-    to_read = _volumes(inputs, loaded, plane, every_series, left_out)
-    with closing(one_ahead(to_read)) as volumes:
-        for source, name, volume in volumes:
-            if isinstance(volume, InputError):
-                errors.append(volume)
-                if reports is not None:
-                    reports.fail(volume, inputs.index(source), name)
-                continue
-            try:
-                record = score_scan(
-                    volume,
-                    loaded,
-                    out / name,
-                    threshold=flagging.threshold,
-                    fpr=flagging.share,
-                    settings=flagging.settings,
-                    montage=montage,
-                    keep_uids=keep_uids,
-                    dicom=dicom,
-                    png=png,
-                    png_heat=png_heat,
-                    report=report,
-                    pdf=pdf,
-                    reported=None if reports is None else reports.add,
-                    overwrite=overwrite,
-                    progress=progress,
-                )
-            except InputError as error:
-                errors.append(error)
-                if reports is not None:
-                    reports.fail(error, inputs.index(source), name)
-                continue
-            finally:
-                del volume
-            scans.append({"input": str(source), **flagging.judged(record)})
-    if not scans:
-        raise errors[0]
-    written = {} if reports is None else reports.write(left_out)
+    with claimed(out):
+        loaded = load_model(model, weights=weights, device=device)
+        flagging = Flagging.of(
+            loaded,
+            fpr=fpr,
+            threshold=threshold,
+            alpha=alpha,
+            settings=settings,
+            hysteresis_fpr=hysteresis_fpr,
+        )
+        options: dict[str, Any] = {
+            "montage": montage,
+            "keep_uids": keep_uids,
+            "dicom": dicom,
+            "png": png,
+            "png_heat": png_heat,
+            "report": report,
+            "pdf": pdf,
+        }
+        asked = _hashed([loaded.sha256, flagging.of_files(), plane, options])
+        command = _hashed([asked, [str(path.resolve()) for path in inputs], every_series])
+        earlier = EarlierResults(out)
+        reports = None
+        if report or pdf:
+            # Where every result is of this very command, so is the report.
+            same = bool(earlier.kept) and all(kept.command == command for kept in earlier.kept)
+            reports = FolderReports(out, overwrite=overwrite or same, html=report, pdf=pdf)
+        settle(loaded)
+        scans: list[dict[str, Any]] = []
+        errors: list[InputError] = []
+        left_out: list[str] = []
+        finished: dict[str, dict[str, Any]] = {}
+        skipped = 0
+        walk = _Walk(
+            loaded, plane, every_series, left_out, earlier, asked, overwrite, bool(reports)
+        )
+        with closing(one_ahead(walk.scans(inputs))) as coming:
+            for scan in coming:
+                try:
+                    if isinstance(scan.found, InputError):
+                        raise scan.found
+                    if scan.found is None:
+                        record = finished.get(scan.key)
+                        if record is None:
+                            continue  # it failed, which was said
+                    elif isinstance(scan.found, _Finished):
+                        record = scan.found.kept.record
+                        if reports is not None:
+                            reports.add(scan.found.report(loaded, flagging))
+                        skipped += 1
+                    else:
+                        record = score_scan(
+                            scan.found,
+                            loaded,
+                            out / scan.name,
+                            threshold=flagging.threshold,
+                            fpr=flagging.share,
+                            settings=flagging.settings,
+                            reported=None if reports is None else reports.add,
+                            overwrite=scan.replaces,
+                            run={"scan": scan.key, "settings": asked, "command": command},
+                            progress=progress,
+                            **options,
+                        )
+                except InputError as error:
+                    errors.append(error)
+                    if reports is not None:
+                        reports.fail(error, inputs.index(scan.source), scan.name)
+                    continue
+                finally:
+                    scan.found = None
+                finished[scan.key] = record
+                scans.append({"input": str(scan.source), **flagging.judged(record)})
+        if not scans:
+            raise errors[0]
+        written = {} if reports is None else reports.write(left_out)
     return {
         "model": loaded.name,
         "model_sha256": loaded.sha256,
@@ -237,6 +277,7 @@ def score_scans(
         "fpr": flagging.share,
         "calibration": flagging.note(loaded),
         "scans": scans,
+        "skipped": skipped,
         "failed": [str(error) for error in errors],
         "left_out": left_out,
         "report": written.get("report"),
@@ -244,33 +285,108 @@ def score_scans(
     }
 
 
-def _volumes(
-    inputs: Sequence[Path],
-    model: NormativeModel,
-    plane: SlicePlane | None,
-    every_series: bool,
-    left_out: list[str],
-) -> Iterator[tuple[Path, str, Volume | InputError]]:
-    """Read the scans to score one by one: input, folder's name, and the scan or what is wrong."""
-    taken: set[str] = set()
-    for source in inputs:
-        try:
-            found = find_scans(source)
-        except InputError as error:
-            yield source, "", error
-            continue
-        for unread in found.errors:
-            yield source, "", unread
-        for scan in scans_to_score(found.scans, every_series, left_out):
-            name = scan_folder_name(scan, taken)
-            taken.add(name)
+def _hashed(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A scan that needs no scoring; its voxels only where they are needed for a report."""
+
+    kept: Kept
+    volume: Volume | None
+
+    def report(self, model: NormativeModel, flagging: Flagging) -> ScanReport:
+        assert self.volume is not None
+        return kept_report(
+            self.kept.provenance,
+            self.kept.folder / OUTPUT_FILES["nll"],
+            self.volume,
+            model,
+            threshold=flagging.threshold,
+            fpr=flagging.share,
+            settings=flagging.settings,
+        )
+
+
+@dataclass
+class _Next:
+    """What is to be done with a scan.
+
+    Parameters
+    ----------
+    source : Path
+        The input that it was found in.
+    found : Volume, _Finished, InputError or None
+        Its voxels, to be scored; its results; what is wrong with it. None where it came before in
+        this run.
+    name : str
+        Of its folder; "" where it has none.
+    key : str
+        See `scan_sha256`.
+    replaces : bool
+        Whether results in its folder are to be replaced.
+    """
+
+    source: Path
+    found: Volume | _Finished | InputError | None = None
+    name: str = ""
+    key: str = ""
+    replaces: bool = False
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """Finds the scans of the inputs and reads them one by one."""
+
+    model: NormativeModel
+    plane: SlicePlane | None
+    every_series: bool
+    left_out: list[str]
+    earlier: EarlierResults
+    asked: str
+    overwrite: bool
+    reports: bool
+
+    def scans(self, inputs: Sequence[Path]) -> Iterator[_Next]:
+        """Walk through them; of what is finished, only what a report needs is read."""
+        seen: set[str] = set()
+        for source in inputs:
             try:
-                volume = model.cut(scan.read(), plane)
+                found = find_scans(source)
             except InputError as error:
-                yield source, name, error
+                yield _Next(source, error)
                 continue
-            yield source, name, volume
-            del volume
+            for unread in found.errors:
+                yield _Next(source, unread)
+            for scan in scans_to_score(found.scans, self.every_series, self.left_out):
+                coming = _Next(source, name=scan_folder_name(scan))
+                try:
+                    self._look_up(coming, scan, seen)
+                except InputError as error:
+                    coming.found = error
+                yield coming
+                del coming
+
+    def _look_up(self, coming: _Next, scan: Scan, seen: set[str]) -> None:
+        coming.key = scan_sha256(scan)
+        if coming.key in seen:
+            return
+        seen.add(coming.key)
+        kept = self.earlier.of(coming.key)
+        whole = kept is not None and kept.is_finished(self.asked, overwrite=self.overwrite)
+        volume = None
+        if not whole or self.reports:
+            volume = self.model.cut(scan.read(), self.plane)
+        if kept is not None and whole:
+            coming.found = _Finished(kept, volume)
+            return
+        assert volume is not None
+        coming.found = volume
+        coming.name = self.earlier.name_for(volume, coming.key)
+        coming.replaces = self.overwrite or kept is not None
+        if not coming.replaces:
+            refuse_earlier(self.earlier.out / coming.name)
 
 
 def scans_to_score(scans: Sequence[Scan], every_series: bool, left_out: list[str]) -> list[Scan]:
@@ -314,6 +430,7 @@ def score_scan(
     pdf: Paper | None = None,
     reported: Callable[[ScanReport], None] | None = None,
     overwrite: bool = False,
+    run: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score one volume and write what comes out of it.
@@ -326,7 +443,7 @@ def score_scan(
         What scores it.
     folder : Path
         See `write_scan_outputs`, as for ``threshold``, ``fpr``, ``settings``, ``keep_uids``,
-        ``dicom``, ``png``, ``png_heat``, ``report``, ``pdf`` and ``overwrite``.
+        ``dicom``, ``png``, ``png_heat``, ``report``, ``pdf``, ``overwrite`` and ``run``.
     montage : bool
         Also write ``montage.png`` with the highest-scoring slices.
     reported : callable, optional
@@ -367,22 +484,8 @@ def score_scan(
         report=report,
         pdf=pdf,
         likeness=likeness,
+        run=run,
     )
     if reported is not None and outputs.report is not None:
         reported(outputs.report)
-    found = outputs.p_values
-    highest = float(np.nanmax(score.image_scores)) if score.scored.any() else None
-    return {
-        "series": label,
-        "folder": str(folder),
-        "slices_scored": int(score.scored.sum()),
-        "highest_slice": int(np.nanargmax(score.image_scores)) if score.scored.any() else None,
-        "highest_image_score": highest,
-        "p_value": found.scan if found else None,
-        "p_value_patients": found.patients if found else None,
-        "findings": len(outputs.findings),
-        "flagged_voxels": int(np.count_nonzero(outputs.mask)),
-        "unlike": list(likeness.reasons),
-        "warnings": [*outputs.unlike, *volume.warnings, *outputs.warnings, *model.notes],
-        "files": {key: str(path) for key, path in outputs.files.items()},
-    }
+    return in_folder(outputs.summary, folder)

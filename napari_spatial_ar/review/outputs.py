@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,11 @@ from napari_spatial_ar.imaging.dicom.parametric_map import write_parametric_map
 from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.files import (
     atomic_write_bytes,
+    atomic_write_json,
     atomic_write_text,
+    claimed,
     storage_error,
+    work_folder,
 )
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan
@@ -43,7 +45,7 @@ from napari_spatial_ar.review.provenance import ModelLike, algorithm_of
 from napari_spatial_ar.review.report import REPORT_FILE, ScanReport, scan_report
 from napari_spatial_ar.review.report_html import scan_page
 from napari_spatial_ar.review.report_pdf import PDF_FILE, Paper, pdf_of
-from napari_spatial_ar.review.results import ScoreLike, gather_results
+from napari_spatial_ar.review.results import ScanResults, ScoreLike, gather_results
 
 __all__ = [
     "DICOM_FILES",
@@ -54,6 +56,10 @@ __all__ = [
     "REPORT_PDF",
     "ScanOutputs",
     "earlier_files",
+    "facts_of",
+    "finish_interrupted",
+    "in_folder",
+    "refuse_earlier",
     "scan_folder_name",
     "write_scan_outputs",
 ]
@@ -74,6 +80,8 @@ REPORT = "report"
 REPORT_PDF = "report_pdf"
 _REPORTS = {REPORT: REPORT_FILE, REPORT_PDF: PDF_FILE}
 _OPTIONAL = {MONTAGE: "montage.png", OVERLAYS: "overlays", **_REPORTS, **DICOM_FILES}
+# Results that are whole, on their way to their place.
+_READY = ".napari-spatial-ar-ready"
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,8 @@ class ScanOutputs:
         Sentences that warn of a scan unlike those the model learned from.
     report : ScanReport or None
         What ``report.html`` and ``report.pdf`` say, where one was written.
+    summary : dict
+        What the results come to, as ``score`` says it; ``files`` by their names in the folder.
     """
 
     files: dict[str, Path]
@@ -106,6 +116,7 @@ class ScanOutputs:
     p_values: PValues | None = None
     unlike: tuple[str, ...] = ()
     report: ScanReport | None = field(default=None, repr=False)
+    summary: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def scan_folder_name(volume: Volume | Scan, taken: Collection[str] = ()) -> str:
@@ -152,12 +163,15 @@ def write_scan_outputs(
     report: bool = False,
     pdf: Paper | None = None,
     likeness: Likeness | None = None,
+    run: Mapping[str, str] | None = None,
 ) -> ScanOutputs:
     """Write scores, mask, findings and provenance of one scan into one folder.
 
-    Everything is written beside the folder first and moved in at the end. Files of an earlier
-    run are set aside meanwhile and come back if a move fails, so that the folder holds one run's
-    files or the other's; other files in it are left alone.
+    The folder is claimed meanwhile. Everything is written into a hidden folder in it and moved to
+    its place at the end, the record last. Files of an earlier run are set aside before that and
+    come back if a move fails; where the process is killed in between, whoever writes to the folder
+    next does the moves that are left. So it holds one run's files or the other's; other files in
+    it are left alone.
 
     Memory: scores and mask are held whole, 5 bytes a voxel, and each while it is written up to
     3 times more; the scan itself is read slice by slice where it is large.
@@ -202,6 +216,8 @@ def write_scan_outputs(
         How the scan compares with those the model learned from, where that was looked at; what
         is unlike stands in ``unlike`` and in the record, as does a share of flagged tissue that
         no scan like them has.
+    run : mapping, optional
+        By what scan, settings and command are known again, for the record.
 
     Returns
     -------
@@ -212,137 +228,217 @@ def write_scan_outputs(
     Raises
     ------
     InputError
-        If the folder holds results and ``overwrite`` is False, or is a file, or the mask does
-        not fit.
+        If the folder holds results and ``overwrite`` is False, or is a file, or another process
+        writes to it, or the mask does not fit.
     StorageError
         If the disk is full or the place may not be written to.
     """
     out_dir = Path(out_dir)
-    if os.path.exists(out_dir) and not os.path.isdir(out_dir):
-        raise InputError("this is a file, not a folder", path=out_dir, fix="Choose another place")
-    if not overwrite and earlier_files(out_dir):
-        raise InputError(
-            "results of an earlier run are in this folder",
-            path=out_dir,
-            fix="Choose another folder, or ask for them to be overwritten",
+    with claimed(out_dir):
+        finish_interrupted(out_dir)
+        if not overwrite:
+            refuse_earlier(out_dir)
+        results = gather_results(
+            volume,
+            score,
+            model,
+            threshold=threshold,
+            fpr=fpr,
+            settings=settings,
+            region=region,
+            mask=mask,
+            reviewed=reviewed,
+            keep_uids=keep_uids,
+            likeness=likeness,
         )
-    results = gather_results(
-        volume,
-        score,
-        model,
-        threshold=threshold,
-        fpr=fpr,
-        settings=settings,
-        region=region,
-        mask=mask,
-        reviewed=reviewed,
-        keep_uids=keep_uids,
-        likeness=likeness,
-    )
-    final, findings, record, unit = results.mask, results.findings, results.record, results.unit
-    more, geometry = results.more, volume.geometry
-    work = _folder_beside(out_dir)
-    warnings: tuple[str, ...] = ()
-    written_up: ScanReport | None = None
-    try:
-        made = {key: work / name for key, name in OUTPUT_FILES.items()}
-        like = _nifti_source(volume)
-        write_nifti(made["nll"], np.asarray(score.nll, np.float32), geometry, like=like)
-        write_nifti(made["mask"], final, geometry, like=like)
-        write_findings_csv(made["findings_csv"], findings, more)
-        write_findings_json(
-            made["findings_json"], findings, record["p_values"], unit=unit, more=more
+        final, findings, record, unit = (
+            results.mask,
+            results.findings,
+            results.record,
+            results.unit,
         )
-        atomic_write_text(made["provenance"], json.dumps(record, indent=2, allow_nan=False) + "\n")
-        if montage_too:
-            picture = montage(
-                volume,
-                score.nll,
-                score.image_scores,
-                final,
-                threshold=threshold,
-                fpr=fpr,
-                unit=unit,
-                title=f"{volume.series.label}, model {model.name}",
-            )
-            made[MONTAGE] = work / _OPTIONAL[MONTAGE]
-            write_png(made[MONTAGE], picture)
-        if png:
-            made[OVERLAYS] = work / _OPTIONAL[OVERLAYS]
-            scores = score.nll, score.image_scores, final
-            write_overlays(made[OVERLAYS], volume, *scores, threshold=threshold, heat=png_heat)
-        if dicom:
-            edited = bool(record["threshold"]["mask_edited_by_hand"])
-            written, warnings = _write_dicom(
-                work,
-                volume,
-                score.nll,
-                final,
-                model,
-                threshold=threshold,
-                unit=unit,
-                edited=edited,
-            )
-            made |= written
-        if report or pdf:
-            written_up = scan_report(results, model, warnings=warnings)
-            page = scan_page(written_up)
-        if report:
-            made[REPORT] = work / _OPTIONAL[REPORT]
-            atomic_write_text(made[REPORT], page)
-        if pdf:
-            made[REPORT_PDF] = work / _OPTIONAL[REPORT_PDF]
-            atomic_write_bytes(made[REPORT_PDF], pdf_of(page, paper=pdf))
-        _move_in(work, out_dir)
-    except OSError as error:
-        raise storage_error(error, out_dir) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        more, geometry = results.more, volume.geometry
+        warnings: tuple[str, ...] = ()
+        written_up: ScanReport | None = None
+        with work_folder(out_dir) as hidden:
+            work = hidden / "results"
+            try:
+                made = {key: work / name for key, name in OUTPUT_FILES.items()}
+                like = _nifti_source(volume)
+                write_nifti(made["nll"], np.asarray(score.nll, np.float32), geometry, like=like)
+                write_nifti(made["mask"], final, geometry, like=like)
+                write_findings_csv(made["findings_csv"], findings, more)
+                write_findings_json(
+                    made["findings_json"], findings, record["p_values"], unit=unit, more=more
+                )
+                if montage_too:
+                    picture = montage(
+                        volume,
+                        score.nll,
+                        score.image_scores,
+                        final,
+                        threshold=threshold,
+                        fpr=fpr,
+                        unit=unit,
+                        title=f"{volume.series.label}, model {model.name}",
+                    )
+                    made[MONTAGE] = work / _OPTIONAL[MONTAGE]
+                    write_png(made[MONTAGE], picture)
+                if png:
+                    made[OVERLAYS] = work / _OPTIONAL[OVERLAYS]
+                    scores = score.nll, score.image_scores, final
+                    write_overlays(
+                        made[OVERLAYS], volume, *scores, threshold=threshold, heat=png_heat
+                    )
+                if dicom:
+                    edited = bool(record["threshold"]["mask_edited_by_hand"])
+                    written, warnings = _write_dicom(
+                        work,
+                        volume,
+                        score.nll,
+                        final,
+                        model,
+                        threshold=threshold,
+                        unit=unit,
+                        edited=edited,
+                    )
+                    made |= written
+                if report or pdf:
+                    written_up = scan_report(results, model, warnings=warnings)
+                    page = scan_page(written_up)
+                if report:
+                    made[REPORT] = work / _OPTIONAL[REPORT]
+                    atomic_write_text(made[REPORT], page)
+                if pdf:
+                    made[REPORT_PDF] = work / _OPTIONAL[REPORT_PDF]
+                    atomic_write_bytes(made[REPORT_PDF], pdf_of(page, paper=pdf))
+                summary = _summary(results, model, likeness, warnings)
+                summary["files"] = {key: path.name for key, path in made.items()}
+                record |= {"summary": summary, "files": _facts_under(work)}
+                if run is not None:
+                    image_scores = [float(value) for value in score.image_scores]
+                    record["run"] = {**run, "image_scores": image_scores}
+                atomic_write_json(made["provenance"], record)
+                # From here on the new results stay, whatever happens to this process.
+                os.replace(work, out_dir / _READY)
+                finish_interrupted(out_dir)
+            except OSError as error:
+                raise storage_error(error, out_dir) from error
     files = {key: out_dir / path.name for key, path in made.items()}
     return ScanOutputs(
-        files, findings, final, warnings, results.p_values, results.unlike, written_up
+        files, findings, final, warnings, results.p_values, results.unlike, written_up, summary
     )
+
+
+def _summary(
+    results: ScanResults,
+    model: ModelLike,
+    likeness: Likeness | None,
+    warnings: Sequence[str],
+) -> dict[str, Any]:
+    """Say what the results of a scan come to; names no file and no patient."""
+    scores, found = results.score.image_scores, results.p_values
+    any_scored = bool(results.score.scored.any())
+    return {
+        "series": results.volume.series.label,
+        "slices_scored": int(np.count_nonzero(results.score.scored)),
+        "highest_slice": int(np.nanargmax(scores)) if any_scored else None,
+        "highest_image_score": float(np.nanmax(scores)) if any_scored else None,
+        "p_value": found.scan if found else None,
+        "p_value_patients": found.patients if found else None,
+        "findings": len(results.findings),
+        "flagged_voxels": int(np.count_nonzero(results.mask)),
+        "unlike": list(likeness.reasons) if likeness else [],
+        "warnings": [
+            *results.unlike,
+            *results.volume.warnings,
+            *warnings,
+            *getattr(model, "notes", ()),
+        ],
+    }
+
+
+def in_folder(summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the ``summary`` of a record with the folder and the paths of its files."""
+    files = {key: str(folder / name) for key, name in summary["files"].items()}
+    return {**summary, "folder": str(folder), "files": files}
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Size and sha256 of a file, by which a result is known to be as it was written."""
+    with open(path, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": sha256}
+
+
+def _facts_under(folder: Path) -> dict[str, dict[str, Any]]:
+    return {
+        path.relative_to(folder).as_posix(): facts_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def refuse_earlier(folder: Path) -> None:
+    """Refuse a folder that holds results (`InputError`)."""
+    if earlier_files(folder):
+        raise InputError(
+            "results of an earlier run are in this folder",
+            path=folder,
+            fix="Choose another folder, or ask for them to be overwritten",
+        )
 
 
 def earlier_files(folder: Path) -> list[Path]:
     """List what an earlier run left in a folder."""
-    names = (*OUTPUT_FILES.values(), *_OPTIONAL.values())
-    return [folder / name for name in names if os.path.exists(folder / name)]
+    # The record first: without it, no one takes the others for a run's results.
+    names = (OUTPUT_FILES["provenance"], *OUTPUT_FILES.values(), *_OPTIONAL.values())
+    return [folder / name for name in dict.fromkeys(names) if os.path.exists(folder / name)]
 
 
-def _folder_beside(out_dir: Path) -> Path:
-    """Make a folder beside another, so that a move from it stays on one disk."""
-    try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
-    except OSError as error:
-        raise storage_error(error, out_dir) from error
+def finish_interrupted(folder: Path) -> None:
+    """Put results in place that are whole but not all where they belong.
 
+    They are those that this process has just made, or those of one that was killed as it moved
+    them. What an earlier run left goes; if a move fails, all is as it was before (OSError).
 
-def _move_in(work: Path, out_dir: Path) -> None:
-    """Put the files of ``work`` in place of an earlier run's, or leave all as it was (OSError)."""
-    if not out_dir.exists():
-        # mkdtemp makes a private folder; results get the user's usual permissions.
-        mask_bits = os.umask(0)
-        os.umask(mask_bits)
-        work.chmod(0o777 & ~mask_bits)
-        os.replace(work, out_dir)
+    Parameters
+    ----------
+    folder : Path
+        Claimed by this process.
+    """
+    ready, record = folder / _READY, OUTPUT_FILES["provenance"]
+    if not ready.is_dir():
         return
-    aside = _folder_beside(out_dir)
     moved: list[tuple[Path, Path]] = []
+    with work_folder(folder) as aside:
+        try:
+            new = _listed(ready / record)
+            if new:  # the record comes last: without it, all is in its place
+                for old in earlier_files(folder):
+                    if old.name not in new or (ready / old.name).exists():
+                        os.replace(old, aside / old.name)
+                        moved.append((aside / old.name, old))
+                for name in (*sorted(new), record):
+                    if (ready / name).exists():
+                        os.replace(ready / name, folder / name)
+                        moved.append((folder / name, ready / name))
+        except OSError:
+            for now, before in reversed(moved):
+                os.replace(now, before)
+            raise
+        finally:
+            # In one step: half of it would be taken for what is left to be moved.
+            os.replace(ready, aside / _READY)
+
+
+def _listed(record: Path) -> set[str]:
+    """Names of the files and folders that a record was written beside; none without a record."""
     try:
-        for old in earlier_files(out_dir):
-            os.replace(old, aside / old.name)
-            moved.append((aside / old.name, old))
-        for new in sorted(work.iterdir()):
-            os.replace(new, out_dir / new.name)
-            moved.append((out_dir / new.name, new))
-    except OSError:
-        for now, before in reversed(moved):
-            os.replace(now, before)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        files = json.loads(record.read_bytes())["files"]
+        return {PurePosixPath(name).parts[0] for name in files}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return set()
 
 
 def _write_dicom(

@@ -29,6 +29,7 @@ __all__ = [
     "provenance",
     "recorded_algorithm",
     "versions",
+    "voxels_sha256",
 ]
 
 #: Stands in every dock, picture and file this package gives out.
@@ -97,7 +98,7 @@ def _hashed(uid: str) -> str:
     return "sha256:" + hashlib.sha256(uid.encode()).hexdigest()
 
 
-def _voxels_sha256(volume: Volume) -> str:
+def voxels_sha256(volume: Volume) -> str:
     """Sha256 of the voxels in source order, one plane in memory at a time."""
     digest = hashlib.sha256()
     for plane in volume.data:
@@ -217,7 +218,7 @@ def provenance(
             "study_uid": named["study"],
             "frame_of_reference_uid": named["frame_of_reference"],
             "files": len(volume.series.files),
-            "voxels_sha256": _voxels_sha256(volume),
+            "voxels_sha256": voxels_sha256(volume),
             "modality": volume.modality,
             "intensity": volume.intensity,
             "unit": volume.unit or None,

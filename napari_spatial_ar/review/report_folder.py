@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import zlib
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import nibabel as nib
+import numpy as np
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_bytes, atomic_write_text
@@ -13,7 +18,7 @@ from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.likeness import Likeness
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings_list import list_findings
-from napari_spatial_ar.review.masks import make_mask
+from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from napari_spatial_ar.review.report import (
     IN_A_FOLDER,
     REPORT_FILE,
@@ -21,6 +26,7 @@ from napari_spatial_ar.review.report import (
     FolderReport,
     ScanReport,
     report_steps,
+    scan_report,
     told_in_report,
 )
 from napari_spatial_ar.review.report_html import folder_page
@@ -28,9 +34,9 @@ from napari_spatial_ar.review.report_pdf import PDF_FILE, Paper, pdf_of
 from napari_spatial_ar.review.results import gather_results
 from napari_spatial_ar.review.worklist import Entry
 from napari_spatial_ar.review.worklist_scoring import MaskRule
-from napari_spatial_ar.review.worklist_store import WorklistStore, model_key
+from napari_spatial_ar.review.worklist_store import ScanScores, WorklistStore, model_key
 
-__all__ = ["FolderReports", "worklist_steps"]
+__all__ = ["FolderReports", "kept_report", "worklist_steps"]
 
 
 class FolderReports:
@@ -114,6 +120,51 @@ class FolderReports:
             atomic_write_bytes(self._pdf, pdf_of(page, paper=self._paper))
             written["report_pdf"] = str(self._pdf)
         return written
+
+
+def kept_report(
+    provenance: Mapping[str, Any],
+    nll: Path,
+    volume: Volume,
+    model: Any,
+    *,
+    threshold: float,
+    fpr: float | None,
+    settings: MaskSettings | None,
+) -> ScanReport:
+    """Say what results that `score` wrote before say of a scan, without scoring it again.
+
+    Parameters
+    ----------
+    provenance : mapping
+        Their ``provenance.json``.
+    nll : Path
+        Their heatmap.
+    volume, model : Volume, NormativeModel
+        The scan, with the slices that the model saw, and what scored it.
+    threshold, fpr, settings
+        Those that the results were made with.
+
+    Raises
+    ------
+    InputError
+        If the results are damaged.
+    """
+    geometry = volume.geometry
+    try:
+        found = np.asarray(nib.load(nll).dataobj, np.float32).T  # type: ignore[attr-defined]
+        image_scores = np.array(provenance["run"]["image_scores"], np.float32)
+        warnings = tuple(map(str, provenance["summary"]["warnings"]))
+    except (OSError, EOFError, ValueError, TypeError, KeyError, zlib.error) as error:
+        raise InputError("cannot be read any more", path=nll, fix="Score it again") from error
+    if found.shape != geometry.shape or image_scores.shape != (geometry.slice_count,):
+        raise InputError("is not on the grid of its scan", path=nll, fix="Score it again")
+    score = ScanScores(found, np.ones(len(image_scores), bool), image_scores)
+    results = gather_results(volume, score, model, threshold=threshold, fpr=fpr, settings=settings)
+    # What was said then, of the likeness too, which is measured with the backbone.
+    return replace(
+        scan_report(results, model), record=provenance, warnings=tuple(dict.fromkeys(warnings))
+    )
 
 
 def worklist_steps(

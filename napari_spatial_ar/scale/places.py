@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_spatial_ar.errors import InputError, StorageError
-from napari_spatial_ar.imaging.files import atomic_write_bytes
+from napari_spatial_ar.imaging.files import atomic_write_bytes, work_folder
 
 __all__ = ["Place", "digests", "is_url"]
 
@@ -145,9 +145,9 @@ class Place:
         if self.local is not None:
             yield self.local / name
             return
-        with tempfile.TemporaryDirectory(prefix="spatial-ar-") as temporary:
+        with work_folder(tempfile.gettempdir()) as temporary:
             # Not the temporary folder itself: the writer of results wants to make its own.
-            made = Path(temporary, "scan")
+            made = temporary / "scan"
             yield made
             with self._reached():
                 for path in sorted(p for p in made.rglob("*") if p.is_file()):

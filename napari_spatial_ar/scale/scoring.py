@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -20,6 +21,7 @@ from napari_spatial_ar.errors import (
     StorageError,
     WeightsError,
 )
+from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.reading import Source, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.selection import SlicePlane
@@ -27,6 +29,7 @@ from napari_spatial_ar.normative.engine_choice import settle
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.review.batch import Flagging, scans_to_score, score_scan
+from napari_spatial_ar.review.earlier import tidy
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import scan_folder_name
 from napari_spatial_ar.review.report_pdf import Paper, need_pdf
@@ -253,7 +256,8 @@ def score_many(
     Raises
     ------
     SpatialARError
-        If the model or the place cannot be used, or no input could be scored.
+        If the model or the place cannot be used, another process writes to the same folder
+        (`InUseError`; of a place at a URL that is not known), or no input could be scored.
     """
     if options.get("pdf"):
         need_pdf()
@@ -263,58 +267,62 @@ def score_many(
             f"{place.url} is kept by each process for itself, so a cluster's results would be lost",
             fix="Choose a place that all of its machines reach",
         )
-    path = find_model(model).resolve()
-    loaded = load_model(path, weights=weights, device="cpu")
-    flagging = Flagging.of(
-        loaded,
-        fpr=fpr,
-        threshold=threshold,
-        alpha=alpha,
-        settings=settings,
-        hysteresis_fpr=hysteresis_fpr,
-    )
-    job = ScoreJob(
-        str(path),
-        loaded.sha256,
-        place.url,
-        flagging,
-        weights=None if weights is None else str(weights.resolve()),
-        device=device,
-        **options,
-    )
-    plan = _Plan(inputs, Ledger(place), job.digest, every_series, overwrite)
-    done: dict[str, Entry] = {}
-    for task, outcome in run(score_one, iter(plan), job):
-        if isinstance(outcome, Entry):
-            done[task.key] = outcome
-        elif isinstance(outcome, ModelFileError | WeightsError | StorageError):
-            raise outcome  # every other scan would end so
-        else:
-            plan.errors.append(outcome)
-        if progress is not None:
-            count = len(plan.skipped) + len(done)
-            progress(f"{count} scans", count + len(plan.errors), plan.total)
-    entries = {**plan.skipped, **done}
-    records = [
-        {"input": str(source), **entries[key].record}
-        for key, source in plan.inputs_of.items()
-        if key in entries
-    ]
-    if not records:
-        raise plan.errors[0]
-    return {
-        "model": loaded.name,
-        "model_sha256": loaded.sha256,
-        "backbone": records[0]["backbone"],
-        "out": place.url,
-        "threshold": flagging.threshold,
-        "fpr": flagging.share,
-        "calibration": flagging.note(loaded),
-        "scans": records,
-        "skipped": len(plan.skipped),
-        "failed": [str(error) for error in plan.errors],
-        "left_out": plan.left_out,
-    }
+    with ExitStack() as held:
+        if place.local is not None:
+            held.enter_context(claimed(place.local))
+            tidy(place.local)
+        path = find_model(model).resolve()
+        loaded = load_model(path, weights=weights, device="cpu")
+        flagging = Flagging.of(
+            loaded,
+            fpr=fpr,
+            threshold=threshold,
+            alpha=alpha,
+            settings=settings,
+            hysteresis_fpr=hysteresis_fpr,
+        )
+        job = ScoreJob(
+            str(path),
+            loaded.sha256,
+            place.url,
+            flagging,
+            weights=None if weights is None else str(weights.resolve()),
+            device=device,
+            **options,
+        )
+        plan = _Plan(inputs, Ledger(place), job.digest, every_series, overwrite)
+        done: dict[str, Entry] = {}
+        for task, outcome in run(score_one, iter(plan), job):
+            if isinstance(outcome, Entry):
+                done[task.key] = outcome
+            elif isinstance(outcome, ModelFileError | WeightsError | StorageError):
+                raise outcome  # every other scan would end so
+            else:
+                plan.errors.append(outcome)
+            if progress is not None:
+                count = len(plan.skipped) + len(done)
+                progress(f"{count} scans", count + len(plan.errors), plan.total)
+        entries = {**plan.skipped, **done}
+        records = [
+            {"input": str(source), **entries[key].record}
+            for key, source in plan.inputs_of.items()
+            if key in entries
+        ]
+        if not records:
+            raise plan.errors[0]
+        return {
+            "model": loaded.name,
+            "model_sha256": loaded.sha256,
+            "backbone": records[0]["backbone"],
+            "out": place.url,
+            "threshold": flagging.threshold,
+            "fpr": flagging.share,
+            "calibration": flagging.note(loaded),
+            "scans": records,
+            "skipped": len(plan.skipped),
+            "failed": [str(error) for error in plan.errors],
+            "left_out": plan.left_out,
+        }
 
 
 class _Plan:

@@ -30,6 +30,7 @@ from napari_spatial_ar.imaging.files import (
     work_folder,
 )
 
+LEFT = f".partial-{'1' * 32}"
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 
@@ -181,11 +182,11 @@ def test_one_process_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
             pass
     with claimed(folder):  # the kernel let go of it
         (folder / "a.txt").write_text("whole")
-        (folder / ".partial-left").write_text("half")
+        (folder / f"{LEFT}.txt").write_text("half")
         (folder / ".hidden").write_text("the user's")
         with pytest.raises(InUseError):
             claimed(folder).__enter__()  # in this process too
-    assert sorted(path.name for path in folder.iterdir()) == [".hidden", ".partial-left", "a.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == [".hidden", f"{LEFT}.txt", "a.txt"]
     with claimed(folder):
         assert sorted(path.name for path in folder.glob("[!.]*")) == ["a.txt"]
     assert sorted(path.name for path in folder.iterdir()) == [".hidden", "a.txt"]
@@ -240,7 +241,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(files, "lock_descriptor", no_locks)
-    old, new = tmp_path / ".partial-old", tmp_path / ".partial-new"
+    old, new = tmp_path / LEFT, tmp_path / LEFT.replace("1", "2")
     for path in (old, new):
         path.write_text("half")
     os.utime(old, (0, 0))
@@ -249,7 +250,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
             stack.enter_context(claimed(tmp_path))
         atomic_write_text(tmp_path / "a.txt", "whole")
         assert stack.enter_context(work_folder(tmp_path)).is_dir()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-new", "a.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LEFT.replace("1", "2"), "a.txt"]
     remove_partial(tmp_path / "absent")
 
 

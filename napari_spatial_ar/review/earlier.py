@@ -1,0 +1,205 @@
+"""What earlier runs left in a folder of results: of which scans, and whether all of it is there.
+
+Each scan's folder holds a ``provenance.json`` that is put there last. It names the scan by its
+content, the settings by a hash, and every other file with its size and sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_spatial_ar.errors import InputError, InUseError
+from napari_spatial_ar.imaging.files import claimed, holds_leftovers
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.slices import file_digest
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.review.outputs import (
+    OUTPUT_FILES,
+    earlier_files,
+    facts_of,
+    finish_interrupted,
+    in_folder,
+    scan_folder_name,
+)
+from napari_spatial_ar.review.provenance import voxels_sha256
+
+__all__ = ["EarlierResults", "Kept", "scan_sha256", "tidy"]
+
+_DIGITS = 8
+
+
+def scan_sha256(scan: Scan) -> str:
+    """Name a scan by its content: that of its files, its place in them and its grid.
+
+    Neither names nor places of files count.
+
+    Raises
+    ------
+    InputError
+        If a file is gone or may not be read.
+    """
+    geometry, series = scan.geometry, scan.series
+    facts = (series.label, series.frames, geometry.shape, geometry.slice_axis)
+    digest = hashlib.sha256(repr(facts).encode(errors="surrogateescape"))
+    digest.update(np.round(np.asarray(geometry.affine, float), 4).tobytes())
+    for path in series.files:
+        digest.update(file_digest(path).encode())
+    return digest.hexdigest()
+
+
+def tidy(out: Path) -> None:
+    """Finish or remove what killed processes left in the folders of scans.
+
+    Folders that another process is writing to are left alone.
+    """
+    for folder in sorted(path for path in out.iterdir() if path.is_dir()):
+        if not holds_leftovers(folder):
+            continue
+        with suppress(InUseError), claimed(folder):
+            finish_interrupted(folder)
+        with suppress(OSError):
+            folder.rmdir()  # where nothing had come to be in it
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Results of a scan that an earlier run wrote.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they are.
+    provenance : mapping
+        Their ``provenance.json``.
+    """
+
+    folder: Path
+    provenance: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, folder: Path) -> Kept | None:
+        """Return the results in a folder; None where it holds no whole record of any."""
+        try:
+            found = json.loads((folder / OUTPUT_FILES["provenance"]).read_bytes())
+            dict(found["scan"])
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        return cls(folder, found)
+
+    @property
+    def scan(self) -> str:
+        """`scan_sha256` of the scan; "" where `score` did not write the results."""
+        return str(self._run.get("scan", ""))
+
+    @property
+    def _run(self) -> Mapping[str, Any]:
+        run = self.provenance.get("run")
+        rest = (self.provenance.get(name) for name in ("files", "summary"))
+        whole = isinstance(run, dict) and all(isinstance(part, dict) for part in rest)
+        return run if whole and isinstance(run, dict) else {}
+
+    @property
+    def command(self) -> str:
+        """Hash of the command that wrote them; "" where `score` did not."""
+        return str(self._run.get("command", ""))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `score_scan` says of the scan."""
+        return in_folder(self.provenance["summary"], self.folder)
+
+    def is_finished(self, settings: str, *, overwrite: bool) -> bool:
+        """Whether a scan needs no scoring, since all that would be written is there.
+
+        Parameters
+        ----------
+        settings : str
+            Hash of model and settings.
+        overwrite : bool
+            Whether results of other settings, and results that were changed since, are replaced.
+
+        Raises
+        ------
+        InputError
+            If there are such results and they are not to be replaced.
+        """
+        if self._run.get("settings") != settings:
+            if overwrite:
+                return False
+            raise InputError(
+                "results of an earlier run with another model or other settings are in this folder",
+                path=self.folder,
+                fix="Choose another folder, or ask for them to be overwritten",
+            )
+        there = {
+            name: self.folder / name
+            for name in self.provenance["files"]
+            if (self.folder / name).is_file()
+        }
+        written = self.provenance["files"]
+        changed = [name for name, path in there.items() if facts_of(path) != written[name]]
+        if changed and not overwrite:
+            raise InputError(
+                "has changed since an earlier run wrote it",
+                path=self.folder / changed[0],
+                fix="Move it away to have it written again, or ask for it to be overwritten",
+            )
+        return not changed and len(there) == len(written)
+
+
+class EarlierResults:
+    """The results in a folder, one folder a scan, and names for those that come.
+
+    Parameters
+    ----------
+    out : Path
+        The folder, claimed by this process.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        tidy(out)
+        found = map(Kept.of, sorted(path for path in out.iterdir() if path.is_dir()))
+        self.kept = [kept for kept in found if kept is not None]
+        self._of = {kept.scan: kept for kept in reversed(self.kept) if kept.scan}
+        self._given: set[str] = set()
+
+    def of(self, scan: str) -> Kept | None:
+        """Results of a scan, named by `scan_sha256`."""
+        return self._of.get(scan)
+
+    def name_for(self, volume: Volume, scan: str) -> str:
+        """Name a scan's folder: its own, where there is one, and never that of another scan.
+
+        The name is that of its series. Where another scan has that already, the start of the
+        scan's own hash is added.
+        """
+        known = self._of.get(scan)
+        name = plain = scan_folder_name(volume)
+        digits = _DIGITS
+        if known is not None:
+            name = known.folder.name
+        else:
+            while name in self._given or not self._is_free(name, volume):
+                name = f"{plain}-{scan[:digits]}"
+                digits += 1
+        self._given.add(name)
+        return name
+
+    def _is_free(self, name: str, volume: Volume) -> bool:
+        folder = self.out / name
+        if not earlier_files(folder):
+            return True
+        kept = Kept.of(folder)
+        if kept is None or kept.scan:
+            return False
+        # Of an earlier version, or exported by hand: only the voxels tell whose they are.
+        return bool(kept.provenance["scan"].get("voxels_sha256") == voxels_sha256(volume))
