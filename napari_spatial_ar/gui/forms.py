@@ -6,19 +6,14 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from qtpy.QtCore import Qt, QTimer
-from qtpy.QtGui import QShowEvent
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QComboBox,
     QDialog,
-    QDockWidget,
-    QFrame,
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QMainWindow,
     QPushButton,
-    QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -30,7 +25,6 @@ from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 __all__ = [
     "Dialog",
-    "DockPage",
     "Note",
     "button",
     "combo",
@@ -43,7 +37,6 @@ __all__ = [
     "stack",
 ]
 
-_MIN_WIDTH = 345
 _LABEL_WIDTH = 96
 
 
@@ -158,96 +151,9 @@ def research_line() -> QLabel:
     return line
 
 
-# A frame around the widget that keys go to: napari's themes draw none. Read on its dark and light
-# backgrounds alike.
-_FOCUS_STYLE = "".join(
-    f"{kind}:focus {{ border: 2px solid #2f8fe0; }}"
-    for kind in ("QPushButton", "QToolButton", "QComboBox", "QCheckBox", "QSlider", "QTableView")
-)
-
-
 class Dialog(QDialog):
     """What this plugin's dialogs have in common: the wheel changes no value in them."""
 
     def __init__(self, parent: QWidget | None = None):
         super().__init__(parent)
         WheelGuard(self)
-
-
-class DockPage(QWidget):
-    """What this plugin's docks have in common: one look, and one place as tabs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._placed = False
-        self.setStyleSheet(_FOCUS_STYLE)
-        self._guard = WheelGuard(self)
-
-    def lay_out(
-        self,
-        sections: Sequence[QWidget],
-        *,
-        stretch: int | None = None,
-        foot: QWidget | None = None,
-    ) -> None:
-        """Put sections under each other; the foot and the research-use line always stand below.
-
-        The sections scroll where the window is too low for them.
-        """
-        self.setMinimumWidth(_MIN_WIDTH)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.setSpacing(0)
-        self.scroll = _scrolling(sections, stretch)
-        outer.addWidget(self.scroll, 1)
-        if foot is not None:
-            foot.layout().setContentsMargins(8, 6, 8, 4)
-            outer.addWidget(foot)
-        outer.addWidget(research_line())
-        self._guard.look()
-
-    def showEvent(self, event: QShowEvent) -> None:
-        """Join the plugin's other dock when shown for the first time."""
-        super().showEvent(event)
-        if not self._placed:
-            self._placed = True
-            # Not before the dock has been put into the window.
-            QTimer.singleShot(0, self._join)
-
-    def _join(self) -> None:
-        """Become a tab beside the plugin's other dock: under it, neither would have room."""
-        window = self.window()
-        if not isinstance(window, QMainWindow):
-            return
-        docks = {page: page.frame() for page in window.findChildren(DockPage)}
-        mine = docks.pop(self, None)
-        for other in docks.values():
-            if mine is None or other is None or mine.isFloating() or other.isFloating():
-                continue
-            if window.dockWidgetArea(mine) == window.dockWidgetArea(other):
-                window.tabifyDockWidget(other, mine)
-                mine.raise_()
-
-    def frame(self) -> QDockWidget | None:
-        """Return the dock widget that napari put this page into."""
-        parent = self.parentWidget()
-        while parent is not None and not isinstance(parent, QDockWidget):
-            parent = parent.parentWidget()
-        return parent
-
-
-def _scrolling(sections: Sequence[QWidget], stretch: int | None) -> QScrollArea:
-    content = QWidget()
-    layout = QVBoxLayout(content)
-    layout.setContentsMargins(8, 6, 8, 4)
-    layout.setSpacing(9)
-    for index, part in enumerate(sections):
-        layout.addWidget(part, 1 if index == stretch else 0)
-    # Takes what is left over where nothing stretches, or what does is hidden.
-    layout.addStretch(0)
-    scroll = QScrollArea()
-    scroll.setFrameShape(QFrame.Shape.NoFrame)
-    scroll.setWidgetResizable(True)
-    scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    scroll.setWidget(content)
-    return scroll

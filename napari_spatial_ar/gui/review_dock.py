@@ -10,11 +10,12 @@ import napari.viewer
 import numpy as np
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
+from napari_spatial_ar.gui.dock_page import DockPage
 from napari_spatial_ar.gui.explain_panel import ExplainPanel
 from napari_spatial_ar.gui.export_panel import ExportPanel
 from napari_spatial_ar.gui.exporting import Exporter
 from napari_spatial_ar.gui.findings_panel import FindingsPanel
-from napari_spatial_ar.gui.forms import DockPage, select_data
+from napari_spatial_ar.gui.forms import select_data
 from napari_spatial_ar.gui.likeness_check import LikenessCheck
 from napari_spatial_ar.gui.looking_panel import LookingPanel
 from napari_spatial_ar.gui.masking import MaskController
@@ -29,7 +30,7 @@ from napari_spatial_ar.gui.score_panel import ScorePanel
 from napari_spatial_ar.gui.scorer import Scorer
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
-from napari_spatial_ar.gui.viewing import go_to_slice, viewer_itself
+from napari_spatial_ar.gui.viewing import go_to_slice
 from napari_spatial_ar.gui.workers import TaskHost
 from napari_spatial_ar.gui.worklist_panel import WorklistPanel, show_worklist
 
@@ -46,8 +47,7 @@ class ReviewDock(DockPage):
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer):
-        super().__init__()
-        self.viewer = viewer_itself(napari_viewer)
+        super().__init__(napari_viewer)
         self.tasks = TaskHost(self)
         self._wanted: str | None = None
         self.worklist: WorklistPanel | None = None

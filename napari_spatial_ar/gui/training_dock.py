@@ -15,7 +15,8 @@ from qtpy.QtWidgets import QMessageBox, QProgressBar
 
 from napari_spatial_ar.errors import Cancelled, SpatialARError
 from napari_spatial_ar.gui import services
-from napari_spatial_ar.gui.forms import DockPage, Note, button, row, section
+from napari_spatial_ar.gui.dock_page import DockPage
+from napari_spatial_ar.gui.forms import Note, button, row, section
 from napari_spatial_ar.gui.library_button import LibraryButton
 from napari_spatial_ar.gui.loss_plot import LossPlot
 from napari_spatial_ar.gui.notify import report
@@ -24,7 +25,6 @@ from napari_spatial_ar.gui.stepping import StepText, until_stopped
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.training_form import TrainingForm
 from napari_spatial_ar.gui.unfinished import UnfinishedFit
-from napari_spatial_ar.gui.viewing import viewer_itself
 from napari_spatial_ar.gui.workers import Task, TaskHost
 
 __all__ = ["TrainingDock"]
@@ -43,8 +43,7 @@ class TrainingDock(DockPage):
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer):
-        super().__init__()
-        self.viewer = viewer_itself(napari_viewer)
+        super().__init__(napari_viewer)
         self.tasks = TaskHost(self)
         self._task: Task | None = None
         self._text = StepText()
