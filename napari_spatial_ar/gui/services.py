@@ -191,11 +191,10 @@ def weights_hint(backbone: str) -> str:
     """Say how to get a backbone's weights; "" where they are on this machine."""
     if dict(backbone_names()).get(backbone, True):
         return ""
-    from napari_spatial_ar.normative.backbone import BACKBONES
-    from napari_spatial_ar.normative.weights import how_to_get
+    from napari_spatial_ar.normative.weights import how_to_get, spec_of
 
     try:
-        how = how_to_get(BACKBONES[backbone])
+        how = how_to_get(spec_of(backbone))
     except SpatialARError as error:
         how = str(error)
     return f"The weights of {backbone} are not on this machine. {how}."

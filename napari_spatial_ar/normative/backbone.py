@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -31,6 +32,7 @@ from napari_spatial_ar.normative.turns import Turns
 from napari_spatial_ar.normative.weight_layouts import (
     Rounding,
     content_sha256,
+    is_final_norm,
     is_used,
     to_transformers,
 )
@@ -46,6 +48,9 @@ __all__ = [
     "resolve_device",
     "with_layers",
 ]
+
+
+_QV_BIAS = re.compile(r"\.[qv]_proj\.bias$")
 
 
 class Backbone(nn.Module):
@@ -104,7 +109,8 @@ class Backbone(nn.Module):
                 path=source,
                 fix="Install napari-spatial-ar again"
                 if rounding
-                else f"Delete the file and run 'napari-spatial-ar weights pull {spec.name}' again",
+                else f"Delete the file and run 'napari-spatial-ar weights "
+                f"{'add' if spec.own else 'pull'}' again",
             )
         model = _build(spec, depth)
         _load_state(model, state, spec, source)
@@ -148,7 +154,7 @@ class Backbone(nn.Module):
         Parameters
         ----------
         images : (B, 3, H, W) float32
-            ImageNet-normalised; H and W multiples of the patch.
+            Normalised as the backbone was trained; H and W multiples of the patch.
 
         Returns
         -------
@@ -267,6 +273,8 @@ def _build(spec: BackboneSpec, depth: int) -> nn.Module:
     _keep_triton_out()
     # transformers takes seconds to import: only when a backbone is really built.
     from transformers import (
+        CLIPVisionConfig,
+        CLIPVisionModel,
         Dinov2Config,
         Dinov2Model,
         Dinov2WithRegistersConfig,
@@ -275,6 +283,8 @@ def _build(spec: BackboneSpec, depth: int) -> nn.Module:
         DINOv3ConvNextModel,
         DINOv3ViTConfig,
         DINOv3ViTModel,
+        ViTConfig,
+        ViTModel,
     )
 
     config = dict(spec.config)
@@ -284,6 +294,10 @@ def _build(spec: BackboneSpec, depth: int) -> nn.Module:
         return cast(nn.Module, DINOv3ViTModel(DINOv3ViTConfig(**config)))
     if spec.family == "dinov3_convnext":
         return cast(nn.Module, DINOv3ConvNextModel(DINOv3ConvNextConfig(**config)))
+    if spec.family == "vit":
+        return cast(nn.Module, ViTModel(ViTConfig(**config), add_pooling_layer=False))
+    if spec.family == "clip":
+        return cast(nn.Module, CLIPVisionModel(CLIPVisionConfig(**config)))
     if "num_register_tokens" in config:
         return cast(nn.Module, Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**config)))
     return cast(nn.Module, Dinov2Model(Dinov2Config(**config)))
@@ -295,9 +309,10 @@ def _load_state(
     expected = {name: t.shape for name, t in model.state_dict().items()}
     needed = {n for n in expected if not n.endswith("mask_token")}
     if spec.layers:
-        needed -= {n for n in needed if n.split(".")[0] in {"norm", "layernorm"}}
-    if spec.family == "dinov3_vit" and not spec.config.get("query_bias", True):
-        state = {n: t for n, t in state.items() if not re.search(r"\.[qv]_proj\.bias$", n)}
+        needed = set(filterfalse(is_final_norm, needed))
+    if spec.family == "dinov3_vit":
+        # Zeros that stand for biases which the backbone does not have.
+        state = {n: t for n, t in state.items() if n in expected or not _QV_BIAS.search(n)}
     missing = sorted(needed - state.keys())
     unknown = sorted(state.keys() - expected.keys())
     resized = sorted(n for n in state.keys() & expected.keys() if state[n].shape != expected[n])
@@ -333,7 +348,7 @@ def load_backbone(
     Parameters
     ----------
     name : str, optional
-        A key of `BACKBONES`, or ``pixels1`` to ``pixels32`` (see `PixelBackbone`); by default
+        A key of `known_backbones`, or ``pixels1`` to ``pixels32`` (see `PixelBackbone`); by default
         `default_backbone`.
     weights : path, optional
         A Meta ``.pth``, or a safetensors file in timm's or transformers' layout.
@@ -362,9 +377,7 @@ def load_backbone(
         pixels = PixelBackbone(name, resolve_device(device))
         with_layers(pixels.spec, (), fuse)  # it has no blocks to fuse
         return pixels
-    if name not in BACKBONES:
-        raise InputError(f"there is no backbone '{name}'", fix=f"Choose: {', '.join(BACKBONES)}")
-    spec = BACKBONES[name]
+    spec = weight_files.spec_of(name)
     spec = with_layers(spec, spec.layers if layers is None else layers, fuse)
     found = weight_files.find(spec, weights)
     return Backbone(

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from napari_spatial_ar.normative.paths import weights_dir
+from napari_spatial_ar.normative.weight_files import read_metadata
 from napari_spatial_ar.normative.weight_layouts import Family
 
-__all__ = ["BACKBONES", "DEFAULT_BACKBONE", "OFFLINE_BACKBONE", "BackboneSpec", "Fuse"]
+__all__ = [
+    "BACKBONES",
+    "DEFAULT_BACKBONE",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "OFFLINE_BACKBONE",
+    "BackboneSpec",
+    "Fuse",
+    "find_spec",
+    "known_backbones",
+    "own_file",
+    "spec_metadata",
+]
 
 #: How several blocks make one embedding: one after the other, or their mean.
 Fuse = Literal["concat", "mean"]
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 DEFAULT_BACKBONE = "dinov3_vits16"
 OFFLINE_BACKBONE = "dinov2_vits14_focus"
 _DINOV3_LICENCE = "DINOv3 License (Meta)"
@@ -26,7 +44,7 @@ class BackboneSpec:
     ----------
     name : str
         Name used in model files and on the command line.
-    family : {"dinov3_vit", "dinov2", "dinov3_convnext", "pixels"}
+    family : {"dinov3_vit", "dinov2", "dinov3_convnext", "vit", "clip", "pixels"}
         Which transformers model runs it; "pixels" needs none.
     patch : int
         Side of a patch, in pixels of the model's input.
@@ -45,6 +63,10 @@ class BackboneSpec:
         Hub repositories tried in order.
     pinned_sha256 : str, optional
         `content_sha256` of the weights in use, where only one file is right.
+    mean, std : (float, float, float), optional
+        Normalisation of grey values in 0..1 that its weights were trained with.
+    own : bool, optional
+        Whether the user brought it, see `own_backbones`.
     """
 
     name: str
@@ -57,6 +79,9 @@ class BackboneSpec:
     fuse: Fuse = "concat"
     hub: tuple[str, ...] = ()
     pinned_sha256: str = ""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    own: bool = False
 
     @property
     def blocks(self) -> int:
@@ -167,3 +192,49 @@ BACKBONES: dict[str, BackboneSpec] = {
         ),
     )
 }
+
+
+# ------------------------------------------------------------ backbones that the user brought
+
+# Key of their spec in the metadata of their file, which is named after them.
+_SPEC = "napari-spatial-ar-backbone"
+_KEPT = ("family", "patch", "width", "licence", "config", "pinned_sha256", "mean", "std")
+
+
+def own_file(name: str) -> Path:
+    """File in the user's weights folder of a backbone that the user brought."""
+    return weights_dir() / f"{name}.safetensors"
+
+
+def spec_metadata(spec: BackboneSpec) -> dict[str, str]:
+    """Metadata that makes a safetensors file of weights a backbone of its own."""
+    values = asdict(spec)
+    return {_SPEC: json.dumps({key: values[key] for key in _KEPT}, sort_keys=True)}
+
+
+def find_spec(name: str) -> BackboneSpec | None:
+    """Find a backbone by name: one of `BACKBONES`, or one that the user brought; None if neither.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    """
+    if name in BACKBONES or Path(name).name != name:
+        return BACKBONES.get(name)
+    said = read_metadata(own_file(name), _SPEC)
+    if said is None:
+        return None
+    try:
+        values = {key: said[key] for key in _KEPT}
+        mean, std = tuple(values.pop("mean")), tuple(values.pop("std"))
+        return BackboneSpec(name=name, own=True, mean=mean, std=std, **values)
+    except (KeyError, TypeError):
+        return None
+
+
+def known_backbones() -> dict[str, BackboneSpec]:
+    """List `BACKBONES`, and then those that the user brought, by name."""
+    files = sorted(weights_dir().glob("*.safetensors"))
+    own = {file.stem: find_spec(file.stem) for file in files if file.stem not in BACKBONES}
+    return {**BACKBONES, **{name: spec for name, spec in own.items() if spec is not None}}

@@ -16,7 +16,7 @@ from napari_spatial_ar.errors import (
     WeightsError,
 )
 from napari_spatial_ar.normative import model_file
-from napari_spatial_ar.normative.backbone_table import BACKBONES
+from napari_spatial_ar.normative.backbone_table import find_spec
 from napari_spatial_ar.normative.library import check_model, is_released, missing_backbone
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
@@ -124,7 +124,7 @@ def _needs(header: ModelHeader) -> tuple[State, str] | None:
     needs = missing_backbone(header)
     if needs is None:
         return None
-    return ("weights" if header.backbone.name in BACKBONES else "version"), needs
+    return ("weights" if find_spec(header.backbone.name) else "version"), needs
 
 
 def _repair(released: bool) -> str:

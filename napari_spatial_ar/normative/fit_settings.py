@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.slices import check_fractions
-from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, BackboneSpec, Fuse
+from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.normative.backbone import Backbone, BackboneSpec, Fuse
+from napari_spatial_ar.normative.backbone_table import find_spec
 from napari_spatial_ar.normative.methods import DETECTORS, ChangeNovelty
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.tiling import Tiling
@@ -17,7 +19,7 @@ __all__ = [
     "NETWORK_SETTINGS",
     "check_loaded",
     "check_settings",
-    "check_tiles",
+    "preprocessing_for",
     "read_layers",
     "read_size",
 ]
@@ -73,17 +75,34 @@ def check_settings(
         )
 
 
-def check_tiles(preprocessing: Preprocessing, backbone: str | Backbone) -> None:
-    """See that sizes fit a backbone, where it is known what it wants before it is loaded.
+def preprocessing_for(
+    backbone: str | Backbone,
+    window: Window,
+    size: tuple[int, int],
+    *,
+    clahe: float = 0.0,
+    tile: int = 0,
+) -> Preprocessing:
+    """Put together how slices are shown to a backbone, normalised as it was trained.
+
+    Parameters
+    ----------
+    backbone : str or Backbone
+        Its name, or itself. Of a name that is not known nothing is checked here.
+    window, size, clahe, tile
+        See `Preprocessing`.
 
     Raises
     ------
     InputError
-        See `Tiling.of`.
+        If the sizes do not fit the backbone, see `Tiling.of`.
     """
-    spec = BACKBONES.get(backbone) if isinstance(backbone, str) else backbone.spec
-    if spec is not None:
-        Tiling.of(preprocessing, spec.patch)
+    spec = find_spec(backbone) if isinstance(backbone, str) else backbone.spec
+    if spec is None:
+        return Preprocessing(window, size, clahe=clahe, tile=tile)
+    shown = Preprocessing(window, size, spec.mean, spec.std, clahe, tile)
+    Tiling.of(shown, spec.patch)
+    return shown
 
 
 def read_size(size: str | int | Sequence[int]) -> tuple[int, int]:
@@ -120,7 +139,7 @@ def read_layers(layers: Layers, backbone: str, method: str) -> tuple[int, ...] |
     InputError
         If the text says no blocks.
     """
-    spec = BACKBONES.get(backbone)
+    spec = find_spec(backbone)
     depth = int(spec.config.get("num_hidden_layers", 0)) if spec else 0
     if layers is None:
         return DETECTORS[method].default_layers(depth) if depth else None

@@ -29,7 +29,7 @@ from napari_spatial_ar.normative.fit_settings import (
     DEFAULT_METHOD,
     check_loaded,
     check_settings,
-    check_tiles,
+    preprocessing_for,
     read_layers,
     read_size,
 )
@@ -45,7 +45,6 @@ from napari_spatial_ar.normative.methods import (
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, ModelHeader
 from napari_spatial_ar.normative.paths import user_models_dir
-from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring
 from napari_spatial_ar.normative.weights import default_backbone, default_note
 
@@ -218,13 +217,12 @@ def fit_steps(
         chosen = {**of_network, **chosen}
     learns = DETECTORS[method]
     check_options(learns, chosen)
-    preprocessing = Preprocessing(
-        window or default_window(modality), read_size(size), clahe=clahe, tile=tile
-    )
     if backbone is None:
         backbone = default_backbone(weights)
         log.info(default_note(backbone))
-    check_tiles(preprocessing, backbone)
+    preprocessing = preprocessing_for(
+        backbone, window or default_window(modality), read_size(size), clahe=clahe, tile=tile
+    )
     selection = Selection(plane, read_range(slice_range), min_body)
     stated = read_acquired(acquired)
     yield FitProgress("features", 0, 0, message="Looking through the folder")

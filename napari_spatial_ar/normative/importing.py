@@ -111,7 +111,9 @@ def import_reference(
         parameters=detector.parameters(),
         modality=modality,
         backbone=BackboneRef.of(frozen),
-        preprocessing=Preprocessing(window=default_window(modality)),
+        preprocessing=Preprocessing(
+            window=default_window(modality), mean=frozen.spec.mean, std=frozen.spec.std
+        ),
         scoring=Scoring(),
         training={"imported_from": "a checkpoint of the reference code"},
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from napari_spatial_ar.errors import InputError, ModelFileError, NameTakenError, printable
 from napari_spatial_ar.imaging.files import atomic_path, claimed, storage_error, work_folder
 from napari_spatial_ar.normative import model_file
-from napari_spatial_ar.normative.backbone_table import BACKBONES
+from napari_spatial_ar.normative.backbone_table import find_spec
 from napari_spatial_ar.normative.methods import detector_from_tensors
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.model_lookup import find_model
@@ -295,12 +295,14 @@ def restore_model(name: str, new_name: str | None = None) -> Path:
 def missing_backbone(header: ModelHeader) -> str | None:
     """Say what a model needs before it can score; None where its backbone is at hand."""
     name = header.backbone.name
-    if name not in BACKBONES:
+    spec = find_spec(name)
+    if spec is None:
         return (
-            f"It needs the backbone {name}, which this version does not know. "
-            "Update napari-spatial-ar."
+            f"It needs the backbone {name}, which this version does not know. Update "
+            "napari-spatial-ar; or, if it is one that somebody brought, add it by "
+            f"'napari-spatial-ar weights add PATH --name {name}'."
         )
-    spec = replace(BACKBONES[name], layers=header.backbone.layers)
+    spec = replace(spec, layers=header.backbone.layers)
     if at_hand(spec):
         return None
     return f"It cannot score: {what_is_missing(spec)}. {how_to_get(spec)}."

@@ -26,12 +26,17 @@ class PatchGrid(nn.Module):
         super().__init__()
         self.model = model
         self.spec = spec
+        # These two take images of one size only, unless told to interpolate positions.
+        learned = spec.family in ("vit", "clip")
+        self._options = {"interpolate_pos_encoding": True} if learned else {}
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float -> (B, D, Hp, Wp) float32; computed in the dtype of the weights."""
         spec = self.spec
         rows, columns = (n // spec.patch for n in images.shape[2:])
-        out = self.model(pixel_values=images, output_hidden_states=bool(spec.layers))
+        out = self.model(
+            pixel_values=images, output_hidden_states=bool(spec.layers), **self._options
+        )
         if spec.layers:
             blocks = [
                 functional.layer_norm(out.hidden_states[n].float(), (spec.width,), eps=1e-6)

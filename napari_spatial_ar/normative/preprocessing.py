@@ -14,11 +14,9 @@ from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.normative.backbone_table import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["Preprocessing"]
-
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Preprocessing:
     size : (int, int)
         Rows and columns the slice is resized to; multiples of the backbone's patch.
     mean, std : (float, float, float)
-        Normalisation of the three (equal) channels.
+        Normalisation of the three (equal) channels: the backbone's.
     clahe : float
         Clip limit, up to 1, of contrast-limited adaptive histogram equalisation at the slice's own
         size; 0 for none.
@@ -48,8 +46,8 @@ class Preprocessing:
 
     window: Window
     size: tuple[int, int] = (448, 448)
-    mean: tuple[float, float, float] = _IMAGENET_MEAN
-    std: tuple[float, float, float] = _IMAGENET_STD
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     clahe: float = 0.0
     tile: int = 0
 
@@ -73,7 +71,7 @@ class Preprocessing:
         Returns
         -------
         (3, H, W) float32
-            Bilinear with antialiasing, ImageNet-normalised.
+            Bilinear with antialiasing, normalised.
 
         Raises
         ------

@@ -16,7 +16,7 @@ from typing import Any
 import tomli_w
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.files import atomic_write_text
+from napari_spatial_ar.imaging.files import atomic_write_bytes
 from napari_spatial_ar.imaging.selection import AS_ACQUIRED, Selection, SlicePlane
 from napari_spatial_ar.imaging.windows import Window, default_window
 from napari_spatial_ar.normative.backbone import Fuse
@@ -24,13 +24,12 @@ from napari_spatial_ar.normative.fit_settings import (
     DEFAULT_METHOD,
     NETWORK_SETTINGS,
     check_settings,
-    check_tiles,
+    preprocessing_for,
     read_layers,
     read_size,
 )
 from napari_spatial_ar.normative.methods import DETECTORS, SpatialARDetector, check_options
 from napari_spatial_ar.normative.methods.base import of_kind
-from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.weights import default_backbone
 
 __all__ = ["SCHEMA", "Recipe", "read_recipe", "write_recipe"]
@@ -138,7 +137,7 @@ class Recipe:
         read_layers(self.layers, backbone, self.method)
         window = self.window or default_window(self.modality)  # type: ignore[arg-type]
         size = read_size(self.size)
-        check_tiles(Preprocessing(window, size, clahe=self.clahe, tile=self.tile), backbone)
+        preprocessing_for(backbone, window, size, clahe=self.clahe, tile=self.tile)
         options = {**method.options(), **self.options}
         for name, value in {
             "folders": tuple(map(str, self.folders)),
@@ -196,11 +195,12 @@ def write_recipe(path: str | Path, recipe: Recipe) -> None:
         values["weights"] = str(Path(recipe.weights).absolute())
     content = {"schema": SCHEMA, **{key: values[key] for key in _EXAMPLES if key in values}}
     try:
-        atomic_write_text(path, _HEAD + tomli_w.dumps(content))
+        data = (_HEAD + tomli_w.dumps(content)).encode()
     except UnicodeEncodeError as error:
         raise InputError(
             "a folder's name holds characters that cannot be written as text", fix="Rename it"
         ) from error
+    atomic_write_bytes(path, data)
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -8,6 +8,7 @@ transformers 5 modules that run them, so all layouts give the same features and 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,13 +18,26 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Family", "Rounding", "content_sha256", "is_used", "rounded", "to_transformers"]
+__all__ = [
+    "Family",
+    "Rounding",
+    "block_of",
+    "content_sha256",
+    "is_final_norm",
+    "is_used",
+    "rounded",
+    "to_transformers",
+]
 
-Family = Literal["dinov3_vit", "dinov2", "dinov3_convnext", "pixels"]
+Family = Literal["dinov3_vit", "dinov2", "dinov3_convnext", "vit", "clip", "pixels"]
 Rules = tuple[tuple[str, str], ...]
 
 # Written into checkpoints but never used at inference, or computed anew from the config.
-_UNUSED = re.compile(r"(^|\.)mask_token$|rope_embed|bias_mask$|^norms\.")
+_UNUSED = re.compile(r"(^|\.)mask_token$|rope_embed|bias_mask$|^norms\.|position_ids$")
+# Of the norm after the last block, which a block that is read does not go through.
+_FINAL_NORM = re.compile(r"^(norm|layernorm|post_layernorm)\.")
+
+_POSITIONS = "embeddings.position_embeddings"
 
 # Meta and timm share these: a fused qkv per block is split afterwards.
 _BLOCKS_TO_DINOV3: Rules = (
@@ -43,7 +57,7 @@ _BLOCKS_TO_DINOV3: Rules = (
 _BLOCKS_TO_DINOV2: Rules = (
     (r"^cls_token$", "embeddings.cls_token"),
     (r"^pos_embed$", "embeddings.position_embeddings"),
-    (r"^register_tokens$", "embeddings.register_tokens"),
+    (r"^(register_tokens|reg_token)$", "embeddings.register_tokens"),
     (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
     # `blocks.` may be chunked by depth in Meta's larger checkpoints: blocks.CHUNK.N.
     (r"^blocks\.(?:\d+\.)?(\d+)\.", r"encoder.layer.\1."),
@@ -71,10 +85,46 @@ _TO_CONVNEXT: Rules = (
     (r"^(?:head\.)?norm\.", "layer_norm."),
     (r"^stages\.", "model.stages."),
 )
+# A plain vision transformer: timm's, that of open_clip around one of timm's, and transformers'
+# before 5.
+_TO_VIT: Rules = (
+    (r"^cls_token$", "embeddings.cls_token"),
+    (r"^pos_embed$", "embeddings.position_embeddings"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    (r"^blocks\.(\d+)\.norm1\.", r"layers.\1.layernorm_before."),
+    (r"^blocks\.(\d+)\.norm2\.", r"layers.\1.layernorm_after."),
+    (r"^blocks\.(\d+)\.attn\.proj\.", r"layers.\1.attention.o_proj."),
+    (r"^blocks\.(\d+)\.attn\.", r"layers.\1.attention."),
+    (r"^blocks\.", "layers."),
+    (r"^norm\.", "layernorm."),
+    (r"^encoder\.layer\.(\d+)\.attention\.attention\.query\.", r"layers.\1.attention.q_proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.attention\.key\.", r"layers.\1.attention.k_proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.attention\.value\.", r"layers.\1.attention.v_proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"layers.\1.attention.o_proj."),
+    (r"^encoder\.layer\.(\d+)\.intermediate\.dense\.", r"layers.\1.mlp.fc1."),
+    (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"layers.\1.mlp.fc2."),
+    (r"^encoder\.layer\.", "layers."),
+)
+# The vision transformer of CLIP as its authors and open_clip write it.
+_TO_CLIP: Rules = (
+    (r"^class_embedding$", "embeddings.class_embedding"),
+    (r"^positional_embedding$", "embeddings.position_embedding.weight"),
+    (r"^conv1\.", "embeddings.patch_embedding."),
+    (r"^ln_pre\.", "pre_layrnorm."),
+    (r"^ln_post\.", "post_layernorm."),
+    (r"^transformer\.resblocks\.", "encoder.layers."),
+    (r"\.attn\.in_proj_(weight|bias)$", r".self_attn.qkv.\1"),
+    (r"\.attn\.", ".self_attn."),
+    (r"\.ln_([12])\.", r".layer_norm\1."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+)
 _RULES: dict[Family, Rules] = {
     "dinov3_vit": _BLOCKS_TO_DINOV3,
     "dinov2": _BLOCKS_TO_DINOV2,
     "dinov3_convnext": _TO_CONVNEXT,
+    "vit": _TO_VIT,
+    "clip": _TO_CLIP,
 }
 
 
@@ -85,7 +135,7 @@ def to_transformers(state: Mapping[str, Tensor], family: Family) -> dict[str, Te
     ----------
     state : mapping of str to Tensor
         Weights as found in a file.
-    family : {"dinov3_vit", "dinov2", "dinov3_convnext"}
+    family : {"dinov3_vit", "dinov2", "dinov3_convnext", "vit", "clip"}
         Which transformers model will hold them.
 
     Returns
@@ -102,16 +152,33 @@ def to_transformers(state: Mapping[str, Tensor], family: Family) -> dict[str, Te
             mask = torch.nan_to_num(state[f"{name}_mask"].float(), nan=1.0)
             tensor = tensor.float() * mask
         new = name
+        if family == "dinov2" and _is_packed(name, state):
+            new = new.replace(".fc1.", ".w12.").replace(".fc2.", ".w3.")
         for pattern, replacement in _RULES[family]:
             new = re.sub(pattern, replacement, new)
         if not _UNUSED.search(new):
             renamed[new] = tensor.detach().to(torch.float32)
-    renamed = _split(renamed, ".attention.qkv.", ("q_proj", "k_proj", "v_proj"), ".attention.")
+    masked = any(name.endswith("attn.qkv.bias") for name in state)
+    for attention in (".attention.", ".self_attn."):
+        renamed = _split(renamed, f"{attention}qkv.", ("q_proj", "k_proj", "v_proj"), attention)
     renamed = _split(renamed, ".mlp.gate_up.", ("gate_proj", "up_proj"), ".mlp.")
-    if family == "dinov3_vit":  # its key bias is masked to zero, DINOv2's is trained
-        renamed = {k: v for k, v in renamed.items() if not k.endswith("k_proj.bias")}
+    if family == "dinov3_vit":
+        if masked:  # Meta's key bias is masked to zero
+            renamed = {k: v for k, v in renamed.items() if not k.endswith("k_proj.bias")}
         _add_zero_biases(renamed)
+    positions = renamed.get(_POSITIONS)
+    if positions is not None and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]:
+        # timm keeps that of the class token in the class token itself, where there are registers.
+        none = positions.new_zeros(1, 1, positions.shape[2])
+        renamed[_POSITIONS] = torch.cat([none, positions], dim=1)
     return {name: tensor.contiguous() for name, tensor in renamed.items()}
+
+
+def _is_packed(name: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor is of a gated MLP as timm has it: its first product is two in one."""
+    mlp = re.match(r"(.*\.mlp\.)fc[12]\.", name)
+    first, second = (state.get(f"{mlp.group(1)}fc{n}.weight") if mlp else None for n in (1, 2))
+    return first is not None and second is not None and first.shape[0] == 2 * second.shape[1]
 
 
 def _split(
@@ -164,10 +231,19 @@ def is_used(name: str, depth: int) -> bool:
     """Whether a tensor matters when only the first ``depth`` blocks run (0: all)."""
     if not depth:
         return True
-    block = re.match(r"(?:model|encoder)\.layer\.(\d+)\.", name)
-    if block:
-        return int(block.group(1)) < depth
-    return name.startswith("embeddings.")
+    block = block_of(name)
+    return not is_final_norm(name) if block is None else block <= depth
+
+
+def block_of(name: str) -> int | None:
+    """Give the number, from 1, of the block of a vision transformer that a tensor is of."""
+    found = re.match(r"(?:model\.|encoder\.)?layers?\.(\d+)\.", name)
+    return int(found.group(1)) + 1 if found else None
+
+
+def is_final_norm(name: str) -> bool:
+    """Whether a tensor is of the norm after the last block."""
+    return _FINAL_NORM.match(name) is not None
 
 
 def rounded(

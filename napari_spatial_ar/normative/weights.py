@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-import struct
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError, WeightsError
-from napari_spatial_ar.imaging.files import atomic_path, atomic_write_bytes
+from napari_spatial_ar.errors import InputError, NameTakenError, WeightsError
+from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.backbone_table import (
     BACKBONES,
     DEFAULT_BACKBONE,
     OFFLINE_BACKBONE,
     BackboneSpec,
+    find_spec,
+    known_backbones,
+    own_file,
+    spec_metadata,
 )
+from napari_spatial_ar.normative.own_backbones import Said, check_name, describe, read_bundle
 from napari_spatial_ar.normative.paths import embedded_weights, weights_dir
+from napari_spatial_ar.normative.weight_files import read_rounding, read_weights
 from napari_spatial_ar.normative.weight_layouts import Rounding, to_transformers
 
 __all__ = [
     "FoundWeights",
+    "Said",
     "WeightsInfo",
     "add",
     "at_hand",
@@ -38,19 +41,14 @@ __all__ = [
     "list_weights",
     "local_file",
     "pull",
-    "read_rounding",
-    "read_weights",
     "source_of",
+    "spec_of",
     "store",
     "what_is_missing",
-    "write_rounded",
 ]
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
-# Key of the JSON of a `Rounding` in the metadata of a safetensors file.
-_ROUNDING = "napari-spatial-ar-rounding"
 _HUB_FILES = ["*.safetensors"]
-_META_HASH = re.compile(r"-([0-9a-f]{8})\.pth$")
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,8 @@ class WeightsInfo:
         Whether the hub's client has downloaded them.
     embedded_blocks : int
         The first so many blocks come with the package.
+    own : bool
+        Whether the user brought it.
     """
 
     name: str
@@ -74,6 +74,7 @@ class WeightsInfo:
     path: Path | None
     in_hub_cache: bool
     embedded_blocks: int = 0
+    own: bool = False
 
     @property
     def at_hand(self) -> bool:
@@ -212,6 +213,8 @@ def what_is_missing(spec: BackboneSpec) -> str:
 
 def how_to_get(spec: BackboneSpec) -> str:
     """Say how to get the weights of a backbone, and under which licence they are."""
+    if spec.own:
+        return f"Add it again by 'napari-spatial-ar weights add PATH --name {spec.name}'"
     pull = f"run 'napari-spatial-ar weights pull {spec.name}'"
     if not spec.hub:
         return (
@@ -301,113 +304,85 @@ class _Unreachable(WeightsError):
     """There is no connection, so the next repository cannot be had either."""
 
 
-def read_rounding(path: Path) -> Rounding | None:
-    """Read what a weights file is a rounded copy of; None where it does not say that it is one."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            said = json.loads((file.metadata() or {}).get(_ROUNDING, "null"))
-        return Rounding(**said) if said else None
-    except (SafetensorError, OSError, ValueError, TypeError):
-        return None  # another kind of file, or a damaged one, of which reading it tells
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read tensors from a file without unpickling objects.
-
-    Parameters
-    ----------
-    path : Path
-        Safetensors, or a ``.pth`` of tensors. Where a ``.pth`` is named as Meta names it
-        (``...-xxxxxxxx.pth``), those 8 digits must begin its SHA-256.
-
-    Raises
-    ------
-    WeightsError
-        If the file is damaged, holds more than tensors, or its hash is not that of its name.
-    """
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, struct.error, json.JSONDecodeError) as error:
-            raise WeightsError(
-                f"not a whole safetensors file ({error})", path=path, fix="Download it again"
-            ) from error
-    named = _META_HASH.search(path.name)
-    if named:
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
-        if not actual.startswith(named.group(1)):
-            raise WeightsError(
-                f"its sha256 begins with {actual[:8]}, its name says {named.group(1)}",
-                path=path,
-                fix="The file is damaged or was changed: download it again",
-            )
-    return _read_pth(path)
-
-
-def _read_pth(path: Path) -> dict[str, Tensor]:
-    import pickle
-
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise WeightsError(
-            "not a whole file of plain tensors", path=path, fix="Download it again"
-        ) from error
-    if isinstance(loaded, dict):
-        for wrapper in ("model", "state_dict", "teacher"):
-            inner = loaded.get(wrapper)
-            if isinstance(inner, dict):
-                loaded = inner
-        tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
-        if tensors:
-            return tensors
-    raise WeightsError("it holds no tensors", path=path, fix="Check that it is a weights file")
-
-
-def add(source: str | Path, name: str | None = None) -> Path:
-    """Copy weights from a file into the user's weights folder, once they are seen to load.
-
-    Parameters
-    ----------
-    source : path
-        A ``.pth`` or safetensors file in any known layout.
-    name : str, optional
-        Which backbone; guessed from the file's name where left out.
-
-    Returns
-    -------
-    Path
-        The new file, in transformers' layout.
+def spec_of(name: str) -> BackboneSpec:
+    """Give a backbone by name, one that the user brought too.
 
     Raises
     ------
     InputError
-        If the backbone's name is unknown and cannot be guessed.
+        If there is none.
+    """
+    spec = find_spec(name)
+    if spec is None:
+        raise InputError(
+            f"there is no backbone '{name}'", fix=f"Choose: {', '.join(known_backbones())}"
+        )
+    return spec
+
+
+def add(
+    source: str | Path,
+    name: str | None = None,
+    *,
+    said: Said | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Copy weights into the user's weights folder, once they are seen to load.
+
+    Parameters
+    ----------
+    source : path
+        A file in any known layout, told by content, or a folder of transformers, timm or
+        open_clip. What lies beside the file says more of it: see `own_backbones.read_bundle`.
+    name : str, optional
+        Which backbone of `BACKBONES`; guessed from the file's name where left out. Any other
+        name makes it a backbone of the user's own.
+    said : Said, optional
+        What its files do not say; for backbones of the user's own.
+    overwrite : bool
+        Whether another backbone of the user's own of this name may be replaced.
+
+    Returns
+    -------
+    Path
+        The new file, in transformers' layout. `find_spec` has what is known of it.
+
+    Raises
+    ------
+    InputError
+        If there is no name and it cannot be guessed, the name is taken, or something has to be
+        said: the message names the options.
     WeightsError
-        If the file does not hold that backbone's weights.
+        If the weights cannot be read, or are not those of the backbone named.
     """
     path = Path(source).expanduser()
-    if not path.is_file():
-        raise WeightsError("there is no such weights file", path=path)
+    if not path.exists():
+        raise WeightsError("there is no such file or folder", path=path)
+    name = name or _named_by(path)
     if name is None:
-        name = _named_by(path)
-    if name is None or name not in BACKBONES:
         raise InputError(
-            f"cannot tell which backbone this is{f': there is no {name!r}' if name else ''}",
+            "cannot tell which backbone this is",
             path=path,
-            fix=f"Say --name with one of {', '.join(BACKBONES)}",
+            fix=f"Say --name with one of {', '.join(BACKBONES)}, or with a name of your own",
         )
-    spec = BACKBONES[name]
-    if read_rounding(path) is not None:
-        raise InputError(f"these weights of {name} come with the package already", path=path)
-    state = to_transformers(read_weights(path), spec.family)
-    Backbone(spec, dict(state), source=str(path), device=torch.device("cpu"))
+    if name not in BACKBONES:
+        check_name(name)  # before gigabytes are read
+    bundle = read_bundle(path)
+    if read_rounding(bundle.path) is not None:
+        raise InputError(f"these weights of {OFFLINE_BACKBONE} come with the package", path=path)
+    if name in BACKBONES:
+        spec = BACKBONES[name]
+        state = to_transformers(bundle.tensors, spec.family)
+    else:
+        spec, state = describe(bundle, name, said or Said())
+        there = find_spec(name)
+        if there is not None and there.pinned_sha256 != spec.pinned_sha256 and not overwrite:
+            raise NameTakenError(
+                f"there is another backbone '{name}' already",
+                path=own_file(name),
+                fix="Choose another name, or overwrite it; models fitted with it will not score",
+            )
+    Backbone(spec, dict(state), source=str(bundle.path), device=torch.device("cpu"))
     return store(spec, state)
 
 
@@ -421,19 +396,12 @@ def store(spec: BackboneSpec, state: dict[str, Tensor]) -> Path:
     """Write weights under transformers' names into the user's weights folder."""
     from safetensors.torch import save_file
 
-    target = weights_dir() / f"{spec.name}.safetensors"
+    target = own_file(spec.name)
     target.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"backbone": spec.name, **(spec_metadata(spec) if spec.own else {})}
     with atomic_path(target) as temporary:
-        save_file(state, temporary, metadata={"backbone": spec.name})
+        save_file(state, temporary, metadata=metadata)
     return target
-
-
-def write_rounded(path: Path, state: dict[str, Tensor], rounding: Rounding) -> None:
-    """Write rounded weights with what `read_rounding` reads."""
-    from safetensors.torch import save
-
-    metadata = {_ROUNDING: json.dumps(asdict(rounding), sort_keys=True)}
-    atomic_write_bytes(path, save(state, metadata=metadata))
 
 
 def list_weights() -> list[WeightsInfo]:
@@ -445,8 +413,9 @@ def list_weights() -> list[WeightsInfo]:
             path=local_file(spec),
             in_hub_cache=any(_in_hub_cache(spec)),
             embedded_blocks=embedded.blocks if (embedded := embedded_rounding(spec)) else 0,
+            own=spec.own,
         )
-        for spec in BACKBONES.values()
+        for spec in known_backbones().values()
     ]
 
 
@@ -479,13 +448,11 @@ def pull(
     WeightsError
         If they cannot be had.
     """
-    if name not in BACKBONES:
-        raise InputError(f"there is no backbone '{name}'", fix=f"Choose: {', '.join(BACKBONES)}")
-    spec = BACKBONES[name]
+    spec = spec_of(name)
     here = local_file(spec) if spec.name == OFFLINE_BACKBONE else source_of(spec)
     if here and not force:
         return str(here)
-    if not spec.hub:
+    if spec.name == OFFLINE_BACKBONE:
         from napari_spatial_ar.normative import focus_weights
 
         return str(focus_weights.pull(progress))

@@ -11,7 +11,7 @@ import pytest
 
 from napari_spatial_ar.errors import InputError, ModelFileError, StorageError
 from napari_spatial_ar.normative import library, weights
-from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.backbone import BACKBONES, Backbone
 from napari_spatial_ar.normative.library import (
     check_models,
     delete_model,
@@ -186,5 +186,5 @@ def test_a_model_says_which_backbone_it_needs(
     assert "weights pull" in needs
     monkeypatch.setattr(weights, "local_file", lambda spec: Path("here"))
     assert missing_backbone(header) is None
-    monkeypatch.setattr(library, "BACKBONES", {})
+    monkeypatch.delitem(BACKBONES, tiny_backbone.spec.name)
     assert "does not know" in str(missing_backbone(header))

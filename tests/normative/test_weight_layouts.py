@@ -175,7 +175,10 @@ def test_dinov2_layouts_are_the_same_weights(name: str) -> None:
     old = fuse(state, ("gate_proj", "up_proj"), "weights_in")
     old = renamed(old, [*DINOV2_OLD, (r"mlp\.down_proj", "mlp.weights_out")])
     assert "blocks.1.attn.qkv.bias" in meta
-    for layout in (state, meta, old):
+    timm = renamed(
+        meta, [("w12", "fc1"), (r"mlp\.w3", "mlp.fc2"), ("^register_tokens", "reg_token")]
+    )
+    for layout in (state, meta, old, timm):
         back = to_transformers(layout, "dinov2")
         assert back.keys() == state.keys()
         for key, tensor in back.items():
