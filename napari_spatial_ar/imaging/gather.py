@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.guard import one_source
 from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = ["attempt", "gather", "left_out", "note_errors"]
@@ -19,6 +20,8 @@ T = TypeVar("T")
 def attempt(calls: Iterable[Callable[[], T]]) -> tuple[list[T], list[InputError]]:
     """Make all calls; return what the good ones gave, in order, and the others' errors.
 
+    Whatever else a call may raise counts as an error of it alone (see `one_source`).
+
     Raises
     ------
     InputError
@@ -28,7 +31,8 @@ def attempt(calls: Iterable[Callable[[], T]]) -> tuple[list[T], list[InputError]
     errors: list[InputError] = []
     for call in calls:
         try:
-            results.append(call())
+            with one_source(None):
+                results.append(call())
         except InputError as error:
             errors.append(error)
     if errors and not results:

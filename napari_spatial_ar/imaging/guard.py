@@ -1,4 +1,4 @@
-"""A guard around libraries that read files of unknown origin."""
+"""A guard around what reads files of unknown origin: it succeeds, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from napari_spatial_ar.errors import InputError
+from PIL import Image
 
-__all__ = ["guard"]
+from napari_spatial_ar.errors import InputError, SpatialARError
+
+__all__ = ["guard", "one_source"]
 
 _LOGGERS = ("PIL", "nibabel.global", "pydicom", "tifffile")
 
@@ -55,32 +57,62 @@ _silence = _Silence()
 
 
 @contextmanager
-def guard(path: Path, what: str) -> Iterator[None]:
-    """Make reading a file either succeed in silence or raise one InputError.
-
-    Reading libraries meet damaged files with every kind of exception, and quote odd values and
-    file names in warnings and logs, which may name a patient.
+def one_source(path: Path | None, what: str | None = None) -> Iterator[None]:
+    """Let whatever goes wrong with one scan be that scan's trouble alone: one InputError.
 
     Parameters
     ----------
-    path : Path
+    path : Path, optional
         The file that the error names.
-    what : str
-        What is wrong with the file if the block fails.
+    what : str, optional
+        What is wrong where the block fails for a reason that has no sentence of its own; by
+        default that it cannot be read, and the kind of error, which no file can write into.
 
     Raises
     ------
     InputError
-        For any exception of the block; an InputError passes as it is.
+        For any exception of the block but those that this package raises on purpose, which pass
+        as they are, and those that are no error (KeyboardInterrupt).
     """
     try:
-        with _silence:
-            yield
-    except InputError:
+        yield
+    except SpatialARError:
         raise
     except FileNotFoundError:
         raise InputError("there is no such file", path=path) from None
     except PermissionError:
         raise InputError("may not be read", path=path, fix="Check its permissions") from None
+    except MemoryError as error:
+        raise InputError(
+            "needs more memory than is free",
+            path=path,
+            fix="Close other programs, or use a machine with more memory",
+        ) from error
+    except RecursionError as error:
+        raise InputError("is nested more deeply than what is read", path=path) from error
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise InputError(
+            f"its header claims more than the {most} million pixels of a picture that is read",
+            path=path,
+        ) from error
     except Exception as error:
-        raise InputError(what, path=path, fix="Export or copy it again") from error
+        said = error.strerror if isinstance(error, OSError) and error.errno is not None else ""
+        if said:
+            raise InputError(f"cannot be read ({said})", path=path) from error
+        raise InputError(
+            what or f"cannot be read ({type(error).__name__})",
+            path=path,
+            fix="Export or copy it again",
+        ) from error
+
+
+@contextmanager
+def guard(path: Path | None, what: str | None = None) -> Iterator[None]:
+    """Make reading a file either succeed in silence or raise one InputError (see `one_source`).
+
+    Reading libraries meet damaged files with every kind of exception, and quote odd values and
+    file names in warnings and logs, which may name a patient.
+    """
+    with one_source(path, what), _silence:
+        yield

@@ -152,7 +152,7 @@ def find_itk(path: str | Path) -> list[Scan]:
         kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
         spacing, origin = reader.GetSpacing(), reader.GetOrigin()
         direction = np.array(reader.GetDirection()).reshape(len(spacing), -1)
-    if len(spacing) > 4 or "complex" in kind or min(size) < 1:
+    if not 2 <= len(spacing) <= 4 or "complex" in kind or min(size) < 1:
         raise InputError(f"holds a {len(spacing)}-D image of {kind} voxels, no scan", path=path)
     bits = int("".join(filter(str.isdecimal, kind)) or 8)
     claimed = math.prod(size) * channels * bits // 8

@@ -14,6 +14,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.dicomdir import dicomdir_files, is_dicomdir
 from napari_spatial_ar.imaging.dicom.series import find_series, group_series
 from napari_spatial_ar.imaging.gather import attempt, gather, left_out
+from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.itk_formats import ITK_SUFFIXES, find_itk
 from napari_spatial_ar.imaging.nifti import find_nifti
 from napari_spatial_ar.imaging.nifti_header import pair_header
@@ -172,6 +173,11 @@ def scans_in(source: Source) -> list[Scan]:
     InputError
         If there is none that can be read.
     """
+    with guard(source.files[0]):
+        return _find(source)
+
+
+def _find(source: Source) -> list[Scan]:
     if source.format == "dicom":
         return find_series(source.files)
     if source.format == "closed":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import dask.array as da
@@ -12,6 +13,8 @@ import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.guard import guard
+from napari_spatial_ar.imaging.memory import check_fits, fits
 from napari_spatial_ar.imaging.volume import Intensity, Modality, Role, Series, Volume
 
 __all__ = ["InMemory", "Scan", "VoxelReader", "is_large"]
@@ -136,9 +139,17 @@ class Scan:
             ),
         )
         upright: npt.NDArray[np.float32] = alone.to_slices(
-            np.expand_dims(self.voxels.plane(index), axis)
+            np.expand_dims(self._acquired(index), axis)
         )[0]
         return upright
+
+    def _acquired(self, index: int) -> npt.NDArray[np.float32]:
+        with guard(self._path):
+            return self.voxels.plane(index)
+
+    @property
+    def _path(self) -> Path | None:
+        return self.series.files[0] if self.series.files else None
 
     def read(self, *, lazy: bool | None = None) -> Volume:
         """Read the voxels.
@@ -147,18 +158,24 @@ class Scan:
         ----------
         lazy : bool, optional
             Whether to read slices only when they are needed; by default where the scan
-            `is_large`.
+            `is_large`, or larger than the memory that is free.
 
         Raises
         ------
         InputError
-            If a file is damaged or gone, or all voxels have the same value.
+            If a file is damaged or gone, the memory for all voxels is not there, or all have the
+            same value.
         """
-        found: tuple[str, ...] = ()
-        if is_large(self.size) if lazy is None else lazy:
-            data = self._delayed()
-        else:
-            data, found = self.voxels.whole()
+        needed = 0 if isinstance(self.voxels, InMemory) else 4 * self.size
+        if lazy is None:
+            lazy = is_large(self.size) or not fits(needed)
+        with guard(self._path):
+            if lazy:
+                return self._volume(self._delayed())
+            check_fits(needed, self._path)
+            return self._volume(*self.voxels.whole())
+
+    def _volume(self, data: npt.NDArray[np.float32], found: tuple[str, ...] = ()) -> Volume:
         return Volume(
             data=data,
             geometry=self.geometry,
@@ -178,7 +195,7 @@ class Scan:
 
         def block(block_info: Any = None) -> npt.NDArray[np.float32]:
             index = block_info[None]["chunk-location"][axis]
-            return np.expand_dims(self.voxels.plane(index), axis)
+            return np.expand_dims(self._acquired(index), axis)
 
         data: Any = da.map_blocks(block, chunks=chunks, dtype=np.float32)  # type: ignore[no-untyped-call]
         return cast(npt.NDArray[np.float32], data)

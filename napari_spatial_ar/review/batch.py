@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import InputError, MemoryShortage, SpatialARError
 from napari_spatial_ar.imaging.files import claimed
+from napari_spatial_ar.imaging.guard import one_source
 from napari_spatial_ar.imaging.read_ahead import one_ahead
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
@@ -221,7 +222,7 @@ def score_scans(
             reports = FolderReports(out, overwrite=overwrite or same, html=report, pdf=pdf)
         settle(loaded)
         scans: list[dict[str, Any]] = []
-        errors: list[InputError] = []
+        errors: list[SpatialARError] = []
         left_out: list[str] = []
         finished: dict[str, dict[str, Any]] = {}
         skipped = 0
@@ -243,20 +244,21 @@ def score_scans(
                             reports.add(scan.found.report(loaded, flagging))
                         skipped += 1
                     else:
-                        record = score_scan(
-                            scan.found,
-                            loaded,
-                            out / scan.name,
-                            threshold=flagging.threshold,
-                            fpr=flagging.share,
-                            settings=flagging.settings,
-                            reported=None if reports is None else reports.add,
-                            overwrite=scan.replaces,
-                            run={"scan": scan.key, "settings": asked, "command": command},
-                            progress=progress,
-                            **options,
-                        )
-                except InputError as error:
+                        with one_source(scan.found.path, "could not be scored"):
+                            record = score_scan(
+                                scan.found,
+                                loaded,
+                                out / scan.name,
+                                threshold=flagging.threshold,
+                                fpr=flagging.share,
+                                settings=flagging.settings,
+                                reported=None if reports is None else reports.add,
+                                overwrite=scan.replaces,
+                                run={"scan": scan.key, "settings": asked, "command": command},
+                                progress=progress,
+                                **options,
+                            )
+                except (InputError, MemoryShortage) as error:
                     errors.append(error)
                     if reports is not None:
                         reports.fail(error, inputs.index(scan.source), scan.name)

@@ -55,6 +55,8 @@ def here(
             outcome: Result | SpatialARError = function(task, shared)
         except SpatialARError as error:
             outcome = error
+        except Exception as error:  # noqa: BLE001 (a scan's trouble is its own)
+            outcome = InputError(f"A scan failed with {type(error).__name__}")
         yield task, outcome
 
 

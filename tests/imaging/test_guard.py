@@ -8,8 +8,9 @@ import warnings
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.imaging.guard import guard
 
 
@@ -18,6 +19,39 @@ def test_any_error_becomes_one_that_names_the_file() -> None:
         raise KeyError("secret")
     assert caught.value.path == Path("a")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MemoryError(), "needs more memory than is free"),
+        (RecursionError(), "is nested more deeply"),
+        (Image.DecompressionBombError("doe"), "claims more than the 178 million pixels"),
+        (OSError(5, "Input/output error", "/doe"), r"cannot be read \(Input/output error\)"),
+        (OSError("image file is truncated"), "is damaged"),
+        (FileNotFoundError(), "there is no such file"),
+        (PermissionError(), "may not be read"),
+        (InputError("is of another kind"), "is of another kind"),
+    ],
+)
+def test_what_has_a_sentence_of_its_own_is_not_called_damage(
+    error: Exception, sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence) as caught, guard(Path("a"), "is damaged"):
+        raise error
+    assert "doe" not in str(caught.value)
+
+
+def test_what_is_not_foreseen_is_named_by_its_kind() -> None:
+    with pytest.raises(InputError, match=r"cannot be read \(KeyError\)"), guard(Path("a")):
+        raise KeyError("secret")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Cancelled("stopped"), SystemExit])
+def test_a_stop_is_no_error_of_the_file(stop: BaseException) -> None:
+    kind = stop if isinstance(stop, type) else type(stop)
+    with pytest.raises(kind), guard(Path("a"), "is damaged"):
+        raise stop
 
 
 def test_threads_that_read_at_once_leave_warnings_as_they_were() -> None:

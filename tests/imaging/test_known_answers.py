@@ -30,7 +30,6 @@ CRASHES = frozenset({"segv-nrrd"})
 PENDING = frozenset(
     {
         "dicom-slice-dropped",
-        "nrrd_1d",
         "png_grey_alpha_16",
         "png_rgb_16_grey",
         "tiff-cut",

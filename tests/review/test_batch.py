@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import InputError, MemoryShortage
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review import batch
@@ -92,6 +92,38 @@ def test_one_bad_scan_does_not_stop_the_others(
         assert any(words in sentence for sentence in result["failed"])
     with pytest.raises(InputError, match="is damaged"):
         batch.score_scans([tmp_path / "in" / "a"], "brain", tmp_path / "out", threshold=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("doe"), "could not be scored"),
+        (MemoryError(), "needs more memory than is free"),
+        (MemoryShortage("the scores need more memory than is free"), "the scores need more memory"),
+    ],
+)
+def test_a_scan_that_nobody_foresaw_does_not_stop_the_others(
+    tmp_path: Path,
+    scored: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    said: str,
+) -> None:
+    for number in (3, 4):
+        write_series(tmp_path / "in" / str(number), number, ["ORIGINAL", "PRIMARY"])
+    score = batch.score_scan
+
+    def fail(volume: Volume, *rest: Any, **options: Any) -> dict[str, Any]:
+        if volume.series.label == "MR series 3":
+            raise error
+        return score(volume, *rest, **options)
+
+    monkeypatch.setattr(batch, "score_scan", fail)
+    result = batch.score_scans([tmp_path / "in"], "brain", tmp_path / "out", threshold=1)
+    assert scored == [("MR series 4", "mr-series-4")]
+    (sentence,) = result["failed"]
+    assert said in sentence
+    assert "doe" not in sentence
 
 
 def test_the_next_scan_is_read_while_one_is_scored(

@@ -173,3 +173,5 @@ def test_here_goes_on_after_an_error() -> None:
 
     (found,) = here(fail, iter([Task()]), "is damaged")
     assert isinstance(found[1], InputError)
+    (found,) = here(lambda task, shared: {}[shared], iter([Task()]), "doe")
+    assert str(found[1]) == "A scan failed with KeyError."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from napari_spatial_ar.errors import InputError
@@ -43,22 +45,24 @@ def dicomdir_files(path: Path) -> list[Path]:
             # None is (PS3.10 8.6), and a few bytes can claim any number of records.
             raise InputError("is a DICOMDIR that is deflated, which is not read", path=path)
         records = read_whole_header(path).get("DirectoryRecordSequence") or []
-        named = [record.get("ReferencedFileID") for record in records]
-    root = path.resolve().parent
-    files = []
-    for parts in named:
-        if not parts:
-            continue
-        steps = [parts] if isinstance(parts, str) else list(parts)
-        file = root.joinpath(*map(str, steps)).resolve()
-        # A table of contents names what lies beside it, and nothing else on this machine.
-        if file.is_relative_to(root) and file.is_file():
-            files.append(file)
+        named = [parts for record in records if (parts := record.get("ReferencedFileID"))]
+        root = path.resolve().parent
+        found = [_beside(root, parts) for parts in named]
+    files = [file for file in found if file is not None]
     if not files:
-        count = sum(1 for parts in named if parts)
         raise InputError(
-            f"this table of contents names {count} files, and none of them is there",
+            f"this table of contents names {len(named)} files, and none of them is there",
             path=path,
             fix="Copy the whole disc or folder, not the DICOMDIR alone",
         )
     return files
+
+
+def _beside(root: Path, parts: str | Sequence[str]) -> Path | None:
+    """File that a record names, if it is there; nothing that does not lie beside the table."""
+    steps = [parts] if isinstance(parts, str) else list(parts)
+    with suppress(OSError, ValueError, RuntimeError):  # a name that is none, links in a circle
+        file = root.joinpath(*map(str, steps)).resolve()
+        if file.is_relative_to(root) and file.is_file():
+            return file
+    return None

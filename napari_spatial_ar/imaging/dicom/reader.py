@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.frames import Frame
 from napari_spatial_ar.imaging.dicom.pixels import decode
+from napari_spatial_ar.imaging.memory import check_fits
 
 __all__ = ["FrameReader"]
 
@@ -23,7 +25,10 @@ class FrameReader:
 
     def whole(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
         """All voxels; each file is decoded once."""
-        data = np.empty((len(self.frames), *self.frames[0].shape), dtype=np.float32)
+        shape = (len(self.frames), *self.frames[0].shape)
+        largest = max(frame.storage.most_bytes for frame in self.frames)
+        check_fits(4 * math.prod(shape) + largest, self.frames[0].file)
+        data = np.empty(shape, dtype=np.float32)
         places: dict[Path, list[int]] = {}
         notes: dict[str, None] = {}  # once each, in order
         for place, frame in enumerate(self.frames):

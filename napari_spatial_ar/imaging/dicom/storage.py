@@ -107,7 +107,7 @@ class Storage:
     @property
     def most_bytes(self) -> int:
         """The most bytes that the pixels take, not compressed."""
-        return self.frames * self.rows * self.columns * self.samples * 8
+        return (self.frames * self.rows * self.columns * self.samples * self.allocated + 7) // 8
 
     @property
     def display(self) -> bool:
