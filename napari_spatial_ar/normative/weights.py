@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError, NameTakenError, WeightsError
-from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.errors import InputError, NameTakenError, SpatialARError, WeightsError
+from napari_spatial_ar.imaging.files import atomic_path, storage_error
 from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.backbone_table import (
     BACKBONES,
@@ -49,6 +51,7 @@ __all__ = [
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 _HUB_FILES = ["*.safetensors"]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -283,21 +286,50 @@ def _in_hub_cache(spec: BackboneSpec) -> Iterator[tuple[str, Path]]:
             yield repository, folder
 
 
-def _download(repository: str) -> None:
+def _download(repository: str, progress: Progress | None, token: str | None) -> None:
     """Let the hub's client fetch a repository's weights into its cache; `WeightsError` if not."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(repository, allow_patterns=_HUB_FILES)
+        folder = snapshot_download(
+            repository, allow_patterns=_HUB_FILES, token=token, tqdm_class=_bar(progress)
+        )
+    except SpatialARError:
+        raise  # of the callback: somebody wants it to stop
     except GatedRepoError as error:
         raise WeightsError("its licence is not accepted yet, or there is no token") from error
     except LocalEntryNotFoundError as error:  # what the client makes of it
         raise _Unreachable("the hub cannot be reached") from error
     except Exception as error:  # the client's, and those of whatever it connects with
+        if isinstance(error, OSError) and error.errno is not None:
+            raise storage_error(error, HF_HUB_CACHE) from error
         raise WeightsError(f"the hub's client says {type(error).__name__}") from error
     if not any(Path(folder).glob("*.safetensors")):
         raise WeightsError("it holds no safetensors file")
+
+
+def _bar(progress: Progress | None) -> Any:
+    """Give what the hub's client is to draw as a bar: its own, or calls of a function."""
+    if progress is None:
+        return None
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    call = progress
+
+    class Told(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            hidden = {"disable": False, "file": io.StringIO()}
+            super().__init__(*args, **{**kwargs, **hidden})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            drawn: bool | None = super().update(n)
+            if getattr(self, "unit", "") == "B":
+                call(int(self.n), int(self.total or 0))
+            return drawn
+
+    return Told
 
 
 class _Unreachable(WeightsError):
@@ -423,7 +455,8 @@ def pull(
     name: str,
     *,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    token: str | None = None,
 ) -> str:
     """Fetch a backbone's weights, unless they are at hand.
 
@@ -434,7 +467,11 @@ def pull(
     force : bool
         Fetch again what is at hand.
     progress : callable, optional
-        Called with (bytes so far, bytes in all) where they are known.
+        Called with (bytes so far, bytes in all) where they are known; from other threads. What it
+        raises, such as `Cancelled`, stops the download, and what is there is kept.
+    token : str, optional
+        Of the model hub, for weights whose licence has to be accepted; by default the one that its
+        client keeps.
 
     Returns
     -------
@@ -459,13 +496,12 @@ def pull(
     problems = []
     for repository in spec.hub:
         try:
-            _download(repository)
+            _download(repository, progress, token)
         except WeightsError as error:
             problems.append(f"{repository}: {error.what}")
             if isinstance(error, _Unreachable):
                 break
         else:
             return f"{repository} (hub)"
-    raise WeightsError(
-        f"the weights of {name} could not be fetched ({'; '.join(problems)})", fix=how_to_get(spec)
-    )
+    why = f" ({'; '.join(problems)})" if problems else ""
+    raise WeightsError(f"the weights of {name} could not be fetched{why}", fix=how_to_get(spec))

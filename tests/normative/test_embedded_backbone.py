@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import napari_spatial_ar as nsar
-from napari_spatial_ar.errors import InputError, WeightsError
+from napari_spatial_ar.errors import Cancelled, InputError, WeightsError
 from napari_spatial_ar.normative import weights
 from napari_spatial_ar.normative.backbone import (
     BACKBONES,
@@ -162,6 +162,45 @@ def test_a_fit_takes_the_default_without_a_network(
     with pytest.raises(WeightsError, match="no weights of dinov3_vits16 are on this machine"):
         nsar.fit(normal_slices, out=tmp_path / "n", backbone=DEFAULT_BACKBONE, device="cpu")
     assert not any(asked), "a backbone that is named is not fetched unasked either"
+
+
+def test_pull_tells_how_far_it_is_and_can_be_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    (tmp_path / "model.safetensors").touch()
+    tokens: list[str | None] = []
+
+    def ask(repository: str, *, local_files_only: bool = False, **said: Any) -> str:
+        if local_files_only:
+            raise FileNotFoundError(repository)
+        tokens.append(said["token"])
+        with (
+            said["tqdm_class"](total=2, desc="files"),
+            said["tqdm_class"](
+                total=100, unit="B", unit_scale=True, name="huggingface_hub.bytes"
+            ) as bar,
+        ):
+            bar.update(40)
+            bar.update(60)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", ask)
+    seen: list[tuple[int, int]] = []
+    source = weights.pull(
+        DEFAULT_BACKBONE, progress=lambda *step: seen.append(step), token="a token"
+    )
+    assert source == f"{BACKBONES[DEFAULT_BACKBONE].hub[0]} (hub)"
+    assert seen == [(40, 100), (100, 100)]
+    assert tokens == ["a token"]
+
+    def stop(*_: int) -> None:
+        raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        weights.pull(DEFAULT_BACKBONE, progress=stop)
+    assert len(tokens) == 2, "the next repository is not tried"
 
 
 def test_pull_gives_up_at_once_without_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
