@@ -15,6 +15,7 @@ __all__ = [
     "NameTakenError",
     "SpatialARError",
     "StorageError",
+    "UnguardedWarning",
     "WeightsError",
     "printable",
 ]
@@ -24,7 +25,7 @@ __all__ = [
 # text, which no terminal prints.
 _UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
 # What turns the direction of writing, so that a name reads as another (Unicode TR 36).
-_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def printable(text: str) -> str:
@@ -97,3 +98,7 @@ class StorageError(SpatialARError):
 
 class Cancelled(SpatialARError):
     """The work was stopped on request; what was finished is kept."""
+
+
+class UnguardedWarning(UserWarning):
+    """A folder on a file system without locks, where two processes may disturb each other."""

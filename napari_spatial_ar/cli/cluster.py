@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +78,11 @@ def _tls_of(text: str) -> Tls | None:
     return Tls(*paths)
 
 
+def _listed_path(line: str) -> Path:
+    """Path that a line says, without blanks around it unless they are in the name."""
+    return Path(line if os.path.lexists(line) else line.strip())
+
+
 def listed(inputs: list[Path] | None, file: Path | None) -> list[Path]:
     """Give the inputs of a command, with those that a file lists one a line.
 
@@ -89,10 +96,14 @@ def listed(inputs: list[Path] | None, file: Path | None) -> list[Path]:
     found = list(inputs or [])
     if file is not None:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
+            data = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+        except OSError as error:
             raise InputError("is no list of scans that can be read", path=file) from error
-        found += [Path(line.strip()) for line in lines if line.strip()]
+        if b"\0" in data:
+            raise InputError("is no list of scans, but of another kind", path=file)
+        # File names need not be text, and may hold what `str.splitlines` would split at.
+        lines = [os.fsdecode(line.removesuffix(b"\r")) for line in data.split(b"\n")]
+        found += [_listed_path(line) for line in lines if line.strip()]
     if not found:
         raise typer.BadParameter("Give a scan, or a file that lists some.")
     return found

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from napari_spatial_ar.cli.support import (
     Device,
@@ -18,6 +17,7 @@ from napari_spatial_ar.cli.support import (
     progress_bar,
     say,
     show,
+    show_json,
     table,
     write_json,
 )
@@ -92,7 +92,7 @@ def models_show(model: ModelName, json: Json = None) -> dict[str, Any]:
 
     loaded = load_model(model, device="cpu")
     needs = missing_backbone(loaded.header)
-    Console(highlight=False).print_json(data=model_summary(loaded))
+    show_json(model_summary(loaded))
     calibration = loaded.header.calibration
     if calibration is not None:
         least = calibration.smallest_p

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TextColumn,
+    ProgressColumn,
+    Task,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
-from napari_spatial_ar.errors import InputError, SpatialARError
+from napari_spatial_ar.errors import InputError, SpatialARError, UnguardedWarning, printable
 
 if TYPE_CHECKING:
     from napari_spatial_ar.imaging.windows import Window
@@ -46,6 +49,7 @@ __all__ = [
     "progress_bar",
     "say",
     "show",
+    "show_json",
     "table",
     "write_json",
 ]
@@ -69,7 +73,12 @@ class PlaneName(Enum):
     sagittal = "sagittal"
 
 
-console = Console(stderr=True, highlight=False)
+def _console(*, stderr: bool) -> Console:
+    """Make a console that takes nothing in a text, such as a series' description, for markup."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+console = _console(stderr=True)
 
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")
@@ -174,7 +183,8 @@ def command(
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         target = kwargs.get("json")
         try:
-            result = function(*args, **kwargs)
+            with _warnings_said():
+                result = function(*args, **kwargs)
             write_json(target, result)
         except SpatialARError as error:
             _fail(target, str(error))
@@ -188,12 +198,29 @@ def command(
     return run
 
 
+@contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Say warnings that are meant for users in the way of everything else."""
+    show = warnings.showwarning
+
+    def told(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, UnguardedWarning):
+            say(f"warning: {message}")
+        else:
+            show(message, category, *where)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UnguardedWarning)
+        warnings.showwarning = told  # type: ignore[assignment]
+        yield
+
+
 def _fail(target: object, sentence: str) -> None:
-    console.print(f"[bold red]error:[/] {escape(sentence)}", soft_wrap=True)
+    console.print(Text.assemble(("error:", "bold red"), " ", printable(sentence)), soft_wrap=True)
     try:
         write_json(target, {"error": sentence})
     except SpatialARError as error:
-        console.print(str(error), markup=False, soft_wrap=True)
+        say(str(error))
     raise typer.Exit(1)
 
 
@@ -206,14 +233,33 @@ def write_json(target: object, value: dict[str, Any]) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line to standard error, as it is."""
-    console.print(text, markup=False, soft_wrap=True)
+    """Print a line to standard error, as it is but for what no terminal prints."""
+    console.print(printable(text), soft_wrap=True)
+
+
+class _Description(ProgressColumn):
+    """What is going on, as it is but for what no terminal prints."""
+
+    def render(self, task: Task) -> Text:
+        return Text(printable(task.description))
+
+
+class _Rows(Table):
+    """A table of texts that are shown as they are but for what no terminal prints."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Add a row; a text may have several lines."""
+        shown = (
+            "\n".join(map(printable, cell.split("\n"))) if isinstance(cell, str) else cell
+            for cell in cells
+        )
+        super().add_row(*shown, **options)
 
 
 def progress_bar() -> Progress:
     """Make a progress bar that goes away at the end."""
     return Progress(
-        TextColumn("{task.description}"),
+        _Description(),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -225,9 +271,14 @@ def progress_bar() -> Progress:
 
 def table(*columns: str) -> Table:
     """Make a table without lines."""
-    return Table(*columns, box=None, pad_edge=False)
+    return _Rows(*columns, box=None, pad_edge=False)
 
 
 def show(result: Table) -> None:
     """Print a table to standard output."""
-    Console(highlight=False).print(result)
+    _console(stderr=False).print(result)
+
+
+def show_json(result: dict[str, Any]) -> None:
+    """Print plain data to standard output, in characters that any terminal has."""
+    _console(stderr=False).print_json(data=result, ensure_ascii=True)

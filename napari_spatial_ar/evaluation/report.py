@@ -71,9 +71,10 @@ def patient_labels(patients: Sequence[str]) -> list[str]:
     patients : sequence of str
         All of the set: the same set gives the same names.
     """
-    key = hashlib.sha256("\n".join(sorted(patients)).encode()).digest()
+    # Names are taken from file names, which need not be text.
+    key = hashlib.sha256("\n".join(sorted(patients)).encode(errors="surrogatepass")).digest()
     return [
-        hashlib.blake2b(patient.encode(), key=key, digest_size=4).hexdigest()
+        hashlib.blake2b(patient.encode(errors="surrogatepass"), key=key, digest_size=4).hexdigest()
         for patient in patients
     ]
 

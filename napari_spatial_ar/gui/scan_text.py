@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+from napari_spatial_ar.errors import printable
 from napari_spatial_ar.imaging.scan import Scan
 
 __all__ = ["columns", "notes", "ticked_at_first"]
@@ -18,7 +19,7 @@ def columns(scan: Scan) -> tuple[str, ...]:
     geometry = scan.geometry
     return (
         scan.series.label,
-        scan.series.description or _file_name(scan),
+        printable(scan.series.description or _file_name(scan)),
         _MODALITIES[scan.modality],
         geometry.plane if geometry.spacing_known else "",
         " x ".join(str(n) for n in _columns_rows_slices(scan, geometry.display_shape)),

@@ -22,7 +22,7 @@ from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.forms import Dialog, Note, button, row
 from napari_spatial_ar.gui.icons import icon, square
 from napari_spatial_ar.gui.scan_text import columns, notes, ticked_at_first
-from napari_spatial_ar.gui.tooltips import tooltip
+from napari_spatial_ar.gui.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.gui.workers import TaskHost
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.imaging.scan import Scan
@@ -64,7 +64,7 @@ class SeriesChooser(Dialog):
         self.none_button = button("None", tooltip("chooser.none"))
         self.count = Note(strong=True)
         self.errors = Note(_sentence(found.errors))
-        self.errors.setToolTip("\n".join(str(error) for error in found.errors))
+        self.errors.setToolTip(as_tooltip("\n".join(str(error) for error in found.errors)))
         self.buttons = QDialogButtonBox(
             QDialogButtonBox.StandardButton.Open | QDialogButtonBox.StandardButton.Cancel
         )

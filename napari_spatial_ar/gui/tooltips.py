@@ -308,4 +308,5 @@ def tooltip(key: str, /, **values: object) -> str:
 
 def as_tooltip(text: str) -> str:
     """Make a tooltip of a text of any length, of which Qt takes nothing as markup."""
-    return f"<qt>{escape(text)}</qt>"
+    lines = escape(text).replace("\n", "<br>")
+    return f"<qt>{lines}</qt>" if text else ""

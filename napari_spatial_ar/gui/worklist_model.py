@@ -13,7 +13,7 @@ from qtpy.QtGui import QBrush, QFont, QIcon
 
 from napari_spatial_ar.gui.colours import QUIET, TROUBLE
 from napari_spatial_ar.gui.icons import icon, square
-from napari_spatial_ar.gui.tooltips import tooltip
+from napari_spatial_ar.gui.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.review.p_values import PValues, p_note
 from napari_spatial_ar.review.worklist import Column, Entry, sort_value
@@ -186,13 +186,15 @@ class WorklistModel(QAbstractTableModel):
 def _tip(entry: Entry, column: _Column) -> str:
     summary = entry.summary
     if column.name == "state" and entry.trouble:
-        return entry.trouble
+        return as_tooltip(entry.trouble)
     if column.name == "p" and summary.p_value is not None:
         patients = summary.patients
         return p_note(PValues(summary.p_value, (), patients, 1 / (patients + 1)))
     if column.name == "findings" and summary.threshold is not None:
         return f"{column.tooltip}: {summary.threshold:.3g}"
-    return column.text(entry) if column.name in ("scan", "description") else column.tooltip
+    if column.name in ("scan", "description"):
+        return as_tooltip(column.text(entry))
+    return column.tooltip
 
 
 class WorklistOrder(QSortFilterProxyModel):

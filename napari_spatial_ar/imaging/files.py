@@ -25,10 +25,9 @@ from typing import Any
 
 from filelock import lock_descriptor
 
-from napari_spatial_ar.errors import InputError, InUseError, StorageError
+from napari_spatial_ar.errors import InputError, InUseError, StorageError, UnguardedWarning
 
 __all__ = [
-    "UnguardedWarning",
     "atomic_path",
     "atomic_write_bytes",
     "atomic_write_json",
@@ -57,10 +56,6 @@ _LOCKS_WHILE_WRITING = os.name != "nt"
 _TRIES = 100
 _LONGEST_SUFFIX = 16
 _FULL_BYTES = 1 << 16
-
-
-class UnguardedWarning(UserWarning):
-    """A folder on a file system without locks, where two processes may disturb each other."""
 
 
 def storage_error(error: OSError, path: str | Path) -> StorageError:

@@ -125,7 +125,7 @@ class SurveyedSeries:
     @property
     def patient(self) -> str:
         """Name of the patient that is safe to show: the start of a hash."""
-        return hashlib.sha256(self.group.encode()).hexdigest()[:8]
+        return hashlib.sha256(self.group.encode(errors="surrogatepass")).hexdigest()[:8]
 
     def chosen(self, selection: Selection) -> SurveyedSeries:
         """Use other slices of the same; the selection's plane is that it was looked at in."""

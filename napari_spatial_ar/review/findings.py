@@ -5,9 +5,6 @@ Slices are counted along the acquired axis, from 0, in the order of the file.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,10 +17,11 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.files import atomic_write_text
+from napari_spatial_ar.imaging.files import atomic_write_text, strict_json
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.review.masks import make_mask, voxel_volume_mm3
 from napari_spatial_ar.review.provenance import RESEARCH_USE
+from napari_spatial_ar.review.tables import csv_text
 
 __all__ = [
     "MIDLINE_MM",
@@ -277,18 +275,17 @@ def findings_to_csv(
     centroids are RAS. What is not known is left empty. ``more`` holds further columns, the same
     for each finding.
     """
-    text = io.StringIO()
     further = more or [{}] * len(findings)
     names = (*_CSV_COLUMNS, *(further[0] if further else ()))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
+    rows: list[Sequence[Any]] = [names]
     for finding, columns in zip(findings, further, strict=True):
         row = {**asdict(finding), **columns}
         for axis, value in zip("xyz", row.pop("centroid_ras_mm") or (None,) * 3, strict=True):
             row[f"centroid_{axis}_mm"] = value
         row.pop("centroid_zyx")
-        writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-    return text.getvalue()
+        row = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+        rows.append([row[name] for name in names])
+    return csv_text(rows)
 
 
 def findings_to_json(
@@ -317,7 +314,7 @@ def findings_to_json(
             for finding, columns in zip(findings, more or [{}] * len(findings), strict=True)
         ],
     }
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return strict_json(document)
 
 
 def write_findings_csv(

@@ -95,7 +95,7 @@ def _plain(value: Any) -> Any:
 
 
 def _hashed(uid: str) -> str:
-    return "sha256:" + hashlib.sha256(uid.encode()).hexdigest()
+    return "sha256:" + hashlib.sha256(uid.encode(errors="surrogatepass")).hexdigest()
 
 
 def voxels_sha256(volume: Volume) -> str:

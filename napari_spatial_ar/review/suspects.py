@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from napari_spatial_ar.review.drawing import (
     write_text,
 )
 from napari_spatial_ar.review.provenance import RESEARCH_USE
+from napari_spatial_ar.review.tables import csv_text
 
 __all__ = [
     "COLUMNS",
@@ -132,7 +131,5 @@ def write_suspects(suspects: Suspects, folder: str | Path, *, overwrite: bool = 
             fix="Choose another folder, or overwrite them",
         )
     Path(folder).mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *suspect_rows(suspects)])
     write_png(png, contact_sheet(suspects))
-    atomic_write_text(table, text.getvalue())
+    atomic_write_text(table, csv_text([COLUMNS, *suspect_rows(suspects)]))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from napari_spatial_ar.imaging.files import strict_json
 from napari_spatial_ar.scale.places import Place
 
 __all__ = ["Entry", "Ledger"]
@@ -87,5 +88,5 @@ class Ledger:
         StorageError
             If it cannot be written.
         """
-        line = json.dumps(asdict(entry), allow_nan=False, separators=(",", ":")) + "\n"
-        self.place.write(f"{_FOLDER}/{entry.key}.json", line.encode())
+        line = strict_json(asdict(entry), indent=None)
+        self.place.write(f"{_FOLDER}/{entry.key}.json", line.encode(errors="backslashreplace"))

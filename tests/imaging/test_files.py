@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_spatial_ar.errors import InputError, InUseError, StorageError
+from napari_spatial_ar.errors import InputError, InUseError, StorageError, UnguardedWarning
 from napari_spatial_ar.imaging import files
 from napari_spatial_ar.imaging.files import (
-    UnguardedWarning,
     atomic_path,
     atomic_write_bytes,
     atomic_write_json,

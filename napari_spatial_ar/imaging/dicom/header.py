@@ -248,4 +248,4 @@ def patient_key(path: Path) -> str:
     header = read_whole_header(path, ["PatientID", "StudyInstanceUID"])
     with guard(path, DAMAGED):
         who = str(header.get("PatientID") or header.get("StudyInstanceUID") or path.parent)
-    return hashlib.sha256(who.encode()).hexdigest()[:12]
+    return hashlib.sha256(who.encode(errors="surrogatepass")).hexdigest()[:12]
