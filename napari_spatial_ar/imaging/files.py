@@ -128,10 +128,17 @@ def check_room(needed: int, folder: Path, what: str, *, fix: str = "Free some sp
         raise storage_error(error, folder) from error
     if needed > free:
         raise StorageError(
-            f"{what} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
+            f"{what} need {_spoken(needed)} and {_spoken(free)} are free",
             path=folder,
             fix=fix,
         )
+
+
+def _spoken(size: int) -> str:
+    for factor, unit in ((1e9, "GB"), (1e6, "MB")):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 1e3:.1f} kB"
 
 
 @contextmanager

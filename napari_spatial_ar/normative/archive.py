@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
 from napari_spatial_ar.errors import InputError, ModelFileError
-from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.imaging.files import atomic_path, check_room
 from napari_spatial_ar.normative import model_file
-from napari_spatial_ar.normative.library import CARD, card_files, check_model, new_model
+from napari_spatial_ar.normative.library import (
+    CARD,
+    card_files,
+    check_model,
+    is_plain_name,
+    new_model,
+)
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.normative.paths import user_models_dir
@@ -22,6 +27,7 @@ _MB = 1 << 20
 _LARGEST_MODEL = 64 * 1024 * _MB
 _LARGEST_BESIDE = 32 * _MB
 _MOST_FILES = 64
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def export_model(
@@ -61,10 +67,11 @@ def export_model(
     if target.exists() and not overwrite:
         raise InputError("this file is there already", path=target, fix="Choose another name")
     beside = [f for f in card_files(source.parent) if pictures or f.suffix != ".png"]
+    called = source.parent.name if is_plain_name(source.parent.name) else "model"
     # Tensors do not compress; storing them is faster.
     with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for file in (source, *beside):
-            archive.write(file, f"{source.parent.name}/{file.name}")
+            archive.write(file, f"{called}/{file.name}")
     return target
 
 
@@ -90,11 +97,18 @@ def unpack_model(path: Path, name: str | None = None) -> Path:
     ModelFileError
         If the archive is damaged, holds anything else or more than it may, or its model is
         damaged, of another version or of a method that this version does not know.
+    StorageError
+        If the disk has no room for what it holds.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members, called = _members(archive, path)
             name = name or called
+            check_room(
+                sum(member.file_size for member in members),
+                user_models_dir(),
+                "what the archive holds",
+            )
             with new_model(name) as folder:
                 for member in members:
                     _extract(archive, member, folder / PurePosixPath(member.filename).name)
@@ -116,9 +130,11 @@ def _members(archive: zipfile.ZipFile, path: Path) -> tuple[list[zipfile.ZipInfo
     names = [PurePosixPath(member.filename).name for member in members]
     (folder,) = folders if len(folders) == 1 else ("",)
     # One plain folder name and no more: nothing can be written outside the new model's folder.
-    plain = folder not in ("", ".", "..") and not set(folder) & set("/\\:")
+    plain = all(map(is_plain_name, (folder, *names)))
+    # Some file systems do not tell capitals.
+    plain &= len({n.casefold() for n in names}) == len(names)
+    plain &= all(member.compress_type in _PACKED for member in members)
     known = all(n in (MODEL_FILE, CARD) or Path(n).suffix == ".png" for n in names)
-    plain &= not any(set(n) & set("\\:") for n in names) and len(set(names)) == len(names)
     if not (plain and known and MODEL_FILE in names and len(names) <= _MOST_FILES):
         raise ModelFileError(
             "it is no exported model: that holds one folder with the model, its card and pictures",
@@ -136,10 +152,19 @@ def _limit(name: str) -> int:
 
 
 def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
-    """Write one file. It never grows past the size it names, which was looked at before."""
+    """Write one file. It has the size it names, which was looked at before, and no other."""
     with (
         atomic_path(target) as temporary,
         archive.open(member) as source,
         temporary.open("wb") as file,
     ):
-        shutil.copyfileobj(source, file, _MB)
+        while True:
+            try:
+                data = source.read(_MB)
+            except OSError as error:  # which is the archive's, not the new file's
+                raise zipfile.BadZipFile(str(error)) from error
+            file.write(data)
+            if not data:
+                break
+        if file.tell() != member.file_size:
+            raise zipfile.BadZipFile("a file has another size than the directory says")

@@ -40,6 +40,7 @@ __all__ = [
     "delete_model",
     "duplicate_model",
     "free_folder",
+    "is_plain_name",
     "is_released",
     "missing_backbone",
     "new_model",
@@ -98,7 +99,7 @@ def free_folder(name: str) -> Path:
     InputError
         If it is no name, or taken (`NameTakenError`).
     """
-    if not _is_plain(name):
+    if not is_plain_name(name):
         raise InputError(f"'{name}' is no name for a model", fix="Use letters, digits and hyphens")
     check_name_length(name)
     folder = user_models_dir() / name
@@ -107,7 +108,7 @@ def free_folder(name: str) -> Path:
     return folder
 
 
-def _is_plain(name: str) -> bool:
+def is_plain_name(name: str) -> bool:
     """Whether a name can be a folder's on every system, and be printed."""
     return (
         bool(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.errors import InputError, ModelFileError, StorageError
 from napari_spatial_ar.normative import archive, model_file
 from napari_spatial_ar.normative.archive import export_model
 from napari_spatial_ar.normative.backbone import Backbone
@@ -87,6 +88,17 @@ def test_a_damaged_model_is_not_handed_on(folder: Path, tmp_path: Path) -> None:
         ("a/model.safetensors", "a/..\\x.png"),
         ("a/README.md",),
         ("a/model.safetensors", *(f"a/{n}.png" for n in range(64))),
+        ("C:\\a/model.safetensors",),
+        ("C:/model.safetensors",),
+        ("nul/model.safetensors",),
+        ("a\x1b[31m/model.safetensors",),
+        ("a\nb/model.safetensors",),
+        ("a\u202eb/model.safetensors",),
+        ("a./model.safetensors",),
+        (".trash/model.safetensors",),
+        ("a/model.safetensors", "a/x\x07.png"),
+        ("a/model.safetensors", "a/x.png", "a/X.png"),
+        ("a/model.safetensors", "a/con.png"),
         (),
     ],
 )
@@ -143,6 +155,54 @@ def test_unknown_versions_and_methods_say_what_they_need(
     path = packed(tmp_path, **{"a/model.safetensors": (folder / "model.safetensors").read_bytes()})
     with pytest.raises(ModelFileError, match=r"method 'oracle' is not known.*Update"):
         import_model(path)
+    assert nothing_came_in()
+
+
+def test_names_that_stand_twice_are_refused(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "twice.zip"
+    with zipfile.ZipFile(path, "w") as made:
+        made.write(folder / "model.safetensors", "a/model.safetensors")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            made.writestr("a/model.safetensors", b"another")
+    with pytest.raises(ModelFileError, match="no exported model"):
+        import_model(path, "new")
+    assert nothing_came_in()
+
+
+def claiming(path: Path, size: int) -> Path:
+    """Write into an archive's directory that its first file has another size."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, data.rfind(b"PK\x01\x02") + 24, size)  # APPNOTE.TXT 4.3.12
+    path.write_bytes(data)
+    return path
+
+
+def test_more_than_the_disk_has_room_for_is_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = packed(tmp_path, **{"a/model.safetensors": (folder / "model.safetensors").read_bytes()})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(StorageError, match=r"the archive holds need .* and 1\.0 kB are free"):
+        import_model(path, "new")
+    assert nothing_came_in()
+
+
+@pytest.mark.parametrize("change", [-100, 100])
+def test_a_size_that_is_not_true_is_damage(folder: Path, tmp_path: Path, change: int) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    path = packed(tmp_path, **{"a/model.safetensors": data})
+    with pytest.raises(ModelFileError, match="archive is damaged"):
+        import_model(claiming(path, len(data) + change), "new")
+    assert nothing_came_in()
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_archives_of_other_kinds_are_refused(folder: Path, tmp_path: Path, kind: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", kind) as made:
+        made.write(folder / "model.safetensors", "a/model.safetensors")
+    with pytest.raises(ModelFileError, match="no exported model"):
+        import_model(tmp_path / "a.zip")
     assert nothing_came_in()
 
 
