@@ -102,7 +102,7 @@ class Narrowing:
             return values.astype(np.float32)
 
 
-def grey_of(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], bool]:
+def grey_of(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], bool]:
     """Grey values of pixels with channels, and whether they were coloured.
 
     Parameters
@@ -112,17 +112,20 @@ def grey_of(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], bool]:
 
     Returns
     -------
-    grey : (...) float32
-        Luminance (ITU-R BT.601); exact where the three colours are equal.
+    grey : (...) array
+        Grey alone as it is; else float32, of colours the luminance (ITU-R BT.601), exact where
+        the three are equal.
     coloured : bool
         Whether they are not.
     """
     channels = pixels.shape[-1]
+    if channels == 1:
+        return pixels[..., 0], False
     opaque = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1.0
     values = pixels.astype(np.float32)
     if channels in (2, 4):
         values = values[..., :-1] * (values[..., -1:] / np.float32(opaque))
-    if channels < 3:
+    if channels == 2:
         return values[..., 0], False
     if (values[..., :1] == values[..., 1:]).all():
         return np.ascontiguousarray(values[..., 0]), False

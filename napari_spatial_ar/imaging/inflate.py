@@ -9,12 +9,14 @@ from typing import BinaryIO, Literal
 
 from napari_spatial_ar.errors import InputError
 
-__all__ = ["InflatedFile", "Inflater", "Packing", "inflate", "read_to_the_end"]
+__all__ = ["MOST_COMPRESSION", "InflatedFile", "Inflater", "Packing", "inflate", "read_to_the_end"]
 
 #: gzip (RFC 1952, several members too), zlib (RFC 1950), or bare deflate (RFC 1951), which is the
 #: only one of them without a checksum.
 Packing = Literal["gzip", "zlib", "deflate"]
 
+#: Deflate cannot pack more than 1032 bytes into one: a header that claims more is lying.
+MOST_COMPRESSION = 1100
 _WINDOW_BITS = {"gzip": 31, "zlib": 15, "deflate": -15}
 _PIECE = 2**20
 _GZIP = b"\x1f\x8b"

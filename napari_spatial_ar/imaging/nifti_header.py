@@ -18,6 +18,7 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import orientation
 from napari_spatial_ar.imaging.guard import guard
+from napari_spatial_ar.imaging.inflate import MOST_COMPRESSION
 from napari_spatial_ar.imaging.nifti_voxels import DAMAGED, content_size, first_bytes, is_packed
 
 __all__ = ["UNEVEN", "NiftiHeader", "is_nifti_head", "pair_header", "read_header", "unpacked_head"]
@@ -25,8 +26,6 @@ __all__ = ["UNEVEN", "NiftiHeader", "is_nifti_head", "pair_header", "read_header
 #: Description of a file whose slices no affine holds: they are those of the scan, in its order.
 UNEVEN = b"slices unevenly spaced: no valid affine"
 _GZIP = b"\x1f\x8b"
-# Deflate cannot pack more than 1032 bytes into one: a header that claims more is lying.
-_MOST_COMPRESSION = 1100
 _HEADER_BYTES = 540  # of NIfTI-2, the longer one
 _HEAD_BYTES = 4096
 _MOST_VOLUMES = 10_000
@@ -308,7 +307,7 @@ def _check_claims(found: NiftiHeader, path: Path) -> tuple[str, ...]:
         )
     size = found.voxel_file.stat().st_size
     claimed = math.prod(shape) * found.dtype.itemsize
-    if claimed + found.offset > size * (_MOST_COMPRESSION if found.packed else 1):
+    if claimed + found.offset > size * (MOST_COMPRESSION if found.packed else 1):
         raise InputError(
             f"its header claims {claimed} bytes of voxels but the file has {size} bytes",
             path=path,

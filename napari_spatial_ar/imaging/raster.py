@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,13 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.gather import attempt, gather, left_out
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.grey import COLOUR_WARNING
+from napari_spatial_ar.imaging.grey import (
+    COLOUR_WARNING,
+    WIDE_WARNING,
+    Narrowing,
+    is_wide,
+    span,
+)
 from napari_spatial_ar.imaging.pictures import (
     Look,
     decode,
@@ -66,13 +72,18 @@ def read_raster(path: str | Path) -> tuple[npt.NDArray[np.float32], Intensity]:
         not finite or all the same.
     """
     path = Path(path)
-    picture = decode(path)
-    if len(picture.pages) != 1:
-        raise InputError(
-            f"holds {len(picture.pages)} pages, not one slice", path=path, fix="Open it as a stack"
-        )
-    check_voxels(picture.pages, path=path)
-    return picture.pages[0], picture.intensity
+    found = _one_page(path, "slice", fix="Open it as a stack")
+    page: npt.NDArray[np.float32] = decode(found).pages[0].astype(np.float32)
+    check_voxels(page, path=path)
+    return page, found.intensity
+
+
+def _one_page(path: Path, what: str, fix: str | None = None) -> Look:
+    looks = look(path)
+    pages = sum(found.pages for found in looks)
+    if pages != 1:
+        raise InputError(f"holds {pages} pages, not one {what}", path=path, fix=fix)
+    return looks[0]
 
 
 def read_label(path: str | Path) -> npt.NDArray[np.bool_]:
@@ -83,32 +94,29 @@ def read_label(path: str | Path) -> npt.NDArray[np.bool_]:
     InputError
         If the file is missing, damaged, no picture, or has several pages.
     """
-    path = Path(path)
-    picture = decode(path)
-    if len(picture.pages) != 1:
-        raise InputError(f"holds {len(picture.pages)} pages, not one label", path=path)
-    return np.asarray(picture.pages[0] > 0)
+    return np.asarray(decode(_one_page(Path(path), "label")).pages[0] > 0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _StackVoxels:
     """Reader of a stack of pages (see `napari_spatial_ar.imaging.scan`)."""
 
     looks: tuple[Look, ...]
+    _narrow: Narrowing | None = field(default=None, repr=False)
 
     def whole(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
         """All pages, and whether there was colour."""
         first = self.looks[0]
         count = sum(found.pages for found in self.looks)
         data = np.empty((count, first.rows, first.columns), np.float32)
+        narrow = self._narrowing()
         coloured, start = False, 0
         for found in self.looks:
-            picture = decode(found.path)
-            _check_size(picture.pages, (found.pages, found.rows, found.columns), found.path)
-            data[start : start + found.pages] = picture.pages
+            picture = decode(found)
+            data[start : start + found.pages] = narrow(picture.pages)
             coloured |= picture.coloured
             start += found.pages
-        return data, (COLOUR_WARNING,) if coloured else ()
+        return data, (*((COLOUR_WARNING,) if coloured else ()), *narrow.warnings)
 
     def plane(self, index: int) -> npt.NDArray[np.float32]:
         """One page; only its file, and where the file allows it only its page, is decoded."""
@@ -116,22 +124,19 @@ class _StackVoxels:
             if index < found.pages:
                 break
             index -= found.pages
-        pages: npt.NDArray[np.float32] = decode(found.path, index).pages
-        _check_size(pages, (1, found.rows, found.columns), found.path)
-        if not (np.isfinite(pages.min()) and np.isfinite(pages.max())):
+        page: npt.NDArray[np.float32] = self._narrowing()(decode(found, index).pages)[0]
+        if not (np.isfinite(page.min()) and np.isfinite(page.max())):
             raise InputError("holds pixels that are not finite numbers", path=found.path)
-        page: npt.NDArray[np.float32] = pages[0]
         return page
 
-
-def _check_size(pages: npt.NDArray[np.float32], size: tuple[int, int, int], path: Path) -> None:
-    if pages.shape != size:
-        raise InputError(
-            f"its pixels ({' x '.join(map(str, pages.shape))}) are not of the size that its header "
-            f"says ({' x '.join(map(str, size))})",
-            path=path,
-            fix="Export or copy it again",
-        )
+    def _narrowing(self) -> Narrowing:
+        """How grey values become float32; where float32 may not hold them, all are looked at."""
+        if self._narrow is None:
+            wide = [np.dtype(found.dtype) for found in self.looks if is_wide(np.dtype(found.dtype))]
+            whole = all(dtype.kind in "iu" for dtype in wide)
+            ends = span(decode(found).pages for found in self.looks) if wide else None
+            self._narrow = Narrowing.of(ends, whole=whole)
+        return self._narrow
 
 
 def _stack(looks: Sequence[Look]) -> Scan:
@@ -139,20 +144,37 @@ def _stack(looks: Sequence[Look]) -> Scan:
     first = looks[0]
     count, rows, columns = sum(found.pages for found in looks), first.rows, first.columns
     label = f"Picture {columns} x {rows}" if count == 1 else f"Stack {columns} x {rows} x {count}"
-    warnings = ["Pictures carry no spacing: lengths are in pixels, and left and right as drawn."]
+    stacks = [found.stack for found in looks if found.stack is not None]
+    spacing = stacks[0].spacing if len(looks) == 1 and stacks else None
+    shape = (count, rows, columns)
+    if spacing is None:
+        geometry = Geometry.without_spacing(shape)
+        warnings = [
+            "Pictures carry no spacing: lengths are in pixels, and left and right as drawn."
+        ]
+    else:
+        step, down, across = spacing
+        geometry = Geometry(shape, np.diag([-across, -down, step, 1.0]))
+        warnings = ["The file does not say how the patient lies: left and right are as drawn."]
     turned = sum(found.turned for found in looks)
     if turned:
         warnings.append(
             f"{turned} of {len(looks)} files ask to be turned or mirrored (EXIF orientation); "
             "they are shown as stored."
         )
-    if is_large(count * rows * columns) and any(found.in_colour for found in looks):
-        warnings.append(COLOUR_WARNING)
+    warnings += dict.fromkeys(remark for stack in stacks for remark in stack.remarks)
+    if is_large(count * rows * columns):
+        warnings += [COLOUR_WARNING] * any(found.in_colour for found in looks)
+        warnings += [WIDE_WARNING] * any(is_wide(np.dtype(found.dtype)) for found in looks)
+    words = stacks[0].words if len(looks) == 1 and stacks else ""
     return Scan(
         voxels=_StackVoxels(tuple(looks)),
-        geometry=Geometry.without_spacing((count, rows, columns)),
+        geometry=geometry,
         modality="unknown",
-        series=Series(label=label, files=tuple(found.path for found in looks)),
+        series=Series(
+            label=f"{label}, {words}" if words else label,
+            files=tuple(found.path for found in looks),
+        ),
         intensity=first.intensity,
         warnings=tuple(warnings),
     )
@@ -170,8 +192,10 @@ def find_stacks(files: Sequence[str | Path]) -> list[Scan]:
     -------
     list of Scan
         One with a slice for each picture (and page) where sizes and pixel types agree, else one
-        for each picture. Without spacing: see `Geometry.without_spacing`. Pictures that cannot
-        be read are left out, which a warning of the first scan says.
+        for each picture, and one for each channel and time point of a TIFF file that has several.
+        Without spacing (see `Geometry.without_spacing`) but for an ImageJ or OME-TIFF file that
+        gives one. Pictures that cannot be read are left out, which a warning of the first scan
+        says.
 
     Raises
     ------
@@ -179,9 +203,11 @@ def find_stacks(files: Sequence[str | Path]) -> list[Scan]:
         If no picture could be read.
     """
     paths = sorted(map(Path, files), key=natural_key)
-    looks, errors = attempt(partial(look, path) for path in paths)
-    alike = len({(found.rows, found.columns, found.intensity) for found in looks}) == 1
-    first, *others = [looks] if alike else [[found] for found in looks]
+    files_looks, errors = attempt(partial(look, path) for path in paths)
+    looks = [found for file_looks in files_looks for found in file_looks]
+    alone = len({(found.rows, found.columns, found.intensity) for found in looks}) > 1
+    alone |= any(len(file_looks) > 1 for file_looks in files_looks)
+    first, *others = [[found] for found in looks] if alone else [looks]
     return [_stack(first).warn(*left_out(errors)), *map(_stack, others)]
 
 

@@ -30,10 +30,6 @@ CRASHES = frozenset({"segv-nrrd"})
 PENDING = frozenset(
     {
         "dicom-slice-dropped",
-        "png_grey_alpha_16",
-        "png_rgb_16_grey",
-        "tiff-cut",
-        "tiff_imagej_zc",
     }
 )
 

@@ -135,7 +135,7 @@ def test_a_lying_tiff_is_refused(tmp_path: Path) -> None:
     wide = raw[:value] + (200_000_000).to_bytes(4, "little") + raw[value + 4 :]
     wide = wide[: place + 2] + b"\x04\x00" + wide[place + 4 :]
     (tmp_path / "a.tif").write_bytes(wide)
-    with pytest.raises(InputError, match="claims more than"):
+    with pytest.raises(InputError, match="claims 8000000000 bytes"):
         read_raster(tmp_path / "a.tif")
 
 
