@@ -23,6 +23,7 @@ from napari_spatial_ar.imaging.itk_header import (
     is_itk_head,
     read_itk_header,
 )
+from napari_spatial_ar.imaging.memory import check_fits
 from napari_spatial_ar.imaging.nifti import slice_axis_of
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Series
@@ -57,10 +58,13 @@ class _Stored:
         The file.
     shape : (T, Z, Y, X, C)
         Volumes, their size, and numbers at each voxel.
+    claimed : int
+        Bytes that they take.
     """
 
     path: Path
     shape: tuple[int, int, int, int, int]
+    claimed: int
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _kept: npt.NDArray[Any] | None = field(default=None, repr=False)
 
@@ -70,6 +74,7 @@ class _Stored:
             if self._kept is not None:
                 return self._kept
             sitk = _simpleitk(self.path)
+            check_fits(2 * self.claimed, self.path)  # SimpleITK's own, and an array of them
             read: npt.NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(self.path)))
             read = read.reshape(self.shape)
             if keep:
@@ -169,7 +174,7 @@ def find_itk(path: str | Path) -> list[Scan]:
     count = size[3] * (1 if coloured else channels)
     if count > _MOST_VOLUMES:
         raise InputError(f"holds {count} volumes, more than the {_MOST_VOLUMES} listed", path=path)
-    stored = _Stored(path, (size[3], *geometry.shape, channels))
+    stored = _Stored(path, (size[3], *geometry.shape, channels), claimed)
     label = f"{header.kind} scan {' x '.join(map(str, size[:3]))}"
 
     def scan(number: int) -> Scan:

@@ -11,6 +11,8 @@ from napari_spatial_ar.errors import InputError
 
 __all__ = ["check_fits", "fits", "free_bytes"]
 
+# Less than this is not worth asking for, slice after slice.
+_LITTLE = 2**24
 # Limit of a container (Linux, version 2 and 1), and what its statistics call memory in use that
 # cannot be given back, as the cache of files can.
 _LIMITS = (
@@ -41,8 +43,8 @@ def free_bytes() -> int:
 
 
 def fits(claimed: int) -> bool:
-    """Whether so many bytes are free."""
-    return claimed <= free_bytes()
+    """Whether so many bytes are free; 16 MiB always count as free."""
+    return claimed <= _LITTLE or claimed <= free_bytes()
 
 
 def check_fits(claimed: int, path: Path | None) -> None:
@@ -60,10 +62,9 @@ def check_fits(claimed: int, path: Path | None) -> None:
     InputError
         If they are not free.
     """
-    free = free_bytes()
-    if claimed > free:
+    if not fits(claimed):
         raise InputError(
-            f"needs {_size(claimed)} of memory, and {_size(free)} are free",
+            f"needs {_size(claimed)} of memory, and {_size(free_bytes())} are free",
             path=path,
             fix="Close other programs, or use a machine with more memory",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import struct
@@ -184,10 +183,11 @@ def read_header(path: Path) -> NiftiHeader:
         second = head[4:8] in (b"n+2\0", b"ni2\0")
         kind: Any = nib.Nifti2Header if second else nib.Nifti1Header
         # Without its extensions, which may claim any size.
-        header = kind.from_fileobj(io.BytesIO(head[: kind.sizeof_hdr]), check=False)
+        header = kind(head[: kind.sizeof_hdr], _byte_order(head, kind.sizeof_hdr), check=False)
         spacing = tuple(float(s) for s in header["pixdim"][1:4])
         paired = header["magic"].item()[:3] in (b"ni1", b"ni2")
         voxel_file = _voxel_file(path) if paired else path
+        _check_numbers(header, path)
         remarks = _settle_sizes(header)
         offset, odd = _offset(header, voxel_file, paired=paired)
         header["vox_offset"] = 0  # which nibabel does not look at
@@ -201,11 +201,37 @@ def read_header(path: Path) -> NiftiHeader:
 def _settle_sizes(header: Any) -> tuple[str, ...]:
     """Take a size of 0 beyond the third axis for 1, as nifti1_io.c, FSL and ITK do."""
     axes = [n for n in range(4, int(header["dim"][0]) + 1) if header["dim"][n] == 0]
-    if not axes or int(header["dim"][0]) > 7:
+    if not axes:
         return ()
     header["dim"][axes] = 1
     names = ", ".join(f"dim[{n}]" for n in axes)
     return (f"The header gives a size of 0 along {names}, which is taken for 1.",)
+
+
+def _byte_order(head: bytes, size: int) -> str | None:
+    """Tell it by the size of the header, which stands first; None where it is another."""
+    orders = (o for o in "<>" if len(head) >= 4 and struct.unpack_from(f"{o}i", head)[0] == size)
+    return next(orders, None)
+
+
+def _check_numbers(header: Any, path: Path) -> None:
+    """Name a number that cannot be (`InputError`)."""
+    axes, *sizes = (int(n) for n in header["dim"])
+    code = int(header["datatype"])
+    wrong = [f"dim[0] is {axes}"] if not 1 <= axes <= len(sizes) else []
+    wrong += [
+        f"dim[{n}] is {size}"
+        for n, size in enumerate(sizes[: max(axes, 0)], 1)
+        if size < 0 or (size == 0 and n <= 3)
+    ]
+    if code not in nib.nifti1.data_type_codes.value_set("code"):
+        wrong.append(f"datatype is {code}")
+    if wrong:
+        raise InputError(
+            f"its header says that {wrong[0]}, which cannot be",
+            path=path,
+            fix="Export or copy it again",
+        )
 
 
 def _offset(header: Any, voxel_file: Path, *, paired: bool) -> tuple[int, tuple[str, ...]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +17,14 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.grey import Narrowing, finite, grey_of, is_wide, span
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.inflate import Inflater, read_to_the_end
+from napari_spatial_ar.imaging.memory import check_fits
 
 __all__ = ["DAMAGED", "NiftiVoxels", "StoredVoxels", "content_size", "first_bytes", "is_packed"]
 
 DAMAGED = "is not a NIfTI file that can be read: it is cut short, damaged or of another kind"
 _GZIP = b"\x1f\x8b"
-# A packed file with several volumes is unpacked whole up to this size (as stored) and kept;
-# of a longer one, each volume is unpacked by itself.
+# A packed file with several volumes is unpacked whole up to this size (as stored) and kept in
+# memory; of a longer one, each volume is unpacked by itself, onto the disk where it is as long.
 _KEPT_WHOLE_BYTES = 512 * 2**20
 _PIECE_BYTES = 2**20
 # Writers pad: so much more than what the header claims may follow.
@@ -82,8 +86,8 @@ class StoredVoxels:
         """Volume ``number`` (Z, Y, X) of the stored type.
 
         A view into the file where it is not packed: only what is indexed is read. Of a packed
-        file, kept in memory (as stored) for the next call where ``keep`` says so or where all
-        volumes are unpacked together.
+        file, kept (as stored) for the next call where ``keep`` says so or where all volumes are
+        unpacked together.
         """
         if not self.packed:
             return self._mapped(number)
@@ -114,19 +118,49 @@ class StoredVoxels:
         return np.memmap(self.path, self.dtype, "r", offset=start, shape=self.shape[1:])
 
     def _unpacked(self, start: int, count: int) -> npt.NDArray[Any]:
-        """Bytes of the file's voxels, the file read to its checksum unless it was before."""
+        """Bytes of the file's voxels, the file read to its checksum unless it was before.
+
+        A few bytes can be packed voxels of any number: many go to a file that has no name and is
+        gone when they are not needed any more.
+        """
         with open(self.path, "rb") as file:
             most = self.offset + self.shape[0] * self._volume_bytes + _MOST_BEYOND
             stream = Inflater(file, "gzip", most_bytes=most, path=self.path)
             stream.skip(self.offset + start)
-            unpacked = bytearray()
-            while len(unpacked) < count:
-                piece = stream.read(min(_PIECE_BYTES, count - len(unpacked)))
-                if not piece:
-                    raise InputError(DAMAGED, path=self.path, fix="Export or copy it again")
-                unpacked += piece
+            if count > _KEPT_WHOLE_BYTES:
+                voxels = self._on_disk(stream, count)
+            else:
+                check_fits(count, self.path)
+                voxels = np.empty(count, np.uint8)
+                at = 0
+                for piece in self._pieces(stream, count):
+                    voxels[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+                    at += len(piece)
             read_to_the_end(stream, self.path)
-        return np.frombuffer(unpacked, self.dtype)
+        return voxels.view(self.dtype)
+
+    def _pieces(self, stream: Inflater, count: int) -> Iterator[bytes]:
+        while count:
+            piece = stream.read(min(_PIECE_BYTES, count))
+            if not piece:
+                raise InputError(DAMAGED, path=self.path, fix="Export or copy it again")
+            count -= len(piece)
+            yield piece
+
+    def _on_disk(self, stream: Inflater, count: int) -> npt.NDArray[np.uint8]:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+        if count > free:
+            raise InputError(
+                f"needs {count / 2**30:.1f} GiB of disk to be unpacked, and {free / 2**30:.1f} GiB "
+                "are free for temporary files",
+                path=self.path,
+                fix="Unpack it with gunzip and open the .nii file, or set TMPDIR to another disk",
+            )
+        with tempfile.TemporaryFile(dir=folder) as room:
+            room.writelines(self._pieces(stream, count))
+            room.flush()
+            return np.memmap(room, np.uint8, "r", shape=(count,))
 
 
 @dataclass(eq=False)

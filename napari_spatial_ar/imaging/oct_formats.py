@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.guard import guard
+from napari_spatial_ar.imaging.memory import check_fits
 from napari_spatial_ar.imaging.oct_cubes import ZEISS_SHAPES, find_topcon, find_zeiss
 from napari_spatial_ar.imaging.oct_files import DAMAGED, OctImage
 from napari_spatial_ar.imaging.oct_heidelberg import find_e2e, find_vol
@@ -74,6 +76,7 @@ class _OctVoxels:
             return plane
 
     def _read(self) -> npt.NDArray[Any]:
+        check_fits(2 * math.prod(self.image.shape), self.path)
         stored = self.image.read()
         if stored.shape != self.image.shape:
             raise ValueError(f"B-scans of shape {stored.shape}, not {self.image.shape}")

@@ -22,6 +22,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def set_free(count: int) -> None:
         monkeypatch.setattr(memory, "free_bytes", lambda: count)
+        monkeypatch.setattr(memory, "_LITTLE", 0)
 
     return set_free
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import os
 import struct
@@ -729,7 +730,7 @@ def test_a_size_of_nothing_beyond_the_third_axis_is_one(tmp_path: Path) -> None:
     assert any("size of 0 along dim[4]" in w for w in volume.warnings)
     raw[40:56] = struct.pack("<8h", 4, 7, 6, 0, 1, 1, 1, 1)
     path.write_bytes(raw)
-    with pytest.raises(InputError, match="7 x 6 x 0 x 1"):
+    with pytest.raises(InputError, match=r"dim\[3\] is 0"):
         find_nifti(path)
 
 
@@ -786,3 +787,35 @@ def test_a_large_intercept_does_not_swallow_differences(tmp_path: Path) -> None:
     volume = read_nifti(path)
     np.testing.assert_array_equal(volume.data, ramp().T * 2)
     assert any("was subtracted from all" in w for w in volume.warnings)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize(
+    ("field", "place", "value"),
+    [
+        ("dim", 0, 0),
+        ("dim", 0, 9),
+        ("dim", 1, 0),
+        ("dim", 2, -1),
+        ("dim", 3, -7),
+        ("dim", 4, -1),
+        ("datatype", None, 77),
+    ],
+)
+def test_a_number_that_cannot_be_is_named(
+    tmp_path: Path, kind: type, field: str, place: int | None, value: int
+) -> None:
+    image = kind(np.arange(120, dtype=np.int16).reshape(4, 5, 3, 2), np.eye(4))
+    path = tmp_path / "a.nii"
+    nib.save(image, path)
+    raw = bytearray(path.read_bytes())
+    header = kind.header_class.from_fileobj(io.BytesIO(raw), check=False)
+    start = header.template_dtype.fields[field][1]
+    size = header[field].dtype.itemsize
+    start += size * (place or 0)
+    raw[start : start + size] = value.to_bytes(size, "little", signed=True)
+    path.write_bytes(raw)
+    name = field if place is None else f"{field}[{place}]"
+    with pytest.raises(InputError) as caught:
+        find_nifti(path)
+    assert caught.value.what == f"its header says that {name} is {value}, which cannot be"

@@ -27,6 +27,7 @@ from napari_spatial_ar.imaging.dicom.private import PRIVATE_TAGS
 from napari_spatial_ar.imaging.dicom.storage import Storage, read_storage
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.inflate import InflatedFile, Inflater
+from napari_spatial_ar.imaging.memory import check_fits
 
 __all__ = [
     "DAMAGED",
@@ -183,6 +184,7 @@ def opened(path: Path, pixel_bytes: int = 0) -> Iterator[tuple[BinaryIO, bool]]:
 
 
 def _inflated(file: BinaryIO, path: Path, pixel_bytes: int) -> InflatedFile:
+    check_fits(2 * pixel_bytes, path)  # kept beside what is made of them
     meta = read_file_meta_info(path)
     # Preamble, "DICM", the group length element (12 bytes), and what that says follows.
     file.seek(144 + int(meta.FileMetaInformationGroupLength))

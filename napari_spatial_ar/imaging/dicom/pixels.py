@@ -40,6 +40,7 @@ from napari_spatial_ar.imaging.dicom.encoding import parse
 from napari_spatial_ar.imaging.dicom.header import opened
 from napari_spatial_ar.imaging.dicom.storage import Storage
 from napari_spatial_ar.imaging.guard import guard
+from napari_spatial_ar.imaging.memory import check_fits
 
 __all__ = ["Decoded", "decode"]
 
@@ -92,6 +93,7 @@ def decode(path: Path, storage: Storage, number: int | None = None) -> Decoded:
         their compression is there.
     """
     with guard(path, _DAMAGED_PIXELS):
+        check_fits(storage.most_bytes // (1 if number is None else storage.frames), path)
         with opened(path, storage.most_bytes) as (file, _):
             file.seek(storage.start)
             notes = set(storage.notes)
