@@ -17,6 +17,7 @@ from napari_spatial_ar.imaging.grey import grey_of
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.inflate import MOST_COMPRESSION
 from napari_spatial_ar.imaging.jpeg import read_jpeg
+from napari_spatial_ar.imaging.memory import check_fits
 from napari_spatial_ar.imaging.png import SIGNATURE as PNG
 from napari_spatial_ar.imaging.png import read_png
 from napari_spatial_ar.imaging.tiff import TiffStack
@@ -134,6 +135,9 @@ def decode(found: Look, page: int | None = None) -> Picture:
     InputError
         If the file is missing or damaged, or no longer what it was when it was looked at.
     """
+    count = found.rows * found.columns * (found.pages if page is None else 1)
+    width = np.dtype(found.dtype).itemsize * (4 if found.in_colour else 1)
+    check_fits(count * (2 * width + 4), found.path)  # unpacked, decoded and as grey numbers
     with guard(found.path, _DAMAGED):
         if found.stack is not None:
             pixels = tiff.read_tiff_pages(found.stack, page)

@@ -203,8 +203,10 @@ def _decompressed(frame: bytes, storage: Storage, path: Path, notes: set[str]) -
 
 
 def _no_decoder(syntax: UID, path: Path) -> InputError:
+    # Of one that is not registered, the text could say anything.
+    name = "an unknown syntax" if syntax.name == str(syntax) else syntax.name
     return InputError(
-        f"its pixels are compressed as {syntax.name}, for which no decoder is installed",
+        f"its pixels are compressed as {name}, for which no decoder is installed",
         path=path,
         fix="Export the series uncompressed, or as JPEG 2000",
     )

@@ -29,6 +29,8 @@ _SAMPLES = {
     **dict.fromkeys(("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"), 1),
     **dict.fromkeys(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"), 3),
 }
+# The other defined terms (PS3.3 C.7.6.3.1.2), which may be said: any other text may not.
+_NOT_READ = ("HSV", "ARGB", "CMYK", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "YBR_RCT", "XYB")
 # A retired syntax of GE: only the pixels are big endian.
 _GE_BIG_ENDIAN_PIXELS = "1.2.840.113619.5.2"
 _FIX = "Export or copy it again"
@@ -163,7 +165,7 @@ def read_storage(header: pydicom.Dataset, file: BinaryIO, size: int, path: Path)
     if photometric not in _SAMPLES:
         raise InputError(
             "its Photometric Interpretation is none that is read"
-            + (f" ({photometric})" if photometric.isalnum() and len(photometric) < 17 else ""),
+            + (f" ({photometric})" if photometric in _NOT_READ else ""),
             path=path,
             fix="Export it in grey or RGB",
         )

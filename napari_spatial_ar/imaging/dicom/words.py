@@ -12,6 +12,14 @@ from napari_spatial_ar.imaging.volume import Role
 __all__ = ["describe", "label_of", "role_of", "says_component", "type_words"]
 
 _DATES = re.compile(r"\d{1,4}[-./_]\d{1,2}[-./_]\d{1,4}|\d{6,8}")
+# Of images (PS3.3 C.7.3.1.1.1), retired ones too.
+_MODALITIES = {
+    *("BI", "BMD", "CD", "CF", "CR", "CS", "CT", "DD", "DF", "DG", "DM", "DMS", "DS", "DX", "EC"),
+    *("ES", "FA", "FS", "GM", "HC", "IO", "IVOCT", "IVUS", "LP", "LS", "MA", "MG", "MR", "MS"),
+    *("NM", "OCT", "OP", "OPT", "OPTENF", "OT", "PA", "PT", "PX", "RF", "RG", "RTDOSE", "RTIMAGE"),
+    *("SC", "SM", "ST", "TG", "US", "VF", "XA", "XC"),
+}
+_MOST_DIGITS = 6
 _LOCALIZERS = ("LOCALIZER", "SURVIEW", "SCOUT", "SCANOGRAM", "TOPOGRAM")
 # Values of ImageType by which scanners and workstations name what they computed. A trace image
 # (TRACEW) is not among them: it is the diffusion image that is read.
@@ -34,11 +42,11 @@ _WORDS = {
 
 
 def label_of(header: Header) -> str:
-    """Modality and number only: every other text may name the patient."""
+    """Modality and number only: every other text may name the patient, and a long number too."""
     modality = str(header.get("Modality") or "")
-    kind = modality if re.fullmatch("[A-Z]{2,8}", modality) else "DICOM"
+    kind = modality if modality in _MODALITIES else "DICOM"
     number = re.sub("[^0-9]", "", str(header.get("SeriesNumber") or ""))
-    return f"{kind} series {number}".rstrip()
+    return f"{kind} series {number if len(number) <= _MOST_DIGITS else ''}".rstrip()
 
 
 def role_of(image_type: Iterable[str]) -> Role:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -451,6 +452,40 @@ def test_an_invalid_value_reaches_neither_label_nor_log(
     (volume,) = read_dicom(paths)
     assert volume.series.label == "DICOM series 4"
     assert "doe" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("tags", "label"),
+    [
+        ({"Modality": "DOEJOHN"}, "DICOM series 4"),
+        ({"SeriesNumber": 19700131}, "MR series"),
+        ({"SeriesNumber": 100401}, "MR series 100401"),
+    ],
+)
+def test_a_label_says_no_more_than_it_may(
+    write_series: Write, voxels: np.ndarray, tags: dict[str, Any], label: str
+) -> None:
+    (volume,) = read_dicom(write_series(voxels, **tags))
+    assert volume.series.label == label
+
+
+@pytest.mark.parametrize("word", [b"DOEJOHN1970 ", b"1.2.826.19700131"])
+def test_no_sentence_repeats_text_of_the_header(
+    write_series: Write, voxels: np.ndarray, word: bytes
+) -> None:
+    (path,) = write_series(voxels[:1])
+    raw = path.read_bytes()
+    if word.startswith(b"D"):
+        raw = raw.replace(b"MONOCHROME2 ", word)
+    else:
+        dataset = pydicom.dcmread(path)
+        dataset.compress(pydicom.uid.RLELossless)
+        dataset.save_as(path)
+        raw = path.read_bytes().replace(b"1.2.840.10008.1.2.5\0", word.ljust(20, b"\0"))
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match=r"none that is read|unknown syntax") as caught:
+        read_dicom([path])
+    assert "1970" not in caught.value.what
 
 
 def test_patients_are_told_apart_without_being_named(
