@@ -35,7 +35,7 @@ from napari_spatial_ar.normative.weight_layouts import (
     to_transformers,
 )
 
-__all__ = ["Bundle", "Said", "check_name", "describe", "read_bundle"]
+__all__ = ["Bundle", "Said", "check_name", "describe", "read_bundle", "weights_file"]
 
 _FAMILIES: dict[str, Family] = {
     "dinov2": "dinov2",
@@ -163,10 +163,8 @@ def read_bundle(source: Path) -> Bundle:
     WeightsError
         If there is nothing of the kind, or a file is damaged.
     """
-    if source.name.endswith("config.json"):
-        source = source.parent
-    folder = _snapshot(source) if source.is_dir() else source.parent
-    path = _weights_in(folder) if source.is_dir() else source
+    path = weights_file(source)
+    folder = path.parent
 
     def said(name: str) -> dict[str, Any]:
         return read_json(folder / name) if (folder / name).is_file() else {}
@@ -180,6 +178,13 @@ def read_bundle(source: Path) -> Bundle:
         nested if isinstance(nested, dict) else processor,
         said("open_clip_config.json"),
     )
+
+
+def weights_file(source: Path) -> Path:
+    """Find the file of weights that a path stands for; see `read_bundle`."""
+    if source.name.endswith("config.json"):
+        source = source.parent
+    return _weights_in(_snapshot(source)) if source.is_dir() else source
 
 
 def _snapshot(folder: Path) -> Path:

@@ -24,7 +24,13 @@ from napari_spatial_ar.normative.backbone_table import (
     own_file,
     spec_metadata,
 )
-from napari_spatial_ar.normative.own_backbones import Said, check_name, describe, read_bundle
+from napari_spatial_ar.normative.own_backbones import (
+    Said,
+    check_name,
+    describe,
+    read_bundle,
+    weights_file,
+)
 from napari_spatial_ar.normative.paths import embedded_weights, weights_dir
 from napari_spatial_ar.normative.weight_files import read_rounding, read_weights
 from napari_spatial_ar.normative.weight_layouts import Rounding, to_transformers
@@ -399,14 +405,14 @@ def add(
         )
     if name not in BACKBONES:
         check_name(name)  # before gigabytes are read
-    bundle = read_bundle(path)
-    if read_rounding(bundle.path) is not None:
+    file = weights_file(path)
+    if read_rounding(file) is not None:
         raise InputError(f"these weights of {OFFLINE_BACKBONE} come with the package", path=path)
     if name in BACKBONES:
         spec = BACKBONES[name]
-        state = to_transformers(bundle.tensors, spec.family)
+        state = to_transformers(read_weights(file), spec.family)
     else:
-        spec, state = describe(bundle, name, said or Said())
+        spec, state = describe(read_bundle(file), name, said or Said())
         there = find_spec(name)
         if there is not None and there.pinned_sha256 != spec.pinned_sha256 and not overwrite:
             raise NameTakenError(
@@ -414,7 +420,7 @@ def add(
                 path=own_file(name),
                 fix="Choose another name, or overwrite it; models fitted with it will not score",
             )
-    Backbone(spec, dict(state), source=str(bundle.path), device=torch.device("cpu"))
+    Backbone(spec, dict(state), source=str(file), device=torch.device("cpu"))
     return store(spec, state)
 
 

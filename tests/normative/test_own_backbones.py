@@ -405,6 +405,49 @@ def test_normalisation_is_of_grey_values_from_0_to_1(
     assert spec.std == pytest.approx((1.0,) * 3)
 
 
+def test_places_and_wrappings_that_mean_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model("dinov2")
+    plain = save(model, tmp_path / "plain")
+    expected = find_after(plain)
+    assert find_after(plain / "config.json") == expected
+    assert find_after(plain / "model.safetensors") == expected
+    monkeypatch.chdir(tmp_path)
+    assert find_after(Path("plain/")) == expected
+    # As the hub's client keeps it.
+    cached = tmp_path / "models--someone--else"
+    shutil.copytree(plain, cached / "snapshots" / "abc")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    assert find_after(cached) == expected
+    # With a classifier on top, and beside its student.
+    state = load_file(plain / "model.safetensors")
+    on_top = {f"dinov2.{n}": t for n, t in state.items()} | {"classifier.weight": torch.zeros(2, 2)}
+    save_file(on_top, plain / "model.safetensors")
+    assert find_after(plain) == expected
+    both = {f"teacher.backbone.{n}": t for n, t in state.items()}
+    both |= {f"student.backbone.{n}": t + 1 for n, t in state.items()}
+    (plain / "model.safetensors").unlink()
+    torch.save({"model": both}, plain / "checkpoint.pth")
+    assert find_after(plain) == expected
+    # Half the digits are other weights, and what they are in float32.
+    half = {n: t.half() for n, t in state.items()}
+    (plain / "checkpoint.pth").unlink()
+    save_file(half, plain / "model.safetensors")
+    assert find_after(plain) != expected
+    model.load_state_dict({n: t.half().float() for n, t in model.state_dict().items()})
+    check_features(model)
+
+
+def find_after(source: Path) -> str:
+    """Hash of a backbone that is added from somewhere."""
+    add(source, NAME, overwrite=True)
+    spec = find_spec(NAME)
+    assert spec is not None
+    return spec.pinned_sha256
+
+
 # ------------------------------------------------------------ what cannot be used
 
 
