@@ -14,6 +14,7 @@ from napari_spatial_ar.errors import SpatialARError
 __all__ = [
     "ModelNews",
     "backbone_names",
+    "default_note",
     "embed_plane",
     "estimate_steps",
     "fit_steps",
@@ -198,6 +199,15 @@ def weights_hint(backbone: str) -> str:
     except SpatialARError as error:
         how = str(error)
     return f"The weights of {backbone} are not on this machine. {how}."
+
+
+def default_note(backbone: str) -> str:
+    """Say why a backbone is the one that fits default to; "" of any other, and of DINOv3."""
+    from napari_spatial_ar.normative import weights
+
+    default = weights.default_backbone()
+    chosen_for_lack = backbone == default == weights.OFFLINE_BACKBONE
+    return weights.default_note(default) if chosen_for_lack else ""
 
 
 def user_models_dir() -> Path:

@@ -161,7 +161,8 @@ class TrainingForm(QWidget):
         self._suggest_name()
 
     def _on_backbone(self) -> None:
-        self.backbone_note.say(services.weights_hint(self.backbone.currentData() or ""))
+        name = self.backbone.currentData() or ""
+        self.backbone_note.say(services.weights_hint(name) or services.default_note(name))
         self._suggest_name()
 
     def _on_name(self) -> None:

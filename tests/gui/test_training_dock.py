@@ -996,6 +996,7 @@ def test_a_model_fitted_here_scores_a_scan_there(
     viewer.window.add_dock_widget(review, name="Review")
     viewer.window.add_dock_widget(training, name="Training")
     assert training.form.backbone.currentData() == "dinov2_vits14_focus"
+    assert "comes with the package" in training.form.backbone_note.text()
     training.form.normals.folder.setText(str(folder))
     select_data(training.form.method.box, "spatial-ar")
     set_options(training, epochs=2)
