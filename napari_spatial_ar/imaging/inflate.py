@@ -126,7 +126,7 @@ class Inflater:
         return InputError(what, path=self.path, fix="Export or copy it again")
 
 
-def read_to_the_end(stream: Inflater, path: Path) -> None:
+def read_to_the_end(stream: Inflater, path: Path, *, least: int = 0) -> None:
     """Read on to the checksum of a file, unless the same file was read so far before.
 
     A file that is read one slice or volume at a time is then read to its end once only, and again
@@ -135,12 +135,18 @@ def read_to_the_end(stream: Inflater, path: Path) -> None:
     Raises
     ------
     InputError
-        As `Inflater.read`.
+        As `Inflater.read`, or if it holds fewer than ``least`` bytes.
     """
     status = path.stat()
     state = (status.st_size, status.st_mtime_ns)
     if _CHECKED.get(path) != state:
         stream.finish()
+        if stream.count < least:
+            raise InputError(
+                f"its compressed data hold {stream.count} bytes, and its header claims {least}",
+                path=path,
+                fix="Export or copy it again",
+            )
         if len(_CHECKED) >= _MOST_CHECKED:
             _CHECKED.clear()
         _CHECKED[path] = state

@@ -14,8 +14,17 @@ import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.grey import COLOUR_WARNING, finite, grey_of
+from napari_spatial_ar.imaging.grey import (
+    COLOUR_WARNING,
+    WIDE_WARNING,
+    Narrowing,
+    finite,
+    grey_of,
+    is_wide,
+    span,
+)
 from napari_spatial_ar.imaging.guard import guard
+from napari_spatial_ar.imaging.inflate import Inflater, Packing, read_to_the_end
 from napari_spatial_ar.imaging.itk_header import (
     DAMAGED,
     ITK_SUFFIXES,
@@ -25,12 +34,14 @@ from napari_spatial_ar.imaging.itk_header import (
 )
 from napari_spatial_ar.imaging.memory import check_fits
 from napari_spatial_ar.imaging.nifti import slice_axis_of
-from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.scan import Scan, is_large
 from napari_spatial_ar.imaging.volume import Series
 
 __all__ = ["ITK_SUFFIXES", "find_itk", "is_itk_head"]
 
 _MOST_VOLUMES = 10_000
+# Writers pad: so much more than what the header claims may follow.
+_MOST_BEYOND = 2**26
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -58,13 +69,13 @@ class _Stored:
         The file.
     shape : (T, Z, Y, X, C)
         Volumes, their size, and numbers at each voxel.
-    claimed : int
-        Bytes that they take.
+    header : ItkHeader
+        Where they are, and how they are packed.
     """
 
     path: Path
     shape: tuple[int, int, int, int, int]
-    claimed: int
+    header: ItkHeader
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _kept: npt.NDArray[Any] | None = field(default=None, repr=False)
 
@@ -73,16 +84,30 @@ class _Stored:
         with self._lock:
             if self._kept is not None:
                 return self._kept
+            self._check_packed()
             sitk = _simpleitk(self.path)
-            check_fits(2 * self.claimed, self.path)  # SimpleITK's own, and an array of them
+            check_fits(2 * self.header.claimed, self.path)  # SimpleITK's own, and an array of them
             read: npt.NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(self.path)))
             read = read.reshape(self.shape)
             if keep:
                 self._kept = read
             return read
 
+    def _check_packed(self) -> None:
+        """Read packed voxels to their checksum, which SimpleITK does not look at."""
+        if self.header.packing != "gzip":
+            return
+        voxel_file = self.header.files[-1]
+        with open(voxel_file, "rb") as file:
+            file.seek(self.header.start)
+            packing: Packing = "gzip" if file.read(2) == b"\x1f\x8b" else "zlib"
+            file.seek(self.header.start)
+            most = self.header.claimed + _MOST_BEYOND
+            stream = Inflater(file, packing, most_bytes=most, path=voxel_file)
+            read_to_the_end(stream, voxel_file, least=self.header.claimed)
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(eq=False)
 class _ItkVoxels:
     """Reader of one 3-D volume (see `napari_spatial_ar.imaging.scan`)."""
 
@@ -90,6 +115,7 @@ class _ItkVoxels:
     number: int
     coloured: bool
     slice_axis: int
+    _narrow: Narrowing | None = field(default=None, repr=False)
 
     def whole(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
         """All voxels (Z, Y, X)."""
@@ -112,14 +138,21 @@ class _ItkVoxels:
             place = (slice(None),) * self.slice_axis + (slice(None) if index is None else index,)
             if self.coloured:
                 return grey_of(one[place])[0], ()
-            with np.errstate(all="ignore"):
-                data = one[place].astype(np.float32)
+            narrow = self._narrowing(one)
+            data = narrow(one[place])
             if np.isfinite(data).all():
-                return data, ()
+                return data, narrow.warnings
             # A slice is the same alone and in its volume.
-            whole = data if index is None else one.astype(np.float32)
+            whole = data if index is None else narrow(one)
             warnings = finite(whole, path)
-            return whole if index is None else whole[place], warnings
+            return whole if index is None else whole[place], (*narrow.warnings, *warnings)
+
+    def _narrowing(self, voxels: npt.NDArray[Any]) -> Narrowing:
+        """How the volume's values become float32, looked up once."""
+        if self._narrow is None:
+            ends = span([voxels]) if is_wide(voxels.dtype) else None
+            self._narrow = Narrowing.of(ends, whole=voxels.dtype.kind in "iu")
+        return self._narrow
 
 
 def find_itk(path: str | Path) -> list[Scan]:
@@ -160,21 +193,18 @@ def find_itk(path: str | Path) -> list[Scan]:
     if not 2 <= len(spacing) <= 4 or "complex" in kind or min(size) < 1:
         raise InputError(f"holds a {len(spacing)}-D image of {kind} voxels, no scan", path=path)
     bits = int("".join(filter(str.isdecimal, kind)) or 8)
-    claimed = math.prod(size) * channels * bits // 8
-    if claimed > header.most_bytes:
-        raise InputError(
-            f"its header claims {claimed} bytes of voxels, more than the file can hold",
-            path=path,
-            fix="Export or copy it again",
-        )
+    if math.prod(size) * channels * bits // 8 != header.claimed:
+        raise InputError("its header contradicts itself", path=path, fix="Export or copy it again")
     geometry, warnings = _geometry(header, size[2::-1], spacing, origin, direction)
     coloured = channels in (3, 4) and "8-bit unsigned" in kind
     if coloured:
         warnings += (COLOUR_WARNING,)
+    if bits > 32 or (bits == 32 and "float" not in kind):
+        warnings += (WIDE_WARNING,) if is_large(math.prod(size[:3])) else ()
     count = size[3] * (1 if coloured else channels)
     if count > _MOST_VOLUMES:
         raise InputError(f"holds {count} volumes, more than the {_MOST_VOLUMES} listed", path=path)
-    stored = _Stored(path, (size[3], *geometry.shape, channels), claimed)
+    stored = _Stored(path, (size[3], *geometry.shape, channels), header)
     label = f"{header.kind} scan {' x '.join(map(str, size[:3]))}"
 
     def scan(number: int) -> Scan:

@@ -1,13 +1,19 @@
-"""Text headers of NRRD and MetaImage files: what SimpleITK does not tell, and what is not safe."""
+"""Text headers of NRRD and MetaImage files: what SimpleITK does not tell, and what is not safe.
+
+SimpleITK sees a file only if its header holds together: some headers end the process in there.
+"""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.guard import guard
+from napari_spatial_ar.imaging.inflate import MOST_COMPRESSION
 
 __all__ = ["DAMAGED", "ITK_SUFFIXES", "ItkHeader", "is_itk_head", "read_itk_header"]
 
@@ -16,6 +22,7 @@ DAMAGED = (
     "is not an NRRD or MetaImage file that can be read: it is cut short, damaged or of another kind"
 )
 _HEADER_BYTES = 2**20
+_MOST_LINES = 10_000
 _META_START = re.compile(rb"\s*(ObjectType|Comment|NDims|ObjectSubType)\s*[=:]")
 _SPACES = {
     *("right-anterior-superior", "ras", "left-anterior-superior", "las"),
@@ -28,7 +35,28 @@ _MM_PER_UNIT = {
     **dict.fromkeys(("m", "meter", "meters"), 1000.0),
 }
 # Bytes of voxels that one byte of a file may hold, by how it is packed.
-_MOST_COMPRESSION = {"raw": 1, "text": 8, "gzip": 1100}
+_MOST_COMPRESSION = {"raw": 1, "text": 8, "gzip": MOST_COMPRESSION}
+# Axes of a scan that is read: three of space, one of time, and one of the numbers at each voxel.
+_MOST_AXES = {"NRRD": 5, "MetaImage": 4}
+_LARGEST = 2**31 - 1
+_BYTES = {
+    **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8"), 1),
+    **dict.fromkeys(("uint8_t", "met_char", "met_uchar"), 1),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16"), 2),
+    **dict.fromkeys(("int16_t", "ushort", "unsigned short", "unsigned short int", "uint16"), 2),
+    **dict.fromkeys(("uint16_t", "met_short", "met_ushort"), 2),
+    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "uint", "unsigned int"), 4),
+    **dict.fromkeys(("uint32", "uint32_t", "float", "met_int", "met_uint", "met_float"), 4),
+    **dict.fromkeys(("long long", "long long int", "signed long long", "int64", "int64_t"), 8),
+    **dict.fromkeys(("signed long long int", "longlong", "ulonglong", "unsigned long long"), 8),
+    **dict.fromkeys(("unsigned long long int", "uint64", "uint64_t", "double"), 8),
+    **dict.fromkeys(("met_long_long", "met_ulong_long", "met_double"), 8),
+    **dict.fromkeys(("met_long", "met_ulong"), 4),  # of MetaIO, on every machine
+}
+# Fields of MetaImage with a number for each axis, and those with a matrix.
+_PER_AXIS = ("elementspacing", "elementsize", "offset", "origin", "position", "centerofrotation")
+_MATRICES = ("transformmatrix", "rotation", "orientation")
+_FIX = "Export or copy it again"
 _ENCODINGS = {
     **dict.fromkeys(("txt", "text", "ascii", "hex"), "text"),
     **dict.fromkeys(("gz", "gzip"), "gzip"),
@@ -45,8 +73,14 @@ class ItkHeader:
         ``"NRRD"`` or ``"MetaImage"``.
     files : tuple of Path
         The file itself, and the one with the voxels where it is another.
-    most_bytes : int
-        More bytes of voxels than this the files cannot hold.
+    axes : int
+        Axes, that of the numbers at each voxel counted.
+    claimed : int
+        Bytes of voxels.
+    start : int
+        Bytes of the file with the voxels before them, packed or not.
+    packing : {"raw", "text", "gzip"}
+        How they are packed; "gzip" is zlib's format too.
     located : bool
         Whether it says how the axes lie in the patient.
     spacing_known : bool
@@ -57,7 +91,10 @@ class ItkHeader:
 
     kind: str
     files: tuple[Path, ...]
-    most_bytes: int
+    axes: int
+    claimed: int
+    start: int
+    packing: str
     located: bool
     spacing_known: bool
     mm: float | None
@@ -86,47 +123,173 @@ def read_itk_header(path: Path) -> ItkHeader:
 
 
 def _nrrd(head: bytes, path: Path) -> ItkHeader:
-    text = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0].decode("latin-1")
-    pairs = (line.split(": ", 1) for line in text.splitlines()[1:] if not line.startswith("#"))
-    fields = {pair[0].strip().lower(): pair[1].strip() for pair in pairs if len(pair) == 2}
-    directions, spacings = fields.get("space directions", ""), fields.get("spacings", "")
-    units = fields.get("space units" if directions else "units", "")
+    parts = re.split(rb"\r?\n\r?\n", head, maxsplit=1)
+    text = parts[0].decode("latin-1")
+    lines = [line for line in text.splitlines()[1:] if not line.startswith("#")]
+    fields = _Fields(path, (line.split(": ", 1) for line in lines))
+    directions, spacings = fields.get("space directions"), fields.get("spacings")
+    units = fields.get("space units" if directions else "units")
     # In quotes; none for an axis that is no length.
     named = {unit.strip() for unit in re.findall(r'"([^"]*)"', units)} - {"", "none", "???"}
-    data = fields.get("data file", fields.get("datafile", ""))
-    encoding = fields.get("encoding", "raw").lower()
+    data = fields.get("data file", "datafile")
+    encoding = fields.get("encoding").lower() or "raw"
     if encoding in ("bz2", "bzip2"):
         raise InputError("is packed by bzip2, which is not read", path=path, fix="Save it by gzip")
+    axes = fields.numbers("dimension", 1)[0]
+    _check_axes("NRRD", axes, path)
+    sizes = fields.numbers("sizes", axes)
+    for name in ("kinds", "centers", "centerings", "thicknesses", "axis mins", "axis maxs"):
+        fields.check_count(name, axes)
+    fields.check_count("spacings", axes)
     packing = _ENCODINGS.get(encoding, "raw")
-    return ItkHeader(
-        "NRRD",
-        *_voxel_files(path, data, packing),
-        located=bool(directions) and fields.get("space", "").lower() in _SPACES,
-        spacing_known=bool(directions) or re.search(r"[1-9]", spacings) is not None,
-        mm=_mm(named),
+    files = _voxel_files(path, data)
+    skipped = fields.number("byte skip", "byteskip"), fields.number("line skip", "lineskip")
+    attached = not data
+    start = len(head) - len(parts[1]) if attached and len(parts) == 2 else 0
+    start = _after_lines(files[-1], start, skipped[1])
+    claimed = _claimed(sizes, fields.get("type"), path)
+    if packing == "raw":
+        # -1: the voxels are at the end.
+        start = (
+            max(start, files[-1].stat().st_size - claimed) if skipped[0] < 0 else start + skipped[0]
+        )
+    return _checked(
+        ItkHeader(
+            "NRRD",
+            files,
+            axes=axes,
+            claimed=claimed,
+            start=start,
+            packing=packing,
+            located=bool(directions) and fields.get("space").lower() in _SPACES,
+            spacing_known=bool(directions) or re.search(r"[1-9]", spacings) is not None,
+            mm=_mm(named),
+        )
     )
 
 
 def _metaimage(head: bytes, path: Path) -> ItkHeader:
-    end = re.search(rb"(?m)^\s*ElementDataFile\s*[=:][^\n]*", head)
+    end = re.search(rb"(?m)^\s*ElementDataFile\s*[=:][^\n]*\n?", head)
     if end is None:
-        raise InputError(DAMAGED, path=path, fix="Export or copy it again")
+        raise InputError(DAMAGED, path=path, fix=_FIX)
     text = head[: end.end()].decode("latin-1")
-    pairs = (re.split(r"\s*[=:]\s*", line, maxsplit=1) for line in text.splitlines())
-    fields = {pair[0].strip().lower(): pair[1].strip() for pair in pairs if len(pair) == 2}
-    data = fields["elementdatafile"]
-    packing = "raw"
-    if fields.get("compresseddata", "").lower().startswith("t"):
-        packing = "gzip"
-    elif fields.get("binarydata", "true").lower().startswith("f"):
-        packing = "text"
-    return ItkHeader(
-        "MetaImage",
-        *_voxel_files(path, "" if data.upper() == "LOCAL" else data, packing),
-        located=any(name in fields for name in ("transformmatrix", "rotation", "orientation")),
-        spacing_known=any(name in fields for name in ("elementspacing", "elementsize")),
-        mm=_mm({fields["distanceunits"]} if "distanceunits" in fields else set()),
+    fields = _Fields(
+        path, (re.split(r"\s*[=:]\s*", line, maxsplit=1) for line in text.splitlines())
     )
+    data = fields.get("elementdatafile")
+    local = data.upper() == "LOCAL"
+    axes = fields.numbers("ndims", 1)[0]
+    _check_axes("MetaImage", axes, path)
+    sizes = fields.numbers("dimsize", axes)
+    for name in _PER_AXIS:
+        fields.check_count(name, axes)
+    for name in _MATRICES:
+        fields.check_count(name, axes**2)
+    channels = fields.number("elementnumberofchannels", default=1)
+    packing = "raw"
+    if fields.get("compresseddata").lower().startswith("t"):
+        packing = "gzip"
+    elif fields.get("binarydata").lower().startswith("f"):
+        packing = "text"
+    files = _voxel_files(path, "" if local else data)
+    claimed = _claimed((*sizes, channels), fields.get("elementtype"), path)
+    start, skipped = end.end() if local else 0, fields.number("headersize")
+    if packing == "raw" and skipped:
+        start = files[-1].stat().st_size - claimed if skipped < 0 else start + skipped
+    return _checked(
+        ItkHeader(
+            "MetaImage",
+            files,
+            axes=axes,
+            claimed=claimed,
+            start=max(start, 0),
+            packing=packing,
+            located=any(fields.get(name) for name in _MATRICES),
+            spacing_known=any(fields.get(name) for name in ("elementspacing", "elementsize")),
+            mm=_mm({fields.get("distanceunits")} - {""}),
+        )
+    )
+
+
+class _Fields:
+    """Fields of a header by their names in small letters, each of them once."""
+
+    def __init__(self, path: Path, pairs: Iterable[list[str]]) -> None:
+        self._path = path
+        self._fields: dict[str, str] = {}
+        for pair in pairs:
+            if len(pair) == 2:
+                name = pair[0].strip().lower()
+                if name in self._fields and name != "comment":
+                    raise self._error(f"has two values for {pair[0].strip()[:40]}")
+                self._fields[name] = pair[1].strip()
+
+    def get(self, *names: str) -> str:
+        """Value of the first of these fields that is there, "" for none."""
+        return next((self._fields[name] for name in names if name in self._fields), "")
+
+    def numbers(self, name: str, count: int) -> tuple[int, ...]:
+        """As many whole numbers above 0."""
+        parts = self.get(name).split()
+        good = len(parts) == count and all(re.fullmatch(r"[0-9]{1,10}", part) for part in parts)
+        numbers = tuple(map(int, parts)) if good else ()
+        if not good or not all(0 < n <= _LARGEST for n in numbers):
+            many = "a whole number" if count == 1 else f"{count} whole numbers"
+            raise self._error(f"needs {many} above 0 for its {name}")
+        return numbers
+
+    def number(self, *names: str, default: int = 0) -> int:
+        """Read a whole number, which may be missing."""
+        text = self.get(*names)
+        if text and not re.fullmatch(r"-1|[0-9]{1,10}", text):
+            raise self._error(f"has no whole number for its {names[0]}")
+        return int(text) if text else default
+
+    def check_count(self, name: str, count: int) -> None:
+        """See that a field has a value for each axis, where it is there."""
+        parts = re.findall(r'"[^"]*"|\S+', self.get(name))
+        if parts and len(parts) != count:
+            raise self._error(f"has {len(parts)} values for its {name}, not {count}")
+
+    def _error(self, what: str) -> InputError:
+        return InputError(f"{what}: its header is damaged", path=self._path, fix=_FIX)
+
+
+def _check_axes(kind: str, axes: int, path: Path) -> None:
+    if not 2 <= axes <= _MOST_AXES[kind]:
+        what = f"holds a {axes}-D image, which is not the dimension of a scan"
+        raise InputError(what, path=path)
+
+
+def _claimed(sizes: tuple[int, ...], name: str, path: Path) -> int:
+    """Bytes of voxels of this size and type."""
+    if name.lower() not in _BYTES:
+        known = f" ({name})" if re.fullmatch(r"[\w ]{1,30}", name) else ""
+        raise InputError(f"its voxels are of a type that cannot be read{known}", path=path)
+    return math.prod(sizes) * _BYTES[name.lower()]
+
+
+def _after_lines(file: Path, start: int, lines: int) -> int:
+    """Place behind so many more lines."""
+    if lines <= 0:
+        return start
+    with open(file, "rb") as stream:
+        stream.seek(start)
+        for _ in range(min(lines, _MOST_LINES)):
+            stream.readline(_HEADER_BYTES)
+        return stream.tell()
+
+
+def _checked(header: ItkHeader) -> ItkHeader:
+    """Refuse a header that claims more voxels than its file can hold."""
+    there = max(0, header.files[-1].stat().st_size - header.start)
+    if header.claimed > there * _MOST_COMPRESSION[header.packing]:
+        raise InputError(
+            f"its header claims {header.claimed} bytes of voxels, more than the file can hold",
+            path=header.files[0],
+            fix=_FIX,
+        )
+    return header
 
 
 def _mm(units: set[str]) -> float | None:
@@ -135,8 +298,8 @@ def _mm(units: set[str]) -> float | None:
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def _voxel_files(path: Path, data: str, packing: str) -> tuple[tuple[Path, ...], int]:
-    """Files of a scan, and the most bytes of voxels they can hold."""
+def _voxel_files(path: Path, data: str) -> tuple[Path, ...]:
+    """Files of a scan: the one with the header, and the one with the voxels where it is another."""
     files: tuple[Path, ...] = (path,)
     if data:
         if data.upper().startswith("LIST") or "%" in data:
@@ -161,4 +324,4 @@ def _voxel_files(path: Path, data: str, packing: str) -> tuple[tuple[Path, ...],
                 fix="Copy both files",
             )
         files = (path, path.parent / data)
-    return files, files[-1].stat().st_size * _MOST_COMPRESSION[packing]
+    return files

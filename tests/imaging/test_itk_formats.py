@@ -289,3 +289,131 @@ def test_without_simpleitk_the_error_says_how_to_get_it(
     monkeypatch.setattr(itk_formats.importlib, "import_module", missing)
     with pytest.raises(InputError, match=r'pip install "napari-spatial-ar\[itk\]"'):
         find_itk(path)
+
+
+HOSTILE = {
+    "twelve axes.nrrd": b"NRRD0004\ntype: uchar\ndimension: 12\nsizes: "
+    + b"1 " * 12
+    + b"\nencoding: raw\n\n"
+    + bytes(16),
+    "a hundred thousand axes.mha": b"ObjectType = Image\nNDims = 100000\nDimSize = "
+    + b"1 " * 100_000
+    + b"\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+    + bytes(16),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_more_axes_than_a_scan_has_are_refused(tmp_path: Path, name: str) -> None:
+    """SimpleITK ends the process over them."""
+    (tmp_path / name).write_bytes(HOSTILE[name])
+    with pytest.raises(InputError, match="-D image, which is not") as caught:
+        read(tmp_path / name)
+    assert caught.value.path == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        (b"dimension: 3", b"dimension: 16", "16-D image"),
+        (b"dimension: 3", b"dimension: 1", "1-D image"),
+        (b"dimension: 3", b"dimension: -3", "above 0 for its dimension"),
+        (b"dimension: 3", b"dimension: 3000000000000", "above 0 for its dimension"),
+        (b"dimension: 3", b"dimension: 3\ndimension: 12", "two values for dimension"),
+        (b"sizes: 7 6 5", b"sizes: 7 6", "3 whole numbers above 0"),
+        (b"sizes: 7 6 5", b"sizes: 7 6 5 1 1 1 1", "3 whole numbers above 0"),
+        (b"sizes: 7 6 5", b"sizes: 7 6 99999999999", "3 whole numbers above 0"),
+        (b"sizes: 7 6 5", b"sizes: 70000 60000 50000", "more than the file can hold"),
+        (b"type: int16", b"type: block", r"type that cannot be read \(block\)"),
+        (b"sizes:", b"byte skip: -9\nsizes:", "no whole number for its byte skip"),
+        (b"sizes:", b"byte skip: 9999999\nsizes:", "more than the file can hold"),
+        (b"sizes:", b"spacings: 1 2\nsizes:", "2 values for its spacings, not 3"),
+    ],
+)
+def test_a_header_of_nrrd_that_does_not_hold_together(
+    tmp_path: Path, old: bytes, new: bytes, match: str
+) -> None:
+    path = save_nrrd(tmp_path / "a.nrrd", ramp(), encoding="raw")
+    raw = path.read_bytes().replace(b"type: short", b"type: int16")
+    assert raw.count(old) == 1
+    path.write_bytes(raw.replace(old, new))
+    with pytest.raises(InputError, match=match):
+        find_itk(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        (b"NDims = 3", b"NDims = 12", "12-D image"),
+        (b"NDims = 3", b"NDims = x", "above 0 for its ndims"),
+        (b"NDims = 3", b"NDims = 3\nNDims = 9", "two values for NDims"),
+        (b"DimSize = 7 6 5", b"DimSize = 7 6 5 4", "3 whole numbers above 0"),
+        (b"DimSize = 7 6 5", b"DimSize = 7 6 0", "3 whole numbers above 0"),
+        (b"MET_SHORT", b"MET_NONE", r"type that cannot be read \(MET_NONE\)"),
+        (b"ElementSpacing = ", b"ElementSpacing = 1 ", "4 values for its elementspacing, not 3"),
+        (b"TransformMatrix = ", b"TransformMatrix = 1 ", "10 values for its transformmatrix"),
+        (b"DimSize", b"ElementNumberOfChannels = 2000000000\nDimSize", "more than the file can"),
+        (b"DimSize", b"HeaderSize = 99999\nDimSize", "more than the file can hold"),
+    ],
+)
+def test_a_header_of_metaimage_that_does_not_hold_together(
+    tmp_path: Path, old: bytes, new: bytes, match: str
+) -> None:
+    path = save_meta(tmp_path / "a.mha", ramp())
+    raw = path.read_bytes()
+    assert raw.count(old) == 1
+    path.write_bytes(raw.replace(old, new))
+    with pytest.raises(InputError, match=match):
+        find_itk(path)
+
+
+@pytest.mark.parametrize("where", ["attached", "detached"])
+@pytest.mark.parametrize("skip", ["byte skip: 5", "byte skip: -1", "line skip: 2", ""])
+def test_voxels_behind_something_else(tmp_path: Path, where: str, skip: str) -> None:
+    before = {"byte skip: 5": b"01234", "line skip: 2": b"one\ntwo\n"}.get(skip, b"")
+    before = b"anything" if "-1" in skip else before
+    head = f"NRRD0004\ntype: int16\ndimension: 3\nsizes: 7 6 5\nencoding: raw\n{skip}\n"
+    head = head.replace("\n\n", "\n") + "endian: little\n"
+    voxels = before + ramp().tobytes(order="F")
+    if where == "attached":
+        (tmp_path / "a.nrrd").write_bytes(head.encode() + b"\n" + voxels)
+    else:
+        (tmp_path / "a.nrrd").write_bytes(head.encode() + b"data file: a.bin\n")
+        (tmp_path / "a.bin").write_bytes(voxels)
+    (scan,) = find_itk(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(scan.read().data.T, ramp())
+
+
+@pytest.mark.parametrize("suffix", ["nrrd", "nhdr", "mha", "mhd"])
+def test_no_flipped_bit_in_packed_voxels_gives_others(tmp_path: Path, suffix: str) -> None:
+    random = np.random.default_rng(4)
+    array = random.integers(0, 900, (12, 11, 10)).astype("int16")
+    path = tmp_path / f"a.{suffix}"
+    sitk = pytest.importorskip("SimpleITK")
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path), useCompression=True)
+    voxel_file = next((other for other in tmp_path.iterdir() if other != path), path)
+    whole = voxel_file.read_bytes()
+    start = max(whole.find(b"\n\n") + 2, whole.find(b"LOCAL\n") + 6) if voxel_file == path else 0
+    outcomes = set()
+    for place in [*range(start, start + 12), *random.integers(start, len(whole), 120)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(random.integers(8))
+        voxel_file.write_bytes(damaged)
+        os.utime(voxel_file, ns=(0, int(place) + 1))
+        try:
+            voxels = find_itk(path)[0].read().data
+        except InputError as error:
+            outcomes.add(error.path)
+        else:
+            outcomes.add("equal")
+            np.testing.assert_array_equal(voxels, array)
+    assert voxel_file in outcomes
+
+
+def test_large_numbers_count_from_the_lowest(tmp_path: Path) -> None:
+    array = ramp(dtype="int64") + 2**40
+    (scan,) = find_itk(save_nrrd(tmp_path / "a.nrrd", array))
+    volume = scan.read()
+    np.testing.assert_array_equal(volume.data.T, ramp())
+    np.testing.assert_array_equal(scan.plane(2), volume.slice(2))
+    assert any("1099511627776 was subtracted" in w for w in volume.warnings)
