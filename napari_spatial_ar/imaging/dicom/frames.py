@@ -181,12 +181,19 @@ def _kept(path: Path, _size: int, _changed: int) -> tuple[tuple[str, ...], tuple
 
 
 def _series_key(header: Header, path: Path) -> tuple[str, ...]:
-    said = ["StudyInstanceUID", "PatientID", "SeriesInstanceUID"]
-    if header.get("SeriesInstanceUID"):
-        return tuple(str(header.get(keyword) or "") for keyword in said)
-    said += ["StudyDate", "SeriesDate", "SeriesTime", "SeriesNumber", "SeriesDescription"]
-    said += ["ProtocolName", "Modality", "PatientName"]
-    return (str(path.parent), *(str(header.get(keyword) or "") for keyword in said))
+    def said(*keywords: str) -> tuple[str, ...]:
+        return tuple(str(header.get(keyword) or "") for keyword in keywords)
+
+    key = said("StudyInstanceUID", "PatientID", "SeriesInstanceUID")
+    if key[-1]:
+        return key
+    numbered = header.get("StudyInstanceUID") and header.get("SeriesNumber")
+    return (
+        *key,
+        *said("StudyDate", "SeriesDate", "SeriesTime", "SeriesNumber", "SeriesDescription"),
+        *said("ProtocolName", "Modality", "PatientName"),
+        "" if numbered else str(path.parent),
+    )
 
 
 def _plain(header: pydicom.Dataset) -> Header:

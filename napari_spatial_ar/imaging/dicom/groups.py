@@ -19,9 +19,9 @@ __all__ = ["CLOCKS", "SIGNS", "TIMES", "Groups", "Kind", "axes_of", "kind_of", "
 SIGNS = (
     *("image type", "series number", "temporal position", "b-value and gradient direction"),
     *("echo time", "inversion time", "flip angle", "repetition time", "tube voltage"),
-    *("reconstruction kernel", "label or control", "sequence name", "receive coil"),
-    *("acquisition number", "cardiac phase", "trigger time", "frame reference time"),
-    *("acquisition time", "content time"),
+    *("slice thickness", "reconstruction kernel", "label or control", "sequence name"),
+    *("receive coil", "acquisition number", "cardiac phase", "trigger time"),
+    *("frame reference time", "acquisition time", "content time"),
 )
 #: Those that may differ between the slices of one volume because it took time to acquire.
 TIMES = frozenset({"trigger time", "frame reference time", "acquisition time", "content time"})
@@ -65,9 +65,11 @@ class Groups:
 
     @property
     def b_value(self) -> float | None:
-        """Diffusion weighting, s/mm2, where the header or the maker's private part has it."""
-        standard = self.number("MRDiffusionSequence", "DiffusionBValue")
-        return private.b_value(self._header) if standard is None else standard
+        """Diffusion weighting, whole s/mm2, where the header or the maker's private part has it."""
+        found = self.number("MRDiffusionSequence", "DiffusionBValue")
+        if found is None:
+            found = private.b_value(self._header)
+        return None if found is None else round(found)  # floats of one weighting may differ
 
     @property
     def gradient(self) -> tuple[float, ...] | None:
@@ -175,6 +177,7 @@ def signs_of(header: Header, groups: Groups, kind: Kind) -> tuple[Any, ...]:
         number((timing, "FlipAngle")),
         number((timing, "RepetitionTime")),
         number(("CTXRayDetailsSequence", "KVP")),
+        number(("PixelMeasuresSequence", "SliceThickness")),
         _text(groups.get("CTReconstructionSequence", "ConvolutionKernel")),
         _text(label or private.label_or_control(header)),
         _text(header.get("SequenceName")),

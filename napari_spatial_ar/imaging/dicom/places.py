@@ -92,6 +92,8 @@ def uneven(positions: Floats, normal: Floats, same: float) -> str:
         if missing:
             seem = "1 slice seems" if missing == 1 else f"{missing} slices seem"
             sentence += f"; {seem} to be missing"
+        elif steps.min() < (1 - _UNEVEN_SHARE) * usual:
+            sentence += "; runs of slices may overlap"
         return sentence + "."
     aside = np.linalg.norm(positions - even, axis=1)
     if aside.max() > max(_UNEVEN_MM, allowed):

@@ -75,14 +75,29 @@ def find_stacks(frames: Sequence[Frame]) -> list[Stack]:
                 break
         else:
             groups.append([frame])
-    stacks = [
-        stack
-        for groups in firm.values()
-        for group in groups
-        for weighted in _by_weighting(group)
-        for stack in _by_place(weighted)
-    ]
+    stacks = [stack for groups in firm.values() for group in groups for stack in _volumes_of(group)]
     return _named(stacks)
+
+
+def _volumes_of(group: list[Frame]) -> list[Stack]:
+    """Volumes of frames that are alike, those marked that lack slices that another has."""
+    stacks = [stack for weighted in _by_weighting(group) for stack in _by_place(weighted)]
+    if len(stacks) < 2 or not group[0].located or group[0].sheet:
+        return stacks
+    layout = _Layout(group)
+    place_of = {id(f): int(k) for f, k in zip(layout.frames, layout.places, strict=True)}
+    places = [frozenset(place_of[id(frame)] for frame in stack.frames) for stack in stacks]
+    marked = []
+    for stack, own in zip(stacks, places, strict=True):
+        whole = max((len(other) for other in places if own < other), default=0)
+        remarks = stack.remarks
+        if whole:
+            remarks += (
+                f"It has {len(own)} of {whole} slices: the others were not acquired or are "
+                "missing, so it is incomplete.",
+            )
+        marked.append(replace(stack, remarks=remarks))
+    return marked
 
 
 def differences(stacks: Sequence[Stack]) -> tuple[str, ...]:
@@ -194,10 +209,9 @@ class _Layout:
         number = float(value) if isinstance(value, int | float) else -np.inf
         return text, number, min(_numbering(self.frames[k]) for k in group)
 
-    def counts(self, part: Indices, of: Indices) -> npt.NDArray[np.intp]:
-        """How many images of a part lie at each place of another."""
-        all_of_them = np.bincount(self.places[part], minlength=self.count)
-        return all_of_them[np.unique(self.places[of])]
+    def counts(self, part: Indices) -> npt.NDArray[np.intp]:
+        """How many images of a part lie at each place."""
+        return np.bincount(self.places[part], minlength=self.count)
 
     def distinct(self, part: Indices) -> bool:
         """Whether each image has a place of its own."""
@@ -245,8 +259,7 @@ def _by_place(frames: list[Frame]) -> list[Stack]:
     stacks = []
     for number, part in enumerate(parts, 1):
         words = f"{number} of {len(parts)}" if unnamed else ""
-        remarks = _remarks(layout, part, parts)
-        stacks.append(Stack(layout.of(part.images), words, part.signs, remarks))
+        stacks.append(Stack(layout.of(part.images), words, part.signs, _remarks(part)))
     return stacks
 
 
@@ -263,24 +276,17 @@ class _Part:
         return replace(self, signs=signs)
 
 
-def _remarks(layout: _Layout, part: _Part, parts: Sequence[_Part]) -> tuple[str, ...]:
-    """Sentences on how a part was told from the others, and whether images of it are missing."""
-    remarks = []
+def _remarks(part: _Part) -> tuple[str, ...]:
     signs = [sign for sign in part.signs if sign not in _NAMED]
-    if signs:
-        lie = "The slices lie in several runs" if part.run else "Several images lie at each place"
-        remarks.append(f"{lie}; they were set apart by {' and '.join(signs)}.")
-    if len(part.images) < layout.count <= max(len(other.images) for other in parts):
-        remarks.append(
-            f"It has {len(part.images)} of {layout.count} slices: the others were not acquired or "
-            "are missing, so it is incomplete."
-        )
-    return tuple(remarks)
+    if not signs:
+        return ()
+    lie = "The slices lie in several runs" if part.run else "Several images lie at each place"
+    return (f"{lie}; they were set apart by {' and '.join(signs)}.",)
 
 
 def _divide(layout: _Layout, part: Indices) -> Iterator[_Part]:
     """Divide images into volumes by the first sign that does so cleanly; else leave them."""
-    most = int(layout.counts(part, part).max())
+    most = int(layout.counts(part).max())
     if most == 1 and layout.even(part):
         yield _Part(part)
         return
@@ -291,11 +297,10 @@ def _divide(layout: _Layout, part: Indices) -> Iterator[_Part]:
                 for group in classes:
                     yield from (leaf.told_by(name) for leaf in _divide(layout, group))
                 return
-        for name, measured in (*CLOCKS.items(), (_NUMBERING, False)):
-            volumes = _in_order(layout, part, most, name, measured)
-            if volumes:
-                yield from (_Part(volume, (name,)) for volume in volumes)
-                return
+        volumes, name = _by_order(layout, part)
+        if volumes:
+            yield from (_Part(volume, (name,)) for volume in volumes)
+            return
     runs, name = _runs(layout, part)
     yield from (_Part(run, (name,), run=True) for run in runs)
     if not runs:
@@ -305,35 +310,58 @@ def _divide(layout: _Layout, part: Indices) -> Iterator[_Part]:
 def _fill_the_places(layout: _Layout, part: Indices, classes: Sequence[Indices], name: str) -> bool:
     """Whether images that share a value lie equally often at all places of a part.
 
-    At most one class may lack an image at some: the acquisition was stopped. More may, at most
-    half of them, where the sign is no time, which may differ within a volume, and no class has two
-    images at one place.
+    One class may lack an image at some: the acquisition was stopped, so of times it is the last. Of
+    other signs, which do not change within a volume, half of them may where no class has two images
+    at one place: files are missing.
     """
-    incomplete = 0
-    for group in classes:
-        counts = layout.counts(group, part)
+    there = np.flatnonzero(layout.counts(part))
+    # As most classes are whole, this is a sum that they make. It spares a look at thousands.
+    if len(there) * len(classes) > 2 * len(part):
+        return False
+    incomplete = []
+    for number, group in enumerate(classes):
+        counts = layout.counts(group)[there]
         if counts.min() < counts.max() - 1:
             return False
-        incomplete += int(counts.min() < counts.max())
-    if incomplete <= 1:
+        if counts.min() < counts.max():
+            incomplete.append(number)
+    if name in TIMES:
+        return incomplete in ([], [len(classes) - 1])
+    if len(incomplete) <= 1:
         return True
     apart = all(layout.distinct(group) for group in classes)
-    return apart and name not in TIMES and 2 * incomplete <= len(classes)
+    return apart and 2 * len(incomplete) <= len(classes)
 
 
-def _in_order(
-    layout: _Layout, part: Indices, most: int, name: str, measured: bool
-) -> list[Indices]:
-    """Volumes by the order of images in time or number; none if it is not clean.
+def _by_order(layout: _Layout, part: Indices) -> tuple[list[Indices], str]:
+    """Volumes by the order of images in time or by number, and what it was; none if it is unclear.
 
-    Parameters
-    ----------
-    most : int
-        How many images lie at one place at most.
-    name : str
-        One of `CLOCKS`, or the numbering.
-    measured : bool
-        Whether it is a time that was measured: then the nth image at each place is of volume n.
+    A count that goes through the places in one order tells the same as the time at each place, or
+    neither is to be trusted.
+    """
+    for name in CLOCKS:
+        found = _in_order(layout, part, name)
+        if found:
+            return found, name
+    counted = _in_order(layout, part, _NUMBERING)
+    for name, measured in CLOCKS.items():
+        found = _in_order(layout, part, name, anyway=True) if measured else []
+        if found and counted and _as_sets(found) != _as_sets(counted):
+            return [], ""
+        if found:
+            return found, name
+    return counted, _NUMBERING
+
+
+def _as_sets(volumes: Sequence[Indices]) -> set[frozenset[int]]:
+    return {frozenset(volume.tolist()) for volume in volumes}
+
+
+def _in_order(layout: _Layout, part: Indices, name: str, *, anyway: bool = False) -> list[Indices]:
+    """Volumes by one of `CLOCKS` or the numbering; none where it has no order that shows.
+
+    With ``anyway`` the nth image at each place is of volume n, whatever the order of places, as
+    long as all places have as many.
     """
     if name == _NUMBERING:
         keys: list[Any] = [_numbering(layout.frames[k]) for k in part]
@@ -348,13 +376,12 @@ def _in_order(
         return []
     order = np.array(sorted(range(len(part)), key=lambda k: (keys[k], places[k])))
     images, sequence = part[order], places[order]
-    count = int(places.max()) + 1
-    found = _sweeps(images, sequence, count, most, counted=name == _NUMBERING)
     counts = np.bincount(sequence)
-    whole = bool((counts == most).all())
-    if not found and measured and whole:
+    most = int(counts.max())
+    found = _sweeps(images, sequence, len(counts), most, counted=name == _NUMBERING)
+    if not found and _place_by_place(sequence, counts):
         found = _nth(images, sequence, most)
-    if not found and _place_by_place(sequence, counts, most):
+    if not found and anyway and bool((counts == most).all()):
         found = _nth(images, sequence, most)
     return [np.sort(volume) for volume in found]
 
@@ -381,10 +408,10 @@ def _sweeps(
     return []
 
 
-def _place_by_place(sequence: Indices, counts: Indices, most: int) -> bool:
+def _place_by_place(sequence: Indices, counts: Indices) -> bool:
     """Whether all images of a place follow each other; at the last, some may be missing."""
     changes = np.flatnonzero(np.diff(sequence)) + 1
-    short = np.flatnonzero(counts < most)
+    short = np.flatnonzero(counts < counts.max())
     stopped = not len(short) or short.tolist() == [int(sequence[-1])]
     return len(changes) == len(counts) - 1 and stopped
 
@@ -408,10 +435,9 @@ def _runs(layout: _Layout, part: Indices) -> tuple[list[Indices], str]:
         return [], ""
     for fits in (layout.even, layout.plausible):
         for name in layout.signs:
-            if name in TIMES:
-                continue
             classes = layout.classes(part, name)
-            if name == _BESIDE and not layout.overlap(classes):
+            # These may change within a stack, but then not to and fro.
+            if (name in TIMES or name == _BESIDE) and not layout.overlap(classes):
                 continue
             if len(classes) > 1 and all(_is_run(group) and fits(group) for group in classes):
                 return classes, name

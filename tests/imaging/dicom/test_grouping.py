@@ -138,6 +138,16 @@ def test_b_values_are_never_mixed(
     assert sorted(contents(paths)) == complete()
 
 
+def test_a_b_value_that_is_a_float_is_one(write_volumes: Write) -> None:
+    noise = np.random.default_rng(0).uniform(-0.01, 0.01, (2, PLACES))
+
+    def describe(image: Image) -> None:
+        image.dataset.DiffusionBValue = 1000.0 * image.volume + noise[image.volume, image.place]
+
+    paths = write_volumes(2, describe=describe, number=NUMBERS["at random"])
+    assert sorted(contents(paths)) == complete(2)
+
+
 def test_b_values_at_other_places_are_not_mixed(write_volumes: Write) -> None:
     """Two half stacks that would make an even one."""
     half = PLACES // 2
@@ -182,6 +192,7 @@ SIGNS: dict[str, Describe] = {
     "inversion time": tagged(InversionTime=lambda v, k: 150 + 50 * v),
     "flip angle": tagged(FlipAngle=lambda v, k: 5 * (v + 1)),
     "repetition time": tagged(RepetitionTime=lambda v, k: 500 * (v + 1)),
+    "slice thickness": tagged(SliceThickness=lambda v, k: (1.0, 3.0, 5.0)[v]),
     "tube voltage": tagged(KVP=lambda v, k: (80, 100, 140)[v]),
     "kernel": tagged(ConvolutionKernel=lambda v, k: ("B30f", "B60f", "B80f")[v]),
     "component": tagged(ImageType=lambda v, k: ["ORIGINAL", "PRIMARY", "MPR"[v]]),
@@ -273,6 +284,32 @@ def test_the_nth_image_at_each_place_in_time_is_of_the_nth_volume(
     assert contents(paths) == complete()
 
 
+def test_times_in_whole_seconds_are_no_volumes(write_volumes: Write) -> None:
+    """Some seconds hold the end of a volume and the beginning of the next."""
+
+    def second(v: int, k: int) -> str:
+        n = v * PLACES + k
+        return f"1010{10 + (n >= 7) * (1 + (n - 7) // 6)}"
+
+    paths = write_volumes(
+        4,
+        describe=tagged(AcquisitionTime=second),
+        number=lambda v, k: v * PLACES + k + 1,
+        without=[(3, k) for k in range(1, PLACES)],
+    )
+    assert contents(paths) == [*complete(3), [(3, 0)]]
+
+
+def test_times_and_numbers_that_contradict_each_other_are_refused(write_volumes: Write) -> None:
+    times = np.random.default_rng(3).permutation(VOLUMES * PLACES).reshape(VOLUMES, PLACES)
+    paths = write_volumes(
+        describe=tagged(AcquisitionTime=lambda v, k: f"1010{times[v, k] + 10}"),
+        number=NUMBERS["volume by volume"],
+    )
+    with pytest.raises(InputError, match="nothing tells them apart"):
+        read_dicom(paths)
+
+
 LAST_CUT = [(2, k) for k in range(4, PLACES)]
 LAST_THINNED = [(2, k) for k in (1, 3, 4, 5)]
 INCOMPLETE: dict[str, tuple[Describe, Number]] = {
@@ -308,7 +345,7 @@ def test_an_incomplete_last_volume_costs_only_itself(
     warned = [
         f"It has {len(left)} of {PLACES} slices" in str(s.warnings) for s in find_series(paths)
     ]
-    assert warned.count(True) == (0 if sign is INCOMPLETE["b-value"][0] else 1)
+    assert warned.count(True) == 1
 
 
 @pytest.mark.parametrize("name", INCOMPLETE)
@@ -412,6 +449,8 @@ PASSES: dict[str, tuple[float, Describe, Number]] = {
     ),
     "same places, acquisition number": (0.0, SIGNS["acquisition number"], NUMBERS["none"]),
     "same places, numbering": (0.0, lambda image: None, NUMBERS["volume by volume"]),
+    "between, time of pass": (1.5, SIGNS["acquisition time"], NUMBERS["at random"]),
+    "between, temporal position": (1.5, SIGNS["temporal position"], NUMBERS["at random"]),
     "a third off, acquisition number": (1.0, SIGNS["acquisition number"], NUMBERS["none"]),
 }
 
@@ -435,6 +474,39 @@ def test_passes_that_nothing_tells_apart_are_not_measured(write_volumes: Write) 
     (scan,) = find_series(paths)
     assert not scan.geometry.regular
     assert "1.50 mm" in scan.warnings[0]
+    assert "runs of slices may overlap" in scan.warnings[0]
+
+
+def test_a_time_that_passes_within_a_stack_makes_no_runs(write_volumes: Write) -> None:
+    paths = write_volumes(
+        1,
+        describe=tagged(AcquisitionTime=lambda v, k: f"10101{k // 3}"),
+        position=lambda v, k: (0.0, 0.0, 3.0 * k + (k > 2)),
+    )
+    (scan,) = find_series(paths)
+    assert "4.00 mm between slices 3 and 4" in scan.warnings[0]
+
+
+def test_three_passes_of_other_lengths(write_volumes: Write) -> None:
+    lost = [(0, 5), (2, 4), (2, 5)]
+    paths = write_volumes(
+        describe=SIGNS["acquisition number"],
+        without=lost,
+        position=lambda v, k: (0.0, 0.0, 3.0 * k + v * 10.0),
+    )
+    expected = [[(v, k) for k in range(PLACES) if (v, k) not in lost] for v in range(VOLUMES)]
+    assert sorted(contents(paths)) == expected
+
+
+def test_slices_that_become_thicker_are_two_volumes(write_volumes: Write) -> None:
+    """As of a head's base and vault."""
+    paths = write_volumes(
+        2,
+        describe=tagged(SliceThickness=lambda v, k: (4.0, 7.0)[v]),
+        position=lambda v, k: (0.0, 0.0, (4.0 * k, 21.0 + 7.0 * k)[v]),
+    )
+    assert sorted(contents(paths)) == complete(2)
+    assert sorted(s.geometry.spacing[0] for s in find_series(paths)) == [4, 7]
 
 
 def test_a_scan_that_counts_each_rotation_is_one_volume(write_volumes: Write) -> None:
@@ -532,10 +604,21 @@ def test_series_whose_uid_was_emptied(
     assert sorted(contents(paths)) == complete(2)
 
 
-def test_series_without_a_uid_are_one_a_folder(write_volumes: Write) -> None:
-    paths = write_volumes(1, SeriesInstanceUID="", folder="a")
-    paths += write_volumes(1, SeriesInstanceUID="", folder="b")
+@pytest.mark.parametrize("lost", ["StudyInstanceUID", "SeriesNumber"])
+def test_series_without_a_uid_and_more_are_one_a_folder(write_volumes: Write, lost: str) -> None:
+    empty: dict[str, Any] = {lost: None, "SeriesInstanceUID": ""}
+    paths = write_volumes(1, folder="a", **empty) + write_volumes(1, folder="b", **empty)
     assert contents(paths) == complete(1) * 2
+
+
+def test_a_series_without_a_uid_may_lie_in_several_folders(write_volumes: Write) -> None:
+    halves = [[(0, k) for k in range(PLACES) if (k < 3) == first] for first in (True, False)]
+    paths = [
+        path
+        for n, half in enumerate(halves)
+        for path in write_volumes(1, SeriesInstanceUID="", without=half, folder=str(n))
+    ]
+    assert contents(paths) == complete(1)
 
 
 @pytest.mark.parametrize("keyword", ["PatientID", "StudyInstanceUID"])
