@@ -109,6 +109,8 @@ def test_each_way_of_giving_nothing_has_its_own_sentence(tmp_path: Path) -> None
         read(tmp_path / "notes.txt")
     with pytest.raises(InputError, match="no file was given"):
         read([])
+    with pytest.raises(InputError, match="no name of a file"):
+        read("a\0b")
 
 
 def test_a_folder_of_hidden_files_is_empty(tmp_path: Path) -> None:

@@ -29,6 +29,11 @@ Floats = npt.NDArray[np.float64]
 
 # Files whose headers are kept, so that grouping a folder and opening it read each file once.
 _FILES_KEPT = 16_384
+# Numbers of the top level without which voxels are not what or where they were, and how many.
+_NUMBERS = {
+    **{"RescaleSlope": 1, "RescaleIntercept": 1, "PixelSpacing": 2},
+    **{"ImagePositionPatient": 3, "ImageOrientationPatient": 6},
+}
 _REVERSED: dict[bool | None, tuple[str, ...]] = {
     False: (),
     True: (
@@ -177,7 +182,8 @@ def _kept(path: Path, _size: int, _changed: int) -> tuple[tuple[str, ...], tuple
         key = _series_key(plain, path)
         if storage is None:
             return key, ()
-        return key, tuple(_frame(plain, storage, path, n) for n in range(storage.frames))
+        odd = _unusable(header, plain)
+        return key, tuple(_frame(plain, storage, path, n, odd) for n in range(storage.frames))
 
 
 def _series_key(header: Header, path: Path) -> tuple[str, ...]:
@@ -209,7 +215,21 @@ def _plain(header: pydicom.Dataset) -> Header:
     return plain
 
 
-def _frame(header: Header, storage: Storage, path: Path, number: int) -> Frame:
+def _unusable(header: pydicom.Dataset, plain: Header) -> tuple[str, ...]:
+    """Sentences on attributes that matter and are there, but are not the numbers they should be."""
+    odd = []
+    for keyword, count in _NUMBERS.items():
+        if keyword not in header or header.get_item(keyword).value in (None, b"", ""):
+            continue
+        found = numbers(plain.get(keyword), count)
+        if found is None or (count == 6 and axes_of(plain[keyword]) is None):
+            odd.append(f"{keyword} in the header makes no sense and is not used.")
+    return tuple(odd)
+
+
+def _frame(
+    header: Header, storage: Storage, path: Path, number: int, odd: tuple[str, ...]
+) -> Frame:
     groups = Groups(header, number)
     position, axes = _place(header, groups, number)
     spacing = numbers(groups.get("PixelMeasuresSequence", "PixelSpacing"), 2)
@@ -239,7 +259,7 @@ def _frame(header: Header, storage: Storage, path: Path, number: int) -> Frame:
         axes=axes,
         spacing=None if spacing is None else (float(spacing[0]), float(spacing[1])),
         thickness=abs(thickness) if thickness else None,
-        remarks=(*object_remarks(header), *_REVERSED[reverse]),
+        remarks=(*object_remarks(header), *_REVERSED[reverse], *odd),
         acquisition=acquisition_of(header, groups),
     )
 

@@ -61,8 +61,13 @@ def patient_grid(frames: Sequence[Frame], path: Path) -> tuple[Geometry, tuple[s
         If there is no pixel spacing, or most slices lie at the place of another.
     """
     first = frames[0]
-    if first.axes is None or first.spacing is None or min(first.spacing) <= 0:
+    if first.axes is None or first.spacing is None:
         raise InputError("the DICOM header has no pixel spacing", path=path)
+    if min(first.spacing) <= 0:
+        rows, columns = first.spacing
+        raise InputError(
+            f"its PixelSpacing is {rows:g} x {columns:g} mm, which cannot be", path=path
+        )
     shape = (len(frames), *first.shape)
     positions = np.array([frame.position for frame in frames])
     if len(frames) == 1:

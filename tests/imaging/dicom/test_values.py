@@ -320,3 +320,32 @@ def test_an_attribute_that_is_no_number_is_taken_for_missing(
         path.write_bytes(raw.replace(b"DS\x06\x00900.0 ", b"DS\x06\x00abcde "))
     (volume,) = read_dicom(paths)
     np.testing.assert_array_equal(volume.data, voxels)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "written", "instead"),
+    [
+        ("RescaleSlope", b"DS\x04\x001.25", b"DS\x04\x001,25"),
+        ("RescaleIntercept", b"DS\x06\x00-777.0", b"DS\x06\x00-777.O"),
+        # Two directions that are one.
+        (
+            "ImageOrientationPatient",
+            b"1.0\\0.0\\0.0\\0.0\\1.0\\0.0",
+            b"1.0\\0.0\\0.0\\1.0\\0.0\\0.0",
+        ),
+    ],
+)
+def test_a_number_that_matters_and_makes_no_sense_is_said(
+    write_series: Write, voxels: np.ndarray, keyword: str, written: bytes, instead: bytes
+) -> None:
+    paths = write_series(voxels[:1], RescaleSlope="1.25", RescaleIntercept="-777.0")
+    raw = paths[0].read_bytes()
+    assert raw.count(written) == 1
+    paths[0].write_bytes(raw.replace(written, instead))
+    (scan,) = find_series(paths)
+    assert any(w.startswith(keyword) and "makes no sense" in w for w in scan.warnings)
+
+
+def test_a_pixel_spacing_that_cannot_be_is_named(write_series: Write, voxels: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"its PixelSpacing is 0 x 0\.5 mm, which cannot be"):
+        find_series(write_series(voxels, spacing=(0.0, 0.5)))
