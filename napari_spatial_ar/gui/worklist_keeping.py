@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,8 @@ class Opened:
         Slices of the session that are on disk.
     marks, strokes
         What of the session is on disk.
+    hold : ExitStack
+        Keeps the scan to this window.
     """
 
     key: str
@@ -54,6 +57,13 @@ class Opened:
     saving: bool = False
     marks: Any = None
     strokes: Any = None
+    hold: ExitStack = field(default_factory=ExitStack, repr=False)
+
+
+def _let_go(opened: list[Opened], *_: object) -> None:
+    """Let other windows have the scans."""
+    for one in opened:
+        one.hold.close()
 
 
 class WorklistKeeper(QObject):
@@ -87,6 +97,7 @@ class WorklistKeeper(QObject):
         self._store = store
         #: Scans in the viewer, the one opened last at the end.
         self.opened: list[Opened] = []
+        self.destroyed.connect(partial(_let_go, self.opened))
         dock.scorer.scored.connect(self._on_scored)
         dock.scorer.finished.connect(self._on_finished)
         dock.masks.findings_changed.connect(self._on_findings)
@@ -114,6 +125,13 @@ class WorklistKeeper(QObject):
         if entry is not None and key in self._rows.scans:
             self._rows.put(replace(entry, reading=reading))
             self._try(self._store.save_reading, key, reading)
+
+    def see(self, key: str) -> None:
+        """Take note that a scan is looked at, unless more was said of it, in any window."""
+        entry = self._rows.entry(key)
+        if entry is not None and entry.reading == "unread":
+            reading: Reading = self._try(self._store.see, key) or "seen"
+            self._rows.put(replace(entry, reading=reading))
 
     def keep_failure(self, key: str, reason: str) -> None:
         """Keep why a scan cannot be read: a sentence that names no file."""
@@ -153,11 +171,12 @@ class WorklistKeeper(QObject):
             by = model_key(self._dock.models.model)
             self._try(self._store.save_summary, opened.key, by, entry.done, summary)
 
-    def _try(self, save: Any, *arguments: Any) -> None:
+    def _try(self, save: Any, *arguments: Any) -> Any:
         try:
-            save(*arguments)
+            return save(*arguments)
         except SpatialARError as error:
             self.said.emit(report(error, "Keeping what was done"))
+            return None
 
     # ------------------------------------------------------------------ scores
 
@@ -224,5 +243,6 @@ class WorklistKeeper(QObject):
     def release(self, opened: Opened) -> None:
         """Give a scan that is in the viewer no more back to the worker, once it is written."""
         if not opened.saving and opened.key not in {other.key for other in self.opened}:
+            opened.hold.close()
             self._runner.plan.release(opened.key)
         self._runner.refresh()

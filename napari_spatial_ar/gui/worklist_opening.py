@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_spatial_ar.errors import SpatialARError
+from napari_spatial_ar.errors import InUseError, SpatialARError
 from napari_spatial_ar.gui.forms import select_data
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.loading import Loaded, Warned
@@ -59,6 +60,7 @@ class WorklistOpener(QObject):
         self._store = store
         self._task: Task | None = None
         self._wanted = ""
+        self._hold = ExitStack()
         self._next: tuple[Opened, Kept] | None = None
         # After the keeper, which keeps what was scored before anything else is shown.
         dock.scorer.finished.connect(self._restore)
@@ -97,6 +99,7 @@ class WorklistOpener(QObject):
             task, self._task = self._task, None
             task.stop()
             if self._keeper.find(self._wanted) is None:
+                self._hold.close()
                 self._runner.plan.release(self._wanted)
         self._yield_to_viewer()
 
@@ -108,6 +111,8 @@ class WorklistOpener(QObject):
         self._wanted = key
         self._runner.plan.hold(key)
         model = self._dock.models.model
+        if read:
+            self._hold = ExitStack()
         work = partial(
             open_steps,
             plan=self._runner.plan,
@@ -115,6 +120,7 @@ class WorklistOpener(QObject):
             scan=self._rows.scans[key],
             store=self._store,
             model=model,
+            hold=self._hold,
             read=read,
         )
         task = self._tasks.start(work)
@@ -136,7 +142,8 @@ class WorklistOpener(QObject):
         for text in loaded.volume.warnings:
             warn(text)
         arguments = volume_layer_kwargs(loaded.volume, loaded.drawn)
-        opened = Opened(key, self._dock.viewer.add_image(**arguments, visible=False))
+        layer = self._dock.viewer.add_image(**arguments, visible=False)
+        opened = Opened(key, layer, hold=self._hold)
         self._keeper.opened.append(opened)
         show_scan(self._dock.viewer, opened.layer)
         self._show(opened)
@@ -145,9 +152,7 @@ class WorklistOpener(QObject):
 
     def _show(self, opened: Opened) -> None:
         self._dock.scan.list.choose(opened.layer)
-        entry = self._rows.entry(opened.key)
-        if entry is not None and entry.reading == "unread":
-            self._keeper.set_reading(opened.key, "seen")
+        self._keeper.see(opened.key)
         self.opened.emit(opened.key)
 
     def _close(self, opened: Opened) -> None:
@@ -178,9 +183,11 @@ class WorklistOpener(QObject):
         self._task = None
         self.said.emit(report(error, "Opening the scan"))
         if self._keeper.find(key) is None:
+            self._hold.close()
             self._runner.plan.release(key)
             entry = self._rows.entry(key)
-            if entry is not None and entry.state != "scored":
+            elsewhere = isinstance(error, InUseError)
+            if entry is not None and entry.state != "scored" and not elsewhere:
                 self._rows.put(entry.failed(told_in_row(error), told_in_report(error)))
                 self._keeper.keep_failure(key, told_in_report(error))
         self._yield_to_viewer()

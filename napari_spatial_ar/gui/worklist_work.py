@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from napari_spatial_ar.errors import (
     Cancelled,
+    InUseError,
     ModelFileError,
     StorageError,
     WeightsError,
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 _LOOK_SECONDS = 0.1
+# Between looks at a scan that another window has.
+_ELSEWHERE_SECONDS = 1.0
 # What each scan would meet again, so the first is the end of it.
 _HOPELESS = (WeightsError, ModelFileError, StorageError)
 
@@ -116,8 +119,9 @@ def scoring_steps(
 ) -> Generator[Scored, None, None]:
     """Score what the plan says, one scan in memory at a time, until there is none left.
 
-    A scan that cannot be read or scored is told of, which is kept, and the others go on. It is
-    computed in the fastest way, which is measured first where that was never done.
+    A scan that cannot be read or scored is told of, which is kept, and the others go on; one that
+    another window has is waited for, as the last. It is computed in the fastest way, which is
+    measured first where that was never done.
 
     Raises
     ------
@@ -134,15 +138,23 @@ def scoring_steps(
     except Cancelled:
         return
     tried: set[str] = set()
+    elsewhere: set[str] = set()
     while _wait(stop, go):
-        job = plan.take(tried)
+        job = plan.take(tried | elsewhere)
         if job is None:
-            return
+            if not elsewhere:
+                return
+            elsewhere.clear()
+            stop.wait(_ELSEWHERE_SECONDS)
+            continue
         key, scan = job
         try:
-            steps = score_steps(model, scan, key, store, partial(getattr, plan, "rule"))
-            if (yield from _one(stop, go, plan, key, steps)):
-                tried.add(key)
+            with store.hold(key):
+                steps = score_steps(model, scan, key, store, partial(getattr, plan, "rule"))
+                if (yield from _one(stop, go, plan, key, steps)):
+                    tried.add(key)
+        except InUseError:
+            elsewhere.add(key)
         except _HOPELESS:
             yield Scored(key, ended=True)
             raise
@@ -195,9 +207,12 @@ def open_steps(
     scan: Scan,
     store: WorklistStore,
     model: Any,
+    hold: ExitStack,
     read: bool = True,
 ) -> Generator[Any, None, Kept | None]:
     """Read a scan (yields as `read_steps`), then what is kept of it by a model.
+
+    Where it is read, ``hold`` keeps it to this window from then on.
 
     Returns
     -------
@@ -207,13 +222,20 @@ def open_steps(
     Raises
     ------
     InputError
-        If it cannot be read, or has no slices of the model's plane.
+        If it cannot be read, has no slices of the model's plane, or another window has it
+        (`InUseError`).
     """
-    if read:
-        yield from read_steps(stop, [scan])
-    # Its scores so far are on disk once the worker has set it down.
+    # Its scores so far are on disk, and nobody has it, once the worker has set it down.
     while plan.at_work == key and not stop.is_set():
         time.sleep(_LOOK_SECONDS)
+    if stop.is_set():
+        return None
+    if read:
+        hold.enter_context(store.hold(key))
+        if stop.is_set():  # just now, and nobody would let go of it
+            hold.close()
+            return None
+        yield from read_steps(stop, [scan])
     if model is None:
         return None
     plane = model.plane

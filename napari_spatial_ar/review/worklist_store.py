@@ -19,7 +19,8 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -27,14 +28,16 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import InputError, InUseError, StorageError
 from napari_spatial_ar.imaging.files import (
     atomic_path,
     atomic_write_json,
+    claimed,
     storage_error,
 )
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.slices import file_digest
 from napari_spatial_ar.review.findings_list import Mark, Status
 from napari_spatial_ar.review.strokes import Strokes
 from napari_spatial_ar.review.worklist import Reading, Summary
@@ -43,6 +46,8 @@ __all__ = ["KeptSlice", "Marks", "Record", "ScanScores", "WorklistStore", "model
 
 FORMAT = 1
 _KEY_DIGITS = 24
+_WHOLE_DIGITS = 16
+_LONG_KEY = _KEY_DIGITS + 1 + _WHOLE_DIGITS
 _MODEL_DIGITS = 16
 _PEEK_BYTES = 65_536
 _PEEKED_FILES = 5
@@ -52,7 +57,9 @@ def scan_key(scan: Scan) -> str:
     """Name a scan by its content.
 
     The hash covers its grid, its place in its files, the sizes of all of them and the first and
-    last 64 KiB of up to five; neither their names nor their places.
+    last 64 KiB of up to five; neither their names nor their places. Where that need not tell two
+    patients apart (uncompressed voxels, whose ends may be air), a hash of all of the content
+    follows after a hyphen.
 
     Raises
     ------
@@ -66,18 +73,36 @@ def scan_key(scan: Scan) -> str:
     digest.update(np.round(np.asarray(geometry.affine, float), 4).tobytes())
     files = series.files
     peeked = {round(i) for i in np.linspace(0, len(files) - 1, min(len(files), _PEEKED_FILES))}
+    tells = True
     for number, path in enumerate(files):
         try:
             size = path.stat().st_size
             digest.update(size.to_bytes(8, "little"))
             if number in peeked:
                 with open(path, "rb") as file:
-                    digest.update(file.read(_PEEK_BYTES))
+                    start = file.read(_PEEK_BYTES)
+                    digest.update(start)
+                    tells &= size <= 2 * _PEEK_BYTES or _is_telling(start, series.uid)
                     file.seek(max(0, size - _PEEK_BYTES))
                     digest.update(file.read(_PEEK_BYTES))
         except OSError as error:
             raise InputError("cannot be read", path=path, fix="Is it still there?") from error
-    return digest.hexdigest()[:_KEY_DIGITS]
+    key = digest.hexdigest()[:_KEY_DIGITS]
+    if tells:
+        return key
+    whole = hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()
+    return f"{key}-{whole[:_WHOLE_DIGITS]}"
+
+
+def _is_telling(start: bytes, uid: str) -> bool:
+    """Whether no two patients' files of a kind, told by its start, are alike at both ends.
+
+    Those of DICOM have UIDs, unless these were emptied; those of the others end with a checksum,
+    or with voxels that are packed, so that each depends on those before it.
+    """
+    if start[128:132] == b"DICM":
+        return bool(uid)
+    return start.startswith((b"\x1f\x8b", b"\x89PNG", b"\xff\xd8\xff"))
 
 
 def model_key(model: Any) -> str:
@@ -187,13 +212,46 @@ class WorklistStore:
         self.folder = folder
 
     def _path(self, scan: str, name: str) -> Path:
-        return self.folder / scan / name
+        folder = self.folder / scan
+        earlier = self.folder / scan.partition("-")[0]
+        if len(scan) == _LONG_KEY and not folder.exists() and earlier.exists():
+            self._take_over(earlier, folder)
+        return folder / name
+
+    def _take_over(self, earlier: Path, folder: Path) -> None:
+        """Take what a version that looked at the ends of files alone kept of a scan.
+
+        Not where it met another scan that was the same to it: whose it is, nobody knows.
+        """
+        if not earlier.with_name(f"{earlier.name}-2").exists():
+            with suppress(OSError):  # another window was faster
+                earlier.rename(folder)
+
+    def hold(self, scan: str) -> AbstractContextManager[None]:
+        """Keep what is kept of a scan to this window, as long as the context lasts.
+
+        Raises
+        ------
+        InUseError
+            If another window has it.
+        """
+        self._path(scan, "")
+        return _held(self.folder / scan)
 
     # ------------------------------------------------------------------ what the reader did
 
     def save_reading(self, scan: str, reading: Reading) -> None:
         """Keep how far the reader is."""
         self._write(scan, "reading.json", {"reading": reading})
+
+    def see(self, scan: str) -> Reading:
+        """Keep that the reader has seen a scan, unless more is kept already; gives what is."""
+        known: Any = self._read(scan, "reading.json").get("reading")
+        if known in get_args(Reading) and known != "unread":
+            found: Reading = known
+            return found
+        self.save_reading(scan, "seen")
+        return "seen"
 
     def save_marks(self, scan: str, model: str, kept: Marks) -> None:
         """Keep what was said of findings, and the strokes."""
@@ -302,6 +360,21 @@ class WorklistStore:
         except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) and found.get("format") == FORMAT else {}
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(claimed(folder))
+        except InUseError as error:
+            raise InUseError(
+                "this scan is open, or being scored, in another window",
+                fix="Close it there first",
+            ) from error
+        except StorageError:
+            pass  # then nobody keeps anything, which is said by whoever tries
+        yield
 
 
 def _summary(kept: Any) -> Summary | None:

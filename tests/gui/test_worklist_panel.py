@@ -16,8 +16,8 @@ from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QFileDialog
 
-from napari_spatial_ar.errors import InputError, WeightsError
-from napari_spatial_ar.gui import services, settings, worklist_panel
+from napari_spatial_ar.errors import InputError, InUseError, WeightsError
+from napari_spatial_ar.gui import services, settings, worklist_panel, worklist_work
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.session import outward
@@ -25,6 +25,8 @@ from napari_spatial_ar.gui.viewing import slice_in_view
 from napari_spatial_ar.gui.worklist_model import COLUMNS
 from napari_spatial_ar.gui.worklist_panel import WorklistPanel, show_worklist
 from napari_spatial_ar.imaging.nifti import write_nifti
+from napari_spatial_ar.imaging.reading import find_scans
+from napari_spatial_ar.review.worklist_store import WorklistStore, scan_key
 from tests.page import Page
 
 LEFT = Qt.MouseButton.LeftButton
@@ -360,6 +362,51 @@ def test_what_failed_says_so_after_a_restart_and_is_tried_again_on_request(
     assert again.again_button.isHidden()
     again.runner.cancel()
     wait(lambda: not again.runner.running)
+
+
+def test_a_scan_that_another_window_has_stays_with_it(
+    dock: Make, folder: Path, tmp_path: Path, qtbot: Any, wait: Any, models: dict[str, Any]
+) -> None:
+    made = dock(scan=False, window=True)
+    made.show_worklist([str(folder)])
+    panel = made.worklist
+    wait(all_scored(panel))
+    entry = panel.table.shown[0]
+    other = WorklistStore(tmp_path / "kept")
+    with other.hold(entry.key):
+        open_row(qtbot, panel, 0)
+        wait(lambda: not panel.opener.busy)
+        assert "in another window. Close it there first." in panel.note.text()
+        assert not layers_of(made, "scan")
+        assert panel.rows.entry(entry.key) == entry
+        other.save_reading(entry.key, "done")
+    open_row(qtbot, panel, 0)
+    wait(settled(made, panel))
+    # What was done there is not undone here.
+    assert panel.rows.entry(entry.key).reading == "done"
+    assert other.record(entry.key, "").reading == "done"
+    with pytest.raises(InUseError, match="in another window"):
+        other.hold(entry.key).__enter__()
+    open_row(qtbot, panel, 1)
+    wait(settled(made, panel))
+    with other.hold(entry.key):
+        pass  # the first one was let go of
+
+
+def test_a_running_list_waits_for_what_another_window_has(
+    dock: Make, folder: Path, tmp_path: Path, wait: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(worklist_work, "_ELSEWHERE_SECONDS", 0.05)
+    other = WorklistStore(tmp_path / "kept")
+    key = scan_key(find_scans(folder / "b.nii.gz").scans[0])
+    made = dock(scan=False, window=True)
+    with other.hold(key):
+        made.show_worklist([str(folder)])
+        panel = made.worklist
+        wait(lambda: [entry.state for entry in panel.rows.entries].count("scored") == 2)
+        assert panel.rows.entry(key).state == "waiting"
+        assert not list((tmp_path / "kept" / key).glob("[!.]*"))
+    wait(all_scored(panel))
 
 
 def test_a_running_list_tries_again_what_it_failed_at(

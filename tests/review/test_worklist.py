@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_spatial_ar.errors import InputError, StorageError
+from napari_spatial_ar.errors import InputError, InUseError, StorageError
 from napari_spatial_ar.imaging import files
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.nifti import write_nifti
@@ -195,6 +195,55 @@ def test_a_scan_is_known_by_its_content_wherever_it_lies(tmp_path: Path, scan: S
     scan.series.files[0].unlink()
     with pytest.raises(InputError, match="cannot be read"):
         scan_key(scan)
+
+
+@pytest.mark.parametrize("value", [0, -1024])
+def test_uncompressed_scans_whose_ends_are_air_are_told_apart(
+    tmp_path: Path, store: WorklistStore, value: int
+) -> None:
+    import nibabel as nib
+
+    scans = []
+    for number in range(2):
+        data = np.full((64, 64, 40), value, np.int16)
+        data[30, 30, 20] = number + 1
+        nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / f"{number}.nii")
+        scans += find_scans(tmp_path / f"{number}.nii").scans
+    first, second = map(scan_key, scans)
+    assert first != second
+    before = first.partition("-")[0]
+    assert second.startswith(f"{before}-")
+    # What an earlier version kept is found, by the one that comes first.
+    WorklistStore(store.folder).save_reading(before, "done")
+    assert store.record(first, "m").reading == "done"
+    assert store.record(second, "m").reading == "unread"
+    assert store.record(f"{first}-2", "m").reading == "unread"
+    # Not where two scans were the same to it.
+    other = WorklistStore(store.folder.with_name("other"))
+    for key in (before, f"{before}-2"):
+        other.save_reading(key, "done")
+    assert other.record(first, "m").reading == "unread"
+
+
+def test_one_window_at_a_time_has_a_scan(store: WorklistStore) -> None:
+    other = WorklistStore(store.folder)
+    with store.hold("k"):
+        with pytest.raises(InUseError, match="open, or being scored, in another window"):
+            other.hold("k").__enter__()
+        with other.hold("l"):
+            pass
+        store.save_reading("k", "done")
+    with other.hold("k"):
+        # What is done is not undone by looking.
+        assert other.see("k") == "done"
+    assert (other.see("l"), store.record("l", "m").reading) == ("seen", "seen")
+
+
+def test_a_scan_can_be_looked_at_where_nothing_can_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("a file, where a folder should be")
+    store = WorklistStore(tmp_path / "kept")
+    with store.hold("k"), pytest.raises(StorageError):
+        store.save_reading("k", "done")
 
 
 def test_volumes_of_one_file_are_told_apart(tmp_path: Path) -> None:
