@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.guard import one_source
 from napari_spatial_ar.imaging.volume import Volume
 
-__all__ = ["attempt", "gather", "left_out", "note_errors"]
+__all__ = ["attempt", "gather", "left_out", "note_errors", "safe_name"]
 
 logger = logging.getLogger(__name__)
+# Words in names that scanners and archives give to files.
+_SAFE_WORDS = {
+    *("im", "img", "image", "i", "slice", "mr", "ct", "pt", "oct", "frame", "series", "page"),
+    *("dcm", "dicom", "ima", "nii", "gz", "png", "jpg", "jpeg", "tif", "tiff", "bmp", "nrrd"),
+    *("mha", "mhd", "hdr", "vol", "fda", "fds"),
+}
 T = TypeVar("T")
 
 
@@ -45,12 +53,27 @@ def attempt(calls: Iterable[Callable[[], T]]) -> tuple[list[T], list[InputError]
 def left_out(errors: Sequence[InputError]) -> tuple[str, ...]:
     """Sentence that says how many inputs are left out and why the first is; none if none are.
 
-    No path is in it: a file name may hold a patient's name.
+    The first is named where its name is safe (see `safe_name`); no folder is in it.
     """
     if not errors:
         return ()
     count = "1 input is" if len(errors) == 1 else f"{len(errors)} inputs are"
-    return (f"{count} left out; the reason (of the first): {errors[0].what}.",)
+    name = "" if errors[0].path is None else safe_name(errors[0].path)
+    first = f"of the first, {name}" if name else "of the first"
+    return (f"{count} left out; the reason ({first}): {errors[0].what}.",)
+
+
+def safe_name(path: Path) -> str:
+    """Name of a file that only numbers it, such as IM-0001.dcm; "" for any other.
+
+    Warnings are written into reports, and other names may hold a patient's name or ID.
+    """
+    parts = re.findall(r"[^\W\d_]+|[0-9]+", path.name)
+    numbers = [part.lstrip("0") for part in parts if part.isdecimal()]
+    words = {part.lower() for part in parts if not part.isdecimal()}
+    plain = len(path.name) <= 32 and path.name.isascii() and path.name.isprintable()
+    safe = plain and words <= _SAFE_WORDS and all(len(number) <= 4 for number in numbers)
+    return path.name if safe and numbers else ""
 
 
 def note_errors(volumes: list[Volume], errors: Sequence[InputError]) -> list[Volume]:

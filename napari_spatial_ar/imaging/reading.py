@@ -12,7 +12,12 @@ from typing import Literal
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.dicomdir import dicomdir_files, is_dicomdir
-from napari_spatial_ar.imaging.dicom.series import find_series, group_series
+from napari_spatial_ar.imaging.dicom.series import (
+    find_series,
+    group_series,
+    is_unread,
+    warn_of_unread,
+)
 from napari_spatial_ar.imaging.gather import attempt, gather, left_out
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.itk_formats import ITK_SUFFIXES, find_itk
@@ -214,8 +219,12 @@ def find_scans(path: str | Path | Sequence[str | Path]) -> Found:
     InputError
         As for `read`.
     """
-    groups, errors = attempt(partial(scans_in, source) for source in find_sources(path))
-    return Found(tuple(scan for group in groups for scan in group), tuple(errors))
+    sources = find_sources(path)
+    groups, errors = attempt(partial(scans_in, source) for source in sources)
+    scans = [scan for group in groups for scan in group]
+    dicom = {s.files[0] for s in sources if s.format == "dicom" and len(s.files) == 1}
+    unread = [e.path for e in errors if e.path in dicom and is_unread(e.path)]
+    return Found(tuple(warn_of_unread(scans, unread)), tuple(errors))
 
 
 def read_source(source: Source) -> list[Volume]:

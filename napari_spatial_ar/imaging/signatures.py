@@ -29,6 +29,8 @@ Kind = Literal["dicom", "dicomdir", "nifti", "raster", "itk", "oct", "packed"]
 #: So much of a file's beginning is looked at.
 HEAD_BYTES = 4096
 _GZIP = b"\x1f\x8b"
+# The first element behind "DICM": the length of the file meta information, four bytes long.
+_FILE_META = b"\x02\0\0\0UL\x04\0"
 
 
 def kind_of(path: Path) -> Kind | None:
@@ -62,8 +64,8 @@ def kind_of_head(head: bytes, path: Path) -> Kind | None:
         return "packed" if packed not in (None, "nifti") else packed
     if head.startswith(PNG):
         return "raster"
-    if head[128:132] == b"DICM":
-        return "dicom"
+    if head[128:132] == b"DICM" or head[132:140] == _FILE_META:
+        return "dicom"  # also where damage took one of the two: it is named then
     if is_raster_head(head):
         return "raster"
     if is_itk_head(head, path):

@@ -25,11 +25,7 @@ SPACING = (3.0, 1.5, 1.25)
 CENTRE = (2, 20, 24)
 
 # Not right yet.
-PENDING = frozenset(
-    {
-        "dicom-slice-dropped",
-    }
-)
+PENDING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

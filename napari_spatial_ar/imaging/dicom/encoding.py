@@ -45,14 +45,14 @@ def parse(file: BinaryIO, tags: Sequence[BaseTag | int] = ()) -> pydicom.Dataset
     Raises
     ------
     ValueError
-        If the data set ends in the middle of an element.
+        If there is no data set, or it ends in the middle of an element.
     """
     file.seek(0)
     if file.read(132)[128:] != b"DICM":
         file.seek(0)
     meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     encoding = _encoding_at(file, meta.get("TransferSyntaxUID"))
-    ends: list[int] = [file.tell(), 0]
+    ends: list[int] = []
 
     def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
         # Called behind the head of each element.
@@ -68,6 +68,8 @@ def parse(file: BinaryIO, tags: Sequence[BaseTag | int] = ()) -> pydicom.Dataset
     )
     header.file_meta = meta  # type: ignore[assignment]
     header.set_original_encoding(encoding.implicit, encoding.little)
+    if not ends:
+        raise ValueError("there is no data set")
     place, length = ends
     if file.tell() >= place and not _is_whole(file, place, length, encoding):
         raise ValueError("the data set ends in the middle of an element")

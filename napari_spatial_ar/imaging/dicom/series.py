@@ -23,7 +23,7 @@ from napari_spatial_ar.imaging.dicom.mosaic import find_tiles
 from napari_spatial_ar.imaging.dicom.reader import FrameReader
 from napari_spatial_ar.imaging.dicom.stacks import Stack, alike, differences, find_stacks
 from napari_spatial_ar.imaging.dicom.words import role_of
-from napari_spatial_ar.imaging.gather import attempt, gather, left_out
+from napari_spatial_ar.imaging.gather import attempt, gather, left_out, safe_name
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan, VoxelReader
 from napari_spatial_ar.imaging.volume import Intensity, Modality, Series, Volume
@@ -32,13 +32,16 @@ __all__ = [
     "find_series",
     "group_series",
     "is_dicom",
+    "is_unread",
     "patient_key",
     "read_dicom",
     "read_series",
+    "warn_of_unread",
 ]
 
 # Wider than any scanner's bore or field of view; composed images are longer, but not wider.
 _BORE_MM = 850.0
+_HEAD_BYTES = 2**16
 _IN_A_BORE = frozenset({"CT", "MR", "PT"})
 _MODALITIES: dict[str, Modality] = {"CT": "ct", "MR": "mri", "OPT": "oct", "OCT": "oct"}
 
@@ -56,6 +59,45 @@ def group_series(files: Sequence[str | Path]) -> list[tuple[Path, ...]]:
             key = (f"unreadable {number}",)
         groups.setdefault(key, []).append(path)
     return [tuple(group) for group in groups.values()]
+
+
+def is_unread(path: Path) -> bool:
+    """Whether not even the header of a DICOM file can be read."""
+    try:
+        series_key(path)
+    except InputError:
+        return True
+    return False
+
+
+def warn_of_unread(scans: Sequence[Scan], files: Sequence[Path]) -> list[Scan]:
+    """Say of DICOM scans that a file beside theirs cannot be read, and may be a slice of them.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        Of any format.
+    files : sequence of Path
+        DICOM files of which not even the header can be read. One that has a scan's UID in it is
+        of that scan, another may be of any in its folder.
+    """
+    warned = list(scans)
+    for path in files:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+        beside = [
+            n
+            for n, scan in enumerate(scans)
+            if scan.series.uid and any(own.parent == path.parent for own in scan.series.files)
+        ]
+        own = [n for n in beside if scans[n].series.uid.encode() in head]
+        name = safe_name(path) or "its name is not shown"
+        for n in own or beside:
+            warned[n] = warned[n].warn(
+                f"A slice may be missing: a DICOM file that lies beside the others ({name}) cannot "
+                "be read."
+            )
+    return warned
 
 
 def read_dicom(files: Sequence[str | Path]) -> list[Volume]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pydicom.uid import (
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.dicom.series import is_dicom, patient_key, read_dicom
+from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.volume import Volume
 
 Write = Callable[..., list[Path]]
@@ -596,3 +598,54 @@ def test_a_place_as_text_serves_for_a_segmentation_too(
     ]
     assert len(places) == np.count_nonzero((volume.data > 50).any(axis=(1, 2)))
     assert all(place[:2] == [-10, -20] for place in places)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_damage_to_a_header_lets_a_slice_vanish(
+    write_series: Write, tmp_path: Path, voxels: np.ndarray, seed: int
+) -> None:
+    """Whatever is left of the damaged file is in the scans, or is said to be missing."""
+    paths = write_series(np.tile(voxels, (1, 3, 3)))
+    folder = paths[0].parent
+    whole = paths[seed].read_bytes()
+    header = whole.index(b"\xe0\x7f\x10\0") + 12
+    random = np.random.default_rng(seed)
+    outcomes = set()
+    for number in range(120):
+        damaged = bytearray(whole)
+        place = int(random.integers(128, header))
+        if number % 3 == 0:
+            damaged[place : place + 4] = b"\x7f\xff\xff\xff"
+        else:
+            damaged[place] ^= 1 << int(random.integers(8))
+        paths[seed].write_bytes(damaged)
+        os.utime(paths[seed], ns=(0, number + 1))
+        found = find_scans(folder)
+        slices = sum(scan.geometry.slice_count for scan in found.scans)
+        said = " ".join(warning for scan in found.scans for warning in scan.warnings)
+        if slices == len(paths):
+            outcomes.add("whole")
+        else:
+            outcomes.add("named")
+            assert slices == len(paths) - 1
+            assert "slice may be missing" in said or "no image" in said or "left out" in said
+    assert outcomes == {"whole", "named"}
+
+
+def test_only_the_series_that_a_broken_file_is_of_is_warned_of(
+    write_series: Write, voxels: np.ndarray
+) -> None:
+    first = write_series(voxels, folder="both")
+    renamed = [path.rename(path.with_name(f"1{path.name}")) for path in first]
+    write_series(voxels + 1, folder="both", SeriesInstanceUID="1.2.4", SeriesNumber=5)
+    raw = bytearray(renamed[1].read_bytes())
+    at = raw.index(b"\x28\0\x10\0")
+    raw[at + 4 : at + 8] = b"OB\xff\xff"
+    renamed[1].write_bytes(raw)
+    found = find_scans(first[0].parent)
+    warned = {
+        scan.geometry.slice_count: any("slice may be missing" in w for w in scan.warnings)
+        for scan in found.scans
+    }
+    assert warned == {3: True, 4: False}
+    assert [error.path for error in found.errors] == [renamed[1]]
