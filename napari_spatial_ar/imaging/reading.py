@@ -96,8 +96,6 @@ def _files_under(path: Path, closed: list[Path]) -> list[Path]:
             raise InputError("there is no such file or folder", path=path)
     except OSError as error:
         raise _closed(path) from error
-    except ValueError as error:  # a name with a zero in it
-        raise InputError("is no name of a file or folder") from error
     found: list[Path] = []
 
     def note(error: OSError) -> None:

@@ -109,7 +109,7 @@ def test_each_way_of_giving_nothing_has_its_own_sentence(tmp_path: Path) -> None
         read(tmp_path / "notes.txt")
     with pytest.raises(InputError, match="no file was given"):
         read([])
-    with pytest.raises(InputError, match="no name of a file"):
+    with pytest.raises(InputError, match="no such file or folder"):
         read("a\0b")
 
 
