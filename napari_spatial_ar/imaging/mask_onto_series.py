@@ -81,7 +81,7 @@ def mask_onto_series(
         )
     found = [scan for scan in find_scans(reference).scans if is_from_dicom(scan)]
     if not found:
-        raise InputError(f"{reference} holds no DICOM series that can be read", path=mask)
+        raise InputError(f"{reference} holds no DICOM series that a mask can refer to", path=mask)
     if is_nifti(mask) and read_header(mask).uneven:
         series, inside = _uneven_series(drawn, found, mask), voxels != 0
     else:

@@ -28,7 +28,7 @@ from pydicom.valuerep import DS, validate_value
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.frames import reversed_rows
-from napari_spatial_ar.imaging.dicom.header import read_whole_header
+from napari_spatial_ar.imaging.dicom.header import is_dicom, read_whole_header
 from napari_spatial_ar.imaging.dicom.private import rows_reversed
 from napari_spatial_ar.imaging.dicom.sources import dicom_sources
 from napari_spatial_ar.imaging.dicom.values import numbers
@@ -132,9 +132,10 @@ class SourceSlice:
 
 
 def is_from_dicom(scan: Volume | Scan) -> bool:
-    """Whether a scan was read from DICOM files that are still there."""
+    """Whether a scan was read from DICOM files that are still there, and name their series."""
     files = scan.series.files
-    return bool(scan.series.uid and files) and all(file.is_file() for file in files)
+    there = bool(scan.series.uid and files) and all(file.is_file() for file in files)
+    return there and is_dicom(files[0])
 
 
 def source_uids(scan: Volume | Scan) -> dict[str, str]:
@@ -171,6 +172,12 @@ def source_slices(scan: Volume | Scan) -> list[SourceSlice]:
         the patient they lie, or several have one UID.
     """
     geometry = scan.geometry
+    if not scan.series.uid and dicom_sources(scan) is not None:
+        raise InputError(
+            "its series has no UID, as an anonymiser leaves it, so no DICOM object can refer to it",
+            path=scan.series.files[0],
+            fix="Write NIfTI",
+        )
     if not is_from_dicom(scan):
         raise InputError(
             "this scan was not read from DICOM files that are still there, so no DICOM object "

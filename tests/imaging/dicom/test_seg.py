@@ -407,6 +407,9 @@ def test_what_cannot_be_referred_to_is_refused(
     (other,) = read(tmp_path / "scan.nii.gz")
     with pytest.raises(InputError, match="not read from DICOM"):
         write_seg(out, np.ones(grey.shape), other, algorithm=ALGORITHM)
+    emptied = replace(volume, series=replace(volume.series, uid=""))
+    with pytest.raises(InputError, match="its series has no UID"):
+        write_seg(out, np.ones(grey.shape), emptied, algorithm=ALGORITHM)
     volume.series.files[2].unlink()
     with pytest.raises(InputError, match="still there"):
         write_seg(out, np.ones(grey.shape), volume, algorithm=ALGORITHM)
