@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.evaluation.evaluate import evaluate
-from napari_spatial_ar.normative import engines
+from napari_spatial_ar.normative.precision import VARIABLE
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--machine", default="")
     arguments = parser.parse_args()
-    engines.native_bfloat16 = lambda device: True
+    os.environ[VARIABLE] = "on"
     model = nsar.load_model(arguments.model, device="cpu")
     found: dict[str, Any] = {
         "machine": arguments.machine,

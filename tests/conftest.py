@@ -90,6 +90,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", connect_here)
 
 
+@pytest.fixture(params=["on", "off"])
+def bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let the processor have bfloat16, and not, whatever it has."""
+    monkeypatch.setenv("NAPARI_SPATIAL_AR_BFLOAT16", request.param)
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real scans kept beside a developer's checkout; the test is skipped without it."""

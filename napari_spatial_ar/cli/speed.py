@@ -27,7 +27,8 @@ def speed(
 ) -> dict[str, Any]:
     """Measure what computes a model's backbone fastest on this machine, and use it from now on.
 
-    Scoring does this by itself where it was never done; again after a change of the machine.
+    Ways of fewer digits than float32 are tried too: one that is taken changes the last digits of
+    scores. Scoring by itself chooses among the ways of float32 alone.
     """
     from napari_spatial_ar.normative.engine_choice import AGREEMENT, fastest, remember, trials
     from napari_spatial_ar.normative.engines import ENGINES, available

@@ -1,8 +1,9 @@
 """Which engine computes a model's backbone on this machine: measured once, and remembered.
 
-Every engine that can be had scores the same few slices. The fastest one is taken whose maps are
-those of float32 but for their last digits: whose patch scores, over all slices, have a rank
-correlation with float32's of `AGREEMENT` or more.
+Engines score the same few slices. The fastest one is taken whose patch scores, over all slices,
+have a rank correlation with float32's of `AGREEMENT` or more. Unasked, only engines that compute in
+float32 are tried, so that a score does not depend on the machine; those of fewer digits are there
+for who asks for them (`napari-spatial-ar speed`).
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ AGREEMENT = 0.999
 # A smaller gain than this is not worth other digits.
 _GAIN = 1.1
 _SLICES, _REPEATS = 3, 3
-# Tried only where they are asked for. torch.compile compiles for minutes, in each process; 8 bits
-# take up to a minute to be made, gained nothing where that was measured, and the few slices of
-# this check flatter them (docs/speed.md).
-_ONLY_WHEN_ASKED = ("compiled", "openvino-int8")
+# Tried only where they are asked for. All but one have fewer digits than float32, and 8 bits gained
+# nothing where that was measured (docs/speed.md); torch.compile compiles for minutes, in each
+# process.
+_ONLY_WHEN_ASKED = ("bfloat16", "float16", "openvino-bfloat16", "openvino-int8", "compiled")
 #: Environment variable that forces an engine; nothing is measured then.
 VARIABLE = "NAPARI_SPATIAL_AR_ENGINE"
 
@@ -90,7 +91,7 @@ def trials(model: NormativeModel, engines: Sequence[str] = ()) -> Generator[Tria
     model : NormativeModel
         What scores.
     engines : sequence of str, optional
-        Which; by default all that this machine has but torch.compile and 8 bits.
+        Which; by default those of float32 that this machine has, but torch.compile.
 
     Raises
     ------
@@ -124,7 +125,7 @@ def fastest(tried: Iterable[Trial]) -> str:
 
 
 def settle(model: NormativeModel, *, measure: bool = True) -> str:
-    """Let a model use the fastest engine.
+    """Let a model use the fastest engine of float32, or the one that was asked for before.
 
     Parameters
     ----------
@@ -173,7 +174,8 @@ def _choices(device: torch.device) -> list[str]:
 def _key(model: NormativeModel) -> list[Any]:
     header = model.header
     return [
-        "engine",
+        # Those under "engine" may have been chosen unasked with fewer digits.
+        "float32 engine or asked for",
         header.backbone.sha256,
         list(header.backbone.layers),
         list(header.preprocessing.size),

@@ -219,8 +219,17 @@ def _rate(done: int, steps: int) -> float:
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 products where the device has them; losses and weights stay float32."""
+    """bfloat16 products where the device has them; losses and weights stay float32.
+
+    So weights trained with the same seed depend on the machine, as they do on the number of its
+    threads; `products` says it in the model file.
+    """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=native_bfloat16(device))
+
+
+def products(device: torch.device) -> str:
+    """Name of what products are computed in under `precision`."""
+    return "bfloat16" if native_bfloat16(device) else "float32"
 
 
 def _gradients(

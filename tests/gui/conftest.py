@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +61,6 @@ class FakeModel:
     name: str = "fake"
     modality: str = "mri"
     header: dict[str, Any] = field(default_factory=lambda: {"method": "fake", "history": [1, 2]})
-    seconds_per_slice: float = 0.0
     error: Exception | None = None
     calibrated: bool = True
     plane: str | None = None
@@ -82,7 +80,6 @@ class FakeModel:
                 raise self.error
             if self.gate is not None:
                 self.gate.acquire(timeout=5)
-            time.sleep(self.seconds_per_slice)
             self.asked.append(index)
             nll = 1 + volume.slice(index) / 100
             yield index, FakeSliceScore(nll, nll[:2, :2], float(nll.max()))

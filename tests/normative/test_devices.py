@@ -87,6 +87,19 @@ def test_the_fastest_that_is_there_is_taken(
     assert resolve_device("cpu") == CPU
 
 
+def test_on_a_card_float32_is_float32(
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for device in ("auto", "cuda", torch.device("cuda:1")):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+        machine("mps")
+        resolve_device()
+        assert torch.backends.cudnn.allow_tf32
+        machine("cuda")
+        resolve_device(device)
+        assert not torch.backends.cudnn.allow_tf32
+
+
 def test_a_device_that_is_not_there_is_one_sentence(machine: Callable[..., None]) -> None:
     machine("mps")
     assert resolve_device("mps") == MPS

@@ -72,6 +72,18 @@ def test_coreset_covers_better_than_a_random_draw() -> None:
     assert len(few.bank) == 20
 
 
+@pytest.mark.usefixtures("bfloat16")
+def test_memory_bank_is_sklearns_nearest_neighbour() -> None:
+    normal, query = grids(20, seed=0), grids(3, seed=1)
+    bank = MemoryBank.fit(normal)
+    found = bank.score(torch.cat(query)).flatten()
+    asked = torch.nn.functional.normalize(torch.from_numpy(rows(query)))
+    exact = (1 - (asked @ bank.bank.double().T).amax(dim=1)).clamp_min(0)
+    np.testing.assert_allclose(found, exact, atol=1e-6)
+    # The bank is float16.
+    np.testing.assert_allclose(found, cosine_nearest(rows(query), rows(normal)), atol=5e-4)
+
+
 @pytest.mark.parametrize("components", [0, 3])
 def test_global_gaussian_is_sklearns_ledoit_wolf(components: int) -> None:
     normal, query = grids(4, seed=0), grids(2, seed=1)

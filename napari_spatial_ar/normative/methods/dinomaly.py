@@ -43,7 +43,7 @@ from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned
 from napari_spatial_ar.normative.methods.dinomaly_network import DinomalyNetwork, hard_mining_loss
 from napari_spatial_ar.normative.methods.grids import StoredGrids, check_grid, walk
 from napari_spatial_ar.normative.methods.stable_adamw import StableAdamW
-from napari_spatial_ar.normative.training import precision
+from napari_spatial_ar.normative.training import precision, products
 
 __all__ = ["Dinomaly"]
 
@@ -138,6 +138,7 @@ class Dinomaly(Detector):
             yield Step(done, iterations, f"Training, loss {loss:.4f}", images=batch_size)
         summary = {
             "optimizer": "StableAdamW",
+            "products": products(setup.device),
             "batch_size": batch_size,
             "learning_rate": learning_rate,
             "steps": done,

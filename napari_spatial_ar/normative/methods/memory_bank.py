@@ -13,11 +13,9 @@ Cost: memory and time a slice grow with the bank, 2 D bytes and 2 D operations a
 query patch. Choosing a coreset takes (patches x kept) x projection operations.
 
 Differs from the publication: no foreground masking and no rotated references (both are for few
-shots of loose objects); float16 bank; the search is in bfloat16 where that is fast, and the
-winner's distance is measured again in float32; no faiss, whose exact index does the same work.
-Differs from PatchCore:
-cosine distance, no reweighting of the image score, and of more than ``candidates`` patches a
-seeded draw of that many stands for all.
+shots of loose objects); float16 bank; no faiss, whose exact index does the work of `nearest`.
+Differs from PatchCore: cosine distance, no reweighting of the image score, and of more than
+``candidates`` patches a seeded draw of that many stands for all.
 """
 
 from __future__ import annotations
@@ -32,11 +30,11 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import check_grid, rows_of, sample_rows, walk
-from napari_spatial_ar.normative.precision import native_bfloat16
+from napari_spatial_ar.normative.methods.nearest import largest_products
 
 __all__ = ["MemoryBank", "k_centres"]
 
-# Rows of the bank compared at a time: bounds the distance matrix to some 100 MB.
+# Patches projected at a time.
 _CHUNK = 32_768
 # Centres chosen between two looks at whether to go on.
 _REPORT = 256
@@ -127,19 +125,8 @@ class MemoryBank(Detector):
         """1 - cosine similarity to the nearest row; see `Detector.score`."""
         batch, _, rows, columns = check_grid(grid, self.bank.shape[1]).shape
         queries = functional.normalize(rows_of(grid))
-        # bfloat16 products where they are fast; the winner is measured again in float32.
-        kind = torch.bfloat16 if native_bfloat16(queries.device) else torch.float32
-        fast = queries.to(kind)
-        best = torch.full((len(queries),), -2.0, dtype=kind, device=queries.device)
-        nearest = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
-        for start in range(0, len(self.bank), _CHUNK):
-            similarity = fast @ self.bank[start : start + _CHUNK].to(kind).T
-            value, index = similarity.max(dim=1)
-            better = value > best
-            best[better] = value[better]
-            nearest[better] = index[better] + start
-        exact = (queries * self.bank[nearest].float()).sum(dim=1)
-        return (1 - exact).clamp_min(0).reshape(batch, rows, columns)
+        nearest = largest_products(queries, self.bank)
+        return (1 - nearest).clamp_min(0).reshape(batch, rows, columns)
 
     def parameters(self) -> dict[str, Any]:
         """Give the share of patches kept."""

@@ -28,6 +28,7 @@ from napari_spatial_ar.normative.training import (
     OptimizerName,
     TrainingSettings,
     TrainingState,
+    products,
     train,
 )
 from napari_spatial_ar.normative.whitening import EqualVariance
@@ -190,6 +191,7 @@ class SpatialARDetector(Detector):
         summary = {
             **{k: v for k, v in asdict(settings).items() if k not in ("network", "seed")},
             "optimizer": _OPTIMIZERS[optimizer],
+            "products": products(setup.device),
             "seconds": sum(state.seconds for state in states),
             "warnings": [text for state in states for text in state.portions.warnings],
             **forward,

@@ -25,14 +25,12 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import Draw, walk
+from napari_spatial_ar.normative.methods.nearest import largest_products
 from napari_spatial_ar.normative.methods.surroundings import Whitening, describe
 from napari_spatial_ar.normative.moments import Moments
-from napari_spatial_ar.normative.precision import native_bfloat16
 
 __all__ = ["SurroundingsBank"]
 
-# Rows of the bank that are compared at a time.
-_PART = 1024
 # Rounds of k-means, after which it changes little, and rows whose means are looked up at a time.
 _ROUNDS, _ASSIGNED = 6, 4096
 
@@ -62,7 +60,6 @@ class SurroundingsBank(Detector):
     def __init__(self, whitening: Whitening, bank: Tensor) -> None:
         self.whitening = whitening
         self.bank = bank
-        self._converted: Tensor | None = None
 
     @classmethod
     def learn(
@@ -115,27 +112,9 @@ class SurroundingsBank(Detector):
         """1 - cosine similarity to the nearest row; see `Detector.score`."""
         return self.distances(self.whitening(grid)).reshape(len(grid), *grid.shape[2:])
 
-    @torch.inference_mode()
     def distances(self, queries: Tensor) -> Tensor:
         """1 - cosine similarity to the nearest row of whitened patches, (N, k) to (N,)."""
-        if queries.device.type != "cpu" or not native_bfloat16(queries.device):
-            parts = self._parts(torch.float32)
-            similarity = torch.stack([(queries @ part.T).amax(dim=1) for part in parts]).amax(dim=0)
-            return (1 - similarity).clamp_min(0)
-        # Products at half the cost. bfloat16 has no digits left for the near neighbours of normal
-        # patches, so the nearest row is measured again in float32.
-        short = queries.bfloat16()
-        found = [(short @ part.T).max(dim=1) for part in self._parts(torch.bfloat16)]
-        best = torch.stack([part.values for part in found]).argmax(dim=0)
-        rows = torch.stack([part.indices for part in found]).gather(0, best[None])[0]
-        nearest = self.bank[best * _PART + rows].float()
-        return (1 - (queries * nearest).sum(dim=1)).clamp_min(0)
-
-    def _parts(self, kind: torch.dtype) -> tuple[Tensor, ...]:
-        """Rows in another precision, as many at a time as leave the products in the cache."""
-        if self._converted is None or self._converted.dtype != kind:
-            self._converted = self.bank.to(kind)
-        return torch.split(self._converted, _PART)
+        return (1 - largest_products(queries, self.bank)).clamp_min(0)
 
     def parameters(self) -> dict[str, Any]:
         """Give the sizes."""
@@ -158,7 +137,6 @@ class SurroundingsBank(Detector):
     def to(self, device: torch.device) -> SurroundingsBank:
         """See `Detector.to`."""
         self.whitening, self.bank = self.whitening.to(device), self.bank.to(device)
-        self._converted = None
         return self
 
 
