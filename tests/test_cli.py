@@ -16,6 +16,7 @@ import pydicom
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save
 from typer.testing import CliRunner
 
 import napari_spatial_ar as nsar
@@ -174,6 +175,30 @@ def test_models_are_kept_in_order(
         assert "came with the package" in error
     for name in ("three", "four", "five"):
         run(tmp_path, "models", "delete", name)
+
+
+def test_one_bad_model_is_said_to_be_damaged_and_no_other(
+    tmp_path: Path, fitted: Path, scan: Path
+) -> None:
+    path = Path(run(tmp_path, "models", "import", fitted, "--name", "bad")["path"])
+    tensors = load_file(path)
+    text = '{"header": {"format_version": 1, "parameters": ' + "[" * 10_000
+    path.write_bytes(save(tensors, metadata={"napari-spatial-ar": text}))
+    listed = run(tmp_path, "models", "list")
+    assert "brain-flair-change" in {model["name"] for model in listed["models"]}
+    (bad,) = listed["unreadable"]
+    assert (bad["name"], bad["path"]) == ("bad", str(path))
+    checked = run(tmp_path, "models", "check", code=1)["models"]
+    assert [model["name"] for model in checked if model["damage"]] == ["bad"]
+    said = [
+        bad["damage"],
+        run(tmp_path, "score", scan, "--model", "bad", "--out", tmp_path / "o", code=1)["error"],
+        run(tmp_path, "models", "import", path, "--name", "worse", code=1)["error"],
+        run(tmp_path, "models", "show", "bad", code=1)["error"],
+    ]
+    for one in said:
+        assert one.startswith(f"{path}: the model file is damaged: its header cannot be read")
+    run(tmp_path, "models", "delete", "bad")
 
 
 def test_the_most_surprising_scans_of_a_fit_are_listed_and_left_out(

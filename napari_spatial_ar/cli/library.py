@@ -44,7 +44,7 @@ def models_list(
 ) -> dict[str, Any]:
     """List the models at hand."""
     from napari_spatial_ar.normative.library import trashed_models
-    from napari_spatial_ar.normative.model_lookup import list_models
+    from napari_spatial_ar.normative.model_lookup import list_models, unreadable_models
 
     if trash:
         deleted = trashed_models()
@@ -60,8 +60,16 @@ def models_list(
     for info in found:
         rows.add_row(info.name, info.modality, info.method, info.backbone, info.summary)
     show(rows)
+    unreadable = unreadable_models()
+    for _, why in unreadable:
+        say(why)
     fields = ("name", "path", "modality", "method", "backbone", "summary")
-    return {"models": [{f: str(getattr(info, f)) for f in fields} for info in found]}
+    return {
+        "models": [{f: str(getattr(info, f)) for f in fields} for info in found],
+        "unreadable": [
+            {"name": path.parent.name, "path": str(path), "damage": why} for path, why in unreadable
+        ],
+    }
 
 
 @models_app.command("methods")

@@ -13,6 +13,7 @@ from typing import Any
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation.scorer import Scorer
 from napari_spatial_ar.imaging.files import atomic_write_json
+from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.normative.fitting import FitProgress, fit, fit_steps
 from napari_spatial_ar.normative.methods import DETECTORS
 from napari_spatial_ar.normative.methods.base import of_kind
@@ -159,7 +160,7 @@ def read_settings(text: str, known: set[str]) -> dict[str, Any]:
                 fix="Write METHOD:KEY=VALUE, such as spatial-ar:dilation=1",
             )
         try:
-            read = json.loads(value)
+            read = parse_json(value)
         except ValueError:
             read = value
         found[key] = tuple(read) if isinstance(read, list) else read
@@ -209,13 +210,16 @@ def recorded_seconds(out: Path, settings: dict[str, str]) -> float:
         If it was fitted with other settings.
     """
     path = out / _RECORD
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    if known.get("settings") != settings:
+    try:
+        known = parse_json(path.read_bytes())
+        same, seconds = known["settings"] == settings, known["seconds"]
+    except (OSError, ValueError, KeyError, TypeError):
+        same, seconds = False, None
+    if not same or not isinstance(seconds, int | float | None):
         raise InputError(
             "the model here was fitted with other settings",
             path=out,
             fix="Choose another folder for the results, or delete this one",
         )
-    seconds = known["seconds"]
     # Of a fit that was killed after the model was written.
     return float("nan") if seconds is None else float(seconds)

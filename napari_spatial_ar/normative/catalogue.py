@@ -20,7 +20,7 @@ from napari_spatial_ar.normative.backbone_table import find_spec
 from napari_spatial_ar.normative.library import check_model, is_released, missing_backbone
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
-from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
+from napari_spatial_ar.normative.model_lookup import model_files
 
 __all__ = ["ModelEntry", "State", "check_entry", "list_entries", "read_entry"]
 
@@ -71,9 +71,7 @@ class ModelEntry:
 
 def list_entries() -> list[ModelEntry]:
     """Every model of the user's and then every released one, as `read_entry` sees them."""
-    roots = [root for root in (user_models_dir(), released_models_dir()) if root is not None]
-    files = [file for root in roots for file in sorted(root.glob(f"*/{MODEL_FILE}"))]
-    return [read_entry(file.parent) for file in files if not file.parent.name.startswith(".")]
+    return [read_entry(file.parent) for file in model_files()]
 
 
 def read_entry(folder: Path) -> ModelEntry:

@@ -19,9 +19,8 @@ from napari_spatial_ar.errors import InputError, ModelFileError, NameTakenError,
 from napari_spatial_ar.imaging.files import atomic_path, claimed, storage_error, work_folder
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.backbone_table import find_spec
-from napari_spatial_ar.normative.methods import detector_from_tensors
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
-from napari_spatial_ar.normative.model_lookup import find_model
+from napari_spatial_ar.normative.model_lookup import find_model, model_files
 from napari_spatial_ar.normative.paths import (
     check_name_length,
     released_models_dir,
@@ -87,8 +86,7 @@ def check_model(file: Path) -> None:
     ModelFileError
         If it is missing, damaged, of another version or of a method that is not known.
     """
-    header, tensors, _ = model_file.read(file)
-    detector_from_tensors(header.method, header.parameters, tensors)
+    model_file.read_detector(file)
 
 
 def free_folder(name: str) -> Path:
@@ -347,14 +345,12 @@ def check_models(name: str | Path | None = None) -> list[CheckedModel]:
     if name is not None:
         own = user_models_dir() / str(name) / MODEL_FILE
         return [_check(own if own.is_file() else find_model(name))]
-    roots = [root for root in (user_models_dir(), released_models_dir()) if root is not None]
-    files = [file for root in roots for file in sorted(root.glob(f"*/{MODEL_FILE}"))]
-    return [_check(file) for file in files if not file.parent.name.startswith(".")]
+    return [_check(file) for file in model_files()]
 
 
 def _check(file: Path) -> CheckedModel:
     try:
-        header, _, sha256 = model_file.read(file)
+        header, _, sha256 = model_file.read_detector(file)
     except ModelFileError as error:
         return CheckedModel(file.parent.name, "", str(error), None)
     return CheckedModel(file.parent.name, sha256, None, missing_backbone(header))

@@ -25,7 +25,7 @@ from napari_spatial_ar.normative.batches import BatchScorer, BatchSizes, ahead, 
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.devices import resolve_device
 from napari_spatial_ar.normative.memory import one_sentence, release, releases_memory
-from napari_spatial_ar.normative.methods import Detector, detector_from_tensors, score_grid
+from napari_spatial_ar.normative.methods import Detector, score_grid
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.normative.scoring import Example, SliceScore, VolumeScore
@@ -447,11 +447,11 @@ def load_model(
     Raises
     ------
     ModelFileError
-        If there is no such model, or it is damaged or of another version.
+        If there is no such model, or it is damaged, of another version or of a method that is not
+        known.
     """
     path = find_model(path_or_name)
-    header, tensors, digest = model_file.read(path)
-    detector = detector_from_tensors(header.method, header.parameters, tensors)
+    header, detector, digest = model_file.read_detector(path)
     model = NormativeModel(
         path.parent.name, header, detector, sha256=digest, weights=weights, device=device
     )

@@ -24,6 +24,8 @@ from napari_spatial_ar.normative.acquired import Acquired
 from napari_spatial_ar.normative.backbone import Backbone, Fuse
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.likeness import NormalLooks
+from napari_spatial_ar.normative.methods import DETECTORS, Detector, detector_from_tensors
+from napari_spatial_ar.normative.model_schema import StoredModel, parsed, said_of
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scoring import Scoring
 from napari_spatial_ar.normative.weight_layouts import content_sha256
@@ -34,6 +36,7 @@ __all__ = [
     "BackboneRef",
     "ModelHeader",
     "read",
+    "read_detector",
     "read_header",
     "write",
 ]
@@ -200,7 +203,7 @@ def read_header(path: Path) -> tuple[ModelHeader, str]:
         If the file is missing, damaged, no model, or of another version.
     """
     content, digest = _content(path)
-    return _parse(content, path), digest
+    return _header(content, path), digest
 
 
 def read(path: Path) -> tuple[ModelHeader, dict[str, Tensor], str]:
@@ -211,39 +214,58 @@ def read(path: Path) -> tuple[ModelHeader, dict[str, Tensor], str]:
     ModelFileError
         If the file is missing, damaged, no model, or of another version.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     content, digest = _content(path)
-    header = _parse(content, path)
+    header = _header(content, path)
     try:
         tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path) from error
-    if _sha256(content, tensors) != digest:
-        raise _damaged(path)
+        found = _sha256(content, tensors)
+    except Exception as error:  # of kinds of numbers that torch does not have, among others
+        raise _damaged(path, "its tensors cannot be read") from error
+    if found != digest:
+        raise _damaged(path, "its content does not match its sha256")
     return header, tensors, digest
 
 
-def _damaged(path: Path) -> ModelFileError:
+def read_detector(path: Path) -> tuple[ModelHeader, Detector, str]:
+    """Header, detector and sha256 of a model file: all that scoring needs of it.
+
+    Raises
+    ------
+    ModelFileError
+        As `read`, and if the method is not known or its tensors do not fit it.
+    """
+    header, tensors, digest = read(path)
+    try:
+        return header, detector_from_tensors(header.method, header.parameters, tensors), digest
+    except ModelVersionError as error:
+        raise ModelVersionError(error.what, path=path, fix=error.fix) from error
+    except ModelFileError as error:
+        raise _damaged(path, error.what) from error
+
+
+def _damaged(path: Path, why: str) -> ModelFileError:
     return ModelFileError(
-        "the model file is damaged: its content does not match its sha256",
+        f"the model file is damaged: {why}",
         path=path,
         fix="Copy it again from where it came from",
     )
 
 
 def _content(path: Path) -> tuple[dict[str, Any], str]:
+    """Give the header as in the file, seen to be one of this version, and its sha256."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise ModelFileError("there is no such model file", path=path)
     try:
+        if not path.is_file():
+            raise ModelFileError("there is no such model file", path=path)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(
-            f"not a whole safetensors file, which the {MODEL_FILE} of a model is",
+            f"the model file is damaged, or it is none: it is not a whole safetensors file, which "
+            f"the {MODEL_FILE} of a model is",
             path=path,
             fix=f"If it was a model, copy it again from where it came from. {_WHAT_A_MODEL_IS}",
         ) from error
@@ -254,24 +276,33 @@ def _content(path: Path) -> tuple[dict[str, Any], str]:
             fix=f"{_WHAT_A_MODEL_IS}. Weights of a backbone go in by 'weights add'",
         )
     try:
-        outer = json.loads(metadata[_KEY])
-        content, digest = dict(outer["header"]), str(outer["sha256"])
-        version = content["format_version"]
-        if _SECONDS in outer:
-            content["training"] = {**content["training"], _SECONDS: float(outer[_SECONDS])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path) from error
-    if version not in range(1, FORMAT_VERSION + 1):
+        outer = parsed(metadata[_KEY])
+        _check_version(outer, path)
+        StoredModel.model_validate(outer)
+        content = outer["header"]
+        method = DETECTORS.get(content["method"])
+        if method is not None:
+            method.stored.model_validate(content["parameters"])
+    except ValueError as error:
+        raise _damaged(path, said_of(error)) from error
+    if _SECONDS in outer:
+        content["training"][_SECONDS] = float(outer[_SECONDS])
+    return content, outer["sha256"]
+
+
+def _check_version(outer: Any, path: Path) -> None:
+    header = outer.get("header") if isinstance(outer, dict) else None
+    version = header.get("format_version") if isinstance(header, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise ModelVersionError(
             f"its format version is {version}, this program reads those up to {FORMAT_VERSION}",
             path=path,
             fix="Update napari-spatial-ar, or fit the model again",
         )
-    return content, digest
 
 
-def _parse(content: dict[str, Any], path: Path) -> ModelHeader:
+def _header(content: dict[str, Any], path: Path) -> ModelHeader:
     try:
         return ModelHeader.from_dict(content)
     except (KeyError, TypeError, ValueError, AttributeError, SpatialARError) as error:
-        raise _damaged(path) from error
+        raise _damaged(path, f"its header is not that of a model: {error}") from error

@@ -16,6 +16,7 @@ import torch
 
 from napari_spatial_ar.errors import StorageError
 from napari_spatial_ar.imaging.files import atomic_write_json
+from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.normative.paths import speeds_file
 
 __all__ = ["machine", "recall", "recall_choice", "remember", "remember_choice"]
@@ -62,7 +63,7 @@ def _name(key: Sequence[Any]) -> str:
 
 def _all() -> dict[str, Any]:
     try:
-        found = json.loads(speeds_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = parse_json(speeds_file().read_bytes())
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

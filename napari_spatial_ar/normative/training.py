@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.normative.autoregressive import SpatialAR
 from napari_spatial_ar.normative.feature_store import load_batch
 from napari_spatial_ar.normative.loaded_grids import LoadedGrids
@@ -348,8 +349,8 @@ def _resume(
         return
     try:
         with safe_open(checkpoint, "pt") as file:
-            record = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
-        if record.get("key") != key:
+            record = parse_json((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+        if not isinstance(record, dict) or record.get("key") != key:
             return
         tensors = load_file(checkpoint)
     except (SafetensorError, OSError, ValueError):

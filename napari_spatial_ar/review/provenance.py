@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ import numpy as np
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.derived import REMARK, Algorithm, source_uids
+from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import Window, display_limits, resolve
 from napari_spatial_ar.review.masks import MaskSettings
@@ -134,7 +134,7 @@ def recorded_algorithm(mask: Path) -> tuple[Algorithm, bool] | None:
     if mask.name != "mask.nii.gz" or not beside.is_file():
         return None
     try:
-        record = json.loads(beside.read_text(encoding="utf-8"))
+        record = parse_json(beside.read_bytes())
         model, threshold = record["model"], record["threshold"]
         number, unit = float(threshold["nats_per_dimension"]), threshold.get("unit", "")
         algorithm = Algorithm(
@@ -143,7 +143,7 @@ def recorded_algorithm(mask: Path) -> tuple[Algorithm, bool] | None:
             parameters={"threshold": f"{number:.6g} {unit}".rstrip()},
         )
         return algorithm, bool(threshold["mask_edited_by_hand"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             "is not a record of how the mask beside it was made", path=beside
         ) from error

@@ -16,7 +16,6 @@ cannot be understood counts as not there. Nothing is pickled.
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -36,6 +35,7 @@ from napari_spatial_ar.imaging.files import (
     storage_error,
 )
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.slices import file_digest
 from napari_spatial_ar.review.findings_list import Mark, Status
@@ -356,8 +356,8 @@ class WorklistStore:
 
     def _read(self, scan: str, name: str) -> dict[str, Any]:
         try:
-            found = json.loads(self._path(scan, name).read_bytes())
-        except (OSError, ValueError, RecursionError):
+            found = parse_json(self._path(scan, name).read_bytes())
+        except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) and found.get("format") == FORMAT else {}
 

@@ -6,12 +6,12 @@ moment, in any of its processes, therefore goes on by asking the ledger.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from napari_spatial_ar.imaging.files import strict_json
+from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.scale.places import Place
 
 __all__ = ["Entry", "Ledger"]
@@ -69,7 +69,7 @@ class Ledger:
         """Entry of a scan; None where there is none, or one cut short."""
         data = self.place.read(f"{_FOLDER}/{key}.json")
         try:
-            values = json.loads(data or b"")
+            values = parse_json(data or b"")
             files = {name: (int(size), str(sha)) for name, (size, sha) in values["files"].items()}
             return Entry(**{**values, "files": files})
         except (ValueError, TypeError, KeyError, AttributeError):

@@ -115,9 +115,12 @@ def test_refuses_what_does_not_fit() -> None:
         detector.score(torch.zeros(1, CHANNELS + 1, ROWS, COLUMNS))
     whole = detector.tensors()
     for broken, words in (
-        ({**whole, "bank": whole["bank"][:, :4]}, "bank does not fit"),
-        ({**whole, "mean": whole["mean"][:4]}, "mean and its principal components"),
-        ({k: t for k, t in whole.items() if k != "bank"}, "bank does not fit"),
+        (
+            {**whole, "bank": whole["bank"][:, :4]},
+            r"'bank' is torch.float16 of \d+ x 4, not .* N x 5",
+        ),
+        ({**whole, "mean": whole["mean"][:4]}, "'basis' is torch.float32 of 12 x 5, not .* 4 x N"),
+        ({k: t for k, t in whole.items() if k != "bank"}, "lacks its 'bank', of N x 5"),
     ):
         with pytest.raises(ModelFileError, match=words):
             detector_from_tensors(detector.name, detector.parameters(), broken)

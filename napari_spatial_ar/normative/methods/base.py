@@ -14,8 +14,9 @@ import torch
 from docstring_parser import DocstringStyle, parse
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError, ModelVersionError
+from napari_spatial_ar.errors import InputError, ModelFileError, ModelVersionError, SpatialARError
 from napari_spatial_ar.normative.methods.explanation import Explanation, Quantity
+from napari_spatial_ar.normative.model_schema import Part, said_of
 from napari_spatial_ar.normative.scoring import Scoring, SliceScore
 from napari_spatial_ar.normative.tiling import Tiling
 
@@ -34,6 +35,9 @@ __all__ = [
 ]
 
 DETECTORS: dict[str, type[Detector]] = {}
+
+# What a model file's tensors may be.
+_KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ class Detector(ABC):
     replayable: ClassVar[bool] = False
     #: Whether its steps tell the loss of each epoch.
     tells_losses: ClassVar[bool] = False
+    #: What `parameters` in a file may be; of a method without any, whatever it says.
+    stored: ClassVar[type[Part]] = Part
     #: Options that came after it was first released, with the values at which it does what it did.
     later_options: ClassVar[Mapping[str, Any]] = {}
 
@@ -360,19 +366,34 @@ def of_kind(value: object, default: object) -> bool:
 def detector_from_tensors(
     name: str, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
 ) -> Detector:
-    """Rebuild a detector from a model file's content.
+    """Rebuild a detector from a model file's content, whatever stands in it.
 
     Raises
     ------
     ModelVersionError
         If this version knows no such method.
+    ModelFileError
+        If parameters and tensors are not those of such a detector.
     """
     if name not in DETECTORS:
         raise ModelVersionError(
             f"its method '{name}' is not known to this version (known: {', '.join(DETECTORS)})",
             fix="Update napari-spatial-ar",
         )
-    return DETECTORS[name].from_tensors(parameters, tensors)
+    for key, tensor in tensors.items():
+        if tensor.dtype not in _KINDS:
+            raise ModelFileError(f"'{key}' holds {tensor.dtype}, and no floating-point numbers")
+        if not tensor.isfinite().all():
+            raise ModelFileError(f"'{key}' holds values that are not finite")
+    try:
+        DETECTORS[name].stored.model_validate(parameters)
+        return DETECTORS[name].from_tensors(parameters, tensors)
+    except ModelFileError:
+        raise
+    except Exception as error:  # what does not fit fails in the ways of whatever takes it
+        what = said_of(error) if isinstance(error, ValueError) else "they do not fit each other"
+        said = error.what if isinstance(error, SpatialARError) else what
+        raise ModelFileError(f"its parameters and tensors are not of {name}: {said}") from error
 
 
 def score_grid(

@@ -37,10 +37,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import Draw, check_grid
+from napari_spatial_ar.normative.methods.stored import take
 from napari_spatial_ar.normative.methods.surroundings import Whitening, describe
+from napari_spatial_ar.normative.model_schema import Count, Number, Part
 from napari_spatial_ar.normative.moments import Moments
 from napari_spatial_ar.normative.patch_labels import CHANGED, IGNORED, UNCHANGED
 
@@ -60,6 +62,14 @@ _CHUNK = 65_536
 Pairs = Iterable[Any]  # of tuple[Tensor, Tensor]
 
 
+class StoredChange(Part):
+    """Its parameters in a file."""
+
+    zero: Number
+    components: Count = 0
+    hidden: Count = 0
+
+
 class ChangeDetector(Detector):
     """Log odds, by a network trained on synthetic changes, that a patch was changed.
 
@@ -74,6 +84,7 @@ class ChangeDetector(Detector):
     """
 
     name: ClassVar[str] = "synthetic-change"
+    stored: ClassVar[type[Part]] = StoredChange
     unit: ClassVar[str] = "log odds"
     summary: ClassVar[str] = "likeness to changes that were made to normal slices in training"
     meaning: ClassVar[str] = (
@@ -213,16 +224,17 @@ class ChangeDetector(Detector):
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> ChangeDetector:
         """See `Detector.from_tensors`."""
-        weights = {
-            key.removeprefix("network."): tensor
-            for key, tensor in tensors.items()
-            if key.startswith("network.")
-        }
         whitening = Whitening.from_tensors(tensors)
-        try:
-            return cls(whitening, weights, float(parameters["zero"]))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelFileError("the parts of its network do not fit each other") from error
+        hidden = take(tensors, "network.hidden.bias", None)
+        weights = {
+            "hidden.weight": take(
+                tensors, "network.hidden.weight", len(hidden), whitening.basis.shape[1]
+            ),
+            "hidden.bias": hidden,
+            "out.weight": take(tensors, "network.out.weight", 1, len(hidden)),
+            "out.bias": take(tensors, "network.out.bias", 1),
+        }
+        return cls(whitening, weights, parameters["zero"])
 
     def to(self, device: torch.device) -> ChangeDetector:
         """See `Detector.to`."""

@@ -27,18 +27,21 @@ What the score is not: a likelihood, or a probability of disease (see `change_de
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
-from napari_spatial_ar.normative.methods.change_detector import ChangeDetector
+from napari_spatial_ar.normative.methods.change_detector import ChangeDetector, StoredChange
 from napari_spatial_ar.normative.methods.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.methods.grids import check_grid
+from napari_spatial_ar.normative.methods.stored import take
 from napari_spatial_ar.normative.methods.surroundings import describe
-from napari_spatial_ar.normative.methods.surroundings_bank import SurroundingsBank
+from napari_spatial_ar.normative.methods.surroundings_bank import StoredBank, SurroundingsBank
+from napari_spatial_ar.normative.model_schema import Part
 from napari_spatial_ar.normative.scoring import Scoring
 
 __all__ = ["ChangeNovelty"]
@@ -47,6 +50,12 @@ __all__ = ["ChangeNovelty"]
 _OF_IMAGES = Scoring(smoothing=3, top_share=0.01)
 _PARTS = ("change", "novelty")
 _TINY = 1e-6
+
+
+class _Stored(Part):
+    weight: Annotated[float, Field(ge=0, le=1e9)]
+    change: StoredChange
+    novelty: StoredBank
 
 
 class ChangeNovelty(Detector):
@@ -66,6 +75,7 @@ class ChangeNovelty(Detector):
     """
 
     name: ClassVar[str] = "change-novelty"
+    stored: ClassVar[type[Part]] = _Stored
     title: ClassVar[str] = "Change and novelty"
     unit: ClassVar[str] = "SD of normal tissue"
     summary: ClassVar[str] = (
@@ -211,20 +221,15 @@ class ChangeNovelty(Detector):
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> ChangeNovelty:
         """See `Detector.from_tensors`."""
-        own: dict[str, dict[str, Tensor]] = {name: {} for name in (*_PARTS, "usual")}
+        own: dict[str, dict[str, Tensor]] = {name: {} for name in _PARTS}
         for key, tensor in tensors.items():
             name, _, rest = key.partition(".")
             own.setdefault(name, {})[rest] = tensor
-        try:
-            change = ChangeDetector.from_tensors(parameters["change"], own["change"])
-            novelty = SurroundingsBank.from_tensors(parameters["novelty"], own["novelty"])
-            found = cls(change, novelty, own["usual"][""], float(parameters["weight"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError("it lacks one of its two parts") from error
-        widths = {len(change.whitening.mean), len(novelty.whitening.mean)}
-        if len(widths) > 1 or found.usual.shape != (3, 2):
+        change = ChangeDetector.from_tensors(parameters["change"], own["change"])
+        novelty = SurroundingsBank.from_tensors(parameters["novelty"], own["novelty"])
+        if len(change.whitening.mean) != len(novelty.whitening.mean):
             raise ModelFileError("its two parts do not fit each other")
-        return found
+        return cls(change, novelty, take(tensors, "usual", 3, 2), parameters["weight"])
 
     def to(self, device: torch.device) -> ChangeNovelty:
         """See `Detector.to`."""

@@ -29,20 +29,24 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError, ModelFileError, SpatialARError
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.dinomaly_network import DinomalyNetwork, hard_mining_loss
 from napari_spatial_ar.normative.methods.grids import StoredGrids, check_grid, walk
 from napari_spatial_ar.normative.methods.stable_adamw import StableAdamW
+from napari_spatial_ar.normative.methods.stored import loaded
+from napari_spatial_ar.normative.model_schema import Closed, Part, Size
 from napari_spatial_ar.normative.training import precision, products
 
 __all__ = ["Dinomaly"]
@@ -54,10 +58,18 @@ _MAX_NORM = 0.1
 _METADATA_KEY = "napari-spatial-ar-checkpoint"
 
 
+class _Stored(Closed):
+    width: Size
+    blocks: Annotated[int, Field(ge=1, le=999)]
+    decoder: Annotated[int, Field(ge=1, le=999)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
 class Dinomaly(Detector):
     """Cosine distance of each patch from its reconstruction."""
 
     name: ClassVar[str] = "dinomaly"
+    stored: ClassVar[type[Part]] = _Stored
     unit: ClassVar[str] = "cosine distance"
     summary: ClassVar[str] = "how badly a patch is reconstructed through a noisy bottleneck"
     meaning: ClassVar[str] = (
@@ -174,14 +186,7 @@ class Dinomaly(Detector):
     @classmethod
     def from_tensors(cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]) -> Dinomaly:
         """See `Detector.from_tensors`."""
-        try:
-            network = DinomalyNetwork(**parameters)
-            network.load_state_dict(dict(tensors))
-        except (TypeError, RuntimeError, SpatialARError) as error:
-            raise ModelFileError(
-                "the network's weights do not fit the network it describes"
-            ) from error
-        return cls(network)
+        return cls(loaded(lambda: DinomalyNetwork(**parameters), tensors))
 
     def to(self, device: torch.device) -> Dinomaly:
         """See `Detector.to`."""
@@ -262,8 +267,8 @@ class _Checkpoint:
             return 0
         try:
             with safe_open(self._path, "pt") as file:
-                record = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
-            if record.get("key") != self._key:
+                record = parse_json((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+            if not isinstance(record, dict) or record.get("key") != self._key:
                 return 0
             tensors = load_file(self._path)
         except (SafetensorError, OSError, ValueError):

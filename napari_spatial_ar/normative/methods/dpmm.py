@@ -31,9 +31,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import check_grid, rows_of, walk
+from napari_spatial_ar.normative.methods.stored import take
+from napari_spatial_ar.normative.model_schema import Count, Part
 
 __all__ = ["DirichletMixture", "MixtureState"]
 
@@ -111,6 +113,10 @@ class MixtureState:
             self.concentration = (len(self._count) - 1) / float((grown - rest)[:-1].sum())
 
 
+class _Stored(Part):
+    components: Count = 0
+
+
 class DirichletMixture(Detector):
     """Cosine distance to the nearest mean of a Dirichlet-process mixture.
 
@@ -123,6 +129,7 @@ class DirichletMixture(Detector):
     """
 
     name: ClassVar[str] = "dpmm"
+    stored: ClassVar[type[Part]] = _Stored
     title: ClassVar[str] = "Dirichlet mixture (DPMM)"
     unit: ClassVar[str] = "cosine distance"
     summary: ClassVar[str] = "distance to the nearest centre of a mixture of normal patches"
@@ -218,10 +225,8 @@ class DirichletMixture(Detector):
     ) -> DirichletMixture:
         """See `Detector.from_tensors`."""
         del parameters
-        means, weights = tensors.get("means"), tensors.get("weights")
-        if means is None or weights is None or means.ndim != 2 or weights.shape != means.shape[:1]:
-            raise ModelFileError("it holds no mixture")
-        return cls(means, weights)
+        means = take(tensors, "means", None, None)
+        return cls(means, take(tensors, "weights", len(means)))
 
     def to(self, device: torch.device) -> DirichletMixture:
         """See `Detector.to`."""

@@ -28,17 +28,20 @@ clusters centres a stage.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import check_grid, walk
 from napari_spatial_ar.normative.methods.memory_bank import k_centres
+from napari_spatial_ar.normative.methods.stored import BANK, take
+from napari_spatial_ar.normative.model_schema import Part
 
 __all__ = ["HierarchicalMatching"]
 
@@ -47,6 +50,10 @@ _LOCAL = 4
 _ROUNDS = 10
 # Normal slices that the usual distances are measured on, each against all others.
 _MEASURED = 64
+
+
+class _Stored(Part):
+    references: Annotated[int, Field(ge=1, le=10**6)]
 
 
 class HierarchicalMatching(Detector):
@@ -67,6 +74,7 @@ class HierarchicalMatching(Detector):
     """
 
     name: ClassVar[str] = "himatch-ad"
+    stored: ClassVar[type[Part]] = _Stored
     title: ClassVar[str] = "HiMatch-AD"
     unit: ClassVar[str] = "times the usual distance"
     summary: ClassVar[str] = "distance to patches of the most similar normal slices, at each stage"
@@ -204,20 +212,16 @@ class HierarchicalMatching(Detector):
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> HierarchicalMatching:
         """See `Detector.from_tensors`."""
-        try:
-            found = cls(**tensors, references=int(parameters["references"]))
-            count, stages, _, channels = tensors["centres"].shape
-            expected = {
-                "pooled": (count, stages * channels),
-                "local": (count, _LOCAL**2 * stages * channels),
-                "usual": (2, stages),
-            }
-            fits = all(tensors[name].shape == shape for name, shape in expected.items())
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError("it lacks parts of its references") from error
-        if not fits or found.references < 1:
-            raise ModelFileError("the parts of its references do not fit each other")
-        return found
+        centres = take(tensors, "centres", None, None, None, None, kinds=BANK)
+        count, stages, _, channels = centres.shape
+        width = stages * channels
+        return cls(
+            take(tensors, "pooled", count, width, kinds=BANK),
+            take(tensors, "local", count, _LOCAL**2 * width, kinds=BANK),
+            centres,
+            take(tensors, "usual", 2, stages),
+            parameters["references"],
+        )
 
     def to(self, device: torch.device) -> HierarchicalMatching:
         """See `Detector.to`."""

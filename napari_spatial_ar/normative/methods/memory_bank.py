@@ -21,16 +21,19 @@ Differs from PatchCore: cosine distance, no reweighting of the image score, and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import check_grid, rows_of, sample_rows, walk
 from napari_spatial_ar.normative.methods.nearest import largest_products
+from napari_spatial_ar.normative.methods.stored import BANK, take
+from napari_spatial_ar.normative.model_schema import Part
 
 __all__ = ["MemoryBank", "k_centres"]
 
@@ -38,6 +41,10 @@ __all__ = ["MemoryBank", "k_centres"]
 _CHUNK = 32_768
 # Centres chosen between two looks at whether to go on.
 _REPORT = 256
+
+
+class _Stored(Part):
+    coreset: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class MemoryBank(Detector):
@@ -52,6 +59,7 @@ class MemoryBank(Detector):
     """
 
     name: ClassVar[str] = "memory-bank"
+    stored: ClassVar[type[Part]] = _Stored
     unit: ClassVar[str] = "cosine distance"
     summary: ClassVar[str] = "distance to the nearest patch of any normal slice"
     meaning: ClassVar[str] = (
@@ -139,9 +147,7 @@ class MemoryBank(Detector):
     @classmethod
     def from_tensors(cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]) -> MemoryBank:
         """See `Detector.from_tensors`."""
-        if "bank" not in tensors or tensors["bank"].ndim != 2:
-            raise ModelFileError("it holds no memory bank")
-        return cls(tensors["bank"], float(parameters.get("coreset", 1.0)))
+        return cls(take(tensors, "bank", None, None, kinds=BANK), parameters.get("coreset", 1.0))
 
     def to(self, device: torch.device) -> MemoryBank:
         """See `Detector.to`."""

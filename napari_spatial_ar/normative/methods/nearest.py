@@ -83,4 +83,5 @@ def _in_likely_parts(queries: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
 
 
 def _norms(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
+    return norms

@@ -20,8 +20,9 @@ another size can be scored. Pooled features are compared by cosine distance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,12 +32,20 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import check_grid, rows_of, walk
+from napari_spatial_ar.normative.methods.stored import BANK, take
+from napari_spatial_ar.normative.model_schema import Count, Part
 from napari_spatial_ar.normative.moments import Moments
 
 __all__ = ["PatchGaussian"]
 
 _PER_POSITION_COMPONENTS = 64
 _DIAGONAL = 0.01
+
+
+class _Stored(Part):
+    position: Literal["global", "patch"]
+    components: Count
+    neighbours: Count
 
 
 class PatchGaussian(Detector):
@@ -59,6 +68,7 @@ class PatchGaussian(Detector):
     """
 
     name: ClassVar[str] = "patch-gaussian"
+    stored: ClassVar[type[Part]] = _Stored
     title: ClassVar[str] = "Patch Gaussian"
     unit: ClassVar[str] = "Mahalanobis distance"
     summary: ClassVar[str] = "distance from one Gaussian of normal patches, or from one a position"
@@ -211,21 +221,22 @@ class PatchGaussian(Detector):
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> PatchGaussian:
         """See `Detector.from_tensors`."""
-        try:
-            found = cls(**tensors, neighbours=int(parameters["neighbours"]))
-            width, channels = tensors["basis"].shape
-            expected = {
-                "mean": (channels,),
-                "cell_means": (len(tensors["cell_means"]), width),
-                "cell_whitening": (len(tensors["cell_means"]), width, width),
-                "pooled": (len(tensors["pooled"]), channels),
-            }
-            fits = all(tensors[name].shape == shape for name, shape in expected.items())
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError("it lacks parts of its Gaussian") from error
-        if not fits or (found.neighbours > 0) != (len(tensors["pooled"]) > 0):
+        basis = take(tensors, "basis", None, None)
+        width, channels = basis.shape
+        neighbours = parameters["neighbours"]
+        # Of what is not used there are no rows.
+        cells = len(tensors.get("cell_means", ()))
+        pooled = len(tensors.get("pooled", ()))
+        if math.isqrt(cells) ** 2 != cells or (neighbours > 0) != (pooled > 0):
             raise ModelFileError("the parts of its Gaussian do not fit each other")
-        return found
+        return cls(
+            take(tensors, "mean", channels),
+            basis,
+            take(tensors, "cell_means", cells, width),
+            take(tensors, "cell_whitening", cells, width, width),
+            take(tensors, "pooled", pooled, channels, kinds=BANK),
+            neighbours,
+        )
 
     def to(self, device: torch.device) -> PatchGaussian:
         """See `Detector.to`."""

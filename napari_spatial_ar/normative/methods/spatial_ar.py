@@ -13,17 +13,20 @@ import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError, ModelFileError, SpatialARError
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.autoregressive import Context, SpatialAR
 from napari_spatial_ar.normative.loaded_grids import turn
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.methods.grids import StoredGrids, check_grid
+from napari_spatial_ar.normative.methods.stored import loaded
+from napari_spatial_ar.normative.model_schema import Closed, Part, Size
 from napari_spatial_ar.normative.training import (
     OptimizerName,
     TrainingSettings,
@@ -40,6 +43,27 @@ _RASTERS = {"forward": ("forward",), "both": ("forward", "backward")}
 _OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 _BACKWARD = "backward."
 _WHITENING = "whitening."
+# More than anyone trains, and no work to count.
+_MOST_LAYERS = 999
+
+
+class _Stored(Closed):
+    channels: Size
+    hidden: Size
+    layers: Annotated[int, Field(ge=2, le=_MOST_LAYERS)]
+    kernel: Annotated[int, Field(ge=3, le=99)]
+    dilation: Size | Annotated[list[Size], Field(min_length=2, max_length=_MOST_LAYERS)]
+    context: Context
+    raster: Literal["forward", "both"] = "forward"
+    whiten: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Stored:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"the kernel side is odd, not {self.kernel}")
+        if isinstance(self.dilation, list) and len(self.dilation) != self.layers:
+            raise ValueError(f"{self.layers} layers have {len(self.dilation)} dilations")
+        return self
 
 
 class SpatialARDetector(Detector):
@@ -58,6 +82,7 @@ class SpatialARDetector(Detector):
 
     name: ClassVar[str] = "spatial-ar"
     title: ClassVar[str] = "Spatial AR"
+    stored: ClassVar[type[Part]] = _Stored
     unit: ClassVar[str] = "nats per dimension"
     summary: ClassVar[str] = "how badly a patch is predicted from the patches around it"
     meaning: ClassVar[str] = (
@@ -280,14 +305,7 @@ class SpatialARDetector(Detector):
         states = [plain]
         if arguments.pop("raster", "forward") == "both":
             states.append(_taken(_BACKWARD, plain))
-        try:
-            networks = [SpatialAR(**arguments) for _ in states]
-            for network, state in zip(networks, states, strict=True):
-                network.load_state_dict(state)
-        except (TypeError, RuntimeError, SpatialARError) as error:
-            raise ModelFileError(
-                "the network's weights do not fit the network it describes"
-            ) from error
+        networks = [loaded(lambda: SpatialAR(**arguments), state) for state in states]
         channels = networks[0].channels
         whitening = EqualVariance.from_tensors(whitened, channels) if whitens else None
         return cls(*networks, whitening=whitening)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from napari_spatial_ar.errors import ModelFileError
 from napari_spatial_ar.normative.methods.grids import check_grid, rows_of
+from napari_spatial_ar.normative.methods.stored import take
 from napari_spatial_ar.normative.moments import Moments
 
 __all__ = ["Whitening", "describe"]
@@ -89,9 +90,7 @@ class Whitening:
         ModelFileError
             If they are missing or do not fit each other.
         """
-        mean, basis = tensors.get("mean"), tensors.get("basis")
-        if mean is None or basis is None or basis.ndim != 2 or mean.shape != basis.shape[:1]:
-            raise ModelFileError("its mean and its principal components do not fit each other")
+        mean = take(tensors, "mean", None)
         if len(mean) % 2:
             raise ModelFileError("its mean is not that of patches and their surroundings")
-        return cls(mean.contiguous(), basis.contiguous())
+        return cls(mean, take(tensors, "basis", len(mean), None))

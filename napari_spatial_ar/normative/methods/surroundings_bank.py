@@ -22,17 +22,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import Draw, walk
 from napari_spatial_ar.normative.methods.nearest import largest_products
+from napari_spatial_ar.normative.methods.stored import BANK, take
 from napari_spatial_ar.normative.methods.surroundings import Whitening, describe
+from napari_spatial_ar.normative.model_schema import Count, Part
 from napari_spatial_ar.normative.moments import Moments
 
-__all__ = ["SurroundingsBank"]
+__all__ = ["StoredBank", "SurroundingsBank"]
 
 # Rounds of k-means, after which it changes little, and rows whose means are looked up at a time.
 _ROUNDS, _ASSIGNED = 6, 4096
+
+
+class StoredBank(Part):
+    """Its parameters in a file."""
+
+    rows: Count = 0
+    components: Count = 0
 
 
 class SurroundingsBank(Detector):
@@ -47,6 +56,7 @@ class SurroundingsBank(Detector):
     """
 
     name: ClassVar[str] = "surroundings-bank"
+    stored: ClassVar[type[Part]] = StoredBank
     unit: ClassVar[str] = "cosine distance"
     summary: ClassVar[str] = "distance to the nearest normal patch, surroundings counted in"
     meaning: ClassVar[str] = (
@@ -129,10 +139,8 @@ class SurroundingsBank(Detector):
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> SurroundingsBank:
         """See `Detector.from_tensors`."""
-        whitening, bank = Whitening.from_tensors(tensors), tensors.get("bank")
-        if bank is None or bank.ndim != 2 or bank.shape[1] != whitening.basis.shape[1]:
-            raise ModelFileError("its bank does not fit its principal components")
-        return cls(whitening, bank)
+        whitening = Whitening.from_tensors(tensors)
+        return cls(whitening, take(tensors, "bank", None, whitening.basis.shape[1], kinds=BANK))
 
     def to(self, device: torch.device) -> SurroundingsBank:
         """See `Detector.to`."""
