@@ -153,7 +153,8 @@ class DockPage(QWidget, metaclass=_OneAViewer):
             self._resting = True
             self.rest(True)
             # Kept by the window, so that it lasts as long.
-            self.setParent(self._window)
+            window, self._window = self._window, None
+            self.setParent(window)
 
     def showEvent(self, event: QShowEvent) -> None:
         """Join the plugin's other dock when shown for the first time."""

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ __all__ = [
     "kind_of",
     "layer_volume",
     "mask_layer",
+    "scan_behind",
     "source_array",
     "twin_layer",
     "volume_layer_kwargs",
@@ -113,6 +115,12 @@ def is_scan(layer: Layer) -> bool:
 def kind_of(layer: Layer) -> str:
     """Tell what this plugin made a layer for: "scan", "nll", "mask", "twin"; "" for another's."""
     return str(layer.metadata.get(KEY, {}).get("kind", ""))
+
+
+def scan_behind(layer: Layer) -> Image | None:
+    """Return the layer of the scan that a heatmap or mask was made for; None where it is gone."""
+    held = layer.metadata.get(KEY, {}).get("scan")
+    return None if held is None else held()
 
 
 def twin_layer(layer: Image) -> Image:
@@ -208,8 +216,10 @@ def _beside(layer: Image, volume: Volume) -> dict[str, Any]:
     return {name: getattr(layer, name) for name in ("scale", "translate", "units", "axis_labels")}
 
 
-def _facts(kind: str, volume: Volume) -> dict[str, Any]:
-    return {KEY: {"kind": kind, "geometry": volume.geometry, "like": volume.path}}
+def _facts(kind: str, volume: Volume, layer: Image) -> dict[str, Any]:
+    about = {"kind": kind, "geometry": volume.geometry, "like": volume.path}
+    # Weak: napari copies what it finds here with a layer that is duplicated.
+    return {KEY: {**about, "scan": ref(layer)}}
 
 
 def heat_colormap(colours: str = DEFAULT_COLOURS) -> Colormap:
@@ -227,7 +237,7 @@ def heat_layer(layer: Image, volume: Volume, nll: npt.NDArray[np.float32]) -> Im
         contrast_limits=(1.0, 2.0),
         blending="translucent_no_depth",
         interpolation2d="linear",
-        metadata=_facts("nll", volume),
+        metadata=_facts("nll", volume, layer),
         **_beside(layer, volume),
     )
 
@@ -245,7 +255,7 @@ def mask_layer(layer: Image, volume: Volume, mask: npt.NDArray[np.uint8]) -> Lab
         name=f"{volume.series.label}: mask",
         colormap=DirectLabelColormap(color_dict=MASK_COLORS),
         opacity=0.9,
-        metadata=_facts("mask", volume),
+        metadata=_facts("mask", volume, layer),
         **_beside(layer, volume),
     )
     labels.contour = 1

@@ -12,6 +12,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.layers import heat_colormap, kind_of
 from napari_spatial_ar.gui.session import Session
+from napari_spatial_ar.gui.stage import Stage
 from napari_spatial_ar.review.colormap import DEFAULT_COLOURS, HEAT_COLOURS
 
 __all__ = ["MODES", "Looking", "Mode"]
@@ -40,16 +41,21 @@ class Looking(QObject):
     ----------
     viewer : napari.Viewer
         Where the layers are.
+    stage : Stage
+        What shows and hides them.
     parent : QObject
         The owner.
     """
 
     #: Mode, colours or opacity are others, whoever changed them.
     changed = Signal()
+    #: Results are to be drawn whose layer the user has deleted.
+    missed = Signal()
 
-    def __init__(self, viewer: Any, parent: QObject):
+    def __init__(self, viewer: Any, stage: Stage, parent: QObject):
         super().__init__(parent)
         self._viewer = viewer
+        self._stage = stage
         self._session: Session | None = None
         self._mode: Mode = "both"
         colours = settings.recall("heatmap/colours", DEFAULT_COLOURS)
@@ -60,6 +66,7 @@ class Looking(QObject):
         self._saver.timeout.connect(self._save)
         # napari holds these by weak reference.
         viewer.layers.events.inserted.connect(self._on_inserted)
+        stage.drawn_by_hand.connect(self._follow)
 
     def set_session(self, session: Session | None) -> None:
         """Draw the results of another scan."""
@@ -71,21 +78,20 @@ class Looking(QObject):
     @property
     def mode(self) -> Mode:
         """As the layers stand, which may have been shown or hidden in napari's own list."""
-        heat, mask = self._layers()
-        if heat is None and mask is None:
-            return self._mode
-        if mask is not None and mask.visible:
-            if mask.contour == 0:
-                return "fill"
-            return "both" if heat is not None and heat.visible else "outline"
-        return "heatmap" if heat is not None and heat.visible else "off"
+        return self._mode
 
     def set_mode(self, mode: Mode) -> None:
         """Draw the results in another way."""
         self._mode = mode
-        for layer in self._layers():
-            if layer is not None:
-                self._show(layer)
+        heat, mask = self._layers()
+        if self._session is not None and (
+            (heat is None and mode in _HEAT_IN) or (mask is None and mode in _MASK_IN)
+        ):
+            self.missed.emit()
+            heat, mask = self._layers()
+        self._stage.draw(heatmap=mode in _HEAT_IN, mask=mode in _MASK_IN)
+        if mask is not None:
+            self._fill(mask)
         self.changed.emit()
 
     def cycle(self) -> None:
@@ -98,13 +104,12 @@ class Looking(QObject):
         heat, mask = (layer if layer in self._viewer.layers else None for layer in made)
         return heat, mask
 
-    def _show(self, layer: Layer) -> None:
-        heat = kind_of(layer) == "nll"
-        if not heat and (self._mode == "fill") != (layer.contour == 0):
-            filled = self._mode == "fill"
-            layer.contour = 0 if filled else 1
-            layer.opacity = _FILL_OPACITY if filled else _OUTLINE_OPACITY
-        layer.visible = self._mode in (_HEAT_IN if heat else _MASK_IN)
+    def _fill(self, mask: Layer) -> None:
+        """Fill a mask, or draw its outline."""
+        filled = self._mode == "fill"
+        if filled != (mask.contour == 0):
+            mask.contour = 0 if filled else 1
+            mask.opacity = _FILL_OPACITY if filled else _OUTLINE_OPACITY
 
     def _on_inserted(self, event: Any) -> None:
         layer = event.value
@@ -118,12 +123,18 @@ class Looking(QObject):
             # Made in a turn of its own: it takes napari as long as the layer itself.
             QTimer.singleShot(_BAR_MS, partial(_show_colorbar, layer))
         else:
-            layer.events.contour.connect(self._on_layer)
-        layer.events.visible.connect(self._on_layer)
-        self._show(layer)
-        self._on_layer()
+            self._fill(layer)
+            layer.events.contour.connect(self._follow)
 
-    def _on_layer(self, event: Any = None) -> None:
+    def _follow(self, event: Any = None) -> None:
+        """Take the mode from the chosen results, as they are drawn in napari's own controls."""
+        (heat, mask), (_, layer) = self._stage.drawn, self._layers()
+        if mask and layer is not None and layer.contour == 0:
+            self._mode = "fill"
+        elif mask:
+            self._mode = "both" if heat else "outline"
+        else:
+            self._mode = "heatmap" if heat else "off"
         # The dock may be gone before its Python half is.
         with suppress(RuntimeError):
             self.changed.emit()

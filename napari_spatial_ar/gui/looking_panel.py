@@ -14,6 +14,7 @@ from napari_spatial_ar.gui.looking import MODES, Looking, Mode
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.shortcuts import MODE_KEY, SIDE_KEY, ShortcutsDialog, bind
 from napari_spatial_ar.gui.side_by_side import SideBySide
+from napari_spatial_ar.gui.stage import Stage
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.review.colormap import HEAT_COLOURS
 
@@ -36,13 +37,15 @@ class LookingPanel(QWidget):
     ----------
     viewer : napari.Viewer
         Where the layers are.
+    stage : Stage
+        What shows and hides them.
     scope : QWidget
         The dock: keys work anywhere in it but in text fields, and on the viewer's canvas.
     """
 
-    def __init__(self, viewer: Any, scope: QWidget):
+    def __init__(self, viewer: Any, stage: Stage, scope: QWidget):
         super().__init__()
-        self.looking = Looking(viewer, self)
+        self.looking = Looking(viewer, stage, self)
         self.views = SideBySide(viewer, self)
         self._scan: Any = None
         self._session: Session | None = None

@@ -31,6 +31,8 @@ class ModelList(QObject):
 
     #: A model is loaded and ready.
     loaded = Signal(object)
+    #: Another model is being loaded; none is ready until it is.
+    left = Signal()
     #: The chosen model cannot be loaded; the reason stands in the note.
     unusable = Signal()
 
@@ -100,6 +102,7 @@ class ModelList(QObject):
         self._wanted = info
         self.model = None
         self._note.say("Loading...")
+        self.left.emit()
 
         def work(stop: threading.Event) -> Generator[None, None, Any]:
             import_ahead()

@@ -10,7 +10,6 @@ from napari_spatial_ar.gui.fold import folding
 from napari_spatial_ar.gui.forms import Note, combo, row
 from napari_spatial_ar.gui.library_button import LibraryButton
 from napari_spatial_ar.gui.tooltips import tooltip
-from napari_spatial_ar.gui.warning_note import WarningNote
 from napari_spatial_ar.imaging.geometry import Plane
 
 __all__ = ["ModelPanel"]
@@ -24,7 +23,6 @@ class ModelPanel(QWidget):
         self.box = combo(tooltip("model.model"), "Model")
         self.library_button = LibraryButton()
         self.note = Note()
-        self.unlike_note = WarningNote(tooltip("model.why"))
         self.plane_box = combo(
             tooltip("model.slices"),
             "Slices that the model sees",
@@ -39,5 +37,3 @@ class ModelPanel(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(5)
         layout.addWidget(self.fold)
-        # Not folded away: it bears on all that is shown.
-        layout.addWidget(self.unlike_note)

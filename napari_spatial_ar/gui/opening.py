@@ -19,7 +19,6 @@ from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.loading import LOOKING, Loaded, Warned, find_steps, read_steps
 from napari_spatial_ar.gui.notify import report, warn
 from napari_spatial_ar.gui.series_chooser import SeriesChooser, worth_asking
-from napari_spatial_ar.gui.viewing import show_scan
 from napari_spatial_ar.gui.workers import Task, TaskHost
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.imaging.scan import Scan
@@ -70,6 +69,8 @@ class ScanOpener(QObject):
     said = Signal(str)
     #: Work that can be cancelled began (True) or ended (False).
     busy = Signal(bool)
+    #: The first layer was added; others may follow.
+    began = Signal(object)
     #: list of the layers that were added; empty where nothing was opened.
     opened = Signal(object)
     #: list of paths, `Found`: the user wants all that is there as a worklist.
@@ -190,7 +191,6 @@ class ScanOpener(QObject):
             self._told.add(text)
         arguments = volume_layer_kwargs(loaded.volume, loaded.drawn)
         layer = self._viewer.add_image(**arguments, visible=False)
-        # Of several, the first is shown; the list of scans shows another.
-        if not self._layers:
-            show_scan(self._viewer, layer)
         self._layers.append(layer)
+        if len(self._layers) == 1:
+            self.began.emit(layer)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
-from napari.layers import Labels, Shapes
+from napari.layers import Labels, Layer, Shapes
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QComboBox
 
@@ -31,6 +33,9 @@ class RegionBox(QComboBox):
         super().__init__()
         self._viewer: Any = None
         self._watched: Any = None
+        self._scan: Any = None
+        self._belongs: Callable[[Layer], bool] = lambda layer: True
+        self._chosen: WeakKeyDictionary[Layer, Layer | None] = WeakKeyDictionary()
         self.setToolTip(tooltip("mask.within"))
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(8)
@@ -41,8 +46,23 @@ class RegionBox(QComboBox):
         """List the layers of a viewer, and follow them."""
         self._viewer = viewer
         for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
-            event.connect(self._fill)
-        self._fill()
+            event.connect(self._on_layers)
+        self._on_layers()
+
+    def set_scan(self, scan: Layer | None, belongs: Callable[[Layer], bool]) -> None:
+        """List the regions of another scan, of which one may have been chosen before.
+
+        Parameters
+        ----------
+        scan : napari.layers.Layer or None
+            The scan.
+        belongs : callable
+            Tells of a layer whether it goes with the chosen scan.
+        """
+        if self._scan is not None:
+            self._chosen[self._scan] = self.layer
+        self._scan, self._belongs = scan, belongs
+        self._fill(wanted=None if scan is None else self._chosen.get(scan))
 
     @property
     def layer(self) -> Any:
@@ -82,15 +102,19 @@ class RegionBox(QComboBox):
         """Choose the whole scan."""
         self.setCurrentIndex(0)
 
-    def _fill(self, event: Any = None) -> None:
+    def _on_layers(self, event: Any = None) -> None:
+        self._fill(wanted=self.layer)
+
+    def _fill(self, wanted: Layer | None) -> None:
         chosen = self.layer
         with QSignalBlocker(self):
             self.clear()
             self.addItem("Whole scan", None)
             for layer in self._viewer.layers:
-                if isinstance(layer, Labels | Shapes) and KEY not in layer.metadata:
+                drawn = isinstance(layer, Labels | Shapes) and KEY not in layer.metadata
+                if drawn and self._belongs(layer):
                     self.addItem(layer.name, layer)
-                    if layer is chosen:
+                    if layer is wanted:
                         self.setCurrentIndex(self.count() - 1)
         if self.layer is not chosen:
             self._on_chosen()

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import napari.viewer
-import numpy as np
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
 from napari_spatial_ar.gui.dock_page import DockPage
@@ -28,7 +27,8 @@ from napari_spatial_ar.gui.scan_panel import ScanPanel
 from napari_spatial_ar.gui.scan_rarity import ScanRarity
 from napari_spatial_ar.gui.score_panel import ScorePanel
 from napari_spatial_ar.gui.scorer import Scorer
-from napari_spatial_ar.gui.session import Session
+from napari_spatial_ar.gui.session import Session, same_model
+from napari_spatial_ar.gui.stage import Stage
 from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
 from napari_spatial_ar.gui.viewing import go_to_slice
 from napari_spatial_ar.gui.workers import TaskHost
@@ -50,9 +50,10 @@ class ReviewDock(DockPage):
         super().__init__(napari_viewer)
         self.tasks = TaskHost(self)
         self._wanted: str | None = None
+        self._followed: Session | None = None
         self.worklist: WorklistPanel | None = None
-        self._build()
         self.scorer = Scorer(self.viewer, self.tasks, self)
+        self._build()
         region = self.threshold.form.region
         self.masks = MaskController(self.viewer, self.tasks, self, region.inside)
         self.rarity = ScanRarity(self.tasks, self)
@@ -70,15 +71,18 @@ class ReviewDock(DockPage):
         self.model_panel = ModelPanel()
         self.model_box, self.plane_box = self.model_panel.box, self.model_panel.plane_box
         self.library_button = self.model_panel.library_button
-        self.model_note, self.unlike_note = self.model_panel.note, self.model_panel.unlike_note
+        self.model_note = self.model_panel.note
         self.scoring = ScorePanel()
+        self.unlike_note = self.scoring.unlike_note
         self.slice_button, self.volume_button = (
             self.scoring.slice_button,
             self.scoring.volume_button,
         )
         self.progress, self.cancel_button = self.scoring.progress, self.scoring.cancel_button
         self.score_note, self.rarity_note = self.scoring.note, self.scoring.rarity_note
-        self.looking = LookingPanel(self.viewer, self)
+        # After the list of scans, which has to know a scan that is to be chosen.
+        self.stage = Stage(self.viewer, lambda: self.scorer.sessions, self)
+        self.looking = LookingPanel(self.viewer, self.stage, self)
         self.threshold = ThresholdPanel()
         self.findings = FindingsPanel(self.viewer, self)
         self.explain = ExplainPanel(self.viewer, self.tasks, self)
@@ -86,14 +90,13 @@ class ReviewDock(DockPage):
         sections = [
             self.scan,
             self.model_panel,
-            self.scoring,
             self.threshold,
             self.findings,
             self.looking,
             self.explain,
             self.export,
         ]
-        self.lay_out(sections)
+        self.lay_out(sections, foot=self.scoring)
         self.setAcceptDrops(True)
 
     def _connect(self) -> None:
@@ -103,12 +106,14 @@ class ReviewDock(DockPage):
         self.scan.opener.listed.connect(self.show_worklist)
         self.scan.worklist_button.clicked.connect(partial(self.show_worklist, ()))
         self.plane_box.currentIndexChanged.connect(self._show_session)
+        self.models.left.connect(self._show_session)
         self.models.loaded.connect(self._on_model)
         self.models.unusable.connect(self._on_no_model)
         self.slice_button.clicked.connect(partial(self.score, "slice"))
         self.volume_button.clicked.connect(partial(self.score, "volume"))
         self.cancel_button.clicked.connect(self.cancel)
-        self.scorer.said.connect(self.score_note.say)
+        self.scorer.said.connect(self._say)
+        self.scorer.refused.connect(self.score_note.say)
         self.scorer.progressed.connect(self.scoring.show_progress)
         self.scorer.session_made.connect(self._show_session)
         self.scorer.scored.connect(self._on_scored)
@@ -120,6 +125,8 @@ class ReviewDock(DockPage):
         self.threshold.settings_changed.connect(self.masks.set_settings)
         self.masks.region_refused.connect(self.threshold.refuse_region)
         self.threshold.highest_wanted.connect(self.show_highest)
+        self.stage.wanted.connect(self._follow)
+        self.looking.looking.missed.connect(self._draw_again)
         self.masks.findings_changed.connect(self.threshold.show_findings)
         self.findings.attend(self.masks)
         self.masks.failed.connect(partial(report, doing="Making the mask"))
@@ -146,21 +153,54 @@ class ReviewDock(DockPage):
         return self.scorer.running
 
     def _show_session(self, layer: Any = None) -> None:
+        """Bring everything in step with the scan, model and plane that are chosen."""
         session = self.session
-        self.masks.set_session(session)
         self.looking.set_session(self.scan.layer, session)
+        self.stage.show(self.scan.layer, session)
+        self.masks.set_session(session)
+        self.threshold.form.region.set_scan(self.scan.layer, self.stage.belongs)
         self.explain.set_session(session)
         self.export.set_scan(None if session is None else session.volume)
         self.threshold.set_counts(None if session is None else session.counts)
         self.rarity_note.say("" if session is None else session.rarity)
+        self._say()
         plane = self.plane_box.currentData()
         self.likeness.look(self.scan.layer, self.models.model, plane, session)
         if session is None:
             self.threshold.clear_findings()
         else:
             self.threshold.set_measurable(session.geometry.exact)
+            if session.any_scored:
+                self.threshold.take_scores(session.highest, session.typical_high)
             self.masks.finish()
         self._enable()
+
+    def _say(self, *_: Any) -> None:
+        """Say how far the scoring of the chosen scan is, and of no other."""
+        loading = "Loading the model..." if self._wanted is not None else ""
+        self.score_note.say(loading or self.scorer.told(self.session))
+
+    def _follow(self, layer: Any, session: Session | None) -> None:
+        """Choose what was shown by hand in napari's own list."""
+        self.scan.list.choose(layer)
+        if session is not None and same_model(self.models.model, session.model):
+            select_data(self.plane_box, session.plane)
+        elif session is not None:
+            self._followed = session
+            self.models.choose(session.model.name)
+        self._show_session()
+
+    def _draw_again(self) -> None:
+        """Draw results whose layers the user has deleted."""
+        if self.session is not None:
+            self.session.ensure_heat()
+            self.masks.finish()
+
+    def rest(self, resting: bool) -> None:
+        """Stop scoring and leave the layers alone while the dock is closed."""
+        if resting:
+            self.scorer.stop()
+        self.stage.rest(resting)
 
     def _on_rarity(self, session: Session) -> None:
         if session is self.session:
@@ -170,7 +210,9 @@ class ReviewDock(DockPage):
         ready = self.scan.layer is not None and self.models.info is not None
         ready = ready and not self.scorer.busy_with(self.session)
         self.scoring.enable(ready, self.running or self._wanted is not None)
-        self.export.enable(self.session is not None and self.session.any_scored)
+        scored = self.session is not None and self.session.any_scored
+        self.export.enable(scored)
+        self.threshold.highest.setEnabled(scored)
         if self.exporter.reports.busy:
             self.export.report_button.setEnabled(True)  # it cancels
 
@@ -208,7 +250,11 @@ class ReviewDock(DockPage):
     def _on_model(self, model: Any) -> None:
         self.model_panel.fold.tell()
         self.threshold.set_model(model)
-        select_data(self.plane_box, model.plane)
+        followed, self._followed = self._followed, None
+        plane = model.plane
+        if followed is not None and same_model(model, followed.model):
+            plane = followed.plane
+        select_data(self.plane_box, plane)
         self._show_session()
         if self._wanted is not None:
             what, self._wanted = self._wanted, None
@@ -216,8 +262,7 @@ class ReviewDock(DockPage):
 
     def _on_no_model(self) -> None:
         self._wanted = None
-        self.score_note.say("")
-        self._enable()
+        self._show_session()
 
     # ------------------------------------------------------------------ scoring
 
@@ -231,23 +276,20 @@ class ReviewDock(DockPage):
             self.scorer.score(layer, model, what, self.plane_box.currentData())
         elif self.models.info is not None:
             self._wanted = what
-            self.score_note.say("Loading the model...")
             self.models.load(self.models.info)
         self._enable()
 
     def cancel(self) -> None:
         """Stop scoring, or waiting to; what is scored stays."""
-        if self._wanted is not None:
-            self._wanted = None
-            self.score_note.say("")
+        self._wanted = None
         self.scorer.cancel(self.session)
+        self._say()
         self._enable()
 
     def _on_scored(self, session: Session, indices: list) -> None:
         if session is not self.session or not session.any_scored:
             return
-        new = session.geometry.to_slices(session.score.nll)[indices]
-        self.threshold.take_scores(float(new.max()), float(np.percentile(new[0], 99)))
+        self.threshold.take_scores(session.highest, session.typical_high)
         self.threshold.set_counts(session.counts)
         self.masks.slices_scored(indices)
         self._enable()

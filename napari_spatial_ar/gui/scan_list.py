@@ -64,7 +64,10 @@ class ScanList(QObject):
         if not scans:
             self._box.addItem("No scan is open", None)
         self._box.setEnabled(bool(scans))
-        select_data(self._box, self._current)
+        if not select_data(self._box, self._current):
+            # What is on top of the others is what is seen.
+            seen = [layer for layer in scans if layer.visible]
+            select_data(self._box, seen[-1] if seen else None)
         self._box.blockSignals(False)
         self._on_index()
 

@@ -16,7 +16,6 @@ from napari_spatial_ar.gui.opening import ScanOpener
 from napari_spatial_ar.gui.plane_buttons import PlaneButtons
 from napari_spatial_ar.gui.scan_list import ScanList
 from napari_spatial_ar.gui.tooltips import tooltip
-from napari_spatial_ar.gui.viewing import show_scan
 from napari_spatial_ar.gui.window_box import WindowBox
 from napari_spatial_ar.gui.workers import TaskHost
 from napari_spatial_ar.imaging.geometry import Geometry
@@ -68,16 +67,16 @@ class ScanPanel(QWidget):
         self.fold = folding("Scan", parts, key="scan")
         self.fold.set_summary(self.box.currentText)
         layout.addWidget(self.fold)
-        self._viewer = viewer
-        self._last: Image | None = None
         self._marks = attend(viewer)
         self.opener = ScanOpener(viewer, tasks, self)
         self.list = ScanList(viewer, self.box)
         self.open_button.setMenu(self.opener.menu(self))
         self.cancel_button.clicked.connect(self.opener.cancel)
-        self.opener.said.connect(self.note.say)
+        # The line stays, so that what is below it stays under the cursor.
+        self.opener.said.connect(lambda text: self.note.say(text or _INVITATION))
         self.opener.busy.connect(self._on_busy)
-        self.opener.opened.connect(self._on_opened)
+        # Of several, the first is shown; the list has the others.
+        self.opener.began.connect(self.list.choose)
         self.list.chosen.connect(self._on_chosen)
         self._on_chosen(self.list.layer)
 
@@ -90,15 +89,8 @@ class ScanPanel(QWidget):
         self.cancel_button.setVisible(busy)
         self.open_button.setEnabled(not busy)
 
-    def _on_opened(self, layers: list) -> None:
-        if layers:
-            self.list.choose(layers[0])
-
     def _on_chosen(self, layer: Image | None) -> None:
         geometry = _geometry_of(layer)
-        if layer is not None and not layer.visible:
-            self._switch(layer, geometry)
-        self._last = layer
         irregular = geometry is not None and not geometry.regular
         sheared = geometry is not None and geometry.exact
         self.warning.say((_SHEARED if sheared else _NOT_REGULAR) if irregular else "")
@@ -107,17 +99,6 @@ class ScanPanel(QWidget):
         self._marks.follow(layer)
         self.fold.tell()
         self.chosen.emit(layer)
-
-    def _switch(self, layer: Image, geometry: Geometry | None) -> None:
-        """Show a scan that is hidden, with its results, in place of the one chosen before."""
-        before = _geometry_of(self._last)
-        for other in self._viewer.layers:
-            shared = _geometry_of(other)
-            if shared is not None and shared is before:
-                other.visible = False
-            elif shared is not None and shared is geometry and other is not layer:
-                other.visible = True
-        show_scan(self._viewer, layer)
 
 
 def _geometry_of(layer: Layer | None) -> Geometry | None:

@@ -6,15 +6,21 @@ from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui.forms import Note, button, row, section
 from napari_spatial_ar.gui.tooltips import tooltip
+from napari_spatial_ar.gui.warning_note import WarningNote
 
 __all__ = ["ScorePanel"]
 
 
 class ScorePanel(QWidget):
-    """Score, cancel, and what is said of it; the bar is there while slices are scored."""
+    """Score, cancel, and what is said of it; the bar is there while slices are scored.
+
+    The buttons are the last row of a panel at the foot of the dock: whatever is said, and however
+    late, they stay under the cursor.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.unlike_note = WarningNote(tooltip("model.why"))
         self.slice_button = button("Score this slice", tooltip("score.score_this_slice"))
         self.volume_button = button("Score whole volume", tooltip("score.score_whole_volume"))
         self.progress = QProgressBar()
@@ -28,10 +34,11 @@ class ScorePanel(QWidget):
         self.note = Note()
         self.rarity_note = Note()
         parts = [
-            row(self.slice_button, self.volume_button),
-            row(self.progress, self.cancel_button),
-            self.note,
+            self.unlike_note,
             self.rarity_note,
+            self.note,
+            row(self.progress, self.cancel_button),
+            row(self.slice_button, self.volume_button),
         ]
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

@@ -39,8 +39,10 @@ class _Order:
 class Scorer(QObject):
     """One scan is scored at a time, others wait; results arrive slice by slice."""
 
-    #: A line for the user.
-    said = Signal(str)
+    #: A session has something new to say, in its `said`.
+    said = Signal(object)
+    #: A scan cannot be scored: why, as a sentence.
+    refused = Signal(str)
     #: Slices done, slices in all.
     progressed = Signal(int, int)
     #: A session was made for a scan and model that had none.
@@ -87,22 +89,31 @@ class Scorer(QObject):
             session = self.session_for(layer, model, plane)
             session = session or self._new_session(layer, model, plane)
         except SpatialARError as error:
-            self.said.emit(report(error, "Scoring"))
+            self.refused.emit(report(error, "Scoring"))
             return
         here = slice_in_view(self._viewer, layer, session.geometry)
         whole = what != "slice"
         order = outward(len(session.visited), here) if whole else [here]
         self._waiting.append(_Order(session, order, whole))
         if self.running:
-            self._say("This scan waits until the one before it is scored.")
+            self._say(session, "This scan waits until the one before it is scored.")
         else:
             self._next()
 
-    def _say(self, text: str) -> None:
-        """Say something, and how many scans wait."""
+    def _say(self, session: Session, text: str) -> None:
+        """Say something of a session."""
+        session.said = text
+        self.said.emit(session)
+
+    def told(self, session: Session | None) -> str:
+        """Tell how far the scoring of a session is (None: there is none), and what else goes on."""
+        lines = [] if session is None or not session.said else [session.said]
+        if self._at_work is not None and self._at_work is not session:
+            lines.append(f"Another scan is being scored: {self._at_work.said}")
         count = len(self._waiting)
-        waiting = f" {count} {'scan waits' if count == 1 else 'scans wait'}." if count else ""
-        self.said.emit(f"{text}{waiting}")
+        if count:
+            lines.append(f"{count} {'scan waits' if count == 1 else 'scans wait'}.")
+        return " ".join(lines)
 
     def _next(self) -> None:
         """Begin with what has waited longest and is still there."""
@@ -110,6 +121,11 @@ class Scorer(QObject):
         if self._waiting and not self.running:
             order = self._waiting.pop(0)
             self._run(order.session, order.left)
+
+    @property
+    def sessions(self) -> list[Session]:
+        """All scores there are, of any scan by any model in any plane."""
+        return self._sessions
 
     def sessions_of(self, layer: Any) -> list[Session]:
         """Scores of a layer by any model in any plane."""
@@ -138,11 +154,6 @@ class Scorer(QObject):
 
     def _new_session(self, layer: Any, model: Any, plane: Plane | None) -> Session:
         session = Session(self._viewer, layer, model, plane)
-        for old in [s for s in self._sessions if s.layer is layer]:
-            # Kept, for comparison, but out of the way.
-            for made in (old.heat, old.mask):
-                if made is not None and made in self._viewer.layers:
-                    made.visible = False
         self._sessions.append(session)
         self.session_made.emit(session)
         return session
@@ -153,7 +164,7 @@ class Scorer(QObject):
         self._at_work = session
         self._trouble = ""
         self.progressed.emit(0, self._total)
-        self._say("Scoring...")
+        self._say(session, "Scoring...")
         task = self._tasks.start(
             lambda stop: score_steps(
                 stop, source or session.model, session.volume, order, look=session.body.plane
@@ -167,12 +178,18 @@ class Scorer(QObject):
     def cancel(self, session: Session | None = None) -> None:
         """Stop scoring; what is scored stays. A session that waits only waits no longer."""
         left = [order for order in self._waiting if order.session is not session]
-        if len(left) < len(self._waiting):
+        if session is not None and len(left) < len(self._waiting):
             self._waiting = left
-            self._say("Taken out: this scan is not scored.")
+            self._say(session, "Taken out: this scan is not scored.")
         elif self._task is not None:
             self._task.stop()
-            self._say("Stopping...")
+            if self._at_work is not None:
+                self._say(self._at_work, "Stopping...")
+
+    def stop(self) -> None:
+        """Stop scoring, and let none wait."""
+        self._waiting = []
+        self.cancel()
 
     def drop_removed(self) -> None:
         """Forget sessions whose scan left the viewer, and stop scoring it."""
@@ -190,7 +207,7 @@ class Scorer(QObject):
         self.progressed.emit(self._done, self._total)
         left = (time.monotonic() - self._began) / self._done * (self._total - self._done)
         if self._task is not None and not self._task.stopped:
-            self._say(f"{self._done} of {self._total} slices, about {left:.0f} s left.")
+            self._say(session, f"{self._done} of {self._total} slices, about {left:.0f} s left.")
         self.scored.emit(session, indices)
 
     def _on_failed(self, error: Exception) -> None:
@@ -207,6 +224,6 @@ class Scorer(QObject):
         note = " ".join(
             [f"{count} of {len(session.visited)} slices are scored.", *session.model.notes]
         )
-        self._say(self._trouble or (f"Stopped. {note}" if stopped else note))
+        self._say(session, self._trouble or (f"Stopped. {note}" if stopped else note))
         self.finished.emit(session)
         self._next()

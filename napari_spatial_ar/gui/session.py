@@ -133,6 +133,9 @@ class Session:
         self.strokes = Strokes()
         self.rarity = ""  # of the whole scan among normal ones, as a sentence
         self.flagged = ""  # that far more of it is flagged than can be abnormal, as a sentence
+        self.said = ""  # of the scoring, last
+        self.highest = -np.inf  # score of a voxel so far, in the model's unit
+        self.typical_high = 0.0  # 99th percentile of the first slice that was scored
         self.listed = FindingsList()
         self.chosen: Finding | None = None
         self._data = layer.data
@@ -178,7 +181,10 @@ class Session:
             self.score.put(index, slice_score)
             self.visited[index] = True
             if self.score.scored[index]:
-                self.counts.put(index, self.nll_planes[index][self.body.plane(index)])
+                plane = self.nll_planes[index]
+                self.counts.put(index, plane[self.body.plane(index)])
+                self.highest = max(self.highest, float(plane.max()))
+                self.typical_high = self.typical_high or float(np.percentile(plane, 99))
         indices = [index for index, _ in batch]
         if self.any_scored:
             self._draw_heat(indices)
@@ -192,6 +198,11 @@ class Session:
             slices=int(np.count_nonzero(self.score.scored)),
             whole=bool(self.visited.all()),
         )
+
+    def ensure_heat(self) -> None:
+        """Draw the heatmap anew where the user deleted it."""
+        if self.any_scored and self.heat not in self.viewer.layers:
+            self._draw_heat(np.flatnonzero(self.score.scored).tolist())
 
     def _draw_heat(self, indices: Collection[int]) -> None:
         if self.heat is None or self.heat not in self.viewer.layers:

@@ -101,7 +101,6 @@ class ThresholdPanel(QWidget):
         self.form.refused.connect(self.form.note.say)
         self.highest.clicked.connect(self.highest_wanted)
         self._enable(False)
-        self.highest.setEnabled(False)
 
     @property
     def threshold(self) -> float:
@@ -150,7 +149,6 @@ class ThresholdPanel(QWidget):
             self.form.set_higher(highest)
         elif highest > self.slider.maximum():
             self._set_range(self.slider.minimum(), highest)
-        self.highest.setEnabled(True)
 
     def set_counts(self, counts: ScoreCounts | None) -> None:
         """Draw the scores of a scan so far; None for none."""
@@ -214,7 +212,6 @@ class ThresholdPanel(QWidget):
     def clear_findings(self) -> None:
         """Forget the findings of another scan."""
         self.findings.say("No slice is scored yet.")
-        self.highest.setEnabled(False)
 
     # ------------------------------------------------------------------ changes
 

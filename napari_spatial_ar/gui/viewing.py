@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
-from napari.layers import Image
+import numpy as np
+from napari.layers import Image, Layer
 
 from napari_spatial_ar.gui.layers import AXES, KEY
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
 
 __all__ = [
     "camera_of",
+    "fit_view",
     "go_to_slice",
     "go_to_voxel",
     "keep_upright",
@@ -45,6 +48,30 @@ def camera_of(viewer: Any) -> Any:
     """Return the viewer's camera."""
     # napari 0.9 moved the camera into the scene.
     return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
+
+
+def fit_view(viewer: Any, layer: Layer) -> None:
+    """Fit a layer to the window, whatever other layers there are."""
+    dims, camera = viewer.dims, camera_of(viewer)
+    with suppress(TypeError):  # napari before 0.9 takes no layers
+        if layer.ndim == dims.ndim:  # it cannot do pictures beside volumes
+            viewer.reset_view(layers=[layer])
+            return
+    viewer.reset_view()
+    axes = [axis - dims.ndim for axis in dims.displayed if axis - dims.ndim >= -layer.ndim]
+    low, high = np.asarray(layer.extent.world)[:, axes]
+    all_low, all_high = np.asarray(viewer.layers.extent.world)[:, axes]
+    size = np.maximum(high - low, np.asarray(layer.scale)[axes])
+    camera.center = (*(0.0,) * (3 - len(axes)), *((low + high) / 2))
+    # The canvas is at least as large as what was fitted.
+    canvas = np.maximum(camera.zoom * (all_high - all_low), _canvas_size(viewer, len(axes)))
+    camera.zoom = float((canvas / size).min())
+
+
+def _canvas_size(viewer: Any, ndim: int) -> Any:
+    """Height and width that a layer may take, in pixels; 0 where napari does not tell."""
+    known = getattr(getattr(viewer, "canvas", None), "size", None)
+    return np.zeros(ndim) if known is None or ndim != 2 else 0.95 * np.asarray(known)
 
 
 def _index_along(viewer: Any, layer: Image, axis: int) -> int:
@@ -106,7 +133,7 @@ def show_acquired_plane(viewer: Any, geometry: Geometry) -> None:
 
 
 def show_scan(viewer: Any, layer: Image) -> None:
-    """Show a hidden scan in the plane of its slices.
+    """Show a hidden scan in the plane of its slices, where no Review dock does.
 
     In this order: of a large scan, only the slice in view is read, and no other plane of it.
     """

@@ -13,7 +13,6 @@ from napari_spatial_ar.gui.forms import select_data
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.loading import Loaded, Warned
 from napari_spatial_ar.gui.notify import report, warn
-from napari_spatial_ar.gui.viewing import show_scan
 from napari_spatial_ar.gui.workers import Task, TaskHost
 from napari_spatial_ar.gui.worklist_keeping import Opened, WorklistKeeper
 from napari_spatial_ar.gui.worklist_listing import told_in_row
@@ -145,7 +144,6 @@ class WorklistOpener(QObject):
         layer = self._dock.viewer.add_image(**arguments, visible=False)
         opened = Opened(key, layer, hold=self._hold)
         self._keeper.opened.append(opened)
-        show_scan(self._dock.viewer, opened.layer)
         self._show(opened)
         for other in [o for o in self._keeper.opened if o is not opened]:
             self._close(other)

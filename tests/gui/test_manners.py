@@ -295,8 +295,8 @@ def _is_framed(widget: QWidget) -> bool:
 
 def test_what_is_reached_by_tab_is_framed_and_in_view(review: ReviewDock, qtbot: Any) -> None:
     review.window().activateWindow()
-    review.slice_button.setFocus(Qt.FocusReason.TabFocusReason)
-    qtbot.waitUntil(review.slice_button.hasFocus)
+    review.model_box.setFocus(Qt.FocusReason.TabFocusReason)
+    qtbot.waitUntil(review.model_box.hasFocus)
     for _ in range(20):
         qtbot.keyClick(QApplication.focusWidget(), Qt.Key.Key_Tab)
         now = QApplication.focusWidget()

@@ -9,7 +9,13 @@ import pytest
 from napari.components import ViewerModel
 
 from napari_spatial_ar.gui.layers import KEY, volume_layer_kwargs
-from napari_spatial_ar.gui.viewing import go_to_slice, show_plane, shows_slices
+from napari_spatial_ar.gui.viewing import (
+    camera_of,
+    fit_view,
+    go_to_slice,
+    show_plane,
+    shows_slices,
+)
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RPI", "PSR", "ILA"])
@@ -56,3 +62,21 @@ def test_a_slice_out_of_view_is_not_drawn_again(dock: Any, finish: Any, models: 
     assert tuple(session.heat.contrast_limits) == before
     go_to_slice(made.viewer, session.layer, session.geometry, 2)
     assert len(drawn) >= 2  # both, as they are now
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("shape", [(5, 30, 20), (30, 20)])
+def test_a_layer_is_fitted_whatever_lies_elsewhere(
+    shape: tuple[int, ...], older: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, beside = ViewerModel(), ViewerModel()
+    beside.add_image(np.zeros((4, 500, 400)), translate=(900, -700, 3000))
+    if older:
+        whole = ViewerModel.reset_view
+        monkeypatch.setattr(ViewerModel, "reset_view", lambda self: whole(self))
+    for viewer in (alone, beside):
+        layer = viewer.add_image(np.zeros(shape), translate=(7.0,) * len(shape))
+        fit_view(viewer, layer)
+    one, other = camera_of(alone), camera_of(beside)
+    assert np.allclose(one.center[-2:], other.center[-2:])
+    assert one.zoom == pytest.approx(other.zoom, rel=0.1)

@@ -1,0 +1,344 @@
+"""What is seen of a viewer's layers: one scan and what belongs to it, never two patients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet, ref
+
+import numpy as np
+from napari.layers import Image, Labels, Layer, Shapes
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_spatial_ar.gui.layers import KEY, is_scan, kind_of, scan_behind
+from napari_spatial_ar.gui.session import Session
+from napari_spatial_ar.gui.viewing import camera_of, fit_view, plane_in_view, show_plane
+from napari_spatial_ar.imaging.geometry import Plane
+
+__all__ = ["Stage"]
+
+_RESULTS = ("nll", "mask")
+# Of two views side by side: those know themselves what is seen.
+_PLACES = ("twin", "spacer")
+# Two scans lie at the same place where their edges are no farther apart than this part of them.
+_ALIKE = 0.25
+
+
+@dataclass(frozen=True)
+class _View:
+    """Where a scan was left."""
+
+    point: tuple[float, ...]
+    order: tuple[int, ...]
+    center: tuple[float, ...]
+    zoom: float
+
+
+class Stage(QObject):
+    """The one place that shows and hides layers.
+
+    Visible are the scan that the dock has chosen and the results of the chosen model and plane, as
+    far as they are drawn; what the user drew or added while a scan was chosen belongs to that scan
+    and is seen with it. Everything else is hidden. The view stays inside the chosen scan: the
+    sliders reach from its first slice to its last, and a scan that lies elsewhere is brought into
+    view. A scan that is deleted takes its results, and the regions drawn on it, along.
+
+    What is shown by hand in napari's own list of layers is followed: the dock is asked, with
+    `wanted`, to choose what it belongs to. Selecting a layer there shows nothing.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Where the layers are.
+    sessions : callable
+        Gives the sessions that there are, whose layers are results.
+    parent : QObject
+        The owner.
+    """
+
+    #: What is not chosen was shown by hand: the layer of the scan, and the session or None.
+    wanted = Signal(object, object)
+    #: The heatmap or mask of what is chosen was shown or hidden by hand.
+    drawn_by_hand = Signal()
+
+    def __init__(self, viewer: Any, sessions: Callable[[], Iterable[Session]], parent: QObject):
+        super().__init__(parent)
+        self._viewer = viewer
+        self._sessions = sessions
+        self._scan: Image | None = None
+        self._session: Session | None = None
+        self._drawn = {"scan": True, "nll": True, "mask": True}
+        # Layers of the user or of other plugins: the scan they belong to, those hidden here.
+        self._owners: WeakKeyDictionary[Layer, ref[Image]] = WeakKeyDictionary()
+        self._put_away: WeakSet[Layer] = WeakSet()
+        self._left: WeakKeyDictionary[Image, _View] = WeakKeyDictionary()
+        self._working = self._resting = False
+        self._leaving: list[Layer] = []
+        self._remover = QTimer(self)
+        self._remover.setSingleShot(True)
+        self._remover.timeout.connect(self._remove_leaving)
+        # napari holds these by weak reference.
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.events.removed.connect(self._on_removed)
+        viewer.dims.events.range.connect(self._hold_range)
+        viewer.events.reset_view.connect(self._on_reset_view)
+        for layer in viewer.layers:
+            layer.events.visible.connect(self._on_visible)
+        scans = [layer for layer in viewer.layers if is_scan(layer)]
+        if len(scans) == 1:
+            for layer in viewer.layers:
+                self._give(layer, scans[0])
+
+    # ------------------------------------------------------------------ what is chosen
+
+    def show(self, scan: Image | None, session: Session | None) -> None:
+        """Show a scan and the results of a session of it; None for none."""
+        before, self._scan, self._session = self._scan, scan, session
+        if scan is not before:
+            if before is not None and not self._resting:
+                self._left[before] = self._view()
+            self._drawn["scan"] = True
+        self._arrange(before)
+
+    def draw(self, *, heatmap: bool, mask: bool) -> None:
+        """Say which results are drawn over the scan."""
+        self._drawn |= {"nll": heatmap, "mask": mask}
+        self._arrange(self._scan)
+
+    @property
+    def drawn(self) -> tuple[bool, bool]:
+        """Whether heatmaps are drawn, and whether masks are."""
+        return self._drawn["nll"], self._drawn["mask"]
+
+    def rest(self, resting: bool) -> None:
+        """Leave the layers as they are, as napari does, until it is over."""
+        self._resting = resting
+        if resting:
+            self._set_range(list(self._viewer.layers))
+        else:
+            self._arrange(None)
+
+    def belongs(self, layer: Layer) -> bool:
+        """Whether a layer of the user goes with the chosen scan, or with none."""
+        if layer not in self._owners:
+            return True
+        return self._scan is not None and self._owner(layer) is self._scan
+
+    # ------------------------------------------------------------------ showing and hiding
+
+    def _wanted(self, layer: Layer) -> bool | None:
+        """Whether a layer is to be seen; None where that is up to the user."""
+        if self._is_chosen(layer):
+            return self._drawn[_kind(layer)]
+        if is_scan(layer) or self._session_of(layer) is not None:
+            return False
+        if not self.belongs(layer):
+            return False
+        return True if layer in self._put_away else None
+
+    def _is_chosen(self, layer: Layer) -> bool:
+        """Whether a layer is the chosen scan, or its heatmap or mask by the chosen model."""
+        session = self._session
+        results = () if session is None else (session.heat, session.mask)
+        return any(layer is mine for mine in (self._scan, *results))
+
+    def _session_of(self, layer: Layer) -> Session | None:
+        """Session that made a layer; None of a copy that the user made of one."""
+        return next((s for s in self._sessions() if layer is s.heat or layer is s.mask), None)
+
+    def _arrange(self, before: Image | None) -> None:
+        if self._resting or self._working:
+            return
+        with self._at_work():
+            layers = list(self._viewer.layers)
+            # First away, and shown last of all: of a large scan no slice but that in view is read.
+            for layer in layers:
+                if layer.visible and self._wanted(layer) is False:
+                    layer.visible = False
+                    self._put_away.add(layer)
+            if self._scan is not before and self._scan in layers:
+                self._bring_into_view(before)
+            for layer in layers:
+                if not layer.visible and self._wanted(layer):
+                    layer.visible = True
+                    self._put_away.discard(layer)
+            active = self._viewer.layers.selection.active
+            if self._scan in layers and active is not None and not active.visible:
+                # What the brush and the contrast limits act on is what is seen.
+                self._viewer.layers.selection = {self._scan}
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Tell what is done here from what a person does."""
+        before, self._working = self._working, True
+        try:
+            yield
+        finally:
+            self._working = before
+
+    def _on_visible(self, event: Any) -> None:
+        if self._working or self._resting:
+            return
+        layer, session = event.source, self._session_of(event.source)
+        with suppress(RuntimeError):  # the dock may be gone before its Python half is
+            if self._is_chosen(layer):
+                self._drawn[_kind(layer)] = layer.visible
+                self.drawn_by_hand.emit()
+            elif not layer.visible:
+                self._put_away.discard(layer)
+            elif session is not None:
+                self._drawn[_kind(layer)] = True
+                self.wanted.emit(session.layer, session)
+            elif is_scan(layer):
+                self.wanted.emit(layer, None)
+            else:
+                self._give(layer, self._scan)
+
+    # ------------------------------------------------------------------ layers come and go
+
+    def _owner(self, layer: Layer) -> Image | None:
+        held = self._owners.get(layer)
+        return None if held is None else held()
+
+    def _give(self, layer: Layer, scan: Image | None) -> None:
+        """Let a layer that is neither a scan nor made by this plugin belong to a scan."""
+        made = kind_of(layer) in _PLACES or self._session_of(layer) is not None
+        if scan is not None and not is_scan(layer) and not made:
+            self._owners[layer] = ref(scan)
+
+    def _on_inserted(self, event: Any) -> None:
+        layer = event.value
+        layer.events.visible.connect(self._on_visible)
+        if self._resting:
+            return
+        self._give(layer, self._scan)
+        with suppress(RuntimeError):
+            if is_scan(layer) and layer.visible and layer is not self._scan:
+                self.wanted.emit(layer, None)
+            self._arrange(self._scan)
+
+    def _on_removed(self, event: Any) -> None:
+        gone = event.value
+        gone.events.visible.disconnect(self._on_visible)
+        layers = self._viewer.layers
+        regions = [x for x in layers if isinstance(x, Labels | Shapes) and self._owner(x) is gone]
+        results = [x for x in layers if kind_of(x) in _RESULTS and scan_behind(x) is gone]
+        if regions:
+            names = ", ".join(f"'{layer.name}'" for layer in regions)
+            show_info(f"Deleted with the scan that it was drawn on: {names}.")
+        self._remove([*results, *regions], event.index)
+
+    def _remove(self, made: list[Layer], index: int) -> None:
+        """Take layers out of the list, from which another was just removed at an index."""
+        layers = self._viewer.layers
+        for layer in made:
+            # napari may be going through its selection, or down through a part of its list.
+            if layer in layers.selection or layers.index(layer) < index:
+                with self._at_work():
+                    layer.visible = False
+                self._leaving.append(layer)
+                self._remover.start(0)
+            else:
+                layers.remove(layer)
+
+    def _remove_leaving(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        for layer in leaving:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+
+    # ------------------------------------------------------------------ the view
+
+    def _view(self) -> _View:
+        dims, camera = self._viewer.dims, camera_of(self._viewer)
+        return _View(tuple(dims.point), tuple(dims.order), tuple(camera.center), float(camera.zoom))
+
+    def _bring_into_view(self, before: Image | None) -> None:
+        """Turn to the plane, a slice and a part of the chosen scan that there is something to see.
+
+        Scans at the same place, as of one patient, keep slice and zoom; one that lies elsewhere
+        comes back as it was left.
+        """
+        viewer, scan = self._viewer, self._scan
+        assert scan is not None
+        dims, left = viewer.dims, self._left.get(scan)
+        point = self._point_inside(scan, left)
+        geometry = scan.metadata.get(KEY, {}).get("geometry")
+        plane: Plane = "axial" if geometry is None else geometry.plane
+        turned = dims.ndisplay == 2 and plane_in_view(viewer) not in (plane, None)
+        if turned:
+            show_plane(viewer, plane)
+        self._hold_range()
+        first = dims.ndim - len(point)
+        dims.set_point(range(first, dims.ndim), point)
+        if left is not None and left.order == tuple(dims.order):
+            if turned or before is None or not _at_one_place(before, scan):
+                camera_of(viewer).center, camera_of(viewer).zoom = left.center, left.zoom
+        elif turned or before is not None or not scan.visible:
+            fit_view(viewer, scan)
+        if not self._in_view(scan):
+            fit_view(viewer, scan)
+        self._left[scan] = self._view()
+
+    def _in_view(self, scan: Image) -> bool:
+        """Whether the middle of the canvas shows a part of a scan."""
+        dims = self._viewer.dims
+        axes = [axis - dims.ndim for axis in dims.displayed if axis - dims.ndim >= -scan.ndim]
+        center = camera_of(self._viewer).center[-len(dims.displayed) :]
+        low, high = np.asarray(scan.extent.world)[:, axes]
+        return bool(((low <= center) & (center <= high)).all())
+
+    def _point_inside(self, scan: Image, left: _View | None) -> list[float]:
+        """Give the viewer's point, but where it is outside of a scan, where that was left."""
+        dims, ndim = self._viewer.dims, scan.ndim
+        now = list(dims.point[-ndim:])
+        low, high = np.asarray(scan.extent.world)
+        amid = scan.data_to_world([size // 2 for size in scan.data.shape[:ndim]])
+        known = amid if left is None or len(left.point) < ndim else left.point[-ndim:]
+        if dims.ndim < ndim:
+            return [float(value) for value in known]
+        return [
+            float(now[axis] if low[axis] <= now[axis] <= high[axis] else known[axis])
+            for axis in range(ndim)
+        ]
+
+    def _hold_range(self, event: Any = None) -> None:
+        """Keep napari's sliders to the chosen scan: by itself it lets them reach hidden ones."""
+        if not self._resting and self._scan in self._viewer.layers:
+            self._set_range([self._scan])
+
+    def _set_range(self, layers: list[Layer]) -> None:
+        """Let the sliders reach from the first slice of layers to the last."""
+        dims = self._viewer.dims
+        extent = self._viewer.layers.get_extent(layers)
+        ranges = list(zip(*extent.world, extent.step, strict=True))
+        if not layers or dims.ndim < len(ranges):
+            return
+        wanted = [*dims.range[: dims.ndim - len(ranges)], *ranges]
+        if not np.array_equal(np.asarray(dims.range), np.asarray(wanted)):
+            dims.range = tuple(wanted)
+
+    def _on_reset_view(self, event: Any = None) -> None:
+        """Fit the chosen scan where napari has fitted all layers, hidden ones too."""
+        scan = self._scan
+        if self._working or self._resting or scan not in self._viewer.layers:
+            return
+        with self._at_work():
+            fit_view(self._viewer, scan)
+
+
+def _kind(layer: Layer) -> str:
+    """Tell which of what is drawn a layer is; scans that another plugin opened are scans too."""
+    return kind_of(layer) or "scan"
+
+
+def _at_one_place(a: Image, b: Image) -> bool:
+    """Whether two scans cover about the same part of space."""
+    if a.ndim != b.ndim:
+        return False
+    first, second = (np.asarray(layer.extent.world) for layer in (a, b))
+    sizes = np.maximum(second[1] - second[0], np.asarray(b.scale))
+    return bool((np.abs(first - second) <= _ALIKE * sizes).all())
