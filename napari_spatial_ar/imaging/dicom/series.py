@@ -215,17 +215,16 @@ def _is_slice(frame: Frame) -> bool:
 
 
 def _check_is_slice(frame: Frame) -> None:
-    """Refuse an image with an orientation that cannot be one slice of a patient (`InputError`)."""
-    if frame.axes is None:
-        return
-    if frame.position is None:
+    """Refuse an image that cannot be one slice of a patient (`InputError`)."""
+    if frame.axes is not None and frame.position is None:
         raise InputError(
             "its header says how it is turned but not where it lies: it may be a sheet of slices "
             "and is not taken for one",
             path=frame.file,
             fix="Export the series as single images, or as enhanced DICOM",
         )
-    if frame.spacing is None or frame.modality not in _IN_A_BORE:
+    measured = frame.modality in _IN_A_BORE and not frame.storage.display
+    if frame.spacing is None or not measured:
         return
     height, width = (n * s for n, s in zip(frame.shape, frame.spacing, strict=True))
     if min(height, width) > _BORE_MM:

@@ -142,6 +142,14 @@ def test_an_image_with_orientation_but_no_place_is_no_slice(
         read_dicom(paths)
 
 
+def test_nor_is_one_without_any_geometry(dicom_image: Build, tmp_path: Path) -> None:
+    sheet = np.arange(900, dtype=np.uint16).reshape(30, 30)
+    dataset = dicom_image(sheet, PixelSpacing=[30.0, 30.0])
+    pydicom.dcmwrite(tmp_path / "a", dataset, enforce_file_format=True)
+    with pytest.raises(InputError, match="more than fits into a scanner"):
+        find_series([tmp_path / "a"])
+
+
 @pytest.mark.parametrize(
     ("modality", "spacing", "refused"),
     [
