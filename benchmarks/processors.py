@@ -1,6 +1,6 @@
 """What scores, thresholds and trained weights owe to the processor that computed them.
 
-python benchmarks/processors.py DATASET MODEL [MODEL...] [--slices 24] [--epochs 6] [--json FILE]
+python benchmarks/processors.py DATASET [MODEL...] [--slices 24] [--epochs 6] [--json FILE]
 
 DATASET is in the BMAD layout; normal and abnormal slices of its test split are scored again and
 again, each time as another processor would do it: the libraries are told to leave out instructions
@@ -26,6 +26,7 @@ from scipy.stats import spearmanr
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.imaging.tissue import tissue_mask
+from napari_spatial_ar.normative.backbone_table import OFFLINE_BACKBONE
 from napari_spatial_ar.normative.engine_choice import VARIABLE as ENGINE
 from napari_spatial_ar.normative.precision import VARIABLE as BFLOAT16
 
@@ -119,7 +120,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("models", nargs="*", help="None: training alone.")
     parser.add_argument("--slices", type=int, default=24)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--json", type=Path)
@@ -144,7 +145,7 @@ def main() -> None:
         reference = found.pop("float32, one thread")
         result["scoring"][Path(model).name] = {n: compare(f, reference) for n, f in found.items()}
         print(json.dumps(result["scoring"], indent=2))  # noqa: T201
-    backbone = nsar.load_model(given.models[0], device="cpu").header.backbone.name
+    backbone = OFFLINE_BACKBONE
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "normal"
         folder.mkdir()

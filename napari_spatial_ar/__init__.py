@@ -7,15 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_spatial_ar.imaging.reading import read
+    from napari_spatial_ar.normative.autoregressive import SpatialAR
+    from napari_spatial_ar.normative.backbone import load_backbone
     from napari_spatial_ar.normative.fitting import fit
     from napari_spatial_ar.normative.model import load_model
+    from napari_spatial_ar.normative.reference_checkpoint import load_reference_checkpoint
 
 try:
     __version__ = version("napari-spatial-ar")
 except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["__version__", "fit", "load_model", "read"]
+__all__ = [
+    "SpatialAR",
+    "__version__",
+    "fit",
+    "load_backbone",
+    "load_model",
+    "load_reference_checkpoint",
+    "read",
+]
 
 if sys.platform == "darwin":
     # torch reads it when it is loaded: what Apple's GPUs lack is then computed by the processor
@@ -26,6 +37,9 @@ _HOME = {
     "read": "napari_spatial_ar.imaging.reading",
     "fit": "napari_spatial_ar.normative.fitting",
     "load_model": "napari_spatial_ar.normative.model",
+    "load_backbone": "napari_spatial_ar.normative.backbone",
+    "SpatialAR": "napari_spatial_ar.normative.autoregressive",
+    "load_reference_checkpoint": "napari_spatial_ar.normative.reference_checkpoint",
 }
 
 

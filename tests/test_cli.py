@@ -29,6 +29,8 @@ from napari_spatial_ar.normative.backbone import BACKBONES
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from tests.imaging.conftest import build_image
+from tests.normative.test_reference_checkpoint import save as save_checkpoint
+from tests.normative.test_reference_checkpoint import theirs as reference_network
 from tests.page import Page
 
 
@@ -199,6 +201,33 @@ def test_one_bad_model_is_said_to_be_damaged_and_no_other(
     for one in said:
         assert one.startswith(f"{path}: the model file is damaged: its header cannot be read")
     run(tmp_path, "models", "delete", "bad")
+
+
+def test_a_checkpoint_of_the_authors_is_asked_about(
+    tmp_path: Path, tiny_weights: Path, tiny_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "dinov3_vits16_brats_causal_ks3_dil1x2x4x8_seed42_ep40_img224_20260101-120000"
+    path = save_checkpoint(
+        tmp_path / name / "ckpt" / "best.pth",
+        reference_network("causal", [1, 2, 4, 8]),
+        img_size=160,
+    )
+    command = ["models", "import", path]
+    error = run(tmp_path, *command, code=1)["error"]
+    assert "does not say its modality, backbone and dilation" in error
+    assert "(its folder's name says dinov3_vits16, 1-2-4-8)" in error
+    assert "Add --modality mri, ct or oct; --backbone NAME; --dilation 4, 1 or" in error
+    command += ["--modality", "mri", "--backbone", tiny_name]
+    assert "does not say its dilation" in run(tmp_path, *command, code=1)["error"]
+    error = run(tmp_path, *command, "--dilation", "1-2", code=1)["error"]
+    assert "2 dilations (1-2) do not fit 5 convolutions" in error
+    error = run(tmp_path, *command, "--dilation", 4, "--context", "sideways", code=1)["error"]
+    assert "context must be causal or bidirectional" in error
+    assert run(tmp_path, *command, "--dilations", "1-2-4-8", "--name", "theirs")["name"] == "theirs"
+    shown = run(tmp_path, "models", "show", "theirs")
+    assert shown["parameters"]["dilation"] == [1, 2, 4, 8, 8]
+    assert shown["preprocessing"]["size"] == [160, 160]
+    run(tmp_path, "models", "delete", "theirs")
 
 
 def test_the_most_surprising_scans_of_a_fit_are_listed_and_left_out(

@@ -311,27 +311,88 @@ def models_import(
         Path, typer.Argument(help="A model, its folder, an exported file, or an authors' .pth.")
     ],
     name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
-    modality: Annotated[str, typer.Option(help="Of a .pth: mri, ct or oct.")] = "mri",
-    backbone: Annotated[str, typer.Option(help="Of a .pth.")] = "dinov3_vits16",
-    dilation: Annotated[int, typer.Option(help="Of a .pth: 4 dilated, 1 standard.")] = 4,
+    modality: Annotated[str | None, typer.Option(help="Of a .pth: mri, ct or oct.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Of a .pth, see 'weights list'.")] = None,
+    dilation: Annotated[
+        str | None,
+        typer.Option(
+            "--dilation",
+            "--dilations",
+            help="Of a .pth: 4 dilated, 1 standard, or its --dilation_schedule: 1-2-4-8.",
+        ),
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(help="Of a .pth, to be sure: causal or bidirectional; the file says it."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Of a .pth that does not say it: its --img_size.")
+    ] = None,
     weights: Weights = None,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Take a model in from elsewhere."""
-    from napari_spatial_ar.normative.importing import import_model, import_reference
+    """Take a model in from elsewhere.
 
-    if source.suffix in (".pth", ".pt"):
-        if modality not in ("mri", "ct", "oct"):
-            raise InputError(f"modality must be mri, ct or oct, not '{modality}'")
-        path = import_reference(
-            source,
-            name or source.stem,
-            modality=modality,  # type: ignore[arg-type]
-            backbone=backbone,
-            weights=weights,
-            dilation=dilation,
-        )
+    A checkpoint of the paper's authors (.pth) says sizes and context; it does not say its modality,
+    backbone and dilations, which have to be given.
+    """
+    from napari_spatial_ar.normative.importing import import_model, is_reference_checkpoint
+
+    if is_reference_checkpoint(source):
+        path = _import_reference(source, name, modality, backbone, dilation, context, size, weights)
     else:
         path = import_model(source, name)
     say(f"Imported as {path.parent.name}.")
     return {"name": path.parent.name, "path": str(path)}
+
+
+def _import_reference(
+    source: Path,
+    name: str | None,
+    modality: str | None,
+    backbone: str | None,
+    dilation: str | None,
+    context: str | None,
+    size: int | None,
+    weights: Path | None,
+) -> Path:
+    from napari_spatial_ar.normative.importing import import_reference
+    from napari_spatial_ar.normative.reference_checkpoint import (
+        read_dilations,
+        read_reference_checkpoint,
+    )
+
+    for option, value, choices in (
+        ("modality", modality, ("mri", "ct", "oct")),
+        ("context", context, ("causal", "bidirectional")),
+    ):
+        if value not in (None, *choices):
+            raise InputError(f"{option} must be {' or '.join(choices)}, not '{value}'")
+    found = read_reference_checkpoint(source)
+    wanted = {
+        "--modality mri, ct or oct": modality is None,
+        "--backbone NAME": backbone is None,
+        "--dilation 4, 1 or a schedule such as 1-2-4-8": dilation is None,
+        "--size PIXELS": size is None and found.size is None,
+    }
+    missing = [option for option, is_missing in wanted.items() if is_missing]
+    if modality is None or backbone is None or dilation is None or missing:
+        *words, last = (option.split()[0].removeprefix("--") for option in missing)
+        words = [", ".join(words), last] if words else [last]
+        said = "-".join(map(str, found.folder_dilations))
+        hint = f" (its folder's name says {found.folder_backbone}, {said})" if said else ""
+        raise InputError(
+            f"a checkpoint of the paper's authors does not say its {' and '.join(words)}{hint}",
+            path=source,
+            fix=f"Add {'; '.join(missing)}",
+        )
+    return import_reference(
+        source,
+        name or source.stem,
+        modality=modality,  # type: ignore[arg-type]
+        backbone=backbone,
+        weights=weights,
+        dilation=read_dilations(dilation),
+        context=context,  # type: ignore[arg-type]
+        size=size,
+    )

@@ -8,18 +8,16 @@ each conditional a Gaussian N(mu_ij, I).
 from __future__ import annotations
 
 import math
-import pickle
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.errors import InputError
 
-__all__ = ["Context", "MaskedConv2d", "SpatialAR", "load_reference_checkpoint"]
+__all__ = ["Context", "MaskedConv2d", "Sees", "SpatialAR"]
 
 Context = Literal["causal", "bidirectional"]
 # Which neighbours a convolution sees: those before the centre in raster order ("A"), these and
@@ -223,58 +221,3 @@ class SpatialAR(nn.Module):
         squared = (grid.float() - self(grid).float()).square().sum(dim=1)
         nll: Tensor = self.channels / 2 * math.log(2 * math.pi) + squared / 2
         return nll
-
-
-def load_reference_checkpoint(path: str | Path, *, dilation: int = 4) -> SpatialAR:
-    """Import a checkpoint of the paper's authors.
-
-    Parameters
-    ----------
-    path : path
-        A ``.pth`` dict with ``model_state_dict`` holding ``net.{0,2,4,...}.{weight,bias,mask}``.
-        Read with ``weights_only=True``: nothing in it is executed.
-    dilation : int
-        The file does not say it: 4 for the paper's dilated model, 1 for its standard one.
-
-    Raises
-    ------
-    ModelFileError
-        If the file is not such a checkpoint.
-    """
-    source = Path(path)
-    try:
-        loaded = torch.load(source, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ModelFileError("there is no such checkpoint", path=source) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise ModelFileError("not a whole checkpoint of plain tensors", path=source) from error
-    state = loaded.get("model_state_dict") if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or "net.0.weight" not in state:
-        raise ModelFileError(
-            "it has no 'model_state_dict' with 'net.0.weight', so it is not a checkpoint of the "
-            "reference code",
-            path=source,
-        )
-    return _from_reference_state(state, dilation, source)
-
-
-def _from_reference_state(state: Mapping[str, Tensor], dilation: int, source: Path) -> SpatialAR:
-    weights = [state[f"net.{n}.weight"] for n in range(0, 99, 2) if f"net.{n}.weight" in state]
-    hidden, channels, _, kernel = weights[0].shape
-    below = weights[0][:, :, kernel // 2 + 1 :] * state["net.0.mask"][:, :, kernel // 2 + 1 :]
-    context: Context = "bidirectional" if below.abs().sum() > 0 else "causal"
-    model = SpatialAR(channels, hidden, len(weights), kernel, dilation, context)
-    own = {}
-    for name, tensor in model.state_dict().items():
-        theirs = state.get(name)
-        if theirs is None:
-            raise ModelFileError(f"it lacks {name}", path=source)
-        # Causal layers keep the upper rows only; the rows below are masked in the original.
-        theirs = theirs[:, :, : tensor.shape[2]] if tensor.ndim == 4 else theirs
-        if theirs.shape != tensor.shape:
-            raise ModelFileError(
-                f"{name} is {tuple(theirs.shape)}, not {tuple(tensor.shape)}", path=source
-            )
-        own[name] = theirs
-    model.load_state_dict(own)
-    return model.eval()

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import zipfile
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
-from napari_spatial_ar.errors import ModelFileError
+from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import default_window
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.archive import unpack_model
-from napari_spatial_ar.normative.autoregressive import load_reference_checkpoint
-from napari_spatial_ar.normative.backbone import DEFAULT_BACKBONE, load_backbone
+from napari_spatial_ar.normative.autoregressive import Context
+from napari_spatial_ar.normative.backbone import load_backbone
 from napari_spatial_ar.normative.library import check_model, copy_model, new_model
 from napari_spatial_ar.normative.methods import SpatialARDetector
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, ModelHeader
 from napari_spatial_ar.normative.paths import user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
+from napari_spatial_ar.normative.reference_checkpoint import read_reference_checkpoint
 from napari_spatial_ar.normative.scoring import Scoring
 
-__all__ = ["import_model", "import_reference"]
+__all__ = ["import_model", "import_reference", "is_reference_checkpoint"]
 
 
 def import_model(source: str | Path, name: str | None = None) -> Path:
@@ -57,21 +59,36 @@ def import_model(source: str | Path, name: str | None = None) -> Path:
     return user_models_dir() / name / MODEL_FILE
 
 
+def is_reference_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint of torch's, told by its name, or else by its content."""
+    if path.suffix in (".pth", ".pt", ".ckpt"):
+        return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(PurePosixPath(n).name == "data.pkl" for n in archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return False
+
+
 def import_reference(
     checkpoint: str | Path,
     name: str,
     *,
     modality: Modality,
-    backbone: str = DEFAULT_BACKBONE,
+    backbone: str,
     weights: str | Path | None = None,
-    dilation: int = 4,
+    dilation: int | Sequence[int] | None = None,
+    context: Context | None = None,
+    size: int | None = None,
 ) -> Path:
     """Turn a checkpoint of the paper's authors into a model.
+
+    What the file says is taken over; of what it does not say nothing is assumed.
 
     Parameters
     ----------
     checkpoint : path
-        See `load_reference_checkpoint`.
+        See `read_reference_checkpoint`.
     name : str
         The model's name.
     modality : {"mri", "ct", "oct"}
@@ -80,8 +97,13 @@ def import_reference(
         What it was trained on; its weights must be at hand, since a model names them by hash.
     weights : path, optional
         The backbone's weights.
-    dilation : int
-        4 for the paper's dilated model, 1 for its standard one.
+    dilation : int or sequence of int
+        4 for the paper's dilated model, 1 for its standard one, or a schedule: see
+        `layer_dilations`.
+    context : {"causal", "bidirectional"}, optional
+        What is expected of the file, which says it.
+    size : int, optional
+        Side in pixels that images were resized to, where the file does not say it.
 
     Returns
     -------
@@ -91,13 +113,22 @@ def import_reference(
     Raises
     ------
     InputError
-        If the name is taken or is no name.
+        If the name is taken or is no name, or something that the file does not say is left out
+        or does not fit it.
     ModelFileError
         If the checkpoint is not one, or does not fit the backbone.
     WeightsError
         If the backbone's weights are missing.
     """
-    network = load_reference_checkpoint(checkpoint, dilation=dilation)
+    found = read_reference_checkpoint(checkpoint)
+    network = found.network(dilation, context)
+    if size is not None and found.size not in (None, size):
+        raise InputError(f"it was trained at {found.size} pixels, not {size}", path=checkpoint)
+    side = found.size or size
+    if side is None:
+        raise InputError(
+            "the checkpoint does not say the size that images were resized to", path=checkpoint
+        )
     frozen = load_backbone(backbone, weights, "cpu")
     if network.channels != frozen.channels:
         raise ModelFileError(
@@ -105,17 +136,26 @@ def import_reference(
             path=checkpoint,
             fix="Name the backbone it was trained on",
         )
+    if side % frozen.patch:
+        raise ModelFileError(
+            f"it was trained at {side} pixels, which are no whole patches of {frozen.patch}, as "
+            f"{backbone} has them",
+            path=checkpoint,
+            fix="Name the backbone it was trained on",
+        )
     detector = SpatialARDetector(network)
+    said = {"epoch": found.epoch, "val_loss": found.val_loss, "sha256": found.sha256}
     header = ModelHeader(
         method=detector.name,
         parameters=detector.parameters(),
         modality=modality,
         backbone=BackboneRef.of(frozen),
-        preprocessing=Preprocessing(
-            window=default_window(modality), mean=frozen.spec.mean, std=frozen.spec.std
-        ),
+        preprocessing=Preprocessing(window=default_window(modality), size=(side, side)),
         scoring=Scoring(),
-        training={"imported_from": "a checkpoint of the reference code"},
+        training={
+            "imported_from": "a checkpoint of the reference code",
+            "checkpoint": {key: value for key, value in said.items() if value is not None},
+        },
     )
     with new_model(name) as folder:
         model_file.write(folder / MODEL_FILE, header, detector.tensors())

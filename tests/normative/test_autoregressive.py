@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_spatial_ar.errors import InputError, ModelFileError
-from napari_spatial_ar.normative.autoregressive import (
-    MaskedConv2d,
-    SpatialAR,
-    load_reference_checkpoint,
-)
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.normative.autoregressive import MaskedConv2d, SpatialAR
 
 D, HIDDEN, ROWS, COLUMNS = 5, 7, 7, 6
 
@@ -201,79 +196,3 @@ def test_masked_weights_get_no_gradient() -> None:
 def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         network(**settings)
-
-
-class ReferenceMaskedConv(torch.nn.Conv2d):
-    """The published layer: a whole kernel times a mask buffer of the kernel's own shape."""
-
-    def __init__(self, kind: str, channels_in: int, channels_out: int, dilation: int) -> None:
-        super().__init__(channels_in, channels_out, 3, padding=dilation, dilation=dilation)
-        mask = torch.ones_like(self.weight)
-        if kind in "AB":
-            mask[:, :, 1, 1 + (kind == "B") :] = 0
-            mask[:, :, 2:] = 0
-        elif kind == "hollow":
-            mask[:, :, 1, 1] = 0
-        self.register_buffer("mask", mask)
-
-    def forward(self, values: Tensor) -> Tensor:
-        return torch.nn.functional.conv2d(
-            values, self.weight * self.mask, self.bias, padding=self.padding, dilation=self.dilation
-        )
-
-
-def reference(context: str, dilation: int) -> torch.nn.Module:
-    torch.manual_seed(4)
-    widths = [D, HIDDEN, HIDDEN, HIDDEN, HIDDEN, D]
-    kinds = ["A", *"BBBB"] if context == "causal" else ["hollow", *["open"] * 4]
-    layers: list[torch.nn.Module] = []
-    for number, kind in enumerate(kinds):
-        layers += [torch.nn.ReLU()] if number else []
-        layers.append(ReferenceMaskedConv(kind, widths[number], widths[number + 1], dilation))
-    module = torch.nn.Module()
-    module.net = torch.nn.Sequential(*layers)
-    return module
-
-
-@pytest.mark.parametrize("context", ["causal", "bidirectional"])
-@pytest.mark.parametrize("dilation", [1, 4])
-def test_authors_checkpoint_gives_the_same_maps(
-    tmp_path: Path, context: str, dilation: int
-) -> None:
-    theirs = reference(context, dilation)
-    path = tmp_path / "best.pth"
-    state = {"epoch": 3, "model_state_dict": theirs.state_dict(), "val_loss": 1.0, "img_size": 448}
-    torch.save(state, path)
-    ours = load_reference_checkpoint(path, dilation=dilation)
-    assert ours.settings["context"] == context
-    values = grid(2)
-    with torch.no_grad():
-        squared = (values - theirs.net(values)).square().sum(1)
-        expected = D / 2 * math.log(2 * math.pi) + squared / 2
-        torch.testing.assert_close(ours.nll(values), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_checkpoint_that_runs_code_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "evil.pth"
-    marker = tmp_path / "ran"
-
-    class Evil:
-        def __reduce__(self) -> tuple[Any, tuple[str]]:
-            return Path.touch, (marker,)  # type: ignore[return-value]
-
-    torch.save({"model_state_dict": Evil()}, path)
-    with pytest.raises(ModelFileError, match="not a whole checkpoint"):
-        load_reference_checkpoint(path)
-    assert not marker.exists()
-
-
-def test_file_that_is_no_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "other.pth"
-    torch.save({"weights": torch.zeros(3)}, path)
-    with pytest.raises(ModelFileError, match="not a checkpoint of the reference code"):
-        load_reference_checkpoint(path)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ModelFileError, match="not a whole checkpoint"):
-        load_reference_checkpoint(path)
-    with pytest.raises(ModelFileError, match="no such checkpoint"):
-        load_reference_checkpoint(tmp_path / "absent.pth")
