@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom.dicomdir import dicomdir_files, is_dicomdir
+from napari_spatial_ar.imaging.dicom.dicomdir import (
+    check_dicomdir,
+    dicomdir_files,
+    is_dicomdir,
+    lacks_files,
+)
 from napari_spatial_ar.imaging.dicom.series import (
     find_series,
     group_series,
@@ -31,7 +36,7 @@ from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = ["Found", "Source", "find_scans", "find_sources", "read", "read_source", "scans_in"]
 
-Format = Literal["nifti", "dicom", "raster", "itk", "oct", "packed", "closed"]
+Format = Literal["nifti", "dicom", "raster", "itk", "oct", "packed", "dicomdir", "closed"]
 
 _READABLE = "NIfTI, DICOM, PNG, JPEG, TIFF, BMP, NRRD, MetaImage and OCT (see docs) can be read"
 
@@ -41,7 +46,8 @@ class Source:
     """Files that are read together: a NIfTI file, a DICOM series, the pictures of a folder.
 
     Or what is named as left out and not passed over: a folder that may not be opened ("closed"),
-    a file that is read, but not packed by gzip ("packed").
+    a file that is read, but not packed by gzip ("packed"), a DICOMDIR some of whose files are not
+    there ("dicomdir").
     """
 
     format: Format
@@ -56,8 +62,7 @@ def _format_of(path: Path) -> Format | None:
     kind = kind_of(path)
     if kind is None:
         return _FORMAT_OF_SUFFIX.get(_suffix(path))
-    # A table of contents holds no image, and the files that it names stand beside it.
-    return None if kind == "dicomdir" else kind
+    return kind
 
 
 _FORMAT_OF_SUFFIX: dict[str, Format] = {
@@ -75,11 +80,11 @@ def _suffix(path: Path) -> str:
 
 
 def _files_of(path: Path, closed: list[Path]) -> list[Path]:
-    """Files meant by a path: a DICOMDIR's own, the file itself, or all in a folder.
+    """Files meant by a path: a DICOMDIR with its own, the file itself, or all in a folder.
 
     Where a scan stands in two files (.hdr and .img), the one with the header is meant.
     """
-    files = dicomdir_files(path) if is_dicomdir(path) else _files_under(path, closed)
+    files = [*dicomdir_files(path), path] if is_dicomdir(path) else _files_under(path, closed)
     return [pair_header(file) or file for file in files]
 
 
@@ -147,6 +152,7 @@ def find_sources(path: str | Path | Sequence[str | Path]) -> list[Source]:
     sources += [Source("itk", (file,)) for file in by_format.get("itk", [])]
     sources += [Source("oct", (file,)) for file in by_format.get("oct", [])]
     sources += [Source("packed", (file,)) for file in by_format.get("packed", [])]
+    sources += [Source("dicomdir", (f,)) for f in by_format.get("dicomdir", []) if lacks_files(f)]
     if closed and not sources:
         raise _closed(closed[0])
     if not sources:
@@ -187,6 +193,8 @@ def _find(source: Source) -> list[Scan]:
         return find_series(source.files)
     if source.format == "closed":
         raise _closed(source.files[0])
+    if source.format == "dicomdir":
+        check_dicomdir(source.files[0])
     if source.format == "packed":
         raise InputError(
             "is packed by gzip, which is read of NIfTI alone",

@@ -345,7 +345,7 @@ def test_rejected_findings_leave_the_masks_and_are_marked_in_the_tables(
     assert [row["status"] for row in rows] == ["keep", "reject"]
     assert [row["label"] for row in rows] == ["1", "0"]
     assert label_components(saved)[2, 21, 11] == 1
-    assert rows[1]["comment"] == "=vessel, not\nlesion"
+    assert rows[1]["comment"] == "'=vessel, not\nlesion"
     assert float(rows[0]["longest_diameter_mm"]) > 0
     assert "not calibrated" in rows[0]["rarity"]
     assert rows[0]["one_in_normal_patients"] == ""

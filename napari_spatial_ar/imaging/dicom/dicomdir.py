@@ -15,7 +15,9 @@ from napari_spatial_ar.imaging.dicom.header import (
 )
 from napari_spatial_ar.imaging.guard import guard
 
-__all__ = ["dicomdir_files", "is_dicomdir"]
+__all__ = ["check_dicomdir", "dicomdir_files", "is_dicomdir", "lacks_files"]
+
+_WHOLE = "Copy the whole disc or folder, with every file that the DICOMDIR names"
 
 
 def is_dicomdir(path: Path) -> bool:
@@ -40,22 +42,52 @@ def dicomdir_files(path: Path) -> list[Path]:
     InputError
         If it cannot be read, or none of its files is there.
     """
+    found = _named(path)
+    files = [file for file in found if file is not None]
+    if not files:
+        raise InputError(
+            f"this table of contents names {len(found)} files, and none of them is there",
+            path=path,
+            fix=_WHOLE,
+        )
+    return files
+
+
+def check_dicomdir(path: Path) -> None:
+    """Check that what a DICOMDIR names is there: a series that is copied in part looks whole.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or some of its files are not there.
+    """
+    found = _named(path)
+    if missing := found.count(None):
+        raise InputError(
+            f"this table of contents names {len(found)} files, and {missing} of them "
+            f"{'is' if missing == 1 else 'are'} not there",
+            path=path,
+            fix=_WHOLE,
+        )
+
+
+def lacks_files(path: Path) -> bool:
+    """Whether a DICOMDIR names files that are not there; one that cannot be read names none."""
+    try:
+        return None in _named(path)
+    except InputError:
+        return False
+
+
+def _named(path: Path) -> list[Path | None]:
+    """Each file that a table names, None where it is not there."""
     with guard(path, "is not a DICOMDIR that can be read: it is cut short or damaged"):
         if is_deflated_head(_head(path)):
             # None is (PS3.10 8.6), and a few bytes can claim any number of records.
             raise InputError("is a DICOMDIR that is deflated, which is not read", path=path)
         records = read_whole_header(path).get("DirectoryRecordSequence") or []
-        named = [parts for record in records if (parts := record.get("ReferencedFileID"))]
         root = path.resolve().parent
-        found = [_beside(root, parts) for parts in named]
-    files = [file for file in found if file is not None]
-    if not files:
-        raise InputError(
-            f"this table of contents names {len(named)} files, and none of them is there",
-            path=path,
-            fix="Copy the whole disc or folder, not the DICOMDIR alone",
-        )
-    return files
+        return [_beside(root, parts) for r in records if (parts := r.get("ReferencedFileID"))]
 
 
 def _beside(root: Path, parts: str | Sequence[str]) -> Path | None:

@@ -15,7 +15,7 @@ from pydicom.fileset import FileSet
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.dicomdir import dicomdir_files, is_dicomdir
-from napari_spatial_ar.imaging.reading import find_scans
+from napari_spatial_ar.imaging.reading import find_scans, read
 
 Write = Callable[..., list[Path]]
 
@@ -62,6 +62,17 @@ def test_a_table_of_contents_alone_says_so(disc: Path, tmp_path: Path) -> None:
     assert is_dicomdir(alone)
     with pytest.raises(InputError, match="names 4 files, and none of them is there"):
         dicomdir_files(alone)
+
+
+@pytest.mark.parametrize("dropped", ["", "DICOMDIR"])
+def test_a_disc_copied_in_part_says_so(disc: Path, dropped: str) -> None:
+    dicomdir_files(disc / "DICOMDIR")[-1].unlink()
+    found = find_scans(disc / dropped)
+    assert len(found.scans) == 1
+    assert [e.what for e in found.errors] == [
+        "this table of contents names 4 files, and 1 of them is not there"
+    ]
+    assert "1 of them is not there" in read(disc / dropped)[0].warnings[-1]
 
 
 def test_nothing_outside_the_disc_is_read(disc: Path, tmp_path: Path) -> None:
