@@ -187,6 +187,8 @@ def read_header(path: Path) -> NiftiHeader:
         spacing = tuple(float(s) for s in header["pixdim"][1:4])
         paired = header["magic"].item()[:3] in (b"ni1", b"ni2")
         voxel_file = _voxel_file(path) if paired else path
+        if paired:
+            content_size(path, _HEAD_BYTES)  # to its checksum, which that of the voxels is not
         _check_numbers(header, path)
         remarks = _settle_sizes(header)
         offset, odd = _offset(header, voxel_file, paired=paired)

@@ -162,6 +162,8 @@ def _look_pillow(path: Path) -> Look:
     with Image.open(path, formats=_FORMATS) as image:
         columns, rows = image.size
         mode, kind = image.mode, image.format
+        if getattr(image, "n_frames", 1) > 1:
+            raise InputError("is an animation, which is not read", path=path)
         turned = image.getexif().get(_ORIENTATION, 1) if kind == "JPEG" else 1
     if columns * rows > _MOST_PIXELS_A_BYTE * size:
         raise ValueError("its header claims more pixels than the file can hold")

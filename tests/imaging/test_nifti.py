@@ -819,3 +819,16 @@ def test_a_number_that_cannot_be_is_named(
     with pytest.raises(InputError) as caught:
         find_nifti(path)
     assert caught.value.what == f"its header says that {name} is {value}, which cannot be"
+
+
+def test_a_packed_header_of_two_files_is_read_to_its_checksum(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Pair(ramp(), LPS), tmp_path / "a.img")
+    raw = gzip.compress((tmp_path / "a.hdr").read_bytes(), mtime=0)
+    (tmp_path / "a.hdr").unlink()
+    path = tmp_path / "a.hdr.gz"
+    path.write_bytes(raw)
+    np.testing.assert_array_equal(read_nifti(path).data, ramp().T)
+    path.write_bytes(raw[:-6] + bytes([raw[-6] ^ 1]) + raw[-5:])
+    with pytest.raises(InputError, match="damaged") as caught:
+        find_nifti(path)
+    assert caught.value.path == path

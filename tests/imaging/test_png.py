@@ -162,3 +162,10 @@ def test_chunks_out_of_order_are_refused() -> None:
     for raw in (SIGNATURE + whole[33:], whole[:33] + header + whole[33:], whole[:-12], b"", b"x"):
         with pytest.raises(ValueError, match=r"."):
             read_png(raw)
+
+
+def test_an_animation_is_refused_by_name(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((5, 6), n, np.uint8)) for n in (1, 2)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match="is an animation"):
+        read_raster(tmp_path / "a.png")

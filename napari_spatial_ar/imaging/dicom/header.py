@@ -48,6 +48,8 @@ _DICOMDIR = re.compile(rb"\x02\0\x02\0(?:UI)?.{2,4}1\.2\.840\.10008\.1\.3\.10(?!
 _DEFLATED = re.compile(
     rb"\x02\0\x10\0(?:UI)?.{2,4}1\.2\.840\.10008\.1\.2\.1\.99(?![.0-9])", re.DOTALL
 )
+# An element of the first group in any encoding.
+_PLAIN = re.compile(rb"\x08\0.\0(?:[A-Z]{2}|.\0\0\0)|\0\x08\0.[A-Z]{2}", re.DOTALL)
 # So many elements at the start of a file tell a data set without a preamble.
 _BARE_ELEMENTS = 3
 _BARE_GROUPS = (0x0002, 0x0008)
@@ -135,8 +137,12 @@ def is_dicomdir_head(head: bytes) -> bool:
 
 
 def is_deflated_head(head: bytes) -> bool:
-    """Whether a file that begins so is of the deflated transfer syntax, by its File Meta."""
-    return _DEFLATED.search(head) is not None
+    """Whether a file that begins so is of the deflated transfer syntax, by its File Meta.
+
+    Not where a plain data set follows, which some programs leave behind the syntax they read.
+    """
+    start = 144 + int.from_bytes(head[140:144], "little")
+    return _DEFLATED.search(head) is not None and _PLAIN.match(head, start) is None
 
 
 def is_dicom(path: Path) -> bool:

@@ -52,7 +52,8 @@ class TileReader:
         down, across = picture.shape[0] // rows, picture.shape[1] // columns
         tiles = picture.reshape(down, rows, across, columns).transpose(0, 2, 1, 3)
         stored = tiles.reshape(-1, rows, columns)[list(self.order)]
-        data, odd = finite(np.ascontiguousarray(self.frame.values(stored)), self.frame.file)
+        values = np.ascontiguousarray(self.frame.values(stored), dtype=np.float32)
+        data, odd = finite(values, self.frame.file)
         return data, (*decoded.notes, *odd)
 
     def plane(self, index: int) -> npt.NDArray[np.float32]:

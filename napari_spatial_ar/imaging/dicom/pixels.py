@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate, generate_frames, get_frame
+from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, convert_color_space
 from pydicom.uid import (
@@ -56,6 +56,7 @@ _PLUGINS = {
     HTJ2K: "pylibjpeg",
     RLELossless: "pydicom",
 }
+_ITEM = b"\xfe\xff\x00\xe0"
 # In all of these a frame has a header of its own.
 _WITH_HEADER = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes}
 
@@ -95,7 +96,6 @@ def decode(path: Path, storage: Storage, number: int | None = None) -> Decoded:
     with guard(path, _DAMAGED_PIXELS):
         check_fits(storage.most_bytes // (1 if number is None else storage.frames), path)
         with opened(path, storage.most_bytes) as (file, _):
-            file.seek(storage.start)
             notes = set(storage.notes)
             if storage.packed:
                 frames = [
@@ -103,6 +103,7 @@ def decode(path: Path, storage: Storage, number: int | None = None) -> Decoded:
                     for frame in _compressed_frames(file, storage, number)
                 ]
             else:
+                file.seek(storage.start)
                 frames = [_native(file, storage, number, path, notes)]
             array = np.concatenate([f.reshape(-1, *f.shape[-_axes(storage) :]) for f in frames])
             if len(array) != (storage.frames if number is None else 1):
@@ -155,17 +156,68 @@ def _native(
 
 
 def _compressed_frames(file: BinaryIO, storage: Storage, number: int | None) -> Iterator[bytes]:
-    """Bytes of the frame asked for, or of each."""
-    options: dict[str, Any] = {
-        "number_of_frames": storage.frames,
-        "extended_offsets": storage.offsets,
-    }
-    if number is not None:
-        yield get_frame(file, number, **options)
-        return
-    frames = generate_frames(file, **options)
-    for _ in range(storage.frames):
-        yield next(frames)
+    """Bytes of the frame asked for, or of each, from the fragments that hold it.
+
+    Raises
+    ------
+    ValueError
+        If the table of frames contradicts the fragments, or it cannot be told which of them are
+        a frame.
+    """
+    table, fragments = _fragments(file, storage.start)
+    frames = _by_frame(file, storage, table, fragments)
+    for pieces in frames if number is None else frames[number : number + 1]:
+        data = b""
+        for at, length in pieces:
+            file.seek(at)
+            data += file.read(length)
+        yield data
+
+
+def _fragments(file: BinaryIO, start: int) -> tuple[bytes, list[tuple[int, int]]]:
+    """Offset table (PS3.5 A.4), and place and length of each fragment behind it."""
+    fragments: list[tuple[int, int]] = []
+    file.seek(start)
+    while (head := file.read(8))[:4] == _ITEM:
+        length = int.from_bytes(head[4:], "little")
+        at = start + 8
+        fragments.append((at, length))
+        start = at + length
+        file.seek(start)
+    if not fragments:
+        raise ValueError("no fragments")
+    at, length = fragments.pop(0)
+    file.seek(at)
+    return file.read(length), fragments
+
+
+def _by_frame(
+    file: BinaryIO, storage: Storage, table: bytes, fragments: list[tuple[int, int]]
+) -> list[list[tuple[int, int]]]:
+    """Fragments of each frame."""
+    if len(fragments) == storage.frames:
+        return [[fragment] for fragment in fragments]
+    if storage.frames == 1:
+        return [fragments]
+    first = fragments[0][0] - 8 if fragments else 0
+    if table or storage.offsets:
+        kind, raw = ("<u4", table) if table else ("<u8", (storage.offsets or (b"", b""))[0])
+        starts = [first + int(offset) for offset in np.frombuffer(raw, kind)]
+    else:
+        starts = [at - 8 for at, _ in fragments if _begins_frame(file, at)]
+    places = {at - 8: place for place, (at, _) in enumerate(fragments)}
+    if len(starts) != storage.frames or starts[0] != first or not places.keys() >= set(starts):
+        raise ValueError("which fragments are a frame cannot be told")
+    ends = [places[at] for at in starts[1:]] + [len(fragments)]
+    if ends != sorted(set(ends)):
+        raise ValueError("a table of frames that are not in order")
+    return [fragments[places[at] : end] for at, end in zip(starts, ends, strict=True)]
+
+
+def _begins_frame(file: BinaryIO, at: int) -> bool:
+    """Whether a fragment begins with the start of a JPEG or JPEG 2000 picture."""
+    file.seek(at)
+    return file.read(4).startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
 
 
 def _decompressed(frame: bytes, storage: Storage, path: Path, notes: set[str]) -> npt.NDArray[Any]:

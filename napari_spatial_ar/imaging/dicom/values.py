@@ -20,6 +20,7 @@ Get = Callable[[str, str], Any]
 #: Top-level attributes of a file by keyword, private ones by (group, element).
 Header = Mapping[Any, Any]
 _MOST_TIMES_RANGE = 2.0
+_WHOLE_NUMBERS = 2**24  # float32 holds all of them up to here
 # Air in a CT, and a little less, as nothing in a body has.
 _AIR_HU = -1024.0
 _UNKNOWN_UNIT = (
@@ -131,11 +132,21 @@ class Values:
         """Whether values are the stored ones (or mirrored)."""
         return self.table is None and (self.slope, self.intercept) == (1.0, 0.0)
 
-    def __call__(self, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Turn grey stored values of any shape into the scan's."""
+    def __call__(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Turn grey stored values of any shape into the scan's.
+
+        Returns
+        -------
+        array
+            float32; where that may not hold the values (stored ones of more than 16 bits, float64),
+            float64, or the stored type of integers that stay as they are.
+        """
+        narrow = stored.dtype.itemsize <= 2 or stored.dtype == np.float32
         # float32 holds 16-bit integers without loss, but not 32-bit ones.
-        wide = np.float32 if stored.dtype.itemsize <= 2 or stored.dtype == np.float32 else float
-        values: npt.NDArray[Any] = stored.astype(wide)
+        wide = np.float32 if narrow and abs(self.intercept) <= _WHOLE_NUMBERS else float
+        unchanged = self.as_stored and self.mirror is None and stored.dtype.kind in "iu"
+        kept = stored.dtype.type if unchanged and not narrow else wide
+        values: npt.NDArray[Any] = stored.astype(kept)
         if self.mirror is not None:
             values = wide(self.mirror) - values
         if self.table is not None:
@@ -144,7 +155,7 @@ class Values:
             values = values * wide(self.slope) + wide(self.intercept)
         if self.padding is not None:
             values[self.padding(stored)] = self.padding.background
-        return values.astype(np.float32, copy=False)
+        return values
 
 
 def _lookup_table(item: pydicom.Dataset, signed: bool) -> Table | None:

@@ -257,7 +257,11 @@ def test_the_codestream_counts_and_not_the_syntax_that_is_said(
         np.testing.assert_array_equal(scan.read().data[0], twin)
 
 
-@pytest.mark.parametrize("said", [*NATIVE, RLELossless], ids=lambda uid: f"says {uid.keyword}")
+@pytest.mark.parametrize(
+    "said",
+    [*NATIVE, RLELossless, DeflatedExplicitVRLittleEndian],
+    ids=lambda uid: f"says {uid.keyword}",
+)
 @pytest.mark.parametrize("found", NATIVE, ids=lambda uid: f"is {uid.keyword}")
 def test_the_encoding_found_counts_and_not_the_one_said(
     dicom_image: Build, tmp_path: Path, said: str, found: str
@@ -266,11 +270,11 @@ def test_the_encoding_found_counts_and_not_the_one_said(
     stored = twin.byteswap() if found == ExplicitVRBigEndian else twin
     dataset = image(dicom_image, twin, 12, 1, PixelData=stored.tobytes(), RescaleIntercept=-24)
     dataset.RescaleSlope = 2
-    native = said if said in NATIVE else ExplicitVRLittleEndian
+    native = ExplicitVRLittleEndian if said == RLELossless else said
     head, _ = parts(dataset, tmp_path / "a.dcm", native)
     _, body = parts(dataset, tmp_path / "a.dcm", found)
     (tmp_path / "a.dcm").write_bytes(head + body)
-    if said not in NATIVE:
+    if said == RLELossless:
         # As long, so that no length changes.
         raw = (tmp_path / "a.dcm").read_bytes()
         plain = ExplicitVRLittleEndian.encode() + b"\0"
@@ -372,3 +376,82 @@ def test_more_pixels_than_the_header_speaks_of_are_told(dicom_image: Build, tmp_
     volume = read(dataset, tmp_path)
     np.testing.assert_array_equal(volume.data[0], twin)
     assert any("504 more bytes of pixels" in warning for warning in volume.warnings)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "base", "tags"),
+    [
+        ("uint32", 2**31, {}),
+        ("int32", -(2**31), {}),
+        ("uint16", 0, {"RescaleSlope": 1, "RescaleIntercept": 2**30}),
+        ("uint32", 2**30, {"RescaleSlope": 2, "RescaleIntercept": 0}),
+    ],
+)
+def test_values_that_float32_cannot_hold_count_from_the_lowest(
+    dicom_image: Build, tmp_path: Path, dtype: str, base: int, tags: dict[str, float]
+) -> None:
+    twin = np.stack([pixels(12, 0), pixels(12, 0)[::-1]])
+    volume = read(dicom_image((twin + np.array(base)).astype(dtype), **tags), tmp_path)
+    np.testing.assert_array_equal(volume.data, twin * tags.get("RescaleSlope", 1))
+    assert any("was subtracted from all" in warning for warning in volume.warnings)
+
+
+def test_large_values_that_are_rounded_are_told(dicom_image: Build, tmp_path: Path) -> None:
+    twin = pixels(12, 0).astype(np.uint32)
+    twin[0, 0] = 2**25 + 1
+    volume = read(dicom_image(twin), tmp_path)
+    assert volume.data.max() == 2**25
+    assert any("reach 33554433, where float32" in warning for warning in volume.warnings)
+
+
+def split(frames: list[bytes], table: list[int] | None) -> bytes:
+    """Frames in two fragments each, behind a table of offsets, or an empty one."""
+    pieces = [half for frame in frames for half in (frame[:100], frame[100:])]
+    body, starts = b"", []
+    for number, piece in enumerate(pieces):
+        starts += [len(body)] * (number % 2 == 0)
+        piece += b"\0" * (len(piece) % 2)
+        body += b"\xfe\xff\x00\xe0" + struct.pack("<L", len(piece)) + piece
+    offsets = b"" if table is None else b"".join(struct.pack("<L", starts[n]) for n in table)
+    return b"\xfe\xff\x00\xe0" + struct.pack("<L", len(offsets)) + offsets + body
+
+
+@pytest.mark.parametrize("table", [None, [0, 1, 2]])
+def test_frames_in_several_fragments(
+    dicom_image: Build, tmp_path: Path, table: list[int] | None
+) -> None:
+    twins = [pixels(12, 0), pixels(12, 0)[::-1].copy(), pixels(12, 0) // 2]
+    frames = [jpeg_ls(dicom_image, twin) for twin in twins]
+    dataset = packed(image(dicom_image, np.stack(twins), 12, 0), frames, JPEGLSLossless)
+    dataset.PixelData = split(frames, table)
+    np.testing.assert_array_equal(read(dataset, tmp_path).data, twins)
+
+
+def jpeg_ls(build: Build, frame: np.ndarray) -> bytes:
+    dataset = image(build, frame, 12, 0)
+    dataset.compress(JPEGLSLossless, generate_instance_uid=False)
+    return get_frame(dataset.PixelData, 0)
+
+
+@pytest.mark.parametrize("table", [[0, 2, 1], [0, 0, 1], [1, 2], [0, 1, 2, 2], [1, 1, 2]])
+def test_a_table_of_frames_that_contradicts_them_is_refused(
+    dicom_image: Build, tmp_path: Path, table: list[int]
+) -> None:
+    twin = pixels(12, 0)
+    frame = base64.b64decode(FRAMES["jls 12 0"])
+    dataset = packed(image(dicom_image, np.stack([twin] * 3), 12, 0), [frame] * 3, JPEGLSLossless)
+    dataset.PixelData = split([frame] * 3, table)
+    with pytest.raises(InputError, match="cannot be decoded"):
+        read(dataset, tmp_path)
+
+
+def test_a_wrong_table_does_not_matter_where_each_fragment_is_a_frame(
+    dicom_image: Build, tmp_path: Path
+) -> None:
+    twins = [pixels(12, 0), pixels(12, 0)[::-1].copy()]
+    frames = [jpeg_ls(dicom_image, twin) for twin in twins]
+    dataset = packed(image(dicom_image, np.stack(twins), 12, 0), frames, JPEGLSLossless)
+    plain = encapsulate(frames, has_bot=False)
+    offsets = struct.pack("<2L", 0, 0)
+    dataset.PixelData = plain[:4] + struct.pack("<L", 8) + offsets + plain[8:]
+    np.testing.assert_array_equal(read(dataset, tmp_path).data, twins)
