@@ -35,6 +35,7 @@ PARTS = {
     "suspects": "Most surprising training scans",
     "models": "Models",
     "comparison": "Compare two models",
+    "checkpoint": "Import a checkpoint of the paper's authors",
     "keys": "Keys",
 }
 HEAD = """# Every control

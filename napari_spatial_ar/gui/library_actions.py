@@ -12,13 +12,14 @@ from qtpy.QtWidgets import QFileDialog, QInputDialog, QMessageBox, QWidget
 
 from napari_spatial_ar.errors import NameTakenError
 from napari_spatial_ar.gui import library_work, services, settings
+from napari_spatial_ar.gui.checkpoint_dialog import CheckpointDialog
 from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.workers import Task, TaskHost
 
 __all__ = ["LibraryActions"]
 
 _ARCHIVES = "One file per model (*.zip)"
-_SOURCES = "Models (*.zip *.safetensors);;All files (*)"
+_SOURCES = "Models (*.zip *.safetensors *.pth *.pt);;All files (*)"
 _FOLDER = "models"
 _PICTURES = (
     "Take the pictures of the card along? They show slices of the normal scans of the fit, which "
@@ -68,6 +69,7 @@ class LibraryActions(QObject):
         self._action: _Action | None = None
         self._task: Task | None = None
         self._taken = ""
+        self._checkpoint: Any = None
         #: Name of the model that was deleted last and can be brought back; "" for none.
         self.undo_name = ""
 
@@ -143,6 +145,18 @@ class LibraryActions(QObject):
             act = library_work.import_file
             self._run(_Action("Importing", "Imported as {}.", act, (Path(chosen),), ""))
 
+    def _import_checkpoint(self, found: Any) -> None:
+        """Ask for what a checkpoint does not say, and take it in."""
+        dialog = CheckpointDialog(found, self.parent())
+
+        def take_in() -> None:
+            act, arguments = library_work.import_checkpoint, (found.path, dialog.choices)
+            name = dialog.name.text().strip()
+            self._run(_Action("Importing", "Imported as {}.", act, arguments, name))
+
+        dialog.accepted.connect(take_in)
+        dialog.open()
+
     def check(self, entry: Any) -> None:
         """Read a model whole, its backbone too."""
         act = library_work.recheck
@@ -201,6 +215,10 @@ class LibraryActions(QObject):
         if action.steps and result is None:
             self.said.emit("Stopped; nothing was changed.")
             return
+        if action.act is library_work.import_file and not isinstance(result, str):
+            self._checkpoint = result
+            self.said.emit("")
+            return
         if action.act is library_work.recheck:
             self.said.emit(f"{result.name} was checked.")
             self.checked.emit(result)
@@ -225,8 +243,11 @@ class LibraryActions(QObject):
 
     def _on_finished(self) -> None:
         action, taken = self._action, self._taken
+        checkpoint, self._checkpoint = self._checkpoint, None
         self._action = self._task = None
         self.busy.emit(False)
+        if checkpoint is not None:
+            self._import_checkpoint(checkpoint)
         if action is not None and taken:
             label = f"There is a model {taken} already. Another name:"
             name = self._ask(action.doing, label, f"{taken}-2")

@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.stepping import until_stopped
 
 __all__ = [
@@ -20,6 +19,7 @@ __all__ = [
     "delete",
     "duplicate",
     "export",
+    "import_checkpoint",
     "import_file",
     "look",
     "once",
@@ -115,17 +115,27 @@ def export(folder: Path, target: Path, pictures: bool) -> str:
     return str(export_model(folder, target, pictures=pictures, overwrite=True))
 
 
-def import_file(source: Path, name: str) -> str:
-    """Take a model in, under its own name where none is given; see `importing.import_model`."""
-    from napari_spatial_ar.normative.importing import import_model
+def import_file(source: Path, name: str) -> Any:
+    """Take a model in, under its own name where none is given; see `importing.import_model`.
 
-    if source.suffix in (".pth", ".pt"):
-        raise InputError(
-            "a checkpoint of the paper's authors does not say its modality and backbone",
-            path=source,
-            fix="Run 'napari-spatial-ar models import FILE --modality M --backbone B'",
-        )
+    Returns
+    -------
+    str or ReferenceCheckpoint
+        Its name; of a checkpoint of the paper's authors what it says, for the rest must be asked.
+    """
+    from napari_spatial_ar.normative.importing import import_model, is_reference_checkpoint
+    from napari_spatial_ar.normative.reference_checkpoint import read_reference_checkpoint
+
+    if is_reference_checkpoint(source):
+        return read_reference_checkpoint(source)
     return import_model(source, name or None).parent.name
+
+
+def import_checkpoint(source: Path, choices: dict[str, Any], name: str) -> str:
+    """Make a model of a checkpoint; see `importing.import_reference`."""
+    from napari_spatial_ar.normative.importing import import_reference
+
+    return import_reference(source, name, **choices).parent.name
 
 
 def calibrate(folder: Path, normals: Path, name: str) -> Callable[[threading.Event], Work]:

@@ -14,6 +14,7 @@ from napari_spatial_ar.errors import SpatialARError
 __all__ = [
     "ModelNews",
     "backbone_names",
+    "backbones_with",
     "default_note",
     "embed_plane",
     "estimate_steps",
@@ -23,6 +24,8 @@ __all__ = [
     "methods",
     "model_news",
     "new_recipe",
+    "patch_of",
+    "read_dilations",
     "read_recipe",
     "settle_engine",
     "similar_steps",
@@ -186,6 +189,32 @@ def backbone_names() -> list[tuple[str, bool]]:
     default = default_backbone()
     found = [(w.name, w.at_hand) for w in list_weights()]
     return sorted(found, key=lambda pair: (pair[0] != default, not pair[1]))
+
+
+def backbones_with(channels: int) -> list[tuple[str, bool]]:
+    """Backbones whose embeddings have so many channels; see `backbone_names`."""
+    from napari_spatial_ar.normative.backbone_table import find_spec
+
+    found = [(find_spec(name), present) for name, present in backbone_names()]
+    return [
+        (spec.name, present)
+        for spec, present in found
+        if spec is not None and spec.channels == channels
+    ]
+
+
+def patch_of(backbone: str) -> int:
+    """Side of a backbone's patches, in pixels."""
+    from napari_spatial_ar.normative.weights import spec_of
+
+    return int(spec_of(backbone).patch)
+
+
+def read_dilations(text: str, layers: int) -> list[int]:
+    """Dilation of each layer; see `reference_checkpoint.read_dilations` and `layer_dilations`."""
+    from napari_spatial_ar.normative import reference_checkpoint
+
+    return reference_checkpoint.layer_dilations(reference_checkpoint.read_dilations(text), layers)
 
 
 def weights_hint(backbone: str) -> str:

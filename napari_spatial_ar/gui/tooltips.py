@@ -259,7 +259,10 @@ _DIALOGS = {
     ),
     "models.undo": "Bring back the model that was deleted last",
     "models.restore": "Bring back one of the deleted models",
-    "models.import": "Take in a model that was exported, or the model.safetensors of one",
+    "models.import": (
+        "Take in a model that was exported, the model.safetensors of one, or a checkpoint (.pth) "
+        "of the paper's authors"
+    ),
     "models.export": "Write the chosen model with its card as one file, to be handed on",
     "models.check": (
         "Read the chosen model whole, and compare it and its backbone's weights with their sha256"
@@ -278,6 +281,19 @@ _DIALOGS = {
     "comparison.cancel": "Stop after the slice at hand",
     "comparison.progress": "Slices scored by the model that is at work",
     "comparison.save_picture": "Write the picture as PNG; it names no patient",
+    "checkpoint.name": "Name of the model",
+    "checkpoint.modality": "What it was trained on; the file does not say it",
+    "checkpoint.backbone": (
+        "Whose embeddings it predicts, of those with as many channels; \u2713: its weights are on "
+        "this machine"
+    ),
+    "checkpoint.dilations": (
+        "Its --dilation_schedule: 4 for all convolutions, or 1-2-4-8, the last one counting for "
+        "the last two"
+    ),
+    "checkpoint.context": "Which patches predict a patch; the file says it by its masks",
+    "checkpoint.size": "Side that images were resized to, its --img_size",
+    "checkpoint.import": "Make a model of it; it has no calibration yet",
     "keys.table": "They work in the dock, but in text fields, and on the canvas",
 }
 

@@ -17,8 +17,10 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QMessageBox
 
 from napari_spatial_ar.errors import ModelFileError
-from napari_spatial_ar.gui import library_work, services
+from napari_spatial_ar.gui import library_work, services, settings
+from napari_spatial_ar.gui.checkpoint_dialog import CheckpointDialog
 from napari_spatial_ar.gui.comparison_dialog import ComparisonDialog
+from napari_spatial_ar.gui.forms import select_data
 from napari_spatial_ar.gui.library_dialog import LibraryDialog
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.training_dock import TrainingDock
@@ -28,6 +30,9 @@ from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef
 from napari_spatial_ar.normative.paths import user_models_dir
 from tests.normative.test_model import build
+from tests.normative.test_reference_checkpoint import save as save_checkpoint
+from tests.normative.test_reference_checkpoint import theirs as reference_network
+from tests.tiny import TINY
 
 RELEASED = ["brain-flair-change", "brain-flair-focus"]
 
@@ -359,10 +364,97 @@ def test_what_is_no_model_does_not_come_in(
     assert names(dialog) == ["mine", "other", *RELEASED]
     assert "Give the folder that 'fit' wrote" in dialog.note.text()
     assert notes == [dialog.note.text()]
-    checkpoint = str(tmp_path / "theirs.pth")
-    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *a: (checkpoint, ""))
+    checkpoint = tmp_path / "theirs.pth"
+    checkpoint.write_bytes(path.read_bytes())
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *a: (str(checkpoint), ""))
     click(dialog.import_button)
-    assert "models import FILE --modality" in dialog.note.text()
+    assert "not a whole checkpoint of plain tensors" in dialog.note.text()
+
+
+@pytest.fixture
+def ask(
+    dialog: LibraryDialog, click: Click, monkeypatch: pytest.MonkeyPatch, qtbot: Any
+) -> Callable[[Path], CheckpointDialog]:
+    """Choose a checkpoint, and give the dialog that asks about it."""
+
+    def choose(path: Path) -> CheckpointDialog:
+        monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *a: (str(path), ""))
+        click(dialog.import_button)
+        (made,) = dialog.findChildren(CheckpointDialog)
+        qtbot.waitUntil(made.isVisible)
+        return made
+
+    return choose
+
+
+def test_a_checkpoint_of_the_authors_is_asked_about(
+    dialog: LibraryDialog, ask: Any, wait: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    path = save_checkpoint(
+        tmp_path / "model_best.pth", reference_network("bidirectional", [1, 2, 4, 8]), img_size=160
+    )
+    made = ask(path)
+    # What the file says is there, and cannot be changed.
+    assert (made.size.value(), made.size.isEnabled()) == (160, False)
+    assert (made.context.currentText(), made.context.isEnabled()) == ("Bidirectional", False)
+    assert [made.backbone.itemData(n) for n in range(made.backbone.count())] == ["", TINY]
+    # What it does not say is not assumed.
+    said = []
+    for box, value in ((made.modality, "ct"), (made.backbone, TINY)):
+        said.append(made.note.text())
+        assert not made.import_button.isEnabled()
+        assert select_data(box, value)
+    for text in ("", "1-2", "1-2-4-8"):
+        assert not made.import_button.isEnabled()
+        made.dilations.setText(text)
+        said.append(made.note.text())
+    assert "modality" in said[0]
+    assert "backbone" in said[1]
+    assert "are no dilations" in said[2]
+    assert "2 dilations (1-2) do not fit 5 convolutions" in said[3]
+    assert said[4] == ""
+    qtbot.mouseClick(made.import_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: "model_best" in names(dialog), timeout=20_000)
+    wait(dialog)
+    header = load_model("model_best", device="cpu").header
+    assert (header.modality, header.parameters["dilation"]) == ("ct", [1, 2, 4, 8, 8])
+
+
+def test_a_name_that_a_checkpoint_cannot_have_is_asked_again(
+    dialog: LibraryDialog, ask: Any, answer: Answer, wait: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    name = f"{TINY}_brats_causal_ks3_dil4x4x4x4_seed42_ep40_img448_20260101-120000"
+    path = save_checkpoint(tmp_path / name / "ckpt" / "mine.pth", reference_network(), img_size=...)
+    asked = answer("theirs")
+    settings.remember("checkpoint/modality", "mri")
+    settings.remember("checkpoint/backbone", TINY)
+    made = ask(path)
+    assert (made.name.text(), made.modality.currentData()) == ("mine", "mri")
+    assert (made.backbone.currentData(), made.dilations.text()) == (TINY, "4-4-4-4")
+    assert "size that images were resized to" in made.note.text()
+    made.size.setValue(100)
+    assert "100 pixels are no whole patches of 16" in made.note.text()
+    made.size.setValue(64)
+    qtbot.mouseClick(made.import_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: "theirs" in names(dialog), timeout=20_000)
+    wait(dialog)
+    assert asked == ["There is a model mine already. Another name: [mine-2]"]
+    assert line(dialog, "theirs")[0] == "theirs"
+    header = load_model("theirs", device="cpu").header
+    assert (header.modality, header.preprocessing.size) == ("mri", (64, 64))
+    assert header.parameters["dilation"] == 4
+    # It is remembered, also the size, for a file that does not say it.
+    assert settings.recall("checkpoint/dilations", "") == "4-4-4-4"
+    assert settings.recall("checkpoint/size", 0) == 64
+
+
+def test_a_checkpoint_that_is_not_taken_in_leaves_nothing(
+    dialog: LibraryDialog, ask: Any, tmp_path: Path
+) -> None:
+    made = ask(save_checkpoint(tmp_path / "best.pth", reference_network()))
+    made.reject()
+    assert not dialog.library.running
+    assert names(dialog) == ["mine", "other", *RELEASED]
 
 
 # ---------------------------------------------------------------------- comparison
