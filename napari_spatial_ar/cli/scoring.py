@@ -126,7 +126,7 @@ def score(
     tls: TlsFiles = "",
     json: Json = None,
 ) -> dict[str, Any]:
-    """Score scans: heatmap, mask, findings and provenance for each, on the scan's own grid.
+    """Score scans: heatmap, mask, flagged regions and provenance for each, on the scan's own grid.
 
     The same command goes on after it was stopped. One command at a time writes to a folder.
     """
@@ -180,7 +180,8 @@ def score(
     if result["calibration"]:
         say(result["calibration"])
     for scan in result["scans"]:
-        say(f"{scan['folder']}: {scan['findings']} findings, backbone from {result['backbone']}")
+        regions = f"{scan['findings']} flagged regions"
+        say(f"{scan['folder']}: {regions}, backbone from {result['backbone']}")
         if scan["p_value"] is not None:
             unusual = {True: ", unusual", False: ", not unusual"}.get(scan.get("unusual"), "")
             n = scan["p_value_patients"]

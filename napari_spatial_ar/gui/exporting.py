@@ -155,7 +155,7 @@ class Exporter:
 
         self._run(
             write,
-            f"Heatmap, mask, findings and provenance are saved in the folder {folder.name}.",
+            f"Heatmap, mask, flagged regions and provenance are saved in the folder {folder.name}.",
         )
 
     def _arguments(self, session: Session) -> dict[str, Any]:

@@ -71,8 +71,8 @@ class FindingsPanel(QWidget):
         self.unlike = WarningNote(tooltip("model.why"))
         self.detail = Note()
         self.buttons = {
-            "previous": button("◀", tooltip("findings.previous"), "Previous finding"),
-            "next": button("▶", tooltip("findings.next"), "Next finding"),
+            "previous": button("◀", tooltip("findings.previous"), "Previous flagged region"),
+            "next": button("▶", tooltip("findings.next"), "Next flagged region"),
             "keep": button("Keep", tooltip("findings.keep")),
             "unsure": button("Unsure", tooltip("findings.unsure")),
             "reject": button("Reject", tooltip("findings.reject")),
@@ -88,7 +88,7 @@ class FindingsPanel(QWidget):
             self.detail,
             row(self.strokes, self.forget),
         ]
-        self.fold = folding("Findings", parts, key="findings")
+        self.fold = folding("Flagged regions", parts, key="findings")
         layout.addWidget(self.fold)
         for name, made in self.buttons.items():
             made.setMinimumWidth(30)

@@ -49,7 +49,7 @@ class FindingsTable(QTableView):
         for index, column in enumerate(COLUMNS):
             header.resizeSection(index, column.width)
         self.setMinimumHeight((_ROWS + 1) * _ROW_HEIGHT + 8)
-        self.setAccessibleName("Findings")
+        self.setAccessibleName("Flagged regions")
         for widget in (self, *self.findChildren(QAbstractButton)):
             widget.setToolTip(tooltip("findings.table"))
 

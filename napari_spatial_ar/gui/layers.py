@@ -32,6 +32,7 @@ __all__ = [
     "kind_of",
     "layer_volume",
     "mask_layer",
+    "result_name",
     "scan_behind",
     "source_array",
     "twin_layer",
@@ -216,10 +217,20 @@ def _beside(layer: Image, volume: Volume) -> dict[str, Any]:
     return {name: getattr(layer, name) for name in ("scale", "translate", "units", "axis_labels")}
 
 
-def _facts(kind: str, volume: Volume, layer: Image) -> dict[str, Any]:
+def _facts(kind: str, volume: Volume, layer: Image, model: Any) -> dict[str, Any]:
     about = {"kind": kind, "geometry": volume.geometry, "like": volume.path}
+    by = {"model": getattr(model, "name", "model"), "unit": str(getattr(model, "unit", ""))}
     # Weak: napari copies what it finds here with a layer that is duplicated.
-    return {KEY: {**about, "scan": ref(layer)}}
+    return {KEY: {**about, **by, "scan": ref(layer)}}
+
+
+def result_name(kind: str, model: str, scan: str = "") -> str:
+    """Name of what a model made of a scan; the scan's where there are several.
+
+    napari's list cuts names short in their middle.
+    """
+    made = f"{'departure' if kind == 'nll' else 'mask'}: {model}"
+    return f"{made}, {scan}" if scan else made
 
 
 def heat_colormap(colours: str = DEFAULT_COLOURS) -> Colormap:
@@ -227,17 +238,19 @@ def heat_colormap(colours: str = DEFAULT_COLOURS) -> Colormap:
     return Colormap(HEAT_COLOURS[colours].rgba, name=f"{colours} (fading)")
 
 
-def heat_layer(layer: Image, volume: Volume, nll: npt.NDArray[np.float32]) -> Image:
-    """Layer that draws scores (Z, Y, X) over a scan's layer, as a view of them."""
+def heat_layer(
+    layer: Image, volume: Volume, nll: npt.NDArray[np.float32], model: Any = None
+) -> Image:
+    """Layer that draws scores (Z, Y, X) by a model over a scan's layer, as a view of them."""
     return Image(
         volume.geometry.to_display(nll),
-        name=f"{volume.series.label}: departure",
+        name=result_name("nll", getattr(model, "name", "model")),
         rgb=False,
         colormap=heat_colormap(),
         contrast_limits=(1.0, 2.0),
         blending="translucent_no_depth",
         interpolation2d="linear",
-        metadata=_facts("nll", volume, layer),
+        metadata=_facts("nll", volume, layer, model),
         **_beside(layer, volume),
     )
 
@@ -248,14 +261,16 @@ def import_ahead() -> None:
         importlib.import_module("pandas")
 
 
-def mask_layer(layer: Image, volume: Volume, mask: npt.NDArray[np.uint8]) -> Labels:
-    """Layer that outlines a mask (Z, Y, X) on a scan's layer, as a view of it."""
+def mask_layer(
+    layer: Image, volume: Volume, mask: npt.NDArray[np.uint8], model: Any = None
+) -> Labels:
+    """Layer that outlines a mask (Z, Y, X) by a model on a scan's layer, as a view of it."""
     labels = Labels(
         volume.geometry.to_display(mask),
-        name=f"{volume.series.label}: mask",
+        name=result_name("mask", getattr(model, "name", "model")),
         colormap=DirectLabelColormap(color_dict=MASK_COLORS),
         opacity=0.9,
-        metadata=_facts("mask", volume, layer),
+        metadata=_facts("mask", volume, layer, model),
         **_beside(layer, volume),
     )
     labels.contour = 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
+from textwrap import fill
 from typing import Any, Literal, get_args
 
 from napari.layers import Layer
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.layers import heat_colormap, kind_of
+from napari_spatial_ar.gui.layers import KEY, heat_colormap, kind_of
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.stage import Stage
 from napari_spatial_ar.review.colormap import DEFAULT_COLOURS, HEAT_COLOURS
@@ -24,11 +25,22 @@ _HEAT_IN, _MASK_IN = ("both", "heatmap"), ("both", "outline", "fill")
 _OUTLINE_OPACITY, _FILL_OPACITY = 0.9, 0.45
 _SAVE_MS = 500
 _BAR_MS = 1500
+_UNIT, _UNIT_WIDTH = "heatmap_unit", 10
 
 
-def _show_colorbar(layer: Layer) -> None:
-    if hasattr(layer, "colorbar"):  # napari before 0.6 has none
-        layer.colorbar.visible = True
+def unit_overlay(viewer: Any) -> Any:
+    """Text beside the colour bars of a viewer; None before napari 0.9, whose views have one text.
+
+    It is made once for a viewer.
+    """
+    canvas = getattr(viewer, "canvas", None)
+    if canvas is None or not hasattr(canvas, "overlays"):
+        return None
+    if _UNIT not in canvas.overlays:
+        from napari.components.overlays import TextOverlay
+
+        canvas.overlays[_UNIT] = TextOverlay(position="top_right", gridded=True)
+    return canvas.overlays[_UNIT]
 
 
 class Looking(QObject):
@@ -56,6 +68,7 @@ class Looking(QObject):
         super().__init__(parent)
         self._viewer = viewer
         self._stage = stage
+        self._unit = unit_overlay(viewer)
         self._session: Session | None = None
         self._mode: Mode = "both"
         colours = settings.recall("heatmap/colours", DEFAULT_COLOURS)
@@ -67,6 +80,7 @@ class Looking(QObject):
         # napari holds these by weak reference.
         viewer.layers.events.inserted.connect(self._on_inserted)
         stage.drawn_by_hand.connect(self._follow)
+        viewer.layers.events.removed.connect(self._name_unit)
 
     def set_session(self, session: Session | None) -> None:
         """Draw the results of another scan."""
@@ -120,11 +134,28 @@ class Looking(QObject):
             layer.colormap = heat_colormap(self.colours)
             layer.opacity = self.opacity
             layer.events.opacity.connect(self._on_opacity)
+            layer.events.visible.connect(self._name_unit)
             # Made in a turn of its own: it takes napari as long as the layer itself.
-            QTimer.singleShot(_BAR_MS, partial(_show_colorbar, layer))
+            QTimer.singleShot(_BAR_MS, partial(self._show_colorbar, layer))
         else:
             self._fill(layer)
             layer.events.contour.connect(self._follow)
+
+    def _show_colorbar(self, layer: Layer) -> None:
+        if hasattr(layer, "colorbar"):  # napari before 0.6 has none
+            layer.colorbar.visible = True
+            layer.colorbar.events.visible.connect(self._name_unit)
+            self._name_unit()
+
+    def _name_unit(self, event: Any = None) -> None:
+        """Write the unit of the heatmap that is drawn beside its colour bar."""
+        if self._unit is None:
+            return
+        drawn = [heat for heat in self._heatmaps() if heat.visible and heat.colorbar.visible]
+        units = dict.fromkeys(heat.metadata[KEY].get("unit", "") for heat in drawn)
+        # Narrow, since napari moves the bar aside for it.
+        self._unit.text = "\n\n".join(fill(unit, _UNIT_WIDTH) for unit in filter(None, units))
+        self._unit.visible = bool(self._unit.text)
 
     def _follow(self, event: Any = None) -> None:
         """Take the mode from the chosen results, as they are drawn in napari's own controls."""

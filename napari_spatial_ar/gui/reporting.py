@@ -204,7 +204,7 @@ def scan_report_steps(
     arguments : dict
         Of `gather_results`.
     """
-    yield "Report: measuring findings..."
+    yield "Report: measuring regions..."
     mask, listed = result()
     results = gather_results(
         session.volume, session.score, session.model, mask=mask, reviewed=listed, **arguments

@@ -15,6 +15,7 @@ from napari_spatial_ar.gui.marks import attend
 from napari_spatial_ar.gui.opening import ScanOpener
 from napari_spatial_ar.gui.plane_buttons import PlaneButtons
 from napari_spatial_ar.gui.scan_list import ScanList
+from napari_spatial_ar.gui.scan_names import name_scans
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.window_box import WindowBox
 from napari_spatial_ar.gui.workers import TaskHost
@@ -68,6 +69,7 @@ class ScanPanel(QWidget):
         self.fold.set_summary(self.box.currentText)
         layout.addWidget(self.fold)
         self._marks = attend(viewer)
+        name_scans(viewer)
         self.opener = ScanOpener(viewer, tasks, self)
         self.list = ScanList(viewer, self.box)
         self.open_button.setMenu(self.opener.menu(self))

@@ -206,7 +206,7 @@ class Session:
 
     def _draw_heat(self, indices: Collection[int]) -> None:
         if self.heat is None or self.heat not in self.viewer.layers:
-            self.heat = heat_layer(self.layer, self.volume, self.score.nll)
+            self.heat = heat_layer(self.layer, self.volume, self.score.nll, self.model)
             self._drawn = None
             self._insert(self.heat)
         self._set_limits(indices)
@@ -262,7 +262,7 @@ class Session:
         )
         if not fits:
             empty = np.zeros(self.geometry.shape, dtype=np.uint8)
-            self.mask = mask_layer(self.layer, self.volume, empty)
+            self.mask = mask_layer(self.layer, self.volume, empty, self.model)
             self.drawn = np.array(self.mask.data)
             self._insert(self.mask)
         assert self.mask is not None

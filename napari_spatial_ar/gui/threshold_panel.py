@@ -199,15 +199,15 @@ class ThresholdPanel(QWidget):
     # ------------------------------------------------------------------ findings
 
     def show_findings(self, findings: Sequence[Finding]) -> None:
-        """Tell how many findings there are, and of the largest."""
+        """Tell how many regions are flagged and not rejected, and of the largest."""
         if not findings:
-            self.findings.say("No findings above the threshold.")
+            self.findings.say("Nothing is flagged at this threshold.")
             return
         largest = max(findings, key=lambda finding: finding.voxels)
         ml = largest.volume_ml
         size = f"{largest.voxels} voxels" if ml is None else f"{ml:.1f} ml"
-        plural = "finding" if len(findings) == 1 else "findings"
-        self.findings.say(f"{len(findings)} {plural}, largest {size}")
+        plural = "region" if len(findings) == 1 else "regions"
+        self.findings.say(f"{len(findings)} flagged {plural}, largest {size}")
 
     def clear_findings(self) -> None:
         """Forget the findings of another scan."""

@@ -93,11 +93,11 @@ _REVIEW = {
     "findings.columns.comment": (
         "Double-click to write. It goes into exported tables: name no patient"
     ),
-    "findings.previous": "Previous finding (P, or Shift+N)",
-    "findings.next": "Next finding (N)",
-    "findings.keep": "Keep this finding (K)",
-    "findings.unsure": "Mark this finding as unsure (U)",
-    "findings.reject": "Leave this finding out of exported masks (R); R again takes it back",
+    "findings.previous": "Previous flagged region (P, or Shift+N)",
+    "findings.next": "Next flagged region (N)",
+    "findings.keep": "Keep this region as a finding (K)",
+    "findings.unsure": "Mark this region as unsure (U)",
+    "findings.reject": "Leave this region out of exported masks (R); R again takes it back",
     "findings.forget_strokes": "Undo all that was painted and erased on the mask by hand",
     "results.both": "Heatmap, and the mask as an outline (H goes to the next)",
     "results.outline": "The mask as an outline (H goes to the next)",
@@ -122,7 +122,7 @@ _REVIEW = {
     "explain.progress": "Normal slices gone through",
     "explain.cancel": "End the search",
     "export.export_mask": "Save the mask on the scan's own grid",
-    "export.export_all": "Save heatmap, mask, findings and provenance in a folder",
+    "export.export_all": "Save heatmap, mask, flagged regions and provenance in a folder",
     "export.with_dicom": (
         "Also write the mask as DICOM segmentation and the heatmap as DICOM parametric map, for a "
         "PACS: they hold the patient's identity, copied from the scan"
@@ -130,7 +130,7 @@ _REVIEW = {
     "export.with_dicom.unavailable": "Only for scans read from DICOM files",
     "export.with_pictures": "Also write PNG pictures of the slices with the mask's outline",
     "export.export_report": (
-        "Save pictures, findings and all figures of this scan in one file: HTML or PDF"
+        "Save pictures, flagged regions and all figures of this scan in one file: HTML or PDF"
     ),
     "export.open_reports": "Show a report as soon as it is written",
 }
@@ -145,8 +145,8 @@ _WORKLIST = {
     "worklist.next_unread": "Open the next scan that nobody has read, in the order shown (W)",
     "worklist.done": "Mark the chosen scan as done (D); D again takes it back",
     "worklist.report": (
-        "Save one report of all scans of the list: their scores, findings and pictures, in one "
-        "file: HTML or PDF"
+        "Save one report of all scans of the list: their scores, flagged regions and pictures, in "
+        "one file: HTML or PDF"
     ),
     "worklist.table": "Double click or Enter opens a scan; a click on a heading sorts",
     "worklist.columns.scan": "The series, as its layer will be called",

@@ -15,6 +15,8 @@ from napari_spatial_ar.gui.colours import QUIET, TROUBLE
 from napari_spatial_ar.gui.icons import icon, square
 from napari_spatial_ar.gui.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.normative.acquired import header_likeness_of
+from napari_spatial_ar.review.likeness import likeness_headline
 from napari_spatial_ar.review.p_values import PValues, p_note
 from napari_spatial_ar.review.worklist import Column, Entry, sort_value
 
@@ -70,7 +72,7 @@ COLUMNS = (
     ),
     _Column(
         "findings",
-        "Findings",
+        "Flagged",
         tooltip("worklist.columns.findings"),
         70,
         lambda e: _number(e.summary.findings, "d"),
@@ -95,11 +97,28 @@ class WorklistModel(QAbstractTableModel):
         self._rows: dict[str, int] = {}
         self._icons: dict[str, QIcon] = {}
         self._blank = icon(square())
+        self._model: Any = None
+        self._unlike: dict[str, str] = {}
+
+    def set_model(self, model: Any) -> None:
+        """Mark scans of which the headers say that they are unlike those of a model."""
+        self._model, self._unlike = model, {}
+        if self.entries:
+            last = self.index(len(self.entries) - 1, len(COLUMNS) - 1)
+            self.dataChanged.emit(self.index(0, 0), last)
+
+    def unlike(self, key: str) -> str:
+        """Say in what a scan is unlike those of the model, by its header; "" for nothing."""
+        if key not in self._unlike:
+            found = header_likeness_of(self._model, self.scans.get(key))
+            self._unlike[key] = likeness_headline(found, "")
+        return self._unlike[key]
 
     def clear(self) -> None:
         """Forget all scans."""
         self.beginResetModel()
         self.entries, self.scans, self._rows, self._icons = [], {}, {}, {}
+        self._unlike = {}
         self.endResetModel()
         self.changed.emit()
 
@@ -165,11 +184,13 @@ class WorklistModel(QAbstractTableModel):
         """Text, picture and looks of a cell."""
         entry, column = self.entries[index.row()], COLUMNS[index.column()]
         if role == Qt.ItemDataRole.DisplayRole:
-            return column.text(entry)
+            marked = column.name == "findings" and column.text(entry) and self.unlike(entry.key)
+            return f"\u26a0 {column.text(entry)}" if marked else column.text(entry)
         if role == Qt.ItemDataRole.DecorationRole:
             return self._icons.get(entry.key, self._blank) if index.column() == 0 else None
         if role == Qt.ItemDataRole.ToolTipRole:
-            return _tip(entry, column)
+            unlike = self.unlike(entry.key) if column.name == "findings" else ""
+            return f"{unlike} {_tip(entry, column)}".strip()
         if role == Qt.ItemDataRole.TextAlignmentRole and column.name in _NUMBERS:
             return Qt.AlignmentFlag.AlignCenter
         if role == Qt.ItemDataRole.ForegroundRole:

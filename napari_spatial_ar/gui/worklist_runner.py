@@ -116,6 +116,7 @@ class WorklistRunner(QObject):
         if model is self.model:
             return
         self.model = model
+        self._rows.set_model(model)
         self.look_up()
 
     def set_busy(self, busy: bool) -> None:

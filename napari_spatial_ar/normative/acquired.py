@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from napari_spatial_ar.imaging.acquisition import Acquisition
 from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.slices import SliceRef, acquisition_of
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.likeness import Likeness
@@ -20,7 +21,7 @@ from napari_spatial_ar.normative.likeness import Likeness
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.model_file import ModelHeader
 
-__all__ = ["Acquired", "acquired_of", "header_likeness"]
+__all__ = ["Acquired", "acquired_of", "header_likeness", "header_likeness_of"]
 
 _UNKNOWN = "unknown"
 # Less than this share of the scans of which something is known is chance, or a mistake.
@@ -125,14 +126,14 @@ def acquired_of(
     return Acquired.of((acquisition_of(ref) for ref in scans.values()), plane, said)
 
 
-def header_likeness(header: ModelHeader, volume: Volume) -> Likeness:
+def header_likeness(header: ModelHeader, volume: Volume | Scan) -> Likeness:
     """Compare what the header, or else the name, of a scan says with a model's own scans.
 
     Parameters
     ----------
     header : ModelHeader
         Of the model.
-    volume : Volume
+    volume : Volume or Scan
         The scan, with the slices that the model is to see; no voxel is read.
 
     Returns
@@ -151,6 +152,21 @@ def header_likeness(header: ModelHeader, volume: Volume) -> Likeness:
             if values[name] and usual and values[name] not in usual:
                 told.append(_said(name, values[name], usual, found.by_name))
     return Likeness(tuple(reason for reason, _ in told), topics=tuple(topic for _, topic in told))
+
+
+def header_likeness_of(model: Any, scan: Scan | None) -> Likeness | None:
+    """As `header_likeness`, of a scan cut along the plane that a model learned from.
+
+    None without a scan, or a model whose header is none; of a scan that cannot be cut so, what is
+    said of the slices that were acquired.
+    """
+    header: Any = getattr(model, "header", None)
+    if scan is None or not hasattr(header, "acquired"):
+        return None
+    cut, geometry = header.selection.cut, scan.geometry
+    if cut is not None and geometry.measurable:
+        scan = replace(scan, geometry=geometry.along(cut))
+    return header_likeness(header, scan)
 
 
 _ORDER = ("sequence", "plane", "contrast_agent", "kernel")

@@ -20,7 +20,10 @@ from scipy import ndimage
 __all__ = ["PatientPeaks", "PeakMeter", "largest_part"]
 
 #: Shares of the body in a slice; 0 stands for a single voxel.
-SIZES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+SIZES = (
+    *(0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07),
+    *(0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5),
+)
 # Pixels that touch by an edge or a corner belong together, as voxels of findings do.
 _NEIGHBOURS_8 = np.ones((3, 3), bool)
 # Halvings of a slice's range by which a level is found, and rounded up: to 1 part in 4,096.

@@ -245,8 +245,8 @@ def _peaks(peaks: PatientPeaks) -> str:
         low, *_, high = highest
         listed = f"{low:.4g} to {high:.4g}, half of them below {np.median(highest):.4g}"
     return (
-        f"The highest score in each patient: {listed}. A finding is compared with these, and with "
-        "the highest regions of its size."
+        f"The highest score in each patient: {listed}. A flagged region is compared with these, "
+        "and with the highest regions of its size."
     )
 
 

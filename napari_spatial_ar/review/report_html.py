@@ -147,20 +147,20 @@ def _scan(report: ScanReport) -> str:
     parts = [_facts(_result_rows(report))]
     if report.warnings:
         parts.append(f'<div class="warn">{_list("Warnings", report.warnings)}</div>')
-    parts.append("<h3>Findings</h3>")
+    parts.append("<h3>Flagged regions</h3>")
     parts.append(_findings(report))
     if report.pictures:
         parts.append("<h3>Slices</h3>")
         parts.append(
             '<p class="quiet">From left to right: the scan; its scores in colour over it; the '
-            "outline of the mask with the findings' numbers. Letters mark the patient's sides "
+            "outline of the mask with the regions' numbers. Letters mark the patient's sides "
             "where they are known.</p>"
         )
         parts += [_figure(report.legend)] if report.legend else []
         parts += [_figure(picture) for picture in report.pictures]
         if report.without_picture:
             more = report.without_picture
-            said = "1 more finding has" if more == 1 else f"{more} more findings have"
+            said = "1 more region has" if more == 1 else f"{more} more regions have"
             parts.append(f'<p class="quiet">{said} no picture here.</p>')
     parts += ["<h3>Scan</h3>", _facts(_scan_rows(report))]
     parts += ["<h3>Model</h3>", _facts([(a, escape(b)) for a, b in report.model])]
@@ -186,7 +186,7 @@ def _result_rows(report: ScanReport) -> list[tuple[str, str]]:
         rows.append(("Highest slice", f"{index}, score {_data(score)}"))
     if report.scan_note:
         rows.append(("p-value", _data(report.p_value, text=escape(report.scan_note))))
-    rows.append(("Findings", escape(_counts(report))))
+    rows.append(("Flagged regions", escape(_counts(report))))
     share = threshold["share_of_normal_tissue_flagged"]
     meaning = report.threshold_note or (
         f"It flags {share:.2%} of normal tissue." if share is not None else "It is not calibrated."
@@ -221,7 +221,7 @@ def _mask_settings(report: ScanReport) -> str:
     said += ["holes filled"] if found.get("fill_holes") else []
     said += ["body only"] if found.get("body_only") else []
     said += ["within a drawn region"] if found["drawn_region_voxels"] is not None else []
-    said += ["changed by hand, or findings rejected"] if found["mask_edited_by_hand"] else []
+    said += ["changed by hand, or regions rejected"] if found["mask_edited_by_hand"] else []
     return ", ".join(said)
 
 
@@ -340,7 +340,7 @@ def _list(title: str, lines: Sequence[str]) -> str:
 
 def _summary(ranked: Sequence[FolderEntry]) -> str:
     read = any(entry.reading for entry in ranked)
-    heads = ["No.", "Picture", "Scan", "Score", "p", "Findings", *(["Read"] if read else [])]
+    heads = ["No.", "Picture", "Scan", "Score", "p", "Flagged regions", *(["Read"] if read else [])]
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     rows = []
     for number, entry in enumerate(ranked, 1):

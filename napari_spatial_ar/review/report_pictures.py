@@ -236,7 +236,7 @@ def _named(items: Sequence[ReviewedFinding]) -> str:
     if not items:
         return ""
     ranks = ", ".join(str(item.finding.rank) for item in items)
-    return f"finding {ranks}" if len(items) == 1 else f"findings {ranks}"
+    return f"region {ranks}" if len(items) == 1 else f"regions {ranks}"
 
 
 def _place(item: ReviewedFinding) -> str:

@@ -27,7 +27,7 @@ def test_the_demo_ends_at_the_highest_slice(
     (dock,) = ready
     assert dock.session.score.scored.all()
     names = [layer.name for layer in viewer.layers]
-    assert names == ["MR series 4", "MR series 4: departure", "MR series 4: mask"]
+    assert names == ["MR series 4", "departure: fake", "mask: fake"]
     assert viewer.dims.current_step[0] == volume.geometry.slice_position(9)
     assert np.asarray(viewer.layers[0].data)[viewer.dims.current_step[0]].max() == 150
 

@@ -95,7 +95,7 @@ def test_of_a_scan_deleted_since_everything_but_dicom_is_exported(
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a: str(out))
     qtbot.mouseClick(scored.export.all_button, LEFT)
     qtbot.waitUntil(lambda: len(notes) == 2, timeout=30_000)
-    assert notes[1].startswith("Heatmap, mask, findings and provenance are saved")
+    assert notes[1].startswith("Heatmap, mask, flagged regions and provenance are saved")
     (folder,) = out.iterdir()
     assert np.asarray(nib.load(folder / "mask.nii.gz").dataobj).sum() == 4 * 5 * 8
 
@@ -193,7 +193,7 @@ def test_a_report_is_a_pdf_where_that_is_the_kind_chosen(
     qtbot.waitUntil(lambda: scored.export.report_button.text() == "Export report...")
     page = pypdf.PdfReader(out).pages[0]
     assert page.mediabox[2] == pytest.approx(8.5 * 72)
-    assert "Findings" in page.extract_text()
+    assert "Flagged regions" in page.extract_text()
     # The kind is remembered, and said first where it cannot be had any more.
     out.unlink()
     monkeypatch.setitem(sys.modules, "weasyprint", None)

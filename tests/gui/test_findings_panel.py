@@ -121,7 +121,7 @@ def test_keys_go_through_the_list_and_decide(scored: ReviewDock, qtbot: Any) -> 
     press(scored, qtbot, Qt.Key.Key_P)
     press(scored, qtbot, Qt.Key.Key_K)
     assert column(scored, "Status") == ["keep", "reject", "unsure"]
-    assert scored.threshold.findings.text().startswith("2 findings")
+    assert scored.threshold.findings.text().startswith("2 flagged regions")
     press(scored, qtbot, Qt.Key.Key_K)
     assert column(scored, "Status")[0] == ""
 

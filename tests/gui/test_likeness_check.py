@@ -17,13 +17,16 @@ from qtpy.QtWidgets import QFileDialog
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.gui.worklist_model import COLUMNS, WorklistModel
 from napari_spatial_ar.imaging.acquisition import Acquisition
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.windows import Window, resolve
 from napari_spatial_ar.normative import appearance
 from napari_spatial_ar.normative.acquired import Acquired
 from napari_spatial_ar.normative.likeness import Likeness
 from napari_spatial_ar.normative.preprocessing import Preprocessing
+from napari_spatial_ar.review.worklist import Entry, Summary
 from tests.gui.conftest import FakeInfo
 
 Make = Callable[..., ReviewDock]
@@ -254,6 +257,27 @@ def test_what_headers_say_does_not_fit_is_there_before_score(
     made.scan.list.choose(flair)
     assert warning(made) == ""
     assert not made.findings.unlike.isVisibleTo(made)
+
+
+def test_a_row_of_the_worklist_is_marked_beside_its_flagged_regions(lab: Any, qtbot: Any) -> None:
+    rows = WorklistModel()
+    for key in ("T1", "FLAIR"):
+        entry = Entry(key, "MR series 4", state="scored", summary=Summary(findings=3))
+        rows.add(entry, Scan.of(of_sequence(lab.make_volume(), key)))
+    flagged = [column.name for column in COLUMNS].index("findings")
+
+    def said(role: Any = Qt.ItemDataRole.DisplayRole) -> list[str]:
+        return [rows.data(rows.index(row, flagged), role) for row in range(2)]
+
+    assert said() == ["3", "3"]  # there is no model yet
+    with qtbot.waitSignal(rows.dataChanged):
+        rows.set_model(SimpleNamespace(header=Header(FLAIR=9)))
+    assert said() == ["\u26a0 3", "3"]
+    t1, flair = said(Qt.ItemDataRole.ToolTipRole)
+    assert t1.startswith("Unlike what the model learned from: T1 instead of FLAIR.")
+    assert "Unlike" not in flair
+    rows.set_model(SimpleNamespace(header=Header(T1=9)))
+    assert said() == ["3", "\u26a0 3"]
 
 
 def test_the_model_of_the_scans_sequence_is_chosen(

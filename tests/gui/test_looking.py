@@ -133,7 +133,7 @@ def test_side_by_side_and_back(scored: ReviewDock, others: int, qtbot: Any) -> N
     qtbot.keyClick(canvas(scored), Qt.Key.Key_G)
     assert views(scored) == {
         (0, 0): ["MR series 4"],
-        (0, 1): ["MR series 4 (beside)", "MR series 4: departure", "MR series 4: mask"],
+        (0, 1): ["MR series 4 (beside)", "departure: fake", "mask: fake"],
     }
     assert scored.looking.side_button.isChecked()
     qtbot.mouseClick(scored.looking.side_button, LEFT)
@@ -195,3 +195,21 @@ def test_the_table_has_every_key(scored: ReviewDock) -> None:
     assert f"({SIDE_KEY})" in scored.looking.side_button.toolTip()
     assert f"({EXPLAIN_KEY})" in scored.explain.freeze.toolTip()
     assert f"({EXPLAIN_KEY})" in scored.explain.fold.heading.toolTip()
+
+
+def test_the_colour_bar_has_its_models_unit(
+    dock: Any, lab: Any, models: Any, finish: Any, qtbot: Any
+) -> None:
+    models["fake"].unit = "SD of normal tissue"
+    made = dock()
+    made.score("slice")
+    finish(made)
+    unit = made.viewer.canvas.overlays["heatmap_unit"]
+    qtbot.waitUntil(lambda: unit.visible, timeout=5000)
+    assert unit.text.split() == ["SD", "of", "normal", "tissue"]
+    made.looking.looking.set_mode("outline")
+    assert not unit.visible
+    made.looking.looking.set_mode("both")
+    assert unit.visible
+    made.viewer.layers.remove(made.session.heat)
+    assert not unit.visible

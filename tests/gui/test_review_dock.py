@@ -101,7 +101,9 @@ def test_score_this_slice_scores_the_slice_in_view(
     expected = np.zeros(lab.shape, bool)
     expected[6] = volume.data[6] == 100
     assert np.array_equal(volume.geometry.from_display(np.asarray(mask.data)) == 1, expected)
-    assert made.threshold.findings.text() == "1 finding, largest 0.4 ml"  # 80 voxels of 4.5 mm3
+    assert (
+        made.threshold.findings.text() == "1 flagged region, largest 0.4 ml"
+    )  # 80 voxels of 4.5 mm3
 
 
 def test_another_plane_is_scored_by_itself(
@@ -328,7 +330,7 @@ def test_the_mask_follows_the_slider_at_once_in_the_slice_in_view(
     assert on_grid[5].sum() == 80  # the volume follows when the slider rests
     finish(made)
     assert on_grid.sum() == 0
-    assert made.threshold.findings.text() == "No findings above the threshold."
+    assert made.threshold.findings.text() == "Nothing is flagged at this threshold."
 
 
 def test_small_regions_leave_with_the_smallest_size(
@@ -339,10 +341,10 @@ def test_small_regions_leave_with_the_smallest_size(
     made = dock(volume)
     click(made.volume_button)
     finish(made)
-    assert made.threshold.findings.text().startswith("2 findings")
+    assert made.threshold.findings.text().startswith("2 flagged regions")
     made.threshold.min_size.setValue(5)  # a voxel has 4.5 mm3
     finish(made)
-    assert made.threshold.findings.text().startswith("1 finding,")
+    assert made.threshold.findings.text().startswith("1 flagged region,")
     assert np.asarray(of_kind(made, "mask")[0].data).sum() == 3 * 8 * 10
 
 

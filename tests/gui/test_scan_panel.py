@@ -185,7 +185,7 @@ def test_nothing_is_measured_in_a_scan_whose_geometry_is_not_regular(
     qtbot.mouseClick(made.volume_button, LEFT)
     finish(made)
     assert made.threshold.min_size.suffix() == " voxels"
-    assert made.threshold.findings.text() == "1 finding, largest 240 voxels"
+    assert made.threshold.findings.text() == "1 flagged region, largest 240 voxels"
     made.viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
     made.scan.list.choose(made.viewer.layers[-1])
     assert not made.scan.warning.isVisible()

@@ -93,7 +93,7 @@ def test_a_report_stands_alone_and_its_numbers_are_those_of_the_tables(
     assert [row[9] for row in rows] == ["not read", "kept", "rejected"]
     assert [row[10] for row in rows] == ["", EVIL, ""]
     facts = {row[0]: row[1] for row in page.rows if len(row) == 2}
-    assert facts["Findings"] == "3 (1 not read, 1 kept, 1 rejected)"
+    assert facts["Flagged regions"] == "3 (1 not read, 1 kept, 1 rejected)"
     assert facts["Threshold"].startswith("2 nats per dimension. It flags 1.00% of normal tissue")
     assert facts["Spacing (Z, Y, X)"] == "3 x 2 x 1 mm"
     assert facts["Voxels (Z, Y, X)"] == "5 x 30 x 20"
@@ -129,8 +129,8 @@ def test_pictures_show_findings_where_they_are(
     assert "threshold 2 (nats per dimension)" in legend
     # Kept before unread; none of what was rejected, then the highest-scoring slices.
     assert [alt.split(" of ")[0] for alt, _ in slices] == [f"Slice {i}" for i in (3, 1, 2, 0)]
-    assert "outline of finding 2, at the midline." in slices[0][0]
-    assert "outline of finding 1" in slices[1][0]
+    assert "outline of region 2, at the midline." in slices[0][0]
+    assert "outline of region 1" in slices[1][0]
     assert "3" not in said[: said.index("slice 2")]
     assert {"R", "L", "1", "2"} <= set(said)
     height, width = slices[0][1].shape[:2]
@@ -156,7 +156,7 @@ def test_where_there_are_many_findings_those_kept_have_their_pictures(
     assert [item.finding.rank for item in chosen[0][1]] == [2]
     report = scan_report(results, model, most=1)
     assert report.without_picture == 1
-    assert "1 more finding has no picture here." in Page(scan_page(report)).text
+    assert "1 more region has no picture here." in Page(scan_page(report)).text
     whole = scan_report(results, model)
     assert len(whole.shortened(2).pictures) == 2
 

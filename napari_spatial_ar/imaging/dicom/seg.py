@@ -43,9 +43,10 @@ def write_seg(
     """Write a mask as a DICOM segmentation (SEG, BINARY) that lies exactly on the scan.
 
     The patient's name, ID and dates and the study's identification are copied from the scan
-    into the file, as DICOM demands: by them a PACS files it. All findings are one segment,
-    category "Morphologically Abnormal Structure", type "Lesion" (SNOMED CT). Only slices that
-    the mask touches are stored; of an empty mask, all.
+    into the file, as DICOM demands: by them a PACS files it. All regions are one segment,
+    category "Spatial and Relational Concept" (SNOMED CT), type "Selected region" (DICOM): nobody
+    has said that they are abnormal. Only slices that the mask touches are stored; of an empty
+    mask, all.
 
     Parameters
     ----------
@@ -87,8 +88,8 @@ def write_seg(
         segment = SegmentDescription(
             segment_number=1,
             segment_label=plain_text(label),
-            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-            segmented_property_type=codes.SCT.Lesion,
+            segmented_property_category=codes.SCT.SpatialAndRelationalConcept,
+            segmented_property_type=codes.DCM.SelectedRegion,
             algorithm_type=kind,
             algorithm_identification=None if algorithm is None else algorithm.identification(),
         )

@@ -245,8 +245,9 @@ def test_codes_maker_and_patient(
         segment.SegmentedPropertyCategoryCodeSequence[0],
         segment.SegmentedPropertyTypeCodeSequence[0],
     )
-    assert (category.CodeValue, category.CodingSchemeDesignator) == ("49755003", "SCT")
-    assert (type_.CodeValue, type_.CodingSchemeDesignator) == ("52988006", "SCT")
+    assert (category.CodeValue, category.CodingSchemeDesignator) == ("309825002", "SCT")
+    # "Selected region": a program has marked it, and nobody has called it a lesion.
+    assert (type_.CodeValue, type_.CodingSchemeDesignator) == ("111099", "DCM")
     (made_by,) = segment.SegmentationAlgorithmIdentificationSequence
     assert (made_by.AlgorithmName, made_by.AlgorithmVersion) == ("brain-flair", "0123456789ab")
     assert made_by.AlgorithmFamilyCodeSequence[0].CodeMeaning == "Artificial Intelligence"
