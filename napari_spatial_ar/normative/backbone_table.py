@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, ValidationError
+
+from napari_spatial_ar.normative.model_schema import Digest, Number, Part, Size, Word
 from napari_spatial_ar.normative.paths import weights_dir
 from napari_spatial_ar.normative.weight_files import read_metadata
 from napari_spatial_ar.normative.weight_layouts import Family
@@ -212,6 +215,22 @@ def spec_metadata(spec: BackboneSpec) -> dict[str, str]:
     return {_SPEC: json.dumps({key: values[key] for key in _KEPT}, sort_keys=True)}
 
 
+_Setting = Annotated[float, Field(ge=-(2**17), le=2**17)] | bool | Word | None
+
+
+class _Spec(Part):
+    """What the metadata of an own backbone's weights may say; the file comes from anywhere."""
+
+    family: Family
+    patch: Annotated[int, Field(ge=1, le=1024)]
+    width: Size
+    licence: str
+    config: dict[Word, _Setting | list[_Setting]]
+    pinned_sha256: Digest
+    mean: Annotated[list[Number], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Number], Field(min_length=3, max_length=3)]
+
+
 def find_spec(name: str) -> BackboneSpec | None:
     """Find a backbone by name: one of `BACKBONES`, or one that the user brought; None if neither.
 
@@ -226,11 +245,12 @@ def find_spec(name: str) -> BackboneSpec | None:
     if said is None:
         return None
     try:
-        values = {key: said[key] for key in _KEPT}
-        mean, std = tuple(values.pop("mean")), tuple(values.pop("std"))
-        return BackboneSpec(name=name, own=True, mean=mean, std=std, **values)
-    except (KeyError, TypeError):
+        _Spec.model_validate(said)
+    except ValidationError:
         return None
+    values = {key: said[key] for key in _KEPT}
+    mean, std = tuple(values.pop("mean")), tuple(values.pop("std"))
+    return BackboneSpec(name=name, own=True, mean=mean, std=std, **values)
 
 
 def known_backbones() -> dict[str, BackboneSpec]:

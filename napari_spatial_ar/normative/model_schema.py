@@ -17,7 +17,18 @@ from napari_spatial_ar.imaging.selection import SlicePlane
 from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import WindowKind
 
-__all__ = ["Closed", "Count", "Number", "Part", "Size", "StoredModel", "parsed", "said_of"]
+__all__ = [
+    "Closed",
+    "Count",
+    "Digest",
+    "Number",
+    "Part",
+    "Size",
+    "StoredModel",
+    "Word",
+    "parsed",
+    "said_of",
+]
 
 # A million slices take some 50 MB.
 _LONGEST = 64 << 20

@@ -21,8 +21,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from napari_spatial_ar.errors import InputError, ModelFileError, ModelVersionError, SpatialARError
-from napari_spatial_ar.normative import model_file
+from napari_spatial_ar.normative import backbone_table, model_file
 from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.backbone_table import find_spec, own_file
 from napari_spatial_ar.normative.catalogue import check_entry, list_entries, read_entry
 from napari_spatial_ar.normative.importing import import_model
 from napari_spatial_ar.normative.library import check_models, duplicate_model
@@ -32,6 +33,7 @@ from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 from napari_spatial_ar.normative.model_lookup import list_models, unreadable_models
 from napari_spatial_ar.normative.paths import user_models_dir
+from napari_spatial_ar.normative.weights import list_weights
 from tests.normative.test_model import build, picture
 
 Content = dict[str, Any]
@@ -491,3 +493,46 @@ def test_bytes_at_random(forge: Forge, data: st.DataObject) -> None:
         content[place] = data.draw(st.integers(0, 255))
     forge.file.write_bytes(content)
     outcome(forge.file)
+
+
+# ---------------------------------------------------------------------- weights of one's own
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"patch": "16"},
+        {"patch": 0},
+        {"width": None},
+        {"width": 10**9},
+        {"family": "of-tomorrow"},
+        {"config": []},
+        {"config": {"num_hidden_layers": 10**9}},
+        {"config": {"hidden_act": {"a": {}}}},
+        {"licence": 5},
+        {"pinned_sha256": "x"},
+        {"mean": [0.5]},
+        {"std": ["a", "b", "c"]},
+    ],
+)
+def test_a_bad_file_of_weights_costs_no_other_backbone(wrong: Content) -> None:
+    good = {
+        "family": "dinov2",
+        "patch": 14,
+        "width": 384,
+        "licence": "",
+        "config": {"num_hidden_layers": 2, "hidden_act": "gelu", "qkv_bias": True, "drop": 0.0},
+        "pinned_sha256": "",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+    }
+    file = own_file("of-mine")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for said, known in ((good, True), ({**good, **wrong}, False)):
+            text = json.dumps(said)
+            file.write_bytes(save({"a": torch.zeros(1)}, metadata={backbone_table._SPEC: text}))
+            assert (find_spec("of-mine") is not None) == known
+            assert ("of-mine" in {info.name for info in list_weights()}) == known
+    finally:
+        file.unlink()
