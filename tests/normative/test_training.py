@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.fitting import FitProgress, fit_steps
+from napari_spatial_ar.normative.precision import VARIABLE
 
 
 @pytest.fixture
@@ -105,3 +107,28 @@ def test_a_fit_that_ended_early_trains_no_more_when_resumed(
 def test_patience_below_0(normal_slices: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="number of epochs from 0, not -1"):
         nsar.fit(normal_slices, out=tmp_path / "m", patience=-1, **settings)
+
+
+def test_products_in_bfloat16_train_nearly_the_same(
+    normal_slices: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On any processor: where there is no bfloat16, torch emulates it."""
+    settings |= {"learning_rate": 0.003, "epochs": 6}
+    found = {}
+    for forced, products in (("off", "float32"), ("on", "bfloat16")):
+        monkeypatch.setenv(VARIABLE, forced)
+        model = nsar.fit(normal_slices, out=tmp_path / forced, **settings)
+        assert model.header.training["products"] == products
+        found[products] = model.header.training["history"]["valid_nll"]
+    assert found["float32"] != found["bfloat16"]
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.01)
+    # What it learned scores in float32 either way.
+    maps = []
+    image = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
+    for forced in ("off", "on"):
+        monkeypatch.setenv(VARIABLE, forced)
+        maps.append(model.score_slice(image).grid)
+    np.testing.assert_array_equal(*maps)
