@@ -127,10 +127,6 @@ class Scorer(QObject):
         """All scores there are, of any scan by any model in any plane."""
         return self._sessions
 
-    def sessions_of(self, layer: Any) -> list[Session]:
-        """Scores of a layer by any model in any plane."""
-        return [session for session in self._sessions if session.layer is layer]
-
     def restore(
         self, layer: Any, model: Any, plane: Plane | None, kept: ScanScores, *, rest: bool
     ) -> Session:

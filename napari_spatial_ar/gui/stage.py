@@ -77,9 +77,9 @@ class Stage(QObject):
         self._left: WeakKeyDictionary[Image, _View] = WeakKeyDictionary()
         self._working = self._resting = False
         self._leaving: list[Layer] = []
-        self._remover = QTimer(self)
-        self._remover.setSingleShot(True)
-        self._remover.timeout.connect(self._remove_leaving)
+        self._tidier = QTimer(self)
+        self._tidier.setSingleShot(True)
+        self._tidier.timeout.connect(self._tidy)
         # napari holds these by weak reference.
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
@@ -165,10 +165,8 @@ class Stage(QObject):
                 if not layer.visible and self._wanted(layer):
                     layer.visible = True
                     self._put_away.discard(layer)
-            active = self._viewer.layers.selection.active
-            if self._scan in layers and active is not None and not active.visible:
-                # What the brush and the contrast limits act on is what is seen.
-                self._viewer.layers.selection = {self._scan}
+        # Not now: napari may be deleting what is selected, one layer after the other.
+        self._tidier.start(0)
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -240,15 +238,20 @@ class Stage(QObject):
                 with self._at_work():
                     layer.visible = False
                 self._leaving.append(layer)
-                self._remover.start(0)
+                self._tidier.start(0)
             else:
                 layers.remove(layer)
 
-    def _remove_leaving(self) -> None:
-        leaving, self._leaving = self._leaving, []
+    def _tidy(self) -> None:
+        """Delete what is left of a scan, and select what is seen: brush and limits act on it."""
+        layers, (leaving, self._leaving) = self._viewer.layers, (self._leaving, [])
         for layer in leaving:
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+            if layer in layers:
+                layers.remove(layer)
+        active = layers.selection.active
+        hidden = active is not None and not active.visible and not self._is_chosen(active)
+        if hidden and not self._resting and self._scan in layers:
+            layers.selection = {self._scan}
 
     # ------------------------------------------------------------------ the view
 

@@ -158,16 +158,10 @@ class WorklistOpener(QObject):
         self._keeper.keep_marks(opened)
         self._keeper.keep_scores(opened)
         layers = self._dock.viewer.layers
-        made = [opened.layer]
-        # The scorer forgets what it made of a layer that is gone.
-        sessions = self._dock.scorer.sessions_of(opened.layer) or [opened.session]
-        for session in filter(None, sessions):
-            made = [session.heat, session.mask, *made]
         self._keeper.opened.remove(opened)
         self._keeper.release(opened)
-        for layer in made:
-            if layer is not None and layer in layers:
-                layers.remove(layer)
+        if opened.layer in layers:
+            layers.remove(opened.layer)  # which takes its results along
 
     def _on_removed(self) -> None:
         """Take note of a scan that was taken out of the viewer by hand."""

@@ -19,16 +19,18 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 from qtpy.QtCore import QEvent, QMimeData, QPoint, QPointF, Qt, QUrl
-from qtpy.QtGui import QDropEvent, QMouseEvent
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QMouseEvent, QWheelEvent
 from qtpy.QtWidgets import QApplication, QFileDialog
 from scipy import ndimage
 
+from napari_spatial_ar.gui.opening import become_default_reader
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.viewing import camera_of
 from napari_spatial_ar.imaging.samples import sample_path
 from napari_spatial_ar.normative.fitting import fit
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.paths import user_models_dir
+from tests.gui.stage_check import assert_nothing_left, assert_one_patient
 
 LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
 RELEASED = "brain-flair-change"
@@ -121,6 +123,42 @@ class Reader:
         mime.setUrls([QUrl.fromLocalFile(str(path))])
         copy, none = Qt.DropAction.CopyAction, Qt.KeyboardModifier.NoModifier
         self.dock.dropEvent(QDropEvent(QPointF(5, 5), copy, mime, LEFT, none))
+
+    def drop_on_canvas(self, path: Path) -> None:
+        """Drop a file on napari's canvas."""
+        mime = QMimeData()
+        mime.setUrls([QUrl.fromLocalFile(str(path))])
+        held = (Qt.DropAction.CopyAction, mime, LEFT, Qt.KeyboardModifier.NoModifier)
+        target = self.viewer.window._qt_viewer
+        QApplication.sendEvent(target, QDragEnterEvent(QPoint(50, 50), *held))
+        QApplication.sendEvent(target, QDropEvent(QPointF(50, 50), *held))
+
+    def pick(self, box: Any, index: int) -> None:
+        """Open a list and press an item."""
+        self.dock.scroll.ensureWidgetVisible(box)
+        box.showPopup()
+        item = box.view().visualRect(box.model().index(index, 0)).center()
+        self.qtbot.mouseClick(box.view().viewport(), LEFT, pos=item)
+        box.hidePopup()
+        assert box.currentIndex() == index
+
+    def turn_wheel(self, widget: Any) -> None:
+        """Turn the wheel with the mouse on a widget, as the window is told of it."""
+        self.dock.scroll.ensureWidgetVisible(widget)
+        window, there = widget.window(), widget.mapToGlobal(widget.rect().center())
+        here = QPointF(window.mapFromGlobal(there))
+        turn = (QPoint(), QPoint(0, -120), NONE, Qt.KeyboardModifier.NoModifier)
+        phase = Qt.ScrollPhase.NoScrollPhase
+        event = QWheelEvent(here, QPointF(there), *turn, phase, False)
+        QApplication.sendEvent(window.windowHandle(), event)
+        QApplication.processEvents()
+
+    def press_eye(self, layer: Any) -> None:
+        """Press a layer's eye in napari's list."""
+        model = self.viewer.window._qt_viewer.layers.model()
+        rows = [model.index(row, 0) for row in range(model.rowCount())]
+        (row,) = [row for row in rows if row.data() == layer.name]
+        model.setData(row, Qt.CheckState.Checked, Qt.ItemDataRole.CheckStateRole)
 
     def click(self, widget: Any, at: QPoint | None = None) -> None:
         """Press a button that can be pressed."""
@@ -323,3 +361,77 @@ def test_from_a_dropped_scan_to_files_that_others_read(
     assert kept == expected.sum()
     listed = json.loads((folder / "findings.json").read_text())["findings"]
     assert len(listed) == len(rows)
+
+    one_patient_at_a_time(reader, source, tmp_path)
+
+
+def one_patient_at_a_time(reader: Reader, source: Any, folder: Path) -> None:
+    """Open a second patient, who lies far from the first, and go from one to the other."""
+    dock, viewer, qtbot = reader.dock, reader.viewer, reader.qtbot
+    first, session = dock.scan.layer, dock.session
+    assert_one_patient(dock)
+    part = source.slicer[:, :, :3]
+    affine = part.affine.copy()
+    affine[:3, 3] += 700, -500, 300
+    nib.save(nib.Nifti1Image(np.asarray(part.dataobj), affine), folder / "second.nii.gz")
+    become_default_reader()
+    reader.drop_on_canvas(folder / "second.nii.gz")
+    qtbot.waitUntil(lambda: dock.scan.layer is not first, timeout=30_000)
+    second = dock.scan.layer
+    assert_one_patient(dock)
+    assert dock.score_note.text() == ""
+    reader.click(dock.slice_button)
+    qtbot.waitUntil(lambda: not dock.running and dock.masks.settled, timeout=60_000)
+    assert_one_patient(dock)
+    reader.pick(dock.scan.box, dock.scan.box.findData(first))
+    assert dock.session is session
+    assert_one_patient(dock)
+    reader.settle()
+
+    # The wheel over what it could change.
+    for box in (dock.scan.box, dock.model_box, dock.plane_box, dock.threshold.unit_box):
+        before = box.currentIndex()
+        reader.turn_wheel(box)
+        assert box.currentIndex() == before
+    threshold = dock.threshold.threshold
+    for widget in (dock.threshold.slider.bar, dock.threshold.slider.field):
+        reader.turn_wheel(widget)
+    assert dock.threshold.threshold == threshold
+
+    # Another plane, and back.
+    reader.pick(dock.plane_box, 2)
+    assert not session.heat.visible
+    assert not dock.threshold.highest.isEnabled()
+    assert_one_patient(dock)
+    reader.pick(dock.plane_box, 0)
+    assert session.heat.visible
+    reader.settle()
+    reader.press_eye(second)
+    assert dock.scan.layer is second
+    assert_one_patient(dock)
+    reader.pick(dock.scan.box, dock.scan.box.findData(first))
+    reader.settle()
+    dock.scroll.ensureWidgetVisible(dock.threshold.highest)
+    reader.click(dock.threshold.highest)
+    axis, highest = session.geometry.display_slice_axis, session.highest_slice
+    assert viewer.dims.current_step[axis] == session.geometry.slice_position(highest)
+
+    # A warning that comes late moves no button.
+    spots = [button.mapToGlobal(QPoint()) for button in (dock.slice_button, dock.volume_button)]
+    before = dock.unlike_note.text()
+    dock.unlike_note.say("Unlike in every way, as comes out late" if not before else "", "So.")
+    QApplication.processEvents()
+    assert dock.unlike_note.isVisible() == (not before)
+    buttons = (dock.slice_button, dock.volume_button)
+    assert [button.mapToGlobal(QPoint()) for button in buttons] == spots
+
+    # Opened once more, it is the same dock; deleted, a scan takes all along.
+    _, again = viewer.window.add_plugin_dock_widget("napari-spatial-ar", "Review")
+    assert again is dock
+    assert viewer.window._qt_window.findChildren(ReviewDock) == [dock]
+    viewer.layers.selection = {first, session.mask}
+    viewer.layers.remove_selected()
+    QApplication.processEvents()
+    assert dock.scan.layer is second
+    assert_one_patient(dock)
+    assert_nothing_left(dock)

@@ -250,6 +250,7 @@ def test_a_scan_takes_its_results_along_however_it_is_deleted(person: Person) ->
     person.look()
     assert a not in viewer.layers
     assert set(viewer.layers) == {b, kept.heat, kept.mask}
+    assert viewer.layers.selection == {b}
     viewer.layers.selection = {b, kept.mask}
     viewer.layers.move(0, 3)  # above its results
     viewer.layers.remove_selected()
