@@ -13,6 +13,7 @@ __all__ = [
     "ModelFileError",
     "ModelVersionError",
     "NameTakenError",
+    "Notice",
     "SpatialARError",
     "StorageError",
     "UnguardedWarning",
@@ -100,5 +101,9 @@ class Cancelled(SpatialARError):
     """The work was stopped on request; what was finished is kept."""
 
 
-class UnguardedWarning(UserWarning):
+class Notice(UserWarning):
+    """What a user should know while work goes on: a sentence."""
+
+
+class UnguardedWarning(Notice):
     """A folder on a file system without locks, where two processes may disturb each other."""

@@ -22,10 +22,11 @@ from typer.testing import CliRunner
 import napari_spatial_ar as nsar
 from napari_spatial_ar.cli import app
 from napari_spatial_ar.cli.support import parse_window
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative import engine_choice, engines, focus_weights, weights
 from napari_spatial_ar.normative.backbone import BACKBONES
+from napari_spatial_ar.review import model_card
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from tests.imaging.conftest import build_image
@@ -146,6 +147,25 @@ def test_calibrate_and_score_say_p_values_and_their_n(tmp_path: Path, fitted: Pa
     error = run(tmp_path, *arguments, tmp_path / "b", "--fpr", 1e-5, code=1)["error"]
     assert "4 slices of 4 patients" in error
     assert not (tmp_path / "b").exists()
+
+
+def test_a_model_without_room_for_its_card_is_a_model(
+    tmp_path: Path, fitted: Path, normal_slices: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, picture: Any) -> None:
+        raise StorageError("could not be written, because the disk is full", path=path.name)
+
+    monkeypatch.setattr(model_card, "write_png", full)
+    target = tmp_path / "result.json"
+    arguments = ["calibrate", fitted, tmp_path / "more", "--device", "cpu", "--json", target]
+    (tmp_path / "more").mkdir()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(60, 250, (48, 40), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "more" / f"p{number}_0.png")
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    assert "warning: The model is saved, but not its card: losses.png: could not" in result.output
+    assert nsar.load_model(fitted, device="cpu").sha256 == json.loads(target.read_text())["sha256"]
 
 
 def test_models_are_kept_in_order(

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from napari_spatial_ar.errors import InputError, SpatialARError, UnguardedWarning, printable
+from napari_spatial_ar.errors import InputError, Notice, SpatialARError, printable
 
 if TYPE_CHECKING:
     from napari_spatial_ar.imaging.windows import Window
@@ -204,13 +204,13 @@ def _warnings_said() -> Iterator[None]:
     show = warnings.showwarning
 
     def told(message: Warning | str, category: type[Warning], *where: Any) -> None:
-        if issubclass(category, UnguardedWarning):
+        if issubclass(category, Notice):
             say(f"warning: {message}")
         else:
             show(message, category, *where)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", UnguardedWarning)
+        warnings.simplefilter("always", Notice)
         warnings.showwarning = told  # type: ignore[assignment]
         yield
 

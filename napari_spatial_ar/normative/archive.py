@@ -107,7 +107,7 @@ def unpack_model(path: Path, name: str | None = None) -> Path:
             check_room(
                 sum(member.file_size for member in members),
                 user_models_dir(),
-                "what the archive holds",
+                "the files in the archive",
             )
             with new_model(name) as folder:
                 for member in members:

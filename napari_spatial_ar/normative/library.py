@@ -16,7 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from napari_spatial_ar.errors import InputError, ModelFileError, NameTakenError, printable
-from napari_spatial_ar.imaging.files import atomic_path, claimed, storage_error, work_folder
+from napari_spatial_ar.imaging.files import (
+    atomic_path,
+    claimed,
+    remove_partial,
+    storage_error,
+    work_folder,
+)
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.backbone_table import find_spec
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
@@ -154,6 +160,7 @@ def new_model(name: str) -> Iterator[Path]:
     StorageError
         If the disk is full or may not be written to.
     """
+    remove_partial(user_models_dir())
     target = free_folder(name)
     with work_folder(target.parent) as work:
         try:

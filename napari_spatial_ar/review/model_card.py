@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import InputError, Notice, StorageError
 from napari_spatial_ar.imaging.files import atomic_write_text
 from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.normative.acquired import Acquired
@@ -58,14 +59,13 @@ def write_model_card(model: NormativeModel) -> Path | None:
     Returns
     -------
     Path or None
-        The card; None where there is one that a person wrote, which stays.
+        The card; None where there is one that a person wrote, which stays, and where it cannot be
+        written. The model does without, so that is a `Notice`.
 
     Raises
     ------
     InputError
         If the model was never saved.
-    StorageError
-        If it cannot be written.
     """
     if model.folder is None:
         raise InputError("a model has its card beside it, and this one is not saved")
@@ -81,12 +81,16 @@ def write_model_card(model: NormativeModel) -> Path | None:
         pictures[_CALIBRATION] = _calibration_plot(calibration, model.unit)
         if model.examples:
             pictures[_EXAMPLES] = _examples(model.examples, calibration)
-    for name in (_LOSSES, _CALIBRATION, _EXAMPLES):
-        if name in pictures:
-            write_png(model.folder / name, pictures[name])
-        else:
-            (model.folder / name).unlink(missing_ok=True)
-    atomic_write_text(card, _text(model, set(pictures)))
+    try:
+        for name in (_LOSSES, _CALIBRATION, _EXAMPLES):
+            if name in pictures:
+                write_png(model.folder / name, pictures[name])
+            else:
+                (model.folder / name).unlink(missing_ok=True)
+        atomic_write_text(card, _text(model, set(pictures)))
+    except (StorageError, OSError) as error:
+        warnings.warn(f"The model is saved, but not its card: {error}", Notice, stacklevel=2)
+        return None
     return card
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.dicom.derived import caveats
 from napari_spatial_ar.imaging.dicom.parametric_map import write_parametric_map
 from napari_spatial_ar.imaging.dicom.seg import write_seg
@@ -324,6 +324,9 @@ def write_scan_outputs(
                 finish_interrupted(out_dir)
             except OSError as error:
                 raise storage_error(error, out_dir) from error
+            except StorageError as error:
+                # Not with the hidden folder's name, which nobody knows.
+                raise StorageError(error.what, path=out_dir, fix=error.fix) from error
     files = {key: out_dir / path.name for key, path in made.items()}
     return ScanOutputs(
         files, findings, final, warnings, results.p_values, results.unlike, written_up, summary

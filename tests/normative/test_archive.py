@@ -183,7 +183,7 @@ def test_more_than_the_disk_has_room_for_is_refused_before_anything_is_written(
     path = packed(tmp_path, **{"a/model.safetensors": (folder / "model.safetensors").read_bytes()})
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(StorageError, match=r"the archive holds need .* and 1\.0 kB are free"):
+    with pytest.raises(StorageError, match=r"files in the archive need .* and 1\.0 kB are free"):
         import_model(path, "new")
     assert nothing_came_in()
 
