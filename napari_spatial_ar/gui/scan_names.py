@@ -41,7 +41,7 @@ def parts_that_differ(paths: Sequence[Path]) -> list[str]:
     reversed_parts = [
         [_SUFFIXES.sub("", path.name) or path.name, *reversed(path.parts[:-1])] for path in paths
     ]
-    most = max(map(len, reversed_parts))
+    most = max(map(len, reversed_parts), default=0)
     for count in range(1, most + 1):
         for start in range(most - count + 1):
             shown = ["/".join(reversed(own[start : start + count])) for own in reversed_parts]
@@ -79,9 +79,12 @@ class ScanNames:
             by_label.setdefault(layer.metadata[KEY]["volume"].series.label, []).append(layer)
         shown: dict[int, str] = {}
         for label, layers in by_label.items():
-            parts = parts_that_differ([_path_of(layer) for layer in layers])
-            for layer, part in zip(layers, parts, strict=True):
-                apart = part if len(layers) > 1 else ""
+            from_files = [layer for layer in layers if _files_of(layer)]
+            parts = parts_that_differ([_path_of(layer) for layer in from_files])
+            part_of = {id(layer): p for layer, p in zip(from_files, parts, strict=True)}
+            for layer in layers:
+                # napari numbers those that are in no file.
+                apart = part_of.get(id(layer), "") if len(layers) > 1 else ""
                 _rename(layer, f"{apart}: {label}" if apart else label, first=label)
                 shown[id(layer)] = apart or layer.name
         for layer in viewer.layers:
@@ -92,11 +95,14 @@ class ScanNames:
                 _rename(layer, result_name(facts["kind"], facts["model"], of))
 
 
+def _files_of(layer: Image) -> tuple[Path, ...]:
+    files: tuple[Path, ...] = layer.metadata[KEY]["volume"].series.files
+    return files
+
+
 def _path_of(layer: Image) -> Path:
-    """File of a scan, or the folder of its files; a path that no scan has where there is none."""
-    files = layer.metadata[KEY]["volume"].series.files
-    if not files:
-        return Path(str(id(layer)))
+    """File of a scan, or the folder of its files."""
+    files = _files_of(layer)
     return files[0] if len(files) == 1 else files[0].parent
 
 

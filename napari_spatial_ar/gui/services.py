@@ -232,11 +232,11 @@ def weights_hint(backbone: str) -> str:
 
 def default_note(backbone: str) -> str:
     """Say why a backbone is the one that fits default to; "" of any other, and of DINOv3."""
-    from napari_spatial_ar.normative import weights
+    from napari_spatial_ar.normative.backbone import OFFLINE_BACKBONE
+    from napari_spatial_ar.normative.weights import default_backbone, default_note
 
-    default = weights.default_backbone()
-    chosen_for_lack = backbone == default == weights.OFFLINE_BACKBONE
-    return weights.default_note(default) if chosen_for_lack else ""
+    default = default_backbone()
+    return default_note(default) if backbone == default == OFFLINE_BACKBONE else ""
 
 
 def user_models_dir() -> Path:

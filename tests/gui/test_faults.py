@@ -38,17 +38,19 @@ def test_a_layer_deleted_while_it_is_scored(
 ) -> None:
     models["fake"].gate = threading.Semaphore(0)
     made = dock()
-    other = made.viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    first = made.scan.layer
+    scored = made.viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    assert made.scan.layer is scored
     made.score("volume")
     models["fake"].gate.release(2)
     qtbot.waitUntil(lambda: made.session.visited.sum() >= 1, timeout=5000)
-    made.viewer.layers.remove(made.session.layer)
+    made.viewer.layers.remove(scored)
     models["fake"].gate.release(1)
     qtbot.waitUntil(lambda: not made.running and no_thread(), timeout=5000)
     assert len(models["fake"].asked) < lab.shape[0]
     assert notes == []
     # The dock goes on with what is left.
-    assert made.scan.layer is other
+    assert made.scan.layer is first
     models["fake"].gate.release(lab.shape[0])
     made.score("volume")
     qtbot.waitUntil(lambda: not made.running and made.masks.settled, timeout=10_000)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from napari.components import ViewerModel
 
 from napari_spatial_ar.gui.layers import KEY, kind_of, volume_layer_kwargs
 from napari_spatial_ar.gui.review_dock import ReviewDock
-from napari_spatial_ar.gui.scan_names import parts_that_differ
+from napari_spatial_ar.gui.scan_names import name_scans, parts_that_differ
 
 Make = Callable[..., ReviewDock]
 
@@ -90,3 +91,12 @@ def test_results_of_two_models_carry_their_names(
         f"{what}: {name}" for name in ("fake", "other") for what in ("departure", "mask")
     }
     assert {layer.metadata[KEY]["model"] for layer in results} == {"fake", "other"}
+
+
+def test_scans_in_no_file_are_told_apart_by_number(lab: Any) -> None:
+    viewer = ViewerModel()
+    name_scans(viewer)
+    for _ in range(2):
+        viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    first, second = (layer.name for layer in viewer.layers)
+    assert second == f"{first} [1]"
