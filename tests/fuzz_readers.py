@@ -11,6 +11,7 @@ Where a file carries a checksum, damage has to be refused; a slice that is lost 
 from __future__ import annotations
 
 import argparse
+import base64
 import gzip
 import io
 import json
@@ -100,6 +101,24 @@ def _dicom(pixels: np.ndarray, k: int, syntax: str | None = None, **tags: Any) -
     return buffer.getvalue()
 
 
+def _codecs() -> dict[str, bytes]:
+    """A slice in each compression that other libraries have to write."""
+    from tests.imaging.conftest import build_image
+    from tests.imaging.dicom import test_codecs as codecs
+
+    files = {}
+    for name, syntax in {**codecs.SYNTAXES, "jpeg-extended": codecs.JPEGExtended12Bit}.items():
+        twin = codecs.pixels(12, 0)
+        if name == "jpeg-extended":
+            twin = np.zeros((16, 24), np.uint16)
+        frame = base64.b64decode(codecs.FRAMES[f"{name} 12 0"])
+        dataset = codecs.packed(codecs.image(build_image, twin, 12, 0), [frame], syntax)
+        buffer = io.BytesIO()
+        pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+        files[name] = buffer.getvalue()
+    return files
+
+
 def _saved(write: Callable[[Path], Any], name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder, name))
@@ -171,6 +190,7 @@ def make_samples() -> list[Sample]:
         Sample("vol", {"a.vol": vol()}, "a.vol"),
         Sample("e2e", {"a.e2e": e2e()}, "a.e2e"),
         Sample("topcon", {"a.fda": topcon()()}, "a.fda"),
+        *(Sample(name, {"a.dcm": content}, "a.dcm") for name, content in _codecs().items()),
         Sample("model", {"model.safetensors": model}, "model.safetensors", "model"),
         Sample("archive", {"a.zip": archive.getvalue()}, "a.zip", "archive"),
         *(Sample(name, {name: content}, name) for name, content in {**tiff, **pictures}.items()),
