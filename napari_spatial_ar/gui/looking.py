@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from textwrap import fill
 from typing import Any, Literal, get_args
+from weakref import ref
 
 from napari.layers import Layer
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -66,6 +66,11 @@ class Looking(QObject):
 
     def __init__(self, viewer: Any, stage: Stage, parent: QObject):
         super().__init__(parent)
+        self._without_bar: list[ref[Layer]] = []
+        # Its own, so that it ends with the dock.
+        self._bar_timer = QTimer(self)
+        self._bar_timer.setSingleShot(True)
+        self._bar_timer.timeout.connect(self._show_colorbars)
         self._viewer = viewer
         self._stage = stage
         self._unit = unit_overlay(viewer)
@@ -136,16 +141,20 @@ class Looking(QObject):
             layer.events.opacity.connect(self._on_opacity)
             layer.events.visible.connect(self._name_unit)
             # Made in a turn of its own: it takes napari as long as the layer itself.
-            QTimer.singleShot(_BAR_MS, partial(self._show_colorbar, layer))
+            self._without_bar.append(ref(layer))
+            self._bar_timer.start(_BAR_MS)
         else:
             self._fill(layer)
             layer.events.contour.connect(self._follow)
 
-    def _show_colorbar(self, layer: Layer) -> None:
-        if hasattr(layer, "colorbar"):  # napari before 0.6 has none
-            layer.colorbar.visible = True
-            layer.colorbar.events.visible.connect(self._name_unit)
-            self._name_unit()
+    def _show_colorbars(self) -> None:
+        waiting, self._without_bar = self._without_bar, []
+        for held in waiting:
+            layer = held()
+            if layer is not None and hasattr(layer, "colorbar"):  # napari before 0.6 has none
+                layer.colorbar.visible = True
+                layer.colorbar.events.visible.connect(self._name_unit)
+        self._name_unit()
 
     def _name_unit(self, event: Any = None) -> None:
         """Write the unit of the heatmap that is drawn beside its colour bar."""
