@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.normative.archive import export_model
@@ -75,10 +76,15 @@ FULL = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the home that each command starts from: a model, scans of one name, normals."""
-    root = tmp_path_factory.mktemp("dying")
+    """Where the commands run, once for all of pytest's processes."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "dying"
+
+
+def prepare(root: Path) -> None:
+    """Make the home that each command starts from: a model, scans of one name, normals."""
     home = root / "template"
-    home.mkdir()
+    home.mkdir(parents=True)
     spec, threads = make_spec(), torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -103,12 +109,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate("ab"):
         voxels = np.random.default_rng(number).normal(100, 30, (40, 32, 4)).astype(np.float32)
         nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1, 3, 1])), home / "scans" / f"{name}.nii")
-    return root
 
 
 @pytest.fixture(scope="module")
 def ends(root: Path) -> dict[str, Any]:
     """How each run of each command ended."""
+    with FileLock(root.with_suffix(".lock")):
+        known = root / "ends.json"
+        if not known.exists():
+            prepare(root)
+            known.write_text(run_all(root))
+        found: dict[str, Any] = json.loads(known.read_text())
+        return found
+
+
+def run_all(root: Path) -> str:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "tests.dying", str(root)),
@@ -128,8 +143,7 @@ def ends(root: Path) -> dict[str, Any]:
         timeout=1200,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return done.stdout
 
 
 def content(home: Path) -> dict[str, Any]:
