@@ -26,6 +26,13 @@ def test_released_models_are_whole_and_say_what_they_are(name: str) -> None:
     assert header.training["subjects"] == 60
     assert header.calibration is not None
     assert header.calibration.patients == 12
+    assert header.calibration.peaks is not None
+    assert len(header.calibration.peaks.scores) == 12
+    assert header.acquired is not None
+    assert (header.acquired.usual("plane"), header.acquired.usual("sequence")) == (
+        ("axial",),
+        ("FLAIR",),
+    )
     card = (released_models_dir() / name / "README.md").read_text()
     assert "CC BY 3.0" in card
     assert "not for diagnosis" in card
@@ -58,7 +65,14 @@ def test_headless_demo_finds_something_on_the_scans_own_grid(tmp_path: Path) -> 
     assert volume.data[flagged].mean() > 1.1 * volume.data[~flagged & (volume.data > 20)].mean()
     with Image.open(tmp_path / "out" / "montage.png") as montage:
         assert montage.size[0] > 500
+    # No line on how rare the glioma is contradicts another.
+    found = json.loads((tmp_path / "out" / "findings.json").read_text())
+    glioma = found["findings"][0]
+    assert found["p_values"]["scan"] == pytest.approx(1 / 13)
+    assert (glioma["normal_patients_as_high"], glioma["normal_patients"]) == (0, 12)
+    assert glioma["rarity"].startswith("Scores higher than in any of 12 normal patients")
     record = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert record["likeness"]["unlike"] == []
     assert record["model"]["backbone"]["name"] == "dinov2_vits14_focus"
     weights = record["backbone_weights"]
     assert (weights["embedded"], weights["rounded_to"]) == (True, "float16")
