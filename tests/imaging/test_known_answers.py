@@ -24,9 +24,6 @@ MR = (8, 40, 48)
 SPACING = (3.0, 1.5, 1.25)
 CENTRE = (2, 20, 24)
 
-# Not right yet.
-PENDING: frozenset[str] = frozenset()
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -141,13 +138,7 @@ def check(folder: Path, answer: Answer) -> None:
         answer.look(volumes)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail) if name in PENDING else name
-        for name in sorted(ANSWERS)
-    ],
-)
+@pytest.mark.parametrize("name", sorted(ANSWERS))
 def test_own_file(name: str) -> None:
     check(OWN / name, ANSWERS[name])
 
@@ -183,13 +174,7 @@ SHARED: dict[str, Answer] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail) if Path(name).name in PENDING else name
-        for name in sorted(SHARED)
-    ],
-)
+@pytest.mark.parametrize("name", sorted(SHARED))
 def test_shared_file(shared_data: Path, name: str) -> None:
     check(shared_data / name, SHARED[name])
 
