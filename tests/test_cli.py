@@ -411,7 +411,7 @@ def test_score_reports_each_scan_and_all_in_files_of_their_own(
     assert result["calibration"] in facts["Threshold"]
     assert f"p = {record['p_value']:.2g}" in facts["p-value"]
     assert facts["Trained on"].endswith("patients")
-    assert facts["Findings"].startswith(str(record["findings"] or "none"))
+    assert facts["Flagged regions"].startswith(str(record["findings"] or "none"))
     assert all_of_them.rows[1][2].startswith(record["series"])
     assert all_of_them.rows[2][2].startswith("Input 2")
     # The same command goes on, and its report is of all scans again.
