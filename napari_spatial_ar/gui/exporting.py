@@ -26,6 +26,7 @@ from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
 from napari_spatial_ar.imaging.dicom.derived import caveats
 from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.nifti import write_nifti
+from napari_spatial_ar.review.earlier import results_folder
 from napari_spatial_ar.review.outputs import (
     earlier_files,
     scan_folder_name,
@@ -130,7 +131,7 @@ class Exporter:
         if not chosen:
             return
         settings.remember_folder("export", chosen)
-        folder = Path(chosen) / scan_folder_name(session.volume)
+        folder = results_folder(Path(chosen), session.volume)
         earlier = earlier_files(folder)
         if not may_replace(self._dock, "Export all", earlier):
             return

@@ -218,7 +218,7 @@ def score_scans(
         reports = None
         if report or pdf:
             # Where every result is of this very command, so is the report.
-            same = bool(earlier.kept) and all(kept.command == command for kept in earlier.kept)
+            same = earlier.commands == {command}
             reports = FolderReports(out, overwrite=overwrite or same, html=report, pdf=pdf)
         settle(loaded)
         scans: list[dict[str, Any]] = []

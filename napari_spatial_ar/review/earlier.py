@@ -31,9 +31,11 @@ from napari_spatial_ar.review.outputs import (
 )
 from napari_spatial_ar.review.provenance import voxels_sha256
 
-__all__ = ["EarlierResults", "Kept", "scan_sha256", "tidy"]
+__all__ = ["EarlierResults", "Kept", "results_folder", "scan_sha256", "tidy"]
 
 _DIGITS = 8
+# Of a summary, what is said at the end of a run.
+_SAID = {"series", "findings", "p_value", "p_value_patients", "warnings", "files"}
 
 
 def scan_sha256(scan: Scan) -> str:
@@ -101,10 +103,10 @@ class Kept:
 
     @property
     def _run(self) -> Mapping[str, Any]:
-        run = self.provenance.get("run")
-        rest = (self.provenance.get(name) for name in ("files", "summary"))
-        whole = isinstance(run, dict) and all(isinstance(part, dict) for part in rest)
-        return run if whole and isinstance(run, dict) else {}
+        run, files, summary = (self.provenance.get(n) for n in ("run", "files", "summary"))
+        if not all(isinstance(part, dict) for part in (run, files, summary)):
+            return {}
+        return run if summary.keys() >= _SAID else {}  # type: ignore[union-attr, return-value]
 
     @property
     def command(self) -> str:
@@ -155,6 +157,24 @@ class Kept:
         return not changed and len(there) == len(written)
 
 
+def results_folder(out: Path, volume: Volume) -> Path:
+    """Choose a scan's folder in one that may hold other results: not one of another scan.
+
+    Unlike `EarlierResults.name_for` it goes by the voxels, for results of any origin; those without
+    a record may be the scan's.
+    """
+    voxels: str | None = None
+    name, digits = scan_folder_name(volume), _DIGITS
+    folder = out / name
+    while (kept := Kept.of(folder)) is not None:
+        voxels = voxels or voxels_sha256(volume)
+        if kept.provenance["scan"].get("voxels_sha256") == voxels:
+            break
+        folder = out / f"{name}-{voxels[:digits]}"
+        digits += 1
+    return folder
+
+
 class EarlierResults:
     """The results in a folder, one folder a scan, and names for those that come.
 
@@ -167,14 +187,21 @@ class EarlierResults:
     def __init__(self, out: Path) -> None:
         self.out = out
         tidy(out)
-        found = map(Kept.of, sorted(path for path in out.iterdir() if path.is_dir()))
-        self.kept = [kept for kept in found if kept is not None]
-        self._of = {kept.scan: kept for kept in reversed(self.kept) if kept.scan}
+        #: `Kept.command` of all results.
+        self.commands: set[str] = set()
+        self._folders: dict[str, Path] = {}
         self._given: set[str] = set()
+        for folder in sorted(path for path in out.iterdir() if path.is_dir()):
+            kept = Kept.of(folder)  # one record at a time: there may be thousands
+            if kept is not None:
+                self.commands.add(kept.command)
+                if kept.scan:
+                    self._folders.setdefault(kept.scan, folder)
 
     def of(self, scan: str) -> Kept | None:
         """Results of a scan, named by `scan_sha256`."""
-        return self._of.get(scan)
+        folder = self._folders.get(scan)
+        return None if folder is None else Kept.of(folder)
 
     def name_for(self, volume: Volume, scan: str) -> str:
         """Name a scan's folder: its own, where there is one, and never that of another scan.
@@ -182,11 +209,11 @@ class EarlierResults:
         The name is that of its series. Where another scan has that already, the start of the
         scan's own hash is added.
         """
-        known = self._of.get(scan)
+        known = self._folders.get(scan)
         name = plain = scan_folder_name(volume)
         digits = _DIGITS
         if known is not None:
-            name = known.folder.name
+            name = known.name
         else:
             while name in self._given or not self._is_free(name, volume):
                 name = f"{plain}-{scan[:digits]}"

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +21,15 @@ from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review import batch, outputs
-from napari_spatial_ar.review.earlier import EarlierResults, Kept, scan_sha256
+from napari_spatial_ar.review.earlier import (
+    EarlierResults,
+    Kept,
+    results_folder,
+    scan_sha256,
+)
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import OUTPUT_FILES, write_scan_outputs
+from napari_spatial_ar.review.provenance import voxels_sha256
 from tests.review.conftest import Scores
 
 NAME = "nifti-scan-12-x-9-x-4"
@@ -213,6 +220,23 @@ def test_results_that_are_not_of_score(tmp_path: Path, run: Run, scored: list[st
     # Without a record nobody knows whose they are.
     (folder / "provenance.json").unlink()
     assert run(a, overwrite=True)["scans"][0]["folder"] not in (str(folder), other["folder"])
+
+
+def test_an_export_never_goes_into_another_scans_folder(
+    tmp_path: Path, scan: Volume, scores: Any, model: Any
+) -> None:
+    other = replace(scan, data=scan.data + 1)
+    first = results_folder(tmp_path / "out", scan)
+    assert first.name == outputs.scan_folder_name(scan)
+    write_scan_outputs(first, scan, scores, model, threshold=2.0)
+    assert results_folder(tmp_path / "out", scan) == first
+    second = results_folder(tmp_path / "out", other)
+    assert second.name == f"{first.name}-{voxels_sha256(other)[:8]}"
+    write_scan_outputs(second, other, scores, model, threshold=2.0)
+    assert results_folder(tmp_path / "out", other) == second
+    # Files without a record may be the scan's: whoever exports is asked.
+    (first / "provenance.json").unlink()
+    assert results_folder(tmp_path / "out", other) == first
 
 
 @pytest.mark.parametrize("damage", ["", "null", "{", '{"scan": 3}', '{"scan": {}, "run": []}'])

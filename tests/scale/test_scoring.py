@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from napari_spatial_ar.errors import InputError, StorageError
+from napari_spatial_ar.errors import InputError, InUseError, StorageError
+from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.review.batch import score_scans
 from napari_spatial_ar.scale import scoring
 from napari_spatial_ar.scale.cluster import here
@@ -90,6 +91,23 @@ def test_a_second_run_does_what_is_left(
     assert counted[4:] == [first["folder"], second["folder"], third["folder"]]
     assert (out / first["files"]["mask"]).is_file()
     assert again["scans"] == result["scans"]
+
+
+def test_a_folder_is_one_commands_at_a_time(
+    scans: list[Path], model: Path, tmp_path: Path, counted: list[str]
+) -> None:
+    out = tmp_path / "out"
+    for place in (str(out), out.as_uri()):
+        with claimed(out), pytest.raises(InUseError, match="another process is writing"):
+            run(scans[:1], model, place)
+    assert counted == []
+    # What a killed one left goes, in the ledger too.
+    for folder in ("ledger", "nifti-old", "."):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        (out / folder / f".partial-{'4' * 32}.json").write_text("half")
+    run(scans[:1], model, str(out))
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+    assert not (out / "nifti-old").exists()
 
 
 def test_other_settings_are_another_job(
