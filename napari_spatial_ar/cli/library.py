@@ -301,6 +301,8 @@ def models_compare(
         f"In {result.unit}: rank correlation {said['rank_correlation']}, Dice {said['dice']} of "
         f"masks at {share:g}. See {result.files['png']}."
     )
+    for sentence in result.unlike:
+        say(f"warning: {sentence}")
     return {**said, "files": {kind: str(path) for kind, path in result.files.items()}}
 
 

@@ -169,7 +169,8 @@ class ComparisonDialog(Dialog):
         picture = QPixmap()
         picture.loadFromData(self._png, "PNG")
         self.picture.setPixmap(picture)
-        self.note.say(_in_words(comparison.result))
+        unlike = [f"\u26a0 {sentence}" for sentence in comparison.result.unlike]
+        self.note.say("\n".join([*unlike, _in_words(comparison.result)]))
 
     def _on_failed(self, error: Exception) -> None:
         self.note.say(report(error, "Comparing"))

@@ -18,6 +18,7 @@ from napari_spatial_ar.imaging.files import atomic_write_json
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, display_limits, resolve
+from napari_spatial_ar.normative.acquired import header_likeness
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scoring import VolumeScore
@@ -73,6 +74,8 @@ class ModelComparison:
         Slices that both scored.
     files : dict of str to Path
         ``"png"`` and ``"json"``.
+    unlike : tuple of str
+        A sentence for each model of which the scan's header says that it does not fit.
     """
 
     models: tuple[str, str]
@@ -83,6 +86,7 @@ class ModelComparison:
     flagged_voxels: tuple[int, int]
     slices: int
     files: dict[str, Path] = field(repr=False)
+    unlike: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, without the files."""
@@ -95,6 +99,7 @@ class ModelComparison:
             "dice": self.dice,
             "flagged_voxels": list(self.flagged_voxels),
             "slices": self.slices,
+            "unlike": list(self.unlike),
         }
 
 
@@ -222,6 +227,11 @@ def comparison_steps(
         flagged_voxels=(sizes[0], sizes[1]),
         slices=len(both),
         files=files,
+        unlike=tuple(
+            f"{model.name}: {found.warning}"
+            for model in models
+            if (found := header_likeness(model.header, volume)).reasons
+        ),
     )
     ranks = sum(stats.rankdata(score.image_scores[both]) for score in scores)
     order = np.full(len(scores[0].scored), np.nan)

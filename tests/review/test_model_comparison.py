@@ -15,8 +15,10 @@ from PIL import Image
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.normative.acquired import Acquired
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.scoring import SliceScore, VolumeScore
 from napari_spatial_ar.review.model_comparison import compare_models, comparison_steps
@@ -33,7 +35,12 @@ def head() -> Volume:
     return Volume(data, geometry, "mri", Series("MR series 1"), intensity="grey8")
 
 
-def model(name: str, heat: np.ndarray, calibration: Calibration | None = CALIBRATION) -> Any:
+def model(
+    name: str,
+    heat: np.ndarray,
+    calibration: Calibration | None = CALIBRATION,
+    plane: str = "axial",
+) -> Any:
     """Model that gives one heatmap, whatever it is shown; the last slice is not scored."""
 
     def iter_volume(volume: Volume) -> Iterator[tuple[int, SliceScore]]:
@@ -45,7 +52,11 @@ def model(name: str, heat: np.ndarray, calibration: Calibration | None = CALIBRA
         return VolumeScore.empty(volume.geometry)
 
     header = SimpleNamespace(
-        calibration=calibration, preprocessing=SimpleNamespace(window=Window("full8"))
+        calibration=calibration,
+        preprocessing=SimpleNamespace(window=Window("full8")),
+        modality="mri",
+        selection=Selection(),
+        acquired=Acquired(plane={plane: 3}),
     )
     return SimpleNamespace(
         name=name,
@@ -87,6 +98,15 @@ def test_opposite_heatmaps_do_not(head: Volume, tmp_path: Path) -> None:
     result = compare_models(model("a", ramp()), model("b", 3 - ramp()), head, tmp_path, share=0.01)
     assert result.rank_correlation == pytest.approx(-1)
     assert result.dice == 0
+    assert result.unlike == ()
+
+
+def test_a_scan_that_does_not_fit_a_model_is_said_of_that_model(
+    head: Volume, tmp_path: Path
+) -> None:
+    other = model("b", ramp(), plane="coronal")
+    (said,) = compare_models(model("a", ramp()), other, head, tmp_path).unlike
+    assert said.startswith("b: This scan is unlike those the model learned from: its slices are")
 
 
 def test_without_calibration_ranks_are_compared(head: Volume, tmp_path: Path) -> None:
