@@ -19,6 +19,7 @@ PARTS = {
     "scan": "Review dock: Scan",
     "model": "Review dock: Model",
     "score": "Review dock: Score",
+    "shelf": "Review dock: a deleted scan with work by hand on it",
     "threshold": "Review dock: Threshold",
     "mask": "Review dock: Threshold, Advanced",
     "findings": "Review dock: Findings",

@@ -28,6 +28,7 @@ from napari_spatial_ar.gui.scan_rarity import ScanRarity
 from napari_spatial_ar.gui.score_panel import ScorePanel
 from napari_spatial_ar.gui.scorer import Scorer
 from napari_spatial_ar.gui.session import Session, same_model
+from napari_spatial_ar.gui.shelf import Shelved
 from napari_spatial_ar.gui.stage import Stage
 from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
 from napari_spatial_ar.gui.viewing import go_to_slice
@@ -73,7 +74,7 @@ class ReviewDock(DockPage):
         self.library_button = self.model_panel.library_button
         self.model_note = self.model_panel.note
         self.scoring = ScorePanel()
-        self.unlike_note = self.scoring.unlike_note
+        self.shelf, self.unlike_note = self.scoring.shelf, self.scoring.unlike_note
         self.slice_button, self.volume_button = (
             self.scoring.slice_button,
             self.scoring.volume_button,
@@ -103,6 +104,7 @@ class ReviewDock(DockPage):
         self.scan.chosen.connect(self.choice.follow)
         self.scan.chosen.connect(self._show_session)
         self.scan.list.removed.connect(self._on_layer_removed)
+        self.shelf.wanted.connect(self._bring_back)
         self.scan.opener.listed.connect(self.show_worklist)
         self.scan.worklist_button.clicked.connect(partial(self.show_worklist, ()))
         self.plane_box.currentIndexChanged.connect(self._show_session)
@@ -126,6 +128,7 @@ class ReviewDock(DockPage):
         self.masks.region_refused.connect(self.threshold.refuse_region)
         self.threshold.highest_wanted.connect(self.show_highest)
         self.stage.wanted.connect(self._follow)
+        self.stage.given.connect(self._list_regions)
         self.looking.looking.missed.connect(self._draw_again)
         self.masks.findings_changed.connect(self.threshold.show_findings)
         self.findings.attend(self.masks)
@@ -158,7 +161,7 @@ class ReviewDock(DockPage):
         self.looking.set_session(self.scan.layer, session)
         self.stage.show(self.scan.layer, session)
         self.masks.set_session(session)
-        self.threshold.form.region.set_scan(self.scan.layer, self.stage.belongs)
+        self._list_regions()
         self.explain.set_session(session)
         self.export.set_scan(None if session is None else session.volume)
         self.threshold.set_counts(None if session is None else session.counts)
@@ -174,6 +177,9 @@ class ReviewDock(DockPage):
                 self.threshold.take_scores(session.highest, session.typical_high)
             self.masks.finish()
         self._enable()
+
+    def _list_regions(self) -> None:
+        self.threshold.form.region.set_scan(self.scan.layer, self.stage.belongs)
 
     def _say(self, *_: Any) -> None:
         """Say how far the scoring of the chosen scan is, and of no other."""
@@ -243,9 +249,17 @@ class ReviewDock(DockPage):
         self.worklist = show_worklist(self, self.worklist, paths, found or None)
 
     def _on_layer_removed(self) -> None:
-        self.scorer.drop_removed()
+        self.shelf.put([one for one in self.scorer.drop_removed() if one.holds_work])
         self.likeness.drop(self.viewer.layers)
         self._enable()
+
+    def _bring_back(self, shelved: Shelved) -> None:
+        """Put a deleted scan into the viewer again, with what was done to it."""
+        self.scorer.adopt(shelved.sessions)
+        self.viewer.add_layer(shelved.layer)
+        for session in shelved.sessions:
+            session.show_again()
+        self._follow(shelved.layer, shelved.sessions[-1])
 
     def _on_model(self, model: Any) -> None:
         self.model_panel.fold.tell()

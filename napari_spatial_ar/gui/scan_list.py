@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from napari.layers import Image
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import QComboBox
 
 from napari_spatial_ar.gui.forms import select_data
-from napari_spatial_ar.gui.layers import is_scan
+from napari_spatial_ar.gui.layers import KEY, is_scan
+from napari_spatial_ar.gui.scan_names import parts_that_differ, path_of
+from napari_spatial_ar.gui.tooltips import tooltip
 
 __all__ = ["ScanList"]
+
+_TOOLTIP = Qt.ItemDataRole.ToolTipRole
 
 
 class ScanList(QObject):
@@ -59,8 +65,10 @@ class ScanList(QObject):
         scans = [layer for layer in self._viewer.layers if is_scan(layer)]
         self._box.blockSignals(True)
         self._box.clear()
-        for layer in scans:
-            self._box.addItem(layer.name, layer)
+        for layer, text in zip(scans, _texts(scans), strict=True):
+            self._box.addItem(text, layer)
+            where = path_of(layer)
+            self._box.setItemData(self._box.count() - 1, where and str(where), _TOOLTIP)
         if not scans:
             self._box.addItem("No scan is open", None)
         self._box.setEnabled(bool(scans))
@@ -73,6 +81,24 @@ class ScanList(QObject):
 
     def _on_index(self) -> None:
         layer = self._box.currentData()
+        where = self._box.currentData(_TOOLTIP)
+        self._box.setToolTip(f"{tooltip('scan.scan')}\n{where}" if where else tooltip("scan.scan"))
         if layer is not self._current:
             self._current = layer
             self.chosen.emit(layer)
+
+
+def _texts(scans: Sequence[Image]) -> list[str]:
+    """Names of scans, those of one label with the part of their paths in which they differ."""
+    texts = [str(layer.name) for layer in scans]
+    alike: dict[str, list[tuple[int, Path]]] = {}
+    for index, layer in enumerate(scans):
+        where = path_of(layer)
+        if where is not None:
+            label = layer.metadata[KEY]["volume"].series.label
+            alike.setdefault(label, []).append((index, where))
+    for found in alike.values():
+        parts = parts_that_differ([where for _, where in found]) if len(found) > 1 else [""]
+        for (index, _), part in zip(found, parts, strict=True):
+            texts[index] += f": {part}" if part else ""
+    return texts

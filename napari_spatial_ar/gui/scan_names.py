@@ -1,8 +1,9 @@
 """What scans and their results are called in the window.
 
-A scan's label names no patient, so two scans may have the same one. They are then told apart by
-the shortest part of their paths in which they differ, such as the patient's folder. That is for
-the eyes of the person who opened them: it stands in layer names, and in nothing that is written.
+A scan's label names no patient, so two scans may have the same one. Their layers are then numbered
+in the order in which they were opened: napari proposes a layer's name as that of the file it is
+saved to, so nothing of a path, which may hold a patient's name, stands in it. Which file is which
+is shown on the screen alone: in the dock's list of scans.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from napari.layers import Image, Layer
 
 from napari_spatial_ar.gui.layers import KEY, kind_of, result_name, scan_behind
 
-__all__ = ["ScanNames", "name_scans", "parts_that_differ"]
+__all__ = ["ScanNames", "name_scans", "parts_that_differ", "path_of"]
 
 _SUFFIXES = re.compile(r"(\.nii|\.nrrd|\.mha|\.dcm|\.png|\.tiff?)?(\.gz)?$", re.IGNORECASE)
 
@@ -77,33 +78,28 @@ class ScanNames:
         by_label: dict[str, list[Image]] = {}
         for layer in scans:
             by_label.setdefault(layer.metadata[KEY]["volume"].series.label, []).append(layer)
-        shown: dict[int, str] = {}
         for label, layers in by_label.items():
-            from_files = [layer for layer in layers if _files_of(layer)]
-            parts = parts_that_differ([_path_of(layer) for layer in from_files])
-            part_of = {id(layer): p for layer, p in zip(from_files, parts, strict=True)}
             for layer in layers:
-                # napari numbers those that are in no file.
-                apart = part_of.get(id(layer), "") if len(layers) > 1 else ""
-                _rename(layer, f"{apart}: {label}" if apart else label, first=label)
-                shown[id(layer)] = apart or layer.name
+                if "number" not in layer.metadata[KEY]:
+                    taken = [one.metadata[KEY].get("number", 0) for one in layers]
+                    layer.metadata[KEY]["number"] = max(taken) + 1
+                number = layer.metadata[KEY]["number"]
+                _rename(layer, f"{label} ({number})" if len(layers) > 1 else label, first=label)
         for layer in viewer.layers:
             scan = scan_behind(layer)
             if scan is not None:
                 facts = layer.metadata[KEY]
-                of = shown.get(id(scan), scan.name) if len(scans) > 1 else ""
+                of = scan.name if len(scans) > 1 else ""
                 _rename(layer, result_name(facts["kind"], facts["model"], of))
 
 
-def _files_of(layer: Image) -> tuple[Path, ...]:
-    files: tuple[Path, ...] = layer.metadata[KEY]["volume"].series.files
-    return files
-
-
-def _path_of(layer: Image) -> Path:
-    """File of a scan, or the folder of its files."""
-    files = _files_of(layer)
-    return files[0] if len(files) == 1 else files[0].parent
+def path_of(layer: Image) -> Path | None:
+    """File of a scan's layer, or the folder of its files; None of one that is in no file."""
+    volume = layer.metadata.get(KEY, {}).get("volume")
+    files = () if volume is None else volume.series.files
+    if not files:
+        return None
+    return Path(files[0] if len(files) == 1 else files[0].parent)
 
 
 def _rename(layer: Layer, name: str, *, first: str = "") -> None:

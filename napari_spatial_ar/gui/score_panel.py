@@ -5,6 +5,7 @@ from __future__ import annotations
 from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui.forms import Note, button, row, section
+from napari_spatial_ar.gui.shelf import Shelf
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.warning_note import WarningNote
 
@@ -20,6 +21,7 @@ class ScorePanel(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
+        self.shelf = Shelf()
         self.unlike_note = WarningNote(tooltip("model.why"))
         self.slice_button = button("Score this slice", tooltip("score.score_this_slice"))
         self.volume_button = button("Score whole volume", tooltip("score.score_whole_volume"))
@@ -34,6 +36,7 @@ class ScorePanel(QWidget):
         self.note = Note()
         self.rarity_note = Note()
         parts = [
+            self.shelf,
             self.unlike_note,
             self.rarity_note,
             self.note,

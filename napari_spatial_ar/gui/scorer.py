@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -187,12 +188,18 @@ class Scorer(QObject):
         self._waiting = []
         self.cancel()
 
-    def drop_removed(self) -> None:
-        """Forget sessions whose scan left the viewer, and stop scoring it."""
+    def drop_removed(self) -> list[Session]:
+        """Forget sessions whose scan left the viewer, and stop scoring it; give them back."""
         self._waiting = [order for order in self._waiting if order.session.alive]
         if self._at_work is not None and not self._at_work.alive:
             self.cancel()
+        gone = [s for s in self._sessions if not s.alive]
         self._sessions = [s for s in self._sessions if s.alive]
+        return gone
+
+    def adopt(self, sessions: Sequence[Session]) -> None:
+        """Take sessions back whose scan is in the viewer again."""
+        self._sessions += [s for s in sessions if s not in self._sessions]
 
     def _take(self, session: Session, batch: list) -> None:
         if not session.alive:

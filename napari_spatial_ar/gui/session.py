@@ -138,6 +138,7 @@ class Session:
         self.typical_high = 0.0  # 99th percentile of the first slice that was scored
         self.listed = FindingsList()
         self.chosen: Finding | None = None
+        self.on_disk = False  # whether a worklist keeps what a reader does
         self._data = layer.data
         self._drawn: tuple[float, float] | None = None
         self._anchors = calibrated_thresholds(model)
@@ -162,6 +163,15 @@ class Session:
     def alive(self) -> bool:
         """Whether the scan is still in the viewer."""
         return self.layer in self.viewer.layers
+
+    @property
+    def holds_work(self) -> bool:
+        """Whether something was drawn, decided or written by hand that is kept nowhere else."""
+        if self.on_disk:
+            return False
+        painted = self.mask is not None and not np.array_equal(self.mask.data, self.drawn)
+        said = any(mark.comment or mark.status != "unread" for mark in self.listed.marks)
+        return bool(self.strokes) or painted or said
 
     @property
     def any_scored(self) -> bool:
@@ -203,6 +213,12 @@ class Session:
         """Draw the heatmap anew where the user deleted it."""
         if self.any_scored and self.heat not in self.viewer.layers:
             self._draw_heat(np.flatnonzero(self.score.scored).tolist())
+
+    def show_again(self) -> None:
+        """Put heatmap and mask back into the viewer, strokes of the brush included."""
+        for layer in (self.heat, self.mask):
+            if layer is not None and layer not in self.viewer.layers:
+                self._insert(layer)
 
     def _draw_heat(self, indices: Collection[int]) -> None:
         if self.heat is None or self.heat not in self.viewer.layers:

@@ -44,7 +44,7 @@ class Stage(QObject):
     far as they are drawn; what the user drew or added while a scan was chosen belongs to that scan
     and is seen with it. Everything else is hidden. The view stays inside the chosen scan: the
     sliders reach from its first slice to its last, and a scan that lies elsewhere is brought into
-    view. A scan that is deleted takes its results, and the regions drawn on it, along.
+    view. A scan that is deleted takes its results along; what was drawn on it stays, hidden.
 
     What is shown by hand in napari's own list of layers is followed: the dock is asked, with
     `wanted`, to choose what it belongs to. Selecting a layer there shows nothing.
@@ -63,6 +63,8 @@ class Stage(QObject):
     wanted = Signal(object, object)
     #: The heatmap or mask of what is chosen was shown or hidden by hand.
     drawn_by_hand = Signal()
+    #: A layer of the user was shown by hand, and belongs to what is chosen from now on.
+    given = Signal()
 
     def __init__(self, viewer: Any, sessions: Callable[[], Iterable[Session]], parent: QObject):
         super().__init__(parent)
@@ -193,7 +195,9 @@ class Stage(QObject):
             elif is_scan(layer):
                 self.wanted.emit(layer, None)
             else:
+                self._owners.pop(layer, None)
                 self._give(layer, self._scan)
+                self.given.emit()
 
     # ------------------------------------------------------------------ layers come and go
 
@@ -223,11 +227,11 @@ class Stage(QObject):
         gone.events.visible.disconnect(self._on_visible)
         layers = self._viewer.layers
         regions = [x for x in layers if isinstance(x, Labels | Shapes) and self._owner(x) is gone]
-        results = [x for x in layers if kind_of(x) in _RESULTS and scan_behind(x) is gone]
         if regions:
             names = ", ".join(f"'{layer.name}'" for layer in regions)
-            show_info(f"Deleted with the scan that it was drawn on: {names}.")
-        self._remove([*results, *regions], event.index)
+            show_info(f"Drawn on the scan that was deleted, kept hidden among the layers: {names}.")
+        results = [x for x in layers if kind_of(x) in _RESULTS and scan_behind(x) is gone]
+        self._remove(results, event.index)
 
     def _remove(self, made: list[Layer], index: int) -> None:
         """Take layers out of the list, from which another was just removed at an index."""

@@ -49,6 +49,8 @@ _REVIEW = {
     "score.cancel": (
         "Stop scoring and keep what is scored; of a scan that waits: let it wait no longer"
     ),
+    "shelf.bring_back": "Open it again with its results and all that was done to them by hand",
+    "shelf.discard": "Let it go for good",
     "threshold.histogram": (
         "How much of this scan's tissue has which score (bars), and of held-out normal tissue "
         "(line, as far as it was calibrated). Drag the threshold, or use the arrow keys"

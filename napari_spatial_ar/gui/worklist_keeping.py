@@ -114,6 +114,7 @@ class WorklistKeeper(QObject):
         for opened in self.opened:
             if opened.layer is session.layer and session.model is self._dock.models.model:
                 opened.session = session
+                session.on_disk = True
                 return opened
         return None
 

@@ -235,4 +235,5 @@ class WorklistOpener(QObject):
             session.listed = session.listed.with_marks(kept.marks.marks)
             session.strokes = kept.marks.strokes
         opened.session = session
+        session.on_disk = True
         opened.marks, opened.strokes = session.listed.marks, session.strokes

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from napari.components import ViewerModel
+from qtpy.QtCore import Qt
 
 from napari_spatial_ar.gui.layers import KEY, kind_of, volume_layer_kwargs
 from napari_spatial_ar.gui.review_dock import ReviewDock
@@ -52,20 +53,46 @@ def test_two_scans_of_one_name_are_told_apart_while_both_are_open(
     made = dock(scan=False)
     layers = made.viewer.layers
     first = made.viewer.add_image(**at(lab.make_volume(), "/d/doe/flair.nii"))
-    assert first.name == "MR series 4"  # alone, it needs nothing of its path
+    assert first.name == "MR series 4"  # alone, it needs no number
     made.score("volume")
     finish(made)
     second = made.viewer.add_image(**at(lab.make_volume(), "/d/roe/flair.nii"))
-    assert names(made) == ["doe: MR series 4", "roe: MR series 4"]
-    assert [layer.name for layer in layers if kind_of(layer) == "nll"] == ["departure: fake, doe"]
+    # On the screen alone, in the dock's list, stands what of their paths tells them apart.
+    assert names(made) == ["MR series 4 (1): doe", "MR series 4 (2): roe"]
+    result = "departure: fake, MR series 4 (1)"
+    assert [layer.name for layer in layers if kind_of(layer) == "nll"] == [result]
     # What the user calls a layer stays.
     second.name = "mine"
     third = made.viewer.add_image(**at(lab.make_volume(), "/d/poe/flair.nii"))
-    assert names(made) == ["doe: MR series 4", "mine", "poe: MR series 4"]
+    assert names(made) == ["MR series 4 (1): doe", "mine: roe", "MR series 4 (3): poe"]
+    layers.remove(first)
+    assert names(made) == ["mine: roe", "MR series 4 (3): poe"]  # a number is a scan's own
     layers.remove(second)
-    layers.remove(third)
     assert names(made) == ["MR series 4"]
-    assert [layer.name for layer in layers if kind_of(layer) == "mask"] == ["mask: fake"]
+    assert third.name == "MR series 4"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_no_layer_is_named_after_a_path(dock: Make, lab: Any, finish: Any, count: int) -> None:
+    """napari's *Save selected layers* proposes a layer's name as that of the file."""
+    made = dock(scan=False)
+    for patient in ("doe", "roe", "poe")[:count]:
+        files = f"/clinic/{patient}/{patient}.nii", f"/clinic/{patient}/{patient}_b.nii"
+        made.viewer.add_image(**at(lab.make_volume(), *files[: 1 + (count > 2)]))
+        made.score("volume")
+        finish(made)
+    said = " ".join(layer.name for layer in made.viewer.layers)
+    assert not [part for part in ("doe", "roe", "poe", "clinic", ".nii", "/") if part in said]
+    assert len({layer.name for layer in made.viewer.layers}) == 3 * count
+
+
+def test_the_tooltip_of_a_scan_says_where_it_is(dock: Make, lab: Any) -> None:
+    made = dock(scan=False)
+    made.viewer.add_image(**at(lab.make_volume(), "/d/doe/flair.nii"))
+    made.viewer.add_image(**at(lab.make_volume(), "/d/roe/1.dcm", "/d/roe/2.dcm"))
+    tips = [made.scan.box.itemData(n, Qt.ItemDataRole.ToolTipRole) for n in range(2)]
+    assert tips == [str(Path("/d/doe/flair.nii")), str(Path("/d/roe"))]
+    assert made.scan.box.toolTip().splitlines()[-1] == tips[1]
 
 
 def test_a_series_in_many_files_goes_by_its_folder(dock: Make, lab: Any) -> None:
@@ -73,7 +100,7 @@ def test_a_series_in_many_files_goes_by_its_folder(dock: Make, lab: Any) -> None
     for patient in ("doe", "roe"):
         files = [f"/d/{patient}/{number}.dcm" for number in range(3)]
         made.viewer.add_image(**at(lab.make_volume(), *files))
-    assert names(made) == ["doe: MR series 4", "roe: MR series 4"]
+    assert names(made) == ["MR series 4 (1): doe", "MR series 4 (2): roe"]
 
 
 def test_results_of_two_models_carry_their_names(
@@ -98,5 +125,4 @@ def test_scans_in_no_file_are_told_apart_by_number(lab: Any) -> None:
     name_scans(viewer)
     for _ in range(2):
         viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
-    first, second = (layer.name for layer in viewer.layers)
-    assert second == f"{first} [1]"
+    assert [layer.name for layer in viewer.layers] == ["MR series 4 (1)", "MR series 4 (2)"]

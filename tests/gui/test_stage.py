@@ -234,9 +234,59 @@ def test_what_was_drawn_on_a_scan_is_seen_and_used_with_it_alone(
     person.choose(a)
     assert not points.visible
     person.delete(a)
-    assert region not in viewer.layers
+    assert region in viewer.layers
+    assert not region.visible
+    assert form.region.count() == 1
     assert points in viewer.layers
-    assert notes == ["Deleted with the scan that it was drawn on: 'region'."]
+    assert notes == ["Drawn on the scan that was deleted, kept hidden among the layers: 'region'."]
+    region.visible = True  # by hand: it goes with this scan from now on
+    assert form.region.count() == 2
+    person.delete(b)
+    assert not region.visible
+    region.visible = True
+    person.look()
+    assert region.visible
+
+
+def test_a_scan_deleted_with_work_by_hand_comes_back_with_it(person: Person) -> None:
+    dock, viewer = person.dock, person.viewer
+    a = person.open("A")
+    session = person.score()
+    person.delete(a)
+    assert dock.shelf.isHidden()  # nothing was done to it by hand
+    a = person.open("A")
+    session = person.score()
+    region = viewer.add_shapes([np.eye(3)], shape_type="path", name="region")
+    dock.masks.decide(session.listed.items[0].finding.label, status="keep", comment="seen")
+    session.mask.paint((0, 1, 1), 1)
+    person.look()
+    assert session.strokes
+    session.mask.paint((11, 1, 1), 1)  # and deleted before the dock has taken note of it
+    layers = {a, session.heat, session.mask}
+    viewer.layers.selection = layers
+    viewer.layers.remove_selected()
+    person.look()
+    assert layers.isdisjoint(viewer.layers)
+    assert not dock.shelf.isHidden()
+    assert dock.shelf.note.text() == "Deleted with strokes, decisions or comments: A."
+    b = person.open("BB")
+    person.score()
+    assert not region.visible
+    dock.shelf.back_button.click()
+    person.look()
+    assert dock.shelf.isHidden()
+    assert dock.scan.layer is a
+    assert dock.session is session
+    assert region.visible
+    assert layers < set(viewer.layers)
+    kept = [item for item in session.listed.items if item.status == "keep"]
+    assert [item.comment for item in kept] == ["seen"]
+    assert {int(session.mask.data[z, 1, 1]) != 0 for z in (0, 11)} == {True}
+    person.choose(b)
+    person.delete(a)
+    dock.shelf.discard_button.click()
+    assert dock.shelf.isHidden()
+    assert a not in viewer.layers
 
 
 def test_a_scan_takes_its_results_along_however_it_is_deleted(person: Person) -> None:
