@@ -113,8 +113,13 @@ without_qt() { sed -E 's/pyqt[0-9]+|pyside[0-9]+//' <<<"$1"; }
 
 if [ "$gui" = yes ] && [ "$(uname)" = Linux ]; then
     need_packages "${GUI_PACKAGES[@]}"
-    # dciodvfy, which checks DICOM files against the standard.
-    case ",$extras," in *,test,*) want_packages dicom3tools ;; esac
+    # dciodvfy, which checks DICOM files against the standard, and a browser to open reports in.
+    case ",$extras," in
+        *,test,*)
+            want_packages dicom3tools
+            want_packages chromium-headless-shell
+            ;;
+    esac
     # What WeasyPrint loads for reports as PDF; the last one makes them faster and smaller, and is
     # not there in older systems.
     case ",$extras," in

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from napari_spatial_ar.normative.paths import user_models_dir, weights_dir
+from tests.browser import Browser, start
 
 pytest_plugins = ["tests.tiny"]
 
@@ -112,3 +113,17 @@ def focus_weights() -> Path:
     if not FOCUS_WEIGHTS.is_file():
         pytest.skip("run 'napari-spatial-ar weights pull dinov2_vits14_focus' first")
     return FOCUS_WEIGHTS
+
+
+@pytest.fixture(scope="session")
+def one_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium, started once; the test is skipped where none is installed."""
+    with start(tmp_path_factory.mktemp("browser")) as started:
+        yield started
+
+
+@pytest.fixture
+def browser(one_browser: Browser) -> Browser:
+    """A browser that has heard of nothing yet, with a window of a usual size."""
+    one_browser.forget()
+    return one_browser

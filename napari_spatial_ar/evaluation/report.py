@@ -28,16 +28,37 @@ _COLUMNS = {
     "image_ap": "image AP",
 }
 
+# As a scan's report: light or dark as the reader's system is, light on paper. Curves keep a white
+# ground, for one of their colours is black.
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem}
+:root{color-scheme:light dark;--page:#fff;--text:#1a1a1a;--quiet:#4a4a4a;--line:#ccc;--strong:#666;
+--use:#800;--border:#a00}
+@media screen and (prefers-color-scheme:dark){:root{--page:#161616;--text:#e4e4e4;--quiet:#b8b8b8;
+--line:#444;--strong:#999;--use:#ffa9a0;--border:#d9544d}}
+body{font:15px/1.5 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;color:var(--text);
+background:var(--page);margin:2rem auto;max-width:76rem;padding:0 1rem;overflow-wrap:anywhere}
 table{border-collapse:collapse;margin:.6rem 0}
-td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ccc;font-weight:normal}
-th{border-bottom:2px solid #888;vertical-align:bottom}td:first-child,th:first-child{text-align:left}
-small{color:#555;white-space:nowrap}.wide{overflow-x:auto}
-svg text{font-size:11px;fill:#333}svg .x{text-anchor:middle}svg .y{text-anchor:end}
+td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line);font-weight:normal;
+overflow-wrap:normal}
+th{border-bottom:2px solid var(--strong);vertical-align:bottom}
+td:first-child,th:first-child{text-align:left}
+small{color:var(--quiet);white-space:nowrap}.wide{overflow-x:auto}
+svg{background:#fff;max-width:100%}svg text{font-size:11px;fill:#333}
+svg .x{text-anchor:middle}svg .y{text-anchor:end}
 svg .title{font-size:13px;font-weight:bold}svg .grid{stroke:#ddd;fill:none}
-.key{display:inline-block;width:1.1em;height:.7em;margin-right:.4em}
-.use{border:1px solid #b00;padding:.3rem .6rem;display:inline-block}img{display:block}
+.key{display:inline-block;width:1.1em;height:.7em;margin-right:.4em;outline:1px solid var(--line)}
+.use{border:2px solid var(--border);color:var(--use);font-weight:bold;padding:.3rem .6rem;
+display:inline-block}img{display:block}
+@page{size:A4 landscape;margin:12mm;
+@bottom-left{content:"For research use, not for diagnosis.";font-size:9pt}
+@bottom-right{content:"Page " counter(page) " of " counter(pages);font-size:9pt}}
+@media print{body{font-size:9pt;margin:0;padding:0;max-width:none}.wide{overflow:visible}
+table{font-size:8pt}td,th{padding:.1rem .3rem}
+td:first-child,.examples th{overflow-wrap:anywhere;min-width:6rem}
+h2,h2+p{break-after:avoid}tr,svg{break-inside:avoid}thead{display:table-header-group}
+.examples{table-layout:fixed;width:100%}.examples small{white-space:normal}
+img{width:100%;height:auto;max-width:224px}
+*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 
 
@@ -209,7 +230,7 @@ def _figures_table(comparison: Comparison) -> str:
             cells.append(f"<td>{value}{small}</td>")
         side = f"<td>{result.smoothing} x {result.smoothing}</td>"
         rows.append(f"<tr><td>{_name(number, result)}</td>{side}{''.join(cells)}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"<table><thead><tr>{head}</tr></thead>{''.join(rows)}</table>"
 
 
 def _costs_table(comparison: Comparison) -> str:
@@ -218,7 +239,7 @@ def _costs_table(comparison: Comparison) -> str:
     for number, result in enumerate(comparison.results):
         cells = "".join(f"<td>{cell}</td>" for cell in _cost_row(result))
         rows.append(f"<tr><td>{_name(number, result)}</td>{cells}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"<table><thead><tr>{head}</tr></thead>{''.join(rows)}</table>"
 
 
 def _curves(comparison: Comparison) -> str:
@@ -247,5 +268,6 @@ def _examples(comparison: Comparison) -> str:
         f"<h2>Examples</h2><p>The patients with the best, the median and the worst {ranked} of "
         f"{names[0]}, each by the slice with the largest label. Colours run from the median "
         "of the tissue to the highest scores of a method over these slices.</p>"
-        f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+        f'<div class="wide"><table class="examples"><thead><tr>{head}</tr></thead>'
+        f"{''.join(rows)}</table></div>"
     )

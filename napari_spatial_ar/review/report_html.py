@@ -13,35 +13,42 @@ from napari_spatial_ar.review.report_pictures import Picture
 
 __all__ = ["folder_page", "scan_page"]
 
-# Dark on light in any theme, with contrast of at least 7 to 1, for the screen and for A4.
+# Contrast of at least 7 to 1 on the screen, light or dark as the reader's system is, and on A4,
+# which is light. WeasyPrint knows no prefers-color-scheme and leaves the rule out.
 _STYLE = """
-:root{color-scheme:light}
-body{font:15px/1.45 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;color:#1a1a1a;
-background:#fff;margin:1.5rem auto;max-width:64rem;padding:0 1rem}
+:root{color-scheme:light dark;--page:#fff;--text:#1a1a1a;--quiet:#4a4a4a;--gone:#555;--link:#00c;
+--line:#ccc;--strong:#555;--use:#800;--border:#a00;--note:#fff6e5;--mark:#b36b00}
+@media screen and (prefers-color-scheme:dark){:root{--page:#161616;--text:#e4e4e4;--quiet:#b8b8b8;
+--gone:#adadad;--link:#9cc2ff;--line:#444;--strong:#999;--use:#ffa9a0;--border:#d9544d;
+--note:#33270f;--mark:#d08a1d}}
+body{font:15px/1.45 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;color:var(--text);
+background:var(--page);margin:1.5rem auto;max-width:64rem;padding:0 1rem}
 h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.3rem;margin:1.4rem 0 .4rem}
-h3{font-size:1.05rem;margin:1.1rem 0 .3rem}p{margin:.3rem 0}
-.use{border:2px solid #a00;color:#800;font-weight:bold;padding:.35rem .7rem;margin:.6rem 0}
-.warn{border-left:5px solid #b36b00;background:#fff6e5;padding:.4rem .8rem;margin:.6rem 0}
-.warn ul{margin:.2rem 0;padding-left:1.2rem}.quiet{color:#4a4a4a;font-size:.9em}
+h3{font-size:1.05rem;margin:1.1rem 0 .3rem}p{margin:.3rem 0}a{color:var(--link)}
+h1,p,li,summary,figcaption{overflow-wrap:anywhere}
+.use{border:2px solid var(--border);color:var(--use);font-weight:bold;padding:.35rem .7rem;
+margin:.6rem 0}
+.warn{border-left:5px solid var(--mark);background:var(--note);padding:.4rem .8rem;margin:.6rem 0}
+.warn ul{margin:.2rem 0;padding-left:1.2rem}.quiet{color:var(--quiet);font-size:.9em}
 table{border-collapse:collapse;margin:.4rem 0;width:100%}
-caption{text-align:left;color:#4a4a4a;font-size:.9em;padding-bottom:.2rem}
-th,td{padding:.25rem .5rem;text-align:left;vertical-align:top;border-bottom:1px solid #ccc}
-thead th{border-bottom:2px solid #555}.n{text-align:right;font-variant-numeric:tabular-nums}
-.n,.k{white-space:nowrap}
-.facts th{width:13rem;font-weight:normal;color:#4a4a4a}
+caption{text-align:left;color:var(--quiet);font-size:.9em;padding-bottom:.2rem}
+th,td{padding:.25rem .5rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
+thead th{border-bottom:2px solid var(--strong)}
+.n{text-align:right;font-variant-numeric:tabular-nums}.n,.k{white-space:nowrap}
+.facts th{width:13rem;font-weight:normal;color:var(--quiet)}
 .facts td{overflow-wrap:anywhere}.text{overflow-wrap:anywhere;min-width:7rem}
-.reject td,.reject th{color:#595959}.reject .state{text-decoration:line-through}
+.reject td,.reject th{color:var(--gone)}.reject .state{text-decoration:line-through}
 .wide{overflow-x:auto}figure{margin:.6rem 0 1rem}
 figure img{display:block;max-width:100%;height:auto}figcaption{font-size:.9em}
 .thumb{display:block;max-height:6rem;width:auto}
-details{border-top:1px solid #999;padding:.3rem 0}
+details{border-top:1px solid var(--strong);padding:.3rem 0}
 summary{cursor:pointer;font-size:1.1rem;padding:.3rem 0}
 @page{size:A4;margin:14mm 12mm 16mm;
 @bottom-left{content:"For research use, not for diagnosis.";font-size:9pt}
 @bottom-right{content:"Page " counter(page) " of " counter(pages);font-size:9pt}}
 @media print{body{font-size:9.5pt;margin:0;padding:0;max-width:none}
 h2,h3{break-after:avoid}figure,tr,.warn,.use{break-inside:avoid}thead{display:table-header-group}
-th,td{padding:.15rem .3rem}.wide{overflow:visible}
+th,td{padding:.15rem .3rem}.wide{overflow:visible}.findings{font-size:8pt}.k{white-space:normal}
 details::details-content{content-visibility:visible;display:block}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
@@ -347,13 +354,14 @@ def _summary(ranked: Sequence[FolderEntry]) -> str:
         report = entry.report
         cells = [f'<th scope="row">{number}</th>']
         if report is None:
-            cells += ["<td></td>", f"<td>{escape(entry.label)}</td>"]
-            cells.append(f'<td colspan="3">{escape(entry.trouble)}</td>')
+            cells += ["<td></td>", f'<td class="text">{escape(entry.label)}</td>']
+            cells.append(f'<td class="text" colspan="3">{escape(entry.trouble)}</td>')
         else:
             picture = _image(report.thumbnail, " class=thumb") if report.thumbnail else ""
             warned = f'<br><span class="quiet">{len(report.warnings)} warnings</span>'
             label = f'<a href="#scan-{number}">{escape(entry.label)}</a>'
-            cells += [f"<td>{picture}</td>", f"<td>{label}{warned if report.warnings else ''}</td>"]
+            cells.append(f"<td>{picture}</td>")
+            cells.append(f'<td class="text">{label}{warned if report.warnings else ""}</td>')
             cells.append(f"<td>{_data(report.score)}</td>")
             cells.append(f"<td>{_data(report.p_value, '.2g')}</td>")
             cells.append(f"<td>{escape(_counts(report))}</td>")

@@ -19,7 +19,9 @@ from napari_spatial_ar.evaluation.compare import Comparison, compare
 from napari_spatial_ar.evaluation.pictures import curves_svg, examples
 from napari_spatial_ar.evaluation.report import patient_labels, write_report
 from napari_spatial_ar.evaluation.rivals import Rival
+from tests.browser import Browser
 from tests.evaluation.conftest import BrightnessModel
+from tests.paper import drawn, pypdf
 
 
 @pytest.fixture
@@ -70,6 +72,27 @@ def test_the_page_needs_nothing_from_elsewhere(comparison: Comparison, tmp_path:
     assert "http:" not in page.replace("Content-Security-Policy", "")
     assert "bright &lt;b&gt;" in page
     assert tags.count("svg") == 3
+
+
+def test_the_page_can_be_read_on_any_screen_and_on_paper(
+    cohort: Path, tmp_path: Path, browser: Browser
+) -> None:
+    names = [
+        "spatial-ar:dilations=1-2-4-2-1,whiten=true,hidden=512",
+        *(f"bank {n}" for n in "123456"),
+    ]
+    rivals = [Rival(name, (BrightnessModel(),)) for name in names]  # type: ignore[arg-type]
+    page = write_report(compare(cohort, rivals, smoothing=1, fpr=0.1, draws=20), tmp_path)[2]
+    browser.check_page(page, paper_mm=297)
+    reader = pypdf.PdfReader(io.BytesIO(browser.pdf()))
+    texts = [" ".join(sheet.extract_text().split()) for sheet in reader.pages]
+    for number, text in enumerate(texts, 1):
+        assert f"Page {number} of {len(texts)}" in text
+    assert [float(side) for side in reader.pages[0].mediabox[2:]] == pytest.approx(
+        [842, 595], abs=1
+    )
+    # Three patients, each by its slice and a picture of every method.
+    assert sum(map(drawn, reader.pages)) == 3 * (1 + len(names))
 
 
 def test_curves_are_drawn_where_they_are(comparison: Comparison) -> None:

@@ -12,20 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.review.findings_list import list_findings
 from napari_spatial_ar.review.outputs import write_scan_outputs
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 from napari_spatial_ar.review.report import FolderEntry, FolderReport, scan_report
 from napari_spatial_ar.review.report_html import folder_page, scan_page
 from napari_spatial_ar.review.report_pdf import PAPERS, need_pdf, pdf_of
 from napari_spatial_ar.review.results import gather_results
-
-pypdf = pytest.importorskip("pypdf")
+from tests.paper import check_whole, drawn, many_findings, pages_of, pypdf
 
 
 @pytest.fixture
@@ -36,64 +33,18 @@ def pdf() -> None:
         pytest.skip(str(error))
 
 
-def pages_of(data: bytes) -> list[str]:
-    return [page.extract_text() for page in pypdf.PdfReader(io.BytesIO(data)).pages]
-
-
-def drawn(page: Any) -> int:
-    """Pictures that stand on a page; pages share a list of all that the file holds."""
-    images = page["/Resources"]["/XObject"]
-    steps = pypdf.generic.ContentStream(page.get_contents(), page.pdf).operations
-    named = [operands[0] for operands, operator in steps if operator == b"Do"]
-    return sum(images[name].get_object()["/Subtype"] == "/Image" for name in named)
-
-
-def many_findings(scan: Volume, scores: Any, model: Any, comment: str) -> Any:
-    """A report with a table of some pages: comments begin and end with their finding's rank."""
-    mask = np.zeros(scan.data.shape, np.uint8)
-    mask[:4, ::4, ::7] = 1
-    scores.nll[mask > 0] = np.linspace(2.5, 3, int(mask.sum()))
-    listed = list_findings(mask, scores.nll, scan.geometry, model=model)
-    for item in listed.items:
-        rank = item.finding.rank
-        text = f"begin{rank} {comment} end{rank}"
-        listed = listed.decide(item.finding.label, status="keep", comment=text)
-    results = gather_results(scan, scores, model, threshold=2.0, mask=mask, reviewed=listed)
-    return scan_report(results, model)
-
-
 @pytest.mark.usefixtures("pdf")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_rows_and_pictures_are_whole_and_each_page_says_its_number(
     scan: Volume, scores: Any, model: Any, paper: Any
 ) -> None:
     report = many_findings(scan, scores, model, "word " * 30)
-    count = len(report.items)
-    assert count > 16
+    assert len(report.items) > 16
     data = pdf_of(scan_page(report), paper=paper)
-    reader = pypdf.PdfReader(io.BytesIO(data))
     size = {"A4": (210, 297), "Letter": (215.9, 279.4)}[paper]
-    texts = [" ".join(page.extract_text().split()) for page in reader.pages]
-    assert len(texts) >= 4
-    for number, (page, text) in enumerate(zip(reader.pages, texts, strict=True), 1):
-        millimetres = [float(side) * 25.4 / 72 for side in page.mediabox[2:]]
-        assert millimetres == pytest.approx(size, abs=0.1)
-        assert RESEARCH_USE in text
-        assert f"Page {number} of {len(texts)}" in text
-    for rank in range(1, count + 1):
-        (at,) = [n for n, text in enumerate(texts) if re.search(rf"\bbegin{rank}\b", text)]
-        assert re.search(rf"\bend{rank}\b", texts[at])
-    # The heading of the table stands above each part of it.
-    with_rows = [text for text in texts if "begin" in text]
-    assert len(with_rows) > 1
-    assert all("Diameter" in text for text in with_rows)
-    shown = [drawn(page) for page in reader.pages]
-    assert sum(shown) == len(report.pictures) + 1
-    for picture in report.pictures:
-        caption = picture.caption.split(":")[0]
-        on = [n for n, text in enumerate(texts) if f"{caption}:" in text]
-        assert len(on) == 1
-        assert shown[on[0]]
+    texts = check_whole(data, report, size)
+    assert all(RESEARCH_USE in text for text in texts)
+    reader = pypdf.PdfReader(io.BytesIO(data))
     assert reader.metadata.title == f"Report: {report.title}"
 
 
