@@ -16,6 +16,7 @@ from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.shortcuts import EXPLAIN_KEY, bind
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.workers import TaskHost
+from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.review.explaining import (
     patch_row,
     quantity_lines,
@@ -134,12 +135,14 @@ class ExplainPanel(QWidget):
             self.meaning.say("")
             self.parts.say("")
         elif score is None:
-            self.where.say(f"Slice {place.index} is not scored yet.")
+            self.where.say(f"Slice {slice_number(place.index)} is not scored yet.")
             self.meaning.say("")
             self.parts.say("")
         else:
             model = self._session.model
-            self.where.say(f"Slice {place.index}, row {place.row}, column {place.column}")
+            # All three from 1, as a scanner counts.
+            at, line, column = (slice_number(n) for n in (place.index, place.row, place.column))
+            self.where.say(f"Slice {at}, row {line}, column {column}")
             self.score.say(score_sentence(score, getattr(model, "unit", "nats per dimension")))
             self.share.say(share_sentence(model, score))
         self._enable()

@@ -11,6 +11,7 @@ from qtpy.QtGui import QBrush
 
 from napari_spatial_ar.gui.colours import QUIET
 from napari_spatial_ar.gui.tooltips import tooltip
+from napari_spatial_ar.imaging.geometry import slice_range
 from napari_spatial_ar.review.findings_list import FindingsList, ReviewedFinding
 
 __all__ = ["COLUMNS", "COMMENT", "SORT_ROLE", "FindingsModel"]
@@ -34,8 +35,7 @@ def _number(value: float | None, form: str = ".1f") -> str:
 
 
 def _slices(item: ReviewedFinding) -> str:
-    first, last = item.finding.first_slice, item.finding.last_slice
-    return f"{first}" if first == last else f"{first}-{last}"
+    return slice_range(item.finding.first_slice, item.finding.last_slice, "-")
 
 
 def _size(item: ReviewedFinding) -> str:

@@ -1,4 +1,7 @@
-"""R, L, A, P, S, I at the edges of the view, and the right way up, for every scan in a viewer."""
+"""What stands around a scan on the canvas: the patient's sides, the slice, a scale bar.
+
+And the right way up, for every scan in a viewer.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,13 @@ from napari.layers import Layer
 
 from napari_spatial_ar.gui.directions import Edges, axis_directions, edge_letters
 from napari_spatial_ar.gui.layers import KEY, is_scan
-from napari_spatial_ar.gui.viewing import camera_of, keep_upright
-from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.gui.viewing import (
+    camera_of,
+    keep_upright,
+    plane_in_view,
+    slice_in_view,
+)
+from napari_spatial_ar.imaging.geometry import Geometry, slice_number
 
 __all__ = ["PatientMarks", "attend"]
 
@@ -22,11 +30,12 @@ _PLACES = {
     "bottom": "bottom_center",
 }
 _FONT_SIZE = 15
+_SMALL_FONT_SIZE = 11
 _MOVES = ("scale", "rotate", "shear", "affine", "visible")
 
 
 class PatientMarks:
-    """Keeps letters, scale bar and the way up in step with what a viewer shows.
+    """Keeps letters, slice number, scale bar and the way up in step with what a viewer shows.
 
     Parameters
     ----------
@@ -40,8 +49,11 @@ class PatientMarks:
         self._followed: Layer | None = None
         self._overlays = _text_overlays(viewer)
         self.edges: Edges | None = None
+        #: "Slice 4 of 12", in the plane in view and in file order; "" where no slice of it is seen.
+        self.place = ""
         # napari holds these by weak reference.
         viewer.dims.events.order.connect(self._on_order)
+        viewer.dims.events.point.connect(self._on_point)
         viewer.dims.events.ndisplay.connect(self._on_ndisplay)
         viewer.dims.events.axis_labels.connect(self.refresh)
         camera_of(viewer).events.orientation.connect(self.refresh)
@@ -74,6 +86,20 @@ class PatientMarks:
             self._show_guides()
         self.edges = self._edges(viewer, layer)
         self._draw(viewer)
+        self._on_point()
+
+    def _on_point(self, event: Any = None) -> None:
+        """Write which slice is in view, counted as on a scanner and as in the docks."""
+        viewer = self._viewer()
+        if viewer is None:
+            return
+        self.place = _place(viewer, self._followed)
+        if self._overlays is not None:
+            # A text that is set is drawn anew, also where it is the same.
+            overlay = self._overlays["slice"]
+            if self.place and overlay.text != self.place:
+                overlay.text = self.place
+            overlay.visible = bool(self.place)
 
     def _scan_in_view(self, viewer: Any) -> Layer | None:
         """Scan that the letters speak of: the chosen, else the selected, else the topmost."""
@@ -111,6 +137,7 @@ class PatientMarks:
         else:
             bar, axes = canvas.overlays.scale_bar, canvas.overlays.axes
         bar.visible = geometry.measurable
+        bar.position = "bottom_left"  # napari's notifications are on the right
         axes.colored = False
         axes.visible = geometry.spacing_known and viewer.dims.ndisplay == 3
 
@@ -136,7 +163,8 @@ class PatientMarks:
             )
             text.visible = edges is not None
             return
-        for side, overlay in self._overlays.items():
+        for side in _PLACES:
+            overlay = self._overlays[side]
             if edges is not None:
                 overlay.text = getattr(edges, side)
             overlay.visible = edges is not None
@@ -153,6 +181,7 @@ def _text_overlays(viewer: Any) -> dict[str, Any] | None:
         side: TextOverlay(position=place, font_size=_FONT_SIZE, gridded=True)
         for side, place in _PLACES.items()
     }
+    made["slice"] = TextOverlay(position="top_left", font_size=_SMALL_FONT_SIZE, gridded=True)
     for side, overlay in made.items():
         canvas.overlays[f"patient_{side}"] = overlay
     return made
@@ -160,6 +189,17 @@ def _text_overlays(viewer: Any) -> dict[str, Any] | None:
 
 def _geometry_of(layer: Layer | None) -> Geometry | None:
     return None if layer is None else layer.metadata.get(KEY, {}).get("geometry")
+
+
+def _place(viewer: Any, layer: Layer | None) -> str:
+    geometry, plane = _geometry_of(layer), plane_in_view(viewer)
+    if layer is None or geometry is None or plane is None or layer.ndim != 3:
+        return ""
+    if plane != geometry.plane and not geometry.measurable:
+        return ""
+    seen = geometry.along(plane)
+    number = slice_number(slice_in_view(viewer, layer, seen))
+    return f"Slice {number} of {seen.slice_count}"
 
 
 def _straight(layer: Layer) -> bool:

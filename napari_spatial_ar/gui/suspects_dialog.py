@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 from napari_spatial_ar.gui.forms import Dialog, Note, research_line
 from napari_spatial_ar.gui.icons import coloured, icon
 from napari_spatial_ar.gui.tooltips import tooltip
+from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.imaging.thumbnails import THUMBNAIL_SIZE
 from napari_spatial_ar.normative.suspects import UNIT, Suspects
 from napari_spatial_ar.review.suspects import heat_range, slice_and_heat
@@ -83,7 +84,8 @@ class SuspectsDialog(Dialog):
         table.setAccessibleName("Scans")
         table.setToolTip(tooltip("suspects.table"))
         for one in self._suspects.ranked:
-            numbers = (f"{one.score:.3g}", one.patient, str(one.place), str(one.slices))
+            place = str(slice_number(one.place))
+            numbers = (f"{one.score:.3g}", one.patient, place, str(one.slices))
             item = QTreeWidgetItem(table, [one.label, *numbers])
             picture = slice_and_heat(one.example, self._limits, THUMBNAIL_SIZE)
             item.setIcon(0, icon(coloured(picture)))

@@ -83,7 +83,10 @@ _REVIEW = {
     "findings.columns.side": (
         "The patient's side: left, right or within 5 mm of the middle of the scan"
     ),
-    "findings.columns.slices": "Acquired slices, counted from 0 in the order of the file",
+    "findings.columns.slices": (
+        "Slices, counted from 1 in the order of the file, as on the canvas; exported tables count "
+        "from 0"
+    ),
     "findings.columns.volume": "Volume; 1 ml is 1000 µl",
     "findings.columns.diameter": "Longest diameter within an acquired slice, in mm",
     "findings.columns.peak": "Highest score, in the unit of the threshold",
@@ -248,7 +251,7 @@ _DIALOGS = {
     "series.only_one_plane": (
         "Untick what was acquired in another plane than {plane}, most series'"
     ),
-    "suspects.table": "Patients are named by a code; slices are counted from 0",
+    "suspects.table": "Patients are named by a code; slices are counted from 1",
     "suspects.picture": "The scan's most surprising slice, and where it departs from normal",
     "suspects.fit_again_without_these": "Take the ticked scans out and start the fit anew",
     "models.table": "Your models and those released with the package",

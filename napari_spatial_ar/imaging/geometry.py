@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
 
-__all__ = ["Geometry", "Plane", "orientation"]
+__all__ = ["Geometry", "Plane", "orientation", "slice_number", "slice_range"]
 
 Plane = Literal["axial", "coronal", "sagittal"]
 _PLANE_OF_WORLD_AXIS: dict[int, Plane] = {0: "sagittal", 1: "coronal", 2: "axial"}
@@ -35,6 +35,20 @@ _PLANE_OF_WORLD_AXIS: dict[int, Plane] = {0: "sagittal", 1: "coronal", 2: "axial
 _FARTHEST_MM = 1e13
 # Signs that turn RAS millimetres (x, y, z) into display millimetres (S, P, L).
 _RAS_TO_SPL = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
+
+
+def slice_number(index: int) -> int:
+    """Return the number by which people know slice ``index``: from 1, as on a scanner.
+
+    Python, and every file that machines read, count from 0.
+    """
+    return index + 1
+
+
+def slice_range(first: int, last: int, to: str = " to ") -> str:
+    """Say from which slice to which, as people count: "4 to 9", or "4" of one."""
+    ends = f"{slice_number(first)}", f"{slice_number(last)}"
+    return ends[0] if first == last else to.join(ends)
 
 
 def orientation(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

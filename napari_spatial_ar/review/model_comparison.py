@@ -15,6 +15,7 @@ from scipy import stats
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_json
+from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, display_limits, resolve
@@ -299,7 +300,8 @@ def _picture(
         for x, picture in zip(columns, pictures, strict=True):
             page.paste(to_image(picture), (x, y))
             write_marks(draw, geometry, (x, y), size)
-        write_text(draw, (_MARGIN + 6, y + size.height - 6), f"slice {index}", 13, anchor="ls")
+        note = f"slice {slice_number(index)}"
+        write_text(draw, (_MARGIN + 6, y + size.height - 6), note, 13, anchor="ls")
     whole = "of normal tissue" if result.unit == _SHARE else "of this body"
     foot = f"Outlined: above {100 * result.share:.2g} % {whole}. {RESEARCH_USE}"
     write_text(draw, (_MARGIN, page.height - 10), foot, 13, anchor="ls")

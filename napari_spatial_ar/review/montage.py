@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import display_limits
 from napari_spatial_ar.review.colormap import inferno
@@ -142,7 +143,7 @@ def montage(
             page.paste(to_image(picture), (x, y))
             write_marks(draw, geometry, (x, y), size)
         x, y = _place(size, row, 0)
-        note = f"slice {index}   score {image_scores[index]:.2f}"
+        note = f"slice {slice_number(index)}   score {image_scores[index]:.2f}"
         write_text(draw, (x + 6, y + size.height - 6), note, 13, anchor="ls")
     _draw_bar(page, draw, size, len(chosen), (low, high), threshold)
     write_text(draw, (_MARGIN, height - 10), f"{RESEARCH_USE}   Scores: {unit}.", 14, anchor="ls")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import display_limits
 from napari_spatial_ar.review.drawing import (
@@ -106,7 +107,8 @@ def overlays(
         page.paste(to_image(with_outline(picture, flags)), (0, 0))
         draw = ImageDraw.Draw(page)
         write_marks(draw, geometry, (0, 0), size)
-        note = f"slice {index}   window {window[0]:.4g} to {window[1]:.4g} {volume.unit}".rstrip()
+        limits = f"window {window[0]:.4g} to {window[1]:.4g} {volume.unit}".rstrip()
+        note = f"slice {slice_number(index)}   {limits}"
         write_text(draw, (6, size.height + 18), note, 13, anchor="ls")
         write_text(draw, (6, size.height + 38), RESEARCH_USE, 13, anchor="ls")
         yield index, page

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from napari_spatial_ar.imaging.geometry import slice_number, slice_range
 from napari_spatial_ar.review.findings_list import ReviewedFinding
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 from napari_spatial_ar.review.report import FolderEntry, FolderReport, ScanReport
@@ -190,7 +191,7 @@ def _result_rows(report: ScanReport) -> list[tuple[str, str]]:
         rows.append(("Score of the scan", f"{_data(report.score)} {escape(report.unit)}, {what}"))
     if report.highest is not None:
         index, score = report.highest
-        rows.append(("Highest slice", f"{index}, score {_data(score)}"))
+        rows.append(("Highest slice", f"{slice_number(index)}, score {_data(score)}"))
     if report.scan_note:
         rows.append(("p-value", _data(report.p_value, text=escape(report.scan_note))))
     rows.append(("Flagged regions", escape(_counts(report))))
@@ -245,9 +246,9 @@ def _scan_rows(report: ScanReport) -> list[tuple[str, str]]:
         "Modality": scan["modality"],
         "Voxels (Z, Y, X)": sizes,
         "Spacing (Z, Y, X)": f"{spacing} {scan['spacing_unit']}{regular}",
-        "Slices": f"{scan['plane']}, counted from 0 in the order of the file"
+        "Slices": f"{scan['plane']}, counted from 1 in the order of the file"
         if scan["spacing_unit"] == "mm"
-        else "counted from 0 in the order of the file",
+        else "counted from 1 in the order of the file",
         "Window of the pictures": f"{low:.4g} to {high:.4g} {scan['unit'] or ''}".strip(),
         "Series UID": scan["series_uid"] or "",
         "Study UID": scan["study_uid"] or "",
@@ -288,7 +289,6 @@ def _finding(item: ReviewedFinding) -> str:
     found = item.finding
     centre = found.centroid_ras_mm
     where = "unknown" if centre is None else ", ".join(_data(v, ".1f") for v in centre)
-    first, last = found.first_slice, found.last_slice
     volume = (
         f"{_data(found.voxels, 'd')} voxels"
         if found.volume_ml is None
@@ -304,7 +304,7 @@ def _finding(item: ReviewedFinding) -> str:
     return (
         f'<tr{gone}><th scope="row">{found.rank}</th><td>{found.side}</td>'
         f'<td class="k">{where}</td>'
-        f'<td class="k">{first if first == last else f"{first} to {last}"}</td>'
+        f'<td class="k">{slice_range(found.first_slice, found.last_slice)}</td>'
         f'<td class="n">{volume}</td><td class="n">{diameter}</td>'
         f'<td class="n">{_data(found.peak_nll)}</td><td class="n">{_data(found.mean_nll)}</td>'
         f'<td>{escape(item.rarity.count)}</td><td class="state">{_STATUS[item.status]}</td>'

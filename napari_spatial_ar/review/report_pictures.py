@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.imaging.windows import display_limits
 from napari_spatial_ar.review.colormap import inferno
 from napari_spatial_ar.review.drawing import (
@@ -167,16 +168,16 @@ class SlicePictures:
             write_marks(draw, volume.geometry, at, size)
         self._number(draw, index)
         foot = size.height + _FOOT // 2
-        write_text(draw, (6, foot), f"slice {index}", 13, anchor="lm")
+        write_text(draw, (6, foot), f"slice {slice_number(index)}", 13, anchor="lm")
         write_text(draw, (width - 6, foot), RESEARCH_USE, 13, anchor="rm", fill=MUTED)
         score = self._results.score.image_scores[index]
         named = _named(items)
         peaks = "".join(f", peak of {_named([i])} {i.finding.peak_nll:.4g}" for i in items)
-        caption = f"Slice {index}: score of the slice {score:.4g}{peaks}"
+        caption = f"Slice {slice_number(index)}: score of the slice {score:.4g}{peaks}"
         side = f", {', '.join(_place(item) for item in items)}" if items else ""
         alt = (
-            f"Slice {index} of {len(self._scores)} three times: the scan, the scores in colour "
-            f"over it, and the mask's outline{f' of {named}' if named else ''}{side}."
+            f"Slice {slice_number(index)} of {len(self._scores)} three times: the scan, the scores "
+            f"in colour over it, and the mask's outline{f' of {named}' if named else ''}{side}."
         )
         return Picture.of(page, alt, caption)
 
@@ -209,7 +210,8 @@ class SlicePictures:
         base = grey_of(self._results.volume, index, self._window, size)
         heat = resized(self._scores[index], size, Image.Resampling.BILINEAR)
         image = to_image(with_heat(base, heat, *self.limits))
-        return Picture.of(image, f"The highest-scoring slice, {index}, with its scores in colour.")
+        alt = f"The highest-scoring slice, {slice_number(index)}, with its scores in colour."
+        return Picture.of(image, alt)
 
     def legend(self) -> Picture:
         """Draw the bar of colours, with the threshold on it."""

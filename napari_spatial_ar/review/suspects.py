@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_text
+from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.normative.scoring import Example
 from napari_spatial_ar.normative.suspects import UNIT, Suspects
@@ -107,7 +108,8 @@ def contact_sheet(suspects: Suspects) -> Image.Image:
     for number, one in enumerate(suspects.ranked):
         x, y = _GAP + number % across * width, _HEAD + number // across * height
         page.paste(slice_and_heat(one.example, limits, _PANEL), (x, y + _LINE))
-        note = f"{number + 1}.  {one.score:.3g}   patient {one.patient}, slice {one.place}"
+        place = f"patient {one.patient}, slice {slice_number(one.place)}"
+        note = f"{number + 1}.  {one.score:.3g}   {place}"
         write_text(draw, (x, y + _LINE - 5), note, 13, anchor="ls")
     write_text(draw, (_GAP, page.height - 10), RESEARCH_USE, 14, anchor="ls")
     return page

@@ -84,7 +84,7 @@ def test_rows_sort_by_numbers(scored: ReviewDock, qtbot: Any) -> None:
     assert column(scored, "#") == ["2", "3", "1"]
     title_click(scored, qtbot, "Slices")
     # As words, "10" would stand before "2"; ranges start where they start.
-    assert column(scored, "Slices") == ["1", "5-7", "9"]
+    assert column(scored, "Slices") == ["2", "6-8", "10"]
 
 
 @on_screen

@@ -14,7 +14,12 @@ from napari.components import ViewerModel
 from napari_spatial_ar.gui.directions import Edges
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.marks import attend
-from napari_spatial_ar.gui.viewing import plane_in_view, show_acquired_plane, show_plane
+from napari_spatial_ar.gui.viewing import (
+    go_to_slice,
+    plane_in_view,
+    show_acquired_plane,
+    show_plane,
+)
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 
@@ -28,7 +33,7 @@ PLANES = {
 def drawn(viewer: Any) -> dict[str, str]:
     """Letters on the canvas by napari's own names of its places."""
     texts = [o for key, o in viewer.canvas.overlays.items() if key.startswith("patient_")]
-    return {str(o.position): o.text for o in texts if o.visible}
+    return {str(o.position): o.text for o in texts if o.visible and o.position != "top_left"}
 
 
 @pytest.mark.parametrize("codes", ["LPS", "PSR", "LSP"])
@@ -50,6 +55,31 @@ def test_the_letters_follow_the_plane(lab: Any, codes: str) -> None:
             "top_center": edges.top,
             "bottom_center": edges.bottom,
         }
+
+
+@pytest.mark.parametrize("codes", ["LPS", "LPI", "PSR", "LSP"])
+def test_the_slice_is_counted_from_1_in_the_order_of_the_file(lab: Any, codes: str) -> None:
+    viewer = ViewerModel()
+    marks = attend(viewer)
+    volume = lab.make_volume(codes)
+    layer = viewer.add_image(**volume_layer_kwargs(volume))
+    for plane in PLANES:
+        show_plane(viewer, plane)
+        seen = volume.geometry.along(plane)
+        for index in (0, 1, seen.slice_count - 1):
+            go_to_slice(viewer, layer, seen, index)
+            assert marks.place == f"Slice {index + 1} of {seen.slice_count}"
+            overlay = viewer.canvas.overlays["patient_slice"]
+            assert (overlay.text, overlay.visible) == (marks.place, True)
+    viewer.dims.ndisplay = 3
+    assert not viewer.canvas.overlays["patient_slice"].visible
+
+
+def test_the_scale_bar_lies_where_no_notification_does(lab: Any) -> None:
+    viewer = ViewerModel()
+    attend(viewer)
+    viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    assert str(viewer.canvas.overlays.scale_bar.position) == "bottom_left"
 
 
 def test_a_ball_left_in_front_and_above_lies_between_the_letters_that_say_so() -> None:

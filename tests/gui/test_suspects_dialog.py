@@ -42,8 +42,8 @@ def test_scans_stand_in_their_order_with_pictures(dialog: SuspectsDialog) -> Non
         for row in range(table.topLevelItemCount())
     ]
     assert texts == [
-        ["3 pictures", "0.9", "0a1b2c3d", "1", "3"],
-        ["MR series 4", "0.4", "11223344", "12", "20"],
+        ["3 pictures", "0.9", "0a1b2c3d", "2", "3"],
+        ["MR series 4", "0.4", "11223344", "13", "20"],
     ]
     assert "of 7 scans" in dialog.about.text()
     assert not table.topLevelItem(0).icon(0).isNull()

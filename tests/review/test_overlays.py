@@ -55,7 +55,7 @@ def test_the_scan_stands_upright_in_its_window_with_square_mm(
     outline = np.argwhere((slice_[..., 0] < 20) & (slice_[..., 2] > 240))
     np.testing.assert_allclose(outline.mean(axis=0), (70, 55), atol=5)
     assert {"R", "L", "For research use, not for diagnosis."} <= set(said)
-    assert "slice 1   window 0 to 100 HU" in said
+    assert "slice 2   window 0 to 100 HU" in said  # of index 1, counted as people do
     assert page[400:].any()
     flipped = replace(volume, geometry=replace(AXIAL, affine=np.diag([1.0, -2.0, 5.0, 1.0])))
     (mirrored,) = drawn(flipped, mask).values()

@@ -78,7 +78,8 @@ def test_a_report_stands_alone_and_its_numbers_are_those_of_the_tables(
     assert len(findings) == 3
     for finding, row, numbers in zip(findings, rows, values, strict=True):
         assert (row[0], row[1]) == (str(finding["rank"]), finding["side"])
-        slices = sorted({finding["first_slice"], finding["last_slice"]})
+        # People count from 1, files from 0.
+        slices = sorted({finding["first_slice"] + 1, finding["last_slice"] + 1})
         assert row[3] == " to ".join(map(str, slices))
         assert numbers == [
             *finding["centroid_ras_mm"],
@@ -128,10 +129,10 @@ def test_pictures_show_findings_where_they_are(
     (legend, _), *slices = page.pictures
     assert "threshold 2 (nats per dimension)" in legend
     # Kept before unread; none of what was rejected, then the highest-scoring slices.
-    assert [alt.split(" of ")[0] for alt, _ in slices] == [f"Slice {i}" for i in (3, 1, 2, 0)]
+    assert [alt.split(" of ")[0] for alt, _ in slices] == [f"Slice {i}" for i in (4, 2, 3, 1)]
     assert "outline of region 2, at the midline." in slices[0][0]
     assert "outline of region 1" in slices[1][0]
-    assert "3" not in said[: said.index("slice 2")]
+    assert "3" not in said[: said.index("slice 3")]
     assert {"R", "L", "1", "2"} <= set(said)
     height, width = slices[0][1].shape[:2]
     cyan = (slices[0][1][..., 2] > 150) & (slices[0][1][..., 0] < 90)

@@ -33,6 +33,7 @@ from napari_spatial_ar.imaging.dicom.private import rows_reversed
 from napari_spatial_ar.imaging.dicom.sources import dicom_sources
 from napari_spatial_ar.imaging.dicom.values import numbers
 from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
@@ -272,7 +273,7 @@ def _check_place(scan: Volume | Scan, index: int, place: _Place, path: Path) -> 
     off = np.abs(place.position * _LPS_TO_RAS - _first_voxel(scan, index)).max()
     if off > _SAME_PLACE_MM or np.abs(place.axes * _LPS_TO_RAS - directions).max() > _SAME_AXES:
         raise InputError(
-            f"slice {index} is not where it was when the scan was read",
+            f"slice {slice_number(index)} is not where it was when the scan was read",
             path=path,
             fix="Open the scan again",
         )
