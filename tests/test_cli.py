@@ -241,8 +241,6 @@ def test_a_checkpoint_of_the_authors_is_asked_about(
     assert "does not say its dilation" in run(tmp_path, *command, code=1)["error"]
     error = run(tmp_path, *command, "--dilation", "1-2", code=1)["error"]
     assert "2 dilations (1-2) do not fit 5 convolutions" in error
-    error = run(tmp_path, *command, "--dilation", 4, "--context", "sideways", code=1)["error"]
-    assert "context must be causal or bidirectional" in error
     assert run(tmp_path, *command, "--dilations", "1-2-4-8", "--name", "theirs")["name"] == "theirs"
     shown = run(tmp_path, "models", "show", "theirs")
     assert shown["parameters"]["dilation"] == [1, 2, 4, 8, 8]
@@ -330,8 +328,6 @@ def test_summary_counts_what_a_fit_would_use(tmp_path: Path, normal_slices: Path
     assert found["least_share"] == 1 / (found["valid"]["patients"] + 1)
     assert len({series["key"] for series in found["series"]}) == 6
     assert "Doe" not in str(found["series"])
-    error = run(tmp_path, "summary", other, "--modality", "pet", code=1)["error"]
-    assert error == "modality must be mri, ct or oct, not 'pet'."
 
 
 def test_seg_puts_a_mask_back_onto_its_series(tmp_path: Path) -> None:
@@ -600,12 +596,6 @@ def test_evaluate(tmp_path: Path, fitted: Path) -> None:
     for name in names.split():
         assert isinstance(result[name], float), name
     assert result["images"] == 4
-    assert (
-        "split 'train'"
-        in run(
-            tmp_path, "evaluate", tmp_path / "set", "--model", fitted, "--split", "train", code=1
-        )["error"]
-    )
 
 
 def test_a_method_and_its_options(

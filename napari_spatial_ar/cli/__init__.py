@@ -1,7 +1,7 @@
 """The command line: fit, score, evaluate and the rest, one scan or thousands.
 
 Every command writes its result as JSON with ``--json FILE`` and exits with 0 (done), 1 (could
-not) or 2 (wrong use). Errors are one sentence, never a traceback.
+not), 2 (wrong use) or 130 (stopped with Ctrl+C). Errors are one sentence, never a traceback.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from napari_spatial_ar import __version__
 from napari_spatial_ar.cli.evaluation import evaluation_app
 from napari_spatial_ar.cli.files import files_app
 from napari_spatial_ar.cli.library import models_app
+from napari_spatial_ar.cli.pages import App, is_wide_terminal
 from napari_spatial_ar.cli.scans import scans_app
 from napari_spatial_ar.cli.scoring import score_app
 from napari_spatial_ar.cli.speed import speed_app
@@ -22,21 +23,19 @@ from napari_spatial_ar.cli.weights import weights_app
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
+app = App(
     name="napari-spatial-ar",
     help="Show where an MRI, CT or OCT scan departs from normal. For research use, not for "
     "diagnosis.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.add_typer(files_app)
-app.add_typer(scans_app)
 app.add_typer(score_app)
+app.add_typer(scans_app)
+app.add_typer(models_app, name="models", rich_help_panel="Models")
+app.add_typer(weights_app, name="weights", rich_help_panel="Models")
 app.add_typer(evaluation_app)
 app.add_typer(speed_app)
-app.add_typer(models_app, name="models")
-app.add_typer(weights_app, name="weights")
 
 
 def _version(wanted: bool) -> None:
@@ -48,7 +47,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     del version
@@ -56,6 +58,8 @@ def _root(
 
 def main() -> None:
     """Entry point of ``napari-spatial-ar``."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a console without UTF-8 shows ? instead
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console without UTF-8 shows ? instead
+    app.rich_markup_mode = "rich" if is_wide_terminal() else None
     app()

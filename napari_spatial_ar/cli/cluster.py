@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from napari_spatial_ar.cli.support import COMPUTING
 from napari_spatial_ar.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,20 +23,29 @@ Scheduler = Annotated[
     str,
     typer.Option(
         metavar="ADDRESS",
-        help="Run on the cluster of this dask scheduler, such as tcp://10.0.0.5:8786; see "
-        "docs/scale.md.",
+        help="Run on the cluster of this dask scheduler, such as tcp://10.0.0.5:8786.",
+        show_default=False,
+        rich_help_panel=COMPUTING,
     ),
 ]
 LocalCluster = Annotated[
-    int, typer.Option(metavar="N", min=0, help="Run on N processes of this machine.")
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Run on N processes of this machine; 0: on this one alone.",
+        rich_help_panel=COMPUTING,
+    ),
 ]
 Resource = Annotated[
     str,
     typer.Option(
         "--worker-resource",
         metavar="NAME",
-        help="Use only workers that offer this, one task a unit: GPU for those started with "
-        "--resources GPU=1.",
+        help="Use only workers that offer this resource, one task per unit: GPU for workers "
+        "started with --resources GPU=1.",
+        show_default=False,
+        rich_help_panel=COMPUTING,
     ),
 ]
 TlsFiles = Annotated[
@@ -43,7 +53,9 @@ TlsFiles = Annotated[
     typer.Option(
         "--tls",
         metavar="CA,CERT,KEY",
-        help="Files for a scheduler whose address begins with tls://.",
+        help="Certificate files for a tls:// scheduler.",
+        show_default=False,
+        rich_help_panel=COMPUTING,
     ),
 ]
 

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from napari_spatial_ar.cli.choices import (
+    ANOMALIB_NAMES,
+    EngineName,
+    Modality,
+    SplitName,
+    complete_anomalib,
+    complete_backbone,
+    complete_method,
+    complete_model,
+)
+from napari_spatial_ar.cli.pages import App
 from napari_spatial_ar.cli.support import (
+    COMPUTING,
     Device,
     Json,
-    PatientPattern,
+    ModelOption,
     Weights,
     chosen_backbone,
     command,
@@ -21,62 +33,71 @@ from napari_spatial_ar.cli.support import (
 )
 from napari_spatial_ar.errors import InputError
 
-if TYPE_CHECKING:
-    from napari_spatial_ar.evaluation.evaluate import Split
-
 __all__ = ["evaluation_app"]
 
-evaluation_app = typer.Typer()
+evaluation_app = App()
 
-DataSet = Annotated[Path, typer.Argument(help="Data set in the BMAD layout.")]
-SplitName = Annotated[str, typer.Option(help="test or valid.")]
-Fpr = Annotated[float, typer.Option(help="For the calibrated threshold.")]
-Draws = Annotated[int, typer.Option(min=1, help="Resampled sets of patients for intervals.")]
+_FITTING = "Methods fitted here"
+
+DataSet = Annotated[
+    Path, typer.Argument(metavar="DATASET", help="Folder of a data set in the BMAD layout.")
+]
+Splits = Annotated[SplitName, typer.Option(help="Labelled slices to measure on.")]
+Fpr = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        min=0,
+        max=1,
+        help="Share of normal tissue that the calibrated threshold may flag.",
+    ),
+]
+Draws = Annotated[
+    int,
+    typer.Option(metavar="N", min=1, help="Bootstrap samples of patients for the intervals."),
+]
+PatientPattern = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="Regular expression that finds the patient in a path: its first group, or all of it.",
+    ),
+]
 
 
-def _split(name: str) -> Split:
-    if name not in ("test", "valid"):
-        raise InputError(f"there is no split '{name}'", fix="Choose test or valid")
-    return "valid" if name == "valid" else "test"
-
-
-def _modality(name: str) -> Literal["mri", "ct", "oct"]:
-    match name:
-        case "mri" | "ct" | "oct":
-            return name
-        case _:
-            raise InputError(f"modality must be mri, ct or oct, not '{name}'")
-
-
-@evaluation_app.command()
+@evaluation_app.command(rich_help_panel="Measurements")
 @command
 def evaluate(
     dataset: DataSet,
-    model: Annotated[str, typer.Option(help="A model's name or folder.")],
-    split: SplitName = "test",
+    model: ModelOption,
+    split: Splits = SplitName.test,
     fpr: Fpr = 0.01,
     draws: Draws = 1000,
     patient_pattern: PatientPattern = None,
     weights: Weights = None,
     device: Device = "auto",
     engine: Annotated[
-        str, typer.Option(help="What computes the backbone: see the command speed.")
-    ] = "float32",
+        EngineName,
+        typer.Option(
+            metavar="ENGINE",
+            help=f"What computes the backbone: {', '.join(EngineName)}. 'speed' compares them.",
+            rich_help_panel=COMPUTING,
+        ),
+    ] = EngineName.float32,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Measure a model on labelled slices, with 95 % intervals over patients."""
-    wanted = _split(split)
+    """Measure a model on labelled slices, with 95 % intervals."""
     from napari_spatial_ar.evaluation.evaluate import evaluate as measure
     from napari_spatial_ar.normative.model import load_model
 
     loaded = load_model(model, weights=weights, device=device)
-    loaded.use_engine(engine)
+    loaded.use_engine(engine.value)
     with progress_bar() as bar:
         task = bar.add_task("Scoring", total=None)
         result = measure(
             dataset,
             loaded,
-            split=wanted,
+            split=split.value,
             fpr=fpr,
             draws=draws,
             patient_pattern=patient_pattern,
@@ -93,57 +114,91 @@ def evaluate(
             "" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}",
         )
     show(rows)
-    return {"model": loaded.name, "model_sha256": loaded.sha256, "engine": engine, **result}
+    return {"model": loaded.name, "model_sha256": loaded.sha256, "engine": engine.value, **result}
 
 
-@evaluation_app.command()
+@evaluation_app.command(rich_help_panel="Measurements")
 @command
 def compare(
     dataset: DataSet,
-    out: Annotated[Path, typer.Option(help="Folder for results.json, report.md, report.html.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Folder for results.json, report.md and report.html."),
+    ],
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="A model's name or folder, again for each; NAME-seed0 and NAME-seed1 count as "
-            "two seeds of one method. Ratios are those of the first."
+            metavar="MODEL",
+            help="Model: its name or folder. Repeatable; NAME-seed0 and NAME-seed1 count as two "
+            "seeds of one method. Ratios are relative to the first.",
+            autocompletion=complete_model,
         ),
     ] = None,
+    split: Splits = SplitName.test,
+    smoothing: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Side of the mean filter over patch scores, the same for all.",
+            show_default="the best of each on valid, by pixel AUPR",
+        ),
+    ] = None,
+    fpr: Fpr = 0.01,
+    draws: Draws = 1000,
+    patient_pattern: PatientPattern = None,
+    json: Json = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="A method to fit here, again for each, with settings of 'fit' after a colon: "
-            "spatial-ar:dilation=1. Models go to OUT/models and are found there again."
+            metavar="METHOD",
+            help="Method to fit on the data set, with settings of 'fit' after a colon: "
+            "spatial-ar:dilation=1. Repeatable. Models go to OUT/models and are reused.",
+            autocompletion=complete_method,
+            rich_help_panel=_FITTING,
         ),
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="Of --method and --anomalib, with commas.")] = "0",
-    modality: Annotated[str, typer.Option(help="Of these: mri, ct or oct.")] = "mri",
-    backbone: Annotated[
-        str | None, typer.Option(help="Of --method; by default that of 'fit'.")
-    ] = None,
-    epochs: Annotated[int, typer.Option(help="Of --method.")] = 40,
-    batch_size: Annotated[int, typer.Option(help="Of --method.")] = 64,
-    smoothing: Annotated[
-        int | None,
-        typer.Option(help="One for all; by default the best of each on valid, by pixel AUPR."),
     ] = None,
     anomalib: Annotated[
         list[str] | None,
         typer.Option(
-            help="A method of the anomalib library to fit here, again for each: patchcore, padim, "
-            "reverse-distillation, stfpm, cfa, cflow or draem, with settings of its own after a "
-            "colon."
+            metavar="NAME",
+            help=f"Method of anomalib to fit, with its own settings after a colon: "
+            f"{', '.join(ANOMALIB_NAMES)}. Repeatable; needs the extra 'anomalib'.",
+            autocompletion=complete_anomalib,
+            rich_help_panel=_FITTING,
         ),
     ] = None,
-    split: SplitName = "test",
-    fpr: Fpr = 0.01,
-    draws: Draws = 1000,
-    patient_pattern: PatientPattern = None,
+    seeds: Annotated[
+        str,
+        typer.Option(metavar="N,N,...", help="Seeds to fit each with.", rich_help_panel=_FITTING),
+    ] = "0",
+    modality: Annotated[
+        Modality, typer.Option(help="Modality of the scans.", rich_help_panel=_FITTING)
+    ] = Modality.mri,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BACKBONE",
+            help="Backbone for --method.",
+            show_default="that of 'fit'",
+            autocompletion=complete_backbone,
+            rich_help_panel=_FITTING,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Epochs of spatial-ar.", rich_help_panel=_FITTING),
+    ] = 40,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Slices per step of spatial-ar.", rich_help_panel=_FITTING
+        ),
+    ] = 64,
     weights: Weights = None,
     device: Device = "auto",
-    json: Json = None,
 ) -> dict[str, Any]:
-    """Compare methods on one data set: figures with intervals, ratios, curves, examples."""
-    wanted, scans = _split(split), _modality(modality)
+    """Compare methods on one data set, in one report."""
     from napari_spatial_ar.evaluation.anomalib_methods import anomalib_method
     from napari_spatial_ar.evaluation.anomalib_models import fit_anomalib
     from napari_spatial_ar.evaluation.compare import compare as compare_methods
@@ -183,7 +238,7 @@ def compare(
                     numbers,
                     out / "models",
                     progress=fitting,
-                    modality=scans,
+                    modality=modality.value,
                     backbone=chosen,
                     epochs=epochs,
                     batch_size=batch_size,
@@ -198,7 +253,7 @@ def compare(
                 other,
                 numbers,
                 out / "models",
-                modality=scans,
+                modality=modality.value,
                 patient_pattern=patient_pattern,
                 device=device,
                 progress=at,
@@ -208,7 +263,7 @@ def compare(
         result = compare_methods(
             dataset,
             rivals,
-            split=wanted,
+            split=split.value,
             smoothing=smoothing,
             fpr=fpr,
             patient_pattern=patient_pattern,

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from napari_spatial_ar.cli.choices import Modality, PlaneName
+from napari_spatial_ar.cli.pages import App
 from napari_spatial_ar.cli.support import (
     CalibrationFraction,
     FitWindow,
     Json,
     MinBody,
+    Modalities,
     Overwrite,
     PatientPattern,
-    PlaneName,
     SliceRange,
     SlicesOf,
     command,
@@ -33,26 +35,25 @@ if TYPE_CHECKING:
 
 __all__ = ["files_app"]
 
-files_app = typer.Typer()
+files_app = App()
+
+Input = Annotated[Path, typer.Argument(metavar="INPUT", help="File or folder.")]
 
 
-@files_app.command()
+@files_app.command(rich_help_panel="Scans")
 @command
 def inspect(
-    input: Annotated[Path, typer.Argument(help="A file or folder.")],
+    input: Input,
     verify: Annotated[
         bool | None,
         typer.Option(
-            help="Also read every voxel, and say what is damaged. By default only where one file "
-            "of less than 512 MiB is given."
+            help="Read every voxel too and report damage.",
+            show_default="only for a single file below 512 MiB",
         ),
     ] = None,
     json: Json = None,
 ) -> dict[str, Any]:
-    """List the series found: shape, spacing, orientation, modality, files, warnings.
-
-    Of folders only the headers are read, unless --verify is said.
-    """
+    """List the series in a file or folder, with geometry and warnings."""
     from napari_spatial_ar.imaging.reading import find_scans
     from napari_spatial_ar.imaging.scan import is_large
 
@@ -160,23 +161,28 @@ def _damage(scan: Scan) -> InputError | None:
     return None
 
 
-@files_app.command()
+@files_app.command(rich_help_panel="Models")
 @command
 def summary(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of normal scans.")],
-    modality: Annotated[str, typer.Option(help="mri, ct or oct.")] = "mri",
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER", help="Folders of normal scans.")
+    ],
+    modality: Modalities = Modality.mri,
     plane: SlicesOf = PlaneName.as_acquired,
     slice_range: SliceRange = "0:1",
     min_body: MinBody = 0.1,
     calibration_fraction: CalibrationFraction = 0.0,
     window: FitWindow = None,
     patient_pattern: PatientPattern = None,
-    seed: Annotated[int, typer.Option(help="Of the split into training and validation.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Seed of the split into training and validation."),
+    ] = 0,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Say what a fit on folders would learn from: slices, patients, what is left out and why.
+    """Show what a fit would learn from, and what it leaves out.
 
-    Patients are named by the start of a hash.
+    Patients appear as the first digits of a hash.
     """
     from napari_spatial_ar.imaging.data_summary import DataSummary, kind_of
     from napari_spatial_ar.imaging.selection import Selection, read_range
@@ -184,13 +190,11 @@ def summary(
     from napari_spatial_ar.imaging.survey import survey
     from napari_spatial_ar.imaging.surveyed import REASONS, Survey
 
-    if modality not in ("mri", "ct", "oct"):
-        raise InputError(f"modality must be mri, ct or oct, not '{modality}'")
     check_fractions(DataSummary.valid_fraction, calibration_fraction)
     selection = Selection(plane.value, read_range(slice_range), min_body)
     steps = survey(
         folders,
-        modality=modality,  # type: ignore[arg-type]
+        modality=modality.value,
         window=None if window is None else parse_window(window),
         patient_pattern=patient_pattern,
         selection=selection,
@@ -217,18 +221,17 @@ def summary(
     return made.to_dict()
 
 
-@files_app.command()
+@files_app.command(rich_help_panel="Scans")
 @command
 def convert(
-    input: Annotated[Path, typer.Argument(help="A file or folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for the NIfTI files.")],
+    input: Input,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the NIfTI files.")],
     overwrite: Overwrite = False,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Write each volume found as NIfTI, on its own grid.
+    """Write each volume as NIfTI, on its own grid.
 
-    Localizers, derived series and every time point are written too. One scan is in memory at a
-    time, up to four times.
+    Localizers, derived series and every time point are included.
     """
     from napari_spatial_ar.imaging.files import claimed
     from napari_spatial_ar.imaging.nifti import write_nifti
@@ -268,26 +271,38 @@ def convert(
     return result
 
 
-@files_app.command()
+@files_app.command(rich_help_panel="Scans")
 @command
 def seg(
-    mask: Annotated[Path, typer.Argument(help="A mask: NIfTI, NRRD, ...; nonzero inside.")],
-    reference: Annotated[Path, typer.Option(help="Folder or file of the DICOM series.")],
-    out: Annotated[Path, typer.Option(help="The DICOM file to write.")],
-    label: Annotated[str, typer.Option(help="Name of the segment.")] = "Departure from normal",
+    mask: Annotated[
+        Path,
+        typer.Argument(metavar="MASK", help="Mask, nonzero inside: NIfTI, NRRD or MetaImage."),
+    ],
+    reference: Annotated[
+        Path,
+        typer.Option(metavar="SERIES", help="DICOM series that it belongs to: folder or file."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="DICOM file to write.")],
+    label: Annotated[
+        str, typer.Option(metavar="TEXT", help="Name of the segment.")
+    ] = "Departure from normal",
     algorithm: Annotated[
         str | None,
-        typer.Option(help="What made the mask, where no provenance.json beside it says."),
+        typer.Option(
+            metavar="NAME",
+            help="Algorithm that made the mask.",
+            show_default="from provenance.json beside the mask",
+        ),
     ] = None,
-    edited: Annotated[bool, typer.Option(help="A person changed the mask afterwards.")] = False,
+    edited: Annotated[bool, typer.Option(help="The mask was edited by hand.")] = False,
     overwrite: Overwrite = False,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Write a mask as a DICOM segmentation on the series that it was made on.
+    """Write a mask as DICOM SEG onto the series it was drawn on.
 
-    The mask may have any axis order but must lie on the series' voxels: nothing is resampled.
-    The file carries the patient's identity from the series, by which a PACS files it. A mask that
-    no algorithm is named for is recorded as drawn by a person.
+    The mask may have any axis order but has to lie on the voxels of the series: nothing is
+    resampled. The file carries the patient's identity from the series, by which a PACS files it.
+    Without an algorithm, the mask is recorded as drawn by a person.
     """
     from napari_spatial_ar.imaging.dicom.derived import Algorithm
     from napari_spatial_ar.imaging.mask_onto_series import mask_onto_series

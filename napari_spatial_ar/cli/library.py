@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from napari_spatial_ar.cli.choices import (
+    ContextName,
+    Modality,
+    complete_backbone,
+    complete_model,
+    complete_own_model,
+)
+from napari_spatial_ar.cli.pages import App
 from napari_spatial_ar.cli.support import (
     Device,
     Json,
+    ModelName,
     Overwrite,
     PatientPattern,
     Weights,
@@ -17,23 +26,30 @@ from napari_spatial_ar.cli.support import (
     progress_bar,
     say,
     show,
-    show_json,
     table,
     write_json,
 )
 from napari_spatial_ar.errors import InputError
 
+if TYPE_CHECKING:
+    from napari_spatial_ar.normative.calibration import Calibration
+
 __all__ = ["models_app"]
 
-models_app = typer.Typer(help="Normative models.", no_args_is_help=True)
+models_app = App(help="List, show, move and compare models.", no_args_is_help=True)
 
 
+_PTH = "Checkpoints of the paper's authors"
 # Hex digits of a scan's key in a table, enough to tell it by.
 _KEY_SHOWN = 12
 
-ModelName = Annotated[str, typer.Argument(help="A model's name or folder.")]
-OwnModel = Annotated[str, typer.Argument(help="Name of one of your models.")]
-NewName = Annotated[str, typer.Argument(help="The new name.")]
+OwnModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Name of one of your models.", autocompletion=complete_own_model
+    ),
+]
+NewName = Annotated[str, typer.Argument(metavar="NEW_NAME", help="The new name.")]
 
 
 @models_app.command("list")
@@ -42,7 +58,7 @@ def models_list(
     trash: Annotated[bool, typer.Option(help="List deleted models instead.")] = False,
     json: Json = None,
 ) -> dict[str, Any]:
-    """List the models at hand."""
+    """List your models and those of the package."""
     from napari_spatial_ar.normative.library import trashed_models
     from napari_spatial_ar.normative.model_lookup import list_models, unreadable_models
 
@@ -75,7 +91,7 @@ def models_list(
 @models_app.command("methods")
 @command
 def models_methods(json: Json = None) -> dict[str, Any]:
-    """List the methods that 'fit' and 'compare' know, with their options and defaults."""
+    """List the methods of 'fit' and 'compare', with their options."""
     from napari_spatial_ar.normative.methods import DETECTORS
 
     rows = table("method", "what is unusual for it", "options and defaults", "after")
@@ -93,25 +109,45 @@ def models_methods(json: Json = None) -> dict[str, Any]:
 @models_app.command("show")
 @command
 def models_show(model: ModelName, json: Json = None) -> dict[str, Any]:
-    """Show everything a model file says of the model."""
+    """Show what a model is: training, method, calibration.
+
+    'models show MODEL --json FILE' writes everything that the model file holds.
+    """
     from napari_spatial_ar.normative.library import missing_backbone
     from napari_spatial_ar.normative.model import load_model
-    from napari_spatial_ar.review.provenance import model_summary
+    from napari_spatial_ar.review.model_card import model_facts
 
     loaded = load_model(model, device="cpu")
     needs = missing_backbone(loaded.header)
-    show_json(model_summary(loaded))
-    calibration = loaded.header.calibration
-    if calibration is not None:
-        least = calibration.smallest_p
-        say(
-            f"Calibrated on {calibration.slices} normal slices of {calibration.patients} patients; "
-            + ("without p-values." if least is None else f"no p-value lies below {least:.3f}.")
-        )
-    if needs:
-        say(needs)
+    facts = {
+        "Name": loaded.name,
+        "Folder": str(loaded.folder or ""),
+        "Modality": loaded.modality.upper(),
+        **model_facts(loaded),
+        **_calibration_facts(loaded.header.calibration),
+        "Needs": needs or "",
+    }
+    rows = table("", "")
+    for name, text in facts.items():
+        if text:
+            rows.add_row(name, text.replace("`", ""))
+    show(rows)
     header = loaded.header.to_dict()
     return {"name": loaded.name, "sha256": loaded.sha256, "needs": needs, **header}
+
+
+def _calibration_facts(found: Calibration | None) -> dict[str, str]:
+    """Say what the thresholds and p-values of a model rest on."""
+    if found is None:
+        return {"Calibration": "none: 'calibrate' measures one on normal scans"}
+    least = found.smallest_p
+    shares = zip(found.fpr, found.thresholds, strict=True)
+    return {
+        "Calibration": f"{found.slices} normal slices of {found.patients} patients"
+        + ("" if found.separate else ", not known to be apart from the fit"),
+        "P-values": "none" if least is None else f"none below {least:.3f}",
+        "Thresholds": ", ".join(f"{100 * share:g} %: {value:.4g}" for share, value in shares),
+    }
 
 
 @models_app.command("rename")
@@ -150,11 +186,13 @@ def models_delete(model: OwnModel, json: Json = None) -> dict[str, Any]:
 @models_app.command("restore")
 @command
 def models_restore(
-    model: Annotated[str, typer.Argument(help="Name of a deleted model.")],
-    name: Annotated[str | None, typer.Option(help="Bring it back under another name.")] = None,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a deleted model.")],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Bring it back under another name.")
+    ] = None,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Bring a deleted model back, the one deleted last where several had the name."""
+    """Bring back a deleted model, the latest of that name."""
     from napari_spatial_ar.normative.library import restore_model
 
     folder = restore_model(model, name)
@@ -166,14 +204,14 @@ def models_restore(
 @command
 def models_export(
     model: ModelName,
-    out: Annotated[Path, typer.Option(help="The file to write.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")],
     pictures: Annotated[
-        bool, typer.Option(help="Take the card's pictures along, which show normal slices.")
+        bool, typer.Option(help="Include the pictures of the card, which show normal slices.")
     ] = True,
     overwrite: Overwrite = False,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Write a model with its card into one file, which 'models import' takes in."""
+    """Write a model and its card to one file, for 'models import'."""
     from napari_spatial_ar.normative.archive import export_model
 
     path = export_model(model, out, pictures=pictures, overwrite=overwrite)
@@ -184,10 +222,18 @@ def models_export(
 @models_app.command("check")
 @command
 def models_check(
-    model: Annotated[str | None, typer.Argument(help="One model; all by default.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Model: its name or folder.",
+            show_default="all",
+            autocompletion=complete_model,
+        ),
+    ] = None,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Compare the content of models with their sha256, and say what they need to score."""
+    """Verify the content of models and what they need to score."""
     from dataclasses import asdict
 
     from napari_spatial_ar.normative.library import check_models
@@ -208,21 +254,25 @@ def models_check(
 @command
 def models_suspects(
     model: ModelName,
-    folders: Annotated[list[Path], typer.Argument(help="Folders that it was fitted on.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER", help="Folders that the model was fitted on."),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for suspects.png and suspects.csv.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for suspects.png and suspects.csv."),
     ] = None,
-    top: Annotated[int, typer.Option(help="How many scans.")] = 20,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="How many scans to list.")] = 20,
+    overwrite: Overwrite = False,
+    json: Json = None,
     patient_pattern: PatientPattern = None,
     weights: Weights = None,
     device: Device = "auto",
-    overwrite: Overwrite = False,
-    json: Json = None,
 ) -> dict[str, Any]:
-    """List the scans of a fit that are least like those of the other patients.
+    """List the training scans least like those of other patients.
 
-    Look at them before you trust the model: 'fit --exclude KEY' leaves one out. Each is compared
-    with one half of the patients, its own being in the other, whatever the model's method.
+    Look at them before you trust the model: 'fit --exclude KEY' leaves one out. Whatever the
+    method of the model, a scan is compared with a half of the patients that its own is not in.
     """
     from napari_spatial_ar.imaging.files import claimed
     from napari_spatial_ar.normative.model import load_model
@@ -264,16 +314,23 @@ def models_suspects(
 def models_compare(
     first: ModelName,
     second: ModelName,
-    scan: Annotated[Path, typer.Argument(help="A scan: a file or a folder with one series.")],
-    out: Annotated[Path, typer.Option(help="Folder for compare.png and compare.json.")],
+    scan: Annotated[
+        Path, typer.Argument(metavar="SCAN", help="Scan: a file, or a folder with one series.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for compare.png and compare.json.")
+    ],
     share: Annotated[
-        float, typer.Option(help="Share of normal tissue that each mask may flag.")
+        float,
+        typer.Option(
+            metavar="SHARE", min=0, max=1, help="Share of normal tissue that each mask may flag."
+        ),
     ] = 0.01,
-    device: Device = "auto",
     overwrite: Overwrite = False,
     json: Json = None,
+    device: Device = "auto",
 ) -> dict[str, Any]:
-    """Score one scan with two models: heatmaps in one unit side by side, and how far they agree."""
+    """Score one scan with two models and show how far they agree."""
     from napari_spatial_ar.imaging.files import claimed
     from napari_spatial_ar.imaging.reading import read
     from napari_spatial_ar.normative.model import load_model
@@ -310,33 +367,63 @@ def models_compare(
 @command
 def models_import(
     source: Annotated[
-        Path, typer.Argument(help="A model, its folder, an exported file, or an authors' .pth.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Model file or folder, export, or checkpoint of the paper's authors (.pth).",
+        ),
     ],
-    name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
-    modality: Annotated[str | None, typer.Option(help="Of a .pth: mri, ct or oct.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Of a .pth, see 'weights list'.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the model.", show_default="from the source"),
+    ] = None,
+    json: Json = None,
+    modality: Annotated[
+        Modality | None, typer.Option(help="Modality of the scans.", rich_help_panel=_PTH)
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BACKBONE",
+            help="Backbone: see 'weights list'.",
+            autocompletion=complete_backbone,
+            rich_help_panel=_PTH,
+        ),
+    ] = None,
     dilation: Annotated[
         str | None,
         typer.Option(
             "--dilation",
             "--dilations",
-            help="Of a .pth: 4 dilated, 1 standard, or its --dilation_schedule: 1-2-4-8.",
+            metavar="N|N-N-...",
+            help="4 (dilated), 1 (standard), or its --dilation_schedule: 1-2-4-8.",
+            rich_help_panel=_PTH,
         ),
     ] = None,
     context: Annotated[
-        str | None,
-        typer.Option(help="Of a .pth, to be sure: causal or bidirectional; the file says it."),
+        ContextName | None,
+        typer.Option(
+            help="Context of the network, to be checked.",
+            show_default="read from the file",
+            rich_help_panel=_PTH,
+        ),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Of a .pth that does not say it: its --img_size.")
+        int | None,
+        typer.Option(
+            metavar="PIXELS",
+            min=1,
+            help="Its --img_size.",
+            show_default="read from the file, where it says so",
+            rich_help_panel=_PTH,
+        ),
     ] = None,
     weights: Weights = None,
-    json: Json = None,
 ) -> dict[str, Any]:
-    """Take a model in from elsewhere.
+    """Take in a model from elsewhere.
 
-    A checkpoint of the paper's authors (.pth) says sizes and context; it does not say its modality,
-    backbone and dilations, which have to be given.
+    A checkpoint of the paper's authors does not say its modality, backbone and dilations: give
+    them as options.
     """
     from napari_spatial_ar.normative.importing import import_model, is_reference_checkpoint
 
@@ -351,10 +438,10 @@ def models_import(
 def _import_reference(
     source: Path,
     name: str | None,
-    modality: str | None,
+    modality: Modality | None,
     backbone: str | None,
     dilation: str | None,
-    context: str | None,
+    context: ContextName | None,
     size: int | None,
     weights: Path | None,
 ) -> Path:
@@ -364,12 +451,6 @@ def _import_reference(
         read_reference_checkpoint,
     )
 
-    for option, value, choices in (
-        ("modality", modality, ("mri", "ct", "oct")),
-        ("context", context, ("causal", "bidirectional")),
-    ):
-        if value not in (None, *choices):
-            raise InputError(f"{option} must be {' or '.join(choices)}, not '{value}'")
     found = read_reference_checkpoint(source)
     wanted = {
         "--modality mri, ct or oct": modality is None,
@@ -391,10 +472,10 @@ def _import_reference(
     return import_reference(
         source,
         name or source.stem,
-        modality=modality,  # type: ignore[arg-type]
+        modality=modality.value,
         backbone=backbone,
         weights=weights,
         dilation=read_dilations(dilation),
-        context=context,  # type: ignore[arg-type]
+        context=None if context is None else context.value,
         size=size,
     )

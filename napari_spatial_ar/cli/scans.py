@@ -8,6 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from napari_spatial_ar.cli.choices import (
+    ContextName,
+    FuseName,
+    Modality,
+    PlaneName,
+    complete_backbone,
+    complete_method,
+)
 from napari_spatial_ar.cli.cluster import (
     LocalCluster,
     Resource,
@@ -15,16 +23,19 @@ from napari_spatial_ar.cli.cluster import (
     TlsFiles,
     cluster_of,
 )
+from napari_spatial_ar.cli.pages import App
 from napari_spatial_ar.cli.support import (
+    SLICES,
     Acquired,
     CalibrationFraction,
     Device,
     FitWindow,
     Json,
     MinBody,
+    Modalities,
+    ModelName,
     Overwrite,
     PatientPattern,
-    PlaneName,
     SliceRange,
     SlicesOf,
     Weights,
@@ -37,132 +48,208 @@ from napari_spatial_ar.cli.support import (
 
 __all__ = ["scans_app"]
 
-scans_app = typer.Typer()
+scans_app = App()
+
+_SPATIAL_AR = "Method spatial-ar"
+_PREPROCESSING = "Preprocessing"
+_SCORES = "Calibration and scores"
 
 
-@scans_app.command()
+@scans_app.command(rich_help_panel="Models")
 @command
 def fit(
     ctx: typer.Context,
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of normal scans; by default the recipe's.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Folders of normal scans.",
+            show_default="those of the recipe",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the new model; by default a new one among your models, named after "
-            "modality and backbone."
+            metavar="DIR",
+            help="Folder of the new model.",
+            show_default="a new one among your models, named after modality and backbone",
         ),
     ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Settings of a fit, as the Training dock saves them. What else is given here "
-            "wins over the file.",
+            help="Settings saved by the Training dock. Options given here override them.",
         ),
     ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY",
-            help="Leave out the series with this key: see 'summary --json', 'models suspects'.",
-        ),
-    ] = None,
-    modality: Annotated[str, typer.Option(help="mri, ct or oct.")] = "mri",
-    plane: SlicesOf = PlaneName.as_acquired,
-    slice_range: SliceRange = "0:1",
-    min_body: MinBody = 0.1,
-    calibration_fraction: CalibrationFraction = 0.0,
+    modality: Modalities = Modality.mri,
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="See 'weights list'. By default dinov3_vits16 where its weights are at hand, else "
-            "the one that comes with the package."
+            metavar="BACKBONE",
+            help="Backbone: see 'weights list'.",
+            show_default="dinov3_vits16 if its weights are at hand, else dinov2_vits14_focus",
+            autocompletion=complete_backbone,
         ),
     ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            help="Blocks of the backbone to read: 5,7,9 or last4. By default the method's choice."
-        ),
-    ] = None,
-    fuse: Annotated[
-        str, typer.Option(help="Several blocks one after the other (concat), or their mean.")
-    ] = "concat",
     method: Annotated[
         str | None,
         typer.Option(
-            help="See 'models methods'; METHOD:KEY=VALUE,... sets its options. By default "
-            "change-novelty, or spatial-ar where one of its settings follows."
+            metavar="METHOD",
+            help="Method: see 'models methods'. METHOD:KEY=VALUE,... sets its options.",
+            show_default="change-novelty, or spatial-ar with one of its options below",
+            autocompletion=complete_method,
         ),
     ] = None,
-    dilation: Annotated[
-        int | None, typer.Option(help="Of spatial-ar. 4: dilated (the default); 1: standard.")
-    ] = None,
-    context: Annotated[
-        str | None,
-        typer.Option(help="Of spatial-ar: causal (the default) or bidirectional."),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Of spatial-ar: passes over the slices, 40 by default.")
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            help="Of spatial-ar: stop once it has not improved on held-out slices for so many "
-            "epochs; 0 (the default): never."
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Of spatial-ar: slices a step, 64 by default.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
-    smoothing: Annotated[int, typer.Option(help="Mean filter over patch scores; 1: none.")] = 3,
-    window: FitWindow = None,
-    size: Annotated[
-        str, typer.Option(help="Pixels that slices are resized to: 448, or ROWSxCOLUMNS.")
-    ] = "448",
-    tile: Annotated[
-        int,
-        typer.Option(
-            help="Side of overlapping tiles that the resized slice is cut into, for images far "
-            "larger than 448 pixels: --size 896 --tile 448. 0: none."
-        ),
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="The same seed gives the same weights.")
     ] = 0,
-    clahe: Annotated[
-        float,
-        typer.Option(help="Clip limit of adaptive histogram equalisation: 0.01; 0: none."),
-    ] = 0.0,
-    calibration_folds: Annotated[
-        int,
-        typer.Option(
-            help="Calibrate on the training patients too, in so many folds, each scored by what "
-            "is learned from the others: as many fits more. 0: on held-out patients alone."
-        ),
-    ] = 0,
-    patient_pattern: PatientPattern = None,
     acquired: Acquired = "",
-    weights: Weights = None,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
     estimate: Annotated[
         bool,
         typer.Option(
             "--estimate",
-            help="Only say how long it would take, measured in a few seconds on this machine.",
+            help="Only estimate how long the fit would take, by a few seconds of measurement.",
         ),
     ] = False,
+    overwrite: Overwrite = False,
+    json: Json = None,
+    plane: SlicesOf = PlaneName.as_acquired,
+    slice_range: SliceRange = "0:1",
+    min_body: MinBody = 0.1,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Leave out the series with this key, as 'summary --json' and 'models suspects' "
+            "give it. Repeatable.",
+            rich_help_panel=SLICES,
+        ),
+    ] = None,
+    patient_pattern: PatientPattern = None,
+    window: FitWindow = None,
+    size: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE",
+            help="Pixels that slices are resized to: one number, or ROWSxCOLUMNS.",
+            rich_help_panel=_PREPROCESSING,
+        ),
+    ] = "448",
+    tile: Annotated[
+        int,
+        typer.Option(
+            metavar="PIXELS",
+            min=0,
+            help="Cut the resized slice into overlapping tiles of this side, for images far larger "
+            "than 448 pixels: --size 896 --tile 448. 0: do not cut.",
+            rich_help_panel=_PREPROCESSING,
+        ),
+    ] = 0,
+    clahe: Annotated[
+        float,
+        typer.Option(
+            metavar="LIMIT",
+            min=0,
+            help="Clip limit of adaptive histogram equalisation, such as 0.01; 0: none.",
+            rich_help_panel=_PREPROCESSING,
+        ),
+    ] = 0.0,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BLOCKS",
+            help="Blocks of the backbone to read, such as 5,7,9 or last4.",
+            show_default="chosen by the method",
+            rich_help_panel=_PREPROCESSING,
+        ),
+    ] = None,
+    fuse: Annotated[
+        FuseName,
+        typer.Option(
+            help="Concatenate several blocks, or take their mean.", rich_help_panel=_PREPROCESSING
+        ),
+    ] = FuseName.concat,
+    dilation: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Dilation of the convolutions: 4 is the paper's dilated network, 1 its standard "
+            "one.",
+            show_default="4",
+            rich_help_panel=_SPATIAL_AR,
+        ),
+    ] = None,
+    context: Annotated[
+        ContextName | None,
+        typer.Option(
+            help="Predict a patch from those before it, or from all around it.",
+            show_default="causal",
+            rich_help_panel=_SPATIAL_AR,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Passes over the slices.",
+            show_default="40",
+            rich_help_panel=_SPATIAL_AR,
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Stop after N epochs without improvement on held-out slices; 0: never.",
+            show_default="0",
+            rich_help_panel=_SPATIAL_AR,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Slices per step.",
+            show_default="64",
+            rich_help_panel=_SPATIAL_AR,
+        ),
+    ] = None,
+    smoothing: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Side of a mean filter over patch scores, an odd number; 1: none.",
+            rich_help_panel=_SCORES,
+        ),
+    ] = 3,
+    calibration_fraction: CalibrationFraction = 0.0,
+    calibration_folds: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Calibrate on the training patients too, in N folds, each scored by what is "
+            "learned from the others; takes N more fits. 0: held-out patients only.",
+            rich_help_panel=_SCORES,
+        ),
+    ] = 0,
+    weights: Weights = None,
+    device: Device = "auto",
     scheduler: Scheduler = "",
     local_cluster: LocalCluster = 0,
     resource: Resource = "",
     tls: TlsFiles = "",
-    json: Json = None,
 ) -> dict[str, Any]:
-    """Learn what normal looks like from folders of normal scans.
+    """Learn a normative model from folders of normal scans.
 
-    Interrupted with Ctrl+C, the same command goes on where it stopped. On a cluster, the slices
-    are embedded there and the model learns here.
+    After Ctrl+C, the same command goes on where it stopped. On a cluster, the slices are embedded
+    there and the model learns here.
     """
     from functools import partial
 
@@ -179,17 +266,17 @@ def fit(
     options = read_settings(own, set(DETECTORS[name].options())) if name in DETECTORS else {}
     settings: dict[str, Any] = {
         "exclude": exclude or (),
-        "modality": modality,
+        "modality": modality.value,
         "plane": plane.value,
         "slice_range": slice_range,
         "min_body": min_body,
         "calibration_fraction": calibration_fraction,
         "backbone": backbone,
         "layers": layers,
-        "fuse": fuse,
+        "fuse": fuse.value,
         "method": name or None,
         "dilation": dilation,
-        "context": context,
+        "context": None if context is None else context.value,
         "epochs": epochs,
         "patience": patience,
         "batch_size": batch_size,
@@ -201,6 +288,7 @@ def fit(
         "clahe": clahe,
         "calibration_folds": calibration_folds,
         "patient_pattern": patient_pattern,
+        "acquired": acquired,
         "weights": weights,
     }
     if recipe is None:
@@ -239,7 +327,6 @@ def fit(
             folders,
             progress=show,
             out=out,
-            acquired=acquired,
             device=device,
             overwrite=overwrite,
             **settings,
@@ -258,14 +345,21 @@ def _is_said(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-@scans_app.command()
+@scans_app.command(rich_help_panel="Models")
 @command
 def calibrate(
-    model: Annotated[str, typer.Argument(help="A model's name or folder.")],
-    folder: Annotated[Path, typer.Argument(help="Normal scans that it was not trained on.")],
+    model: ModelName,
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="Normal scans that the model was not trained on."),
+    ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the calibrated model; by default its own is changed."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the calibrated model.",
+            show_default="the model itself is changed",
+        ),
     ] = None,
     patient_pattern: PatientPattern = None,
     acquired: Acquired = "",
@@ -273,8 +367,8 @@ def calibrate(
         bool,
         typer.Option(
             "--looks-only",
-            help="Keep the calibration and measure only what normal scans look like, by which "
-            "scans are known that are unlike them.",
+            help="Keep the calibration; measure only what normal scans look like, so that others "
+            "are recognised.",
         ),
     ] = False,
     weights: Weights = None,
@@ -282,7 +376,7 @@ def calibrate(
     overwrite: Overwrite = False,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Measure a model's scores on normal scans that it was not trained on."""
+    """Calibrate a model on normal scans that it was not trained on."""
     from napari_spatial_ar.normative.calibrating import recalibrate
     from napari_spatial_ar.review.model_card import write_model_card
 
@@ -323,14 +417,18 @@ def calibrate(
     }
 
 
-@scans_app.command()
+@scans_app.command(rich_help_panel="Scans")
 @command
 def demo(
-    headless: Annotated[bool, typer.Option(help="Write files; open no window.")] = False,
-    out: Annotated[Path, typer.Option(help="Where --headless writes.")] = Path("demo_out"),
+    headless: Annotated[
+        bool, typer.Option(help="Write files instead of opening a window.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the files of --headless.")
+    ] = Path("demo_out"),
     json: Json = None,
 ) -> dict[str, Any]:
-    """Score a real brain scan with the released model and show it in napari."""
+    """Score a real brain scan and show it in napari."""
     from napari_spatial_ar.demo import run_demo
 
     with progress_bar() as bar:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from napari_spatial_ar.cli.choices import PaperName, PlaneName
 from napari_spatial_ar.cli.cluster import (
     LocalCluster,
     Resource,
@@ -15,12 +16,12 @@ from napari_spatial_ar.cli.cluster import (
     cluster_of,
     listed,
 )
+from napari_spatial_ar.cli.pages import App
 from napari_spatial_ar.cli.support import (
     Device,
     Json,
+    ModelOption,
     Overwrite,
-    PaperName,
-    PlaneName,
     Weights,
     command,
     progress_bar,
@@ -30,105 +31,168 @@ from napari_spatial_ar.cli.support import (
 
 __all__ = ["score_app"]
 
-score_app = typer.Typer()
+score_app = App()
+
+_THRESHOLD = "Threshold"
+_MASK = "Mask"
+_FILES = "Files written"
 
 
-@score_app.command()
+@score_app.command(rich_help_panel="Scans")
 @command
 def score(
-    model: Annotated[str, typer.Option(help="A model's name or folder.")],
+    model: ModelOption,
     out: Annotated[
         str,
         typer.Option(
-            help="Folder for the results, one folder a scan; or a URL, such as s3://bucket/folder. "
-            "Scans that are finished there are skipped."
+            metavar="DIR|URL",
+            help="Folder for the results, with one folder for each scan; or a URL such as "
+            "s3://bucket/folder. Scans finished there are skipped.",
         ),
     ],
-    inputs: Annotated[list[Path] | None, typer.Argument(help="Scans: files or folders.")] = None,
+    inputs: Annotated[
+        list[Path] | None, typer.Argument(metavar="SCAN", help="Scans: files or folders.")
+    ] = None,
     inputs_from: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file with one input a line.")
-    ] = None,
-    fpr: Annotated[
-        float, typer.Option(help="Share of normal tissue that the mask may flag.")
-    ] = 0.01,
-    threshold: Annotated[
-        float | None, typer.Option(help="Instead of --fpr: a threshold in the model's unit.")
-    ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            help="Call scans unusual with a p-value, among normal patients, of at most this."
-        ),
-    ] = None,
-    hysteresis_fpr: Annotated[
-        float | None,
-        typer.Option(
-            help="Keep only regions that hold a voxel above the threshold for this smaller share."
-        ),
-    ] = None,
-    min_size_mm3: Annotated[float, typer.Option(help="Leave smaller regions out.")] = 0.0,
-    min_area_mm2: Annotated[
-        float, typer.Option(help="Leave smaller regions out, slice by slice.")
-    ] = 0.0,
-    smoothing_mm: Annotated[
-        float,
-        typer.Option(help="Leave out parts without room for a disc of this radius (an opening)."),
-    ] = 0.0,
-    fill_holes: Annotated[
-        bool, typer.Option("--fill-holes", help="Fill holes, slice by slice.")
-    ] = False,
-    body_only: Annotated[
-        bool, typer.Option("--body-only", help="Leave out what lies outside the body.")
-    ] = False,
-    montage: Annotated[bool, typer.Option(help="Also write a picture of the top slices.")] = True,
-    keep_uids: Annotated[bool, typer.Option(help="Write UIDs instead of their hashes.")] = False,
-    dicom: Annotated[
-        bool,
-        typer.Option(
-            help="Also write mask.dcm (DICOM SEG) and nll.dcm (parametric map) of DICOM scans. "
-            "They carry the patient's identity from the scan, by which a PACS files them."
-        ),
-    ] = False,
-    png: Annotated[
-        bool, typer.Option(help="Also write pictures of the flagged slices with outlines.")
-    ] = False,
-    png_heat: Annotated[
-        bool, typer.Option(help="Lay the heatmap over these pictures; implies --png.")
-    ] = False,
-    report: Annotated[
-        bool,
-        typer.Option(
-            help="Also write report.html, with pictures, for each scan; and one for all of them, "
-            "unless results go to a URL or come from a cluster."
-        ),
-    ] = False,
-    pdf: Annotated[
-        PaperName | None,
-        typer.Option(
-            case_sensitive=False,
-            help="Also write report.pdf, of each scan and of all as --report does, on this paper "
-            "(extra 'pdf').",
-        ),
+        Path | None, typer.Option(metavar="FILE", help="File that lists scans, one on each line.")
     ] = None,
     every_series: Annotated[
         bool, typer.Option("--all", help="Score localizers and derived series too.")
     ] = False,
     plane: Annotated[
         PlaneName | None,
-        typer.Option(help="Slices that the model sees; by default of the plane it learned from."),
+        typer.Option(
+            metavar="PLANE",
+            help="Plane of the slices: as-acquired, axial, coronal or sagittal.",
+            show_default="that of the model",
+        ),
     ] = None,
+    overwrite: Overwrite = False,
+    json: Json = None,
+    fpr: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Share of normal tissue that the mask may flag.",
+            rich_help_panel=_THRESHOLD,
+        ),
+    ] = 0.01,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCORE",
+            help="Threshold in the unit of the model, in place of --fpr.",
+            rich_help_panel=_THRESHOLD,
+        ),
+    ] = None,
+    hysteresis_fpr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Keep only regions that reach the threshold of this smaller share.",
+            rich_help_panel=_THRESHOLD,
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            min=0,
+            max=1,
+            help="Call a scan unusual if its p-value among normal patients is at most this.",
+            rich_help_panel=_THRESHOLD,
+        ),
+    ] = None,
+    min_size_mm3: Annotated[
+        float,
+        typer.Option(
+            metavar="MM3", min=0, help="Leave out regions of less volume.", rich_help_panel=_MASK
+        ),
+    ] = 0.0,
+    min_area_mm2: Annotated[
+        float,
+        typer.Option(
+            metavar="MM2",
+            min=0,
+            help="Leave out regions of less area, slice by slice.",
+            rich_help_panel=_MASK,
+        ),
+    ] = 0.0,
+    smoothing_mm: Annotated[
+        float,
+        typer.Option(
+            metavar="MM",
+            min=0,
+            help="Remove parts too narrow for a disc of this radius (opening).",
+            rich_help_panel=_MASK,
+        ),
+    ] = 0.0,
+    fill_holes: Annotated[
+        bool,
+        typer.Option("--fill-holes", help="Fill holes, slice by slice.", rich_help_panel=_MASK),
+    ] = False,
+    body_only: Annotated[
+        bool,
+        typer.Option(
+            "--body-only", help="Leave out what lies outside the body.", rich_help_panel=_MASK
+        ),
+    ] = False,
+    montage: Annotated[
+        bool, typer.Option(help="A picture of the highest slices.", rich_help_panel=_FILES)
+    ] = True,
+    png: Annotated[
+        bool,
+        typer.Option(help="Pictures of the flagged slices, with outlines.", rich_help_panel=_FILES),
+    ] = False,
+    png_heat: Annotated[
+        bool,
+        typer.Option(
+            help="The same with the heatmap over them; implies --png.", rich_help_panel=_FILES
+        ),
+    ] = False,
+    dicom: Annotated[
+        bool,
+        typer.Option(
+            help="mask.dcm (DICOM SEG) and nll.dcm (parametric map), of DICOM scans. They carry "
+            "the patient's identity from the scan, by which a PACS files them.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            help="report.html of each scan, and one of all scans unless results go to a URL or "
+            "come from a cluster.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
+    pdf: Annotated[
+        PaperName | None,
+        typer.Option(
+            case_sensitive=False,
+            help="report.pdf on this paper, as for --report; needs the extra 'pdf'.",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    keep_uids: Annotated[
+        bool,
+        typer.Option(help="Record DICOM UIDs instead of their hashes.", rich_help_panel=_FILES),
+    ] = False,
     weights: Weights = None,
     device: Device = "auto",
-    overwrite: Overwrite = False,
     scheduler: Scheduler = "",
     local_cluster: LocalCluster = 0,
     resource: Resource = "",
     tls: TlsFiles = "",
-    json: Json = None,
 ) -> dict[str, Any]:
-    """Score scans: heatmap, mask, flagged regions and provenance for each, on the scan's own grid.
+    """Score scans and write a heatmap, a mask and findings for each.
 
-    The same command goes on after it was stopped. One command at a time writes to a folder.
+    Everything lies on the scan's own grid. A command that was stopped goes on where it was when
+    called again. One command at a time writes to a folder.
     """
     from napari_spatial_ar.review.batch import score_scans
     from napari_spatial_ar.review.masks import MaskSettings

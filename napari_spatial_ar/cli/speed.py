@@ -7,28 +7,38 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_spatial_ar.cli.support import Device, Json, Weights, command, say, show, table
+from napari_spatial_ar.cli.pages import App
+from napari_spatial_ar.cli.support import (
+    Device,
+    Json,
+    ModelName,
+    Weights,
+    command,
+    say,
+    show,
+    table,
+)
 
 __all__ = ["speed_app"]
 
-speed_app = typer.Typer()
+speed_app = App()
 
 
-@speed_app.command()
+@speed_app.command(rich_help_panel="Measurements")
 @command
 def speed(
-    model: Annotated[str, typer.Argument(help="A model's folder or name, see 'models list'.")],
+    model: ModelName,
     compiled: Annotated[
         bool, typer.Option(help="Try torch.compile too, which takes minutes.")
     ] = False,
+    json: Json = None,
     weights: Weights = None,
     device: Device = "auto",
-    json: Json = None,
 ) -> dict[str, Any]:
-    """Measure what computes a model's backbone fastest on this machine, and use it from now on.
+    """Find the fastest engine for a model on this machine and keep it.
 
-    Ways of fewer digits than float32 are tried too: one that is taken changes the last digits of
-    scores. Scoring by itself chooses among the ways of float32 alone.
+    Engines of less precision than float32 are tried too: if one is kept, the last digits of scores
+    change. Without this command, scoring chooses among those of float32 alone.
     """
     from napari_spatial_ar.normative.engine_choice import AGREEMENT, fastest, remember, trials
     from napari_spatial_ar.normative.engines import ENGINES, available

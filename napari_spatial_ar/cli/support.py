@@ -1,17 +1,20 @@
-"""What every command shares: options, progress, and errors as one sentence."""
+"""What every command shares: options, output, and errors as one sentence."""
 
 from __future__ import annotations
 
 import functools
+import os
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,22 +27,31 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from napari_spatial_ar.cli.choices import (
+    Modality,
+    PlaneName,
+    complete_device,
+    complete_model,
+)
 from napari_spatial_ar.errors import InputError, Notice, SpatialARError, printable
 
 if TYPE_CHECKING:
     from napari_spatial_ar.imaging.windows import Window
 
 __all__ = [
+    "COMPUTING",
+    "SLICES",
     "Acquired",
     "CalibrationFraction",
     "Device",
     "FitWindow",
     "Json",
     "MinBody",
+    "Modalities",
+    "ModelName",
+    "ModelOption",
     "Overwrite",
-    "PaperName",
     "PatientPattern",
-    "PlaneName",
     "SliceRange",
     "SlicesOf",
     "Weights",
@@ -49,50 +61,95 @@ __all__ = [
     "progress_bar",
     "say",
     "show",
-    "show_json",
     "table",
     "write_json",
 ]
 
 P = ParamSpec("P")
+#: Titles under which help shows options.
+COMPUTING = "Computing"
+SLICES = "Which slices"
+#: Set to see where an unforeseen error came from.
+_TRACEBACK = "NAPARI_SPATIAL_AR_TRACEBACK"
+_STDOUT = Path("-")
+_UNLIMITED = 100_000
+_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+# Whether JSON goes to standard output, so that nothing else may.
+_json_alone: ContextVar[bool] = ContextVar("_json_alone", default=False)
 
 
-class PaperName(Enum):
-    """What --pdf takes."""
+class _Console(Console):
+    """A console that takes nothing in a text, such as a series' description, for markup."""
 
-    a4 = "A4"
-    letter = "Letter"
+    def __init__(self, *, stderr: bool):
+        plain = "NO_COLOR" in os.environ and os.environ["NO_COLOR"] != ""
+        super().__init__(
+            stderr=stderr,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            color_system=None if plain else "auto",
+        )
+
+    def on_broken_pipe(self) -> None:
+        """Let what is still said go nowhere: the reader has left, the work goes on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+    def write(self, text: str) -> None:
+        """Print lines as they are, tabs included, however wide."""
+        try:
+            self.file.write(text)
+            self.file.flush()
+        except BrokenPipeError:
+            self.on_broken_pipe()
 
 
-class PlaneName(Enum):
-    """What --plane takes."""
-
-    as_acquired = "as-acquired"
-    axial = "axial"
-    coronal = "coronal"
-    sagittal = "sagittal"
-
-
-def _console(*, stderr: bool) -> Console:
-    """Make a console that takes nothing in a text, such as a series' description, for markup."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-
-
-console = _console(stderr=True)
+console = _Console(stderr=True)
 
 Json = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write the result as JSON; -: to standard output."),
+]
+Modalities = Annotated[Modality, typer.Option(help="Modality of the scans.")]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Model: its name or folder.", autocompletion=complete_model
+    ),
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="MODEL", help="Model: its name or folder.", autocompletion=complete_model
+    ),
 ]
 Weights = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Backbone weights, where not yet added.")
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Backbone weights that 'weights add' has not taken in.",
+        rich_help_panel=COMPUTING,
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:N or mps.",
+        autocompletion=complete_device,
+        rich_help_panel=COMPUTING,
+    ),
+]
 SlicesOf = Annotated[
     PlaneName,
     typer.Option(
         "--plane",
-        help="Cut volumes into slices of this plane; nothing is interpolated. Pictures have no "
-        "plane, and are left out where one is asked for.",
+        metavar="PLANE",
+        help="Plane of the slices: as-acquired, axial, coronal or sagittal. Nothing is "
+        "interpolated. Pictures have no plane and are left out unless it is as-acquired.",
+        rich_help_panel=SLICES,
     ),
 ]
 SliceRange = Annotated[
@@ -100,41 +157,60 @@ SliceRange = Annotated[
     typer.Option(
         "--slices",
         metavar="LOW:HIGH",
-        help="Part of each volume's stack to learn from, such as 0.2:0.8: slices whose middle "
-        "lies in it, both ends included, counted from inferior, anterior or right.",
+        help="Part of each stack to use, such as 0.2:0.8, counted from inferior, anterior or "
+        "right. A slice belongs to it if its centre does.",
+        rich_help_panel=SLICES,
     ),
 ]
 MinBody = Annotated[
-    float, typer.Option(help="Leave out slices of which body covers a smaller share.")
+    float,
+    typer.Option(
+        metavar="SHARE",
+        min=0,
+        max=1,
+        help="Leave out slices of which the body covers less than this share.",
+        rich_help_panel=SLICES,
+    ),
 ]
 CalibrationFraction = Annotated[
     float,
     typer.Option(
-        help="Share of the slices, by whole patients, to calibrate on and for nothing else; 0: on "
-        "those for validation."
+        metavar="SHARE",
+        min=0,
+        max=1,
+        help="Share of the slices kept, by whole patients, for calibration alone; 0: calibrate on "
+        "those kept for validation.",
+        rich_help_panel="Calibration and scores",
     ),
 ]
 Acquired = Annotated[
     str,
     typer.Option(
         metavar="WORDS",
-        help="How scans were acquired whose headers and file names do not say, such as pictures: "
-        "'axial FLAIR'. Scans that differ are marked before they are scored.",
+        help="How the scans were acquired, where neither headers nor file names say so (pictures): "
+        "'axial FLAIR'. Scans acquired otherwise then come with a warning.",
+        show_default=False,
     ),
 ]
 PatientPattern = Annotated[
-    str | None, typer.Option(help="Regular expression that finds the patient in a path.")
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="Regular expression that finds the patient in a path: its first group, or all of it.",
+        rich_help_panel=SLICES,
+    ),
 ]
 FitWindow = Annotated[
     str | None,
     typer.Option(
         metavar="WINDOW",
-        help="What the model sees as black and white: a CT preset (brain, liver, lung, bone, 'soft "
-        "tissue'), LOW:HIGH in the scan's unit, or percentiles such as p0.5:99.5. By default soft "
-        "tissue for CT, else p0.5:99.5.",
+        help="Intensities shown to the model as black and white: a CT preset (brain, liver, lung, "
+        "bone, 'soft tissue'), LOW:HIGH in the scan's unit, or percentiles such as p0.5:99.5.",
+        show_default="soft tissue for CT, else p0.5:99.5",
+        rich_help_panel="Preprocessing",
     ),
 ]
-Overwrite = Annotated[bool, typer.Option(help="Replace what an earlier run wrote.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace the output of an earlier run.")]
 
 
 def parse_window(text: str) -> Window:
@@ -182,18 +258,33 @@ def command(
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         target = kwargs.get("json")
+        token = _json_alone.set(target == _STDOUT)
         try:
             with _warnings_said():
                 result = function(*args, **kwargs)
             write_json(target, result)
+        except (typer.Exit, typer.BadParameter):
+            raise
         except SpatialARError as error:
             _fail(target, str(error))
         except KeyboardInterrupt:
-            _fail(target, "Stopped. What was finished is kept: run the same command to go on.")
+            sentence = "Stopped. What was finished is kept: run the same command to go on."
+            _fail(target, sentence, _INTERRUPTED)
         except OSError as error:
             _fail(target, f"{error.filename or 'A file'}: {error.strerror or error}.")
         except MemoryError:
             _fail(target, "There is not enough memory for this scan or setting.")
+        except Exception as error:  # noqa: BLE001 -- a fault of this program, said in a sentence
+            if os.environ.get(_TRACEBACK):
+                traceback.print_exc()
+            what = f"{type(error).__name__}: {error}".rstrip(": .")
+            _fail(
+                target,
+                f"This should not have happened ({what}). Please report it, with what "
+                f"{_TRACEBACK}=1 shows.",
+            )
+        finally:
+            _json_alone.reset(token)
 
     return run
 
@@ -215,21 +306,30 @@ def _warnings_said() -> Iterator[None]:
         yield
 
 
-def _fail(target: object, sentence: str) -> None:
+def _fail(target: object, sentence: str, code: int = 1) -> NoReturn:
     console.print(Text.assemble(("error:", "bold red"), " ", printable(sentence)), soft_wrap=True)
     try:
         write_json(target, {"error": sentence})
     except SpatialARError as error:
         say(str(error))
-    raise typer.Exit(1)
+    raise typer.Exit(code)
 
 
 def write_json(target: object, value: dict[str, Any]) -> None:
     """Write a result where ``--json`` says, if it was given."""
-    if isinstance(target, Path):
-        from napari_spatial_ar.imaging.files import atomic_write_json
+    if not isinstance(target, Path):
+        return
+    from napari_spatial_ar.imaging.files import atomic_write_json, storage_error, strict_json
 
-        atomic_write_json(target, value)
+    try:
+        if target == _STDOUT:
+            _Console(stderr=False).write(strict_json(value))
+        elif target.exists() and not target.is_file():  # a pipe or a device is not to be replaced
+            target.write_text(strict_json(value), encoding="utf-8", errors="backslashreplace")
+        else:
+            atomic_write_json(target.resolve(), value)
+    except OSError as error:
+        raise storage_error(error, target) from error
 
 
 def say(text: str) -> None:
@@ -244,20 +344,55 @@ class _Description(ProgressColumn):
         return Text(printable(task.description))
 
 
-class _Rows(Table):
-    """A table of texts that are shown as they are but for what no terminal prints."""
+class Rows:
+    """A table of texts that are shown as they are, but for what no terminal prints.
 
-    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+    Parameters
+    ----------
+    columns : tuple of str
+        Titles; left out where all are empty.
+    """
+
+    def __init__(self, columns: tuple[str, ...]):
+        self.columns = columns
+        self.rows: list[list[str]] = []
+
+    def add_row(self, *cells: str) -> None:
         """Add a row; a text may have several lines."""
-        shown = (
-            "\n".join(map(printable, cell.split("\n"))) if isinstance(cell, str) else cell
-            for cell in cells
-        )
-        super().add_row(*shown, **options)
+        self.rows.append(["\n".join(map(printable, cell.split("\n"))) for cell in cells])
+
+    def on(self, terminal: Console) -> Table:
+        """Lay out for a terminal; where it is too narrow for a word, each cell gets a line."""
+        shown = _grid(self.columns, self.rows)
+        wide = terminal.options.update(max_width=_UNLIMITED)
+        if Measurement.get(terminal, wide, shown).minimum <= terminal.width:
+            return shown
+        pairs = [
+            pair
+            for row in self.rows
+            for pair in [*zip(self.columns, row, strict=True), ("", "")]
+            if pair[1] or not pair[0]
+        ]
+        return _grid(("", ""), pairs)
+
+    def plain(self) -> str:
+        """Write as lines with tabs between their cells, for pipes and files."""
+        titles = [list(self.columns)] if any(self.columns) else []
+        lines = ("\t".join("; ".join(c.split("\n")) for c in row) for row in titles + self.rows)
+        return "".join(f"{line}\n" for line in lines)
+
+
+def _grid(columns: tuple[str, ...], rows: Sequence[Sequence[str]]) -> Table:
+    made = Table(box=None, pad_edge=False, show_header=any(columns))
+    for title in columns:
+        made.add_column(title, overflow="fold")
+    for row in rows:
+        made.add_row(*map(Text, row))
+    return made
 
 
 def progress_bar() -> Progress:
-    """Make a progress bar that goes away at the end."""
+    """Make a progress bar that goes away at the end; it is shown on a terminal alone."""
     return Progress(
         _Description(),
         BarColumn(),
@@ -266,19 +401,21 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 
-def table(*columns: str) -> Table:
+def table(*columns: str) -> Rows:
     """Make a table without lines."""
-    return _Rows(*columns, box=None, pad_edge=False)
+    return Rows(columns)
 
 
-def show(result: Table) -> None:
-    """Print a table to standard output."""
-    _console(stderr=False).print(result)
-
-
-def show_json(result: dict[str, Any]) -> None:
-    """Print plain data to standard output, in characters that any terminal has."""
-    _console(stderr=False).print_json(data=result, ensure_ascii=True)
+def show(result: Rows) -> None:
+    """Print a table to standard output: laid out on a terminal, else whole lines with tabs."""
+    if _json_alone.get():
+        return
+    output = _Console(stderr=False)
+    if output.is_terminal:
+        output.print(result.on(output))
+    else:
+        output.write(result.plain())

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from napari_spatial_ar.cli.choices import complete_backbone
+from napari_spatial_ar.cli.pages import App
 from napari_spatial_ar.cli.support import (
     Json,
     Overwrite,
@@ -22,13 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = ["weights_app"]
 
-weights_app = typer.Typer(help="Backbone weights.", no_args_is_help=True)
+_OWN = "A backbone of your own"
+
+weights_app = App(help="List, fetch and add backbone weights.", no_args_is_help=True)
 
 
 @weights_app.command("list")
 @command
 def weights_list(json: Json = None) -> dict[str, Any]:
-    """List the backbones and where their weights are."""
+    """List the backbones, their licences and where their weights are."""
     from napari_spatial_ar.normative.weights import list_weights
 
     rows = table("backbone", "licence", "weights")
@@ -61,11 +65,16 @@ def _where(info: WeightsInfo) -> str:
 @weights_app.command("pull")
 @command
 def weights_pull(
-    name: Annotated[str, typer.Argument(help="A backbone, see 'weights list'.")],
-    force: Annotated[bool, typer.Option(help="Fetch again what is there.")] = False,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="BACKBONE", help="See 'weights list'.", autocompletion=complete_backbone
+        ),
+    ],
+    force: Annotated[bool, typer.Option(help="Fetch weights again that are here.")] = False,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Fetch a backbone's weights."""
+    """Download the weights of a backbone."""
     from napari_spatial_ar.normative.weights import pull
 
     with progress_bar() as bar:
@@ -83,8 +92,10 @@ Triple = Annotated[
     str | None,
     typer.Option(
         metavar="R,G,B",
-        help="Normalisation of grey values in 0..1 that it was trained with, where its files do "
-        "not say: three numbers, or one for all channels.",
+        help="Normalisation of grey values in 0..1 that it was trained with: three numbers, or one "
+        "for all channels.",
+        show_default="read from its files",
+        rich_help_panel=_OWN,
     ),
 ]
 
@@ -95,31 +106,67 @@ def weights_add(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A file of weights, or a folder of transformers, timm or open_clip; told by "
-            "content. JSON files beside the weights are read too."
+            metavar="PATH",
+            help="File of weights, or folder of transformers, timm or open_clip; recognised by "
+            "content. JSON files beside the weights are read too.",
         ),
     ],
     name: Annotated[
         str | None,
         typer.Option(
-            help="Which backbone, if the file's name does not say. Any other name makes it a "
-            "backbone of your own."
+            metavar="NAME",
+            help="Which backbone; any new name makes it a backbone of your own.",
+            show_default="from the name of the file",
+            autocompletion=complete_backbone,
         ),
     ] = None,
-    mean: Triple = None,
-    std: Triple = None,
-    heads: Annotated[int | None, typer.Option(help="Attention heads.")] = None,
-    activation: Annotated[
-        str | None, typer.Option(help="Of the MLPs: gelu or quick_gelu (OpenAI's CLIP).")
-    ] = None,
-    patch: Annotated[
-        int | None, typer.Option(help="Side of a patch in pixels, to be compared with its weights.")
-    ] = None,
-    licence: Annotated[str, typer.Option(help="Licence of the weights, for the list.")] = "",
     overwrite: Overwrite = False,
     json: Json = None,
+    mean: Triple = None,
+    std: Triple = None,
+    heads: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Attention heads.",
+            show_default="read from its files",
+            rich_help_panel=_OWN,
+        ),
+    ] = None,
+    activation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Activation of the MLPs: gelu, or quick_gelu (OpenAI's CLIP).",
+            show_default="read from its files",
+            rich_help_panel=_OWN,
+        ),
+    ] = None,
+    patch: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS",
+            min=1,
+            help="Side of a patch, to be checked against the weights.",
+            show_default="read from the weights",
+            rich_help_panel=_OWN,
+        ),
+    ] = None,
+    licence: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Licence of the weights, for 'weights list'.",
+            show_default=False,
+            rich_help_panel=_OWN,
+        ),
+    ] = "",
 ) -> dict[str, Any]:
-    """Add weights that are here, or a backbone of your own: 'fit --backbone NAME' then uses it."""
+    """Add weights from a file, or a backbone of your own.
+
+    'fit --backbone NAME' then uses them.
+    """
     from napari_spatial_ar.normative.weights import Said, add, spec_of
 
     said = Said(patch, heads, activation, _numbers("--mean", mean), _numbers("--std", std), licence)

@@ -16,6 +16,7 @@ from typing import Any
 import tomli_w
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.acquisition import read_acquired
 from napari_spatial_ar.imaging.files import atomic_write_bytes
 from napari_spatial_ar.imaging.selection import AS_ACQUIRED, Selection, SlicePlane
 from napari_spatial_ar.imaging.windows import Window, default_window
@@ -61,6 +62,7 @@ _EXAMPLES: dict[str, Any] = {
     "calibration_folds": 0,
     "calibration_fraction": 0.0,
     "patient_pattern": "",
+    "acquired": "",
 }
 _KINDS = {
     str: "a text in quotes",
@@ -85,7 +87,7 @@ class Recipe:
         Normal scans.
     exclude, modality, plane, slice_range, min_body, window, size, tile, clahe, backbone, layers, \
     fuse, weights, method, seed, smoothing, top_share, valid_fraction, calibration_fraction, \
-    calibration_folds, patient_pattern
+    calibration_folds, patient_pattern, acquired
         As for `fit_steps`.
     options : mapping
         All of the method's own options.
@@ -119,6 +121,7 @@ class Recipe:
     calibration_folds: int = 0
     calibration_fraction: float = 0.0
     patient_pattern: str | None = None
+    acquired: str = ""
 
     def __post_init__(self) -> None:
         check_settings(
@@ -135,6 +138,7 @@ class Recipe:
         check_options(method, self.options)
         backbone = self.backbone or default_backbone(self.weights)
         read_layers(self.layers, backbone, self.method)
+        read_acquired(self.acquired)
         window = self.window or default_window(self.modality)  # type: ignore[arg-type]
         size = read_size(self.size)
         preprocessing_for(backbone, window, size, clahe=self.clahe, tile=self.tile)
@@ -188,7 +192,7 @@ def write_recipe(path: str | Path, recipe: Recipe) -> None:
     StorageError
         If the file cannot be written.
     """
-    values = {key: value for key, value in recipe.settings().items() if value is not None}
+    values = {key: value for key, value in recipe.settings().items() if value not in (None, "")}
     values["folders"] = [str(Path(folder).absolute()) for folder in recipe.folders]
     values["window"] = asdict(values["window"])
     if recipe.weights is not None:

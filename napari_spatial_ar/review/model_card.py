@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -34,7 +35,7 @@ from napari_spatial_ar.review.drawing import (
 from napari_spatial_ar.review.plots import QUIET, Line, line_plot
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
-__all__ = ["write_model_card"]
+__all__ = ["model_facts", "write_model_card"]
 
 # By this a card is known again that this program wrote, and may write anew.
 _MARK = "<!-- written by napari-spatial-ar -->"
@@ -128,14 +129,19 @@ _KINDS = {"mri": "MRI slices", "ct": "CT slices", "oct": "OCT B-scans"}
 
 
 def _table(model: NormativeModel) -> str:
+    lines = [f"| {name} | {text} |" for name, text in model_facts(model).items()]
+    return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+def model_facts(model: NormativeModel) -> dict[str, str]:
+    """Say in words what a model is, what it was trained on and how; without what is not known."""
     header, training = model.header, model.header.training
     window, backbone = header.preprocessing.window, header.backbone
     blocks = ", ".join(map(str, backbone.layers)) or "last"
     detector = DETECTORS.get(header.method)
-    settings = ", ".join(f"{key} {value}" for key, value in header.parameters.items())
     rows = {
         "Method": header.method + (f": {detector.summary}" if detector else ""),
-        "Settings": settings,
+        "Settings": ", ".join(_settings(header.parameters)),
         "Backbone": f"`{backbone.name}`, block {blocks}; weights sha256 {backbone.sha256[:16]}",
         "Input": f"{header.preprocessing.size[0]} x {header.preprocessing.size[1]}; window: "
         f"{window.kind} {window.low:g} to {window.high:g}",
@@ -151,8 +157,20 @@ def _table(model: NormativeModel) -> str:
         "Model file": f"sha256 {model.sha256[:16]}, format {header.format_version}",
         "Made with": ", ".join(f"{k} {v}" for k, v in training.get("versions", {}).items()),
     }
-    lines = [f"| {name} | {text} |" for name, text in rows.items() if text]
-    return "\n".join(["| | |", "| --- | --- |", *lines])
+    return {name: text for name, text in rows.items() if text}
+
+
+def _settings(parameters: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """Name and value of each setting; those of a part of the method come after the part's name."""
+    for key, value in parameters.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{within}{key}.")
+        else:
+            yield (
+                f"{within}{key} {value:.6g}"
+                if isinstance(value, float)
+                else f"{within}{key} {value}"
+            )
 
 
 def _acquired(acquired: Acquired | None) -> str:

@@ -51,7 +51,6 @@ def test_wrong_use_is_one_sentence(tmp_path: Path, cohort: Path) -> None:
         "anomalib": ["--anomalib", "padim"],
         "no list of seeds": ["--method", "memory-bank", "--seeds", "a"],
         "no setting of a fit": ["--method", "memory-bank:nonsense=1"],
-        "no split": ["--split", "train"],
     }
     for words, arguments in wrong.items():
         arguments = ["compare", cohort, "--out", tmp_path / "out", *arguments]

@@ -20,7 +20,7 @@ from napari_spatial_ar.normative.recipe import Recipe, read_recipe, write_recipe
 from napari_spatial_ar.normative.weights import default_backbone
 
 # What of a fit decides nothing of its weights: where it is done and kept.
-ELSEWHERE = {"acquired", "out", "device", "overwrite", "extract"}
+ELSEWHERE = {"out", "device", "overwrite", "extract"}
 
 EVERYTHING: dict[str, Any] = {
     "folders": ("/scans/one", '/scans/"two" \u00e4; \\three'),
@@ -45,6 +45,7 @@ EVERYTHING: dict[str, Any] = {
     "valid_fraction": 0.5,
     "calibration_fraction": 0.25,
     "patient_pattern": r"sub-\d+",
+    "acquired": "axial FLAIR",
 }
 
 

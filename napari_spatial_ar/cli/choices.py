@@ -1,0 +1,181 @@
+"""What options may be: enums, and names that a shell completes.
+
+None of this imports torch: help and completion have to come at once. Where the names stand
+elsewhere too, a test holds them equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+
+from napari_spatial_ar.normative.paths import (
+    embedded_weights,
+    released_models_dir,
+    user_models_dir,
+    weights_dir,
+)
+
+__all__ = [
+    "ANOMALIB_NAMES",
+    "BACKBONE_NAMES",
+    "METHOD_NAMES",
+    "ContextName",
+    "EngineName",
+    "FuseName",
+    "Modality",
+    "PaperName",
+    "PlaneName",
+    "SplitName",
+    "complete_anomalib",
+    "complete_backbone",
+    "complete_device",
+    "complete_method",
+    "complete_model",
+    "complete_own_model",
+]
+
+
+class Modality(StrEnum):
+    """Kinds of scan that models are made for."""
+
+    mri = "mri"
+    ct = "ct"
+    oct = "oct"
+
+
+class PlaneName(StrEnum):
+    """Planes that volumes are cut into slices along."""
+
+    as_acquired = "as-acquired"
+    axial = "axial"
+    coronal = "coronal"
+    sagittal = "sagittal"
+
+
+class ContextName(StrEnum):
+    """What the autoregressive network sees of a patch's neighbourhood."""
+
+    causal = "causal"
+    bidirectional = "bidirectional"
+
+
+class FuseName(StrEnum):
+    """How several blocks make one embedding."""
+
+    concat = "concat"
+    mean = "mean"
+
+
+class SplitName(StrEnum):
+    """Labelled parts of a data set in the BMAD layout."""
+
+    test = "test"
+    valid = "valid"
+
+
+class EngineName(StrEnum):
+    """What computes the backbone."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    compiled = "compiled"
+    openvino = "openvino"
+    openvino_bfloat16 = "openvino-bfloat16"
+    openvino_int8 = "openvino-int8"
+
+
+class PaperName(StrEnum):
+    """Paper of PDF reports."""
+
+    a4 = "A4"
+    letter = "Letter"
+
+
+#: Keys of `napari_spatial_ar.normative.methods.DETECTORS`.
+METHOD_NAMES = (
+    "change-novelty",
+    "spatial-ar",
+    "memory-bank",
+    "patch-gaussian",
+    "dpmm",
+    "himatch-ad",
+    "dinomaly",
+    "surroundings-bank",
+    "synthetic-change",
+)
+#: Keys of `napari_spatial_ar.normative.backbone_table.BACKBONES`.
+BACKBONE_NAMES = (
+    *(f"dinov3_{size}" for size in ("vits16", "vits16plus", "vitb16", "vitl16", "vith16plus")),
+    "dinov3_vit7b16",
+    *(f"dinov3_convnext_{size}" for size in ("tiny", "small", "base", "large")),
+    *(f"dinov2_vit{size}14" for size in "sblg"),
+    *(f"dinov2_vit{size}14_reg4" for size in "sblg"),
+    "dinov2_vits14_focus",
+)
+#: Keys of `napari_spatial_ar.evaluation.anomalib_methods.METHODS`.
+ANOMALIB_NAMES = ("patchcore", "padim", "reverse-distillation", "stfpm", "cfa", "cflow", "draem")
+
+_WEIGHTS = ".safetensors"
+Completions = list[tuple[str, str]]
+
+
+def complete_model(incomplete: str) -> Completions:
+    """Models by name: the user's, then those of the package."""
+    released = [(name, "comes with the package") for name in _models_in(released_models_dir())]
+    return _begun(incomplete, [*_own_models(), *released])
+
+
+def complete_own_model(incomplete: str) -> Completions:
+    """Models of the user, which may be renamed and deleted."""
+    return _begun(incomplete, _own_models())
+
+
+def complete_backbone(incomplete: str) -> Completions:
+    """Backbones by name, with those that the user brought; what is at hand comes first."""
+    files = [path.name for path in _inside(weights_dir())]
+    own = [name.removesuffix(_WEIGHTS) for name in files if name.endswith(_WEIGHTS)]
+    embedded = embedded_weights()
+    ready = {*own, embedded.parent.name if embedded else ""}
+    ready |= {name for name in BACKBONE_NAMES for file in files if file.startswith(f"{name}_pre")}
+    names = dict.fromkeys((*BACKBONE_NAMES, *sorted(own)))
+    found = [(name, "at hand" if name in ready else "to be pulled") for name in names]
+    return _begun(incomplete, sorted(found, key=lambda pair: pair[1]))
+
+
+def complete_method(incomplete: str) -> Completions:
+    """Methods by name; what follows a colon is left to the user."""
+    return _begun(incomplete, [(name, "") for name in METHOD_NAMES])
+
+
+def complete_anomalib(incomplete: str) -> Completions:
+    """Methods of anomalib by name."""
+    return _begun(incomplete, [(name, "") for name in ANOMALIB_NAMES])
+
+
+def complete_device(incomplete: str) -> Completions:
+    """Where torch computes."""
+    return _begun(incomplete, [(name, "") for name in ("auto", "cpu", "cuda", "mps")])
+
+
+def _begun(incomplete: str, known: Iterable[tuple[str, str]]) -> Completions:
+    return [pair for pair in known if pair[0].startswith(incomplete)]
+
+
+def _own_models() -> Completions:
+    return [(name, "yours") for name in _models_in(user_models_dir())]
+
+
+def _models_in(folder: Path | None) -> list[str]:
+    found = (path for path in _inside(folder) if not path.name.startswith("."))
+    return sorted(path.name for path in found if (path / "model.safetensors").is_file())
+
+
+def _inside(folder: Path | None) -> Iterator[Path]:
+    """List what lies in a folder; nothing where it cannot be looked into."""
+    try:
+        yield from folder.iterdir() if folder else ()
+    except OSError:
+        return
