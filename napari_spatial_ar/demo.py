@@ -70,4 +70,10 @@ def run_demo(
         overwrite=True,
         progress=lambda label, done, total: progress and progress(f"Scoring {label}", done, total),
     )
-    return {**result, **record, "threshold": threshold, "files": list(record["files"].values())}
+    return {
+        **result,
+        **record,
+        "threshold": threshold,
+        "unit": model.unit,
+        "files": list(record["files"].values()),
+    }

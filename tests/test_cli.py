@@ -30,6 +30,7 @@ from napari_spatial_ar.review import model_card
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from tests.imaging.conftest import build_image
+from tests.json_check import check
 from tests.normative.test_reference_checkpoint import save as save_checkpoint
 from tests.normative.test_reference_checkpoint import theirs as reference_network
 from tests.page import Page
@@ -43,6 +44,7 @@ def run(tmp_path: Path, *arguments: Any, code: int = 0) -> dict[str, Any]:
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
     found: dict[str, Any] = json.loads(target.read_text())
+    check(found)
     return found
 
 

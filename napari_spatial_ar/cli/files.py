@@ -15,6 +15,7 @@ from napari_spatial_ar.cli.support import (
     Json,
     MinBody,
     Modalities,
+    NotAllDone,
     Overwrite,
     PatientPattern,
     SliceRange,
@@ -25,7 +26,6 @@ from napari_spatial_ar.cli.support import (
     say,
     show,
     table,
-    write_json,
 )
 from napari_spatial_ar.errors import InputError
 
@@ -86,8 +86,7 @@ def inspect(
         say(f"could not be read: {sentence}")
     result = {"series": series, "failed": failed}
     if damage:
-        write_json(json, result)
-        raise typer.Exit(1)
+        raise NotAllDone(result)
     return result
 
 
@@ -266,8 +265,7 @@ def convert(
         say(f"could not be converted: {sentence}")
     result = {"files": [str(path) for path in written.values()], "failed": failed}
     if failed:
-        write_json(json, result)
-        raise typer.Exit(1)
+        raise NotAllDone(result)
     return result
 
 

@@ -19,6 +19,7 @@ from napari_spatial_ar.cli.support import (
     Device,
     Json,
     ModelName,
+    NotAllDone,
     Overwrite,
     PatientPattern,
     Weights,
@@ -27,9 +28,9 @@ from napari_spatial_ar.cli.support import (
     say,
     show,
     table,
-    write_json,
 )
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.json_schemas import ModelsTrash, stamped
 
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.calibration import Calibration
@@ -68,9 +69,8 @@ def models_list(
         for model in deleted:
             rows.add_row(model.name, f"{model.deleted:%Y-%m-%d %H:%M:%S}")
         show(rows)
-        return {
-            "trash": [{"name": m.name, "deleted": m.deleted.isoformat()} for m in deleted],
-        }
+        listed = [{"name": m.name, "deleted": m.deleted.isoformat()} for m in deleted]
+        return stamped(ModelsTrash, {"trash": listed})
     found = list_models()
     rows = table("name", "modality", "method", "backbone", "trained on")
     for info in found:
@@ -133,7 +133,13 @@ def models_show(model: ModelName, json: Json = None) -> dict[str, Any]:
             rows.add_row(name, text.replace("`", ""))
     show(rows)
     header = loaded.header.to_dict()
-    return {"name": loaded.name, "sha256": loaded.sha256, "needs": needs, **header}
+    return {
+        "name": loaded.name,
+        "sha256": loaded.sha256,
+        "unit": loaded.unit,
+        "needs": needs,
+        **header,
+    }
 
 
 def _calibration_facts(found: Calibration | None) -> dict[str, str]:
@@ -245,8 +251,7 @@ def models_check(
     show(rows)
     result = {"models": [asdict(one) for one in found]}
     if any(one.damage for one in found):
-        write_json(json, result)
-        raise typer.Exit(1)
+        raise NotAllDone(result)
     return result
 
 

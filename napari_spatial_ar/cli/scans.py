@@ -45,6 +45,7 @@ from napari_spatial_ar.cli.support import (
     progress_bar,
     say,
 )
+from napari_spatial_ar.json_schemas import FitEstimate, stamped
 
 __all__ = ["scans_app"]
 
@@ -306,7 +307,7 @@ def fit(
     if estimate:
         found = fit_estimate.estimate(folders, out=out, device=device, **settings)
         say(f"{found} Not counted: {fit_estimate.NOT_COUNTED}.")
-        return {**asdict(found), "seconds": found.seconds}
+        return stamped(FitEstimate, {**asdict(found), "seconds": found.seconds})
     with cluster_of(scheduler, local_cluster, resource, tls) as cluster, progress_bar() as bar:
         task = bar.add_task("", total=None)
 
@@ -336,7 +337,13 @@ def fit(
     say(f"Saved in {model.folder}: {training['images']} slices of {training['subjects']} patients.")
     for warning in training["warnings"]:
         say(f"warning: {warning}")
-    return {"model": str(model.folder), "sha256": model.sha256, "training": model.header.training}
+    return {
+        "model": str(model.folder),
+        "sha256": model.sha256,
+        "method": model.header.method,
+        "unit": model.unit,
+        "training": model.header.training,
+    }
 
 
 def _is_said(ctx: typer.Context, name: str) -> bool:
@@ -401,7 +408,12 @@ def calibrate(
     if looks_only and looks is not None:
         measured = f"{looks.slices} slices of {looks.patients} patients"
         say(f"{calibrated.name}: what normal scans look like was measured on {measured}.")
-        return {"name": calibrated.name, "sha256": calibrated.sha256, **looks.to_dict()}
+        return {
+            "name": calibrated.name,
+            "sha256": calibrated.sha256,
+            "unit": calibrated.unit,
+            **looks.to_dict(),
+        }
     found = calibrated.calibration
     say(
         f"{calibrated.name}: calibrated on {found.slices} slices of {found.patients} patients; no "
@@ -412,6 +424,7 @@ def calibrate(
     return {
         "name": calibrated.name,
         "sha256": calibrated.sha256,
+        "unit": calibrated.unit,
         "smallest_p": found.smallest_p,
         **found.to_dict(),
     }

@@ -21,12 +21,12 @@ from napari_spatial_ar.cli.support import (
     Device,
     Json,
     ModelOption,
+    NotAllDone,
     Overwrite,
     Weights,
     command,
     progress_bar,
     say,
-    write_json,
 )
 
 __all__ = ["score_app"]
@@ -261,6 +261,5 @@ def score(
     for failure in result["failed"]:
         say(f"could not be scored: {failure}")
     if result["failed"]:
-        write_json(json, result)
-        raise typer.Exit(1)
+        raise NotAllDone(result)
     return result

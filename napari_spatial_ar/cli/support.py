@@ -34,6 +34,7 @@ from napari_spatial_ar.cli.choices import (
     complete_model,
 )
 from napari_spatial_ar.errors import InputError, Notice, SpatialARError, printable
+from napari_spatial_ar.json_schemas import DOCUMENTS, Document, ErrorResult, stamped
 
 if TYPE_CHECKING:
     from napari_spatial_ar.imaging.windows import Window
@@ -50,6 +51,7 @@ __all__ = [
     "Modalities",
     "ModelName",
     "ModelOption",
+    "NotAllDone",
     "Overwrite",
     "PatientPattern",
     "SliceRange",
@@ -62,7 +64,6 @@ __all__ = [
     "say",
     "show",
     "table",
-    "write_json",
 ]
 
 P = ParamSpec("P")
@@ -77,6 +78,20 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 # Whether JSON goes to standard output, so that nothing else may.
 _json_alone: ContextVar[bool] = ContextVar("_json_alone", default=False)
+
+
+class NotAllDone(Exception):
+    """Raised by a command that could do a part of its work alone, which it has said.
+
+    Parameters
+    ----------
+    result : dict
+        Of the part that was done.
+    """
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        super().__init__()
+        self.result = result
 
 
 class _Console(Console):
@@ -254,15 +269,22 @@ def command(
     function: Callable[P, dict[str, Any]],
 ) -> Callable[P, None]:
     """Turn a function that returns its result into a command that reports it, or its error."""
+    kind = DOCUMENTS[function.__name__.replace("_", "-")]
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         target = kwargs.get("json")
         token = _json_alone.set(target == _STDOUT)
         try:
+            code = 0
             with _warnings_said():
-                result = function(*args, **kwargs)
-            write_json(target, result)
+                try:
+                    result = function(*args, **kwargs)
+                except NotAllDone as partly:
+                    result, code = partly.result, 1
+            _write_json(target, kind, result)
+            if code:
+                raise typer.Exit(code)
         except (typer.Exit, typer.BadParameter):
             raise
         except SpatialARError as error:
@@ -309,18 +331,19 @@ def _warnings_said() -> Iterator[None]:
 def _fail(target: object, sentence: str, code: int = 1) -> NoReturn:
     console.print(Text.assemble(("error:", "bold red"), " ", printable(sentence)), soft_wrap=True)
     try:
-        write_json(target, {"error": sentence})
+        _write_json(target, ErrorResult, {"error": sentence})
     except SpatialARError as error:
         say(str(error))
     raise typer.Exit(code)
 
 
-def write_json(target: object, value: dict[str, Any]) -> None:
+def _write_json(target: object, kind: type[Document], value: dict[str, Any]) -> None:
     """Write a result where ``--json`` says, if it was given."""
     if not isinstance(target, Path):
         return
     from napari_spatial_ar.imaging.files import atomic_write_json, storage_error, strict_json
 
+    value = value if "schema" in value else stamped(kind, value)
     try:
         if target == _STDOUT:
             _Console(stderr=False).write(strict_json(value))

@@ -100,6 +100,7 @@ class AnomalibModel:
         device: torch.device,
     ) -> None:
         self.name = name
+        self.unit = "score of anomalib's method"
         self.header = header
         self.sha256 = sha256
         self.device = device

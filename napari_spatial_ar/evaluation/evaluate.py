@@ -68,6 +68,8 @@ class Evaluation:
         Share of body pixels in the normal images above that threshold.
     fpr, threshold : float or None
         The nominal share and its threshold; None for a model without calibration.
+    unit : str
+        Of the threshold.
     base_rate : float or None
         Share of abnormal pixels: the AUPR of a random heatmap.
     images, abnormal_images, patients : int
@@ -102,6 +104,7 @@ class Evaluation:
     realised_fpr: float | None
     fpr: float | None
     threshold: float | None
+    unit: str
     base_rate: float | None
     intervals: dict[str, tuple[float, float]]
     smoothing: int
@@ -326,6 +329,7 @@ class _Tally:
             realised_fpr=share.get("realised_fpr"),
             fpr=None if contender.threshold is None else fpr,
             threshold=contender.threshold,
+            unit=model.unit,
             base_rate=totals.abnormal / (totals.abnormal + totals.normal) if totals else None,
             intervals={name: ends for name, ends in found.items() if ends is not None}
             if len(self.patients) > 1

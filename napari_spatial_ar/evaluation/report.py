@@ -12,6 +12,7 @@ import numpy as np
 from napari_spatial_ar.evaluation.compare import Comparison, Result
 from napari_spatial_ar.evaluation.pictures import COLOURS, curves_svg, examples
 from napari_spatial_ar.imaging.files import atomic_write_json, atomic_write_text
+from napari_spatial_ar.json_schemas import ComparisonFile, stamped
 
 __all__ = ["RESEARCH_USE", "patient_labels", "write_report"]
 
@@ -78,7 +79,8 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
         If one cannot be written.
     """
     paths = [folder / name for name in ("results.json", "report.md", "report.html")]
-    atomic_write_json(paths[0], {"use": RESEARCH_USE, **comparison.to_dict()})
+    document = {"use": RESEARCH_USE, **comparison.to_dict()}
+    atomic_write_json(paths[0], stamped(ComparisonFile, document))
     atomic_write_text(paths[1], _markdown(comparison))
     atomic_write_text(paths[2], _html(comparison))
     return paths

@@ -42,6 +42,10 @@ class Scorer(Protocol):
         """Digest of its file; "" where it has none."""
 
     @property
+    def unit(self) -> str:
+        """Of its heatmaps."""
+
+    @property
     def header(self) -> ModelHeader:
         """Method, window, scoring, calibration."""
 

@@ -143,7 +143,7 @@ class ExplainPanel(QWidget):
             # All three from 1, as a scanner counts.
             at, line, column = (slice_number(n) for n in (place.index, place.row, place.column))
             self.where.say(f"Slice {at}, row {line}, column {column}")
-            self.score.say(score_sentence(score, getattr(model, "unit", "nats per dimension")))
+            self.score.say(score_sentence(score, model.unit))
             self.share.say(share_sentence(model, score))
         self._enable()
 

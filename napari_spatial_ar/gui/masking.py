@@ -45,9 +45,9 @@ def reviewed(
 
 def _same(chosen: Finding | None, listed: FindingsList) -> Finding | None:
     """Find the finding of a new list that is the chosen one: that with the same peak."""
-    peak = None if chosen is None else (chosen.peak_nll, chosen.peak_slice)
+    peak = None if chosen is None else (chosen.peak_score, chosen.peak_slice)
     found = (item.finding for item in listed.items)
-    return next((f for f in found if (f.peak_nll, f.peak_slice) == peak), None)
+    return next((f for f in found if (f.peak_score, f.peak_slice) == peak), None)
 
 
 class MaskController(QObject):

@@ -171,7 +171,7 @@ class ThresholdPanel(QWidget):
         self.form.note.say(sentence(error, "Restricting the mask"))
 
     def _name_unit(self, model: Any) -> None:
-        unit = getattr(model, "unit", "nats per dimension")
+        unit = "model's unit" if model is None else model.unit
         self.heading.setText(f"Threshold ({unit})")
         self.slider.setToolTip(tooltip("threshold.slider", unit=unit))
         self.unit_box.name_unit(unit)

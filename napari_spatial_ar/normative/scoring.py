@@ -22,9 +22,10 @@ class SliceScore:
     Parameters
     ----------
     nll : (Y, X) float32
-        Heatmap at the slice's own size: nats per dimension (for the AR network).
+        Heatmap at the slice's own size, in the model's unit. Only where the method is Spatial AR
+        is it a negative log-likelihood; `scores` is the same array for any method.
     grid : (Hp, Wp) float32
-        Patch scores as the method gives them, unsmoothed: A_ij in nats.
+        Patch scores as the method gives them, unsmoothed: of Spatial AR, A_ij in nats.
     image_score : float
         One number for the slice, in the unit of ``nll``; NaN for a slice with nothing in it,
         which is not scored.
@@ -33,6 +34,11 @@ class SliceScore:
     nll: npt.NDArray[np.float32] = field(repr=False)
     grid: npt.NDArray[np.float32] = field(repr=False)
     image_score: float
+
+    @property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """``nll`` by the name that is true for every method."""
+        return self.nll
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> SliceScore:
@@ -67,7 +73,7 @@ class VolumeScore:
     Parameters
     ----------
     nll : (Z, Y, X) float32
-        On the volume's source grid: nats per dimension, 0 where not scored.
+        On the volume's source grid, in the model's unit, 0 where not scored; see `SliceScore`.
     geometry : Geometry
         The volume's.
     scored : (N,) bool
@@ -80,6 +86,11 @@ class VolumeScore:
     geometry: Geometry
     scored: npt.NDArray[np.bool_] = field(repr=False)
     image_scores: npt.NDArray[np.float32] = field(repr=False)
+
+    @property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """``nll`` by the name that is true for every method."""
+        return self.nll
 
     @classmethod
     def empty(cls, geometry: Geometry) -> VolumeScore:

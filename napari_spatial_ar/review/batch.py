@@ -276,6 +276,7 @@ def score_scans(
         "backbone": loaded.backbone.source,
         "engine": loaded.backbone.engine,
         "threshold": flagging.threshold,
+        "unit": loaded.unit,
         "fpr": flagging.share,
         "calibration": flagging.note(loaded),
         "scans": scans,

@@ -116,7 +116,9 @@ class Kept:
     @property
     def record(self) -> dict[str, Any]:
         """What `score_scan` says of the scan."""
-        return in_folder(self.provenance["summary"], self.folder)
+        # Records of earlier versions name the unit beside the threshold alone.
+        unit = self.provenance["threshold"]["unit"]
+        return in_folder({"unit": unit, **self.provenance["summary"]}, self.folder)
 
     def is_finished(self, settings: str, *, overwrite: bool) -> bool:
         """Whether a scan needs no scoring, since all that would be written is there.

@@ -19,6 +19,8 @@ from scipy.spatial.distance import pdist
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_text, strict_json
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.json_schemas import FindingsFile, stamped
+from napari_spatial_ar.normative.units import is_nll
 from napari_spatial_ar.review.masks import make_mask, voxel_volume_mm3
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 from napari_spatial_ar.review.tables import csv_text
@@ -77,8 +79,8 @@ class Finding:
         measures one pixel. None without a known spacing.
     longest_diameter_px : float
         The same in pixels.
-    peak_nll, mean_nll : float
-        Scores, nats per dimension.
+    peak_score, mean_score : float
+        Highest and mean score in the region, in the model's unit.
     """
 
     rank: int
@@ -94,8 +96,8 @@ class Finding:
     largest_area_mm2: float | None
     longest_diameter_mm: float | None
     longest_diameter_px: float
-    peak_nll: float
-    mean_nll: float
+    peak_score: float
+    mean_score: float
 
 
 def label_components(mask: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
@@ -119,7 +121,7 @@ def find_findings(
     mask : (Z, Y, X) integer or bool
         Nonzero inside, in source order.
     nll : (Z, Y, X) floating
-        Scores in source order, nats per dimension.
+        Scores in source order, in the model's unit.
     geometry : Geometry
         The scan's grid.
     labels : (Z, Y, X) int32, optional
@@ -145,7 +147,7 @@ def find_findings(
         inside = labels[box] == label
         origin = tuple(int(part.start) for part in box)
         found.append(_measure(label, inside, nll[box], origin, geometry))
-    found.sort(key=lambda finding: (-finding.peak_nll, -finding.voxels, finding.label))
+    found.sort(key=lambda finding: (-finding.peak_score, -finding.voxels, finding.label))
     return [replace(finding, rank=rank) for rank, finding in enumerate(found, 1)]
 
 
@@ -187,8 +189,8 @@ def _measure(
         largest_area_mm2=area * _pixel_area(to_mm) if geometry.exact else None,
         longest_diameter_mm=diameter_mm if geometry.exact else None,
         longest_diameter_px=diameter_px,
-        peak_nll=float(peaks.max()),
-        mean_nll=total / voxels,
+        peak_score=float(peaks.max()),
+        mean_score=total / voxels,
     )
 
 
@@ -261,25 +263,34 @@ _CSV_COLUMNS = (
     "largest_area_mm2",
     "longest_diameter_mm",
     "longest_diameter_px",
-    "peak_nll",
-    "mean_nll",
+    "peak_score",
+    "mean_score",
+    "unit",
 )
 
 
+def _row(finding: Finding, unit: str, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the tables have of a finding, scores under their earlier names too where true."""
+    nll = {"peak_nll": finding.peak_score, "mean_nll": finding.mean_score} if is_nll(unit) else {}
+    return {**asdict(finding), "unit": unit, **nll, **more}
+
+
 def findings_to_csv(
-    findings: Sequence[Finding], more: Sequence[Mapping[str, Any]] | None = None
+    findings: Sequence[Finding], more: Sequence[Mapping[str, Any]] | None = None, *, unit: str
 ) -> str:
     """Table with one row a finding.
 
-    Units stand in the column names; scores are in the model's unit, slices count from 0,
-    centroids are RAS. What is not known is left empty. ``more`` holds further columns, the same
-    for each finding.
+    Units of lengths and volumes stand in the column names, that of scores, ``unit``, in a column.
+    Slices count from 0, centroids are RAS. What is not known is left empty. ``more`` holds further
+    columns, the same for each finding. Scores in nats per dimension stand under ``peak_nll`` and
+    ``mean_nll`` as well, as in earlier versions.
     """
     further = more or [{}] * len(findings)
-    names = (*_CSV_COLUMNS, *(further[0] if further else ()))
+    names = [*_CSV_COLUMNS, *(["peak_nll", "mean_nll"] if is_nll(unit) else [])]
+    names += further[0] if further else ()
     rows: list[Sequence[Any]] = [names]
     for finding, columns in zip(findings, further, strict=True):
-        row = {**asdict(finding), **columns}
+        row = _row(finding, unit, columns)
         for axis, value in zip("xyz", row.pop("centroid_ras_mm") or (None,) * 3, strict=True):
             row[f"centroid_{axis}_mm"] = value
         row.pop("centroid_zyx")
@@ -292,7 +303,7 @@ def findings_to_json(
     findings: Sequence[Finding],
     p_values: Mapping[str, Any] | None = None,
     *,
-    unit: str = "nats per dimension",
+    unit: str,
     more: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     """Return the findings as a JSON object with the key ``findings``, in full precision.
@@ -302,26 +313,32 @@ def findings_to_json(
     """
     document = {
         "research_use": RESEARCH_USE,
+        "unit": unit,
         "units": {
-            "nll": unit,
+            "score": unit,
+            **({"nll": unit} if is_nll(unit) else {}),
             "centroid_ras_mm": "mm, patient axes (right, anterior, superior)",
             "centroid_zyx": "voxels, from 0, axes (Z, Y, X) of the scan's file",
             "slices": "acquired slices, from 0, in file order",
         },
         "p_values": p_values,
         "findings": [
-            {**asdict(finding), **columns}
+            _row(finding, unit, columns)
             for finding, columns in zip(findings, more or [{}] * len(findings), strict=True)
         ],
     }
-    return strict_json(document)
+    return strict_json(stamped(FindingsFile, document))
 
 
 def write_findings_csv(
-    path: Path, findings: Sequence[Finding], more: Sequence[Mapping[str, Any]] | None = None
+    path: Path,
+    findings: Sequence[Finding],
+    more: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    unit: str,
 ) -> None:
     """Write `findings_to_csv`; the file appears whole or not at all (`StorageError`)."""
-    atomic_write_text(path, findings_to_csv(findings, more))
+    atomic_write_text(path, findings_to_csv(findings, more, unit=unit))
 
 
 def write_findings_json(
@@ -329,7 +346,7 @@ def write_findings_json(
     findings: Sequence[Finding],
     p_values: Mapping[str, Any] | None = None,
     *,
-    unit: str = "nats per dimension",
+    unit: str,
     more: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Write `findings_to_json`; the file appears whole or not at all (`StorageError`)."""

@@ -245,7 +245,7 @@ def list_findings(
         box = boxes[finding.label - 1]
         inside = np.moveaxis(labels[box] == finding.label, geometry.slice_axis, 0)
         extent = extent_of(inside, np.moveaxis(nll[box], geometry.slice_axis, 0))
-        items.append(ReviewedFinding(finding, rarity(model, finding.peak_nll, extent, body)))
+        items.append(ReviewedFinding(finding, rarity(model, finding.peak_score, extent, body)))
     flat = labels.ravel()
     voxels = np.flatnonzero(flat)
     return FindingsList(tuple(items), (), voxels, flat[voxels]).with_marks(tuple(marks))

@@ -19,6 +19,7 @@ from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, display_limits, resolve
+from napari_spatial_ar.json_schemas import ModelComparisonFile, stamped
 from napari_spatial_ar.normative.acquired import header_likeness
 from napari_spatial_ar.normative.calibration import Calibration
 from napari_spatial_ar.normative.model import NormativeModel
@@ -243,7 +244,7 @@ def comparison_steps(
         for i in shown
     ]
     write_png(files["png"], _picture(volume, shown, panels, result))
-    atomic_write_json(files["json"], result.to_dict())
+    atomic_write_json(files["json"], stamped(ModelComparisonFile, result.to_dict()))
     return result
 
 

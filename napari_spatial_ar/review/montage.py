@@ -72,7 +72,7 @@ def montage(
     *,
     threshold: float,
     fpr: float | None = None,
-    unit: str = "nats per dimension",
+    unit: str,
     title: str = "",
     limits: tuple[float, float] | None = None,
     rows: int = 4,

@@ -29,6 +29,7 @@ from napari_spatial_ar.imaging.files import (
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.json_schemas import ProvenanceFile, stamped
 from napari_spatial_ar.normative.likeness import Likeness
 from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (
@@ -183,7 +184,7 @@ def write_scan_outputs(
     volume, score, model : Volume, VolumeScore, NormativeModel
         The scan, its scores and the model that gave them.
     threshold : float
-        Nats per dimension.
+        In the model's unit.
     fpr : float or None
         Share of normal tissue that the threshold flags, for the record.
     settings, region : MaskSettings, (Z, Y, X) bool, optional
@@ -267,7 +268,7 @@ def write_scan_outputs(
                 like = _nifti_source(volume)
                 write_nifti(made["nll"], np.asarray(score.nll, np.float32), geometry, like=like)
                 write_nifti(made["mask"], final, geometry, like=like)
-                write_findings_csv(made["findings_csv"], findings, more)
+                write_findings_csv(made["findings_csv"], findings, more, unit=unit)
                 write_findings_json(
                     made["findings_json"], findings, record["p_values"], unit=unit, more=more
                 )
@@ -318,7 +319,7 @@ def write_scan_outputs(
                 if run is not None:
                     image_scores = [float(value) for value in score.image_scores]
                     record["run"] = {**run, "image_scores": image_scores}
-                atomic_write_json(made["provenance"], record)
+                atomic_write_json(made["provenance"], stamped(ProvenanceFile, record))
                 # From here on the new results stay, whatever happens to this process.
                 os.replace(work, out_dir / _READY)
                 finish_interrupted(out_dir)
@@ -347,6 +348,7 @@ def _summary(
         "slices_scored": int(np.count_nonzero(results.score.scored)),
         "highest_slice": int(np.nanargmax(scores)) if any_scored else None,
         "highest_image_score": float(np.nanmax(scores)) if any_scored else None,
+        "unit": results.unit,
         "p_value": found.scan if found else None,
         "p_value_patients": found.patients if found else None,
         "findings": len(results.findings),

@@ -18,6 +18,7 @@ from napari_spatial_ar.imaging.dicom.derived import REMARK, Algorithm, source_ui
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import Window, display_limits, resolve
+from napari_spatial_ar.normative.units import is_nll
 from napari_spatial_ar.review.masks import MaskSettings
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "model_window",
     "provenance",
     "recorded_algorithm",
+    "recorded_threshold",
     "versions",
     "voxels_sha256",
 ]
@@ -56,6 +58,10 @@ class ModelLike(Protocol):
     @property
     def header(self) -> Any:
         """The model file's header: a dataclass or a mapping."""
+
+    @property
+    def unit(self) -> str:
+        """Of its scores, such as ``"nats per dimension"``."""
 
 
 def versions() -> dict[str, str]:
@@ -114,12 +120,18 @@ def model_window(model: ModelLike, volume: Volume) -> tuple[float, float] | None
 
 def algorithm_of(model: ModelLike, *, threshold: float) -> Algorithm:
     """Name the maker of a DICOM object: the model, and the start of its sha256."""
-    unit = str(getattr(model, "unit", "nats per dimension"))
     return Algorithm(
         name=model.name,
         version=str(getattr(model, "sha256", ""))[:16],
-        parameters={"threshold": f"{threshold:.6g} {unit}"},
+        parameters={"threshold": f"{threshold:.6g} {model.unit}"},
     )
+
+
+def recorded_threshold(record: Mapping[str, Any]) -> float:
+    """Threshold that a `provenance` record names, of this version or an earlier one."""
+    threshold = record["threshold"]
+    # Earlier versions gave it this name whatever its unit.
+    return float(threshold["score" if "score" in threshold else "nats_per_dimension"])
 
 
 def recorded_algorithm(mask: Path) -> tuple[Algorithm, bool] | None:
@@ -136,7 +148,7 @@ def recorded_algorithm(mask: Path) -> tuple[Algorithm, bool] | None:
     try:
         record = parse_json(beside.read_bytes())
         model, threshold = record["model"], record["threshold"]
-        number, unit = float(threshold["nats_per_dimension"]), threshold.get("unit", "")
+        number, unit = recorded_threshold(record), threshold.get("unit", "")
         algorithm = Algorithm(
             name=str(model["name"]),
             version=str(model["sha256"])[:16],
@@ -170,7 +182,7 @@ def provenance(
     volume : Volume
         The scan.
     threshold : float
-        Nats per dimension.
+        In the model's unit.
     fpr : float or None
         Share of normal tissue that the threshold flags by the model's calibration, in [0, 1];
         None where the model has none.
@@ -205,8 +217,10 @@ def provenance(
         "engine": str(getattr(model, "engine", "")),
         "backbone_weights": dict(getattr(model, "backbone_weights", {})),
         "threshold": {
-            "nats_per_dimension": float(threshold),
-            "unit": str(getattr(model, "unit", "nats per dimension")),
+            "score": float(threshold),
+            "unit": model.unit,
+            # Its earlier name, for one more release where it is true.
+            **({"nats_per_dimension": float(threshold)} if is_nll(model.unit) else {}),
             "share_of_normal_tissue_flagged": None if fpr is None else float(fpr),
             **dataclasses.asdict(settings or MaskSettings()),
             "drawn_region_voxels": region_voxels,

@@ -8,7 +8,7 @@ from html import escape
 
 from napari_spatial_ar.imaging.geometry import slice_number, slice_range
 from napari_spatial_ar.review.findings_list import ReviewedFinding
-from napari_spatial_ar.review.provenance import RESEARCH_USE
+from napari_spatial_ar.review.provenance import RESEARCH_USE, recorded_threshold
 from napari_spatial_ar.review.report import FolderEntry, FolderReport, ScanReport
 from napari_spatial_ar.review.report_pictures import Picture
 
@@ -139,9 +139,7 @@ def _name(report: ScanReport) -> str:
 
 def _one_threshold(reports: Sequence[ScanReport]) -> str:
     """Say the threshold above the table where all scans have the same."""
-    said = {
-        (r.record["threshold"]["nats_per_dimension"], r.unit, r.threshold_note) for r in reports
-    }
+    said = {(recorded_threshold(r.record), r.unit, r.threshold_note) for r in reports}
     if len(said) != 1:
         return '<p class="quiet">The scans were masked at different thresholds: see each.</p>'
     ((cut, unit, note),) = said
@@ -199,7 +197,7 @@ def _result_rows(report: ScanReport) -> list[tuple[str, str]]:
     meaning = report.threshold_note or (
         f"It flags {share:.2%} of normal tissue." if share is not None else "It is not calibrated."
     )
-    cut = f"{_data(threshold['nats_per_dimension'])} {escape(report.unit)}"
+    cut = f"{_data(recorded_threshold(report.record))} {escape(report.unit)}"
     rows.append(("Threshold", f"{cut}. {escape(meaning)}"))
     made = _mask_settings(report)
     if made:
@@ -306,7 +304,7 @@ def _finding(item: ReviewedFinding) -> str:
         f'<td class="k">{where}</td>'
         f'<td class="k">{slice_range(found.first_slice, found.last_slice)}</td>'
         f'<td class="n">{volume}</td><td class="n">{diameter}</td>'
-        f'<td class="n">{_data(found.peak_nll)}</td><td class="n">{_data(found.mean_nll)}</td>'
+        f'<td class="n">{_data(found.peak_score)}</td><td class="n">{_data(found.mean_score)}</td>'
         f'<td>{escape(item.rarity.count)}</td><td class="state">{_STATUS[item.status]}</td>'
         f'<td class="text">{said}</td></tr>'
     )

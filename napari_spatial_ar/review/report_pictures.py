@@ -172,7 +172,7 @@ class SlicePictures:
         write_text(draw, (width - 6, foot), RESEARCH_USE, 13, anchor="rm", fill=MUTED)
         score = self._results.score.image_scores[index]
         named = _named(items)
-        peaks = "".join(f", peak of {_named([i])} {i.finding.peak_nll:.4g}" for i in items)
+        peaks = "".join(f", peak of {_named([i])} {i.finding.peak_score:.4g}" for i in items)
         caption = f"Slice {slice_number(index)}: score of the slice {score:.4g}{peaks}"
         side = f", {', '.join(_place(item) for item in items)}" if items else ""
         alt = (

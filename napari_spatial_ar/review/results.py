@@ -27,7 +27,7 @@ class ScoreLike(Protocol):
 
     @property
     def nll(self) -> npt.NDArray[np.float32]:
-        """(Z, Y, X), nats per dimension, source order."""
+        """(Z, Y, X), in the model's unit, source order."""
 
     @property
     def scored(self) -> npt.NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from napari_spatial_ar.imaging.files import strict_json
 from napari_spatial_ar.imaging.json_text import parse_json
+from napari_spatial_ar.json_schemas import LedgerEntry, stamped
 from napari_spatial_ar.scale.places import Place
 
 __all__ = ["Entry", "Ledger"]
@@ -70,6 +71,7 @@ class Ledger:
         data = self.place.read(f"{_FOLDER}/{key}.json")
         try:
             values = parse_json(data or b"")
+            values.pop("schema", None)
             files = {name: (int(size), str(sha)) for name, (size, sha) in values["files"].items()}
             return Entry(**{**values, "files": files})
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -88,5 +90,5 @@ class Ledger:
         StorageError
             If it cannot be written.
         """
-        line = strict_json(asdict(entry), indent=None)
+        line = strict_json(stamped(LedgerEntry, asdict(entry)), indent=None)
         self.place.write(f"{_FOLDER}/{entry.key}.json", line.encode(errors="backslashreplace"))

@@ -304,7 +304,7 @@ def score_many(
                 progress(f"{count} scans", count + len(plan.errors), plan.total)
         entries = {**plan.skipped, **done}
         records = [
-            {"input": str(source), **entries[key].record}
+            {"input": str(source), "unit": loaded.unit, **entries[key].record}
             for key, source in plan.inputs_of.items()
             if key in entries
         ]
@@ -316,6 +316,7 @@ def score_many(
             "backbone": records[0]["backbone"],
             "out": place.url,
             "threshold": flagging.threshold,
+            "unit": loaded.unit,
             "fpr": flagging.share,
             "calibration": flagging.note(loaded),
             "scans": records,

@@ -25,6 +25,7 @@ class BrightnessModel:
     """Says that bright is unusual."""
 
     name = "bright"
+    unit = "grey values"
     sha256 = "b" * 64
     device = torch.device("cpu")
     detector = SimpleNamespace(tensors=lambda: {"nothing": torch.zeros(3)}, heatmap_divisor=1.0)

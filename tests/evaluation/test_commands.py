@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from napari_spatial_ar.cli import app
+from tests.json_check import check
 
 
 def run(tmp_path: Path, *arguments: Any, code: int = 0) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def run(tmp_path: Path, *arguments: Any, code: int = 0) -> dict[str, Any]:
     result = CliRunner().invoke(app, [*map(str, arguments), "--json", str(target)])
     assert result.exit_code == code, result.output
     found: dict[str, Any] = json.loads(target.read_text())
+    check(found)
     return found
 
 

@@ -59,6 +59,7 @@ class FakeModel:
     """Scores a pixel 1 + grey / 100 nats per dimension."""
 
     name: str = "fake"
+    unit: str = "nats per dimension"
     modality: str = "mri"
     header: dict[str, Any] = field(default_factory=lambda: {"method": "fake", "history": [1, 2]})
     error: Exception | None = None

@@ -157,7 +157,7 @@ def test_a_report_of_the_scan_is_written_and_opened_on_request(
     assert "<script>old</script>" in page.text
     (finding,) = scored.session.listed.kept
     (row,) = [values for values in page.values if len(values) == 7]
-    assert row[-2:] == [finding.peak_nll, finding.mean_nll]
+    assert row[-2:] == [finding.peak_score, finding.mean_score]
     assert len(page.pictures) == 1 + 4
 
     (tmp_path / "a.html").write_text("old")

@@ -302,7 +302,7 @@ def test_from_a_dropped_scan_to_files_that_others_read(
     reader.press(Qt.Key.Key_R)
     reader.settle()
     components, _ = ndimage.label(nll > threshold, np.ones((3, 3, 3)))
-    peaks = np.flatnonzero((nll == np.float32(second.peak_nll)) & (components > 0))
+    peaks = np.flatnonzero((nll == np.float32(second.peak_score)) & (components > 0))
     rejected = components == components.flat[peaks[0]]
     assert 0 < rejected.sum() < (nll > threshold).sum()
 
@@ -355,7 +355,7 @@ def test_from_a_dropped_scan_to_files_that_others_read(
     with (folder / "findings.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     (out,) = (r for r in rows if r["status"] == "reject")
-    assert float(out["peak_nll"]) == pytest.approx(second.peak_nll, abs=1e-3)
+    assert float(out["peak_nll"]) == pytest.approx(second.peak_score, abs=1e-3)
     assert int(out["voxels"]) == rejected.sum()
     kept = sum(int(r["voxels"]) for r in rows if r["status"] != "reject")
     assert kept == expected.sum()

@@ -29,6 +29,7 @@ class Scores:
 class Model:
     name: str = "brain"
     sha256: str = "ab" * 32
+    unit: str = "nats per dimension"
     header: dict[str, Any] = field(
         default_factory=lambda: {"method": "spatial-ar", "training": {"history": [1.0], "seed": 7}}
     )

@@ -99,8 +99,8 @@ def test_measures_of_a_box() -> None:
     # From the middle of an edge pixel's side to its opposite: (3.5, 5) or (4, 5) steps apart.
     assert finding.longest_diameter_mm == pytest.approx(np.hypot(4 * 2.0, 5 * 0.5))
     assert finding.longest_diameter_px == pytest.approx(np.hypot(3, 6))
-    assert finding.peak_nll == pytest.approx(4.0)
-    assert finding.mean_nll == pytest.approx((47 * 3 + 4) / 48)
+    assert finding.peak_score == pytest.approx(4.0)
+    assert finding.mean_score == pytest.approx((47 * 3 + 4) / 48)
 
 
 @pytest.mark.parametrize("slice_axis", [0, 1, 2])
@@ -120,8 +120,10 @@ def test_measures_agree_with_scipy_on_random_shapes(slice_axis: int) -> None:
         assert (finding.first_slice, finding.last_slice) == (across[0], across[-1])
         peak = ndimage.maximum_position(nll, labels, finding.label)
         assert finding.peak_slice == peak[slice_axis]
-        assert finding.peak_nll == pytest.approx(float(nll[peak]))
-        assert finding.mean_nll == pytest.approx(ndimage.mean(nll, labels, finding.label), abs=1e-6)
+        assert finding.peak_score == pytest.approx(float(nll[peak]))
+        assert finding.mean_score == pytest.approx(
+            ndimage.mean(nll, labels, finding.label), abs=1e-6
+        )
 
 
 def test_a_region_as_large_as_the_scan_takes_little_memory() -> None:
@@ -218,25 +220,36 @@ def test_findings_are_ranked_by_peak() -> None:
     nll[0, 0:3, 0:3] = 2
     nll[4, 8, 8] = 3
     first, second = find_findings(nll > 0, nll, geometry)
-    assert (first.rank, first.peak_nll, first.label) == (1, 3, 2)
-    assert (second.rank, second.peak_nll, second.label) == (2, 2, 1)
+    assert (first.rank, first.peak_score, first.label) == (1, 3, 2)
+    assert (second.rank, second.peak_score, second.label) == (2, 2, 1)
 
 
-def test_tables_say_the_same_and_stand_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("unit", "earlier"),
+    [("nats per dimension", {"peak_nll", "mean_nll"}), ("SD of normal tissue", set())],
+)
+def test_tables_say_the_same_and_stand_alone(tmp_path: Path, unit: str, earlier: set[str]) -> None:
     geometry = grid()
     nll = scores(geometry, 0)
     nll[1, 2, 3] = 2.5
     found = find_findings(nll > 0, nll, geometry)
-    write_findings_csv(tmp_path / "f.csv", found)
-    write_findings_json(tmp_path / "f.json", found)
+    write_findings_csv(tmp_path / "f.csv", found, unit=unit)
+    write_findings_json(tmp_path / "f.json", found, unit=unit)
     (row,) = csv.DictReader(io.StringIO((tmp_path / "f.csv").read_text()))
     document = json.loads((tmp_path / "f.json").read_text())
     (entry,) = document["findings"]
     assert document["research_use"] == RESEARCH_USE
-    assert float(row["peak_nll"]) == entry["peak_nll"] == 2.5
+    assert float(row["peak_score"]) == entry["peak_score"] == 2.5
+    assert row["unit"] == entry["unit"] == document["unit"] == document["units"]["score"] == unit
+    # The earlier names stay only where they are true.
+    for names in (row.keys(), entry.keys()):
+        assert {name for name in names if "nll" in name} == earlier
+    for name in earlier:
+        assert float(row[name]) == entry[name] == 2.5
+    assert ("nll" in document["units"]) is bool(earlier)
     assert float(row["centroid_x_mm"]) == pytest.approx(entry["centroid_ras_mm"][0])
     assert row["first_slice"] == "1"
 
 
 def test_no_findings_give_a_table_with_a_head_only() -> None:
-    assert len(findings_to_csv([]).splitlines()) == 1
+    assert len(findings_to_csv([], unit="nats per dimension").splitlines()) == 1

@@ -70,13 +70,13 @@ def test_diameter_volume_and_scores_agree_with_brute_force() -> None:
                 longest = max(longest, float(np.sqrt((apart**2).sum(-1)).max()))
         assert finding.longest_diameter_mm == pytest.approx(longest)
         assert finding.volume_ml == pytest.approx(inside.sum() * 0.7 * 1.3 * 4 / 1000)
-        assert finding.peak_nll == nll[inside].max()
-        assert finding.mean_nll == pytest.approx(nll[inside].mean(), rel=1e-5)
+        assert finding.peak_score == nll[inside].max()
+        assert finding.mean_score == pytest.approx(nll[inside].mean(), rel=1e-5)
 
 
 def test_the_heir_of_a_finding_has_most_of_its_voxels() -> None:
     low, high = at(hills(), 1.5), at(hills(), 5.5)
-    peaks = {item.finding.label: item.finding.peak_nll for item in low.items}
+    peaks = {item.finding.label: item.finding.peak_score for item in low.items}
     (top,) = (item.finding.label for item in high.items)
     assert peaks[low.heir(high, top)] == 6
     third = next(label for label, peak in peaks.items() if peak == 4)
@@ -86,7 +86,7 @@ def test_the_heir_of_a_finding_has_most_of_its_voxels() -> None:
 def test_a_comment_on_a_finding_that_is_gone_waits_for_it() -> None:
     nll = hills()
     low, high = at(nll, 1.5), at(nll, 5.5)
-    third = next(item.finding.label for item in low.items if item.finding.peak_nll == 4)
+    third = next(item.finding.label for item in low.items if item.finding.peak_score == 4)
     kept = high.keep_comment(low, third, "cyst")
     assert [item.comment for item in kept.items] == [""]
     again = at(nll, 1.5, kept.marks)

@@ -44,7 +44,9 @@ def picture_of(geometry: Geometry, lesion: tuple[Any, ...], **settings: Any) -> 
     image_scores[0] = 3
     volume = Volume(data, geometry, "mri", Series("MR series 4"))
     page = montage(
-        volume, nll, image_scores, mask, threshold=2.0, rows=1, panel=200, limits=(1, 3), **settings
+        *(volume, nll, image_scores, mask),
+        threshold=2.0,
+        **{"unit": "nats per dimension", "rows": 1, "panel": 200, "limits": (1, 3), **settings},
     )
     return np.asarray(page).astype(int)
 
@@ -91,8 +93,9 @@ def test_nothing_scored_is_refused() -> None:
     geometry = Geometry((2, 8, 8), np.eye(4))
     data = np.arange(128, dtype=np.float32).reshape(2, 8, 8)
     volume = Volume(data, geometry, "mri", Series("x"))
+    scores = np.full(2, np.nan, np.float32)
     with pytest.raises(InputError, match="no slice of this scan is scored"):
-        montage(volume, volume.data, np.full(2, np.nan, np.float32), volume.data > 0, threshold=1)
+        montage(volume, volume.data, scores, volume.data > 0, threshold=1, unit="nats")
 
 
 def test_a_picture_is_saved_as_png(tmp_path: Path) -> None:

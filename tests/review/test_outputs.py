@@ -35,6 +35,7 @@ from napari_spatial_ar.review.outputs import (
     write_scan_outputs,
 )
 from napari_spatial_ar.review.provenance import RESEARCH_USE, algorithm_of, recorded_algorithm
+from tests.json_check import check
 
 _POISON = re.compile(rb"(?i)poison|19991231|31\.12\.99")
 
@@ -68,12 +69,16 @@ def test_files_lie_on_the_scan_and_agree(
     assert len(paths["findings_csv"].read_text().splitlines()) == 2
     record = json.loads(paths["provenance"].read_text())
     assert record["research_use"] == RESEARCH_USE
-    assert record["threshold"]["nats_per_dimension"] == 2.0
+    threshold = record["threshold"]
+    assert threshold["score"] == threshold["nats_per_dimension"] == 2.0
+    assert threshold["unit"] == "nats per dimension"
     assert record["threshold"]["share_of_normal_tissue_flagged"] == 0.01
     assert record["threshold"]["mask_edited_by_hand"] is False
     assert record["scan"]["slices_scored"] == 4
     assert record["model"]["sha256"] == model.sha256
     assert record["model"]["training"] == {"seed": 7}
+    check(record, "provenance")
+    check(json.loads(paths["findings_json"].read_text()), "findings")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["DOE_JANE.nii.gz", "out"]
 
 
@@ -91,9 +96,18 @@ def test_scores_are_named_in_the_models_unit(
     paths = write_scan_outputs(
         tmp_path / "out", scan, scores, model, threshold=2.0, montage_too=True
     ).files
-    assert json.loads(paths["findings_json"].read_text())["units"]["nll"] == "log odds"
-    assert json.loads(paths["provenance"].read_text())["threshold"]["unit"] == "log odds"
+    found = json.loads(paths["findings_json"].read_text())
+    assert found["unit"] == found["units"]["score"] == found["findings"][0]["unit"] == "log odds"
+    record = json.loads(paths["provenance"].read_text())
+    assert (record["threshold"]["score"], record["threshold"]["unit"]) == (2.0, "log odds")
+    assert record["summary"]["unit"] == "log odds"
     assert said == ["log odds"]
+    # Nothing that is no log-likelihood is called one.
+    texts = [paths[key].read_text() for key in ("findings_csv", "findings_json", "provenance")]
+    names = {
+        key for text in texts for key in re.findall(r"[a-z_]*(?:nll|nats)[a-z_]*", text.lower())
+    }
+    assert names <= {"nll"}, "but for the file's earlier name"
 
 
 def test_nothing_written_names_the_patient(

@@ -57,6 +57,7 @@ class Model:
 
     name: str = "brain"
     sha256: str = "ab" * 32
+    unit: str = "nats per dimension"
     plane: Any = None
     header: Any = None
     asked: list[int] = field(default_factory=list)

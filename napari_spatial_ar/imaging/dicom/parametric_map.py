@@ -37,7 +37,7 @@ def write_parametric_map(
     scan: Volume | Scan,
     *,
     algorithm: Algorithm,
-    unit: str = "nats per dimension",
+    unit: str,
 ) -> None:
     """Write scores as a DICOM parametric map of float32 that lies exactly on the scan.
 

@@ -34,6 +34,7 @@ from napari_spatial_ar.normative.training import (
     products,
     train,
 )
+from napari_spatial_ar.normative.units import NATS_PER_DIMENSION
 from napari_spatial_ar.normative.whitening import EqualVariance
 
 __all__ = ["SpatialARDetector"]
@@ -83,7 +84,7 @@ class SpatialARDetector(Detector):
     name: ClassVar[str] = "spatial-ar"
     title: ClassVar[str] = "Spatial AR"
     stored: ClassVar[type[Part]] = _Stored
-    unit: ClassVar[str] = "nats per dimension"
+    unit: ClassVar[str] = NATS_PER_DIMENSION
     summary: ClassVar[str] = "how badly a patch is predicted from the patches around it"
     meaning: ClassVar[str] = (
         "How badly the patch is predicted from the patches before it: its negative log- "

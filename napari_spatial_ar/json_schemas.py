@@ -1,0 +1,698 @@
+"""What the JSON says that this program writes for machines: one model a kind of document.
+
+Every document names its kind and that kind's version under ``schema``. A field that is added
+leaves the version; a field that goes, or means something else, raises it. The JSON Schemas in
+``docs/schema`` are made from these models (``python docs/make_schemas.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["DOCUMENTS", "Document", "json_schema", "stamped"]
+
+_PREFIX = "napari-spatial-ar/"
+
+Unit = Field(description="Unit of the scores beside it, such as 'nats per dimension'.")
+Slice = Field(description="Acquired slice, counted from 0 in file order.", ge=0)
+Share = Field(description="Share of normal tissue, in [0, 1].", ge=0, le=1)
+
+
+def _earlier(name: str) -> Any:
+    """Field that has a new name; only there where its old one is true."""
+    return Field(None, deprecated=True, description=f"Earlier name of '{name}'.")
+
+
+class Part(BaseModel):
+    """Part of a document. Later versions may say more."""
+
+    #: Whether this version says more than is told here.
+    SAYS_MORE: ClassVar[bool] = False
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=())
+
+
+class Kind(Part):
+    """What a document is."""
+
+    name: str
+    version: int = Field(ge=1)
+
+
+class Document(Part):
+    """A whole document."""
+
+    NAME: ClassVar[str]
+    VERSION: ClassVar[int] = 1
+
+    kind: Kind = Field(alias="schema")
+
+
+def stamped(document: type[Document], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a document with its kind and version in front."""
+    schema = {"name": _PREFIX + document.NAME, "version": document.VERSION}
+    return {"schema": schema, **values}
+
+
+def json_schema(document: type[Document]) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a document."""
+    made = document.model_json_schema(by_alias=True)
+    kind = stamped(document, {})["schema"]
+    made["properties"]["schema"] = {
+        "type": "object",
+        "properties": {key: {"const": value} for key, value in kind.items()},
+        "required": list(kind),
+    }
+    made["$defs"].pop("Kind")
+    if not made["$defs"]:
+        del made["$defs"]
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:{kind['name'].replace('/', ':')}:{kind['version']}",
+    }
+    return head | made
+
+
+# ---------------------------------------------------------------- results of a scan
+
+
+class Units(Part):
+    """What figures are measured in."""
+
+    score: str
+    nll: str | None = _earlier("score")
+    centroid_ras_mm: str
+    centroid_zyx: str
+    slices: str
+
+
+class PValues(Part):
+    """How scan and slices compare with those of normal patients."""
+
+    scan: float | None
+    slices: list[float | None]
+    patients: int
+
+
+class FoundRegion(Part):
+    """A flagged region."""
+
+    rank: int = Field(ge=1, description="Its number: 1 has the highest peak.")
+    label: int = Field(ge=0, description="Its voxels' value; 0 where it was rejected.")
+    side: Literal["left", "right", "midline", "unknown"]
+    centroid_ras_mm: tuple[float, float, float] | None
+    centroid_zyx: tuple[float, float, float]
+    first_slice: int = Slice
+    last_slice: int = Slice
+    peak_slice: int = Slice
+    voxels: int = Field(ge=1)
+    volume_ml: float | None
+    largest_area_mm2: float | None
+    longest_diameter_mm: float | None
+    longest_diameter_px: float
+    peak_score: float
+    mean_score: float
+    unit: str = Unit
+    peak_nll: float | None = _earlier("peak_score")
+    mean_nll: float | None = _earlier("mean_score")
+    status: Literal["unread", "keep", "unsure", "reject"] | None = None
+    comment: str | None = None
+    review_note: str | None = None
+    normal_patients_as_high: int | None = None
+    normal_patients_as_large: int | None = None
+    normal_patients: int | None = None
+    one_in_normal_patients: float | None = None
+    rarity: str | None = None
+
+
+class FindingsFile(Document):
+    """findings.json: the flagged regions of a scan."""
+
+    NAME = "findings"
+
+    research_use: str
+    unit: str = Unit
+    units: Units
+    p_values: PValues | None
+    findings: list[FoundRegion]
+
+
+class Threshold(Part):
+    """What of the scores became the mask. Scores are in its unit, 'hysteresis' too."""
+
+    score: float
+    unit: str = Unit
+    nats_per_dimension: float | None = _earlier("score")
+    share_of_normal_tissue_flagged: float | None = Share
+    body_only: bool
+    hysteresis: float | None
+    smoothing_mm: float
+    smoothing_pixels: float
+    fill_holes: bool
+    min_area_mm2: float
+    min_pixels: int
+    min_size_mm3: float
+    min_voxels: int
+    drawn_region_voxels: int | None
+    mask_edited_by_hand: bool
+
+
+class ModelFacts(Part):
+    """What the model's file says of it."""
+
+    SAYS_MORE = True
+
+    name: str
+    sha256: str
+
+
+class ScoredScan(Part):
+    """The scan; UIDs are hashes unless they were asked for."""
+
+    series: str
+    series_uid: str | None
+    study_uid: str | None
+    frame_of_reference_uid: str | None
+    files: int
+    voxels_sha256: str
+    modality: str
+    intensity: str
+    unit: str | None = Field(description="Of voxel values.")
+    role: str
+    display_window: tuple[float, float]
+    model_window: tuple[float, float] | None
+    shape_zyx: tuple[int, int, int]
+    spacing_zyx: tuple[float, float, float]
+    spacing_unit: Literal["mm", "pixel"]
+    regular_grid: bool
+    exact_affine: bool
+    affine_ijk_to_ras: list[list[float]]
+    plane: str
+    acquisition: dict[str, Any]
+    slices: int
+    slices_scored: int
+    warnings: list[str]
+
+
+class ScanSummary(Part):
+    """What the results of a scan come to."""
+
+    series: str
+    slices_scored: int
+    highest_slice: int | None
+    highest_image_score: float | None
+    unit: str = Unit
+    p_value: float | None
+    p_value_patients: int | None
+    findings: int
+    flagged_voxels: int
+    unlike: list[str]
+    warnings: list[str]
+    files: dict[str, str]
+
+
+class FileFacts(Part):
+    """Size and content of a file."""
+
+    bytes: int
+    sha256: str
+
+
+class Run(Part):
+    """By what 'score' knows scan and settings again."""
+
+    scan: str
+    settings: str
+    command: str
+    image_scores: list[float | None]
+
+
+class ProvenanceFile(Document):
+    """provenance.json: how a scan was scored and masked."""
+
+    NAME = "provenance"
+
+    research_use: str
+    created: str
+    model: ModelFacts
+    engine: str
+    backbone_weights: dict[str, Any]
+    threshold: Threshold
+    scan: ScoredScan
+    versions: dict[str, str]
+    likeness: dict[str, Any] | None
+    p_values: PValues | None
+    summary: ScanSummary
+    files: dict[str, FileFacts]
+    run: Run | None = None
+
+
+class LedgerEntry(Document):
+    """A finished scan in the ledger of 'score'."""
+
+    NAME = "ledger"
+
+    key: str
+    job: str
+    folder: str
+    files: dict[str, tuple[int, str]]
+    record: dict[str, Any]
+    finished: str
+    seconds: float
+    process: int
+
+
+# ---------------------------------------------------------------- results of commands
+
+
+class ErrorResult(Document):
+    """--json of a command that could not do what it was asked to."""
+
+    NAME = "error"
+
+    error: str
+
+
+class ScanResult(ScanSummary):
+    """A scored scan."""
+
+    input: str
+    folder: str
+    unusual: bool | None = Field(None, description="Where --alpha was given.")
+
+
+class ScoreResult(Document):
+    """score --json."""
+
+    NAME = "score"
+
+    model: str
+    model_sha256: str
+    backbone: str
+    engine: str | None = None
+    out: str | None = None
+    threshold: float
+    unit: str = Unit
+    fpr: float | None = Share
+    calibration: str | None
+    scans: list[ScanResult]
+    skipped: int
+    failed: list[str]
+    left_out: list[str]
+    report: str | None = None
+    report_pdf: str | None = None
+
+
+class Figures(Part):
+    """Figures of a model on one split of a data set."""
+
+    split: str
+    images: int
+    abnormal_images: int
+    patients: int
+    pixel_auroc: float | None
+    pixel_aupr: float | None
+    pixel_aupro: float | None
+    best_dice_oracle: float | None
+    image_auroc: float | None
+    image_ap: float | None
+    dice_at_fpr: float | None
+    realised_fpr: float | None
+    fpr: float | None = Share
+    threshold: float | None
+    unit: str = Unit
+    base_rate: float | None
+    intervals: dict[str, tuple[float, float]]
+    smoothing: int
+    ms_per_slice: float
+    ms_per_slice_p95: float
+    ms_beyond_backbone: float | None
+    model_bytes: int
+    fit_seconds: float | None
+    peak_rss_mb: float | None
+    peak_gpu_mb: float | None
+
+
+class EvaluateResult(Figures, Document):
+    """evaluate --json."""
+
+    NAME = "evaluate"
+
+    model: str
+    model_sha256: str
+    engine: str
+
+
+class SeedFigures(Figures):
+    """Figures of one seed of a method."""
+
+    model: str
+    model_sha256: str
+    seed: int | None
+
+
+class ComparedMethod(Part):
+    """A method, over its seeds."""
+
+    name: str
+    method: str
+    backbone: str
+    smoothing: int
+    valid_aupr: dict[str, float | None]
+    mean: dict[str, float | None]
+    intervals: dict[str, tuple[float, float] | None]
+    seed_range: dict[str, tuple[float, float] | None]
+    seeds: list[SeedFigures]
+
+
+class Comparison(Part):
+    """Methods on one data set."""
+
+    dataset: str
+    split: str
+    images: int
+    abnormal_images: int
+    patients: int
+    base_rate: float | None
+    settings: dict[str, Any]
+    methods: list[ComparedMethod]
+    ratios: list[dict[str, Any]]
+    notes: list[str]
+    versions: dict[str, str]
+
+
+class ComparisonFile(Comparison, Document):
+    """results.json of 'compare'."""
+
+    NAME = "comparison"
+
+    use: str
+
+
+class CompareResult(Comparison, Document):
+    """compare --json."""
+
+    NAME = "compare"
+
+    files: list[str]
+
+
+class FitResult(Document):
+    """fit --json."""
+
+    NAME = "fit"
+
+    model: str
+    sha256: str
+    method: str
+    unit: str = Unit
+    training: dict[str, Any] = Field(
+        description="Losses of Spatial AR are in its unit; other methods have none."
+    )
+
+
+class FitEstimate(Document):
+    """fit --estimate --json."""
+
+    NAME = "fit-estimate"
+    SAYS_MORE = True
+
+    seconds: float
+
+
+class CalibrateResult(Document):
+    """calibrate --json."""
+
+    NAME = "calibrate"
+    SAYS_MORE = True
+
+    name: str
+    sha256: str
+    unit: str = Unit
+    fpr: list[float] | None = None
+    thresholds: list[float] | None = None
+
+
+class Series(Part):
+    """A series of 'inspect'. Axes are (Z, Y, X), but those of the affine."""
+
+    label: str
+    role: str
+    modality: str
+    intensity: str
+    unit: str | None = Field(description="Of voxel values.")
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float | None, float | None, float | None] | None
+    affine: list[list[float]] = Field(description="Voxel (i, j, k) to RAS mm.")
+    orientation: str
+    plane: str
+    sequence: str | None
+    contrast_agent: bool | None
+    kernel: str | None
+    slices: int
+    regular: bool
+    window: tuple[float, float] | None
+    files: list[str]
+    frames: list[int]
+    warnings: list[str]
+    damage: str | None = None
+
+
+class InspectResult(Document):
+    """inspect --json."""
+
+    NAME = "inspect"
+
+    series: list[Series]
+    failed: list[str]
+
+
+class SummaryResult(Document):
+    """summary --json."""
+
+    NAME = "summary"
+    SAYS_MORE = True
+
+    slices: int
+    patients: int
+    series: list[dict[str, Any]]
+    left_out: dict[str, int]
+    selection: dict[str, Any]
+
+
+class ConvertResult(Document):
+    """convert --json."""
+
+    NAME = "convert"
+
+    files: list[str]
+    failed: list[str]
+
+
+class SegResult(Document):
+    """seg --json."""
+
+    NAME = "seg"
+
+    file: str
+    series: str
+    voxels: int
+    slices: int
+    algorithm: str | None
+    warnings: list[str]
+
+
+class DemoResult(Document):
+    """demo --json."""
+
+    NAME = "demo"
+    SAYS_MORE = True
+
+    model: str
+    backbone: str
+    weights: str
+    sample: str
+    files: list[str]
+    threshold: float | None = None
+    unit: str | None = None
+
+
+class SpeedResult(Document):
+    """speed --json."""
+
+    NAME = "speed"
+
+    model: str
+    device: str
+    chosen: str
+    trials: list[dict[str, Any]]
+    not_tried: dict[str, str]
+
+
+class ModelsList(Document):
+    """models list --json."""
+
+    NAME = "models-list"
+
+    models: list[dict[str, Any]]
+    unreadable: list[dict[str, Any]]
+
+
+class ModelsTrash(Document):
+    """models list --trash --json."""
+
+    NAME = "models-trash"
+
+    trash: list[dict[str, Any]]
+
+
+class ModelsMethods(Document):
+    """models methods --json."""
+
+    NAME = "models-methods"
+
+    methods: list[dict[str, Any]]
+
+
+class ModelsShow(ModelFacts, Document):
+    """models show --json: the header of the model's file."""
+
+    NAME = "models-show"
+
+    unit: str = Unit
+    needs: str | None
+    method: str
+
+
+class ModelPlace(Document):
+    """A model and where it is."""
+
+    name: str
+    path: str
+
+
+class ModelsRename(ModelPlace):
+    """models rename --json."""
+
+    NAME = "models-rename"
+
+
+class ModelsDuplicate(ModelPlace):
+    """models duplicate --json."""
+
+    NAME = "models-duplicate"
+
+
+class ModelsDelete(ModelPlace):
+    """models delete --json."""
+
+    NAME = "models-delete"
+
+
+class ModelsRestore(ModelPlace):
+    """models restore --json."""
+
+    NAME = "models-restore"
+
+
+class ModelsImport(ModelPlace):
+    """models import --json."""
+
+    NAME = "models-import"
+
+
+class ModelsExport(Document):
+    """models export --json."""
+
+    NAME = "models-export"
+
+    path: str
+
+
+class ModelsCheck(Document):
+    """models check --json."""
+
+    NAME = "models-check"
+
+    models: list[dict[str, Any]]
+
+
+class ModelsSuspects(Document):
+    """models suspects --json."""
+
+    NAME = "models-suspects"
+
+    scans: int
+    unit: str = Unit
+    suspects: list[dict[str, Any]]
+
+
+class ModelComparison(Part):
+    """How far two models agree on a scan."""
+
+    research_use: str
+    models: tuple[str, str]
+    unit: str = Unit
+    share: float = Share
+    rank_correlation: float | None
+    dice: float | None
+    flagged_voxels: tuple[int, int]
+    slices: int
+    unlike: list[str]
+
+
+class ModelComparisonFile(ModelComparison, Document):
+    """compare.json of 'models compare'."""
+
+    NAME = "model-comparison"
+
+
+class ModelsCompare(ModelComparison, Document):
+    """models compare --json."""
+
+    NAME = "models-compare"
+
+    files: dict[str, str]
+
+
+class WeightsList(Document):
+    """weights list --json."""
+
+    NAME = "weights-list"
+
+    weights: list[dict[str, Any]]
+
+
+class WeightsPull(Document):
+    """weights pull --json."""
+
+    NAME = "weights-pull"
+
+    name: str
+    source: str
+
+
+class WeightsAdd(Document):
+    """weights add --json."""
+
+    NAME = "weights-add"
+    SAYS_MORE = True
+
+    path: str
+    name: str
+    sha256: str | None
+
+
+_ALL: tuple[type[Document], ...] = (
+    *(FindingsFile, ProvenanceFile, LedgerEntry, ErrorResult, ScoreResult, EvaluateResult),
+    *(ComparisonFile, CompareResult, FitResult, FitEstimate, CalibrateResult, InspectResult),
+    *(SummaryResult, ConvertResult, SegResult, DemoResult, SpeedResult),
+    *(ModelsList, ModelsTrash, ModelsMethods, ModelsShow, ModelsRename, ModelsDuplicate),
+    *(ModelsDelete, ModelsRestore, ModelsImport, ModelsExport, ModelsCheck, ModelsSuspects),
+    *(ModelComparisonFile, ModelsCompare, WeightsList, WeightsPull, WeightsAdd),
+)
+#: All documents by the name of their kind, which of a command's result is the command's.
+DOCUMENTS = {document.NAME: document for document in _ALL}
