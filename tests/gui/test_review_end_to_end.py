@@ -349,13 +349,13 @@ def test_from_a_dropped_scan_to_files_that_others_read(
     np.testing.assert_array_equal(written, nll)
     record = json.loads((folder / "provenance.json").read_text())
     assert record["threshold"]["mask_edited_by_hand"] is True
-    assert record["threshold"]["nats_per_dimension"] == pytest.approx(threshold)
-    expected = ((written > record["threshold"]["nats_per_dimension"]) & ~rejected) | painted
+    assert record["threshold"]["score"] == pytest.approx(threshold)
+    expected = ((written > record["threshold"]["score"]) & ~rejected) | painted
     np.testing.assert_array_equal(np.asarray(mask.dataobj).T != 0, expected)
     with (folder / "findings.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     (out,) = (r for r in rows if r["status"] == "reject")
-    assert float(out["peak_nll"]) == pytest.approx(second.peak_score, abs=1e-3)
+    assert float(out["peak_score"]) == pytest.approx(second.peak_score, abs=1e-3)
     assert int(out["voxels"]) == rejected.sum()
     kept = sum(int(r["voxels"]) for r in rows if r["status"] != "reject")
     assert kept == expected.sum()

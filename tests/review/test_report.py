@@ -85,10 +85,10 @@ def test_a_report_stands_alone_and_its_numbers_are_those_of_the_tables(
             *finding["centroid_ras_mm"],
             finding["volume_ml"],
             finding["longest_diameter_mm"],
-            finding["peak_nll"],
-            finding["mean_nll"],
+            finding["peak_score"],
+            finding["mean_score"],
         ]
-        assert float(row[6]) == pytest.approx(finding["peak_nll"], rel=1e-3)
+        assert float(row[6]) == pytest.approx(finding["peak_score"], rel=1e-3)
         microlitres = 1000 * finding["volume_ml"]
         assert row[4] == f"{microlitres:g} µl"
     assert [row[9] for row in rows] == ["not read", "kept", "rejected"]

@@ -92,7 +92,7 @@ def test_findings_have_the_numbers_that_they_have_in_the_files(
     records = json.loads(files["findings_json"].read_text())["findings"]
     assert [row[0] for row in shown] == [row["rank"] for row in table] == ["1", "2"]
     assert [int(row[0]) for row in shown] == [record["rank"] for record in records]
-    peaks = [float(row["peak_nll"]) for row in table]
+    peaks = [float(row["peak_score"]) for row in table]
     assert [float(row[1]) for row in shown] == pytest.approx(peaks, rel=1e-6)
     assert [row[2] for row in shown] == [row["comment"] for row in table]
 
