@@ -5,11 +5,13 @@ And the right way up, for every scan in a viewer.
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from napari.layers import Layer
+from qtpy.QtCore import QTimer
 
 from napari_spatial_ar.gui.directions import Edges, axis_directions, edge_letters
 from napari_spatial_ar.gui.layers import KEY, is_scan
@@ -47,7 +49,10 @@ class PatientMarks:
         self._viewer = ref(viewer)
         self._chosen: Layer | None = None
         self._followed: Layer | None = None
+        self._held = False
         self._overlays = _text_overlays(viewer)
+        #: Units of layers that were given others, as they came.
+        self._units: WeakKeyDictionary[Layer, tuple[Any, ...]] = WeakKeyDictionary()
         self.edges: Edges | None = None
         #: "Slice 4 of 12", in the plane in view and in file order; "" where no slice of it is seen.
         self.place = ""
@@ -57,6 +62,7 @@ class PatientMarks:
         viewer.dims.events.ndisplay.connect(self._on_ndisplay)
         viewer.dims.events.axis_labels.connect(self.refresh)
         camera_of(viewer).events.orientation.connect(self.refresh)
+        viewer.layers.events.inserting.connect(self._hold)
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
         viewer.layers.selection.events.active.connect(self.refresh)
@@ -84,9 +90,31 @@ class PatientMarks:
         if layer is not self._followed:
             self._followed = layer
             self._show_guides()
+        self._agree_on_units(viewer, layer)
         self.edges = self._edges(viewer, layer)
         self._draw(viewer)
         self._on_point()
+
+    def _agree_on_units(self, viewer: Any, scan: Layer | None) -> None:
+        """Let all layers count in the unit of the scan in view.
+
+        Where one counts in millimetres and another in pixels, as a picture does, or what another
+        plugin adds, napari warns of it and draws no scale. Lengths are the same, only what they
+        are called: what is not in view need not be called right.
+        """
+        if scan is None:
+            return
+        seen = self._units.get(scan, scan.units)
+        wanted = (seen[0],) * (3 - len(seen)) + tuple(seen)[-3:]  # of a picture, as if of a stack
+        for layer in viewer.layers:
+            own = self._units.get(layer, tuple(layer.units))
+            asked = wanted[-len(own) :]
+            pairs = zip(own[-3:], asked, strict=True)
+            fits = all(mine.dimensionality == theirs.dimensionality for mine, theirs in pairs)
+            units = own if fits else (*own[:-3], *asked)
+            if tuple(layer.units) != units:
+                self._units[layer] = own
+                layer.units = units
 
     def _on_point(self, event: Any = None) -> None:
         """Write which slice is in view, counted as on a scanner and as in the docks."""
@@ -113,9 +141,32 @@ class PatientMarks:
         for name in _MOVES:
             getattr(layer.events, name).connect(self.refresh)
 
+    def _hold(self, event: Any = None) -> None:
+        """Let napari draw a layer that comes not before it agrees with the others on units."""
+        viewer = self._viewer()
+        if viewer is not None and len(viewer.layers) and hasattr(viewer.layers, "batched_update"):
+            self._held = True
+            viewer.layers.events.begin_batch()
+            # Also where something else fails in between.
+            QTimer.singleShot(0, self._release)
+
+    def _release(self) -> None:
+        viewer = self._viewer()
+        if viewer is None or not self._held:
+            return
+        self._held = False
+        # napari collects garbage here, for layers that went: half a second where torch is loaded.
+        thawed = gc.get_freeze_count() == 0
+        if thawed:
+            gc.freeze()
+        viewer.layers.events.end_batch()
+        if thawed:
+            gc.unfreeze()
+
     def _on_inserted(self, event: Any) -> None:
         self._watch(event.value)
         self.refresh()
+        self._release()
 
     def _on_removed(self, event: Any) -> None:
         for name in _MOVES:

@@ -82,6 +82,41 @@ def test_the_scale_bar_lies_where_no_notification_does(lab: Any) -> None:
     assert str(viewer.canvas.overlays.scale_bar.position) == "bottom_left"
 
 
+def test_layers_agree_on_units_so_that_napari_does_not_warn(
+    make_napari_viewer: Any, lab: Any, notes: list[str]
+) -> None:
+    """napari looks at the units of all layers, hidden ones too, whenever it draws."""
+    viewer = make_napari_viewer(show=True)
+    marks = attend(viewer)
+
+    def drawn_units() -> str:
+        viewer.screenshot(flash=False)
+        return str(viewer.layers.extent.units)
+
+    scan = viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
+    viewer.add_shapes([np.eye(3)], shape_type="path")
+    viewer.add_points(np.zeros((1, 2)))
+    viewer.add_labels(np.ones(scan.data.shape, np.uint8))
+    assert "millimeter" in drawn_units()
+    flat = Geometry.without_spacing((1, 40, 36))
+    picture = Volume(lab.voxels()[5:6], flat, "other", Series("picture"))
+    other = viewer.add_image(**volume_layer_kwargs(picture), visible=False)
+    assert "millimeter" in drawn_units()
+    scan.visible, other.visible = False, True
+    marks.follow(other)
+    assert "pixel" in drawn_units()  # of the picture that is seen, no length is claimed
+    scan.visible, other.visible = True, False
+    marks.follow(scan)
+    assert "millimeter" in drawn_units()
+    viewer.layers.remove(scan)
+    other.visible = True
+    assert "pixel" in drawn_units()
+    viewer.add_image(lab.voxels()[5])
+    assert "pixel" in drawn_units()
+    viewer.add_image(lab.voxels()[None], units=("s", "mm", "mm", "mm"))
+    assert notes == []
+
+
 def test_a_ball_left_in_front_and_above_lies_between_the_letters_that_say_so() -> None:
     """Side by an asymmetric phantom: drawn rows and columns against where the ball was put."""
     grid = np.indices((20, 24, 28))
