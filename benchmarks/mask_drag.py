@@ -1,6 +1,6 @@
 """Time of the GUI thread for a step of the threshold: the mask of the slice in view, in napari.
 
-QT_API=pyqt5 xvfb-run -a python benchmarks/mask_drag.py [--size 512] [--slices 48] [--json FILE]
+QT_API=pyqt6 xvfb-run -a python benchmarks/mask_drag.py [--size 512] [--slices 48] [--json FILE]
 """
 
 from __future__ import annotations

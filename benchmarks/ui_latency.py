@@ -3,7 +3,7 @@
 A timer is to fire every 5 ms; how late it comes is how late a click would be noticed. On Linux
 without a screen:
 
-QT_API=pyqt5 xvfb-run -a -s "-screen 0 1366x768x24" python benchmarks/ui_latency.py [--json FILE]
+QT_API=pyqt6 xvfb-run -a -s "-screen 0 1366x768x24" python benchmarks/ui_latency.py [--json FILE]
 
 ``--stalls`` also says what the GUI thread was doing where it came more than 50 ms late. It holds on
 to frames of Python, and so to painters in them, of which Qt warns and may fail: not for figures.

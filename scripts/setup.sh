@@ -113,10 +113,11 @@ without_qt() { sed -E 's/pyqt[0-9]+|pyside[0-9]+//' <<<"$1"; }
 
 if [ "$gui" = yes ] && [ "$(uname)" = Linux ]; then
     need_packages "${GUI_PACKAGES[@]}"
-    # dciodvfy, which checks DICOM files against the standard, and a browser to open reports in.
+    # dciodvfy, which checks DICOM files against the standard; a browser to open reports in; the
+    # mouse and the keys of scripts/first_use.py.
     case ",$extras," in
         *,test,*)
-            want_packages dicom3tools
+            want_packages dicom3tools libxtst6
             want_packages chromium-headless-shell
             ;;
     esac

@@ -22,6 +22,7 @@ import napari_spatial_ar
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = REPO_ROOT / "napari_spatial_ar"
+SCRIPTS = REPO_ROOT / "scripts"
 MANIFEST = PACKAGE / "napari.yaml"
 
 QT_BINDINGS = {"pyqt5", "pyqt6", "pyside2", "pyside6"}
@@ -97,6 +98,20 @@ def test_every_dependency_has_a_tested_version(project):
     for requirement in map(Requirement, chain(project["dependencies"], *extras)):
         version = str(pinned[canonicalize_name(requirement.name)]).removeprefix("==")
         assert requirement.specifier.contains(version), requirement
+
+
+def test_pythons_claimed_are_those_tested(project):
+    claimed = re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"]))
+    tested = re.search(r"pythons=\((python.*)\)", (SCRIPTS / "test_pythons.sh").read_text())
+    assert tested is not None
+    assert [f"python{version}" for version in claimed] == tested.group(1).split()
+    assert project["requires-python"] == f">={claimed[0]}"
+
+
+def test_napari_is_capped_below_the_version_that_is_known_to_break(project):
+    (napari,) = (Requirement(r) for r in project["dependencies"] if r.startswith("napari>"))
+    assert napari.specifier.contains("0.9.99")
+    assert not napari.specifier.contains("0.10.0")
 
 
 def test_versions_agree(project):
