@@ -26,6 +26,7 @@ from napari_spatial_ar.cli.support import (
     Weights,
     chosen_backbone,
     command,
+    odd,
     progress_bar,
     say,
     show,
@@ -140,6 +141,7 @@ def compare(
         typer.Option(
             metavar="N",
             min=1,
+            callback=odd,
             help="Side of the mean filter over patch scores, the same for all.",
             show_default="the best of each on valid, by pixel AUPR",
         ),
@@ -203,7 +205,8 @@ def compare(
     from napari_spatial_ar.evaluation.anomalib_models import fit_anomalib
     from napari_spatial_ar.evaluation.compare import compare as compare_methods
     from napari_spatial_ar.evaluation.report import write_report
-    from napari_spatial_ar.evaluation.rivals import fit_rival, grouped
+    from napari_spatial_ar.evaluation.rivals import check_rival, fit_rival, grouped
+    from napari_spatial_ar.imaging.datasets import bmad_items
     from napari_spatial_ar.imaging.files import claimed
     from napari_spatial_ar.normative.fitting import FitProgress
     from napari_spatial_ar.normative.model import load_model
@@ -214,6 +217,19 @@ def compare(
         raise InputError(
             f"'{seeds}' is no list of seeds", fix="Write whole numbers with commas: 0,1,2"
         ) from error
+    settings: dict[str, Any] = {
+        "modality": modality.value,
+        "backbone": chosen_backbone(backbone, weights) if method else "",
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "patient_pattern": patient_pattern,
+        "weights": weights,
+    }
+    # What cannot be done is said before anything takes long.
+    bmad_items(dataset, split.value, patient_pattern=patient_pattern)
+    for name in method or ():
+        for seed in numbers:
+            check_rival(name, **settings, seed=seed)
     with claimed(out), progress_bar() as bar:
         task = bar.add_task("", total=None)
 
@@ -221,11 +237,10 @@ def compare(
             bar.update(task, description=what, completed=done, total=total or None)
 
         others = []
-        for name in anomalib or ():  # what cannot run is said before anything takes long
+        for name in anomalib or ():
             at(f"Getting ready anomalib's {name}", 0, 0)
             others.append(anomalib_method(name))
         rivals = grouped([load_model(name, weights=weights, device=device) for name in model or ()])
-        chosen = chosen_backbone(backbone, weights) if method else ""
         for name in method or ():
 
             def fitting(step: FitProgress, name: str = name) -> None:
@@ -238,13 +253,8 @@ def compare(
                     numbers,
                     out / "models",
                     progress=fitting,
-                    modality=modality.value,
-                    backbone=chosen,
-                    epochs=epochs,
-                    batch_size=batch_size,
-                    patient_pattern=patient_pattern,
-                    weights=weights,
                     device=device,
+                    **settings,
                 )
             )
         rivals += [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_spatial_ar.cli.choices import (
+    METHOD_NAMES,
     ContextName,
     Modality,
     complete_backbone,
@@ -96,12 +97,22 @@ def models_methods(json: Json = None) -> dict[str, Any]:
 
     rows = table("method", "what is unusual for it", "options and defaults", "after")
     found = []
-    for name, method in DETECTORS.items():
-        options = method.options()
-        said = "\n".join(f"{key}={value}" for key, value in options.items())
-        rows.add_row(name, f"{method.summary}\n({method.cost})", said, method.reference)
-        about = {"summary": method.summary, "unit": method.unit, "cost": method.cost}
-        found.append({"name": name, **about, "reference": method.reference, "options": options})
+    for name in METHOD_NAMES:
+        method = DETECTORS[name]
+        options = method.described_options()
+        said = [f"{o.name}={o.default}" + (f" ({o.rule})" if o.rule else "") for o in options]
+        rows.add_row(name, f"{method.summary}\n({method.cost})", "\n".join(said), method.reference)
+        found.append(
+            {
+                "name": name,
+                "summary": method.summary,
+                "unit": method.unit,
+                "cost": method.cost,
+                "reference": method.reference,
+                "options": method.options(),
+                "allowed": {option.name: option.rule for option in options if option.rule},
+            }
+        )
     show(rows)
     return {"methods": found}
 

@@ -41,6 +41,7 @@ from napari_spatial_ar.cli.support import (
     Weights,
     chosen_backbone,
     command,
+    odd,
     parse_window,
     progress_bar,
     say,
@@ -225,6 +226,7 @@ def fit(
         typer.Option(
             metavar="N",
             min=1,
+            callback=odd,
             help="Side of a mean filter over patch scores, an odd number; 1: none.",
             rich_help_panel=_SCORES,
         ),
@@ -264,7 +266,7 @@ def fit(
     from napari_spatial_ar.scale.features import extract_on
 
     name, _, own = (method or "").partition(":")
-    options = read_settings(own, set(DETECTORS[name].options())) if name in DETECTORS else {}
+    options = read_settings(own, list(DETECTORS[name].options())) if name in DETECTORS else {}
     settings: dict[str, Any] = {
         "exclude": exclude or (),
         "modality": modality.value,

@@ -59,6 +59,7 @@ __all__ = [
     "Weights",
     "chosen_backbone",
     "command",
+    "odd",
     "parse_window",
     "progress_bar",
     "say",
@@ -226,6 +227,13 @@ FitWindow = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option(help="Replace the output of an earlier run.")]
+
+
+def odd(side: int | None) -> int | None:
+    """See that the side of a filter is odd, so that it has a centre (`BadParameter`)."""
+    if side is not None and side % 2 == 0:
+        raise typer.BadParameter(f"{side} is not an odd number.")
+    return side
 
 
 def parse_window(text: str) -> Window:

@@ -198,7 +198,7 @@ def anomalib_method(text: str) -> AnomalibMethod:
     known = {*numbers, *link().options(kind.name)}
     if kind.epochs == 1:
         known.remove("epochs")  # it looks at a slice once, whatever is asked for
-    settings = read_settings(given, known)
+    settings = read_settings(given, sorted(known))
     numbers |= {key: settings.pop(key) for key in numbers if key in settings}
     for key, value in numbers.items():
         if type(value) is not int or value < 1 or (key == "size" and value % _STEP):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,18 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation.scorer import Scorer
 from napari_spatial_ar.imaging.files import atomic_write_json
 from napari_spatial_ar.imaging.json_text import parse_json
-from napari_spatial_ar.normative.fitting import FitProgress, fit, fit_steps
+from napari_spatial_ar.normative.fit_settings import NETWORK_SETTINGS
+from napari_spatial_ar.normative.fitting import FitProgress, fit
 from napari_spatial_ar.normative.methods import DETECTORS
 from napari_spatial_ar.normative.methods.base import of_kind
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
+from napari_spatial_ar.normative.recipe import Recipe
+from napari_spatial_ar.normative.weights import spec_of
 
 __all__ = [
     "Rival",
+    "check_rival",
     "fit_rival",
     "folder_name",
     "grouped",
@@ -91,6 +94,24 @@ def grouped(models: Sequence[NormativeModel]) -> list[Rival]:
     return rivals
 
 
+def check_rival(method: str, **settings: Any) -> None:
+    """See that a method and its settings can be used; the parameters are those of `fit_rival`.
+
+    Nothing is read or loaded for it, so that all rivals can be checked before the first is fitted.
+
+    Raises
+    ------
+    InputError
+        If a setting is not known, of another kind or out of range.
+    """
+    _, wanted = _read(method, settings)
+    of_recipe = {field.name for field in fields(Recipe)} | set(NETWORK_SETTINGS)
+    given = {k: v for k, v in wanted.items() if k in of_recipe and v is not None}
+    recipe = Recipe().changed(given)
+    if not recipe.backbone.startswith("pixels"):
+        spec_of(recipe.backbone)
+
+
 def fit_rival(
     root: str | Path,
     method: str,
@@ -124,26 +145,37 @@ def fit_rival(
         If a setting is not known or is no number where one is wanted, or a folder holds a model of
         other settings.
     """
+    label, wanted = _read(method, settings)
+    models = [
+        _fit_once(root, folder / folder_name(label, seed), {**wanted, "seed": seed}, progress)
+        for seed in seeds
+    ]
+    return Rival(label, tuple(models))
+
+
+def _read(method: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Give the label of a rival, and keyword arguments of `fit` for it."""
     name, _, text = method.partition(":")
     if name not in DETECTORS:
         raise InputError(f"there is no method '{name}'", fix=f"Choose: {', '.join(DETECTORS)}")
     options = DETECTORS[name].options()
-    shared = {key: p.default for key, p in inspect.signature(fit_steps).parameters.items()}
-    own = read_settings(text, {*shared, *options})
+    shared = {
+        field.name: field.default
+        for field in fields(Recipe)
+        if field.name not in ("folders", "method", "options")
+    }
+    own = read_settings(text, [*options, *shared, *NETWORK_SETTINGS])
     chosen = {key: value for key, value in own.items() if key in options}
     others = {key: value for key, value in own.items() if key not in options}
     for key, value in others.items():
-        if isinstance(shared[key], int | float) and not of_kind(value, shared[key]):
-            raise InputError(f"'{key}' must be a number such as {shared[key]}, not '{value}'")
-    label = said_with(name, own)
-    models = []
-    for seed in seeds:
-        wanted = {**settings, **others, "method": name, "options": chosen, "seed": seed}
-        models.append(_fit_once(root, folder / folder_name(label, seed), wanted, progress))
-    return Rival(label, tuple(models))
+        default = shared.get(key)
+        if isinstance(default, int | float) and not of_kind(value, default):
+            raise InputError(f"'{key}' must be a number such as {default}, not '{value}'")
+    wanted = {**settings, **others, "method": name, "options": chosen}
+    return said_with(name, own), wanted
 
 
-def read_settings(text: str, known: set[str]) -> dict[str, Any]:
+def read_settings(text: str, known: Sequence[str]) -> dict[str, Any]:
     """Read ``key=value,key=value``; values are JSON (lists become tuples) or plain words.
 
     Raises
@@ -157,7 +189,7 @@ def read_settings(text: str, known: set[str]) -> dict[str, Any]:
         if not equals or key not in known:
             raise InputError(
                 f"'{part}' is no setting of a fit",
-                fix="Write METHOD:KEY=VALUE, such as spatial-ar:dilation=1",
+                fix=f"Write METHOD:KEY=VALUE,... where a key is {', '.join(dict.fromkeys(known))}",
             )
         try:
             read = parse_json(value)

@@ -37,9 +37,12 @@ def _editor(option: Any, choices: tuple) -> Any:
     if choices:
         limits = {"choices": choices}
     elif isinstance(default, int | float) and not isinstance(default, bool):
-        # Counts start at 1, but where 0 has a meaning of its own and is the default.
-        least = 1 if isinstance(default, int) and default > 0 else 0
-        limits = {"min": least, "max": _LARGEST}
+        ends = dict(option.limits)
+        limits = {
+            "min": ends.get("at least", ends.get("above", -_LARGEST)),
+            "max": ends.get("at most", ends.get("below", _LARGEST)),
+        }
+        limits = {end: type(default)(limit) for end, limit in limits.items()}
     made: Any = create_widget(
         value=default, name=option.name, options={"tooltip": option.text, **limits}
     )

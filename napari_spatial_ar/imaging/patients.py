@@ -10,7 +10,7 @@ from pathlib import Path
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.reading import Source
 
-__all__ = ["groups_by_name"]
+__all__ = ["check_pattern", "groups_by_name"]
 
 # Both eyes are one patient's (1221_OD_o_2 -> 1221); else the last number is the slice's
 # (vol000_0064 -> vol000).
@@ -25,6 +25,7 @@ def groups_by_name(
 
     A DICOM file's is inside it (`patient_key`), unless there is a pattern.
     """
+    check_pattern(patient_pattern)
     sources = [source for source in sources if source.format != "closed"]
     files = [f for s in sources for f in (s.files if s.format == "raster" else s.files[:1])]
     if patient_pattern is not None:
@@ -47,11 +48,16 @@ def groups_by_name(
     return groups
 
 
-def _match(pattern: str, file: Path, folder: Path) -> str:
+def check_pattern(pattern: str | None) -> None:
+    """See that a patient pattern is a regular expression (`InputError`), before files are read."""
     try:
-        match = re.search(pattern, file.relative_to(folder).as_posix())
+        re.compile(pattern or "")
     except re.error as error:
         raise InputError(f"{pattern!r} is not a regular expression ({error})") from error
+
+
+def _match(pattern: str, file: Path, folder: Path) -> str:
+    match = re.search(pattern, file.relative_to(folder).as_posix())
     if match is None:
         raise InputError(f"the patient pattern {pattern!r} does not match this file", path=file)
     return str(match.group(1) if match.re.groups else match.group(0))

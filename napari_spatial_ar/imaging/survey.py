@@ -14,7 +14,7 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.bmad_folders import bmad_folder
 from napari_spatial_ar.imaging.dicom.series import patient_key
-from napari_spatial_ar.imaging.patients import groups_by_name
+from napari_spatial_ar.imaging.patients import check_pattern, groups_by_name
 from napari_spatial_ar.imaging.raster import page_count, read_raster
 from napari_spatial_ar.imaging.reading import Source, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
@@ -80,6 +80,7 @@ def survey(
         If there is no such folder, one holds no image or none that can be read, or the pattern is
         no regular expression or does not match a file.
     """
+    check_pattern(patient_pattern)
     yield Looked(0, 0)
     paths = [folders] if isinstance(folders, str | Path) else folders
     parts = [part for path in paths for part in _parts(Path(path))]

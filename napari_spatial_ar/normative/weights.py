@@ -352,8 +352,13 @@ def spec_of(name: str) -> BackboneSpec:
     """
     spec = find_spec(name)
     if spec is None:
+        known = known_backbones()
+        here = [other for other, found in known.items() if at_hand(found)]
+        rest = [other for other in known if other not in here]
         raise InputError(
-            f"there is no backbone '{name}'", fix=f"Choose: {', '.join(known_backbones())}"
+            f"there is no backbone '{name}'",
+            fix=f"Choose one whose weights are at hand ({', '.join(here) or 'none are'}), or one "
+            f"that can be pulled ({', '.join(rest)})",
         )
     return spec
 

@@ -53,6 +53,11 @@ def test_wrong_use_is_one_sentence(tmp_path: Path, cohort: Path) -> None:
         "anomalib": ["--anomalib", "padim"],
         "no list of seeds": ["--method", "memory-bank", "--seeds", "a"],
         "no setting of a fit": ["--method", "memory-bank:nonsense=1"],
+        "from 0, not -1": ["--method", "memory-bank", "--seeds", "0,-1"],
+        "coreset must be above 0 and at most 1, not 7": [
+            *("--method", "memory-bank", "--method", "memory-bank:coreset=7")
+        ],
+        "no backbone 'resnet'": ["--method", "memory-bank", "--method", "dpmm:backbone=resnet"],
     }
     for words, arguments in wrong.items():
         arguments = ["compare", cohort, "--out", tmp_path / "out", *arguments]

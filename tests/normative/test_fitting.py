@@ -19,6 +19,7 @@ from napari_spatial_ar.imaging.datasets import find_slices, split_by_group
 from napari_spatial_ar.imaging.survey import survey
 from napari_spatial_ar.imaging.surveyed import Survey
 from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.normative import fitting
 from napari_spatial_ar.normative.backbone import Backbone, Fuse, with_layers
 from napari_spatial_ar.normative.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
@@ -345,6 +346,53 @@ def test_disk_that_fills_up_leaves_nothing_half_written(
     with pytest.raises(StorageError, match="disk is full"):
         list(store.extract(find_slices(normal_slices).train))
     assert not [p for p in store.folder.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"options": {"optimizer": "sgd"}}, "optimizer must be adamw or muon, not 'sgd'"),
+        ({"options": {"raster": "x"}}, "raster must be forward or both, not 'x'"),
+        ({"options": {"noise_share": 2.0}}, "noise_share must be at least 0 and at most 1"),
+        ({"options": {"hiden": 3}}, "has no option 'hiden'"),
+        (
+            {"method": "patch-gaussian", "options": {"position": "patch", "cells": 9}},
+            "a grid of 4 x 4 patches does not fill 9 x 9 cells",
+        ),
+        ({"layers": "5"}, "cannot give the blocks 5"),
+        ({"layers": "two"}, "'two' does not say which blocks"),
+        ({"fuse": "mean"}, "mean"),
+        ({"device": "gpu"}, "no device 'gpu'"),
+        ({"backbone": "resnet"}, "no backbone 'resnet'.*at hand"),
+        ({"weights": "absent.pth"}, "no such weights file"),
+        ({"slice_range": "0.9:0.1"}, "0.9"),
+        ({"acquired": "sideways"}, "'sideways' says nothing"),
+    ],
+)
+def test_wrong_settings_are_refused_before_a_scan_is_read(
+    normal_slices: Path,
+    tiny_weights: Path,
+    tiny_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    change: dict[str, Any],
+    words: str,
+) -> None:
+    monkeypatch.setattr(fitting, "find_slices", None)
+    out = tmp_path / "m"
+    said = {"backbone": tiny_name, "size": 64, "device": "cpu", "method": "spatial-ar", **change}
+    with pytest.raises((InputError, WeightsError), match=words):
+        nsar.fit(normal_slices, out=out, **said)
+    assert not out.exists()
+
+
+def test_a_model_that_is_there_is_seen_before_a_scan_is_read(
+    normal_slices: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fitting, "find_slices", None)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(InputError, match="a model is there already"):
+        nsar.fit(normal_slices, out=tmp_path, **settings)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from napari_spatial_ar.normative.methods import (
     FitSetup,
     SpatialARDetector,
     StoredGrids,
+    check_options,
     detector_from_tensors,
     score_grid,
 )
@@ -369,4 +371,24 @@ def test_every_option_says_what_it_is(method: type[Detector]) -> None:
         assert option.default in (option.choices or (option.default,))
         # A text that may only be one of a few has to say which; one that is free starts empty.
         assert option.choices or option.default == "" or not isinstance(option.default, str)
+        option.check(option.default)
+        # A number has a range, whose ends are refused or taken as it says.
+        if isinstance(option.default, int | float) and not isinstance(option.default, bool):
+            assert option.limits, option.name
+        kind = type(option.default)
+        for word, limit in option.limits:
+            inside = word in ("at least", "at most")
+            wrong = limit + {"at least": -1, "at most": 1}.get(word, 0)
+            with pytest.raises(InputError, match=f"{option.name} must be .*{word} {limit:g}"):
+                check_options(method, {option.name: kind(wrong)})
+            if inside:
+                option.check(kind(limit))
+        for choice in option.choices:
+            option.check(choice)
+        if option.choices:
+            with pytest.raises(InputError, match=f"{option.name} must be .* or .*, not 'x'"):
+                check_options(method, {option.name: "x"})
+        if isinstance(option.default, float):
+            with pytest.raises(InputError, match=f"{option.name} must be .*, not nan"):
+                check_options(method, {option.name: math.nan})
     assert method.title

@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.methods.base import (
     FitSetup,
+    check_options,
     detector_from_tensors,
     score_grid,
 )
@@ -162,9 +163,9 @@ def test_same_seed_same_detector(detector: ChangeNovelty, held_out: list[torch.T
     assert all(torch.equal(tensor, again[key]) for key, tensor in detector.tensors().items())
 
 
-def test_refuses_what_does_not_fit(detector: ChangeNovelty, held_out: list[torch.Tensor]) -> None:
+def test_refuses_what_does_not_fit(detector: ChangeNovelty) -> None:
     with pytest.raises(InputError, match="weight must be at least 0, not -1"):
-        fitted(held_out, weight=-1.0)
+        check_options(ChangeNovelty, {"weight": -1.0})
     with pytest.raises(InputError, match="fitted on 12"):
         detector.score(torch.zeros(1, CHANNELS + 1, ROWS, COLUMNS))
     whole, said = detector.tensors(), detector.parameters()

@@ -12,7 +12,12 @@ from safetensors.torch import load, save
 
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.autoregressive import SpatialAR
-from napari_spatial_ar.normative.methods import FitSetup, SpatialARDetector, StoredGrids
+from napari_spatial_ar.normative.methods import (
+    FitSetup,
+    SpatialARDetector,
+    StoredGrids,
+    check_options,
+)
 from napari_spatial_ar.normative.methods.base import Learned, Step
 
 CHANNELS, ROWS, COLUMNS = 6, 5, 7
@@ -152,8 +157,6 @@ def test_a_file_says_how_many_networks_there_are() -> None:
         ({"raster": "both", "context": "bidirectional"}, "bidirectional network has no raster"),
     ],
 )
-def test_rasters_that_there_are_not(
-    grids: tuple[StoredGrids, StoredGrids], tmp_path: Path, options: dict[str, Any], words: str
-) -> None:
+def test_rasters_that_there_are_not(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        learn(grids, tmp_path, **options)
+        check_options(SpatialARDetector, options)

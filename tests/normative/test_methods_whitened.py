@@ -334,6 +334,7 @@ def test_a_released_file_loads_and_is_written_with_the_same_sha256(tmp_path: Pat
         ({"dilations": "1,2,4,2,1"}, "no dilations"),
         ({"dilations": 4}, "kind"),
         ({"whiten": "yes"}, "kind"),
+        ({"kernel": 4}, "kernel must be an odd number, not 4"),
     ],
 )
 def test_options_that_cannot_be_read_are_refused_before_anything_is_done(

@@ -105,7 +105,7 @@ def test_a_fit_that_ended_early_trains_no_more_when_resumed(
 
 
 def test_patience_below_0(normal_slices: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="number of epochs from 0, not -1"):
+    with pytest.raises(InputError, match="patience must be at least 0, not -1"):
         nsar.fit(normal_slices, out=tmp_path / "m", patience=-1, **settings)
 
 

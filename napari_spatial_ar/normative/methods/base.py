@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
+import operator
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -36,6 +39,14 @@ __all__ = [
 
 DETECTORS: dict[str, type[Detector]] = {}
 
+# Words by which the docstring of `learn` limits a number.
+_LIMITS = {
+    "at least": operator.ge,
+    "above": operator.gt,
+    "at most": operator.le,
+    "below": operator.lt,
+}
+_LIMIT = re.compile(rf"({'|'.join(_LIMITS)}) (-?[\d.]+)")
 # What a model file's tensors may be.
 _KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -112,12 +123,38 @@ class Option:
         What it is, for people.
     choices : tuple
         All that it may be, where these are few.
+    limits : tuple of (str, float)
+        Of a number, as ``("at least", 1.0)``; other words are "above", "at most" and "below".
     """
 
     name: str
     default: Any
     text: str
     choices: tuple[Any, ...] = ()
+    limits: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def rule(self) -> str:
+        """What it may be, in words: "at least 1", "adamw or muon"; "" where that is open."""
+        said = " and ".join(f"{word} {limit:g}" for word, limit in self.limits)
+        return said or " or ".join(map(str, self.choices))
+
+    def check(self, value: Any) -> None:
+        """See that a value is of the right kind and one that it may be.
+
+        Raises
+        ------
+        InputError
+            If it is not.
+        """
+        if not of_kind(value, self.default):
+            raise InputError(
+                f"the option '{self.name}' must be of the kind of {self.default!r}, not {value!r}"
+            )
+        fits = all(_LIMITS[word](value, limit) for word, limit in self.limits)
+        fits = fits and (not self.choices or value in self.choices)
+        if not fits or (isinstance(value, float) and not math.isfinite(value)):
+            raise InputError(f"{self.name} must be {self.rule or 'finite'}, not {value!r}")
 
 
 class Detector(ABC):
@@ -184,7 +221,8 @@ class Detector(ABC):
         Raises
         ------
         InputError
-            If there are no grids, they do not fit each other, or an option is out of range.
+            If there are no grids, or they do not fit each other. Whether options are in range is
+            for `check_options` to see, before.
         """
 
     @classmethod
@@ -195,8 +233,19 @@ class Detector(ABC):
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
-        """See that options that are free text can be read, before anything is computed."""
+        """See that options can be read and go together, before anything is computed.
+
+        Parameters
+        ----------
+        options : mapping
+            All of them, each for itself as the docstring of `learn` says.
+        """
         del options
+
+    @classmethod
+    def check_shape(cls, options: Mapping[str, Any], rows: int, columns: int) -> None:
+        """See that options fit grids of so many patches, before any is made."""
+        del options, rows, columns
 
     @classmethod
     def passes(cls, options: Mapping[str, Any], train: int, valid: int = 0) -> int | None:
@@ -227,11 +276,12 @@ class Detector(ABC):
         for entry in parse(cls.learn.__doc__ or "", DocstringStyle.NUMPYDOC).params:
             kind = entry.type_name or ""
             choices = ast.literal_eval(f"({kind[1:-1]},)") if kind.startswith("{") else ()
+            limits = tuple((word, float(limit)) for word, limit in _LIMIT.findall(kind))
             text = " ".join((entry.description or "").split()).replace("`", "")
             for name in entry.arg_name.split(","):
-                documented[name.strip()] = text, choices
+                documented[name.strip()] = text, choices, limits
         return tuple(
-            Option(name, default, *documented.get(name, ("", ())))
+            Option(name, default, *documented.get(name, ("", (), ())))
             for name, default in cls.options().items()
         )
 
@@ -333,27 +383,23 @@ class Detector(ABC):
 
 
 def check_options(method: type[Detector], options: Mapping[str, Any]) -> None:
-    """See that options are the method's own, of the right kind and can be read.
+    """See that options are the method's own, of the right kind, in range and can be read.
 
     Raises
     ------
     InputError
         If one is not; it names those that are.
     """
-    known = method.options()
+    known = {option.name: option for option in method.described_options()}
     for name, value in options.items():
         if name not in known:
-            listed = ", ".join(f"{k} ({v})" for k, v in known.items()) or "it has none"
+            listed = ", ".join(f"{o.name} ({o.default})" for o in known.values()) or "it has none"
             raise InputError(
                 f"the method '{method.name}' has no option '{name}'",
                 fix=f"Its options, with their defaults: {listed}",
             )
-        if not of_kind(value, known[name]):
-            raise InputError(
-                f"the option '{name}' of '{method.name}' must be of the kind of {known[name]!r}, "
-                f"not {value!r}"
-            )
-    method.check({**known, **options})
+        known[name].check(value)
+    method.check({**method.options(), **options})
 
 
 def of_kind(value: object, default: object) -> bool:

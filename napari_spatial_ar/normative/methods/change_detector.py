@@ -134,15 +134,15 @@ class ChangeDetector(Detector):
             neither. Walked three times.
         setup
             As for every detector.
-        slices : int
+        slices : int, at least 1
             Pairs used, at most.
-        components : int
+        components : int, at least 1
             Principal components kept, at most 2 D.
-        hidden : int
+        hidden : int, at least 1
             Units of the network.
-        steps : int
+        steps : int, at least 1
             Of its training.
-        samples : int
+        samples : int, at least 1
             Patches of each label that are drawn, at most: bounds the memory needed.
 
         Raises
@@ -150,11 +150,6 @@ class ChangeDetector(Detector):
         InputError
             If labels do not fit their grid, or there are no patches of one of the labels.
         """
-        if min(slices, components, hidden, steps, samples) < 1:
-            raise InputError(
-                "slices, components, hidden, steps and samples must be at least 1, not "
-                f"{slices}, {components}, {hidden}, {steps} and {samples}"
-            )
         moments, counts = Moments(), {CHANGED: 0, UNCHANGED: 0}
         for number, (grid, labels) in enumerate(_walk(grids, slices), start=1):
             for label in counts:

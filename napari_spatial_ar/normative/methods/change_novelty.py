@@ -33,7 +33,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError, ModelFileError
+from napari_spatial_ar.errors import ModelFileError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.change_detector import ChangeDetector, StoredChange
 from napari_spatial_ar.normative.methods.explanation import Explanation, Quantity
@@ -122,17 +122,15 @@ class ChangeNovelty(Detector):
         setup
             As for every detector; ``normals`` are needed. What is usual is measured on ``valid``,
             or on them where that is empty.
-        weight : float
-            Of novelty in the heatmap, at least 0.
-        slices : int
+        weight : float, at least 0
+            Of novelty in the heatmap.
+        slices : int, at least 1
             Changed slices, at most.
-        rows : int
+        rows : int, at least 1
             Normal patches drawn, at most.
-        means : int
+        means : int, at least 0
             Means of these that are kept in their place; 0: they are kept themselves.
         """
-        if weight < 0:
-            raise InputError(f"weight must be at least 0, not {weight}")
         change = yield from ChangeDetector.learn(grids, setup, slices=slices)
         novelty = yield from SurroundingsBank.learn(setup.normals, setup, rows=rows, means=means)
         found = cls(change.detector, novelty.detector, torch.ones(3, 2), weight).to(setup.device)

@@ -110,22 +110,17 @@ class Dinomaly(Detector):
         ----------
         grids, setup
             As for every detector.
-        iterations : int
+        iterations : int, at least 1
             Steps of the training.
-        batch_size : int
+        batch_size : int, at least 1
             Slices in a step of the training.
-        learning_rate : float
-            Step size of the training at its highest, above 0.
-        decoder : int
+        learning_rate : float, above 0
+            Step size of the training at its highest.
+        decoder : int, at least 1
             Blocks of the network that reconstructs.
-        dropout : float
-            Share of the bottleneck that is blanked in training, below 1.
+        dropout : float, at least 0 and below 1
+            Share of the bottleneck that is blanked in training.
         """
-        if min(iterations, batch_size) < 1 or learning_rate <= 0:
-            raise InputError(
-                "iterations and batch_size must be at least 1 and learning_rate above 0, not "
-                f"{iterations}, {batch_size} and {learning_rate}"
-            )
         channels = next(iter(walk(grids))).shape[1]
         if channels % setup.blocks:
             raise InputError(f"{channels} channels do not divide into {setup.blocks} blocks")

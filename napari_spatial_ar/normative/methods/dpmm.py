@@ -31,7 +31,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import check_grid, rows_of, walk
 from napari_spatial_ar.normative.methods.stored import take
@@ -161,22 +160,17 @@ class DirichletMixture(Detector):
         ----------
         grids, setup
             As for every detector.
-        components : int
+        components : int, at least 1
             Components of the mixture, at most.
-        passes : int
+        passes : int, at least 1
             Passes over the training slices.
-        batch_size : int
+        batch_size : int, at least 1
             Slices that each update looks at.
-        rate : float
-            Share by which a batch moves the averages, above 0, at most 1.
-        concentration : float
-            At least 1; the larger, the more components the mixture gets.
+        rate : float, above 0 and at most 1
+            Share by which a batch moves the averages.
+        concentration : float, at least 1
+            The larger, the more components the mixture gets.
         """
-        if min(components, passes, batch_size) < 1 or not 0 < rate <= 1 or concentration < 1:
-            raise InputError(
-                "components, passes, batch_size and concentration must be at least 1 and rate in "
-                f"0..1, not {components}, {passes}, {batch_size}, {concentration} and {rate}"
-            )
         channels = next(iter(walk(grids))).shape[1]
         generator = torch.Generator().manual_seed(setup.seed)
         total = passes * -(-len(grids) // batch_size)

@@ -114,18 +114,13 @@ class HierarchicalMatching(Detector):
         ----------
         grids, setup
             As for every detector.
-        references : int
+        references : int, at least 1
             How many normal slices a query is matched with.
-        clusters : int
+        clusters : int, at least 1
             Cluster centres kept of each slice and stage.
-        slices : int
+        slices : int, at least 1
             Normal slices kept at most; of more, a seeded draw.
         """
-        if min(references, clusters, slices) < 1:
-            raise InputError(
-                "references, clusters and slices must be at least 1, not "
-                f"{references}, {clusters} and {slices}"
-            )
         total = sum(len(grid) for grid in walk(grids))
         draw = np.random.default_rng(setup.seed).permutation(total)[:slices]
         kept = set(draw.tolist())

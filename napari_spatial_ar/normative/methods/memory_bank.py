@@ -28,7 +28,6 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import check_grid, rows_of, sample_rows, walk
 from napari_spatial_ar.normative.methods.nearest import largest_products
@@ -92,18 +91,13 @@ class MemoryBank(Detector):
         ----------
         grids, setup
             As for every detector.
-        coreset : float
-            Share of the patches to keep, above 0; 1 keeps all.
-        projection : int
+        coreset : float, above 0 and at most 1
+            Share of the patches to keep; 1 keeps all.
+        projection : int, at least 1
             Dimensions that the coreset is chosen in.
-        candidates : int
+        candidates : int, at least 1
             Patches it is chosen from, at most.
         """
-        if not 0 < coreset <= 1 or min(projection, candidates) < 1:
-            raise InputError(
-                "coreset must be above 0 and at most 1, projection and candidates at least 1, not "
-                f"{coreset}, {projection} and {candidates}"
-            )
         if coreset == 1:
             rows = []
             for number, grid in enumerate(walk(grids), start=1):

@@ -118,21 +118,14 @@ class PatchGaussian(Detector):
             As for every detector.
         position : {"global", "patch"}
             One Gaussian for all patches, or one for each cell of the grid.
-        components : int
+        components : int, at least 0
             Principal components kept; 0 for all of them ("patch": for 64).
-        cells : int
+        cells : int, at least 1
             Cells along each side of the grid ("patch").
-        neighbours : int
+        neighbours : int, at least 0
             The image score is the mean distance of the pooled embedding from this many of the
             normal slices'; 0 leaves it to the patch scores.
         """
-        if position not in ("global", "patch"):
-            raise InputError(f"position must be 'global' or 'patch', not '{position}'")
-        if min(components, neighbours) < 0 or cells < 1:
-            raise InputError(
-                "components and neighbours must not be negative and cells at least 1, not "
-                f"{components}, {neighbours} and {cells}"
-            )
         moments, pooled = Moments(), []
         for number, grid in enumerate(walk(grids), start=1):
             moments.add(rows_of(grid.to(setup.device)))
@@ -174,6 +167,12 @@ class PatchGaussian(Detector):
                 neighbours,
             )
         )
+
+    @classmethod
+    def check_shape(cls, options: Mapping[str, Any], rows: int, columns: int) -> None:
+        """See `Detector.check_shape`."""
+        if options["position"] == "patch":
+            _check_cells(rows, columns, options["cells"])
 
     @property
     def heatmap_divisor(self) -> float:
@@ -244,6 +243,15 @@ class PatchGaussian(Detector):
         return self
 
 
+def _check_cells(rows: int, columns: int, cells: int) -> None:
+    """See that every cell gets patches of a grid."""
+    if min(rows, columns) < cells:
+        raise InputError(
+            f"a grid of {rows} x {columns} patches does not fill {cells} x {cells} cells",
+            fix="Choose fewer cells",
+        )
+
+
 class _CellSums:
     """Mean and covariance of each cell of the grid."""
 
@@ -256,12 +264,7 @@ class _CellSums:
     def add(self, turned: Tensor) -> None:
         """(B, Hp, Wp, k) principal components."""
         _, rows, columns, _ = turned.shape
-        if min(rows, columns) < self._cells:
-            raise InputError(
-                f"a grid of {rows} x {columns} patches does not fill {self._cells} x "
-                f"{self._cells} cells",
-                fix="Choose fewer cells",
-            )
+        _check_cells(rows, columns, self._cells)
         cell = _cell_of(rows, columns, self._cells).flatten()
         for values in turned.flatten(1, 2).cpu().double():
             self._count += torch.bincount(cell, minlength=len(self._count))

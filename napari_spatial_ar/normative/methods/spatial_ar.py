@@ -137,7 +137,7 @@ class SpatialARDetector(Detector):
         grids, setup
             As for every detector; here both sets of grids are `StoredGrids` and the checkpoint
             is needed.
-        dilation : int
+        dilation : int, at least 1
             How far apart the patches that it looks at lie: 4 looks wide, 1 close.
         dilations : str
             In place of the dilation, one for each convolution: 1-2-4-2-1 looks close and wide.
@@ -149,44 +149,35 @@ class SpatialARDetector(Detector):
         whiten : bool
             Turn the embeddings to principal components of equal variance before the network, as
             measured on at most 128 training slices.
-        hidden : int
+        hidden : int, at least 1
             Channels between the layers of the network.
-        convolutions : int
-            Convolutions of the network, at least 2.
-        kernel : int
+        convolutions : int, at least 2
+            Convolutions of the network.
+        kernel : int, at least 3
             Side of each convolution in patches, an odd number.
-        epochs : int
+        epochs : int, at least 1
             Passes over the training slices, at most.
-        patience : int
+        patience : int, at least 0
             End after so many epochs without a better validation NLL; 0: go through all epochs.
-        batch_size : int
+        batch_size : int, at least 1
             Slices in a step of the training.
-        learning_rate : float
-            Step size of the training, above 0.
+        learning_rate : float, above 0
+            Step size of the training.
         optimizer : {"adamw", "muon"}
             What steps along the gradients: the paper's AdamW, or Muon, which needs a tenth of
             the epochs (say 8, of steps of 8 slices at a learning rate of 0.003).
-        noise_share : float
+        noise_share : float, at least 0 and at most 1
             Share of the steps in which noise is added to the embeddings.
-        noise_scale : float
+        noise_scale : float, at least 0
             Strength of this noise, in standard deviations of the embeddings.
         """
         valid = setup.valid
         if not (isinstance(grids, StoredGrids) and isinstance(valid, StoredGrids)):
             raise InputError("Spatial AR trains on stored grids", fix="Use fit or fit_steps")
-        if not grids or not valid or setup.checkpoint is None or epochs < 1 or batch_size < 1:
+        if not grids or not valid or setup.checkpoint is None:
             raise InputError(
-                "Spatial AR needs slices to train and to validate on, a checkpoint, and at least "
-                "one epoch and one slice a step"
+                "Spatial AR needs slices to train and to validate on, and a checkpoint"
             )
-        if patience < 0:
-            raise InputError(f"patience is a number of epochs from 0, not {patience}")
-        if optimizer not in _OPTIMIZERS:
-            raise InputError(f"optimizer must be {' or '.join(_OPTIMIZERS)}, not '{optimizer}'")
-        if raster not in _RASTERS:
-            raise InputError(f"raster must be {' or '.join(_RASTERS)}, not '{raster}'")
-        if raster == "both" and context != "causal":
-            raise InputError(f"a {context} network has no raster that could run both ways")
         each = _read_dilations(dilations, convolutions)
         settings = TrainingSettings(
             network={
@@ -228,7 +219,13 @@ class SpatialARDetector(Detector):
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
-        """See `Detector.check`: of the dilations, which are free text."""
+        """See `Detector.check`."""
+        if options["kernel"] % 2 == 0:
+            raise InputError(f"kernel must be an odd number, not {options['kernel']}")
+        if options["raster"] == "both" and options["context"] != "causal":
+            raise InputError(
+                f"a {options['context']} network has no raster that could run both ways"
+            )
         _read_dilations(options["dilations"], options["convolutions"])
 
     @classmethod

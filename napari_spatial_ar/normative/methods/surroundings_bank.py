@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.methods.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.methods.grids import Draw, walk
 from napari_spatial_ar.normative.methods.nearest import largest_products
@@ -87,17 +86,13 @@ class SurroundingsBank(Detector):
         ----------
         grids, setup
             As for every detector.
-        rows : int
+        rows : int, at least 1
             Patches drawn, at most.
-        components : int
+        components : int, at least 1
             Principal components kept, at most 2 D.
-        means : int
+        means : int, at least 0
             Keep so many means of the patches drawn in place of them; 0: keep the patches.
         """
-        if min(rows, components) < 1:
-            raise InputError(f"rows and components must be at least 1, not {rows} and {components}")
-        if means < 0:
-            raise InputError(f"means must be at least 0, not {means}")
         moments = Moments()
         for number, grid in enumerate(walk(grids), start=1):
             moments.add(describe(grid.to(setup.device)))
