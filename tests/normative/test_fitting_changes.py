@@ -77,5 +77,5 @@ def test_a_wrong_number_of_slices_is_refused(
     normal_slices: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     settings |= {"options": {"slices": 0}}
-    with pytest.raises(InputError, match="0 are to be changed"):
+    with pytest.raises(InputError, match="slices must be at least 1, not 0"):
         nsar.fit(normal_slices, out=tmp_path / "m", **settings)
