@@ -1,4 +1,4 @@
-"""The tables of docs/method.md from what `ar_ablation.py` wrote, as Markdown.
+"""The tables of docs/explanation/method.md from what `ar_ablation.py` wrote, as Markdown.
 
 python benchmarks/ar_ablation_table.py [benchmarks/results/ar_ablation_gpu.json]
 

@@ -1,4 +1,4 @@
-"""Makes docs/controls.md: every control of the docks and dialogs with its tooltip.
+"""Makes docs/reference/controls.md: every control of the docks and dialogs with its tooltip.
 
 python docs/make_controls.py [--out FILE]
 
@@ -43,7 +43,7 @@ HEAD = """# Every control
 
 This is what appears when the mouse rests on a control. Words in *italics* stand for what is filled
 in, such as the model's unit. What a method's own options mean stands in their tooltips in the
-Training dock, and in [method.md](method.md). For research use, not for diagnosis.
+Training dock, and in [method.md](../explanation/method.md). For research use, not for diagnosis.
 
 `docs/make_controls.py` makes this page from `napari_spatial_ar/gui/tooltips.py`.
 """
@@ -86,7 +86,9 @@ def page() -> str:
 def main() -> None:
     """Parse arguments and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "controls.md")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "reference" / "controls.md"
+    )
     arguments = parser.parse_args()
     arguments.out.write_text(page(), encoding="utf-8")
 

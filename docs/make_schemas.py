@@ -1,4 +1,4 @@
-"""Makes docs/schema: a JSON Schema for each kind of JSON that the program writes.
+"""Makes docs/reference/schema: a JSON Schema for each kind of JSON that the program writes.
 
 python docs/make_schemas.py [--out FOLDER]
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from napari_spatial_ar.json_schemas import DOCUMENTS, json_schema
 
-FOLDER = Path(__file__).with_name("schema")
+FOLDER = Path(__file__).parent / "reference" / "schema"
 
 
 def pages() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/tour.md: napari at 1366 x 768, used with clicks and keys.
+"""Makes the pictures of docs/tutorials/tour.md: napari at 1366 x 768, used with clicks and keys.
 
 xvfb-run -a -s "-screen 0 1366x768x24" python docs/make_tour.py [--out FOLDER] [--theme light] \
     [--only NAME]

@@ -1,4 +1,4 @@
-"""Holds JSON that the program writes against docs/schema, and the other way round."""
+"""Holds JSON that the program writes against docs/reference/schema, and the other way round."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jsonschema
 
 from napari_spatial_ar.json_schemas import DOCUMENTS, Part
 
-_FOLDER = Path(__file__).parents[1] / "docs/schema"
+_FOLDER = Path(__file__).parents[1] / "docs/reference/schema"
 
 
 def check(document: dict[str, Any], kind: str | None = None) -> None:

@@ -31,7 +31,7 @@ def test_the_schemas_in_the_docs_are_those_of_the_models() -> None:
 
 @pytest.mark.parametrize("kind", sorted(DOCUMENTS))
 def test_each_schema_is_one_and_refuses_another_kind(kind: str) -> None:
-    schema = json.loads((ROOT / f"docs/schema/{kind}.v1.json").read_text())
+    schema = json.loads((ROOT / f"docs/reference/schema/{kind}.v1.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     other = {**stamped(DOCUMENTS[kind], {}), "schema": {"name": "another", "version": 1}}
     errors = list(jsonschema.Draft202012Validator(schema).iter_errors(other))

@@ -313,7 +313,7 @@ def script() -> ModuleType:
 
 def test_the_page_of_controls_is_up_to_date() -> None:
     made = script()
-    page = (ROOT / "docs/controls.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/reference/controls.md").read_text(encoding="utf-8")
     assert page == made.page(), "run python docs/make_controls.py"
 
 

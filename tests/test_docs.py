@@ -1,0 +1,69 @@
+"""The pages for people: each relative link leads to a file, each anchor to a heading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("models/*/*.md"),
+        *ROOT.glob("napari_spatial_ar/data/*.md"),
+    ]
+)
+
+
+def tokens(page: Path) -> Iterator[Token]:
+    """Blocks of a page in Markdown, and what is inside their lines."""
+    for block in MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8")):
+        yield block
+        yield from block.children or ()
+
+
+def links(page: Path) -> list[str]:
+    """Where links and pictures of a page lead, web addresses left out."""
+    found = [token.attrGet("href") or token.attrGet("src") for token in tokens(page)]
+    return [str(one) for one in found if one and not re.match(r"[a-z]+:", str(one))]
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub and the documentation site make them."""
+    blocks = list(tokens(page))
+    headings = [after.content for block, after in pairwise(blocks) if block.type == "heading_open"]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+def dead(page: Path) -> list[str]:
+    """Links of a page that lead nowhere."""
+    found = []
+    for link in links(page):
+        path, _, anchor = unquote(link).partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_link_is_dead(page: Path) -> None:
+    assert not dead(page)
+
+
+def test_dead_links_are_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A heading, with *marks*\n\n[here](#a-heading-with-marks), [gone](gone.md)\n"
+        "![](gone.png)\n"
+        "[there](page.md#a-heading), [web](https://example.org)\n\n`[code](no.md)`\n"
+    )
+    assert dead(page) == ["gone.md", "gone.png", "page.md#a-heading"]
