@@ -9,7 +9,7 @@ QT ?= pyqt6
 ARGS ?=
 export PYTHON
 
-.PHONY: help demo test test-qt5 test-pythons first-use lint format bench clean
+.PHONY: help demo test test-qt5 test-pythons first-use lint docs coverage format bench clean
 
 help:
 	@echo "make demo      score a real scan and show it in napari (without a display: files in demo_out/)"
@@ -18,6 +18,8 @@ help:
 	@echo "make test-pythons  install the wheel on each Python that is claimed, and try it (slow)"
 	@echo "make first-use  install the wheel, score the sample in napari with real clicks, on both bindings"
 	@echo "make lint      ruff, mypy, import-linter, codespell"
+	@echo "make docs      the documentation site, in site/"
+	@echo "make coverage  run every test, and say which lines none of them runs (htmlcov/)"
 	@echo "make format    let ruff put the code in shape"
 	@echo "make bench     what scoring and training cost on this machine, as ratios (20 minutes)"
 	@echo "make clean     remove the environments and what was built"
@@ -46,6 +48,13 @@ lint:
 	"$(VENV)/bin/codespell"
 	"$(VENV)/bin/mypy"
 
+docs:
+	scripts/setup.sh "$(VENV)" "$(QT),test,dev"
+	NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/mkdocs" build --strict --quiet
+
+coverage:
+	scripts/test.sh "$(VENV)" "$(QT)" --cov --cov-report=term --cov-report=html $(ARGS)
+
 format:
 	scripts/setup.sh "$(VENV)" "$(QT),test,dev"
 	"$(VENV)/bin/ruff" check --fix .
@@ -57,5 +66,5 @@ bench:
 	"$(VENV)/bin/python" benchmarks/bench.py --json bench_out/speed.json --plot bench_out/speed.png $(ARGS)
 
 clean:
-	rm -rf "$(VENV)" .venv-qt5 demo_out bench_out dist build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	rm -rf "$(VENV)" .venv-qt5 demo_out bench_out site htmlcov .coverage dist build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 	find napari_spatial_ar tests -name __pycache__ -type d -prune -exec rm -rf {} +
