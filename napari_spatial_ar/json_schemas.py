@@ -101,7 +101,9 @@ class FoundRegion(Part):
     """A flagged region."""
 
     rank: int = Field(ge=1, description="Its number: 1 has the highest peak.")
-    label: int = Field(ge=0, description="Its voxels' value; 0 where it was rejected.")
+    label: int = Field(
+        ge=0, description="Its voxels' value in findings.nii.gz: its rank; 0 where rejected."
+    )
     side: Literal["left", "right", "midline", "unknown"]
     centroid_ras_mm: tuple[float, float, float] | None
     centroid_zyx: tuple[float, float, float]
@@ -113,11 +115,18 @@ class FoundRegion(Part):
     largest_area_mm2: float | None
     longest_diameter_mm: float | None
     longest_diameter_px: float
+    peak_zyx: tuple[int, int, int]
     peak_score: float
     mean_score: float
     unit: str = Unit
     peak_nll: float | None = _earlier("peak_score")
     mean_nll: float | None = _earlier("mean_score")
+    name: str | None = None
+    colour: str | None = Field(None, description="As #rrggbb, the same in every file.")
+    tracking_id: str | None = None
+    tracking_uid: str | None = Field(
+        None, description="DICOM's Tracking UID: the same in every export of the same region."
+    )
     status: Literal["unread", "keep", "unsure", "reject"] | None = None
     comment: str | None = None
     review_note: str | None = None

@@ -496,6 +496,7 @@ def test_score_writes_five_files_and_a_picture(tmp_path: Path, scan: Path, fitte
     written = {path.name for path in folder.iterdir()}
     assert written == {
         "nll.nii.gz",
+        "score.nii.gz",
         "mask.nii.gz",
         "findings.csv",
         "findings.json",

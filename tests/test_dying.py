@@ -230,7 +230,7 @@ def test_of_two_at_a_time_one_is_refused(
         records = [json.loads(p.read_text()) for p in home.glob("out/*/provenance.json")]
         assert len({record["run"]["scan"] for record in records}) == len(records) == 2
         for record in records:
-            assert record["files"].keys() == {"nll.nii.gz", *_REST}
+            assert record["files"].keys() == {"nll.nii.gz", "score.nii.gz", *_REST}
     elif name == "two fits":
         assert nsar.load_model(home / "fitted", device="cpu").header.method == "patch-gaussian"
     elif name == "two conversions":

@@ -233,7 +233,7 @@ def convert(
     Localizers, derived series and every time point are included.
     """
     from napari_spatial_ar.imaging.files import claimed
-    from napari_spatial_ar.imaging.nifti import write_nifti
+    from napari_spatial_ar.imaging.nifti import Content, write_nifti
     from napari_spatial_ar.imaging.reading import find_scans
     from napari_spatial_ar.review.outputs import scan_folder_name
 
@@ -250,7 +250,7 @@ def convert(
                 if path.exists() and not overwrite:
                     raise InputError("this file is there already", path=path, fix="Say --overwrite")
                 volume = scan.read(lazy=False)
-                write_nifti(path, volume.data, volume.geometry)
+                write_nifti(path, volume.data, volume.geometry, content=Content.scan(volume))
             except InputError as error:
                 errors.append(error)
                 continue

@@ -26,6 +26,7 @@ from napari_spatial_ar.gui.threshold_panel import ThresholdPanel
 from napari_spatial_ar.imaging.dicom.derived import caveats
 from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.nifti import write_nifti
+from napari_spatial_ar.review.contents import mask_content
 from napari_spatial_ar.review.earlier import results_folder
 from napari_spatial_ar.review.outputs import (
     earlier_files,
@@ -83,7 +84,8 @@ class Exporter:
         volume = session.volume
 
         def write() -> None:
-            write_nifti(path, _without_rejected(result), volume.geometry, like=volume.path)
+            mask, content = _without_rejected(result), mask_content(session.model.name)
+            write_nifti(path, mask, volume.geometry, like=volume.path, content=content)
 
         self._run(write, f"The mask is saved in {path.name}.")
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from napari_spatial_ar.gui.layers import KEY, source_array
-from napari_spatial_ar.imaging.nifti import write_nifti
+from napari_spatial_ar.imaging.nifti import Content, write_nifti
+from napari_spatial_ar.review.contents import mask_content, scores_content
 
 __all__ = ["write_image", "write_labels"]
 
@@ -23,10 +24,14 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
         If the layer fits no scan, or the file cannot be written.
     """
     array, geometry, like = source_array(data, attributes)
-    if attributes.get("metadata", {}).get(KEY, {}).get("kind") == "mask":
+    facts = attributes.get("metadata", {}).get(KEY, {})
+    content = Content("labels", "Labels drawn in napari", "label")
+    if facts.get("kind") == "mask":
         array = array & 1  # `MASK_COLORS`
+        content = mask_content(facts["model"])
     wide = array.size and (array.max() > np.iinfo(np.uint8).max or array.min() < 0)
-    write_nifti(path, array.astype(np.int32 if wide else np.uint8), geometry, like=like)
+    array = array.astype(np.int32 if wide else np.uint8)
+    write_nifti(path, array, geometry, like=like, content=content)
     return [path]
 
 
@@ -39,5 +44,11 @@ def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
         If the layer fits no scan, or the file cannot be written.
     """
     array, geometry, like = source_array(data, attributes)
-    write_nifti(path, array.astype(np.float32), geometry, like=like)
+    facts = attributes.get("metadata", {}).get(KEY, {})
+    content = Content("image", "Image from napari")
+    if facts.get("kind") == "nll":
+        content = scores_content(facts["unit"], facts["model"])
+    elif facts.get("kind") == "scan":
+        content = Content.scan(facts["volume"])
+    write_nifti(path, array.astype(np.float32), geometry, like=like, content=content)
     return [path]

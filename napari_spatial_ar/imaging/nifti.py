@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gzip
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +23,7 @@ from napari_spatial_ar.imaging.scan import Scan, is_large
 from napari_spatial_ar.imaging.signatures import is_nifti
 from napari_spatial_ar.imaging.volume import Intensity, Series, Volume
 
-__all__ = ["find_nifti", "is_nifti", "read_nifti", "slice_axis_of", "write_nifti"]
+__all__ = ["Content", "find_nifti", "is_nifti", "read_nifti", "slice_axis_of", "write_nifti"]
 
 # Voxels outside of these sizes (mm) are rather a wrong unit than a scan of a patient.
 _SMALLEST_MM, _LARGEST_MM = 1e-4, 100.0
@@ -31,6 +31,40 @@ _GEOMETRY_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "xyzt_units"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the voxels of a file are, as its header says it. Neither names a patient.
+
+    Parameters
+    ----------
+    name : str
+        NIfTI's ``intent_name``: its first 15 characters are kept.
+    about : str
+        NIfTI's ``descrip``: its first 79 characters are kept.
+    intent : {"none", "estimate", "label"}
+        NIfTI's ``intent_code``: 0, 1001 (a parameter estimated in each voxel) or 1002 (the number
+        of what the voxel belongs to).
+    """
+
+    name: str
+    about: str = ""
+    intent: Literal["none", "estimate", "label"] = "none"
+
+    @classmethod
+    def scan(cls, scan: Volume | Scan) -> Content:
+        """Return that of a scan's own voxels."""
+        kind = "scan" if scan.modality == "unknown" else f"{scan.modality.upper()} scan"
+        return cls("scan", f"{kind} in {scan.unit}" if scan.unit else kind)
+
+    def write(self, header: Any) -> None:
+        """Put it into a header; what that says before stays in front."""
+        said = header["descrip"].item()
+        about = b"; ".join(filter(None, (said, self.about.encode("ascii", "replace"))))
+        header["descrip"] = about[:79]
+        name = self.name.encode("ascii", "replace")[:15].decode()
+        header.set_intent({"label": 1002, "estimate": 1001, "none": 0}[self.intent], (), name)
 
 
 def _geometry(found: NiftiHeader, path: Path) -> tuple[Geometry, tuple[str, ...]]:
@@ -170,6 +204,7 @@ def write_nifti(
     geometry: Geometry,
     *,
     like: str | Path | None = None,
+    content: Content = Content("image"),
 ) -> None:
     """Write an array on a scan's grid, so that it lies exactly on the scan.
 
@@ -177,14 +212,16 @@ def write_nifti(
     ----------
     path : path-like
         The .nii or .nii.gz to write, whole or not at all.
-    array : (Z, Y, X) float32, uint8, int32 or bool
+    array : (Z, Y, X) float32, uint8, uint16, int32 or bool
         In source order. Its type is kept; bool becomes uint8.
     geometry : Geometry
         The scan's. Where its slices are unevenly spaced no affine holds them: none is written
-        (sform and qform codes 0, unit unknown), and the header's description says so.
+        (sform and qform codes 0, unit unknown), and the header's description says so first.
     like : path-like, optional
         The file the scan was read from. If it is a NIfTI file, its sform, qform, their codes
         and its unit are copied bit by bit.
+    content : Content
+        What the array is.
 
     Raises
     ------
@@ -197,14 +234,17 @@ def write_nifti(
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError("a NIfTI file's name must end in .nii or .nii.gz", path=path)
     array = array.astype(np.uint8) if array.dtype == bool else array
-    if array.dtype not in (np.float32, np.uint8, np.int32):
-        raise InputError(f"cannot write {array.dtype} voxels, only float32, uint8 and int32")
+    if array.dtype not in (np.float32, np.uint8, np.uint16, np.int32):
+        raise InputError(
+            f"cannot write {array.dtype} voxels, only float32, uint8, uint16 and int32"
+        )
     if array.shape != geometry.shape:
         raise InputError(f"an array of shape {array.shape} is not on the grid {geometry.shape}")
     if like is not None and is_nifti(Path(like)):
         image = _image_like(Path(like), array, geometry)
     else:
         image = _new_image(array, geometry)
+    content.write(image.header)
     packed = path.suffix.lower() == ".gz"
     # As a stream: a large scan would be in memory three times more otherwise.
     with atomic_path(path) as temporary, open(temporary, "wb") as file:

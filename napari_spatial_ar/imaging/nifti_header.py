@@ -103,7 +103,7 @@ class NiftiHeader:
     def uneven(self) -> bool:
         """Whether its slices are those of an irregular stack, as `UNEVEN` says, without a place."""
         placed = int(self.header["sform_code"]) > 0 or int(self.header["qform_code"]) > 0
-        return not placed and self.header["descrip"].item().strip() == UNEVEN
+        return not placed and self.header["descrip"].item().startswith(UNEVEN)
 
     @property
     def coloured(self) -> bool:

@@ -54,9 +54,10 @@ class Finding:
     Parameters
     ----------
     rank : int
-        1 for the region with the highest peak score.
+        The finding's number: 1 for the region with the highest peak score.
     label : int
-        The region's number in `label_components` of the same mask.
+        The region's number in `label_components` of the same mask. In what is exported, the value
+        of its voxels in the map of findings: its rank, or 0 where it is rejected.
     side : {"left", "right", "midline", "unknown"}
         The patient's side, judged by the centroid against the middle of the volume along
         left-right (which is not RAS x = 0); "midline" within `MIDLINE_MM`, "unknown" where the
@@ -79,6 +80,8 @@ class Finding:
         measures one pixel. None without a known spacing.
     longest_diameter_px : float
         The same in pixels.
+    peak_zyx : (int, int, int)
+        The voxel of ``Volume.data`` with the highest score; of several, the first.
     peak_score, mean_score : float
         Highest and mean score in the region, in the model's unit.
     """
@@ -96,6 +99,7 @@ class Finding:
     largest_area_mm2: float | None
     longest_diameter_mm: float | None
     longest_diameter_px: float
+    peak_zyx: tuple[int, int, int]
     peak_score: float
     mean_score: float
 
@@ -171,6 +175,11 @@ def _measure(
         scores = of_planes[index][planes[index]]
         peaks[index] = scores.max()
         total += float(scores.sum(dtype=np.float64))
+    top = int(peaks.argmax())
+    scores = np.where(planes[top], of_planes[top], -np.inf)
+    place = [int(at) for at in np.unravel_index(int(scores.argmax()), scores.shape)]
+    place.insert(axis, top)
+    z, y, x = (at + start for at, start in zip(place, origin, strict=True))
     voxel = voxel_volume_mm3(geometry)
     to_mm = _in_plane_matrix(geometry)
     diameter_mm, diameter_px, area = _largest_in_plane(planes, to_mm)
@@ -183,12 +192,13 @@ def _measure(
         centroid_zyx=(float(centre[0]), float(centre[1]), float(centre[2])),
         first_slice=int(slices[0]) + origin[axis],
         last_slice=int(slices[-1]) + origin[axis],
-        peak_slice=int(peaks.argmax()) + origin[axis],
+        peak_slice=top + origin[axis],
         voxels=voxels,
         volume_ml=None if voxel is None else voxels * voxel / 1000,
         largest_area_mm2=area * _pixel_area(to_mm) if geometry.exact else None,
         longest_diameter_mm=diameter_mm if geometry.exact else None,
         longest_diameter_px=diameter_px,
+        peak_zyx=(z, y, x),
         peak_score=float(peaks.max()),
         mean_score=total / voxels,
     )
@@ -293,7 +303,8 @@ def findings_to_csv(
         row = _row(finding, unit, columns)
         for axis, value in zip("xyz", row.pop("centroid_ras_mm") or (None,) * 3, strict=True):
             row[f"centroid_{axis}_mm"] = value
-        row.pop("centroid_zyx")
+        for name in ("centroid_zyx", "peak_zyx"):
+            row.pop(name)
         row = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
         rows.append([row[name] for name in names])
     return csv_text(rows)

@@ -124,13 +124,31 @@ class FindingsList:
 
     @property
     def exported(self) -> tuple[Finding, ...]:
-        """All findings, numbered as in `without_rejected`: a rejected one has label 0."""
-        # Components are numbered in the order of their first voxels, which stays.
-        numbers = sorted(finding.label for finding in self.kept)
-        new = {label: number for number, label in enumerate(numbers, 1)}
+        """All findings, labelled as in `numbered`: by their rank, a rejected one by 0."""
         return tuple(
-            replace(item.finding, label=new.get(item.finding.label, 0)) for item in self.items
+            replace(item.finding, label=0 if item.status == "reject" else item.finding.rank)
+            for item in self.items
         )
+
+    def numbered(self, shape: tuple[int, int, int]) -> npt.NDArray[np.uint16 | np.int32]:
+        """Map of findings: their rank in their voxels; 0 outside, and in rejected ones.
+
+        Parameters
+        ----------
+        shape : (int, int, int)
+            Of the grid, (Z, Y, X).
+
+        Returns
+        -------
+        (Z, Y, X) uint16, or int32 where there are more findings than that counts
+        """
+        wide = len(self.items) > np.iinfo(np.uint16).max
+        ranks = np.zeros(len(self.items) + 1, np.int32 if wide else np.uint16)
+        for item in self.items:
+            ranks[item.finding.label] = 0 if item.status == "reject" else item.finding.rank
+        numbers = np.zeros(shape, ranks.dtype)
+        numbers.flat[self.voxels] = ranks[self.labels]
+        return numbers
 
     def without_rejected(self, mask: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """Mask (Z, Y, X) that is exported; a copy."""

@@ -1,4 +1,4 @@
-"""The files that a scored scan gives: five always, DICOM objects and pictures where asked for."""
+"""The files that a scored scan gives; DICOM objects, pictures and more where asked for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -28,9 +29,16 @@ from napari_spatial_ar.imaging.files import (
 )
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.segments import (
+    UNEVEN_SLICES,
+    Segment,
+    write_label_descriptions,
+    write_seg_nrrd,
+)
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.json_schemas import ProvenanceFile, stamped
 from napari_spatial_ar.normative.likeness import Likeness
+from napari_spatial_ar.review.contents import findings_content, mask_content, scores_content
 from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (
     Finding,
@@ -67,20 +75,31 @@ __all__ = [
 
 #: Key in the result of `write_scan_outputs`: file name.
 OUTPUT_FILES = {
-    "nll": "nll.nii.gz",
+    "score": "score.nii.gz",
+    "nll": "nll.nii.gz",  # the same map by its earlier name, for one more release
     "mask": "mask.nii.gz",
+    "findings": "findings.nii.gz",
     "findings_csv": "findings.csv",
     "findings_json": "findings.json",
     "provenance": "provenance.json",
 }
 MONTAGE = "montage"
 #: Keys and names of what is written only where it is asked for.
-DICOM_FILES = {"mask_dicom": "mask.dcm", "nll_dicom": "nll.dcm"}
+DICOM_FILES = {"mask_dicom": "mask.dcm", "nll_dicom": "nll.dcm", "findings_dicom": "findings.dcm"}
+_SEGMENT_FILES = {"seg_nrrd": "findings.seg.nrrd", "itksnap": "findings.label"}
 OVERLAYS = "overlays"
 REPORT = "report"
 REPORT_PDF = "report_pdf"
 _REPORTS = {REPORT: REPORT_FILE, REPORT_PDF: PDF_FILE}
-_OPTIONAL = {MONTAGE: "montage.png", OVERLAYS: "overlays", **_REPORTS, **DICOM_FILES}
+_OPTIONAL = {
+    **{MONTAGE: "montage.png", OVERLAYS: "overlays"},
+    **_REPORTS,
+    **DICOM_FILES,
+    **_SEGMENT_FILES,
+}
+# Of a DICOM segmentation with one each: what hundreds of specks are is nobody's question, and
+# each of them takes a frame of the scan's size in every slice that it touches.
+_MOST_SEGMENTS = 500
 # Results that are whole, on their way to their place.
 _READY = ".napari-spatial-ar-ready"
 
@@ -163,6 +182,8 @@ def write_scan_outputs(
     png_heat: bool = False,
     report: bool = False,
     pdf: Paper | None = None,
+    seg_nrrd: bool = False,
+    itksnap: bool = False,
     likeness: Likeness | None = None,
     run: Mapping[str, str] | None = None,
 ) -> ScanOutputs:
@@ -201,8 +222,9 @@ def write_scan_outputs(
     montage_too : bool
         Also write ``montage.png``, a picture of the highest-scoring slices.
     dicom : bool
-        Also write ``mask.dcm`` (a DICOM segmentation) and ``nll.dcm`` (a parametric map) of a
-        scan that came from DICOM; of any other, ``warnings`` say why not. By the patient's
+        Also write ``mask.dcm`` (a DICOM segmentation), ``findings.dcm`` (another, with a segment
+        for each finding, where there is one) and ``nll.dcm`` (a parametric map of the scores) of
+        a scan that came from DICOM; of any other, ``warnings`` say why not. By the patient's
         identity in them, copied from the scan, a PACS files them: they are no anonymous files.
     png : bool
         Also write the folder ``overlays``: pictures of the slices that the mask touches with its
@@ -213,6 +235,11 @@ def write_scan_outputs(
         Also write ``report.html``, see `napari_spatial_ar.review.report`.
     pdf : {"A4", "Letter"}, optional
         Also write it as ``report.pdf``, on this paper; see `need_pdf`.
+    seg_nrrd : bool
+        Also write ``findings.seg.nrrd``, the findings with names and colours for 3D Slicer; where
+        slices are unevenly spaced, which it cannot say, ``warnings`` say so.
+    itksnap : bool
+        Also write ``findings.label``, the same names and colours for ITK-SNAP.
     likeness : Likeness, optional
         How the scan compares with those the model learned from, where that was looked at; what
         is unlike stands in ``unlike`` and in the record, as does a share of flagged tissue that
@@ -223,8 +250,11 @@ def write_scan_outputs(
     Returns
     -------
     ScanOutputs
-        ``nll.nii.gz`` is float32 (in the model's unit, 0 in slices not scored) and
-        ``mask.nii.gz`` uint8, both on the scan's own grid.
+        ``score.nii.gz`` is float32 (in the model's unit, 0 in slices not scored) and
+        ``mask.nii.gz`` uint8, ``findings.nii.gz`` has the rank of each finding in its voxels; all
+        on the scan's own grid. ``nll.nii.gz`` is the same file as
+        ``score.nii.gz``, which a negative log-likelihood is only where the method is Spatial AR:
+        the header says what it holds.
 
     Raises
     ------
@@ -258,7 +288,7 @@ def write_scan_outputs(
             results.record,
             results.unit,
         )
-        more, geometry = results.more, volume.geometry
+        listed, more, geometry = results.listed, results.more, volume.geometry
         warnings: tuple[str, ...] = ()
         written_up: ScanReport | None = None
         with work_folder(out_dir) as hidden:
@@ -266,8 +296,15 @@ def write_scan_outputs(
             try:
                 made = {key: work / name for key, name in OUTPUT_FILES.items()}
                 like = _nifti_source(volume)
-                write_nifti(made["nll"], np.asarray(score.nll, np.float32), geometry, like=like)
-                write_nifti(made["mask"], final, geometry, like=like)
+                heat = np.asarray(score.nll, np.float32)
+                content = scores_content(unit, model.name)
+                write_nifti(made["score"], heat, geometry, like=like, content=content)
+                _write_again(made["score"], made["nll"])
+                content = mask_content(model.name)
+                write_nifti(made["mask"], final, geometry, like=like, content=content)
+                numbers, segments = listed.numbered(geometry.shape), results.kept_segments
+                content = findings_content(model.name)
+                write_nifti(made["findings"], numbers, geometry, like=like, content=content)
                 write_findings_csv(made["findings_csv"], findings, more, unit=unit)
                 write_findings_json(
                     made["findings_json"], findings, record["p_values"], unit=unit, more=more
@@ -297,13 +334,22 @@ def write_scan_outputs(
                         work,
                         volume,
                         score.nll,
-                        final,
+                        numbers,
                         model,
+                        segments=segments,
                         threshold=threshold,
                         unit=unit,
                         edited=edited,
                     )
                     made |= written
+                if itksnap:
+                    made["itksnap"] = work / _SEGMENT_FILES["itksnap"]
+                    write_label_descriptions(made["itksnap"], segments)
+                if seg_nrrd and geometry.slice_positions is not None:
+                    warnings += (f"No .seg.nrrd was written: {UNEVEN_SLICES}.",)
+                elif seg_nrrd:
+                    made["seg_nrrd"] = work / _SEGMENT_FILES["seg_nrrd"]
+                    write_seg_nrrd(made["seg_nrrd"], numbers, geometry, segments)
                 if report or pdf:
                     written_up = scan_report(results, model, warnings=warnings)
                     page = scan_page(written_up)
@@ -450,9 +496,10 @@ def _write_dicom(
     work: Path,
     volume: Volume,
     nll: npt.NDArray[np.float32],
-    mask: npt.NDArray[np.uint8],
+    numbers: npt.NDArray[np.integer],
     model: ModelLike,
     *,
+    segments: Sequence[Segment],
     threshold: float,
     unit: str,
     edited: bool,
@@ -460,15 +507,35 @@ def _write_dicom(
     """Write what `DICOM_FILES` names, or say why a scan allows none."""
     algorithm = algorithm_of(model, threshold=threshold)
     made = {key: work / name for key, name in DICOM_FILES.items()}
+    warnings = caveats(volume)
     try:
-        write_seg(made["mask_dicom"], mask, volume, algorithm=algorithm, edited=edited)
+        write_seg(made["mask_dicom"], numbers, volume, algorithm=algorithm, edited=edited)
+        if 0 < len(segments) <= _MOST_SEGMENTS:
+            path = made["findings_dicom"]
+            by = {"algorithm": algorithm, "edited": edited}
+            write_seg(path, numbers, volume, segments=segments, **by)
+        else:
+            del made["findings_dicom"]
+            if segments:
+                warnings += (
+                    f"No findings.dcm was written: {len(segments)} flagged regions are more than "
+                    f"{_MOST_SEGMENTS} segments. mask.dcm has all of them as one.",
+                )
         write_parametric_map(made["nll_dicom"], nll, volume, algorithm=algorithm, unit=unit)
     except InputError as error:
         for path in made.values():
             path.unlink(missing_ok=True)
         # Without the path: a file name may hold a patient's name.
         return {}, (f"No DICOM mask and map were written: {error.what}.",)
-    return made, caveats(volume)
+    return made, warnings
+
+
+def _write_again(path: Path, other: Path) -> None:
+    """Give a file a second name, or a copy where the file system has no second names."""
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)
 
 
 def _nifti_source(volume: Volume) -> Path | None:

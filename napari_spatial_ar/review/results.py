@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.segments import Segment
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.likeness import Likeness
 from napari_spatial_ar.review.body import Body
@@ -18,6 +20,7 @@ from napari_spatial_ar.review.likeness import flagged_warning, likeness_record, 
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from napari_spatial_ar.review.p_values import PValues, p_values
 from napari_spatial_ar.review.provenance import ModelLike, provenance
+from napari_spatial_ar.review.segments import finding_segment
 
 __all__ = ["ScanResults", "ScoreLike", "gather_results"]
 
@@ -79,10 +82,32 @@ class ScanResults:
         """Highest peak first, rejected ones (label 0) among them."""
         return self.listed.exported
 
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """One for each finding, rejected ones among them, in their order."""
+        scan = f"{self.volume.series.uid} {self.record['scan']['voxels_sha256']}"
+        model = self.record["model"]["sha256"] or self.record["model"]["name"]
+        return tuple(finding_segment(item, scan, model) for item in self.listed.items)
+
+    @property
+    def kept_segments(self) -> tuple[Segment, ...]:
+        """Those of findings that are not rejected."""
+        pairs = zip(self.segments, self.listed.items, strict=True)
+        return tuple(segment for segment, item in pairs if item.status != "reject")
+
     @property
     def more(self) -> list[dict[str, Any]]:
         """What the tables have of each finding besides its measures."""
-        return [item.columns for item in self.listed.items]
+        return [
+            {
+                "name": segment.name,
+                "colour": "#{:02x}{:02x}{:02x}".format(*segment.colour),
+                **item.columns,
+                "tracking_id": segment.tracking_id,
+                "tracking_uid": segment.tracking_uid,
+            }
+            for segment, item in zip(self.segments, self.listed.items, strict=True)
+        ]
 
 
 def gather_results(

@@ -450,6 +450,7 @@ def test_export_all_writes_five_files_and_asks_before_replacing(
         "findings.json",
         "mask.nii.gz",
         "nll.nii.gz",
+        "score.nii.gz",
         "provenance.json",
     ]
     record = json.loads((folder / "provenance.json").read_text())

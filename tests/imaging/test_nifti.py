@@ -16,7 +16,8 @@ import pytest
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.inflate import Inflater
-from napari_spatial_ar.imaging.nifti import find_nifti, is_nifti, read_nifti, write_nifti
+from napari_spatial_ar.imaging.nifti import Content, find_nifti, is_nifti, read_nifti, write_nifti
+from napari_spatial_ar.imaging.nifti_header import read_header
 
 LPS = np.diag([-0.5, -0.6, 3.0, 1.0])
 OBLIQUE = nib.affines.from_matvec(
@@ -467,6 +468,12 @@ def test_no_affine_is_written_for_uneven_slices(tmp_path: Path) -> None:
     assert (int(header["sform_code"]), int(header["qform_code"])) == (0, 0)
     assert header.get_xyzt_units()[0] == "unknown"
     assert header["descrip"].item() == b"slices unevenly spaced: no valid affine"
+    content = Content("mask", "Flagged regions, not for diagnosis; model brain-flair", "label")
+    write_nifti(tmp_path / "n.nii.gz", ramp((5, 6, 7), "uint8"), geometry, content=content)
+    header = nib.load(tmp_path / "n.nii.gz").header
+    said = b"slices unevenly spaced: no valid affine; Flagged regions, not for diagnosis; mo"
+    assert header["descrip"].item() == said
+    assert read_header(tmp_path / "n.nii.gz").uneven
     np.testing.assert_array_equal(
         np.asanyarray(nib.load(tmp_path / "m.nii.gz").dataobj).T, ramp((5, 6, 7))
     )
@@ -623,6 +630,16 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(StorageError, match="disk is full"):
         write_nifti(tmp_path / "m.nii.gz", ramp((5, 6, 7), "uint8"), Geometry((5, 6, 7), LPS))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_header_says_what_the_voxels_are(tmp_path: Path) -> None:
+    content = Content("a long name of 22 bytes", "Größe in µm, " + 99 * "x", "estimate")
+    write_nifti(
+        tmp_path / "a.nii", ramp((5, 6, 7), "uint8"), Geometry((5, 6, 7), LPS), content=content
+    )
+    header = nib.load(tmp_path / "a.nii").header
+    assert header.get_intent() == ("estimate", (), "a long name of ")
+    assert header["descrip"].item() == b"Gr??e in ?m, " + 66 * b"x"
 
 
 def test_the_same_mask_is_the_same_bytes(tmp_path: Path) -> None:

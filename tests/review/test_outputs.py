@@ -16,6 +16,7 @@ from typing import Any
 
 import highdicom as hd
 import nibabel as nib
+import nrrd
 import numpy as np
 import pydicom
 import pytest
@@ -57,8 +58,14 @@ def test_files_lie_on_the_scan_and_agree(
     assert len(written.findings) == 1
     assert {key: path.name for key, path in paths.items()} == OUTPUT_FILES
     source = nib.load(scan.path)
-    nll, mask = nib.load(paths["nll"]), nib.load(paths["mask"])
-    for image, dtype in ((nll, np.float32), (mask, np.uint8)):
+    nll, mask, numbers = (nib.load(paths[key]) for key in ("score", "mask", "findings"))
+    assert paths["nll"].read_bytes() == paths["score"].read_bytes()
+    assert nll.header.get_intent() == ("estimate", (), "NLL")
+    assert nll.header["descrip"].item().startswith(b"NLL in nats per dimension, not for diagnosis")
+    assert mask.header.get_intent() == ("label", (), "mask")
+    assert numbers.header.get_intent() == ("label", (), "findings")
+    assert np.array_equal(np.asarray(numbers.dataobj), np.asarray(mask.dataobj))
+    for image, dtype in ((nll, np.float32), (mask, np.uint8), (numbers, np.uint16)):
         assert image.get_data_dtype() == dtype
         assert np.array_equal(image.affine, source.affine)
         assert image.shape == source.shape
@@ -102,6 +109,9 @@ def test_scores_are_named_in_the_models_unit(
     assert (record["threshold"]["score"], record["threshold"]["unit"]) == (2.0, "log odds")
     assert record["summary"]["unit"] == "log odds"
     assert said == ["log odds"]
+    header = nib.load(paths["nll"]).header
+    assert header.get_intent() == ("estimate", (), "score")
+    assert header["descrip"].item().startswith(b"score in log odds, not for diagnosis")
     # Nothing that is no log-likelihood is called one.
     texts = [paths[key].read_text() for key in ("findings_csv", "findings_json", "provenance")]
     names = {
@@ -290,7 +300,10 @@ def test_no_word_of_the_patient_leaves_but_in_dicom(
     options = {"dicom": True, "png": True, "png_heat": True, "montage_too": True}
     written = write_scan_outputs(out, named, scores, model, threshold=2.0, **options)
     paths = [path for path in out.rglob("*") if path.is_file()]
-    assert len(paths) == len(OUTPUT_FILES) + 3 + 2
+    assert len(paths) == len(OUTPUT_FILES) + 4 + 2
+    for key in ("score", "nll", "mask", "findings"):
+        header = nib.load(written.files[key]).header
+        assert b"not for diagnosis; model brain" in header["descrip"].item()
     for path in paths:
         assert not _POISON.search(str(path.relative_to(tmp_path)).encode())
         if path.suffix == ".dcm":
@@ -352,8 +365,12 @@ def test_rejected_findings_leave_the_masks_and_are_marked_in_the_tables(
     )
     saved = np.asarray(nib.load(written.files["mask"]).dataobj).T
     assert np.array_equal(saved, nll == 7)
+    numbers = np.asarray(nib.load(written.files["findings"]).dataobj).T
+    assert np.array_equal(numbers, nll == 7)
     dicom = pydicom.dcmread(written.files["mask_dicom"])
     assert dicom.pixel_array.sum() == 16
+    (segment,) = pydicom.dcmread(written.files["findings_dicom"]).SegmentSequence
+    assert segment.SegmentLabel == "Finding 1"
     with written.files["findings_csv"].open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["status"] for row in rows] == ["keep", "reject"]
@@ -367,3 +384,105 @@ def test_rejected_findings_leave_the_masks_and_are_marked_in_the_tables(
     assert [item["status"] for item in tables] == ["keep", "reject"]
     record = json.loads(written.files["provenance"].read_text())
     assert record["threshold"]["mask_edited_by_hand"] is True
+
+
+def three(scan: Volume) -> SimpleNamespace:
+    """Scores with three regions, of which the second in the order of the file peaks highest."""
+    nll = np.zeros(scan.geometry.shape, np.float32)
+    nll[0, 2:4, 3:9] = 5
+    nll[1, 20:24, 10:14] = 9
+    nll[3, 10:15, 2:6] = 7
+    nll[3, 12, 3] = 7.5
+    return SimpleNamespace(nll=nll, scored=np.ones(5, bool), image_scores=nll.max(axis=(1, 2)))
+
+
+def test_a_finding_has_one_number_name_and_colour_in_every_file(
+    tmp_path: Path, dicom_scan: Volume, model: Any
+) -> None:
+    given = three(dicom_scan)
+    listed = list_findings(given.nll > 2, given.nll, dicom_scan.geometry, model=model)
+    middle = next(item.finding for item in listed.items if item.finding.rank == 2)
+    listed = listed.decide(middle.label, status="reject")
+    options = {"dicom": True, "seg_nrrd": True, "itksnap": True, "report": True}
+    files = write_scan_outputs(
+        tmp_path, dicom_scan, given, model, threshold=2.0, reviewed=listed, **options
+    ).files
+    numbers = np.asarray(nib.load(files["findings"]).dataobj).T
+    assert np.unique(numbers).tolist() == [0, 1, 3], "the rejected one leaves a gap"
+    assert np.array_equal(numbers != 0, np.asarray(nib.load(files["mask"]).dataobj).T != 0)
+    with files["findings_csv"].open(newline="") as file:
+        table = list(csv.DictReader(file))
+    entries = json.loads(files["findings_json"].read_text())["findings"]
+    assert [row["status"] for row in table] == ["unread", "reject", "unread"]
+    assert [entry["label"] for entry in entries] == [1, 0, 3]
+    seg = hd.seg.segread(files["findings_dicom"])
+    snap = files["itksnap"].read_text()
+    names, colours = {}, {}
+    header = nrrd.read_header(str(files["seg_nrrd"]))
+    for index in range(2):
+        number = int(header[f"Segment{index}_LabelValue"])
+        names[number] = header[f"Segment{index}_Name"]
+        colours[number] = [round(255 * float(c)) for c in header[f"Segment{index}_Color"].split()]
+    for row, entry in zip(table, entries, strict=True):
+        number = entry["rank"]
+        assert (int(row["rank"]), int(row["label"])) == (number, entry["label"])
+        assert row["tracking_uid"] == entry["tracking_uid"]
+        assert f'<th scope="row">{number}</th>' in files["report"].read_text()
+        if entry["status"] == "reject":
+            assert seg.get_segment_numbers(tracking_uid=entry["tracking_uid"]) == []
+            continue
+        assert (numbers == number).sum() == entry["voxels"] == int(row["voxels"])
+        assert numbers[tuple(entry["peak_zyx"])] == number
+        assert given.nll[tuple(entry["peak_zyx"])] == entry["peak_score"]
+        (at,) = seg.get_segment_numbers(tracking_uid=entry["tracking_uid"])
+        found = seg.get_volume(segment_numbers=[at]).array
+        assert found.sum() == entry["voxels"]
+        assert seg.get_segment_description(at).segment_label == entry["name"] == names[number]
+        assert entry["colour"] == "#{:02x}{:02x}{:02x}".format(*colours[number])
+        assert f'"{entry["name"]}"' in snap
+
+
+def test_a_region_keeps_its_tracking_uid_in_later_exports(
+    tmp_path: Path, dicom_scan: Volume, model: Any
+) -> None:
+    given = three(dicom_scan)
+
+    def uids(name: str, scored: Any = given, by: Any = model, threshold: float = 2.0) -> list[str]:
+        files = write_scan_outputs(
+            tmp_path / name, dicom_scan, scored, by, threshold=threshold
+        ).files
+        return [
+            row["tracking_uid"]
+            for row in json.loads(files["findings_json"].read_text())["findings"]
+        ]
+
+    first = uids("a")
+    assert len(set(first)) == 3
+    assert all(re.fullmatch(r"2\.25\.\d{1,39}", uid) for uid in first)
+    assert uids("b") == first
+    assert uids("c", threshold=7.2) == first[:2], "at another threshold they are smaller"
+    assert not set(uids("d", by=replace(model, sha256="cd" * 32))) & set(first)
+
+
+def test_more_specks_than_anyone_reads_are_one_segment(
+    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outputs, "_MOST_SEGMENTS", 2)
+    written = write_scan_outputs(
+        tmp_path, dicom_scan, three(dicom_scan), model, threshold=2.0, dicom=True
+    )
+    (sentence,) = written.warnings
+    assert "3 flagged regions are more than 2 segments" in sentence
+    assert not (tmp_path / "findings.dcm").exists()
+    assert written.files.keys() >= {"mask_dicom", "nll_dicom"}
+
+
+def test_nothing_found_gives_an_empty_map_and_no_segments(
+    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any
+) -> None:
+    options = {"dicom": True, "seg_nrrd": True, "itksnap": True}
+    written = write_scan_outputs(tmp_path, dicom_scan, scores, model, threshold=99.0, **options)
+    assert written.warnings == ()
+    assert not np.asarray(nib.load(written.files["findings"]).dataobj).any()
+    assert "findings_dicom" not in written.files
+    assert (tmp_path / "findings.seg.nrrd").exists()

@@ -359,9 +359,14 @@ def software() -> str:
 def finish(made: Dataset, slices: Sequence[SourceSlice]) -> None:
     """Put the references of an object that highdicom made from `source_slices` right, in place."""
     sources = {str(source.header.SOPInstanceUID): source for source in slices}
+    # Frames of several segments in one slice share what refers to it.
+    done: set[int] = set()
     for group in made.PerFrameFunctionalGroupsSequence:
         for derivation in group.DerivationImageSequence:
             for item in derivation.SourceImageSequence:
+                if id(item) in done:
+                    continue
+                done.add(id(item))
                 source = sources[str(item.ReferencedSOPInstanceUID)]
                 _refer(item, source)
                 if source.frame is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import highdicom as hd
 import numpy as np
 import numpy.typing as npt
+from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
@@ -24,6 +26,7 @@ from napari_spatial_ar.imaging.dicom.derived import (
 )
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.segments import Segment
 from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = ["write_seg"]
@@ -39,21 +42,23 @@ def write_seg(
     algorithm: Algorithm | None,
     edited: bool = False,
     label: str = "Departure from normal",
+    segments: Sequence[Segment] = (),
 ) -> None:
     """Write a mask as a DICOM segmentation (SEG, BINARY) that lies exactly on the scan.
 
     The patient's name, ID and dates and the study's identification are copied from the scan
-    into the file, as DICOM demands: by them a PACS files it. All regions are one segment,
-    category "Spatial and Relational Concept" (SNOMED CT), type "Selected region" (DICOM): nobody
-    has said that they are abnormal. Only slices that the mask touches are stored; of an empty
-    mask, all.
+    into the file, as DICOM demands: by them a PACS files it. All regions are one segment, or each
+    is one of its own, with its name, colour and tracking identifiers. The category is "Spatial
+    and Relational Concept" (SNOMED CT), the type "Selected region" (DICOM): nobody has said that
+    they are abnormal. Only slices that the mask touches are stored; of an empty mask, all.
 
     Parameters
     ----------
     path : path-like
         The file to write, whole or not at all.
     mask : (Z, Y, X) integer or bool
-        Nonzero inside; on the scan's grid, in source order.
+        Nonzero inside; on the scan's grid, in source order. Where there are segments, the number
+        of one in each of its voxels.
     scan : Volume or Scan
         What the mask belongs to: read from DICOM files that are still there.
     algorithm : Algorithm or None
@@ -62,6 +67,9 @@ def write_seg(
         Whether a person changed what the algorithm made.
     label : str
         Name of the segment: 64 characters are kept, others than ASCII become question marks.
+    segments : sequence of Segment
+        Numbers that the mask holds. DICOM counts segments without gaps, so that of a segment may
+        be lower than its number, which stands in its label.
 
     Raises
     ------
@@ -72,7 +80,7 @@ def write_seg(
         If the file cannot be written.
     """
     path = Path(path)
-    inside = np.asarray(mask) != 0
+    inside: npt.NDArray[Any] = np.asarray(mask) != 0
     if inside.shape != scan.geometry.shape:
         raise InputError(
             f"a mask of {inside.shape} is not on the scan's grid {scan.geometry.shape}"
@@ -84,22 +92,33 @@ def write_seg(
         kind = SegmentAlgorithmTypeValues.SEMIAUTOMATIC
     else:
         kind = SegmentAlgorithmTypeValues.AUTOMATIC
+    any_inside = bool(inside.any())
+    if segments:
+        places = np.zeros(max(segment.number for segment in segments) + 1, np.uint16)
+        places[[segment.number for segment in segments]] = np.arange(1, len(segments) + 1)
+        inside = places[np.asarray(mask)]
     with guard(scan.series.files[0], "no DICOM segmentation can be made from its header"):
-        segment = SegmentDescription(
-            segment_number=1,
-            segment_label=plain_text(label),
-            segmented_property_category=codes.SCT.SpatialAndRelationalConcept,
-            segmented_property_type=codes.DCM.SelectedRegion,
-            algorithm_type=kind,
-            algorithm_identification=None if algorithm is None else algorithm.identification(),
-        )
+        descriptions = [
+            SegmentDescription(
+                segment_number=number,
+                segment_label=plain_text(label if segment is None else segment.name),
+                segmented_property_category=codes.SCT.SpatialAndRelationalConcept,
+                segmented_property_type=codes.DCM.SelectedRegion,
+                algorithm_type=kind,
+                algorithm_identification=None if algorithm is None else algorithm.identification(),
+                tracking_id=None if segment is None else segment.tracking_id,
+                tracking_uid=None if segment is None else segment.tracking_uid,
+                display_color=None if segment is None else CIELabColor.from_rgb(*segment.colour),
+            )
+            for number, segment in enumerate(segments or (None,), 1)
+        ]
         made = Segmentation(
             source_images=[source.header for source in slices],
             pixel_array=inside,
             segmentation_type="BINARY",
-            segment_descriptions=[segment],
+            segment_descriptions=descriptions,
             series_instance_uid=hd.UID(),
-            series_number=_SERIES_NUMBER,
+            series_number=_SERIES_NUMBER + 2 * bool(segments),
             sop_instance_uid=hd.UID(),
             instance_number=1,
             manufacturer="napari-spatial-ar",
@@ -110,7 +129,7 @@ def write_seg(
             content_description=REMARK,
             series_description=f"{plain_text(label)[:40]} (research use)",
             transfer_syntax_uid=ExplicitVRLittleEndian,
-            omit_empty_frames=bool(inside.any()),
+            omit_empty_frames=any_inside,
         )
         finish(made, slices)
     save(made, path)

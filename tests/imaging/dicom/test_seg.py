@@ -24,6 +24,7 @@ from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.mask_onto_series import mask_onto_series
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.reading import find_scans, read
+from napari_spatial_ar.imaging.segments import Segment, colour_of
 from napari_spatial_ar.imaging.volume import Volume
 
 ALGORITHM = Algorithm("brain-flair", "0123456789ab", {"threshold": "2.0"})
@@ -115,6 +116,43 @@ def test_a_mask_made_in_another_plane_lies_on_the_images_all_the_same(
     np.testing.assert_array_equal(
         lps_in_seg(tmp_path / "turned.dcm"), lps_in_seg(tmp_path / "acquired.dcm")
     )
+
+
+def segments(*numbers: int) -> list[Segment]:
+    return [
+        Segment(
+            number, f"Flagged region {number}", colour_of(number), f"r{number}", f"2.25.{number}"
+        )
+        for number in numbers
+    ]
+
+
+@pytest.mark.parametrize("orientation", [*ORIENTATIONS[::7], OBLIQUE])
+def test_each_finding_is_a_segment_of_its_own_at_its_place(
+    orientation: tuple[float, ...], grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    """The number of one that was rejected, 2, is left out."""
+    paths = write_series(grey, orientation=orientation, FrameOfReferenceUID=FRAME_OF_REFERENCE)
+    (volume,) = read(paths[0].parent)
+    marked = {1: (3, 1, 5), 3: (0, 2, 2), 4: (3, 4, 0)}
+    numbers = np.zeros(volume.geometry.shape, np.uint16)
+    for number, place in marked.items():
+        numbers[volume.data == grey[place]] = number
+    out = tmp_path / "findings.dcm"
+    write_seg(out, numbers, volume, algorithm=ALGORITHM, segments=segments(*marked))
+    seg = hd.seg.segread(out)
+    assert list(seg.segment_numbers) == [1, 2, 3]
+    for segment, (number, place) in zip(segments(*marked), marked.items(), strict=True):
+        (at,) = seg.get_segment_numbers(tracking_uid=segment.tracking_uid)
+        told = seg.get_segment_description(at)
+        assert told.segment_label == f"Flagged region {number}"
+        assert told.tracking_id == f"r{number}"
+        colour = hd.color.CIELabColor.from_dicom_value(told.RecommendedDisplayCIELabValue)
+        np.testing.assert_allclose(colour.to_rgb(), colour_of(number), atol=1)
+        found = seg.get_volume(segment_numbers=[at])
+        index = np.argwhere(found.array.reshape(found.spatial_shape))
+        (lps,) = found.map_indices_to_reference(index)
+        np.testing.assert_allclose(lps, lps_of(paths[place[0]], *place[1:]), atol=1e-2)
 
 
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
@@ -277,12 +315,12 @@ def test_the_map_holds_the_scores_at_their_places(
     paths = write_series(grey, orientation=OBLIQUE, FrameOfReferenceUID=FRAME_OF_REFERENCE)
     (volume,) = read(paths)
     scores = np.random.default_rng(0).normal(1, 0.2, grey.shape).astype(np.float32)
-    write_parametric_map(tmp_path / "nll.dcm", scores, volume, algorithm=ALGORITHM)
+    write_parametric_map(tmp_path / "nll.dcm", scores, volume, algorithm=ALGORITHM, unit="log odds")
     found = hd.imread(tmp_path / "nll.dcm")
     assert found.FrameOfReferenceUID == FRAME_OF_REFERENCE
     (mapping,) = found.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
     assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "1"
-    assert mapping.LUTExplanation == "nats per dimension"
+    assert mapping.LUTExplanation == "log odds"
     assert (mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept) == (1, 0)
     # highdicom stores slices in its own order, each with its place and its source.
     back = found.get_volume(dtype=np.float32)
@@ -301,7 +339,9 @@ def test_the_map_holds_the_scores_at_their_places(
         found_at = back.map_indices_to_reference(np.array([index]))[0]
         np.testing.assert_allclose(found_at, place, atol=1e-2)
     with pytest.raises(InputError, match="not finite"):
-        write_parametric_map(tmp_path / "n.dcm", scores * np.nan, volume, algorithm=ALGORITHM)
+        write_parametric_map(
+            tmp_path / "n.dcm", scores * np.nan, volume, algorithm=ALGORITHM, unit="log odds"
+        )
 
 
 @pytest.mark.parametrize("kind", ["tilted", "uneven"])
@@ -317,7 +357,9 @@ def test_slices_off_a_regular_grid_keep_their_own_places(
     mask = (volume.data == grey[3, 2, 2]).astype(np.uint8)
     write_seg(tmp_path / "m.dcm", mask, volume, algorithm=ALGORITHM)
     np.testing.assert_allclose(lps_in_seg(tmp_path / "m.dcm"), lps_of(paths[3], 2, 2), atol=1e-4)
-    write_parametric_map(tmp_path / "n.dcm", volume.data, volume, algorithm=ALGORITHM)
+    write_parametric_map(
+        tmp_path / "n.dcm", volume.data, volume, algorithm=ALGORITHM, unit="log odds"
+    )
     found = pydicom.dcmread(tmp_path / "n.dcm")
     places = [
         np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
@@ -474,8 +516,13 @@ def conformance(volume: Volume, folder: Path) -> None:
     assert conformance_errors(folder / "m.dcm") == []
     write_seg(folder / "m.dcm", mask * 0, volume, algorithm=None)
     assert conformance_errors(folder / "m.dcm") == []
-    write_parametric_map(folder / "n.dcm", volume.data, volume, algorithm=ALGORITHM)
+    write_parametric_map(
+        folder / "n.dcm", volume.data, volume, algorithm=ALGORITHM, unit="log odds"
+    )
     assert conformance_errors(folder / "n.dcm") == []
+    mask[:, 3:, 4:] = 7
+    write_seg(folder / "f.dcm", mask, volume, algorithm=ALGORITHM, segments=segments(1, 7))
+    assert conformance_errors(folder / "f.dcm") == []
 
 
 def test_a_conformance_checker_finds_no_error(
@@ -512,7 +559,9 @@ def test_nothing_of_the_patient_beyond_what_dicom_asks_for(
         )
     )
     write_seg(tmp_path / "m.dcm", np.ones(grey.shape), volume, algorithm=ALGORITHM)
-    write_parametric_map(tmp_path / "n.dcm", volume.data, volume, algorithm=ALGORITHM)
+    write_parametric_map(
+        tmp_path / "n.dcm", volume.data, volume, algorithm=ALGORITHM, unit="log odds"
+    )
     for name in ("m.dcm", "n.dcm"):
         assert b"POISON" not in (tmp_path / name).read_bytes()
         assert b"brain of DOE" not in (tmp_path / name).read_bytes()
