@@ -497,6 +497,7 @@ def test_score_writes_five_files_and_a_picture(tmp_path: Path, scan: Path, fitte
     assert written == {
         "nll.nii.gz",
         "score.nii.gz",
+        "findings.nii.gz",
         "mask.nii.gz",
         "findings.csv",
         "findings.json",

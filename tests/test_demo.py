@@ -23,7 +23,7 @@ def test_released_models_are_whole_and_say_what_they_are(name: str) -> None:
     header = model.header
     assert (header.modality, header.backbone.name) == ("mri", "dinov2_vits14_focus")
     assert header.backbone.layers == (7,)
-    assert header.training["subjects"] == 60
+    assert header.training["subjects"] == 80
     assert header.calibration is not None
     assert header.calibration.patients == 12
     assert header.calibration.peaks is not None
@@ -48,7 +48,7 @@ def test_headless_demo_finds_something_on_the_scans_own_grid(tmp_path: Path) -> 
     seen: list[tuple[str, int, int]] = []
     result = run_demo(headless=True, out=tmp_path / "out", progress=lambda *step: seen.append(step))
     assert seen[-1][1:] == (32, 32)
-    assert len(result["files"]) == 6
+    assert len(result["files"]) == 8
     scan = nib.load(sample_path())
     nll = nib.load(tmp_path / "out" / "nll.nii.gz")
     mask = nib.load(tmp_path / "out" / "mask.nii.gz")

@@ -244,7 +244,7 @@ def test_of_two_at_a_time_one_is_refused(
         assert nsar.load_model(deleted, device="cpu").calibration.patients == 4
 
 
-_REST = ("mask.nii.gz", "findings.csv", "findings.json", "montage.png")
+_REST = ("mask.nii.gz", "findings.nii.gz", "findings.csv", "findings.json", "montage.png")
 
 
 @pytest.mark.parametrize("command", FULL)

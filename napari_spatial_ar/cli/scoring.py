@@ -157,8 +157,23 @@ def score(
     dicom: Annotated[
         bool,
         typer.Option(
-            help="mask.dcm (DICOM SEG) and nll.dcm (parametric map), of DICOM scans. They carry "
-            "the patient's identity from the scan, by which a PACS files them.",
+            help="mask.dcm and findings.dcm (DICOM SEG: one segment, and one for each region) and "
+            "nll.dcm (parametric map of the scores), of DICOM scans. They carry the patient's "
+            "identity from the scan, by which a PACS files them.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
+    seg_nrrd: Annotated[
+        bool,
+        typer.Option(
+            help="findings.seg.nrrd: the regions with names and colours for 3D Slicer.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
+    itksnap: Annotated[
+        bool,
+        typer.Option(
+            help="findings.label: names and colours of findings.nii.gz for ITK-SNAP.",
             rich_help_panel=_FILES,
         ),
     ] = False,
@@ -218,6 +233,8 @@ def score(
         "png_heat": png_heat,
         "report": report,
         "pdf": None if pdf is None else pdf.value,
+        "seg_nrrd": seg_nrrd,
+        "itksnap": itksnap,
         "every_series": every_series,
         "plane": None if plane is None else plane.value,
         "weights": weights,

@@ -31,11 +31,16 @@ class ExportPanel(QWidget):
         self.dicom = self._box("With DICOM", "export_dicom")
         self.png = self._box("With pictures", "export_png")
         self.png.setToolTip(tooltip("export.with_pictures"))
+        self.seg_nrrd = self._box("3D Slicer", "export_seg_nrrd")
+        self.seg_nrrd.setToolTip(tooltip("export.seg_nrrd"))
+        self.itksnap = self._box("ITK-SNAP", "export_itksnap")
+        self.itksnap.setToolTip(tooltip("export.itksnap"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [
             row(self.mask_button, self.all_button),
             row(self.dicom, self.png),
+            row(self.seg_nrrd, self.itksnap),
             row(self.report_button, self.open_report),
             self.report_note,
         ]
@@ -68,4 +73,9 @@ class ExportPanel(QWidget):
 
     def extras(self) -> dict[str, bool]:
         """Arguments of `write_scan_outputs` for what goes along."""
-        return {"dicom": self.from_dicom and self.dicom.isChecked(), "png": self.png.isChecked()}
+        return {
+            "dicom": self.from_dicom and self.dicom.isChecked(),
+            "png": self.png.isChecked(),
+            "seg_nrrd": self.seg_nrrd.isChecked(),
+            "itksnap": self.itksnap.isChecked(),
+        }

@@ -129,11 +129,18 @@ _REVIEW = {
     "export.export_mask": "Save the mask on the scan's own grid",
     "export.export_all": "Save heatmap, mask, flagged regions and provenance in a folder",
     "export.with_dicom": (
-        "Also write the mask as DICOM segmentation and the heatmap as DICOM parametric map, for a "
-        "PACS: they hold the patient's identity, copied from the scan"
+        "Also write mask and flagged regions as DICOM segmentations and the heatmap as DICOM "
+        "parametric map, for a PACS: they hold the patient's identity, copied from the scan"
     ),
     "export.with_dicom.unavailable": "Only for scans read from DICOM files",
     "export.with_pictures": "Also write PNG pictures of the slices with the mask's outline",
+    "export.seg_nrrd": (
+        "Also write the flagged regions with names and colours as 3D Slicer reads them (.seg.nrrd)"
+    ),
+    "export.itksnap": (
+        "Also write names and colours of the flagged regions as ITK-SNAP reads them, for "
+        "findings.nii.gz"
+    ),
     "export.export_report": (
         "Save pictures, flagged regions and all figures of this scan in one file: HTML or PDF"
     ),

@@ -131,6 +131,8 @@ def score_scans(
     png_heat: bool = False,
     report: bool = False,
     pdf: Paper | None = None,
+    seg_nrrd: bool = False,
+    itksnap: bool = False,
     every_series: bool = False,
     plane: SlicePlane | None = None,
     overwrite: bool = False,
@@ -162,7 +164,7 @@ def score_scans(
     hysteresis_fpr : float, optional
         Keep only regions that hold a voxel above the threshold for this smaller share, instead of
         ``settings.hysteresis``.
-    settings, montage, keep_uids, dicom, png, png_heat, overwrite
+    settings, montage, keep_uids, dicom, png, png_heat, seg_nrrd, itksnap, overwrite
         See `score_scan`.
     plane : {"as-acquired", "axial", "coronal", "sagittal"}, optional
         Slices that the model sees; by default those of the plane it learned from.
@@ -211,6 +213,9 @@ def score_scans(
             "png_heat": png_heat,
             "report": report,
             "pdf": pdf,
+            # Without them, what was finished before there were such files still counts.
+            **({"seg_nrrd": True} if seg_nrrd else {}),
+            **({"itksnap": True} if itksnap else {}),
         }
         asked = _hashed([loaded.sha256, flagging.of_files(), plane, options])
         command = _hashed([asked, [str(path.resolve()) for path in inputs], every_series])
@@ -431,6 +436,8 @@ def score_scan(
     png_heat: bool = False,
     report: bool = False,
     pdf: Paper | None = None,
+    seg_nrrd: bool = False,
+    itksnap: bool = False,
     reported: Callable[[ScanReport], None] | None = None,
     overwrite: bool = False,
     run: Mapping[str, str] | None = None,
@@ -446,7 +453,8 @@ def score_scan(
         What scores it.
     folder : Path
         See `write_scan_outputs`, as for ``threshold``, ``fpr``, ``settings``, ``keep_uids``,
-        ``dicom``, ``png``, ``png_heat``, ``report``, ``pdf``, ``overwrite`` and ``run``.
+        ``dicom``, ``png``, ``png_heat``, ``report``, ``pdf``, ``seg_nrrd``, ``itksnap``,
+        ``overwrite`` and ``run``.
     montage : bool
         Also write ``montage.png`` with the highest-scoring slices.
     reported : callable, optional
@@ -486,6 +494,8 @@ def score_scan(
         png_heat=png_heat,
         report=report,
         pdf=pdf,
+        seg_nrrd=seg_nrrd,
+        itksnap=itksnap,
         likeness=likeness,
         run=run,
     )

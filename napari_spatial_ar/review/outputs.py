@@ -511,9 +511,14 @@ def _write_dicom(
     try:
         write_seg(made["mask_dicom"], numbers, volume, algorithm=algorithm, edited=edited)
         if 0 < len(segments) <= _MOST_SEGMENTS:
-            path = made["findings_dicom"]
-            by = {"algorithm": algorithm, "edited": edited}
-            write_seg(path, numbers, volume, segments=segments, **by)
+            write_seg(
+                made["findings_dicom"],
+                numbers,
+                volume,
+                algorithm=algorithm,
+                edited=edited,
+                segments=segments,
+            )
         else:
             del made["findings_dicom"]
             if segments:

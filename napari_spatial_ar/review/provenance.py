@@ -135,7 +135,7 @@ def recorded_threshold(record: Mapping[str, Any]) -> float:
 
 
 def recorded_algorithm(mask: Path) -> tuple[Algorithm, bool] | None:
-    """Read what made a ``mask.nii.gz`` from the ``provenance.json`` beside it.
+    """Read what made a mask or map of findings from the ``provenance.json`` beside it.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def recorded_algorithm(mask: Path) -> tuple[Algorithm, bool] | None:
         The model, and whether a person edited the mask; None where there is no such record.
     """
     beside = mask.with_name("provenance.json")
-    if mask.name != "mask.nii.gz" or not beside.is_file():
+    if mask.name not in ("mask.nii.gz", "findings.nii.gz") or not beside.is_file():
         return None
     try:
         record = parse_json(beside.read_bytes())

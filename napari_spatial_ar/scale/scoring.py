@@ -98,7 +98,7 @@ class ScoreJob:
         See `Place.of`.
     flagging : Flagging
         Threshold and what becomes of the voxels above it.
-    plane, montage, keep_uids, dicom, png, png_heat
+    plane, montage, keep_uids, dicom, png, png_heat, seg_nrrd, itksnap
         See `napari_spatial_ar.review.batch.score_scans`.
     report : bool
         Also write ``report.html`` of each scan.
@@ -120,6 +120,8 @@ class ScoreJob:
     png_heat: bool = False
     report: bool = False
     pdf: Paper | None = None
+    seg_nrrd: bool = False
+    itksnap: bool = False
     weights: str | None = None
     device: str = "auto"
 
@@ -129,9 +131,9 @@ class ScoreJob:
         values = asdict(self)
         for name in ("model", "out", "weights", "device"):
             del values[name]
-        for name in ("report", "pdf"):
+        for name in ("report", "pdf", "seg_nrrd", "itksnap"):
             if not values[name]:
-                del values[name]  # what was finished before there were reports still counts
+                del values[name]  # what was finished before there were such files still counts
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -186,6 +188,8 @@ def score_one(task: ScanTask, job: ScoreJob) -> Entry:
             png_heat=job.png_heat,
             report=job.report,
             pdf=job.pdf,
+            seg_nrrd=job.seg_nrrd,
+            itksnap=job.itksnap,
             overwrite=True,
         )
         files = digests(folder)
@@ -245,7 +249,7 @@ def score_many(
         Called with ("N scans", scans done, inputs in all as far as they are looked through).
     **options
         ``plane``, ``montage``, ``keep_uids``, ``dicom``, ``png``, ``png_heat``, ``report``,
-        ``pdf``.
+        ``pdf``, ``seg_nrrd``, ``itksnap``.
 
     Returns
     -------

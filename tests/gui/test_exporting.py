@@ -109,12 +109,16 @@ def test_export_all_takes_dicom_and_pictures_along(
     assert not scored.export.dicom.isChecked()
     scored.export.dicom.click()
     scored.export.png.click()
-    assert scored.export.extras() == {"dicom": True, "png": True}
+    scored.export.seg_nrrd.click()
+    scored.export.itksnap.click()
+    wanted = {"dicom": True, "png": True, "seg_nrrd": True, "itksnap": True}
+    assert scored.export.extras() == wanted
     qtbot.mouseClick(scored.export.all_button, LEFT)
     qtbot.waitUntil(lambda: len(notes) >= 1, timeout=30_000)
     (folder,) = out.iterdir()
     names = {path.name for path in folder.iterdir()}
     assert {"mask.nii.gz", "nll.nii.gz", "mask.dcm", "nll.dcm", "overlays"} <= names
+    assert {"findings.nii.gz", "findings.dcm", "findings.seg.nrrd", "findings.label"} <= names
     assert list((folder / "overlays").glob("*.png"))
 
 

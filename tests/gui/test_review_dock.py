@@ -448,10 +448,11 @@ def test_export_all_writes_five_files_and_asks_before_replacing(
     assert sorted(p.name for p in folder.iterdir()) == [
         "findings.csv",
         "findings.json",
+        "findings.nii.gz",
         "mask.nii.gz",
         "nll.nii.gz",
-        "score.nii.gz",
         "provenance.json",
+        "score.nii.gz",
     ]
     record = json.loads((folder / "provenance.json").read_text())
     assert record["threshold"]["share_of_normal_tissue_flagged"] == pytest.approx(0.01)
