@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from npe2 import PluginManifest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -108,6 +109,15 @@ def test_pythons_claimed_are_those_tested(project):
     assert tested is not None
     assert [f"python{version}" for version in claimed] == tested.group(1).split()
     assert project["requires-python"] == f">={claimed[0]}"
+
+
+def test_hosted_tests_run_on_each_python_and_binding_that_is_claimed(project):
+    jobs = yaml.safe_load((REPO_ROOT / ".github/workflows/test.yml").read_text())["jobs"]
+    matrix = jobs["test"]["strategy"]["matrix"]
+    claimed = re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"]))
+    assert matrix["python"] == claimed
+    bindings = {*matrix["qt"], *(one["qt"] for one in matrix["include"])}
+    assert bindings == QT_BINDINGS & set(project["optional-dependencies"])
 
 
 def test_napari_is_capped_below_the_version_that_is_known_to_break(project):
