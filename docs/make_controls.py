@@ -37,6 +37,7 @@ PARTS = {
     "models": "Models",
     "comparison": "Compare two models",
     "checkpoint": "Import a checkpoint of the paper's authors",
+    "weights": "Get weights and Add weights",
     "keys": "Keys",
 }
 HEAD = """# Every control

@@ -10,6 +10,7 @@ __all__ = [
     "InUseError",
     "InputError",
     "MemoryShortage",
+    "MissingWeightsError",
     "ModelFileError",
     "ModelVersionError",
     "NameTakenError",
@@ -17,6 +18,7 @@ __all__ = [
     "SpatialARError",
     "StorageError",
     "UnguardedWarning",
+    "UnsaidError",
     "WeightsError",
     "printable",
 ]
@@ -87,6 +89,33 @@ class ModelVersionError(ModelFileError):
 
 class WeightsError(SpatialARError):
     """Backbone weights that are missing, damaged or not what their name says."""
+
+
+class MissingWeightsError(WeightsError):
+    """Backbone weights that are not on this machine: they can be fetched, or added."""
+
+
+class UnsaidError(InputError):
+    """Something that files do not say and that has to be asked for.
+
+    Parameters
+    ----------
+    unsaid : tuple of str
+        Names of what is missing.
+    what, path, fix
+        As for `SpatialARError`.
+    """
+
+    def __init__(
+        self,
+        unsaid: tuple[str, ...],
+        what: str,
+        *,
+        path: str | Path | None = None,
+        fix: str | None = None,
+    ):
+        self.unsaid = unsaid
+        super().__init__(what, path=path, fix=fix)
 
 
 class MemoryShortage(SpatialARError):

@@ -11,6 +11,7 @@ from napari_spatial_ar.errors import SpatialARError
 from napari_spatial_ar.gui import services, settings
 from napari_spatial_ar.gui.forms import Dialog, Note, combo, fields, research_line, select_data
 from napari_spatial_ar.gui.tooltips import tooltip
+from napari_spatial_ar.gui.weights_row import WeightsRow
 
 __all__ = ["CheckpointDialog"]
 
@@ -53,6 +54,7 @@ class CheckpointDialog(Dialog):
         self.size = QSpinBox()
         self.size.setToolTip(tooltip("checkpoint.size"))
         self.note = Note(strong=True)
+        self.weights = WeightsRow()
         self._fill()
         self._lay_out()
         self.name.textChanged.connect(self._check)
@@ -60,6 +62,7 @@ class CheckpointDialog(Dialog):
         for box in (self.modality, self.backbone):
             box.currentIndexChanged.connect(self._check)
         self.size.valueChanged.connect(self._check)
+        services.weights_news.changed.connect(self._on_weights)
         self._check()
 
     def _fill(self) -> None:
@@ -69,8 +72,7 @@ class CheckpointDialog(Dialog):
             self.modality.addItem(title, modality)
         select_data(self.modality, settings.recall(_MODALITY, ""))
         self.backbone.addItem(_CHOOSE, "")
-        for name, present in services.backbones_with(found.channels):
-            self.backbone.addItem(f"{name}  \u2713" if present else name, name)
+        self._fill_backbones()
         select_data(self.backbone, found.folder_backbone or settings.recall(_BACKBONE, ""))
         said = "-".join(map(str, found.folder_dilations))
         self.dilations.setText(said or settings.recall(_DILATIONS, ""))
@@ -82,6 +84,19 @@ class CheckpointDialog(Dialog):
         self.size.setSuffix(" pixels")
         self.size.setValue(found.size or settings.recall(_SIZE, 0))
         self.size.setEnabled(found.size is None)
+
+    def _fill_backbones(self) -> None:
+        for name, present in services.backbones_with(self._found.channels):
+            text = f"{name}  \u2713" if present else name
+            index = self.backbone.findData(name)
+            if index < 0:
+                self.backbone.addItem(text, name)
+            else:
+                self.backbone.setItemText(index, text)
+
+    def _on_weights(self, *_: object) -> None:
+        self._fill_backbones()
+        self._check()
 
     def _lay_out(self) -> None:
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
@@ -110,14 +125,17 @@ class CheckpointDialog(Dialog):
             )
         )
         layout.addWidget(self.note)
+        layout.addWidget(self.weights)
         layout.addWidget(buttons)
         layout.addWidget(research_line())
 
-    def _check(self) -> None:
+    def _check(self, *_: object) -> None:
         """Say what is missing or does not fit; the button waits for it."""
         problem = self._problem()
         self.import_button.setEnabled(not problem)
         self.note.say(problem)
+        backbone = self.backbone.currentData()
+        self.weights.mean(backbone, missing=bool(backbone and services.weights_hint(backbone)))
 
     def _problem(self) -> str:
         if not self.name.text().strip():

@@ -38,7 +38,7 @@ def is_light(widget: QWidget) -> bool:
 MEASURED = Pair("#8a8f98", "#7d828b")
 FLAGGED = Pair("#00a5b8", "#007d8c")
 NORMAL = Pair("#e08a2e", "#a34f00")
-#: The loss of training, which the validation's (`NORMAL`) follows.
+#: The loss of training, which the validation's (`NORMAL`) follows; and links.
 FOLLOWED = Pair("#8ab4f8", "#2459b3")
 #: Text of rows that are done with, and of rows with trouble.
 QUIET = Pair("#8c8c8c", "#6b6b6b")

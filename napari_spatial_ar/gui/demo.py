@@ -64,7 +64,8 @@ def show_demo(
     if hint:
         from napari_spatial_ar.errors import WeightsError
 
-        raise WeightsError(hint)
+        name = loaded.header.backbone.name
+        raise WeightsError(hint.rstrip("."), fix=services.weights_advice(name))
     viewer = viewer or napari.Viewer(title="napari-spatial-ar")
     layer = viewer.add_image(**volume_layer_kwargs(volume))
     show_acquired_plane(viewer, volume.geometry)

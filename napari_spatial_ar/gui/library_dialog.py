@@ -129,6 +129,7 @@ class LibraryDialog(Dialog):
         self.library.made.connect(self._on_made)
         self.library.checked.connect(self.table.update_entry)
         services.model_news.changed.connect(self.look)
+        services.weights_news.changed.connect(self.look)
         for key, slot in (("F2", self.rename), ("Del", self.delete)):
             shortcut = QShortcut(QKeySequence(key), self.table)
             shortcut.setContext(Qt.ShortcutContext.WidgetShortcut)
@@ -136,7 +137,7 @@ class LibraryDialog(Dialog):
 
     # ------------------------------------------------------------------ what is shown
 
-    def look(self) -> None:
+    def look(self, *_: object) -> None:
         """List the models anew, and read them whole one after the other."""
         if self._looking is not None:
             # What it still finds may be of before the change.

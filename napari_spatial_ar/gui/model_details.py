@@ -6,8 +6,10 @@ from typing import Any
 
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.card_view import CardView
 from napari_spatial_ar.gui.forms import Note, heading
+from napari_spatial_ar.gui.weights_row import WeightsRow
 
 __all__ = ["STATES", "ModelDetails", "calibrated_on", "trained_on"]
 
@@ -33,15 +35,19 @@ class ModelDetails(QWidget):
         super().__init__()
         self.title = heading()
         self.state = Note(strong=True)
+        self.weights = WeightsRow()
         self.card = CardView()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.title)
         layout.addWidget(self.state)
+        layout.addWidget(self.weights)
         layout.addWidget(self.card, 1)
 
     def show_entry(self, entry: Any) -> None:
         """Show a ``ModelEntry``; None empties the page."""
+        missing = entry is not None and entry.state == "weights" and entry.header is not None
+        self.weights.mean(entry.header.backbone.name if missing else "", missing=missing)
         if entry is None:
             self.title.setText("")
             self.state.say("")
@@ -49,7 +55,9 @@ class ModelDetails(QWidget):
             return
         origin = "released with the package" if entry.released else "yours"
         self.title.setText(f"{entry.name} ({origin})")
-        self.state.say(f"{STATES[entry.state]}. {entry.advice}")
+        # The advice about weights is for the command line.
+        hint = services.weights_hint(entry.header.backbone.name, entry.header) if missing else ""
+        self.state.say(f"{STATES[entry.state]}. {hint or entry.advice}")
         self.card.show_card(entry.folder, _card(entry))
 
 

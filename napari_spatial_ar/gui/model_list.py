@@ -9,25 +9,32 @@ from typing import Any
 from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import QComboBox
 
-from napari_spatial_ar.errors import SpatialARError
+from napari_spatial_ar.errors import MissingWeightsError, SpatialARError
 from napari_spatial_ar.gui import services, settings
 from napari_spatial_ar.gui.display_windows import model_sees
 from napari_spatial_ar.gui.forms import Note
 from napari_spatial_ar.gui.layers import import_ahead
 from napari_spatial_ar.gui.notify import report, sentence
+from napari_spatial_ar.gui.weights_row import WeightsRow
 from napari_spatial_ar.gui.workers import TaskHost
 
 __all__ = ["ModelList"]
 
 _TOOLTIP = Qt.ItemDataRole.ToolTipRole
-_NONE = (
-    "There is no model yet. Fit one in the Training dock, or run in a terminal: "
-    "napari-spatial-ar fit FOLDER --out MODEL_DIR"
-)
+_NONE = "There is no model yet. Fit one in the Training dock, or take one in by Manage... > Import."
 
 
 class ModelList(QObject):
-    """Keeps a combo box of models, and loads the chosen one in a worker."""
+    """Keeps a combo box of models, and loads the chosen one in a worker.
+
+    Parameters
+    ----------
+    box, note, weights : QComboBox, Note, WeightsRow
+        What it fills: the list, what there is to know of the chosen model, and the ways to its
+        backbone's weights where they are missing.
+    tasks : TaskHost
+        Where models are loaded.
+    """
 
     #: A model is loaded and ready.
     loaded = Signal(object)
@@ -36,15 +43,17 @@ class ModelList(QObject):
     #: The chosen model cannot be loaded; the reason stands in the note.
     unusable = Signal()
 
-    def __init__(self, box: QComboBox, note: Note, tasks: TaskHost):
+    def __init__(self, box: QComboBox, note: Note, weights: WeightsRow, tasks: TaskHost):
         super().__init__(box)
         self._box = box
         self._note = note
+        self._weights = weights
         self._tasks = tasks
         self.model: Any = None
         self._wanted: Any = None
         services.model_news.renamed.connect(self._on_renamed)
         services.model_news.changed.connect(self.refresh)
+        services.weights_news.changed.connect(self._on_index)
         box.currentIndexChanged.connect(self._on_index)
         self.refresh()
 
@@ -87,11 +96,12 @@ class ModelList(QObject):
         if index >= 0:
             self._box.setItemText(index, new_name)
 
-    def _on_index(self) -> None:
+    def _on_index(self, *_: object) -> None:
         info = self.info
         if info is None:
             self.model = self._wanted = None
             self._note.say(_NONE)
+            self._weights.hide()
             self.unusable.emit()
             return
         settings.remember("model", info.name)
@@ -107,7 +117,7 @@ class ModelList(QObject):
         def work(stop: threading.Event) -> Generator[None, None, Any]:
             import_ahead()
             yield
-            return services.load_model(info.path), services.weights_hint(info.backbone)
+            return services.load_model(info.path), services.weights_hint(info.backbone, info.header)
 
         task = self._tasks.start(work)
         task.returned.connect(lambda found: self._take(info, *found))
@@ -119,9 +129,11 @@ class ModelList(QObject):
         self.model = model
         about = f"{model.modality.upper()}. Trained on {info.summary}. {model_sees(model)}"
         self._note.say(hint or about.rstrip())
+        self._weights.mean(info.backbone, missing=bool(hint))
         self.loaded.emit(model)
 
     def _fail(self, info: Any, error: Exception) -> None:
         if info is self._wanted:
             self._note.say(report(error, "Loading the model"))
+            self._weights.mean(info.backbone, missing=isinstance(error, MissingWeightsError))
             self.unusable.emit()

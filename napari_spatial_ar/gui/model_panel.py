@@ -10,6 +10,7 @@ from napari_spatial_ar.gui.fold import folding
 from napari_spatial_ar.gui.forms import Note, combo, row
 from napari_spatial_ar.gui.library_button import LibraryButton
 from napari_spatial_ar.gui.tooltips import tooltip
+from napari_spatial_ar.gui.weights_row import WeightsRow
 from napari_spatial_ar.imaging.geometry import Plane
 
 __all__ = ["ModelPanel"]
@@ -23,6 +24,8 @@ class ModelPanel(QWidget):
         self.box = combo(tooltip("model.model"), "Model")
         self.library_button = LibraryButton()
         self.note = Note()
+        self.weights = WeightsRow()
+        self.weights.hide()
         self.plane_box = combo(
             tooltip("model.slices"),
             "Slices that the model sees",
@@ -30,7 +33,7 @@ class ModelPanel(QWidget):
         self.plane_box.addItem("Slices as acquired", None)
         for plane in get_args(Plane):
             self.plane_box.addItem(f"{plane.capitalize()} slices", plane)
-        parts = [row(self.box, self.library_button), self.note, self.plane_box]
+        parts = [row(self.box, self.library_button), self.note, self.weights, self.plane_box]
         self.fold = folding("Model", parts, key="model")
         self.fold.set_summary(self.box.currentText)
         layout = QVBoxLayout(self)

@@ -7,15 +7,22 @@ import traceback
 
 from napari.utils.notifications import show_error, show_warning
 
-from napari_spatial_ar.errors import Cancelled, SpatialARError
+from napari_spatial_ar.errors import Cancelled, MissingWeightsError, SpatialARError
 
-__all__ = ["report", "sentence", "warn"]
+__all__ = ["log", "report", "sentence", "warn"]
 
 logger = logging.getLogger("napari_spatial_ar")
 
 
+#: What to do about missing weights, where a `WeightsRow` stands.
+GET_OR_ADD = "Get weights... fetches them, Add file... takes them from a file."
+
+
 def sentence(error: BaseException, doing: str) -> str:
     """One sentence for an error met while doing something, such as ``"Scoring"``."""
+    if isinstance(error, MissingWeightsError):
+        # Its advice is for the command line.
+        return f"{MissingWeightsError(error.what)!s} {GET_OR_ADD}"
     if isinstance(error, SpatialARError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -33,13 +40,17 @@ def report(error: BaseException, doing: str) -> str:
     file name and with it a patient's name.
     """
     text = sentence(error, doing)
-    if isinstance(error, Cancelled):
-        return text
+    log(error, doing)
+    if not isinstance(error, Cancelled):
+        show_error(text)
+    return text
+
+
+def log(error: BaseException, doing: str) -> None:
+    """Log what nobody foresaw, and nothing of an error that is a sentence."""
     if not isinstance(error, SpatialARError):
         places = "".join(traceback.format_tb(error.__traceback__))
         logger.error("%s: %s\n%s", doing, type(error).__name__, places)
-    show_error(text)
-    return text
 
 
 def warn(text: str) -> None:

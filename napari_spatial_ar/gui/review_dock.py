@@ -60,7 +60,8 @@ class ReviewDock(DockPage):
         self.rarity = ScanRarity(self.tasks, self)
         self.likeness = LikenessCheck(self.unlike_note, self.tasks)
         self.exporter = Exporter(self, self.export, self.threshold, self.masks, self.likeness)
-        self.models = ModelList(self.model_box, self.model_note, self.tasks)
+        weights = self.model_panel.weights
+        self.models = ModelList(self.model_box, self.model_note, weights, self.tasks)
         self.choice = ModelChoice(self.model_box)
         self._connect()
         self._show_session()

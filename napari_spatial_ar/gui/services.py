@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_spatial_ar.errors import SpatialARError
-
 __all__ = [
     "ModelNews",
+    "WeightsNews",
+    "WeightsOffer",
     "backbone_names",
     "backbones_with",
     "default_note",
     "embed_plane",
     "estimate_steps",
     "fit_steps",
+    "known_backbones",
     "list_models",
     "load_model",
     "methods",
     "model_news",
+    "named_by",
     "new_recipe",
     "patch_of",
     "read_dilations",
@@ -32,12 +35,24 @@ __all__ = [
     "suspect_steps",
     "unfinished_dir",
     "user_models_dir",
+    "usual_normalisation",
+    "weights_advice",
     "weights_hint",
+    "weights_missing",
+    "weights_news",
+    "weights_offers",
     "write_recipe",
 ]
 
 _loaded: dict[tuple[str, int], Any] = {}
 _loading = threading.Lock()
+
+
+class WeightsNews(QObject):
+    """Tells every dock when there are new weights."""
+
+    #: Name of the backbone whose weights are on this machine now.
+    changed = Signal(str)
 
 
 class ModelNews(QObject):
@@ -51,6 +66,8 @@ class ModelNews(QObject):
 
 #: The one channel between the docks and the dialog of models.
 model_news = ModelNews()
+#: The one channel between the dialogs of weights and all that need weights.
+weights_news = WeightsNews()
 
 
 def list_models() -> list[Any]:
@@ -217,26 +234,100 @@ def read_dilations(text: str, layers: int) -> list[int]:
     return reference_checkpoint.layer_dilations(reference_checkpoint.read_dilations(text), layers)
 
 
-def weights_hint(backbone: str) -> str:
-    """Say how to get a backbone's weights; "" where they are on this machine."""
-    if dict(backbone_names()).get(backbone, True):
+def known_backbones() -> list[str]:
+    """Names of the backbones whose weights can be added under them."""
+    from napari_spatial_ar.normative.backbone_table import BACKBONES, OFFLINE_BACKBONE
+
+    return [name for name in BACKBONES if name != OFFLINE_BACKBONE]
+
+
+def named_by(path: Path) -> str | None:
+    """Backbone that a file of weights is named after; see `weights.named_by`."""
+    from napari_spatial_ar.normative.weights import named_by as named
+
+    return named(path)
+
+
+def usual_normalisation() -> tuple[str, str]:
+    """Mean and standard deviation of ImageNet, as they are written."""
+    from napari_spatial_ar.normative.backbone_table import IMAGENET_MEAN, IMAGENET_STD
+
+    return ", ".join(map(str, IMAGENET_MEAN)), ", ".join(map(str, IMAGENET_STD))
+
+
+@dataclass(frozen=True)
+class WeightsOffer:
+    """Weights that can be fetched.
+
+    Parameters
+    ----------
+    name, licence : str
+        The backbone and the licence of its weights.
+    repositories : tuple of str
+        Where on the model hub they are; empty for those that come through pip.
+    gated : bool
+        Whether the first asks for a licence to be accepted, and the second does not.
+    """
+
+    name: str
+    licence: str
+    repositories: tuple[str, ...]
+    gated: bool
+
+
+def weights_offers(wanted: str = "") -> list[WeightsOffer]:
+    """List weights that can be fetched and are not on this machine, and those that are wanted.
+
+    Of what is wanted a part may be here: some of the blocks.
+    """
+    from napari_spatial_ar.normative.backbone_table import BACKBONES
+    from napari_spatial_ar.normative.weights import at_hand
+
+    return [
+        WeightsOffer(spec.name, spec.licence, spec.hub, len(spec.hub) > 1)
+        for spec in BACKBONES.values()
+        if spec.name == wanted or not at_hand(spec)
+    ]
+
+
+def weights_hint(backbone: str, header: Any = None) -> str:
+    """Say that a backbone's weights are missing; "" where they are on this machine.
+
+    Parameters
+    ----------
+    backbone : str
+        Its name.
+    header : ModelHeader, optional
+        Of a model, which may need more blocks of it than other models do.
+    """
+    from napari_spatial_ar.normative.library import missing_backbone
+
+    present = dict(backbone_names()).get(backbone, header is None)
+    if present and (header is None or missing_backbone(header) is None):
         return ""
+    return weights_missing(backbone)
+
+
+def weights_missing(backbone: str) -> str:
+    """Say that a backbone's weights are missing."""
+    return f"The weights of {backbone} are not on this machine."
+
+
+def weights_advice(backbone: str) -> str:
+    """Say how to get a backbone's weights by the command line."""
     from napari_spatial_ar.normative.weights import how_to_get, spec_of
 
-    try:
-        how = how_to_get(spec_of(backbone))
-    except SpatialARError as error:
-        how = str(error)
-    return f"The weights of {backbone} are not on this machine. {how}."
+    return how_to_get(spec_of(backbone))
 
 
 def default_note(backbone: str) -> str:
     """Say why a backbone is the one that fits default to; "" of any other, and of DINOv3."""
-    from napari_spatial_ar.normative.backbone import OFFLINE_BACKBONE
-    from napari_spatial_ar.normative.weights import default_backbone, default_note
+    from napari_spatial_ar.normative.backbone import DEFAULT_BACKBONE, OFFLINE_BACKBONE
+    from napari_spatial_ar.normative.weights import default_backbone
 
-    default = default_backbone()
-    return default_note(default) if backbone == default == OFFLINE_BACKBONE else ""
+    if not backbone == default_backbone() == OFFLINE_BACKBONE:
+        return ""
+    return f"It comes with the package. {DEFAULT_BACKBONE} is preferred where its weights are here."
 
 
 def user_models_dir() -> Path:

@@ -306,6 +306,43 @@ _DIALOGS = {
     "checkpoint.context": "Which patches predict a patch; the file says it by its masks",
     "checkpoint.size": "Side that images were resized to, its --img_size",
     "checkpoint.import": "Make a model of it; it has no calibration yet",
+    "weights.get_weights": "Fetch weights of a backbone: licence and size are shown first",
+    "weights.add_file": (
+        "Add weights that are on this machine: Meta's .pth, safetensors of timm, transformers or "
+        "open_clip, or a folder of one of these"
+    ),
+    "weights.backbone": "Whose weights are fetched; those that are here already are not listed",
+    "weights.token": (
+        "An access token of the model hub, from the settings of your account there. It is used "
+        "for this download and then forgotten, unless it is to be kept"
+    ),
+    "weights.keep_token": (
+        "Hand the token to the hub's own client, which keeps it for all programs of this user"
+    ),
+    "weights.progress": "How much has arrived",
+    "weights.get": "Accept the licence and fetch the weights",
+    "weights.stop": "Stop fetching; what has arrived is kept",
+    "weights.path": "The file or folder of weights",
+    "weights.choose_file": "Choose a file of weights",
+    "weights.choose_folder": (
+        "Choose a folder of transformers, timm or open_clip, also one in the cache of the hub's "
+        "client"
+    ),
+    "weights.kind": (
+        "Which backbone they are of. Whether they fit is seen before they are taken in"
+    ),
+    "weights.name": "Name of the backbone, by which models that are fitted with it know it",
+    "weights.licence": "Licence of the weights, shown in lists; it may be left empty",
+    "weights.heads": "Attention heads of a block; the weights do not say it",
+    "weights.activation": "Activation of the MLPs: quick_gelu in OpenAI's CLIP, gelu in most",
+    "weights.mean": (
+        "Mean of the normalisation that it was trained with, of grey values in 0..1; of ImageNet: "
+        "{usual}"
+    ),
+    "weights.std": (
+        "Standard deviation of the normalisation that it was trained with; of ImageNet: {usual}"
+    ),
+    "weights.add": "Read the weights, see that they fit, and copy them to the user's folder",
     "keys.table": "They work in the dock, but in text fields, and on the canvas",
 }
 

