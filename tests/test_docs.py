@@ -1,4 +1,4 @@
-"""The pages for people: each relative link leads to a file, each anchor to a heading."""
+"""The pages for people: links lead somewhere, and the tutorial runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
+import nibabel as nib
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -67,3 +69,24 @@ def test_dead_links_are_seen(tmp_path: Path) -> None:
         "[there](page.md#a-heading), [web](https://example.org)\n\n`[code](no.md)`\n"
     )
     assert dead(page) == ["gone.md", "gone.png", "page.md#a-heading"]
+
+
+# ---------------------------------------------------------------------- the tutorial
+
+
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / "docs/tutorials/first-model.md"
+    blocks = [token for token in tokens(page) if token.type == "fence" and token.info == "python"]
+    assert len(blocks) >= 8
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        assert block.map is not None
+        # Blank lines before it, so that an error names the line of the page.
+        source = "\n" * (block.map[0] + 1) + block.content
+        exec(compile(source, str(page), "exec"), names)
+    assert names["regions"]
+    assert names["regions"][0].peak_score > names["threshold"]
+    assert nib.load(tmp_path / "results/mask.nii.gz").shape == (256, 256, 32)
+    assert names["score"].nll.shape == (256, 256)
+    assert (tmp_path / "my-model/model.safetensors").is_file()
