@@ -19,7 +19,7 @@ from napari_spatial_ar.gui.layers import (
     source_array,
     volume_layer_kwargs,
 )
-from napari_spatial_ar.gui.viewing import go_to_slice, show_acquired_plane, slice_in_view
+from napari_spatial_ar.gui.viewing import camera_of, go_to_slice, show_acquired_plane, slice_in_view
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 
@@ -158,7 +158,7 @@ def test_the_acquired_plane_is_shown_upright(
     layer = viewer.add_image(**volume_layer_kwargs(volume))
     show_acquired_plane(viewer, volume.geometry)
     assert viewer.dims.order == order
-    assert str(viewer.scene.camera.orientation2d[0]) == vertical
+    assert str(camera_of(viewer).orientation2d[0]) == vertical
     assert viewer.dims.displayed == order[1:]
     for index in (0, 3, lab.shape[0] - 1):
         go_to_slice(viewer, layer, volume.geometry, index)

@@ -15,6 +15,7 @@ from napari_spatial_ar.gui.directions import Edges
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.marks import attend
 from napari_spatial_ar.gui.viewing import (
+    camera_of,
     go_to_slice,
     plane_in_view,
     show_acquired_plane,
@@ -135,7 +136,7 @@ def test_a_ball_left_in_front_and_above_lies_between_the_letters_that_say_so() -
     for plane in PLANES:
         show_plane(viewer, plane)
         down, right = (where - centre)[list(viewer.dims.order[-2:])]
-        vertical, horizontal = viewer.scene.camera.orientation2d
+        vertical, horizontal = camera_of(viewer).orientation2d
         below = down > 0 if str(vertical) == "down" else down < 0
         on_the_right = right > 0 if str(horizontal) == "right" else right < 0
         edges = marks.edges
@@ -154,7 +155,7 @@ def test_rolled_transposed_and_flipped_views_stay_right(lab: Any) -> None:
     viewer.dims.roll()
     assert marks.edges == Edges("A", "P", "S", "I")
     show_plane(viewer, "coronal")
-    viewer.scene.camera.orientation2d = ("down", "left")
+    camera_of(viewer).orientation2d = ("down", "left")
     assert marks.edges == Edges("L", "R", "I", "S")
 
 

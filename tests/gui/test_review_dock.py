@@ -30,7 +30,7 @@ from napari_spatial_ar.errors import MissingWeightsError, WeightsError
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import KEY, volume_layer_kwargs
 from napari_spatial_ar.gui.review_dock import ReviewDock
-from napari_spatial_ar.gui.viewing import go_to_slice
+from napari_spatial_ar.gui.viewing import camera_of, go_to_slice
 from napari_spatial_ar.gui.workers import pool
 from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.windows import Window
@@ -522,11 +522,11 @@ def test_a_dropped_scan_opens_upright_and_names_no_patient(
     drop(made, path)
     qtbot.waitUntil(lambda: made.scan.layer is not None, timeout=5000)
     assert made.viewer.dims.order == (2, 0, 1)
-    assert str(made.viewer.scene.camera.orientation2d[0]) == "up"
+    assert str(camera_of(made.viewer).orientation2d[0]) == "up"
     assert not any("DOE" in layer.name for layer in made.viewer.layers)
     assert made.volume_button.isEnabled()
     made.viewer.dims.order = (0, 1, 2)
-    assert str(made.viewer.scene.camera.orientation2d[0]) == "down"
+    assert str(camera_of(made.viewer).orientation2d[0]) == "down"
 
 
 def test_what_cannot_be_opened_is_one_sentence(

@@ -18,6 +18,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.display_windows import opening_window
 from napari_spatial_ar.gui.layers import KEY, layer_volume, source_array, volume_layer_kwargs
 from napari_spatial_ar.gui.viewing import (
+    camera_of,
     go_to_slice,
     show_acquired_plane,
     show_scan,
@@ -70,7 +71,7 @@ def test_buttons_turn_the_view_and_show_which_plane_it_is(dock: Any, lab: Any, q
     ):
         qtbot.mouseClick(buttons[plane], LEFT)
         assert made.viewer.dims.order == order
-        assert str(made.viewer.scene.camera.orientation2d[0]) == up
+        assert str(camera_of(made.viewer).orientation2d[0]) == up
         assert pressed() == [plane]
         qtbot.mouseClick(buttons[plane], LEFT)  # again: it stays
         assert pressed() == [plane]
