@@ -50,7 +50,7 @@ lint:
 
 docs:
 	scripts/setup.sh "$(VENV)" "$(QT),test,dev"
-	NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/mkdocs" build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/mkdocs" build --strict
 
 coverage:
 	scripts/test.sh "$(VENV)" "$(QT)" --cov --cov-report=term --cov-report=html $(ARGS)

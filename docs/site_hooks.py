@@ -21,6 +21,8 @@ _LOADED = re.compile(
     r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^>]*>"""
 )
 _FOLDER = "files"
+# A folder has no page: the site's page about it.
+_PAGES = {"docs/reference/schema": "reference/json.md"}
 
 
 def _in_repository(page: str, link: str) -> str:
@@ -33,6 +35,8 @@ def _in_repository(page: str, link: str) -> str:
 
 def _in_site(path: str) -> str:
     """Path below docs/ at which the site has a file of the repository."""
+    if path in _PAGES:
+        return _PAGES[path]
     inside = PurePosixPath(path)
     return str(inside.relative_to("docs") if inside.parts[0] == "docs" else _FOLDER / inside)
 
