@@ -14,6 +14,8 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from napari_spatial_ar.imaging.samples import sample_path
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     [
@@ -71,7 +73,23 @@ def test_dead_links_are_seen(tmp_path: Path) -> None:
     assert dead(page) == ["gone.md", "gone.png", "page.md#a-heading"]
 
 
-# ---------------------------------------------------------------------- the tutorial
+# ---------------------------------------------------------------------- code in pages
+
+
+def test_the_readme_begins_with_a_picture_and_its_code_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = ROOT / "README.md"
+    first = next(token for token in tokens(page) if token.type in ("image", "strong_open"))
+    assert first.type == "image"
+    whole = nib.load(sample_path())
+    nib.save(whole.slicer[..., 14:16], tmp_path / "scan.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    (block,) = (token for token in tokens(page) if token.info == "python")
+    names: dict[str, Any] = {}
+    exec(compile(block.content, str(page), "exec"), names)
+    assert names["result"].scores.shape == names["mask"].shape == (2, 256, 256)
+    assert 0 < names["mask"].mean() < 0.5
 
 
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

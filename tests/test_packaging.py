@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from email import message_from_bytes
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 from npe2 import PluginManifest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -157,12 +159,36 @@ def test_manifest_is_valid(project):
     assert manifest.contributions.sample_data
 
 
-def test_wheel_holds_models_sample_and_manifest(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    pytest.importorskip("hatch_fancy_pypi_readme")
+    folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
     subprocess.run(
-        [*command, "--directory", str(tmp_path)], cwd=REPO_ROOT, check=True, capture_output=True
+        [*command, "--directory", str(folder)], cwd=REPO_ROOT, check=True, capture_output=True
     )
-    (wheel,) = tmp_path.glob("*.whl")
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_page_of_the_package_is_the_readme_without_dead_links(wheel):
+    with zipfile.ZipFile(wheel) as held:
+        (name,) = (name for name in held.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = message_from_bytes(held.read(name))
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    page = str(metadata.get_payload())
+    inline = [
+        token for block in MarkdownIt("commonmark").parse(page) for token in block.children or ()
+    ]
+    addresses = [token.attrGet("href") or token.attrGet("src") for token in inline]
+    assert not [each for each in addresses if each and not each.startswith("https://")]
+    readme = (REPO_ROOT / "README.md").read_text(encoding="utf-8")
+    for line in re.findall(r"^#+ .*$", readme, re.MULTILINE):
+        assert line in page
+    assert "a tour in pictures shows each step" in page.lower()
+
+
+def test_wheel_holds_models_sample_and_manifest(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     expected = {
         "napari_spatial_ar/napari.yaml",
