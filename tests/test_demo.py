@@ -23,7 +23,7 @@ def test_released_models_are_whole_and_say_what_they_are(name: str) -> None:
     header = model.header
     assert (header.modality, header.backbone.name) == ("mri", "dinov2_vits14_focus")
     assert header.backbone.layers == (7,)
-    assert header.training["subjects"] == 80
+    assert header.training["subjects"] == 60
     assert header.calibration is not None
     assert header.calibration.patients == 12
     assert header.calibration.peaks is not None

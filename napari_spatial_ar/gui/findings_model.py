@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
-from qtpy.QtGui import QBrush
+from qtpy.QtGui import QBrush, QColor
 
 from napari_spatial_ar.gui.colours import QUIET
+from napari_spatial_ar.gui.mask_labels import finding_colour
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import slice_range
 from napari_spatial_ar.review.findings_list import FindingsList, ReviewedFinding
@@ -129,7 +130,7 @@ COLUMNS = (
         lambda item: item.comment.lower(),
     ),
 )
-COMMENT = len(COLUMNS) - 1
+NUMBER, COMMENT = 0, len(COLUMNS) - 1
 
 
 class FindingsModel(QAbstractTableModel):
@@ -186,6 +187,11 @@ class FindingsModel(QAbstractTableModel):
             column.order(item), int | float
         ):
             return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+        colour = finding_colour(item) if index.column() == NUMBER else None
+        if role == Qt.ItemDataRole.BackgroundRole and colour is not None:
+            return QBrush(QColor(*colour))
+        if role == Qt.ItemDataRole.ForegroundRole and colour is not None:
+            return QBrush(QColor("black"))  # all of these colours are bright
         if role == Qt.ItemDataRole.ForegroundRole and item.status == "reject":
             return QBrush(QUIET.on(self.parent()))
         return None

@@ -12,11 +12,12 @@ from weakref import ref
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Image, Labels, Layer
-from napari.utils.colormaps import Colormap, DirectLabelColormap
+from napari.utils.colormaps import Colormap
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.display_windows import Drawn, opening_window
 from napari_spatial_ar.gui.drawable import drawable
+from napari_spatial_ar.gui.mask_labels import IN_MASK, label_colormap
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.review.colormap import DEFAULT_COLOURS, HEAT_COLOURS
@@ -24,7 +25,6 @@ from napari_spatial_ar.review.colormap import DEFAULT_COLOURS, HEAT_COLOURS
 __all__ = [
     "AXES",
     "KEY",
-    "MASK_COLORS",
     "heat_colormap",
     "heat_layer",
     "import_ahead",
@@ -43,15 +43,6 @@ __all__ = [
 KEY = "napari-spatial-ar"
 #: Directions in which the axes of every layer grow.
 AXES = ("S", "P", "L")
-#: Colours of a mask's labels: a finding, a rejected one, and each of them while it is chosen.
-MASK_COLORS = {
-    0: np.zeros(4),
-    1: np.array([0.0, 0.9, 1.0, 1.0]),
-    2: np.array([0.6, 0.6, 0.6, 0.6]),
-    3: np.array([1.0, 0.9, 0.1, 1.0]),
-    4: np.array([0.8, 0.75, 0.4, 0.8]),
-    None: np.array([0.0, 0.9, 1.0, 1.0]),
-}
 
 
 def volume_layer_kwargs(volume: Volume, drawn: Drawn | None = None) -> dict[str, Any]:
@@ -268,12 +259,13 @@ def mask_layer(
     labels = Labels(
         volume.geometry.to_display(mask),
         name=result_name("mask", getattr(model, "name", "model")),
-        colormap=DirectLabelColormap(color_dict=MASK_COLORS),
+        colormap=label_colormap(),
         opacity=0.9,
         metadata=_facts("mask", volume, layer, model),
         **_beside(layer, volume),
     )
     labels.contour = 1
+    labels.selected_label = IN_MASK  # what the brush paints
     return labels
 
 

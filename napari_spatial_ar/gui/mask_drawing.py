@@ -10,13 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from qtpy.QtCore import QObject, Signal
 
+from napari_spatial_ar.gui.layers import KEY
+from napari_spatial_ar.gui.mask_labels import (
+    IN_MASK,
+    NUMBERED,
+    label_colormap,
+    label_features,
+    label_values,
+)
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.viewing import shows_slices
 
 __all__ = ["MaskDrawing"]
-
-# Labels of the layer; `layers.MASK_COLORS` has their colours. The odd ones are in the mask.
-_IN, _REJECTED, _CHOSEN = 1, 2, 2
 
 
 class MaskDrawing(QObject):
@@ -31,6 +36,7 @@ class MaskDrawing(QObject):
         self._layer: Any = None
         self._point: Any = None
         self._drawing = self._brush = self._pending = False
+        self._coloured: tuple[Any, ...] = ()
 
     def layer(self, session: Session) -> Any:
         """Return the session's mask layer, and attend to what is painted on it."""
@@ -90,19 +96,20 @@ class MaskDrawing(QObject):
 
     def draw(self, session: Session, mask: npt.NDArray[np.uint8]) -> None:
         """Draw a mask (Z, Y, X) of the whole volume, strokes included."""
-        self.layer(session).data[...] = session.geometry.to_display(mask)
+        self.layer(session).data[...] = session.geometry.to_display(mask) * np.uint8(IN_MASK)
         self.overlay(session, thumbnail=True)
 
     def overlay(
         self, session: Session, indices: Collection[int] | None = None, *, thumbnail: bool = False
     ) -> None:
-        """Lay strokes and the marks of rejected and chosen findings over a mask just drawn.
+        """Lay strokes over a mask just drawn, number its findings and give each its colour.
 
         ``indices`` are the acquired slices that were drawn; None for all of them.
         """
         layer = self.layer(session)
         for index in (None,) if indices is None else indices:
             self._lay(session, layer, index)
+        self._colour(session, layer)
         if indices is None or shows_slices(self._viewer, layer, session.geometry, indices):
             self.refresh(layer, thumbnail=thumbnail)
 
@@ -116,16 +123,33 @@ class MaskDrawing(QObject):
             found = np.unravel_index(flat, geometry.shape)
             return found if index is None else tuple(at[found[axis] == index] for at in found)
 
-        data[voxels(session.strokes.painted)] = _IN
+        painted = voxels(session.strokes.painted)
+        data[painted] = np.where(data[painted] == 0, IN_MASK, data[painted])
         data[voxels(session.strokes.erased)] = 0
-        # Marks drawn before go; then only the voxels of findings that have one are touched, as
-        # this follows each step of the threshold.
-        np.minimum(data[part], _IN, out=data[part])
-        data[voxels(listed.rejected)] *= _REJECTED
-        if session.chosen is not None:
-            chosen = voxels(listed.region(session.chosen.label))
-            data[chosen] += _CHOSEN * (data[chosen] != 0).astype(data.dtype)
+        if index is None:
+            # Of a slice alone, which follows each step of the threshold, voxels keep their number.
+            values = label_values(listed.items, session.chosen)[listed.labels]
+            found = voxels(listed.voxels)
+            data[found] = np.where(data[found] != 0, values, 0)
         drawn[part] = data[part]
+
+    def _colour(self, session: Session, layer: Any) -> None:
+        """Give findings their colours and names, where these are not those that they have."""
+        items, chosen = session.listed.items, session.chosen
+        said = tuple((i.finding.rank, i.finding.label, i.status) for i in items[:NUMBERED])
+        coloured = (layer, said, None if chosen is None else chosen.label)
+        if coloured == self._coloured:
+            return
+        self._coloured = coloured
+        rejected = [item for item in items if item.status == "reject"]
+        values = label_values(items, chosen)[[item.finding.label for item in rejected]]
+        layer.metadata[KEY]["rejected"] = sorted(set(values.tolist()))
+        self._drawing = True
+        try:
+            layer.colormap = label_colormap(items, chosen)
+            layer.features = label_features(items)
+        finally:
+            self._drawing = False
 
     def refresh(self, layer: Any, *, thumbnail: bool = False) -> None:
         """Show what was drawn."""

@@ -13,6 +13,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.mask_drawing import MaskDrawing
+from napari_spatial_ar.gui.mask_labels import within
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.viewing import view_index
 from napari_spatial_ar.gui.workers import TaskHost
@@ -252,7 +253,8 @@ class MaskController(QObject):
             region = self.region(session)
             if region is not None:
                 above &= geometry.to_display(region).take(index, axis)
-            np.moveaxis(layer.data, axis, 0)[index] = above
+            planes = np.moveaxis(layer.data, axis, 0)
+            planes[index] = within(planes[index], above)
             self.drawing.overlay(session)
 
     def _draw_slice(self, session: Session, layer: Any, index: int) -> None:
@@ -267,7 +269,8 @@ class MaskController(QObject):
             body=session.body.plane(index) if self.settings.body_only else None,
             region=None if region is None else np.moveaxis(region, axis, 0)[index],
         )
-        np.moveaxis(session.geometry.from_display(layer.data), axis, 0)[index] = mask
+        planes = np.moveaxis(session.geometry.from_display(layer.data), axis, 0)
+        planes[index] = within(planes[index], mask)
 
     def _compute(self) -> None:
         session = self._ready()

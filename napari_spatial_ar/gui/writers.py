@@ -27,7 +27,7 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     facts = attributes.get("metadata", {}).get(KEY, {})
     content = Content("labels", "Labels drawn in napari", "label")
     if facts.get("kind") == "mask":
-        array = array & 1  # `MASK_COLORS`
+        array = (array != 0) & ~np.isin(array, facts.get("rejected", ()))
         content = mask_content(facts["model"])
     wide = array.size and (array.max() > np.iinfo(np.uint8).max or array.min() < 0)
     array = array.astype(np.int32 if wide else np.uint8)

@@ -23,7 +23,8 @@ UNEVEN_SLICES = "its slices are unevenly spaced, which no affine holds"
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 # Turned by the golden angle, hues of consecutive numbers are far apart, however many there are.
 _GOLDEN_TURN = (3 - 5**0.5) / 2
-_FIRST_HUE = 0.09
+# Yellow is left out: it marks the region that is chosen.
+_FIRST_HUE, _HUES = 0.2, 0.9
 # Of bright colours alone: they are laid over grey scans.
 _SHADES = ((0.85, 1.0), (0.5, 1.0), (0.95, 0.8))
 
@@ -53,7 +54,7 @@ class Segment:
 
 def colour_of(number: int) -> tuple[int, int, int]:
     """Red, green, blue in 0..255 of a segment's number: the same in every file and window."""
-    hue = (_FIRST_HUE + number * _GOLDEN_TURN) % 1
+    hue = (_FIRST_HUE + _HUES * (number * _GOLDEN_TURN % 1)) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, *_SHADES[(number - 1) // 5 % len(_SHADES)])
     return round(255 * red), round(255 * green), round(255 * blue)
 

@@ -14,10 +14,19 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QFileDialog, QLineEdit
 
 from napari_spatial_ar.gui.findings_model import COLUMNS, COMMENT
+from napari_spatial_ar.gui.mask_labels import (
+    IN_MASK,
+    NUMBERED,
+    label_colormap,
+    label_features,
+    label_values,
+)
 from napari_spatial_ar.gui.review_dock import ReviewDock
 from napari_spatial_ar.gui.viewing import camera_of
 from napari_spatial_ar.gui.writers import write_labels
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.segments import colour_of
+from napari_spatial_ar.review.findings_list import list_findings
 
 LEFT = Qt.MouseButton.LeftButton
 BIG, SMALL, TINY = 240, 12, 2
@@ -37,6 +46,8 @@ def scored(
     return made
 
 
+#: Colours of a finding that is chosen, and of one that is rejected, chosen or not.
+CHOSEN, REJECTED = (1, 0.9, 0.1, 1), ((0.6, 0.6, 0.6, 0.6), (0.8, 0.75, 0.4, 0.8))
 #: The same in a window on the screen.
 on_screen = pytest.mark.parametrize("scored", [True], indirect=True, ids=["on screen"])
 
@@ -94,9 +105,12 @@ def test_a_click_shows_the_finding_in_the_middle_and_outlines_it(
     click_row(scored, qtbot, 0)
     session, viewer = scored.session, scored.viewer
     mask = source(scored)
-    assert set(np.unique(mask[9, 30, 30:32])) == {3}
-    assert (mask == 3).sum() == TINY
-    assert (mask == 1).sum() == BIG + SMALL
+    assert set(np.unique(mask[9, 30, 30:32])) == {1}
+    assert [(mask == number).sum() for number in (1, 2, 3)] == [TINY, BIG, SMALL]
+    colours = session.mask.colormap.color_dict
+    assert np.allclose(colours[1], CHOSEN)
+    for number in (2, 3):
+        assert np.allclose(colours[number][:3] * 255, colour_of(number), atol=0.5)
     z, y, x = session.geometry.display_index((9, 30, 30))
     world = session.mask.data_to_world((z, y, x))
     hidden = viewer.dims.not_displayed[0]
@@ -208,20 +222,70 @@ def test_a_decision_outlives_the_threshold(scored: ReviewDock, finish: Any, qtbo
     finish(scored)
     assert column(scored, "Status") == ["", "reject", ""]
     mask = source(scored)
-    assert (mask & 1).sum() == SMALL + TINY
-    assert (mask == 2).sum() + (mask == 4).sum() == BIG
+    assert [(mask == number).sum() for number in (1, 2, 3)] == [TINY, BIG, SMALL]
+    colours = scored.session.mask.colormap.color_dict
+    assert any(np.allclose(colours[2], grey) for grey in REJECTED)
 
 
 def test_marks_stay_in_slices_that_are_not_drawn_again(scored: ReviewDock, qtbot: Any) -> None:
     click_row(scored, qtbot, 1)
     qtbot.mouseClick(scored.findings.buttons["reject"], LEFT)
     before = source(scored).copy()
-    assert set(np.unique(before)) == {0, 1, 4}
+    assert set(np.unique(before)) == {0, 1, 2, 3}
     for threshold in (1.61, 1.62, 1.63):
         scored.threshold.slider.setValue(threshold)  # the slice in view alone, until it rests
         assert np.array_equal(source(scored), before)
     scored.masks.slices_scored([0, 5, 6])
     assert np.array_equal(source(scored), before)
+
+
+def test_the_layer_names_the_finding_of_each_voxel(
+    scored: ReviewDock, qtbot: Any, tmp_path: Path, monkeypatch: Any, notes: list[str]
+) -> None:
+    """The same number, name and colour as in the table and in what is exported."""
+    click_row(scored, qtbot, 1)
+    qtbot.mouseClick(scored.findings.buttons["reject"], LEFT)
+    qtbot.mouseClick(scored.findings.buttons["next"], LEFT)
+    qtbot.mouseClick(scored.findings.buttons["keep"], LEFT)
+    layer, table = scored.session.mask, scored.findings.sorted
+    features = layer.features
+    assert list(features["index"]) == [1, 2, 3]
+    assert list(features["name"]) == ["Flagged region 1", "Flagged region 2", "Finding 3"]
+    assert list(features["status"]) == ["unread", "reject", "keep"]
+    click_row(scored, qtbot, 0)  # napari's status bar tells of the slice in view
+    at = scored.session.geometry.display_index((9, 30, 30))
+    assert layer.get_status(at)["value"].startswith("1; name: Flagged region 1")
+    for row, colour in enumerate(features["colour"]):
+        brush = table.index(row, 0).data(Qt.ItemDataRole.BackgroundRole)
+        assert (None if brush is None else brush.color().name()) == (None if row == 1 else colour)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a, **k: str(tmp_path))
+    qtbot.mouseClick(scored.export.all_button, LEFT)
+    qtbot.waitUntil(lambda: len(notes) == 1, timeout=10_000)
+    folder = tmp_path / "mr-series-4"
+    numbers = np.asarray(nib.load(folder / "findings.nii.gz").dataobj).T
+    assert np.array_equal(numbers, np.where(source(scored) == 2, 0, source(scored)))
+    with (folder / "findings.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name in ("name", "colour", "status"):
+        assert [row[name] for row in rows] == list(features[name])
+
+
+def test_findings_of_high_numbers_share_values_by_what_is_said_of_them() -> None:
+    nll = np.zeros((2, 40, 60), np.float32)
+    nll[0, ::2, ::2] = np.arange(20 * 30).reshape(20, 30) + 1
+    listed = list_findings(nll > 0, nll, Geometry(nll.shape, np.eye(4)))
+    items = listed.items
+    assert len(items) == 600
+    last, before = items[-1].finding, items[-2].finding
+    listed = listed.decide(before.label, status="reject")
+    values = label_values(listed.items, last)
+    assert [values[i.finding.label] for i in items[:NUMBERED]] == list(range(1, NUMBERED + 1))
+    assert values[items[NUMBERED].finding.label] == IN_MASK
+    assert len({IN_MASK, values[last.label], values[before.label]}) == 3
+    colours = label_colormap(listed.items, last).color_dict
+    assert np.allclose(colours[values[last.label]], CHOSEN)
+    assert np.allclose(colours[values[before.label]], REJECTED[0])
+    assert len(label_features(listed.items)["index"]) == NUMBERED
 
 
 @on_screen
@@ -230,7 +294,7 @@ def test_the_rejected_leave_every_export(
 ) -> None:
     click_row(scored, qtbot, 1)
     press(scored, qtbot, Qt.Key.Key_R)
-    expected = source(scored) & 1
+    expected = np.isin(source(scored), (1, 3))
     assert expected.sum() == SMALL + TINY
     target = tmp_path / "m.nii.gz"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
@@ -277,12 +341,12 @@ def test_strokes_reach_the_list_and_outlive_the_threshold(
     for threshold in (1.1, 2.6, 1.6):
         scored.threshold.slider.setValue(threshold)
         finish(scored)
-        assert source(scored)[3, 5, 5] == 1
+        assert source(scored)[3, 5, 5] != 0
         assert source(scored)[6, 10, 25] == 0
-    assert (source(scored) == 1).sum() == BIG + SMALL + TINY
+    assert (source(scored) != 0).sum() == BIG + SMALL + TINY
     qtbot.mouseClick(scored.findings.forget, LEFT)
     finish(scored)
-    assert source(scored)[6, 10, 25] == 1
+    assert source(scored)[6, 10, 25] == source(scored)[6, 10, 26] != 0
     assert source(scored)[3, 5, 5] == 0
     assert not scored.findings.forget.isVisible()
 
