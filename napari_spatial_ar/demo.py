@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.samples import sample_path, sample_volume
 from napari_spatial_ar.normative.backbone_table import BACKBONES
 from napari_spatial_ar.normative.model import load_model
@@ -43,6 +44,8 @@ def run_demo(
 
     Raises
     ------
+    InputError, StorageError
+        If the folder cannot be written to, or another process writes to it.
     WeightsError
         If the backbone that comes with the package is missing or damaged.
     """
@@ -61,6 +64,8 @@ def run_demo(
         show_demo(model=DEMO_MODEL)
         return result
     threshold = model.threshold_for_fpr(0.01)
+    with claimed(out):
+        pass  # what cannot be written to is said before a minute of scoring
     record = score_scan(
         sample_volume(),
         model,

@@ -266,7 +266,7 @@ def test_the_most_surprising_scans_of_a_fit_are_listed_and_left_out(
     fit = ["fit", normal_slices, "--out", tmp_path / "again", "--backbone", tiny_name]
     again = run(tmp_path, *fit, "--method", "memory-bank", "--exclude", key[:12])["training"]
     assert (again["subjects"] + again["valid_subjects"], again["excluded"]) == (3, [key[:12]])
-    error = run(tmp_path, *fit, "--exclude", "never", code=1)["error"]
+    error = run(tmp_path, *fit, "--overwrite", "--exclude", "never", code=1)["error"]
     assert "no series there has the key 'never'" in error
 
 

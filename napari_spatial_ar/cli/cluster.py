@@ -90,6 +90,9 @@ def _tls_of(text: str) -> Tls | None:
     return Tls(*paths)
 
 
+_LIST = "Give a text file with one scan on each line"
+
+
 def _listed_path(line: str) -> Path:
     """Path that a line says, without blanks around it unless they are in the name."""
     return Path(line if os.path.lexists(line) else line.strip())
@@ -110,9 +113,11 @@ def listed(inputs: list[Path] | None, file: Path | None) -> list[Path]:
         try:
             data = file.read_bytes().removeprefix(codecs.BOM_UTF8)
         except OSError as error:
-            raise InputError("is no list of scans that can be read", path=file) from error
+            raise InputError(
+                "is no list of scans that can be read", path=file, fix=_LIST
+            ) from error
         if b"\0" in data:
-            raise InputError("is no list of scans, but of another kind", path=file)
+            raise InputError("is no list of scans, but of another kind", path=file, fix=_LIST)
         # File names need not be text, and may hold what `str.splitlines` would split at.
         lines = [os.fsdecode(line.removesuffix(b"\r")) for line in data.split(b"\n")]
         found += [_listed_path(line) for line in lines if line.strip()]

@@ -217,6 +217,8 @@ def summary(
     show(rows)
     for line in made.lines():
         say(line)
+    for error in found.errors:
+        say(f"could not be read: {error}")
     return made.to_dict()
 
 

@@ -25,6 +25,7 @@ from napari_spatial_ar.cli.support import (
     PatientPattern,
     Weights,
     command,
+    patients,
     progress_bar,
     say,
     show,
@@ -160,7 +161,7 @@ def _calibration_facts(found: Calibration | None) -> dict[str, str]:
     least = found.smallest_p
     shares = zip(found.fpr, found.thresholds, strict=True)
     return {
-        "Calibration": f"{found.slices} normal slices of {found.patients} patients"
+        "Calibration": f"{found.slices} normal slices of {patients(found.patients)}"
         + ("" if found.separate else ", not known to be apart from the fit"),
         "P-values": "none" if least is None else f"none below {least:.3f}",
         "Thresholds": ", ".join(f"{100 * share:g} %: {value:.4g}" for share, value in shares),
@@ -371,9 +372,11 @@ def models_compare(
         )
     said = result.to_dict()
     say(
-        f"In {result.unit}: rank correlation {said['rank_correlation']}, Dice {said['dice']} of "
-        f"masks at {share:g}. See {result.files['png']}."
+        f"In {result.unit}: rank correlation {_digits(said['rank_correlation'])}, Dice "
+        f"{_digits(said['dice'])} of masks at {share:g}. See {result.files['png']}."
     )
+    for sentence in volumes[0].warnings:
+        say(f"warning: {sentence}")
     for sentence in result.unlike:
         say(f"warning: {sentence}")
     return {**said, "files": {kind: str(path) for kind, path in result.files.items()}}
@@ -495,3 +498,7 @@ def _import_reference(
         context=None if context is None else context.value,
         size=size,
     )
+
+
+def _digits(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.3f}"

@@ -43,6 +43,7 @@ from napari_spatial_ar.cli.support import (
     command,
     odd,
     parse_window,
+    patients,
     progress_bar,
     say,
 )
@@ -336,7 +337,8 @@ def fit(
         )
     write_model_card(model)
     training = {k: v for k, v in model.header.training.items() if k != "history"}
-    say(f"Saved in {model.folder}: {training['images']} slices of {training['subjects']} patients.")
+    learned = f"{training['images']} slices of {patients(training['subjects'])}"
+    say(f"Saved in {model.folder}: {learned}.")
     for warning in training["warnings"]:
         say(f"warning: {warning}")
     return {
@@ -408,7 +410,7 @@ def calibrate(
     write_model_card(calibrated)
     looks = calibrated.header.looks
     if looks_only and looks is not None:
-        measured = f"{looks.slices} slices of {looks.patients} patients"
+        measured = f"{looks.slices} slices of {patients(looks.patients)}"
         say(f"{calibrated.name}: what normal scans look like was measured on {measured}.")
         return {
             "name": calibrated.name,
@@ -418,7 +420,7 @@ def calibrate(
         }
     found = calibrated.calibration
     say(
-        f"{calibrated.name}: calibrated on {found.slices} slices of {found.patients} patients; no "
+        f"{calibrated.name}: calibrated on {found.slices} slices of {patients(found.patients)}; no "
         f"p-value lies below {found.smallest_p:.3f}."
     )
     if not found.separate:

@@ -25,6 +25,7 @@ from napari_spatial_ar.cli.support import (
     Overwrite,
     Weights,
     command,
+    patients,
     progress_bar,
     say,
 )
@@ -258,15 +259,18 @@ def score(
     if result.get("skipped"):
         many = "scans were" if result["skipped"] > 1 else "scan was"
         say(f"{result['skipped']} {many} finished before and skipped.")
+    say(f"Backbone: {result['backbone']}.")
     if result["calibration"]:
         say(result["calibration"])
     for scan in result["scans"]:
-        regions = f"{scan['findings']} flagged regions"
-        say(f"{scan['folder']}: {regions}, backbone from {result['backbone']}")
+        regions = (
+            "1 flagged region" if scan["findings"] == 1 else f"{scan['findings']} flagged regions"
+        )
+        say(f"{scan['folder']}: {regions}")
         if scan["p_value"] is not None:
             unusual = {True: ", unusual", False: ", not unusual"}.get(scan.get("unusual"), "")
             n = scan["p_value_patients"]
-            said = f"p = {scan['p_value']:.3f} among {n} normal patients{unusual}"
+            said = f"p = {scan['p_value']:.3f} among {patients(n, 'normal ')}{unusual}"
             say(f"{scan['folder']}: {said} (no p below {1 / (n + 1):.3f} can be had from {n})")
         for warning in scan["warnings"]:
             say(f"warning: {scan['series']}: {warning}")

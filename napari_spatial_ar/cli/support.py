@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import traceback
@@ -61,6 +62,7 @@ __all__ = [
     "command",
     "odd",
     "parse_window",
+    "patients",
     "progress_bar",
     "say",
     "show",
@@ -229,6 +231,11 @@ FitWindow = Annotated[
 Overwrite = Annotated[bool, typer.Option(help="Replace the output of an earlier run.")]
 
 
+def patients(count: int, kind: str = "") -> str:
+    """Say how many patients, in words that fit one too."""
+    return f"1 {kind}patient" if count == 1 else f"{count} {kind}patients"
+
+
 def odd(side: int | None) -> int | None:
     """See that the side of a filter is odd, so that it has a centre (`BadParameter`)."""
     if side is not None and side % 2 == 0:
@@ -269,7 +276,7 @@ def chosen_backbone(named: str | None, weights: Path | None) -> str:
     if named:
         return named
     chosen = default_backbone(weights)
-    say(default_note(chosen))
+    say(default_note(chosen) if weights is None else f"Backbone: {chosen}, from {weights}.")
     return chosen
 
 
@@ -282,6 +289,10 @@ def command(
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         target = kwargs.get("json")
+        try:
+            _check_writable(target)
+        except SpatialARError as error:
+            _fail(None, str(error))
         token = _json_alone.set(target == _STDOUT)
         try:
             code = 0
@@ -341,8 +352,26 @@ def _fail(target: object, sentence: str, code: int = 1) -> NoReturn:
     try:
         _write_json(target, ErrorResult, {"error": sentence})
     except SpatialARError as error:
-        say(str(error))
+        if str(error) != sentence:
+            say(str(error))
     raise typer.Exit(code)
+
+
+def _check_writable(target: object) -> None:
+    """See that ``--json`` can be written, as far as that is known before the work is done."""
+    if not isinstance(target, Path) or target == _STDOUT or not (target := target.resolve()).name:
+        return
+    if target.is_dir():
+        raise InputError("this is a folder, and --json writes a file", path=target)
+    if target.exists() and not target.is_file():
+        return
+    above = next(folder for folder in target.parents if folder.exists())
+    if not above.is_dir():
+        raise InputError("this is a file, not a folder", path=above, fix="Choose another place")
+    if not os.access(above, os.W_OK):
+        from napari_spatial_ar.imaging.files import storage_error
+
+        raise storage_error(PermissionError(errno.EACCES, ""), target)
 
 
 def _write_json(target: object, kind: type[Document], value: dict[str, Any]) -> None:

@@ -173,6 +173,8 @@ def bmad_items(
     InputError
         If the folder is not laid out so, or the split has no picture.
     """
+    if not Path(root).exists():
+        raise InputError("there is no such folder", path=root)
     kinds: tuple[Literal["good", "Ungood"], ...] = ("good", "Ungood")
     items: list[BmadItem] = []
     for kind in kinds:

@@ -29,6 +29,7 @@ from napari_spatial_ar.imaging.itk_formats import ITK_SUFFIXES, find_itk
 from napari_spatial_ar.imaging.nifti import find_nifti
 from napari_spatial_ar.imaging.nifti_header import pair_header
 from napari_spatial_ar.imaging.oct_formats import OCT_SUFFIXES, find_oct
+from napari_spatial_ar.imaging.pictures import look
 from napari_spatial_ar.imaging.raster import RASTER_SUFFIXES, find_stacks, natural_key
 from napari_spatial_ar.imaging.scan import Scan, is_large
 from napari_spatial_ar.imaging.signatures import kind_of
@@ -225,12 +226,36 @@ def find_scans(path: str | Path | Sequence[str | Path]) -> Found:
     InputError
         As for `read`.
     """
+    scans, errors, left_out_of_stacks = _find_all(path)
+    return Found(tuple(scans), (*errors, *left_out_of_stacks))
+
+
+def _find_all(
+    path: str | Path | Sequence[str | Path],
+) -> tuple[list[Scan], list[InputError], list[InputError]]:
+    """Give scans, why sources hold none, and why pictures beside others cannot be read.
+
+    Of the last, the first scan's warnings say so already, without their names.
+    """
     sources = find_sources(path)
     groups, errors = attempt(partial(scans_in, source) for source in sources)
     scans = [scan for group in groups for scan in group]
     dicom = {s.files[0] for s in sources if s.format == "dicom" and len(s.files) == 1}
     unread = [e.path for e in errors if e.path in dicom and is_unread(e.path)]
-    return Found(tuple(warn_of_unread(scans, unread)), tuple(errors))
+    held = {file for scan in scans for file in scan.series.files}
+    stacks = [s for s in sources if s.format == "raster" and not held.isdisjoint(s.files)]
+    pictures = [file for stack in stacks for file in stack.files if file not in held]
+    return warn_of_unread(scans, unread), errors, [e for e in map(_why_unread, pictures) if e]
+
+
+def _why_unread(picture: Path) -> InputError | None:
+    """Error of a picture that is in no stack; None where it can be read after all."""
+    try:
+        with guard(picture):
+            look(picture)
+    except InputError as error:
+        return error
+    return None
 
 
 def read_source(source: Source) -> list[Volume]:
@@ -276,6 +301,5 @@ def read(path: str | Path | Sequence[str | Path]) -> list[Volume]:
         If the path does not exist, a folder is empty or holds no image, or nothing in it can
         be read (then the first error met).
     """
-    found = find_scans(path)
-    first, *others = found.scans
-    return _read_all([first.warn(*left_out(found.errors)), *others])
+    (first, *others), errors, _ = _find_all(path)
+    return _read_all([first.warn(*left_out(errors)), *others])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import InputError, Notice
 from napari_spatial_ar.imaging.acquisition import read_acquired
 from napari_spatial_ar.imaging.datasets import SliceRef, content_key, find_slices, iter_slices
 from napari_spatial_ar.imaging.files import claimed
@@ -179,7 +180,8 @@ def recalibrate_steps(
     ModelFileError, WeightsError
         As `load_model` and `NormativeModel.backbone`.
     """
-    source = find_model(model).parent
+    file = find_model(model)
+    source = file.parent
     target = source if out is None else Path(out)
     if is_released(target):
         raise InputError(
@@ -194,7 +196,7 @@ def recalibrate_steps(
                 path=target,
                 fix="Choose another folder, or overwrite it",
             )
-        loaded = load_model(source, weights=weights, device=device)
+        loaded = load_model(file, weights=weights, device=device)
         header = loaded.header
         window = header.preprocessing.window
         found = find_slices(
@@ -204,6 +206,8 @@ def recalibrate_steps(
             patient_pattern=patient_pattern,
             selection=header.selection,
         )
+        for sentence in found.warnings:
+            warnings.warn(sentence, Notice, stacklevel=2)
         refs = found.valid or found.train
         separate = _check_unseen(loaded, refs, folder)
         store = FeatureStore(loaded.backbone, header.preprocessing)

@@ -27,6 +27,7 @@ __all__ = [
 DEFAULT_METHOD = ChangeNovelty.name
 #: Settings of a fit that are options of the AR network, and choose it where no method is named.
 NETWORK_SETTINGS = ("dilation", "context", "epochs", "patience", "batch_size", "learning_rate")
+_LARGEST_SEED = 2**63 - 1  # torch takes no larger one
 Layers = str | int | Sequence[int] | None
 
 
@@ -63,6 +64,8 @@ def check_settings(
         raise InputError(f"smoothing must be an odd number of patches, not {smoothing}")
     if seed < 0:
         raise InputError(f"a seed is a whole number from 0, not {seed}")
+    if seed > _LARGEST_SEED:
+        raise InputError(f"a seed is at most {_LARGEST_SEED}, not {seed}")
     if not 0 <= top_share <= 1:
         raise InputError(f"top_share must be a share from 0 to 1, not {top_share}")
     check_fractions(valid_fraction, calibration_fraction)

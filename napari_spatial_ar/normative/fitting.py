@@ -225,8 +225,6 @@ def fit_steps(
     )
     selection = Selection(plane, read_range(slice_range), min_body)
     stated = read_acquired(acquired)
-    if out and (Path(out) / MODEL_FILE).exists() and not overwrite:
-        raise _is_there(Path(out))
     yield FitProgress("features", 0, 0, message="Looking through the folder")
     # All that can be wrong with a setting is said before scans are read.
     if isinstance(backbone, str):
@@ -237,21 +235,6 @@ def fit_steps(
     store = FeatureStore(backbone, preprocessing)
     used = {**learns.options(), **chosen}
     learns.check_shape(used, *store.shape[:2])
-    slices = split_slices(
-        find_slices(
-            folder,
-            modality=modality,
-            window=preprocessing.window,
-            patient_pattern=patient_pattern,
-            exclude=exclude,
-            selection=selection,
-        ),
-        valid_fraction,
-        calibration_fraction,
-        seed,
-    )
-    if calibration_folds:
-        deal(slices.train, calibration_folds, seed)  # which says early that it cannot be done
     with ExitStack() as held:
         if out:
             target = Path(out)
@@ -259,7 +242,26 @@ def fit_steps(
         else:
             target = _claim_free_folder(held, f"{modality}-{backbone.spec.name}", overwrite)
         if (target / MODEL_FILE).exists() and not overwrite:
-            raise _is_there(target)
+            raise InputError(
+                "a model is there already",
+                path=target,
+                fix="Choose another folder, or overwrite it",
+            )
+        slices = split_slices(
+            find_slices(
+                folder,
+                modality=modality,
+                window=preprocessing.window,
+                patient_pattern=patient_pattern,
+                exclude=exclude,
+                selection=selection,
+            ),
+            valid_fraction,
+            calibration_fraction,
+            seed,
+        )
+        if calibration_folds:
+            deal(slices.train, calibration_folds, seed)  # which says early that it cannot be done
         wants_train = learns.wants_normals or calibration_folds
         refs = (*(slices.train if wants_train else ()), *slices.valid, *slices.calibration)
         work = target / _WORK_FOLDER
@@ -385,12 +387,6 @@ def fit(
             return model
         if progress is not None:
             progress(step)
-
-
-def _is_there(folder: Path) -> InputError:
-    return InputError(
-        "a model is there already", path=folder, fix="Choose another folder, or overwrite it"
-    )
 
 
 def _claim_free_folder(held: ExitStack, name: str, overwrite: bool) -> Path:

@@ -36,6 +36,7 @@ from napari_spatial_ar.normative.weights import default_backbone
 __all__ = ["SCHEMA", "Recipe", "read_recipe", "write_recipe"]
 
 SCHEMA = 1
+_GIVE = "Give a file that 'Save recipe' of the Training dock wrote"
 _HEAD = "# Settings of a fit: napari-spatial-ar fit --recipe THIS_FILE\n\n"
 # A value of the kind that each key takes; None where another function says what it may be.
 _EXAMPLES: dict[str, Any] = {
@@ -220,11 +221,15 @@ def read_recipe(path: str | Path) -> Recipe:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"the recipe cannot be read ({error.strerror})", path=path) from error
+        raise InputError(
+            f"the recipe cannot be read ({error.strerror})", path=path, fix=_GIVE
+        ) from error
     except RecursionError as error:
         raise InputError("it is no recipe: it is nested too deeply", path=path) from error
-    except ValueError as error:  # of TOML, and of text that is not UTF-8
-        raise InputError(f"it is no recipe: {error}", path=path) from error
+    except UnicodeDecodeError as error:
+        raise InputError("it is no recipe: it is not text", path=path, fix=_GIVE) from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"it is no recipe: {error}", path=path, fix=_GIVE) from error
     schema = content.pop("schema", None)
     if schema != SCHEMA or isinstance(schema, bool):
         raise InputError(

@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,14 @@ from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.imaging.files import atomic_write_bytes
 from napari_spatial_ar.normative.weight_layouts import Rounding
 
-__all__ = ["read_json", "read_metadata", "read_rounding", "read_weights", "write_rounded"]
+__all__ = [
+    "check_kind",
+    "read_json",
+    "read_metadata",
+    "read_rounding",
+    "read_weights",
+    "write_rounded",
+]
 
 # Key of the JSON of a `Rounding` in the metadata of a safetensors file.
 _ROUNDING = "napari-spatial-ar-rounding"
@@ -43,23 +50,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         If the file is damaged, holds more than tensors, its hash is not that of its name, or a
         part is missing.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise WeightsError(f"it cannot be read ({error.strerror})", path=path) from error
-    if path.name.endswith(".index.json"):
+    kind = check_kind(path)
+    if kind == "parts":
         return _read_parts(path)
-    if start.startswith(b"version https://git-lfs"):
-        raise WeightsError(
-            "it is a Git LFS pointer, which stands for the weights", path=path, fix=_DOWNLOAD
-        )
-    if path.suffix == ".safetensors" or start[8:9] == b"{":
+    if kind == "safetensors":
         return _read_safetensors(path)
-    if not start.startswith(_PTH):
-        raise WeightsError(
-            "it holds no weights: neither safetensors nor a PyTorch file", path=path, fix=_DOWNLOAD
-        )
     named = _META_HASH.search(path.name)
     if named:
         with path.open("rb") as file:
@@ -71,6 +66,34 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 fix="The file is damaged or was changed: download it again",
             )
     return _read_pth(path)
+
+
+def check_kind(path: Path) -> Literal["parts", "safetensors", "pth"]:
+    """Tell which kind of weights a file holds, by its first bytes.
+
+    Raises
+    ------
+    WeightsError
+        If it holds none, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise WeightsError(f"it cannot be read ({error.strerror})", path=path) from error
+    if path.name.endswith(".index.json"):
+        return "parts"
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(
+            "it is a Git LFS pointer, which stands for the weights", path=path, fix=_DOWNLOAD
+        )
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return "safetensors"
+    if not start.startswith(_PTH):
+        raise WeightsError(
+            "it holds no weights: neither safetensors nor a PyTorch file", path=path, fix=_DOWNLOAD
+        )
+    return "pth"
 
 
 _DOWNLOAD = "Download the file of weights itself"

@@ -38,7 +38,7 @@ from napari_spatial_ar.normative.own_backbones import (
     weights_file,
 )
 from napari_spatial_ar.normative.paths import embedded_weights, weights_dir
-from napari_spatial_ar.normative.weight_files import read_rounding, read_weights
+from napari_spatial_ar.normative.weight_files import check_kind, read_rounding, read_weights
 from napari_spatial_ar.normative.weight_layouts import Rounding, to_transformers
 
 __all__ = [
@@ -419,15 +419,16 @@ def add(
     if not path.exists():
         raise WeightsError("there is no such file or folder", path=path)
     name = name or named_by(path)
+    if name is not None and name not in BACKBONES:
+        check_name(name)  # before gigabytes are read
+    file = weights_file(path)
     if name is None:
+        check_kind(file)
         raise InputError(
             "cannot tell which backbone this is",
             path=path,
             fix=f"Say --name with one of {', '.join(BACKBONES)}, or with a name of your own",
         )
-    if name not in BACKBONES:
-        check_name(name)  # before gigabytes are read
-    file = weights_file(path)
     if read_rounding(file) is not None:
         raise InputError(f"these weights of {OFFLINE_BACKBONE} come with the package", path=path)
     if name in BACKBONES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -79,6 +80,8 @@ class Flagging:
         InputError
             If the model's calibration cannot carry what is asked for.
         """
+        if threshold is not None and not math.isfinite(threshold):
+            raise InputError(f"the threshold {threshold} is not a number")
         cut = model.threshold_for_fpr(fpr) if threshold is None else threshold
         calibration = model.header.calibration
         share = calibration.fpr_for_threshold(cut) if calibration else None

@@ -403,6 +403,7 @@ def test_a_model_that_is_there_is_seen_before_a_scan_is_read(
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"smoothing": 2}, "odd number"),
         ({"seed": -1}, "from 0, not -1"),
+        ({"seed": 2**63}, "a seed is at most"),
         ({"top_share": 1.5}, "share from 0 to 1, not 1.5"),
         ({"valid_fraction": 1.0}, "between 0 and 1, not 1.0"),
         ({"clahe": 1.2}, "clip limit of CLAHE"),

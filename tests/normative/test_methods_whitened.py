@@ -332,8 +332,8 @@ def test_a_released_file_loads_and_is_written_with_the_same_sha256(tmp_path: Pat
         ({"dilations": "wide"}, "'wide' are no dilations"),
         ({"dilations": "1-0-1-1-1"}, "no dilations"),
         ({"dilations": "1,2,4,2,1"}, "no dilations"),
-        ({"dilations": 4}, "kind"),
-        ({"whiten": "yes"}, "kind"),
+        ({"dilations": 4}, "'dilations' must be text, not 4"),
+        ({"whiten": "yes"}, "'whiten' must be true or false, not 'yes'"),
         ({"kernel": 4}, "kernel must be an odd number, not 4"),
     ],
 )

@@ -207,6 +207,7 @@ def test_a_name_is_not_taken_twice_unless_asked(tmp_path: Path) -> None:
 )
 def test_names_that_cannot_be(tmp_path: Path, name: str | None, words: str) -> None:
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").touch()
     with pytest.raises(InputError, match=words):
         add(tmp_path / "model", name)
 

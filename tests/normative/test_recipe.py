@@ -136,7 +136,7 @@ def test_settings_given_win() -> None:
         ('schema = 1\nmodality = "pet"', "modality must be mri, ct or oct"),
         ('schema = 1\nmethod = "oracle"', "no method 'oracle'"),
         ("schema = 1\n[options]\nepochs = 1", "no option 'epochs'"),
-        ('schema = 1\n[options]\nweight = "1"', "option 'weight'.* must be of the kind of 0.5"),
+        ('schema = 1\n[options]\nweight = "1"', "option 'weight'.* must be a number, not"),
         ("schema = 1\nsize = 4.5", "'4.5' is no size"),
         ('schema = 1\nlayers = "none"', "which blocks to read"),
         ("schema = 1\nsmoothing = 2", "smoothing must be an odd number"),

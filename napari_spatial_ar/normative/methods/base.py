@@ -46,6 +46,12 @@ _LIMITS = {
     "at most": operator.le,
     "below": operator.lt,
 }
+_KINDS_OF_OPTIONS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+}
 _LIMIT = re.compile(rf"({'|'.join(_LIMITS)}) (-?[\d.]+)")
 # What a model file's tensors may be.
 _KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -148,9 +154,8 @@ class Option:
             If it is not.
         """
         if not of_kind(value, self.default):
-            raise InputError(
-                f"the option '{self.name}' must be of the kind of {self.default!r}, not {value!r}"
-            )
+            kind = _KINDS_OF_OPTIONS[type(self.default)]
+            raise InputError(f"the option '{self.name}' must be {kind}, not {value!r}")
         fits = all(_LIMITS[word](value, limit) for word, limit in self.limits)
         fits = fits and (not self.choices or value in self.choices)
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
