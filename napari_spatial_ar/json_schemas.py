@@ -313,6 +313,8 @@ class ScoreResult(Document):
     left_out: list[str]
     report: str | None = None
     report_pdf: str | None = None
+    bids: str | None = Field(None, description="Folder of BIDS derivatives, with --bids.")
+    without_bids: list[str] | None = None
 
 
 class Figures(Part):

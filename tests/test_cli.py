@@ -525,6 +525,35 @@ def test_score_writes_five_files_and_a_picture(tmp_path: Path, scan: Path, fitte
     assert run(tmp_path, "score", *again)["threshold"] == 1.4
 
 
+def test_score_writes_what_other_programs_and_bids_want(
+    tmp_path: Path, scan: Path, fitted: Path
+) -> None:
+    raw = tmp_path / "raw"
+    named = raw / "sub-07/anat/sub-07_FLAIR.nii.gz"
+    named.parent.mkdir(parents=True)
+    (raw / "dataset_description.json").write_text("{}")
+    named.write_bytes(scan.read_bytes())
+    other = tmp_path / "other.nii"
+    nib.save(nib.Nifti1Image(nib.load(scan).get_fdata(dtype=np.float32) * 2, np.eye(4)), other)
+    arguments = ["score", raw, other, "--model", fitted, "--out", tmp_path / "out", "--fpr", 0.2]
+    arguments += ["--no-montage", "--seg-nrrd", "--itksnap", "--bids"]
+    for skipped in (0, 2):
+        result = run(tmp_path, *arguments)
+        assert result["skipped"] == skipped
+        folder = Path(result["scans"][0]["folder"])
+        (sentence,) = result["without_bids"]
+        assert sentence.endswith("has no BIDS files: its file has no BIDS name in a BIDS data set.")
+        assert "sub-07" not in str(folder)
+        assert "sub-07" not in "".join(path.name for path in folder.iterdir())
+        derived = Path(result["bids"]) / "sub-07/anat/sub-07_desc-FLAIRfindings_dseg.nii.gz"
+        assert derived.read_bytes() == (folder / "findings.nii.gz").read_bytes()
+        assert {"findings.seg.nrrd", "findings.label"} <= {p.name for p in folder.iterdir()}
+        derived.unlink()
+    for elsewhere in (["--out", "memory://here"], ["--out", tmp_path / "b", "--local-cluster", 1]):
+        more = ["score", raw, "--model", fitted, "--bids", *elsewhere]
+        assert CliRunner().invoke(app, list(map(str, more))).exit_code == 2
+
+
 def test_score_makes_the_mask_that_its_options_ask_for(
     tmp_path: Path, scan: Path, fitted: Path
 ) -> None:

@@ -178,6 +178,14 @@ def score(
             rich_help_panel=_FILES,
         ),
     ] = False,
+    bids: Annotated[
+        bool,
+        typer.Option(
+            help="Masks of scans in a BIDS data set under BIDS names, which hold the subjects' "
+            "labels, in the folder bids of --out.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
     report: Annotated[
         bool,
         typer.Option(
@@ -242,6 +250,8 @@ def score(
         "device": device,
         "overwrite": overwrite,
     }
+    if bids and (is_url(out) or scheduler or local_cluster):
+        raise typer.BadParameter("--bids needs a folder as --out, and no cluster.")
     scans = listed(inputs, inputs_from)
     with cluster_of(scheduler, local_cluster, resource, tls) as cluster, progress_bar() as bar:
         task = bar.add_task("", total=None)
@@ -255,7 +265,7 @@ def score(
         elif is_url(out):
             result = score_many(scans, model, out, **options)
         else:
-            result = score_scans(scans, model, Path(out), **options)
+            result = score_scans(scans, model, Path(out), bids=bids, **options)
     if result.get("skipped"):
         many = "scans were" if result["skipped"] > 1 else "scan was"
         say(f"{result['skipped']} {many} finished before and skipped.")
@@ -277,6 +287,10 @@ def score(
     for key in ("report", "report_pdf"):
         if result.get(key):
             say(f"{result[key]}: report of all scans")
+    if bids:
+        say(f"{result['bids']}: BIDS derivatives, named by the subjects' labels")
+    for sentence in result.get("without_bids", ()):
+        say(f"warning: {sentence}")
     for sentence in result["left_out"]:
         say(f"{sentence} Say --all to score it too.")
     for failure in result["failed"]:

@@ -25,8 +25,11 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 _GOLDEN_TURN = (3 - 5**0.5) / 2
 # Yellow is left out: it marks the region that is chosen.
 _FIRST_HUE, _HUES = 0.2, 0.9
-# Of bright colours alone: they are laid over grey scans.
+# Saturation and value. Where they give a dark colour, white is added up to this share of white's
+# brightness: outlines lie over dark scans, and black numbers over the colours.
 _SHADES = ((0.85, 1.0), (0.5, 1.0), (0.95, 0.8))
+_BRIGHTNESS = (0.2126, 0.7152, 0.0722)
+_LEAST_BRIGHT = 0.48
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,11 @@ class Segment:
 def colour_of(number: int) -> tuple[int, int, int]:
     """Red, green, blue in 0..255 of a segment's number: the same in every file and window."""
     hue = (_FIRST_HUE + _HUES * (number * _GOLDEN_TURN % 1)) % 1
-    red, green, blue = colorsys.hsv_to_rgb(hue, *_SHADES[(number - 1) // 5 % len(_SHADES)])
-    return round(255 * red), round(255 * green), round(255 * blue)
+    colour = np.array(colorsys.hsv_to_rgb(hue, *_SHADES[(number - 1) // 5 % len(_SHADES)]))
+    bright = float(colour @ _BRIGHTNESS)
+    colour += (1 - colour) * max(0.0, (_LEAST_BRIGHT - bright) / (1 - bright))
+    red, green, blue = (round(255 * part) for part in colour.tolist())
+    return red, green, blue
 
 
 def write_seg_nrrd(

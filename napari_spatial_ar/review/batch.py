@@ -22,6 +22,7 @@ from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.appearance import likeness as compare
 from napari_spatial_ar.normative.engine_choice import settle
 from napari_spatial_ar.normative.model import NormativeModel, load_model
+from napari_spatial_ar.review.bids import BidsDerivatives
 from napari_spatial_ar.review.earlier import EarlierResults, Kept, scan_sha256
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import (
@@ -38,6 +39,8 @@ from napari_spatial_ar.review.report_pdf import Paper, need_pdf
 
 __all__ = ["Flagging", "scans_to_score", "score_scan", "score_scans"]
 
+# Folder of the BIDS derivatives among the results.
+_BIDS = "bids"
 Progress = Callable[[str, int, int], None]
 
 
@@ -136,6 +139,7 @@ def score_scans(
     pdf: Paper | None = None,
     seg_nrrd: bool = False,
     itksnap: bool = False,
+    bids: bool = False,
     every_series: bool = False,
     plane: SlicePlane | None = None,
     overwrite: bool = False,
@@ -169,6 +173,9 @@ def score_scans(
         ``settings.hysteresis``.
     settings, montage, keep_uids, dicom, png, png_heat, seg_nrrd, itksnap, overwrite
         See `score_scan`.
+    bids : bool
+        Also write the masks of scans in a BIDS data set under BIDS names, with the subjects'
+        labels, into the folder ``bids`` of ``out``; see `BidsDerivatives`.
     plane : {"as-acquired", "axial", "coronal", "sagittal"}, optional
         Slices that the model sees; by default those of the plane it learned from.
     every_series : bool
@@ -186,8 +193,9 @@ def score_scans(
         not scored for what it is; ``backbone``: where its weights came from; ``engine``: what
         computed it; ``calibration``: one sentence on what the threshold rests on, None where it
         was never measured; ``skipped``: how many scans were finished before; ``report``,
-        ``report_pdf``: the reports of all scans, None where none
-        was asked for.
+        ``report_pdf``: the reports of all scans, None where none was asked for. With ``bids``,
+        also ``bids``: the folder, and ``without_bids``: one sentence for each scan that has no
+        files there.
 
     Raises
     ------
@@ -229,6 +237,8 @@ def score_scans(
             same = earlier.commands == {command}
             reports = FolderReports(out, overwrite=overwrite or same, html=report, pdf=pdf)
         settle(loaded)
+        derived = BidsDerivatives(out / _BIDS, loaded.name) if bids else None
+        without_bids: list[str] = []
         scans: list[dict[str, Any]] = []
         errors: list[SpatialARError] = []
         left_out: list[str] = []
@@ -266,6 +276,10 @@ def score_scans(
                                 progress=progress,
                                 **options,
                             )
+                    if derived is not None and (
+                        why := derived.add(scan.files, Path(record["folder"]))
+                    ):
+                        without_bids.append(f"{record['series']} has no BIDS files: {why}.")
                 except (InputError, MemoryShortage) as error:
                     errors.append(error)
                     if reports is not None:
@@ -293,6 +307,7 @@ def score_scans(
         "left_out": left_out,
         "report": written.get("report"),
         "report_pdf": written.get("report_pdf"),
+        **({"bids": str(out / _BIDS), "without_bids": without_bids} if bids else {}),
     }
 
 
@@ -335,6 +350,8 @@ class _Next:
         Of its folder; "" where it has none.
     key : str
         See `scan_sha256`.
+    files : tuple of Path
+        The scan's.
     replaces : bool
         Whether results in its folder are to be replaced.
     """
@@ -343,6 +360,7 @@ class _Next:
     found: Volume | _Finished | InputError | None = None
     name: str = ""
     key: str = ""
+    files: tuple[Path, ...] = ()
     replaces: bool = False
 
 
@@ -371,7 +389,7 @@ class _Walk:
             for unread in found.errors:
                 yield _Next(source, unread)
             for scan in scans_to_score(found.scans, self.every_series, self.left_out):
-                coming = _Next(source, name=scan_folder_name(scan))
+                coming = _Next(source, name=scan_folder_name(scan), files=scan.series.files)
                 try:
                     self._look_up(coming, scan, seen)
                 except InputError as error:

@@ -1,0 +1,176 @@
+"""Masks under the names of BIDS derivatives, for scans that lie in a BIDS data set.
+
+After the specification's "Derivatives: imaging, discrete and binary segmentations". The names hold
+the subjects' labels: what is written here identifies whom the data set identifies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom.derived import software
+from napari_spatial_ar.imaging.files import atomic_path, atomic_write_json, atomic_write_text
+from napari_spatial_ar.review.outputs import OUTPUT_FILES
+from napari_spatial_ar.review.provenance import RESEARCH_USE
+
+__all__ = ["BidsDerivatives", "BidsScan"]
+
+_VERSION = "1.10.0"
+_DESCRIPTION = "dataset_description.json"
+_SCAN = re.compile(r"(sub-[a-zA-Z0-9]+(?:_[a-zA-Z]+-[a-zA-Z0-9+]+)*)_([a-zA-Z0-9]+)\.nii(?:\.gz)?")
+_COLUMNS = {
+    "index": ("rank", "Value of the region's voxels, 1 for the highest peak"),
+    "name": ("name", "Flagged region, or finding where a reader kept it"),
+    "color": ("colour", "As #rrggbb"),
+    "voxels": ("voxels", "Number of voxels"),
+    "volume_ml": ("volume_ml", "Volume in ml"),
+    "peak_score": ("peak_score", "Highest score in the region, in 'unit'"),
+    "mean_score": ("mean_score", "Mean score in the region, in 'unit'"),
+    "unit": ("unit", "Unit of the scores"),
+}
+
+
+@dataclass(frozen=True)
+class BidsScan:
+    """A scan's file in a BIDS data set.
+
+    Parameters
+    ----------
+    root : Path
+        The data set: the folder with its ``dataset_description.json``.
+    file : PurePosixPath
+        The scan's, within it: ``sub-01/anat/sub-01_FLAIR.nii.gz``.
+    """
+
+    root: Path
+    file: PurePosixPath
+
+    @classmethod
+    def of(cls, path: Path) -> BidsScan | None:
+        """Find the data set that a file belongs to; None where it is in none or not named so."""
+        path = path.absolute()
+        if _SCAN.fullmatch(path.name) is None:
+            return None
+        subject = path.name.partition("_")[0]
+        for folder in path.parents:
+            if folder.name == subject and (folder.parent / _DESCRIPTION).is_file():
+                return cls(folder.parent, PurePosixPath(path.relative_to(folder.parent).as_posix()))
+        return None
+
+    @property
+    def stem(self) -> str:
+        """Path of what is derived from it, without its suffix and ending."""
+        match = _SCAN.fullmatch(self.file.name)
+        assert match is not None
+        entities, suffix = match[1].split("_"), match[2]
+        said = [part.removeprefix("desc-") for part in entities if part.startswith("desc-")]
+        kept = [part for part in entities if not part.startswith("desc-")]
+        # Of a subject's FLAIR and T1w each has findings of its own.
+        name = "_".join((*kept, f"desc-{''.join(said)}{suffix}findings"))
+        return str(self.file.parent / name)
+
+
+class BidsDerivatives:
+    """A data set of BIDS derivatives that gets the masks of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        The data set, made with the first scan.
+    model : str
+        Name of the model.
+    """
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self.folder = folder
+        self._model = model
+        self._raw: Path | None = None
+        self._from: dict[str, Path] = {}
+
+    def add(self, files: Sequence[Path], results: Path) -> str | None:
+        """Write the masks of a scan under BIDS names.
+
+        Parameters
+        ----------
+        files : sequence of Path
+            The scan's.
+        results : Path
+            Folder of its results, see `write_scan_outputs`.
+
+        Returns
+        -------
+        str or None
+            Why there is nothing to name so, as part of a sentence; None where it was written.
+
+        Raises
+        ------
+        InputError
+            If the folder holds derivatives of another data set.
+        StorageError
+            If a file cannot be written.
+        """
+        scan = BidsScan.of(files[0]) if len(files) == 1 else None
+        if scan is None:
+            return "its file has no BIDS name in a BIDS data set"
+        if self._from.setdefault(scan.stem, results) != results:
+            return "its file holds several volumes, which BIDS names do not tell apart"
+        self._describe(scan.root)
+        target = self.folder / scan.stem
+        for key, kind in (("findings", "dseg"), ("mask", "mask")):
+            with atomic_path(target.with_name(f"{target.name}_{kind}.nii.gz")) as temporary:
+                shutil.copyfile(results / OUTPUT_FILES[key], temporary)
+        found = json.loads((results / OUTPUT_FILES["findings_json"]).read_bytes())["findings"]
+        atomic_write_text(target.with_name(f"{target.name}_dseg.tsv"), _table(found))
+        about = {"Sources": [f"bids:raw:{scan.file}"], "SpatialReference": f"bids:raw:{scan.file}"}
+        columns = {name: {"Description": text} for name, (_, text) in _COLUMNS.items()}
+        regions = {"Description": f"Flagged regions by number. {RESEARCH_USE}", **about, **columns}
+        atomic_write_json(target.with_name(f"{target.name}_dseg.json"), regions)
+        mask = {"Description": f"Flagged regions. {RESEARCH_USE}", "Type": "ROI", **about}
+        atomic_write_json(target.with_name(f"{target.name}_mask.json"), mask)
+        return None
+
+    def _describe(self, raw: Path) -> None:
+        if self._raw == raw:
+            return
+        link = Path(os.path.relpath(raw, self.folder.absolute())).as_posix()
+        path = self.folder / _DESCRIPTION
+        if path.is_file():
+            try:
+                links = json.loads(path.read_bytes())["DatasetLinks"]
+            except (OSError, ValueError, KeyError, TypeError):
+                links = {}
+            if links != {"raw": link}:
+                raise InputError(
+                    "this folder holds another BIDS data set, or what is derived from another",
+                    path=self.folder,
+                    fix="Score each data set into a folder of its own",
+                )
+        name, version = software().split(" ", 1)
+        document = {
+            "Name": f"Flagged regions by the model {self._model}",
+            "BIDSVersion": _VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": name, "Version": version, "Description": RESEARCH_USE}],
+            "DatasetLinks": {"raw": link},
+        }
+        atomic_write_json(path, document)
+        atomic_write_text(self.folder / "README", f"{document['Name']}. {RESEARCH_USE}\n")
+        self._raw = raw
+
+
+def _table(findings: Sequence[Mapping[str, Any]]) -> str:
+    """Look-up table of the label map: rejected findings are in neither."""
+    rows = ["\t".join(_COLUMNS)]
+    for finding in findings:
+        if finding["label"]:
+            values = [finding[key] for key, _ in _COLUMNS.values()]
+            rows.append("\t".join("n/a" if v is None else str(v) for v in values))
+    return "\n".join(rows) + "\n"
