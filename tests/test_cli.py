@@ -479,6 +479,8 @@ def test_convert_keeps_grid_and_values(tmp_path: Path, scan: Path) -> None:
     ours, theirs = nib.load(path), nib.load(scan)
     np.testing.assert_allclose(ours.affine, theirs.affine)
     np.testing.assert_array_equal(ours.get_fdata(), theirs.get_fdata())
+    assert ours.header.get_intent() == ("none", (), "scan")
+    assert ours.header["descrip"].item() == b"scan"
     assert "Doe" not in path.removeprefix(str(tmp_path))
     error = run(tmp_path, "convert", scan, "--out", tmp_path / "out", code=1)["error"]
     assert "is there already" in error

@@ -120,6 +120,8 @@ class BidsDerivatives:
         scan = BidsScan.of(files[0]) if len(files) == 1 else None
         if scan is None:
             return "its file has no BIDS name in a BIDS data set"
+        if not (results / OUTPUT_FILES["findings"]).is_file():
+            return "its results are of an earlier version: score it again"
         if self._from.setdefault(scan.stem, results) != results:
             return "its file holds several volumes, which BIDS names do not tell apart"
         self._describe(scan.root)

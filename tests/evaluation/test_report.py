@@ -21,6 +21,7 @@ from napari_spatial_ar.evaluation.report import patient_labels, write_report
 from napari_spatial_ar.evaluation.rivals import Rival
 from tests.browser import Browser
 from tests.evaluation.conftest import BrightnessModel
+from tests.json_check import check
 from tests.paper import drawn, pypdf
 
 
@@ -40,6 +41,7 @@ def test_three_files_say_the_same(comparison: Comparison, tmp_path: Path) -> Non
     paths = write_report(comparison, tmp_path / "out")
     assert [path.name for path in paths] == ["results.json", "report.md", "report.html"]
     results = json.loads(paths[0].read_text())
+    check(results, "comparison")
     value = results["methods"][0]["mean"]["pixel_aupr"]
     for path in paths:
         text = re.sub(r"base64,[^\"]*", "", path.read_text())

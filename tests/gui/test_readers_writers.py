@@ -58,6 +58,10 @@ def test_a_painted_voxel_lands_at_its_place_in_the_patient(
     written = nib.load(out)
     assert np.array_equal(written.affine, nib.load(source).affine)
     assert written.get_data_dtype() == np.uint8
+    assert written.header.get_intent()[::2] == (
+        "label",
+        "mask" if "mask" in labels.name else "labels",
+    )
     (voxel,) = np.argwhere(np.asarray(written.dataobj))
     assert np.allclose(written.affine @ [*voxel, 1], wanted)
 

@@ -29,7 +29,7 @@ from napari_spatial_ar.review.earlier import (
 )
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import OUTPUT_FILES, write_scan_outputs
-from napari_spatial_ar.review.provenance import voxels_sha256
+from napari_spatial_ar.review.provenance import recorded_algorithm, voxels_sha256
 from tests.review.conftest import Scores
 
 NAME = "nifti-scan-12-x-9-x-4"
@@ -37,7 +37,7 @@ NAME = "nifti-scan-12-x-9-x-4"
 
 def write(path: Path, seed: int = 0, shape: tuple[int, int, int] = (12, 9, 4)) -> Path:
     voxels = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2, 3, 1])), path)
     return path
 
@@ -220,6 +220,35 @@ def test_results_that_are_not_of_score(tmp_path: Path, run: Run, scored: list[st
     # Without a record nobody knows whose they are.
     (folder / "provenance.json").unlink()
     assert run(a, overwrite=True)["scans"][0]["folder"] not in (str(folder), other["folder"])
+
+
+def test_results_of_an_earlier_version_are_finished_all_the_same(
+    tmp_path: Path, run: Run, scored: list[str]
+) -> None:
+    """Without a schema, and with one name for every threshold and heatmap."""
+    raw = tmp_path / "raw"
+    path = write(raw / "sub-1" / "sub-1_FLAIR.nii", 1)
+    (raw / "dataset_description.json").write_text("{}")
+    first = run(path, report=True)
+    folder = Path(first["scans"][0]["folder"])
+    record = json.loads((folder / "provenance.json").read_text())
+    del record["schema"], record["summary"]["unit"]
+    record["threshold"]["nats_per_dimension"] = record["threshold"].pop("score")
+    for key in ("score", "findings"):
+        name = record["summary"]["files"].pop(key)
+        del record["files"][name]
+        (folder / name).unlink()
+    (folder / "provenance.json").write_text(json.dumps(record))
+    (tmp_path / "out/report.html").unlink()
+    again = run(path, report=True, bids=True)
+    assert (again["skipped"], len(scored)) == (1, 1)
+    assert again["scans"][0]["unit"] == "nats"
+    assert "Threshold" in (tmp_path / "out/report.html").read_text()
+    (sentence,) = again["without_bids"]
+    assert sentence.endswith("its results are of an earlier version: score it again.")
+    made = recorded_algorithm(folder / "mask.nii.gz")
+    assert made is not None
+    assert made[0].parameters == {"threshold": "1 nats"}
 
 
 def test_an_export_never_goes_into_another_scans_folder(

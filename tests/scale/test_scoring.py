@@ -18,6 +18,7 @@ from napari_spatial_ar.scale.cluster import here
 from napari_spatial_ar.scale.ledger import Ledger
 from napari_spatial_ar.scale.places import Place
 from napari_spatial_ar.scale.scoring import score_many
+from tests.json_check import check
 from tests.scale.conftest import NAMES, names_under
 
 fsspec = pytest.importorskip("fsspec")
@@ -85,6 +86,7 @@ def test_a_second_run_does_what_is_left(
     with open(out / second["files"]["nll"], "r+b") as file:
         file.truncate(20)
     (entry,) = (out / "ledger").glob(f"{third['folder'].rpartition('-')[2]}*")
+    check(json.loads(entry.read_text()), "ledger")
     entry.write_bytes(entry.read_bytes()[:40])
     again = run(scans[:4], model, str(out))
     assert again["skipped"] == 1
