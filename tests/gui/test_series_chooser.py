@@ -350,6 +350,7 @@ def test_a_drop_on_the_canvas_asks_too(make_napari_viewer: Any, study: Path, qtb
         "L",
         "A",
         "P",
+        "Slice 2 of 3",
     ]
 
 
