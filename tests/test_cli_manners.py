@@ -152,6 +152,18 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         assert len(said.splitlines()) <= 1
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
+@pytest.mark.parametrize("words", [["-h"], ["models", "list"], ["models", "list", "--json", "-"]])
+def test_an_output_that_is_full_is_a_sentence(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(
+            [*PROGRAM, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: standard output: could not be written, because the disk")
+    assert len(found.stderr.splitlines()) == 1
+
+
 def test_json_to_standard_output_stands_alone(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["models", "list", "--json", "-"])
     names = [model["name"] for model in json.loads(result.stdout)["models"]]

@@ -19,6 +19,7 @@ from napari_spatial_ar.cli.pages import App, is_wide_terminal
 from napari_spatial_ar.cli.scans import scans_app
 from napari_spatial_ar.cli.scoring import score_app
 from napari_spatial_ar.cli.speed import speed_app
+from napari_spatial_ar.cli.support import say
 from napari_spatial_ar.cli.weights import weights_app
 
 __all__ = ["app", "main"]
@@ -62,4 +63,10 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console without UTF-8 shows ? instead
     app.rich_markup_mode = "rich" if is_wide_terminal() else None
-    app()
+    try:
+        app()
+    except OSError as error:  # of help: commands have said theirs
+        from napari_spatial_ar.imaging.files import storage_error
+
+        say(f"error: {storage_error(error, 'standard output')}")
+        sys.exit(1)

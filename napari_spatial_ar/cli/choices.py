@@ -124,8 +124,8 @@ Completions = list[tuple[str, str]]
 
 def complete_model(incomplete: str) -> Completions:
     """Models by name: the user's, then those of the package."""
-    released = [(name, "comes with the package") for name in _models_in(released_models_dir())]
-    return _begun(incomplete, [*_own_models(), *released])
+    released = dict.fromkeys(_models_in(released_models_dir()), "comes with the package")
+    return _begun(incomplete, {**released, **dict(_own_models())}.items())
 
 
 def complete_own_model(incomplete: str) -> Completions:

@@ -122,6 +122,10 @@ class _Console(Console):
             self.file.flush()
         except BrokenPipeError:
             self.on_broken_pipe()
+        except OSError as error:
+            from napari_spatial_ar.imaging.files import storage_error
+
+            raise storage_error(error, "standard output") from error
 
 
 console = _Console(stderr=True)

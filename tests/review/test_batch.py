@@ -41,6 +41,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     model = SimpleNamespace(
         name="brain",
         sha256="ab",
+        unit="nats per dimension",
         header=SimpleNamespace(calibration=None),
         backbone=SimpleNamespace(source="here", engine="float32"),
         use_engine=lambda engine: None,
