@@ -1,9 +1,10 @@
-"""Makes the pictures of docs/tutorials/tour.md: napari at 1366 x 768, used with clicks and keys.
+"""Makes the pictures of the documentation: napari at 1366 x 768, used with clicks and keys.
 
 xvfb-run -a -s "-screen 0 1366x768x24" python docs/make_tour.py [--out FOLDER] [--theme light] \
-    [--only NAME]
+    [--only NAME] [--normals FOLDER]
 
-It takes some minutes. Nothing of the user's own settings, models or worklist is read or changed.
+It takes some minutes. The picture of the Training dock needs a folder of normal slices, that of a
+report Chromium. Nothing of the user's own settings, models or worklist is read or changed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -30,9 +32,14 @@ STEPS = {
     "side_by_side": "side_by_side",
     "explain": "explain",
     "export": "export",
+    "report": "report",
     "worklist": "worklist",
+    "models": "models",
+    "training": "training",
 }
-APART = ("empty", "worklist")
+APART = ("empty", "worklist", "models", "training")
+# Pictures of other pages than the tour.
+ELSEWHERE = ("report", "models", "training")
 MODEL = "brain-flair-change"
 
 
@@ -64,17 +71,26 @@ class Guide:
         Of napari.
     only : sequence of str
         Pictures to take; none: all.
+    normals : Path or None
+        Folder of normal slices, for the picture of the Training dock.
     """
 
-    def __init__(self, out: Path, home: Path, theme: str, only: Sequence[str] = ()):
+    def __init__(
+        self,
+        out: Path,
+        home: Path,
+        theme: str,
+        only: Sequence[str] = (),
+        normals: Path | None = None,
+    ):
         import napari
         from napari.settings import get_settings
 
         from napari_spatial_ar.gui.demo import open_review
 
         get_settings().appearance.theme = theme
-        self.out, self.home = out, home
-        self.wanted = tuple(only) or tuple(STEPS)
+        self.out, self.home, self.normals = out, home, normals
+        self.wanted = tuple(only) or tuple(n for n in STEPS if n != "training" or normals)
         self.viewer = napari.Viewer(title="napari-spatial-ar")
         self.window = self.viewer.window._qt_window
         self.window.setGeometry(0, 0, WIDTH, HEIGHT)
@@ -111,9 +127,8 @@ class Guide:
         end = time.monotonic() + seconds
         self.wait(lambda: time.monotonic() > end)
 
-    def shoot(self, name: str, *show: Any) -> None:
-        """Take a picture of the screen, with widgets of the dock scrolled into view."""
-        from PIL import Image
+    def shoot(self, name: str, *show: Any, of: Any = None) -> None:
+        """Take a picture of the screen, with widgets of the dock scrolled into view; or of one."""
         from qtpy.QtGui import QGuiApplication
 
         for widget in show:
@@ -121,9 +136,19 @@ class Guide:
         self.rest()
         if name not in self.wanted:
             return
-        path = self.out / f"tour_{name}.png"
-        picture = QGuiApplication.primaryScreen().grabWindow(0)
+        path = self.path(name)
+        picture = of.grab() if of is not None else QGuiApplication.primaryScreen().grabWindow(0)
         assert picture.save(str(path))
+        self.shrink(path)
+
+    def path(self, name: str) -> Path:
+        """Give the file of a picture."""
+        return self.out / (f"{name}.png" if name in ELSEWHERE else f"tour_{name}.png")
+
+    def shrink(self, path: Path) -> None:
+        """Write a picture with fewer bytes."""
+        from PIL import Image
+
         with Image.open(path) as image:
             image.convert("RGB").save(path, optimize=True)
 
@@ -314,6 +339,56 @@ class Guide:
         self.wait(lambda: len(notification_manager.records) > told)
         self.shoot("export", self.dock.export)
 
+    def report(self) -> None:
+        """Write a report, and open it in a browser."""
+        from qtpy.QtWidgets import QFileDialog
+
+        page = self.home / "report.html"
+        QFileDialog.getSaveFileName = staticmethod(lambda *a, **k: (str(page), ""))
+        self.click(self.dock.export.report_button)
+        self.wait(page.exists)
+        names = ("chromium-headless-shell", "chromium", "google-chrome")
+        browser = next(filter(None, map(shutil.which, names)))
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--user-data-dir={self.home / 'browser'}", "--window-size=1000,1180"]
+        command += [f"--screenshot={self.path('report')}", page.as_uri()]
+        subprocess.run(command, check=True, capture_output=True)
+        self.shrink(self.path("report"))
+
+    def models(self) -> None:
+        """Show the dialog of models, with the card of one."""
+        from qtpy.QtWidgets import QApplication
+
+        self.click(self.dock.library_button)
+        (dialog,) = (w for w in QApplication.topLevelWidgets() if w.windowTitle() == "Models")
+        dialog.resize(WIDTH, HEIGHT - 120)
+        self.wait(lambda: not dialog.looking)
+        self.rest(2)
+        self.shoot("models", of=dialog)
+        dialog.close()
+
+    def training(self) -> None:
+        """Show the Training dock with a folder that was checked."""
+        from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+        from qtpy.QtGui import QDropEvent
+
+        assert self.normals is not None, "--normals says which slices are normal"
+        self.viewer.layers.clear()
+        _, training = self.viewer.window.add_plugin_dock_widget("napari-spatial-ar", "Training")
+        training.bring_to_front()
+        # The dock shows the path.
+        folder = Path(tempfile.gettempdir()) / "normal-slices"
+        folder.symlink_to(self.normals.absolute(), target_is_directory=True)
+        mime = QMimeData()
+        mime.setUrls([QUrl.fromLocalFile(str(folder))])
+        left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+        copy = Qt.DropAction.CopyAction
+        training.dropEvent(QDropEvent(QPointF(5, 5), copy, mime, left, none))
+        self.wait(lambda: training.form.normals.summary is not None)
+        self.rest(2)
+        self.shoot("training")
+        folder.unlink()
+
     def worklist(self) -> None:
         """Score the scans of a folder in the background."""
         dock = self.dock
@@ -361,11 +436,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
     parser.add_argument("--theme", choices=("dark", "light"), default="dark")
     parser.add_argument("--only", choices=STEPS, action="append", default=[], metavar="NAME")
+    parser.add_argument("--normals", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
     home = apart()
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
-        guide = Guide(arguments.out, home, arguments.theme, arguments.only)
+        guide = Guide(arguments.out, home, arguments.theme, arguments.only, arguments.normals)
         guide.go()
     finally:
         shutil.rmtree(home, ignore_errors=True)

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from napari_spatial_ar.imaging.volume import Volume
@@ -85,7 +87,7 @@ def test_findings_have_the_numbers_that_they_have_in_the_files(
     browser.check_page(files["report"])
     shown = browser.run(
         "[...document.querySelectorAll('.findings tbody tr')].map((row) =>"
-        "[row.cells[0].textContent, row.cells[6].firstChild.value, row.cells[10].textContent])"
+        "[0, 4, 6, 10].map((at) => row.cells[at].firstChild?.value ?? row.cells[at].textContent))"
     )
     with files["findings_csv"].open(newline="") as file:
         table = list(csv.DictReader(file))
@@ -93,8 +95,11 @@ def test_findings_have_the_numbers_that_they_have_in_the_files(
     assert [row[0] for row in shown] == [row["rank"] for row in table] == ["1", "2"]
     assert [int(row[0]) for row in shown] == [record["rank"] for record in records]
     peaks = [float(row["peak_score"]) for row in table]
-    assert [float(row[1]) for row in shown] == pytest.approx(peaks, rel=1e-6)
-    assert [row[2] for row in shown] == [row["comment"] for row in table]
+    assert [float(row[2]) for row in shown] == pytest.approx(peaks, rel=1e-6)
+    assert [row[3] for row in shown] == [row["comment"] for row in table]
+    numbered = np.asarray(nib.load(files["findings"]).dataobj)
+    millilitres = [(numbered == int(row[0])).sum() * 0.006 for row in shown]
+    assert [float(row[1]) for row in shown] == pytest.approx(millilitres)
 
 
 @pytest.mark.parametrize("policy", ["with", "without"])
