@@ -10,7 +10,6 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import (
-    QComboBox,
     QDialogButtonBox,
     QFileDialog,
     QLineEdit,
@@ -91,8 +90,7 @@ class AddWeightsDialog(Dialog):
         self.heads.setRange(0, 256)
         self.heads.setSpecialValueText("Choose...")
         self.heads.setToolTip(tooltip("weights.heads"))
-        self.activation = QComboBox()
-        self.activation.setToolTip(tooltip("weights.activation"))
+        self.activation = combo(tooltip("weights.activation"))
         for title, kind in (("Choose...", ""), ("gelu", "gelu"), ("quick_gelu", "quick_gelu")):
             self.activation.addItem(title, kind)
         usual = services.usual_normalisation()

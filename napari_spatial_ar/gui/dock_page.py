@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QDockWidget, QFrame, QMainWindow, QScrollArea, QVBoxLayout, QWidget
 
@@ -17,7 +17,6 @@ from napari_spatial_ar.gui.wheel import WheelGuard
 
 __all__ = ["DockPage"]
 
-_MIN_WIDTH = 345
 # A frame around the widget that keys go to: napari's themes draw none. Read on its dark and light
 # backgrounds alike.
 _FOCUS_STYLE = "".join(
@@ -93,7 +92,6 @@ class DockPage(QWidget, metaclass=_OneAViewer):
 
         The sections scroll where the window is too low for them.
         """
-        self.setMinimumWidth(_MIN_WIDTH)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(0)
@@ -104,6 +102,19 @@ class DockPage(QWidget, metaclass=_OneAViewer):
             outer.addWidget(foot)
         outer.addWidget(research_line())
         self._guard.look()
+        self.scroll.widget().installEventFilter(self)
+        self._widen()
+
+    def _widen(self) -> None:
+        """Give the sections all of their width, beside a scroll bar: nothing scrolls sideways."""
+        bar = self.scroll.verticalScrollBar().sizeHint().width()
+        self.scroll.setMinimumWidth(self.scroll.widget().minimumSizeHint().width() + bar)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Follow the sections as they get wider."""
+        if event.type() == QEvent.Type.LayoutRequest:
+            self._widen()
+        return bool(super().eventFilter(watched, event))
 
     # ------------------------------------------------------------------ in napari's window
 

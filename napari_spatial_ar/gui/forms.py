@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import (
     QComboBox,
     QDialog,
@@ -15,15 +16,20 @@ from qtpy.QtWidgets import (
     QLabel,
     QPushButton,
     QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
+    QToolTip,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_spatial_ar.gui.tooltips import tooltip
+from napari_spatial_ar.gui.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.gui.wheel import WheelGuard
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 __all__ = [
+    "Combo",
     "Dialog",
     "Note",
     "button",
@@ -38,6 +44,8 @@ __all__ = [
 ]
 
 _LABEL_WIDTH = 96
+# The widest of what is listed, of average letters, its frame and arrow included.
+_LETTERS = 30
 
 
 class Note(QLabel):
@@ -67,14 +75,69 @@ def button(text: str, tooltip: str, name: str = "") -> QPushButton:
     return made
 
 
-def combo(tooltip: str, name: str = "") -> QComboBox:
-    """Make a list that shrinks with the dock instead of widening it; `fields` gives it a name."""
-    made = QComboBox()
+class Combo(QComboBox):
+    """A list that is as wide as its choices, up to what a dock has room for.
+
+    A name that is longer, as people give them, is shortened in its middle; its tooltip, and that
+    of its item, has all of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+    def minimumSizeHint(self) -> QSize:
+        """Give room for every choice, or for as many letters as fit into a dock."""
+        hint = super().minimumSizeHint()
+        most = _LETTERS * self.fontMetrics().averageCharWidth()
+        return QSize(min(hint.width(), most), hint.height())
+
+    def room(self) -> int:
+        """Width that there is for the text, in pixels."""
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        kind, part = QStyle.ComplexControl.CC_ComboBox, QStyle.SubControl.SC_ComboBoxEditField
+        return int(self.style().subControlRect(kind, option, part, self).width())
+
+    @property
+    def shortened(self) -> bool:
+        """Whether the text has no room, so that a part of it is seen."""
+        return self.fontMetrics().horizontalAdvance(self.currentText()) > self.room() - 4
+
+    def event(self, event: QEvent) -> bool:
+        """Say in the tooltip what is not seen."""
+        if event.type() == QEvent.Type.ToolTip and self.shortened:
+            said = as_tooltip(f"{self.currentText()}\n{self.toolTip()}")
+            QToolTip.showText(event.globalPos(), said, self)
+            return True
+        return bool(super().event(event))
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw the text shortened where it has no room."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        text, middle = option.currentText, Qt.TextElideMode.ElideMiddle
+        # Two pixels at either side, which styles leave.
+        option.currentText = self.fontMetrics().elidedText(text, middle, self.room() - 4)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
+    def showPopup(self) -> None:
+        """Make the list as wide as its widest item, where the screen has room for it."""
+        view = self.view()
+        wide = view.sizeHintForColumn(0) + view.verticalScrollBar().sizeHint().width()
+        screen = self.screen().availableGeometry().width()
+        view.setMinimumWidth(min(max(wide, self.width()), screen // 2))
+        view.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        super().showPopup()
+
+
+def combo(tooltip: str, name: str = "") -> Combo:
+    """Make a list; `fields` gives it a name."""
+    made = Combo()
     made.setToolTip(tooltip)
     made.setAccessibleName(name)
-    made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    made.setMinimumContentsLength(8)
-    made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
     return made
 
 

@@ -99,7 +99,7 @@ class LibraryDialog(Dialog):
         splitter.addWidget(left)
         splitter.addWidget(self.details)
         splitter.setChildrenCollapsible(False)
-        splitter.setSizes([860, 440])
+        splitter.setSizes([760, 540])
         self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         layout = QVBoxLayout(self)
         layout.addWidget(splitter, 1)

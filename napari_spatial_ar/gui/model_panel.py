@@ -7,7 +7,7 @@ from typing import get_args
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui.fold import folding
-from napari_spatial_ar.gui.forms import Note, combo, row
+from napari_spatial_ar.gui.forms import Note, combo
 from napari_spatial_ar.gui.library_button import LibraryButton
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.gui.weights_row import WeightsRow
@@ -33,8 +33,8 @@ class ModelPanel(QWidget):
         self.plane_box.addItem("Slices as acquired", None)
         for plane in get_args(Plane):
             self.plane_box.addItem(f"{plane.capitalize()} slices", plane)
-        parts = [row(self.box, self.library_button), self.note, self.weights, self.plane_box]
-        self.fold = folding("Model", parts, key="model")
+        parts = [self.box, self.note, self.weights, self.plane_box]
+        self.fold = folding("Model", parts, key="model", beside=[self.library_button])
         self.fold.set_summary(self.box.currentText)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

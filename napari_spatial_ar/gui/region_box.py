@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels, Layer, Shapes
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QComboBox
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.gui.forms import Combo
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.session import Session
 from napari_spatial_ar.gui.tooltips import tooltip
@@ -23,7 +23,7 @@ __all__ = ["RegionBox"]
 _CLOSED = {"polygon", "rectangle", "ellipse"}
 
 
-class RegionBox(QComboBox):
+class RegionBox(Combo):
     """Chooses a Shapes or Labels layer, and gives its inside on a scan's grid."""
 
     #: Another region was chosen, or the chosen one was drawn on.
@@ -37,8 +37,6 @@ class RegionBox(QComboBox):
         self._belongs: Callable[[Layer], bool] = lambda layer: True
         self._chosen: WeakKeyDictionary[Layer, Layer | None] = WeakKeyDictionary()
         self.setToolTip(tooltip("mask.within"))
-        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(8)
         self.addItem("Whole scan", None)
         self.currentIndexChanged.connect(self._on_chosen)
 

@@ -92,8 +92,8 @@ class ReviewDock(DockPage):
         sections = [
             self.scan,
             self.model_panel,
-            self.threshold,
             self.findings,
+            self.threshold,
             self.looking,
             self.explain,
             self.export,

@@ -59,13 +59,14 @@ class ScanPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [
-            row(self.box, self.open_button, self.worklist_button),
+            self.box,
             row(self.note, self.cancel_button),
             self.warning,
             self.planes,
             self.window_box,
         ]
-        self.fold = folding("Scan", parts, key="scan")
+        beside = (self.open_button, self.worklist_button)
+        self.fold = folding("Scan", parts, key="scan", beside=beside)
         self.fold.set_summary(self.box.currentText)
         layout.addWidget(self.fold)
         self._marks = attend(viewer)

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QSizePolicy
 
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.forms import select_data
+from napari_spatial_ar.gui.forms import Combo, select_data
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.review.score_counts import ScoreCounts
 from napari_spatial_ar.review.threshold_scales import (
@@ -24,7 +23,7 @@ __all__ = ["PERCENTILE", "SHARE", "UNIT", "UnitBox"]
 SHARE, UNIT, PERCENTILE = "share", "unit", "percentile"
 
 
-class UnitBox(QComboBox):
+class UnitBox(Combo):
     """Offers the views of a threshold that there are; the one that was chosen is remembered."""
 
     #: Another unit was chosen.
@@ -35,8 +34,6 @@ class UnitBox(QComboBox):
         self._wanted = settings.recall("threshold_unit", SHARE)
         self.setToolTip(tooltip("threshold.unit"))
         self.setAccessibleName("Unit of the threshold")
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setMinimumContentsLength(8)
         self.activated.connect(self._on_activated)
 
     def name_unit(self, unit: str) -> None:

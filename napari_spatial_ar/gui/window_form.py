@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QDoubleSpinBox, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.display_windows import describe
-from napari_spatial_ar.gui.forms import combo, row, select_data
+from napari_spatial_ar.gui.forms import combo, select_data
 from napari_spatial_ar.gui.tooltips import tooltip
 from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, default_window
@@ -40,7 +40,9 @@ class WindowForm(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(5)
         layout.addWidget(self.box)
-        layout.addLayout(row(self.low, self.high))
+        # Under each other: beside each other they have no room for a long value and its unit.
+        layout.addWidget(self.low)
+        layout.addWidget(self.high)
         self.box.currentIndexChanged.connect(self._on_choice)
         self.set_modality("mri")
 

@@ -349,7 +349,7 @@ def test_the_table_of_keys_has_them_all_and_the_docs_agree() -> None:
     bound = {*findings_panel.KEYS, *worklist_panel.KEYS}
     assert bound <= table
     assert "Alt+1" in table
-    text = (DOCS / "review.md").read_text(encoding="utf-8")
+    text = (DOCS / "how-to/review.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", text.split("\n## Keys\n")[1], re.MULTILINE)
     documented = set().union(*(words(row) for row in rows if row not in ("key", "---")))
     assert documented == table

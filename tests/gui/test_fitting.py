@@ -1,0 +1,209 @@
+"""Nothing is cut in a window of 1366 x 768, the smallest that is common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from qtpy.QtCore import QEvent, QPoint
+from qtpy.QtGui import QHelpEvent
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import (
+    QApplication,
+    QDialog,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QToolTip,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.add_weights_dialog import AddWeightsDialog
+from napari_spatial_ar.gui.comparison_dialog import ComparisonDialog
+from napari_spatial_ar.gui.demo import open_review
+from napari_spatial_ar.gui.dock_page import DockPage
+from napari_spatial_ar.gui.fold import Fold
+from napari_spatial_ar.gui.forms import Combo, select_data
+from napari_spatial_ar.gui.layers import volume_layer_kwargs
+from napari_spatial_ar.gui.library_dialog import LibraryDialog
+from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.gui.shortcuts import ShortcutsDialog
+from napari_spatial_ar.gui.training_dock import TrainingDock
+from napari_spatial_ar.gui.weights_dialog import WeightsDialog
+from napari_spatial_ar.gui.workers import pool
+from napari_spatial_ar.normative.methods import DETECTORS
+from tests.gui.fitting import misfits
+from tests.gui.test_dock_page import by_command_line, by_menu
+
+WIDTH, HEIGHT = 1366, 768
+
+
+def settle(root: QWidget) -> list[str]:
+    """Let layouts come to rest, and give what still does not fit: each asks the one around it."""
+    for _ in range(100):
+        QApplication.processEvents()
+        if not misfits(root):
+            break
+        QTest.qWait(20)
+    return misfits(root)
+
+
+@pytest.fixture
+def viewer(make_napari_viewer: Any, models: Any) -> Any:
+    made = make_napari_viewer(show=True)
+    made.window._qt_window.setGeometry(0, 0, WIDTH, HEIGHT)
+    return made
+
+
+def check(page: DockPage) -> None:
+    """The window kept its size, and all of the page is seen or scrolled to."""
+    assert settle(page) == []
+    window = page.window()
+    assert (window.width(), window.height()) == (WIDTH, HEIGHT)
+
+
+def unfold(page: QWidget) -> None:
+    for fold in page.findChildren(Fold):
+        fold.expand()
+
+
+OPENED: dict[str, Callable[[Any, str], Any]] = {
+    "menu": by_menu,
+    "-w": by_command_line,
+    "demo": lambda viewer, name: open_review(viewer),
+}
+
+
+@pytest.mark.parametrize("way", OPENED)
+def test_the_review_dock_fits_however_it_is_opened(
+    viewer: Any, lab: Any, models: Any, finish: Any, qtbot: Any, monkeypatch: Any, way: str
+) -> None:
+    OPENED[way](viewer, "Review")
+    (dock,) = viewer.window._qt_window.findChildren(ReviewDock)
+    qtbot.waitUntil(lambda: dock.models.model is not None, timeout=20_000)
+    check(dock)
+    volume = lab.make_volume()
+    for label in ("MR series 4", "NIfTI scan 256 x 256 x 25", "CT, series 12, time point 3"):
+        series = replace(volume.series, label=label)
+        viewer.add_image(**volume_layer_kwargs(replace(volume, series=series)))
+    check(dock)
+    dock.score("volume")
+    finish(dock)
+    dock.unlike_note.say("Unlike what the model learned from: T1 instead of FLAIR.", "It is so.")
+    unfold(dock)
+    check(dock)
+    table = dock.findings.table
+    corner = table.mapTo(dock.scroll.viewport(), table.rect().bottomRight())
+    dock.scroll.verticalScrollBar().setValue(0)
+    assert dock.scroll.viewport().rect().contains(corner)  # without any scrolling
+    dock.findings.next()
+    dock.model_panel.weights.mean("dinov3_vits16")
+    dock.model_note.say(services.weights_missing("dinov3_vits16"))
+    check(dock)
+
+
+def test_the_training_dock_fits_with_every_method(viewer: Any, qtbot: Any) -> None:
+    by_command_line(viewer, "Training")
+    (dock,) = viewer.window._qt_window.findChildren(TrainingDock)
+    box = dock.form.method.box
+    for index in range(box.count()):
+        box.setCurrentIndex(index)
+        check(dock)
+        dock.form.method.pages[box.currentData()].more.expand(animate=False)
+        check(dock)
+    for modality in ("ct", "oct"):
+        select_data(dock.form.modality, modality)
+        dock.form.window.box.setCurrentIndex(dock.form.window.box.count() - 1)
+        check(dock)
+    assert box.count() == len(DETECTORS)
+
+
+def test_a_name_that_is_longer_than_a_dock_is_shortened_and_its_tooltip_is_not(
+    viewer: Any, lab: Any, qtbot: Any
+) -> None:
+    dock = open_review(viewer)
+    before = dock.width()
+    volume = lab.make_volume()
+    label = "t2_space_dark-fluid_sag_p2_iso_1.0_with_a_name_that_nobody_would_type " * 3
+    layer = viewer.add_image(
+        **volume_layer_kwargs(replace(volume, series=replace(volume.series, label=label)))
+    )
+    settle(dock)
+    assert dock.width() == before
+    assert dock.scan.box.currentData() is layer
+    assert dock.scan.box.shortened
+    QApplication.sendEvent(dock.scan.box, QHelpEvent(QEvent.Type.ToolTip, QPoint(), QPoint()))
+    assert label.strip() in QToolTip.text()
+    dock.scan.fold.heading.click()
+    assert dock.scan.fold.heading.text().endswith("…")
+    assert layer.name in dock.scan.fold.heading.accessibleName()
+    assert dock.width() == before
+
+
+@pytest.mark.parametrize("name", ["library", "comparison", "weights", "add", "keys"])
+def test_dialogs_fit(viewer: Any, qtbot: Any, name: str) -> None:
+    window = viewer.window._qt_window
+    made: QDialog
+    if name == "library":
+        made = LibraryDialog(window)
+        made.show()
+        qtbot.waitUntil(lambda: not made.looking, timeout=20_000)
+    elif name == "comparison":
+        made = ComparisonDialog([], None, window)
+    elif name == "weights":
+        made = WeightsDialog("dinov3_vits16", window)
+        qtbot.waitUntil(lambda: "MB" in made.size.text(), timeout=30_000)
+        made.progress.show()
+        made.note.say("86 MB of 86 MB have arrived. " * 3)
+    elif name == "add":
+        made = AddWeightsDialog("", window)
+        for field in made._asked.values():
+            field.show()
+    else:
+        made = ShortcutsDialog(window)
+    made.show()
+    assert settle(made) == []
+    assert made.width() <= WIDTH
+    assert made.height() <= HEIGHT - 40  # the title bar
+    made.close()
+    assert pool().waitForDone(10_000)
+
+
+# ---------------------------------------------------------------------- the check itself
+
+
+def test_what_is_cut_is_found(qtbot: Any) -> None:
+    root = QWidget()
+    qtbot.addWidget(root)
+    root.resize(200, 100)
+    fits, cut = QPushButton("fits", root), QPushButton("a text with no room", root)
+    fits.setGeometry(0, 0, 150, 30)
+    cut.setGeometry(0, 40, 30, 30)
+    outside = QLabel("outside", root)
+    outside.setGeometry(180, 70, 100, 20)
+    box = Combo()
+    box.setParent(root)
+    box.addItem("many more letters than fit in here")
+    box.setGeometry(0, 70, 60, 20)
+    root.show()
+    first, second, third = misfits(root)
+    assert "a text with no room" in first
+    assert "outside" in second
+    assert "many more letters" in third
+
+
+def test_what_can_be_scrolled_to_is_not_cut(qtbot: Any) -> None:
+    scroll = QScrollArea()
+    qtbot.addWidget(scroll)
+    content = QWidget()
+    layout = QVBoxLayout(content)
+    for number in range(40):
+        layout.addWidget(QPushButton(f"{number}"))
+    scroll.setWidget(content)
+    scroll.resize(300, 200)
+    scroll.show()
+    assert settle(scroll) == []
