@@ -32,7 +32,6 @@ from napari_spatial_ar.cli.support import (
     table,
 )
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.json_schemas import ModelsTrash, stamped
 
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.calibration import Calibration
@@ -62,6 +61,7 @@ def models_list(
     json: Json = None,
 ) -> dict[str, Any]:
     """List your models and those of the package."""
+    from napari_spatial_ar.json_schemas import ModelsTrash, stamped
     from napari_spatial_ar.normative.library import trashed_models
     from napari_spatial_ar.normative.model_lookup import list_models, unreadable_models
 

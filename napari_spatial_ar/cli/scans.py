@@ -47,7 +47,6 @@ from napari_spatial_ar.cli.support import (
     progress_bar,
     say,
 )
-from napari_spatial_ar.json_schemas import FitEstimate, stamped
 
 __all__ = ["scans_app"]
 
@@ -258,6 +257,7 @@ def fit(
     from functools import partial
 
     from napari_spatial_ar.evaluation.rivals import read_settings
+    from napari_spatial_ar.json_schemas import FitEstimate, stamped
     from napari_spatial_ar.normative import fit_estimate
     from napari_spatial_ar.normative.fit_progress import FitProgress, spoken
     from napari_spatial_ar.normative.fitting import fit as fit_model

@@ -35,7 +35,6 @@ from napari_spatial_ar.cli.choices import (
     complete_model,
 )
 from napari_spatial_ar.errors import InputError, Notice, SpatialARError, printable
-from napari_spatial_ar.json_schemas import DOCUMENTS, Document, ErrorResult, stamped
 
 if TYPE_CHECKING:
     from napari_spatial_ar.imaging.windows import Window
@@ -288,7 +287,7 @@ def command(
     function: Callable[P, dict[str, Any]],
 ) -> Callable[P, None]:
     """Turn a function that returns its result into a command that reports it, or its error."""
-    kind = DOCUMENTS[function.__name__.replace("_", "-")]
+    name = function.__name__.replace("_", "-")
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -305,7 +304,7 @@ def command(
                     result = function(*args, **kwargs)
                 except NotAllDone as partly:
                     result, code = partly.result, 1
-            _write_json(target, kind, result)
+            _write_json(target, name, result)
             if code:
                 raise typer.Exit(code)
         except (typer.Exit, typer.BadParameter):
@@ -354,7 +353,7 @@ def _warnings_said() -> Iterator[None]:
 def _fail(target: object, sentence: str, code: int = 1) -> NoReturn:
     console.print(Text.assemble(("error:", "bold red"), " ", printable(sentence)), soft_wrap=True)
     try:
-        _write_json(target, ErrorResult, {"error": sentence})
+        _write_json(target, None, {"error": sentence})
     except SpatialARError as error:
         if str(error) != sentence:
             say(str(error))
@@ -378,12 +377,14 @@ def _check_writable(target: object) -> None:
         raise storage_error(PermissionError(errno.EACCES, ""), target)
 
 
-def _write_json(target: object, kind: type[Document], value: dict[str, Any]) -> None:
-    """Write a result where ``--json`` says, if it was given."""
+def _write_json(target: object, name: str | None, value: dict[str, Any]) -> None:
+    """Write the result of a command, or an error, where ``--json`` says, if it was given."""
     if not isinstance(target, Path):
         return
     from napari_spatial_ar.imaging.files import atomic_write_json, storage_error, strict_json
+    from napari_spatial_ar.json_schemas import DOCUMENTS, ErrorResult, stamped
 
+    kind = DOCUMENTS[name] if name else ErrorResult
     value = value if "schema" in value else stamped(kind, value)
     try:
         if target == _STDOUT:
