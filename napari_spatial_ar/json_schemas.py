@@ -95,6 +95,7 @@ class PValues(Part):
     scan: float | None
     slices: list[float | None]
     patients: int
+    smallest: float = Field(description="The smallest that so many patients can give.")
 
 
 class FoundRegion(Part):

@@ -506,6 +506,8 @@ def test_score_writes_five_files_and_a_picture(tmp_path: Path, scan: Path, fitte
         "provenance.json",
         "montage.png",
     }
+    for name in ("findings", "provenance"):
+        check(json.loads((folder / f"{name}.json").read_text()), name)
     model = nsar.load_model(fitted, device="cpu")
     volume = nsar.read(scan)[0]
     nll = nib.load(folder / "nll.nii.gz")

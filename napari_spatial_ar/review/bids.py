@@ -120,10 +120,10 @@ class BidsDerivatives:
         scan = BidsScan.of(files[0]) if len(files) == 1 else None
         if scan is None:
             return "its file has no BIDS name in a BIDS data set"
-        if not (results / OUTPUT_FILES["findings"]).is_file():
-            return "its results are of an earlier version: score it again"
         if self._from.setdefault(scan.stem, results) != results:
             return "its file holds several volumes, which BIDS names do not tell apart"
+        if not (results / OUTPUT_FILES["findings"]).is_file():
+            return "its results are of an earlier version: score it again"
         self._describe(scan.root)
         target = self.folder / scan.stem
         for key, kind in (("findings", "dseg"), ("mask", "mask")):
@@ -168,11 +168,17 @@ class BidsDerivatives:
         self._raw = raw
 
 
+def _cell(value: Any) -> str:
+    if value is None:
+        return "n/a"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def _table(findings: Sequence[Mapping[str, Any]]) -> str:
     """Look-up table of the label map: rejected findings are in neither."""
     rows = ["\t".join(_COLUMNS)]
     for finding in findings:
         if finding["label"]:
             values = [finding[key] for key, _ in _COLUMNS.values()]
-            rows.append("\t".join("n/a" if v is None else str(v) for v in values))
+            rows.append("\t".join(map(_cell, values)))
     return "\n".join(rows) + "\n"
