@@ -296,7 +296,7 @@ class Guide:
         mask = dock.session.mask
         self.press("p")
         self.viewer.layers.selection = {mask}
-        mask.mode, mask.brush_size, mask.selected_label = "paint", 10, 1
+        mask.mode, mask.brush_size = "paint", 10
         self.viewer.reset_view()
         self.rest()
         index = dock.session.geometry.display_index((dock.session.highest_slice, 0, 0))[0]

@@ -32,9 +32,9 @@ class ExportPanel(QWidget):
         self.png = self._box("With pictures", "export_png")
         self.png.setToolTip(tooltip("export.with_pictures"))
         self.seg_nrrd = self._box("3D Slicer", "export_seg_nrrd")
-        self.seg_nrrd.setToolTip(tooltip("export.seg_nrrd"))
+        self.seg_nrrd.setToolTip(tooltip("export.slicer"))
         self.itksnap = self._box("ITK-SNAP", "export_itksnap")
-        self.itksnap.setToolTip(tooltip("export.itksnap"))
+        self.itksnap.setToolTip(tooltip("export.itk_snap"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [

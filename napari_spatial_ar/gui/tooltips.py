@@ -134,10 +134,10 @@ _REVIEW = {
     ),
     "export.with_dicom.unavailable": "Only for scans read from DICOM files",
     "export.with_pictures": "Also write PNG pictures of the slices with the mask's outline",
-    "export.seg_nrrd": (
+    "export.slicer": (
         "Also write the flagged regions with names and colours as 3D Slicer reads them (.seg.nrrd)"
     ),
-    "export.itksnap": (
+    "export.itk_snap": (
         "Also write names and colours of the flagged regions as ITK-SNAP reads them, for "
         "findings.nii.gz"
     ),
