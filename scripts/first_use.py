@@ -161,13 +161,17 @@ class Mouse:
         self.press(False)
 
     def type(self, text: str) -> None:
-        """Type keys that need no Shift, and Return for a line's end."""
-        names = {"/": "slash", "-": "minus", ".": "period", "\n": "Return"}
+        """Type a path, and Return for a line's end."""
+        names = {"/": "slash", "-": "minus", ".": "period", "_": "underscore", "\n": "Return"}
         for letter in text:
-            symbol = self._x.XStringToKeysym(names.get(letter, letter).encode())
-            code = self._x.XKeysymToKeycode(self._display, symbol)
-            for down in (1, 0):
-                self._test.XTestFakeKeyEvent(self._display, code, down, 0)
+            keys = [names.get(letter, letter)]
+            if letter == "_" or letter.isupper():
+                keys.insert(0, "Shift_L")
+            for down, order in ((1, keys), (0, keys[::-1])):
+                for key in order:
+                    symbol = self._x.XStringToKeysym(key.encode())
+                    code = self._x.XKeysymToKeycode(self._display, symbol)
+                    self._test.XTestFakeKeyEvent(self._display, code, down, 0)
             self._flush(0.02)
 
 
