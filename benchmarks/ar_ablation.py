@@ -33,21 +33,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from napari_spatial_ar.datasets.folders import BmadItem, bmad_items, find_slices, iter_slices
 from napari_spatial_ar.evaluation.contenders import label_of
 from napari_spatial_ar.evaluation.metrics import roc_auc
-from napari_spatial_ar.imaging.datasets import BmadItem, bmad_items, find_slices, iter_slices
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
-from napari_spatial_ar.normative.autoregressive import MaskedConv2d
-from napari_spatial_ar.normative.backbone import load_backbone
-from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
-from napari_spatial_ar.normative.methods import DETECTORS
-from napari_spatial_ar.normative.methods.base import FitSetup
-from napari_spatial_ar.normative.methods.grids import StoredGrids, rows_of
+from napari_spatial_ar.normative.backbones.backbone import load_backbone
+from napari_spatial_ar.normative.detectors import DETECTORS
+from napari_spatial_ar.normative.detectors.ar_network import MaskedConv2d
+from napari_spatial_ar.normative.detectors.ar_training import precision
+from napari_spatial_ar.normative.detectors.base import FitSetup
+from napari_spatial_ar.normative.detectors.grids import StoredGrids, rows_of
+from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scoring import Scoring
-from napari_spatial_ar.normative.training import precision
+from napari_spatial_ar.normative.scores import Scoring
 
 SMOOTHINGS = (1, 3, 5, 7)
 MEASURED, SHRINKAGE = 128, 0.1

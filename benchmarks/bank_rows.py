@@ -21,14 +21,14 @@ import torch
 from change_detector import Split, figures_of
 from torch import Tensor
 
+from napari_spatial_ar.datasets.folders import find_slices
 from napari_spatial_ar.evaluation.metrics import roc_auc
-from napari_spatial_ar.imaging.datasets import find_slices
 from napari_spatial_ar.imaging.windows import default_window
-from napari_spatial_ar.normative.backbone import load_backbone
-from napari_spatial_ar.normative.changed_grids import ChangedGrids
-from napari_spatial_ar.normative.methods.change_detector import ChangeDetector
-from napari_spatial_ar.normative.methods.change_novelty import _image_scores
-from napari_spatial_ar.normative.methods.surroundings_bank import SurroundingsBank
+from napari_spatial_ar.normative.backbones.backbone import load_backbone
+from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
+from napari_spatial_ar.normative.detectors.change_novelty import _image_scores
+from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank
+from napari_spatial_ar.normative.fitting.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 
 WEIGHT, POOL, MOST_MEANS = 0.5, 65_536, 4096

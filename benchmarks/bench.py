@@ -38,23 +38,23 @@ from torch.nn import functional
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.imaging.windows import default_window, resolve
-from napari_spatial_ar.normative import engine_choice
-from napari_spatial_ar.normative.autoregressive import MaskedConv2d, SpatialAR
-from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, _build
-from napari_spatial_ar.normative.devices import resolve_device
-from napari_spatial_ar.normative.engines import available
-from napari_spatial_ar.normative.methods.base import Detector
-from napari_spatial_ar.normative.methods.change_detector import ChangeDetector
-from napari_spatial_ar.normative.methods.change_novelty import ChangeNovelty
-from napari_spatial_ar.normative.methods.memory_bank import MemoryBank
-from napari_spatial_ar.normative.methods.spatial_ar import SpatialARDetector
-from napari_spatial_ar.normative.methods.surroundings import Whitening
-from napari_spatial_ar.normative.methods.surroundings_bank import SurroundingsBank
+from napari_spatial_ar.normative.backbones import fastest_engine
+from napari_spatial_ar.normative.backbones.backbone import BACKBONES, Backbone, _build
+from napari_spatial_ar.normative.backbones.devices import resolve_device
+from napari_spatial_ar.normative.backbones.engines import available
+from napari_spatial_ar.normative.detectors.ar_network import MaskedConv2d, SpatialAR
+from napari_spatial_ar.normative.detectors.ar_training import TrainingSettings, precision, train
+from napari_spatial_ar.normative.detectors.base import Detector
+from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
+from napari_spatial_ar.normative.detectors.change_novelty import ChangeNovelty
+from napari_spatial_ar.normative.detectors.memory_bank import MemoryBank
+from napari_spatial_ar.normative.detectors.spatial_ar import SpatialARDetector
+from napari_spatial_ar.normative.detectors.surroundings import Whitening
+from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scoring import Scoring
-from napari_spatial_ar.normative.training import TrainingSettings, precision, train
+from napari_spatial_ar.normative.scores import Scoring
 
 BACKBONE, SIDE = "dinov3_vits16", 448
 PARTS = ("slice", "bulk", "network", "bank", "training", "growth")
@@ -163,7 +163,7 @@ def of_slice(device: torch.device, repeats: int, compiled: bool) -> dict[str, An
     default = model_with(backbone, detector=change_novelty(backbone.channels).to(device))
     volume = volume_of(4)
     image = torch.randn(1, 3, SIDE, SIDE, device=device)
-    agreement = {t.engine: t for t in engine_choice.trials(model, engines)}
+    agreement = {t.engine: t for t in fastest_engine.trials(model, engines)}
     found: dict[str, Any] = {"engines": {}}
     for engine, trial in agreement.items():
         if trial.problem:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from napari_spatial_ar.datasets.folders import bmad_items, find_slices
 from napari_spatial_ar.evaluation.bootstrap import (
     ImageSample,
     PixelSample,
@@ -31,16 +32,15 @@ from napari_spatial_ar.evaluation.bootstrap import (
 from napari_spatial_ar.evaluation.contenders import label_of
 from napari_spatial_ar.evaluation.metrics import pixel_figures, roc_auc
 from napari_spatial_ar.evaluation.pixel_scores import PixelScores
-from napari_spatial_ar.imaging.datasets import bmad_items, find_slices
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.windows import Window, apply_window, default_window, resolve
-from napari_spatial_ar.normative.backbone import load_backbone
-from napari_spatial_ar.normative.changed_grids import ChangedGrids
-from napari_spatial_ar.normative.methods.base import Detector
-from napari_spatial_ar.normative.methods.change_detector import ChangeDetector
-from napari_spatial_ar.normative.methods.memory_bank import MemoryBank
+from napari_spatial_ar.normative.backbones.backbone import load_backbone
+from napari_spatial_ar.normative.detectors.base import Detector
+from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
+from napari_spatial_ar.normative.detectors.memory_bank import MemoryBank
+from napari_spatial_ar.normative.fitting.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scoring import Scoring
+from napari_spatial_ar.normative.scores import Scoring
 
 DRAWS, TOP_SHARE = 1000, 0.01
 COMPARED = {"pixel_aupr": ("ratio", np.divide), "image_auroc": ("difference", np.subtract)}

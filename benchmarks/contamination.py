@@ -19,17 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_spatial_ar.datasets.folders import bmad_items, find_slices
+from napari_spatial_ar.datasets.slices import SliceRef
 from napari_spatial_ar.evaluation.metrics import roc_auc
-from napari_spatial_ar.imaging.datasets import bmad_items, find_slices
 from napari_spatial_ar.imaging.reading import Source
-from napari_spatial_ar.imaging.slices import SliceRef
 from napari_spatial_ar.imaging.windows import default_window
-from napari_spatial_ar.normative.backbone import load_backbone
-from napari_spatial_ar.normative.feature_store import FeatureStore, load_batch
-from napari_spatial_ar.normative.methods import DETECTORS, Detector, StoredGrids, score_grid
+from napari_spatial_ar.normative.backbones.backbone import load_backbone
+from napari_spatial_ar.normative.detectors import DETECTORS, Detector, StoredGrids, score_grid
+from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
+from napari_spatial_ar.normative.fitting.outliers import CrossJudge
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scoring import Scoring
-from napari_spatial_ar.normative.suspects import CrossJudge
+from napari_spatial_ar.normative.scores import Scoring
 
 # Those of a fit, by default.
 SCORING = Scoring(smoothing=3, top_share=0.01)

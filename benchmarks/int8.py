@@ -28,8 +28,8 @@ from torch import Tensor
 import napari_spatial_ar as nsar
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
-from napari_spatial_ar.normative import engine_choice, openvino_models
-from napari_spatial_ar.normative.engines import OpenVino
+from napari_spatial_ar.normative.backbones import fastest_engine, openvino_models
+from napari_spatial_ar.normative.backbones.engines import OpenVino
 from napari_spatial_ar.normative.model import NormativeModel
 
 CPU = torch.device("cpu")
@@ -87,7 +87,7 @@ def main() -> None:
     backbone = models[0].backbone
     if any(model.header.backbone != models[0].header.backbone for model in models):
         parser.error("the models do not share a backbone")
-    checked, more = engine_choice._inputs(models[0]), further(models[0])
+    checked, more = fastest_engine._inputs(models[0]), further(models[0])
     network, shape = backbone.network, tuple(checked[0].shape)
     plain = openvino_models.convert(network, shape)
     images = openvino_models._slices(shape)
@@ -127,7 +127,8 @@ def main() -> None:
             "rank_correlation": {
                 model.name: [
                     round(
-                        engine_choice._rank_correlation(scores(model, one), scores(model, other)), 5
+                        fastest_engine._rank_correlation(scores(model, one), scores(model, other)),
+                        5,
                     )
                     for one, other in zip(found, expected, strict=True)
                 ]

@@ -18,13 +18,13 @@ from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QApplication
 from scipy import ndimage
 
+from napari_spatial_ar.gui.jobs import TaskHost
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
-from napari_spatial_ar.gui.masking import MaskController
-from napari_spatial_ar.gui.session import Session
-from napari_spatial_ar.gui.workers import TaskHost
+from napari_spatial_ar.gui.review.mask import MaskController
+from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
-from napari_spatial_ar.normative.scoring import VolumeScore
+from napari_spatial_ar.normative.scores import VolumeScore
 from napari_spatial_ar.review.masks import MaskSettings
 
 SETTINGS = {

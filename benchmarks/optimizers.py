@@ -19,7 +19,7 @@ from typing import Any
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.evaluation.evaluate import evaluate
-from napari_spatial_ar.normative.fitting import fit_steps
+from napari_spatial_ar.normative.fitting.fit import fit_steps
 
 # Learning rates: the paper's, and that of the docs.
 RATES = {"adamw": 1e-3, "muon": 3e-3}

@@ -20,15 +20,15 @@ import numpy as np
 from contamination import SCORING, abnormal_pool, by_others
 from torch import Tensor
 
+from napari_spatial_ar.datasets.folders import BmadItem, bmad_items, find_slices
 from napari_spatial_ar.evaluation.contenders import label_of
 from napari_spatial_ar.evaluation.metrics import pixel_figures
 from napari_spatial_ar.evaluation.pixel_scores import PixelScores
-from napari_spatial_ar.imaging.datasets import BmadItem, bmad_items, find_slices
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
-from napari_spatial_ar.normative.backbone import load_backbone
-from napari_spatial_ar.normative.feature_store import FeatureStore
-from napari_spatial_ar.normative.methods import DETECTORS, Detector, StoredGrids
+from napari_spatial_ar.normative.backbones.backbone import load_backbone
+from napari_spatial_ar.normative.detectors import DETECTORS, Detector, StoredGrids
+from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 
 Embedded = list[tuple[BmadItem, tuple[int, int], Tensor]]

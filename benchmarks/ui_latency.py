@@ -29,8 +29,8 @@ from qtpy.QtWidgets import QApplication
 
 from napari_spatial_ar.gui.demo import DEMO_MODEL, open_review
 from napari_spatial_ar.gui.layers import KEY, volume_layer_kwargs
-from napari_spatial_ar.gui.review_dock import ReviewDock
-from napari_spatial_ar.gui.viewing import go_to_slice, show_acquired_plane
+from napari_spatial_ar.gui.review.dock import ReviewDock
+from napari_spatial_ar.gui.viewer import go_to_slice, show_acquired_plane
 from napari_spatial_ar.imaging.samples import sample_volume
 
 _EVERY_MS = 5

@@ -2,7 +2,7 @@
 
 python docs/make_controls.py [--out FILE]
 
-The texts are those of napari_spatial_ar/gui/tooltips.py; neither Qt nor a display is needed.
+The texts are those of napari_spatial_ar/gui/widgets/tooltips.py; Qt and a display are not needed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import re
 from pathlib import Path
 
-from napari_spatial_ar.gui.tooltips import TOOLTIPS
+from napari_spatial_ar.gui.widgets.tooltips import TOOLTIPS
 
 # By the first part of a key: where its controls are.
 PARTS = {
@@ -46,7 +46,7 @@ This is what appears when the mouse rests on a control. Words in *italics* stand
 in, such as the model's unit. What a method's own options mean stands in their tooltips in the
 Training dock, and in [method.md](../explanation/method.md). For research use, not for diagnosis.
 
-`docs/make_controls.py` makes this page from `napari_spatial_ar/gui/tooltips.py`.
+`docs/make_controls.py` makes this page from `napari_spatial_ar/gui/widgets/tooltips.py`.
 """
 
 

@@ -183,7 +183,7 @@ class Guide:
         """Place on the canvas of a voxel of the scan, as it is drawn."""
         from qtpy.QtCore import QPoint
 
-        from napari_spatial_ar.gui.viewing import camera_of
+        from napari_spatial_ar.gui.viewer import camera_of
 
         layer = self.dock.scan.layer
         world = layer.data_to_world(voxel)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_spatial_ar.imaging.reading import read
-    from napari_spatial_ar.normative.autoregressive import SpatialAR
-    from napari_spatial_ar.normative.backbone import load_backbone
-    from napari_spatial_ar.normative.fitting import fit
+    from napari_spatial_ar.normative.backbones.backbone import load_backbone
+    from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
+    from napari_spatial_ar.normative.fitting.fit import fit
     from napari_spatial_ar.normative.model import load_model
     from napari_spatial_ar.normative.reference_checkpoint import load_reference_checkpoint
 
@@ -35,10 +35,10 @@ if sys.platform == "darwin":
 
 _HOME = {
     "read": "napari_spatial_ar.imaging.reading",
-    "fit": "napari_spatial_ar.normative.fitting",
+    "fit": "napari_spatial_ar.normative.fitting.fit",
     "load_model": "napari_spatial_ar.normative.model",
-    "load_backbone": "napari_spatial_ar.normative.backbone",
-    "SpatialAR": "napari_spatial_ar.normative.autoregressive",
+    "load_backbone": "napari_spatial_ar.normative.backbones.backbone",
+    "SpatialAR": "napari_spatial_ar.normative.detectors.ar_network",
     "load_reference_checkpoint": "napari_spatial_ar.normative.reference_checkpoint",
 }
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.samples import sample_path, sample_volume
-from napari_spatial_ar.normative.backbone_table import BACKBONES
+from napari_spatial_ar.normative.backbones.registry import BACKBONES
+from napari_spatial_ar.normative.backbones.weights import source_of
 from napari_spatial_ar.normative.model import load_model
-from napari_spatial_ar.normative.weights import source_of
 from napari_spatial_ar.review.batch import score_scan
 
 __all__ = ["DEMO_MODEL", "run_demo"]

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from napari_spatial_ar.normative.paths import user_models_dir, weights_dir
+from napari_spatial_ar.paths import user_models_dir, weights_dir
 from tests.browser import Browser, start
 
-pytest_plugins = ["tests.tiny"]
+pytest_plugins = ["tests.scans", "tests.tiny"]
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 # Where they were before this home: processes that pytest starts are born with it.

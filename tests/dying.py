@@ -36,13 +36,12 @@ import torch
 from napari_spatial_ar.cli import app
 from napari_spatial_ar.errors import SpatialARError
 from napari_spatial_ar.imaging.reading import find_scans
-from napari_spatial_ar.normative import calibrating, importing  # noqa: F401 - imported once
-from napari_spatial_ar.normative.backbone import BACKBONES
+from napari_spatial_ar.normative.backbones.backbone import BACKBONES
 from napari_spatial_ar.normative.model import load_model
-from napari_spatial_ar.review import batch, model_card, worklist_scoring  # noqa: F401
 from napari_spatial_ar.review.findings_list import Mark
-from napari_spatial_ar.review.worklist_scoring import MaskRule, score_steps
-from napari_spatial_ar.review.worklist_store import Marks, WorklistStore, model_key, scan_key
+from napari_spatial_ar.review.worklist import scoring
+from napari_spatial_ar.review.worklist.scoring import MaskRule, score_steps
+from napari_spatial_ar.review.worklist.store import Marks, WorklistStore, model_key, scan_key
 from tests.tiny import TINY, make_backbone, make_spec
 
 MOMENTS = 10
@@ -87,7 +86,7 @@ class Steps:
 def worklist(*paths: str) -> int:
     """Score scans as a worklist does, slice by slice, and say something of each."""
     store, model = WorklistStore(Path("kept")), load_model("model", device="cpu")
-    worklist_scoring._SAVE_SECONDS = 0.0
+    scoring._SAVE_SECONDS = 0.0
     try:
         for path in paths:
             (scan,) = find_scans(Path(path)).scans

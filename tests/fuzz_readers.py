@@ -79,7 +79,7 @@ def _pixels(depth: int = 5) -> np.ndarray:
 
 
 def _dicom(pixels: np.ndarray, k: int, syntax: str | None = None, **tags: Any) -> bytes:
-    from tests.imaging.conftest import build_image
+    from tests.scans import build_image
 
     dataset: Dataset = build_image(
         pixels,
@@ -103,8 +103,8 @@ def _dicom(pixels: np.ndarray, k: int, syntax: str | None = None, **tags: Any) -
 
 def _codecs() -> dict[str, bytes]:
     """A slice in each compression that other libraries have to write."""
-    from tests.imaging.conftest import build_image
     from tests.imaging.dicom import test_codecs as codecs
+    from tests.scans import build_image
 
     files = {}
     for name, syntax in {**codecs.SYNTAXES, "jpeg-extended": codecs.JPEGExtended12Bit}.items():

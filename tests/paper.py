@@ -11,7 +11,7 @@ import pytest
 
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review.findings_list import list_findings
-from napari_spatial_ar.review.report import ScanReport, scan_report
+from napari_spatial_ar.review.report.data import ScanReport, scan_report
 from napari_spatial_ar.review.results import gather_results
 
 pypdf = pytest.importorskip("pypdf")

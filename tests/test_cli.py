@@ -24,16 +24,16 @@ from napari_spatial_ar.cli import app
 from napari_spatial_ar.cli.support import parse_window
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative import engine_choice, engines, focus_weights, weights
-from napari_spatial_ar.normative.backbone import BACKBONES
+from napari_spatial_ar.normative.backbones import engines, fastest_engine, focus_weights, weights
+from napari_spatial_ar.normative.backbones.backbone import BACKBONES
 from napari_spatial_ar.review import model_card
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
-from tests.imaging.conftest import build_image
 from tests.json_check import check
 from tests.normative.test_reference_checkpoint import save as save_checkpoint
 from tests.normative.test_reference_checkpoint import theirs as reference_network
 from tests.page import Page
+from tests.scans import build_image
 
 
 def run(tmp_path: Path, *arguments: Any, code: int = 0) -> dict[str, Any]:
@@ -76,18 +76,18 @@ def test_speed_finds_the_fastest_engine_and_score_uses_it(
         name = "fast"
 
     monkeypatch.setitem(engines.ENGINES, "fast", Fast)
-    measure = engine_choice._tried
+    measure = fastest_engine._tried
 
     def tried(model: Any, engine: str, inputs: Any) -> Any:
         return float(engine != "fast") + 0.5, measure(model, engine, inputs)[1]
 
-    monkeypatch.setattr(engine_choice, "_tried", tried)
-    monkeypatch.delenv(engine_choice.VARIABLE)
+    monkeypatch.setattr(fastest_engine, "_tried", tried)
+    monkeypatch.delenv(fastest_engine.VARIABLE)
     speed = run(tmp_path, "speed", fitted, "--device", "cpu")
     assert speed["chosen"] == "fast"
     assert speed["trials"][0]["engine"] == "float32"
     assert speed["not_tried"]["float16"] == "it is for graphics cards"
-    monkeypatch.setattr(engine_choice, "trials", None)  # nothing is measured again
+    monkeypatch.setattr(fastest_engine, "trials", None)  # nothing is measured again
     arguments = ["score", scan, "--model", fitted, "--device", "cpu", "--out", tmp_path / "a"]
     result = run(tmp_path, *arguments)
     assert result["engine"] == "fast"

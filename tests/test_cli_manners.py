@@ -22,8 +22,8 @@ import typer
 from typer.testing import CliRunner
 
 from napari_spatial_ar.cli import app, choices, support
+from napari_spatial_ar.datasets.selection import SlicePlane
 from napari_spatial_ar.imaging import reading
-from napari_spatial_ar.imaging.selection import SlicePlane
 
 PROGRAM = [sys.executable, "-m", "napari_spatial_ar"]
 # The name that shells complete.
@@ -306,11 +306,11 @@ def test_completion(
 
 def test_choices_are_those_of_the_program() -> None:
     from napari_spatial_ar.evaluation.anomalib_methods import METHODS
-    from napari_spatial_ar.normative.autoregressive import Context
-    from napari_spatial_ar.normative.backbone_table import BACKBONES, Fuse
-    from napari_spatial_ar.normative.engines import ENGINES
-    from napari_spatial_ar.normative.methods import DETECTORS
-    from napari_spatial_ar.review.report_pdf import PAPERS
+    from napari_spatial_ar.normative.backbones.engines import ENGINES
+    from napari_spatial_ar.normative.backbones.registry import BACKBONES, Fuse
+    from napari_spatial_ar.normative.detectors import DETECTORS
+    from napari_spatial_ar.normative.detectors.ar_network import Context
+    from napari_spatial_ar.review.report.pdf import PAPERS
 
     assert set(choices.METHOD_NAMES) == set(DETECTORS)
     assert list(choices.BACKBONE_NAMES) == [

@@ -13,7 +13,7 @@ from PIL import Image
 import napari_spatial_ar as nsar
 from napari_spatial_ar.demo import DEMO_MODEL, run_demo
 from napari_spatial_ar.imaging.samples import sample_path
-from napari_spatial_ar.normative.paths import released_models_dir
+from napari_spatial_ar.paths import released_models_dir
 from napari_spatial_ar.review.masks import make_mask
 
 

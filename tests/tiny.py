@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from napari_spatial_ar.normative import backbone as backbones
-from napari_spatial_ar.normative.backbone import BACKBONES, Backbone, BackboneSpec
-from napari_spatial_ar.normative.methods import SpatialARDetector
-from napari_spatial_ar.normative.methods.change_detector import ChangeDetector
-from napari_spatial_ar.normative.weights import store
+from napari_spatial_ar.normative.backbones import backbone as backbones
+from napari_spatial_ar.normative.backbones.backbone import BACKBONES, Backbone, BackboneSpec
+from napari_spatial_ar.normative.backbones.weights import store
+from napari_spatial_ar.normative.detectors import SpatialARDetector
+from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 
 TINY = "dinov3_tiny_for_tests"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 
-from napari_spatial_ar.normative.paths import (
+from napari_spatial_ar.paths import (
     embedded_weights,
     released_models_dir,
     user_models_dir,
@@ -94,7 +94,7 @@ class PaperName(StrEnum):
     letter = "Letter"
 
 
-#: Keys of `napari_spatial_ar.normative.methods.DETECTORS`.
+#: Keys of `napari_spatial_ar.normative.detectors.DETECTORS`.
 METHOD_NAMES = (
     "change-novelty",
     "spatial-ar",
@@ -106,7 +106,7 @@ METHOD_NAMES = (
     "surroundings-bank",
     "synthetic-change",
 )
-#: Keys of `napari_spatial_ar.normative.backbone_table.BACKBONES`.
+#: Keys of `napari_spatial_ar.normative.backbones.registry.BACKBONES`.
 BACKBONE_NAMES = (
     *(f"dinov3_{size}" for size in ("vits16", "vits16plus", "vitb16", "vitl16", "vith16plus")),
     "dinov3_vit7b16",

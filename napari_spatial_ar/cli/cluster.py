@@ -15,7 +15,7 @@ from napari_spatial_ar.cli.support import COMPUTING
 from napari_spatial_ar.errors import InputError
 
 if TYPE_CHECKING:
-    from napari_spatial_ar.scale.cluster import Cluster, Tls
+    from napari_spatial_ar.distributed.cluster import Cluster, Tls
 
 __all__ = ["LocalCluster", "Resource", "Scheduler", "TlsFiles", "cluster_of", "listed"]
 
@@ -70,14 +70,14 @@ def cluster_of(
             raise InputError("--worker-resource and --tls are of a cluster: give --scheduler")
         yield None
         return
-    from napari_spatial_ar.scale.cluster import connect
+    from napari_spatial_ar.distributed.cluster import connect
 
     with connect(scheduler, processes=processes, resource=resource, tls=_tls_of(tls)) as cluster:
         yield cluster
 
 
 def _tls_of(text: str) -> Tls | None:
-    from napari_spatial_ar.scale.cluster import Tls
+    from napari_spatial_ar.distributed.cluster import Tls
 
     if not text:
         return None

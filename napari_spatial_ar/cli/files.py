@@ -183,11 +183,11 @@ def summary(
 
     Patients appear as the first digits of a hash.
     """
-    from napari_spatial_ar.imaging.data_summary import DataSummary, kind_of
-    from napari_spatial_ar.imaging.selection import Selection, read_range
-    from napari_spatial_ar.imaging.slices import check_fractions
-    from napari_spatial_ar.imaging.survey import survey
-    from napari_spatial_ar.imaging.surveyed import REASONS, Survey
+    from napari_spatial_ar.datasets.selection import Selection, read_range
+    from napari_spatial_ar.datasets.slices import check_fractions
+    from napari_spatial_ar.datasets.summary import DataSummary, kind_of
+    from napari_spatial_ar.datasets.survey import survey
+    from napari_spatial_ar.datasets.surveyed import REASONS, Survey
 
     check_fractions(DataSummary.valid_fraction, calibration_fraction)
     selection = Selection(plane.value, read_range(slice_range), min_body)
@@ -305,7 +305,7 @@ def seg(
     Without an algorithm, the mask is recorded as drawn by a person.
     """
     from napari_spatial_ar.imaging.dicom.derived import Algorithm
-    from napari_spatial_ar.imaging.mask_onto_series import mask_onto_series
+    from napari_spatial_ar.imaging.mask_to_series import mask_onto_series
     from napari_spatial_ar.review.provenance import recorded_algorithm
 
     if out.exists() and not overwrite:

@@ -34,7 +34,7 @@ from napari_spatial_ar.cli.support import (
 from napari_spatial_ar.errors import InputError
 
 if TYPE_CHECKING:
-    from napari_spatial_ar.normative.calibration import Calibration
+    from napari_spatial_ar.normative.calibration.calibration import Calibration
 
 __all__ = ["models_app"]
 
@@ -94,7 +94,7 @@ def models_list(
 @command
 def models_methods(json: Json = None) -> dict[str, Any]:
     """List the methods of 'fit' and 'compare', with their options."""
-    from napari_spatial_ar.normative.methods import DETECTORS
+    from napari_spatial_ar.normative.detectors import DETECTORS
 
     rows = table("method", "what is unusual for it", "options and defaults", "after")
     found = []
@@ -292,9 +292,9 @@ def models_suspects(
     method of the model, a scan is compared with a half of the patients that its own is not in.
     """
     from napari_spatial_ar.imaging.files import claimed
+    from napari_spatial_ar.normative.fitting.outliers import UNIT, Suspects, find_suspects
     from napari_spatial_ar.normative.model import load_model
-    from napari_spatial_ar.normative.suspects import UNIT, Suspects, find_suspects
-    from napari_spatial_ar.review.suspects import COLUMNS, suspect_rows, write_suspects
+    from napari_spatial_ar.review.outliers import COLUMNS, suspect_rows, write_suspects
 
     loaded = load_model(model, weights=weights, device=device)
     steps = find_suspects(loaded, folders, top=top, patient_pattern=patient_pattern)

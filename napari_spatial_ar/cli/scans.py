@@ -256,15 +256,15 @@ def fit(
     """
     from functools import partial
 
+    from napari_spatial_ar.distributed.embedding import extract_on
     from napari_spatial_ar.evaluation.rivals import read_settings
     from napari_spatial_ar.json_schemas import FitEstimate, stamped
-    from napari_spatial_ar.normative import fit_estimate
-    from napari_spatial_ar.normative.fit_progress import FitProgress, spoken
-    from napari_spatial_ar.normative.fitting import fit as fit_model
-    from napari_spatial_ar.normative.methods import DETECTORS
-    from napari_spatial_ar.normative.recipe import read_recipe
+    from napari_spatial_ar.normative.detectors import DETECTORS
+    from napari_spatial_ar.normative.fitting import estimate as fit_estimate
+    from napari_spatial_ar.normative.fitting.fit import fit as fit_model
+    from napari_spatial_ar.normative.fitting.progress import FitProgress, spoken
+    from napari_spatial_ar.normative.fitting.recipe import read_recipe
     from napari_spatial_ar.review.model_card import write_model_card
-    from napari_spatial_ar.scale.features import extract_on
 
     name, _, own = (method or "").partition(":")
     options = read_settings(own, list(DETECTORS[name].options())) if name in DETECTORS else {}
@@ -388,7 +388,7 @@ def calibrate(
     json: Json = None,
 ) -> dict[str, Any]:
     """Calibrate a model on normal scans that it was not trained on."""
-    from napari_spatial_ar.normative.calibrating import recalibrate
+    from napari_spatial_ar.normative.calibration.calibrate import recalibrate
     from napari_spatial_ar.review.model_card import write_model_card
 
     with progress_bar() as bar:

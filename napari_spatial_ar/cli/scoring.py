@@ -218,10 +218,10 @@ def score(
     Everything lies on the scan's own grid. A command that was stopped goes on where it was when
     called again. One command at a time writes to a folder.
     """
+    from napari_spatial_ar.distributed.scoring import score_many
+    from napari_spatial_ar.distributed.storage import is_url
     from napari_spatial_ar.review.batch import score_scans
     from napari_spatial_ar.review.masks import MaskSettings
-    from napari_spatial_ar.scale.places import is_url
-    from napari_spatial_ar.scale.scoring import score_many
 
     options: dict[str, Any] = {
         "fpr": fpr,

@@ -40,8 +40,13 @@ def speed(
     Engines of less precision than float32 are tried too: if one is kept, the last digits of scores
     change. Without this command, scoring chooses among those of float32 alone.
     """
-    from napari_spatial_ar.normative.engine_choice import AGREEMENT, fastest, remember, trials
-    from napari_spatial_ar.normative.engines import ENGINES, available
+    from napari_spatial_ar.normative.backbones.engines import ENGINES, available
+    from napari_spatial_ar.normative.backbones.fastest_engine import (
+        AGREEMENT,
+        fastest,
+        remember,
+        trials,
+    )
     from napari_spatial_ar.normative.model import load_model
 
     loaded = load_model(model, weights=weights, device=device)

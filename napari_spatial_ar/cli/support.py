@@ -274,7 +274,7 @@ def parse_window(text: str) -> Window:
 
 def chosen_backbone(named: str | None, weights: Path | None) -> str:
     """Name of the backbone to use; where none is named, one is chosen, and a line says which."""
-    from napari_spatial_ar.normative.weights import default_backbone, default_note
+    from napari_spatial_ar.normative.backbones.weights import default_backbone, default_note
 
     if named:
         return named

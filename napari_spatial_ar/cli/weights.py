@@ -20,7 +20,7 @@ from napari_spatial_ar.cli.support import (
 )
 
 if TYPE_CHECKING:
-    from napari_spatial_ar.normative.weights import WeightsInfo
+    from napari_spatial_ar.normative.backbones.weights import WeightsInfo
 
 __all__ = ["weights_app"]
 
@@ -33,7 +33,7 @@ weights_app = App(help="List, fetch and add backbone weights.", no_args_is_help=
 @command
 def weights_list(json: Json = None) -> dict[str, Any]:
     """List the backbones, their licences and where their weights are."""
-    from napari_spatial_ar.normative.weights import list_weights
+    from napari_spatial_ar.normative.backbones.weights import list_weights
 
     rows = table("backbone", "licence", "weights")
     found = list_weights()
@@ -75,7 +75,7 @@ def weights_pull(
     json: Json = None,
 ) -> dict[str, Any]:
     """Download the weights of a backbone."""
-    from napari_spatial_ar.normative.weights import pull
+    from napari_spatial_ar.normative.backbones.weights import pull
 
     with progress_bar() as bar:
         task = bar.add_task(f"Fetching {name}", total=None)
@@ -167,7 +167,7 @@ def weights_add(
 
     'fit --backbone NAME' then uses them.
     """
-    from napari_spatial_ar.normative.weights import Said, add, spec_of
+    from napari_spatial_ar.normative.backbones.weights import Said, add, spec_of
 
     said = Said(patch, heads, activation, _numbers("--mean", mean), _numbers("--std", std), licence)
     stored = add(path, name, said=said, overwrite=overwrite)

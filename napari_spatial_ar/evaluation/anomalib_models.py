@@ -17,17 +17,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from napari_spatial_ar.datasets.folders import SliceRef, find_slices, iter_slices
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.evaluation.anomalib_methods import ERRORS, AnomalibMethod, failed, link
 from napari_spatial_ar.evaluation.rivals import Rival, folder_name, record, recorded_seconds
-from napari_spatial_ar.imaging.datasets import SliceRef, find_slices, iter_slices
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
-from napari_spatial_ar.normative.devices import resolve_device
+from napari_spatial_ar.normative.backbones.devices import resolve_device
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scoring import Scoring, SliceScore
+from napari_spatial_ar.normative.scores import Scoring, SliceScore
 
 __all__ = ["AnomalibModel", "MapScoring", "fit_anomalib"]
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_spatial_ar.datasets.folders import BmadItem, bmad_items
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation.bootstrap import interval
 from napari_spatial_ar.evaluation.contenders import Contender, label_of, score_items
@@ -19,10 +20,9 @@ from napari_spatial_ar.evaluation.evaluate import DRAWS, Measured, Split, measur
 from napari_spatial_ar.evaluation.metrics import pixel_figures
 from napari_spatial_ar.evaluation.pixel_scores import PixelScores
 from napari_spatial_ar.evaluation.rivals import Rival
-from napari_spatial_ar.imaging.datasets import BmadItem, bmad_items
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
-from napari_spatial_ar.normative.calibration import Calibration, calibrate
+from napari_spatial_ar.normative.calibration.calibration import Calibration, calibrate
 
 __all__ = ["FIGURES", "RATIOS", "SMOOTHINGS", "Comparison", "Ratio", "Result", "compare"]
 

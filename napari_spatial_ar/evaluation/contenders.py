@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from napari_spatial_ar.datasets.folders import BmadItem
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation.costs import Times, shared
 from napari_spatial_ar.evaluation.scorer import Scorer
-from napari_spatial_ar.imaging.datasets import BmadItem
 from napari_spatial_ar.imaging.raster import read_label, read_raster
 from napari_spatial_ar.imaging.windows import resolve
-from napari_spatial_ar.normative.scoring import SliceScore
+from napari_spatial_ar.normative.scores import SliceScore
 
 __all__ = ["Contender", "Scored", "label_of", "score_items"]
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from napari_spatial_ar.evaluation.scorer import Scorer
-from napari_spatial_ar.normative.backbone import Backbone
-from napari_spatial_ar.normative.devices import wait
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.devices import wait
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from napari_spatial_ar.datasets.folders import BmadItem, bmad_items
 from napari_spatial_ar.evaluation.bootstrap import (
     ImageSample,
     PixelSample,
@@ -30,11 +31,10 @@ from napari_spatial_ar.evaluation.metrics import (
     roc_auc,
 )
 from napari_spatial_ar.evaluation.pixel_scores import PixelScores
-from napari_spatial_ar.imaging.datasets import BmadItem, bmad_items
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.model import NormativeModel
-from napari_spatial_ar.normative.scoring import SliceScore
+from napari_spatial_ar.normative.scores import SliceScore
 
 __all__ = [
     "DRAWS",

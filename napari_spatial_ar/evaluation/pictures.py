@@ -13,10 +13,10 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from napari_spatial_ar.datasets.folders import BmadItem
 from napari_spatial_ar.evaluation.compare import Comparison, Result
 from napari_spatial_ar.evaluation.contenders import Contender, Scored, label_of, score_items
 from napari_spatial_ar.evaluation.metrics import PRO_MAX_FPR, Curve
-from napari_spatial_ar.imaging.datasets import BmadItem
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 

@@ -13,14 +13,14 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation.scorer import Scorer
 from napari_spatial_ar.imaging.files import atomic_write_json
 from napari_spatial_ar.imaging.json_text import parse_json
-from napari_spatial_ar.normative.fit_settings import NETWORK_SETTINGS
-from napari_spatial_ar.normative.fitting import FitProgress, fit
-from napari_spatial_ar.normative.methods import DETECTORS
-from napari_spatial_ar.normative.methods.base import of_kind
+from napari_spatial_ar.normative.backbones.weights import spec_of
+from napari_spatial_ar.normative.detectors import DETECTORS
+from napari_spatial_ar.normative.detectors.base import of_kind
+from napari_spatial_ar.normative.fitting.fit import FitProgress, fit
+from napari_spatial_ar.normative.fitting.recipe import Recipe
+from napari_spatial_ar.normative.fitting.settings import NETWORK_SETTINGS
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
-from napari_spatial_ar.normative.recipe import Recipe
-from napari_spatial_ar.normative.weights import spec_of
 
 __all__ = [
     "Rival",

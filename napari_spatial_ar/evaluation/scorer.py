@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from napari_spatial_ar.normative.model_file import ModelHeader
-from napari_spatial_ar.normative.scoring import SliceScore
+from napari_spatial_ar.normative.scores import SliceScore
 
 __all__ = ["Fitted", "Scorer"]
 

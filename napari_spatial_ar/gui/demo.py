@@ -10,8 +10,8 @@ from qtpy.QtCore import QTimer
 
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
-from napari_spatial_ar.gui.review_dock import ReviewDock
-from napari_spatial_ar.gui.viewing import show_acquired_plane
+from napari_spatial_ar.gui.review.dock import ReviewDock
+from napari_spatial_ar.gui.viewer import show_acquired_plane
 from napari_spatial_ar.imaging.samples import sample_volume
 from napari_spatial_ar.imaging.volume import Volume
 

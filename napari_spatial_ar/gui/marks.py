@@ -15,7 +15,7 @@ from qtpy.QtCore import QTimer
 
 from napari_spatial_ar.gui.directions import Edges, axis_directions, edge_letters
 from napari_spatial_ar.gui.layers import KEY, is_scan
-from napari_spatial_ar.gui.viewing import (
+from napari_spatial_ar.gui.viewer import (
     camera_of,
     keep_upright,
     plane_in_view,

@@ -15,11 +15,11 @@ from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.jobs import Task, TaskHost
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.loading import LOOKING, Loaded, Warned, find_steps, read_steps
 from napari_spatial_ar.gui.notify import report, warn
 from napari_spatial_ar.gui.series_chooser import SeriesChooser, worth_asking
-from napari_spatial_ar.gui.workers import Task, TaskHost
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.imaging.scan import Scan
 

@@ -20,7 +20,7 @@ from napari_spatial_ar.gui.loading import LOOKING, Loaded, Warned, find_steps, r
 from napari_spatial_ar.gui.marks import attend
 from napari_spatial_ar.gui.notify import report, warn
 from napari_spatial_ar.gui.series_chooser import SeriesChooser, worth_asking
-from napari_spatial_ar.gui.viewing import show_scan
+from napari_spatial_ar.gui.viewer import show_scan
 from napari_spatial_ar.gui.waiting import main_window, run_waiting
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.signatures import kind_of

@@ -17,16 +17,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_spatial_ar.datasets.thumbnails import THUMBNAIL_SIZE, thumbnail
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.forms import Dialog, Note, button, row
-from napari_spatial_ar.gui.icons import icon, square
+from napari_spatial_ar.gui.jobs import TaskHost
 from napari_spatial_ar.gui.scan_text import columns, notes, ticked_at_first
-from napari_spatial_ar.gui.tooltips import as_tooltip, tooltip
-from napari_spatial_ar.gui.workers import TaskHost
+from napari_spatial_ar.gui.widgets.forms import Dialog, Note, button, row
+from napari_spatial_ar.gui.widgets.icons import icon, square
+from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.thumbnails import THUMBNAIL_SIZE, thumbnail
 
 __all__ = ["SeriesChooser", "worth_asking"]
 

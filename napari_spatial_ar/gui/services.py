@@ -98,7 +98,7 @@ def load_model(path: str | Path) -> Any:
 
 def settle_engine(model: Any) -> None:
     """Let a model compute in the fastest way, which is measured once on a machine; in a worker."""
-    from napari_spatial_ar.normative.engine_choice import settle
+    from napari_spatial_ar.normative.backbones.fastest_engine import settle
     from napari_spatial_ar.normative.model import NormativeModel
 
     if isinstance(model, NormativeModel):
@@ -121,7 +121,7 @@ def fit_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[Any, 
     Path
         The model's folder: the model itself would keep its backbone in memory.
     """
-    from napari_spatial_ar.normative.fitting import fit_steps as fit
+    from napari_spatial_ar.normative.fitting.fit import fit_steps as fit
     from napari_spatial_ar.normative.memory import release
     from napari_spatial_ar.review.model_card import write_model_card
 
@@ -140,29 +140,29 @@ def estimate_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[
     -------
     str
     """
-    from napari_spatial_ar.normative import fit_estimate
+    from napari_spatial_ar.normative.fitting import estimate
 
-    found = yield from fit_estimate.estimate_steps(folders, **settings)
-    return f"{found} Not counted: {fit_estimate.NOT_COUNTED}."
+    found = yield from estimate.estimate_steps(folders, **settings)
+    return f"{found} Not counted: {estimate.NOT_COUNTED}."
 
 
 def new_recipe(folders: Sequence[str], **settings: Any) -> Any:
     """Recipe of a fit; see `recipe.Recipe`."""
-    from napari_spatial_ar.normative.recipe import Recipe
+    from napari_spatial_ar.normative.fitting.recipe import Recipe
 
     return Recipe(folders=tuple(folders), **settings)
 
 
 def read_recipe(path: str | Path) -> Any:
     """Recipe in a file; see `recipe.read_recipe`."""
-    from napari_spatial_ar.normative.recipe import read_recipe as read
+    from napari_spatial_ar.normative.fitting.recipe import read_recipe as read
 
     return read(path)
 
 
 def write_recipe(path: str | Path, recipe: Any) -> None:
     """Write a recipe; see `recipe.write_recipe`."""
-    from napari_spatial_ar.normative.recipe import write_recipe as write
+    from napari_spatial_ar.normative.fitting.recipe import write_recipe as write
 
     write(path, recipe)
 
@@ -178,22 +178,22 @@ def similar_steps(
     model: Any, folders: Sequence[str | Path], query: Any
 ) -> Generator[Any, None, Any]:
     """Find the most similar normal patches; see `neighbours.similar_patches`."""
-    from napari_spatial_ar.normative.neighbours import similar_patches
+    from napari_spatial_ar.normative.fitting.neighbours import similar_patches
 
     return (yield from similar_patches(model, folders, query))
 
 
 def suspect_steps(model: Path, folders: Sequence[str | Path]) -> Generator[Any, None, Any]:
     """Rank the scans that a model was fitted on; see `suspects.find_suspects`."""
-    from napari_spatial_ar.normative.suspects import find_suspects
+    from napari_spatial_ar.normative.fitting.outliers import find_suspects
 
     return (yield from find_suspects(load_model(model), folders))
 
 
 def methods() -> list[Any]:
     """Methods to learn by, subclasses of ``Detector``; first that which a fit takes by itself."""
-    from napari_spatial_ar.normative import fitting
-    from napari_spatial_ar.normative.methods import DETECTORS
+    from napari_spatial_ar.normative.detectors import DETECTORS
+    from napari_spatial_ar.normative.fitting import fit as fitting
 
     default = fitting.DEFAULT_METHOD
     return sorted(DETECTORS.values(), key=lambda m: (m.name != default, m.title.lower()))
@@ -201,7 +201,7 @@ def methods() -> list[Any]:
 
 def backbone_names() -> list[tuple[str, bool]]:
     """Backbones and whether their weights are on this machine; a fit's own choice comes first."""
-    from napari_spatial_ar.normative.weights import default_backbone, list_weights
+    from napari_spatial_ar.normative.backbones.weights import default_backbone, list_weights
 
     default = default_backbone()
     found = [(w.name, w.at_hand) for w in list_weights()]
@@ -210,7 +210,7 @@ def backbone_names() -> list[tuple[str, bool]]:
 
 def backbones_with(channels: int) -> list[tuple[str, bool]]:
     """Backbones whose embeddings have so many channels; see `backbone_names`."""
-    from napari_spatial_ar.normative.backbone_table import find_spec
+    from napari_spatial_ar.normative.backbones.registry import find_spec
 
     found = [(find_spec(name), present) for name, present in backbone_names()]
     return [
@@ -222,7 +222,7 @@ def backbones_with(channels: int) -> list[tuple[str, bool]]:
 
 def patch_of(backbone: str) -> int:
     """Side of a backbone's patches, in pixels."""
-    from napari_spatial_ar.normative.weights import spec_of
+    from napari_spatial_ar.normative.backbones.weights import spec_of
 
     return int(spec_of(backbone).patch)
 
@@ -236,21 +236,21 @@ def read_dilations(text: str, layers: int) -> list[int]:
 
 def known_backbones() -> list[str]:
     """Names of the backbones whose weights can be added under them."""
-    from napari_spatial_ar.normative.backbone_table import BACKBONES, OFFLINE_BACKBONE
+    from napari_spatial_ar.normative.backbones.registry import BACKBONES, OFFLINE_BACKBONE
 
     return [name for name in BACKBONES if name != OFFLINE_BACKBONE]
 
 
 def named_by(path: Path) -> str | None:
     """Backbone that a file of weights is named after; see `weights.named_by`."""
-    from napari_spatial_ar.normative.weights import named_by as named
+    from napari_spatial_ar.normative.backbones.weights import named_by as named
 
     return named(path)
 
 
 def usual_normalisation() -> tuple[str, str]:
     """Mean and standard deviation of ImageNet, as they are written."""
-    from napari_spatial_ar.normative.backbone_table import IMAGENET_MEAN, IMAGENET_STD
+    from napari_spatial_ar.normative.backbones.registry import IMAGENET_MEAN, IMAGENET_STD
 
     return ", ".join(map(str, IMAGENET_MEAN)), ", ".join(map(str, IMAGENET_STD))
 
@@ -280,8 +280,8 @@ def weights_offers(wanted: str = "") -> list[WeightsOffer]:
 
     Of what is wanted a part may be here: some of the blocks.
     """
-    from napari_spatial_ar.normative.backbone_table import BACKBONES
-    from napari_spatial_ar.normative.weights import at_hand
+    from napari_spatial_ar.normative.backbones.registry import BACKBONES
+    from napari_spatial_ar.normative.backbones.weights import at_hand
 
     return [
         WeightsOffer(spec.name, spec.licence, spec.hub, len(spec.hub) > 1)
@@ -315,15 +315,15 @@ def weights_missing(backbone: str) -> str:
 
 def weights_advice(backbone: str) -> str:
     """Say how to get a backbone's weights by the command line."""
-    from napari_spatial_ar.normative.weights import how_to_get, spec_of
+    from napari_spatial_ar.normative.backbones.weights import how_to_get, spec_of
 
     return how_to_get(spec_of(backbone))
 
 
 def default_note(backbone: str) -> str:
     """Say why a backbone is the one that fits default to; "" of any other, and of DINOv3."""
-    from napari_spatial_ar.normative.backbone import DEFAULT_BACKBONE, OFFLINE_BACKBONE
-    from napari_spatial_ar.normative.weights import default_backbone
+    from napari_spatial_ar.normative.backbones.backbone import DEFAULT_BACKBONE, OFFLINE_BACKBONE
+    from napari_spatial_ar.normative.backbones.weights import default_backbone
 
     if not backbone == default_backbone() == OFFLINE_BACKBONE:
         return ""
@@ -332,13 +332,13 @@ def default_note(backbone: str) -> str:
 
 def user_models_dir() -> Path:
     """Folder of the user's own models."""
-    from napari_spatial_ar.normative.paths import user_models_dir as folder
+    from napari_spatial_ar.paths import user_models_dir as folder
 
     return folder()
 
 
 def unfinished_dir() -> Path:
     """Folder of the recipe of the last unfinished fit."""
-    from napari_spatial_ar.normative.paths import unfinished_dir as folder
+    from napari_spatial_ar.paths import unfinished_dir as folder
 
     return folder()

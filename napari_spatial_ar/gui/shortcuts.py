@@ -19,8 +19,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_spatial_ar.gui.forms import Dialog
-from napari_spatial_ar.gui.tooltips import tooltip
+from napari_spatial_ar.gui.widgets.forms import Dialog
+from napari_spatial_ar.gui.widgets.tooltips import tooltip
 
 __all__ = ["EXPLAIN_KEY", "MODE_KEY", "SHORTCUTS", "SIDE_KEY", "ShortcutsDialog", "bind"]
 

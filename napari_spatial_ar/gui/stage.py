@@ -14,8 +14,8 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_spatial_ar.gui.layers import KEY, is_scan, kind_of, scan_behind
-from napari_spatial_ar.gui.session import Session
-from napari_spatial_ar.gui.viewing import camera_of, fit_view, plane_in_view, show_plane
+from napari_spatial_ar.gui.review.scored_layer import Session
+from napari_spatial_ar.gui.viewer import camera_of, fit_view, plane_in_view, show_plane
 from napari_spatial_ar.imaging.geometry import Plane
 
 __all__ = ["Stage"]

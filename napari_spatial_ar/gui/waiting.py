@@ -8,7 +8,7 @@ from qtpy.QtCore import QEventLoop, QObject, Qt, QThread
 from qtpy.QtWidgets import QApplication, QMainWindow, QProgressDialog, QWidget
 
 from napari_spatial_ar.errors import Cancelled
-from napari_spatial_ar.gui.workers import TaskHost, Work
+from napari_spatial_ar.gui.jobs import TaskHost, Work
 
 __all__ = ["main_window", "run_waiting"]
 

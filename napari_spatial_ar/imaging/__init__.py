@@ -1,15 +1,5 @@
 """Scans in and out: reading, geometry, windows, masks. No torch, no Qt."""
 
-from napari_spatial_ar.imaging.datasets import (
-    BmadItem,
-    SliceRef,
-    SliceSet,
-    bmad_items,
-    content_key,
-    find_slices,
-    iter_slices,
-    split_by_group,
-)
 from napari_spatial_ar.imaging.dicom.series import read_dicom
 from napari_spatial_ar.imaging.files import (
     atomic_path,
@@ -35,7 +25,6 @@ from napari_spatial_ar.imaging.volume import Intensity, Modality, Series, Volume
 from napari_spatial_ar.imaging.windows import Window, apply_window, default_window, resolve
 
 __all__ = [
-    "BmadItem",
     "Found",
     "Geometry",
     "Intensity",
@@ -43,8 +32,6 @@ __all__ = [
     "Plane",
     "Scan",
     "Series",
-    "SliceRef",
-    "SliceSet",
     "Source",
     "Volume",
     "Window",
@@ -53,14 +40,10 @@ __all__ = [
     "atomic_write_bytes",
     "atomic_write_json",
     "atomic_write_text",
-    "bmad_items",
     "check_voxels",
-    "content_key",
     "default_window",
     "find_scans",
-    "find_slices",
     "find_sources",
-    "iter_slices",
     "read",
     "read_dicom",
     "read_label",
@@ -69,7 +52,6 @@ __all__ = [
     "read_source",
     "read_stack",
     "resolve",
-    "split_by_group",
     "storage_error",
     "tissue_mask",
     "write_nifti",

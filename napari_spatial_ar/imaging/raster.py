@@ -21,7 +21,7 @@ from napari_spatial_ar.imaging.grey import (
     is_wide,
     span,
 )
-from napari_spatial_ar.imaging.pictures import (
+from napari_spatial_ar.imaging.images import (
     Look,
     decode,
     look,

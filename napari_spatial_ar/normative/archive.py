@@ -18,7 +18,7 @@ from napari_spatial_ar.normative.library import (
 )
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 from napari_spatial_ar.normative.model_lookup import find_model
-from napari_spatial_ar.normative.paths import user_models_dir
+from napari_spatial_ar.paths import user_models_dir
 
 __all__ = ["export_model", "unpack_model"]
 

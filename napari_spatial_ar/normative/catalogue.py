@@ -16,7 +16,7 @@ from napari_spatial_ar.errors import (
     WeightsError,
 )
 from napari_spatial_ar.normative import model_file
-from napari_spatial_ar.normative.backbone_table import find_spec
+from napari_spatial_ar.normative.backbones.registry import find_spec
 from napari_spatial_ar.normative.library import check_model, is_released, missing_backbone
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
+from napari_spatial_ar.normative.detectors.explanation import Explanation
 from napari_spatial_ar.normative.memory import one_sentence
-from napari_spatial_ar.normative.methods.explanation import Explanation
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 

@@ -12,15 +12,15 @@ from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import default_window
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.archive import unpack_model
-from napari_spatial_ar.normative.autoregressive import Context
-from napari_spatial_ar.normative.backbone import load_backbone
+from napari_spatial_ar.normative.backbones.backbone import load_backbone
+from napari_spatial_ar.normative.detectors import SpatialARDetector
+from napari_spatial_ar.normative.detectors.ar_network import Context
 from napari_spatial_ar.normative.library import check_model, copy_model, new_model
-from napari_spatial_ar.normative.methods import SpatialARDetector
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, ModelHeader
-from napari_spatial_ar.normative.paths import user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.reference_checkpoint import read_reference_checkpoint
-from napari_spatial_ar.normative.scoring import Scoring
+from napari_spatial_ar.normative.scores import Scoring
+from napari_spatial_ar.paths import user_models_dir
 
 __all__ = ["import_model", "import_reference", "is_reference_checkpoint"]
 

@@ -24,15 +24,15 @@ from napari_spatial_ar.imaging.files import (
     work_folder,
 )
 from napari_spatial_ar.normative import model_file
-from napari_spatial_ar.normative.backbone_table import find_spec
+from napari_spatial_ar.normative.backbones.registry import find_spec
+from napari_spatial_ar.normative.backbones.weights import at_hand, how_to_get, what_is_missing
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.model_lookup import find_model, model_files
-from napari_spatial_ar.normative.paths import (
+from napari_spatial_ar.paths import (
     check_name_length,
     released_models_dir,
     user_models_dir,
 )
-from napari_spatial_ar.normative.weights import at_hand, how_to_get, what_is_missing
 
 __all__ = [
     "CARD",

@@ -13,25 +13,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from napari_spatial_ar.datasets.selection import Selection, SlicePlane
 from napari_spatial_ar.errors import InputError, MemoryShortage, WeightsError
 from napari_spatial_ar.imaging.geometry import Plane
-from napari_spatial_ar.imaging.selection import Selection, SlicePlane
 from napari_spatial_ar.imaging.tissue import has_tissue
 from napari_spatial_ar.imaging.volume import Intensity, Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
-from napari_spatial_ar.normative import engines, model_file
-from napari_spatial_ar.normative.backbone import Backbone, load_backbone
-from napari_spatial_ar.normative.batches import BatchScorer, BatchSizes, ahead, scores_in_order
-from napari_spatial_ar.normative.calibration import Calibration
-from napari_spatial_ar.normative.devices import resolve_device
+from napari_spatial_ar.normative import model_file
+from napari_spatial_ar.normative.backbones import engines
+from napari_spatial_ar.normative.backbones.backbone import Backbone, load_backbone
+from napari_spatial_ar.normative.backbones.devices import resolve_device
+from napari_spatial_ar.normative.backbones.turns import Turns
+from napari_spatial_ar.normative.batching import BatchScorer, BatchSizes, ahead, scores_in_order
+from napari_spatial_ar.normative.calibration.calibration import Calibration
+from napari_spatial_ar.normative.cancellation import check_stop
+from napari_spatial_ar.normative.detectors import Detector, score_grid
 from napari_spatial_ar.normative.memory import one_sentence, release, releases_memory
-from napari_spatial_ar.normative.methods import Detector, score_grid
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.model_lookup import find_model
-from napari_spatial_ar.normative.scoring import Example, SliceScore, VolumeScore
-from napari_spatial_ar.normative.stopping import check_stop
+from napari_spatial_ar.normative.scores import Example, SliceScore, VolumeScore
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
-from napari_spatial_ar.normative.turns import Turns
 
 __all__ = ["NormativeModel", "load_model"]
 

@@ -17,18 +17,18 @@ from typing import Any
 
 from torch import Tensor
 
+from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import ModelFileError, ModelVersionError, SpatialARError
 from napari_spatial_ar.imaging.files import atomic_path
-from napari_spatial_ar.imaging.selection import Selection
-from napari_spatial_ar.normative.acquired import Acquired
-from napari_spatial_ar.normative.backbone import Backbone, Fuse
-from napari_spatial_ar.normative.calibration import Calibration
-from napari_spatial_ar.normative.likeness import NormalLooks
-from napari_spatial_ar.normative.methods import DETECTORS, Detector, detector_from_tensors
+from napari_spatial_ar.normative.backbones.backbone import Backbone, Fuse
+from napari_spatial_ar.normative.backbones.weight_layouts import content_sha256
+from napari_spatial_ar.normative.calibration.acquired import Acquired
+from napari_spatial_ar.normative.calibration.calibration import Calibration
+from napari_spatial_ar.normative.calibration.likeness import NormalLooks
+from napari_spatial_ar.normative.detectors import DETECTORS, Detector, detector_from_tensors
 from napari_spatial_ar.normative.model_schema import StoredModel, parsed, said_of
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scoring import Scoring
-from napari_spatial_ar.normative.weight_layouts import content_sha256
+from napari_spatial_ar.normative.scores import Scoring
 
 __all__ = [
     "FORMAT_VERSION",
@@ -62,7 +62,7 @@ class BackboneRef:
     Parameters
     ----------
     name : str
-        Key of `napari_spatial_ar.normative.backbone.BACKBONES`.
+        Key of `napari_spatial_ar.normative.backbones.backbone.BACKBONES`.
     layers : tuple of int
         Blocks read out (empty: the last, through the final norm).
     sha256 : str

@@ -8,7 +8,7 @@ from pathlib import Path
 from napari_spatial_ar.errors import ModelFileError
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
-from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
+from napari_spatial_ar.paths import released_models_dir, user_models_dir
 
 __all__ = ["ModelInfo", "find_model", "list_models", "model_files", "unreadable_models"]
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from napari_spatial_ar.datasets.selection import SlicePlane
 from napari_spatial_ar.imaging.json_text import parse_json
-from napari_spatial_ar.imaging.selection import SlicePlane
 from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import WindowKind
 

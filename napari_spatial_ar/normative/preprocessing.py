@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative.backbone_table import IMAGENET_MEAN, IMAGENET_STD
+from napari_spatial_ar.normative.backbones.registry import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["Preprocessing"]
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from napari_spatial_ar.errors import InputError, ModelFileError
-from napari_spatial_ar.normative.autoregressive import Context, Sees, SpatialAR
-from napari_spatial_ar.normative.backbone_table import BACKBONES
+from napari_spatial_ar.normative.backbones.registry import BACKBONES
+from napari_spatial_ar.normative.detectors.ar_network import Context, Sees, SpatialAR
 
 __all__ = [
     "ReferenceCheckpoint",

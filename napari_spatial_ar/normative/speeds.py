@@ -17,7 +17,7 @@ import torch
 from napari_spatial_ar.errors import StorageError
 from napari_spatial_ar.imaging.files import atomic_write_json
 from napari_spatial_ar.imaging.json_text import parse_json
-from napari_spatial_ar.normative.paths import speeds_file
+from napari_spatial_ar.paths import speeds_file
 
 __all__ = ["machine", "recall", "recall_choice", "remember", "remember_choice"]
 

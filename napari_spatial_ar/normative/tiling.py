@@ -16,7 +16,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from napari_spatial_ar.normative.backbone import Backbone
+    from napari_spatial_ar.normative.backbones.backbone import Backbone
 
 __all__ = ["Tiling", "embed_slice"]
 

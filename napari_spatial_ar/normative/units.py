@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["NATS_PER_DIMENSION", "is_nll"]
 
-#: Of `napari_spatial_ar.normative.methods.spatial_ar`.
+#: Of `napari_spatial_ar.normative.detectors.spatial_ar`.
 NATS_PER_DIMENSION = "nats per dimension"
 
 

@@ -11,16 +11,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from napari_spatial_ar.datasets.read_ahead import one_ahead
+from napari_spatial_ar.datasets.selection import AS_ACQUIRED, SlicePlane
 from napari_spatial_ar.errors import InputError, MemoryShortage, SpatialARError
 from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.guard import one_source
-from napari_spatial_ar.imaging.read_ahead import one_ahead
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.selection import AS_ACQUIRED, SlicePlane
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.appearance import likeness as compare
-from napari_spatial_ar.normative.engine_choice import settle
+from napari_spatial_ar.normative.backbones.fastest_engine import settle
+from napari_spatial_ar.normative.calibration.appearance import likeness as compare
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.bids import BidsDerivatives
 from napari_spatial_ar.review.earlier import EarlierResults, Kept, scan_sha256
@@ -33,9 +33,9 @@ from napari_spatial_ar.review.outputs import (
     write_scan_outputs,
 )
 from napari_spatial_ar.review.p_values import share_note
-from napari_spatial_ar.review.report import ScanReport
-from napari_spatial_ar.review.report_folder import FolderReports, kept_report
-from napari_spatial_ar.review.report_pdf import Paper, need_pdf
+from napari_spatial_ar.review.report.data import ScanReport
+from napari_spatial_ar.review.report.folder import FolderReports, kept_report
+from napari_spatial_ar.review.report.pdf import Paper, need_pdf
 
 __all__ = ["Flagging", "scans_to_score", "score_scan", "score_scans"]
 

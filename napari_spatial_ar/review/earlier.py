@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from napari_spatial_ar.datasets.slices import file_digest
 from napari_spatial_ar.errors import InputError, InUseError
 from napari_spatial_ar.imaging.files import claimed, holds_leftovers
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.slices import file_digest
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review.outputs import (
     OUTPUT_FILES,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative.methods.explanation import Explanation
+from napari_spatial_ar.normative.detectors.explanation import Explanation
 from napari_spatial_ar.review.drawing import BACKGROUND, PanelSize, grey_picture, to_image
 from napari_spatial_ar.review.rarity import rarity
 

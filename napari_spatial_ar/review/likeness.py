@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.likeness import Likeness
+from napari_spatial_ar.normative.calibration.likeness import Likeness
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.score_counts import ScoreCounts
 

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import InputError, Notice, StorageError
 from napari_spatial_ar.imaging.files import atomic_write_text
-from napari_spatial_ar.imaging.selection import Selection
-from napari_spatial_ar.normative.acquired import Acquired
-from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.normative.calibration.acquired import Acquired
+from napari_spatial_ar.normative.calibration.calibration import Calibration
+from napari_spatial_ar.normative.calibration.peaks import PatientPeaks
+from napari_spatial_ar.normative.detectors import DETECTORS, Detector
 from napari_spatial_ar.normative.library import CARD
-from napari_spatial_ar.normative.methods import DETECTORS, Detector
 from napari_spatial_ar.normative.model import NormativeModel
-from napari_spatial_ar.normative.peaks import PatientPeaks
-from napari_spatial_ar.normative.scoring import Example
+from napari_spatial_ar.normative.scores import Example
 from napari_spatial_ar.review.drawing import (
     BACKGROUND,
     MUTED,

@@ -20,10 +20,10 @@ from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, display_limits, resolve
 from napari_spatial_ar.json_schemas import ModelComparisonFile, stamped
-from napari_spatial_ar.normative.acquired import header_likeness
-from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.normative.calibration.acquired import header_likeness
+from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.model import NormativeModel
-from napari_spatial_ar.normative.scoring import VolumeScore
+from napari_spatial_ar.normative.scores import VolumeScore
 from napari_spatial_ar.review.drawing import (
     BACKGROUND,
     MUTED,

@@ -37,7 +37,7 @@ from napari_spatial_ar.imaging.segments import (
 )
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.json_schemas import ProvenanceFile, stamped
-from napari_spatial_ar.normative.likeness import Likeness
+from napari_spatial_ar.normative.calibration.likeness import Likeness
 from napari_spatial_ar.review.contents import findings_content, mask_content, scores_content
 from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (
@@ -51,9 +51,9 @@ from napari_spatial_ar.review.montage import montage
 from napari_spatial_ar.review.overlays import write_overlays
 from napari_spatial_ar.review.p_values import PValues
 from napari_spatial_ar.review.provenance import ModelLike, algorithm_of
-from napari_spatial_ar.review.report import REPORT_FILE, ScanReport, scan_report
-from napari_spatial_ar.review.report_html import scan_page
-from napari_spatial_ar.review.report_pdf import PDF_FILE, Paper, pdf_of
+from napari_spatial_ar.review.report.data import REPORT_FILE, ScanReport, scan_report
+from napari_spatial_ar.review.report.html import scan_page
+from napari_spatial_ar.review.report.pdf import PDF_FILE, Paper, pdf_of
 from napari_spatial_ar.review.results import ScanResults, ScoreLike, gather_results
 
 __all__ = [
@@ -232,7 +232,7 @@ def write_scan_outputs(
     png_heat : bool
         Lay the scores over these pictures.
     report : bool
-        Also write ``report.html``, see `napari_spatial_ar.review.report`.
+        Also write ``report.html``, see `napari_spatial_ar.review.report.data`.
     pdf : {"A4", "Letter"}, optional
         Also write it as ``report.pdf``, on this paper; see `need_pdf`.
     seg_nrrd : bool

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from napari_spatial_ar.imaging.selection import Selection, place_in_stack
+from napari_spatial_ar.datasets.selection import Selection, place_in_stack
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.review.body import Body
 
 __all__ = ["PValues", "p_note", "p_values", "share_note"]

@@ -2,7 +2,7 @@
 
 Patients are counted, not tissue: only they may be exchanged for each other. Two things of a
 finding are compared with the same of each patient: its highest voxel, and its largest part within
-a slice with regions of that size (see `napari_spatial_ar.normative.peaks`).
+a slice with regions of that size (see `napari_spatial_ar.normative.calibration.peaks`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from napari_spatial_ar.normative.calibration import Calibration
-from napari_spatial_ar.normative.peaks import largest_part
+from napari_spatial_ar.normative.calibration.calibration import Calibration
+from napari_spatial_ar.normative.calibration.peaks import largest_part
 
 __all__ = ["Extent", "Rarity", "extent_of", "rarity"]
 

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative.backbone import Backbone, BackboneSpec
-from napari_spatial_ar.normative.calibration import Calibration
-from napari_spatial_ar.normative.methods import MemoryBank
+from napari_spatial_ar.normative.backbones.backbone import Backbone, BackboneSpec
+from napari_spatial_ar.normative.calibration.calibration import Calibration
+from napari_spatial_ar.normative.detectors import MemoryBank
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scoring import Scoring, SliceScore
+from napari_spatial_ar.normative.scores import Scoring, SliceScore
 
 
 class BrightnessModel:

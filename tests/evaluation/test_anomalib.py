@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from napari_spatial_ar.datasets.folders import bmad_items
 from napari_spatial_ar.errors import InputError, ModelFileError, WeightsError
 from napari_spatial_ar.evaluation.anomalib_methods import METHODS, anomalib_method
 from napari_spatial_ar.evaluation.anomalib_models import AnomalibModel, MapScoring, fit_anomalib
@@ -22,7 +23,6 @@ from napari_spatial_ar.evaluation.costs import model_bytes
 from napari_spatial_ar.evaluation.evaluate import measure
 from napari_spatial_ar.evaluation.report import write_report
 from napari_spatial_ar.evaluation.rivals import Rival
-from napari_spatial_ar.imaging.datasets import bmad_items
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader

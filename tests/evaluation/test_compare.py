@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from napari_spatial_ar.datasets.folders import bmad_items
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation.compare import Comparison, compare
 from napari_spatial_ar.evaluation.evaluate import evaluate
 from napari_spatial_ar.evaluation.rivals import Rival
-from napari_spatial_ar.imaging.datasets import bmad_items
 from napari_spatial_ar.imaging.tissue import tissue_mask
-from napari_spatial_ar.normative.scoring import Scoring, SliceScore
+from napari_spatial_ar.normative.scores import Scoring, SliceScore
 from tests.evaluation.conftest import BrightnessModel
 
 

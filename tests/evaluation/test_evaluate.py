@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
+from napari_spatial_ar.datasets.folders import bmad_items
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation.contenders import Contender
 from napari_spatial_ar.evaluation.evaluate import evaluate, measure
-from napari_spatial_ar.imaging.datasets import bmad_items
 from napari_spatial_ar.normative.model import NormativeModel
-from napari_spatial_ar.normative.scoring import SliceScore
+from napari_spatial_ar.normative.scores import SliceScore
 from tests.evaluation.conftest import BrightnessModel
 
 

@@ -14,9 +14,9 @@ from napari_spatial_ar.evaluation import rivals
 from napari_spatial_ar.evaluation.compare import compare
 from napari_spatial_ar.evaluation.evaluate import evaluate
 from napari_spatial_ar.evaluation.rivals import fit_rival, grouped
-from napari_spatial_ar.normative.fit_settings import NETWORK_SETTINGS
-from napari_spatial_ar.normative.fitting import fit_steps
-from napari_spatial_ar.normative.methods import DETECTORS
+from napari_spatial_ar.normative.detectors import DETECTORS
+from napari_spatial_ar.normative.fitting.fit import fit_steps
+from napari_spatial_ar.normative.fitting.settings import NETWORK_SETTINGS
 from tests.evaluation.conftest import BrightnessModel
 
 

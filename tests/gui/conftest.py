@@ -22,9 +22,9 @@ from qtpy.QtWidgets import QApplication
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
-from napari_spatial_ar.gui.review_dock import ReviewDock
-from napari_spatial_ar.gui.workers import pool
+from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_spatial_ar.gui.forms import Combo
+from napari_spatial_ar.gui.widgets.forms import Combo
 
 
 def misfits(root: QWidget) -> list[str]:

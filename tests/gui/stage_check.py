@@ -8,7 +8,7 @@ import numpy as np
 from napari.layers import Labels, Shapes
 
 from napari_spatial_ar.gui.layers import KEY, is_scan, kind_of, scan_behind
-from napari_spatial_ar.gui.viewing import camera_of
+from napari_spatial_ar.gui.viewer import camera_of
 
 
 def assert_one_patient(dock: Any) -> None:

@@ -13,11 +13,11 @@ from qtpy.QtCore import QSettings
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.review_dock import ReviewDock
-from napari_spatial_ar.gui.training_dock import TrainingDock
-from napari_spatial_ar.gui.training_form import TrainingForm
-from napari_spatial_ar.gui.worklist_folder import last_listed
-from napari_spatial_ar.normative.paths import LONGEST_NAME, unfinished_dir
+from napari_spatial_ar.gui.review.dock import ReviewDock
+from napari_spatial_ar.gui.training.dock import TrainingDock
+from napari_spatial_ar.gui.training.form import TrainingForm
+from napari_spatial_ar.gui.worklist.folder import last_listed
+from napari_spatial_ar.paths import LONGEST_NAME, unfinished_dir
 
 Make = Callable[..., ReviewDock]
 

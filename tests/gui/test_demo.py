@@ -11,7 +11,7 @@ import pytest
 from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.demo import show_demo
-from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.gui.review.dock import ReviewDock
 
 
 def test_the_demo_ends_at_the_highest_slice(

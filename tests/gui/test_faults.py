@@ -18,9 +18,9 @@ from qtpy.QtWidgets import QFileDialog
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import ModelFileError
 from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
-from napari_spatial_ar.gui.review_dock import ReviewDock
-from napari_spatial_ar.gui.workers import pool
+from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.review import outputs
 
 Make = Callable[..., ReviewDock]
@@ -222,7 +222,7 @@ def test_a_program_that_ends_while_a_worker_runs_ends_well() -> None:
     from qtpy.QtCore import QObject
     from qtpy.QtWidgets import QApplication
     app = QApplication([])
-    from napari_spatial_ar.gui.workers import TaskHost, pool
+    from napari_spatial_ar.gui.jobs import TaskHost, pool
     began = threading.Event()
 
     def work(stop):

@@ -22,22 +22,22 @@ from qtpy.QtWidgets import (
 )
 
 from napari_spatial_ar.gui import services
-from napari_spatial_ar.gui.add_weights_dialog import AddWeightsDialog
-from napari_spatial_ar.gui.comparison_dialog import ComparisonDialog
 from napari_spatial_ar.gui.demo import open_review
-from napari_spatial_ar.gui.dock_page import DockPage
-from napari_spatial_ar.gui.fold import Fold
-from napari_spatial_ar.gui.forms import Combo, select_data
+from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
-from napari_spatial_ar.gui.library_dialog import LibraryDialog
-from napari_spatial_ar.gui.review_dock import ReviewDock
+from napari_spatial_ar.gui.library.add_weights_dialog import AddWeightsDialog
+from napari_spatial_ar.gui.library.comparison_dialog import ComparisonDialog
+from napari_spatial_ar.gui.library.dialog import LibraryDialog
+from napari_spatial_ar.gui.library.weights_dialog import WeightsDialog
+from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.shortcuts import ShortcutsDialog
-from napari_spatial_ar.gui.training_dock import TrainingDock
-from napari_spatial_ar.gui.weights_dialog import WeightsDialog
-from napari_spatial_ar.gui.workers import pool
-from napari_spatial_ar.normative.methods import DETECTORS
+from napari_spatial_ar.gui.training.dock import TrainingDock
+from napari_spatial_ar.gui.widgets.dock_page import DockPage
+from napari_spatial_ar.gui.widgets.fold import Fold
+from napari_spatial_ar.gui.widgets.forms import Combo, select_data
+from napari_spatial_ar.normative.detectors import DETECTORS
 from tests.gui.fitting import misfits
-from tests.gui.test_dock_page import by_command_line, by_menu
+from tests.gui.widgets.test_dock_page import by_command_line, by_menu
 
 WIDTH, HEIGHT = 1366, 768
 

@@ -19,7 +19,7 @@ from napari_spatial_ar.gui.layers import (
     source_array,
     volume_layer_kwargs,
 )
-from napari_spatial_ar.gui.viewing import camera_of, go_to_slice, show_acquired_plane, slice_in_view
+from napari_spatial_ar.gui.viewer import camera_of, go_to_slice, show_acquired_plane, slice_in_view
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 

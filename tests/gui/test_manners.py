@@ -31,17 +31,18 @@ from qtpy.QtWidgets import (
 )
 
 from napari_spatial_ar import gui
-from napari_spatial_ar.gui import findings_panel, worklist_panel
-from napari_spatial_ar.gui.comparison_dialog import ComparisonDialog
-from napari_spatial_ar.gui.fold import Fold
-from napari_spatial_ar.gui.forms import Dialog
-from napari_spatial_ar.gui.library_dialog import LibraryDialog
-from napari_spatial_ar.gui.review_dock import ReviewDock
-from napari_spatial_ar.gui.score_histogram import ScoreHistogram
+from napari_spatial_ar.gui.library.comparison_dialog import ComparisonDialog
+from napari_spatial_ar.gui.library.dialog import LibraryDialog
+from napari_spatial_ar.gui.review import findings_panel
+from napari_spatial_ar.gui.review.dock import ReviewDock
+from napari_spatial_ar.gui.review.score_histogram import ScoreHistogram
 from napari_spatial_ar.gui.series_chooser import SeriesChooser
 from napari_spatial_ar.gui.shortcuts import SHORTCUTS, ShortcutsDialog
-from napari_spatial_ar.gui.training_dock import TrainingDock
-from napari_spatial_ar.gui.wheel import WheelGuard
+from napari_spatial_ar.gui.training.dock import TrainingDock
+from napari_spatial_ar.gui.widgets.fold import Fold
+from napari_spatial_ar.gui.widgets.forms import Dialog
+from napari_spatial_ar.gui.widgets.wheel import WheelGuard
+from napari_spatial_ar.gui.worklist import panel
 from napari_spatial_ar.imaging.reading import Found
 
 CONTROLS = (QAbstractButton, QComboBox, QAbstractSpinBox, QLineEdit, QAbstractSlider)
@@ -112,7 +113,7 @@ def test_controls_of_the_training_dock_have_tooltip_and_name(make_napari_viewer:
 def test_controls_of_the_worklist_have_tooltip_and_name(
     review: ReviewDock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(worklist_panel, "worklist_dir", lambda: tmp_path / "kept")
+    monkeypatch.setattr(panel, "worklist_dir", lambda: tmp_path / "kept")
     review.show_worklist()
     assert review.worklist is not None
     assert len(controls(review.worklist)) >= 6
@@ -210,7 +211,7 @@ def test_the_wheel_would_change_what_is_not_guarded(qtbot: Any) -> None:
 def test_the_wheel_changes_nothing_in_the_docks_and_the_worklist(
     review: ReviewDock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(worklist_panel, "worklist_dir", lambda: tmp_path / "kept")
+    monkeypatch.setattr(panel, "worklist_dir", lambda: tmp_path / "kept")
     training = TrainingDock(review.viewer)
     review.show_worklist()
     for fold in review.findChildren(Fold):
@@ -346,7 +347,7 @@ def words(text: str) -> set[str]:
 
 def test_the_table_of_keys_has_them_all_and_the_docs_agree() -> None:
     table = set().union(*(words(key) for key, _ in SHORTCUTS))
-    bound = {*findings_panel.KEYS, *worklist_panel.KEYS}
+    bound = {*findings_panel.KEYS, *panel.KEYS}
     assert bound <= table
     assert "Alt+1" in table
     text = (DOCS / "how-to/review.md").read_text(encoding="utf-8")

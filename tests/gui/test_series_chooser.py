@@ -22,18 +22,18 @@ from qtpy.QtWidgets import (
     QStyleOptionViewItem,
 )
 
+from napari_spatial_ar.datasets.thumbnails import THUMBNAIL_SIZE, thumbnail
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import loading, series_chooser
+from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.readers import read_layers
 from napari_spatial_ar.gui.scan_text import columns, ticked_at_first
 from napari_spatial_ar.gui.series_chooser import SeriesChooser
-from napari_spatial_ar.gui.workers import pool
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.thumbnails import THUMBNAIL_SIZE, thumbnail
 from napari_spatial_ar.imaging.volume import Series
-from tests.imaging.conftest import AXIAL, build_image
+from tests.scans import AXIAL, build_image
 
 LEFT = Qt.MouseButton.LeftButton
 

@@ -13,8 +13,8 @@ from napari.layers import Image
 from qtpy.QtWidgets import QApplication
 
 from napari_spatial_ar.gui.layers import KEY, kind_of, volume_layer_kwargs
-from napari_spatial_ar.gui.review_dock import ReviewDock
-from napari_spatial_ar.gui.viewing import camera_of, go_to_slice, slice_in_view
+from napari_spatial_ar.gui.review.dock import ReviewDock
+from napari_spatial_ar.gui.viewer import camera_of, go_to_slice, slice_in_view
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 from tests.gui.stage_check import assert_inside, assert_nothing_left, assert_one_patient

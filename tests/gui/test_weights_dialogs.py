@@ -18,14 +18,14 @@ from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QApplication, QFileDialog, QLineEdit, QMessageBox, QWidget
 
 from napari_spatial_ar.gui import services
-from napari_spatial_ar.gui.add_weights_dialog import AddWeightsDialog
-from napari_spatial_ar.gui.weights_dialog import WeightsDialog
-from napari_spatial_ar.gui.weights_row import WeightsRow
-from napari_spatial_ar.gui.workers import pool
-from napari_spatial_ar.normative import weights
-from napari_spatial_ar.normative.backbone_table import BACKBONES, DEFAULT_BACKBONE, own_file
-from napari_spatial_ar.normative.paths import weights_dir
-from tests.normative.test_own_backbones import NAME, random_model, save
+from napari_spatial_ar.gui.jobs import pool
+from napari_spatial_ar.gui.library.add_weights_dialog import AddWeightsDialog
+from napari_spatial_ar.gui.library.weights_dialog import WeightsDialog
+from napari_spatial_ar.gui.library.weights_row import WeightsRow
+from napari_spatial_ar.normative.backbones import weights
+from napari_spatial_ar.normative.backbones.registry import BACKBONES, DEFAULT_BACKBONE, own_file
+from napari_spatial_ar.paths import weights_dir
+from tests.normative.backbones.test_own_backbones import NAME, random_model, save
 from tests.tiny import TINY, random_state
 
 TOKEN = "hf_secretofatest"

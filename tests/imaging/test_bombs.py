@@ -23,7 +23,7 @@ import os, resource, sys
 import psutil
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.reading import find_scans
-from napari_spatial_ar.imaging.thumbnails import thumbnail
+from napari_spatial_ar.datasets.thumbnails import thumbnail
 
 def read(path, limit):
     me = psutil.Process()

@@ -53,7 +53,7 @@ def dicom_bytes(build: Callable[..., Dataset], *, packed: bool, frames: bool) ->
 
 @pytest.fixture(scope="module")
 def samples() -> dict[str, bytes]:
-    from tests.imaging.conftest import build_image
+    from tests.scans import build_image
 
     nifti = nifti_bytes()
     return {

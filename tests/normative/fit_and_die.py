@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import napari_spatial_ar as nsar
-from napari_spatial_ar.normative.fitting import FitProgress
+from napari_spatial_ar.normative.fitting.fit import FitProgress
 from tests.tiny import learn_changes_briefly, make_backbone, make_spec
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from napari_spatial_ar.errors import InputError, ModelFileError, StorageError
 from napari_spatial_ar.normative import archive, model_file
 from napari_spatial_ar.normative.archive import export_model
-from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.importing import import_model
-from napari_spatial_ar.normative.paths import user_models_dir
+from napari_spatial_ar.paths import user_models_dir
 from tests.normative.test_model import build
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from napari_spatial_ar.normative import catalogue, library
-from napari_spatial_ar.normative.backbone import Backbone
-from napari_spatial_ar.normative.backbone_table import BackboneSpec
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.registry import BackboneSpec
+from napari_spatial_ar.normative.backbones.weights import store
 from napari_spatial_ar.normative.catalogue import check_entry, list_entries, read_entry
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef
-from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
-from napari_spatial_ar.normative.weights import store
+from napari_spatial_ar.paths import released_models_dir, user_models_dir
 from tests.normative.test_model import build
 from tests.tiny import TINY, random_state
 

@@ -21,19 +21,20 @@ from safetensors.torch import save
 from torch import Tensor
 
 from napari_spatial_ar.errors import InputError, ModelFileError, ModelVersionError, SpatialARError
-from napari_spatial_ar.normative import backbone_table, model_file
-from napari_spatial_ar.normative.backbone import Backbone
-from napari_spatial_ar.normative.backbone_table import find_spec, own_file
+from napari_spatial_ar.normative import model_file
+from napari_spatial_ar.normative.backbones import registry
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.registry import find_spec, own_file
+from napari_spatial_ar.normative.backbones.weights import list_weights
 from napari_spatial_ar.normative.catalogue import check_entry, list_entries, read_entry
+from napari_spatial_ar.normative.detectors import DETECTORS, detector_from_tensors
+from napari_spatial_ar.normative.detectors.dinomaly_network import DinomalyNetwork
 from napari_spatial_ar.normative.importing import import_model
 from napari_spatial_ar.normative.library import check_models, duplicate_model
-from napari_spatial_ar.normative.methods import DETECTORS, detector_from_tensors
-from napari_spatial_ar.normative.methods.dinomaly_network import DinomalyNetwork
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 from napari_spatial_ar.normative.model_lookup import list_models, unreadable_models
-from napari_spatial_ar.normative.paths import user_models_dir
-from napari_spatial_ar.normative.weights import list_weights
+from napari_spatial_ar.paths import user_models_dir
 from tests.normative.test_model import build, picture
 
 Content = dict[str, Any]
@@ -531,7 +532,7 @@ def test_a_bad_file_of_weights_costs_no_other_backbone(wrong: Content) -> None:
     try:
         for said, known in ((good, True), ({**good, **wrong}, False)):
             text = json.dumps(said)
-            file.write_bytes(save({"a": torch.zeros(1)}, metadata={backbone_table._SPEC: text}))
+            file.write_bytes(save({"a": torch.zeros(1)}, metadata={registry._SPEC: text}))
             assert (find_spec("of-mine") is not None) == known
             assert ("of-mine" in {info.name for info in list_weights()}) == known
     finally:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from napari_spatial_ar.errors import InputError, ModelFileError, StorageError
-from napari_spatial_ar.normative import library, weights
-from napari_spatial_ar.normative.backbone import BACKBONES, Backbone
+from napari_spatial_ar.normative import library
+from napari_spatial_ar.normative.backbones import weights
+from napari_spatial_ar.normative.backbones.backbone import BACKBONES, Backbone
 from napari_spatial_ar.normative.library import (
     check_models,
     delete_model,
@@ -23,7 +24,7 @@ from napari_spatial_ar.normative.library import (
 )
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.model_lookup import list_models
-from napari_spatial_ar.normative.paths import released_models_dir, user_models_dir
+from napari_spatial_ar.paths import released_models_dir, user_models_dir
 from tests.normative.test_model import build
 
 RELEASED = "brain-flair-focus"

@@ -15,13 +15,14 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import MemoryShortage
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
-from napari_spatial_ar.normative import fitting, memory, training
-from napari_spatial_ar.normative.autoregressive import SpatialAR
-from napari_spatial_ar.normative.backbone import Backbone, load_backbone
-from napari_spatial_ar.normative.fit_progress import FitProgress
-from napari_spatial_ar.normative.fitting import fit_steps
+from napari_spatial_ar.normative import memory
+from napari_spatial_ar.normative.backbones.backbone import Backbone, load_backbone
+from napari_spatial_ar.normative.detectors import MemoryBank, ar_training
+from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
+from napari_spatial_ar.normative.fitting import fit
+from napari_spatial_ar.normative.fitting.fit import fit_steps
+from napari_spatial_ar.normative.fitting.progress import FitProgress
 from napari_spatial_ar.normative.memory import Portions, is_shortage, one_sentence
-from napari_spatial_ar.normative.methods import MemoryBank
 from napari_spatial_ar.normative.model import NormativeModel
 
 CPU = torch.device("cpu")
@@ -145,7 +146,7 @@ def test_gradients_of_portions_are_those_of_the_batch(size: int) -> None:
     batch = torch.randn(8, 12, 5, 6)
 
     def gradients(portion: int) -> tuple[float, list[torch.Tensor]]:
-        loss = training._gradients(network, optimizer, batch, portion)
+        loss = ar_training._gradients(network, optimizer, batch, portion)
         return loss, [p.grad.clone() for p in network.parameters() if p.grad is not None]
 
     (whole, wanted), (loss, found) = gradients(8), gradients(size)
@@ -225,7 +226,7 @@ def test_a_method_that_cannot_do_with_less_ends_with_one_sentence(
 
     settings["method"] = "memory-bank"
     with monkeypatch.context() as patch:
-        patch.setattr("napari_spatial_ar.normative.methods.memory_bank.rows_of", full)
+        patch.setattr("napari_spatial_ar.normative.detectors.memory_bank.rows_of", full)
         with pytest.raises(MemoryShortage, match=r"^Learning by Memory bank needs"):
             nsar.fit(normal_slices, out=tmp_path / "m", **settings)
     monkeypatch.setattr(MemoryBank, "score", full)
@@ -330,7 +331,7 @@ def backbones(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Backbone]]:
         made.append(weakref.ref(backbone))
         return backbone
 
-    monkeypatch.setattr(fitting, "load_backbone", load)
+    monkeypatch.setattr(fit, "load_backbone", load)
     return made
 
 

@@ -17,22 +17,22 @@ from skimage.exposure import equalize_adapthist
 from torch.nn import functional
 
 import napari_spatial_ar as nsar
+from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import Cancelled, InputError, ModelFileError, WeightsError
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative.autoregressive import SpatialAR
-from napari_spatial_ar.normative.backbone import Backbone
-from napari_spatial_ar.normative.calibration import Calibration
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.calibration.calibration import Calibration
+from napari_spatial_ar.normative.detectors import MemoryBank, SpatialARDetector
+from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
 from napari_spatial_ar.normative.importing import import_model
-from napari_spatial_ar.normative.methods import MemoryBank, SpatialARDetector
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader, read_header
 from napari_spatial_ar.normative.model_lookup import list_models
-from napari_spatial_ar.normative.paths import user_models_dir
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scoring import Scoring
+from napari_spatial_ar.normative.scores import Scoring
+from napari_spatial_ar.paths import user_models_dir
 from tests.tiny import TINY
 
 CALIBRATION = Calibration((0.1, 0.01), (1.0, 2.0), (1.5, 1.7), slices=2, patients=1)

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative import precision
-from napari_spatial_ar.normative.methods import nearest
-from napari_spatial_ar.normative.methods.nearest import largest_products
-from napari_spatial_ar.normative.precision import bfloat16_products, native_bfloat16
+from napari_spatial_ar.normative.backbones import precision
+from napari_spatial_ar.normative.backbones.precision import bfloat16_products, native_bfloat16
+from napari_spatial_ar.normative.detectors import nearest
+from napari_spatial_ar.normative.detectors.nearest import largest_products
 
 CPU = torch.device("cpu")
 QUERIES, WIDTH = 70, 48

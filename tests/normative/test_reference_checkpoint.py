@@ -16,16 +16,16 @@ from torch.nn import functional
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError, ModelFileError
-from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.importing import import_reference, is_reference_checkpoint
 from napari_spatial_ar.normative.model_lookup import list_models
-from napari_spatial_ar.normative.paths import user_models_dir
 from napari_spatial_ar.normative.reference_checkpoint import (
     layer_dilations,
     load_reference_checkpoint,
     read_dilations,
     read_reference_checkpoint,
 )
+from napari_spatial_ar.paths import user_models_dir
 from tests.normative.test_model import picture
 from tests.tiny import TINY
 

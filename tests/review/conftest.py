@@ -15,7 +15,7 @@ from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.nifti import read_nifti, write_nifti
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.volume import Volume
-from tests.imaging.conftest import build_image
+from tests.scans import build_image
 
 
 @dataclass

@@ -15,7 +15,7 @@ from napari_spatial_ar.errors import InputError, MemoryShortage
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review import batch
-from tests.imaging.conftest import build_image
+from tests.scans import build_image
 
 
 def write_series(folder: Path, number: int, image_type: list[str], rows: int = 6) -> None:

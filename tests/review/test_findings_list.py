@@ -11,8 +11,8 @@ import pytest
 from scipy import ndimage
 
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.normative.calibration import Calibration
-from napari_spatial_ar.normative.peaks import PatientPeaks
+from napari_spatial_ar.normative.calibration.calibration import Calibration
+from napari_spatial_ar.normative.calibration.peaks import PatientPeaks
 from napari_spatial_ar.review.findings_list import FindingsList, list_findings
 from napari_spatial_ar.review.rarity import Extent, extent_of, rarity
 

@@ -14,7 +14,7 @@ import pytest
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.likeness import Likeness
+from napari_spatial_ar.normative.calibration.likeness import Likeness
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.likeness import (
     flagged_warning,

@@ -10,9 +10,9 @@ from PIL import Image
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative.backbone import Backbone
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.detectors import DETECTORS
 from napari_spatial_ar.normative.library import card_files
-from napari_spatial_ar.normative.methods import DETECTORS
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.review.model_card import write_model_card
 from napari_spatial_ar.review.plots import ACCENT, Line, line_plot

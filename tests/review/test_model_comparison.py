@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative.acquired import Acquired
-from napari_spatial_ar.normative.calibration import Calibration
-from napari_spatial_ar.normative.scoring import SliceScore, VolumeScore
+from napari_spatial_ar.normative.calibration.acquired import Acquired
+from napari_spatial_ar.normative.calibration.calibration import Calibration
+from napari_spatial_ar.normative.scores import SliceScore, VolumeScore
 from napari_spatial_ar.review.model_comparison import compare_models, comparison_steps
 from tests.json_check import check
 

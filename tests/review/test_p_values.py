@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.selection import Selection
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative.calibration import Calibration, calibrate
-from napari_spatial_ar.normative.scoring import VolumeScore
+from napari_spatial_ar.normative.calibration.calibration import Calibration, calibrate
+from napari_spatial_ar.normative.scores import VolumeScore
 from napari_spatial_ar.review.p_values import p_note, p_values, share_note
 
 TISSUE = np.linspace(0, 1, 1000, dtype=np.float32)

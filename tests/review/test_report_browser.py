@@ -17,8 +17,8 @@ from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review.findings_list import list_findings
 from napari_spatial_ar.review.outputs import write_scan_outputs
 from napari_spatial_ar.review.provenance import RESEARCH_USE
-from napari_spatial_ar.review.report import FolderEntry, FolderReport, ScanReport
-from napari_spatial_ar.review.report_html import folder_page, scan_page
+from napari_spatial_ar.review.report.data import FolderEntry, FolderReport, ScanReport
+from napari_spatial_ar.review.report.html import folder_page, scan_page
 from tests.browser import Browser
 from tests.paper import check_whole, many_findings, pages_of, pypdf
 

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.series import find_series, group_series, read_dicom
-from tests.imaging.conftest import Image, volume_voxels
+from tests.scans import Image, volume_voxels
 
 Write = Callable[..., list[Path]]
 Number = Callable[[int, int], "int | None"]

@@ -11,10 +11,10 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from napari_spatial_ar.datasets.survey import survey
+from napari_spatial_ar.datasets.thumbnails import thumbnail
 from napari_spatial_ar.imaging.dicom.series import find_series
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.survey import survey
-from napari_spatial_ar.imaging.thumbnails import thumbnail
 from napari_spatial_ar.imaging.tissue import has_tissue, tissue_mask
 from napari_spatial_ar.imaging.windows import Window, apply_window, display_limits, resolve
 

@@ -21,7 +21,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.derived import Algorithm, caveats
 from napari_spatial_ar.imaging.dicom.parametric_map import write_parametric_map
 from napari_spatial_ar.imaging.dicom.seg import write_seg
-from napari_spatial_ar.imaging.mask_onto_series import mask_onto_series
+from napari_spatial_ar.imaging.mask_to_series import mask_onto_series
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.reading import find_scans, read
 from napari_spatial_ar.imaging.segments import Segment, colour_of

@@ -16,7 +16,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.dicom.series import find_series, read_dicom
 from napari_spatial_ar.imaging.dicom.sources import dicom_sources
-from tests.imaging.conftest import AXIAL
+from tests.scans import AXIAL
 
 Build = Callable[..., Dataset]
 Write = Callable[..., list[Path]]

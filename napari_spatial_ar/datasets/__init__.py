@@ -1,0 +1,1 @@
+"""Folders of scans as slices, patients and splits. No torch, no Qt."""

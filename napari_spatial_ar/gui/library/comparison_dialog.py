@@ -1,0 +1,219 @@
+"""Two models side by side on the scan under review."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QPixmap
+from qtpy.QtWidgets import (
+    QDialogButtonBox,
+    QFileDialog,
+    QLabel,
+    QProgressBar,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_spatial_ar.errors import SpatialARError
+from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.jobs import Task, TaskHost
+from napari_spatial_ar.gui.layers import layer_volume
+from napari_spatial_ar.gui.library import work
+from napari_spatial_ar.gui.notify import report
+from napari_spatial_ar.gui.review.scan_panel import ScanPanel
+from napari_spatial_ar.gui.widgets.forms import (
+    Dialog,
+    Note,
+    button,
+    combo,
+    research_line,
+    row,
+    select_data,
+)
+from napari_spatial_ar.gui.widgets.tooltips import tooltip
+from napari_spatial_ar.imaging.files import atomic_write_bytes
+
+__all__ = ["ComparisonDialog"]
+
+_NO_SCAN = "No scan is chosen: open one in the Review dock."
+_PLACEHOLDER = "Both models' heatmaps of the slices that they find most unusual come here."
+
+
+class ComparisonDialog(Dialog):
+    """Scores the scan chosen in the Review dock with two models, and shows where they differ.
+
+    Parameters
+    ----------
+    entries : list of ModelEntry
+        Models to choose from.
+    scan : ScanPanel or None
+        Where the scan is chosen.
+    parent : QWidget
+        The window it belongs to.
+    """
+
+    def __init__(self, entries: list[Any], scan: ScanPanel | None, parent: QWidget):
+        super().__init__(parent)
+        self.setWindowTitle("Compare two models")
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.resize(1060, 660)
+        self.tasks = TaskHost(self)
+        self._task: Task | None = None
+        self._png = b""
+        self._layer = None if scan is None else scan.layer
+        self.first = combo(tooltip("comparison.first"), "First model")
+        self.second = combo(tooltip("comparison.second"), "Second model")
+        for box in (self.first, self.second):
+            for entry in entries:
+                box.addItem(entry.name, entry.folder)
+        self.second.setCurrentIndex(min(1, len(entries) - 1))
+        self.scan_note = Note()
+        self.compare_button = button("&Compare", tooltip("comparison.compare"))
+        self.cancel_button = button("Cancel", tooltip("comparison.cancel"))
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(False)
+        self.progress.setToolTip(tooltip("comparison.progress"))
+        self.note = Note(strong=True)
+        self.picture = QLabel(_PLACEHOLDER)
+        self.picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self._lay_out()
+        self.first.currentIndexChanged.connect(self._enable)
+        self.second.currentIndexChanged.connect(self._enable)
+        self.compare_button.clicked.connect(self.compare)
+        self.cancel_button.clicked.connect(self.cancel)
+        self.save_button.clicked.connect(self.save)
+        if scan is not None:
+            scan.chosen.connect(self.set_scan)
+        self.set_scan(self._layer)
+
+    def _lay_out(self) -> None:
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setWidget(self.picture)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        self.save_button = buttons.addButton(
+            "&Save picture...", QDialogButtonBox.ButtonRole.ActionRole
+        )
+        self.save_button.setToolTip(tooltip("comparison.save_picture"))
+        buttons.rejected.connect(self.reject)
+        layout = QVBoxLayout(self)
+        layout.addLayout(row(self.first, QLabel("and"), self.second))
+        layout.addWidget(self.scan_note)
+        layout.addLayout(row(self.compare_button, self.progress, self.cancel_button))
+        layout.addWidget(self.note)
+        layout.addWidget(scroll, 1)
+        layout.addWidget(buttons)
+        layout.addWidget(research_line())
+
+    def set_models(self, first: Path) -> None:
+        """Choose the first model, and another one as the second."""
+        select_data(self.first, first)
+        if self.second.currentIndex() == self.first.currentIndex():
+            self.second.setCurrentIndex(0 if self.first.currentIndex() else 1)
+
+    @property
+    def running(self) -> bool:
+        """Whether slices are being scored."""
+        return self._task is not None
+
+    def set_scan(self, layer: Any) -> None:
+        """Take a scan layer, or None."""
+        self._layer = layer
+        self.scan_note.say(
+            _NO_SCAN if layer is None else f"Scan: {layer.name}, in the slices as acquired."
+        )
+        self._enable()
+
+    def _enable(self, *_: object) -> None:
+        same = self.first.currentIndex() == self.second.currentIndex()
+        self.compare_button.setEnabled(self._layer is not None and not same and not self.running)
+        self.cancel_button.setEnabled(self.running)
+        self.save_button.setEnabled(bool(self._png))
+
+    def compare(self) -> None:
+        """Score the scan with both models."""
+        if self.running or self._layer is None:
+            return
+        try:
+            volume = layer_volume(self._layer)
+        except SpatialARError as error:
+            self.note.say(report(error, "Comparing"))
+            return
+        folders = self.first.currentData(), self.second.currentData()
+        self.progress.setRange(0, 0)
+        self.note.say("Loading both models...")
+        task = self.tasks.start(
+            partial(work.compare, first=folders[0], second=folders[1], volume=volume)
+        )
+        task.progressed.connect(self._on_step)
+        task.returned.connect(self._on_compared)
+        task.failed.connect(self._on_failed)
+        task.finished.connect(self._on_finished)
+        self._task = task
+        self._enable()
+
+    def cancel(self) -> None:
+        """Stop after the slice at hand."""
+        if self._task is not None:
+            self._task.stop()
+            self.note.say("Stopping...")
+
+    def _on_step(self, step: Any) -> None:
+        if step is None or self._task is None or self._task.stopped:
+            return
+        name, done, total = step
+        self.progress.setRange(0, total)
+        self.progress.setValue(done)
+        self.note.say(f"Scoring with {name}: {done} of {total} slices")
+
+    def _on_compared(self, comparison: work.Comparison | None) -> None:
+        if comparison is None:
+            self.note.say("Stopped.")
+            return
+        self._png = comparison.png
+        picture = QPixmap()
+        picture.loadFromData(self._png, "PNG")
+        self.picture.setPixmap(picture)
+        unlike = [f"\u26a0 {sentence}" for sentence in comparison.result.unlike]
+        self.note.say("\n".join([*unlike, _in_words(comparison.result)]))
+
+    def _on_failed(self, error: Exception) -> None:
+        self.note.say(report(error, "Comparing"))
+
+    def _on_finished(self) -> None:
+        self._task = None
+        self.progress.setRange(0, max(1, self.progress.maximum()))
+        self._enable()
+
+    def save(self) -> None:
+        """Ask for a file and write the picture."""
+        start = Path(settings.last_folder("export")) / "compare.png"
+        chosen, _ = QFileDialog.getSaveFileName(self, "Save picture", str(start), "PNG (*.png)")
+        if not chosen:
+            return
+        path = Path(chosen) if Path(chosen).suffix else Path(chosen).with_suffix(".png")
+        try:
+            atomic_write_bytes(path, self._png)
+        except SpatialARError as error:
+            self.note.say(report(error, "Saving the picture"))
+            return
+        settings.remember_folder("export", path.parent)
+        self.note.say(f"Saved as {path}.")
+
+
+def _in_words(result: Any) -> str:
+    """How far two models agree, in two sentences."""
+    if result.dice is None:
+        outlines = "Neither outlines anything."
+    else:
+        outlines = f"What they outline overlaps to {result.dice:.2f} (Dice, 1: the same)."
+    if result.rank_correlation is None:
+        return f"{outlines} A heatmap is the same everywhere, so their order cannot be compared."
+    return (
+        f"{outlines} Voxels of the body are in the same order to {result.rank_correlation:.2f} "
+        "(rank correlation, 1: the same)."
+    )

@@ -1,0 +1,1 @@
+"""The Review dock: from a scan to a mask and findings."""

@@ -1,0 +1,310 @@
+"""The Review dock: from a scan to a mask and findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import napari.viewer
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+
+from napari_spatial_ar.gui.jobs import TaskHost
+from napari_spatial_ar.gui.notify import report
+from napari_spatial_ar.gui.opening import dropped_paths
+from napari_spatial_ar.gui.review.display_panel import LookingPanel
+from napari_spatial_ar.gui.review.explain_panel import ExplainPanel
+from napari_spatial_ar.gui.review.export_panel import ExportPanel
+from napari_spatial_ar.gui.review.exporting import Exporter
+from napari_spatial_ar.gui.review.findings_panel import FindingsPanel
+from napari_spatial_ar.gui.review.likeness_check import LikenessCheck
+from napari_spatial_ar.gui.review.mask import MaskController
+from napari_spatial_ar.gui.review.model_choice import ModelChoice
+from napari_spatial_ar.gui.review.model_list import ModelList
+from napari_spatial_ar.gui.review.model_panel import ModelPanel
+from napari_spatial_ar.gui.review.scan_panel import ScanPanel
+from napari_spatial_ar.gui.review.scan_rarity import ScanRarity
+from napari_spatial_ar.gui.review.score_panel import ScorePanel
+from napari_spatial_ar.gui.review.scored_layer import Session, same_model
+from napari_spatial_ar.gui.review.scoring import Scorer
+from napari_spatial_ar.gui.review.shelf import Shelved
+from napari_spatial_ar.gui.review.threshold_panel import ThresholdPanel
+from napari_spatial_ar.gui.stage import Stage
+from napari_spatial_ar.gui.viewer import go_to_slice
+from napari_spatial_ar.gui.widgets.dock_page import DockPage
+from napari_spatial_ar.gui.widgets.forms import select_data
+from napari_spatial_ar.gui.worklist.panel import WorklistPanel, show_worklist
+
+__all__ = ["ReviewDock"]
+
+
+class ReviewDock(DockPage):
+    """Dock in which a scan is scored, thresholded and exported.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+        The viewer the dock belongs to.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer):
+        super().__init__(napari_viewer)
+        self.tasks = TaskHost(self)
+        self._wanted: str | None = None
+        self._followed: Session | None = None
+        self.worklist: WorklistPanel | None = None
+        self.scorer = Scorer(self.viewer, self.tasks, self)
+        self._build()
+        region = self.threshold.form.region
+        self.masks = MaskController(self.viewer, self.tasks, self, region.inside)
+        self.rarity = ScanRarity(self.tasks, self)
+        self.likeness = LikenessCheck(self.unlike_note, self.tasks)
+        self.exporter = Exporter(self, self.export, self.threshold, self.masks, self.likeness)
+        weights = self.model_panel.weights
+        self.models = ModelList(self.model_box, self.model_note, weights, self.tasks)
+        self.choice = ModelChoice(self.model_box)
+        self._connect()
+        self._show_session()
+
+    # ------------------------------------------------------------------ building
+
+    def _build(self) -> None:
+        self.scan = ScanPanel(self.viewer, self.tasks)
+        self.model_panel = ModelPanel()
+        self.model_box, self.plane_box = self.model_panel.box, self.model_panel.plane_box
+        self.library_button = self.model_panel.library_button
+        self.model_note = self.model_panel.note
+        self.scoring = ScorePanel()
+        self.shelf, self.unlike_note = self.scoring.shelf, self.scoring.unlike_note
+        self.slice_button, self.volume_button = (
+            self.scoring.slice_button,
+            self.scoring.volume_button,
+        )
+        self.progress, self.cancel_button = self.scoring.progress, self.scoring.cancel_button
+        self.score_note, self.rarity_note = self.scoring.note, self.scoring.rarity_note
+        # After the list of scans, which has to know a scan that is to be chosen.
+        self.stage = Stage(self.viewer, lambda: self.scorer.sessions, self)
+        self.looking = LookingPanel(self.viewer, self.stage, self)
+        self.threshold = ThresholdPanel()
+        self.findings = FindingsPanel(self.viewer, self)
+        self.explain = ExplainPanel(self.viewer, self.tasks, self)
+        self.export = ExportPanel()
+        sections = [
+            self.scan,
+            self.model_panel,
+            self.findings,
+            self.threshold,
+            self.looking,
+            self.explain,
+            self.export,
+        ]
+        self.lay_out(sections, foot=self.scoring)
+        self.setAcceptDrops(True)
+
+    def _connect(self) -> None:
+        self.scan.chosen.connect(self.choice.follow)
+        self.scan.chosen.connect(self._show_session)
+        self.scan.list.removed.connect(self._on_layer_removed)
+        self.shelf.wanted.connect(self._bring_back)
+        self.scan.opener.listed.connect(self.show_worklist)
+        self.scan.worklist_button.clicked.connect(partial(self.show_worklist, ()))
+        self.plane_box.currentIndexChanged.connect(self._show_session)
+        self.models.left.connect(self._show_session)
+        self.models.loaded.connect(self._on_model)
+        self.models.unusable.connect(self._on_no_model)
+        self.slice_button.clicked.connect(partial(self.score, "slice"))
+        self.volume_button.clicked.connect(partial(self.score, "volume"))
+        self.cancel_button.clicked.connect(self.cancel)
+        self.scorer.said.connect(self._say)
+        self.scorer.refused.connect(self.score_note.say)
+        self.scorer.progressed.connect(self.scoring.show_progress)
+        self.scorer.session_made.connect(self._show_session)
+        self.scorer.scored.connect(self._on_scored)
+        self.scorer.finished.connect(self._show_session)
+        self.scorer.finished.connect(self.rarity.measure)
+        self.rarity.measured.connect(self._on_rarity)
+        self.likeness.said.connect(self.findings.warn)
+        self.threshold.threshold_changed.connect(self.masks.set_threshold)
+        self.threshold.settings_changed.connect(self.masks.set_settings)
+        self.masks.region_refused.connect(self.threshold.refuse_region)
+        self.threshold.highest_wanted.connect(self.show_highest)
+        self.stage.wanted.connect(self._follow)
+        self.stage.given.connect(self._list_regions)
+        self.looking.looking.missed.connect(self._draw_again)
+        self.masks.findings_changed.connect(self.threshold.show_findings)
+        self.findings.attend(self.masks)
+        self.masks.failed.connect(partial(report, doing="Making the mask"))
+        self.masks.set_settings(self.threshold.settings)
+        self.threshold.form.region.set_viewer(self.viewer)
+        self.export.mask_button.clicked.connect(lambda: self.exporter.mask(self.session))
+        self.export.all_button.clicked.connect(lambda: self.exporter.everything(self.session))
+        self.export.report_button.clicked.connect(self.export_report)
+        self.exporter.reports.changed.connect(self._enable)
+        if self.models.model is not None:
+            self._on_model(self.models.model)
+
+    # ------------------------------------------------------------------ what is shown
+
+    @property
+    def session(self) -> Session | None:
+        """Scores of the chosen scan by the chosen model, if any."""
+        layer, model = self.scan.layer, self.models.model
+        return self.scorer.session_for(layer, model, self.plane_box.currentData())
+
+    @property
+    def running(self) -> bool:
+        """Whether slices are being scored."""
+        return self.scorer.running
+
+    def _show_session(self, layer: Any = None) -> None:
+        """Bring everything in step with the scan, model and plane that are chosen."""
+        session = self.session
+        self.looking.set_session(self.scan.layer, session)
+        self.stage.show(self.scan.layer, session)
+        self.masks.set_session(session)
+        self._list_regions()
+        self.explain.set_session(session)
+        self.export.set_scan(None if session is None else session.volume)
+        self.threshold.set_counts(None if session is None else session.counts)
+        self.rarity_note.say("" if session is None else session.rarity)
+        self._say()
+        plane = self.plane_box.currentData()
+        self.likeness.look(self.scan.layer, self.models.model, plane, session)
+        if session is None:
+            self.threshold.clear_findings()
+        else:
+            self.threshold.set_measurable(session.geometry.exact)
+            if session.any_scored:
+                self.threshold.take_scores(session.highest, session.typical_high)
+            self.masks.finish()
+        self._enable()
+
+    def _list_regions(self) -> None:
+        self.threshold.form.region.set_scan(self.scan.layer, self.stage.belongs)
+
+    def _say(self, *_: Any) -> None:
+        """Say how far the scoring of the chosen scan is, and of no other."""
+        loading = "Loading the model..." if self._wanted is not None else ""
+        self.score_note.say(loading or self.scorer.told(self.session))
+
+    def _follow(self, layer: Any, session: Session | None) -> None:
+        """Choose what was shown by hand in napari's own list."""
+        self.scan.list.choose(layer)
+        if session is not None and same_model(self.models.model, session.model):
+            select_data(self.plane_box, session.plane)
+        elif session is not None:
+            self._followed = session
+            self.models.choose(session.model.name)
+        self._show_session()
+
+    def _draw_again(self) -> None:
+        """Draw results whose layers the user has deleted."""
+        if self.session is not None:
+            self.session.ensure_heat()
+            self.masks.finish()
+
+    def rest(self, resting: bool) -> None:
+        """Stop scoring and leave the layers alone while the dock is closed."""
+        if resting:
+            self.scorer.stop()
+        self.stage.rest(resting)
+
+    def _on_rarity(self, session: Session) -> None:
+        if session is self.session:
+            self.rarity_note.say(session.rarity)
+
+    def _enable(self) -> None:
+        ready = self.scan.layer is not None and self.models.info is not None
+        ready = ready and not self.scorer.busy_with(self.session)
+        self.scoring.enable(ready, self.running or self._wanted is not None)
+        scored = self.session is not None and self.session.any_scored
+        self.export.enable(scored)
+        self.threshold.highest.setEnabled(scored)
+        if self.exporter.reports.busy:
+            self.export.report_button.setEnabled(True)  # it cancels
+
+    def export_report(self) -> None:
+        """Write a report of the chosen scan, or cancel the one that is being made."""
+        self.exporter.report(self.session)
+
+    def show_highest(self) -> None:
+        """Go to the slice with the highest score."""
+        session = self.session
+        if session is not None and session.highest_slice is not None:
+            go_to_slice(self.viewer, session.layer, session.geometry, session.highest_slice)
+
+    # ------------------------------------------------------------------ scans and models
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        """Accept files and folders."""
+        if dropped_paths(event.mimeData()):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        """Open what was dropped."""
+        event.acceptProposedAction()
+        self.scan.opener.open(dropped_paths(event.mimeData()))
+
+    def show_worklist(self, paths: Sequence[str] = (), found: Any = None) -> None:
+        """Show the worklist, with the scans of files and folders if there are any given."""
+        self.worklist = show_worklist(self, self.worklist, paths, found or None)
+
+    def _on_layer_removed(self) -> None:
+        self.shelf.put([one for one in self.scorer.drop_removed() if one.holds_work])
+        self.likeness.drop(self.viewer.layers)
+        self._enable()
+
+    def _bring_back(self, shelved: Shelved) -> None:
+        """Put a deleted scan into the viewer again, with what was done to it."""
+        self.scorer.adopt(shelved.sessions)
+        self.viewer.add_layer(shelved.layer)
+        for session in shelved.sessions:
+            session.show_again()
+        self._follow(shelved.layer, shelved.sessions[-1])
+
+    def _on_model(self, model: Any) -> None:
+        self.model_panel.fold.tell()
+        self.threshold.set_model(model)
+        followed, self._followed = self._followed, None
+        plane = model.plane
+        if followed is not None and same_model(model, followed.model):
+            plane = followed.plane
+        select_data(self.plane_box, plane)
+        self._show_session()
+        if self._wanted is not None:
+            what, self._wanted = self._wanted, None
+            self.score(what)
+
+    def _on_no_model(self) -> None:
+        self._wanted = None
+        self._show_session()
+
+    # ------------------------------------------------------------------ scoring
+
+    def score(self, what: str, *_: Any) -> None:
+        """Score the slice in view (``"slice"``) or all that are left (``"volume"``)."""
+        layer, model = self.scan.layer, self.models.model
+        if layer is None:
+            return
+        if model is not None:
+            self._show_session()
+            self.scorer.score(layer, model, what, self.plane_box.currentData())
+        elif self.models.info is not None:
+            self._wanted = what
+            self.models.load(self.models.info)
+        self._enable()
+
+    def cancel(self) -> None:
+        """Stop scoring, or waiting to; what is scored stays."""
+        self._wanted = None
+        self.scorer.cancel(self.session)
+        self._say()
+        self._enable()
+
+    def _on_scored(self, session: Session, indices: list) -> None:
+        if session is not self.session or not session.any_scored:
+            return
+        self.threshold.take_scores(session.highest, session.typical_high)
+        self.threshold.set_counts(session.counts)
+        self.masks.slices_scored(indices)
+        self._enable()

@@ -1,0 +1,226 @@
+"""Why does this patch score as it does? Folded away until asked for."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from qtpy.QtWidgets import QFileDialog, QLabel, QProgressBar, QVBoxLayout, QWidget
+
+from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.jobs import TaskHost
+from napari_spatial_ar.gui.review.explainer import Explainer, Place, Told
+from napari_spatial_ar.gui.review.scored_layer import Session
+from napari_spatial_ar.gui.shortcuts import EXPLAIN_KEY, bind
+from napari_spatial_ar.gui.widgets.fold import Fold
+from napari_spatial_ar.gui.widgets.forms import Note, button, row
+from napari_spatial_ar.gui.widgets.icons import coloured
+from napari_spatial_ar.gui.widgets.tooltips import tooltip
+from napari_spatial_ar.imaging.geometry import slice_number
+from napari_spatial_ar.review.explaining import (
+    patch_row,
+    quantity_lines,
+    score_sentence,
+    share_sentence,
+)
+
+__all__ = ["ExplainPanel"]
+
+_SIDE = 72
+_BETWEEN = "; "
+_ASK = "Move the mouse over the scan."
+_LIKE = (
+    "This patch, then the most similar normal ones, each of another patient. Cosine distance "
+    "between embeddings: {}"
+)
+
+
+class ExplainPanel(QWidget):
+    """Score, meaning and parts of the patch under the cursor, and normal patches like it.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Whose cursor is followed.
+    tasks : TaskHost
+        Runs workers.
+    scope : QWidget
+        The dock: its key works anywhere in it but in text fields, and on the viewer's canvas.
+    """
+
+    def __init__(self, viewer: Any, tasks: TaskHost, scope: QWidget):
+        super().__init__()
+        self.explainer = Explainer(viewer, tasks, self)
+        self._session: Session | None = None
+        self.where = Note()
+        self.score = Note(strong=True)
+        self.share = Note()
+        self.meaning = Note()
+        self.parts = Note()
+        self.freeze = button(
+            f"Freeze ({EXPLAIN_KEY})",
+            tooltip("explain.freeze"),
+        )
+        self.freeze.setCheckable(True)
+        self.similar = button("Similar normal patches", tooltip("explain.similar_normal_patches"))
+        self.folder = button("Folder...", tooltip("explain.folder"))
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setToolTip(tooltip("explain.progress"))
+        self.stop = button("Cancel", tooltip("explain.cancel"))
+        self.picture = QLabel()
+        self.note = Note()
+        content = QWidget()
+        layout = QVBoxLayout(content)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for widget in (self.where, self.score, self.share, self.meaning, self.parts):
+            layout.addWidget(widget)
+        layout.addLayout(row(self.freeze, self.similar, self.folder))
+        layout.addLayout(row(self.bar, self.stop))
+        layout.addWidget(self.picture)
+        layout.addWidget(self.note)
+        tip = tooltip("explain.heading")
+        self.fold = Fold("Explain the patch under the cursor", tip, content)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(self.fold)
+        self.fold.toggled.connect(self._on_fold)
+        self.freeze.clicked.connect(self._on_freeze)
+        self.similar.clicked.connect(self._on_similar)
+        self.folder.clicked.connect(self._on_folder)
+        self.stop.clicked.connect(self.explainer.cancel)
+        for signal, slot in (
+            (self.explainer.moved, self._on_moved),
+            (self.explainer.told, self._on_told),
+            (self.explainer.found, self._on_found),
+            (self.explainer.progressed, self._on_progress),
+            (self.explainer.failed, self.note.say),
+            (self.explainer.searching, self._on_searching),
+        ):
+            signal.connect(slot)
+        bind(viewer, scope, EXPLAIN_KEY, self.toggle)
+        self._on_moved(None, None)
+        self._on_searching(False)
+
+    def set_session(self, session: Session | None) -> None:
+        """Explain another scan; None for one that is not scored."""
+        self._session = session
+        self.explainer.set_session(session)
+        self._enable()
+
+    def toggle(self) -> None:
+        """Open the panel; once it is open, freeze what it shows or follow the mouse again."""
+        if not self.fold.isExpanded():
+            self.fold.expand()
+        else:
+            self._on_freeze(not self.explainer.frozen)
+
+    # ------------------------------------------------------------------ what is shown
+
+    def _on_fold(self, expanded: bool) -> None:
+        self.explainer.on = expanded
+        self.explainer.look()
+
+    def _on_freeze(self, on: bool) -> None:
+        self.explainer.frozen = on and self.explainer.place is not None
+        self._enable()
+        self.explainer.look()
+
+    def _on_moved(self, place: Place | None, score: float | None) -> None:
+        for note in (self.score, self.share, self.note):
+            note.say("")
+        self.picture.hide()
+        if place is None or self._session is None:
+            self.where.say(_ASK if self._session is not None else "Score the scan first.")
+            self.meaning.say("")
+            self.parts.say("")
+        elif score is None:
+            self.where.say(f"Slice {slice_number(place.index)} is not scored yet.")
+            self.meaning.say("")
+            self.parts.say("")
+        else:
+            model = self._session.model
+            # All three from 1, as a scanner counts.
+            at, line, column = (slice_number(n) for n in (place.index, place.row, place.column))
+            self.where.say(f"Slice {at}, row {line}, column {column}")
+            self.score.say(score_sentence(score, model.unit))
+            self.share.say(share_sentence(model, score))
+        self._enable()
+
+    def _on_told(self, told: Told) -> None:
+        self.meaning.say(told.explanation.meaning)
+        self.parts.say("\n".join(quantity_lines(told.explanation)))
+        self._enable()
+
+    def _enable(self) -> None:
+        explainer = self.explainer
+        self.freeze.setChecked(explainer.frozen)
+        self.freeze.setEnabled(explainer.place is not None)
+        ready = explainer.last is not None and not self._busy
+        self.similar.setEnabled(ready and bool(self._folders()))
+        self.folder.setEnabled(self._session is not None and not self._busy)
+        self.similar.setToolTip(
+            tooltip("explain.similar_normal_patches")
+            if self._folders()
+            else tooltip("explain.similar_normal_patches.unknown")
+        )
+
+    # ------------------------------------------------------------------ normal patches like it
+
+    _busy = False
+
+    def _key(self) -> str:
+        model = None if self._session is None else self._session.model
+        return f"normals/{getattr(model, 'sha256', '')[:16] or getattr(model, 'name', '')}"
+
+    def _folders(self) -> list[str]:
+        """Where the model's normal slices are, as far as is known: else where the last fit's."""
+        if self._session is None:
+            return []
+        known = settings.recall(self._key(), "") or settings.recall("training_folder", "")
+        folders = [part for part in known.split(_BETWEEN) if part.strip()]
+        return folders if all(os.path.isdir(part) for part in folders) else []
+
+    def _on_folder(self) -> None:
+        start = (self._folders() or [settings.last_folder("training")])[0]
+        chosen = QFileDialog.getExistingDirectory(self, "Folder of normal scans", start)
+        if chosen:
+            settings.remember(self._key(), chosen)
+            self._enable()
+            self._on_similar()
+
+    def _on_similar(self) -> None:
+        if self.explainer.last is None:
+            return
+        if not self._folders():
+            self.note.say(f"{tooltip('explain.similar_normal_patches.unknown')}.")
+            return
+        self._on_freeze(True)
+        self.explainer.search(self._folders())
+
+    def _on_searching(self, on: bool) -> None:
+        self._busy = on
+        self.bar.setVisible(on)
+        self.stop.setVisible(on)
+        if on:
+            self.bar.setRange(0, 0)
+            self.picture.hide()
+            self.note.say("Looking through the normal slices...")
+        elif self.note.text().endswith("..."):
+            self.note.say("")
+        self._enable()
+
+    def _on_progress(self, step: Any) -> None:
+        self.bar.setRange(0, step.total)
+        self.bar.setValue(step.done)
+        self.note.say(f"{step.message}: {step.done} of {step.total}...")
+
+    def _on_found(self, neighbours: Any) -> None:
+        told = self.explainer.last
+        if told is None or told.session is not self._session:
+            return
+        own = told.embedded.picture(told.patch)
+        pictures = [own, *(one.picture for one in neighbours)]
+        self.picture.setPixmap(coloured(patch_row(pictures, _SIDE)))
+        self.picture.show()
+        self.note.say(_LIKE.format(", ".join(f"{one.distance:.2f}" for one in neighbours)))

@@ -1,0 +1,316 @@
+"""The live mask: at once in the slice in view, soon after in the whole volume."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.gui.jobs import TaskHost
+from napari_spatial_ar.gui.mask_labels import within
+from napari_spatial_ar.gui.review.mask_drawing import MaskDrawing
+from napari_spatial_ar.gui.review.scored_layer import Session
+from napari_spatial_ar.gui.viewer import view_index
+from napari_spatial_ar.review.findings import Finding
+from napari_spatial_ar.review.findings_list import FindingsList, Status, list_findings
+from napari_spatial_ar.review.masks import MaskSettings, make_mask, make_slice_mask
+from napari_spatial_ar.review.strokes import Strokes
+
+__all__ = ["MaskController"]
+
+# The volume follows when the slider has rested this long, and now and then while scoring.
+_REST_MS = 150
+_SCORING_MS = 1500
+# The mask's layer is made this long after the heatmap's: each holds up the viewer for a while.
+_FIRST_MS = 100
+
+Bools = npt.NDArray[np.bool_]
+Region = Callable[[Session], Bools | None]
+
+
+def reviewed(
+    session: Session, computed: npt.NDArray[np.uint8], strokes: Strokes
+) -> tuple[npt.NDArray[np.uint8], FindingsList]:
+    """Mask with strokes, rejected findings included, and the list of its findings."""
+    mask, marks = strokes.apply(computed), session.listed.marks
+    score, geometry = session.score.nll, session.geometry
+    body = session.body.largest(session.score.scored)
+    return mask, list_findings(mask, score, geometry, model=session.model, body=body, marks=marks)
+
+
+def _same(chosen: Finding | None, listed: FindingsList) -> Finding | None:
+    """Find the finding of a new list that is the chosen one: that with the same peak."""
+    peak = None if chosen is None else (chosen.peak_score, chosen.peak_slice)
+    found = (item.finding for item in listed.items)
+    return next((f for f in found if (f.peak_score, f.peak_slice) == peak), None)
+
+
+class MaskController(QObject):
+    """Keeps a session's mask layer in step with threshold, settings and region.
+
+    Parameters
+    ----------
+    viewer, tasks, parent
+        Where layers are, what runs workers, and the owner.
+    region : callable
+        Gives what of a session's scan the mask may cover, see `RegionBox.inside`.
+    """
+
+    #: list of Finding that are not rejected, for the session that is shown.
+    findings_changed = Signal(object)
+    #: The session whose `listed`, `chosen` or `strokes` changed, or None.
+    listed_changed = Signal(object)
+    #: An exception met in the worker.
+    failed = Signal(object)
+    #: The region that the mask is restricted to cannot be used: an InputError.
+    region_refused = Signal(object)
+
+    def __init__(self, viewer: Any, tasks: TaskHost, parent: QObject, region: Region):
+        super().__init__(parent)
+        self._viewer = viewer
+        self._tasks = tasks
+        self._session: Session | None = None
+        self._threshold = 0.0
+        self.settings = MaskSettings()
+        self._region = region
+        self._inside: tuple[Session, Bools | None] | None = None
+        self._busy = False
+        self._again = False
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self._compute)
+        self._first = QTimer(self)
+        self._first.setSingleShot(True)
+        self._first.setInterval(_FIRST_MS)
+        self._first.timeout.connect(self._draw_first)
+        self.drawing = MaskDrawing(viewer, self)
+        self.drawing.touched.connect(self._on_touched)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the mask of the whole volume is up to date."""
+        return not (self._busy or self._again or self._timer.isActive() or self._first.isActive())
+
+    def set_session(self, session: Session | None) -> None:
+        """Work on another scan; None to rest."""
+        self._take_strokes()
+        self._session = session
+        if self._ready() is not None and session is not None:
+            # Painted while another scan was chosen.
+            self.drawing.take_strokes(session, self._threshold, look=True)
+        self._timer.stop()
+        self.listed_changed.emit(session)
+
+    def set_threshold(self, threshold: float) -> None:
+        """Move the threshold, in the model's unit."""
+        self._take_strokes()
+        self._threshold = threshold
+        session = self._ready()
+        if session is not None:
+            self._draw_slice_in_view(session)
+            self._timer.start(_REST_MS)
+
+    def set_settings(self, settings: MaskSettings) -> None:
+        """Change what becomes of the voxels above the threshold, and look at the region again."""
+        self._take_strokes()
+        self.settings = settings
+        self._inside = None
+        session = self._ready()
+        if session is not None:
+            self._draw_slice_in_view(session)
+            self._timer.start(_REST_MS)
+
+    def computed(self, session: Session) -> npt.NDArray[np.uint8]:
+        """Mask that threshold, settings and region give."""
+        return self._computed(session, self.region(session))
+
+    def region(self, session: Session) -> Bools | None:
+        """(Z, Y, X) inside the region that the mask is restricted to; None for the whole scan."""
+        if self._inside is None or self._inside[0] is not session:
+            try:
+                self._inside = session, self._region(session)
+            except InputError as error:
+                self._inside = session, None
+                self.region_refused.emit(error)
+                return None
+        return self._inside[1]
+
+    def _computed(self, session: Session, region: Bools | None) -> npt.NDArray[np.uint8]:
+        scored = session.score.scored.copy()
+        return make_mask(
+            session.score.nll,
+            self._threshold,
+            self.settings,
+            geometry=session.geometry,
+            scored=scored,
+            body=session.body.whole(scored) if self.settings.body_only else None,
+            region=region,
+        )
+
+    def slices_scored(self, indices: list[int]) -> None:
+        """Take newly scored slices into the mask."""
+        session = self._ready()
+        if session is None:
+            return
+        if session.mask not in self._viewer.layers:
+            if not self._first.isActive():
+                self._first.start()
+            return
+        self._draw_scored(session, indices)
+
+    def _draw_first(self) -> None:
+        session = self._ready()
+        if session is not None:
+            self._draw_scored(session, np.flatnonzero(session.score.scored).tolist())
+
+    def _draw_scored(self, session: Session, indices: list[int]) -> None:
+        self._take_strokes()
+        layer = self.drawing.layer(session)
+        for index in indices:
+            self._draw_slice(session, layer, index)
+        self.drawing.overlay(session, indices)
+        if not self._timer.isActive():
+            self._timer.start(_SCORING_MS)
+
+    def finish(self) -> None:
+        """Bring the whole volume up to date now."""
+        if self._ready() is not None:
+            self._timer.start(0)
+
+    def choose(self, label: int | None) -> None:
+        """Outline a finding in another colour than the rest; None: none of them."""
+        session = self._ready()
+        if session is not None:
+            by_label = {item.finding.label: item.finding for item in session.listed.items}
+            self._take_strokes()
+            session.chosen = None if label is None else by_label.get(label)
+            self.drawing.overlay(session)
+
+    def decide(
+        self, label: int, *, status: Status | None = None, comment: str | None = None
+    ) -> None:
+        """Give a finding a status or a comment."""
+        session = self._ready()
+        if session is not None:
+            self._take_strokes()
+            session.listed = session.listed.decide(label, status=status, comment=comment)
+            self.drawing.overlay(session)
+            self._tell(session)
+
+    def forget_strokes(self) -> None:
+        """Go back to the mask that the scores give."""
+        session = self._ready()
+        if session is not None:
+            self._take_strokes()
+            session.strokes = Strokes()
+            self._timer.start(0)
+
+    def result(self, session: Session) -> Callable[[], tuple[npt.NDArray[np.uint8], FindingsList]]:
+        """Give what makes the mask and its findings as they stand, strokes of the brush included.
+
+        It takes a while, for a worker.
+        """
+        self.drawing.take_strokes(session, self._threshold, look=True)
+        return partial(reviewed, session, self.computed(session), session.strokes)
+
+    def _take_strokes(self) -> bool:
+        session = self._ready()
+        return session is not None and self.drawing.take_strokes(session, self._threshold)
+
+    def _on_touched(self) -> None:
+        if self._ready() is not None:
+            self._timer.start(_REST_MS)
+
+    def _ready(self) -> Session | None:
+        session = self._session
+        return session if session is not None and session.alive and session.any_scored else None
+
+    def _draw_slice_in_view(self, session: Session) -> None:
+        layer = self.drawing.layer(session)
+        view = view_index(self._viewer, layer)
+        if view is None:
+            return
+        axis, index = view
+        geometry = session.geometry
+        if axis == geometry.display_slice_axis:
+            at = geometry.slice_position(index)
+            self._draw_slice(session, layer, at)
+            self.drawing.overlay(session, [at])
+        else:
+            # Across the acquired slices, what is done per slice waits for the volume.
+            above = geometry.to_display(session.score.nll).take(index, axis) > self._threshold
+            backwards = geometry.slice_position(0) != 0
+            scored = session.score.scored[::-1] if backwards else session.score.scored
+            across = [1, 1, 1]
+            across[geometry.display_slice_axis] = -1
+            above &= scored.reshape(across).take(0, axis)
+            region = self.region(session)
+            if region is not None:
+                above &= geometry.to_display(region).take(index, axis)
+            planes = np.moveaxis(layer.data, axis, 0)
+            planes[index] = within(planes[index], above)
+            self.drawing.overlay(session)
+
+    def _draw_slice(self, session: Session, layer: Any, index: int) -> None:
+        """Put acquired slice ``index`` into the layer."""
+        axis = session.geometry.slice_axis
+        region = self.region(session)
+        mask = session.score.scored[index] and make_slice_mask(
+            session.nll_planes[index],
+            self._threshold,
+            self.settings,
+            geometry=session.geometry,
+            body=session.body.plane(index) if self.settings.body_only else None,
+            region=None if region is None else np.moveaxis(region, axis, 0)[index],
+        )
+        planes = np.moveaxis(session.geometry.from_display(layer.data), axis, 0)
+        planes[index] = within(planes[index], mask)
+
+    def _compute(self) -> None:
+        session = self._ready()
+        if session is None:
+            return
+        if self._busy:
+            self._again = True
+            return
+        self._take_strokes()
+        self._busy, self._again = True, False
+        strokes = session.strokes
+        region = self.region(session)  # layers are read on this thread
+
+        def work(stop: threading.Event) -> Generator[None, None, Any]:
+            yield
+            return reviewed(session, self._computed(session, region), strokes)
+
+        task = self._tasks.start(work)
+        task.returned.connect(lambda result: self._show(session, result))
+        task.failed.connect(self.failed)
+        task.finished.connect(self._on_finished)
+
+    def _show(self, session: Session, result: Any) -> None:
+        if self._again or session is not self._session or self._ready() is None:
+            return
+        if self._take_strokes():
+            self._timer.start(0)
+            return
+        mask, listed = result
+        session.listed = listed.with_marks(session.listed.marks)
+        session.chosen = _same(session.chosen, session.listed)
+        self.drawing.draw(session, mask)
+        self._tell(session)
+
+    def _tell(self, session: Session) -> None:
+        self.findings_changed.emit(list(session.listed.kept))
+        self.listed_changed.emit(session)
+
+    def _on_finished(self) -> None:
+        self._busy = False
+        if self._again:
+            self._again = False
+            self._compute()

@@ -1,0 +1,285 @@
+"""One scan layer, scored by one model: scores, heatmap and mask that belong together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image, Labels
+
+from napari_spatial_ar.errors import Cancelled, InputError
+from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.layers import heat_layer, layer_volume, mask_layer
+from napari_spatial_ar.gui.viewer import shows_slices
+from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.normative.cancellation import stopping_when
+from napari_spatial_ar.review.body import Body
+from napari_spatial_ar.review.findings import Finding
+from napari_spatial_ar.review.findings_list import FindingsList
+from napari_spatial_ar.review.likeness import flagged_warning
+from napari_spatial_ar.review.score_counts import ScoreCounts
+from napari_spatial_ar.review.strokes import Strokes
+
+__all__ = ["Session", "calibrated_thresholds", "outward", "same_model", "score_steps"]
+
+# Slices are handed to the GUI this often at most: each batch costs it a redraw.
+_YIELD_SECONDS = 0.1
+# The first results keep the GUI busy making layers; to find the fastest way may load libraries,
+# which holds it up too.
+_AT_ONCE = 3
+_FPRS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+
+Scored = list[tuple[int, Any]]
+
+
+def outward(count: int, start: int) -> list[int]:
+    """Slices 0..count-1 from a slice outward."""
+    return sorted(range(count), key=lambda index: (abs(index - start), index))
+
+
+def score_steps(
+    stop: threading.Event,
+    model: Any,
+    volume: Any,
+    slices: Sequence[int],
+    look: Callable[[int], Any] = lambda index: None,
+) -> Generator[Scored, None, None]:
+    """Score slices in order, yielding what is done about ten times a second.
+
+    Stops soon after ``stop`` is set, in the middle of a slice, which then counts as not scored;
+    what is done is still yielded. ``look`` is called with each slice that is done, still in the
+    worker.
+    """
+    batch: Scored = []
+    last = 0.0
+    with stopping_when(stop.is_set), suppress(Cancelled):
+        for index, score in _scores(model, volume, slices):
+            look(index)
+            batch.append((index, score))
+            now = time.monotonic()
+            if stop.is_set():
+                break
+            if now - last >= _YIELD_SECONDS:
+                last = now
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+def _scores(model: Any, volume: Any, slices: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    """Score the first slices at once, and the rest in the fastest way there is."""
+    yield from model.iter_volume(volume, slices[:_AT_ONCE])
+    if len(slices) > _AT_ONCE:
+        services.settle_engine(model)
+        yield from model.iter_volume(volume, slices[_AT_ONCE:])
+
+
+def same_model(a: Any, b: Any) -> bool:
+    """Whether two models are one, which may have been loaded twice."""
+    known = getattr(a, "sha256", "")
+    return a is b or bool(known and (a.name, known) == (b.name, getattr(b, "sha256", "")))
+
+
+def calibrated_thresholds(model: Any) -> dict[float, float]:
+    """Thresholds by share of normal tissue flagged, as far as the model is calibrated."""
+    found: dict[float, float] = {}
+    for fpr in _FPRS:
+        try:
+            found[fpr] = float(model.threshold_for_fpr(fpr))
+        except InputError:
+            continue
+    return found
+
+
+class Session:
+    """Everything that scoring a layer made.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        The viewer that holds the layer.
+    layer : napari.layers.Image
+        The scan. Sessions are bound to it: renaming it changes nothing.
+    model : NormativeModel
+        What scores it.
+    plane : {"axial", "coronal", "sagittal"}, optional
+        Slices that it sees; by default those that were acquired.
+
+    Raises
+    ------
+    InputError
+        If the layer is no scan.
+    """
+
+    def __init__(self, viewer: Any, layer: Image, model: Any, plane: Plane | None = None):
+        self.viewer = viewer
+        self.layer = layer
+        self.model = model
+        self.plane = plane
+        self.volume = layer_volume(layer).along(plane)
+        self.score = model.empty_score(self.volume)
+        self.visited = np.zeros(len(self.score.scored), dtype=bool)
+        self.body = Body(self.volume, model)
+        self.counts = ScoreCounts(len(self.visited))
+        self.heat: Image | None = None
+        self.mask: Labels | None = None
+        self.drawn = np.zeros((0, 0, 0), np.uint8)  # the mask layer's data, strokes left out
+        self.strokes = Strokes()
+        self.rarity = ""  # of the whole scan among normal ones, as a sentence
+        self.flagged = ""  # that far more of it is flagged than can be abnormal, as a sentence
+        self.said = ""  # of the scoring, last
+        self.highest = -np.inf  # score of a voxel so far, in the model's unit
+        self.typical_high = 0.0  # 99th percentile of the first slice that was scored
+        self.listed = FindingsList()
+        self.chosen: Finding | None = None
+        self.on_disk = False  # whether a worklist keeps what a reader does
+        self._data = layer.data
+        self._drawn: tuple[float, float] | None = None
+        self._anchors = calibrated_thresholds(model)
+
+    @property
+    def geometry(self) -> Any:
+        """Grid of the scan."""
+        return self.volume.geometry
+
+    @property
+    def nll_planes(self) -> npt.NDArray[np.float32]:
+        """(N, rows, columns), a view: scores of acquired slices, axes as in (Z, Y, X)."""
+        return np.moveaxis(self.score.nll, self.geometry.slice_axis, 0)
+
+    def fits(self, layer: Image, model: Any, plane: Plane | None = None) -> bool:
+        """Whether this is the session of a layer, model and plane, and the scan is unchanged."""
+        data = layer.data if layer is not None else None
+        same_scan = layer is self.layer and data is self._data
+        return same_scan and same_model(model, self.model) and self.plane == plane
+
+    @property
+    def alive(self) -> bool:
+        """Whether the scan is still in the viewer."""
+        return self.layer in self.viewer.layers
+
+    @property
+    def holds_work(self) -> bool:
+        """Whether something was drawn, decided or written by hand that is kept nowhere else."""
+        if self.on_disk:
+            return False
+        painted = self.mask is not None and not np.array_equal(self.mask.data, self.drawn)
+        said = any(mark.comment or mark.status != "unread" for mark in self.listed.marks)
+        return bool(self.strokes) or painted or said
+
+    @property
+    def any_scored(self) -> bool:
+        """Whether there is anything to show or to export."""
+        return bool(self.score.scored.any())
+
+    @property
+    def highest_slice(self) -> int | None:
+        """Slice with the highest score so far."""
+        if not np.isfinite(self.score.image_scores).any():
+            return None
+        return int(np.nanargmax(self.score.image_scores))
+
+    def put(self, batch: Scored) -> list[int]:
+        """Take scored slices, draw them, and say which."""
+        for index, slice_score in batch:
+            self.score.put(index, slice_score)
+            self.visited[index] = True
+            if self.score.scored[index]:
+                plane = self.nll_planes[index]
+                self.counts.put(index, plane[self.body.plane(index)])
+                self.highest = max(self.highest, float(plane.max()))
+                self.typical_high = self.typical_high or float(np.percentile(plane, 99))
+        indices = [index for index, _ in batch]
+        if self.any_scored:
+            self._draw_heat(indices)
+        return indices
+
+    def judge(self) -> None:
+        """Fill in `flagged` from the scores as they stand."""
+        self.flagged = flagged_warning(
+            self.model,
+            self.counts.share_above,
+            slices=int(np.count_nonzero(self.score.scored)),
+            whole=bool(self.visited.all()),
+        )
+
+    def ensure_heat(self) -> None:
+        """Draw the heatmap anew where the user deleted it."""
+        if self.any_scored and self.heat not in self.viewer.layers:
+            self._draw_heat(np.flatnonzero(self.score.scored).tolist())
+
+    def show_again(self) -> None:
+        """Put heatmap and mask back into the viewer, strokes of the brush included."""
+        for layer in (self.heat, self.mask):
+            if layer is not None and layer not in self.viewer.layers:
+                self._insert(layer)
+
+    def _draw_heat(self, indices: Collection[int]) -> None:
+        if self.heat is None or self.heat not in self.viewer.layers:
+            self.heat = heat_layer(self.layer, self.volume, self.score.nll, self.model)
+            self._drawn = None
+            self._insert(self.heat)
+        self._set_limits(indices)
+        # Drawing is what costs the GUI most, and most slices come in out of view.
+        if shows_slices(self.viewer, self.heat, self.geometry, indices):
+            self.heat.refresh(thumbnail=False, highlight=False, extent=False)
+
+    def _insert(self, layer: Any) -> None:
+        """Add a layer above the scan without changing what the user has selected."""
+        selection = self.viewer.layers.selection
+        selected = set(selection)
+        # napari selects what is added, and would show its controls only to hide them again.
+        with selection.events.blocker_all():
+            self.viewer.add_layer(layer)
+            self.viewer.layers.selection = selected
+        if not selected:
+            self.viewer.layers.selection = {self.layer}
+
+    def _set_limits(self, indices: Iterable[int]) -> None:
+        """Colour from the median of normal tissue to the scan's high scores.
+
+        The upper end only ever grows, so that slices that come in do not make it flicker; limits
+        that the user changed stay as they are.
+        """
+        assert self.heat is not None
+        shown = tuple(float(v) for v in self.heat.contrast_limits)
+        if self._drawn is not None and not np.allclose(shown, self._drawn):
+            return
+        slices = self.geometry.to_slices(self.score.nll)
+        new = [i for i in indices if self.score.scored[i]]
+        # Every other pixel is enough for a percentile and keeps the GUI free.
+        highs = [float(np.percentile(slices[i, ::2, ::2], 99.8)) for i in new]
+        if self._anchors:
+            low = max(self._anchors.values()) if 0.5 not in self._anchors else self._anchors[0.5]
+            highs.append(1.5 * max(self._anchors.values()) - 0.5 * low)
+        else:
+            low = float(np.median(slices[self.score.scored][:, ::4, ::4]))
+        if self._drawn is not None:
+            highs.append(self._drawn[1])
+        limits = (low, max([*highs, low + 1e-3]))
+        if limits != self._drawn:
+            self.heat.contrast_limits_range = (min(0.0, low), 2 * limits[1] - low)
+            self.heat.contrast_limits = limits
+            low, high = self.heat.contrast_limits
+            self._drawn = (float(low), float(high))
+
+    def ensure_mask(self) -> Labels:
+        """Return the mask layer, made anew where the user deleted or replaced it."""
+        fits = (
+            self.mask is not None
+            and self.mask in self.viewer.layers
+            and self.mask.data.shape == self.geometry.display_shape
+        )
+        if not fits:
+            empty = np.zeros(self.geometry.shape, dtype=np.uint8)
+            self.mask = mask_layer(self.layer, self.volume, empty, self.model)
+            self.drawn = np.array(self.mask.data)
+            self._insert(self.mask)
+        assert self.mask is not None
+        return self.mask

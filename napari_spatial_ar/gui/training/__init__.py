@@ -1,0 +1,1 @@
+"""The Training dock: from a folder of normal scans to a model."""

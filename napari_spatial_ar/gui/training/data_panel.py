@@ -1,0 +1,287 @@
+"""The folders of normal scans, and what is in them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Collection, Generator, Sequence
+from typing import Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QGridLayout,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_spatial_ar.datasets.selection import Selection
+from napari_spatial_ar.datasets.summary import DataSummary, kind_of
+from napari_spatial_ar.datasets.survey import survey
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.jobs import Task, TaskHost
+from napari_spatial_ar.gui.notify import sentence
+from napari_spatial_ar.gui.training.series_ticks import SeriesTicks
+from napari_spatial_ar.gui.widgets.forms import Note, button, row, section
+from napari_spatial_ar.gui.widgets.icons import square
+from napari_spatial_ar.gui.widgets.tooltips import tooltip
+
+__all__ = ["ContactSheet", "FolderPanel", "look_steps"]
+
+_YIELD_SECONDS = 0.1
+_BETWEEN = "; "
+_OF_THE_SPLIT = ("seed", "valid_fraction", "calibration_fraction")
+_COLUMNS, _ROWS = 4, 2
+
+
+def look_steps(
+    stop: threading.Event, folders: Sequence[str], asked: dict[str, Any]
+) -> Generator[Any, None, DataSummary | None]:
+    """Look through folders, yielding at most ten times a second; None where ``stop`` was set."""
+    split = {key: asked.pop(key) for key in _OF_THE_SPLIT if key in asked}
+    steps, last = survey(folders, **asked), 0.0
+    while not stop.is_set():
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            chosen = {"selection": asked["selection"]} if "selection" in asked else {}
+            return DataSummary(end.value, **chosen, **split)
+        if time.monotonic() - last >= _YIELD_SECONDS:
+            last = time.monotonic()
+            yield step
+    return None
+
+
+class ContactSheet(QWidget):
+    """Pictures of some of the series, as the model sees them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        grid = QGridLayout(self)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setSpacing(4)
+        grid.setColumnStretch(_COLUMNS, 1)
+        self.tiles = [QLabel() for _ in range(_COLUMNS * _ROWS)]
+        for number, tile in enumerate(self.tiles):
+            grid.addWidget(tile, number // _COLUMNS, number % _COLUMNS)
+        self.show_series(None)
+
+    def show_series(self, summary: DataSummary | None) -> None:
+        """Show as many series as there is room for, spread over all that are used."""
+        used = summary.used if summary is not None else ()
+        count = min(len(used), len(self.tiles))
+        for number, tile in enumerate(self.tiles):
+            tile.setVisible(number < count)
+            if number < count:
+                series = used[number * len(used) // count]
+                tile.setPixmap(square(series.picture))
+                tile.setToolTip(
+                    tooltip(
+                        "normals.picture",
+                        label=series.label,
+                        kind=kind_of(series),
+                        patient=series.patient,
+                        slices=len(series.refs),
+                    )
+                )
+        self.setVisible(count > 0)
+
+
+class FolderPanel(QWidget):
+    """Chooses folders, looks through them in a worker and shows what was found."""
+
+    #: Other folders.
+    changed = Signal()
+    #: The folders are to be looked through: whoever knows the settings calls `look`.
+    look_wanted = Signal()
+    #: The summary is another, or there is none any more.
+    summarised = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tasks = TaskHost(self)
+        self._task: Task | None = None
+        self.summary: DataSummary | None = None
+        #: Keys of the series taken out; those of other folders have nothing to do with these.
+        self.excluded: frozenset[str] = frozenset()
+        self.folder = QLineEdit(settings.recall("training_folder", ""))
+        self.folder.setAccessibleName("Folder of normal scans")
+        self.folder.setPlaceholderText("Folders of normal scans")
+        self.folder.setToolTip(tooltip("normals.folder"))
+        self.choose_button = button("Choose...", tooltip("normals.choose"))
+        self.look_button = button("Look through", tooltip("normals.look_through"))
+        self.series_button = button("Series...", tooltip("normals.series"))
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setToolTip(tooltip("normals.progress"))
+        self.note = Note()
+        self.sheet = ContactSheet()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        parts = [
+            row(self.folder, self.choose_button),
+            row(self.look_button, self.series_button),
+            self.bar,
+            self.note,
+            self.sheet,
+        ]
+        layout.addWidget(section("Normal scans", parts))
+        self.choose_button.clicked.connect(self._choose)
+        self.look_button.clicked.connect(self._on_look_button)
+        self.series_button.clicked.connect(self.choose_series)
+        self.folder.textChanged.connect(self._on_text)
+        self.folder.returnPressed.connect(self.look_wanted)
+        self._show()
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders, as they are written."""
+        text = self.folder.text().strip()
+        parts = [text] if os.path.isdir(text) else text.split(_BETWEEN)
+        return [part.strip() for part in parts if part.strip()]
+
+    @property
+    def looking(self) -> bool:
+        """Whether folders are being looked through."""
+        return self._task is not None
+
+    def set_folders(self, folders: Sequence[str], excluded: Collection[str] = ()) -> None:
+        """Take other folders, without some of their series, and ask for a look through them."""
+        self.folder.setText(_BETWEEN.join(folders))
+        self.excluded = frozenset(excluded)
+        self.look_wanted.emit()
+
+    def checked_folders(self) -> list[str]:
+        """Return the folders, of which there is one at least, and remember them.
+
+        Raises
+        ------
+        InputError
+            If there is none, or one is not there.
+        """
+        if not self.folders:
+            raise InputError("no folder of normal scans is chosen", fix="Choose one first")
+        for folder in self.folders:
+            if not os.path.isdir(folder):
+                raise InputError("there is no such folder", path=folder, fix="Choose another one")
+        settings.remember("training_folder", self.folder.text().strip())
+        settings.remember_folder("training", self.folders[0])
+        return self.folders
+
+    def _choose(self) -> None:
+        start = (self.folders or [settings.last_folder("training")])[0]
+        folder = QFileDialog.getExistingDirectory(self, "Folder of normal scans", start)
+        if folder:
+            self.set_folders([folder])
+
+    # ------------------------------------------------------------------ looking
+
+    def _on_text(self) -> None:
+        self.stop()
+        self.summary, self.excluded = None, frozenset()
+        self.note.say("")
+        self._show()
+        self.changed.emit()
+
+    def _on_look_button(self) -> None:
+        if self.looking:
+            self.stop()
+            self.note.say("Stopped.")
+        else:
+            self.look_wanted.emit()
+
+    def look(self, asked: dict[str, Any]) -> None:
+        """Look through the folders with a modality, a window and a seed.
+
+        Raises
+        ------
+        InputError
+            As `checked_folders`.
+        """
+        self.stop()
+        folders = self.checked_folders()
+        self.summary = None
+        self.bar.setRange(0, 0)
+        self.note.say("Looking through the files...")
+        task = self._tasks.start(lambda stop: look_steps(stop, folders, asked))
+        task.progressed.connect(lambda step: self._on_step(task, step))
+        task.returned.connect(lambda summary: self._on_summary(task, summary))
+        task.failed.connect(lambda error: self._on_failed(task, error))
+        self._task = task
+        self._show()
+
+    def look_again(self) -> None:
+        """Look once more where something that was asked for has changed."""
+        if self.looking or self.summary is not None:
+            self.look_wanted.emit()
+
+    def stop(self) -> None:
+        """Stop looking."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            task.stop()
+            self._show()
+
+    def _on_step(self, task: Task, step: Any) -> None:
+        if task is self._task:
+            self.bar.setRange(0, step.total)
+            self.bar.setValue(step.done)
+            if step.total:
+                self.note.say(f"Looking through the files: {step.done} of {step.total}")
+
+    def _on_summary(self, task: Task, summary: DataSummary | None) -> None:
+        if task is self._task:
+            self._task = None
+            self.summary = None if summary is None else summary.without(self.excluded)
+            self._show()
+
+    def _on_failed(self, task: Task, error: Exception) -> None:
+        if task is self._task:
+            self._task = None
+            self._show()
+            self.note.say(sentence(error, "Looking through the folder"))
+
+    def _show(self) -> None:
+        self.look_button.setText("Stop" if self.looking else "Look through")
+        self.bar.setVisible(self.looking)
+        self.series_button.setEnabled(self.summary is not None)
+        self.sheet.show_series(self.summary)
+        if self.summary is not None:
+            self.note.say("\n".join(self.summary.lines()))
+        self.summarised.emit()
+
+    # ------------------------------------------------------------------ slices and series
+
+    def choose(self, selection: Selection, calibration_fraction: float) -> None:
+        """Use other slices of those that were found; look again where that is going on."""
+        if self.looking:
+            self.look_again()
+        elif self.summary is not None:
+            self.summary = self.summary.choosing(selection, calibration_fraction)
+            self._show()
+
+    def exclude(self, keys: frozenset[str]) -> None:
+        """Take these series out, and no others."""
+        self.excluded = keys
+        if self.summary is None:
+            self.note.say(f"Scans taken out by you: {len(keys)}.")
+        else:
+            self.summary = self.summary.without(keys)
+            self._show()
+
+    def _on_chosen(self) -> None:
+        self.exclude(self.dialog.excluded)
+
+    def choose_series(self) -> None:
+        """Ask which series to learn from."""
+        if self.summary is None:
+            return
+        self.dialog = SeriesTicks(self.summary, self.window())
+        self.dialog.accepted.connect(self._on_chosen)
+        self.dialog.finished.connect(self.dialog.deleteLater)
+        self.dialog.open()

@@ -1,0 +1,250 @@
+"""The Training dock: from a folder of normal scans to a model."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import napari.viewer
+from napari.utils.notifications import show_info
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QMessageBox, QProgressBar
+
+from napari_spatial_ar.errors import Cancelled, SpatialARError
+from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.jobs import Task, TaskHost
+from napari_spatial_ar.gui.library.button import LibraryButton
+from napari_spatial_ar.gui.notify import report
+from napari_spatial_ar.gui.opening import dropped_paths
+from napari_spatial_ar.gui.training.form import TrainingForm
+from napari_spatial_ar.gui.training.loss_plot import LossPlot
+from napari_spatial_ar.gui.training.stepping import StepText, until_stopped
+from napari_spatial_ar.gui.training.unfinished import UnfinishedFit
+from napari_spatial_ar.gui.widgets.dock_page import DockPage
+from napari_spatial_ar.gui.widgets.forms import Note, button, row, section
+from napari_spatial_ar.gui.widgets.tooltips import tooltip
+
+__all__ = ["TrainingDock"]
+
+_STOPPED = "Stopped. Start goes on from here with the same settings."
+_PAUSED = "Paused; Go on goes on from here, and Cancel works too."
+
+
+class TrainingDock(DockPage):
+    """Dock in which a normative model is fitted.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+        The viewer the dock belongs to.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer):
+        super().__init__(napari_viewer)
+        self.tasks = TaskHost(self)
+        self._task: Task | None = None
+        self._text = StepText()
+        self._go = threading.Event()
+        #: Folder of the last model fitted here, and the folders of scans it was fitted on.
+        self._fitted: tuple[Path, list[str]] | None = None
+        self._fitting: tuple[Path, list[str]] | None = None
+        self.form = TrainingForm()
+        self.start_button = button("Start", tooltip("fit.start"))
+        self.estimate_button = button("How long?", tooltip("fit.how_long"))
+        self.pause_button = button("Pause", tooltip("fit.pause"))
+        self.cancel_button = button("Cancel", tooltip("fit.cancel"))
+        self.suspects_button = button(
+            "Most surprising training scans...",
+            tooltip("fit.most_surprising_training_scans"),
+        )
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(False)
+        self.progress.setToolTip(tooltip("fit.progress"))
+        self.note = Note()
+        self.plot = LossPlot()
+        self.unfinished = UnfinishedFit()
+        buttons = row(
+            self.start_button, self.estimate_button, self.pause_button, self.cancel_button
+        )
+        self.library_button = LibraryButton("Models...")
+        after = row(self.suspects_button, self.library_button)
+        fit = [self.unfinished, buttons, self.progress, self.note, after]
+        self.loss = section("Loss (nats per dimension)", [self.plot])
+        self.lay_out([self.form, self.loss], stretch=1, foot=section("Fit", fit))
+        self.setAcceptDrops(True)
+        self.start_button.clicked.connect(self.start)
+        self.estimate_button.clicked.connect(self.estimate)
+        self.pause_button.clicked.connect(self.pause_or_go_on)
+        self.cancel_button.clicked.connect(self.cancel)
+        self.unfinished.go_on_button.clicked.connect(self.go_on_with_unfinished)
+        self.suspects_button.clicked.connect(self.look_at_suspects)
+        self.form.method.changed.connect(self._on_method)
+        self.form.normals.changed.connect(self._enable)
+        self._on_method()
+        self._enable()
+
+    @property
+    def running(self) -> bool:
+        """Whether a model is being fitted."""
+        return self._task is not None
+
+    @property
+    def paused(self) -> bool:
+        """Whether the worker waits until it is to go on."""
+        return self.running and not self._go.is_set()
+
+    def _on_method(self) -> None:
+        self.loss.setVisible(self.form.method.method.tells_losses)
+
+    def _enable(self) -> None:
+        self.form.setEnabled(not self.running)
+        for idle in (self.start_button, self.estimate_button, self.unfinished):
+            idle.setEnabled(not self.running)
+        self.pause_button.setEnabled(self.running)
+        self.pause_button.setText("Go on" if self.paused else "Pause")
+        self.cancel_button.setEnabled(self.running)
+        fitted = self._fitted is not None and self._fitted[1] == self.form.normals.folders
+        self.suspects_button.setEnabled(fitted and not self.running)
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        """Accept a folder."""
+        if dropped_paths(event.mimeData()) and not self.running:
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        """Take dropped folders as those of normal scans."""
+        event.acceptProposedAction()
+        self.form.normals.set_folders(dropped_paths(event.mimeData()))
+
+    def start(self) -> None:
+        """Fit with the settings of the form."""
+        if self.running:
+            return
+        try:
+            folders, arguments = self.form.arguments()
+            recipe = self.form.recipe()
+        except SpatialARError as error:
+            self.note.say(report(error, "Training"))
+            return
+        if os.path.exists(self.form.target / "model.safetensors"):
+            if not self._may_overwrite(self.form.target.name):
+                return
+            arguments["overwrite"] = True
+        self.unfinished.keep(self.form.target.name, recipe)
+        self.form.normals.stop()
+        self.plot.show_losses([], [], -1, 1)
+        self.scroll.ensureWidgetVisible(self.plot)
+        self._fitting = self.form.target, folders
+        self._run(services.fit_steps(folders, **arguments), self._on_model)
+
+    def _run(self, steps: Generator[Any, None, Any], then: Callable[[Any], None]) -> None:
+        """Take steps in a worker; ``then`` gets what they return, None where they were stopped."""
+        self._text.restart()
+        self._go = go = threading.Event()
+        go.set()
+        self.progress.setRange(0, 0)
+        self.note.say("Starting...")
+        task = self.tasks.start(lambda stop: until_stopped(stop, steps, go))
+        task.progressed.connect(self._on_step)
+        task.returned.connect(then)
+        task.failed.connect(self._on_failed)
+        task.finished.connect(self._on_finished)
+        self._task = task
+        self._enable()
+
+    def estimate(self) -> None:
+        """Measure how long the fit will take."""
+        if self.running:
+            return
+        try:
+            folders, arguments = self.form.arguments()
+        except SpatialARError as error:
+            self.note.say(report(error, "The estimate"))
+            return
+        self._run(services.estimate_steps(folders, **arguments), self._on_estimate)
+
+    def _on_estimate(self, found: str | None) -> None:
+        self.note.say(found or "Stopped.")
+
+    def go_on_with_unfinished(self) -> None:
+        """Start the fit that an earlier session did not finish."""
+        if self.unfinished.take_up(self.form):
+            self.start()
+
+    def pause_or_go_on(self) -> None:
+        """Let the worker wait after the step at hand, or go on."""
+        if self.paused:
+            self._text.restart()
+            self._go.set()
+            self.note.say("Going on...")
+        elif self.running:
+            self._go.clear()
+            self.note.say(_PAUSED)
+        self._enable()
+
+    def _may_overwrite(self, name: str) -> bool:
+        answer = QMessageBox.question(
+            self, "Training", f"There is a model named {name} already. Replace it?"
+        )
+        return bool(answer == QMessageBox.StandardButton.Yes)
+
+    def cancel(self) -> None:
+        """Stop after the step at hand."""
+        if self._task is not None:
+            self._task.stop()
+            self.note.say("Stopping...")
+
+    def _on_step(self, step: Any) -> None:
+        self.progress.setRange(0, step.total)
+        self.progress.setValue(min(step.done, step.total))
+        if step.epochs:
+            self.plot.show_losses(step.train_nll, step.valid_nll, step.best_epoch, step.epochs)
+        if self._task is None or self._task.stopped or self.paused:
+            return
+        self.note.say(self._text(step))
+
+    def _on_model(self, model: Path | None) -> None:
+        if model is None:
+            self.note.say(_STOPPED)
+            return
+        self.unfinished.forget()
+        self._fitted = self._fitting
+        self.note.say(f"The model {model.name} is ready in the Review dock.")
+        show_info(f"The model {model.name} is ready.")
+        services.model_news.changed.emit()
+
+    def look_at_suspects(self) -> None:
+        """Find the scans of the last fit that are least like the others, and show them."""
+        if self._fitted is not None and not self.running:
+            self._run(services.suspect_steps(*self._fitted), self._on_suspects)
+
+    def _on_suspects(self, suspects: Any) -> None:
+        self.note.say("" if suspects else "Stopped.")
+        if suspects is None:
+            return
+        # Not before: it imports torch.
+        from napari_spatial_ar.gui.training.outliers_dialog import SuspectsDialog
+
+        self.dialog = SuspectsDialog(suspects, self.window())
+        self.dialog.accepted.connect(self._fit_without)
+        self.dialog.finished.connect(self.dialog.deleteLater)
+        self.dialog.open()
+
+    def _fit_without(self) -> None:
+        normals = self.form.normals
+        normals.exclude(normals.excluded | self.dialog.excluded)
+        self.start()
+
+    def _on_failed(self, error: Exception) -> None:
+        if isinstance(error, Cancelled):
+            self.note.say(_STOPPED)
+        else:
+            self.note.say(report(error, "Training"))
+
+    def _on_finished(self) -> None:
+        self._task = None
+        self.progress.setRange(0, max(1, self.progress.maximum()))
+        self._enable()

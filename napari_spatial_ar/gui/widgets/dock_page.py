@@ -1,0 +1,207 @@
+"""A dock of this plugin: one of its kind a viewer, one look, and one place as tabs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QDockWidget, QFrame, QMainWindow, QScrollArea, QVBoxLayout, QWidget
+
+from napari_spatial_ar.gui.viewer import viewer_itself
+from napari_spatial_ar.gui.widgets.forms import research_line
+from napari_spatial_ar.gui.widgets.wheel import WheelGuard
+
+__all__ = ["DockPage"]
+
+# A frame around the widget that keys go to: napari's themes draw none. Read on its dark and light
+# backgrounds alike.
+_FOCUS_STYLE = "".join(
+    f"{kind}:focus {{ border: 2px solid #2f8fe0; }}"
+    for kind in ("QPushButton", "QToolButton", "QComboBox", "QCheckBox", "QSlider", "QTableView")
+)
+
+_pages: WeakKeyDictionary[Any, dict[type, ref[DockPage]]] = WeakKeyDictionary()
+
+
+def _forget(viewer: ref[Any], kind: type, *_: Any) -> None:
+    found = viewer()
+    if found is not None:
+        _pages.get(found, {}).pop(kind, None)
+
+
+class _OneAViewer(type(QWidget)):  # type: ignore[misc]
+    """Gives a viewer's dock of a kind back where there is one, in place of a second one.
+
+    napari knows a dock by its name, and names it otherwise in its menu than for ``napari -w``, so
+    that it asks for a new one though there is one. Two would both draw on the same layers. A viewer
+    without a window, as scripts and tests use it, has no docks to keep to one.
+    """
+
+    def __call__(cls, napari_viewer: Any) -> Any:
+        viewer = viewer_itself(napari_viewer)
+        if not hasattr(viewer, "window"):
+            return super().__call__(napari_viewer)
+        known = _pages.setdefault(viewer, {})
+        page = known[cls]() if cls in known else None
+        if page is not None:
+            page.bring_to_front()
+            return page
+        page = super().__call__(napari_viewer)
+        known[cls] = ref(page)
+        page.destroyed.connect(partial(_forget, ref(viewer), cls))
+        return page
+
+
+class DockPage(QWidget, metaclass=_OneAViewer):
+    """What this plugin's docks have in common. A viewer has one of each kind, however opened.
+
+    Where napari puts it into a second dock widget, the first one goes. Closed, it rests with all
+    it knows, and is the same when it is opened again.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+        The viewer the dock belongs to.
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.viewer = viewer_itself(napari_viewer)
+        self._frame: QDockWidget | None = None
+        self._window: QMainWindow | None = None
+        self._placed = False
+        self._resting = False
+        self._closing = QTimer(self)
+        self._closing.setSingleShot(True)
+        self._closing.timeout.connect(self._on_closed)
+        self.setStyleSheet(_FOCUS_STYLE)
+        self._guard = WheelGuard(self)
+
+    def lay_out(
+        self,
+        sections: Sequence[QWidget],
+        *,
+        stretch: int | None = None,
+        foot: QWidget | None = None,
+    ) -> None:
+        """Put sections under each other; the foot and the research-use line always stand below.
+
+        The sections scroll where the window is too low for them.
+        """
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.setSpacing(0)
+        self.scroll = _scrolling(sections, stretch)
+        outer.addWidget(self.scroll, 1)
+        if foot is not None:
+            foot.layout().setContentsMargins(8, 6, 8, 4)
+            outer.addWidget(foot)
+        outer.addWidget(research_line())
+        self._guard.look()
+        self.scroll.widget().installEventFilter(self)
+        self._widen()
+
+    def _widen(self) -> None:
+        """Give the sections all of their width, beside a scroll bar: nothing scrolls sideways."""
+        bar = self.scroll.verticalScrollBar().sizeHint().width()
+        self.scroll.setMinimumWidth(self.scroll.widget().minimumSizeHint().width() + bar)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Follow the sections as they get wider."""
+        if event.type() == QEvent.Type.LayoutRequest:
+            self._widen()
+        return bool(super().eventFilter(watched, event))
+
+    # ------------------------------------------------------------------ in napari's window
+
+    def rest(self, resting: bool) -> None:
+        """Leave the viewer alone while the dock is closed (True), and go on (False)."""
+
+    def frame(self) -> QDockWidget | None:
+        """Return the dock widget that napari put this page into."""
+        parent = self.parentWidget()
+        while parent is not None and not isinstance(parent, QDockWidget):
+            parent = parent.parentWidget()
+        return parent
+
+    def bring_to_front(self) -> None:
+        """Show the dock, above those that share its place."""
+        frame = self.frame()
+        if frame is not None:
+            frame.show()
+            frame.raise_()
+
+    def event(self, event: QEvent) -> bool:
+        """Follow napari as it puts the page into a dock widget, or takes it out."""
+        if event.type() == QEvent.Type.ParentChange:
+            self._on_parent()
+        return bool(super().event(event))
+
+    def _on_parent(self) -> None:
+        frame, before = self.frame(), self._frame
+        if frame is before:
+            return
+        self._frame = frame
+        if before is not None and frame is None:
+            self._window = before.parentWidget()
+            self._closing.start(0)  # unless it is on its way into another
+        if frame is None:
+            return
+        self._placed = False
+        self.show()  # as Qt hides what changes its parent
+        if before is not None:
+            self.viewer.window.remove_dock_widget(before)
+        if self._resting:
+            self._resting = False
+            self.rest(False)
+
+    def _on_closed(self) -> None:
+        if self._frame is None and not self._resting:
+            self._resting = True
+            self.rest(True)
+            # Kept by the window, so that it lasts as long.
+            window, self._window = self._window, None
+            self.setParent(window)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Join the plugin's other dock when shown for the first time."""
+        super().showEvent(event)
+        if not self._placed:
+            self._placed = True
+            # Not before the dock has been put into the window.
+            QTimer.singleShot(0, self._join)
+
+    def _join(self) -> None:
+        """Become a tab beside the plugin's other dock: under it, neither would have room."""
+        window = self.window()
+        if not isinstance(window, QMainWindow):
+            return
+        docks = {page: page.frame() for page in window.findChildren(DockPage)}
+        mine = docks.pop(self, None)
+        for other in docks.values():
+            if mine is None or other is None or mine.isFloating() or other.isFloating():
+                continue
+            if window.dockWidgetArea(mine) == window.dockWidgetArea(other):
+                window.tabifyDockWidget(other, mine)
+                mine.raise_()
+
+
+def _scrolling(sections: Sequence[QWidget], stretch: int | None) -> QScrollArea:
+    content = QWidget()
+    layout = QVBoxLayout(content)
+    layout.setContentsMargins(8, 6, 8, 4)
+    layout.setSpacing(9)
+    for index, part in enumerate(sections):
+        layout.addWidget(part, 1 if index == stretch else 0)
+    # Takes what is left over where nothing stretches, or what does is hidden.
+    layout.addStretch(0)
+    scroll = QScrollArea()
+    scroll.setFrameShape(QFrame.Shape.NoFrame)
+    scroll.setWidgetResizable(True)
+    scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    scroll.setWidget(content)
+    return scroll

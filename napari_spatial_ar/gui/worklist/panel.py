@@ -1,0 +1,298 @@
+"""The worklist: scans of a folder, scored in the background and read one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import ref
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeySequence
+from qtpy.QtWidgets import QProgressBar, QShortcut, QSizePolicy, QVBoxLayout, QWidget
+
+from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.jobs import TaskHost
+from napari_spatial_ar.gui.opening import ask_for_scan, dropped_paths
+from napari_spatial_ar.gui.widgets.forms import Note, button, row
+from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
+from napari_spatial_ar.gui.widgets.wheel import WheelGuard
+from napari_spatial_ar.gui.worklist.folder import FolderLister, last_listed
+from napari_spatial_ar.gui.worklist.keeping import WorklistKeeper
+from napari_spatial_ar.gui.worklist.model import WorklistModel
+from napari_spatial_ar.gui.worklist.opening import WorklistOpener
+from napari_spatial_ar.gui.worklist.reporting import FolderReporter
+from napari_spatial_ar.gui.worklist.runner import WorklistRunner
+from napari_spatial_ar.gui.worklist.table import WorklistTable
+from napari_spatial_ar.imaging.reading import Found
+from napari_spatial_ar.paths import worklist_dir
+from napari_spatial_ar.review.worklist.entries import next_unread, overview
+from napari_spatial_ar.review.worklist.scoring import MaskRule
+from napari_spatial_ar.review.worklist.store import WorklistStore
+
+__all__ = ["KEYS", "WorklistPanel", "show_worklist"]
+
+#: Key: what it does, in the list, in the Review dock and on the viewer's canvas.
+KEYS = {"W": "next_unread", "D": "toggle_done"}
+_INVITATION = "Drop a folder of scans here, or choose one."
+
+
+def _key(panel: ref[WorklistPanel], action: str) -> Callable[[Any], None]:
+    """Make what napari calls for a key pressed in the viewer's canvas; it keeps no panel alive."""
+
+    def press(viewer: Any) -> None:
+        found = panel()
+        if found is not None and found.isVisible():
+            getattr(found, action)()
+
+    return press
+
+
+class WorklistPanel(QWidget):
+    """Table of scans with their scores, and how far machine and reader are.
+
+    Parameters
+    ----------
+    dock : ReviewDock
+        Where scans are looked at, with the model that scores them.
+    """
+
+    def __init__(self, dock: Any):
+        super().__init__()
+        self._dock = dock
+        self._said = ""
+        self.tasks = TaskHost(self)
+        self.rows = WorklistModel(self)
+        self.table = WorklistTable(self.rows)
+        self.folder = FolderLister(self.rows, self.tasks, self)
+        store = WorklistStore(worklist_dir())
+        self.runner = WorklistRunner(self.rows, self.tasks, store, self)
+        self.keeper = WorklistKeeper(dock, self.rows, self.runner, self.tasks, store, self)
+        self.opener = WorklistOpener(dock, self.rows, self.runner, self.keeper, self.tasks, store)
+        self._build()
+        self.reports = FolderReporter(
+            self.report_button, self.tasks, dock, self.rows, self.runner, self.keeper, store
+        )
+        self._connect()
+        self._follow_threshold()
+        self.runner.set_model(dock.models.model)
+        self._show()
+
+    def _build(self) -> None:
+        self.folder_button = button("Folder...", tooltip("worklist.folder"))
+        self.start_button = button("Start", tooltip("worklist.start"))
+        self.cancel_button = button("Cancel", tooltip("worklist.cancel"))
+        self.again_button = button("Try again", tooltip("worklist.try_again"))
+        self.next_button = button("Next unread", tooltip("worklist.next_unread"))
+        self.done_button = button("Done", tooltip("worklist.done"))
+        self.report_button = button(
+            "Report...",
+            tooltip("worklist.report"),
+        )
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(False)
+        self.progress.setToolTip(tooltip("worklist.progress"))
+        self.progress.setMaximumWidth(160)
+        self.note = Note(_INVITATION)
+        # As high as the row: asked for more, the window would outgrow a small screen.
+        self.note.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)
+        top = row(self.folder_button, self.start_button, self.cancel_button, self.progress)
+        top.addWidget(self.note, 1)
+        top.addWidget(self.again_button)
+        top.addWidget(self.next_button)
+        top.addWidget(self.done_button)
+        top.addWidget(self.report_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 4, 8, 4)
+        layout.addLayout(top)
+        layout.addWidget(self.table, 1)
+        WheelGuard(self)
+        self.setAcceptDrops(True)
+
+    def _connect(self) -> None:
+        dock = self._dock
+        self.folder_button.clicked.connect(self.choose_folder)
+        self.start_button.clicked.connect(self.start_or_pause)
+        self.cancel_button.clicked.connect(self.cancel)
+        self.again_button.clicked.connect(self.try_again)
+        self.next_button.clicked.connect(self.next_unread)
+        self.done_button.clicked.connect(self.toggle_done)
+        self.table.opened.connect(self.opener.open)
+        self.table.chosen.connect(self._on_chosen)
+        self.rows.changed.connect(self._show)
+        self.runner.changed.connect(self._show)
+        self.folder.listed.connect(self._on_listed)
+        self.reports.changed.connect(self._show)
+        for speaker in (self.folder, self.keeper, self.opener, self.reports):
+            speaker.said.connect(self._say)
+        self.runner.stopped.connect(self._say)
+        self.opener.opened.connect(self.table.choose)
+        dock.models.loaded.connect(self.runner.set_model)
+        dock.threshold.threshold_changed.connect(self._follow_threshold)
+        dock.threshold.settings_changed.connect(self._follow_threshold)
+        dock.scorer.progressed.connect(self._on_dock_scores)
+        for key, name in KEYS.items():
+            for scope in (self, dock):
+                shortcut = QShortcut(QKeySequence(key), scope)
+                shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+                shortcut.activated.connect(getattr(self, name))
+            dock.viewer.bind_key(key, _key(ref(self), name), overwrite=True)
+
+    # ------------------------------------------------------------------ the folder
+
+    def choose_folder(self) -> None:
+        """Ask for a folder."""
+        paths = ask_for_scan(self, folder=True)
+        if paths:
+            self.set_paths(paths)
+
+    def set_paths(
+        self, paths: Sequence[str], found: Found | None = None, *, again: bool = False
+    ) -> None:
+        """List the scans of files and folders, then score them.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            Files and folders.
+        found : Found, optional
+            What there is, where it is known already.
+        again : bool
+            Leave the scoring at rest where it was paused last.
+        """
+        if not again:
+            settings.remember("worklist_paused", False)
+        self.tasks.stop_all()
+        self.opener.stop()
+        self.runner.cancel()
+        self.folder.look_in(paths, found)
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        """Accept files and folders."""
+        if dropped_paths(event.mimeData()):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        """List what was dropped."""
+        event.acceptProposedAction()
+        self.set_paths(dropped_paths(event.mimeData()))
+
+    def _on_listed(self) -> None:
+        self.runner.wanted = not settings.recall("worklist_paused", False)
+        self.runner.look_up()
+        self.folder.draw(self.table.shown)
+        self.table.setFocus()
+
+    # ------------------------------------------------------------------ scoring
+
+    def start_or_pause(self) -> None:
+        """Start, pause or go on; which is remembered."""
+        pause = self.runner.wanted
+        settings.remember("worklist_paused", pause)
+        if pause:
+            self.runner.pause()
+        else:
+            self.runner.start()
+
+    def cancel(self) -> None:
+        """Stop scoring."""
+        settings.remember("worklist_paused", True)
+        self.runner.cancel()
+
+    def try_again(self) -> None:
+        """Read and score again what failed."""
+        settings.remember("worklist_paused", False)
+        self.runner.try_again()
+        paths = last_listed()
+        if paths and any(entry.key not in self.rows.scans for entry in self.rows.entries):
+            self.set_paths(paths)  # files in which no scan was found are looked at anew
+
+    def _follow_threshold(self, *_: object) -> None:
+        threshold = self._dock.threshold
+        known = threshold.threshold if threshold.slider.isEnabled() else None
+        self.runner.set_rule(MaskRule(known, threshold.settings))
+        self.report_button.setEnabled(self.reports.ready)
+
+    def _on_dock_scores(self, *_: object) -> None:
+        self.runner.set_busy(True)
+
+    # ------------------------------------------------------------------ reading
+
+    def next_unread(self) -> None:
+        """Open the scan that nobody has read after the open one, in the order shown."""
+        key = next_unread(self.table.shown, self.opener.current)
+        if key is None:
+            self._say("Every scan of the list has been read." if self.rows.entries else "")
+        else:
+            self.table.choose(key)
+            self.opener.open(key)
+
+    def toggle_done(self) -> None:
+        """Mark the chosen scan as done, or take that back."""
+        if self.table.current:
+            self.keeper.toggle_done(self.table.current)
+
+    def _on_chosen(self, key: str) -> None:
+        self.runner.looking_at = key
+        self.runner.refresh()
+
+    # ------------------------------------------------------------------ what is shown
+
+    def _say(self, text: str) -> None:
+        self._said = text
+        self._show()
+
+    def _show(self) -> None:
+        entries, runner = self.rows.entries, self.runner
+        line = self._line() if entries and not self.folder.listing else ""
+        told = " ".join(part for part in (line, self._said) if part) or _INVITATION
+        self.note.say(told)
+        self.note.setToolTip(as_tooltip(self.note.text()))  # it may be longer than the row
+        scored = [entry for entry in entries if entry.state != "failed"]
+        self.progress.setRange(0, max(1, sum(entry.slices for entry in scored)))
+        self.progress.setValue(sum(min(entry.done, entry.slices) for entry in scored))
+        waiting = any(entry.state in ("waiting", "scoring") for entry in entries)
+        at_rest = "Go on" if runner.running else "Start"
+        self.start_button.setText("Pause" if runner.wanted and waiting else at_rest)
+        self.start_button.setToolTip(
+            tooltip("worklist.pause") if runner.wanted else tooltip("worklist.start")
+        )
+        self.start_button.setEnabled(waiting)
+        self.cancel_button.setEnabled(runner.running)
+        self.again_button.setVisible(len(scored) < len(entries))
+        self.next_button.setEnabled(any(entry.reading == "unread" for entry in scored))
+        self.done_button.setEnabled(bool(self.table.current))
+        self.report_button.setEnabled(self.reports.ready)
+
+    def _line(self) -> str:
+        told = [overview(self.rows.entries)]
+        seconds = self.runner.seconds_left
+        if seconds and seconds > 90:
+            told.append(f"about {seconds / 60:.0f} min left")
+        elif seconds:
+            told.append(f"about {seconds:.0f} s left")
+        if self.runner.model is None:
+            told.append("no model is loaded")
+        return f"{', '.join(told)}."
+
+
+def show_worklist(
+    dock: Any, panel: WorklistPanel | None, paths: Sequence[str] = (), found: Found | None = None
+) -> WorklistPanel:
+    """Show a dock's worklist below the canvas, making it where there is none (None) yet."""
+    made = WorklistPanel(dock) if panel is None else panel
+    frame = made.parentWidget()
+    if frame is None:
+        # New, or its dock widget was closed, which takes it out of the window.
+        frame = dock.viewer.window.add_dock_widget(made, name="Worklist", area="bottom")
+        frame.show()
+        made.show()
+    else:
+        frame.show()
+        frame.raise_()
+    again = panel is None and not paths
+    if again:
+        # Where it was left off last.
+        paths = last_listed()
+    if paths:
+        made.set_paths(paths, found, again=again)
+    return made

@@ -1,0 +1,1 @@
+"""Vision transformers that turn a slice into patch embeddings, and their weights."""

@@ -1,0 +1,425 @@
+"""Frozen vision transformers that turn slices into grids of patch embeddings."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from itertools import filterfalse
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from napari_spatial_ar.errors import InputError, WeightsError
+from napari_spatial_ar.normative.backbones import engines
+from napari_spatial_ar.normative.backbones.devices import resolve_device
+from napari_spatial_ar.normative.backbones.patch_grid import PatchGrid
+from napari_spatial_ar.normative.backbones.registry import (
+    BACKBONES,
+    DEFAULT_BACKBONE,
+    OFFLINE_BACKBONE,
+    BackboneSpec,
+    Fuse,
+)
+from napari_spatial_ar.normative.backbones.turns import Turns
+from napari_spatial_ar.normative.backbones.weight_layouts import (
+    Rounding,
+    content_sha256,
+    is_final_norm,
+    is_used,
+    to_transformers,
+)
+from napari_spatial_ar.normative.cancellation import check_stop
+from napari_spatial_ar.normative.memory import Portions
+
+__all__ = [
+    "BACKBONES",
+    "DEFAULT_BACKBONE",
+    "OFFLINE_BACKBONE",
+    "Backbone",
+    "BackboneSpec",
+    "Fuse",
+    "load_backbone",
+    "resolve_device",
+    "weights_bytes",
+    "with_layers",
+]
+
+
+_QV_BIAS = re.compile(r"\.[qv]_proj\.bias$")
+
+
+class Backbone(nn.Module):
+    """A frozen backbone ready to embed images.
+
+    Built by `load_backbone`; weights never train and the module stays in evaluation mode.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        Which backbone.
+    state : dict of str to Tensor
+        Weights under transformers' names.
+    source : str
+        Where the weights came from, to be shown to the user.
+    device : torch.device
+        Where it runs.
+    rounding : Rounding, optional
+        Of which weights these are a rounded copy, where they are one.
+
+    Raises
+    ------
+    WeightsError
+        If weights are missing, of another size, or not the pinned ones.
+    """
+
+    def __init__(
+        self,
+        spec: BackboneSpec,
+        state: dict[str, Tensor],
+        *,
+        source: str,
+        device: torch.device,
+        rounding: Rounding | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.source = source
+        self.device = device
+        #: Held by a thread while it computes a slice or a batch: engines write over their own
+        #: buffers, and may be built, exchanged or moved only between two of them.
+        self.turns = Turns()
+        depth = max(spec.layers, default=0)
+        state = {name: t for name, t in state.items() if is_used(name, depth)}
+        #: What it is rounded to, such as "float16"; "" where it is as its owner published it.
+        self.rounded_to = rounding.dtype if rounding else ""
+        #: Hash of the weights that it computes with.
+        self.weights_sha256 = content_sha256(state)
+        #: Hash by which models know it: of the originals, where these weights are rounded ones.
+        self.sha256 = self.weights_sha256
+        if rounding is not None:
+            self.sha256 = rounding.originals.get(self.weights_sha256, "")
+        if not self.sha256 or self.sha256 != (spec.pinned_sha256 or self.sha256):
+            raise WeightsError(
+                f"the weights are not those of {spec.name} (sha256 {self.weights_sha256[:12]}...)",
+                path=source,
+                fix="Install napari-spatial-ar again"
+                if rounding
+                else f"Delete the file and run 'napari-spatial-ar weights "
+                f"{'add' if spec.own else 'pull'}' again",
+            )
+        model = _build(spec, depth)
+        _load_state(model, state, spec, source)
+        # A slice takes a large backbone seconds: between blocks it looks whether it is to stop.
+        for module in list(model.modules()):
+            if isinstance(module, nn.ModuleList):
+                for block in module:
+                    block.register_forward_pre_hook(_look_whether_to_stop)
+        self.network = PatchGrid(model, spec)
+        self.network.eval().requires_grad_(False).to(device)
+        self._engines = {"float32": engines.build("float32", self.network, device)}
+        self._engine = self._engines["float32"]
+
+    @property
+    def channels(self) -> int:
+        """D, channels of an embedding."""
+        return self.spec.channels
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch, in pixels."""
+        return self.spec.patch
+
+    @property
+    def weights_record(self) -> dict[str, Any]:
+        """Which weights it computes with, for the record: no paths, which may name a person."""
+        return {
+            "embedded": bool(self.rounded_to),
+            "rounded_to": self.rounded_to or None,
+            "sha256": self.weights_sha256,
+        }
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in evaluation mode: the backbone is frozen."""
+        return super().train(False)
+
+    @torch.inference_mode()
+    def embed(self, images: Tensor) -> Tensor:
+        """Patch embeddings of normalised images.
+
+        Parameters
+        ----------
+        images : (B, 3, H, W) float32
+            Normalised as the backbone was trained; H and W multiples of the patch.
+
+        Returns
+        -------
+        (B, D, H / patch, W / patch) float32
+
+        Raises
+        ------
+        InputError
+            If the shape is not as said.
+        MemoryShortage
+            If there is no room for a single image; where there is none for all, they are shown
+            to it in smaller batches.
+        """
+        self.check_images(images)
+        return self.portions(
+            len(images),
+            self.device,
+            lambda size: torch.cat([self.compute(part) for part in torch.split(images, size)]),
+        )
+
+    def compute(self, images: Tensor) -> Tensor:
+        """Embed as `embed` does, all at once, with torch's own errors where memory runs short."""
+        self.check_images(images)
+        with self.turns.taken():
+            return self._engine(images.to(self.device))
+
+    def compute_with(self, engine: str, images: Tensor) -> Tensor:
+        """Embed as `compute` does but in another way, for comparison (`InputError` as of `use`)."""
+        self.check_images(images)
+        with self.turns.taken():
+            return self._built(engine)(images.to(self.device))
+
+    @cached_property
+    def portions(self) -> Portions:
+        """How many images it is shown at once, where memory runs short."""
+        return Portions(f"Embedding with {self.spec.name}")
+
+    @property
+    def engine(self) -> str:
+        """Name of what computes it, see `napari_spatial_ar.normative.backbones.engines`."""
+        return self._engine.name
+
+    def use(self, engine: str) -> None:
+        """Compute it in another way from now on; what was built for a way is kept.
+
+        Parameters
+        ----------
+        engine : str
+            See `napari_spatial_ar.normative.backbones.engines`.
+
+        Raises
+        ------
+        InputError
+            If there is no such way on this device.
+        """
+        with self.turns.taken():
+            self._engine = self._built(engine)
+
+    def _built(self, engine: str) -> engines.Engine:
+        if engine not in self._engines:
+            self._engines[engine] = engines.build(engine, self.network, self.device)
+        return self._engines[engine]
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Compute as the weights are for the length of a block, a slice: nobody else meanwhile."""
+        with self.turns.taken():
+            had = self.engine
+            self.use("float32")
+            try:
+                yield
+            finally:
+                self.use(had)
+
+    def move(self, device: torch.device) -> None:
+        """Run on another device from now on."""
+        with self.turns.taken():
+            self.to(device)
+            self.device = device
+            self._engines = {"float32": engines.build("float32", self.network, device)}
+            self._engine = self._engines["float32"]
+            # What it had no room for there says nothing of here.
+            self.__dict__.pop("portions", None)
+
+    def check_images(self, images: Tensor) -> tuple[int, int]:
+        """Give Hp and Wp of the grid that images make, or raise as `embed` says."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(f"images must be (B, 3, H, W), not {tuple(images.shape)}")
+        rows, columns = (n // self.patch for n in images.shape[2:])
+        if (rows * self.patch, columns * self.patch) != tuple(images.shape[2:]) or not rows:
+            raise InputError(
+                f"an image of {images.shape[2]} x {images.shape[3]} pixels does not divide into "
+                f"patches of {self.patch}",
+                fix=f"Choose an input size that is a multiple of {self.patch}",
+            )
+        return rows, columns
+
+
+def _look_whether_to_stop(*_: object) -> None:
+    # What is compiled cannot stop between its parts.
+    if not torch.compiler.is_compiling():
+        check_stop()
+
+
+def _keep_triton_out() -> None:
+    """Keep transformers from importing triton where there is no CUDA device to use it.
+
+    triton brings an LLVM of its own. Where napari draws with Mesa's software OpenGL, which has
+    loaded another, importing triton ends the process with a segmentation fault.
+    """
+    if not torch.cuda.is_available():
+        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
+
+
+def _build(spec: BackboneSpec, depth: int) -> nn.Module:
+    _keep_triton_out()
+    # transformers takes seconds to import: only when a backbone is really built.
+    from transformers import (
+        CLIPVisionConfig,
+        CLIPVisionModel,
+        Dinov2Config,
+        Dinov2Model,
+        Dinov2WithRegistersConfig,
+        Dinov2WithRegistersModel,
+        DINOv3ConvNextConfig,
+        DINOv3ConvNextModel,
+        DINOv3ViTConfig,
+        DINOv3ViTModel,
+        ViTConfig,
+        ViTModel,
+    )
+
+    config = dict(spec.config)
+    if depth:
+        config["num_hidden_layers"] = depth
+    if spec.family == "dinov3_vit":
+        return cast(nn.Module, DINOv3ViTModel(DINOv3ViTConfig(**config)))
+    if spec.family == "dinov3_convnext":
+        return cast(nn.Module, DINOv3ConvNextModel(DINOv3ConvNextConfig(**config)))
+    if spec.family == "vit":
+        return cast(nn.Module, ViTModel(ViTConfig(**config), add_pooling_layer=False))
+    if spec.family == "clip":
+        return cast(nn.Module, CLIPVisionModel(CLIPVisionConfig(**config)))
+    if "num_register_tokens" in config:
+        return cast(nn.Module, Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**config)))
+    return cast(nn.Module, Dinov2Model(Dinov2Config(**config)))
+
+
+def weights_bytes(spec: BackboneSpec) -> int:
+    """About how many bytes a backbone's weights take as float32, without building them."""
+    with torch.device("meta"):
+        return sum(4 * tensor.numel() for tensor in _build(spec, 0).parameters())
+
+
+def _load_state(
+    model: nn.Module, state: dict[str, Tensor], spec: BackboneSpec, source: str
+) -> None:
+    expected = {name: t.shape for name, t in model.state_dict().items()}
+    needed = {n for n in expected if not n.endswith("mask_token")}
+    if spec.layers:
+        needed = set(filterfalse(is_final_norm, needed))
+    if spec.family == "dinov3_vit":
+        # Zeros that stand for biases which the backbone does not have.
+        state = {n: t for n, t in state.items() if n in expected or not _QV_BIAS.search(n)}
+    missing = sorted(needed - state.keys())
+    unknown = sorted(state.keys() - expected.keys())
+    resized = sorted(n for n in state.keys() & expected.keys() if state[n].shape != expected[n])
+    for names, words in (
+        (missing, "lacks"),
+        (unknown, "holds, unexpectedly,"),
+        (resized, "has another size for"),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise WeightsError(
+                f"not weights of {spec.name}: the file {words} {names[0]}{more}",
+                path=source,
+                fix="Check the backbone's name and the file",
+            )
+    model.load_state_dict(state, strict=False)
+
+
+def load_backbone(
+    name: str | None = None,
+    weights: str | Path | None = None,
+    device: str | torch.device = "auto",
+    *,
+    layers: Sequence[int] | None = None,
+    fuse: Fuse = "concat",
+) -> Backbone:
+    """Load a frozen backbone.
+
+    Weights are looked for in this order: the file given, those that come with the package, the
+    user's weights folder, the hub cache; the network is not asked, see `weights.pull`.
+    ``Backbone.source`` says which were used.
+
+    Parameters
+    ----------
+    name : str, optional
+        A key of `known_backbones`, or ``pixels1`` to ``pixels32`` (see `PixelBackbone`); by default
+        `default_backbone`.
+    weights : path, optional
+        A Meta ``.pth``, or a safetensors file in timm's or transformers' layout.
+    device : str or torch.device
+        ``"auto"`` takes CUDA, MPS or the CPU.
+    layers : sequence of int, optional
+        Blocks to read, counted from 1, instead of the backbone's own (see `BackboneSpec`); none
+        for the last one through the final norm.
+    fuse : {"concat", "mean"}
+        How several blocks make one embedding.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown, the backbone has no such blocks or too few to fuse, or this
+        machine has no such device.
+    WeightsError
+        If no weights are found, or those found are damaged or of another backbone.
+    """
+    from napari_spatial_ar.normative.backbones import weights as weight_files
+
+    name = name or weight_files.default_backbone(weights)
+    if name.startswith("pixels") and not layers:
+        from napari_spatial_ar.normative.backbones.pixels import PixelBackbone
+
+        pixels = PixelBackbone(name, resolve_device(device))
+        with_layers(pixels.spec, (), fuse)  # it has no blocks to fuse
+        return pixels
+    spec = weight_files.spec_of(name)
+    spec = with_layers(spec, spec.layers if layers is None else layers, fuse)
+    found = weight_files.find(spec, weights)
+    return Backbone(
+        spec,
+        to_transformers(found.tensors, spec.family),
+        source=found.source,
+        device=resolve_device(device),
+        rounding=found.rounding,
+    )
+
+
+def with_layers(spec: BackboneSpec, layers: Sequence[int], fuse: Fuse = "concat") -> BackboneSpec:
+    """Give a backbone with other blocks read out.
+
+    Raises
+    ------
+    InputError
+        If it has no such blocks, a block is named twice, or there is but one to take the mean of.
+    """
+    depth = int(spec.config.get("num_hidden_layers", 0))
+    blocks = tuple(layers)
+    if len(set(blocks)) != len(blocks) or any(not 1 <= n <= depth for n in blocks):
+        raise InputError(
+            f"{spec.name} cannot give the blocks {', '.join(map(str, blocks))}",
+            fix=f"Choose each once, from 1 to {depth}"
+            if depth
+            else "Leave them out: its last one is the only one that is read",
+        )
+    if fuse not in get_args(Fuse):
+        raise InputError(f"blocks are fused by {' or '.join(get_args(Fuse))}, not by '{fuse}'")
+    if fuse == "mean" and len(blocks) < 2:
+        raise InputError(
+            f"a mean of blocks needs two at least, {spec.name} is to give {len(blocks) or 1}",
+            fix="Name the blocks to read, such as last4" if depth else "Leave it out",
+        )
+    # The pinned sum is that of the blocks up to the last one read.
+    same = max(blocks, default=0) == max(spec.layers, default=0)
+    return replace(spec, layers=blocks, fuse=fuse, pinned_sha256=spec.pinned_sha256 if same else "")

@@ -1,0 +1,66 @@
+"""Taking turns at a backbone: threads that share it compute one slice or batch each in turn."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from napari_spatial_ar.normative.cancellation import check_stop
+
+__all__ = ["Turns"]
+
+_LOOK_SECONDS = 0.05
+
+
+class Turns:
+    """A lock that threads get in the order in which they asked.
+
+    With one of Python's own, a thread that scores slice after slice could take it again each time
+    before the one that waits wakes up. A thread that has it may take it again; one that waits
+    still looks whether it is to stop, each for itself.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
+        self._owner: int | None = None
+        self._depth = 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Have it for the length of a block, which should be a slice or a batch.
+
+        Raises
+        ------
+        Cancelled
+            If this thread is to stop before it is its turn.
+        """
+        self._take()
+        try:
+            yield
+        finally:
+            self._give()
+
+    def _take(self) -> None:
+        me, ticket = threading.get_ident(), object()
+        with self._changed:
+            if self._owner != me:
+                self._waiting.append(ticket)
+                try:
+                    while self._owner is not None or self._waiting[0] is not ticket:
+                        self._changed.wait(_LOOK_SECONDS)
+                        check_stop()
+                    self._owner = me
+                finally:
+                    self._waiting.remove(ticket)
+                    self._changed.notify_all()
+            self._depth += 1
+
+    def _give(self) -> None:
+        with self._changed:
+            self._depth -= 1
+            if not self._depth:
+                self._owner = None
+                self._changed.notify_all()

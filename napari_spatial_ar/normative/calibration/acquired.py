@@ -1,0 +1,213 @@
+"""How the scans that a model learned from were acquired, and what of another scan does not fit.
+
+Headers say so at once, before anything is scored or embedded. What they leave out, or say of less
+than half of the model's scans, is not compared.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from napari_spatial_ar.datasets.slices import SliceRef, acquisition_of
+from napari_spatial_ar.imaging.acquisition import Acquisition
+from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.calibration.likeness import Likeness
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.normative.model_file import ModelHeader
+
+__all__ = ["Acquired", "acquired_of", "header_likeness", "header_likeness_of"]
+
+_UNKNOWN = "unknown"
+# Less than this share of the scans of which something is known is chance, or a mistake.
+_RARE = 0.1
+_KINDS = {"mri": "MRI", "ct": "CT", "oct": "OCT"}
+
+
+@dataclass(frozen=True)
+class Acquired:
+    """How many scans were acquired how.
+
+    Parameters
+    ----------
+    plane, sequence, contrast_agent, kernel : mapping of str to int
+        Number of scans by value, ``"unknown"`` among them: the plane of the slices that the model
+        saw, and what `Acquisition` has (``"yes"`` or ``"no"`` of a contrast agent).
+    """
+
+    plane: Mapping[str, int] = field(default_factory=dict)
+    sequence: Mapping[str, int] = field(default_factory=dict)
+    contrast_agent: Mapping[str, int] = field(default_factory=dict)
+    kernel: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        scans: Iterable[tuple[Plane | None, Acquisition]],
+        plane: Plane | None = None,
+        said: Acquisition | None = None,
+    ) -> Acquired | None:
+        """Count scans, those that say nothing by what a person says; None where nobody does."""
+        stated = _values(plane, said or Acquisition())
+        counts: dict[str, Counter[str]] = {name: Counter() for name in _FIELDS}
+        for own_plane, own in scans:
+            for name, value in _values(own_plane, own).items():
+                counts[name][value or stated[name] or _UNKNOWN] += 1
+        made = cls(**{name: dict(sorted(count.items())) for name, count in counts.items()})
+        return made if any(made.usual(name) for name in _FIELDS) else None
+
+    def usual(self, name: str) -> tuple[str, ...]:
+        """Values of one of the parameters that the model knows, the most frequent first."""
+        counts: Mapping[str, int] = getattr(self, name)
+        known = {value: count for value, count in counts.items() if value != _UNKNOWN}
+        total = sum(known.values())
+        if not total or total < counts.get(_UNKNOWN, 0):
+            return ()
+        often = [value for value, count in known.items() if count >= _RARE * total]
+        return tuple(sorted(often, key=lambda value: -known[value]))
+
+    def to_dict(self) -> dict[str, dict[str, int]]:
+        """JSON form, kept in the model file."""
+        return {name: dict(getattr(self, name)) for name in _FIELDS}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Mapping[str, int]]) -> Acquired:
+        """Inverse of `to_dict`; what a later version may add is passed over."""
+        return cls(
+            **{name: {str(k): int(n) for k, n in values.get(name, {}).items()} for name in _FIELDS}
+        )
+
+
+_FIELDS = ("plane", "sequence", "contrast_agent", "kernel")
+
+
+def _values(plane: Plane | None, found: Acquisition) -> dict[str, str]:
+    agent = {True: "yes", False: "no", None: ""}[found.contrast_agent]
+    return {
+        "plane": plane or "",
+        "sequence": found.sequence,
+        "contrast_agent": agent,
+        "kernel": found.kernel,
+    }
+
+
+def acquired_of(
+    refs: Iterable[SliceRef], plane: Plane | None = None, said: Acquisition | None = None
+) -> Acquired | None:
+    """Look at the headers of the scans that slices are cut from.
+
+    Parameters
+    ----------
+    refs : iterable of SliceRef
+        The slices.
+    plane, said : Plane, Acquisition, optional
+        What a person says of scans that say nothing; see `read_acquired`.
+
+    Returns
+    -------
+    Acquired or None
+        None where nothing is known of most.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read any more.
+    """
+    scans: dict[Any, SliceRef] = {}
+    for ref in refs:
+        picture = ref.index is None
+        key = (ref.path.parent, ref.group) if picture else (ref.source, ref.volume, ref.plane)
+        scans.setdefault(key, ref)
+    return Acquired.of((acquisition_of(ref) for ref in scans.values()), plane, said)
+
+
+def header_likeness(header: ModelHeader, volume: Volume | Scan) -> Likeness:
+    """Compare what the header, or else the name, of a scan says with a model's own scans.
+
+    Parameters
+    ----------
+    header : ModelHeader
+        Of the model.
+    volume : Volume or Scan
+        The scan, with the slices that the model is to see; no voxel is read.
+
+    Returns
+    -------
+    Likeness
+        ``reasons`` for all that does not fit: modality, sequence, plane, contrast agent, kernel.
+    """
+    found = volume.series.acquisition
+    told = _modality(header.modality, volume.modality, found)
+    if not told:
+        geometry, acquired = volume.geometry, header.acquired or Acquired()
+        cut = header.selection.cut
+        values = _values(geometry.plane if geometry.spacing_known else None, found)
+        for name in _ORDER:
+            usual = (cut,) if name == "plane" and cut else acquired.usual(name)
+            if values[name] and usual and values[name] not in usual:
+                told.append(_said(name, values[name], usual, found.by_name))
+    return Likeness(tuple(reason for reason, _ in told), topics=tuple(topic for _, topic in told))
+
+
+def header_likeness_of(model: Any, scan: Scan | None) -> Likeness | None:
+    """As `header_likeness`, of a scan cut along the plane that a model learned from.
+
+    None without a scan, or a model whose header is none; of a scan that cannot be cut so, what is
+    said of the slices that were acquired.
+    """
+    header: Any = getattr(model, "header", None)
+    if scan is None or not hasattr(header, "acquired"):
+        return None
+    cut, geometry = header.selection.cut, scan.geometry
+    if cut is not None and geometry.measurable:
+        scan = replace(scan, geometry=geometry.along(cut))
+    return header_likeness(header, scan)
+
+
+_ORDER = ("sequence", "plane", "contrast_agent", "kernel")
+
+
+def _modality(of_model: str, of_scan: str, found: Acquisition) -> list[tuple[str, str]]:
+    named = of_scan == "unknown"
+    of_scan = (found.modality or of_scan) if named else of_scan
+    if of_scan in ("unknown", of_model):
+        return []
+    scan = _KINDS.get(of_scan, "neither MRI, CT nor OCT")
+    model = _KINDS.get(of_model, of_model)
+    said = "by its name it" if named else "it"
+    return [(f"{said} is {scan}, the model learned from {model}", f"{scan} instead of {model}")]
+
+
+def _said(name: str, value: str, usual: tuple[str, ...], by_name: bool) -> tuple[str, str]:
+    """Say what does not fit in a clause, and in a few words."""
+    if name == "plane":
+        those = _either(usual)
+        return (
+            f"its slices are {value}, the model learned from {those} ones",
+            f"{value} instead of {those} slices",
+        )
+    said = "by its name it" if by_name else "it"
+    if name == "sequence":
+        those = _either(usual)
+        return f"{said} is {value}, the model learned from {those}", f"{value} instead of {those}"
+    if name == "contrast_agent":
+        given = "with" if value == "yes" else "without"
+        other = "without" if value == "yes" else "with"
+        return (
+            f"{said} was taken {given} contrast agent, the model's scans {other} it",
+            f"{given} contrast agent",
+        )
+    return (
+        f"its kernel is a {value} one, the model learned from {_either(usual)} ones",
+        f"{value} instead of {_either(usual)} kernel",
+    )
+
+
+def _either(values: tuple[str, ...]) -> str:
+    *others, last = values
+    return f"{', '.join(others)} or {last}" if others else last

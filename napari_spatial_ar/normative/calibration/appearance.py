@@ -1,0 +1,153 @@
+"""How slices of a scan appear to a model, measured; see `likeness`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from napari_spatial_ar.datasets.selection import place_in_stack
+from napari_spatial_ar.errors import MemoryShortage
+from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.tissue import tissue_mask
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.windows import apply_window, resolve
+from napari_spatial_ar.normative.calibration.acquired import header_likeness
+from napari_spatial_ar.normative.calibration.likeness import GREYS, Likeness, Looks, compare_looks
+from napari_spatial_ar.normative.tiling import Tiling, embed_slice
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.normative.model import NormativeModel
+
+__all__ = ["likeness", "likeness_steps", "look_at"]
+
+# Channels of the embedding that a model file keeps, spread evenly over all of them.
+_MOST_CHANNELS = 512
+# Parts of the middle of a stack that are looked at: its ends differ in every scan.
+_PLACES = (0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+def look_at(
+    unit: npt.NDArray[np.float32],
+    grids: Tensor | None = None,
+    tiling: Tiling | None = None,
+    geometry: Geometry | None = None,
+) -> Looks | None:
+    """Measure one slice.
+
+    Parameters
+    ----------
+    unit : (rows, columns) float32
+        Grey values in 0..1.
+    grids : (T, D, h, w) float32, optional
+        Its embedding, of each tile; with ``tiling``.
+    geometry : Geometry, optional
+        Of the volume it is cut from.
+
+    Returns
+    -------
+    Looks or None
+        None where there is no body in it.
+    """
+    body = tissue_mask(unit)
+    if not body.any():
+        return None
+    greys = np.percentile(unit[body], list(GREYS.values()))
+    measures = {"body": float(body.mean())}
+    measures |= {name: float(grey) for name, grey in zip(GREYS, greys, strict=True)}
+    if geometry is not None and geometry.measurable:
+        spacing = list(geometry.spacing)
+        measures["slice_spacing"] = spacing.pop(geometry.slice_axis)
+        across = [n for axis, n in enumerate(geometry.shape) if axis != geometry.slice_axis]
+        measures["pixel_spacing"] = max(spacing)
+        measures["field_of_view"] = max(n * s for n, s in zip(across, spacing, strict=True))
+    if grids is None or tiling is None:
+        return Looks(measures)
+    weights = functional.interpolate(
+        torch.from_numpy(body.astype(np.float32))[None, None], size=tiling.grid, mode="area"
+    )[0, 0]
+    weights = tiling.cut(weights).to(grids.device)[:, None]
+    mean = (grids.float() * weights).sum(dim=(0, 2, 3)) / weights.sum()
+    step = -(-len(mean) // _MOST_CHANNELS)
+    return Looks(measures, mean[::step].cpu().numpy().astype(np.float32))
+
+
+def likeness_steps(model: NormativeModel, volume: Volume) -> Generator[None, None, Likeness]:
+    """Compare a scan with what a model learned from; a few slices in its middle are embedded.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        Whose file may say what normal scans look like; where it does not, only what headers say
+        is compared.
+    volume : Volume
+        The scan, with the slices that the model is to see.
+
+    Yields
+    ------
+    None
+        After each slice; stop iterating to cancel.
+
+    Returns
+    -------
+    Likeness
+
+    Raises
+    ------
+    InputError
+        If the scan cannot be read.
+    WeightsError
+        If the backbone cannot be had.
+    """
+    said = header_likeness(model.header, volume)
+    normal = model.header.looks
+    if normal is None:
+        return said
+    shown = model.header.preprocessing
+    window = resolve(shown.window, volume)
+    tiling = Tiling.of(shown, model.backbone.patch)
+    looks: list[Looks] = []
+    complete = True
+    for index in _middle(volume, model.header.selection.slice_range):
+        yield
+        unit = apply_window(volume.slice(index), *window)
+        grids = None
+        if complete and normal.embedding and min(unit.shape) >= model.backbone.patch:
+            try:
+                grids = embed_slice(model.backbone, shown, unit)
+            except MemoryShortage:
+                complete = False  # scoring moves to the CPU and says so; this is not worth it
+        look = look_at(unit, grids, tiling, volume.geometry)
+        if look is not None:
+            looks.append(look)
+    found = compare_looks(normal, looks)
+    return Likeness(
+        (*said.reasons, *found.reasons),
+        found.measured,
+        complete and found.complete,
+        (*said.topics, *found.topics),
+    )
+
+
+def likeness(model: NormativeModel, volume: Volume) -> Likeness:
+    """Compare a scan with what a model learned from; see `likeness_steps`."""
+    steps = likeness_steps(model, volume)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Likeness = end.value
+            return found
+
+
+def _middle(volume: Volume, part: tuple[float, float]) -> list[int]:
+    """Slices near the middle of the part of the stack that a model is for."""
+    geometry = volume.geometry
+    places = np.array([place_in_stack(geometry, index) for index in range(geometry.slice_count)])
+    wanted = [part[0] + place * (part[1] - part[0]) for place in _PLACES]
+    return sorted({int(np.argmin(np.abs(places - place))) for place in wanted})

@@ -1,0 +1,269 @@
+"""Scoring held-out normal slices to calibrate a model, at the end of a fit or later."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.datasets.folders import SliceRef, content_key, find_slices, iter_slices
+from napari_spatial_ar.datasets.slices import geometry_of
+from napari_spatial_ar.errors import InputError, Notice
+from napari_spatial_ar.imaging.acquisition import read_acquired
+from napari_spatial_ar.imaging.files import claimed
+from napari_spatial_ar.imaging.tissue import tissue_mask
+from napari_spatial_ar.imaging.windows import apply_window
+from napari_spatial_ar.normative.calibration.acquired import acquired_of
+from napari_spatial_ar.normative.calibration.appearance import look_at
+from napari_spatial_ar.normative.calibration.calibration import Calibration, calibrate
+from napari_spatial_ar.normative.calibration.likeness import Looks, NormalLooks, sum_up
+from napari_spatial_ar.normative.calibration.peaks import PeakMeter
+from napari_spatial_ar.normative.detectors import Detector, score_grid
+from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
+from napari_spatial_ar.normative.library import is_released
+from napari_spatial_ar.normative.model import NormativeModel, load_model
+from napari_spatial_ar.normative.model_file import MODEL_FILE
+from napari_spatial_ar.normative.model_lookup import find_model
+from napari_spatial_ar.normative.scores import Example
+
+__all__ = ["NormalScores", "recalibrate", "recalibrate_steps", "slice_keys"]
+
+# Hex digits of a slice's content key that a model file keeps: two of a million slices are the
+# same by chance once in 30 million.
+_KEY_DIGITS = 16
+_PATIENTS_SHOWN = 3
+
+
+def slice_keys(refs: Iterable[SliceRef]) -> list[str]:
+    """Short hashes of slices' content, by which they are known again; they name nobody."""
+    return sorted(content_key(ref)[:_KEY_DIGITS] for ref in refs)
+
+
+class NormalScores:
+    """Scores of normal slices, from their stored embeddings.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        What scores.
+    store : FeatureStore
+        Holds the slices' embeddings.
+    """
+
+    def __init__(self, model: NormativeModel, store: FeatureStore) -> None:
+        self._model = model
+        self._store = store
+        self._tissue: list[npt.NDArray[np.float32]] = []
+        self._image_scores: list[float] = []
+        self._groups: list[str] = []
+        self._peaks = PeakMeter()
+        self._looks: list[tuple[str, Looks]] = []
+        self._highest: Example | None = None
+        self._middle: list[Example] = []
+
+    def measure(self, refs: Sequence[SliceRef], detector: Detector | None = None) -> Iterator[int]:
+        """Score slices; gives the number done after each.
+
+        With a ``detector`` in place of the model's own, none of them becomes an example.
+        """
+        middle = _middle_slices(refs) if detector is None else set()
+        slices = iter_slices(refs, self._store.preprocessing.window)
+        for done, (ref, image, window) in enumerate(slices, start=1):
+            grids = load_batch(self._store.paths([ref])).to(self._model.device)
+            rows, columns = image.shape
+            score = score_grid(
+                detector or self._model.detector,
+                self._model.header.scoring,
+                grids,
+                (rows, columns),
+                self._store.tiling,
+            )
+            unit = apply_window(image, *window)
+            body = tissue_mask(unit)
+            self._tissue.append(score.nll[body])
+            if body.any():
+                self._peaks.add(ref.group, score.nll, int(np.count_nonzero(body)))
+            self._image_scores.append(score.image_score)
+            self._groups.append(ref.group)
+            look = look_at(unit, grids, self._store.tiling, geometry_of(ref))
+            if look is not None:
+                self._looks.append((ref.group, look))
+            example = Example(unit, score.nll, score.image_score)
+            if ref in middle:
+                self._middle.append(example)
+            highest = -np.inf if self._highest is None else self._highest.image_score
+            if detector is None and score.image_score > highest:
+                self._highest = example
+            yield done
+
+    def calibration(self, *, separate: bool = False, folds: int = 0) -> Calibration:
+        """Sum up the slices measured so far; see `calibrate`."""
+        found = calibrate(self._tissue, self._image_scores, self._groups, separate=separate)
+        return replace(found, folds=folds, peaks=self._peaks.peaks)
+
+    @property
+    def looks(self) -> NormalLooks | None:
+        """What the slices measured so far look like; see `sum_up`."""
+        return sum_up([look for _, look in self._looks], [group for group, _ in self._looks])
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """The middle slice of up to three patients, and the slice with the highest score."""
+        return (*self._middle, *([self._highest] if self._highest else []))
+
+
+def _middle_slices(refs: Sequence[SliceRef]) -> set[SliceRef]:
+    patients: dict[str, list[SliceRef]] = {}
+    for ref in refs:
+        patients.setdefault(ref.group, []).append(ref)
+    first = list(patients.values())[:_PATIENTS_SHOWN]
+    return {slices[len(slices) // 2] for slices in first}
+
+
+def recalibrate_steps(
+    model: str | Path,
+    folder: str | Path,
+    *,
+    out: str | Path | None = None,
+    patient_pattern: str | None = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    looks_only: bool = False,
+    acquired: str = "",
+) -> Generator[tuple[str, int, int], None, NormativeModel]:
+    """Calibrate a model on normal scans that it was not trained on; stop iterating to cancel.
+
+    Parameters
+    ----------
+    model : path or str
+        See `load_model`.
+    folder : path
+        Normal scans, as for `fit`; of a data set in the BMAD layout its ``valid/good``.
+    out : path, optional
+        Folder for the calibrated model; by default the model's own, whose old calibration is
+        replaced once the new one is measured.
+    patient_pattern : str, optional
+        See `find_slices`.
+    weights, device
+        See `load_model`.
+    overwrite : bool
+        Whether another model that is already in ``out`` may be replaced.
+    looks_only : bool
+        Leave the calibration as it is and measure only what normal scans look like, for a model
+        from before that was measured.
+    acquired : str
+        As for `fit`. How these scans were acquired is kept where the model does not know it of
+        those that it learned from, and nowhere else.
+
+    Yields
+    ------
+    (str, int, int)
+        What is done, slices done, slices in all.
+
+    Returns
+    -------
+    NormativeModel
+        Saved.
+
+    Raises
+    ------
+    InputError
+        If slices of the folder are known to have trained the model, the folder cannot be used,
+        there is a model in ``out``, the model is a released one and there is no ``out``, or
+        another process writes to the model (`InUseError`).
+    ModelFileError, WeightsError
+        As `load_model` and `NormativeModel.backbone`.
+    """
+    file = find_model(model)
+    source = file.parent
+    target = source if out is None else Path(out)
+    if is_released(target):
+        raise InputError(
+            f"the model '{target.name}' came with the package and stays as it is",
+            fix="Say where the calibrated copy goes (--out)",
+        )
+    stated = read_acquired(acquired)
+    with claimed(target):
+        if target != source and (target / MODEL_FILE).exists() and not overwrite:
+            raise InputError(
+                "a model is there already",
+                path=target,
+                fix="Choose another folder, or overwrite it",
+            )
+        loaded = load_model(file, weights=weights, device=device)
+        header = loaded.header
+        window = header.preprocessing.window
+        found = find_slices(
+            folder,
+            modality=loaded.modality,  # type: ignore[arg-type]
+            window=window,
+            patient_pattern=patient_pattern,
+            selection=header.selection,
+        )
+        for sentence in found.warnings:
+            warnings.warn(sentence, Notice, stacklevel=2)
+        refs = found.valid or found.train
+        separate = _check_unseen(loaded, refs, folder)
+        store = FeatureStore(loaded.backbone, header.preprocessing)
+        scores = NormalScores(loaded, store)
+        for message, steps in (
+            ("Embedding normal slices", store.extract(refs)),
+            ("Scoring normal slices", scores.measure(refs)),
+        ):
+            for done in steps:
+                yield message, done, len(refs)
+        # Of the scans that it learned from, where it knows of them.
+        known = header.acquired or acquired_of(refs, *stated)
+        loaded.header = replace(header, looks=scores.looks, acquired=known)
+        if not looks_only:
+            calibration = scores.calibration(separate=separate)
+            loaded.header = replace(loaded.header, calibration=calibration)
+            loaded.examples = scores.examples
+        loaded.name = target.name
+        loaded.save(target)
+        return loaded
+
+
+def recalibrate(
+    model: str | Path,
+    folder: str | Path,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+    **settings: Any,
+) -> NormativeModel:
+    """Calibrate a model on normal scans that it was not trained on; see `recalibrate_steps`.
+
+    ``progress`` is called with what that yields; what it raises stops the work.
+    """
+    steps = recalibrate_steps(model, folder, **settings)
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            found: NormativeModel = end.value
+            return found
+        if progress is not None:
+            progress(*step)
+
+
+def _check_unseen(model: NormativeModel, refs: Sequence[SliceRef], folder: str | Path) -> bool:
+    """Refuse slices that trained the model; say whether they had no part in its fit at all."""
+    known = model.header.training.get("slice_keys")
+    if known is None:
+        return False
+    keys = set(slice_keys(refs))
+    trained = len(keys.intersection(known["train"]))
+    if trained:
+        raise InputError(
+            f"{trained} of its {len(refs)} slices were used to train this model, which therefore "
+            "finds them more normal than others",
+            path=folder,
+            fix="Calibrate on normal scans of other patients",
+        )
+    return keys.isdisjoint(known["valid"])

@@ -1,0 +1,315 @@
+"""A small network that was shown changes made to normal slices, and says where it sees one.
+
+In the line of CutPaste (Li et al., CVPR 2021), DRAEM (Zavrtanik et al., ICCV 2021), Natural
+Synthetic Anomalies (Schluter et al., ECCV 2022) and SimpleNet (Liu et al., CVPR 2023), whose small
+discriminator on frozen features this is; here the changes are made to the slice itself
+(`napari_spatial_ar.normative.fitting.synthetic_anomalies`), not to its features. No lesion and no
+label of one is used.
+
+Each patch is described together with its surroundings and whitened (`surroundings`), by the moments
+of unchanged patches. A network of two layers is trained by cross-entropy to tell changed patches
+from unchanged ones, one of the former to three of the latter, with dropout before both layers.
+
+Defaults: 300 changed slices, 256 components, 128 hidden units, 1500 steps of 1024 patches.
+
+Cost: embedding the changed slices, as long as embedding that many normal ones; then about a minute
+on a CPU. Scoring is a product with a (2 D, 256) matrix, some milliseconds a slice; 1 MB to keep.
+
+What the score is, and is not: the log odds of a change, by a network that knows the kinds of change
+it was trained on, counted from those of the least suspicious 0.1 % of unchanged patches and cut off
+below, so that 0 is a patch like any other. It is no likelihood and no probability of disease: the
+odds are those of the training draw. What resembles none of the imitated changes may be missed,
+however rare it is among normal slices: on scattered small lesions of multiple sclerosis it did no
+better than the memory bank, and models of different seeds disagreed
+(benchmarks/results/change_detector.json). A slice from another scanner, or of another part of the
+body, is not by that alone unusual to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.detectors.grids import Draw, check_grid
+from napari_spatial_ar.normative.detectors.moments import Moments
+from napari_spatial_ar.normative.detectors.patch_labels import CHANGED, IGNORED, UNCHANGED
+from napari_spatial_ar.normative.detectors.stored import take
+from napari_spatial_ar.normative.detectors.surroundings import Whitening, describe
+from napari_spatial_ar.normative.model_schema import Count, Number, Part
+
+__all__ = ["ChangeDetector"]
+
+# Patches of a step: changed, unchanged.
+_BATCH = (256, 768)
+_DROPOUT = 0.3
+_PEAK_RATE, _WEIGHT_DECAY = 2e-3, 0.05
+# Share of unchanged patches that score 0.
+_FLOOR_SHARE = 1e-3
+# Steps between two looks at whether to go on.
+_REPORT = 50
+# Patches kept as float32 at a time, and scores looked through for the zero point.
+_CHUNK = 65_536
+
+Pairs = Iterable[Any]  # of tuple[Tensor, Tensor]
+
+
+class StoredChange(Part):
+    """Its parameters in a file."""
+
+    zero: Number
+    components: Count = 0
+    hidden: Count = 0
+
+
+class ChangeDetector(Detector):
+    """Log odds, by a network trained on synthetic changes, that a patch was changed.
+
+    Parameters
+    ----------
+    whitening : Whitening
+        How patches are described, by the moments of unchanged ones.
+    weights : mapping of str to Tensor
+        ``hidden.weight`` (h, k), ``hidden.bias`` (h,), ``out.weight`` (1, h), ``out.bias`` (1,).
+    zero : float
+        Log odds that count as 0.
+    """
+
+    name: ClassVar[str] = "synthetic-change"
+    stored: ClassVar[type[Part]] = StoredChange
+    unit: ClassVar[str] = "log odds"
+    summary: ClassVar[str] = "likeness to changes that were made to normal slices in training"
+    meaning: ClassVar[str] = (
+        "The log odds that the patch was changed on purpose, as seen by a network trained "
+        "on such changes, over those of an ordinary patch; it is no probability of disease."
+    )
+    reference: ClassVar[str] = (
+        "in the line of CutPaste, DRAEM, NSA and SimpleNet (Liu et al., CVPR 2023)"
+    )
+    cost: ClassVar[str] = (
+        "fits in minutes (changed slices are embedded too), scores in milliseconds, a file of 1 MB"
+    )
+    #: Learns from pairs of a changed slice's grid and its patches' labels, not from normal grids.
+    wants_changes: ClassVar[bool] = True
+    wants_normals: ClassVar[bool] = False
+    replayable: ClassVar[bool] = True
+
+    def __init__(
+        self, whitening: Whitening, weights: Mapping[str, Tensor], zero: float = 0.0
+    ) -> None:
+        self.whitening = whitening
+        # Weights that are drawn only to be replaced would move the state of the whole process.
+        with torch.device("meta"):
+            self.network = _network(whitening.basis.shape[1], len(weights["hidden.bias"]))
+        self.network.load_state_dict(dict(weights), assign=True)
+        self.network.eval().requires_grad_(False)
+        self.zero = zero
+
+    @classmethod
+    def learn(
+        cls,
+        grids: Pairs,
+        setup: FitSetup,
+        *,
+        slices: int = 300,
+        components: int = 256,
+        hidden: int = 128,
+        steps: int = 1500,
+        samples: int = 150_000,
+    ) -> Learning[ChangeDetector]:
+        """Train on changed slices; see `Detector.learn`.
+
+        Parameters
+        ----------
+        grids : iterable of ((B, D, Hp, Wp) float, (B, Hp, Wp) integer)
+            Embeddings of changed slices and what their patches are: 1 changed, 0 unchanged, -1
+            neither. Walked three times.
+        setup
+            As for every detector.
+        slices : int, at least 1
+            Pairs used, at most.
+        components : int, at least 1
+            Principal components kept, at most 2 D.
+        hidden : int, at least 1
+            Units of the network.
+        steps : int, at least 1
+            Of its training.
+        samples : int, at least 1
+            Patches of each label that are drawn, at most: bounds the memory needed.
+
+        Raises
+        ------
+        InputError
+            If labels do not fit their grid, or there are no patches of one of the labels.
+        """
+        moments, counts = Moments(), {CHANGED: 0, UNCHANGED: 0}
+        for number, (grid, labels) in enumerate(_walk(grids, slices), start=1):
+            for label in counts:
+                counts[label] += int((labels == label).sum())
+            described = describe(grid.to(setup.device))
+            moments.add(described[labels.flatten().to(setup.device) == UNCHANGED])
+            yield Step(number, number, "Measuring unchanged patches")
+        if not all(counts.values()):
+            raise InputError(
+                "changed and unchanged patches are both needed, there are "
+                f"{counts[CHANGED]} and {counts[UNCHANGED]}",
+                fix="Give more slices, with more of the body in them",
+            )
+        whitening = Whitening.of_moments(moments, components).to(setup.device)
+        drawn = {
+            label: Draw(count, samples, [setup.seed, label]) for label, count in counts.items()
+        }
+        for number, (grid, labels) in enumerate(_walk(grids, slices), start=1):
+            patches, kinds = _scaled(grid.to(setup.device), whitening), labels.flatten()
+            for label, draw in drawn.items():
+                draw.add(patches[(kinds == label).to(patches.device)])
+            yield Step(number, number, "Drawing patches")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(setup.seed)
+            network = _network(whitening.basis.shape[1], hidden)
+        network.to(setup.device)
+        changed, unchanged = drawn[CHANGED].rows(), drawn[UNCHANGED].rows()
+        for done, loss in _train(network, changed, unchanged, steps, setup):
+            yield Step(done, steps, f"Learning changes, cross-entropy {loss:.3f}", images=0)
+        weights = {key: value.detach().cpu() for key, value in network.state_dict().items()}
+        detector = cls(whitening.to(torch.device("cpu")), weights)
+        detector.zero = _zero(detector.network, unchanged)
+        summary = {"changed_patches": counts[CHANGED], "unchanged_patches": counts[UNCHANGED]}
+        return Learned(detector, summary)
+
+    @property
+    def heatmap_divisor(self) -> float:
+        """1: the heatmap is in log odds itself."""
+        return 1.0
+
+    @torch.inference_mode()
+    def score(self, grid: Tensor) -> Tensor:
+        """Log odds above `zero`, at least 0; see `Detector.score`."""
+        return self.odds(self.whitening(grid)).reshape(len(grid), *grid.shape[2:])
+
+    @torch.inference_mode()
+    def odds(self, patches: Tensor) -> Tensor:
+        """Log odds above `zero`, at least 0, of whitened patches: (N, k) to (N,)."""
+        odds: Tensor = self.network(_stretched(patches))[:, 0]
+        return (odds - self.zero).clamp_min(0)
+
+    def parameters(self) -> dict[str, Any]:
+        """Give the zero point and the sizes."""
+        return {
+            "zero": self.zero,
+            "components": self.whitening.basis.shape[1],
+            "hidden": len(self.network.state_dict()["hidden.bias"]),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give mean, basis and the network's weights."""
+        network = {f"network.{k}": v.cpu() for k, v in self.network.state_dict().items()}
+        return {**self.whitening.tensors(), **network}
+
+    @classmethod
+    def from_tensors(
+        cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> ChangeDetector:
+        """See `Detector.from_tensors`."""
+        whitening = Whitening.from_tensors(tensors)
+        hidden = take(tensors, "network.hidden.bias", None)
+        weights = {
+            "hidden.weight": take(
+                tensors, "network.hidden.weight", len(hidden), whitening.basis.shape[1]
+            ),
+            "hidden.bias": hidden,
+            "out.weight": take(tensors, "network.out.weight", 1, len(hidden)),
+            "out.bias": take(tensors, "network.out.bias", 1),
+        }
+        return cls(whitening, weights, parameters["zero"])
+
+    def to(self, device: torch.device) -> ChangeDetector:
+        """See `Detector.to`."""
+        self.whitening = self.whitening.to(device)
+        self.network.to(device)
+        return self
+
+
+def _walk(grids: Pairs, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go through at most ``limit`` pairs, seeing that each is one."""
+    if iter(grids) is grids:
+        raise InputError("the embeddings must be there for a second look: give a sequence")
+    channels = None
+    for pair in islice(grids, limit):
+        if isinstance(pair, Tensor):
+            raise InputError("this method learns from pairs of embeddings and patch labels")
+        grid, labels = pair
+        channels = check_grid(grid, channels).shape[1]
+        if labels.shape != (grid.shape[0], *grid.shape[2:]):
+            raise InputError(
+                f"patch labels of {tuple(labels.shape)} do not fit embeddings of "
+                f"{tuple(grid.shape)}"
+            )
+        if not torch.isin(labels, torch.tensor([CHANGED, UNCHANGED, IGNORED])).all():
+            raise InputError("patch labels must be 1 (changed), 0 (unchanged) or -1 (neither)")
+        yield grid, labels
+    if channels is None:
+        raise InputError("a detector needs at least one normal slice")
+
+
+def _scaled(grid: Tensor, whitening: Whitening) -> Tensor:
+    """(B, D, Hp, Wp) -> (B * Hp * Wp, k) float32, each of length sqrt(k), as a network likes it."""
+    return _stretched(whitening(grid))
+
+
+def _stretched(patches: Tensor) -> Tensor:
+    return patches * math.sqrt(patches.shape[1])
+
+
+def _network(components: int, hidden: int) -> nn.Sequential:
+    network = nn.Sequential()
+    network.add_module("hidden", nn.Linear(components, hidden))
+    network.add_module("gelu", nn.GELU())
+    network.add_module("out", nn.Linear(hidden, 1))
+    return network
+
+
+def _train(
+    network: nn.Sequential, changed: Tensor, unchanged: Tensor, steps: int, setup: FitSetup
+) -> Iterator[tuple[int, float]]:
+    """Train in place; gives the steps done and the loss every now and then."""
+    hidden, gelu, out = network
+    generator = torch.Generator().manual_seed(setup.seed)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=steps)
+    target = torch.cat([torch.ones(_BATCH[0]), torch.zeros(_BATCH[1])]).to(setup.device)
+
+    def thinned(values: Tensor) -> Tensor:
+        # torch's dropout draws from the state of the whole process.
+        kept = torch.rand(values.shape, generator=generator) >= _DROPOUT
+        return values * kept.to(values.device) / (1 - _DROPOUT)
+
+    for step in range(1, steps + 1):
+        parts = [
+            rows[torch.randint(len(rows), (count,), generator=generator)]
+            for rows, count in zip((changed, unchanged), _BATCH, strict=True)
+        ]
+        batch = torch.cat(parts).float().to(setup.device)
+        odds = out(thinned(gelu(hidden(thinned(batch)))))[:, 0]
+        loss = functional.binary_cross_entropy_with_logits(odds, target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if step % _REPORT == 0 or step == steps:
+            yield step, loss.item()
+
+
+@torch.inference_mode()
+def _zero(network: nn.Sequential, unchanged: Tensor) -> float:
+    """Log odds below which the least suspicious of unchanged patches are."""
+    odds = torch.cat([network(part.float())[:, 0] for part in torch.split(unchanged, _CHUNK)])
+    return float(np.quantile(odds.numpy(), _FLOOR_SHARE))

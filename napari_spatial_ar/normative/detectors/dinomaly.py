@@ -1,0 +1,284 @@
+"""Reconstruction of encoder features through a noisy bottleneck.
+
+Reference: Guo et al., "Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised Anomaly
+Detection" (CVPR 2025) and its public code. The mean of eight middle blocks goes through an MLP
+with dropout and eight blocks of linear attention; two groups of four encoder blocks each are
+compared, as means, with two groups of decoder outputs. Trained by StableAdamW with AMSGrad,
+learning rate 2e-3 falling to 2e-4 by a cosine after 100 steps, weight decay 1e-4, gradients clipped
+at 0.1; from step 1000 on, nine in ten patches pass on a tenth of their gradient. A patch is as
+unusual as it is far, in cosine distance, from its reconstruction, averaged over the groups.
+
+Defaults: the published ones, 10,000 steps of 16 slices, dropout 0.2.
+
+Cost: 104 C^2 weights (15 million for ViT-S, a file of 60 MB), each used for every patch three times
+a step: 10,000 steps want a GPU. Eight blocks take eight times the room of one in the feature store.
+Scoring is one pass through the decoder.
+
+Differs from the publication: blocks are read layer-normed (published: as they are), class token
+and registers do not go through the decoder (the store keeps patches alone), slices are not cropped
+to their centre (published: 448 cut to 392, which would leave the border of a scan unscored; size
+392 gives the published number of patches), heatmaps are smoothed by the model's mean filter
+(published: a Gaussian).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.imaging.json_text import parse_json
+from napari_spatial_ar.normative.detectors.ar_training import precision, products
+from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.detectors.dinomaly_network import DinomalyNetwork, hard_mining_loss
+from napari_spatial_ar.normative.detectors.grids import StoredGrids, check_grid, walk
+from napari_spatial_ar.normative.detectors.stable_adamw import StableAdamW
+from napari_spatial_ar.normative.detectors.stored import loaded
+from napari_spatial_ar.normative.model_schema import Closed, Part, Size
+
+__all__ = ["Dinomaly"]
+
+_WARM_UP = 100
+_FINAL_RATE = 0.1
+_EASY, _EASY_FROM = 0.9, 1000
+_MAX_NORM = 0.1
+_METADATA_KEY = "napari-spatial-ar-checkpoint"
+
+
+class _Stored(Closed):
+    width: Size
+    blocks: Annotated[int, Field(ge=1, le=999)]
+    decoder: Annotated[int, Field(ge=1, le=999)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Dinomaly(Detector):
+    """Cosine distance of each patch from its reconstruction."""
+
+    name: ClassVar[str] = "dinomaly"
+    stored: ClassVar[type[Part]] = _Stored
+    unit: ClassVar[str] = "cosine distance"
+    summary: ClassVar[str] = "how badly a patch is reconstructed through a noisy bottleneck"
+    meaning: ClassVar[str] = (
+        "How far the patch is from what a decoder that has seen only normal slices makes of "
+        "it: 0 is a perfect reconstruction, 1 unrelated."
+    )
+    reference: ClassVar[str] = "Dinomaly (Guo et al., CVPR 2025)"
+    cost: ClassVar[str] = (
+        "10,000 steps of training want a GPU; a file of 60 MB, features of eight blocks to store"
+    )
+
+    def __init__(self, network: DinomalyNetwork) -> None:
+        self.network = network.eval().requires_grad_(False)
+
+    @classmethod
+    def default_layers(cls, depth: int) -> tuple[int, ...] | None:
+        """Eight middle blocks, 3 to 10 of 12; see `Detector.default_layers`."""
+        if depth < 12:
+            return tuple(range(1, depth + 1))[-8:]
+        step = depth // 12
+        return tuple(range(2 * step + 1, 10 * step + 1, step))
+
+    @classmethod
+    def learn(
+        cls,
+        grids: Sequence[Tensor],
+        setup: FitSetup,
+        *,
+        iterations: int = 10_000,
+        batch_size: int = 16,
+        learning_rate: float = 2e-3,
+        decoder: int = 8,
+        dropout: float = 0.2,
+    ) -> Learning[Dinomaly]:
+        """Train the decoder, going on from a checkpoint; see `Detector.learn`.
+
+        Parameters
+        ----------
+        grids, setup
+            As for every detector.
+        iterations : int, at least 1
+            Steps of the training.
+        batch_size : int, at least 1
+            Slices in a step of the training.
+        learning_rate : float, above 0
+            Step size of the training at its highest.
+        decoder : int, at least 1
+            Blocks of the network that reconstructs.
+        dropout : float, at least 0 and below 1
+            Share of the bottleneck that is blanked in training.
+        """
+        channels = next(iter(walk(grids))).shape[1]
+        if channels % setup.blocks:
+            raise InputError(f"{channels} channels do not divide into {setup.blocks} blocks")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(setup.seed)
+            network = DinomalyNetwork(channels // setup.blocks, setup.blocks, decoder, dropout)
+        network.to(setup.device)
+        optimizer = StableAdamW(network.parameters(), lr=learning_rate)
+        settings = [iterations, batch_size, learning_rate, network.settings, setup.seed]
+        checkpoint = _Checkpoint(setup.checkpoint, _key(grids, settings))
+        done, loss = checkpoint.resume(network, optimizer), math.nan
+        per_epoch = max(1, len(grids) // batch_size)
+        while done < iterations:
+            chosen = _batch(len(grids), done, per_epoch, batch_size, setup.seed)
+            batch = torch.cat([check_grid(grids[index], channels) for index in chosen])
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * _rate(done, iterations)
+            loss = _step(network, optimizer, batch.to(setup.device), done, setup)
+            done += 1
+            if done % per_epoch == 0 or done == iterations:
+                checkpoint.save(network, optimizer, done)
+            yield Step(done, iterations, f"Training, loss {loss:.4f}", images=batch_size)
+        summary = {
+            "optimizer": "StableAdamW",
+            "products": products(setup.device),
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "steps": done,
+            "seconds": checkpoint.seconds,
+            # Nothing is left to train where a stop came after the last step.
+            "loss": None if math.isnan(loss) else loss,
+        }
+        return Learned(cls(network), summary)
+
+    @classmethod
+    def passes(cls, options: Mapping[str, Any], train: int, valid: int = 0) -> int:
+        """Count the slices of all iterations; see `Detector.passes`."""
+        return int(options["iterations"] * options["batch_size"])
+
+    @property
+    def heatmap_divisor(self) -> float:
+        """1: the heatmap is the distance itself."""
+        return 1.0
+
+    @torch.inference_mode()
+    def score(self, grid: Tensor) -> Tensor:
+        """Mean cosine distance over the groups; see `Detector.score`."""
+        return self.network.distance(check_grid(grid, self.network.channels).float()).clamp_min(0)
+
+    def parameters(self) -> dict[str, Any]:
+        """Give the arguments of `DinomalyNetwork`."""
+        return dict(self.network.settings)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give the weights of the network."""
+        return {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+
+    @classmethod
+    def from_tensors(cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]) -> Dinomaly:
+        """See `Detector.from_tensors`."""
+        return cls(loaded(lambda: DinomalyNetwork(**parameters), tensors))
+
+    def to(self, device: torch.device) -> Dinomaly:
+        """See `Detector.to`."""
+        self.network.to(device)
+        return self
+
+
+def _rate(step: int, steps: int) -> float:
+    """Learning rate of a step, as a share of the highest: a warm-up, then half a cosine."""
+    if step < _WARM_UP:
+        return step / _WARM_UP
+    along = (step - _WARM_UP) / max(1, steps - _WARM_UP)
+    return _FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * along)) / 2
+
+
+def _batch(count: int, step: int, per_epoch: int, batch_size: int, seed: int) -> list[int]:
+    """Slices of a step; each epoch goes through them in another order and drops what is over."""
+    epoch, place = divmod(step, per_epoch)
+    order: list[int] = np.random.default_rng([seed, epoch]).permutation(count).tolist()
+    return order[place * batch_size : (place + 1) * batch_size]
+
+
+def _step(
+    network: DinomalyNetwork, optimizer: StableAdamW, batch: Tensor, step: int, setup: FitSetup
+) -> float:
+    """Train on one batch; the dropout depends on the seed and the step alone."""
+    devices = [setup.device] if setup.device.type == "cuda" else []
+    network.train()
+    with torch.random.fork_rng(devices=devices), precision(setup.device):
+        torch.manual_seed(int(np.random.default_rng([setup.seed, step]).integers(2**62)))
+        encoded, decoded = network(batch)
+        loss = hard_mining_loss(encoded, decoded, _EASY * min(1.0, step / _EASY_FROM))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(network.parameters(), _MAX_NORM)
+    optimizer.step()
+    return loss.item()
+
+
+def _key(grids: Sequence[Tensor], settings: list[Any]) -> str:
+    """Name what a checkpoint must match; stored grids are named by content, so names do."""
+    names = (
+        [[path.parent.parent.name, path.name] for path in grids.paths]
+        if isinstance(grids, StoredGrids)
+        else [len(grids)]
+    )
+    return hashlib.sha256(json.dumps([names, settings], sort_keys=True).encode()).hexdigest()
+
+
+class _Checkpoint:
+    """Weights and moments on disk, if a path is given, and the time that they took."""
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        self._path = path
+        self._key = key
+        self._begin = time.perf_counter()
+        #: Up to the last `save`, what was done before a stop included.
+        self.seconds = 0.0
+
+    def save(self, network: DinomalyNetwork, optimizer: StableAdamW, done: int) -> None:
+        self.seconds = time.perf_counter() - self._begin
+        if self._path is None:
+            return
+        tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
+        record = {"key": self._key, "done": done, "seconds": self.seconds}
+        data = save(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+            metadata={_METADATA_KEY: json.dumps(record)},
+        )
+        with atomic_path(self._path) as temporary:
+            temporary.write_bytes(data)
+
+    def resume(self, network: DinomalyNetwork, optimizer: StableAdamW) -> int:
+        """Take up a checkpoint with the same key, and give its steps; else 0."""
+        if self._path is None or not self._path.is_file():
+            return 0
+        try:
+            with safe_open(self._path, "pt") as file:
+                record = parse_json((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+            if not isinstance(record, dict) or record.get("key") != self._key:
+                return 0
+            tensors = load_file(self._path)
+        except (SafetensorError, OSError, ValueError):
+            return 0
+        network.load_state_dict(_under("network.", tensors))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under("optimizer.", tensors).items():
+            index, moment = name.split(".")
+            moments.setdefault(int(index), {})[moment] = tensor
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.seconds = record.get("seconds", 0.0)
+        self._begin = time.perf_counter() - self.seconds
+        return int(record["done"])
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

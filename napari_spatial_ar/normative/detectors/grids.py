@@ -1,0 +1,151 @@
+"""Embedding grids as detectors take them: walked again and again, never all in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.normative.fitting.feature_store import load_batch
+
+__all__ = ["Draw", "StoredGrids", "check_grid", "rows_of", "sample_rows", "walk"]
+
+
+class StoredGrids(Sequence[Tensor]):
+    """Grids in a `FeatureStore`, read from disk each time they are asked for.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        As from `FeatureStore.paths`, once extracted.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> StoredGrids: ...
+    def __getitem__(self, index: int | slice) -> Tensor | StoredGrids:
+        """One grid, (1, D, Hp, Wp) float32, or some of them, unread."""
+        if isinstance(index, slice):
+            return StoredGrids(self.paths[index])
+        return load_batch([self.paths[index]])
+
+
+def check_grid(grid: Tensor, channels: int | None = None) -> Tensor:
+    """Give a grid back if it is one.
+
+    Parameters
+    ----------
+    grid : (B, D, Hp, Wp) float
+        Embeddings.
+    channels : int, optional
+        The D it must have.
+
+    Raises
+    ------
+    InputError
+        If it has other axes or another D.
+    """
+    if grid.ndim != 4 or 0 in grid.shape:
+        raise InputError(f"embeddings must be (B, D, Hp, Wp), not {tuple(grid.shape)}")
+    if channels is not None and grid.shape[1] != channels:
+        raise InputError(
+            f"the embeddings have {grid.shape[1]} channels, the model was fitted on {channels}",
+            fix="Use the backbone, and the blocks of it, that the model was fitted with",
+        )
+    return grid
+
+
+def rows_of(grid: Tensor) -> Tensor:
+    """(B, D, Hp, Wp) -> (B * Hp * Wp, D) float32, in raster order."""
+    return grid.float().permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def walk(grids: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Go through grids, seeing that each is one and that all have the same channels.
+
+    Raises
+    ------
+    InputError
+        If there are none, they can be walked only once, or one does not fit.
+    """
+    if iter(grids) is grids:
+        raise InputError("the embeddings must be there for a second look: give a sequence")
+    channels = None
+    for grid in grids:
+        channels = check_grid(grid, channels).shape[1]
+        yield grid
+    if channels is None:
+        raise InputError("a detector needs at least one normal slice")
+
+
+class Draw:
+    """Rows of a stream drawn without replacement, in their order, the same for the same seed.
+
+    Parameters
+    ----------
+    total : int
+        Rows that will be added.
+    count : int
+        How many to draw, at most.
+    seed : int or sequence of int
+        Of the draw.
+    """
+
+    def __init__(self, total: int, count: int, seed: int | Sequence[int]) -> None:
+        rng = np.random.default_rng(seed)
+        self._wanted = np.sort(rng.choice(total, min(count, total), replace=False))
+        self._seen = 0
+        self._parts: list[Tensor] = []
+
+    def add(self, rows: Tensor) -> None:
+        """Take the next rows of the stream, (N, D)."""
+        low, high = np.searchsorted(self._wanted, [self._seen, self._seen + len(rows)])
+        chosen = torch.from_numpy(self._wanted[low:high] - self._seen)
+        self._parts.append(rows[chosen.to(rows.device)].half().cpu())
+        self._seen += len(rows)
+
+    def rows(self) -> Tensor:
+        """(min(count, total), D) float16, on the CPU."""
+        return torch.cat(self._parts)
+
+
+def sample_rows(
+    grids: Iterable[Tensor], count: int, seed: int, *, unit_length: bool = False
+) -> Tensor:
+    """Draw patches without replacement, the same ones for the same seed, in their order.
+
+    Parameters
+    ----------
+    grids : iterable of (B, D, Hp, Wp) float
+        Embeddings, walked twice.
+    count : int
+        How many at most.
+    seed : int
+        Of the draw.
+    unit_length : bool
+        Whether to scale each to length 1.
+
+    Returns
+    -------
+    (min(count, patches), D) float16
+        On the CPU.
+    """
+    total = sum(grid.shape[0] * grid.shape[2] * grid.shape[3] for grid in walk(grids))
+    drawn = Draw(total, count, seed)
+    for grid in walk(grids):
+        rows = rows_of(grid)
+        drawn.add(functional.normalize(rows) if unit_length else rows)
+    return drawn.rows()

@@ -1,0 +1,405 @@
+"""The project's own method behind the detector interface.
+
+Reference: Erdil et al., "Spatial Autoregressive Modeling of DINOv3 Embeddings for Unsupervised
+Anomaly Detection". Defaults: the paper's dilated model; ``dilation`` 1 is its standard one,
+``context`` "bidirectional" its third. Cost: the training; scoring is five convolutions. What
+differs from the paper is said in `autoregressive` and `training`. ``dilations`` and ``whiten`` are
+not the paper's: docs/method.md has what they were seen to change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.normative.detectors.ar_network import Context, SpatialAR
+from napari_spatial_ar.normative.detectors.ar_training import (
+    OptimizerName,
+    TrainingSettings,
+    TrainingState,
+    products,
+    train,
+)
+from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.detectors.explanation import Explanation, Quantity
+from napari_spatial_ar.normative.detectors.grids import StoredGrids, check_grid
+from napari_spatial_ar.normative.detectors.loaded_grids import turn
+from napari_spatial_ar.normative.detectors.stored import loaded
+from napari_spatial_ar.normative.detectors.whitening import EqualVariance
+from napari_spatial_ar.normative.model_schema import Closed, Part, Size
+from napari_spatial_ar.normative.units import NATS_PER_DIMENSION
+
+__all__ = ["SpatialARDetector"]
+
+# Ways that the rasters of an option's networks run.
+_RASTERS = {"forward": ("forward",), "both": ("forward", "backward")}
+_OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
+_BACKWARD = "backward."
+_WHITENING = "whitening."
+# More than anyone trains, and no work to count.
+_MOST_LAYERS = 999
+
+
+class _Stored(Closed):
+    channels: Size
+    hidden: Size
+    layers: Annotated[int, Field(ge=2, le=_MOST_LAYERS)]
+    kernel: Annotated[int, Field(ge=3, le=99)]
+    dilation: Size | Annotated[list[Size], Field(min_length=2, max_length=_MOST_LAYERS)]
+    context: Context
+    raster: Literal["forward", "both"] = "forward"
+    whiten: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Stored:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"the kernel side is odd, not {self.kernel}")
+        if isinstance(self.dilation, list) and len(self.dilation) != self.layers:
+            raise ValueError(f"{self.layers} layers have {len(self.dilation)} dilations")
+        return self
+
+
+class SpatialARDetector(Detector):
+    """Conditional NLL of each embedding under `SpatialAR` (Erdil et al.).
+
+    Parameters
+    ----------
+    network : SpatialAR
+        Predicts each embedding from those before it.
+    backward : SpatialAR, optional
+        One that does so on grids turned by 180 degrees, from those after it; a patch then scores
+        the mean of both.
+    whitening : EqualVariance, optional
+        What is made of the embeddings before they come to the networks.
+    """
+
+    name: ClassVar[str] = "spatial-ar"
+    title: ClassVar[str] = "Spatial AR"
+    stored: ClassVar[type[Part]] = _Stored
+    unit: ClassVar[str] = NATS_PER_DIMENSION
+    summary: ClassVar[str] = "how badly a patch is predicted from the patches around it"
+    meaning: ClassVar[str] = (
+        "How badly the patch is predicted from the patches before it: its negative log- "
+        "likelihood for each of the embedding's dimensions, never below 0.92."
+    )
+    reference: ClassVar[str] = "Spatial AR (Erdil et al.)"
+    cost: ClassVar[str] = (
+        "trains for minutes (GPU) to hours (CPU), scores in milliseconds, a file of 10 MB"
+    )
+    tells_losses: ClassVar[bool] = True
+    replayable: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        network: SpatialAR,
+        backward: SpatialAR | None = None,
+        *,
+        whitening: EqualVariance | None = None,
+    ) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.backward = None if backward is None else backward.eval().requires_grad_(False)
+        self.whitening = whitening
+
+    @classmethod
+    def learn(
+        cls,
+        grids: Sequence[Tensor],
+        setup: FitSetup,
+        *,
+        dilation: int = 4,
+        dilations: str = "",
+        context: str = "causal",
+        raster: str = "forward",
+        whiten: bool = False,
+        hidden: int = 256,
+        convolutions: int = 5,
+        kernel: int = 3,
+        epochs: int = 40,
+        patience: int = 0,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        optimizer: str = "adamw",
+        noise_share: float = 0.2,
+        noise_scale: float = 0.03,
+    ) -> Learning[SpatialARDetector]:
+        """Train the network, going on from a checkpoint; see `Detector.learn`.
+
+        Parameters
+        ----------
+        grids, setup
+            As for every detector; here both sets of grids are `StoredGrids` and the checkpoint
+            is needed.
+        dilation : int, at least 1
+            How far apart the patches that it looks at lie: 4 looks wide, 1 close.
+        dilations : str
+            In place of the dilation, one for each convolution: 1-2-4-2-1 looks close and wide.
+        context : {"causal", "bidirectional"}
+            Predict a patch from those above and left of it, or from all around it.
+        raster : {"forward", "both"}
+            Both: a second network learns on the grids turned by 180 degrees, which doubles the
+            time of training, and that of scoring beyond the backbone.
+        whiten : bool
+            Turn the embeddings to principal components of equal variance before the network, as
+            measured on at most 128 training slices.
+        hidden : int, at least 1
+            Channels between the layers of the network.
+        convolutions : int, at least 2
+            Convolutions of the network.
+        kernel : int, at least 3
+            Side of each convolution in patches, an odd number.
+        epochs : int, at least 1
+            Passes over the training slices, at most.
+        patience : int, at least 0
+            End after so many epochs without a better validation NLL; 0: go through all epochs.
+        batch_size : int, at least 1
+            Slices in a step of the training.
+        learning_rate : float, above 0
+            Step size of the training.
+        optimizer : {"adamw", "muon"}
+            What steps along the gradients: the paper's AdamW, or Muon, which needs a tenth of
+            the epochs (say 8, of steps of 8 slices at a learning rate of 0.003).
+        noise_share : float, at least 0 and at most 1
+            Share of the steps in which noise is added to the embeddings.
+        noise_scale : float, at least 0
+            Strength of this noise, in standard deviations of the embeddings.
+        """
+        valid = setup.valid
+        if not (isinstance(grids, StoredGrids) and isinstance(valid, StoredGrids)):
+            raise InputError("Spatial AR trains on stored grids", fix="Use fit or fit_steps")
+        if not grids or not valid or setup.checkpoint is None:
+            raise InputError(
+                "Spatial AR needs slices to train and to validate on, and a checkpoint"
+            )
+        each = _read_dilations(dilations, convolutions)
+        settings = TrainingSettings(
+            network={
+                "channels": grids[0].shape[1],
+                "hidden": hidden,
+                "layers": convolutions,
+                "kernel": kernel,
+                "dilation": each or dilation,
+                "context": cast(Context, context),
+            },
+            seed=setup.seed,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            optimizer=cast(OptimizerName, optimizer),
+            noise_share=noise_share,
+            noise_scale=noise_scale,
+        )
+        whitening = EqualVariance.measured(grids.paths, setup.device) if whiten else None
+        states = []
+        for number in range(len(_RASTERS[raster])):
+            state = yield from _train(
+                grids, valid, setup, settings, epochs, patience, raster, number, whitening
+            )
+            state.network.load_state_dict(state.best)
+            states.append(state)
+        steps = -(-len(grids) // batch_size)
+        forward, *backward = (_outcome(state, steps) for state in states)
+        summary = {
+            **{k: v for k, v in asdict(settings).items() if k not in ("network", "seed")},
+            "optimizer": _OPTIMIZERS[optimizer],
+            "products": products(setup.device),
+            "seconds": sum(state.seconds for state in states),
+            "warnings": [text for state in states for text in state.portions.warnings],
+            **forward,
+        }
+        if backward:
+            summary["backward"] = backward[0]
+        return Learned(cls(*(state.network for state in states), whitening=whitening), summary)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """See `Detector.check`."""
+        if options["kernel"] % 2 == 0:
+            raise InputError(f"kernel must be an odd number, not {options['kernel']}")
+        if options["raster"] == "both" and options["context"] != "causal":
+            raise InputError(
+                f"a {options['context']} network has no raster that could run both ways"
+            )
+        _read_dilations(options["dilations"], options["convolutions"])
+
+    @classmethod
+    def passes(cls, options: Mapping[str, Any], train: int, valid: int = 0) -> int:
+        """Count all epochs of each network; see `Detector.passes`."""
+        # Validation goes forward only, which is a third of the work.
+        return int(
+            len(_RASTERS.get(options["raster"], ())) * options["epochs"] * (train + valid / 3)
+        )
+
+    @property
+    def heatmap_divisor(self) -> float:
+        """D: the heatmap is in nats per dimension."""
+        return float(self.network.channels)
+
+    @torch.inference_mode()
+    def score(self, grid: Tensor) -> Tensor:
+        """A_ij in nats; see `Detector.score`."""
+        grid = self._seen(grid)
+        nll = self.network.nll(grid.contiguous(memory_format=torch.channels_last))
+        if self.backward is None:
+            return nll
+        turned = turn(grid).contiguous(memory_format=torch.channels_last)
+        return (nll + turn(self.backward.nll(turned))) / 2
+
+    def _seen(self, grid: Tensor) -> Tensor:
+        """Check a grid and give what the networks see of it."""
+        grid = check_grid(grid, self.network.channels)
+        return grid if self.whitening is None else self.whitening(grid)
+
+    @torch.inference_mode()
+    def explain(self, grid: Tensor, row: int, column: int) -> Explanation:
+        """See `Detector.explain`: the error of the prediction too, from each side it is made."""
+        told = super().explain(grid, row, column)
+        grid = self._seen(grid)
+        seen = grid[0, :, row, column].float()
+        sides = [("", self.network(grid)[0, :, row, column])]
+        if self.backward is not None:
+            back = turn(self.backward(turn(grid)))[0, :, row, column]
+            sides = [(" from before", sides[0][1]), (" from after", back)]
+        errors = [
+            Quantity(f"Prediction error{side}", _rms(seen - mean.float()), "root mean square")
+            for side, mean in sides
+        ]
+        of = "embedding" if self.whitening is None else "whitened embedding"
+        size = Quantity(f"Size of the {of}", _rms(seen), "root mean square")
+        return Explanation(told.meaning, (*told.quantities, *errors, size))
+
+    def parameters(self) -> dict[str, Any]:
+        """Give the arguments of `SpatialAR`, and what a plain network has not.
+
+        ``raster`` where it runs both ways, ``whiten`` where embeddings are whitened.
+        """
+        own: dict[str, Any] = {} if self.backward is None else {"raster": "both"}
+        own |= {} if self.whitening is None else {"whiten": True}
+        return {**self.network.settings, **own}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give the weights, of a second network under ``backward.``, and ``whitening.``."""
+        state = dict(self.network.state_dict())
+        if self.backward is not None:
+            state |= {_BACKWARD + k: v for k, v in self.backward.state_dict().items()}
+        if self.whitening is not None:
+            state |= {_WHITENING + k: v for k, v in self.whitening.tensors().items()}
+        return {k: v.detach().cpu().contiguous() for k, v in state.items()}
+
+    @classmethod
+    def from_tensors(
+        cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> SpatialARDetector:
+        """See `Detector.from_tensors`."""
+        arguments, plain = dict(parameters), dict(tensors)
+        whitens = arguments.pop("whiten", False)
+        whitened = _taken(_WHITENING, plain) if whitens else {}
+        states = [plain]
+        if arguments.pop("raster", "forward") == "both":
+            states.append(_taken(_BACKWARD, plain))
+        networks = [loaded(lambda: SpatialAR(**arguments), state) for state in states]
+        channels = networks[0].channels
+        whitening = EqualVariance.from_tensors(whitened, channels) if whitens else None
+        return cls(*networks, whitening=whitening)
+
+    def to(self, device: torch.device) -> SpatialARDetector:
+        """See `Detector.to`."""
+        for network in (self.network, self.backward):
+            if network is not None:
+                network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.whitening = self.whitening and self.whitening.to(device)
+        return self
+
+
+def _read_dilations(text: str, convolutions: int) -> list[int]:
+    """Read ``"1-2-4-2-1"``, one dilation for each convolution; none where nothing is said."""
+    if not text.strip():
+        return []
+    if not re.fullmatch(r"\s*[1-9]\d*(\s*-\s*[1-9]\d*)*\s*", text):
+        raise InputError(
+            f"'{text}' are no dilations", fix="Write one for each convolution, such as 1-2-4-2-1"
+        )
+    found = [int(number) for number in text.split("-")]
+    if len(found) != convolutions:
+        raise InputError(
+            f"there are {len(found)} dilations ({text.strip()}) for {convolutions} convolutions",
+            fix="Write one for each convolution, or change the number of convolutions",
+        )
+    return found
+
+
+def _taken(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take those out whose names begin so, and give them without it."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
+
+
+def _rms(vector: Tensor) -> float:
+    return float(vector.square().mean().sqrt())
+
+
+def _train(
+    grids: StoredGrids,
+    valid: StoredGrids,
+    setup: FitSetup,
+    settings: TrainingSettings,
+    epochs: int,
+    patience: int,
+    raster: str,
+    number: int,
+    whitening: EqualVariance | None,
+) -> Generator[Step, None, TrainingState]:
+    """Train one of the networks of a raster."""
+    ways = _RASTERS[raster]
+    steps = -(-len(grids) // settings.batch_size)
+    checkpoint = cast(Path, setup.checkpoint)
+    if number:
+        checkpoint = checkpoint.with_stem(f"{checkpoint.stem}-{ways[number]}")
+    message = "Training" if len(ways) == 1 else f"Training {ways[number]}"
+    state = None
+    for state in train(
+        grids.paths,
+        valid.paths,
+        settings,
+        epochs=epochs,
+        checkpoint=checkpoint,
+        device=setup.device,
+        turned=ways[number] == "backward",
+        patience=patience,
+        change=whitening,
+    ):
+        best = state.history[state.best_epoch].valid_nll if state.history else None
+        yield Step(
+            (number * epochs + len(state.history)) * steps + state.batches_done,
+            len(ways) * epochs * steps,
+            state.portions.noted(message)
+            + ("" if best is None else f", best validation NLL {best:.4f} nats per dimension"),
+            epoch=len(state.history),
+            epochs=epochs,
+            train_nll=tuple(epoch.train_nll for epoch in state.history),
+            valid_nll=tuple(epoch.valid_nll for epoch in state.history),
+            best_epoch=state.best_epoch,
+            images=settings.batch_size,
+        )
+    assert state is not None  # train yields at least once
+    return state
+
+
+def _outcome(state: TrainingState, steps: int) -> dict[str, Any]:
+    """Give what a model file says of one network's training; ``steps`` are those of an epoch."""
+    return {
+        "epochs": len(state.history),
+        "steps": len(state.history) * steps,
+        "best_epoch": state.best_epoch + 1,
+        "best_nll": state.history[state.best_epoch].valid_nll,
+        "history": {
+            "train_nll": [epoch.train_nll for epoch in state.history],
+            "valid_nll": [epoch.valid_nll for epoch in state.history],
+        },
+    }

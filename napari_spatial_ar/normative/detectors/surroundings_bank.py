@@ -1,0 +1,161 @@
+"""Nearest-neighbour memory bank over patches together with their surroundings.
+
+In the line of AnomalyDINO and PatchCore (see `memory_bank`), and smaller: a patch is compared by
+its embedding and the mean around it, whitened (`surroundings`), and of all normal patches a
+seeded draw of ``rows`` is kept, or ``means`` of these by spherical k-means (Dhillon and Modha,
+Machine Learning 42, 2001), of which fewer do as well (benchmarks/bank_rows.py). The score is the
+cosine distance to the nearest.
+
+Defaults: 256 components, 16,384 rows. Against the full bank of 469 slices that is a 40th of the
+memory and a 44th of the products, and no worse on brain_flair
+(benchmarks/results/compare_brain_flair.json).
+
+Cost: one pass over the normal slices; 2 x rows x components bytes to keep, 8 MB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.detectors.grids import Draw, walk
+from napari_spatial_ar.normative.detectors.moments import Moments
+from napari_spatial_ar.normative.detectors.nearest import largest_products
+from napari_spatial_ar.normative.detectors.stored import BANK, take
+from napari_spatial_ar.normative.detectors.surroundings import Whitening, describe
+from napari_spatial_ar.normative.model_schema import Count, Part
+
+__all__ = ["StoredBank", "SurroundingsBank"]
+
+# Rounds of k-means, after which it changes little, and rows whose means are looked up at a time.
+_ROUNDS, _ASSIGNED = 6, 4096
+
+
+class StoredBank(Part):
+    """Its parameters in a file."""
+
+    rows: Count = 0
+    components: Count = 0
+
+
+class SurroundingsBank(Detector):
+    """Cosine distance, after whitening, to the nearest normal patch in its surroundings.
+
+    Parameters
+    ----------
+    whitening : Whitening
+        How patches are described.
+    bank : (N, k) float16
+        Unit-length descriptions of normal patches.
+    """
+
+    name: ClassVar[str] = "surroundings-bank"
+    stored: ClassVar[type[Part]] = StoredBank
+    unit: ClassVar[str] = "cosine distance"
+    summary: ClassVar[str] = "distance to the nearest normal patch, surroundings counted in"
+    meaning: ClassVar[str] = (
+        "How far the patch, with what is around it, is from the nearest normal one: 0 is "
+        "the same, 1 unrelated."
+    )
+    reference: ClassVar[str] = "in the line of AnomalyDINO (Damm et al., WACV 2025)"
+    cost: ClassVar[str] = "fits in seconds, scores in milliseconds, a file of 9 MB"
+    replayable: ClassVar[bool] = True
+
+    def __init__(self, whitening: Whitening, bank: Tensor) -> None:
+        self.whitening = whitening
+        self.bank = bank
+
+    @classmethod
+    def learn(
+        cls,
+        grids: Iterable[Tensor],
+        setup: FitSetup,
+        *,
+        rows: int = 16_384,
+        components: int = 256,
+        means: int = 0,
+    ) -> Learning[SurroundingsBank]:
+        """Keep a draw of whitened patches, or their means; see `Detector.learn`.
+
+        Parameters
+        ----------
+        grids, setup
+            As for every detector.
+        rows : int, at least 1
+            Patches drawn, at most.
+        components : int, at least 1
+            Principal components kept, at most 2 D.
+        means : int, at least 0
+            Keep so many means of the patches drawn in place of them; 0: keep the patches.
+        """
+        moments = Moments()
+        for number, grid in enumerate(walk(grids), start=1):
+            moments.add(describe(grid.to(setup.device)))
+            yield Step(number, number, "Measuring normal patches")
+        whitening = Whitening.of_moments(moments, components).to(setup.device)
+        drawn = Draw(moments.count, rows, setup.seed)
+        for number, grid in enumerate(walk(grids), start=1):
+            drawn.add(whitening(grid.to(setup.device)))
+            yield Step(number, number, "Drawing normal patches")
+        bank = drawn.rows()
+        if 0 < means < len(bank):
+            bank = yield from _means_of(bank, means, setup)
+        return Learned(cls(whitening.to(torch.device("cpu")), bank))
+
+    @property
+    def heatmap_divisor(self) -> float:
+        """1: the heatmap is the distance itself."""
+        return 1.0
+
+    @torch.inference_mode()
+    def score(self, grid: Tensor) -> Tensor:
+        """1 - cosine similarity to the nearest row; see `Detector.score`."""
+        return self.distances(self.whitening(grid)).reshape(len(grid), *grid.shape[2:])
+
+    def distances(self, queries: Tensor) -> Tensor:
+        """1 - cosine similarity to the nearest row of whitened patches, (N, k) to (N,)."""
+        return (1 - largest_products(queries, self.bank)).clamp_min(0)
+
+    def parameters(self) -> dict[str, Any]:
+        """Give the sizes."""
+        return {"rows": len(self.bank), "components": self.bank.shape[1]}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give the whitening and the bank."""
+        return {**self.whitening.tensors(), "bank": self.bank.cpu().contiguous()}
+
+    @classmethod
+    def from_tensors(
+        cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> SurroundingsBank:
+        """See `Detector.from_tensors`."""
+        whitening = Whitening.from_tensors(tensors)
+        return cls(whitening, take(tensors, "bank", None, whitening.basis.shape[1], kinds=BANK))
+
+    def to(self, device: torch.device) -> SurroundingsBank:
+        """See `Detector.to`."""
+        self.whitening, self.bank = self.whitening.to(device), self.bank.to(device)
+        return self
+
+
+def _means_of(rows: Tensor, count: int, setup: FitSetup) -> Generator[Step, None, Tensor]:
+    """Spherical k-means: (N, k) float16 of unit length to (count, k) alike, on the CPU; seeded."""
+    generator = torch.Generator().manual_seed(setup.seed)
+    means = rows[torch.randperm(len(rows), generator=generator)[:count]].float()
+    for number in range(1, _ROUNDS + 1):
+        sums, members = torch.zeros_like(means), torch.zeros(count)
+        there = means.to(setup.device)
+        for part in torch.split(rows, _ASSIGNED):
+            nearest = (part.to(setup.device).float() @ there.T).argmax(dim=1).cpu()
+            # On the CPU, where the order of the sum, and with it the outcome, is always the same.
+            sums.index_add_(0, nearest, part.float())
+            members += torch.bincount(nearest, minlength=count)
+            yield Step(number, _ROUNDS, "Grouping normal patches", images=0)
+        # A mean that no patch is nearest to stays where it is.
+        means = torch.where(members[:, None] > 0, functional.normalize(sums), means)
+    return means.half()

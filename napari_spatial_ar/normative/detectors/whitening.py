@@ -1,0 +1,104 @@
+"""Embeddings as principal components of equal variance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from napari_spatial_ar.errors import ModelFileError
+from napari_spatial_ar.normative.detectors.moments import Moments
+from napari_spatial_ar.normative.fitting.feature_store import load_batch
+
+__all__ = ["EqualVariance"]
+
+# Slices that it is measured on, at most, and the least variance of a component, as a share of
+# their mean: those that hardly vary would else be blown up from rounding alone.
+_MEASURED = 128
+_FLOOR = 1e-3
+_MEAN, _MATRIX = "mean", "matrix"
+
+
+@dataclass(frozen=True)
+class EqualVariance:
+    """A change of grids: all principal components of the embeddings, at the same variance.
+
+    Parameters
+    ----------
+    mean : (D,) float32
+        Of the embeddings of normal slices.
+    matrix : (D, D) float32
+        W = (V (lambda + 1e-3 mean(lambda))^-1/2)^T; lambda and V are the eigenvalues and
+        eigenvectors (in columns) of their covariance.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    @classmethod
+    def measured(cls, paths: Sequence[Path], device: torch.device) -> EqualVariance:
+        """Measure it on a device, over at most 128 stored grids spread over those given.
+
+        It is the processor's, whatever the device.
+        """
+        some = paths[:: max(1, -(-len(paths) // _MEASURED))]
+        moments = Moments()
+        for path in some:
+            moments.add(load_batch([path])[0].movedim(0, -1).flatten(0, 1).to(device))
+        values, vectors = torch.linalg.eigh(moments.covariance)
+        values = values.clamp_min(0)
+        # Where nothing varies at all, nothing is there to be scaled.
+        least = (_FLOOR * values.mean()).clamp_min(torch.finfo(torch.float32).tiny)
+        matrix = (vectors * (values + least) ** -0.5).T
+        return cls(moments.mean.float().contiguous(), matrix.float().contiguous())
+
+    @property
+    def digest(self) -> str:
+        """Name of what it does: another one gives other grids."""
+        digest = hashlib.sha256()
+        for tensor in self.tensors().values():
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+    def __call__(self, grid: Tensor) -> Tensor:
+        """Change (B, D, Hp, Wp) float to the same shape, float32 in channels-last memory."""
+        # Products of half the digits would not keep the components apart.
+        with torch.autocast(grid.device.type, enabled=False):
+            tokens = grid.movedim(1, -1).float() - self.mean
+            return (tokens @ self.matrix.T).movedim(-1, 1)
+
+    def to(self, device: torch.device) -> EqualVariance:
+        """Give the same on a device."""
+        return EqualVariance(self.mean.to(device), self.matrix.to(device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give what a model file keeps."""
+        both = {_MEAN: self.mean, _MATRIX: self.matrix}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in both.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], channels: int) -> EqualVariance:
+        """Inverse of `tensors`, for embeddings of ``channels`` channels.
+
+        Raises
+        ------
+        ModelFileError
+            If they are missing or do not fit.
+        """
+        mean, matrix = tensors.get(_MEAN), tensors.get(_MATRIX)
+        if mean is None or matrix is None or len(tensors) != 2:
+            raise ModelFileError(
+                "it whitens embeddings, and their mean and matrix are not all there"
+            )
+        if mean.shape != (channels,) or matrix.shape != (channels, channels):
+            raise ModelFileError(
+                f"its whitening does not fit its network: mean {tuple(mean.shape)} and matrix "
+                f"{tuple(matrix.shape)} for embeddings of {channels} channels"
+            )
+        if not (mean.isfinite().all() and matrix.isfinite().all()):
+            raise ModelFileError("its whitening holds values that are not finite")
+        return cls(mean.float().contiguous(), matrix.float().contiguous())

@@ -1,0 +1,1 @@
+"""From a folder of normal scans to a model."""

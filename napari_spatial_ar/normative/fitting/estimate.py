@@ -1,0 +1,212 @@
+"""How long a fit will take, measured on this machine before it starts."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from napari_spatial_ar.datasets.folders import iter_slices
+from napari_spatial_ar.imaging.windows import apply_window
+from napari_spatial_ar.normative import speeds
+from napari_spatial_ar.normative.detectors import FitSetup, StoredGrids
+from napari_spatial_ar.normative.fitting.fit import fit_steps
+from napari_spatial_ar.normative.fitting.plan import FitPlan, FitPlanned
+from napari_spatial_ar.normative.fitting.progress import FitProgress, spoken
+from napari_spatial_ar.normative.memory import one_sentence, releases_memory
+from napari_spatial_ar.normative.tiling import embed_slice
+
+__all__ = ["NOT_COUNTED", "FitEstimate", "estimate", "estimate_steps"]
+
+#: What an estimate leaves out.
+NOT_COUNTED = "looking through the folders, and the calibration at the end"
+# Measuring a part ends after so many seconds.
+_SECONDS = 3.0
+_SLICES = 4
+
+
+@dataclass(frozen=True)
+class FitEstimate:
+    """How long a fit will take, `NOT_COUNTED` left out.
+
+    Parameters
+    ----------
+    to_embed, stored : int
+        Slices to embed, changed ones included, and those whose embeddings are there already.
+    embedding_seconds : float
+        For reading and embedding them.
+    learning_seconds : float
+        For what the method does then, all epochs counted where it may end before.
+    """
+
+    to_embed: int
+    stored: int
+    embedding_seconds: float
+    learning_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.embedding_seconds + self.learning_seconds
+
+    def __str__(self) -> str:
+        stored = f", {self.stored} are stored" if self.stored else ""
+        learning = f"learning about {spoken(self.learning_seconds)}"
+        return f"About {spoken(self.seconds)}: {self.to_embed} slices to embed{stored}; {learning}."
+
+
+@releases_memory
+def estimate_steps(
+    folder: str | Path | Sequence[str | Path], **settings: Any
+) -> Generator[FitProgress, None, FitEstimate]:
+    """Look through a folder, then measure for a few seconds; stop iterating to cancel.
+
+    The backbone is timed on slices of the folder, and the method on random embeddings of their
+    size. What was measured, or took a fit its time, is remembered and not measured again.
+
+    Parameters
+    ----------
+    folder, **settings
+        As for `fit_steps`, with the same errors. Nothing is written but what was measured.
+
+    Yields
+    ------
+    FitProgress
+
+    Returns
+    -------
+    FitEstimate
+    """
+    steps = fit_steps(folder, **{**settings, "overwrite": True})
+    while not isinstance(step := next(steps), FitPlanned):  # a fit plans or raises
+        yield step
+    steps.close()
+    plan = step.plan
+    yield FitProgress("features", 0, 0, message="Measuring how long it takes")
+    learning = speeds.recall(plan.learning_key)
+    if learning is None:
+        learning = _time_learning(plan) / plan.train
+        speeds.remember(plan.learning_key, learning)
+    to_embed = plan.to_embed
+    return FitEstimate(
+        to_embed=to_embed,
+        stored=plan.total - to_embed,
+        embedding_seconds=to_embed * _embedding_of_a_slice(plan) if to_embed else 0.0,
+        # Each of N folds learns from a share (N - 1) / N of the slices.
+        learning_seconds=learning * plan.train * max(1, plan.folds),
+    )
+
+
+def estimate(folder: str | Path | Sequence[str | Path], **settings: Any) -> FitEstimate:
+    """Say how long a fit will take; see `estimate_steps`."""
+    steps = estimate_steps(folder, **settings)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: FitEstimate = end.value
+            return found
+
+
+def _embedding_of_a_slice(plan: FitPlan) -> float:
+    """Seconds that reading and embedding a slice take."""
+    known = speeds.recall(plan.embedding_key)
+    if known is not None:
+        return known
+    store, taken = plan.store, []
+    begin = time.perf_counter()
+    for _, image, window in iter_slices(plan.refs[:_SLICES], store.preprocessing.window):
+        embed_slice(store.backbone, store.preprocessing, apply_window(image, *window)).cpu()
+        now = time.perf_counter()
+        taken.append(now - begin)
+        begin = now
+        if sum(taken) > _SECONDS:
+            break
+    # What is done once, such as opening a volume, is done with the first.
+    seconds = statistics.median(taken[1:] or taken)
+    speeds.remember(plan.embedding_key, seconds)
+    return seconds
+
+
+def _time_learning(plan: FitPlan) -> float:
+    """Seconds that learning takes, from a short run on random embeddings."""
+    generator = torch.Generator().manual_seed(0)
+    rows, columns, channels = plan.store.shape
+    grid = torch.randn(1, channels, rows, columns, generator=generator)
+    what, device = f"Learning by {plan.method.title}", plan.store.backbone.device
+    with tempfile.TemporaryDirectory() as folder, one_sentence(what, device):
+        passes = plan.method.passes(plan.options, plan.train, plan.valid)
+        if passes is None:
+            return _time_of_walks(plan, grid, Path(folder))
+        return passes * len(plan.store.tiling) * _time_of_a_pass(plan, grid, Path(folder))
+
+
+def _setup(plan: FitPlan, folder: Path, grids: Any) -> FitSetup:
+    backbone = plan.store.backbone
+    return FitSetup(
+        blocks=backbone.spec.blocks,
+        device=backbone.device,
+        valid=grids[:1],
+        normals=grids,
+        checkpoint=folder / "checkpoint.safetensors",
+    )
+
+
+def _time_of_a_pass(plan: FitPlan, grid: torch.Tensor, folder: Path) -> float:
+    """Seconds a slice, of a method that trains on batches of them."""
+    path = folder / "grid.npy"
+    np.save(path, grid[0].permute(1, 2, 0).half().numpy())
+    batch = int(plan.options["batch_size"])
+    if plan.store.backbone.device.type == "cpu":
+        # There a slice takes as long in a small batch, and the answer is there sooner.
+        batch = min(batch, _SLICES)
+    grids = StoredGrids([path] * (64 * batch))
+    steps = plan.method.learn(
+        grids, _setup(plan, folder, grids), **{**plan.options, "batch_size": batch}
+    )
+    begin, first = 0.0, 0
+    for step in steps:
+        now = time.perf_counter()
+        if not first:  # the first batch, with which memory is set up, is not counted
+            begin, first = now, step.done
+        elif step.done > first and now - begin > _SECONDS:
+            break
+    seconds = time.perf_counter() - begin
+    steps.close()
+    return seconds / (batch * max(1, step.done - first))
+
+
+def _time_of_walks(plan: FitPlan, grid: torch.Tensor, folder: Path) -> float:
+    """Seconds, of a method that walks through the slices a few times, and may train between."""
+    grids: list[Any] = [grid] * _SLICES
+    labels = torch.randint(0, 2, (1, *grid.shape[2:]), generator=torch.Generator().manual_seed(0))
+    pairs = [(grid, labels)] * _SLICES
+    taken = pairs if plan.method.wants_changes else grids
+    steps = plan.method.learn(taken, _setup(plan, folder, grids), **plan.options)
+    walking = once = rest = stage = 0.0
+    start = begin = time.perf_counter()
+    for step in steps:
+        now = time.perf_counter()
+        if step.total <= _SLICES and step.done > 1:
+            walking += now - begin
+        else:
+            once += now - begin
+        # Of what is left of a training when the time is over.
+        stage = stage + now - begin if step.done > 1 else 0.0
+        rest = stage * (step.total / max(1, step.done) - 1)
+        begin = now
+        if now - start > 2 * _SECONDS:
+            break
+    else:
+        rest = 0.0
+    steps.close()
+    changed = 0 if plan.changed is None else len(plan.changed)
+    slices = plan.train if plan.method.wants_normals else changed
+    return once + rest + walking * slices * len(plan.store.tiling) / (_SLICES - 1)

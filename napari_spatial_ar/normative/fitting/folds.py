@@ -1,0 +1,104 @@
+"""Calibrating on the training patients themselves, each by what others taught.
+
+A model has seen its own training slices, and finds them more normal than any other. Where few
+patients are held out, their scores alone say little of the next one. So the patients of the
+training slices are dealt into folds, the method learns again without each fold, and scores it:
+every patient then counts, as one who was not learned from (cross-fitting; Barber et al., 2021,
+"Predictive inference with the jackknife+", and Vovk, 2015, "Cross-conformal predictors").
+
+The scores come from models that learned from fewer patients than the one they stand for, so they
+tend to be a little higher, and what is promised to err on the safe side. It is no proof, as the
+one of split conformal prediction is. Pieces of other slices that synthetic changes put into a
+slice may come from the fold's own patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from napari_spatial_ar.datasets.slices import SliceRef
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.normative.calibration.calibrate import NormalScores
+from napari_spatial_ar.normative.detectors import Detector, FitSetup, StoredGrids
+from napari_spatial_ar.normative.fitting.changed_grids import ChangedGrids
+from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
+from napari_spatial_ar.normative.fitting.progress import FitProgress, learning
+
+__all__ = ["deal", "measure_folds"]
+
+
+def deal(refs: Sequence[SliceRef], folds: int, seed: int) -> list[list[SliceRef]]:
+    """Deal slices into folds by whole patients.
+
+    Raises
+    ------
+    InputError
+        If there are fewer patients than folds.
+    """
+    groups = list(dict.fromkeys(ref.group for ref in refs))
+    if len(groups) < folds:
+        raise InputError(
+            f"{len(groups)} training patients cannot be dealt into {folds} folds",
+            fix="Choose fewer folds, or 0 for none",
+        )
+    order = np.random.default_rng(seed).permutation(len(groups))
+    fold_of = {groups[index]: place % folds for place, index in enumerate(order)}
+    return [[ref for ref in refs if fold_of[ref.group] == fold] for fold in range(folds)]
+
+
+def measure_folds(
+    scores: NormalScores,
+    method: type[Detector],
+    refs: Sequence[SliceRef],
+    changed: ChangedGrids | None,
+    setup: FitSetup,
+    options: Mapping[str, Any],
+    store: FeatureStore,
+    folds: int,
+) -> Generator[FitProgress, None, None]:
+    """Score each training slice by what the method learns from the other folds' patients.
+
+    Parameters
+    ----------
+    scores : NormalScores
+        Takes the scores in.
+    method, options
+        What learns, and how.
+    refs : sequence of SliceRef
+        The training slices, their embeddings stored.
+    changed : ChangedGrids, optional
+        Changed slices, for a method that wants them.
+    setup : FitSetup
+        That of the fit.
+    store : FeatureStore
+        Holds the embeddings.
+    folds : int
+        How many.
+
+    Yields
+    ------
+    FitProgress
+        Of each fold in turn.
+    """
+    tiles = 1 if changed is not None else len(store.tiling)
+    for number, judged in enumerate(deal(refs, folds, setup.seed), start=1):
+        out = {ref.group for ref in judged}
+        normals = StoredGrids(store.paths([ref for ref in refs if ref.group not in out]))
+        grids: Sequence[Any] = normals if changed is None else changed.without(out)
+        checkpoint = setup.checkpoint and setup.checkpoint.with_stem(f"fold-{number}")
+        part = replace(setup, normals=normals, checkpoint=checkpoint)
+        message = f"Calibrating, fold {number} of {folds}"
+        steps = learning(method, grids, part, options, tiles)
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                detector = end.value.detector.to(setup.device)
+                break
+            yield FitProgress("calibration", step.done, step.total, message=f"{message}: learning")
+        for done in scores.measure(judged, detector):
+            yield FitProgress("calibration", done, len(judged), message=f"{message}: scoring")

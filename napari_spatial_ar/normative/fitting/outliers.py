@@ -1,0 +1,244 @@
+"""Which scans of a fit look least like the others: to be looked at before the model is trusted.
+
+A folder of normal scans may hold some that are not. A model that was fitted on them has learned
+them too, and a memory bank finds nothing surprising in its own slices. So each scan is judged by
+other patients alone: they are split in two halves, a `SurroundingsBank` is learned from each, and
+slices are scored by that of the other half.
+
+It is this bank whatever the model's own method is: it is learned in seconds from the embeddings
+that the fit has stored, where learning some methods twice more would take hours. What is ranked is
+how far a scan is from the others as the model's backbone sees them, not the model's own score.
+
+High is what is rare, which need not be abnormal; what many patients have in common is in both
+halves, and is not found. A scan ranks by its highest slice. How much contamination is found:
+benchmarks/contamination.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from napari_spatial_ar.datasets.slices import SliceRef, iter_slices, split_by_group
+from napari_spatial_ar.datasets.survey import survey
+from napari_spatial_ar.datasets.surveyed import Survey, SurveyedSeries
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.windows import apply_window
+from napari_spatial_ar.normative.calibration.calibrate import slice_keys
+from napari_spatial_ar.normative.detectors import (
+    Detector,
+    FitSetup,
+    StoredGrids,
+    SurroundingsBank,
+    score_grid,
+)
+from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
+from napari_spatial_ar.normative.fitting.progress import FitProgress, embedding, learning
+from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.normative.scores import Example, Scoring, SliceScore
+
+__all__ = [
+    "UNIT",
+    "CrossJudge",
+    "Suspect",
+    "Suspects",
+    "find_suspects",
+    "look_again",
+    "series_of_fit",
+]
+
+#: Unit of the scores.
+UNIT = SurroundingsBank.unit
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A scan of a fit, with the slice that is least like those of other patients.
+
+    Parameters
+    ----------
+    key, label, patient
+        As in `SurveyedSeries`; ``exclude`` of a fit takes the key. None names anybody.
+    slices : int
+        How many of its slices had a part in the fit.
+    place : int
+        Which slice it is, from 0: in its volume, or among the scan's pictures.
+    score : float
+        Image score of this slice, in `UNIT`.
+    example : Example
+        The slice, and how far each place of it is from normal, in `UNIT`.
+    """
+
+    key: str
+    label: str
+    patient: str
+    slices: int
+    place: int
+    score: float
+    example: Example = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """The most surprising scans first, and out of how many."""
+
+    ranked: tuple[Suspect, ...]
+    scans: int
+
+
+class CrossJudge:
+    """Scores each slice by what was learned from the half of the patients that its own is not in.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        Holds the slices' embeddings.
+    scoring : Scoring
+        From patch scores to heatmap and image score.
+    method : type of Detector
+        What learns; one that needs no changed slices.
+    """
+
+    def __init__(
+        self, store: FeatureStore, scoring: Scoring, method: type[Detector] = SurroundingsBank
+    ) -> None:
+        self._store = store
+        self._scoring = scoring
+        self._method = method
+        self._detectors: dict[str, Detector] = {}
+
+    def learn(self, refs: Sequence[SliceRef], seed: int = 0) -> Generator[FitProgress, None, None]:
+        """Learn from each half of slices whose embeddings are stored.
+
+        Raises
+        ------
+        InputError
+            If all are of one patient.
+        """
+        store, halves = self._store, split_by_group(refs, 0.5, seed)
+        for shown, judged in (halves, halves[::-1]):
+            setup = FitSetup(
+                blocks=store.backbone.spec.blocks, seed=seed, device=store.backbone.device
+            )
+            grids = StoredGrids(store.paths(shown))
+            learned = yield from learning(self._method, grids, setup, {}, len(store.tiling))
+            detector = learned.detector.to(store.backbone.device)
+            self._detectors.update({ref.group: detector for ref in judged})
+
+    def score(self, ref: SliceRef, shape: tuple[int, int]) -> SliceScore:
+        """Score one of the slices learned from; the heatmap gets ``shape`` (rows, columns)."""
+        detector, store = self._detectors[ref.group], self._store
+        grids = load_batch(store.paths([ref])).to(store.backbone.device)
+        return score_grid(detector, self._scoring, grids, shape, store.tiling)
+
+
+def find_suspects(
+    model: NormativeModel,
+    folders: str | Path | Sequence[str | Path],
+    *,
+    top: int = 20,
+    patient_pattern: str | None = None,
+) -> Generator[FitProgress, None, Suspects]:
+    """Rank the scans that a model was fitted on by how little they are like other patients'.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        Tells backbone, preprocessing, and which slices had a part in the fit, held-out ones too.
+    folders : path-like or sequence of path-like
+        What it was fitted on.
+    top : int
+        How many scans to give, at most.
+    patient_pattern : str, optional
+        That of the fit, see `find_slices`.
+
+    Yields
+    ------
+    FitProgress
+        Stop iterating to cancel.
+
+    Returns
+    -------
+    Suspects
+
+    Raises
+    ------
+    InputError
+        If ``top`` is less than 1, the folders cannot be read or hold no slice of the fit, or all
+        slices are of one patient.
+    WeightsError
+        If the backbone's weights are missing.
+    StorageError
+        If embeddings are stored no more and the disk has no room for them.
+    """
+    if top < 1:
+        raise InputError(f"the number of scans to show must be at least 1, not {top}")
+    found = yield from look_again(model, folders, patient_pattern)
+    series = series_of_fit(model, found)
+    if not series:
+        raise InputError(
+            f"none of its slices had a part in the fit of '{model.name}'",
+            path=folders if isinstance(folders, str | Path) else folders[0],
+            fix="Give the folders that the model was fitted on",
+        )
+    refs = [ref for one in series for ref in one.refs]
+    preprocessing = model.header.preprocessing
+    store = FeatureStore(model.backbone, preprocessing)
+    yield from embedding(store.extract(refs), len(refs), "Embedding slices")
+    judge = CrossJudge(store, model.header.scoring)
+    yield from judge.learn(refs, int(model.header.training.get("seed", 0)))
+    scores: dict[SliceRef, float] = {}
+    for ref in refs:
+        scores[ref] = judge.score(ref, preprocessing.size).image_score
+        yield FitProgress("calibration", len(scores), len(refs), message="Scoring slices")
+    highest = {max(one.refs, key=scores.__getitem__): one for one in series}
+    ranked = sorted(highest, key=scores.__getitem__, reverse=True)[:top]
+    suspects = []
+    for ref, image, window in iter_slices(ranked, preprocessing.window):
+        one, (rows, columns) = highest[ref], image.shape
+        score = judge.score(ref, (rows, columns))
+        example = Example(apply_window(image, *window), score.nll, score.image_score)
+        place = one.refs.index(ref) if ref.index is None else ref.index
+        suspects.append(
+            Suspect(
+                one.key, one.label, one.patient, len(one.refs), place, score.image_score, example
+            )
+        )
+    suspects.sort(key=lambda suspect: suspect.score, reverse=True)
+    return Suspects(tuple(suspects), len(series))
+
+
+def look_again(
+    model: NormativeModel,
+    folders: str | Path | Sequence[str | Path],
+    patient_pattern: str | None,
+) -> Generator[FitProgress, None, Survey]:
+    """Look through the folders of a fit as it did; see `survey` for what can go wrong."""
+    steps = survey(
+        folders,
+        modality=model.modality,  # type: ignore[arg-type]
+        window=model.header.preprocessing.window,
+        patient_pattern=patient_pattern,
+        selection=model.header.selection,
+    )
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            found: Survey = end.value
+            return found
+        yield FitProgress("features", step.done, step.total, message="Looking through the folder")
+
+
+def series_of_fit(model: NormativeModel, found: Survey) -> list[SurveyedSeries]:
+    """Series with those of their slices that had a part in the fit, as far as the model tells."""
+    keys = model.header.training.get("slice_keys")
+    series = found.series
+    if keys is not None:
+        known = {key for part in keys.values() for key in part}
+        series = tuple(
+            replace(one, refs=tuple(ref for ref in one.refs if slice_keys([ref])[0] in known))
+            for one in series
+        )
+    return [one for one in series if one.refs]

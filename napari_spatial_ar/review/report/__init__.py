@@ -1,0 +1,1 @@
+"""Reports of a scan and of a folder of scans, as HTML and PDF."""

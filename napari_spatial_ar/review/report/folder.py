@@ -1,0 +1,287 @@
+"""The report of a folder, made while its scans are scored, or from what a worklist keeps."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.files import atomic_write_bytes, atomic_write_text
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.calibration.likeness import Likeness
+from napari_spatial_ar.review.body import Body
+from napari_spatial_ar.review.findings_list import list_findings
+from napari_spatial_ar.review.masks import MaskSettings, make_mask
+from napari_spatial_ar.review.report.data import (
+    IN_A_FOLDER,
+    REPORT_FILE,
+    FolderEntry,
+    FolderReport,
+    ScanReport,
+    report_steps,
+    scan_report,
+    told_in_report,
+)
+from napari_spatial_ar.review.report.html import folder_page
+from napari_spatial_ar.review.report.pdf import PDF_FILE, Paper, pdf_of
+from napari_spatial_ar.review.results import gather_results
+from napari_spatial_ar.review.worklist.entries import Entry
+from napari_spatial_ar.review.worklist.scoring import MaskRule
+from napari_spatial_ar.review.worklist.store import ScanScores, WorklistStore, model_key
+
+__all__ = ["FolderReports", "kept_report", "worklist_steps"]
+
+
+class FolderReports:
+    """Collects what the report of a run says of each scan.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets them.
+    overwrite : bool
+        Replace those of an earlier run.
+    html : bool
+        Write ``report.html``.
+    pdf : {"A4", "Letter"}, optional
+        Write ``report.pdf`` on this paper.
+
+    Raises
+    ------
+    InputError
+        If there is one and ``overwrite`` is False.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        overwrite: bool = False,
+        html: bool = True,
+        pdf: Paper | None = None,
+    ) -> None:
+        self.entries: list[FolderEntry] = []
+        self._html = folder / REPORT_FILE if html else None
+        self._pdf = folder / PDF_FILE if pdf else None
+        self._paper: Paper = pdf or "A4"
+        if not overwrite and any(p is not None and p.exists() for p in (self._html, self._pdf)):
+            raise InputError(
+                "a report of an earlier run is in this folder",
+                path=folder,
+                fix="Choose another folder, or ask for it to be overwritten",
+            )
+
+    def add(self, report: ScanReport) -> None:
+        """Take a scan."""
+        self.entries.append(FolderEntry(report.title, report.shortened()))
+
+    def fail(self, error: Exception, number: int, name: str = "") -> None:
+        """Take a scan that could not be read or scored.
+
+        Parameters
+        ----------
+        error : Exception
+            Why.
+        number : int
+            Of the input that it was found in, from 0.
+        name : str
+            What its folder would have been called; "" where it has no name but its file's, which
+            may be a patient's.
+        """
+        label = f"Input {number + 1}" + (f", {name}" if name else "")
+        self.entries.append(FolderEntry(label, trouble=told_in_report(error)))
+
+    def write(self, left_out: Sequence[str] = ()) -> dict[str, str]:
+        """Write what is asked for, each file whole or not at all, and say where.
+
+        Returns
+        -------
+        dict of str to str
+            "report" and "report_pdf": the files, of those that there are.
+
+        Raises
+        ------
+        StorageError
+            If one could not be written.
+        """
+        page = folder_page(FolderReport(tuple(self.entries), tuple(left_out)))
+        written = {}
+        if self._html is not None:
+            atomic_write_text(self._html, page)
+            written["report"] = str(self._html)
+        if self._pdf is not None:
+            atomic_write_bytes(self._pdf, pdf_of(page, paper=self._paper))
+            written["report_pdf"] = str(self._pdf)
+        return written
+
+
+def kept_report(
+    provenance: Mapping[str, Any],
+    nll: Path,
+    volume: Volume,
+    model: Any,
+    *,
+    threshold: float,
+    fpr: float | None,
+    settings: MaskSettings | None,
+) -> ScanReport:
+    """Say what results that `score` wrote before say of a scan, without scoring it again.
+
+    Parameters
+    ----------
+    provenance : mapping
+        Their ``provenance.json``.
+    nll : Path
+        Their heatmap.
+    volume, model : Volume, NormativeModel
+        The scan, with the slices that the model saw, and what scored it.
+    threshold, fpr, settings
+        Those that the results were made with.
+
+    Raises
+    ------
+    InputError
+        If the results are damaged.
+    """
+    geometry = volume.geometry
+    try:
+        found = np.asarray(nib.load(nll).dataobj, np.float32).T  # type: ignore[attr-defined]
+        image_scores = np.array(provenance["run"]["image_scores"], np.float32)
+        warnings = tuple(map(str, provenance["summary"]["warnings"]))
+    except (OSError, EOFError, ValueError, TypeError, KeyError, zlib.error) as error:
+        raise InputError("cannot be read any more", path=nll, fix="Score it again") from error
+    if found.shape != geometry.shape or image_scores.shape != (geometry.slice_count,):
+        raise InputError("is not on the grid of its scan", path=nll, fix="Score it again")
+    score = ScanScores(found, np.ones(len(image_scores), bool), image_scores)
+    results = gather_results(volume, score, model, threshold=threshold, fpr=fpr, settings=settings)
+    # What was said then, of the likeness too, which is measured with the backbone.
+    return replace(
+        scan_report(results, model), record=provenance, warnings=tuple(dict.fromkeys(warnings))
+    )
+
+
+def worklist_steps(
+    listed: Sequence[tuple[Entry, Scan | None]],
+    model: Any,
+    store: WorklistStore,
+    rule: MaskRule,
+    *,
+    fpr: float | None = None,
+) -> Generator[int, None, FolderReport]:
+    """Make the report of a worklist from what is kept of its scans, one in memory at a time.
+
+    Parameters
+    ----------
+    listed : sequence of (Entry, Scan or None)
+        The scans; None for a file that holds none.
+    model : NormativeModel
+        What scored them.
+    store : WorklistStore
+        Where scores, status, comments and strokes are kept.
+    rule : MaskRule
+        What is a finding; its threshold is known.
+    fpr : float, optional
+        Share of normal tissue that the threshold flags.
+
+    Yields
+    ------
+    int
+        Scans done, several times for each; stop iterating to cancel.
+    """
+    entries = []
+    for done, (entry, scan) in enumerate(listed):
+        yield done
+        if scan is None or entry.state == "failed":
+            why = entry.reason or "It could not be read or scored."
+            entries.append(FolderEntry(entry.label, None, why, entry.reading))
+            continue
+        try:
+            report = yield from _kept_steps(done, entry, scan, model, store, rule, fpr)
+        except InputError as error:
+            entries.append(FolderEntry(entry.label, None, told_in_report(error), entry.reading))
+            continue
+        why = "" if report else f"{entry.done} of {entry.slices} slices are scored so far."
+        entries.append(FolderEntry(entry.label, report, why, entry.reading))
+    yield len(listed)
+    return FolderReport(tuple(entries))
+
+
+def _kept_steps(
+    done: int,
+    entry: Entry,
+    scan: Scan,
+    model: Any,
+    store: WorklistStore,
+    rule: MaskRule,
+    fpr: float | None,
+) -> Generator[int, None, ScanReport | None]:
+    """Make the report of a scan of which all scores are kept; None where some are missing."""
+    if entry.state != "scored" or rule.threshold is None:
+        return None
+    volume, by = scan.read().along(model.plane), model_key(model)
+    geometry = volume.geometry
+    scores = store.load_scores(entry.key, by, geometry)
+    if scores is None or scores.left:
+        return None
+    yield done
+    kept, settings = store.load_marks(entry.key, by, geometry.shape), rule.settings_for(geometry)
+    body = Body(volume, model)
+    computed = make_mask(
+        scores.nll,
+        rule.threshold,
+        settings,
+        geometry=geometry,
+        scored=scores.scored,
+        body=body.whole(scores.scored) if settings.body_only else None,
+    )
+    mask = kept.strokes.apply(computed)
+    reviewed = list_findings(
+        mask,
+        scores.nll,
+        geometry,
+        model=model,
+        body=body.largest(scores.scored),
+        marks=kept.marks,
+    )
+    results = gather_results(
+        volume,
+        scores,
+        model,
+        threshold=rule.threshold,
+        fpr=fpr,
+        settings=settings,
+        mask=mask,
+        reviewed=reviewed,
+        likeness=(yield from _likeness_steps(done, model, volume)),
+    )
+    steps = report_steps(results, model, most=IN_A_FOLDER)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            made: ScanReport = end.value
+            return made
+        yield done
+
+
+def _likeness_steps(done: int, model: Any, volume: Volume) -> Generator[int, None, Likeness | None]:
+    if not hasattr(getattr(model, "header", None), "looks"):
+        return None
+    # Not before: it imports torch.
+    from napari_spatial_ar.normative.calibration.appearance import likeness_steps
+
+    steps = likeness_steps(model, volume)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Likeness = end.value
+            return found
+        yield done

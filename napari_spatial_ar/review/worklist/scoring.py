@@ -1,0 +1,172 @@
+"""Scoring a scan of a worklist slice by slice, so that it can be set down and taken up again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.calibration.calibration import scan_score
+from napari_spatial_ar.review.body import Body
+from napari_spatial_ar.review.findings import label_components
+from napari_spatial_ar.review.masks import MaskSettings, make_mask
+from napari_spatial_ar.review.p_values import p_values
+from napari_spatial_ar.review.worklist.entries import Summary
+from napari_spatial_ar.review.worklist.store import ScanScores, WorklistStore, model_key
+
+__all__ = ["KeptFirst", "MaskRule", "score_steps", "summarise"]
+
+# Scores of a scan that is under way are written this often: a crash costs no more than that.
+_SAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """How findings are counted.
+
+    Parameters
+    ----------
+    threshold : float or None
+        In the model's unit; None where none is known, and nothing is counted.
+    settings : MaskSettings
+        Sizes in mm do not count in scans in which nothing is measured in mm.
+    """
+
+    threshold: float | None = None
+    settings: MaskSettings = field(default_factory=MaskSettings)
+
+    def settings_for(self, geometry: Geometry) -> MaskSettings:
+        """Return what counts of the settings in a scan."""
+        if geometry.exact:
+            return self.settings
+        return replace(self.settings, smoothing_mm=0.0, min_area_mm2=0.0, min_size_mm3=0.0)
+
+
+class KeptFirst:
+    """Scores a scan like a model, but takes what is kept of it from there.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        What scores the slices that are left.
+    kept : ScanScores
+        Scores by that model.
+    """
+
+    def __init__(self, model: Any, kept: ScanScores) -> None:
+        self._model = model
+        self._kept = kept
+
+    def iter_volume(
+        self, volume: Volume, slices: Sequence[int]
+    ) -> Generator[tuple[int, Any], None, None]:
+        """Yield kept slices in the order asked for, then those that the model scores now."""
+        visited = self._kept.visited
+        for index in slices:
+            if visited[index]:
+                yield index, self._kept.slice_score(volume.geometry, index)
+        left = [index for index in slices if not visited[index]]
+        if left:
+            yield from self._model.iter_volume(volume, left)
+
+
+def summarise(model: Any, volume: Volume, scores: ScanScores, rule: MaskRule) -> Summary:
+    """Say what a scan's scores come to.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        What scored it.
+    volume : Volume
+        The scan, with the slices that the model saw.
+    scores : ScanScores
+        Of all its slices.
+    rule : MaskRule
+        What is a finding.
+    """
+    scored, geometry, body = scores.scored, volume.geometry, Body(volume, model)
+    found = p_values(model, volume, scores, body)
+    p_value = found.scan if found else None
+    findings = None
+    if rule.threshold is not None:
+        settings = rule.settings_for(geometry)
+        mask = make_mask(
+            scores.nll,
+            rule.threshold,
+            settings,
+            geometry=geometry,
+            scored=scored,
+            body=body.whole(scored) if settings.body_only else None,
+        )
+        findings = int(label_components(mask).max(initial=0))
+    return Summary(
+        score=scan_score(scores.image_scores) if scored.any() else None,
+        p_value=p_value,
+        patients=found.patients if found and p_value is not None else 0,
+        findings=findings,
+        threshold=rule.threshold,
+    )
+
+
+def score_steps(
+    model: Any,
+    scan: Scan,
+    key: str,
+    store: WorklistStore,
+    rule: Callable[[], MaskRule],
+) -> Generator[tuple[int, int], None, Summary]:
+    """Score the slices of a scan that are left, from the middle outward, and keep the result.
+
+    However it ends (closed, an error, killed a minute ago), what is scored is on disk and is not
+    scored again.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        What scores it, in the plane it learned from.
+    scan : Scan
+        Read here, and let go of at the end.
+    key, store : str, WorklistStore
+        Where scores are kept, and by what name.
+    rule : callable
+        Asked at the end what is a finding.
+
+    Yields
+    ------
+    (int, int)
+        Slices done, slices in all.
+
+    Raises
+    ------
+    SpatialARError
+        If the scan cannot be read or scored, or the scores cannot be written.
+    """
+    volume = scan.read().along(model.plane)
+    geometry, by = volume.geometry, model_key(model)
+    scores = store.load_scores(key, by, geometry) or ScanScores.empty(geometry)
+    total, middle = len(scores.visited), len(scores.visited) // 2
+    left = sorted(scores.left, key=lambda index: (abs(index - middle), index))
+    done, saved_at, unsaved = total - len(left), time.monotonic(), False
+    yield done, total
+    try:
+        for index, score in model.iter_volume(volume, left) if left else ():
+            scores.put(geometry, index, score)
+            done, unsaved = done + 1, True
+            if done < total and time.monotonic() - saved_at > _SAVE_SECONDS:
+                store.save_scores(key, by, scores)
+                saved_at, unsaved = time.monotonic(), False
+            yield done, total
+        summary = summarise(model, volume, scores, rule())
+        if unsaved:
+            store.save_scores(key, by, scores, summary)
+            unsaved = False
+        else:
+            store.save_summary(key, by, done, summary)
+        return summary
+    finally:
+        if unsaved:
+            store.save_scores(key, by, scores)

@@ -1,0 +1,419 @@
+"""What is kept on disk of scans that were scored and read, so that nothing is done twice.
+
+Each scan has a folder named by a hash of its content: a file or folder that is moved or renamed
+keeps its state, and nothing there names a patient or a file. In it are
+
+- ``reading.json``: how far the reader is with the scan;
+- ``MODEL.npz``: the scores by a model, of some slices or of all;
+- ``MODEL.json``: what the scores come to;
+- ``MODEL.failed.json``: why it could not be read or scored, in one sentence;
+- ``MODEL.marks.json``: what the reader said of findings, and painted and erased.
+
+MODEL is the start of the model's sha256. Every file is written whole or not at all; one that
+cannot be understood counts as not there. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_spatial_ar.datasets.slices import file_digest
+from napari_spatial_ar.errors import InputError, InUseError, StorageError
+from napari_spatial_ar.imaging.files import (
+    atomic_path,
+    atomic_write_json,
+    claimed,
+    storage_error,
+)
+from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.json_text import parse_json
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.review.findings_list import Mark, Status
+from napari_spatial_ar.review.strokes import Strokes
+from napari_spatial_ar.review.worklist.entries import Reading, Summary
+
+__all__ = ["KeptSlice", "Marks", "Record", "ScanScores", "WorklistStore", "model_key", "scan_key"]
+
+FORMAT = 1
+_KEY_DIGITS = 24
+_WHOLE_DIGITS = 16
+_LONG_KEY = _KEY_DIGITS + 1 + _WHOLE_DIGITS
+_MODEL_DIGITS = 16
+_PEEK_BYTES = 65_536
+_PEEKED_FILES = 5
+
+
+def scan_key(scan: Scan) -> str:
+    """Name a scan by its content.
+
+    The hash covers its grid, its place in its files, the sizes of all of them and the first and
+    last 64 KiB of up to five; neither their names nor their places. Where that need not tell two
+    patients apart (uncompressed voxels, whose ends may be air), a hash of all of the content
+    follows after a hyphen.
+
+    Raises
+    ------
+    InputError
+        If a file is gone or may not be read.
+    """
+    geometry, series = scan.geometry, scan.series
+    digest = hashlib.sha256()
+    facts = (geometry.shape, geometry.slice_axis, series.label, series.uid, series.frames)
+    digest.update(repr(facts).encode())
+    digest.update(np.round(np.asarray(geometry.affine, float), 4).tobytes())
+    files = series.files
+    peeked = {round(i) for i in np.linspace(0, len(files) - 1, min(len(files), _PEEKED_FILES))}
+    tells = True
+    for number, path in enumerate(files):
+        try:
+            size = path.stat().st_size
+            digest.update(size.to_bytes(8, "little"))
+            if number in peeked:
+                with open(path, "rb") as file:
+                    start = file.read(_PEEK_BYTES)
+                    digest.update(start)
+                    tells &= size <= 2 * _PEEK_BYTES or _is_telling(start, series.uid)
+                    file.seek(max(0, size - _PEEK_BYTES))
+                    digest.update(file.read(_PEEK_BYTES))
+        except OSError as error:
+            raise InputError("cannot be read", path=path, fix="Is it still there?") from error
+    key = digest.hexdigest()[:_KEY_DIGITS]
+    if tells:
+        return key
+    whole = hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()
+    return f"{key}-{whole[:_WHOLE_DIGITS]}"
+
+
+def _is_telling(start: bytes, uid: str) -> bool:
+    """Whether no two patients' files of a kind, told by its start, are alike at both ends.
+
+    Those of DICOM have UIDs, unless these were emptied; those of the others end with a checksum,
+    or with voxels that are packed, so that each depends on those before it.
+    """
+    if start[128:132] == b"DICM":
+        return bool(uid)
+    return start.startswith((b"\x1f\x8b", b"\x89PNG", b"\xff\xd8\xff"))
+
+
+def model_key(model: Any) -> str:
+    """Name a model by its content; one that was never saved, by its name."""
+    sha = str(getattr(model, "sha256", "")) or hashlib.sha256(model.name.encode()).hexdigest()
+    return sha[:_MODEL_DIGITS]
+
+
+@dataclass(frozen=True)
+class KeptSlice:
+    """What of a `SliceScore` is kept: the patch grid is not."""
+
+    nll: npt.NDArray[np.float32] = field(repr=False)
+    image_score: float
+
+
+@dataclass(eq=False)
+class ScanScores:
+    """Scores of some slices of a scan, or of all.
+
+    Parameters
+    ----------
+    nll : (Z, Y, X) float32
+        In source order, in the model's unit, 0 where not scored.
+    visited : (N,) bool
+        Slices that the model has seen.
+    image_scores : (N,) float32
+        One number a slice; NaN where not seen, or where there was nothing to see.
+    """
+
+    nll: npt.NDArray[np.float32] = field(repr=False)
+    visited: npt.NDArray[np.bool_]
+    image_scores: npt.NDArray[np.float32] = field(repr=False)
+
+    @classmethod
+    def empty(cls, geometry: Geometry) -> ScanScores:
+        """Nothing scored yet."""
+        count = geometry.slice_count
+        return cls(
+            np.zeros(geometry.shape, np.float32),
+            np.zeros(count, bool),
+            np.full(count, np.nan, np.float32),
+        )
+
+    @property
+    def scored(self) -> npt.NDArray[np.bool_]:
+        """(N,), slices with a score."""
+        return np.asarray(self.visited & np.isfinite(self.image_scores))
+
+    @property
+    def left(self) -> list[int]:
+        """Slices that the model has not seen."""
+        return [int(index) for index in np.flatnonzero(~self.visited)]
+
+    def put(self, geometry: Geometry, index: int, score: Any) -> None:
+        """Take a `SliceScore`."""
+        geometry.to_slices(self.nll)[index] = score.nll
+        self.image_scores[index] = score.image_score
+        self.visited[index] = True
+
+    def slice_score(self, geometry: Geometry, index: int) -> KeptSlice:
+        """Score of a slice that was seen."""
+        nll = np.asarray(geometry.to_slices(self.nll)[index])
+        return KeptSlice(nll, float(self.image_scores[index]))
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a reader said of findings, and changed of the mask by hand."""
+
+    marks: tuple[Mark, ...] = ()
+    strokes: Strokes = field(default_factory=Strokes)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a scan without reading its scores.
+
+    Parameters
+    ----------
+    reading : {"unread", "seen", "done"}
+        Of the scan, whatever the model.
+    done : int
+        Slices that the model has seen.
+    summary : Summary or None
+        None until all are scored.
+    failure : str
+        Why the last try failed: a sentence without the file's name; "" where it did not.
+    """
+
+    reading: Reading = "unread"
+    done: int = 0
+    summary: Summary | None = None
+    failure: str = ""
+
+
+class WorklistStore:
+    """Reads and writes the files.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they are; made when first written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _path(self, scan: str, name: str) -> Path:
+        folder = self.folder / scan
+        earlier = self.folder / scan.partition("-")[0]
+        if len(scan) == _LONG_KEY and not folder.exists() and earlier.exists():
+            self._take_over(earlier, folder)
+        return folder / name
+
+    def _take_over(self, earlier: Path, folder: Path) -> None:
+        """Take what a version that looked at the ends of files alone kept of a scan.
+
+        Not where it met another scan that was the same to it: whose it is, nobody knows.
+        """
+        if not earlier.with_name(f"{earlier.name}-2").exists():
+            with suppress(OSError):  # another window was faster
+                earlier.rename(folder)
+
+    def hold(self, scan: str) -> AbstractContextManager[None]:
+        """Keep what is kept of a scan to this window, as long as the context lasts.
+
+        Raises
+        ------
+        InUseError
+            If another window has it.
+        """
+        self._path(scan, "")
+        return _held(self.folder / scan)
+
+    # ------------------------------------------------------------------ what the reader did
+
+    def save_reading(self, scan: str, reading: Reading) -> None:
+        """Keep how far the reader is."""
+        self._write(scan, "reading.json", {"reading": reading})
+
+    def see(self, scan: str) -> Reading:
+        """Keep that the reader has seen a scan, unless more is kept already; gives what is."""
+        known: Any = self._read(scan, "reading.json").get("reading")
+        if known in get_args(Reading) and known != "unread":
+            found: Reading = known
+            return found
+        self.save_reading(scan, "seen")
+        return "seen"
+
+    def save_marks(self, scan: str, model: str, kept: Marks) -> None:
+        """Keep what was said of findings, and the strokes."""
+        marks = [
+            {"status": mark.status, "comment": mark.comment, "runs": _runs(mark.voxels)}
+            for mark in kept.marks
+        ]
+        strokes = {name: _runs(getattr(kept.strokes, name)) for name in ("painted", "erased")}
+        self._write(scan, f"{model}.marks.json", {"marks": marks, **strokes})
+
+    def load_marks(self, scan: str, model: str, shape: Sequence[int]) -> Marks:
+        """Return what was said of findings on a grid of a shape; nothing where it does not fit."""
+        found = self._read(scan, f"{model}.marks.json")
+        size = int(np.prod(shape))
+        try:
+            marks = tuple(
+                Mark(_voxels(m["runs"], size), _status(m["status"]), str(m["comment"]))
+                for m in found.get("marks", [])
+            )
+            painted, erased = (_voxels(found.get(n, []), size) for n in ("painted", "erased"))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            return Marks()
+        return Marks(marks, Strokes(painted, erased))
+
+    # ------------------------------------------------------------------ what the model did
+
+    def record(self, scan: str, model: str) -> Record:
+        """Say how far reader and model are."""
+        reading: Any = self._read(scan, "reading.json").get("reading")
+        kept = self._read(scan, f"{model}.json")
+        there = self._path(scan, f"{model}.npz").is_file()
+        done = kept.get("done")
+        summary = _summary(kept.get("summary")) if there else None
+        failure = self._read(scan, f"{model}.failed.json").get("reason")
+        return Record(
+            reading=reading if reading in get_args(Reading) else "unread",
+            done=done if there and isinstance(done, int) and done >= 0 else 0,
+            summary=summary,
+            # What was scored after all is no failure any more.
+            failure=failure if isinstance(failure, str) and summary is None else "",
+        )
+
+    def save_failure(self, scan: str, model: str, reason: str) -> None:
+        """Keep why a scan could not be read or scored: a sentence that names no file."""
+        self._write(scan, f"{model}.failed.json", {"reason": reason})
+
+    def forget_failure(self, scan: str, model: str) -> None:
+        """Let a scan be tried again (`StorageError`)."""
+        try:
+            self._path(scan, f"{model}.failed.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, self.folder) from error
+
+    def save_scores(
+        self, scan: str, model: str, scores: ScanScores, summary: Summary | None = None
+    ) -> None:
+        """Keep scores, and what they come to where they are all there.
+
+        The scores first: a summary never stands beside scores that are not there.
+        """
+        path = self._path(scan, f"{model}.npz")
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(
+                file,
+                format=np.array(FORMAT),
+                nll=scores.nll,
+                visited=scores.visited,
+                image_scores=scores.image_scores,
+            )
+        self.save_summary(scan, model, int(scores.visited.sum()), summary)
+
+    def save_summary(self, scan: str, model: str, done: int, summary: Summary | None) -> None:
+        """Keep what the scores come to."""
+        kept = None if summary is None else asdict(summary)
+        self._write(scan, f"{model}.json", {"done": done, "summary": kept})
+
+    def load_scores(self, scan: str, model: str, geometry: Geometry) -> ScanScores | None:
+        """Scores of a scan on its grid; None where there are none that fit."""
+        path = self._path(scan, f"{model}.npz")
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
+                if int(kept["format"]) != FORMAT:
+                    return None
+                found = ScanScores(
+                    np.ascontiguousarray(kept["nll"], np.float32),
+                    np.asarray(kept["visited"], bool),
+                    np.asarray(kept["image_scores"], np.float32),
+                )
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+            return None
+        shapes = (found.nll.shape, found.visited.shape, found.image_scores.shape)
+        count = (geometry.slice_count,)
+        return found if shapes == (geometry.shape, count, count) else None
+
+    # ------------------------------------------------------------------ files
+
+    def _write(self, scan: str, name: str, value: dict[str, Any]) -> None:
+        try:
+            atomic_write_json(self._path(scan, name), {"format": FORMAT, **value})
+        except OSError as error:
+            raise storage_error(error, self.folder) from error
+
+    def _read(self, scan: str, name: str) -> dict[str, Any]:
+        try:
+            found = parse_json(self._path(scan, name).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) and found.get("format") == FORMAT else {}
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(claimed(folder))
+        except InUseError as error:
+            raise InUseError(
+                "this scan is open, or being scored, in another window",
+                fix="Close it there first",
+            ) from error
+        except StorageError:
+            pass  # then nobody keeps anything, which is said by whoever tries
+        yield
+
+
+def _summary(kept: Any) -> Summary | None:
+    if not isinstance(kept, dict):
+        return None
+    numbers = {name: kept.get(name) for name in ("score", "p_value", "findings", "threshold")}
+    patients = kept.get("patients")
+    if not isinstance(patients, int) or not all(
+        value is None or isinstance(value, int | float) for value in numbers.values()
+    ):
+        return None
+    return Summary(patients=patients, **numbers)
+
+
+def _status(value: Any) -> Status:
+    if value not in get_args(Status):
+        raise ValueError("no status")
+    status: Status = value
+    return status
+
+
+def _runs(voxels: npt.NDArray[np.int64]) -> list[int]:
+    """Rising indices as first, count, first, count, ..."""
+    if not len(voxels):
+        return []
+    breaks = np.flatnonzero(np.diff(voxels) != 1) + 1
+    starts = np.concatenate([[0], breaks])
+    counts = np.diff(np.concatenate([starts, [len(voxels)]]))
+    pairs: list[int] = np.column_stack([voxels[starts], counts]).ravel().tolist()
+    return pairs
+
+
+def _voxels(runs: Any, size: int) -> npt.NDArray[np.int64]:
+    """Undo `_runs`; ValueError where an index lies outside 0..size - 1."""
+    pairs = np.asarray(runs, np.int64).reshape(-1, 2)
+    first, count = pairs[:, 0], pairs[:, 1]
+    if (first < 0).any() or (count < 1).any() or (count > size - first).any():
+        raise ValueError("voxels outside the grid")
+    if (first[1:] < first[:-1] + count[:-1]).any():
+        raise ValueError("voxels not rising")
+    offsets = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    return np.asarray(np.repeat(first, count) + offsets, np.int64)
