@@ -39,7 +39,7 @@ from napari_spatial_ar.evaluation.metrics import roc_auc
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
-from napari_spatial_ar.normative.backbones.backbone import load_backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors import DETECTORS
 from napari_spatial_ar.normative.detectors.ar_network import MaskedConv2d
 from napari_spatial_ar.normative.detectors.ar_training import precision

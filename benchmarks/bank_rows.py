@@ -24,7 +24,7 @@ from torch import Tensor
 from napari_spatial_ar.datasets.folders import find_slices
 from napari_spatial_ar.evaluation.metrics import roc_auc
 from napari_spatial_ar.imaging.windows import default_window
-from napari_spatial_ar.normative.backbones.backbone import load_backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 from napari_spatial_ar.normative.detectors.change_novelty import _image_scores
 from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank

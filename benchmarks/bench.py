@@ -39,9 +39,10 @@ from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.imaging.windows import default_window, resolve
 from napari_spatial_ar.normative.backbones import fastest_engine
-from napari_spatial_ar.normative.backbones.backbone import BACKBONES, Backbone, _build
+from napari_spatial_ar.normative.backbones.backbone import Backbone, _build
 from napari_spatial_ar.normative.backbones.devices import resolve_device
 from napari_spatial_ar.normative.backbones.engines import available
+from napari_spatial_ar.normative.backbones.registry import BACKBONES
 from napari_spatial_ar.normative.detectors.ar_network import MaskedConv2d, SpatialAR
 from napari_spatial_ar.normative.detectors.ar_training import TrainingSettings, precision, train
 from napari_spatial_ar.normative.detectors.base import Detector

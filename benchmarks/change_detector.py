@@ -34,7 +34,7 @@ from napari_spatial_ar.evaluation.metrics import pixel_figures, roc_auc
 from napari_spatial_ar.evaluation.pixel_scores import PixelScores
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.windows import Window, apply_window, default_window, resolve
-from napari_spatial_ar.normative.backbones.backbone import load_backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors.base import Detector
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 from napari_spatial_ar.normative.detectors.memory_bank import MemoryBank

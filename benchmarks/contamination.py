@@ -24,7 +24,7 @@ from napari_spatial_ar.datasets.slices import SliceRef
 from napari_spatial_ar.evaluation.metrics import roc_auc
 from napari_spatial_ar.imaging.reading import Source
 from napari_spatial_ar.imaging.windows import default_window
-from napari_spatial_ar.normative.backbones.backbone import load_backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors import DETECTORS, Detector, StoredGrids, score_grid
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.fitting.outliers import CrossJudge

@@ -24,7 +24,8 @@ from torch import Tensor
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.evaluation.evaluate import evaluate
-from napari_spatial_ar.normative.backbones.backbone import BACKBONES, OFFLINE_BACKBONE, Backbone
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.registry import BACKBONES, OFFLINE_BACKBONE
 from napari_spatial_ar.normative.backbones.weight_files import read_weights, write_rounded
 from napari_spatial_ar.normative.backbones.weight_layouts import is_used, rounded
 from napari_spatial_ar.normative.model import NormativeModel

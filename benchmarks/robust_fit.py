@@ -26,7 +26,7 @@ from napari_spatial_ar.evaluation.metrics import pixel_figures
 from napari_spatial_ar.evaluation.pixel_scores import PixelScores
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
-from napari_spatial_ar.normative.backbones.backbone import load_backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors import DETECTORS, Detector, StoredGrids
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
 from napari_spatial_ar.normative.preprocessing import Preprocessing

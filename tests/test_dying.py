@@ -20,7 +20,7 @@ from filelock import FileLock
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.normative.archive import export_model
-from napari_spatial_ar.normative.backbones.backbone import BACKBONES
+from napari_spatial_ar.normative.backbones.registry import BACKBONES
 from napari_spatial_ar.normative.backbones.weights import store
 from tests.conftest import REPO_ROOT
 from tests.tiny import TINY, draw_normal_slices, make_backbone, make_spec, random_state

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from napari_spatial_ar.normative.backbones import backbone as backbones
-from napari_spatial_ar.normative.backbones.backbone import BACKBONES, Backbone, BackboneSpec
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.registry import BACKBONES, BackboneSpec
 from napari_spatial_ar.normative.backbones.weights import store
 from napari_spatial_ar.normative.detectors import SpatialARDetector
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector

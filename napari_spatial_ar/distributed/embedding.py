@@ -15,7 +15,9 @@ from napari_spatial_ar.datasets.folders import SliceRef
 from napari_spatial_ar.datasets.slices import content_key
 from napari_spatial_ar.distributed.cluster import Run, own_device
 from napari_spatial_ar.errors import SpatialARError, WeightsError
-from napari_spatial_ar.normative.backbones.backbone import Backbone, Fuse, load_backbone
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
+from napari_spatial_ar.normative.backbones.registry import Fuse
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 

@@ -322,7 +322,7 @@ def weights_advice(backbone: str) -> str:
 
 def default_note(backbone: str) -> str:
     """Say why a backbone is the one that fits default to; "" of any other, and of DINOv3."""
-    from napari_spatial_ar.normative.backbones.backbone import DEFAULT_BACKBONE, OFFLINE_BACKBONE
+    from napari_spatial_ar.normative.backbones.registry import DEFAULT_BACKBONE, OFFLINE_BACKBONE
     from napari_spatial_ar.normative.backbones.weights import default_backbone
 
     if not backbone == default_backbone() == OFFLINE_BACKBONE:

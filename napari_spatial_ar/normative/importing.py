@@ -12,7 +12,7 @@ from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import default_window
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.archive import unpack_model
-from napari_spatial_ar.normative.backbones.backbone import load_backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors import SpatialARDetector
 from napari_spatial_ar.normative.detectors.ar_network import Context
 from napari_spatial_ar.normative.library import check_model, copy_model, new_model

@@ -21,8 +21,9 @@ from napari_spatial_ar.imaging.volume import Intensity, Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.backbones import engines
-from napari_spatial_ar.normative.backbones.backbone import Backbone, load_backbone
+from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.devices import resolve_device
+from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.backbones.turns import Turns
 from napari_spatial_ar.normative.batching import BatchScorer, BatchSizes, ahead, scores_in_order
 from napari_spatial_ar.normative.calibration.calibration import Calibration

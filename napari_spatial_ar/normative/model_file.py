@@ -20,7 +20,8 @@ from torch import Tensor
 from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import ModelFileError, ModelVersionError, SpatialARError
 from napari_spatial_ar.imaging.files import atomic_path
-from napari_spatial_ar.normative.backbones.backbone import Backbone, Fuse
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.registry import Fuse
 from napari_spatial_ar.normative.backbones.weight_layouts import content_sha256
 from napari_spatial_ar.normative.calibration.acquired import Acquired
 from napari_spatial_ar.normative.calibration.calibration import Calibration

@@ -39,7 +39,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Home of these tests and of the workers they start, with a fitted model and its backbone."""
-    from napari_spatial_ar.normative.backbones.backbone import BACKBONES
+    from napari_spatial_ar.normative.backbones.registry import BACKBONES
     from napari_spatial_ar.normative.backbones.weights import store
 
     root = tmp_path_factory.mktemp("scale")

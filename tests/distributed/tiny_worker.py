@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from napari_spatial_ar.normative.backbones.backbone import BACKBONES
+from napari_spatial_ar.normative.backbones.registry import BACKBONES
 from tests.tiny import TINY, make_spec
 
 

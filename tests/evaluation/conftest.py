@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative.backbones.backbone import Backbone, BackboneSpec
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.registry import BackboneSpec
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.detectors import MemoryBank
 from napari_spatial_ar.normative.model import NormativeModel

@@ -12,7 +12,8 @@ import pytest
 from napari_spatial_ar.errors import InputError, ModelFileError, StorageError
 from napari_spatial_ar.normative import library
 from napari_spatial_ar.normative.backbones import weights
-from napari_spatial_ar.normative.backbones.backbone import BACKBONES, Backbone
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.registry import BACKBONES
 from napari_spatial_ar.normative.library import (
     check_models,
     delete_model,

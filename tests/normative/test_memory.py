@@ -16,7 +16,8 @@ from napari_spatial_ar.errors import MemoryShortage
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.normative import memory
-from napari_spatial_ar.normative.backbones.backbone import Backbone, load_backbone
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors import MemoryBank, ar_training
 from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
 from napari_spatial_ar.normative.fitting import fit

@@ -14,7 +14,8 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.datasets.folders import find_slices
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.windows import Window, apply_window
-from napari_spatial_ar.normative.backbones.backbone import Backbone, BackboneSpec
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.registry import BackboneSpec
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice

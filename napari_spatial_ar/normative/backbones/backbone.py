@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from itertools import filterfalse
-from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from napari_spatial_ar.errors import InputError, WeightsError
 from napari_spatial_ar.normative.backbones import engines
-from napari_spatial_ar.normative.backbones.devices import resolve_device
 from napari_spatial_ar.normative.backbones.patch_grid import PatchGrid
 from napari_spatial_ar.normative.backbones.registry import (
-    BACKBONES,
-    DEFAULT_BACKBONE,
-    OFFLINE_BACKBONE,
     BackboneSpec,
-    Fuse,
 )
 from napari_spatial_ar.normative.backbones.turns import Turns
 from napari_spatial_ar.normative.backbones.weight_layouts import (
@@ -32,23 +25,11 @@ from napari_spatial_ar.normative.backbones.weight_layouts import (
     content_sha256,
     is_final_norm,
     is_used,
-    to_transformers,
 )
 from napari_spatial_ar.normative.cancellation import check_stop
 from napari_spatial_ar.normative.memory import Portions
 
-__all__ = [
-    "BACKBONES",
-    "DEFAULT_BACKBONE",
-    "OFFLINE_BACKBONE",
-    "Backbone",
-    "BackboneSpec",
-    "Fuse",
-    "load_backbone",
-    "resolve_device",
-    "weights_bytes",
-    "with_layers",
-]
+__all__ = ["Backbone", "weights_bytes"]
 
 
 _QV_BIAS = re.compile(r"\.[qv]_proj\.bias$")
@@ -336,90 +317,3 @@ def _load_state(
                 fix="Check the backbone's name and the file",
             )
     model.load_state_dict(state, strict=False)
-
-
-def load_backbone(
-    name: str | None = None,
-    weights: str | Path | None = None,
-    device: str | torch.device = "auto",
-    *,
-    layers: Sequence[int] | None = None,
-    fuse: Fuse = "concat",
-) -> Backbone:
-    """Load a frozen backbone.
-
-    Weights are looked for in this order: the file given, those that come with the package, the
-    user's weights folder, the hub cache; the network is not asked, see `weights.pull`.
-    ``Backbone.source`` says which were used.
-
-    Parameters
-    ----------
-    name : str, optional
-        A key of `known_backbones`, or ``pixels1`` to ``pixels32`` (see `PixelBackbone`); by default
-        `default_backbone`.
-    weights : path, optional
-        A Meta ``.pth``, or a safetensors file in timm's or transformers' layout.
-    device : str or torch.device
-        ``"auto"`` takes CUDA, MPS or the CPU.
-    layers : sequence of int, optional
-        Blocks to read, counted from 1, instead of the backbone's own (see `BackboneSpec`); none
-        for the last one through the final norm.
-    fuse : {"concat", "mean"}
-        How several blocks make one embedding.
-
-    Raises
-    ------
-    InputError
-        If the name is unknown, the backbone has no such blocks or too few to fuse, or this
-        machine has no such device.
-    WeightsError
-        If no weights are found, or those found are damaged or of another backbone.
-    """
-    from napari_spatial_ar.normative.backbones import weights as weight_files
-
-    name = name or weight_files.default_backbone(weights)
-    if name.startswith("pixels") and not layers:
-        from napari_spatial_ar.normative.backbones.pixels import PixelBackbone
-
-        pixels = PixelBackbone(name, resolve_device(device))
-        with_layers(pixels.spec, (), fuse)  # it has no blocks to fuse
-        return pixels
-    spec = weight_files.spec_of(name)
-    spec = with_layers(spec, spec.layers if layers is None else layers, fuse)
-    found = weight_files.find(spec, weights)
-    return Backbone(
-        spec,
-        to_transformers(found.tensors, spec.family),
-        source=found.source,
-        device=resolve_device(device),
-        rounding=found.rounding,
-    )
-
-
-def with_layers(spec: BackboneSpec, layers: Sequence[int], fuse: Fuse = "concat") -> BackboneSpec:
-    """Give a backbone with other blocks read out.
-
-    Raises
-    ------
-    InputError
-        If it has no such blocks, a block is named twice, or there is but one to take the mean of.
-    """
-    depth = int(spec.config.get("num_hidden_layers", 0))
-    blocks = tuple(layers)
-    if len(set(blocks)) != len(blocks) or any(not 1 <= n <= depth for n in blocks):
-        raise InputError(
-            f"{spec.name} cannot give the blocks {', '.join(map(str, blocks))}",
-            fix=f"Choose each once, from 1 to {depth}"
-            if depth
-            else "Leave them out: its last one is the only one that is read",
-        )
-    if fuse not in get_args(Fuse):
-        raise InputError(f"blocks are fused by {' or '.join(get_args(Fuse))}, not by '{fuse}'")
-    if fuse == "mean" and len(blocks) < 2:
-        raise InputError(
-            f"a mean of blocks needs two at least, {spec.name} is to give {len(blocks) or 1}",
-            fix="Name the blocks to read, such as last4" if depth else "Leave it out",
-        )
-    # The pinned sum is that of the blocks up to the last one read.
-    same = max(blocks, default=0) == max(spec.layers, default=0)
-    return replace(spec, layers=blocks, fuse=fuse, pinned_sha256=spec.pinned_sha256 if same else "")

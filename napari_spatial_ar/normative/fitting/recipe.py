@@ -20,7 +20,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.acquisition import read_acquired
 from napari_spatial_ar.imaging.files import atomic_write_bytes
 from napari_spatial_ar.imaging.windows import Window, default_window
-from napari_spatial_ar.normative.backbones.backbone import Fuse
+from napari_spatial_ar.normative.backbones.registry import Fuse
 from napari_spatial_ar.normative.backbones.weights import default_backbone
 from napari_spatial_ar.normative.detectors import DETECTORS, SpatialARDetector, check_options
 from napari_spatial_ar.normative.detectors.base import of_kind

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from napari_spatial_ar.datasets.slices import check_fractions
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative.backbones.backbone import Backbone, BackboneSpec, Fuse
-from napari_spatial_ar.normative.backbones.registry import find_spec
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.registry import BackboneSpec, Fuse, find_spec
 from napari_spatial_ar.normative.detectors import DETECTORS, ChangeNovelty
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.tiling import Tiling

@@ -24,7 +24,7 @@ from napari_spatial_ar.gui.library.dialog import LibraryDialog
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.training.dock import TrainingDock
 from napari_spatial_ar.gui.widgets.forms import select_data
-from napari_spatial_ar.normative.backbones.backbone import OFFLINE_BACKBONE
+from napari_spatial_ar.normative.backbones.registry import OFFLINE_BACKBONE
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.paths import user_models_dir
 

@@ -14,13 +14,13 @@ from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError, WeightsError
 from napari_spatial_ar.normative.backbones import weights as weight_files
-from napari_spatial_ar.normative.backbones.backbone import (
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
+from napari_spatial_ar.normative.backbones.registry import (
     BACKBONES,
     DEFAULT_BACKBONE,
     OFFLINE_BACKBONE,
-    Backbone,
     BackboneSpec,
-    load_backbone,
     with_layers,
 )
 from napari_spatial_ar.normative.backbones.weights import add, list_weights, pull

@@ -21,8 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative import speeds
 from napari_spatial_ar.normative.backbones import devices, engines
-from napari_spatial_ar.normative.backbones.backbone import Backbone, load_backbone
+from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.devices import resolve_device
+from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.batching import BatchScorer, BatchSizes
 from napari_spatial_ar.normative.detectors import DETECTORS, FitSetup, StoredGrids
 from napari_spatial_ar.normative.detectors.ar_training import precision

@@ -12,13 +12,13 @@ import torch
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import Cancelled, InputError, WeightsError
 from napari_spatial_ar.normative.backbones import weights
-from napari_spatial_ar.normative.backbones.backbone import (
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
+from napari_spatial_ar.normative.backbones.registry import (
     BACKBONES,
     DEFAULT_BACKBONE,
     OFFLINE_BACKBONE,
-    Backbone,
     BackboneSpec,
-    load_backbone,
 )
 from napari_spatial_ar.normative.backbones.weight_files import read_rounding, write_rounded
 from napari_spatial_ar.normative.backbones.weight_layouts import rounded

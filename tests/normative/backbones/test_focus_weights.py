@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.normative.backbones import focus_weights
-from napari_spatial_ar.normative.backbones.backbone import OFFLINE_BACKBONE, load_backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
+from napari_spatial_ar.normative.backbones.registry import OFFLINE_BACKBONE
 
 
 def test_matmul_weights_are_named_after_the_bias_that_follows() -> None:

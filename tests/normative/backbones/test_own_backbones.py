@@ -17,8 +17,8 @@ from torch import Tensor
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError, NameTakenError, WeightsError
 from napari_spatial_ar.normative.backbones import weights
-from napari_spatial_ar.normative.backbones.backbone import BACKBONES, load_backbone
-from napari_spatial_ar.normative.backbones.registry import find_spec, known_backbones
+from napari_spatial_ar.normative.backbones.loading import load_backbone
+from napari_spatial_ar.normative.backbones.registry import BACKBONES, find_spec, known_backbones
 from napari_spatial_ar.normative.backbones.weights import Said, add
 from napari_spatial_ar.normative.library import missing_backbone
 from tests.normative.backbones.test_weight_layouts import fuse, renamed

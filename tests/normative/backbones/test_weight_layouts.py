@@ -13,12 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from napari_spatial_ar.errors import WeightsError
-from napari_spatial_ar.normative.backbones.backbone import (
-    BACKBONES,
-    Backbone,
-    BackboneSpec,
-    load_backbone,
-)
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
+from napari_spatial_ar.normative.backbones.registry import BACKBONES, BackboneSpec
 from napari_spatial_ar.normative.backbones.weight_layouts import to_transformers
 from tests.tiny import random_state
 

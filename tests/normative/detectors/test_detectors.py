@@ -15,7 +15,9 @@ from safetensors.torch import load, save
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError, ModelFileError
-from napari_spatial_ar.normative.backbones.backbone import Backbone, BackboneSpec, load_backbone
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
+from napari_spatial_ar.normative.backbones.registry import BackboneSpec
 from napari_spatial_ar.normative.detectors import (
     DETECTORS,
     Detector,

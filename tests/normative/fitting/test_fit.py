@@ -19,7 +19,8 @@ from napari_spatial_ar.datasets.survey import survey
 from napari_spatial_ar.datasets.surveyed import Survey
 from napari_spatial_ar.errors import InputError, StorageError, WeightsError
 from napari_spatial_ar.imaging.windows import Window
-from napari_spatial_ar.normative.backbones.backbone import Backbone, Fuse, with_layers
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.registry import Fuse, with_layers
 from napari_spatial_ar.normative.calibration.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.detectors.ar_training import mean_nll
 from napari_spatial_ar.normative.detectors.loaded_grids import LoadedGrids

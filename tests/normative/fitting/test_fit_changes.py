@@ -10,7 +10,7 @@ import pytest
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative.backbones.backbone import BackboneSpec
+from napari_spatial_ar.normative.backbones.registry import BackboneSpec
 from napari_spatial_ar.normative.fitting.fit import FitProgress
 
 OPTIONS = {"slices": 6, "steps": 60, "components": 16, "hidden": 8}
