@@ -19,6 +19,7 @@ from typing import Any
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.evaluation.evaluate import evaluate
+from napari_spatial_ar.normative.fitting.config import FitConfig
 from napari_spatial_ar.normative.fitting.fit import fit_steps
 
 # Learning rates: the paper's, and that of the docs.
@@ -27,9 +28,8 @@ RATES = {"adamw": 1e-3, "muon": 3e-3}
 
 def fitted(arguments: argparse.Namespace, optimizer: str, out: Path) -> dict[str, Any]:
     """Fit, and give the seconds of each stage, the losses and the test figures."""
-    steps = fit_steps(
+    config = FitConfig.of(
         arguments.dataset,
-        out=out,
         modality=arguments.modality,
         backbone=arguments.backbone,
         smoothing=5,
@@ -41,6 +41,7 @@ def fitted(arguments: argparse.Namespace, optimizer: str, out: Path) -> dict[str
             "batch_size": arguments.batch,
         },
     )
+    steps = fit_steps(config, out=out)
     seconds: dict[str, float] = {}
     last, valid = time.perf_counter(), ()
     for step in steps:

@@ -702,7 +702,7 @@ def test_a_fit_of_a_recipe_and_what_wins_over_it(
     assert "no series there has the key 'abc'" in error
     recipe.write_text("schema = 1\nsede = 1")
     error = run(tmp_path, *fit, tmp_path / "x", code=1)["error"]
-    assert error.startswith(f"{recipe}: the recipe's key 'sede' is not known.")
+    assert error.startswith(f"{recipe}: 'sede' is no setting of a fit: choose from")
     assert not (tmp_path / "x").exists()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,12 @@ from napari_spatial_ar.normative.backbones.registry import BACKBONES, BackboneSp
 from napari_spatial_ar.normative.backbones.weights import store
 from napari_spatial_ar.normative.detectors import SpatialARDetector
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
+from napari_spatial_ar.normative.fitting import estimate as fit_estimate
+from napari_spatial_ar.normative.fitting import fit
+from napari_spatial_ar.normative.fitting.config import FitConfig
+from napari_spatial_ar.normative.fitting.estimate import FitEstimate
+from napari_spatial_ar.normative.fitting.progress import FitProgress
+from napari_spatial_ar.normative.model import NormativeModel
 
 TINY = "dinov3_tiny_for_tests"
 
@@ -37,6 +44,28 @@ def learn_changes_briefly(patch: pytest.MonkeyPatch) -> None:
     defaults = ChangeDetector.learn.__kwdefaults__
     assert defaults["steps"] > 150
     patch.setitem(defaults, "steps", 150)
+
+
+def _as_config(folder: Any, settings: dict[str, Any]) -> tuple[FitConfig, dict[str, Any]]:
+    """Tell what decides a model from where the fit runs, as `nsar.fit` does."""
+    elsewhere = ("out", "device", "overwrite", "extract")
+    where = {name: settings.pop(name) for name in elsewhere if name in settings}
+    if isinstance(settings.get("backbone"), Backbone):
+        where["backbone"] = settings["backbone"]
+        settings["backbone"] = where["backbone"].spec.name
+    return FitConfig.of(folder, **settings), where
+
+
+def fit_steps(folder: Any, **settings: Any) -> Generator[FitProgress, None, NormativeModel]:
+    """The steps of `nsar.fit` with these arguments."""
+    config, where = _as_config(folder, settings)
+    return fit.fit_steps(config, **where)
+
+
+def estimate(folder: Any, **settings: Any) -> FitEstimate:
+    """What `nsar.fit` with these arguments is estimated to take."""
+    config, where = _as_config(folder, settings)
+    return fit_estimate.estimate(config, **where)
 
 
 @pytest.fixture

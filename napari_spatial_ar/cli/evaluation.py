@@ -208,7 +208,7 @@ def compare(
     from napari_spatial_ar.evaluation.report import write_report
     from napari_spatial_ar.evaluation.rivals import check_rival, fit_rival, grouped
     from napari_spatial_ar.imaging.files import claimed
-    from napari_spatial_ar.normative.fitting.fit import FitProgress
+    from napari_spatial_ar.normative.fitting.progress import FitProgress
     from napari_spatial_ar.normative.model import load_model
 
     try:

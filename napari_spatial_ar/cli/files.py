@@ -187,7 +187,8 @@ def summary(
     from napari_spatial_ar.datasets.slices import check_fractions
     from napari_spatial_ar.datasets.summary import DataSummary, kind_of
     from napari_spatial_ar.datasets.survey import survey
-    from napari_spatial_ar.datasets.surveyed import REASONS, Survey
+    from napari_spatial_ar.datasets.surveyed import REASONS
+    from napari_spatial_ar.steps import finish
 
     check_fractions(DataSummary.valid_fraction, calibration_fraction)
     selection = Selection(plane.value, read_range(slice_range), min_body)
@@ -200,13 +201,9 @@ def summary(
     )
     with progress_bar() as bar:
         task = bar.add_task("Looking through the files", total=None)
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                found: Survey = end.value
-                break
-            bar.update(task, completed=step.done, total=step.total or None)
+        found = finish(
+            steps, lambda step: bar.update(task, completed=step.done, total=step.total or None)
+        )
     made = DataSummary(
         found, selection=selection, calibration_fraction=calibration_fraction, seed=seed
     )

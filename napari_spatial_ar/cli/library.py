@@ -292,23 +292,21 @@ def models_suspects(
     method of the model, a scan is compared with a half of the patients that its own is not in.
     """
     from napari_spatial_ar.imaging.files import claimed
-    from napari_spatial_ar.normative.fitting.outliers import UNIT, Suspects, find_suspects
+    from napari_spatial_ar.normative.fitting.outliers import UNIT, find_suspects
     from napari_spatial_ar.normative.model import load_model
     from napari_spatial_ar.review.outliers import COLUMNS, suspect_rows, write_suspects
+    from napari_spatial_ar.steps import finish
 
     loaded = load_model(model, weights=weights, device=device)
     steps = find_suspects(loaded, folders, top=top, patient_pattern=patient_pattern)
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                found: Suspects = end.value
-                break
-            bar.update(
+        found = finish(
+            steps,
+            lambda step: bar.update(
                 task, description=step.message, completed=step.done, total=step.total or None
-            )
+            ),
+        )
     listed, rows = table(*COLUMNS), suspect_rows(found)
     for *shown, key in rows:
         listed.add_row(*shown, key[:_KEY_SHOWN])

@@ -261,15 +261,18 @@ def fit(
     from napari_spatial_ar.json_schemas import FitEstimate, stamped
     from napari_spatial_ar.normative.detectors import DETECTORS
     from napari_spatial_ar.normative.fitting import estimate as fit_estimate
-    from napari_spatial_ar.normative.fitting.fit import fit as fit_model
+    from napari_spatial_ar.normative.fitting.config import FitConfig
+    from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
+    from napari_spatial_ar.normative.fitting.fit import fit_steps
     from napari_spatial_ar.normative.fitting.progress import FitProgress, spoken
     from napari_spatial_ar.normative.fitting.recipe import read_recipe
     from napari_spatial_ar.review.model_card import write_model_card
+    from napari_spatial_ar.steps import finish
 
     name, _, own = (method or "").partition(":")
     options = read_settings(own, list(DETECTORS[name].options())) if name in DETECTORS else {}
     settings: dict[str, Any] = {
-        "exclude": exclude or (),
+        "exclude": exclude,
         "modality": modality.value,
         "plane": plane.value,
         "slice_range": slice_range,
@@ -296,19 +299,17 @@ def fit(
         "weights": weights,
     }
     if recipe is None:
-        settings["options"] = options
         settings["backbone"] = chosen_backbone(backbone, weights)
+        config = FitConfig.of(folders or (), **settings, options=options)
     else:
-        said = {key for key in settings if _is_said(ctx, key)}
-        saved = read_recipe(recipe).changed(
-            {**{key: settings[key] for key in said}, "options": options}
-        )
-        folders = folders or [Path(folder) for folder in saved.folders]
-        settings = saved.settings()
-    if not folders:
+        given = {key: value for key, value in settings.items() if _is_said(ctx, key)}
+        if folders:
+            given["folders"] = tuple(map(str, folders))
+        config = read_recipe(recipe).changed({**given, "options": options})
+    if not config.folders:
         raise typer.BadParameter("Give a folder of normal scans, or a recipe that names one.")
     if estimate:
-        found = fit_estimate.estimate(folders, out=out, device=device, **settings)
+        found = fit_estimate.estimate(config, out=out, device=device)
         say(f"{found} Not counted: {fit_estimate.NOT_COUNTED}.")
         return stamped(FitEstimate, {**asdict(found), "seconds": found.seconds})
     with cluster_of(scheduler, local_cluster, resource, tls) as cluster, progress_bar() as bar:
@@ -323,18 +324,11 @@ def fit(
                 total=step.total or None,
             )
 
+        extract = FeatureStore.extract
         if cluster is not None:
-            settings["extract"] = partial(
-                extract_on, cluster.run, weights=settings.get("weights"), device=device
-            )
-        model = fit_model(
-            folders,
-            progress=show,
-            out=out,
-            device=device,
-            overwrite=overwrite,
-            **settings,
-        )
+            extract = partial(extract_on, cluster.run, weights=config.weights, device=device)
+        steps = fit_steps(config, out=out, device=device, overwrite=overwrite, extract=extract)
+        model = finish(steps, show)
     write_model_card(model)
     training = {k: v for k, v in model.header.training.items() if k != "history"}
     learned = f"{training['images']} slices of {patients(training['subjects'])}"

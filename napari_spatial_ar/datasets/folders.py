@@ -26,6 +26,7 @@ from napari_spatial_ar.imaging.raster import is_raster, natural_key
 from napari_spatial_ar.imaging.reading import Source
 from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.steps import finish
 
 __all__ = [
     "BmadItem",
@@ -91,12 +92,7 @@ def find_slices(
         patient_pattern=patient_pattern,
         selection=selection,
     )
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Survey = end.value
-            break
+    found = finish(steps)
     first = folder if isinstance(folder, str | Path) else folder[0]
     out = {key for start in exclude for key in _keys_of(found, start, first)}
     wanted = [series for series in found.series if series.key not in out]

@@ -80,7 +80,7 @@ def extract_on(
     store: FeatureStore,
     refs: Sequence[SliceRef],
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
 ) -> Iterator[int]:
     """Embed the slices whose grids are missing, as `FeatureStore.extract` does.
@@ -117,7 +117,7 @@ def extract_on(
         tuple(spec.layers),
         spec.fuse,
         store.preprocessing,
-        None if weights is None else str(weights.resolve()),
+        None if weights is None else str(Path(weights).resolve()),
         device,
     )
     for task, outcome in run(embed_some, _tasks(missing), job):

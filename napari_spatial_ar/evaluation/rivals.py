@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,9 @@ from napari_spatial_ar.imaging.files import atomic_write_json
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.normative.backbones.weights import spec_of
 from napari_spatial_ar.normative.detectors import DETECTORS
-from napari_spatial_ar.normative.detectors.base import of_kind
-from napari_spatial_ar.normative.fitting.fit import FitProgress, fit
-from napari_spatial_ar.normative.fitting.recipe import Recipe
-from napari_spatial_ar.normative.fitting.settings import NETWORK_SETTINGS
+from napari_spatial_ar.normative.fitting.config import NETWORK_SETTINGS, FitConfig
+from napari_spatial_ar.normative.fitting.fit import fit
+from napari_spatial_ar.normative.fitting.progress import FitProgress
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 
@@ -105,11 +104,10 @@ def check_rival(method: str, **settings: Any) -> None:
         If a setting is not known, of another kind or out of range.
     """
     _, wanted = _read(method, settings)
-    of_recipe = {field.name for field in fields(Recipe)} | set(NETWORK_SETTINGS)
-    given = {k: v for k, v in wanted.items() if k in of_recipe and v is not None}
-    recipe = Recipe().changed(given)
-    if not recipe.backbone.startswith("pixels"):
-        spec_of(recipe.backbone)
+    known = {*FitConfig.model_fields, *NETWORK_SETTINGS}
+    config = FitConfig.of((), **{name: v for name, v in wanted.items() if name in known})
+    if not config.backbone.startswith("pixels"):
+        spec_of(config.backbone)
 
 
 def fit_rival(
@@ -128,7 +126,7 @@ def fit_rival(
     root : path
         Data set in the BMAD layout.
     method : str
-        A key of `DETECTORS`, with options of its own or settings of `fit_steps` after a colon
+        A key of `DETECTORS`, with options of its own or settings of `FitConfig` after a colon
         where wanted: ``spatial-ar:dilation=1,epochs=20``.
     seeds : sequence of int
         One model each.
@@ -137,7 +135,7 @@ def fit_rival(
     progress : callable, optional
         See `fit`.
     **settings
-        For `fit_steps`; those after the colon win.
+        For `fit`; those after the colon win.
 
     Raises
     ------
@@ -159,18 +157,10 @@ def _read(method: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if name not in DETECTORS:
         raise InputError(f"there is no method '{name}'", fix=f"Choose: {', '.join(DETECTORS)}")
     options = DETECTORS[name].options()
-    shared = {
-        field.name: field.default
-        for field in fields(Recipe)
-        if field.name not in ("folders", "method", "options")
-    }
-    own = read_settings(text, [*options, *shared, *NETWORK_SETTINGS])
+    known = set(FitConfig.model_fields) - {"folders", "method", "options", "seed"}
+    own = read_settings(text, [*options, *sorted(known), *NETWORK_SETTINGS])
     chosen = {key: value for key, value in own.items() if key in options}
     others = {key: value for key, value in own.items() if key not in options}
-    for key, value in others.items():
-        default = shared.get(key)
-        if isinstance(default, int | float) and not of_kind(value, default):
-            raise InputError(f"'{key}' must be a number such as {default}, not '{value}'")
     wanted = {**settings, **others, "method": name, "options": chosen}
     return said_with(name, own), wanted
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
+from napari_spatial_ar.normative.fitting.config import DEFAULT_METHOD, FitConfig
+
 __all__ = [
     "ModelNews",
     "WeightsNews",
@@ -26,7 +28,6 @@ __all__ = [
     "methods",
     "model_news",
     "named_by",
-    "new_recipe",
     "patch_of",
     "read_dilations",
     "read_recipe",
@@ -113,7 +114,7 @@ def _stamp(path: Path) -> int:
         return 0
 
 
-def fit_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[Any, None, Any]:
+def fit_steps(config: FitConfig, *, out: Path, overwrite: bool) -> Generator[Any, None, Any]:
     """Train step by step, and write the model's card; see `fitting.fit_steps`.
 
     Returns
@@ -125,7 +126,7 @@ def fit_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[Any, 
     from napari_spatial_ar.normative.memory import release
     from napari_spatial_ar.review.model_card import write_model_card
 
-    model = yield from fit(folders, **settings)
+    model = yield from fit(config, out=out, overwrite=overwrite)
     write_model_card(model)
     folder = model.folder
     del model
@@ -133,7 +134,7 @@ def fit_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[Any, 
     return folder
 
 
-def estimate_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[Any, None, Any]:
+def estimate_steps(config: FitConfig, *, out: Path) -> Generator[Any, None, Any]:
     """Say how long a fit will take; see `fit_estimate.estimate_steps`.
 
     Returns
@@ -142,29 +143,22 @@ def estimate_steps(folders: Sequence[str | Path], **settings: Any) -> Generator[
     """
     from napari_spatial_ar.normative.fitting import estimate
 
-    found = yield from estimate.estimate_steps(folders, **settings)
+    found = yield from estimate.estimate_steps(config, out=out)
     return f"{found} Not counted: {estimate.NOT_COUNTED}."
 
 
-def new_recipe(folders: Sequence[str], **settings: Any) -> Any:
-    """Recipe of a fit; see `recipe.Recipe`."""
-    from napari_spatial_ar.normative.fitting.recipe import Recipe
-
-    return Recipe(folders=tuple(folders), **settings)
-
-
-def read_recipe(path: str | Path) -> Any:
-    """Recipe in a file; see `recipe.read_recipe`."""
+def read_recipe(path: str | Path) -> FitConfig:
+    """Read a recipe; see `recipe.read_recipe`."""
     from napari_spatial_ar.normative.fitting.recipe import read_recipe as read
 
     return read(path)
 
 
-def write_recipe(path: str | Path, recipe: Any) -> None:
+def write_recipe(path: str | Path, config: FitConfig) -> None:
     """Write a recipe; see `recipe.write_recipe`."""
     from napari_spatial_ar.normative.fitting.recipe import write_recipe as write
 
-    write(path, recipe)
+    write(path, config)
 
 
 def embed_plane(model: Any, volume: Any, index: int) -> Any:
@@ -193,10 +187,8 @@ def suspect_steps(model: Path, folders: Sequence[str | Path]) -> Generator[Any, 
 def methods() -> list[Any]:
     """Methods to learn by, subclasses of ``Detector``; first that which a fit takes by itself."""
     from napari_spatial_ar.normative.detectors import DETECTORS
-    from napari_spatial_ar.normative.fitting import fit as fitting
 
-    default = fitting.DEFAULT_METHOD
-    return sorted(DETECTORS.values(), key=lambda m: (m.name != default, m.title.lower()))
+    return sorted(DETECTORS.values(), key=lambda m: (m.name != DEFAULT_METHOD, m.title.lower()))
 
 
 def backbone_names() -> list[tuple[str, bool]]:

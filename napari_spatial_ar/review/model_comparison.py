@@ -39,6 +39,7 @@ from napari_spatial_ar.review.drawing import (
 )
 from napari_spatial_ar.review.montage import highest_slices
 from napari_spatial_ar.review.provenance import RESEARCH_USE
+from napari_spatial_ar.steps import finish
 
 __all__ = ["ModelComparison", "compare_models", "comparison_steps"]
 
@@ -126,14 +127,7 @@ def compare_models(
     steps = comparison_steps(
         first, second, volume, out, share=share, rows=rows, overwrite=overwrite
     )
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            result: ModelComparison = end.value
-            return result
-        if progress is not None:
-            progress(*step)
+    return finish(steps, progress and (lambda step: progress(*step)))
 
 
 def comparison_steps(

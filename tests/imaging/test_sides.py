@@ -16,7 +16,9 @@ import numpy.typing as npt
 import pytest
 from pydicom.dataset import Dataset
 
-from napari_spatial_ar.imaging import Volume, read, write_nifti
+from napari_spatial_ar.imaging.nifti import write_nifti
+from napari_spatial_ar.imaging.reading import read
+from napari_spatial_ar.imaging.volume import Volume
 
 #: RAS millimetres of the ball's centre.
 BALL = np.array([-14.0, 11.0, 9.0])

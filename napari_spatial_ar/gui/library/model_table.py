@@ -71,9 +71,9 @@ class ModelTable(QTreeWidget):
 
     def update_entry(self, entry: Any) -> None:
         """Show what was found of a model since it was listed."""
-        for row, known in enumerate(self.entries):
+        for place, known in enumerate(self.entries):
             if known.folder == entry.folder:
-                item = self.topLevelItem(row)
+                item = self.topLevelItem(place)
                 self._fill(item, entry)
                 if item is self.currentItem():
                     self.chosen.emit()

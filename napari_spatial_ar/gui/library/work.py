@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from napari_spatial_ar.gui.training.stepping import until_stopped
+from napari_spatial_ar.steps import until_stopped
 
 __all__ = [
     "Comparison",

@@ -16,7 +16,7 @@ from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.jobs import Task, TaskHost
 from napari_spatial_ar.gui.notify import sentence
 from napari_spatial_ar.gui.review.scored_layer import Session
-from napari_spatial_ar.gui.training.stepping import until_stopped
+from napari_spatial_ar.steps import until_stopped
 
 __all__ = ["Explainer", "Place", "Told", "place_under_cursor"]
 

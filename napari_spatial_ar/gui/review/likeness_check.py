@@ -21,6 +21,7 @@ from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.normative.calibration.acquired import header_likeness
 from napari_spatial_ar.review.likeness import likeness_headline
 from napari_spatial_ar.review.provenance import model_window
+from napari_spatial_ar.steps import until_stopped
 
 __all__ = ["LikenessCheck"]
 
@@ -76,15 +77,9 @@ class LikenessCheck(QObject):
             try:
                 # Known from here on, so that the first heatmap need not wait for it.
                 model_window(model, volume)
-                steps = likeness_steps(model, volume)
-                while not stop.is_set():
-                    try:
-                        next(steps)
-                    except StopIteration as end:
-                        return end.value
+                return (yield from until_stopped(stop, likeness_steps(model, volume)))
             except SpatialARError:
-                pass
-            return None
+                return None
 
         self._task = self._tasks.start(work)
         self._task.returned.connect(partial(self._take, asked))

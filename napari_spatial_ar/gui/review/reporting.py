@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from napari_spatial_ar.review.report.data import report_steps
 from napari_spatial_ar.review.report.html import scan_page
 from napari_spatial_ar.review.report.pdf import PAPERS, Paper, need_pdf, pdf_of
 from napari_spatial_ar.review.results import gather_results
+from napari_spatial_ar.steps import mapped, until_stopped
 
 __all__ = ["OPEN_REPORTS", "ReportFile", "ReportMaker", "ask_for_report", "scan_report_steps"]
 
@@ -209,12 +211,9 @@ def scan_report_steps(
     results = gather_results(
         session.volume, session.score, session.model, mask=mask, reviewed=listed, **arguments
     )
-    steps, drawn = report_steps(results, session.model), 0
-    while not stop.is_set():
-        try:
-            next(steps)
-        except StopIteration as end:
-            return scan_page(end.value)
-        drawn += 1
-        yield f"Report: {drawn} slices drawn..."
-    return None
+    drawn = count(1)
+    steps = mapped(
+        report_steps(results, session.model), lambda _: f"Report: {next(drawn)} slices drawn..."
+    )
+    made = yield from until_stopped(stop, steps)
+    return None if made is None else scan_page(made)

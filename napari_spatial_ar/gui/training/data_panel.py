@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Collection, Generator, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from napari_spatial_ar.gui.training.series_ticks import SeriesTicks
 from napari_spatial_ar.gui.widgets.forms import Note, button, row, section
 from napari_spatial_ar.gui.widgets.icons import square
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
+from napari_spatial_ar.steps import until_stopped
 
 __all__ = ["ContactSheet", "FolderPanel", "look_steps"]
 
@@ -44,17 +44,9 @@ def look_steps(
 ) -> Generator[Any, None, DataSummary | None]:
     """Look through folders, yielding at most ten times a second; None where ``stop`` was set."""
     split = {key: asked.pop(key) for key in _OF_THE_SPLIT if key in asked}
-    steps, last = survey(folders, **asked), 0.0
-    while not stop.is_set():
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            chosen = {"selection": asked["selection"]} if "selection" in asked else {}
-            return DataSummary(end.value, **chosen, **split)
-        if time.monotonic() - last >= _YIELD_SECONDS:
-            last = time.monotonic()
-            yield step
-    return None
+    found = yield from until_stopped(stop, survey(folders, **asked))
+    chosen = {"selection": asked["selection"]} if "selection" in asked else {}
+    return None if found is None else DataSummary(found, **chosen, **split)
 
 
 class ContactSheet(QWidget):

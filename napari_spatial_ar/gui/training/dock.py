@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from napari_spatial_ar.gui.notify import report
 from napari_spatial_ar.gui.opening import dropped_paths
 from napari_spatial_ar.gui.training.form import TrainingForm
 from napari_spatial_ar.gui.training.loss_plot import LossPlot
-from napari_spatial_ar.gui.training.stepping import StepText, until_stopped
+from napari_spatial_ar.gui.training.stepping import StepText, stage_and_epoch
 from napari_spatial_ar.gui.training.unfinished import UnfinishedFit
 from napari_spatial_ar.gui.widgets.dock_page import DockPage
 from napari_spatial_ar.gui.widgets.forms import Note, button, row, section
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
+from napari_spatial_ar.steps import until_stopped
 
 __all__ = ["TrainingDock"]
 
@@ -124,21 +126,20 @@ class TrainingDock(DockPage):
         if self.running:
             return
         try:
-            folders, arguments = self.form.arguments()
-            recipe = self.form.recipe()
+            config = self.form.config()
         except SpatialARError as error:
             self.note.say(report(error, "Training"))
             return
-        if os.path.exists(self.form.target / "model.safetensors"):
-            if not self._may_overwrite(self.form.target.name):
-                return
-            arguments["overwrite"] = True
-        self.unfinished.keep(self.form.target.name, recipe)
+        target = self.form.target
+        overwrite = os.path.exists(target / "model.safetensors")
+        if overwrite and not self._may_overwrite(target.name):
+            return
+        self.unfinished.keep(target.name, config)
         self.form.normals.stop()
         self.plot.show_losses([], [], -1, 1)
         self.scroll.ensureWidgetVisible(self.plot)
-        self._fitting = self.form.target, folders
-        self._run(services.fit_steps(folders, **arguments), self._on_model)
+        self._fitting = target, list(config.folders)
+        self._run(services.fit_steps(config, out=target, overwrite=overwrite), self._on_model)
 
     def _run(self, steps: Generator[Any, None, Any], then: Callable[[Any], None]) -> None:
         """Take steps in a worker; ``then`` gets what they return, None where they were stopped."""
@@ -147,7 +148,7 @@ class TrainingDock(DockPage):
         go.set()
         self.progress.setRange(0, 0)
         self.note.say("Starting...")
-        task = self.tasks.start(lambda stop: until_stopped(stop, steps, go))
+        task = self.tasks.start(partial(until_stopped, steps=steps, go=go, news=stage_and_epoch))
         task.progressed.connect(self._on_step)
         task.returned.connect(then)
         task.failed.connect(self._on_failed)
@@ -160,11 +161,11 @@ class TrainingDock(DockPage):
         if self.running:
             return
         try:
-            folders, arguments = self.form.arguments()
+            config = self.form.config()
         except SpatialARError as error:
             self.note.say(report(error, "The estimate"))
             return
-        self._run(services.estimate_steps(folders, **arguments), self._on_estimate)
+        self._run(services.estimate_steps(config, out=self.form.target), self._on_estimate)
 
     def _on_estimate(self, found: str | None) -> None:
         self.note.say(found or "Stopped.")

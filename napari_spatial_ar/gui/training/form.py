@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from napari_spatial_ar.gui.widgets.colours import QUIET
 from napari_spatial_ar.gui.widgets.forms import Note, combo, section, select_data
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.windows import default_window
+from napari_spatial_ar.normative.fitting.config import FitConfig
 from napari_spatial_ar.paths import check_name_length
 
 __all__ = ["TrainingForm"]
@@ -201,8 +202,8 @@ class TrainingForm(QWidget):
         """Folder of the model to be made."""
         return services.user_models_dir() / self.name.text().strip()
 
-    def arguments(self) -> tuple[list[str], dict[str, Any]]:
-        """Folders and keyword arguments for ``fit_steps``.
+    def config(self) -> FitConfig:
+        """Return the fit that the form describes, once it can be run; its settings are remembered.
 
         Raises
         ------
@@ -217,35 +218,35 @@ class TrainingForm(QWidget):
                 f"'{name}' cannot be a model's name",
                 fix="Use letters, digits, hyphens, underscores and full stops",
             )
-        return folders, {"out": self.target, **self._settings()}
+        return self._config(folders)
 
-    def _settings(self) -> dict[str, Any]:
-        """Keyword arguments of ``fit_steps`` that decide the model; remembers them."""
+    def _config(self, folders: Sequence[str]) -> FitConfig:
         settings.remember("training_modality", self.modality.currentData())
         settings.remember("training_backbone", self.backbone.currentData())
-        return {
-            "exclude": self.normals.excluded,
-            "modality": self.modality.currentData(),
-            "window": self.window.window(),
-            "backbone": self.backbone.currentData(),
-            "seed": self.seed.value(),
+        return FitConfig.of(
+            folders,
+            exclude=self.normals.excluded,
+            modality=self.modality.currentData(),
+            window=self.window.window(),
+            backbone=self.backbone.currentData(),
+            seed=self.seed.value(),
             **self.selection.arguments(),
             **self.method.arguments(),
             **self.recipes.others,
-        }
+        )
 
-    def recipe(self) -> Any:
-        """Return the settings as they stand, as a ``Recipe``.
+    def recipe(self) -> FitConfig:
+        """Return the settings as they stand, whether or not there is a folder yet.
 
         Raises
         ------
         InputError
             If the window cannot be used.
         """
-        return services.new_recipe(self.normals.folders, **self._settings())
+        return self._config(self.normals.folders)
 
-    def set_recipe(self, recipe: Any) -> None:
-        """Set the form as a ``Recipe`` says; without folders in it, those of the form stay.
+    def set_recipe(self, recipe: FitConfig) -> None:
+        """Show a configuration in the form; without folders in it, those of the form stay.
 
         Raises
         ------
@@ -254,7 +255,7 @@ class TrainingForm(QWidget):
         """
         before = self.recipe()
         if not recipe.folders:
-            recipe = replace(recipe, folders=before.folders)
+            recipe = recipe.model_copy(update={"folders": before.folders})
         self._show_recipe(recipe)
         lost = self.recipe().differs(recipe)
         if lost:
@@ -264,7 +265,7 @@ class TrainingForm(QWidget):
                 fix="Run it with 'napari-spatial-ar fit --recipe FILE'",
             )
 
-    def _show_recipe(self, recipe: Any) -> None:
+    def _show_recipe(self, recipe: FitConfig) -> None:
         select_data(self.modality, recipe.modality)
         self.selection.set_values(
             Selection(recipe.plane, recipe.slice_range, recipe.min_body),
@@ -275,7 +276,7 @@ class TrainingForm(QWidget):
         select_data(self.backbone, recipe.backbone)
         self.method.set_method(recipe.method, recipe.options)
         self.seed.setValue(min(recipe.seed, self.seed.maximum()))
-        defaults = services.new_recipe([])
+        defaults = FitConfig()
         self.recipes.set_others(
             {
                 name: getattr(recipe, name)

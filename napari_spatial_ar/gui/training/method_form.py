@@ -174,7 +174,7 @@ class MethodForm(QWidget):
         self.pages[name].put(options)
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of ``fit_steps`` that say how to learn; remembers them."""
+        """Return the settings of a `FitConfig` that say how to learn; remember them."""
         name = self.method.name
         settings.remember("training_method", name)
         return {"method": name, "options": self.pages[name].take()}

@@ -67,12 +67,12 @@ class RecipeRow(QWidget):
     def save(self) -> None:
         """Ask for a file and write the settings as they stand."""
         try:
-            recipe = self._form.recipe()
+            config = self._form.recipe()
             start = Path(settings.last_folder("recipe")) / "recipe.toml"
             chosen, _ = QFileDialog.getSaveFileName(self, "Save recipe", str(start), _FILTER)
             if chosen:
                 path = Path(chosen)
-                services.write_recipe(path, recipe)
+                services.write_recipe(path, config)
                 settings.remember_folder("recipe", path.parent)
         except SpatialARError as error:
             report(error, "Saving the recipe")

@@ -164,7 +164,7 @@ class SelectionForm(QWidget):
         return Selection(self.plane.currentData(), (low / 100, high / 100), self.body.value() / 100)
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of ``fit_steps``; remembers them."""
+        """Return settings of a `FitConfig`; remember them."""
         chosen = self.selection()
         settings.remember("training_plane", chosen.plane)
         for name, value in zip(("low", "high"), self.range.value(), strict=True):
@@ -176,7 +176,7 @@ class SelectionForm(QWidget):
             "slice_range": chosen.slice_range,
             "min_body": chosen.min_body,
             "calibration_fraction": self.calibration_fraction,
-            **({"calibration_folds": self._folds} if self._folds else {}),
+            "calibration_folds": self._folds,
         }
 
     @property

@@ -1,17 +1,12 @@
-"""Going through the steps of a fit in a worker: stopped, paused, and told in words."""
+"""Where a fit stands, in words."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Generator
 from typing import Any
 
-__all__ = ["StepText", "until_stopped"]
+__all__ = ["StepText", "stage_and_epoch"]
 
-_YIELD_SECONDS = 0.1
-# A worker that waits looks this often whether it is to end.
-_LOOK_SECONDS = 0.2
 _STAGES = {
     "features": "Embedding slices",
     "training": "Training",
@@ -20,39 +15,9 @@ _STAGES = {
 }
 
 
-def _stage_and_epoch(step: Any) -> object:
+def stage_and_epoch(step: Any) -> tuple[str, int]:
+    """Tell steps apart that the user shall see at once; for `until_stopped`."""
     return step.stage, step.epoch
-
-
-def until_stopped(
-    stop: threading.Event,
-    steps: Generator[Any, None, Any],
-    go: threading.Event | None = None,
-    news: Callable[[Any], object] = _stage_and_epoch,
-) -> Generator[Any, None, Any]:
-    """Go on, yielding at most ten times a second and wherever ``news`` of a step is another.
-
-    Between two steps it waits, without computing, for as long as ``go`` is there and not set.
-
-    Returns
-    -------
-    What ``steps`` return; None where ``stop`` was set.
-    """
-    last, seen = 0.0, None
-    while True:
-        while go is not None and not stop.is_set() and not go.wait(_LOOK_SECONDS):
-            pass
-        if stop.is_set():
-            steps.close()
-            return None
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            return end.value
-        now = time.monotonic()
-        if now - last >= _YIELD_SECONDS or news(step) != seen:
-            last, seen = now, news(step)
-            yield step
 
 
 class StepText:

@@ -13,6 +13,7 @@ from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.notify import report, warn
 from napari_spatial_ar.gui.widgets.forms import Note, button, row
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
+from napari_spatial_ar.normative.fitting.config import FitConfig
 
 __all__ = ["UnfinishedFit"]
 
@@ -59,11 +60,11 @@ class UnfinishedFit(QWidget):
         form.name.setText(self.name)
         return True
 
-    def keep(self, name: str, recipe: Any) -> None:
+    def keep(self, name: str, config: FitConfig) -> None:
         """Remember a fit that starts, in place of the one before, and offer none meanwhile."""
         self.forget()
         try:
-            services.write_recipe(services.unfinished_dir() / f"{name}.toml", recipe)
+            services.write_recipe(services.unfinished_dir() / f"{name}.toml", config)
         except SpatialARError as error:
             warn(f"This fit will not be offered again after a restart of napari: {error}")
 

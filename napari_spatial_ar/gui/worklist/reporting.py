@@ -18,6 +18,7 @@ from napari_spatial_ar.review.report.data import REPORT_FILE, FolderReport
 from napari_spatial_ar.review.report.folder import worklist_steps
 from napari_spatial_ar.review.report.html import folder_page
 from napari_spatial_ar.review.worklist.store import WorklistStore
+from napari_spatial_ar.steps import mapped, until_stopped
 
 __all__ = ["FolderReporter"]
 
@@ -86,14 +87,6 @@ class FolderReporter(ReportMaker):
 def _page_steps(
     stop: threading.Event, steps: Generator[int, None, FolderReport], scans: int
 ) -> Generator[str, None, str | None]:
-    told = -1
-    while not stop.is_set():
-        try:
-            done = next(steps)
-        except StopIteration as end:
-            return folder_page(end.value)
-        if done != told:
-            told = done
-            yield f"Report: {done} of {scans} scans..."
-    steps.close()
-    return None
+    told = mapped(steps, lambda done: f"Report: {done} of {scans} scans...")
+    made = yield from until_stopped(stop, told, news=str)
+    return None if made is None else folder_page(made)

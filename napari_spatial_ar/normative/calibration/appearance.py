@@ -20,6 +20,7 @@ from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative.calibration.acquired import header_likeness
 from napari_spatial_ar.normative.calibration.likeness import GREYS, Likeness, Looks, compare_looks
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
+from napari_spatial_ar.steps import finish
 
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.model import NormativeModel
@@ -136,13 +137,7 @@ def likeness_steps(model: NormativeModel, volume: Volume) -> Generator[None, Non
 
 def likeness(model: NormativeModel, volume: Volume) -> Likeness:
     """Compare a scan with what a model learned from; see `likeness_steps`."""
-    steps = likeness_steps(model, volume)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Likeness = end.value
-            return found
+    return finish(likeness_steps(model, volume))
 
 
 def _middle(volume: Volume, part: tuple[float, float]) -> list[int]:

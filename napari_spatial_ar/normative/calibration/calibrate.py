@@ -30,6 +30,7 @@ from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.normative.scores import Example
+from napari_spatial_ar.steps import finish
 
 __all__ = ["NormalScores", "recalibrate", "recalibrate_steps", "slice_keys"]
 
@@ -242,14 +243,7 @@ def recalibrate(
     ``progress`` is called with what that yields; what it raises stops the work.
     """
     steps = recalibrate_steps(model, folder, **settings)
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            found: NormativeModel = end.value
-            return found
-        if progress is not None:
-            progress(*step)
+    return finish(steps, progress and (lambda step: progress(*step)))
 
 
 def _check_unseen(model: NormativeModel, refs: Sequence[SliceRef], folder: str | Path) -> bool:

@@ -22,6 +22,7 @@ from napari_spatial_ar.normative.detectors.explanation import Explanation, Quant
 from napari_spatial_ar.normative.model_schema import Part, said_of
 from napari_spatial_ar.normative.scores import Scoring, SliceScore
 from napari_spatial_ar.normative.tiling import Tiling
+from napari_spatial_ar.steps import finish
 
 __all__ = [
     "DETECTORS",
@@ -303,12 +304,7 @@ class Detector(ABC):
         """Learn to the end, see `learn`; an option that is not the method's is an InputError."""
         check_options(cls, options)
         setup = FitSetup(blocks=blocks, seed=seed, device=torch.device(device))
-        steps = cls.learn(grids, setup, **options)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value.detector
+        return finish(cls.learn(grids, setup, **options)).detector
 
     @property
     @abstractmethod

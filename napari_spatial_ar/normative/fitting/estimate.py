@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from napari_spatial_ar.datasets.folders import iter_slices
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative import speeds
 from napari_spatial_ar.normative.detectors import FitSetup, StoredGrids
+from napari_spatial_ar.normative.fitting.config import FitConfig
 from napari_spatial_ar.normative.fitting.fit import fit_steps
 from napari_spatial_ar.normative.fitting.plan import FitPlan, FitPlanned
 from napari_spatial_ar.normative.fitting.progress import FitProgress, spoken
 from napari_spatial_ar.normative.memory import one_sentence, releases_memory
 from napari_spatial_ar.normative.tiling import embed_slice
+from napari_spatial_ar.steps import finish
 
 __all__ = ["NOT_COUNTED", "FitEstimate", "estimate", "estimate_steps"]
 
@@ -63,9 +65,7 @@ class FitEstimate:
 
 
 @releases_memory
-def estimate_steps(
-    folder: str | Path | Sequence[str | Path], **settings: Any
-) -> Generator[FitProgress, None, FitEstimate]:
+def estimate_steps(config: FitConfig, **where: Any) -> Generator[FitProgress, None, FitEstimate]:
     """Look through a folder, then measure for a few seconds; stop iterating to cancel.
 
     The backbone is timed on slices of the folder, and the method on random embeddings of their
@@ -73,7 +73,7 @@ def estimate_steps(
 
     Parameters
     ----------
-    folder, **settings
+    config, **where
         As for `fit_steps`, with the same errors. Nothing is written but what was measured.
 
     Yields
@@ -84,7 +84,7 @@ def estimate_steps(
     -------
     FitEstimate
     """
-    steps = fit_steps(folder, **{**settings, "overwrite": True})
+    steps = fit_steps(config, **{**where, "overwrite": True})
     while not isinstance(step := next(steps), FitPlanned):  # a fit plans or raises
         yield step
     steps.close()
@@ -104,15 +104,9 @@ def estimate_steps(
     )
 
 
-def estimate(folder: str | Path | Sequence[str | Path], **settings: Any) -> FitEstimate:
+def estimate(config: FitConfig, **where: Any) -> FitEstimate:
     """Say how long a fit will take; see `estimate_steps`."""
-    steps = estimate_steps(folder, **settings)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: FitEstimate = end.value
-            return found
+    return finish(estimate_steps(config, **where))
 
 
 def _embedding_of_a_slice(plan: FitPlan) -> float:

@@ -27,6 +27,7 @@ from napari_spatial_ar.normative.detectors import Detector, FitSetup, StoredGrid
 from napari_spatial_ar.normative.fitting.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
 from napari_spatial_ar.normative.fitting.progress import FitProgress, learning
+from napari_spatial_ar.steps import mapped
 
 __all__ = ["deal", "measure_folds"]
 
@@ -92,13 +93,12 @@ def measure_folds(
         checkpoint = setup.checkpoint and setup.checkpoint.with_stem(f"fold-{number}")
         part = replace(setup, normals=normals, checkpoint=checkpoint)
         message = f"Calibrating, fold {number} of {folds}"
-        steps = learning(method, grids, part, options, tiles)
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                detector = end.value.detector.to(setup.device)
-                break
-            yield FitProgress("calibration", step.done, step.total, message=f"{message}: learning")
+        learned = yield from mapped(
+            learning(method, grids, part, options, tiles),
+            lambda step, message=message: FitProgress(  # type: ignore[misc]
+                "calibration", step.done, step.total, message=f"{message}: learning"
+            ),
+        )
+        detector = learned.detector.to(setup.device)
         for done in scores.measure(judged, detector):
             yield FitProgress("calibration", done, len(judged), message=f"{message}: scoring")

@@ -37,6 +37,7 @@ from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load
 from napari_spatial_ar.normative.fitting.progress import FitProgress, embedding, learning
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scores import Example, Scoring, SliceScore
+from napari_spatial_ar.steps import mapped
 
 __all__ = [
     "UNIT",
@@ -222,13 +223,14 @@ def look_again(
         patient_pattern=patient_pattern,
         selection=model.header.selection,
     )
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            found: Survey = end.value
-            return found
-        yield FitProgress("features", step.done, step.total, message="Looking through the folder")
+    return (
+        yield from mapped(
+            steps,
+            lambda step: FitProgress(
+                "features", step.done, step.total, message="Looking through the folder"
+            ),
+        )
+    )
 
 
 def series_of_fit(model: NormativeModel, found: Survey) -> list[SurveyedSeries]:

@@ -18,6 +18,7 @@ from napari_spatial_ar.review.p_values import p_note, share_note
 from napari_spatial_ar.review.provenance import ModelLike
 from napari_spatial_ar.review.report.pictures import Picture, SlicePictures, chosen_slices
 from napari_spatial_ar.review.results import ScanResults
+from napari_spatial_ar.steps import finish
 
 __all__ = [
     "IN_A_FOLDER",
@@ -227,13 +228,7 @@ def scan_report(
     most: int = _MOST,
 ) -> ScanReport:
     """Make the report of a scan; see `report_steps`."""
-    steps = report_steps(results, model, warnings=warnings, most=most)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            made: ScanReport = end.value
-            return made
+    return finish(report_steps(results, model, warnings=warnings, most=most))
 
 
 def _model_rows(model: ModelLike, summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -35,6 +35,7 @@ from napari_spatial_ar.review.results import gather_results
 from napari_spatial_ar.review.worklist.entries import Entry
 from napari_spatial_ar.review.worklist.scoring import MaskRule
 from napari_spatial_ar.review.worklist.store import ScanScores, WorklistStore, model_key
+from napari_spatial_ar.steps import mapped
 
 __all__ = ["FolderReports", "kept_report", "worklist_steps"]
 
@@ -262,13 +263,7 @@ def _kept_steps(
         likeness=(yield from _likeness_steps(done, model, volume)),
     )
     steps = report_steps(results, model, most=IN_A_FOLDER)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            made: ScanReport = end.value
-            return made
-        yield done
+    return (yield from mapped(steps, lambda _: done))
 
 
 def _likeness_steps(done: int, model: Any, volume: Volume) -> Generator[int, None, Likeness | None]:
@@ -277,11 +272,4 @@ def _likeness_steps(done: int, model: Any, volume: Volume) -> Generator[int, Non
     # Not before: it imports torch.
     from napari_spatial_ar.normative.calibration.appearance import likeness_steps
 
-    steps = likeness_steps(model, volume)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Likeness = end.value
-            return found
-        yield done
+    return (yield from mapped(likeness_steps(model, volume), lambda _: done))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
-from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -40,11 +39,11 @@ from napari_spatial_ar.gui.training.form import TrainingForm
 from napari_spatial_ar.gui.training.loss_plot import LossPlot, nice_ticks
 from napari_spatial_ar.gui.widgets.colours import FOLLOWED, NORMAL
 from napari_spatial_ar.gui.widgets.forms import select_data
-from napari_spatial_ar.imaging.windows import CT_PRESETS, Window
+from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, default_window
 from napari_spatial_ar.normative.detectors import DETECTORS
-from napari_spatial_ar.normative.fitting.fit import DEFAULT_METHOD, fit_steps
+from napari_spatial_ar.normative.fitting.config import DEFAULT_METHOD, FitConfig
 from napari_spatial_ar.normative.fitting.outliers import Suspect, Suspects
-from napari_spatial_ar.normative.fitting.recipe import Recipe, read_recipe, write_recipe
+from napari_spatial_ar.normative.fitting.recipe import read_recipe, write_recipe
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.scores import Example
 from napari_spatial_ar.review.provenance import RESEARCH_USE
@@ -67,22 +66,30 @@ def step(stage: str, done: int, total: int, epoch: int = 0) -> SimpleNamespace:
     )
 
 
+class Call(NamedTuple):
+    config: FitConfig
+    out: Path
+    overwrite: bool
+
+
 class Fit:
     """Stands in for ``fit_steps``: 3 slices, 4 epochs; resumes like the real one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.calls: list[tuple[list[str], dict[str, Any]]] = []
+        self.calls: list[Call] = []
         self.gate = threading.Semaphore(10_000)
         self.epochs_done = 0
         self.error: Exception | None = None
         self.closed = 0
 
-    def __call__(self, folders: list[str], **arguments: Any) -> Generator[Any, None, Any]:
-        self.calls.append((folders, arguments))
-        return self._steps(arguments)
+    def __call__(
+        self, config: FitConfig, *, out: Path, overwrite: bool
+    ) -> Generator[Any, None, Any]:
+        self.calls.append(Call(config, out, overwrite))
+        return self._steps(out)
 
-    def _steps(self, arguments: dict[str, Any]) -> Generator[Any, None, Any]:
+    def _steps(self, out: Path) -> Generator[Any, None, Any]:
         try:
             for done in range(1, 4):
                 yield step("features", done, 3)
@@ -96,7 +103,7 @@ class Fit:
         except GeneratorExit:
             self.closed += 1
             raise
-        return SimpleNamespace(name=Path(arguments["out"]).name)
+        return SimpleNamespace(name=out.name)
 
 
 @pytest.fixture
@@ -160,25 +167,16 @@ def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
         assert not dock.start_button.isEnabled()
         assert not dock.form.isEnabled()
     qtbot.waitUntil(lambda: not dock.running)
-    assert fit.calls == [
-        (
-            [str(scans)],
-            {
-                "exclude": frozenset(),
-                "out": tmp_path / "models" / "ct-here_vits14-spatial-ar",
-                "modality": "ct",
-                "window": None,
-                "backbone": "here_vits14",
-                "seed": 5,
-                "plane": "as-acquired",
-                "slice_range": (0.0, 1.0),
-                "min_body": 0.1,
-                "calibration_fraction": 0.0,
-                "method": "spatial-ar",
-                "options": {"dilation": 1, "context": "bidirectional", "epochs": 4},
-            },
-        )
-    ]
+    config = FitConfig(
+        folders=[str(scans)],
+        modality="ct",
+        backbone="here_vits14",
+        seed=5,
+        method="spatial-ar",
+        options={"dilation": 1, "context": "bidirectional", "epochs": 4},
+    )
+    out = tmp_path / "models" / "ct-here_vits14-spatial-ar"
+    assert fit.calls == [(config, out, False)]
     assert dock.plot.valid == pytest.approx([2.1, 2.0, 1.9, 1.8])
     assert dock.plot.best_epoch == 3
     assert dock.note.text() == "The model ct-here_vits14-spatial-ar is ready in the Review dock."
@@ -198,7 +196,7 @@ def test_options_that_are_a_text_or_a_tick(
     with qtbot.waitSignal(services.model_news.changed, timeout=5000):
         click(dock.start_button)
     qtbot.waitUntil(lambda: not dock.running)
-    assert fit.calls[0][1]["options"] == {"dilations": "1-2-4-2-1", "whiten": True}
+    assert fit.calls[0].config.chosen_options == {"dilations": "1-2-4-2-1", "whiten": True}
     again = TrainingForm()
     qtbot.addWidget(again)
     kept = again.method.pages["spatial-ar"].editors
@@ -211,18 +209,18 @@ def test_the_window_that_the_model_sees_is_chosen_and_remembered(
     form = dock.form
     form.normals.folder.setText(str(scans))
     assert form.window.box.currentText() == "Usual (0.5..99.5 %)"
-    assert form.arguments()[1]["window"] is None
+    assert form.config().window == default_window("mri")
     select_data(form.modality, "ct")
     assert form.window.box.currentText() == "Usual (-160..240 HU)"
     select_data(form.window.box, "lung")
-    assert form.arguments()[1]["window"] == CT_PRESETS["lung"]
+    assert form.config().window == CT_PRESETS["lung"]
     select_data(form.window.box, "fixed")
     assert form.window.low.suffix() == " HU"
     form.window.low.setValue(-20)
     form.window.high.setValue(70)
     click(dock.start_button)
     qtbot.waitUntil(lambda: not dock.running, timeout=5000)
-    assert fit.calls[-1][1]["window"] == Window("fixed", -20, 70)
+    assert fit.calls[-1].config.window == Window("fixed", -20, 70)
     again = TrainingForm()
     qtbot.addWidget(again)
     select_data(again.modality, "ct")
@@ -276,9 +274,9 @@ def test_options_are_passed_on_where_they_differ_and_remembered(
     assert dock.form.name.text() == "mri-here_vits14-patch-gaussian"
     click(dock.start_button)
     qtbot.waitUntil(lambda: not dock.running, timeout=5000)
-    (_, arguments) = fit.calls[-1]
-    assert arguments["method"] == "patch-gaussian"
-    assert arguments["options"] == {"position": "patch", "cells": 7}
+    config = fit.calls[-1].config
+    assert config.method == "patch-gaussian"
+    assert config.chosen_options == {"position": "patch", "cells": 7}
     again = TrainingForm()
     qtbot.addWidget(again)
     assert again.method.method.name == "patch-gaussian"
@@ -379,7 +377,7 @@ def test_dropped_folders_are_looked_through_before_a_fit(
     assert all(tile.pixmap().width() == 72 and "doe" not in tile.toolTip() for tile in shown)
     click(dock.start_button)
     qtbot.waitUntil(lambda: not dock.running, timeout=5000)
-    assert fit.calls[-1][0] == [str(path) for path in patients]
+    assert fit.calls[-1].config.folders == tuple(map(str, patients))
 
 
 def test_a_series_that_is_not_ticked_is_not_learned_from(
@@ -403,7 +401,7 @@ def test_a_series_that_is_not_ticked_is_not_learned_from(
     assert sum(not tile.isHidden() for tile in panel.sheet.tiles) == 2
     click(dock.start_button)
     qtbot.waitUntil(lambda: not dock.running, timeout=5000)
-    assert fit.calls[-1][1]["exclude"] == {key}
+    assert fit.calls[-1].config.exclude == (key,)
     # What was taken out of one folder has nothing to do with the next.
     panel.folder.setText(str(patients[0]))
     assert panel.excluded == frozenset()
@@ -450,8 +448,8 @@ def test_after_a_fit_the_most_surprising_scans_are_shown_and_left_out(
     dock.dialog.table.topLevelItem(0).setCheckState(0, Qt.CheckState.Checked)
     click(dock.dialog.again_button)
     qtbot.waitUntil(lambda: len(fit.calls) == 2 and not dock.running, timeout=5000)
-    assert fit.calls[0][1]["exclude"] == frozenset()
-    assert fit.calls[1][1]["exclude"] == {"a" * 64}
+    assert fit.calls[0].config.exclude == ()
+    assert fit.calls[1].config.exclude == ("a" * 64,)
     # Of other folders nothing is known.
     dock.form.normals.folder.setText(str(scans.parent))
     assert not dock.suspects_button.isEnabled()
@@ -501,11 +499,11 @@ def test_looking_can_be_stopped_and_a_bad_folder_is_one_sentence(
 
 
 def test_the_summary_splits_as_a_fit_does_by_default() -> None:
-    fit = signature(fit_steps).parameters
-    assert fit["valid_fraction"].default == DataSummary.valid_fraction
-    assert fit["seed"].default == DataSummary.seed
-    assert fit["calibration_fraction"].default == DataSummary.calibration_fraction
-    assert Selection() == Selection(*(fit[n].default for n in ("plane", "slice_range", "min_body")))
+    config = FitConfig()
+    assert config.valid_fraction == DataSummary.valid_fraction
+    assert config.seed == DataSummary.seed
+    assert config.calibration_fraction == DataSummary.calibration_fraction
+    assert config.selection == Selection()
 
 
 # ---------------------------------------------------------------------- recipes
@@ -538,7 +536,7 @@ def test_a_saved_recipe_sets_another_form_the_same(
     form.seed.setValue(5)
     form.selection.set_values(Selection("as-acquired", (0.07, 0.93), 0.03), 0.3)
     click(form.recipes.save_button)
-    folders, arguments = form.arguments()
+    config = form.config()
     assert read_recipe(chosen).folders == tuple(map(str, patients))
     other = TrainingForm()
     qtbot.addWidget(other)
@@ -550,10 +548,10 @@ def test_a_saved_recipe_sets_another_form_the_same(
     other.selection.set_values(Selection("coronal"), 0.0)
     other.normals.folder.clear()
     click(other.recipes.load_button)
-    assert other.arguments() == (folders, arguments)
-    assert len(arguments["exclude"]) == 1
+    assert other.config() == config
+    assert len(config.exclude) == 1
     qtbot.waitUntil(lambda: other.normals.summary is not None, timeout=10_000)
-    assert other.normals.summary.excluded == arguments["exclude"]
+    assert other.normals.summary.excluded == set(config.exclude)
     assert other.recipes.drop_button.isHidden()
 
 
@@ -561,7 +559,7 @@ def test_what_the_form_has_no_field_for_is_shown_and_passed_on(
     dock: TrainingDock, patients: tuple[Path, Path], chosen: Path, click: Any, qtbot: Any
 ) -> None:
     form = dock.form
-    recipe = Recipe(
+    recipe = FitConfig(
         folders=tuple(map(str, patients)),
         backbone="here_vits14",
         size=(896, 448),
@@ -573,14 +571,14 @@ def test_what_the_form_has_no_field_for_is_shown_and_passed_on(
     said = "From the recipe: size 896 x 448, valid fraction 0.5, patient pattern (doe).*"
     assert form.recipes.note.text() == said
     others = {"size": (896, 448), "valid_fraction": 0.5, "patient_pattern": "(doe).*"}
-    assert others.items() <= form.arguments()[1].items()
+    assert others.items() <= form.config().settings().items()
     qtbot.waitUntil(lambda: form.normals.summary is not None, timeout=10_000)
     assert form.normals.summary.valid_fraction == 0.5
     assert "6 slices of 1 patient" in form.normals.note.text()
     assert form.recipe() == recipe
     click(form.recipes.drop_button)
     assert not form.recipes.note.text()
-    assert not set(others) & set(form.arguments()[1])
+    assert form.config().differs(recipe) == list(others)
     qtbot.waitUntil(lambda: form.normals.summary is not None, timeout=10_000)
     assert "6 slices of 3 patients" in form.normals.note.text()
 
@@ -604,7 +602,7 @@ def test_a_recipe_that_the_form_cannot_hold_changes_nothing(
     words: str,
 ) -> None:
     before = dock.form.recipe()
-    write_recipe(chosen, Recipe(**{"backbone": "here_vits14", "seed": 9, **settings}))
+    write_recipe(chosen, FitConfig(**{"backbone": "here_vits14", "seed": 9, **settings}))
     click(dock.form.recipes.load_button)
     assert len(notes) == 1
     assert words in notes[0]
@@ -617,7 +615,7 @@ def test_a_file_that_is_no_recipe_is_one_sentence(
     chosen.parent.mkdir()
     chosen.write_text("schema = 1\nsede = 1")
     click(dock.form.recipes.load_button)
-    assert notes[0].startswith(f"{chosen}: the recipe's key 'sede' is not known.")
+    assert notes[0].startswith(f"{chosen}: 'sede' is no setting of a fit: choose from")
 
 
 def test_the_fit_of_the_dock_and_of_its_recipe_give_the_same_model(
@@ -708,7 +706,7 @@ def test_an_existing_model_is_replaced_only_when_asked(
     assert fit.calls == []
     click(dock.start_button)
     qtbot.waitUntil(lambda: not dock.running, timeout=5000)
-    assert fit.calls[0][1]["overwrite"] is True
+    assert fit.calls[0].overwrite
 
 
 def test_backbones_show_which_weights_are_here(dock: TrainingDock, monkeypatch: Any) -> None:
@@ -888,10 +886,7 @@ def test_an_unfinished_fit_is_offered_after_a_restart_and_then_forgotten(
     assert again.unfinished.isHidden()
     qtbot.waitUntil(lambda: not again.running, timeout=5000)
     assert "The model by-night is ready" in again.note.text()
-    (before, first), (after, second) = fit.calls
-    assert after == before
-    for name in ("out", "modality", "seed", "method", "options", "backbone", "exclude"):
-        assert second[name] == first[name], name
+    assert fit.calls[1] == fit.calls[0]
     assert restarted().unfinished.isHidden()
 
 

@@ -92,9 +92,7 @@ def test_another_plane_is_looked_at_again(form: TrainingForm, patients: Path, qt
     assert form.normals.summary is not None
     assert form.normals.summary.selection == Selection("sagittal", min_body=0.05)
     assert form.normals.summary.total.slices == 4 * SHAPE[0]
-    _, arguments = form.arguments()
-    assert arguments["plane"] == "sagittal"
-    assert arguments["min_body"] == 0.05
+    assert form.config().selection == Selection("sagittal", min_body=0.05)
 
 
 def test_what_was_used_last_is_remembered(form: TrainingForm, patients: Path, qtbot: Any) -> None:
@@ -136,7 +134,7 @@ def test_the_review_dock_takes_the_plane_of_the_model(dock: Any, models: Any, fi
 def test_folds_step_over_one_and_travel_in_the_recipe(form: TrainingForm) -> None:
     folds = form.selection.folds
     assert folds.text() == "none"
-    assert "calibration_folds" not in form.selection.arguments()
+    assert form.selection.arguments()["calibration_folds"] == 0
     folds.stepUp()
     assert form.selection.arguments()["calibration_folds"] == folds.value() == 2
     folds.stepUp()

@@ -22,7 +22,8 @@ from napari_spatial_ar.normative.backbones.registry import (
 )
 from napari_spatial_ar.normative.backbones.weight_files import read_rounding, write_rounded
 from napari_spatial_ar.normative.backbones.weight_layouts import rounded
-from napari_spatial_ar.normative.fitting.recipe import Recipe, read_recipe
+from napari_spatial_ar.normative.fitting.config import FitConfig
+from napari_spatial_ar.normative.fitting.recipe import read_recipe
 from napari_spatial_ar.normative.library import missing_backbone
 from napari_spatial_ar.paths import embedded_weights
 from tests.tiny import TINY, random_state
@@ -136,7 +137,7 @@ def test_the_default_is_what_is_at_hand(
 ) -> None:
     assert weights.default_backbone() == OFFLINE_BACKBONE
     assert OFFLINE_BACKBONE in weights.default_note(OFFLINE_BACKBONE)
-    assert Recipe().backbone == OFFLINE_BACKBONE
+    assert FitConfig().backbone == OFFLINE_BACKBONE
     (tmp_path / "r.toml").write_text("schema = 1\n")
     assert read_recipe(tmp_path / "r.toml").backbone == OFFLINE_BACKBONE
     # A file of weights says which backbone it is of, else it is of the usual one.
@@ -147,7 +148,7 @@ def test_the_default_is_what_is_at_hand(
         weights, "local_file", lambda spec: here if spec.name == DEFAULT_BACKBONE else None
     )
     assert weights.default_backbone() == DEFAULT_BACKBONE
-    assert Recipe().backbone == DEFAULT_BACKBONE
+    assert FitConfig().backbone == DEFAULT_BACKBONE
     assert asked
     assert not any(asked), "the network is for 'weights pull' alone"
 

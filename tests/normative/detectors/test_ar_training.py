@@ -13,7 +13,8 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.precision import VARIABLE
-from napari_spatial_ar.normative.fitting.fit import FitProgress, fit_steps
+from napari_spatial_ar.normative.fitting.progress import FitProgress
+from tests.tiny import fit_steps
 
 
 @pytest.fixture

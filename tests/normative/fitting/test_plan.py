@@ -10,9 +10,9 @@ import pytest
 
 from napari_spatial_ar.normative import speeds
 from napari_spatial_ar.normative.backbones.backbone import Backbone
-from napari_spatial_ar.normative.fitting.fit import fit_steps
 from napari_spatial_ar.normative.fitting.plan import FitPlanned, _Clock
 from napari_spatial_ar.normative.fitting.progress import FitProgress
+from tests.tiny import fit_steps
 
 
 @pytest.fixture

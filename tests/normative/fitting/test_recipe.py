@@ -12,15 +12,15 @@ import torch
 import napari_spatial_ar as nsar
 from napari_spatial_ar.datasets.survey import survey
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.windows import CT_PRESETS, Window
+from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, default_window
 from napari_spatial_ar.normative.backbones.weights import default_backbone
-from napari_spatial_ar.normative.detectors import DETECTORS
-from napari_spatial_ar.normative.fitting.fit import fit_steps
-from napari_spatial_ar.normative.fitting.recipe import Recipe, read_recipe, write_recipe
-from napari_spatial_ar.normative.fitting.settings import DEFAULT_METHOD, NETWORK_SETTINGS
-
-# What of a fit decides nothing of its weights: where it is done and kept.
-ELSEWHERE = {"out", "device", "overwrite", "extract"}
+from napari_spatial_ar.normative.detectors import DETECTORS, ChangeNovelty
+from napari_spatial_ar.normative.fitting.config import (
+    DEFAULT_METHOD,
+    NETWORK_SETTINGS,
+    FitConfig,
+)
+from napari_spatial_ar.normative.fitting.recipe import read_recipe, write_recipe
 
 EVERYTHING: dict[str, Any] = {
     "folders": ("/scans/one", '/scans/"two" \u00e4; \\three'),
@@ -49,29 +49,43 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def test_a_recipe_holds_every_setting_of_a_fit_with_its_default() -> None:
-    fit = signature(fit_steps).parameters
-    recipe = signature(Recipe).parameters
-    named = set(fit) - ELSEWHERE - set(NETWORK_SETTINGS) - {"folder"}
-    assert named == set(recipe) - {"folders"} == set(Recipe().settings())
+def test_what_is_left_out_is_filled_in() -> None:
     assert set(NETWORK_SETTINGS) < set(DETECTORS["spatial-ar"].options())
-    for name in named - {"method", "options", "backbone"}:
-        assert recipe[name].default == fit[name].default, name
-    assert Recipe().backbone == default_backbone()
-    assert Recipe().method == DEFAULT_METHOD
+    assert FitConfig().backbone == default_backbone()
+    assert FitConfig().method == DEFAULT_METHOD == ChangeNovelty.name
+    assert FitConfig().options == ChangeNovelty.options()
+    assert FitConfig().window == default_window("mri")
+    for name, field in FitConfig.model_fields.items():
+        assert field.description, name
+
+
+def test_the_network_is_chosen_by_its_settings() -> None:
+    config = FitConfig.of("/scans", epochs=3, dilation=None, window=None)
+    assert (config.folders, config.method) == (("/scans",), "spatial-ar")
+    assert config.chosen_options == {"epochs": 3}
+    other = FitConfig.of(["/a", Path("/b")], epochs=3, method="memory-bank")
+    assert (other.folders, other.chosen_options) == (("/a", "/b"), {})
+
+
+def test_a_fit_names_its_settings() -> None:
+    parameters = signature(nsar.fit).parameters
+    assert {*FitConfig.model_fields} - {"folders"} < set(parameters)
+    assert parameters["tile"].default == 0
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    recipe = Recipe(**EVERYTHING)
-    assert recipe.differs(Recipe()) == list(EVERYTHING), "the case has a value of each of its own"
+    recipe = FitConfig(**EVERYTHING)
+    assert recipe.differs(FitConfig()) == list(EVERYTHING), (
+        "the case has a value of each of its own"
+    )
     write_recipe(tmp_path / "r.toml", recipe)
     assert read_recipe(tmp_path / "r.toml") == recipe
-    write_recipe(tmp_path / "r.toml", Recipe())
-    assert read_recipe(tmp_path / "r.toml") == Recipe()
+    write_recipe(tmp_path / "r.toml", FitConfig())
+    assert read_recipe(tmp_path / "r.toml") == FitConfig()
 
 
 def test_defaults_are_written_out(tmp_path: Path) -> None:
-    write_recipe(tmp_path / "r.toml", Recipe(modality="ct", method="memory-bank"))
+    write_recipe(tmp_path / "r.toml", FitConfig(modality="ct", method="memory-bank"))
     text = (tmp_path / "r.toml").read_text()
     assert text.startswith("# Settings of a fit: napari-spatial-ar fit --recipe")
     assert "coreset = 1.0" in text
@@ -89,7 +103,7 @@ def test_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     recipe = read_recipe(Path("in") / "r.toml")
     assert recipe.folders == (str(tmp_path / "in" / "normals"), "/home/of/scans", "/abs")
     assert recipe.weights == str(tmp_path / "in" / "w.pth")
-    write_recipe("elsewhere.toml", Recipe(folders=("normals",)))
+    write_recipe("elsewhere.toml", FitConfig(folders=("normals",)))
     assert read_recipe("elsewhere.toml").folders == (str(tmp_path / "normals"),)
 
 
@@ -104,7 +118,7 @@ def test_a_recipe_of_an_earlier_version_asks_for_what_that_did(tmp_path: Path) -
 
 
 def test_settings_given_win() -> None:
-    saved = Recipe(method="spatial-ar", options={"epochs": 9, "dilation": 1}, seed=4)
+    saved = FitConfig(method="spatial-ar", options={"epochs": 9, "dilation": 1}, seed=4)
     changed = saved.changed({"epochs": 2, "smoothing": 5})
     assert saved.differs(changed) == ["options", "smoothing"]
     assert changed.options == {**saved.options, "epochs": 2}
@@ -121,30 +135,38 @@ def test_settings_given_win() -> None:
         ("schema = 2", "'schema' is 2, and this version reads recipes of schema 1. Update"),
         ("schema = true", "'schema' is True"),
         ("seed = 1", "it has no 'schema'"),
-        ("schema = 1\nsede = 1", "key 'sede' is not known. Keys: folders, exclude"),
-        ("schema = 1\nepochs = 1", "key 'epochs' is not known"),
-        ('schema = 1\nseed = "1"', "key 'seed' must be a whole number, not '1'"),
-        ("schema = 1\nseed = true", "key 'seed' must be a whole number, not True"),
-        ("schema = 1\nclahe = 1979-05-27", "key 'clahe' must be a number, not"),
-        ('schema = 1\nfolders = "in"', "key 'folders' must be a list of texts in quotes"),
-        ("schema = 1\nfolders = [1]", "key 'folders' must be a list of texts in quotes"),
-        ('schema = 1\nwindow = "brain"', "key 'window' must be a table"),
-        ('schema = 1\nwindow = {kind = "fixed", lo = 1}', "key 'lo' is not known"),
-        ('schema = 1\nwindow = {kind = "fixed", low = "a"}', "key 'low' must be a number"),
-        ('schema = 1\nwindow = {kind = "fixed", low = 1}', "does not describe an intensity window"),
+        ("schema = 1\nsede = 1", "'sede' is no setting of a fit: choose from folders, exclude"),
+        ("schema = 1\nepochs = 1", "'epochs' is no setting"),
+        ('schema = 1\nseed = "1"', "seed must be a whole number, not '1'"),
+        ("schema = 1\nseed = true", "seed must be a whole number, not True"),
+        ("schema = 1\nclahe = 1979-05-27", "clahe must be a number, not"),
+        ('schema = 1\nfolders = "in"', "folders must be a list of texts, not"),
+        ("schema = 1\nfolders = [1]", "folders must be a list of texts, not"),
+        ('schema = 1\nwindow = "brain"', "window must be a table"),
+        ('schema = 1\nwindow = {kind = "fixed", lo = 1}', "window has no 'low'"),
+        ('schema = 1\nwindow = {kind = "fixed", low = "a"}', "low must be a number, not 'a'"),
+        ('schema = 1\nwindow = {kind = "fixed", low = 1}', "window has no 'high'"),
         ('schema = 1\nwindow = {kind = "fixed", low = 1, high = 1}', "1.0 to 1.0 is empty"),
-        ('schema = 1\nmodality = "pet"', "modality must be mri, ct or oct"),
+        ('schema = 1\nmodality = "pet"', "modality must be mri, ct or oct, not 'pet'"),
         ('schema = 1\nmethod = "oracle"', "no method 'oracle'"),
+        ('schema = 1\nfuse = "sum"', "fuse must be concat or mean, not 'sum'"),
+        ('schema = 1\nacquired = "FLARE"', "FLARE"),
+        ("schema = 1\nsize = true", "'True' is no size"),
+        ("schema = 1\ntop_share = 2", "top_share must be at most 1, not 2"),
+        ("schema = 1\ncalibration_folds = 1", "calibration_folds must be 0 or at least 2"),
         ("schema = 1\n[options]\nepochs = 1", "no option 'epochs'"),
         ('schema = 1\n[options]\nweight = "1"', "option 'weight'.* must be a number, not"),
         ("schema = 1\nsize = 4.5", "'4.5' is no size"),
         ('schema = 1\nlayers = "none"', "which blocks to read"),
         ("schema = 1\nsmoothing = 2", "smoothing must be an odd number"),
-        ("schema = 1\nseed = -1", "a seed is a whole number from 0, not -1"),
-        ("schema = 1\ntop_share = nan", "top_share must be a share from 0 to 1"),
+        ("schema = 1\nseed = -1", "seed must be at least 0, not -1"),
+        ("schema = 1\ntop_share = nan", "top_share must be at most 1, not nan"),
         ("schema = 1\nvalid_fraction = 1", "valid_fraction must be a share between 0 and 1"),
         ("schema = 1\ncalibration_fraction = 0.8", "calibration_fraction must be .* less than 0.8"),
-        ('schema = 1\nplane = "oblique"', "no plane 'oblique'. Choose from as-acquired, axial"),
+        (
+            'schema = 1\nplane = "oblique"',
+            "axial, coronal or sagittal, not 'oblique'",
+        ),
         ("schema = 1\nslice_range = 0.5", "'0.5' is no part of a stack"),
         ("schema = 1\nslice_range = [0.8, 0.2]", "'0.8:0.2' is no part of a stack"),
         ('schema = 1\nslice_range = "0.2:1.1"', "'0.2:1.1' is no part of a stack"),
@@ -171,7 +193,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_text_for_a_name_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written as text"):
-        write_recipe(tmp_path / "r.toml", Recipe(folders=("/scans/\udcff",)))
+        write_recipe(tmp_path / "r.toml", FitConfig(folders=("/scans/\udcff",)))
     assert not list(tmp_path.iterdir())
 
 
@@ -200,7 +222,7 @@ def test_the_fit_of_a_recipe_is_the_fit_itself(
     settings = {"backbone": tiny_name, "size": 64, "exclude": {series[1].key}, **settings}
     model = nsar.fit(normal_slices, out=tmp_path / "a" / "m", device="cpu", **settings)
     assert model.header.training["excluded"] == [series[1].key]
-    write_recipe(tmp_path / "r.toml", Recipe(folders=(str(normal_slices),), **settings))
+    write_recipe(tmp_path / "r.toml", FitConfig(folders=(str(normal_slices),), **settings))
     recipe = read_recipe(tmp_path / "r.toml")
     again = nsar.fit(recipe.folders, out=tmp_path / "b" / "m", device="cpu", **recipe.settings())
     for name, tensor in model.detector.tensors().items():

@@ -1,0 +1,440 @@
+"""All that decides a fit: one class behind `fit`, recipes, the Training dock and the command line.
+
+A new setting is a field of `FitConfig`. torch is imported only when a configuration is made, so
+that forms and help pages can ask for the fields at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from napari_spatial_ar.datasets.selection import AS_ACQUIRED, Selection, SlicePlane
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.acquisition import read_acquired
+from napari_spatial_ar.imaging.windows import Window, WindowKind, default_window
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.normative.backbones.backbone import Backbone
+    from napari_spatial_ar.normative.backbones.registry import BackboneSpec, Fuse
+    from napari_spatial_ar.normative.preprocessing import Preprocessing
+
+__all__ = [
+    "DEFAULT_METHOD",
+    "NETWORK_SETTINGS",
+    "FitConfig",
+    "check_loaded",
+    "preprocessing_for",
+    "read_layers",
+    "read_size",
+    "with_settings",
+]
+
+DEFAULT_METHOD = "change-novelty"
+_SPATIAL_AR = "spatial-ar"
+#: Options of the AR network that `FitConfig.of` takes as settings; they choose Spatial AR where no
+#: method is named.
+NETWORK_SETTINGS = ("dilation", "context", "epochs", "patience", "batch_size", "learning_rate")
+Folders = str | Path | Sequence[str | Path]
+Layers = str | int | tuple[int, ...] | None
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _as_tuple(value: Any) -> Any:
+    """TOML and callers have lists and sets where the configuration has tuples."""
+    plain = isinstance(value, str | bytes | Mapping) or not isinstance(value, Collection)
+    return value if plain else tuple(value)
+
+
+class _WindowTable(BaseModel):
+    """An intensity window as a recipe has it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    kind: WindowKind
+    low: float
+    high: float
+
+
+def _as_window(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return Window(**_WindowTable.model_validate(dict(value)).model_dump())
+    except ValidationError as error:
+        raise InputError(_sentence(error, within="window")) from None
+
+
+def _as_dict(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class FitConfig(BaseModel):
+    """All that decides the weights of a fit, and nothing of where it runs.
+
+    What is left out is filled in: the backbone (see `default_backbone`), the modality's window,
+    the defaults of the method's options. So a configuration that is kept as a recipe says the same
+    to a later version whose defaults are others.
+
+    Raises
+    ------
+    InputError
+        If a setting is unknown, of another kind or out of range.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+    )
+
+    folders: Names = ()
+    """Normal scans: folders of pictures, NIfTI or DICOM, or the root of a data set in the BMAD
+    layout, whose ``valid/good`` are then the validation slices."""
+    exclude: Names = ()
+    """Keys of series to leave out, see `find_slices`."""
+    modality: Literal["mri", "ct", "oct"] = "mri"
+    """Chooses the default window."""
+    plane: SlicePlane = AS_ACQUIRED
+    """Slices that volumes are cut into; saved with the model, which scores scans in this plane."""
+    slice_range: Annotated[Any, BeforeValidator(_as_tuple)] = (0.0, 1.0)
+    """Part of each stack that is used, see `Selection`; also as text: ``"0.2:0.8"``."""
+    min_body: float = 0.10
+    """Slices of which body covers a smaller share are left out."""
+    window: Annotated[Window, BeforeValidator(_as_window)] = Field(
+        default_factory=lambda known: default_window(known.get("modality", "mri"))
+    )
+    """How voxels become grey values; by default the modality's."""
+    size: Annotated[Any, BeforeValidator(_as_tuple)] = (448, 448)
+    """Rows and columns that slices are resized to, also as text: ``"896"``, ``"896x448"``."""
+    tile: int = 0
+    """Side of the tiles that the resized slice is cut into, half of each over the next; each is a
+    slice to the method. 0 for none."""
+    clahe: float = 0.0
+    """Clip limit of contrast-limited adaptive histogram equalisation, see `Preprocessing`."""
+    backbone: str = ""
+    """A key of `known_backbones`; by default DINOv3 where its weights are at hand."""
+    layers: Annotated[Layers, BeforeValidator(_as_tuple)] = None
+    """Blocks of the backbone to read, counted from 1, also as text: ``"5,7,9"``, or ``"last4"``
+    for its last four; by default those that the method asks for, else the backbone's own."""
+    fuse: Literal["concat", "mean"] = "concat"
+    """How several blocks make one embedding: one after the other, or their mean, which is no wider
+    than one of them."""
+    weights: Annotated[str | None, BeforeValidator(_as_text)] = None
+    """Backbone weights to use."""
+    method: str = DEFAULT_METHOD
+    """What learns: a key of `DETECTORS`."""
+    options: Annotated[dict[str, Any], BeforeValidator(_as_dict)] = {}
+    """The method's own options, see `Detector.options`."""
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0  # torch takes no larger one
+    """Of everything drawn at random."""
+    smoothing: int = 3
+    """Side of the mean filter over patch scores, an odd number of patches; 1 for none."""
+    top_share: Share = 0.01
+    """Share of a slice's highest scores whose mean is the score of the slice, see `Scoring`."""
+    valid_fraction: float = 0.2
+    """Share of slices kept for validation, by whole patients, where the folder does not say
+    which."""
+    calibration_folds: int = 0
+    """At least 2: the training patients have a part in the calibration too, dealt into so many
+    folds, each scored by what is learned from the others, which takes as many fits more; see
+    `napari_spatial_ar.normative.fitting.folds`. 0: only the held-out patients have."""
+    calibration_fraction: float = 0.0
+    """Share of slices kept for calibration alone, by whole patients. With 0, the slices for
+    validation serve, which may have chosen the best epoch."""
+    patient_pattern: str | None = None
+    """See `find_slices`."""
+    acquired: str = ""
+    """How scans were acquired whose headers and names do not say so, such as ``"axial FLAIR"``;
+    see `read_acquired`."""
+
+    @classmethod
+    def of(cls, folders: Folders, **settings: Any) -> Self:
+        """Make a configuration as `fit` does: settings that are None are left at their defaults.
+
+        Parameters
+        ----------
+        folders : path or sequence of paths
+            Normal scans.
+        **settings
+            Fields of this class, and the options of the AR network that are named in
+            `NETWORK_SETTINGS`. Those choose Spatial AR where no method is named; other methods do
+            not look at them.
+
+        Raises
+        ------
+        InputError
+            If a setting is unknown, of another kind or out of range.
+        """
+        given = {name: value for name, value in settings.items() if value is not None}
+        network = {name: given.pop(name) for name in NETWORK_SETTINGS if name in given}
+        method = given.setdefault("method", _SPATIAL_AR if network else DEFAULT_METHOD)
+        if method == _SPATIAL_AR:
+            given["options"] = {**network, **given.get("options", {})}
+        several = [folders] if isinstance(folders, str | Path) else folders
+        return cls(folders=tuple(map(str, several)), **given)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_a_sentence(cls, values: Any, handler: Callable[[Any], Self]) -> Self:
+        """Raise what pydantic finds as an error of this package."""
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise InputError(_sentence(error)) from None
+
+    @model_validator(mode="after")
+    def _fill_in(self) -> Self:
+        from napari_spatial_ar.datasets.slices import check_fractions
+        from napari_spatial_ar.normative.backbones.weights import default_backbone
+        from napari_spatial_ar.normative.detectors import DETECTORS, check_options
+
+        if self.smoothing < 1 or self.smoothing % 2 == 0:
+            raise InputError(f"smoothing must be an odd number of patches, not {self.smoothing}")
+        if self.calibration_folds < 0 or self.calibration_folds == 1:
+            raise InputError(
+                f"calibration_folds must be 0 or at least 2, not {self.calibration_folds}"
+            )
+        check_fractions(self.valid_fraction, self.calibration_fraction)
+        if self.calibration_folds and self.calibration_fraction:
+            raise InputError(
+                "calibration_folds and calibration_fraction are two answers to one question",
+                fix="Choose folds of the training patients, or patients for calibration alone",
+            )
+        if self.method not in DETECTORS:
+            raise InputError(
+                f"there is no method '{self.method}'", fix=f"Choose from {', '.join(DETECTORS)}"
+            )
+        method = DETECTORS[self.method]
+        check_options(method, self.options)
+        read_acquired(self.acquired)
+        backbone = self.backbone or default_backbone(self.weights)
+        read_layers(self.layers, backbone, self.method)
+        size = read_size(self.size)
+        preprocessing_for(backbone, self.window, size, clahe=self.clahe, tile=self.tile)
+        options = {**method.options(), **self.options}
+        self.__dict__.update(
+            exclude=tuple(sorted(self.exclude)),
+            backbone=backbone,
+            size=size,
+            slice_range=self.selection.slice_range,
+            # A whole number is welcome where a fraction may stand, and means the same.
+            options={name: type(v)(options[name]) for name, v in method.options().items()},
+        )
+        return self
+
+    @property
+    def selection(self) -> Selection:
+        """Which slices of the volumes are used."""
+        return Selection(self.plane, self.slice_range, self.min_body)
+
+    @property
+    def chosen_options(self) -> dict[str, Any]:
+        """The method's options that are not at their defaults."""
+        from napari_spatial_ar.normative.detectors import DETECTORS
+
+        defaults = DETECTORS[self.method].options()
+        return {name: v for name, v in self.options.items() if v != defaults[name]}
+
+    def settings(self) -> dict[str, Any]:
+        """Every field by its name, without the folders."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "folders"}
+
+    def changed(self, given: Mapping[str, Any]) -> FitConfig:
+        """Put settings, as `of` takes them, in place of its own; options of one method one by one.
+
+        Raises
+        ------
+        InputError
+            If a setting is unknown, of another kind or out of range.
+        """
+        method = given.get("method") or self.method
+        kept = self.options if method == self.method else {}
+        options = dict(given.get("options") or {})
+        if method == _SPATIAL_AR:
+            network = {k: v for k, v in given.items() if k in NETWORK_SETTINGS and v is not None}
+            options = {**network, **options}
+        rest = {k: v for k, v in given.items() if k not in NETWORK_SETTINGS and v is not None}
+        settings = {**self.settings(), **rest, "method": method, "options": {**kept, **options}}
+        return FitConfig(**{"folders": self.folders, **settings})
+
+    def differs(self, other: FitConfig) -> list[str]:
+        """Names of the settings in which another configuration is not the same."""
+        return [n for n in type(self).model_fields if getattr(self, n) != getattr(other, n)]
+
+
+_KINDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "dataclass_exact_type": "a table",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+}
+
+
+def _sentence(error: ValidationError, within: str = "") -> str:
+    """Say what is wrong with a setting, the first where there are several."""
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        known = _WindowTable.model_fields if within else [*FitConfig.model_fields]
+        return f"'{name}' is no setting of a {within or 'fit'}: choose from {', '.join(known)}"
+    if first["type"] == "missing":
+        return f"the {within} has no '{name}'"
+    kind = _KINDS.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
+    if name in ("folders", "exclude"):
+        kind = "a list of texts"
+    return f"{name} must be {kind.replace(chr(39), '')}, not {first['input']!r}"
+
+
+def with_settings(function: Function) -> Function:
+    """Give a function that takes ``**settings`` a signature that names them."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    fields = {n: f for n, f in FitConfig.model_fields.items() if n != "folders"}
+    settings = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.get_default() if field.default_factory is None else None,
+            annotation=field.annotation,
+        )
+        for name, field in fields.items()
+        if name not in signature.parameters
+    ]
+    function.__signature__ = signature.replace(parameters=[*own, *settings])  # type: ignore[attr-defined]
+    return function
+
+
+def preprocessing_for(
+    backbone: str | Backbone,
+    window: Window,
+    size: tuple[int, int],
+    *,
+    clahe: float = 0.0,
+    tile: int = 0,
+) -> Preprocessing:
+    """Put together how slices are shown to a backbone, normalised as it was trained.
+
+    Parameters
+    ----------
+    backbone : str or Backbone
+        Its name, or itself. Of a name that is not known nothing is checked here.
+    window, size, clahe, tile
+        See `Preprocessing`.
+
+    Raises
+    ------
+    InputError
+        If the sizes do not fit the backbone, see `Tiling.of`.
+    """
+    from napari_spatial_ar.normative.backbones.registry import find_spec
+    from napari_spatial_ar.normative.preprocessing import Preprocessing
+    from napari_spatial_ar.normative.tiling import Tiling
+
+    spec = find_spec(backbone) if isinstance(backbone, str) else backbone.spec
+    if spec is None:
+        return Preprocessing(window, size, clahe=clahe, tile=tile)
+    shown = Preprocessing(window, size, spec.mean, spec.std, clahe, tile)
+    Tiling.of(shown, spec.patch)
+    return shown
+
+
+def read_size(size: str | int | Sequence[int]) -> tuple[int, int]:
+    """Rows and columns, from ``"896"``, ``"896x448"``, 896 or (896, 448).
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    text = _joined("x", size)
+    found = re.fullmatch(r"(\d+)(?: ?x ?(\d+))?", text.strip().lower())
+    if not found:
+        raise InputError(
+            f"'{text}' is no size", fix="Write one number for a square, or ROWSxCOLUMNS: 448x896"
+        )
+    return int(found.group(1)), int(found.group(2) or found.group(1))
+
+
+def read_layers(layers: Layers, backbone: str, method: str) -> tuple[int, ...] | None:
+    """Blocks to read of a backbone; None for its own choice.
+
+    Parameters
+    ----------
+    layers : str, int or sequence of int, optional
+        ``"5,7,9"``, ``"last4"`` or numbers; None for those that the method asks for.
+    backbone : str
+        Its name.
+    method : str
+        A key of `DETECTORS`.
+
+    Raises
+    ------
+    InputError
+        If the text says no blocks.
+    """
+    from napari_spatial_ar.normative.backbones.registry import find_spec
+    from napari_spatial_ar.normative.detectors import DETECTORS
+
+    spec = find_spec(backbone)
+    depth = int(spec.config.get("num_hidden_layers", 0)) if spec else 0
+    if layers is None:
+        return DETECTORS[method].default_layers(depth) if depth else None
+    return _numbers(layers, depth)
+
+
+def check_loaded(spec: BackboneSpec, layers: Layers, fuse: Fuse) -> None:
+    """See that a backbone that is loaded already reads what is asked for, where anything is.
+
+    Raises
+    ------
+    InputError
+        If it does not.
+    """
+    blocks = None if layers is None else _numbers(layers, spec.config.get("num_hidden_layers", 0))
+    if blocks not in (None, spec.layers) or fuse not in ("concat", spec.fuse):
+        raise InputError("the backbone is loaded already, with other blocks to read")
+
+
+def _numbers(layers: str | int | Sequence[int], depth: int) -> tuple[int, ...]:
+    """Read blocks; which of them there are is for the backbone to say."""
+    layers = _joined(",", layers)
+    last = re.fullmatch(r"last([1-9]\d*)", layers.strip())
+    if last:
+        count = int(last.group(1))
+        if count > depth:
+            raise InputError(f"the backbone has {depth or 'no'} blocks to choose from, not {count}")
+        return tuple(range(depth - count + 1, depth + 1))
+    if not re.fullmatch(r"(\s*\d+\s*(,\s*\d+\s*)*)?", layers):
+        raise InputError(
+            f"'{layers}' does not say which blocks to read",
+            fix="Write their numbers with commas, such as 5,7,9, or last4 for the last four",
+        )
+    return tuple(int(number) for number in layers.split(",") if number)
+
+
+def _joined(between: str, value: object) -> str:
+    """Write a value as text, a list with something between its parts."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return between.join(map(str, value))
+    return str(value)
