@@ -50,8 +50,7 @@ from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 from napari_spatial_ar.normative.detectors.change_novelty import ChangeNovelty
 from napari_spatial_ar.normative.detectors.memory_bank import MemoryBank
 from napari_spatial_ar.normative.detectors.spatial_ar import SpatialARDetector
-from napari_spatial_ar.normative.detectors.surroundings import Whitening
-from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank
+from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank, Whitening
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
 from napari_spatial_ar.normative.preprocessing import Preprocessing

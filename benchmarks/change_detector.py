@@ -30,8 +30,7 @@ from napari_spatial_ar.evaluation.bootstrap import (
     resample_pixels,
 )
 from napari_spatial_ar.evaluation.contenders import label_of
-from napari_spatial_ar.evaluation.metrics import pixel_figures, roc_auc
-from napari_spatial_ar.evaluation.pixel_scores import PixelScores
+from napari_spatial_ar.evaluation.metrics import PixelScores, pixel_figures, roc_auc
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.windows import Window, apply_window, default_window, resolve
 from napari_spatial_ar.normative.backbones.loading import load_backbone

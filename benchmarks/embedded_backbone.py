@@ -26,8 +26,12 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.evaluation.evaluate import evaluate
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.registry import BACKBONES, OFFLINE_BACKBONE
-from napari_spatial_ar.normative.backbones.weight_files import read_weights, write_rounded
-from napari_spatial_ar.normative.backbones.weight_layouts import is_used, rounded
+from napari_spatial_ar.normative.backbones.weight_files import (
+    is_used,
+    read_weights,
+    rounded,
+    write_rounded,
+)
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scores import SliceScore
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.evaluation.evaluate import evaluate
-from napari_spatial_ar.normative.backbones.precision import VARIABLE
+from napari_spatial_ar.normative.backbones.devices import VARIABLE
 
 
 def main() -> None:

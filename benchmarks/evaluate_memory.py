@@ -30,8 +30,7 @@ from napari_spatial_ar.evaluation.bootstrap import (
     resample_pixels,
 )
 from napari_spatial_ar.evaluation.costs import peak_rss_mb
-from napari_spatial_ar.evaluation.metrics import pixel_figures
-from napari_spatial_ar.evaluation.pixel_scores import PixelScores
+from napari_spatial_ar.evaluation.metrics import PixelScores, pixel_figures
 
 _SLICES_A_PATIENT = 20
 

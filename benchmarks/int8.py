@@ -28,7 +28,7 @@ from torch import Tensor
 import napari_spatial_ar as nsar
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
-from napari_spatial_ar.normative.backbones import fastest_engine, openvino_models
+from napari_spatial_ar.normative.backbones import engines, fastest_engine
 from napari_spatial_ar.normative.backbones.engines import OpenVino
 from napari_spatial_ar.normative.model import NormativeModel
 
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 FURTHER = 8
 # Parts of names of products that are turned to 8 bits.
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "first product of each MLP (openvino-int8)": openvino_models._QUANTIZED,
+    "first product of each MLP (openvino-int8)": engines._QUANTIZED,
     "MLPs": (".mlp.",),
     "all": ("",),
 }
@@ -60,7 +60,7 @@ def further(model: NormativeModel) -> list[Tensor]:
     limits = resolve(Window("percentile", 1.0, 99.0), volume)
     count, preprocessing = volume.geometry.slice_count, model.header.preprocessing
     used = {count * (n + 3) // 9 for n in range(3)}
-    used |= {count * (2 * n + 13) // 36 for n in range(openvino_models._SLICES)}
+    used |= {count * (2 * n + 13) // 36 for n in range(engines._SLICES)}
     free = [i for i in range(count // 5, count * 4 // 5) if i not in used]
     chosen = free[:: max(1, len(free) // FURTHER)][:FURTHER]
     return [preprocessing(apply_window(volume.slice(i), *limits))[None] for i in chosen]
@@ -89,8 +89,8 @@ def main() -> None:
         parser.error("the models do not share a backbone")
     checked, more = fastest_engine._inputs(models[0]), further(models[0])
     network, shape = backbone.network, tuple(checked[0].shape)
-    plain = openvino_models.convert(network, shape)
-    images = openvino_models._slices(shape)
+    plain = engines.convert(network, shape)
+    images = engines._slices(shape)
     ways: dict[str, Callable[[Tensor], Tensor]] = {
         "float32 (torch)": backbone.compute,
         "openvino": Variant(plain),
@@ -98,8 +98,8 @@ def main() -> None:
     made = {}
     for name, parts in VARIANTS.items():
         start = time.perf_counter()
-        openvino_models._QUANTIZED = parts
-        ways[name] = Variant(openvino_models._quantize(plain.clone(), images))
+        engines._QUANTIZED = parts
+        ways[name] = Variant(engines._quantize(plain.clone(), images))
         made[name] = round(time.perf_counter() - start, 1)
     import nncf
 

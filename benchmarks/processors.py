@@ -26,8 +26,8 @@ from scipy.stats import spearmanr
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.imaging.tissue import tissue_mask
+from napari_spatial_ar.normative.backbones.devices import VARIABLE as BFLOAT16
 from napari_spatial_ar.normative.backbones.fastest_engine import VARIABLE as ENGINE
-from napari_spatial_ar.normative.backbones.precision import VARIABLE as BFLOAT16
 from napari_spatial_ar.normative.backbones.registry import OFFLINE_BACKBONE
 
 _AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}

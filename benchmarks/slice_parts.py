@@ -21,7 +21,7 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.imaging.samples import sample_volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative.detectors.change_novelty import ChangeNovelty
-from napari_spatial_ar.normative.detectors.surroundings import describe
+from napari_spatial_ar.normative.detectors.surroundings_bank import describe
 from napari_spatial_ar.normative.model import NormativeModel
 
 

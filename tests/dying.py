@@ -38,7 +38,7 @@ from napari_spatial_ar.errors import SpatialARError
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.normative.backbones.registry import BACKBONES
 from napari_spatial_ar.normative.model import load_model
-from napari_spatial_ar.review.findings_list import Mark
+from napari_spatial_ar.review.findings import Mark
 from napari_spatial_ar.review.worklist import scoring
 from napari_spatial_ar.review.worklist.scoring import MaskRule, score_steps
 from napari_spatial_ar.review.worklist.store import Marks, WorklistStore, model_key, scan_key

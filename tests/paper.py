@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.review.findings_list import list_findings
+from napari_spatial_ar.review.findings import list_findings
 from napari_spatial_ar.review.report.data import ScanReport, scan_report
 from napari_spatial_ar.review.results import gather_results
 

@@ -305,7 +305,7 @@ def test_completion(
 
 
 def test_choices_are_those_of_the_program() -> None:
-    from napari_spatial_ar.evaluation.anomalib_methods import METHODS
+    from napari_spatial_ar.evaluation.anomalib_models import METHODS
     from napari_spatial_ar.normative.backbones.engines import ENGINES
     from napari_spatial_ar.normative.backbones.registry import BACKBONES, Fuse
     from napari_spatial_ar.normative.detectors import DETECTORS

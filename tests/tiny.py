@@ -22,7 +22,7 @@ from napari_spatial_ar.normative.fitting import estimate as fit_estimate
 from napari_spatial_ar.normative.fitting import fit
 from napari_spatial_ar.normative.fitting.config import FitConfig
 from napari_spatial_ar.normative.fitting.estimate import FitEstimate
-from napari_spatial_ar.normative.fitting.progress import FitProgress
+from napari_spatial_ar.normative.fitting.plan import FitProgress
 from napari_spatial_ar.normative.model import NormativeModel
 
 TINY = "dinov3_tiny_for_tests"

@@ -115,7 +115,7 @@ BACKBONE_NAMES = (
     *(f"dinov2_vit{size}14_reg4" for size in "sblg"),
     "dinov2_vits14_focus",
 )
-#: Keys of `napari_spatial_ar.evaluation.anomalib_methods.METHODS`.
+#: Keys of `napari_spatial_ar.evaluation.anomalib_models.METHODS`.
 ANOMALIB_NAMES = ("patchcore", "padim", "reverse-distillation", "stfpm", "cfa", "cflow", "draem")
 
 _WEIGHTS = ".safetensors"

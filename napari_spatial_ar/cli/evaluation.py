@@ -202,13 +202,12 @@ def compare(
 ) -> dict[str, Any]:
     """Compare methods on one data set, in one report."""
     from napari_spatial_ar.datasets.folders import bmad_items
-    from napari_spatial_ar.evaluation.anomalib_methods import anomalib_method
-    from napari_spatial_ar.evaluation.anomalib_models import fit_anomalib
+    from napari_spatial_ar.evaluation.anomalib_models import anomalib_method, fit_anomalib
     from napari_spatial_ar.evaluation.compare import compare as compare_methods
     from napari_spatial_ar.evaluation.report import write_report
     from napari_spatial_ar.evaluation.rivals import check_rival, fit_rival, grouped
     from napari_spatial_ar.imaging.files import claimed
-    from napari_spatial_ar.normative.fitting.progress import FitProgress
+    from napari_spatial_ar.normative.fitting.plan import FitProgress
     from napari_spatial_ar.normative.model import load_model
 
     try:

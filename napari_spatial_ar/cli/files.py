@@ -186,8 +186,7 @@ def summary(
     from napari_spatial_ar.datasets.selection import Selection, read_range
     from napari_spatial_ar.datasets.slices import check_fractions
     from napari_spatial_ar.datasets.summary import DataSummary, kind_of
-    from napari_spatial_ar.datasets.survey import survey
-    from napari_spatial_ar.datasets.surveyed import REASONS
+    from napari_spatial_ar.datasets.survey import REASONS, survey
     from napari_spatial_ar.steps import finish
 
     check_fractions(DataSummary.valid_fraction, calibration_fraction)

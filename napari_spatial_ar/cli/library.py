@@ -62,8 +62,7 @@ def models_list(
 ) -> dict[str, Any]:
     """List your models and those of the package."""
     from napari_spatial_ar.json_schemas import ModelsTrash, stamped
-    from napari_spatial_ar.normative.library import trashed_models
-    from napari_spatial_ar.normative.model_lookup import list_models, unreadable_models
+    from napari_spatial_ar.normative.library import list_models, trashed_models, unreadable_models
 
     if trash:
         deleted = trashed_models()

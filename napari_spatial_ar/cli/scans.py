@@ -264,7 +264,7 @@ def fit(
     from napari_spatial_ar.normative.fitting.config import FitConfig
     from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
     from napari_spatial_ar.normative.fitting.fit import fit_steps
-    from napari_spatial_ar.normative.fitting.progress import FitProgress, spoken
+    from napari_spatial_ar.normative.fitting.plan import FitProgress, spoken
     from napari_spatial_ar.normative.fitting.recipe import read_recipe
     from napari_spatial_ar.review.model_card import write_model_card
     from napari_spatial_ar.steps import finish

@@ -18,8 +18,7 @@ from napari_spatial_ar.datasets.slices import (
     split_by_group,
     split_slices,
 )
-from napari_spatial_ar.datasets.survey import survey
-from napari_spatial_ar.datasets.surveyed import Survey, slices_left_out
+from napari_spatial_ar.datasets.survey import Survey, slices_left_out, survey
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.gather import left_out
 from napari_spatial_ar.imaging.raster import is_raster, natural_key

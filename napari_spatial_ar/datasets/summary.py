@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from napari_spatial_ar.datasets.selection import AS_ACQUIRED, Selection
 from napari_spatial_ar.datasets.slices import SliceRef, SliceSet, split_slices
-from napari_spatial_ar.datasets.surveyed import BINS, REASONS, Reason, Survey, SurveyedSeries
+from napari_spatial_ar.datasets.survey import BINS, REASONS, Reason, Survey, SurveyedSeries
 from napari_spatial_ar.errors import InputError
 
 __all__ = ["DataSummary", "Side", "kind_of"]

@@ -29,8 +29,8 @@ from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.reading import Source, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.backbones.fastest_engine import settle
+from napari_spatial_ar.normative.library import find_model
 from napari_spatial_ar.normative.model import NormativeModel, load_model
-from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.review.batch import Flagging, scans_to_score, score_scan
 from napari_spatial_ar.review.earlier import tidy
 from napari_spatial_ar.review.masks import MaskSettings

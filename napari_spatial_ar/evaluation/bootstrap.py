@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from napari_spatial_ar.evaluation.metrics import PRO_MAX_FPR
-from napari_spatial_ar.evaluation.pixel_scores import Floats, PixelScores
+from napari_spatial_ar.evaluation.metrics import PRO_MAX_FPR, Floats, PixelScores
 
 __all__ = [
     "ImageSample",

@@ -17,8 +17,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation.bootstrap import interval
 from napari_spatial_ar.evaluation.contenders import Contender, label_of, score_items
 from napari_spatial_ar.evaluation.evaluate import DRAWS, Measured, Split, measure
-from napari_spatial_ar.evaluation.metrics import pixel_figures
-from napari_spatial_ar.evaluation.pixel_scores import PixelScores
+from napari_spatial_ar.evaluation.metrics import PixelScores, pixel_figures
 from napari_spatial_ar.evaluation.rivals import Rival
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window

@@ -25,12 +25,12 @@ from napari_spatial_ar.evaluation.contenders import Contender, Scored, label_of,
 from napari_spatial_ar.evaluation.costs import Times, model_bytes, peak_gpu_mb, peak_rss_mb
 from napari_spatial_ar.evaluation.metrics import (
     Curve,
+    PixelScores,
     average_precision,
     dice,
     pixel_figures,
     roc_auc,
 )
-from napari_spatial_ar.evaluation.pixel_scores import PixelScores
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.model import NormativeModel

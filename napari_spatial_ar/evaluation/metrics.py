@@ -1,30 +1,332 @@
-"""Detection metrics, from pixel or image scores and labels."""
+"""Scores of hundreds of millions of labelled pixels, kept on disk and given back in order.
+
+An external merge sort: the pixels of a patient are sorted in memory, equal scores counted
+together, and written as a run to a temporary file; at the end the runs are cut at common scores
+and merged piece by piece. What comes out is exact, ties included; what is in memory is bounded by
+the size of a run and of a piece, whatever the number of pixels.
+"""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from skimage.measure import label as label_regions
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from napari_spatial_ar.evaluation.pixel_scores import Floats, PixelScores
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.files import storage_error
 
 __all__ = [
     "PRO_MAX_FPR",
+    "Block",
     "Curve",
     "PixelFigures",
+    "PixelScores",
+    "Totals",
     "average_precision",
     "dice",
     "pixel_figures",
     "roc_auc",
 ]
 
+Floats = npt.NDArray[np.float64]
+
+
+# A normal pixel adds to a count alone, an abnormal one also its share of its region.
+_NORMAL = np.dtype([("score", "<f4"), ("count", "<u4")])
+
+
+_ABNORMAL = np.dtype([("score", "<f4"), ("count", "<u4"), ("share", "<f8")])
+
+
+_RUN = 4_000_000
+
+
+_PIECE = 4_000_000
+
+
+# Every so many-th record of a run is kept in memory, to choose where pieces end.
+_SAMPLE = 1024
+
+
+class Block(NamedTuple):
+    """Distinct scores, falling, and how many pixels have each: all (n,).
+
+    ``share`` is the sum over these abnormal pixels of 1 / size of the region each is in.
+    """
+
+    score: npt.NDArray[np.float32]
+    normal: Floats
+    abnormal: Floats
+    share: Floats
+
+
+@dataclass(frozen=True)
+class Totals:
+    """How many pixels of each kind, and how many connected abnormal regions."""
+
+    normal: int
+    abnormal: int
+    regions: int
+
+
+class _Runs:
+    """Records sorted by score, run after run, in one temporary file."""
+
+    def __init__(self, dtype: np.dtype[Any], folder: Path | None) -> None:
+        self.dtype = dtype
+        self._folder = folder
+        try:
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close
+        except OSError as error:
+            raise storage_error(error, folder or tempfile.gettempdir()) from error
+        self.ends = [0]
+        self.samples: list[npt.NDArray[np.float32]] = []
+
+    def append(self, records: npt.NDArray[Any]) -> None:
+        """Write a run, which may be empty."""
+        try:
+            self._file.write(records.tobytes())
+        except OSError as error:
+            raise storage_error(error, self._folder or tempfile.gettempdir()) from error
+        self.ends.append(self.ends[-1] + len(records))
+        self.samples.append(records["score"][_SAMPLE // 2 :: _SAMPLE].copy())
+
+    def read(self, first: int, last: int) -> npt.NDArray[Any]:
+        """Give records first to last - 1 of the file."""
+        self._file.seek(first * self.dtype.itemsize)
+        data = self._file.read((last - first) * self.dtype.itemsize)
+        return np.frombuffer(data, self.dtype)
+
+    def cuts(self, splitters: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """Where each run goes above each splitter: (runs, pieces + 1) record numbers."""
+        cuts = []
+        for first, last in zip(self.ends[:-1], self.ends[1:], strict=True):
+            inner = np.searchsorted(self.read(first, last)["score"], splitters, side="right")
+            cuts.append(np.concatenate([[first], first + inner, [last]]))
+        return np.stack(cuts)
+
+    def close(self) -> None:
+        """Give the disk back."""
+        self._file.close()
+
+
+class PixelScores:
+    """Pixel scores with their labels, added image by image.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where the temporary files are; the system's temporary folder by default. They take 4 to 8
+        bytes for each normal pixel and up to 16 for each abnormal one.
+    run : int
+        Pixels sorted at a time.
+
+    Raises
+    ------
+    StorageError
+        If the disk has no room for them.
+    """
+
+    def __init__(self, folder: Path | None = None, *, run: int = _RUN) -> None:
+        self._normal = _Runs(_NORMAL, folder)
+        self._abnormal = _Runs(_ABNORMAL, folder)
+        self._run = run
+        self._pending: list[tuple[npt.NDArray[Any], ...]] = []
+        self._pending_pixels = 0
+        #: Patient of each run.
+        self._owners: list[str] = []
+        self._patient = ""
+        self._totals = Totals(0, 0, 0)
+
+    def __enter__(self) -> PixelScores:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the temporary files."""
+        self._normal.close()
+        self._abnormal.close()
+
+    def add(
+        self,
+        scores: npt.NDArray[np.float32],
+        label: npt.NDArray[np.bool_],
+        patient: str = "",
+    ) -> None:
+        """Add an image.
+
+        Parameters
+        ----------
+        scores : (rows, columns) float32
+            Larger is more abnormal.
+        label : (rows, columns) bool
+            True where abnormal; regions are 8-connected.
+        patient : str
+            Whose image it is. Add a patient's images one after the other: fewer, longer runs.
+
+        Raises
+        ------
+        InputError
+            If a score is not finite or the shapes differ.
+        StorageError
+            If the disk is full.
+        """
+        if scores.shape != label.shape:
+            raise InputError(f"the label has {label.shape} pixels and its heatmap {scores.shape}")
+        if not np.isfinite(scores).all():
+            raise InputError("the heatmap holds values that are not finite numbers")
+        if patient != self._patient or self._pending_pixels + scores.size > self._run:
+            self._flush()
+        self._patient = patient
+        scores = np.asarray(scores, np.float32)
+        share = np.empty(0)
+        regions = 0
+        if label.any():
+            numbered, regions = label_regions(label, connectivity=2, return_num=True)  # type: ignore[no-untyped-call]
+            share = 1 / np.bincount(numbered.ravel())[numbered[label]]
+        found = scores[label]
+        self._pending.append((scores[~label], found, share))
+        self._pending_pixels += scores.size
+        self._totals = Totals(
+            self._totals.normal + scores.size - found.size,
+            self._totals.abnormal + found.size,
+            self._totals.regions + regions,
+        )
+
+    @property
+    def totals(self) -> Totals:
+        """What was added so far."""
+        return self._totals
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        normal, abnormal, share = map(np.concatenate, zip(*self._pending, strict=True))
+        self._pending, self._pending_pixels = [], 0
+        normal.sort()
+        first = _first_of_each(normal)
+        records = np.empty(len(first), _NORMAL)
+        records["score"] = normal[first]
+        records["count"] = np.diff(first, append=len(normal))
+        self._normal.append(records)
+        order = np.argsort(abnormal)
+        abnormal, share = abnormal[order], share[order]
+        first = _first_of_each(abnormal)
+        records = np.empty(len(first), _ABNORMAL)
+        records["score"] = abnormal[first]
+        records["count"] = np.diff(first, append=len(abnormal))
+        records["share"] = np.add.reduceat(share, first) if len(first) else 0
+        self._abnormal.append(records)
+        self._owners.append(self._patient)
+
+    def descending(self, piece: int = _PIECE) -> Iterator[Block]:
+        """Give all distinct scores from high to low, in blocks of about ``piece`` or fewer."""
+        self._flush()
+        if not self._owners:
+            return
+        sample = np.sort(np.concatenate([*self._normal.samples, *self._abnormal.samples]))
+        splitters = np.unique(sample[:: max(1, piece // _SAMPLE)][1:])
+        cuts = [runs.cuts(splitters) for runs in (self._normal, self._abnormal)]
+        for number in reversed(range(len(splitters) + 1)):
+            parts = [
+                np.concatenate(
+                    [runs.read(a, b) for a, b in at[:, number : number + 2].tolist() if b > a]
+                    or [np.empty(0, runs.dtype)]
+                )
+                for runs, at in zip((self._normal, self._abnormal), cuts, strict=True)
+            ]
+            if any(map(len, parts)):
+                yield _merge(*parts)
+
+    def per_patient(
+        self, thresholds: npt.NDArray[np.float32]
+    ) -> tuple[list[str], Floats, Floats, Floats]:
+        """Count the pixels of each patient at or above thresholds.
+
+        Parameters
+        ----------
+        thresholds : (n,) float32
+            Falling.
+
+        Returns
+        -------
+        patients : list of str
+            In the order they were first added.
+        normal, abnormal, share : (patients, n) float64
+            Normal and abnormal pixels found, and the sum of their shares of their regions.
+        """
+        self._flush()
+        patients = list(dict.fromkeys(self._owners))
+        row = {patient: number for number, patient in enumerate(patients)}
+        normal, abnormal, share = np.zeros((3, len(patients), len(thresholds)))
+        for number, owner in enumerate(self._owners):
+            part = self._normal.read(*self._normal.ends[number : number + 2])
+            (found,) = _at_or_above(part, thresholds, "count")
+            normal[row[owner]] += found
+            part = self._abnormal.read(*self._abnormal.ends[number : number + 2])
+            found, shares = _at_or_above(part, thresholds, "count", "share")
+            abnormal[row[owner]] += found
+            share[row[owner]] += shares
+        return patients, normal, abnormal, share
+
+
+def _first_of_each(rising: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Index of the first of each distinct value."""
+    return np.flatnonzero(np.concatenate([[True], rising[1:] != rising[:-1]])[: len(rising)])
+
+
+def _merge(normal: npt.NDArray[Any], abnormal: npt.NDArray[Any]) -> Block:
+    together = np.concatenate([normal["score"], abnormal["score"]])
+    score, place = np.unique(together, return_inverse=True)
+    at_normal, at_abnormal = place[: len(normal)], place[len(normal) :]
+    return Block(
+        score[::-1],
+        *(
+            np.bincount(where, part[column].astype(np.float64), len(score))[::-1].astype(np.float64)
+            for where, part, column in (
+                (at_normal, normal, "count"),
+                (at_abnormal, abnormal, "count"),
+                (at_abnormal, abnormal, "share"),
+            )
+        ),
+    )
+
+
+def _at_or_above(
+    rising: npt.NDArray[Any], thresholds: npt.NDArray[np.float32], *columns: str
+) -> list[Floats]:
+    """Sum columns over the records at or above each threshold."""
+    first = np.searchsorted(rising["score"], thresholds, side="left")
+    sums = []
+    for column in columns:
+        running = np.concatenate([[0.0], np.cumsum(rising[column], dtype=np.float64)])
+        sums.append(running[-1] - running[first])
+    return sums
+
+
 #: False-positive share at which the area under the PRO curve ends, as in the literature.
 PRO_MAX_FPR = 0.3
+
+
 # A curve keeps a point where one of its shares passes another of so many steps.
 _STEPS = 1024
+
+
 # The low false-positive shares are kept finer: so many points for each power of ten.
 _STEPS_A_DECADE = 64
 

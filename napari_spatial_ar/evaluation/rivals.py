@@ -17,7 +17,7 @@ from napari_spatial_ar.normative.backbones.weights import spec_of
 from napari_spatial_ar.normative.detectors import DETECTORS
 from napari_spatial_ar.normative.fitting.config import NETWORK_SETTINGS, FitConfig
 from napari_spatial_ar.normative.fitting.fit import fit
-from napari_spatial_ar.normative.fitting.progress import FitProgress
+from napari_spatial_ar.normative.fitting.plan import FitProgress
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 

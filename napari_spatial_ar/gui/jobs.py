@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -15,11 +16,26 @@ from functools import cache, partial
 from typing import Any
 
 from napari.qt.threading import create_worker
-from qtpy.QtCore import QCoreApplication, QObject, QThreadPool, Signal
+from napari.utils.notifications import show_error, show_warning
+from qtpy.QtCore import QCoreApplication, QEventLoop, QObject, Qt, QThread, QThreadPool, Signal
+from qtpy.QtWidgets import QApplication, QMainWindow, QProgressDialog, QWidget
 
-__all__ = ["Task", "TaskHost", "pool"]
+from napari_spatial_ar.errors import Cancelled, MissingWeightsError, SpatialARError
+
+__all__ = [
+    "Task",
+    "TaskHost",
+    "log",
+    "main_window",
+    "pool",
+    "report",
+    "run_waiting",
+    "sentence",
+    "warn",
+]
 
 logger = logging.getLogger("napari_spatial_ar")
+
 
 Work = Callable[[threading.Event], Generator[Any, None, Any]]
 
@@ -30,14 +46,20 @@ class _Failure:
 
 
 _hosts: weakref.WeakSet[TaskHost] = weakref.WeakSet()
+
+
 # How long the program waits at its end for workers that were asked to stop.
 _LAST_MS = 20_000
 
 
 # Workers that run or wait for a thread: Qt holds only the half of them that is not Python's.
 _started: set[Any] = set()
+
+
 # As many at once at least: some rest for long, and what the viewer does must not wait for them.
 _THREADS = 8
+
+
 # How far workers stand back behind the GUI thread where both want the processor (Linux's nice).
 _NICENESS = 5
 
@@ -179,3 +201,109 @@ class TaskHost(QObject):
     def stop_all(self) -> None:
         """Ask every task to end."""
         _stop_all(self._stops)
+
+
+#: What to do about missing weights, where a `WeightsRow` stands.
+GET_OR_ADD = "Get weights... fetches them, Add file... takes them from a file."
+
+
+def sentence(error: BaseException, doing: str) -> str:
+    """One sentence for an error met while doing something, such as ``"Scoring"``."""
+    if isinstance(error, MissingWeightsError):
+        # Its advice is for the command line.
+        return f"{MissingWeightsError(error.what)!s} {GET_OR_ADD}"
+    if isinstance(error, SpatialARError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"{doing} needs more memory than is free. Close other programs and try again."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{doing} failed: {error.strerror}."
+    kind = type(error).__name__
+    return f"{doing} stopped because of an unexpected problem ({kind}); see the log."
+
+
+def report(error: BaseException, doing: str) -> str:
+    """Show an error as one sentence and give it back; log what nobody foresaw.
+
+    The log gets the kind of error and where it arose but not its message, which may hold a
+    file name and with it a patient's name.
+    """
+    text = sentence(error, doing)
+    log(error, doing)
+    if not isinstance(error, Cancelled):
+        show_error(text)
+    return text
+
+
+def log(error: BaseException, doing: str) -> None:
+    """Log what nobody foresaw, and nothing of an error that is a sentence."""
+    if not isinstance(error, SpatialARError):
+        places = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("%s: %s\n%s", doing, type(error).__name__, places)
+
+
+def warn(text: str) -> None:
+    """Show a warning."""
+    show_warning(text)
+
+
+_SHOW_AFTER_MS = 400
+
+
+def main_window() -> QMainWindow | None:
+    """Return a window that a dialog can belong to; None in scripts and in other threads."""
+    application = QApplication.instance()
+    if application is None or QThread.currentThread() is not application.thread():
+        return None
+    shown = [w for w in QApplication.topLevelWidgets() if w.isVisible()]
+    return next((w for w in shown if isinstance(w, QMainWindow)), None)
+
+
+def run_waiting(work: Work, title: str, parent: QWidget) -> tuple[list[Any], Any]:
+    """Run a generator in a worker while the window stays alive.
+
+    Returns
+    -------
+    list, object
+        What it yielded besides lines for the user, and what it returned.
+
+    Raises
+    ------
+    Cancelled
+        If the user pressed Cancel.
+    Exception
+        The worker's own.
+    """
+    dialog = QProgressDialog(title, "Cancel", 0, 0, parent)
+    dialog.setWindowTitle("Spatial AR")
+    dialog.setWindowModality(Qt.WindowModality.ApplicationModal)
+    dialog.setMinimumDuration(_SHOW_AFTER_MS)
+    loop = QEventLoop()
+    host = QObject()
+    yielded: list[Any] = []
+    ended: dict[str, Any] = {}
+
+    def take(step: Any) -> None:
+        if isinstance(step, str):
+            dialog.setLabelText(step)
+        else:
+            yielded.append(step)
+
+    task = TaskHost(host).start(work)
+    task.progressed.connect(take)
+    task.returned.connect(lambda value: ended.update(value=value))
+    task.failed.connect(lambda error: ended.update(error=error))
+    task.finished.connect(loop.quit)
+    dialog.canceled.connect(task.stop)
+    dialog.canceled.connect(loop.quit)
+    dialog.setValue(0)
+    loop.exec()
+    cancelled = task.stopped
+    dialog.canceled.disconnect()
+    dialog.close()
+    dialog.deleteLater()
+    if cancelled:
+        raise Cancelled("cancelled")
+    if "error" in ended:
+        raise ended["error"]
+    return yielded, ended.get("value")

@@ -9,22 +9,24 @@ from pathlib import Path
 from typing import Any
 from weakref import ref
 
+import dask.array as da
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import Colormap
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import InputError, SpatialARError
 from napari_spatial_ar.gui.display_windows import Drawn, opening_window
-from napari_spatial_ar.gui.drawable import drawable
+from napari_spatial_ar.gui.jobs import report
 from napari_spatial_ar.gui.mask_labels import IN_MASK, label_colormap
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
-from napari_spatial_ar.review.colormap import DEFAULT_COLOURS, HEAT_COLOURS
+from napari_spatial_ar.review.drawing import DEFAULT_COLOURS, HEAT_COLOURS
 
 __all__ = [
     "AXES",
     "KEY",
+    "drawable",
     "heat_colormap",
     "heat_layer",
     "import_ahead",
@@ -41,6 +43,8 @@ __all__ = [
 
 #: Where this plugin's facts stand in ``layer.metadata``.
 KEY = "napari-spatial-ar"
+
+
 #: Directions in which the axes of every layer grow.
 AXES = ("S", "P", "L")
 
@@ -311,3 +315,41 @@ def source_array(
         return data.reshape(geometry.shape), geometry, None
     like = facts.get("like") or (volume.path if volume is not None else None)
     return geometry.from_display(data), geometry, like
+
+
+def drawable(volume: Volume) -> Any:
+    """Voxels of a scan for drawing alone: what can no longer be read is not a number.
+
+    napari reads them while it draws, where an error would come again with every slice; it is
+    told once, and again only after a slice could be read.
+
+    Parameters
+    ----------
+    volume : Volume
+        Scan.
+
+    Returns
+    -------
+    (Z, Y, X) float32 array
+        ``volume.data`` itself, or, where that is lazy, one with a name that tells whose it is.
+    """
+    if not volume.lazy:
+        return volume.data
+    data: Any = volume.data
+    told = False
+
+    def block(block_info: Any = None) -> npt.NDArray[np.float32]:
+        nonlocal told
+        part = data.blocks[tuple(block_info[None]["chunk-location"])]
+        try:
+            # This runs in one of dask's threads already.
+            voxels: npt.NDArray[np.float32] = part.compute(scheduler="synchronous")
+        except SpatialARError as error:
+            if not told:
+                told = True
+                report(error, "Drawing a slice")
+            return np.full(part.shape, np.nan, np.float32)
+        told = False
+        return voxels
+
+    return da.map_blocks(block, chunks=data.chunks, dtype=np.float32, name=f"drawn-{data.name}")

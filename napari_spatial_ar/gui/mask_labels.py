@@ -9,8 +9,7 @@ import numpy.typing as npt
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_spatial_ar.imaging.segments import colour_of
-from napari_spatial_ar.review.findings import Finding
-from napari_spatial_ar.review.findings_list import ReviewedFinding
+from napari_spatial_ar.review.findings import Finding, ReviewedFinding
 from napari_spatial_ar.review.segments import finding_name
 
 __all__ = [

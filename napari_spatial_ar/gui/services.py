@@ -73,7 +73,7 @@ weights_news = WeightsNews()
 
 def list_models() -> list[Any]:
     """Released and own models: ``ModelInfo`` with name, path, modality, backbone, summary."""
-    from napari_spatial_ar.normative.model_lookup import list_models as find
+    from napari_spatial_ar.normative.library import list_models as find
 
     return list(find())
 

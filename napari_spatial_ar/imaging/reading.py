@@ -29,7 +29,7 @@ from napari_spatial_ar.imaging.images import look
 from napari_spatial_ar.imaging.itk_formats import ITK_SUFFIXES, find_itk
 from napari_spatial_ar.imaging.nifti import find_nifti
 from napari_spatial_ar.imaging.nifti_header import pair_header
-from napari_spatial_ar.imaging.oct_formats import OCT_SUFFIXES, find_oct
+from napari_spatial_ar.imaging.oct import OCT_SUFFIXES, find_oct
 from napari_spatial_ar.imaging.raster import RASTER_SUFFIXES, find_stacks, natural_key
 from napari_spatial_ar.imaging.scan import Scan, is_large
 from napari_spatial_ar.imaging.signatures import kind_of

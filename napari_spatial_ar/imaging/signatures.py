@@ -19,7 +19,7 @@ from napari_spatial_ar.imaging.dicom.header import (
 from napari_spatial_ar.imaging.images import PNG, is_raster_head
 from napari_spatial_ar.imaging.itk_header import is_itk_head
 from napari_spatial_ar.imaging.nifti_header import is_nifti_head, unpacked_head
-from napari_spatial_ar.imaging.oct_formats import is_oct_head
+from napari_spatial_ar.imaging.oct import is_oct_head
 
 __all__ = ["HEAD_BYTES", "Kind", "is_nifti", "is_raster", "kind_of", "kind_of_head"]
 

@@ -13,11 +13,11 @@ from napari_spatial_ar.normative.library import (
     CARD,
     card_files,
     check_model,
+    find_model,
     is_plain_name,
     new_model,
 )
 from napari_spatial_ar.normative.model_file import MODEL_FILE
-from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.paths import user_models_dir
 
 __all__ = ["export_model", "unpack_model"]

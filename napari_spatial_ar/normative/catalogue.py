@@ -17,10 +17,14 @@ from napari_spatial_ar.errors import (
 )
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.backbones.registry import find_spec
-from napari_spatial_ar.normative.library import check_model, is_released, missing_backbone
+from napari_spatial_ar.normative.library import (
+    check_model,
+    is_released,
+    missing_backbone,
+    model_files,
+)
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
-from napari_spatial_ar.normative.model_lookup import model_files
 
 __all__ = ["ModelEntry", "State", "check_entry", "list_entries", "read_entry"]
 

@@ -29,9 +29,9 @@ from napari_spatial_ar.normative.batching import BatchScorer, BatchSizes, ahead,
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.cancellation import check_stop
 from napari_spatial_ar.normative.detectors import Detector, score_grid
+from napari_spatial_ar.normative.library import find_model
 from napari_spatial_ar.normative.memory import one_sentence, release, releases_memory
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
-from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.normative.scores import Example, SliceScore, VolumeScore
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 

@@ -22,7 +22,7 @@ from napari_spatial_ar.errors import ModelFileError, ModelVersionError, SpatialA
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.registry import Fuse
-from napari_spatial_ar.normative.backbones.weight_layouts import content_sha256
+from napari_spatial_ar.normative.backbones.weight_files import content_sha256
 from napari_spatial_ar.normative.calibration.acquired import Acquired
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.calibration.likeness import NormalLooks

@@ -1,9 +1,15 @@
-"""What pictures of slices are drawn with: panels, colour over grey, outlines, marks, text."""
+"""Colours of heatmaps, small enough to carry.
+
+Inferno and viridis (Smith and van der Walt 2015, CC0) and cividis (Nunez, Anderton and Renslow
+2018) rise evenly in lightness to the eye, cividis also to one that does not tell red from green;
+"red" is of one hue. All fade in from their low end, so that the scan is seen through.
+"""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +23,24 @@ from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window
-from napari_spatial_ar.review.colormap import inferno
 
 __all__ = [
+    "ACCENT",
     "BACKGROUND",
+    "DEFAULT_COLOURS",
+    "HEAT_COLOURS",
+    "INFERNO",
     "MUTED",
+    "QUIET",
+    "HeatColours",
+    "Line",
     "PanelSize",
     "Rgb",
     "grey_of",
     "grey_picture",
     "heat_limits",
+    "inferno",
+    "line_plot",
     "panel_size",
     "resized",
     "to_image",
@@ -37,13 +51,111 @@ __all__ = [
     "write_text",
 ]
 
+_KNOTS = (
+    "000004 040312 0b0724 150b37 210c4a 2e0a5a 3c0965 4a0c6b 57106d 63146e 70196e "
+    "7d1e6d 89226a 962766 a32b61 af315c bb3755 c63e4d d14644 db4f3b e35932 eb6528 "
+    "f1711e f67f14 f98d0a fb9c06 fcab0f fbba1f f9ca32 f5d949 f2e865 f3f586 fcffa4"
+)
+
+
+_VIRIDIS = (
+    "440154 470d60 48186a 482374 472d7b 453681 424086 3f4989 3b528b 375a8d 33638d "
+    "2f6a8e 2c728e 297a8e 26818e 23898e 21908c 1f988b 1f9f88 21a685 28ae80 31b57b "
+    "3ebc74 4cc26c 5dc963 6ece58 82d34c 96d83f abdc32 c0df24 d5e21a eae51a fde725"
+)
+
+
+_CIVIDIS = (
+    "00224e 00285b 002e6a 043371 1a386f 273e6e 32436d 3b496c 434e6c 4b546c 52596d "
+    "5a5f6e 61656f 686a71 6f7073 757676 7c7b78 848179 8b8778 938d78 9b9376 a39a75 "
+    "aba072 b3a670 bbad6c c3b469 ccba64 d4c15f ddc958 e6d051 efd748 f8df3c fee838"
+)
+
+
+_RED = "ff3b30 ff3b30"
+
+
+def _table(words: str = _KNOTS) -> npt.NDArray[np.float32]:
+    knots = np.array([list(bytes.fromhex(knot)) for knot in words.split()]) / 255
+    at = np.linspace(0, len(knots) - 1, 256)
+    columns = [np.interp(at, np.arange(len(knots)), knots[:, c]) for c in range(3)]
+    table = np.stack(columns, axis=1).astype(np.float32)
+    table.setflags(write=False)
+    return table
+
+
+#: (256, 3) float32 RGB in [0, 1], from low to high; within 1.5 of 255 of the original table.
+INFERNO = _table()
+
+
+@dataclass(frozen=True)
+class HeatColours:
+    """A choice of colours for a heatmap over a scan.
+
+    Parameters
+    ----------
+    title : str
+        Its name for people.
+    rgba : (256, 4) float32
+        From low to high, in [0, 1]; the low end is transparent.
+    """
+
+    title: str
+    rgba: npt.NDArray[np.float32] = field(repr=False)
+
+
+def _fading(title: str, rgb: npt.NDArray[np.float32]) -> HeatColours:
+    opacity = 0.85 * np.linspace(0, 1, len(rgb)) ** 0.7
+    rgba = np.column_stack([rgb, opacity]).astype(np.float32)
+    rgba.setflags(write=False)
+    return HeatColours(title, rgba)
+
+
+#: Colours to choose from, by the name that is remembered.
+HEAT_COLOURS = {
+    "inferno": _fading("Inferno", INFERNO),
+    "viridis": _fading("Viridis", _table(_VIRIDIS)),
+    "cividis": _fading("Cividis", _table(_CIVIDIS)),
+    "red": _fading("Red only", _table(_RED)),
+}
+
+
+DEFAULT_COLOURS = "inferno"
+
+
+def inferno(unit: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """Colours of values.
+
+    Parameters
+    ----------
+    unit : (...) floating
+        Values in [0, 1]; what lies outside is drawn as the nearest end.
+
+    Returns
+    -------
+    (..., 3) float32
+        RGB in [0, 1].
+    """
+    index = np.clip(np.rint(np.nan_to_num(unit) * 255), 0, 255).astype(np.intp)
+    return np.asarray(INFERNO[index], dtype=np.float32)
+
+
 Rgb = npt.NDArray[np.float32]
 
+
 BACKGROUND = (0, 0, 0)
+
+
 _TEXT = (222, 222, 222)
+
+
 MUTED = (150, 150, 150)
+
+
 #: Outline colour: cyan does not occur in inferno or in the scan.
 _OUTLINE = np.array([0.0, 0.9, 1.0], dtype=np.float32)
+
+
 # Enough slices for the median and the highest scores of a scan.
 _SLICES_LOOKED_AT = 64
 
@@ -149,3 +261,95 @@ def write_marks(
     x, y = place
     write_text(draw, (x + 6, y + size.height / 2), letters[0], 15, anchor="lm")
     write_text(draw, (x + size.width - 6, y + size.height / 2), letters[1], 15, anchor="rm")
+
+
+ACCENT = (0, 229, 255)
+
+
+QUIET = (110, 110, 110)
+
+
+_SIZE = (760, 420)
+
+
+# Left, top, right, bottom of the plot's frame.
+_FRAME = (90, 56, 730, 360)
+
+
+_TICKS = 5
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: its points, its colour, and its name ("" to leave it out of the legend)."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: tuple[int, int, int] = ACCENT
+    name: str = ""
+
+
+def line_plot(
+    lines: Sequence[Line], *, title: str, x_label: str, y_label: str, log_y: bool = False
+) -> Image.Image:
+    """Draw lines in one frame.
+
+    Parameters
+    ----------
+    lines : sequence of Line
+        What to draw, the last on top. Points that are not finite, or not positive on a
+        logarithmic axis, are left out.
+    title, x_label, y_label : str
+        Written above, below and beside the frame.
+    log_y : bool
+        Whether the vertical axis is logarithmic.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB; an empty frame where there is no point.
+    """
+    kept = [(line, _points(line, log_y)) for line in lines]
+    everything = np.concatenate([points for _, points in kept] or [np.empty((0, 2))])
+    page = Image.new("RGB", _SIZE, BACKGROUND)
+    draw = ImageDraw.Draw(page)
+    left, top, right, bottom = _FRAME
+    write_text(draw, (left, 12), title, 16)
+    write_text(draw, ((left + right) / 2, _SIZE[1] - 8), x_label, 13, anchor="ms", fill=MUTED)
+    write_text(draw, (left, top - 6), y_label, 13, anchor="ls", fill=MUTED)
+    draw.rectangle(_FRAME, outline=MUTED)
+    if not len(everything):
+        return page
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    corner, size = np.array([left, bottom]), np.array([right - left, top - bottom])
+    for tick in np.linspace(0, 1, _TICKS):
+        x, y = corner + tick * size
+        at_x, at_y = low + tick * span
+        draw.line((x, bottom, x, bottom + 5), fill=MUTED)
+        draw.line((left - 5, y, left, y), fill=MUTED)
+        write_text(draw, (x, bottom + 8), f"{at_x:.4g}", 12, anchor="ma", fill=MUTED)
+        value = 10**at_y if log_y else at_y
+        write_text(draw, (left - 8, y), f"{value:.3g}", 12, anchor="rm", fill=MUTED)
+    names = 0
+    for line, points in kept:
+        placed = [tuple(corner + (point - low) / span * size) for point in points]
+        if len(placed) > 1:
+            draw.line(placed, fill=line.colour, width=2)
+        elif placed:
+            x, y = placed[0]
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=line.colour)
+        if line.name:
+            place = (right - 8, top + 8 + 18 * names)
+            write_text(draw, place, line.name, 13, anchor="ra", fill=line.colour)
+            names += 1
+    return page
+
+
+def _points(line: Line, log_y: bool) -> npt.NDArray[np.float64]:
+    points: npt.NDArray[np.float64] = np.column_stack([line.x, line.y]).astype(float).reshape(-1, 2)
+    if log_y:
+        points = points[points[:, 1] > 0]
+        points[:, 1] = np.log10(points[:, 1])
+    finite: npt.NDArray[np.float64] = points[np.isfinite(points).all(axis=1)]
+    return finite

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.detectors.explanation import Explanation
 from napari_spatial_ar.review.drawing import BACKGROUND, PanelSize, grey_picture, to_image
-from napari_spatial_ar.review.rarity import rarity
+from napari_spatial_ar.review.p_values import rarity
 
 __all__ = ["patch_row", "quantity_lines", "score_sentence", "share_sentence"]
 

@@ -13,7 +13,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration.likeness import Likeness
 from napari_spatial_ar.review.body import Body
-from napari_spatial_ar.review.score_counts import ScoreCounts
+from napari_spatial_ar.review.threshold_scales import ScoreCounts
 
 __all__ = ["flagged_warning", "likeness_headline", "likeness_record", "scan_counts"]
 

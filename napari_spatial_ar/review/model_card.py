@@ -14,8 +14,7 @@ from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import InputError, Notice, StorageError
 from napari_spatial_ar.imaging.files import atomic_write_text
 from napari_spatial_ar.normative.calibration.acquired import Acquired
-from napari_spatial_ar.normative.calibration.calibration import Calibration
-from napari_spatial_ar.normative.calibration.peaks import PatientPeaks
+from napari_spatial_ar.normative.calibration.calibration import Calibration, PatientPeaks
 from napari_spatial_ar.normative.detectors import DETECTORS, Detector
 from napari_spatial_ar.normative.library import CARD
 from napari_spatial_ar.normative.model import NormativeModel
@@ -23,8 +22,11 @@ from napari_spatial_ar.normative.scores import Example
 from napari_spatial_ar.review.drawing import (
     BACKGROUND,
     MUTED,
+    QUIET,
+    Line,
     PanelSize,
     grey_picture,
+    line_plot,
     resized,
     to_image,
     with_heat,
@@ -32,7 +34,6 @@ from napari_spatial_ar.review.drawing import (
     write_png,
     write_text,
 )
-from napari_spatial_ar.review.plots import QUIET, Line, line_plot
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 __all__ = ["model_facts", "write_model_card"]

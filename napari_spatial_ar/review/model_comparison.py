@@ -37,7 +37,7 @@ from napari_spatial_ar.review.drawing import (
     write_png,
     write_text,
 )
-from napari_spatial_ar.review.montage import highest_slices
+from napari_spatial_ar.review.pictures import highest_slices
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 from napari_spatial_ar.steps import finish
 

@@ -42,14 +42,13 @@ from napari_spatial_ar.review.contents import findings_content, mask_content, sc
 from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (
     Finding,
+    FindingsList,
     write_findings_csv,
     write_findings_json,
 )
-from napari_spatial_ar.review.findings_list import FindingsList
 from napari_spatial_ar.review.masks import MaskSettings
-from napari_spatial_ar.review.montage import montage
-from napari_spatial_ar.review.overlays import write_overlays
 from napari_spatial_ar.review.p_values import PValues
+from napari_spatial_ar.review.pictures import montage, write_overlays
 from napari_spatial_ar.review.provenance import ModelLike, algorithm_of
 from napari_spatial_ar.review.report.data import REPORT_FILE, ScanReport, scan_report
 from napari_spatial_ar.review.report.html import scan_page

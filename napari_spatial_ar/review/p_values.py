@@ -1,4 +1,9 @@
-"""How unusual a scan and its slices are among the normal scans a model was calibrated on."""
+"""How many of the normal patients a model was calibrated on score as high as a finding.
+
+Patients are counted, not tissue: only they may be exchanged for each other. Two things of a
+finding are compared with the same of each patient: its highest voxel, and its largest part within
+a slice with regions of that size (see `napari_spatial_ar.normative.calibration.calibration`).
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,145 @@ import numpy.typing as npt
 
 from napari_spatial_ar.datasets.selection import Selection, place_in_stack
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.calibration.calibration import Calibration
+from napari_spatial_ar.normative.calibration.calibration import Calibration, largest_part
 from napari_spatial_ar.review.body import Body
 
-__all__ = ["PValues", "p_note", "p_values", "share_note"]
+__all__ = ["Extent", "PValues", "Rarity", "extent_of", "p_note", "p_values", "rarity", "share_note"]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Largest part of a finding within a slice.
+
+    Parameters
+    ----------
+    pixels : int
+        Its area.
+    level : float
+        Its lowest score: of a mask that is nothing but a threshold, just above that.
+    """
+
+    pixels: int
+    level: float
+
+
+def extent_of(planes: npt.NDArray[np.bool_], nll_planes: npt.NDArray[np.floating]) -> Extent:
+    """Measure a region, and its scores, in slices (N, rows, columns) that it touches."""
+    largest, level = 0, np.inf
+    for inside, nll in zip(planes, nll_planes, strict=True):
+        if np.count_nonzero(inside) <= largest:
+            continue
+        part = largest_part(inside)
+        pixels = int(np.count_nonzero(part))
+        if pixels > largest:
+            largest, level = pixels, float(nll[part].min())
+    return Extent(largest, level)
+
+
+@dataclass(frozen=True)
+class Rarity:
+    """How rare a finding is among the normal patients a model was calibrated on.
+
+    Parameters
+    ----------
+    patients : int
+        The calibration patients, n; 0 where the model does not know them.
+    reaching : int
+        How many of them score as high as the finding's highest voxel; at most so many where
+        ``exact`` is False.
+    exact : bool
+        False of a model from before each patient's highest score was kept: it knows only who
+        reaches the highest calibrated threshold below the score.
+    as_large : int or None
+        How many of them have a region as large within a slice that scores as high throughout as
+        the finding's largest part; None where that was not measured.
+    reason : str
+        Why there is no figure; "" where there is one.
+    """
+
+    patients: int = 0
+    reaching: int = 0
+    exact: bool = True
+    as_large: int | None = None
+    reason: str = ""
+
+    @property
+    def share(self) -> float | None:
+        """Share of normal patients, (1 + reaching) / (1 + n): never finer than 1 / (n + 1)."""
+        return (1 + self.reaching) / (1 + self.patients) if self.patients else None
+
+    @property
+    def one_in(self) -> int | None:
+        """N of "1 in N normal patients", rounded towards the more common."""
+        return (1 + self.patients) // (1 + self.reaching) if self.patients else None
+
+    @property
+    def count(self) -> str:
+        """Shortest form, for a table: "0 of 12", "at most 4 of 12", "unknown"."""
+        if not self.patients:
+            return "unknown"
+        return f"{'' if self._certain else 'at most '}{self.reaching} of {self.patients}"
+
+    @property
+    def _certain(self) -> bool:
+        return self.exact or not self.reaching
+
+    @property
+    def sentence(self) -> str:
+        """What a reader may say of it."""
+        if not self.patients:
+            return f"How rare this is among normal patients is unknown: {self.reason}."
+        whom = f"{self.patients} normal patients" if self.patients > 1 else "the 1 normal patient"
+        if not self._certain:
+            return (
+                f"Scores as high in at most {self.reaching} of {whom}: how high they score was "
+                "not kept with this model (calibrate it again to know)."
+            )
+        if self.reaching:
+            said = f"Scores as high in {self.reaching} of {whom}"
+        else:
+            said = f"Scores higher than in {'any of ' if self.patients > 1 else ''}{whom}"
+        if self.as_large is None:
+            return f"{said}."
+        have = "has" if self.as_large < 2 else "have"
+        return f"{said}; {self.as_large or 'none'} {have} a region as large at this threshold."
+
+
+def rarity(
+    model: object, peak: float, extent: Extent | None = None, body: int | None = None
+) -> Rarity:
+    """Rarity of a finding.
+
+    Parameters
+    ----------
+    model : NormativeModel
+        What scored it.
+    peak : float
+        The finding's highest score, in the model's unit.
+    extent : Extent, optional
+        The finding's largest part.
+    body : int, optional
+        Pixels of the body in the scored slice that shows most of it. As calibration goes by each
+        slice's own body, a region counts as smaller rather than larger here, and so as less rare.
+
+    Returns
+    -------
+    Rarity
+        With ``reason`` where the model has no calibration by patient.
+    """
+    calibration = getattr(getattr(model, "header", None), "calibration", None)
+    if not isinstance(calibration, Calibration):
+        return Rarity(reason="the model is not calibrated")
+    peaks = calibration.peaks
+    if peaks is not None:
+        as_large = None
+        if extent is not None and body:
+            as_large = peaks.reaching(extent.level, extent.pixels / body)
+        return Rarity(len(peaks.scores), peaks.reaching(peak), as_large=as_large)
+    shares = calibration.fpr_of_patients(peak)
+    if not shares:
+        return Rarity(reason="the model was calibrated without telling patients apart")
+    return Rarity(len(shares), sum(share > 0 for share in shares), exact=False)
 
 
 class ScoresLike(Protocol):

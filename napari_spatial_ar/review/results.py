@@ -14,8 +14,7 @@ from napari_spatial_ar.imaging.segments import Segment
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration.likeness import Likeness
 from napari_spatial_ar.review.body import Body
-from napari_spatial_ar.review.findings import Finding
-from napari_spatial_ar.review.findings_list import FindingsList, list_findings
+from napari_spatial_ar.review.findings import Finding, FindingsList, list_findings
 from napari_spatial_ar.review.likeness import flagged_warning, likeness_record, scan_counts
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from napari_spatial_ar.review.p_values import PValues, p_values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 from napari_spatial_ar.imaging.segments import Segment, colour_of
-from napari_spatial_ar.review.findings_list import ReviewedFinding
+from napari_spatial_ar.review.findings import ReviewedFinding
 
 __all__ = ["finding_name", "finding_segment"]
 

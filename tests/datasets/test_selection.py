@@ -13,8 +13,7 @@ from napari_spatial_ar.datasets.folders import content_key, find_slices, iter_sl
 from napari_spatial_ar.datasets.selection import Selection, place_in_stack, read_range
 from napari_spatial_ar.datasets.slices import SliceRef, SliceSet, split_slices
 from napari_spatial_ar.datasets.summary import DataSummary, Side
-from napari_spatial_ar.datasets.survey import survey
-from napari_spatial_ar.datasets.surveyed import Survey
+from napari_spatial_ar.datasets.survey import Survey, survey
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.reading import Source

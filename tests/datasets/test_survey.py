@@ -14,8 +14,7 @@ from PIL import Image
 
 from napari_spatial_ar.datasets.folders import find_slices
 from napari_spatial_ar.datasets.summary import DataSummary, Side
-from napari_spatial_ar.datasets.survey import Looked, survey
-from napari_spatial_ar.datasets.surveyed import REASONS, Survey
+from napari_spatial_ar.datasets.survey import REASONS, Looked, Survey, survey
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.windows import Window
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from napari_spatial_ar.evaluation import anomalib_methods
+from napari_spatial_ar.evaluation import anomalib_models
 
 InferenceBatch = namedtuple("InferenceBatch", "pred_score anomaly_map")
 
@@ -141,5 +141,5 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def forget_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """Import what calls anomalib anew in this test, and once more after it."""
-    monkeypatch.setitem(sys.modules, anomalib_methods._LINK, None)
-    monkeypatch.delitem(sys.modules, anomalib_methods._LINK)
+    monkeypatch.setitem(sys.modules, anomalib_models._LINK, None)
+    monkeypatch.delitem(sys.modules, anomalib_models._LINK)

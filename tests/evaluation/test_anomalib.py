@@ -15,8 +15,13 @@ from torch.nn import functional
 
 from napari_spatial_ar.datasets.folders import bmad_items
 from napari_spatial_ar.errors import InputError, ModelFileError, WeightsError
-from napari_spatial_ar.evaluation.anomalib_methods import METHODS, anomalib_method
-from napari_spatial_ar.evaluation.anomalib_models import AnomalibModel, MapScoring, fit_anomalib
+from napari_spatial_ar.evaluation.anomalib_models import (
+    METHODS,
+    AnomalibModel,
+    MapScoring,
+    anomalib_method,
+    fit_anomalib,
+)
 from napari_spatial_ar.evaluation.compare import compare
 from napari_spatial_ar.evaluation.contenders import Contender
 from napari_spatial_ar.evaluation.costs import model_bytes

@@ -15,8 +15,7 @@ from napari_spatial_ar.evaluation.bootstrap import (
     resample_pixels,
     resample_shares,
 )
-from napari_spatial_ar.evaluation.metrics import pixel_figures
-from napari_spatial_ar.evaluation.pixel_scores import PixelScores
+from napari_spatial_ar.evaluation.metrics import PixelScores, pixel_figures
 
 PATIENTS = 6
 

@@ -11,12 +11,12 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 
 from napari_spatial_ar.evaluation.metrics import (
     PixelFigures,
+    PixelScores,
     average_precision,
     dice,
     pixel_figures,
     roc_auc,
 )
-from napari_spatial_ar.evaluation.pixel_scores import PixelScores
 
 Images = tuple[list[np.ndarray], list[np.ndarray]]
 

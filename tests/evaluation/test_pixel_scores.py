@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from napari_spatial_ar.errors import InputError, StorageError
-from napari_spatial_ar.evaluation import pixel_scores
-from napari_spatial_ar.evaluation.pixel_scores import PixelScores
+from napari_spatial_ar.evaluation import metrics
+from napari_spatial_ar.evaluation.metrics import PixelScores
 
 scores_and_labels = st.tuples(
     arrays(np.float32, (6, 7), elements=st.floats(-3, 3, width=16) | st.just(-0.0)),
@@ -45,7 +45,7 @@ def test_blocks_are_the_sorted_counts(
 
 
 def test_many_pieces_meet_without_gap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixel_scores, "_SAMPLE", 16)
+    monkeypatch.setattr(metrics, "_SAMPLE", 16)
     rng = np.random.default_rng(0)
     score = np.round(rng.normal(size=(40, 50, 50)), 2).astype(np.float32)
     with PixelScores(run=3000) as pixels:
@@ -100,7 +100,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(pixel_scores.tempfile, "TemporaryFile", lambda dir: Full())
+    monkeypatch.setattr(metrics.tempfile, "TemporaryFile", lambda dir: Full())
     with PixelScores() as pixels:
         pixels.add(np.ones((2, 2), np.float32), np.zeros((2, 2), bool))
         with pytest.raises(StorageError, match="disk is full"):

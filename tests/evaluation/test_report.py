@@ -16,8 +16,7 @@ import pytest
 from PIL import Image
 
 from napari_spatial_ar.evaluation.compare import Comparison, compare
-from napari_spatial_ar.evaluation.pictures import curves_svg, examples
-from napari_spatial_ar.evaluation.report import patient_labels, write_report
+from napari_spatial_ar.evaluation.report import curves_svg, examples, patient_labels, write_report
 from napari_spatial_ar.evaluation.rivals import Rival
 from tests.browser import Browser
 from tests.evaluation.conftest import BrightnessModel

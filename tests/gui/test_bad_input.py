@@ -16,7 +16,7 @@ from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.training.dock import TrainingDock
 from napari_spatial_ar.gui.training.form import TrainingForm
-from napari_spatial_ar.gui.worklist.folder import last_listed
+from napari_spatial_ar.gui.worklist.panel import last_listed
 from napari_spatial_ar.paths import LONGEST_NAME, unfinished_dir
 
 Make = Callable[..., ReviewDock]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_spatial_ar.gui.directions import Edges, axis_directions, edge_letters
+from napari_spatial_ar.gui.viewer import Edges, axis_directions, edge_letters
 from napari_spatial_ar.imaging.geometry import Geometry
 
 # Axes of a layer: 0 grows to superior, 1 to posterior, 2 to the patient's left.

@@ -33,8 +33,7 @@ from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.shortcuts import ShortcutsDialog
 from napari_spatial_ar.gui.training.dock import TrainingDock
 from napari_spatial_ar.gui.widgets.dock_page import DockPage
-from napari_spatial_ar.gui.widgets.fold import Fold
-from napari_spatial_ar.gui.widgets.forms import Combo, select_data
+from napari_spatial_ar.gui.widgets.forms import Combo, Fold, select_data
 from napari_spatial_ar.normative.detectors import DETECTORS
 from tests.gui.fitting import misfits
 from tests.gui.widgets.test_dock_page import by_command_line, by_menu

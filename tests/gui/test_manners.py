@@ -33,15 +33,13 @@ from qtpy.QtWidgets import (
 from napari_spatial_ar import gui
 from napari_spatial_ar.gui.library.comparison_dialog import ComparisonDialog
 from napari_spatial_ar.gui.library.dialog import LibraryDialog
+from napari_spatial_ar.gui.open_scan import SeriesChooser
 from napari_spatial_ar.gui.review import findings_panel
 from napari_spatial_ar.gui.review.dock import ReviewDock
-from napari_spatial_ar.gui.review.score_histogram import ScoreHistogram
-from napari_spatial_ar.gui.series_chooser import SeriesChooser
 from napari_spatial_ar.gui.shortcuts import SHORTCUTS, ShortcutsDialog
 from napari_spatial_ar.gui.training.dock import TrainingDock
-from napari_spatial_ar.gui.widgets.fold import Fold
-from napari_spatial_ar.gui.widgets.forms import Dialog
-from napari_spatial_ar.gui.widgets.wheel import WheelGuard
+from napari_spatial_ar.gui.widgets.forms import Dialog, Fold, WheelGuard
+from napari_spatial_ar.gui.widgets.plots import ScoreHistogram
 from napari_spatial_ar.gui.worklist import panel
 from napari_spatial_ar.imaging.reading import Found
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
-from napari_spatial_ar.gui.directions import Edges
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
-from napari_spatial_ar.gui.marks import attend
 from napari_spatial_ar.gui.viewer import (
+    Edges,
+    attend,
     camera_of,
     go_to_slice,
     plane_in_view,

@@ -8,7 +8,7 @@ from napari.settings import get_settings
 from qtpy.QtWidgets import QWidget
 
 from napari_spatial_ar.gui.jobs import TaskHost
-from napari_spatial_ar.gui.opening import ScanOpener
+from napari_spatial_ar.gui.open_scan import ScanOpener
 
 
 def test_menu_offers_to_become_the_default_reader(qtbot: Any) -> None:

@@ -14,7 +14,7 @@ from npe2 import PluginManager
 from PIL import Image as Picture
 
 from napari_spatial_ar.gui.layers import mask_layer, volume_layer_kwargs
-from napari_spatial_ar.gui.readers import get_reader
+from napari_spatial_ar.gui.napari_plugin import get_reader
 
 PLUGIN = "napari-spatial-ar"
 

@@ -13,7 +13,7 @@ from qtpy.QtCore import Qt
 
 from napari_spatial_ar.gui.layers import KEY, kind_of, volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
-from napari_spatial_ar.gui.scan_names import name_scans, parts_that_differ
+from napari_spatial_ar.gui.review.scan_panel import name_scans, parts_that_differ
 
 Make = Callable[..., ReviewDock]
 

@@ -24,12 +24,11 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.datasets.thumbnails import THUMBNAIL_SIZE, thumbnail
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.gui import loading, series_chooser
+from napari_spatial_ar.gui import open_scan
 from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import KEY
-from napari_spatial_ar.gui.readers import read_layers
-from napari_spatial_ar.gui.scan_text import columns, ticked_at_first
-from napari_spatial_ar.gui.series_chooser import SeriesChooser
+from napari_spatial_ar.gui.napari_plugin import read_layers
+from napari_spatial_ar.gui.open_scan import SeriesChooser, columns, ticked_at_first
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Series
@@ -154,7 +153,7 @@ def test_pictures_come_one_by_one_upright_and_in_proportion(
 ) -> None:
     gate = threading.Semaphore(0)
     monkeypatch.setattr(
-        series_chooser, "thumbnail", lambda scan: gate.acquire(timeout=5) and thumbnail(scan)
+        open_scan, "thumbnail", lambda scan: gate.acquire(timeout=5) and thumbnail(scan)
     )
     dialog = show(qtbot, Found(tuple(scans)))
 
@@ -185,7 +184,7 @@ def test_a_scan_whose_slice_is_damaged_keeps_the_placeholder(
     def fail(scan: Scan) -> Any:
         raise InputError("damaged")
 
-    monkeypatch.setattr(series_chooser, "thumbnail", fail)
+    monkeypatch.setattr(open_scan, "thumbnail", fail)
     dialog = show(qtbot, Found(tuple(scans)))
     item = dialog.table.topLevelItem(2)
     qtbot.waitUntil(lambda: "cannot be read" in item.toolTip(0), timeout=5000)
@@ -263,7 +262,7 @@ def test_a_folder_of_three_series_asks_and_opens_what_is_ticked(
 def test_what_several_series_warn_of_is_said_once(
     dock: Any, study: Path, qtbot: Any, monkeypatch: Any, notes: list[str]
 ) -> None:
-    find = loading.find_scans
+    find = open_scan.find_scans
 
     def find_and_warn(paths: Any) -> Any:
         found = find(paths)
@@ -272,7 +271,7 @@ def test_what_several_series_warn_of_is_said_once(
         ]
         return replace(found, scans=scans)
 
-    monkeypatch.setattr(loading, "find_scans", find_and_warn)
+    monkeypatch.setattr(open_scan, "find_scans", find_and_warn)
     made = dock(scan=False)
     for _ in range(2):
         made.scan.opener.open([str(study)])
@@ -296,8 +295,8 @@ def test_looking_can_be_cancelled(
     dock: Any, study: Path, qtbot: Any, monkeypatch: Any, notes: list[str]
 ) -> None:
     gate = threading.Event()
-    find = loading.find_scans
-    monkeypatch.setattr(loading, "find_scans", lambda paths: gate.wait(5) and find(paths))
+    find = open_scan.find_scans
+    monkeypatch.setattr(open_scan, "find_scans", lambda paths: gate.wait(5) and find(paths))
     made = dock(scan=False, show=True)
     made.scan.opener.open([str(study)])
     qtbot.mouseClick(made.scan.cancel_button, LEFT)
@@ -365,8 +364,8 @@ def test_looking_on_the_canvas_can_be_cancelled(
     make_napari_viewer: Any, study: Path, qtbot: Any, monkeypatch: Any, notes: list[str]
 ) -> None:
     gate = threading.Event()
-    find = loading.find_scans
-    monkeypatch.setattr(loading, "find_scans", lambda paths: gate.wait(10) and find(paths))
+    find = open_scan.find_scans
+    monkeypatch.setattr(open_scan, "find_scans", lambda paths: gate.wait(10) and find(paths))
     viewer = make_napari_viewer(show=True)
 
     def press_cancel() -> None:

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging import oct_heidelberg
-from napari_spatial_ar.imaging.oct_formats import find_oct
+from napari_spatial_ar.imaging import oct
+from napari_spatial_ar.imaging.oct import find_oct
 from napari_spatial_ar.imaging.reading import find_sources, read
 
 PATIENT = b"DOE^JOHN 19700131"
@@ -301,6 +301,6 @@ def test_without_eyepy_the_error_says_how_to_get_it(
         raise ModuleNotFoundError(name)
 
     path = save(tmp_path, kind)
-    monkeypatch.setattr(oct_heidelberg.importlib, "import_module", missing)
+    monkeypatch.setattr(oct.importlib, "import_module", missing)
     with pytest.raises(InputError, match=r'pip install "napari-spatial-ar\[oct\]"'):
         find_oct(path)

@@ -28,12 +28,16 @@ from napari_spatial_ar.normative.backbones.registry import find_spec, own_file
 from napari_spatial_ar.normative.backbones.weights import list_weights
 from napari_spatial_ar.normative.catalogue import check_entry, list_entries, read_entry
 from napari_spatial_ar.normative.detectors import DETECTORS, detector_from_tensors
-from napari_spatial_ar.normative.detectors.dinomaly_network import DinomalyNetwork
+from napari_spatial_ar.normative.detectors.dinomaly import DinomalyNetwork
 from napari_spatial_ar.normative.importing import import_model
-from napari_spatial_ar.normative.library import check_models, duplicate_model
+from napari_spatial_ar.normative.library import (
+    check_models,
+    duplicate_model,
+    list_models,
+    unreadable_models,
+)
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
-from napari_spatial_ar.normative.model_lookup import list_models, unreadable_models
 from napari_spatial_ar.paths import user_models_dir
 from tests.normative.test_model import build, picture
 

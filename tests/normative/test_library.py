@@ -18,13 +18,13 @@ from napari_spatial_ar.normative.library import (
     check_models,
     delete_model,
     duplicate_model,
+    list_models,
     missing_backbone,
     rename_model,
     restore_model,
     trashed_models,
 )
 from napari_spatial_ar.normative.model import load_model
-from napari_spatial_ar.normative.model_lookup import list_models
 from napari_spatial_ar.paths import released_models_dir, user_models_dir
 from tests.normative.test_model import build
 

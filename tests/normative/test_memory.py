@@ -21,7 +21,7 @@ from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors import MemoryBank, ar_training
 from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
 from napari_spatial_ar.normative.fitting import fit
-from napari_spatial_ar.normative.fitting.progress import FitProgress
+from napari_spatial_ar.normative.fitting.plan import FitProgress
 from napari_spatial_ar.normative.memory import Portions, is_shortage, one_sentence
 from napari_spatial_ar.normative.model import NormativeModel
 from tests.tiny import fit_steps

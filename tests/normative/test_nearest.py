@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative.backbones import precision
-from napari_spatial_ar.normative.backbones.precision import bfloat16_products, native_bfloat16
+from napari_spatial_ar.normative.backbones import devices
+from napari_spatial_ar.normative.backbones.devices import bfloat16_products, native_bfloat16
 from napari_spatial_ar.normative.detectors import nearest
 from napari_spatial_ar.normative.detectors.nearest import largest_products
 
@@ -68,7 +68,7 @@ def test_bfloat16_alone_would_take_other_rows() -> None:
 
 
 def test_few_parts_are_multiplied_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(precision.VARIABLE, "on")
+    monkeypatch.setenv(devices.VARIABLE, "on")
     queries, rows = unit(QUERIES, 0), torch.cat([unit(20_000, 1), crowd(256, 0.3, 2)]).half()
     multiplied = []
     in_part = nearest._in_part
@@ -90,9 +90,9 @@ def test_products_in_bfloat16_are_within_the_bound(
     width: int, hardware: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bound of the module's head, which numbers of one sign come nearest to."""
-    if hardware and not precision._in_hardware(CPU):
+    if hardware and not devices._in_hardware(CPU):
         pytest.skip("this processor has no bfloat16")
-    monkeypatch.setattr(precision, "_in_hardware", lambda device: hardware)
+    monkeypatch.setattr(devices, "_in_hardware", lambda device: hardware)
     # Just below the middle between two bfloat16 numbers: each factor is off by nearly 2^-8.
     worst = torch.full((1, width), 1 + 2**-8 - 2**-12)
     for left, right in ((unit(50, 0, width), unit(60, 1, width).half()), (worst, worst.half())):
@@ -106,18 +106,18 @@ def test_products_in_bfloat16_are_within_the_bound(
 def test_a_processor_without_bfloat16_can_stand_for_one_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv(precision.VARIABLE, raising=False)
-    monkeypatch.setattr(precision, "_in_hardware", lambda device: False)
+    monkeypatch.delenv(devices.VARIABLE, raising=False)
+    monkeypatch.setattr(devices, "_in_hardware", lambda device: False)
     assert not native_bfloat16(CPU)
-    monkeypatch.setenv(precision.VARIABLE, "on")
+    monkeypatch.setenv(devices.VARIABLE, "on")
     assert native_bfloat16(CPU)
     assert not native_bfloat16(torch.device("mps")), "it is said of the processor alone"
     queries, rows = unit(QUERIES, 0), BANKS["hard to tell apart"].half()
     found = largest_products(queries, rows)
     assert (found.double() - truth(queries, rows)).abs().max() < 1e-6
-    monkeypatch.setattr(precision, "_in_hardware", lambda device: True)
-    monkeypatch.setenv(precision.VARIABLE, "off")
+    monkeypatch.setattr(devices, "_in_hardware", lambda device: True)
+    monkeypatch.setenv(devices.VARIABLE, "off")
     assert not native_bfloat16(CPU)
-    monkeypatch.setenv(precision.VARIABLE, "perhaps")
+    monkeypatch.setenv(devices.VARIABLE, "perhaps")
     with pytest.raises(InputError, match="BFLOAT16 is 'on' or 'off', not 'perhaps'"):
         native_bfloat16(CPU)

@@ -18,7 +18,7 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.importing import import_reference, is_reference_checkpoint
-from napari_spatial_ar.normative.model_lookup import list_models
+from napari_spatial_ar.normative.library import list_models
 from napari_spatial_ar.normative.reference_checkpoint import (
     layer_dilations,
     load_reference_checkpoint,

@@ -14,7 +14,7 @@ import pytest
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review.bids import BidsDerivatives, BidsScan
-from napari_spatial_ar.review.findings_list import list_findings
+from napari_spatial_ar.review.findings import list_findings
 from napari_spatial_ar.review.outputs import write_scan_outputs
 
 FLAIR = "sub-07/ses-b/anat/sub-07_ses-b_run-1_FLAIR.nii.gz"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_spatial_ar.review.colormap import DEFAULT_COLOURS, HEAT_COLOURS, INFERNO
+from napari_spatial_ar.review.drawing import DEFAULT_COLOURS, HEAT_COLOURS, INFERNO
 
 
 def lightness(rgb: np.ndarray) -> np.ndarray:

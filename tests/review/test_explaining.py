@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative.calibration.calibration import Calibration
-from napari_spatial_ar.normative.calibration.peaks import PatientPeaks
+from napari_spatial_ar.normative.calibration.calibration import Calibration, PatientPeaks
 from napari_spatial_ar.normative.detectors.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.explaining import PatchPicture
 from napari_spatial_ar.review.explaining import (

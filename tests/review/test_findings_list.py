@@ -11,10 +11,9 @@ import pytest
 from scipy import ndimage
 
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.normative.calibration.calibration import Calibration
-from napari_spatial_ar.normative.calibration.peaks import PatientPeaks
-from napari_spatial_ar.review.findings_list import FindingsList, list_findings
-from napari_spatial_ar.review.rarity import Extent, extent_of, rarity
+from napari_spatial_ar.normative.calibration.calibration import Calibration, PatientPeaks
+from napari_spatial_ar.review.findings import FindingsList, list_findings
+from napari_spatial_ar.review.p_values import Extent, extent_of, rarity
 
 GEOMETRY = Geometry((3, 20, 20), np.diag([-0.7, -1.3, 4.0, 1.0]))
 

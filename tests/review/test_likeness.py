@@ -23,7 +23,7 @@ from napari_spatial_ar.review.likeness import (
     scan_counts,
 )
 from napari_spatial_ar.review.outputs import write_scan_outputs
-from napari_spatial_ar.review.score_counts import ScoreCounts
+from napari_spatial_ar.review.threshold_scales import ScoreCounts
 
 
 def model(*levels: float) -> SimpleNamespace:

@@ -14,8 +14,8 @@ from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.detectors import DETECTORS
 from napari_spatial_ar.normative.library import card_files
 from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.review.drawing import ACCENT, Line, line_plot
 from napari_spatial_ar.review.model_card import write_model_card
-from napari_spatial_ar.review.plots import ACCENT, Line, line_plot
 from tests.normative.test_model import build
 
 

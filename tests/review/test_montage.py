@@ -12,9 +12,8 @@ from PIL import Image
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
-from napari_spatial_ar.review.colormap import INFERNO, inferno
-from napari_spatial_ar.review.drawing import write_png
-from napari_spatial_ar.review.montage import highest_slices, montage
+from napari_spatial_ar.review.drawing import INFERNO, inferno, write_png
+from napari_spatial_ar.review.pictures import highest_slices, montage
 
 _MARGIN, _HEAD, _GAP = 16, 62, 10  # the page's layout
 

@@ -26,8 +26,7 @@ from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.review import outputs
-from napari_spatial_ar.review.findings import label_components
-from napari_spatial_ar.review.findings_list import list_findings
+from napari_spatial_ar.review.findings import label_components, list_findings
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import (
     DICOM_FILES,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
-from napari_spatial_ar.review.overlays import overlay_slices, overlays, write_overlays
+from napari_spatial_ar.review.pictures import overlay_slices, overlays, write_overlays
 
 SCORES = np.array([1.0, 3.0, np.nan, 2.0, 1.5, 1.2], np.float32)
 # Rows run to posterior, columns to the patient's left: as slices are drawn. 2 mm by 1 mm.

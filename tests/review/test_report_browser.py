@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.review.findings_list import list_findings
+from napari_spatial_ar.review.findings import list_findings
 from napari_spatial_ar.review.outputs import write_scan_outputs
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 from napari_spatial_ar.review.report.data import FolderEntry, FolderReport, ScanReport

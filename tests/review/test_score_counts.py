@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_spatial_ar.review.score_counts import ScoreCounts, normal_shares
+from napari_spatial_ar.review.threshold_scales import ScoreCounts, normal_shares
 
 score = st.floats(-1e3, 1e3, width=32)
 

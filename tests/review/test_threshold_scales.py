@@ -7,10 +7,10 @@ import pytest
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.calibration.calibration import Calibration
-from napari_spatial_ar.review.score_counts import ScoreCounts
 from napari_spatial_ar.review.threshold_scales import (
     PercentileScale,
     Scale,
+    ScoreCounts,
     ShareScale,
     UnitScale,
 )

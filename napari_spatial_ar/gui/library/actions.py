@@ -1,27 +1,414 @@
-"""What can be done to the models, each in a worker, one at a time."""
+"""What a checkpoint of the paper's authors does not say, asked before it is taken in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from qtpy.QtCore import QObject, Signal
-from qtpy.QtWidgets import QFileDialog, QInputDialog, QMessageBox, QWidget
+from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtWidgets import (
+    QDialogButtonBox,
+    QFileDialog,
+    QInputDialog,
+    QLineEdit,
+    QMessageBox,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
 
-from napari_spatial_ar.errors import NameTakenError
+from napari_spatial_ar.errors import NameTakenError, SpatialARError
 from napari_spatial_ar.gui import services, settings
-from napari_spatial_ar.gui.jobs import Task, TaskHost
-from napari_spatial_ar.gui.library import work as library_work
-from napari_spatial_ar.gui.library.checkpoint_dialog import CheckpointDialog
-from napari_spatial_ar.gui.notify import report
+from napari_spatial_ar.gui.jobs import Task, TaskHost, report
+from napari_spatial_ar.gui.library import actions as library_work
+from napari_spatial_ar.gui.library.weights_row import WeightsRow
+from napari_spatial_ar.gui.widgets.forms import (
+    Dialog,
+    Note,
+    combo,
+    fields,
+    research_line,
+    select_data,
+)
+from napari_spatial_ar.gui.widgets.tooltips import tooltip
+from napari_spatial_ar.steps import until_stopped
 
-__all__ = ["LibraryActions"]
+__all__ = [
+    "CheckpointDialog",
+    "Comparison",
+    "LibraryActions",
+    "calibrate",
+    "compare",
+    "delete",
+    "duplicate",
+    "export",
+    "import_checkpoint",
+    "import_file",
+    "look",
+    "once",
+    "recheck",
+    "rename",
+    "restore",
+    "trashed",
+]
+
+_MODALITIES = {"MRI": "mri", "CT": "ct", "OCT": "oct"}
+
+
+_CHOOSE = "Choose..."
+
+
+_LARGEST = 8192
+
+
+# Settings: what was said of the last checkpoint.
+_MODALITY, _BACKBONE = "checkpoint/modality", "checkpoint/backbone"
+
+
+_DILATIONS, _SIZE = "checkpoint/dilations", "checkpoint/size"
+
+
+class CheckpointDialog(Dialog):
+    """Asks for name, modality, backbone, dilations and, where the file lacks it, the size.
+
+    Fields hold what the file and the name of its folder say, or else what was said of the last
+    checkpoint.
+
+    Parameters
+    ----------
+    found : ReferenceCheckpoint
+        What the file says.
+    parent : QWidget
+        The window it belongs to.
+    """
+
+    def __init__(self, found: Any, parent: QWidget):
+        super().__init__(parent)
+        self.setWindowTitle("Import a checkpoint of the paper's authors")
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setMinimumWidth(520)
+        self._found = found
+        self.name = QLineEdit(found.path.stem)
+        self.name.setToolTip(tooltip("checkpoint.name"))
+        self.modality = combo(tooltip("checkpoint.modality"))
+        self.backbone = combo(tooltip("checkpoint.backbone"))
+        self.dilations = QLineEdit()
+        self.dilations.setToolTip(tooltip("checkpoint.dilations"))
+        self.dilations.setPlaceholderText("4, or 1-2-4-8")
+        self.context = combo(tooltip("checkpoint.context"))
+        self.size = QSpinBox()
+        self.size.setToolTip(tooltip("checkpoint.size"))
+        self.note = Note(strong=True)
+        self.weights = WeightsRow()
+        self._fill()
+        self._lay_out()
+        self.name.textChanged.connect(self._check)
+        self.dilations.textChanged.connect(self._check)
+        for box in (self.modality, self.backbone):
+            box.currentIndexChanged.connect(self._check)
+        self.size.valueChanged.connect(self._check)
+        services.weights_news.changed.connect(self._on_weights)
+        self._check()
+
+    def _fill(self) -> None:
+        found = self._found
+        self.modality.addItem(_CHOOSE, "")
+        for title, modality in _MODALITIES.items():
+            self.modality.addItem(title, modality)
+        select_data(self.modality, settings.recall(_MODALITY, ""))
+        self.backbone.addItem(_CHOOSE, "")
+        self._fill_backbones()
+        select_data(self.backbone, found.folder_backbone or settings.recall(_BACKBONE, ""))
+        said = "-".join(map(str, found.folder_dilations))
+        self.dilations.setText(said or settings.recall(_DILATIONS, ""))
+        # The file says it: shown, and not to be changed.
+        self.context.addItem(found.context.capitalize(), found.context)
+        self.context.setEnabled(False)
+        self.size.setRange(0, _LARGEST)
+        self.size.setSpecialValueText(_CHOOSE)
+        self.size.setSuffix(" pixels")
+        self.size.setValue(found.size or settings.recall(_SIZE, 0))
+        self.size.setEnabled(found.size is None)
+
+    def _fill_backbones(self) -> None:
+        for name, present in services.backbones_with(self._found.channels):
+            text = f"{name}  \u2713" if present else name
+            index = self.backbone.findData(name)
+            if index < 0:
+                self.backbone.addItem(text, name)
+            else:
+                self.backbone.setItemText(index, text)
+
+    def _on_weights(self, *_: object) -> None:
+        self._fill_backbones()
+        self._check()
+
+    def _lay_out(self) -> None:
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
+        self.import_button = buttons.addButton("&Import", QDialogButtonBox.ButtonRole.AcceptRole)
+        self.import_button.setToolTip(tooltip("checkpoint.import"))
+        buttons.accepted.connect(self.accept)
+        buttons.rejected.connect(self.reject)
+        found = self._found
+        about = Note(
+            f"{found.layers} convolutions of {found.kernel} x {found.kernel}, {found.channels} "
+            f"channels. Modality, backbone and dilations are not in the file.",
+            strong=True,
+        )
+        layout = QVBoxLayout(self)
+        layout.addWidget(about)
+        layout.addLayout(
+            fields(
+                [
+                    ("Name", self.name),
+                    ("Modality", self.modality),
+                    ("Backbone", self.backbone),
+                    ("Dilations", self.dilations),
+                    ("Context", self.context),
+                    ("Size", self.size),
+                ]
+            )
+        )
+        layout.addWidget(self.note)
+        layout.addWidget(self.weights)
+        layout.addWidget(buttons)
+        layout.addWidget(research_line())
+
+    def _check(self, *_: object) -> None:
+        """Say what is missing or does not fit; the button waits for it."""
+        problem = self._problem()
+        self.import_button.setEnabled(not problem)
+        self.note.say(problem)
+        backbone = self.backbone.currentData()
+        self.weights.mean(backbone, missing=bool(backbone and services.weights_hint(backbone)))
+
+    def _problem(self) -> str:
+        if not self.name.text().strip():
+            return "Give the model a name."
+        if not self.modality.currentData():
+            return "Choose the modality of the images that it was trained on."
+        backbone = self.backbone.currentData()
+        if not backbone:
+            return "Choose the backbone that it was trained on."
+        hint = services.weights_hint(backbone)
+        if hint:
+            return hint
+        try:
+            services.read_dilations(self.dilations.text(), self._found.layers)
+        except SpatialARError as error:
+            return str(error)
+        patch = services.patch_of(backbone)
+        if not self.size.value():
+            return "Give the size that images were resized to."
+        if self.size.value() % patch:
+            return f"{self.size.value()} pixels are no whole patches of {patch}, as {backbone} has."
+        return ""
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What `importing.import_reference` is to be told."""
+        return {
+            "modality": self.modality.currentData(),
+            "backbone": self.backbone.currentData(),
+            "dilation": services.read_dilations(self.dilations.text(), self._found.layers),
+            "size": self.size.value(),
+        }
+
+    def accept(self) -> None:
+        """Keep what was said for the next checkpoint, and close."""
+        settings.remember(_MODALITY, self.modality.currentData())
+        settings.remember(_BACKBONE, self.backbone.currentData())
+        settings.remember(_DILATIONS, self.dilations.text().strip())
+        settings.remember(_SIZE, self.size.value())
+        super().accept()
+
+
+# Larger models are compared with their sha256 on demand alone: some would fill the memory.
+_CHECKED_UNASKED = 512 << 20
+
+
+Work = Generator[Any, None, Any]
+
+
+def once(act: Callable[..., Any], *arguments: Any) -> Callable[[threading.Event], Work]:
+    """Make a worker's task of one call that cannot be stopped."""
+
+    def work(stop: threading.Event) -> Work:
+        yield
+        return act(*arguments)
+
+    return work
+
+
+def look(stop: threading.Event) -> Work:
+    """Yield the list of ``ModelEntry``, and then one by one those that were read whole."""
+    from napari_spatial_ar.normative.catalogue import check_entry, list_entries
+
+    entries = list_entries()
+    yield entries
+    for entry in entries:
+        if stop.is_set():
+            return
+        if entry.state in ("unchecked", "weights") and _size(entry.file) <= _CHECKED_UNASKED:
+            yield check_entry(entry.folder)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # deleted at this moment
+        return 0
+
+
+def recheck(folder: Path) -> Any:
+    """``ModelEntry`` of a model that was read whole, its backbone's weights too."""
+    from napari_spatial_ar.normative.catalogue import check_entry
+
+    return check_entry(folder, weights=True)
+
+
+def rename(name: str, new_name: str) -> str:
+    """Rename a model; see `library.rename_model`."""
+    from napari_spatial_ar.normative.library import rename_model
+
+    return rename_model(name, new_name).name
+
+
+def duplicate(folder: Path, new_name: str) -> str:
+    """Copy a model; see `library.duplicate_model`."""
+    from napari_spatial_ar.normative.library import duplicate_model
+
+    return duplicate_model(folder, new_name).name
+
+
+def delete(name: str) -> str:
+    """Move a model to the trash; see `library.delete_model`."""
+    from napari_spatial_ar.normative.library import delete_model
+
+    delete_model(name)
+    return name
+
+
+def restore(name: str, new_name: str) -> str:
+    """Take a model out of the trash; see `library.restore_model`."""
+    from napari_spatial_ar.normative.library import restore_model
+
+    return restore_model(name, new_name).name
+
+
+def trashed() -> list[Any]:
+    """List deleted models; see `library.trashed_models`."""
+    from napari_spatial_ar.normative.library import trashed_models
+
+    return trashed_models()
+
+
+def export(folder: Path, target: Path, pictures: bool) -> str:
+    """Write a model as one file, in place of any of this name; see `archive.export_model`."""
+    from napari_spatial_ar.normative.archive import export_model
+
+    return str(export_model(folder, target, pictures=pictures, overwrite=True))
+
+
+def import_file(source: Path, name: str) -> Any:
+    """Take a model in, under its own name where none is given; see `importing.import_model`.
+
+    Returns
+    -------
+    str or ReferenceCheckpoint
+        Its name; of a checkpoint of the paper's authors what it says, for the rest must be asked.
+    """
+    from napari_spatial_ar.normative.importing import import_model, is_reference_checkpoint
+    from napari_spatial_ar.normative.reference_checkpoint import read_reference_checkpoint
+
+    if is_reference_checkpoint(source):
+        return read_reference_checkpoint(source)
+    return import_model(source, name or None).parent.name
+
+
+def import_checkpoint(source: Path, choices: dict[str, Any], name: str) -> str:
+    """Make a model of a checkpoint; see `importing.import_reference`."""
+    from napari_spatial_ar.normative.importing import import_reference
+
+    return import_reference(source, name, **choices).parent.name
+
+
+def calibrate(folder: Path, normals: Path, name: str) -> Callable[[threading.Event], Work]:
+    """Make a task that calibrates the user's model ``name``, or a new copy of that name.
+
+    It yields (what is done, slices done, slices in all) at times, and gives the name; None where
+    it was stopped. See `calibrating.recalibrate_steps`.
+    """
+
+    def work(stop: threading.Event) -> Work:
+        from napari_spatial_ar.normative.calibration.calibrate import recalibrate_steps
+        from napari_spatial_ar.normative.library import free_folder
+        from napari_spatial_ar.review.model_card import write_model_card
+
+        yield
+        out = None if name == folder.name else free_folder(name)
+        steps = recalibrate_steps(folder, normals, out=out)
+        calibrated = yield from until_stopped(stop, steps, news=itemgetter(0))
+        if calibrated is None:
+            return None
+        write_model_card(calibrated)
+        return calibrated.name
+
+    return work
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finished comparison.
+
+    Parameters
+    ----------
+    result : ModelComparison
+        Figures; its files are gone.
+    png : bytes
+        The picture.
+    """
+
+    result: Any
+    png: bytes
+
+
+def compare(stop: threading.Event, first: Path, second: Path, volume: Any) -> Work:
+    """Score a scan with two models, yielding (model, slices done, slices in all) at times.
+
+    Returns
+    -------
+    Comparison or None
+        None where it was stopped.
+    """
+    from napari_spatial_ar.normative.model import load_model
+    from napari_spatial_ar.review.model_comparison import comparison_steps
+
+    yield
+    one, other = load_model(first), load_model(second)
+    if one.header.backbone == other.header.backbone:
+        # Once is enough: a large one fills a small workstation.
+        other.backbone = one.backbone
+    with TemporaryDirectory() as folder:
+        steps = comparison_steps(one, other, volume, folder)
+        result = yield from until_stopped(stop, steps, news=itemgetter(0))
+        return result and Comparison(result, result.files["png"].read_bytes())
+
 
 _ARCHIVES = "One file per model (*.zip)"
+
+
 _SOURCES = "Models (*.zip *.safetensors *.pth *.pt);;All files (*)"
+
+
 _FOLDER = "models"
+
+
 _PICTURES = (
     "Take the pictures of the card along? They show slices of the normal scans of the fit, which "
     "are slices of patients."

@@ -21,10 +21,9 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.errors import InputError, NameTakenError, UnsaidError
 from napari_spatial_ar.gui import services, settings
-from napari_spatial_ar.gui.jobs import Task, TaskHost
+from napari_spatial_ar.gui.jobs import Task, TaskHost, log, sentence
 from napari_spatial_ar.gui.library import weights_work
-from napari_spatial_ar.gui.notify import log, sentence
-from napari_spatial_ar.gui.opening import dropped_paths
+from napari_spatial_ar.gui.open_scan import dropped_paths
 from napari_spatial_ar.gui.widgets.forms import (
     Dialog,
     Note,

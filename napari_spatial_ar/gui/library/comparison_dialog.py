@@ -20,10 +20,9 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.errors import SpatialARError
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.jobs import Task, TaskHost
+from napari_spatial_ar.gui.jobs import Task, TaskHost, report
 from napari_spatial_ar.gui.layers import layer_volume
-from napari_spatial_ar.gui.library import work
-from napari_spatial_ar.gui.notify import report
+from napari_spatial_ar.gui.library import actions
 from napari_spatial_ar.gui.review.scan_panel import ScanPanel
 from napari_spatial_ar.gui.widgets.forms import (
     Dialog,
@@ -147,7 +146,7 @@ class ComparisonDialog(Dialog):
         self.progress.setRange(0, 0)
         self.note.say("Loading both models...")
         task = self.tasks.start(
-            partial(work.compare, first=folders[0], second=folders[1], volume=volume)
+            partial(actions.compare, first=folders[0], second=folders[1], volume=volume)
         )
         task.progressed.connect(self._on_step)
         task.returned.connect(self._on_compared)
@@ -170,7 +169,7 @@ class ComparisonDialog(Dialog):
         self.progress.setValue(done)
         self.note.say(f"Scoring with {name}: {done} of {total} slices")
 
-    def _on_compared(self, comparison: work.Comparison | None) -> None:
+    def _on_compared(self, comparison: actions.Comparison | None) -> None:
         if comparison is None:
             self.note.say("Stopped.")
             return

@@ -1,34 +1,350 @@
-"""The dialog of models: what is there, what each is, and what can be done to it."""
+"""A model's card, drawn without asking the network or any file outside the model's folder."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt
-from qtpy.QtGui import QKeySequence
+from qtpy.QtCore import QSignalBlocker, Qt, QUrl, Signal
+from qtpy.QtGui import QImage, QImageReader, QKeySequence, QResizeEvent, QTextDocument, QTextTable
 from qtpy.QtWidgets import (
     QDialogButtonBox,
+    QHeaderView,
+    QMainWindow,
     QMenu,
     QPushButton,
     QShortcut,
     QSplitter,
+    QTextBrowser,
+    QTreeWidget,
+    QTreeWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_spatial_ar.gui import services, settings
-from napari_spatial_ar.gui.jobs import Task, TaskHost
-from napari_spatial_ar.gui.library import work
+from napari_spatial_ar.gui.jobs import Task, TaskHost, report
+from napari_spatial_ar.gui.library import actions
 from napari_spatial_ar.gui.library.actions import LibraryActions
 from napari_spatial_ar.gui.library.comparison_dialog import ComparisonDialog
-from napari_spatial_ar.gui.library.model_details import ModelDetails
-from napari_spatial_ar.gui.library.model_table import ModelTable
-from napari_spatial_ar.gui.notify import report
+from napari_spatial_ar.gui.library.weights_row import WeightsRow
 from napari_spatial_ar.gui.review.scan_panel import ScanPanel
-from napari_spatial_ar.gui.widgets.forms import Dialog, Note, button, research_line, row
+from napari_spatial_ar.gui.widgets.forms import Dialog, Note, button, heading, research_line, row
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 
-__all__ = ["LibraryDialog"]
+__all__ = [
+    "STATES",
+    "CardView",
+    "LibraryButton",
+    "LibraryDialog",
+    "ModelDetails",
+    "ModelTable",
+    "calibrated_on",
+    "trained_on",
+]
+
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+
+
+_LINK = re.compile(r"(?<!!)\[([^\]\n]*)\]\([^)\n]*\)")
+
+
+_PICTURE = re.compile(r"!\[([^\]\n]*)\]\(([^)\n]*)\)")
+
+
+# More pixels would fill the memory: the card of an imported model is not to be trusted.
+_MOST_PIXELS = 32_000_000
+
+
+_MARGIN = 12
+
+
+class CardView(QTextBrowser):
+    """Shows Markdown; pictures are PNG files that stand beside it, and links are plain text."""
+
+    def __init__(self, parent: QWidget | None = None):
+        super().__init__(parent)
+        self.setOpenLinks(False)
+        self.setAccessibleName("Model card")
+        self.setToolTip(tooltip("models.card"))
+        # Always: the width that pictures get would depend on the text's length otherwise.
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
+        self._text = ""
+        self._folder = Path()
+        self._width = 0
+
+    def show_card(self, folder: Path, text: str) -> None:
+        """Show Markdown that belongs to a model's folder."""
+        self._folder = folder
+        text = _COMMENT.sub("", text)
+        text = _PICTURE.sub(self._picture, text)
+        self._text = _LINK.sub(r"\1", text)
+        self._draw()
+
+    def _picture(self, found: re.Match[str]) -> str:
+        if self._file(found[2]) is not None:
+            return found[0]
+        return f"*{found[1]} (not shown: no picture in the model's folder)*"
+
+    def _file(self, target: str) -> Path | None:
+        """PNG of the model's folder that is meant; None for any other path or address."""
+        if set(target) & set("/\\:") or not target.lower().endswith(".png"):
+            return None
+        file = self._folder / target
+        return file if file.is_file() else None
+
+    def _draw(self) -> None:
+        self._width = self.viewport().width()
+        self.document().clear()
+        feature = QTextDocument.MarkdownFeature
+        # PyQt5 makes a mere number of the two.
+        features = feature(feature.MarkdownDialectGitHub | feature.MarkdownNoHTML)
+        self.document().setMarkdown(self._text, features)
+        for frame in self.document().rootFrame().childFrames():
+            if isinstance(frame, QTextTable):
+                _tidy(frame)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Fit the pictures to the new width."""
+        super().resizeEvent(event)
+        if self.viewport().width() != self._width:
+            self._draw()
+
+    def loadResource(self, kind: Any, name: QUrl) -> QImage:
+        """Read a picture of the model's folder; nothing else is ever read.
+
+        Anything else is an empty picture and not None, for which Qt would look by itself.
+        """
+        file = self._file(name.toString()) if name.isRelative() else None
+        if file is not None:
+            reader = QImageReader(str(file), b"png")
+            size = reader.size()
+            if 0 < size.width() * size.height() <= _MOST_PIXELS:
+                widest = max(1, self.viewport().width() - 2 * _MARGIN)
+                if size.width() > widest:
+                    reader.setScaledSize(size * (widest / size.width()))
+                image = reader.read()
+                if not image.isNull():
+                    return image
+        empty = QImage(1, 1, QImage.Format.Format_ARGB32)
+        empty.fill(Qt.GlobalColor.transparent)
+        return empty
+
+
+def _tidy(table: QTextTable) -> None:
+    """Draw single lines, and no headings where a table has none: Markdown must have a row."""
+    form = table.format()
+    form.setBorderCollapse(True)
+    form.setBorder(1)
+    form.setCellPadding(3)
+    table.setFormat(form)
+    cells = [table.cellAt(0, column) for column in range(table.columns())]
+    if all(c.firstCursorPosition() == c.lastCursorPosition() for c in cells):
+        table.removeRows(0, 1)
+
+
+#: What a state is called.
+STATES = {
+    "unchecked": "Not checked",
+    "ok": "OK",
+    "weights": "Needs weights",
+    "version": "Other version",
+    "damaged": "Damaged",
+}
+
+
+_CARD = "README.md"
+
+
+_LONGEST = 1 << 18
+
+
+_NO_CARD = "This model has no card. Its file says:"
+
+
+_NOT_CALIBRATED = "nothing: no threshold is known for a share of normal tissue"
+
+
+_NOTHING = "This program cannot read what the file says of the model."
+
+
+class ModelDetails(QWidget):
+    """Name, state and card of a model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.title = heading()
+        self.state = Note(strong=True)
+        self.weights = WeightsRow()
+        self.card = CardView()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.title)
+        layout.addWidget(self.state)
+        layout.addWidget(self.weights)
+        layout.addWidget(self.card, 1)
+
+    def show_entry(self, entry: Any) -> None:
+        """Show a ``ModelEntry``; None empties the page."""
+        missing = entry is not None and entry.state == "weights" and entry.header is not None
+        self.weights.mean(entry.header.backbone.name if missing else "", missing=missing)
+        if entry is None:
+            self.title.setText("")
+            self.state.say("")
+            self.card.clear()
+            return
+        origin = "released with the package" if entry.released else "yours"
+        self.title.setText(f"{entry.name} ({origin})")
+        # The advice about weights is for the command line.
+        hint = services.weights_hint(entry.header.backbone.name, entry.header) if missing else ""
+        self.state.say(f"{STATES[entry.state]}. {hint or entry.advice}")
+        self.card.show_card(entry.folder, _card(entry))
+
+
+def _card(entry: Any) -> str:
+    try:
+        with (entry.folder / _CARD).open(encoding="utf-8", errors="replace") as file:
+            return file.read(_LONGEST)
+    except OSError:
+        return _facts(entry.header)
+
+
+def _facts(header: Any) -> str:
+    if header is None:
+        return _NOTHING
+    rows = {
+        "Modality": header.modality.upper(),
+        "Method": header.method,
+        "Backbone": header.backbone.name,
+        "Slices / patients": trained_on(header) or "not known",
+        "Calibrated on": calibrated_on(header) or _NOT_CALIBRATED,
+        "File": f"format {header.format_version}",
+    }
+    lines = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+    return f"{_NO_CARD}\n\n| | |\n| --- | --- |\n{lines}\n"
+
+
+def trained_on(header: Any) -> str:
+    """Say how many slices / patients a fit had; "" where the file does not say."""
+    training = header.training
+    if "images" not in training or "subjects" not in training:
+        return ""
+    return f"{training['images']} / {training['subjects']}"
+
+
+def calibrated_on(header: Any) -> str:
+    """Say how many patients a calibration rests on; "" without one."""
+    calibration = header.calibration
+    if calibration is None:
+        return ""
+    return "1 patient" if calibration.patients == 1 else f"{calibration.patients} patients"
+
+
+_ROLE = Qt.ItemDataRole.UserRole
+
+
+_HEADINGS = (
+    "Name",
+    "State",
+    "Modality",
+    "Method",
+    "Backbone",
+    "Slices / patients",
+    "Calibrated",
+    "Added",
+)
+
+
+_WIDEST_NAME = 180
+
+
+class ModelTable(QTreeWidget):
+    """Lists ``ModelEntry`` values and keeps the chosen one chosen."""
+
+    #: Another model is chosen, or what is known of it changed.
+    chosen = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setHeaderLabels(list(_HEADINGS))
+        self.setRootIsDecorated(False)
+        self.setUniformRowHeights(True)
+        self.setAllColumnsShowFocus(True)
+        self.setAccessibleName("Models")
+        self.setToolTip(tooltip("models.table"))
+        self.currentItemChanged.connect(self._on_current)
+
+    @property
+    def entry(self) -> Any:
+        """The chosen ``ModelEntry``, or None."""
+        item = self.currentItem()
+        return None if item is None else item.data(0, _ROLE)
+
+    @property
+    def entries(self) -> list[Any]:
+        """Every ``ModelEntry`` in its order."""
+        return [self.topLevelItem(row).data(0, _ROLE) for row in range(self.topLevelItemCount())]
+
+    def set_entries(self, entries: list[Any]) -> None:
+        """List models anew; the chosen one stays so, else that in its place is."""
+        before, row = self.entry, self.indexOfTopLevelItem(self.currentItem())
+        with QSignalBlocker(self):
+            self.clear()
+            for entry in entries:
+                self._fill(QTreeWidgetItem(self), entry)
+            if not (before is not None and self.choose(before.name)) and entries:
+                self.setCurrentItem(self.topLevelItem(min(max(row, 0), len(entries) - 1)))
+        header = self.header()
+        for column in range(len(_HEADINGS)):
+            self.resizeColumnToContents(column)
+        header.resizeSection(0, min(header.sectionSize(0), _WIDEST_NAME))
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
+        self.chosen.emit()
+
+    def update_entry(self, entry: Any) -> None:
+        """Show what was found of a model since it was listed."""
+        for place, known in enumerate(self.entries):
+            if known.folder == entry.folder:
+                item = self.topLevelItem(place)
+                self._fill(item, entry)
+                if item is self.currentItem():
+                    self.chosen.emit()
+
+    def choose(self, name: str) -> bool:
+        """Choose the first model of a name; False where there is none."""
+        found = self.findItems(name, Qt.MatchFlag.MatchExactly, 0)
+        if found:
+            self.setCurrentItem(found[0])
+        return bool(found)
+
+    @staticmethod
+    def _fill(item: QTreeWidgetItem, entry: Any) -> None:
+        header = entry.header
+        known = ("", "", "", "", "")
+        if header is not None:
+            known = (
+                header.modality.upper(),
+                header.method,
+                header.backbone.name,
+                trained_on(header) or "not known",
+                calibrated_on(header) or "no",
+            )
+        texts = (entry.name, STATES[entry.state], *known, _added(entry))
+        for column, text in enumerate(texts):
+            item.setText(column, text)
+            item.setToolTip(column, text)
+        item.setToolTip(1, entry.advice)
+        item.setData(0, _ROLE, entry)
+
+    def _on_current(self, *_: object) -> None:
+        self.chosen.emit()
+
+
+def _added(entry: Any) -> str:
+    if entry.released:
+        return "released"
+    return "" if entry.written is None else f"{entry.written.astimezone():%Y-%m-%d}"
 
 
 class LibraryDialog(Dialog):
@@ -146,7 +462,7 @@ class LibraryDialog(Dialog):
             self._looking.progressed.disconnect(self._on_found)
             self._looking.failed.disconnect(self._on_failed)
             self._looking.finished.disconnect(self._on_looked)
-        self._looking = self.tasks.start(work.look)
+        self._looking = self.tasks.start(actions.look)
         self._looking.progressed.connect(self._on_found)
         self._looking.failed.connect(self._on_failed)
         self._looking.finished.connect(self._on_looked)
@@ -239,7 +555,7 @@ class LibraryDialog(Dialog):
 
     def _fill_trash(self) -> None:
         self.trash_menu.clear()
-        deleted = list(dict.fromkeys(trashed.name for trashed in work.trashed()))
+        deleted = list(dict.fromkeys(trashed.name for trashed in actions.trashed()))
         for name in deleted:
             self.trash_menu.addAction(name).setData(name)
         if not deleted:
@@ -252,3 +568,31 @@ class LibraryDialog(Dialog):
         """Close, unless a model is being changed: nobody would be told how it ended."""
         if not self.library.running:
             super().reject()
+
+
+class LibraryButton(QPushButton):
+    """Opens the dialog of models, one for each window."""
+
+    def __init__(self, text: str = "Manage..."):
+        super().__init__(text)
+        self.setToolTip(tooltip("docks.models"))
+        self.clicked.connect(self.open)
+
+    def open(self) -> None:
+        """Show the dialog, or bring the one that is open to the front."""
+        # Not before: docks open faster without it.
+        from napari_spatial_ar.gui.library.dialog import LibraryDialog
+
+        window = _main_window(self)
+        dialog = window.findChild(LibraryDialog) or LibraryDialog(window)
+        dialog.show()
+        dialog.raise_()
+        dialog.activateWindow()
+
+
+def _main_window(widget: QWidget) -> QWidget:
+    """Window that a dock belongs to, also where it floats; the widget's own outside of one."""
+    parent = widget.parentWidget()
+    while parent is not None and not isinstance(parent, QMainWindow):
+        parent = parent.parentWidget()
+    return parent or widget.window()

@@ -1,24 +1,402 @@
-"""How results are drawn: mode, colours, opacity, and side by side."""
+"""How results are drawn over the scan: mode, colours, opacity, and side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from textwrap import fill
+from typing import Any, Literal, get_args
+from weakref import ref
 
-from qtpy.QtCore import QSignalBlocker, Qt
+import numpy as np
+from napari.layers import Image, Layer
+from qtpy.QtCore import QObject, QSignalBlocker, Qt, QTimer, Signal
 from qtpy.QtWidgets import QButtonGroup, QPushButton, QSlider, QVBoxLayout, QWidget
 
-from napari_spatial_ar.gui.review.display import MODES, Looking, Mode
+from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.layers import KEY, heat_colormap, kind_of, twin_layer
 from napari_spatial_ar.gui.review.scored_layer import Session
-from napari_spatial_ar.gui.review.side_by_side import SideBySide
 from napari_spatial_ar.gui.shortcuts import MODE_KEY, SIDE_KEY, ShortcutsDialog, bind
 from napari_spatial_ar.gui.stage import Stage
-from napari_spatial_ar.gui.widgets.fold import folding
-from napari_spatial_ar.gui.widgets.forms import button, combo, row, select_data
+from napari_spatial_ar.gui.viewer import camera_of
+from napari_spatial_ar.gui.widgets.forms import button, combo, folding, row, select_data
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
-from napari_spatial_ar.review.colormap import HEAT_COLOURS
+from napari_spatial_ar.review.drawing import DEFAULT_COLOURS, HEAT_COLOURS
 
-__all__ = ["LookingPanel"]
+__all__ = ["MODES", "Looking", "LookingPanel", "Mode", "SideBySide"]
+
+Mode = Literal["both", "outline", "fill", "heatmap", "off"]
+
+
+#: In the order in which the key goes through them.
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+_HEAT_IN, _MASK_IN = ("both", "heatmap"), ("both", "outline", "fill")
+
+
+_OUTLINE_OPACITY, _FILL_OPACITY = 0.9, 0.45
+
+
+_SAVE_MS = 500
+
+
+_BAR_MS = 1500
+
+
+_UNIT, _UNIT_WIDTH = "heatmap_unit", 10
+
+
+def unit_overlay(viewer: Any) -> Any:
+    """Text beside the colour bars of a viewer; None before napari 0.9, whose views have one text.
+
+    It is made once for a viewer.
+    """
+    canvas = getattr(viewer, "canvas", None)
+    if canvas is None or not hasattr(canvas, "overlays"):
+        return None
+    if _UNIT not in canvas.overlays:
+        from napari.components.overlays import TextOverlay
+
+        canvas.overlays[_UNIT] = TextOverlay(position="top_right", gridded=True)
+    return canvas.overlays[_UNIT]
+
+
+class Looking(QObject):
+    """Draws heatmap and mask of the chosen scan in one of `MODES`, in the colours that were chosen.
+
+    Colours and opacity are remembered; the mode is not, so that no session begins with results
+    that are not drawn.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Where the layers are.
+    stage : Stage
+        What shows and hides them.
+    parent : QObject
+        The owner.
+    """
+
+    #: Mode, colours or opacity are others, whoever changed them.
+    changed = Signal()
+    #: Results are to be drawn whose layer the user has deleted.
+    missed = Signal()
+
+    def __init__(self, viewer: Any, stage: Stage, parent: QObject):
+        super().__init__(parent)
+        self._without_bar: list[ref[Layer]] = []
+        # Its own, so that it ends with the dock.
+        self._bar_timer = QTimer(self)
+        self._bar_timer.setSingleShot(True)
+        self._bar_timer.timeout.connect(self._show_colorbars)
+        self._viewer = viewer
+        self._stage = stage
+        self._unit = unit_overlay(viewer)
+        self._session: Session | None = None
+        self._mode: Mode = "both"
+        colours = settings.recall("heatmap/colours", DEFAULT_COLOURS)
+        self.colours = colours if colours in HEAT_COLOURS else DEFAULT_COLOURS
+        self.opacity = min(max(settings.recall("heatmap/opacity", 1.0), 0.05), 1.0)
+        self._saver = QTimer(self)
+        self._saver.setSingleShot(True)
+        self._saver.timeout.connect(self._save)
+        # napari holds these by weak reference.
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        stage.drawn_by_hand.connect(self._follow)
+        viewer.layers.events.removed.connect(self._name_unit)
+
+    def set_session(self, session: Session | None) -> None:
+        """Draw the results of another scan."""
+        self._session = session
+        self.changed.emit()
+
+    # ------------------------------------------------------------------ mode
+
+    @property
+    def mode(self) -> Mode:
+        """As the layers stand, which may have been shown or hidden in napari's own list."""
+        return self._mode
+
+    def set_mode(self, mode: Mode) -> None:
+        """Draw the results in another way."""
+        self._mode = mode
+        heat, mask = self._layers()
+        if self._session is not None and (
+            (heat is None and mode in _HEAT_IN) or (mask is None and mode in _MASK_IN)
+        ):
+            self.missed.emit()
+            heat, mask = self._layers()
+        self._stage.draw(heatmap=mode in _HEAT_IN, mask=mode in _MASK_IN)
+        if mask is not None:
+            self._fill(mask)
+        self.changed.emit()
+
+    def cycle(self) -> None:
+        """Go on to the next of `MODES`."""
+        self.set_mode(MODES[(MODES.index(self.mode) + 1) % len(MODES)])
+
+    def _layers(self) -> tuple[Layer | None, Layer | None]:
+        session = self._session
+        made = (None, None) if session is None else (session.heat, session.mask)
+        heat, mask = (layer if layer in self._viewer.layers else None for layer in made)
+        return heat, mask
+
+    def _fill(self, mask: Layer) -> None:
+        """Fill a mask, or draw its outline."""
+        filled = self._mode == "fill"
+        if filled != (mask.contour == 0):
+            mask.contour = 0 if filled else 1
+            mask.opacity = _FILL_OPACITY if filled else _OUTLINE_OPACITY
+
+    def _on_inserted(self, event: Any) -> None:
+        layer = event.value
+        kind = kind_of(layer)
+        if kind not in ("nll", "mask"):
+            return
+        if kind == "nll":
+            layer.colormap = heat_colormap(self.colours)
+            layer.opacity = self.opacity
+            layer.events.opacity.connect(self._on_opacity)
+            layer.events.visible.connect(self._name_unit)
+            # Made in a turn of its own: it takes napari as long as the layer itself.
+            self._without_bar.append(ref(layer))
+            self._bar_timer.start(_BAR_MS)
+        else:
+            self._fill(layer)
+            layer.events.contour.connect(self._follow)
+
+    def _show_colorbars(self) -> None:
+        waiting, self._without_bar = self._without_bar, []
+        for held in waiting:
+            layer = held()
+            if layer is not None and hasattr(layer, "colorbar"):  # napari before 0.6 has none
+                layer.colorbar.visible = True
+                layer.colorbar.events.visible.connect(self._name_unit)
+        self._name_unit()
+
+    def _name_unit(self, event: Any = None) -> None:
+        """Write the unit of the heatmap that is drawn beside its colour bar."""
+        if self._unit is None:
+            return
+        drawn = [heat for heat in self._heatmaps() if heat.visible and heat.colorbar.visible]
+        units = dict.fromkeys(heat.metadata[KEY].get("unit", "") for heat in drawn)
+        # Narrow, since napari moves the bar aside for it.
+        self._unit.text = "\n\n".join(fill(unit, _UNIT_WIDTH) for unit in filter(None, units))
+        self._unit.visible = bool(self._unit.text)
+
+    def _follow(self, event: Any = None) -> None:
+        """Take the mode from the chosen results, as they are drawn in napari's own controls."""
+        (heat, mask), (_, layer) = self._stage.drawn, self._layers()
+        if mask and layer is not None and layer.contour == 0:
+            self._mode = "fill"
+        elif mask:
+            self._mode = "both" if heat else "outline"
+        else:
+            self._mode = "heatmap" if heat else "off"
+        # The dock may be gone before its Python half is.
+        with suppress(RuntimeError):
+            self.changed.emit()
+
+    # ------------------------------------------------------------------ colours
+
+    def set_colours(self, colours: str) -> None:
+        """Draw heatmaps in other colours, one of `HEAT_COLOURS`."""
+        self.colours = colours
+        settings.remember("heatmap/colours", colours)
+        for layer in self._heatmaps():
+            layer.colormap = heat_colormap(colours)
+        self.changed.emit()
+
+    def set_opacity(self, opacity: float) -> None:
+        """Draw heatmaps more or less opaque, 0..1."""
+        self.opacity = opacity
+        for layer in self._heatmaps():
+            layer.opacity = opacity
+        self._saver.start(_SAVE_MS)
+
+    def _heatmaps(self) -> list[Layer]:
+        return [layer for layer in self._viewer.layers if kind_of(layer) == "nll"]
+
+    def _on_opacity(self, event: Any) -> None:
+        """Follow napari's own slider."""
+        heat, _ = self._layers()
+        with suppress(RuntimeError):
+            if heat is not None and event.source is heat and heat.opacity != self.opacity:
+                self.opacity = float(heat.opacity)
+                self.changed.emit()
+
+    def _save(self) -> None:
+        settings.remember("heatmap/opacity", self.opacity)
+
+
+# Layers of a view: scan, heatmap and mask.
+_STRIDE = 3
+
+
+_SPACING = 4  # pixels between the views
+
+
+_LINKED = ("contrast_limits", "gamma", "colormap", "interpolation2d")
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What is put back."""
+
+    order: tuple[Layer, ...]
+    hidden: tuple[Layer, ...]
+    grid: dict[str, Any]
+    zoom: float
+    center: tuple[float, ...]
+    selection: frozenset[Layer]
+
+
+def grid_of(viewer: Any) -> Any:
+    """Return the viewer's grid."""
+    # napari 0.9 moved it into the canvas.
+    return viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
+
+
+def _spacer(scan: Image) -> Layer:
+    """Layer that holds a place in a view and draws nothing."""
+    # Lies where the scan does: layers in other units would take the mm from the scale bar.
+    place = {name: getattr(scan, name) for name in ("scale", "translate", "units", "axis_labels")}
+    return Image(
+        np.zeros((2,) * scan.ndim, np.float32),
+        name="(place holder)",
+        rgb=False,
+        visible=False,
+        metadata={KEY: {"kind": "spacer"}},
+        **place,
+    )
+
+
+class SideBySide(QObject):
+    """Two views with one camera and one slice: the bare scan left, scan and results right.
+
+    napari's grid puts each run of ``stride`` layers of the list into a view, hidden ones counted.
+    So the scan is made the last of its run, by layers that hold places where there are no others,
+    and a second drawing of it, heatmap and mask are the next run. All is put back in the end.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Where the layers are.
+    parent : QObject
+        The owner.
+    """
+
+    #: Whether the views are side by side.
+    changed = Signal(bool)
+
+    def __init__(self, viewer: Any, parent: QObject):
+        super().__init__(parent)
+        self._viewer = viewer
+        self._before: _Before | None = None
+        self._scan: Layer | None = None
+        self._made: tuple[Layer, ...] = ()
+        self._stopping = False
+        # napari holds this by weak reference.
+        viewer.layers.events.removed.connect(self._on_removed)
+
+    @property
+    def active(self) -> bool:
+        """Whether the views are side by side."""
+        return self._before is not None
+
+    @property
+    def scan(self) -> Layer | None:
+        """Scan that is shown so."""
+        return self._scan
+
+    def start(self, scan: Image, session: Session | None) -> None:
+        """Show a scan beside itself with the results of its session."""
+        viewer, layers = self._viewer, self._viewer.layers
+        if self.active or scan not in layers:
+            return
+        grid, camera = grid_of(viewer), camera_of(viewer)
+        results = [] if session is None else [session.heat, session.mask]
+        results = [layer for layer in results if layer is not None and layer in layers]
+        others = [layer for layer in layers if layer is not scan and layer not in results]
+        self._before = _Before(
+            tuple(layers),
+            tuple(layer for layer in others if layer.visible),
+            {name: getattr(grid, name) for name in ("enabled", "stride", "shape", "spacing")},
+            float(camera.zoom),
+            tuple(camera.center),
+            frozenset(layers.selection),
+        )
+        self._scan = scan
+        for layer in others:
+            layer.visible = False
+        scan.visible = True
+        twin = twin_layer(scan)
+        # Before 0.9, a view of hidden layers alone took its place in the grid.
+        run = _STRIDE if hasattr(viewer, "canvas") else 2 * _STRIDE
+        spacers = [_spacer(scan) for _ in range((_STRIDE - len(others) - 1) % run)]
+        self._made = (twin, *spacers)
+        for layer in self._made:
+            viewer.add_layer(layer)
+        self._arrange([*others, *spacers, scan, twin, *results])
+        layers.link_layers([scan, twin], _LINKED)
+        layers.selection = set(self._before.selection)
+        before = self._fit()
+        grid.stride, grid.shape, grid.spacing = _STRIDE, (1, 2), _SPACING
+        grid.enabled = True
+        # The same place, as much nearer or farther as before.
+        camera.zoom = self._before.zoom * self._fit() / before
+        camera.center = self._before.center
+        self.changed.emit(True)
+
+    def stop(self) -> None:
+        """Put layers, grid and view back; which slice is in view stays."""
+        before, self._before = self._before, None
+        if before is None:
+            return
+        layers, grid, camera = self._viewer.layers, grid_of(self._viewer), camera_of(self._viewer)
+        grid.enabled = before.grid["enabled"]
+        for name in ("stride", "shape", "spacing"):
+            setattr(grid, name, before.grid[name])
+        twin = self._made[0]
+        if twin in layers and self._scan in layers:
+            layers.unlink_layers([self._scan, twin], _LINKED)
+        made, self._made, self._scan = self._made, (), None
+        for layer in made:
+            if layer in layers:
+                layers.remove(layer)
+        kept = [layer for layer in before.order if layer in layers]
+        self._arrange([*kept, *(layer for layer in layers if layer not in kept)])
+        for layer in before.hidden:
+            layer.visible = True
+        layers.selection = {layer for layer in before.selection if layer in layers}
+        camera.zoom, camera.center = before.zoom, before.center
+        with suppress(RuntimeError):  # the dock may be gone before its Python half is
+            self.changed.emit(False)
+
+    def follow(self, scan: Layer | None) -> None:
+        """Go back where another scan was chosen."""
+        if self.active and scan is not self._scan:
+            self.stop()
+
+    def _fit(self) -> float:
+        """Fit the view to the window, and give its zoom."""
+        self._viewer.reset_view()
+        return float(camera_of(self._viewer).zoom)
+
+    def _arrange(self, wanted: Sequence[Layer]) -> None:
+        layers = self._viewer.layers
+        for at, layer in enumerate(wanted):
+            now = layers.index(layer)
+            if now != at:
+                layers.move(now, at)
+
+    def _on_removed(self, event: Any) -> None:
+        if self.active and (event.value is self._scan or kind_of(event.value) == "twin"):
+            self.stop()
+
 
 _MODES: dict[Mode, tuple[str, str]] = {
     "both": ("Both", tooltip("results.both")),
@@ -27,6 +405,8 @@ _MODES: dict[Mode, tuple[str, str]] = {
     "heatmap": ("Heatmap", tooltip("results.heatmap")),
     "off": ("Off", tooltip("results.off")),
 }
+
+
 _STEPS = 20  # of the opacity
 
 

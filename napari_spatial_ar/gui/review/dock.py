@@ -9,24 +9,17 @@ from typing import Any
 import napari.viewer
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
-from napari_spatial_ar.gui.jobs import TaskHost
-from napari_spatial_ar.gui.notify import report
-from napari_spatial_ar.gui.opening import dropped_paths
+from napari_spatial_ar.gui.jobs import TaskHost, report
+from napari_spatial_ar.gui.open_scan import dropped_paths
 from napari_spatial_ar.gui.review.display_panel import LookingPanel
 from napari_spatial_ar.gui.review.explain_panel import ExplainPanel
-from napari_spatial_ar.gui.review.export_panel import ExportPanel
-from napari_spatial_ar.gui.review.exporting import Exporter
+from napari_spatial_ar.gui.review.export_panel import Exporter, ExportPanel
 from napari_spatial_ar.gui.review.findings_panel import FindingsPanel
-from napari_spatial_ar.gui.review.likeness_check import LikenessCheck
 from napari_spatial_ar.gui.review.mask import MaskController
-from napari_spatial_ar.gui.review.model_choice import ModelChoice
-from napari_spatial_ar.gui.review.model_list import ModelList
-from napari_spatial_ar.gui.review.model_panel import ModelPanel
+from napari_spatial_ar.gui.review.model_panel import ModelChoice, ModelList, ModelPanel
 from napari_spatial_ar.gui.review.scan_panel import ScanPanel
-from napari_spatial_ar.gui.review.scan_rarity import ScanRarity
-from napari_spatial_ar.gui.review.score_panel import ScorePanel
 from napari_spatial_ar.gui.review.scored_layer import Session, same_model
-from napari_spatial_ar.gui.review.scoring import Scorer
+from napari_spatial_ar.gui.review.scoring import LikenessCheck, ScanRarity, ScorePanel, Scorer
 from napari_spatial_ar.gui.review.shelf import Shelved
 from napari_spatial_ar.gui.review.threshold_panel import ThresholdPanel
 from napari_spatial_ar.gui.stage import Stage

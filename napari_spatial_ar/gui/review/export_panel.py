@@ -1,17 +1,279 @@
-"""Buttons that export, and what goes along."""
+"""Saving what was found: what goes along, reports, and files that exist already."""
 
 from __future__ import annotations
 
-from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
+import os
+import re
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QObject, QUrl, Signal
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QMessageBox, QPushButton, QVBoxLayout, QWidget
+
+from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.review.reporting import OPEN_REPORTS
+from napari_spatial_ar.gui.jobs import Task, TaskHost, report, warn
+from napari_spatial_ar.gui.review.mask import MaskController
+from napari_spatial_ar.gui.review.scored_layer import Session
+from napari_spatial_ar.gui.review.scoring import LikenessCheck
+from napari_spatial_ar.gui.review.threshold_panel import ThresholdPanel
 from napari_spatial_ar.gui.widgets.forms import Note, button, row, section
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
-from napari_spatial_ar.imaging.dicom.derived import is_from_dicom
+from napari_spatial_ar.imaging.dicom.derived import caveats, is_from_dicom
+from napari_spatial_ar.imaging.dicom.seg import write_seg
+from napari_spatial_ar.imaging.files import atomic_write_bytes, atomic_write_text
+from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.review.contents import mask_content
+from napari_spatial_ar.review.earlier import results_folder
+from napari_spatial_ar.review.outputs import (
+    earlier_files,
+    scan_folder_name,
+    write_scan_outputs,
+)
+from napari_spatial_ar.review.provenance import algorithm_of
+from napari_spatial_ar.review.report.data import report_steps
+from napari_spatial_ar.review.report.html import scan_page
+from napari_spatial_ar.review.report.pdf import PAPERS, Paper, need_pdf, pdf_of
+from napari_spatial_ar.review.results import gather_results
+from napari_spatial_ar.steps import mapped, until_stopped
 
-__all__ = ["ExportPanel"]
+__all__ = [
+    "OPEN_REPORTS",
+    "ExportPanel",
+    "Exporter",
+    "ReportFile",
+    "ReportMaker",
+    "ask_for_report",
+    "may_replace",
+    "scan_report_steps",
+]
+
+_NAMED = 12
+
+
+def may_replace(parent: QWidget, title: str, paths: Sequence[Path]) -> bool:
+    """Ask whether those of the files that exist may be replaced; True where there are none.
+
+    Cancel is what Enter and Escape choose.
+    """
+    there = [path.name for path in paths if os.path.exists(path)]
+    if not there:
+        return True
+    if len(there) == 1:
+        text = f"There is a file named {there[0]} already. Replace it?"
+    else:
+        names = ", ".join(there[:_NAMED]) + (", ..." if len(there) > _NAMED else "")
+        text = f"{len(there)} files of an earlier export will be replaced: {names}. Replace them?"
+    cancel = QMessageBox.StandardButton.Cancel
+    buttons = QMessageBox.StandardButton.Yes | cancel
+    answer = QMessageBox.question(parent, title, text, buttons, cancel)
+    return bool(answer == QMessageBox.StandardButton.Yes)
+
+
+#: Setting: whether a report is opened once it is written.
+OPEN_REPORTS = "open_report"
+
+
+_KIND = "report_kind"
+
+
+_HTML = "HTML (*.html)"
+
+
+_PDF: dict[str, Paper] = {f"PDF, {paper} (*.pdf)": paper for paper in PAPERS}
+
+
+#: Yields lines for the user and gives the page's text, or None where it was stopped.
+Steps = Callable[[threading.Event], Generator[str, None, str | None]]
+
+
+@dataclass(frozen=True)
+class ReportFile:
+    """Where a report goes.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    paper : {"A4", "Letter"} or None
+        Of a PDF; None for HTML.
+    """
+
+    path: Path
+    paper: Paper | None = None
+
+    @classmethod
+    def of(cls, name: str, kind: str) -> ReportFile:
+        """Make it from what a file dialog gives.
+
+        Parameters
+        ----------
+        name : str
+            The file, with or without an ending.
+        kind : str
+            The filter. One of PDF outweighs the ending, which may be that of the name offered;
+            a name that ends with .pdf is a PDF whatever the filter.
+        """
+        path = Path(name)
+        ending = path.suffix.lower()
+        paper = _PDF.get(kind)
+        if paper is None and ending == ".pdf":
+            paper = _PDF.get(settings.recall(_KIND, ""), PAPERS[0])
+        wanted = (".html", ".htm") if paper is None else (".pdf",)
+        if ending not in wanted:
+            stem = path.stem if ending in (".html", ".htm") else path.name
+            path = path.with_name(f"{stem}{wanted[0]}")
+        return cls(path, paper)
+
+
+def ask_for_report(parent: QWidget, name: str) -> ReportFile | None:
+    """Ask where a report goes, and whether what is there may be replaced; None for nowhere.
+
+    Parameters
+    ----------
+    parent : QWidget
+        Over which it is asked.
+    name : str
+        What is offered, with the ending .html; that of a PDF where the last report was one.
+    """
+    last = settings.recall(_KIND, _HTML)
+    offered = ReportFile.of(name, last).path.name
+    chosen, kind = QFileDialog.getSaveFileName(
+        parent,
+        "Export report",
+        str(Path(settings.last_folder("export")) / offered),
+        ";;".join((_HTML, *_PDF)),
+        last,
+        # Asked below, for the name with its ending.
+        QFileDialog.Option.DontConfirmOverwrite,
+    )
+    if not chosen:
+        return None
+    file = ReportFile.of(chosen, kind)
+    if not may_replace(parent, "Export report", [file.path]):
+        return None
+    settings.remember_folder("export", file.path.parent)
+    papers = {paper: kind for kind, paper in _PDF.items()}
+    settings.remember(_KIND, papers[file.paper] if file.paper else _HTML)
+    return file
+
+
+class ReportMaker(QObject):
+    """Writes a report in a worker.
+
+    Parameters
+    ----------
+    button : QPushButton
+        Says "Cancel report" while there is one.
+    tasks : TaskHost
+        Where the worker runs.
+    """
+
+    #: A line for the user.
+    said = Signal(str)
+    #: A report was begun or ended.
+    changed = Signal()
+
+    def __init__(self, button: QPushButton, tasks: TaskHost):
+        super().__init__(button)
+        self._button = button
+        self._at_rest = button.text()
+        self._tasks = tasks
+        self._task: Task | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a report is being made."""
+        return self._task is not None
+
+    def cancel(self) -> None:
+        """Stop; nothing is written."""
+        if self._task is not None:
+            self._task.stop()
+            self.said.emit("Stopping...")
+
+    def start(self, file: ReportFile, steps: Steps) -> None:
+        """Make a report and write it, whole or not at all."""
+
+        def work(stop: threading.Event) -> Generator[str, None, bool]:
+            if file.paper is not None:
+                need_pdf()  # said before the scans are gone through
+            page = yield from steps(stop)
+            if page is None or stop.is_set():
+                return False
+            if file.paper is None:
+                atomic_write_text(file.path, page)
+                return True
+            yield "Report: setting its pages..."
+            try:
+                data = pdf_of(page, paper=file.paper, stopped=stop.is_set)
+            except Cancelled:
+                return False
+            atomic_write_bytes(file.path, data)
+            return True
+
+        task = self._tasks.start(work)
+        task.progressed.connect(partial(self._on_line, task))
+        task.returned.connect(partial(self._on_written, file.path))
+        task.failed.connect(partial(report, doing="Export report"))
+        task.finished.connect(self._on_finished)
+        self._task = task
+        self._button.setText("Cancel report")
+        self.changed.emit()
+
+    def _on_line(self, task: Task, line: str) -> None:
+        if not task.stopped:
+            self.said.emit(line)
+
+    def _on_written(self, path: Path, written: bool) -> None:
+        if not written:
+            show_info("The report was cancelled; nothing is written.")
+            return
+        show_info(f"The report is saved in {path.name}.")
+        if settings.recall(OPEN_REPORTS, False):
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(path)))
+
+    def _on_finished(self) -> None:
+        self._task = None
+        self._button.setText(self._at_rest)
+        self.said.emit("")
+        self.changed.emit()
+
+
+def scan_report_steps(
+    stop: threading.Event, session: Any, result: Callable[[], Any], arguments: dict[str, Any]
+) -> Generator[str, None, str | None]:
+    """Make the report of a scan under review.
+
+    Parameters
+    ----------
+    session : Session
+        The scan and its scores.
+    result : callable
+        Gives mask and findings, see `MaskController.result`.
+    arguments : dict
+        Of `gather_results`.
+    """
+    yield "Report: measuring regions..."
+    mask, listed = result()
+    results = gather_results(
+        session.volume, session.score, session.model, mask=mask, reviewed=listed, **arguments
+    )
+    drawn = count(1)
+    steps = mapped(
+        report_steps(results, session.model), lambda _: f"Report: {next(drawn)} slices drawn..."
+    )
+    made = yield from until_stopped(stop, steps)
+    return None if made is None else scan_page(made)
 
 
 class ExportPanel(QWidget):
@@ -79,3 +341,177 @@ class ExportPanel(QWidget):
             "seg_nrrd": self.seg_nrrd.isChecked(),
             "itksnap": self.itksnap.isChecked(),
         }
+
+
+_NIFTI_SUFFIXES, _DICOM_SUFFIX = (".nii.gz", ".nii"), ".dcm"
+
+
+_NIFTI_FILTER, _DICOM_FILTER = "NIfTI (*.nii.gz *.nii)", "DICOM segmentation (*.dcm)"
+
+
+def _without_rejected(result: Callable[[], Any]) -> Any:
+    mask, listed = result()
+    return listed.without_rejected(mask)
+
+
+class Exporter:
+    """Asks where to, and writes in a worker."""
+
+    def __init__(
+        self,
+        dock: Any,
+        panel: ExportPanel,
+        threshold: ThresholdPanel,
+        masks: MaskController,
+        likeness: LikenessCheck,
+    ):
+        self._dock: QWidget = dock
+        self._panel = panel
+        self._tasks = dock.tasks
+        self._threshold = threshold
+        self._masks = masks
+        self._likeness = likeness
+        self.reports = ReportMaker(panel.report_button, self._tasks)
+        self.reports.said.connect(panel.report_note.say)
+
+    def mask(self, session: Session | None) -> None:
+        """Ask for a file and save the mask layer as it stands, on the scan's own grid."""
+        if session is None:
+            return
+        path = self._ask_for_mask_file()
+        if path is None:
+            return
+        settings.remember_folder("export", path.parent)
+        result, computed = self._masks.result(session), self._masks.computed(session)
+        if path.name.lower().endswith(_DICOM_SUFFIX):
+            self._run(
+                partial(self._write_seg, session, path, result, computed),
+                f"The mask is saved in {path.name}. It holds the patient's identity.",
+            )
+            return
+        volume = session.volume
+
+        def write() -> None:
+            mask, content = _without_rejected(result), mask_content(session.model.name)
+            write_nifti(path, mask, volume.geometry, like=volume.path, content=content)
+
+        self._run(write, f"The mask is saved in {path.name}.")
+
+    def _ask_for_mask_file(self) -> Path | None:
+        kinds = [_NIFTI_FILTER, _DICOM_FILTER] if self._panel.from_dicom else [_NIFTI_FILTER]
+        start = Path(settings.last_folder("export")) / "mask.nii.gz"
+        chosen, kind = QFileDialog.getSaveFileName(
+            self._dock,
+            "Export mask",
+            str(start),
+            ";;".join(kinds),
+            "",
+            # Asked below, for the name with its ending.
+            QFileDialog.Option.DontConfirmOverwrite,
+        )
+        if not chosen:
+            return None
+        suffixes = (*_NIFTI_SUFFIXES, _DICOM_SUFFIX)
+        if kind == _DICOM_FILTER and chosen.lower().endswith(_NIFTI_SUFFIXES):
+            # The suggested name stands while the user picks another kind of file.
+            chosen = re.sub(r"(?i)\.nii(\.gz)?$", _DICOM_SUFFIX, chosen)
+        elif not chosen.lower().endswith(suffixes):
+            chosen += _DICOM_SUFFIX if kind == _DICOM_FILTER else _NIFTI_SUFFIXES[0]
+        path = Path(chosen)
+        return path if may_replace(self._dock, "Export mask", [path]) else None
+
+    def _write_seg(self, session: Session, path: Path, result: Any, computed: Any) -> Any:
+        mask = _without_rejected(result)
+        write_seg(
+            path,
+            mask,
+            session.volume,
+            algorithm=algorithm_of(session.model, threshold=self._threshold.threshold),
+            edited=not np.array_equal(mask, computed),
+        )
+        return caveats(session.volume)
+
+    def everything(self, session: Session | None) -> None:
+        """Ask for a folder and write heatmap, mask, findings and provenance into a new one."""
+        if session is None:
+            return
+        chosen = QFileDialog.getExistingDirectory(
+            self._dock, "Export all: choose a folder", settings.last_folder("export")
+        )
+        if not chosen:
+            return
+        settings.remember_folder("export", chosen)
+        folder = results_folder(Path(chosen), session.volume)
+        earlier = earlier_files(folder)
+        if not may_replace(self._dock, "Export all", earlier):
+            return
+        arguments = {
+            **self._arguments(session),
+            **self._panel.extras(),
+            "overwrite": bool(earlier),
+        }
+        result = self._masks.result(session)
+
+        def write() -> tuple[str, ...]:
+            mask, listed = result()
+            return write_scan_outputs(
+                folder,
+                session.volume,
+                session.score,
+                session.model,
+                mask=mask,
+                reviewed=listed,
+                **arguments,
+            ).warnings
+
+        self._run(
+            write,
+            f"Heatmap, mask, flagged regions and provenance are saved in the folder {folder.name}.",
+        )
+
+    def _arguments(self, session: Session) -> dict[str, Any]:
+        """Give what a session's results rest on: arguments of `gather_results`."""
+        return {
+            "threshold": self._threshold.threshold,
+            "fpr": self._threshold.fpr,
+            "settings": self._masks.settings,
+            "region": self._masks.region(session),
+            "likeness": self._likeness.of(session),
+        }
+
+    def report(self, session: Session | None) -> None:
+        """Ask for a file and write a report; or cancel the one that is being made."""
+        if self.reports.busy:
+            self.reports.cancel()
+            return
+        if session is None:
+            return
+        file = ask_for_report(self._dock, f"{scan_folder_name(session.volume)}-report.html")
+        if file is None:
+            return
+        steps = partial(
+            scan_report_steps,
+            session=session,
+            result=self._masks.result(session),
+            arguments=self._arguments(session),
+        )
+        self.reports.start(file, steps)
+
+    def _run(self, write: Callable[[], Any], done: str) -> None:
+        """Write in a worker; what it returns, if anything, are sentences that warn."""
+
+        def work(stop: threading.Event) -> Generator[None, None, Any]:
+            yield
+            try:
+                return write()
+            except OSError as error:
+                raise InputError("the export could not be written") from error
+
+        def tell(warnings: tuple[str, ...] | None) -> None:
+            show_info(done)
+            for text in warnings or ():
+                warn(text)
+
+        task = self._tasks.start(work)
+        task.returned.connect(tell)
+        task.failed.connect(lambda error: report(error, "Export"))

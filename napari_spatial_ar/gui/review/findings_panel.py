@@ -1,28 +1,354 @@
-"""The findings as a list to go through, with keys."""
+"""The field in which a comment is written, and what becomes of it when the findings change."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from weakref import ref
 
 import numpy as np
-from qtpy.QtCore import Qt
-from qtpy.QtGui import QKeySequence
-from qtpy.QtWidgets import QShortcut, QVBoxLayout, QWidget
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel, Qt, Signal
+from qtpy.QtGui import QBrush, QColor, QKeySequence
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
+    QLineEdit,
+    QShortcut,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
+    QTableView,
+    QVBoxLayout,
+    QWidget,
+)
 
-from napari_spatial_ar.gui.review.findings_model import COMMENT
-from napari_spatial_ar.gui.review.findings_table import FindingsTable
+from napari_spatial_ar.gui.mask_labels import finding_colour
 from napari_spatial_ar.gui.review.mask import MaskController
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.viewer import go_to_voxel
-from napari_spatial_ar.gui.widgets.fold import folding
-from napari_spatial_ar.gui.widgets.forms import Note, button, row
+from napari_spatial_ar.gui.widgets.forms import Note, WarningNote, button, folding, row
+from napari_spatial_ar.gui.widgets.plots import QUIET
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
-from napari_spatial_ar.gui.widgets.warning_note import WarningNote
-from napari_spatial_ar.review.findings_list import FindingsList, ReviewedFinding, Status
+from napari_spatial_ar.imaging.geometry import slice_range
+from napari_spatial_ar.review.findings import FindingsList, ReviewedFinding, Status
 
-__all__ = ["KEYS", "FindingsPanel"]
+__all__ = [
+    "COLUMNS",
+    "COMMENT",
+    "KEYS",
+    "SORT_ROLE",
+    "CommentEditor",
+    "FindingsModel",
+    "FindingsPanel",
+    "FindingsTable",
+]
+
+
+class CommentEditor(QStyledItemDelegate):
+    """Makes the field of one cell at a time, and opens it again on the row that its finding got.
+
+    Parameters
+    ----------
+    table : QTableView
+        Where comments are written.
+    """
+
+    def __init__(self, table: QTableView):
+        super().__init__(table)
+        self._table = table
+        self._field: QLineEdit | None = None
+
+    def createEditor(
+        self, parent: QWidget, option: QStyleOptionViewItem, index: QModelIndex
+    ) -> QWidget:
+        """See Qt."""
+        self._field = QLineEdit(parent)
+        self._field.setFrame(False)
+        return self._field
+
+    def destroyEditor(self, editor: QWidget, index: QModelIndex) -> None:
+        """See Qt."""
+        if editor is self._field:
+            self._field = None
+        super().destroyEditor(editor, index)
+
+    @property
+    def field(self) -> QLineEdit | None:
+        """The field that is open."""
+        return self._field
+
+    def close(self) -> tuple[str, int] | None:
+        """Close the field and give what was typed and where the cursor was; None without one."""
+        field = self._field
+        if field is None:
+            return None
+        typed = field.text(), field.cursorPosition()
+        self.closeEditor.emit(field, QStyledItemDelegate.EndEditHint.RevertModelCache)
+        return typed
+
+    def reopen(self, index: QModelIndex, typed: tuple[str, int]) -> None:
+        """Go on writing in a cell."""
+        self._table.edit(index)
+        if self._field is not None:
+            self._field.setText(typed[0])
+            self._field.setCursorPosition(typed[1])
+
+
+SORT_ROLE = Qt.ItemDataRole.UserRole
+
+
+_STATUS_ORDER = ("unread", "unsure", "keep", "reject")
+
+
+_SIDES = {"left": "L", "right": "R", "midline": "mid", "unknown": "?"}
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    tooltip: str
+    width: int
+    text: Callable[[ReviewedFinding], str]
+    order: Callable[[ReviewedFinding], Any]
+
+
+def _number(value: float | None, form: str = ".1f") -> str:
+    return "" if value is None else format(value, form)
+
+
+def _slices(item: ReviewedFinding) -> str:
+    return slice_range(item.finding.first_slice, item.finding.last_slice, "-")
+
+
+def _size(item: ReviewedFinding) -> str:
+    ml = item.finding.volume_ml
+    if ml is None:
+        return f"{item.finding.voxels} vx"
+    if ml < 1:
+        # Two figures, as in ml: 0.0063 ml would need more room than there is.
+        return f"{float(f'{1000 * ml:.2g}'):g} µl"
+    return f"{ml:.0f} ml" if ml >= 10 else f"{ml:.1f} ml"
+
+
+def _diameter(item: ReviewedFinding) -> str:
+    mm = item.finding.longest_diameter_mm
+    return f"{item.finding.longest_diameter_px:.0f} px" if mm is None else f"{mm:.0f}"
+
+
+def _rarity(item: ReviewedFinding) -> str:
+    return item.rarity.count.replace("at most ", "\u2264").replace("unknown", "?")
+
+
+COLUMNS = (
+    _Column(
+        "#",
+        tooltip("findings.columns.rank"),
+        18,
+        lambda item: str(item.finding.rank),
+        lambda item: item.finding.rank,
+    ),
+    _Column(
+        "Status",
+        tooltip("findings.columns.status"),
+        42,
+        lambda item: "" if item.status == "unread" else item.status,
+        lambda item: _STATUS_ORDER.index(item.status),
+    ),
+    _Column(
+        "Side",
+        tooltip("findings.columns.side"),
+        28,
+        lambda item: _SIDES[item.finding.side],
+        lambda item: item.finding.side,
+    ),
+    _Column(
+        "Slices",
+        tooltip("findings.columns.slices"),
+        52,
+        _slices,
+        lambda item: item.finding.first_slice,
+    ),
+    _Column(
+        "Volume", tooltip("findings.columns.volume"), 48, _size, lambda item: item.finding.voxels
+    ),
+    _Column(
+        "⌀ mm",
+        tooltip("findings.columns.diameter"),
+        36,
+        _diameter,
+        lambda item: (
+            item.finding.longest_diameter_px
+            if item.finding.longest_diameter_mm is None
+            else item.finding.longest_diameter_mm
+        ),
+    ),
+    _Column(
+        "Peak",
+        tooltip("findings.columns.peak"),
+        32,
+        lambda item: _number(item.finding.peak_score, ".3g"),
+        lambda item: item.finding.peak_score,
+    ),
+    _Column(
+        "Mean",
+        tooltip("findings.columns.mean"),
+        34,
+        lambda item: _number(item.finding.mean_score, ".3g"),
+        lambda item: item.finding.mean_score,
+    ),
+    _Column(
+        "Normals",
+        tooltip("findings.columns.normals"),
+        52,
+        _rarity,
+        lambda item: item.rarity.share if item.rarity.share is not None else 2.0,
+    ),
+    _Column(
+        "Comment",
+        tooltip("findings.columns.comment"),
+        60,
+        lambda item: item.comment,
+        lambda item: item.comment.lower(),
+    ),
+)
+
+
+NUMBER, COMMENT = 0, len(COLUMNS) - 1
+
+
+class FindingsModel(QAbstractTableModel):
+    """Rows of a `FindingsList`; only comments can be edited."""
+
+    #: Label of a finding, and what was written.
+    commented = Signal(int, str)
+
+    def __init__(self, parent: Any = None):
+        super().__init__(parent)
+        self.items: tuple[ReviewedFinding, ...] = ()
+
+    def show(self, listed: FindingsList) -> None:
+        """Take the findings of another mask, or another status of the same."""
+        if len(listed.items) == len(self.items):
+            # Keeps what is selected or being written.
+            self.items = listed.items
+            if self.items:
+                last = self.index(len(self.items) - 1, COMMENT)
+                self.dataChanged.emit(self.index(0, 0), last)
+            return
+        self.beginResetModel()
+        self.items = listed.items
+        self.endResetModel()
+
+    def rowCount(self, parent: QModelIndex | None = None) -> int:
+        """Count findings."""
+        return 0 if parent is not None and parent.isValid() else len(self.items)
+
+    def columnCount(self, parent: QModelIndex | None = None) -> int:
+        """Count columns."""
+        return 0 if parent is not None and parent.isValid() else len(COLUMNS)
+
+    def headerData(
+        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
+    ) -> Any:
+        """Title and tooltip of a column."""
+        if orientation != Qt.Orientation.Horizontal:
+            return None
+        if role == Qt.ItemDataRole.DisplayRole:
+            return COLUMNS[section].title
+        return COLUMNS[section].tooltip if role == Qt.ItemDataRole.ToolTipRole else None
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """Text, sorting value and looks of a cell."""
+        item, column = self.items[index.row()], COLUMNS[index.column()]
+        if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.EditRole):
+            return column.text(item)
+        if role == SORT_ROLE:
+            return column.order(item)
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return column.text(item) if index.column() == COMMENT else column.tooltip
+        if role == Qt.ItemDataRole.TextAlignmentRole and isinstance(
+            column.order(item), int | float
+        ):
+            return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+        colour = finding_colour(item) if index.column() == NUMBER else None
+        if role == Qt.ItemDataRole.BackgroundRole and colour is not None:
+            return QBrush(QColor(*colour))
+        if role == Qt.ItemDataRole.ForegroundRole and colour is not None:
+            return QBrush(QColor("black"))  # all of these colours are bright
+        if role == Qt.ItemDataRole.ForegroundRole and item.status == "reject":
+            return QBrush(QUIET.on(self.parent()))
+        return None
+
+    def flags(self, index: QModelIndex) -> Qt.ItemFlag:
+        """Let comments be edited."""
+        flags = super().flags(index)
+        return flags | Qt.ItemFlag.ItemIsEditable if index.column() == COMMENT else flags
+
+    def setData(self, index: QModelIndex, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:
+        """Hand on what was written."""
+        if role != Qt.ItemDataRole.EditRole or index.column() != COMMENT:
+            return False
+        self.commented.emit(self.items[index.row()].finding.label, str(value).strip())
+        return True
+
+
+_ROW_HEIGHT, _ROWS = 20, 6
+
+
+_STYLE = """
+QTableView { font-size: 11px; }
+QHeaderView::section { font-size: 11px; font-weight: normal; padding: 1px; }
+"""
+
+
+class FindingsTable(QTableView):
+    """Sorts by any column; a comment is written with a double click."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.findings = FindingsModel(self)
+        self.sorted = QSortFilterProxyModel(self)
+        self.sorted.setSourceModel(self.findings)
+        self.sorted.setSortRole(SORT_ROLE)
+        self.setModel(self.sorted)
+        self.comments = CommentEditor(self)
+        self.setItemDelegateForColumn(COMMENT, self.comments)
+        self.setSortingEnabled(True)
+        self.sortByColumn(0, Qt.SortOrder.AscendingOrder)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setEditTriggers(
+            QAbstractItemView.EditTrigger.DoubleClicked
+            | QAbstractItemView.EditTrigger.EditKeyPressed
+        )
+        self.setWordWrap(False)
+        self.setStyleSheet(_STYLE)
+        self.setTabKeyNavigation(False)
+        self.verticalHeader().hide()
+        self.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
+        header = self.horizontalHeader()
+        header.setMinimumSectionSize(18)
+        header.setStretchLastSection(True)
+        for index, column in enumerate(COLUMNS):
+            header.resizeSection(index, column.width)
+        self.setMinimumHeight((_ROWS + 1) * _ROW_HEIGHT + 8)
+        self.setAccessibleName("Flagged regions")
+        for widget in (self, *self.findChildren(QAbstractButton)):
+            widget.setToolTip(tooltip("findings.table"))
+
+    def widen(self) -> None:
+        """Give columns the room that their texts need; the last takes what is left."""
+        for index, column in enumerate(COLUMNS[:COMMENT]):
+            self.setColumnWidth(index, max(column.width, self.sizeHintForColumn(index)))
+
+    @property
+    def label_written(self) -> int | None:
+        """Label of the finding whose comment is being typed."""
+        index = self.currentIndex()
+        if self.comments.field is None or not index.isValid():
+            return None
+        return self.findings.items[self.sorted.mapToSource(index).row()].finding.label
+
 
 #: Key: what it does. P paints where the mask layer is selected; Shift+N goes back there too.
 KEYS = {

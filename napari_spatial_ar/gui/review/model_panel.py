@@ -1,19 +1,217 @@
-"""The model that scores, and which slices it sees."""
+"""The model that scores: the list of models, which one is chosen for a scan, and the one loaded."""
 
 from __future__ import annotations
 
-from typing import get_args
+import threading
+from collections.abc import Generator
+from typing import Any, get_args
 
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
-from napari_spatial_ar.gui.library.button import LibraryButton
+from napari_spatial_ar.errors import InputError, MissingWeightsError, SpatialARError
+from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui.display_windows import model_sees
+from napari_spatial_ar.gui.jobs import TaskHost, report, sentence
+from napari_spatial_ar.gui.layers import KEY, import_ahead
+from napari_spatial_ar.gui.library.dialog import LibraryButton
 from napari_spatial_ar.gui.library.weights_row import WeightsRow
-from napari_spatial_ar.gui.widgets.fold import folding
-from napari_spatial_ar.gui.widgets.forms import Note, combo
+from napari_spatial_ar.gui.widgets.forms import Note, combo, folding
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.normative.calibration.acquired import header_likeness
 
-__all__ = ["ModelPanel"]
+__all__ = ["ModelChoice", "ModelList", "ModelPanel"]
+
+
+class ModelChoice(QObject):
+    """Keeps a combo box of models in step with the modality of the scan under review.
+
+    Parameters
+    ----------
+    box : QComboBox
+        Items hold a ``ModelInfo``, or None.
+    """
+
+    def __init__(self, box: QComboBox):
+        super().__init__(box)
+        self._box = box
+        self._modality = ""
+        self._volume: Any = None
+        # Sent for what a person does alone, not for what `follow` does.
+        box.activated.connect(self._on_activated)
+
+    def follow(self, layer: Any) -> None:
+        """Choose the model for a scan layer; None leaves all as it is."""
+        if layer is None:
+            return
+        self._volume = volume = layer.metadata.get(KEY, {}).get("volume")
+        self._modality = str(getattr(volume, "modality", "unknown"))
+        index = self._best()
+        if index is not None and index != self._box.currentIndex():
+            self._box.setCurrentIndex(index)
+
+    def _best(self) -> int | None:
+        """Item to choose; None where that which is chosen will do."""
+        infos = [self._box.itemData(index) for index in range(self._box.count())]
+        misfits = {i: self._misfits(info) for i, info in enumerate(infos) if info is not None}
+        least = min(misfits.values(), default=None)
+        for key in self._keys:
+            wanted = settings.recall(key, "")
+            for index in misfits:
+                # Picked for such scans; what was picked for a modality has to fit no less well.
+                picked = infos[index].name == wanted
+                if picked and (key == self._keys[0] or misfits[index] == least):
+                    return index
+        if misfits.get(self._box.currentIndex()) == least:
+            return None
+        return next(index for index in misfits if misfits[index] == least)
+
+    def _misfits(self, info: Any) -> tuple[bool, int]:
+        """Whether a model is of another modality, and how much else of the scan does not fit."""
+        other = self._modality not in ("unknown", info.modality)
+        header = getattr(info, "header", None)
+        if header is None or self._volume is None:
+            return other, 0
+        try:
+            seen = self._volume.along(header.selection.cut)
+        except InputError:  # it cannot be cut so: scoring it says why
+            return other, 1
+        return other, len(header_likeness(header, seen).reasons)
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        """Where a choice is remembered: for scans of this sequence, and of this modality."""
+        of_modality = f"model/{self._modality}"
+        sequence = "" if self._volume is None else self._volume.series.acquisition.sequence
+        return (f"{of_modality}/{sequence}", of_modality) if sequence else (of_modality,)
+
+    def _on_activated(self, *_: Any) -> None:
+        info = self._box.currentData()
+        if self._modality and info is not None:
+            for key in self._keys:
+                settings.remember(key, info.name)
+
+
+_TOOLTIP = Qt.ItemDataRole.ToolTipRole
+
+
+_NONE = "There is no model yet. Fit one in the Training dock, or take one in by Manage... > Import."
+
+
+class ModelList(QObject):
+    """Keeps a combo box of models, and loads the chosen one in a worker.
+
+    Parameters
+    ----------
+    box, note, weights : QComboBox, Note, WeightsRow
+        What it fills: the list, what there is to know of the chosen model, and the ways to its
+        backbone's weights where they are missing.
+    tasks : TaskHost
+        Where models are loaded.
+    """
+
+    #: A model is loaded and ready.
+    loaded = Signal(object)
+    #: Another model is being loaded; none is ready until it is.
+    left = Signal()
+    #: The chosen model cannot be loaded; the reason stands in the note.
+    unusable = Signal()
+
+    def __init__(self, box: QComboBox, note: Note, weights: WeightsRow, tasks: TaskHost):
+        super().__init__(box)
+        self._box = box
+        self._note = note
+        self._weights = weights
+        self._tasks = tasks
+        self.model: Any = None
+        self._wanted: Any = None
+        services.model_news.renamed.connect(self._on_renamed)
+        services.model_news.changed.connect(self.refresh)
+        services.weights_news.changed.connect(self._on_index)
+        box.currentIndexChanged.connect(self._on_index)
+        self.refresh()
+
+    @property
+    def info(self) -> Any:
+        """`ModelInfo` of the chosen model, or None."""
+        return self._box.currentData()
+
+    def choose(self, name: str) -> bool:
+        """Choose a model by name; False where there is none of that name."""
+        index = self._box.findText(name)
+        if index >= 0:
+            self._box.setCurrentIndex(index)
+        return index >= 0
+
+    def refresh(self) -> None:
+        """Look for models again, keeping the choice."""
+        name = self._box.currentText() if self.info is not None else settings.recall("model", "")
+        try:
+            infos = services.list_models()
+        except SpatialARError as error:
+            infos = []
+            self._note.say(sentence(error, "Looking for models"))
+        self._box.blockSignals(True)
+        self._box.clear()
+        for info in infos:
+            self._box.addItem(info.name, info)
+            self._box.setItemData(
+                self._box.count() - 1, f"{info.modality}, {info.backbone}: {info.summary}", _TOOLTIP
+            )
+        if not infos:
+            self._box.addItem("No model", None)
+        self._box.setEnabled(bool(infos))
+        self._box.setCurrentIndex(max(0, self._box.findText(name)))
+        self._box.blockSignals(False)
+        self._on_index()
+
+    def _on_renamed(self, name: str, new_name: str) -> None:
+        index = self._box.findText(name)
+        if index >= 0:
+            self._box.setItemText(index, new_name)
+
+    def _on_index(self, *_: object) -> None:
+        info = self.info
+        if info is None:
+            self.model = self._wanted = None
+            self._note.say(_NONE)
+            self._weights.hide()
+            self.unusable.emit()
+            return
+        settings.remember("model", info.name)
+        self.load(info)
+
+    def load(self, info: Any) -> None:
+        """Load a model; `loaded` follows, at once where it is loaded already."""
+        self._wanted = info
+        self.model = None
+        self._note.say("Loading...")
+        self.left.emit()
+
+        def work(stop: threading.Event) -> Generator[None, None, Any]:
+            import_ahead()
+            yield
+            return services.load_model(info.path), services.weights_hint(info.backbone, info.header)
+
+        task = self._tasks.start(work)
+        task.returned.connect(lambda found: self._take(info, *found))
+        task.failed.connect(lambda error: self._fail(info, error))
+
+    def _take(self, info: Any, model: Any, hint: str) -> None:
+        if info is not self._wanted:
+            return
+        self.model = model
+        about = f"{model.modality.upper()}. Trained on {info.summary}. {model_sees(model)}"
+        self._note.say(hint or about.rstrip())
+        self._weights.mean(info.backbone, missing=bool(hint))
+        self.loaded.emit(model)
+
+    def _fail(self, info: Any, error: Exception) -> None:
+        if info is self._wanted:
+            self._note.say(report(error, "Loading the model"))
+            self._weights.mean(info.backbone, missing=isinstance(error, MissingWeightsError))
+            self.unusable.emit()
 
 
 class ModelPanel(QWidget):

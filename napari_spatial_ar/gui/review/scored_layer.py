@@ -19,11 +19,10 @@ from napari_spatial_ar.gui.viewer import shows_slices
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.normative.cancellation import stopping_when
 from napari_spatial_ar.review.body import Body
-from napari_spatial_ar.review.findings import Finding
-from napari_spatial_ar.review.findings_list import FindingsList
+from napari_spatial_ar.review.findings import Finding, FindingsList
 from napari_spatial_ar.review.likeness import flagged_warning
-from napari_spatial_ar.review.score_counts import ScoreCounts
 from napari_spatial_ar.review.strokes import Strokes
+from napari_spatial_ar.review.threshold_scales import ScoreCounts
 
 __all__ = ["Session", "calibrated_thresholds", "outward", "same_model", "score_steps"]
 

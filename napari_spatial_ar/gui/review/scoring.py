@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
 
 from napari_spatial_ar.errors import Cancelled, SpatialARError
-from napari_spatial_ar.gui.jobs import Task, TaskHost
-from napari_spatial_ar.gui.notify import report, sentence
-from napari_spatial_ar.gui.review.scored_layer import Session, outward, score_steps
+from napari_spatial_ar.gui.jobs import Task, TaskHost, report, sentence
+from napari_spatial_ar.gui.layers import layer_volume
+from napari_spatial_ar.gui.review.scored_layer import Session, outward, same_model, score_steps
+from napari_spatial_ar.gui.review.shelf import Shelf
 from napari_spatial_ar.gui.viewer import slice_in_view
+from napari_spatial_ar.gui.widgets.forms import Note, WarningNote, button, row, section
+from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.normative.calibration.acquired import header_likeness
+from napari_spatial_ar.review.likeness import likeness_headline
+from napari_spatial_ar.review.p_values import p_note, p_values
+from napari_spatial_ar.review.provenance import model_window
 from napari_spatial_ar.review.worklist.scoring import KeptFirst
 from napari_spatial_ar.review.worklist.store import ScanScores
+from napari_spatial_ar.steps import until_stopped
 
-__all__ = ["Scorer"]
+__all__ = ["LikenessCheck", "ScanRarity", "ScorePanel", "Scorer"]
 
 
 @dataclass(frozen=True)
@@ -230,3 +241,205 @@ class Scorer(QObject):
         self._say(session, self._trouble or (f"Stopped. {note}" if stopped else note))
         self.finished.emit(session)
         self._next()
+
+
+class ScorePanel(QWidget):
+    """Score, cancel, and what is said of it; the bar is there while slices are scored.
+
+    The buttons are the last row of a panel at the foot of the dock: whatever is said, and however
+    late, they stay under the cursor.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shelf = Shelf()
+        self.unlike_note = WarningNote(tooltip("model.why"))
+        self.slice_button = button("Score this slice", tooltip("score.score_this_slice"))
+        self.volume_button = button("Score whole volume", tooltip("score.score_whole_volume"))
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(False)
+        self.progress.setToolTip(tooltip("score.progress"))
+        self.progress.setAccessibleName("Slices scored")
+        self.cancel_button = button(
+            "Cancel",
+            tooltip("score.cancel"),
+        )
+        self.note = Note()
+        self.rarity_note = Note()
+        parts = [
+            self.shelf,
+            self.unlike_note,
+            self.rarity_note,
+            self.note,
+            row(self.progress, self.cancel_button),
+            row(self.slice_button, self.volume_button),
+        ]
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(section("Score", parts))
+        self.enable(False, False)
+
+    def enable(self, ready: bool, running: bool) -> None:
+        """Allow to score, and to cancel, or not."""
+        self.slice_button.setEnabled(ready)
+        self.volume_button.setEnabled(ready)
+        self.cancel_button.setEnabled(running)
+        self.cancel_button.setVisible(running)
+        self.progress.setVisible(running)
+
+    def show_progress(self, done: int, total: int) -> None:
+        """Move the bar."""
+        # Qt would repaint the bar at once, and the whole window with it, canvas and all.
+        self.progress.setUpdatesEnabled(False)
+        self.progress.setRange(0, total)
+        self.progress.setValue(done)
+        self.progress.setUpdatesEnabled(True)
+
+
+class ScanRarity(QObject):
+    """Fills in `Session.rarity`, a line for the user."""
+
+    #: The session whose line is there.
+    measured = Signal(object)
+
+    def __init__(self, tasks: TaskHost, parent: QObject):
+        super().__init__(parent)
+        self._tasks = tasks
+
+    def measure(self, session: Session) -> None:
+        """Look at the scores of a session as they stand."""
+        # Copies: slices may be scored meanwhile.
+        score: Any = SimpleNamespace(
+            scored=session.score.scored.copy(), image_scores=session.score.image_scores.copy()
+        )
+
+        def work(stop: threading.Event) -> Generator[None, None, Any]:
+            yield
+            return session, p_note(p_values(session.model, session.volume, score, session.body))
+
+        task = self._tasks.start(work)
+        task.returned.connect(self._on_returned)
+
+    def _on_returned(self, found: tuple[Session, str]) -> None:
+        session, said = found
+        session.rarity = said
+        self.measured.emit(session)
+
+
+_MOST_KEPT = 32
+
+
+class LikenessCheck(QObject):
+    """Looks at a scan once for each model and plane, and says in a note what is unlike."""
+
+    #: The short sentence of the note; "" for none.
+    said = Signal(str)
+
+    def __init__(self, note: WarningNote, tasks: TaskHost):
+        super().__init__(note)
+        self._note = note
+        self._tasks = tasks
+        self._task: Task | None = None
+        self._flagged = ""
+        self._asked: tuple[Any, ...] = ()
+        self._volume: Any = None
+        self._by_header: Any = None
+        self._known: list[tuple[tuple[Any, ...], Any]] = []
+
+    def look(self, layer: Any, model: Any, plane: Plane | None, session: Session | None) -> None:
+        """Compare a layer with a model; any of them may be None.
+
+        Of the scan's ``session``, if there is one, it is said too that far more is flagged than
+        can be abnormal.
+        """
+        asked: tuple[Any, ...] = (layer, getattr(layer, "data", None), model, plane)
+        self._flagged = "" if session is None else session.flagged
+        same = _same(asked, self._asked)
+        self._asked = asked
+        if not same:
+            self._volume = _volume(layer, plane)
+            self._by_header = _by_header(model, self._volume)
+        self._show()
+        if same and self._task is not None:
+            return
+        if self._task is not None:
+            self._task.stop()
+            self._task = None
+        volume = self._volume
+        nothing = volume is None or not hasattr(getattr(model, "header", None), "looks")
+        if nothing or self._find(asked) is not None:
+            return
+
+        def work(stop: threading.Event) -> Generator[None, None, Any]:
+            from napari_spatial_ar.normative.calibration.appearance import likeness_steps
+
+            yield
+            # A file may be gone or weights missing: scoring says so.
+            try:
+                # Known from here on, so that the first heatmap need not wait for it.
+                model_window(model, volume)
+                return (yield from until_stopped(stop, likeness_steps(model, volume)))
+            except SpatialARError:
+                return None
+
+        self._task = self._tasks.start(work)
+        self._task.returned.connect(partial(self._take, asked))
+        self._task.finished.connect(partial(self._on_finished, self._task))
+
+    @property
+    def likeness(self) -> Any:
+        """`Likeness` of what was asked about last, by its header alone until more is known."""
+        return self._find(self._asked) or self._by_header
+
+    def of(self, session: Session) -> Any:
+        """`Likeness` of a session's scan to its model; None where nothing is known."""
+        asked = (session.layer, session.layer.data, session.model, session.plane)
+        return self._find(asked) or _by_header(session.model, session.volume)
+
+    def _find(self, asked: tuple[Any, ...]) -> Any:
+        return next((likeness for key, likeness in self._known if _same(key, asked)), None)
+
+    def _take(self, asked: tuple[Any, ...], likeness: Any) -> None:
+        if likeness is None:
+            return
+        self._known = [*self._known[1 - _MOST_KEPT :], (asked, likeness)]
+        if _same(asked, self._asked):
+            self._show()
+
+    def _show(self) -> None:
+        told = [self.likeness.warning if self.likeness else "", self._flagged]
+        headline = likeness_headline(self.likeness, self._flagged)
+        self._note.say(headline, "\n".join(filter(None, told)))
+        self.said.emit(headline)
+
+    def _on_finished(self, task: Task) -> None:
+        if task is self._task:
+            self._task = None
+
+    def drop(self, layers: Any) -> None:
+        """Forget scans that are not among the layers any more."""
+        self._known = [(key, value) for key, value in self._known if key[0] in layers]
+        if self._asked and self._asked[0] not in layers:
+            self.look(None, None, None, None)
+
+
+def _volume(layer: Any, plane: Plane | None) -> Any:
+    """Scan in a layer; None where it is none that can be scored: scoring it says so."""
+    try:
+        return None if layer is None else layer_volume(layer).along(plane)
+    except SpatialARError:
+        return None
+
+
+def _by_header(model: Any, volume: Any) -> Any:
+    """`Likeness` by what headers say; None without a scan or a model that has a header."""
+    header: Any = getattr(model, "header", None)
+    if volume is None or not hasattr(header, "acquired"):
+        return None
+    return header_likeness(header, volume)
+
+
+def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    if not a or not b or (a[2] is None) != (b[2] is None):
+        return False
+    return a[0] is b[0] and a[1] is b[1] and same_model(a[2], b[2]) and a[3] == b[3]

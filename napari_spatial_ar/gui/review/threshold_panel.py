@@ -1,33 +1,390 @@
-"""Threshold, smallest size and what they leave."""
+"""The unit in which the threshold is shown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from qtpy.QtCore import QTimer, Signal
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Labels, Layer, Shapes
+from qtpy.QtCore import QSignalBlocker, QTimer, Signal
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QVBoxLayout, QWidget
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.notify import sentence
-from napari_spatial_ar.gui.review.mask_form import MaskForm, size_box
-from napari_spatial_ar.gui.review.score_histogram import ScoreHistogram
-from napari_spatial_ar.gui.review.scored_layer import calibrated_thresholds
-from napari_spatial_ar.gui.review.unit_box import UnitBox
-from napari_spatial_ar.gui.widgets.fold import folding
-from napari_spatial_ar.gui.widgets.forms import Note, button, row
-from napari_spatial_ar.gui.widgets.threshold_slider import ThresholdSlider
+from napari_spatial_ar.gui.jobs import sentence
+from napari_spatial_ar.gui.layers import KEY
+from napari_spatial_ar.gui.review.scored_layer import Session, calibrated_thresholds
+from napari_spatial_ar.gui.widgets.forms import (
+    Combo,
+    Fold,
+    Note,
+    button,
+    fields,
+    folding,
+    row,
+    select_data,
+)
+from napari_spatial_ar.gui.widgets.plots import ScoreHistogram
+from napari_spatial_ar.gui.widgets.threshold_slider import ScaleField, ThresholdSlider
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.review.findings import Finding
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.p_values import share_note
-from napari_spatial_ar.review.score_counts import ScoreCounts
+from napari_spatial_ar.review.regions import ellipse_outline, outlined_voxels
+from napari_spatial_ar.review.threshold_scales import (
+    PercentileScale,
+    Scale,
+    ScoreCounts,
+    ShareScale,
+    UnitScale,
+)
 
-__all__ = ["ThresholdPanel", "meaning"]
+__all__ = [
+    "PERCENTILE",
+    "SHARE",
+    "UNIT",
+    "MaskForm",
+    "RegionBox",
+    "ThresholdPanel",
+    "UnitBox",
+    "meaning",
+    "size_box",
+]
+
+SHARE, UNIT, PERCENTILE = "share", "unit", "percentile"
+
+
+class UnitBox(Combo):
+    """Offers the views of a threshold that there are; the one that was chosen is remembered."""
+
+    #: Another unit was chosen.
+    chosen = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._wanted = settings.recall("threshold_unit", SHARE)
+        self.setToolTip(tooltip("threshold.unit"))
+        self.setAccessibleName("Unit of the threshold")
+        self.activated.connect(self._on_activated)
+
+    def name_unit(self, unit: str) -> None:
+        """List the units, with a model's own."""
+        self.clear()
+        self.addItem("% of normal tissue", SHARE)
+        self.addItem(unit, UNIT)
+        self.addItem("percentile of this scan", PERCENTILE)
+
+    def scale(
+        self,
+        model: Any,
+        anchors: Mapping[float, float],
+        ends: tuple[float, float],
+        counts: ScoreCounts | None,
+    ) -> tuple[Scale, str]:
+        """Scale in the unit that is wanted, or in the first that there is, and its suffix.
+
+        Shares of normal tissue need a calibrated model, percentiles scores of the scan.
+        """
+        scales: dict[str, tuple[Scale, str]] = {}
+        if anchors:
+            share = ShareScale(anchors, model.threshold_for_fpr, model.fpr_for_threshold)
+            scales[SHARE] = share, " %"
+        scales[UNIT] = UnitScale(*ends), ""
+        if counts is not None:
+            scales[PERCENTILE] = PercentileScale(counts.edges, counts.shares_above()), ""
+        unit = self._wanted if self._wanted in scales else next(iter(scales))
+        for at in range(self.count()):
+            self.model().item(at).setEnabled(self.itemData(at) in scales)
+        select_data(self, unit)
+        return scales[unit]
+
+    def _on_activated(self) -> None:
+        self._wanted = self.currentData()
+        settings.remember("threshold_unit", self._wanted)
+        self.chosen.emit()
+
+
+_CLOSED = {"polygon", "rectangle", "ellipse"}
+
+
+class RegionBox(Combo):
+    """Chooses a Shapes or Labels layer, and gives its inside on a scan's grid."""
+
+    #: Another region was chosen, or the chosen one was drawn on.
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._viewer: Any = None
+        self._watched: Any = None
+        self._scan: Any = None
+        self._belongs: Callable[[Layer], bool] = lambda layer: True
+        self._chosen: WeakKeyDictionary[Layer, Layer | None] = WeakKeyDictionary()
+        self.setToolTip(tooltip("mask.within"))
+        self.addItem("Whole scan", None)
+        self.currentIndexChanged.connect(self._on_chosen)
+
+    def set_viewer(self, viewer: Any) -> None:
+        """List the layers of a viewer, and follow them."""
+        self._viewer = viewer
+        for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
+            event.connect(self._on_layers)
+        self._on_layers()
+
+    def set_scan(self, scan: Layer | None, belongs: Callable[[Layer], bool]) -> None:
+        """List the regions of another scan, of which one may have been chosen before.
+
+        Parameters
+        ----------
+        scan : napari.layers.Layer or None
+            The scan.
+        belongs : callable
+            Tells of a layer whether it goes with the chosen scan.
+        """
+        if self._scan is not None:
+            self._chosen[self._scan] = self.layer
+        self._scan, self._belongs = scan, belongs
+        self._fill(wanted=None if scan is None else self._chosen.get(scan))
+
+    @property
+    def layer(self) -> Any:
+        """The chosen layer; None for the whole scan."""
+        return self.currentData()
+
+    def inside(self, session: Session) -> npt.NDArray[np.bool_] | None:
+        """(Z, Y, X) of the scan's grid inside the region; None for the whole scan.
+
+        Raises
+        ------
+        InputError
+            If the layer does not lie on the scan's grid, or holds no outline.
+        """
+        layer, geometry = self.layer, session.geometry
+        if layer is None:
+            return None
+        if isinstance(layer, Labels):
+            on_grid = layer.data.shape == geometry.display_shape and all(
+                np.allclose(getattr(layer, name), getattr(session.layer, name))
+                for name in ("scale", "translate")
+            )
+            if not on_grid:
+                raise InputError(
+                    "the labels do not lie on the scan's grid",
+                    fix="Draw them in a Labels layer made for this scan",
+                )
+            return np.asarray(geometry.from_display(np.asarray(layer.data) > 0))
+        outlines = [
+            _on_grid(ellipse_outline(corners) if kind == "ellipse" else corners, layer, session)
+            for corners, kind in zip(layer.data, layer.shape_type, strict=True)
+            if kind in _CLOSED
+        ]
+        return geometry.from_display(outlined_voxels(geometry.display_shape, outlines))
+
+    def reset(self) -> None:
+        """Choose the whole scan."""
+        self.setCurrentIndex(0)
+
+    def _on_layers(self, event: Any = None) -> None:
+        self._fill(wanted=self.layer)
+
+    def _fill(self, wanted: Layer | None) -> None:
+        chosen = self.layer
+        with QSignalBlocker(self):
+            self.clear()
+            self.addItem("Whole scan", None)
+            for layer in self._viewer.layers:
+                drawn = isinstance(layer, Labels | Shapes) and KEY not in layer.metadata
+                if drawn and self._belongs(layer):
+                    self.addItem(layer.name, layer)
+                    if layer is wanted:
+                        self.setCurrentIndex(self.count() - 1)
+        if self.layer is not chosen:
+            self._on_chosen()
+
+    def _on_chosen(self, *_: Any) -> None:
+        if self._watched is not None:
+            for event in _changes(self._watched):
+                event.disconnect(self._on_drawn)
+        self._watched = self.layer
+        if self._watched is not None:
+            for event in _changes(self._watched):
+                event.connect(self._on_drawn)
+        self.changed.emit()
+
+    def _on_drawn(self, event: Any) -> None:
+        # A shape that is being drawn is reported before it is there, too.
+        if str(getattr(event, "action", "")).lower().rsplit(".", 1)[-1] not in _BEFORE:
+            self.changed.emit()
+
+
+_BEFORE = {"adding", "changing", "removing"}
+
+
+def _changes(layer: Any) -> list[Any]:
+    """Events of a layer that tell that something was drawn."""
+    events = layer.events
+    return [events.data, events.paint] if isinstance(layer, Labels) else [events.data]
+
+
+def _on_grid(corners: npt.NDArray[Any], layer: Any, session: Session) -> npt.NDArray[np.float64]:
+    """Corners in voxels of the scan as it is displayed; of two axes where the layer has two."""
+    target = session.layer
+    if layer.ndim == 2:
+        offset = np.asarray(target.translate)[-2:], np.asarray(target.scale)[-2:]
+        world = np.array([layer.data_to_world(tuple(corner)) for corner in corners])
+        return np.asarray((world - offset[0]) / offset[1], np.float64)
+    return np.array(
+        [target.world_to_data(layer.data_to_world(tuple(corner))) for corner in corners]
+    )
+
+
+def size_box(tooltip: str, name: str, *, decimals: int = 0, step: float = 50) -> QDoubleSpinBox:
+    """Make a field for a length, area or volume; 0 is none."""
+    made = QDoubleSpinBox()
+    made.setRange(0, 1_000_000)
+    made.setDecimals(decimals)
+    made.setSingleStep(step)
+    made.setToolTip(tooltip)
+    made.setAccessibleName(name)
+    return made
+
+
+class MaskForm(QWidget):
+    """Hysteresis, smoothing, holes, smallest area, body and region; folded away at first."""
+
+    #: Something changed.
+    changed = Signal()
+    #: One sentence on what was not taken; "" once something is.
+    refused = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hysteresis = QCheckBox("Only around scores above")
+        self.hysteresis.setToolTip(tooltip("mask.only_around_scores_above"))
+        self.higher = ScaleField()
+        self.higher.setToolTip(tooltip("mask.higher_threshold"))
+        self.higher.setAccessibleName("Higher threshold")
+        self.smoothing = size_box(
+            tooltip("mask.smoothing"),
+            "Radius of smoothing",
+            decimals=1,
+            step=0.5,
+        )
+        self.fill_holes = QCheckBox("Fill holes")
+        self.fill_holes.setToolTip(tooltip("mask.fill_holes"))
+        self.min_area = size_box(tooltip("mask.smallest_area"), "Smallest area")
+        self.body_only = QCheckBox("Body only")
+        self.body_only.setToolTip(tooltip("mask.body_only"))
+        self.region = RegionBox()
+        self.region.setAccessibleName("Region")
+        self.note = Note()
+        content = QWidget()
+        layout = QVBoxLayout(content)
+        layout.setContentsMargins(0, 0, 0, 0)
+        pairs = [
+            ("Smoothing", self.smoothing),
+            ("Smallest area", self.min_area),
+            ("Within", self.region),
+        ]
+        layout.addWidget(self.hysteresis)
+        layout.addWidget(self.higher)
+        layout.addLayout(fields(pairs))
+        layout.addWidget(self.fill_holes)
+        layout.addWidget(self.body_only)
+        layout.addWidget(self.note)
+        self.fold = Fold("Advanced", tooltip("mask.advanced"), content, key="mask")
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(self.fold)
+        self._higher: float | None = None
+        self._in_mm = True
+        self.higher.setEnabled(False)
+        self.set_measurable(True)
+        self._recall()
+        self._tell()
+        for box in (self.smoothing, self.min_area):
+            box.valueChanged.connect(self._on_change)
+        for tick in (self.hysteresis, self.fill_holes, self.body_only):
+            tick.toggled.connect(self._on_change)
+        self.region.changed.connect(self._on_region)
+        self.higher.edited.connect(self._on_higher)
+        self.higher.refused.connect(self.refused)
+
+    def settings(self, smallest: float) -> MaskSettings:
+        """Everything that is set, with the smallest volume (mm3, or voxels)."""
+        in_mm = self._in_mm
+        smoothing, area = self.smoothing.value(), self.min_area.value()
+        return MaskSettings(
+            body_only=self.body_only.isChecked(),
+            hysteresis=self._higher if self.hysteresis.isChecked() else None,
+            smoothing_mm=smoothing if in_mm else 0.0,
+            smoothing_pixels=0.0 if in_mm else smoothing,
+            fill_holes=self.fill_holes.isChecked(),
+            min_area_mm2=area if in_mm else 0.0,
+            min_pixels=0 if in_mm else round(area),
+            min_size_mm3=smallest if in_mm else 0.0,
+            min_voxels=0 if in_mm else round(smallest),
+        )
+
+    def set_measurable(self, measurable: bool) -> None:
+        """Count in mm, or in pixels where nothing can be measured in mm."""
+        self._in_mm = measurable
+        self.smoothing.setSuffix(" mm" if measurable else " pixels")
+        self.min_area.setSuffix(" mm²" if measurable else " pixels")
+
+    def set_scale(self, scale: Scale, suffix: str) -> None:
+        """Show the higher threshold as the slider shows its own."""
+        self.higher.set_scale(scale, suffix)
+
+    def set_higher(self, threshold: float) -> None:
+        """Put the higher threshold, in the unit of a model that was just chosen."""
+        self._higher = threshold
+        self.higher.set_threshold(threshold)
+
+    def _on_higher(self, threshold: float) -> None:
+        self._higher = threshold
+        self.changed.emit()
+
+    def _on_change(self, *_: object) -> None:
+        self._tell()
+        self._remember()
+        self.changed.emit()
+
+    def _on_region(self) -> None:
+        self._tell()
+        self.changed.emit()
+
+    def _tell(self) -> None:
+        """Say on the fold how many settings are at work, so that none is forgotten there."""
+        self.higher.setEnabled(self.hysteresis.isChecked())
+        ticks = (self.hysteresis, self.fill_holes, self.body_only)
+        count = sum(tick.isChecked() for tick in ticks)
+        count += sum(box.value() > 0 for box in (self.smoothing, self.min_area))
+        count += self.region.layer is not None
+        self.fold.setText(f"Advanced ({count} set)" if count else "Advanced")
+
+    def _recall(self) -> None:
+        with QSignalBlocker(self):
+            self.smoothing.setValue(settings.recall("mask/smoothing_mm", 0.0))
+            self.min_area.setValue(settings.recall("mask/min_area_mm2", 0.0))
+            self.fill_holes.setChecked(settings.recall("mask/fill_holes", False))
+            self.body_only.setChecked(settings.recall("mask/body_only", False))
+
+    def _remember(self) -> None:
+        if self._in_mm:
+            settings.remember("mask/smoothing_mm", self.smoothing.value())
+            settings.remember("mask/min_area_mm2", self.min_area.value())
+        settings.remember("mask/fill_holes", self.fill_holes.isChecked())
+        settings.remember("mask/body_only", self.body_only.isChecked())
+
 
 _DEFAULT_FPR = 0.01
+
+
 # Below the median of normal tissue and above the rarest calibrated scores the axis goes on, in
 # parts of the calibrated range.
 _BELOW, _ABOVE = 0.5, 1.0

@@ -1,10 +1,12 @@
-"""The Training dock: from a folder of normal scans to a model."""
+"""Where a fit stands, in words."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,26 +14,138 @@ from typing import Any
 import napari.viewer
 from napari.utils.notifications import show_info
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QMessageBox, QProgressBar
+from qtpy.QtWidgets import QMessageBox, QProgressBar, QVBoxLayout, QWidget
 
 from napari_spatial_ar.errors import Cancelled, SpatialARError
 from napari_spatial_ar.gui import services
-from napari_spatial_ar.gui.jobs import Task, TaskHost
-from napari_spatial_ar.gui.library.button import LibraryButton
-from napari_spatial_ar.gui.notify import report
-from napari_spatial_ar.gui.opening import dropped_paths
+from napari_spatial_ar.gui.jobs import Task, TaskHost, report, warn
+from napari_spatial_ar.gui.library.dialog import LibraryButton
+from napari_spatial_ar.gui.open_scan import dropped_paths
 from napari_spatial_ar.gui.training.form import TrainingForm
-from napari_spatial_ar.gui.training.loss_plot import LossPlot
-from napari_spatial_ar.gui.training.stepping import StepText, stage_and_epoch
-from napari_spatial_ar.gui.training.unfinished import UnfinishedFit
 from napari_spatial_ar.gui.widgets.dock_page import DockPage
 from napari_spatial_ar.gui.widgets.forms import Note, button, row, section
+from napari_spatial_ar.gui.widgets.plots import LossPlot
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
+from napari_spatial_ar.normative.fitting.config import FitConfig
 from napari_spatial_ar.steps import until_stopped
 
-__all__ = ["TrainingDock"]
+__all__ = ["StepText", "TrainingDock", "UnfinishedFit", "stage_and_epoch"]
+
+_STAGES = {
+    "features": "Embedding slices",
+    "training": "Training",
+    "calibration": "Calibrating on held-out normal slices",
+    "saving": "Saving",
+}
+
+
+def stage_and_epoch(step: Any) -> tuple[str, int]:
+    """Tell steps apart that the user shall see at once; for `until_stopped`."""
+    return step.stage, step.epoch
+
+
+class StepText:
+    """Words for where a fit stands."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._began = (0.0, 0)
+
+    def restart(self) -> None:
+        """Measure the speed of the stage anew: time was spent on something else."""
+        self._stage = ""
+
+    def __call__(self, step: Any) -> str:
+        """Say what is done, how far, how long it will still take, how fast and how well."""
+        if step.stage != self._stage:
+            self._stage = step.stage
+            self._began = (time.monotonic(), step.done)
+        told = [step.message or _STAGES.get(step.stage, step.stage)]
+        if step.total:
+            told.append(", ".join([f"{step.done} of {step.total}", *self._more(step)]))
+        return ": ".join(told)
+
+    def _more(self, step: Any) -> list[str]:
+        # Not before: it imports torch.
+        from napari_spatial_ar.normative.fitting.plan import spoken
+
+        more = []
+        if step.seconds_left is not None:
+            more.append(f"about {spoken(step.seconds_left)} left in all")
+        else:
+            began, first = self._began
+            done, seconds = step.done - first, time.monotonic() - began
+            if done >= 1 and seconds >= 1:
+                left = seconds / done * (step.total - step.done)
+                more.append(f"about {spoken(left)} left of this")
+        if step.images_per_second:
+            more.append(f"{step.images_per_second:.3g} images a second")
+        if step.best_epoch >= 0:
+            more.append(f"best epoch {step.best_epoch + 1} of {step.epoch}")
+        return more
+
+
+class UnfinishedFit(QWidget):
+    """Offers to go on with a fit of an earlier session; hidden where there is none.
+
+    The fit's recipe is kept in the user's folder, in a file with the name of the model.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.note = Note()
+        self.go_on_button = button(
+            "Go on with the unfinished fit",
+            tooltip("fit.go_on_with_the_unfinished_fit"),
+        )
+        self.discard_button = button("Discard", tooltip("fit.discard"))
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(5)
+        layout.addWidget(self.note)
+        layout.addLayout(row(self.go_on_button, self.discard_button))
+        self.discard_button.clicked.connect(self.forget)
+        self._show([path.stem for path in self._files()])
+
+    @staticmethod
+    def _files() -> list[Path]:
+        return sorted(services.unfinished_dir().glob("*.toml"))
+
+    def _show(self, names: list[str]) -> None:
+        #: Name of the model that was to be made; "" where no fit is offered.
+        self.name = next(iter(names), "")
+        self.note.say(f"The fit of {self.name} was not finished." if names else "")
+        self.setVisible(bool(names))
+
+    def take_up(self, form: Any) -> bool:
+        """Set a `TrainingForm` as the fit says; False, having said why, where that cannot be."""
+        try:
+            form.set_recipe(services.read_recipe(services.unfinished_dir() / f"{self.name}.toml"))
+        except SpatialARError as error:
+            self.note.say(report(error, "Going on"))
+            return False
+        form.name.setText(self.name)
+        return True
+
+    def keep(self, name: str, config: FitConfig) -> None:
+        """Remember a fit that starts, in place of the one before, and offer none meanwhile."""
+        self.forget()
+        try:
+            services.write_recipe(services.unfinished_dir() / f"{name}.toml", config)
+        except SpatialARError as error:
+            warn(f"This fit will not be offered again after a restart of napari: {error}")
+
+    def forget(self) -> None:
+        """Remember none."""
+        for path in self._files():
+            with suppress(OSError):  # it is then offered once more, and can be discarded
+                path.unlink()
+        self._show([])
+
 
 _STOPPED = "Stopped. Start goes on from here with the same settings."
+
+
 _PAUSED = "Paused; Go on goes on from here, and Cancel works too."
 
 

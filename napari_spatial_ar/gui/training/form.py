@@ -1,32 +1,216 @@
-"""The settings of a fit, as a form."""
+"""Saving the settings of a training form as a recipe, and taking up a saved one."""
 
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QLineEdit, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QFileDialog, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
 from napari_spatial_ar.datasets.selection import Selection
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import InputError, SpatialARError
 from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui.display_windows import describe
+from napari_spatial_ar.gui.jobs import report
 from napari_spatial_ar.gui.library.weights_row import WeightsRow
 from napari_spatial_ar.gui.training.data_panel import FolderPanel
 from napari_spatial_ar.gui.training.method_form import MethodForm
-from napari_spatial_ar.gui.training.recipe_row import RecipeRow
 from napari_spatial_ar.gui.training.slice_selection import SelectionForm
-from napari_spatial_ar.gui.training.window_form import WindowForm
-from napari_spatial_ar.gui.widgets.colours import QUIET
-from napari_spatial_ar.gui.widgets.forms import Note, combo, section, select_data
+from napari_spatial_ar.gui.widgets.forms import Note, button, combo, row, section, select_data
+from napari_spatial_ar.gui.widgets.plots import QUIET
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
-from napari_spatial_ar.imaging.windows import default_window
+from napari_spatial_ar.imaging.volume import Modality
+from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, default_window
 from napari_spatial_ar.normative.fitting.config import FitConfig
 from napari_spatial_ar.paths import check_name_length
 
-__all__ = ["TrainingForm"]
+__all__ = ["RecipeRow", "TrainingForm", "WindowForm"]
+
+_FILTER = "Recipe (*.toml)"
+
+
+class RecipeRow(QWidget):
+    """Two buttons, and what came from a recipe without having a field in the form.
+
+    Parameters
+    ----------
+    form : TrainingForm
+        Gives and takes recipes: ``recipe()``, ``set_recipe()``.
+    """
+
+    def __init__(self, form: Any):
+        super().__init__()
+        # A cycle would leave the widgets to the garbage collector, which may run in a worker's
+        # thread, where deleting widgets ends the process.
+        self._form = weakref.proxy(form)
+        #: Settings of a fit that a recipe brought and that the form has no field for.
+        self.others: dict[str, Any] = {}
+        self.save_button = button(
+            "Save recipe...",
+            tooltip("training.save_recipe"),
+        )
+        self.load_button = button("Load recipe...", tooltip("training.load_recipe"))
+        self.note = Note()
+        self.drop_button = button("Drop these", tooltip("training.drop_these"))
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(5)
+        layout.addLayout(row(self.load_button, self.save_button))
+        layout.addWidget(self.note)
+        layout.addWidget(self.drop_button)
+        self.save_button.clicked.connect(self.save)
+        self.load_button.clicked.connect(self.load)
+        self.drop_button.clicked.connect(self.drop)
+        self.set_others({})
+
+    def set_others(self, others: dict[str, Any]) -> None:
+        """Keep settings that the form has no field for, and show them."""
+        self.others = others
+        said = ", ".join(f"{name.replace('_', ' ')} {_said(v)}" for name, v in others.items())
+        self.note.say(f"From the recipe: {said}" if said else "")
+        self.drop_button.setVisible(bool(others))
+
+    def drop(self) -> None:
+        """Forget the settings that the form has no field for."""
+        self.set_others({})
+
+    def save(self) -> None:
+        """Ask for a file and write the settings as they stand."""
+        try:
+            config = self._form.recipe()
+            start = Path(settings.last_folder("recipe")) / "recipe.toml"
+            chosen, _ = QFileDialog.getSaveFileName(self, "Save recipe", str(start), _FILTER)
+            if chosen:
+                path = Path(chosen)
+                services.write_recipe(path, config)
+                settings.remember_folder("recipe", path.parent)
+        except SpatialARError as error:
+            report(error, "Saving the recipe")
+
+    def load(self) -> None:
+        """Ask for a file and set the form as it says."""
+        start = settings.last_folder("recipe")
+        chosen, _ = QFileDialog.getOpenFileName(self, "Load recipe", start, _FILTER)
+        if not chosen:
+            return
+        settings.remember_folder("recipe", Path(chosen).parent)
+        try:
+            self._form.set_recipe(services.read_recipe(chosen))
+        except SpatialARError as error:
+            report(error, "Loading the recipe")
+
+
+def _said(value: Any) -> str:
+    return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+_DEFAULT, _PERCENTILE, _FIXED = "default", "percentile", "fixed"
+
+
+_CUSTOM = {_PERCENTILE: (0.5, 99.5), _FIXED: (0.0, 1000.0)}
+
+
+_LARGEST = 1_000_000.0
+
+
+class WindowForm(QWidget):
+    """The modality's own window, a CT preset, or ends of the user's own; remembered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        tip = tooltip("training.model_sees")
+        self.setToolTip(tip)
+        self._modality: Modality = "mri"
+        self.box = combo(tip, "Window that the model sees")
+        self.low, self.high = QDoubleSpinBox(), QDoubleSpinBox()
+        self.low.setToolTip(tooltip("training.model_sees.lower"))
+        self.high.setToolTip(tooltip("training.model_sees.upper"))
+        for spin, name in ((self.low, "Lower"), (self.high, "Upper")):
+            spin.setAccessibleName(f"{name} end of the window")
+            spin.setRange(-_LARGEST, _LARGEST)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(5)
+        layout.addWidget(self.box)
+        # Under each other: beside each other they have no room for a long value and its unit.
+        layout.addWidget(self.low)
+        layout.addWidget(self.high)
+        self.box.currentIndexChanged.connect(self._on_choice)
+        self.set_modality("mri")
+
+    def set_modality(self, modality: Modality) -> None:
+        """Offer the windows of a modality."""
+        self._modality = modality
+        unit = "HU" if modality == "ct" else ""
+        self.box.blockSignals(True)
+        self.box.clear()
+        usual = default_window(modality)
+        self.box.addItem(f"Usual ({describe(usual, unit, short=True)})", _DEFAULT)
+        tip = tooltip("training.model_sees.usual", window=describe(usual, unit))
+        self.box.setItemData(0, tip, Qt.ItemDataRole.ToolTipRole)
+        if modality == "ct":
+            for name, window in CT_PRESETS.items():
+                self.box.addItem(f"CT {name} ({describe(window, unit)})", name)
+        self.box.addItem("Percentiles of each scan...", _PERCENTILE)
+        self.box.addItem("Hounsfield units..." if unit else "Values...", _FIXED)
+        select_data(self.box, settings.recall(f"training_window/{modality}", _DEFAULT))
+        self.box.blockSignals(False)
+        self._on_choice()
+
+    def _on_choice(self, index: int = 0) -> None:
+        choice = self.box.currentData()
+        custom = choice in _CUSTOM
+        for spin in (self.low, self.high):
+            spin.setVisible(custom)
+        if not custom:
+            return
+        percent = choice == _PERCENTILE
+        for spin, name, usual in zip(
+            (self.low, self.high), ("low", "high"), _CUSTOM[choice], strict=True
+        ):
+            spin.setSuffix(" %" if percent else " HU" if self._modality == "ct" else "")
+            spin.setDecimals(1)
+            spin.setRange(0.0 if percent else -_LARGEST, 100.0 if percent else _LARGEST)
+            spin.setValue(settings.recall(self._key(name), usual))
+
+    def set_window(self, window: Window) -> None:
+        """Show a window, or what comes nearest to it."""
+        named = [name for name, preset in CT_PRESETS.items() if preset == window]
+        usual = window == default_window(self._modality)
+        for choice in (_DEFAULT,) if usual else (*named, window.kind):
+            if select_data(self.box, choice):
+                break
+        if self.box.currentData() in _CUSTOM:
+            self.low.setValue(window.low)
+            self.high.setValue(window.high)
+
+    def _key(self, name: str) -> str:
+        return f"training_window/{self._modality}/{self.box.currentData()}_{name}"
+
+    def window(self) -> Window | None:
+        """Return the window for the fit, None for the modality's own, and remember the choice.
+
+        Raises
+        ------
+        InputError
+            If the ends do not make a window.
+        """
+        choice = self.box.currentData()
+        made = None
+        if choice in CT_PRESETS:
+            made = CT_PRESETS[choice]
+        elif choice in _CUSTOM:
+            kind: Any = choice
+            made = Window(kind, self.low.value(), self.high.value())
+            settings.remember(self._key("low"), made.low)
+            settings.remember(self._key("high"), made.high)
+        settings.remember(f"training_window/{self._modality}", choice)
+        return made
+
 
 _FIELDS = (
     "folders",
@@ -43,8 +227,12 @@ _FIELDS = (
     "options",
     "seed",
 )
+
+
 # Settings without a field that say what is used of the folders.
 _OF_THE_LOOK = ("patient_pattern", "valid_fraction")
+
+
 _MODALITIES = (("MRI", "mri"), ("CT", "ct"), ("OCT", "oct"))
 
 

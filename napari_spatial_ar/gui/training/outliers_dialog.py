@@ -15,8 +15,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_spatial_ar.datasets.thumbnails import THUMBNAIL_SIZE
-from napari_spatial_ar.gui.widgets.forms import Dialog, Note, research_line
-from napari_spatial_ar.gui.widgets.icons import coloured, icon
+from napari_spatial_ar.gui.widgets.forms import Dialog, Note, coloured, icon, research_line
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.normative.fitting.outliers import UNIT, Suspects

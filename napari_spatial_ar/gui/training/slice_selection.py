@@ -19,8 +19,7 @@ from napari_spatial_ar.datasets.thumbnails import shrunk
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost
-from napari_spatial_ar.gui.widgets.forms import Note, combo, fields, row, select_data
-from napari_spatial_ar.gui.widgets.icons import square
+from napari_spatial_ar.gui.widgets.forms import Note, combo, fields, row, select_data, square
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.windows import Window, apply_window
 

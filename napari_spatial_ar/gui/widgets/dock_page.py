@@ -12,8 +12,7 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QDockWidget, QFrame, QMainWindow, QScrollArea, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui.viewer import viewer_itself
-from napari_spatial_ar.gui.widgets.forms import research_line
-from napari_spatial_ar.gui.widgets.wheel import WheelGuard
+from napari_spatial_ar.gui.widgets.forms import WheelGuard, research_line
 
 __all__ = ["DockPage"]
 

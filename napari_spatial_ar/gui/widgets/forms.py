@@ -1,49 +1,120 @@
-"""Small pieces both docks are built from."""
+"""Small pieces every dock is built from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtGui import QPaintEvent
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
+from qtpy.QtGui import QIcon, QImage, QPainter, QPaintEvent, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
+    QAbstractSpinBox,
     QComboBox,
+    QDial,
     QDialog,
+    QFrame,
     QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
     QSizePolicy,
+    QSlider,
     QStyle,
     QStyleOptionComboBox,
     QStylePainter,
+    QTabBar,
+    QToolButton,
     QToolTip,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_spatial_ar.datasets.thumbnails import THUMBNAIL_SIZE
+from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
-from napari_spatial_ar.gui.widgets.wheel import WheelGuard
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 __all__ = [
     "Combo",
     "Dialog",
+    "Fold",
     "Note",
+    "WarningNote",
+    "WheelGuard",
     "button",
+    "coloured",
     "combo",
     "fields",
+    "folding",
     "heading",
+    "icon",
     "research_line",
     "row",
     "section",
     "select_data",
+    "square",
     "stack",
 ]
 
+#: What Qt would change by the wheel: a value, a choice, or which page is shown.
+_CHANGED_BY_WHEEL = (QComboBox, QAbstractSpinBox, QSlider, QDial, QTabBar)
+
+
+_NEW = (QEvent.Type.ChildAdded, QEvent.Type.ChildPolished)
+
+
+class WheelGuard(QObject):
+    """Hands the wheel over a combo box, spin box or slider on to what scrolls behind it.
+
+    A reader who scrolls a dock would otherwise change the model, the plane or the threshold under
+    the cursor without noticing. Keys and the mouse button change them as ever; the list of an open
+    combo box scrolls. Widgets that come later, those of another library included, are guarded too.
+
+    Parameters
+    ----------
+    root : QWidget
+        The dock or dialog whose widgets are guarded; the guard lives as long as it does.
+    """
+
+    def __init__(self, root: QWidget):
+        super().__init__(root)
+        self._root = root
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(0)
+        self._later.timeout.connect(self.look)
+        self.look()
+
+    def look(self) -> None:
+        """Guard the widgets that there are now."""
+        for widget in (self._root, *self._root.findChildren(QWidget)):
+            # Installed once, however often it is asked for.
+            widget.installEventFilter(self)
+            takes = widget.focusPolicy() == Qt.FocusPolicy.WheelFocus
+            if takes and isinstance(widget, _CHANGED_BY_WHEEL):
+                widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Ignore the wheel where it would change something, so that it goes on to the parent."""
+        kind = event.type()
+        if kind == QEvent.Type.Wheel and isinstance(watched, _CHANGED_BY_WHEEL):
+            event.ignore()
+            return True
+        if kind in _NEW:
+            # Not now: a child that is being added is not a whole widget yet.
+            self._later.start()
+        elif kind == QEvent.Type.Show and watched is self._root:
+            self.look()
+        return False
+
+
 _LABEL_WIDTH = 96
+
+
 # The widest of what is listed, of average letters, its frame and arrow included.
 _LETTERS = 30
 
@@ -220,3 +291,242 @@ class Dialog(QDialog):
     def __init__(self, parent: QWidget | None = None):
         super().__init__(parent)
         WheelGuard(self)
+
+
+def square(picture: npt.NDArray[np.uint8] | None = None) -> QPixmap:
+    """Put a picture, (rows, columns) uint8, in the middle of a black square."""
+    made = QPixmap(THUMBNAIL_SIZE, THUMBNAIL_SIZE)
+    made.fill(Qt.GlobalColor.black)
+    if picture is not None:
+        rows, width = picture.shape
+        image = QImage(picture.tobytes(), width, rows, width, QImage.Format.Format_Grayscale8)
+        painter = QPainter(made)
+        painter.drawImage((made.width() - width) // 2, (made.height() - rows) // 2, image)
+        painter.end()
+    return made
+
+
+def coloured(picture: Image.Image) -> QPixmap:
+    """Make Qt's picture of an RGB one."""
+    width, rows = picture.size
+    image = QImage(picture.tobytes(), width, rows, 3 * width, QImage.Format.Format_RGB888)
+    return QPixmap.fromImage(image)
+
+
+def icon(picture: QPixmap) -> QIcon:
+    """Make an icon that Qt does not tint in a selected row."""
+    made = QIcon(picture)
+    made.addPixmap(picture, QIcon.Mode.Selected)
+    return made
+
+
+_FOLD_STYLE = "QPushButton {{ text-align: left; padding: 1px 4px; background: transparent; {} }}"
+
+
+_BOLD = "font-weight: bold;"
+
+
+# In pixels: what a heading has at least, and what of it is no text.
+_LEAST, _PADDING = 60, 14
+
+
+class _Heading(QPushButton):
+    """A button that is as narrow as it has to be: its text is shortened at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._text = ""
+
+    def say(self, text: str) -> None:
+        """Show a text, in which an ampersand is one."""
+        self._text = text
+        self._shorten()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Show as much of the text as there is room for."""
+        super().resizeEvent(event)
+        self._shorten()
+
+    def minimumSizeHint(self) -> QSize:
+        """Ask for no more than the first letters."""
+        return QSize(_LEAST, super().minimumSizeHint().height())
+
+    def _shorten(self) -> None:
+        room = self.width() - _PADDING
+        shown = self.fontMetrics().elidedText(self._text, Qt.TextElideMode.ElideRight, room)
+        # Of an ampersand, Qt would make a key.
+        self.setText(shown.replace("&", "&&"))
+        whole = shown == self._text
+        self.setAccessibleName("" if whole else self._text)
+
+
+class Fold(QWidget):
+    """A heading, pressed to show or hide its content.
+
+    Where the content stays as it is, superqt's QCollapsible does the same; that one keeps the
+    height that its content had when it was opened.
+
+    Parameters
+    ----------
+    title, tooltip : str
+        Of the heading.
+    content : QWidget
+        What is folded away.
+    key : str
+        Where given, whether it is open is remembered under this name.
+    expanded : bool
+        Whether it is open at first.
+    strong : bool
+        Draw the title as that of a section.
+    beside : sequence of QWidget
+        What stands at the right of the heading, folded or not.
+    """
+
+    #: Whether it is open now.
+    toggled = Signal(bool)
+
+    def __init__(
+        self,
+        title: str,
+        tooltip: str,
+        content: QWidget,
+        *,
+        key: str = "",
+        expanded: bool = False,
+        strong: bool = False,
+        beside: Sequence[QWidget] = (),
+    ):
+        super().__init__()
+        self._title, self._content, self._key = title, content, key and f"fold/{key}"
+        self._summary: Callable[[], str] | None = None
+        self.heading = _Heading()
+        self.heading.setCheckable(True)
+        self.heading.setToolTip(tooltip)
+        self.heading.setStyleSheet(_FOLD_STYLE.format(_BOLD if strong else ""))
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(5)
+        line = row(self.heading, *beside)
+        line.setStretch(0, 1)
+        layout.addLayout(line)
+        layout.addWidget(content)
+        self.heading.setChecked(settings.recall(self._key, expanded) if self._key else expanded)
+        self.heading.toggled.connect(self._on_toggled)
+        self._show()
+
+    def text(self) -> str:
+        """Return the title."""
+        return self._title
+
+    def setText(self, title: str) -> None:
+        """Change the title."""
+        self._title = title
+        self._show()
+
+    def set_summary(self, summary: Callable[[], str]) -> None:
+        """Say in the heading, while it is folded, what there is to know of the content."""
+        self._summary = summary
+        self.tell()
+
+    def tell(self) -> None:
+        """Say it anew."""
+        self._show()
+
+    def isExpanded(self) -> bool:
+        """Whether it is open."""
+        return bool(self.heading.isChecked())
+
+    def expand(self) -> None:
+        """Open it."""
+        self.heading.setChecked(True)
+
+    def _on_toggled(self, on: bool) -> None:
+        if self._key:
+            settings.remember(self._key, on)
+        self._show()
+        self.toggled.emit(on)
+
+    def _show(self) -> None:
+        on = self.isExpanded()
+        summary = self._summary() if self._summary is not None and not on else ""
+        told = f"{self._title}: {summary}" if summary else self._title
+        self.heading.say(f"{'▾' if on else '▸'} {told}")
+        self._content.setVisible(on)
+
+
+def folding(title: str, parts: Sequence[Any], *, key: str, beside: Sequence[QWidget] = ()) -> Fold:
+    """Make a section as `forms.section` does, open at first, that can be folded away."""
+    tip = tooltip("docks.heading", title=title)
+    return Fold(title, tip, stack(parts), key=key, expanded=True, strong=True, beside=beside)
+
+
+_NOTE_STYLE = """
+#warningNote { border-left: 4px solid #f5a623; background: rgba(245, 166, 35, 60); }
+#warningNote QLabel { background: transparent; font-size: 12px; }
+#warningNote QToolButton {
+    background: transparent; padding: 1px 2px; font-size: 12px; text-decoration: underline;
+    border: 2px solid transparent;
+}
+#warningNote QToolButton:focus { border: 2px solid #2f8fe0; }
+"""
+
+
+class WarningNote(QFrame):
+    """A warning that stands out: on amber, with a bar at its side; *Why?* unfolds it.
+
+    The text keeps the theme's own colour, as no amber is read on dark and light alike.
+
+    Parameters
+    ----------
+    tooltip : str
+        Of *Why?*.
+    """
+
+    def __init__(self, tooltip: str) -> None:
+        super().__init__()
+        self.setObjectName("warningNote")
+        self.setStyleSheet(_NOTE_STYLE)
+        self.line = Note(strong=True)
+        self.why = QToolButton()
+        self.why.setCheckable(True)
+        self.why.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.why.setAccessibleName("Why?")
+        self.why.setToolTip(tooltip)
+        self.reasons = Note(strong=True)
+        top = QHBoxLayout()
+        top.setContentsMargins(0, 0, 0, 0)
+        top.addWidget(self.line, 1)
+        top.addWidget(self.why, 0, Qt.AlignmentFlag.AlignBottom)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 3, 3, 3)
+        layout.setSpacing(4)
+        layout.addLayout(top)
+        layout.addWidget(self.reasons)
+        self.why.toggled.connect(self._on_toggled)
+        self.say("", "")
+
+    def text(self) -> str:
+        """Return the short sentence; "" for none."""
+        return str(self.line.text())
+
+    def say(self, text: str, reasons: str) -> None:
+        """Show a warning; hide on "".
+
+        Parameters
+        ----------
+        text : str
+            One short sentence.
+        reasons : str
+            The full ones, folded away when they are new.
+        """
+        if reasons != self.reasons.text():
+            self.why.setChecked(False)
+        self.line.say(f"\u26a0 {text}" if text else "")
+        self.reasons.setText(reasons)
+        self._on_toggled(self.why.isChecked())
+        self.setVisible(bool(text))
+
+    def _on_toggled(self, on: bool) -> None:
+        self.why.setText("Why? \u25be" if on else "Why? \u25b8")
+        self.why.setVisible(bool(self.reasons.text()))
+        self.reasons.setVisible(on and bool(self.reasons.text()))

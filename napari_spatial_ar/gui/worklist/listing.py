@@ -9,8 +9,8 @@ from typing import Any
 
 from napari_spatial_ar.datasets.thumbnails import thumbnail
 from napari_spatial_ar.errors import InputError, SpatialARError
-from napari_spatial_ar.gui.notify import sentence
-from napari_spatial_ar.gui.scan_text import columns
+from napari_spatial_ar.gui.jobs import sentence
+from napari_spatial_ar.gui.open_scan import columns
 from napari_spatial_ar.imaging.reading import Found, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.review.report.data import told_in_report

@@ -1,38 +1,198 @@
-"""The worklist: scans of a folder, scored in the background and read one after the other."""
+"""Lists a folder's scans in a worker, row by row, and draws their pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import threading
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 from weakref import ref
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeySequence
-from qtpy.QtWidgets import QProgressBar, QShortcut, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QProgressBar, QPushButton, QShortcut, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.jobs import TaskHost
-from napari_spatial_ar.gui.opening import ask_for_scan, dropped_paths
-from napari_spatial_ar.gui.widgets.forms import Note, button, row
+from napari_spatial_ar.gui.jobs import Task, TaskHost, report
+from napari_spatial_ar.gui.open_scan import ask_for_scan, dropped_paths
+from napari_spatial_ar.gui.review.export_panel import ReportMaker, ask_for_report
+from napari_spatial_ar.gui.widgets.forms import Note, WheelGuard, button, row
 from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
-from napari_spatial_ar.gui.widgets.wheel import WheelGuard
-from napari_spatial_ar.gui.worklist.folder import FolderLister, last_listed
-from napari_spatial_ar.gui.worklist.keeping import WorklistKeeper
-from napari_spatial_ar.gui.worklist.model import WorklistModel
-from napari_spatial_ar.gui.worklist.opening import WorklistOpener
-from napari_spatial_ar.gui.worklist.reporting import FolderReporter
+from napari_spatial_ar.gui.worklist.controller import WorklistKeeper, WorklistOpener
+from napari_spatial_ar.gui.worklist.listing import Listed, list_steps, thumbnail_steps
 from napari_spatial_ar.gui.worklist.runner import WorklistRunner
-from napari_spatial_ar.gui.worklist.table import WorklistTable
+from napari_spatial_ar.gui.worklist.table import WorklistModel, WorklistTable
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.paths import worklist_dir
-from napari_spatial_ar.review.worklist.entries import next_unread, overview
+from napari_spatial_ar.review.report.data import REPORT_FILE, FolderReport
+from napari_spatial_ar.review.report.folder import worklist_steps
+from napari_spatial_ar.review.report.html import folder_page
+from napari_spatial_ar.review.worklist.entries import Entry, next_unread, overview
 from napari_spatial_ar.review.worklist.scoring import MaskRule
 from napari_spatial_ar.review.worklist.store import WorklistStore
+from napari_spatial_ar.steps import mapped, until_stopped
 
-__all__ = ["KEYS", "WorklistPanel", "show_worklist"]
+__all__ = [
+    "KEYS",
+    "FolderLister",
+    "FolderReporter",
+    "WorklistPanel",
+    "last_listed",
+    "show_worklist",
+]
+
+
+def last_listed() -> list[str]:
+    """Files and folders that were listed last; none where they are not there any more."""
+    paths = str(settings.recall("worklist", "")).split("\n")
+    return paths if all(path and os.path.exists(path) for path in paths) else []
+
+
+class FolderLister(QObject):
+    """Fills the rows of a worklist.
+
+    Parameters
+    ----------
+    rows : WorklistModel
+        Where scans are put.
+    tasks : TaskHost
+        Where they are looked for.
+    """
+
+    #: A line for the user.
+    said = Signal(str)
+    #: Every scan is listed.
+    listed = Signal()
+
+    def __init__(self, rows: WorklistModel, tasks: TaskHost, parent: QObject):
+        super().__init__(parent)
+        self._rows = rows
+        self._tasks = tasks
+        self._task: Task | None = None
+
+    @property
+    def listing(self) -> bool:
+        """Whether scans are being looked for."""
+        return self._task is not None
+
+    def look_in(self, paths: Sequence[str], found: Found | None = None) -> None:
+        """List what is in files and folders, in place of what was listed before."""
+        first = Path(paths[0])
+        settings.remember_folder("open", first if os.path.isdir(first) else first.parent)
+        settings.remember("worklist", "\n".join(paths))
+        task = self._tasks.start(partial(list_steps, paths=list(paths), found=found))
+        task.progressed.connect(partial(self._take, task))
+        task.returned.connect(partial(self._on_listed, task))
+        task.failed.connect(partial(self._on_failed, task))
+        self._task = task
+        self._rows.clear()
+
+    def draw(self, entries: Sequence[Entry]) -> None:
+        """Draw pictures of scans, in this order."""
+        known = self._rows.scans
+        scans = [(entry.key, known[entry.key]) for entry in entries if entry.key in known]
+        task = self._tasks.start(partial(thumbnail_steps, scans=scans))
+        task.progressed.connect(self._take_picture)
+
+    def _take(self, task: Task, step: Any) -> None:
+        if task is not self._task:
+            return
+        if isinstance(step, Listed):
+            self._rows.add(step.entry, step.scan)
+        else:
+            self.said.emit(step)
+
+    def _take_picture(self, made: Any) -> None:
+        self._rows.put_picture(*made)
+
+    def _on_listed(self, task: Task, passed_over: int) -> None:
+        if task is self._task:
+            self._task = None
+            more = f"{passed_over} localizers and derived series are left out."
+            self.said.emit(more if passed_over else "")
+            self.listed.emit()
+
+    def _on_failed(self, task: Task, error: Exception) -> None:
+        if task is self._task:
+            self._task = None
+            self.said.emit(report(error, "Looking for scans"))
+
+
+class FolderReporter(ReportMaker):
+    """Makes it from what is kept on disk of the scans.
+
+    Parameters
+    ----------
+    button, tasks
+        See `ReportMaker`.
+    dock : ReviewDock
+        Whose threshold says what a finding is.
+    rows, runner, keeper, store
+        The list, its model, what keeps results, and where.
+    """
+
+    def __init__(
+        self,
+        button: QPushButton,
+        tasks: TaskHost,
+        dock: Any,
+        rows: WorklistModel,
+        runner: WorklistRunner,
+        keeper: WorklistKeeper,
+        store: WorklistStore,
+    ):
+        super().__init__(button, tasks)
+        self._dock = dock
+        self._rows = rows
+        self._runner = runner
+        self._keeper = keeper
+        self._store = store
+        button.clicked.connect(self.press)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to report, or a report to cancel."""
+        if self.busy:
+            return True
+        scored = any(entry.state == "scored" for entry in self._rows.entries)
+        known = self._runner.plan.rule.threshold is not None
+        return scored and known and self._runner.model is not None
+
+    def press(self) -> None:
+        """Ask where to, and make the report; or cancel the one that is being made."""
+        if self.busy:
+            self.cancel()
+            return
+        file = ask_for_report(self._button.window(), REPORT_FILE)
+        if file is None or not self.ready:
+            return
+        for opened in self._keeper.opened:
+            self._keeper.keep_marks(opened)
+        listed = [(entry, self._rows.scans.get(entry.key)) for entry in self._rows.entries]
+        steps = worklist_steps(
+            listed,
+            self._runner.model,
+            self._store,
+            self._runner.plan.rule,
+            fpr=self._dock.threshold.fpr,
+        )
+        self.start(file, partial(_page_steps, steps=steps, scans=len(listed)))
+
+
+def _page_steps(
+    stop: threading.Event, steps: Generator[int, None, FolderReport], scans: int
+) -> Generator[str, None, str | None]:
+    told = mapped(steps, lambda done: f"Report: {done} of {scans} scans...")
+    made = yield from until_stopped(stop, told, news=str)
+    return None if made is None else folder_page(made)
+
 
 #: Key: what it does, in the list, in the Review dock and on the viewer's canvas.
 KEYS = {"W": "next_unread", "D": "toggle_done"}
+
+
 _INVITATION = "Drop a folder of scans here, or choose one."
 
 

@@ -1,25 +1,273 @@
-"""Scores the scans of a worklist in the background: started, paused, cancelled, gone on with."""
+"""What workers do for a worklist: score, open, keep. Nothing here touches a layer."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Generator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_spatial_ar.errors import StorageError
-from napari_spatial_ar.gui.jobs import Task, TaskHost
-from napari_spatial_ar.gui.notify import report
-from napari_spatial_ar.gui.worklist.listing import record_steps
-from napari_spatial_ar.gui.worklist.model import WorklistModel
-from napari_spatial_ar.gui.worklist.work import Plan, Scored, scoring_steps
-from napari_spatial_ar.review.worklist.entries import Entry, order_of_need
-from napari_spatial_ar.review.worklist.scoring import MaskRule
-from napari_spatial_ar.review.worklist.store import WorklistStore, model_key
+from napari_spatial_ar.errors import (
+    Cancelled,
+    InUseError,
+    ModelFileError,
+    StorageError,
+    WeightsError,
+)
+from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui.jobs import Task, TaskHost, report
+from napari_spatial_ar.gui.open_scan import read_steps
+from napari_spatial_ar.gui.worklist.listing import record_steps, told_in_row
+from napari_spatial_ar.gui.worklist.table import WorklistModel
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.normative.cancellation import stopping_when
+from napari_spatial_ar.review.report.data import told_in_report
+from napari_spatial_ar.review.worklist.entries import Entry, Summary, order_of_need
+from napari_spatial_ar.review.worklist.scoring import MaskRule, score_steps, summarise
+from napari_spatial_ar.review.worklist.store import (
+    Marks,
+    ScanScores,
+    WorklistStore,
+    model_key,
+)
 
-__all__ = ["WorklistRunner"]
+__all__ = ["Kept", "Plan", "Scored", "WorklistRunner", "open_steps", "save_steps", "scoring_steps"]
+
+_LOOK_SECONDS = 0.1
+
+
+# Between looks at a scan that another window has.
+_ELSEWHERE_SECONDS = 1.0
+
+
+# What each scan would meet again, so the first is the end of it.
+_HOPELESS = (WeightsError, ModelFileError, StorageError)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is on disk of a scan: scores, and what the reader said."""
+
+    scores: ScanScores
+    marks: Marks
+
+
+@dataclass(frozen=True)
+class Scored:
+    """News of a scan: it began or went on, it is scored, it failed, or it was set down."""
+
+    key: str
+    done: int = 0
+    slices: int = 0
+    summary: Summary | None = None
+    trouble: str = ""
+    reason: str = ""
+    ended: bool = False
+
+
+@dataclass
+class Plan:
+    """What is to be scored next: told by the window, asked by the worker.
+
+    Every attribute is replaced whole, never changed in place.
+
+    Parameters
+    ----------
+    queue : tuple of (str, Scan)
+        In the order of need.
+    held : frozenset of str
+        Scans that the viewer has: they are scored there.
+    rule : MaskRule
+        What is a finding.
+    """
+
+    queue: tuple[tuple[str, Scan], ...] = ()
+    held: frozenset[str] = frozenset()
+    rule: MaskRule = field(default_factory=MaskRule)
+    at_work: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def hold(self, key: str) -> None:
+        """Keep the worker off a scan; one that it has at hand it sets down after the slice."""
+        with self._lock:
+            self.held = self.held | {key}
+
+    def release(self, key: str) -> None:
+        """Let the worker have a scan again."""
+        with self._lock:
+            self.held = self.held - {key}
+
+    def take(self, but: set[str]) -> tuple[str, Scan] | None:
+        """Take the scan that is needed most, those that were tried left out."""
+        with self._lock:
+            left = [pair for pair in self.queue if pair[0] not in self.held | but]
+            self.at_work = left[0][0] if left else ""
+            return left[0] if left else None
+
+    def set_down(self) -> None:
+        """Say that no scan is at hand."""
+        self.at_work = ""
+
+
+def scoring_steps(
+    stop: threading.Event, go: threading.Event, plan: Plan, model: Any, store: WorklistStore
+) -> Generator[Scored, None, None]:
+    """Score what the plan says, one scan in memory at a time, until there is none left.
+
+    A scan that cannot be read or scored is told of, which is kept, and the others go on; one that
+    another window has is waited for, as the last. It is computed in the fastest way, which is
+    measured first where that was never done.
+
+    Raises
+    ------
+    WeightsError, ModelFileError, StorageError
+        What no other scan would fare better with.
+    InputError
+        If the environment asks for an engine that there is not.
+    """
+    if not _wait(stop, go):
+        return
+    try:
+        with stopping_when(stop.is_set):
+            services.settle_engine(model)
+    except Cancelled:
+        return
+    tried: set[str] = set()
+    elsewhere: set[str] = set()
+    while _wait(stop, go):
+        job = plan.take(tried | elsewhere)
+        if job is None:
+            if not elsewhere:
+                return
+            elsewhere.clear()
+            stop.wait(_ELSEWHERE_SECONDS)
+            continue
+        key, scan = job
+        try:
+            with store.hold(key):
+                steps = score_steps(model, scan, key, store, partial(getattr, plan, "rule"))
+                if (yield from _one(stop, go, plan, key, steps)):
+                    tried.add(key)
+        except InUseError:
+            elsewhere.add(key)
+        except _HOPELESS:
+            yield Scored(key, ended=True)
+            raise
+        except Cancelled:
+            tried.add(key)
+            yield Scored(key, ended=True)
+        except Exception as error:  # noqa: BLE001 - a scan's trouble is its own
+            tried.add(key)
+            told = told_in_row(error), told_in_report(error)
+            with suppress(StorageError):  # then it is only tried again
+                store.save_failure(key, model_key(model), told[1])
+            yield Scored(key, trouble=told[0], reason=told[1], ended=True)
+        finally:
+            plan.set_down()
+
+
+def _wait(stop: threading.Event, go: threading.Event) -> bool:
+    """Wait while paused; False where it is to end."""
+    while not stop.is_set() and not go.wait(_LOOK_SECONDS):
+        pass
+    return not stop.is_set()
+
+
+def _one(
+    stop: threading.Event,
+    go: threading.Event,
+    plan: Plan,
+    key: str,
+    steps: Generator[tuple[int, int], None, Summary],
+) -> Generator[Scored, None, bool]:
+    """Go through the slices of a scan; say whether it is scored to the end."""
+    while not stop.is_set() and key not in plan.held:
+        if not go.wait(_LOOK_SECONDS):
+            continue
+        try:
+            done, slices = next(steps)
+        except StopIteration as end:
+            yield Scored(key, summary=end.value, ended=True)
+            return True
+        yield Scored(key, done, slices)
+    steps.close()
+    yield Scored(key, ended=True)
+    return False
+
+
+def open_steps(
+    stop: threading.Event,
+    plan: Plan,
+    key: str,
+    scan: Scan,
+    store: WorklistStore,
+    model: Any,
+    hold: ExitStack,
+    read: bool = True,
+) -> Generator[Any, None, Kept | None]:
+    """Read a scan (yields as `read_steps`), then what is kept of it by a model.
+
+    Where it is read, ``hold`` keeps it to this window from then on.
+
+    Returns
+    -------
+    Kept or None
+        None without a model.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, has no slices of the model's plane, or another window has it
+        (`InUseError`).
+    """
+    # Its scores so far are on disk, and nobody has it, once the worker has set it down.
+    while plan.at_work == key and not stop.is_set():
+        time.sleep(_LOOK_SECONDS)
+    if stop.is_set():
+        return None
+    if read:
+        hold.enter_context(store.hold(key))
+        if stop.is_set():  # just now, and nobody would let go of it
+            hold.close()
+            return None
+        yield from read_steps(stop, [scan])
+    if model is None:
+        return None
+    plane = model.plane
+    same = plane is None or plane == scan.geometry.plane
+    geometry = scan.geometry if same else scan.geometry.along(plane)
+    by = model_key(model)
+    scores = store.load_scores(key, by, geometry) or ScanScores.empty(geometry)
+    return Kept(scores, store.load_marks(key, by, geometry.shape))
+
+
+def save_steps(
+    stop: threading.Event,
+    key: str,
+    store: WorklistStore,
+    model: Any,
+    volume: Volume,
+    scores: ScanScores,
+    rule: MaskRule,
+) -> Generator[None, None, Summary | None]:
+    """Keep the scores that the viewer made.
+
+    Returns
+    -------
+    Summary or None
+        None where slices are left.
+    """
+    yield
+    summary = None if scores.left else summarise(model, volume, scores, rule)
+    store.save_scores(key, model_key(model), scores, summary)
+    return summary
+
 
 _OPEN = ("waiting", "scoring")
 

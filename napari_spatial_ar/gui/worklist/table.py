@@ -1,16 +1,248 @@
-"""The table of a worklist: sorted by any column, opened by a double click or Enter."""
+"""Scans of a worklist as rows of a table, each with its picture."""
 
 from __future__ import annotations
 
-from qtpy.QtCore import QModelIndex, QSize, Qt, Signal
-from qtpy.QtGui import QKeyEvent
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSize, QSortFilterProxyModel, Qt, Signal
+from qtpy.QtGui import QBrush, QFont, QIcon, QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
-from napari_spatial_ar.gui.widgets.tooltips import tooltip
-from napari_spatial_ar.gui.worklist.model import COLUMNS, SCORE, WorklistModel, WorklistOrder
-from napari_spatial_ar.review.worklist.entries import Entry
+from napari_spatial_ar.gui.widgets.forms import icon, square
+from napari_spatial_ar.gui.widgets.plots import QUIET, TROUBLE
+from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.normative.calibration.acquired import header_likeness_of
+from napari_spatial_ar.review.likeness import likeness_headline
+from napari_spatial_ar.review.p_values import PValues, p_note
+from napari_spatial_ar.review.worklist.entries import Column, Entry, sort_value
 
-__all__ = ["WorklistTable"]
+__all__ = ["COLUMNS", "SCORE", "WorklistModel", "WorklistOrder", "WorklistTable"]
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: Column
+    title: str
+    tooltip: str
+    width: int
+    text: Callable[[Entry], str]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _state(entry: Entry) -> str:
+    if entry.state == "failed":
+        return entry.trouble
+    if entry.state == "scored" or not entry.done:
+        return entry.state
+    return f"{entry.state}, {entry.done} of {entry.slices}"
+
+
+COLUMNS = (
+    _Column("scan", "Scan", tooltip("worklist.columns.scan"), 250, lambda e: e.label),
+    _Column(
+        "description",
+        "Description",
+        tooltip("worklist.columns.description"),
+        250,
+        lambda e: e.description,
+    ),
+    _Column(
+        "slices", "Slices", tooltip("worklist.columns.slices"), 52, lambda e: str(e.slices or "")
+    ),
+    _Column(
+        "score",
+        "Score",
+        tooltip("worklist.columns.score"),
+        60,
+        lambda e: _number(e.summary.score, ".3g"),
+    ),
+    _Column(
+        "p",
+        "p",
+        tooltip("worklist.columns.p"),
+        56,
+        lambda e: _number(e.summary.p_value, ".2g"),
+    ),
+    _Column(
+        "findings",
+        "Flagged",
+        tooltip("worklist.columns.findings"),
+        70,
+        lambda e: _number(e.summary.findings, "d"),
+    ),
+    _Column("state", "Status", tooltip("worklist.columns.status"), 150, _state),
+    _Column("reading", "Read", tooltip("worklist.columns.read"), 78, lambda e: e.reading),
+)
+
+
+SCORE = next(at for at, column in enumerate(COLUMNS) if column.name == "score")
+
+
+_NUMBERS = ("slices", "score", "p", "findings")
+
+
+class WorklistModel(QAbstractTableModel):
+    """Entries by key, in the order in which they were found."""
+
+    #: Entries came, went or changed.
+    changed = Signal()
+
+    def __init__(self, parent: Any = None):
+        super().__init__(parent)
+        self.entries: list[Entry] = []
+        self.scans: dict[str, Scan] = {}
+        self._rows: dict[str, int] = {}
+        self._icons: dict[str, QIcon] = {}
+        self._blank = icon(square())
+        self._model: Any = None
+        self._unlike: dict[str, str] = {}
+
+    def set_model(self, model: Any) -> None:
+        """Mark scans of which the headers say that they are unlike those of a model."""
+        self._model, self._unlike = model, {}
+        if self.entries:
+            last = self.index(len(self.entries) - 1, len(COLUMNS) - 1)
+            self.dataChanged.emit(self.index(0, 0), last)
+
+    def unlike(self, key: str) -> str:
+        """Say in what a scan is unlike those of the model, by its header; "" for nothing."""
+        if key not in self._unlike:
+            found = header_likeness_of(self._model, self.scans.get(key))
+            self._unlike[key] = likeness_headline(found, "")
+        return self._unlike[key]
+
+    def clear(self) -> None:
+        """Forget all scans."""
+        self.beginResetModel()
+        self.entries, self.scans, self._rows, self._icons = [], {}, {}, {}
+        self._unlike = {}
+        self.endResetModel()
+        self.changed.emit()
+
+    def add(self, entry: Entry, scan: Scan | None) -> None:
+        """Put a scan at the end; None for a file that holds none."""
+        row = len(self.entries)
+        self.beginInsertRows(QModelIndex(), row, row)
+        self.entries.append(entry)
+        self._rows[entry.key] = row
+        if scan is not None:
+            self.scans[entry.key] = scan
+        self.endInsertRows()
+        self.changed.emit()
+
+    def entry(self, key: str) -> Entry | None:
+        """Entry of a key, if it is listed."""
+        row = self._rows.get(key)
+        return None if row is None else self.entries[row]
+
+    def put(self, entry: Entry) -> None:
+        """Take what is new of a scan; nothing where it is not listed."""
+        row = self._rows.get(entry.key)
+        if row is not None and entry != self.entries[row]:
+            self.entries[row] = entry
+            self.dataChanged.emit(self.index(row, 0), self.index(row, len(COLUMNS) - 1))
+            self.changed.emit()
+
+    def put_picture(self, key: str, picture: npt.NDArray[np.uint8]) -> None:
+        """Take a scan's thumbnail, (rows, columns) uint8."""
+        row = self._rows.get(key)
+        if row is not None:
+            self._icons[key] = icon(square(picture))
+            self.dataChanged.emit(self.index(row, 0), self.index(row, 0))
+
+    def has_picture(self, key: str) -> bool:
+        """Whether a scan's thumbnail is there."""
+        return key in self._icons
+
+    def row_of(self, key: str) -> QModelIndex:
+        """Return the first cell of a scan; an invalid index where it is not listed."""
+        row = self._rows.get(key)
+        return QModelIndex() if row is None else self.index(row, 0)
+
+    def rowCount(self, parent: QModelIndex | None = None) -> int:
+        """Count scans."""
+        return 0 if parent is not None and parent.isValid() else len(self.entries)
+
+    def columnCount(self, parent: QModelIndex | None = None) -> int:
+        """Count columns."""
+        return 0 if parent is not None and parent.isValid() else len(COLUMNS)
+
+    def headerData(
+        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
+    ) -> Any:
+        """Title and tooltip of a column."""
+        if orientation != Qt.Orientation.Horizontal:
+            return None
+        if role == Qt.ItemDataRole.DisplayRole:
+            return COLUMNS[section].title
+        return COLUMNS[section].tooltip if role == Qt.ItemDataRole.ToolTipRole else None
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """Text, picture and looks of a cell."""
+        entry, column = self.entries[index.row()], COLUMNS[index.column()]
+        if role == Qt.ItemDataRole.DisplayRole:
+            marked = column.name == "findings" and column.text(entry) and self.unlike(entry.key)
+            return f"\u26a0 {column.text(entry)}" if marked else column.text(entry)
+        if role == Qt.ItemDataRole.DecorationRole:
+            return self._icons.get(entry.key, self._blank) if index.column() == 0 else None
+        if role == Qt.ItemDataRole.ToolTipRole:
+            unlike = self.unlike(entry.key) if column.name == "findings" else ""
+            return f"{unlike} {_tip(entry, column)}".strip()
+        if role == Qt.ItemDataRole.TextAlignmentRole and column.name in _NUMBERS:
+            return Qt.AlignmentFlag.AlignCenter
+        if role == Qt.ItemDataRole.ForegroundRole:
+            if entry.state == "failed":
+                return QBrush(TROUBLE.on(self.parent()))
+            return QBrush(QUIET.on(self.parent())) if entry.reading == "done" else None
+        if role == Qt.ItemDataRole.FontRole and entry.reading == "unread":
+            font = QFont()
+            font.setBold(True)
+            return font if column.name in ("scan", "reading") else None
+        return None
+
+
+def _tip(entry: Entry, column: _Column) -> str:
+    summary = entry.summary
+    if column.name == "state" and entry.trouble:
+        return as_tooltip(entry.trouble)
+    if column.name == "p" and summary.p_value is not None:
+        patients = summary.patients
+        return p_note(PValues(summary.p_value, (), patients, 1 / (patients + 1)))
+    if column.name == "findings" and summary.threshold is not None:
+        return f"{column.tooltip}: {summary.threshold:.3g}"
+    if column.name in ("scan", "description"):
+        return as_tooltip(column.text(entry))
+    return column.tooltip
+
+
+class WorklistOrder(QSortFilterProxyModel):
+    """Sorts by numbers where they are numbers; what has no value goes last either way."""
+
+    def lessThan(self, left: QModelIndex, right: QModelIndex) -> bool:
+        """Compare two rows by a column."""
+        model, column = self.sourceModel(), COLUMNS[left.column()].name
+        a, b = (sort_value(model.entries[at.row()], column) for at in (left, right))
+        if a is None or b is None:
+            # In falling order Qt asks the other way round.
+            last = self.sortOrder() == Qt.SortOrder.DescendingOrder
+            return (a is None) == last and (a is None) != (b is None)
+        return bool(a < b)
+
+    @property
+    def shown(self) -> list[Entry]:
+        """Entries in the order on the screen."""
+        entries = self.sourceModel().entries
+        rows = (self.mapToSource(self.index(row, 0)).row() for row in range(self.rowCount()))
+        return [entries[row] for row in rows]
+
 
 # No taller: beside napari's own docks there is little room below the canvas of a small screen.
 _PICTURE = 34

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from napari_spatial_ar.errors import InputError, WeightsError
 from napari_spatial_ar.normative.backbones import engines
-from napari_spatial_ar.normative.backbones.patch_grid import PatchGrid
 from napari_spatial_ar.normative.backbones.registry import (
     BackboneSpec,
+    PatchGrid,
 )
 from napari_spatial_ar.normative.backbones.turns import Turns
-from napari_spatial_ar.normative.backbones.weight_layouts import (
+from napari_spatial_ar.normative.backbones.weight_files import (
     Rounding,
     content_sha256,
     is_final_norm,

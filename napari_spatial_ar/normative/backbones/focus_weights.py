@@ -26,7 +26,7 @@ from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.imaging.files import work_folder
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.registry import BACKBONES, OFFLINE_BACKBONE
-from napari_spatial_ar.normative.backbones.weight_layouts import to_transformers
+from napari_spatial_ar.normative.backbones.weight_files import to_transformers
 
 __all__ = ["from_onnx", "from_wheel", "pull"]
 

@@ -11,7 +11,7 @@ from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.devices import resolve_device
 from napari_spatial_ar.normative.backbones.pixels import PixelBackbone
 from napari_spatial_ar.normative.backbones.registry import Fuse, with_layers
-from napari_spatial_ar.normative.backbones.weight_layouts import to_transformers
+from napari_spatial_ar.normative.backbones.weight_files import to_transformers
 from napari_spatial_ar.normative.backbones.weights import default_backbone, find, spec_of
 
 __all__ = ["load_backbone"]

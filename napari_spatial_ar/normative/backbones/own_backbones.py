@@ -26,11 +26,12 @@ from napari_spatial_ar.normative.backbones.registry import (
     IMAGENET_STD,
     BackboneSpec,
 )
-from napari_spatial_ar.normative.backbones.weight_files import read_json, read_weights
-from napari_spatial_ar.normative.backbones.weight_layouts import (
+from napari_spatial_ar.normative.backbones.weight_files import (
     Family,
     block_of,
     content_sha256,
+    read_json,
+    read_weights,
     to_transformers,
 )
 from napari_spatial_ar.paths import check_name_length

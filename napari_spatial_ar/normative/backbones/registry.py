@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import torch
 from pydantic import Field, ValidationError
+from torch import Tensor, nn
+from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative.backbones.weight_files import read_metadata
-from napari_spatial_ar.normative.backbones.weight_layouts import Family
+from napari_spatial_ar.normative.backbones.weight_files import Family, read_metadata
 from napari_spatial_ar.normative.model_schema import Digest, Number, Part, Size, Word
 from napari_spatial_ar.paths import weights_dir
 
@@ -24,6 +26,7 @@ __all__ = [
     "OFFLINE_BACKBONE",
     "BackboneSpec",
     "Fuse",
+    "PatchGrid",
     "find_spec",
     "known_backbones",
     "own_file",
@@ -34,11 +37,22 @@ __all__ = [
 #: How several blocks make one embedding: one after the other, or their mean.
 Fuse = Literal["concat", "mean"]
 
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
 DEFAULT_BACKBONE = "dinov3_vits16"
+
+
 OFFLINE_BACKBONE = "dinov2_vits14_focus"
+
+
 _DINOV3_LICENCE = "DINOv3 License (Meta)"
+
+
 _DINOV2_LICENCE = "Apache-2.0"
 
 
@@ -163,13 +177,18 @@ def _dinov2(
 
 
 _GATED: dict[str, Any] = {"use_gated_mlp": True, "hidden_act": "silu"}
+
+
 _NO_QKV_BIAS: dict[str, Any] = {"query_bias": False, "value_bias": False}
+
+
 _V2_SIZES: tuple[tuple[str, int, int, int, dict[str, Any]], ...] = (
     ("s", 384, 12, 6, {}),
     ("b", 768, 12, 12, {}),
     ("l", 1024, 24, 16, {}),
     ("g", 1536, 40, 24, {"use_swiglu_ffn": True}),
 )
+
 
 BACKBONES: dict[str, BackboneSpec] = {
     spec.name: spec
@@ -204,6 +223,8 @@ BACKBONES: dict[str, BackboneSpec] = {
 
 # Key of their spec in the metadata of their file, which is named after them.
 _SPEC = "napari-spatial-ar-backbone"
+
+
 _KEPT = ("family", "patch", "width", "licence", "config", "pinned_sha256", "mean", "std")
 
 
@@ -290,3 +311,46 @@ def with_layers(spec: BackboneSpec, layers: Sequence[int], fuse: Fuse = "concat"
     # The pinned sum is that of the blocks up to the last one read.
     same = max(blocks, default=0) == max(spec.layers, default=0)
     return replace(spec, layers=blocks, fuse=fuse, pinned_sha256=spec.pinned_sha256 if same else "")
+
+
+class PatchGrid(nn.Module):
+    """One of transformers' models, with the grid of its patch tokens as its only output.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model of transformers.
+    spec : BackboneSpec
+        Which blocks are read, and how they make an embedding.
+    """
+
+    def __init__(self, model: nn.Module, spec: BackboneSpec) -> None:
+        super().__init__()
+        self.model = model
+        self.spec = spec
+        # These two take images of one size only, unless told to interpolate positions.
+        learned = spec.family in ("vit", "clip")
+        self._options = {"interpolate_pos_encoding": True} if learned else {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float -> (B, D, Hp, Wp) float32; computed in the dtype of the weights."""
+        spec = self.spec
+        rows, columns = (n // spec.patch for n in images.shape[2:])
+        out = self.model(
+            pixel_values=images, output_hidden_states=bool(spec.layers), **self._options
+        )
+        if spec.layers:
+            blocks = [
+                functional.layer_norm(out.hidden_states[n].float(), (spec.width,), eps=1e-6)
+                for n in spec.layers
+            ]
+            tokens = (
+                torch.cat(blocks, dim=-1)
+                if spec.fuse == "concat"
+                else torch.stack(blocks).mean(dim=0)
+            )
+        else:
+            tokens = out.last_hidden_state.float()
+        # The class token and any registers come first.
+        patches = tokens[:, -rows * columns :]
+        return patches.transpose(1, 2).reshape(len(images), -1, rows, columns)

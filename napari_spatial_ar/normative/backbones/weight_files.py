@@ -1,11 +1,19 @@
-"""Reading weights from files, whoever wrote them: told by content, and never unpickled."""
+"""One set of names for backbone weights, whoever wrote the file.
+
+Meta's ``.pth``, timm's safetensors and transformers' safetensors (old and new names) hold the
+same DINO weights under different names. `to_transformers` turns each into the names of the
+transformers 5 modules that run them, so all layouts give the same features and one hash.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,22 +22,318 @@ from torch import Tensor
 
 from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.imaging.files import atomic_write_bytes
-from napari_spatial_ar.normative.backbones.weight_layouts import Rounding
 
 __all__ = [
+    "Family",
+    "Rounding",
+    "block_of",
     "check_kind",
+    "content_sha256",
+    "is_final_norm",
+    "is_used",
     "read_json",
     "read_metadata",
     "read_rounding",
     "read_weights",
+    "rounded",
+    "to_transformers",
     "write_rounded",
 ]
 
+Family = Literal["dinov3_vit", "dinov2", "dinov3_convnext", "vit", "clip", "pixels"]
+
+
+Rules = tuple[tuple[str, str], ...]
+
+
+# Written into checkpoints but never used at inference, or computed anew from the config.
+_UNUSED = re.compile(r"(^|\.)mask_token$|rope_embed|bias_mask$|^norms\.|position_ids$")
+
+
+# Of the norm after the last block, which a block that is read does not go through.
+_FINAL_NORM = re.compile(r"^(norm|layernorm|post_layernorm)\.")
+
+
+_POSITIONS = "embeddings.position_embeddings"
+
+
+# Meta and timm share these: a fused qkv per block is split afterwards.
+_BLOCKS_TO_DINOV3: Rules = (
+    (r"^cls_token$", "embeddings.cls_token"),
+    (r"^(storage_tokens|reg_token)$", "embeddings.register_tokens"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings."),
+    (r"^blocks\.(\d+)\.attn\.proj\.", r"model.layer.\1.attention.o_proj."),
+    (r"^blocks\.(\d+)\.attn\.([qkv])_(bias)$", r"model.layer.\1.attention.\2_proj.\3"),
+    (r"^blocks\.(\d+)\.attn\.", r"model.layer.\1.attention."),
+    (r"^blocks\.(\d+)\.(?:ls(\d)\.gamma|gamma_(\d))$", r"model.layer.\1.layer_scale\2\3.lambda1"),
+    (r"^blocks\.(\d+)\.mlp\.(?:w1|fc1_g)\.", r"model.layer.\1.mlp.gate_proj."),
+    (r"^blocks\.(\d+)\.mlp\.(?:w2|fc1_x|fc1)\.", r"model.layer.\1.mlp.up_proj."),
+    (r"^blocks\.(\d+)\.mlp\.(?:w3|fc2)\.", r"model.layer.\1.mlp.down_proj."),
+    (r"^blocks\.(\d+)\.norm", r"model.layer.\1.norm"),
+    (r"^layer\.", "model.layer."),
+)
+
+
+_BLOCKS_TO_DINOV2: Rules = (
+    (r"^cls_token$", "embeddings.cls_token"),
+    (r"^pos_embed$", "embeddings.position_embeddings"),
+    (r"^(register_tokens|reg_token)$", "embeddings.register_tokens"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    # `blocks.` may be chunked by depth in Meta's larger checkpoints: blocks.CHUNK.N.
+    (r"^blocks\.(?:\d+\.)?(\d+)\.", r"encoder.layer.\1."),
+    (r"\.attn\.proj\.", ".attention.o_proj."),
+    (r"\.attn\.", ".attention."),
+    (r"\.ls(\d)\.gamma$", r".layer_scale\1.lambda1"),
+    (r"^norm\.", "layernorm."),
+    # transformers before 5
+    (r"\.attention\.attention\.query\.", ".attention.q_proj."),
+    (r"\.attention\.attention\.key\.", ".attention.k_proj."),
+    (r"\.attention\.attention\.value\.", ".attention.v_proj."),
+    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+    (r"\.mlp\.(?:w12|weights_in)\.", ".mlp.gate_up."),
+    (r"\.mlp\.(?:w3|weights_out)\.", ".mlp.down_proj."),
+)
+
+
+_TO_CONVNEXT: Rules = (
+    (r"^stem\.", "stages.0.downsample_layers."),
+    (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample_layers."),
+    (r"^stages\.(\d+)\.downsample\.", r"stages.\1.downsample_layers."),
+    (r"^stages\.(\d+)\.(?:blocks\.)?(\d+)\.", r"stages.\1.layers.\2."),
+    (r"\.(?:dwconv|conv_dw)\.", ".depthwise_conv."),
+    (r"\.(?:pwconv1|mlp\.fc1)\.", ".pointwise_conv1."),
+    (r"\.(?:pwconv2|mlp\.fc2)\.", ".pointwise_conv2."),
+    (r"(layers\.\d+)\.norm\.", r"\1.layer_norm."),
+    (r"^(?:head\.)?norm\.", "layer_norm."),
+    (r"^stages\.", "model.stages."),
+)
+
+
+# A plain vision transformer: timm's, that of open_clip around one of timm's, and transformers'
+# before 5.
+_TO_VIT: Rules = (
+    (r"^cls_token$", "embeddings.cls_token"),
+    (r"^pos_embed$", "embeddings.position_embeddings"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    (r"^blocks\.(\d+)\.norm1\.", r"layers.\1.layernorm_before."),
+    (r"^blocks\.(\d+)\.norm2\.", r"layers.\1.layernorm_after."),
+    (r"^blocks\.(\d+)\.attn\.proj\.", r"layers.\1.attention.o_proj."),
+    (r"^blocks\.(\d+)\.attn\.", r"layers.\1.attention."),
+    (r"^blocks\.", "layers."),
+    (r"^norm\.", "layernorm."),
+    (r"^encoder\.layer\.(\d+)\.attention\.attention\.query\.", r"layers.\1.attention.q_proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.attention\.key\.", r"layers.\1.attention.k_proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.attention\.value\.", r"layers.\1.attention.v_proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"layers.\1.attention.o_proj."),
+    (r"^encoder\.layer\.(\d+)\.intermediate\.dense\.", r"layers.\1.mlp.fc1."),
+    (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"layers.\1.mlp.fc2."),
+    (r"^encoder\.layer\.", "layers."),
+)
+
+
+# The vision transformer of CLIP as its authors and open_clip write it.
+_TO_CLIP: Rules = (
+    (r"^class_embedding$", "embeddings.class_embedding"),
+    (r"^positional_embedding$", "embeddings.position_embedding.weight"),
+    (r"^conv1\.", "embeddings.patch_embedding."),
+    (r"^ln_pre\.", "pre_layrnorm."),
+    (r"^ln_post\.", "post_layernorm."),
+    (r"^transformer\.resblocks\.", "encoder.layers."),
+    (r"\.attn\.in_proj_(weight|bias)$", r".self_attn.qkv.\1"),
+    (r"\.attn\.", ".self_attn."),
+    (r"\.ln_([12])\.", r".layer_norm\1."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+)
+
+
+_RULES: dict[Family, Rules] = {
+    "dinov3_vit": _BLOCKS_TO_DINOV3,
+    "dinov2": _BLOCKS_TO_DINOV2,
+    "dinov3_convnext": _TO_CONVNEXT,
+    "vit": _TO_VIT,
+    "clip": _TO_CLIP,
+}
+
+
+def to_transformers(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """Rename and split the tensors of any known layout.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        Weights as found in a file.
+    family : {"dinov3_vit", "dinov2", "dinov3_convnext", "vit", "clip"}
+        Which transformers model will hold them.
+
+    Returns
+    -------
+    dict of str to Tensor
+        float32 tensors under the names of `transformers` 5 modules; what inference does not
+        use (mask tokens, rotary buffers, the zero key bias of DINOv3) is left out. Names that
+        no rule knows are kept, so that loading can report them.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.endswith("attn.qkv.bias") and f"{name}_mask" in state:
+            # Meta masks the key part; the mask may be NaN in a file that was never trained.
+            mask = torch.nan_to_num(state[f"{name}_mask"].float(), nan=1.0)
+            tensor = tensor.float() * mask
+        new = name
+        if family == "dinov2" and _is_packed(name, state):
+            new = new.replace(".fc1.", ".w12.").replace(".fc2.", ".w3.")
+        for pattern, replacement in _RULES[family]:
+            new = re.sub(pattern, replacement, new)
+        if not _UNUSED.search(new):
+            renamed[new] = tensor.detach().to(torch.float32)
+    masked = any(name.endswith("attn.qkv.bias") for name in state)
+    for attention in (".attention.", ".self_attn."):
+        renamed = _split(renamed, f"{attention}qkv.", ("q_proj", "k_proj", "v_proj"), attention)
+    renamed = _split(renamed, ".mlp.gate_up.", ("gate_proj", "up_proj"), ".mlp.")
+    if family == "dinov3_vit":
+        if masked:  # Meta's key bias is masked to zero
+            renamed = {k: v for k, v in renamed.items() if not k.endswith("k_proj.bias")}
+        _add_zero_biases(renamed)
+    positions = renamed.get(_POSITIONS)
+    if positions is not None and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]:
+        # timm keeps that of the class token in the class token itself, where there are registers.
+        none = positions.new_zeros(1, 1, positions.shape[2])
+        renamed[_POSITIONS] = torch.cat([none, positions], dim=1)
+    return {name: tensor.contiguous() for name, tensor in renamed.items()}
+
+
+def _is_packed(name: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor is of a gated MLP as timm has it: its first product is two in one."""
+    mlp = re.match(r"(.*\.mlp\.)fc[12]\.", name)
+    first, second = (state.get(f"{mlp.group(1)}fc{n}.weight") if mlp else None for n in (1, 2))
+    return first is not None and second is not None and first.shape[0] == 2 * second.shape[1]
+
+
+def _split(
+    state: dict[str, Tensor], fused: str, parts: tuple[str, ...], parent: str
+) -> dict[str, Tensor]:
+    out: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if fused not in name:
+            out[name] = tensor
+            continue
+        prefix, suffix = name.split(fused)
+        for part, chunk in zip(parts, tensor.chunk(len(parts)), strict=True):
+            out[f"{prefix}{parent}{part}.{suffix}"] = chunk
+    return out
+
+
+def _add_zero_biases(state: dict[str, Tensor]) -> None:
+    """Give each query and value projection a bias: timm leaves it out where it is zero."""
+    for name in [n for n in state if re.search(r"\.[qv]_proj\.weight$", n)]:
+        bias = name.removesuffix("weight") + "bias"
+        state.setdefault(bias, torch.zeros(state[name].shape[0]))
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What a file of rounded weights says of the weights it was made from.
+
+    Rounded weights stand for the originals wherever a model names its backbone by hash.
+
+    Parameters
+    ----------
+    backbone : str
+        Key of `napari_spatial_ar.normative.backbones.registry.BACKBONES`.
+    dtype : str
+        What the weights were rounded to, such as ``"float16"``.
+    blocks : int
+        The file holds the embedding and the first so many blocks.
+    originals : mapping of str to str
+        `content_sha256` of the embedding and the first 1, 2, ... blocks as rounded -> that of the
+        same part of the originals.
+    """
+
+    backbone: str
+    dtype: str
+    blocks: int
+    originals: Mapping[str, str]
+
+
+def is_used(name: str, depth: int) -> bool:
+    """Whether a tensor matters when only the first ``depth`` blocks run (0: all)."""
+    if not depth:
+        return True
+    block = block_of(name)
+    return not is_final_norm(name) if block is None else block <= depth
+
+
+def block_of(name: str) -> int | None:
+    """Give the number, from 1, of the block of a vision transformer that a tensor is of."""
+    found = re.match(r"(?:model\.|encoder\.)?layers?\.(\d+)\.", name)
+    return int(found.group(1)) + 1 if found else None
+
+
+def is_final_norm(name: str) -> bool:
+    """Whether a tensor is of the norm after the last block."""
+    return _FINAL_NORM.match(name) is not None
+
+
+def rounded(
+    state: Mapping[str, Tensor], backbone: str, blocks: int, dtype: torch.dtype
+) -> tuple[dict[str, Tensor], Rounding]:
+    """Cut weights after some blocks and round them.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        Weights under transformers' names.
+    backbone : str
+        Its name.
+    blocks : int
+        How many of the first blocks are kept, with the embedding.
+    dtype : torch.dtype
+        What to round to.
+    """
+    small = {name: t.to(dtype) for name, t in state.items() if is_used(name, blocks)}
+    originals = {}
+    for depth in range(1, blocks + 1):
+        used = partial(is_used, depth=depth)
+        originals[content_sha256(small, used)] = content_sha256(state, used)
+    return small, Rounding(backbone, str(dtype).removeprefix("torch."), blocks, originals)
+
+
+def content_sha256(
+    state: Mapping[str, Tensor], keep: Callable[[str], bool] = lambda _name: True
+) -> str:
+    """Hash of weights by content, the same for every file layout.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        Weights under transformers' names.
+    keep : callable, optional
+        Says which names count.
+
+    Returns
+    -------
+    str
+        SHA-256 (hex) over names, shapes and float32 little-endian values, in name order.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(filter(keep, state)):
+        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
 # Key of the JSON of a `Rounding` in the metadata of a safetensors file.
 _ROUNDING = "napari-spatial-ar-rounding"
+
+
 _META_HASH = re.compile(r"-([0-9a-f]{8})\.pth$")
+
+
 # What a .pth begins with: a zip archive, or the pickle that torch wrote before 1.6.
 _PTH = (b"PK\x03\x04", b"\x80\x02")
+
+
 # Where training code puts the tensors: the teacher is what DINO's authors publish.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "teacher")
 

@@ -39,11 +39,12 @@ from napari_spatial_ar.normative.backbones.registry import (
     spec_metadata,
 )
 from napari_spatial_ar.normative.backbones.weight_files import (
+    Rounding,
     check_kind,
     read_rounding,
     read_weights,
+    to_transformers,
 )
-from napari_spatial_ar.normative.backbones.weight_layouts import Rounding, to_transformers
 from napari_spatial_ar.paths import embedded_weights, weights_dir
 
 __all__ = [

@@ -20,15 +20,13 @@ from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.calibration.acquired import acquired_of
 from napari_spatial_ar.normative.calibration.appearance import look_at
-from napari_spatial_ar.normative.calibration.calibration import Calibration, calibrate
+from napari_spatial_ar.normative.calibration.calibration import Calibration, PeakMeter, calibrate
 from napari_spatial_ar.normative.calibration.likeness import Looks, NormalLooks, sum_up
-from napari_spatial_ar.normative.calibration.peaks import PeakMeter
 from napari_spatial_ar.normative.detectors import Detector, score_grid
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
-from napari_spatial_ar.normative.library import is_released
+from napari_spatial_ar.normative.library import find_model, is_released
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
-from napari_spatial_ar.normative.model_lookup import find_model
 from napari_spatial_ar.normative.scores import Example
 from napari_spatial_ar.steps import finish
 

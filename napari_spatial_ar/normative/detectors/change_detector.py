@@ -40,10 +40,10 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.grids import Draw, check_grid
-from napari_spatial_ar.normative.detectors.moments import Moments
 from napari_spatial_ar.normative.detectors.patch_labels import CHANGED, IGNORED, UNCHANGED
 from napari_spatial_ar.normative.detectors.stored import take
-from napari_spatial_ar.normative.detectors.surroundings import Whitening, describe
+from napari_spatial_ar.normative.detectors.surroundings_bank import Whitening, describe
+from napari_spatial_ar.normative.detectors.whitening import Moments
 from napari_spatial_ar.normative.model_schema import Count, Number, Part
 
 __all__ = ["ChangeDetector"]

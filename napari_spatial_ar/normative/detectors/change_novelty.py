@@ -39,8 +39,11 @@ from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 from napari_spatial_ar.normative.detectors.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.detectors.grids import check_grid
 from napari_spatial_ar.normative.detectors.stored import take
-from napari_spatial_ar.normative.detectors.surroundings import describe
-from napari_spatial_ar.normative.detectors.surroundings_bank import StoredBank, SurroundingsBank
+from napari_spatial_ar.normative.detectors.surroundings_bank import (
+    StoredBank,
+    SurroundingsBank,
+    describe,
+)
 from napari_spatial_ar.normative.model_schema import Part
 from napari_spatial_ar.normative.scores import Scoring
 

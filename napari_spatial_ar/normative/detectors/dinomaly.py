@@ -1,25 +1,4 @@
-"""Reconstruction of encoder features through a noisy bottleneck.
-
-Reference: Guo et al., "Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised Anomaly
-Detection" (CVPR 2025) and its public code. The mean of eight middle blocks goes through an MLP
-with dropout and eight blocks of linear attention; two groups of four encoder blocks each are
-compared, as means, with two groups of decoder outputs. Trained by StableAdamW with AMSGrad,
-learning rate 2e-3 falling to 2e-4 by a cosine after 100 steps, weight decay 1e-4, gradients clipped
-at 0.1; from step 1000 on, nine in ten patches pass on a tenth of their gradient. A patch is as
-unusual as it is far, in cosine distance, from its reconstruction, averaged over the groups.
-
-Defaults: the published ones, 10,000 steps of 16 slices, dropout 0.2.
-
-Cost: 104 C^2 weights (15 million for ViT-S, a file of 60 MB), each used for every patch three times
-a step: 10,000 steps want a GPU. Eight blocks take eight times the room of one in the feature store.
-Scoring is one pass through the decoder.
-
-Differs from the publication: blocks are read layer-normed (published: as they are), class token
-and registers do not go through the decoder (the store keeps patches alone), slices are not cropped
-to their centre (published: 448 cut to 392, which would leave the border of a scan unscored; size
-392 gives the published number of patches), heatmaps are smoothed by the model's mean filter
-(published: a Gaussian).
-"""
+"""The network of Dinomaly: a noisy bottleneck and a decoder of linear attention."""
 
 from __future__ import annotations
 
@@ -28,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -36,25 +16,210 @@ import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.normative.detectors.ar_training import precision, products
 from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
-from napari_spatial_ar.normative.detectors.dinomaly_network import DinomalyNetwork, hard_mining_loss
 from napari_spatial_ar.normative.detectors.grids import StoredGrids, check_grid, walk
-from napari_spatial_ar.normative.detectors.stable_adamw import StableAdamW
+from napari_spatial_ar.normative.detectors.optimizers import StableAdamW
 from napari_spatial_ar.normative.detectors.stored import loaded
 from napari_spatial_ar.normative.model_schema import Closed, Part, Size
 
-__all__ = ["Dinomaly"]
+__all__ = ["Dinomaly", "DinomalyNetwork", "hard_mining_loss"]
+
+_HEAD = 64
+
+
+_NORM_EPS = 1e-8
+
+
+class _LinearAttention(nn.Module):
+    """Attention with the kernel elu + 1 in place of the softmax: linear in the patches."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # Heads of about 64 channels, as many as divide the width.
+        self.heads = next(n for n in range(max(1, width // _HEAD), 0, -1) if width % n == 0)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, P, C) -> (B, P, C)."""
+        batch, patches, width = tokens.shape
+        qkv = self.qkv(tokens).reshape(batch, patches, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        with torch.autocast(tokens.device.type, enabled=False):
+            query, key, value = qkv.float()
+            query, key = functional.elu(query) + 1, functional.elu(key) + 1
+            memory = key.transpose(-2, -1) @ value
+            norm = query @ key.sum(dim=-2).unsqueeze(-1)
+            mixed = (query @ memory) / norm
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, patches, width))
+        return out
+
+
+class _Block(nn.Module):
+    """A transformer block with linear attention."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.attention = _LinearAttention(width)
+        self.norm2 = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, P, C) -> (B, P, C)."""
+        tokens = tokens + self.attention(self.norm1(tokens))
+        out: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return out
+
+
+class DinomalyNetwork(nn.Module):
+    """Reconstruct groups of encoder blocks from their noisy mean.
+
+    Parameters
+    ----------
+    width : int
+        C, channels of one block's tokens.
+    blocks : int
+        Blocks that a grid holds one after the other.
+    decoder : int
+        Blocks of the decoder.
+    dropout : float
+        Of the bottleneck, at its input, between its layers and at its output.
+
+    Raises
+    ------
+    InputError
+        If a parameter is out of range.
+    """
+
+    def __init__(self, width: int, blocks: int, decoder: int = 8, dropout: float = 0.2) -> None:
+        super().__init__()
+        if min(width, blocks, decoder) < 1 or not 0 <= dropout < 1:
+            raise InputError(
+                "width, blocks and decoder must be at least 1 and dropout in 0..1, not "
+                f"{width}, {blocks}, {decoder} and {dropout}"
+            )
+        self.settings: dict[str, Any] = {
+            "width": width,
+            "blocks": blocks,
+            "decoder": decoder,
+            "dropout": dropout,
+        }
+        self.groups = min(2, blocks, decoder)
+        self.bottleneck = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(4 * width, width),
+            nn.Dropout(dropout),
+        )
+        self.decoder = nn.ModuleList(_Block(width) for _ in range(decoder))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.01, a=-0.03, b=0.03)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def channels(self) -> int:
+        """D, channels of a grid."""
+        return int(self.settings["width"] * self.settings["blocks"])
+
+    def forward(self, grid: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Embeddings and their reconstructions, by group.
+
+        Parameters
+        ----------
+        grid : (B, D, Hp, Wp) float
+            Embeddings of all blocks.
+
+        Returns
+        -------
+        two lists of (B, Hp * Wp, C)
+            Shallow group first.
+        """
+        batch, _, rows, columns = grid.shape
+        stacked = grid.reshape(batch, self.settings["blocks"], -1, rows * columns)
+        encoded = list(stacked.transpose(2, 3).unbind(dim=1))
+        tokens = self.bottleneck(_mean(encoded))
+        decoded = []
+        for block in self.decoder:
+            tokens = block(tokens)
+            decoded.append(tokens)
+        # The last block of the decoder answers the first of the encoder.
+        decoded.reverse()
+        return self._fused(encoded), self._fused(decoded)
+
+    def _fused(self, tokens: list[Tensor]) -> list[Tensor]:
+        ends = [len(tokens) * n // self.groups for n in range(self.groups + 1)]
+        return [_mean(tokens[a:b]) for a, b in pairwise(ends)]
+
+    def distance(self, grid: Tensor) -> Tensor:
+        """Cosine distance of each patch from its reconstruction, mean of groups, (B, Hp, Wp)."""
+        encoded, decoded = self(grid)
+        maps = [
+            1 - functional.cosine_similarity(a.float(), b.float(), dim=-1)
+            for a, b in zip(encoded, decoded, strict=True)
+        ]
+        return _mean(maps).reshape(len(grid), *grid.shape[2:])
+
+
+def _mean(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(tensors).mean(dim=0)
+
+
+def hard_mining_loss(
+    encoded: list[Tensor], decoded: list[Tensor], easy_share: float, factor: float = 0.1
+) -> Tensor:
+    """Cosine distance of whole maps, most of the gradient left to the worst patches.
+
+    Parameters
+    ----------
+    encoded, decoded : list of (B, P, C)
+        As `DinomalyNetwork` gives them; no gradient flows to the former.
+    easy_share : float
+        Share of a batch's patches, those reconstructed best, whose gradient is scaled down.
+    factor : float
+        By how much.
+
+    Returns
+    -------
+    () float32
+    """
+    losses = []
+    for wanted, found in zip(encoded, decoded, strict=True):
+        target, guess = wanted.detach().float(), found.float()
+        with torch.no_grad():
+            distance = 1 - functional.cosine_similarity(target, guess, dim=-1)
+            hard = max(1, round(distance.numel() * (1 - easy_share)))
+            easy = (distance < distance.flatten().topk(hard).values[-1])[..., None]
+        # The same values; of the easy ones only a share passes a gradient on.
+        guess = torch.where(easy, factor * guess + (1 - factor) * guess.detach(), guess)
+        whole = functional.cosine_similarity(target.flatten(1), guess.flatten(1), dim=1)
+        losses.append((1 - whole).mean())
+    return torch.stack(losses).mean()
+
 
 _WARM_UP = 100
+
+
 _FINAL_RATE = 0.1
+
+
 _EASY, _EASY_FROM = 0.9, 1000
+
+
 _MAX_NORM = 0.1
+
+
 _METADATA_KEY = "napari-spatial-ar-checkpoint"
 
 

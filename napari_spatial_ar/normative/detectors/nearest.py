@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from napari_spatial_ar.normative.backbones.precision import bfloat16_products, native_bfloat16
+from napari_spatial_ar.normative.backbones.devices import bfloat16_products, native_bfloat16
 
 __all__ = ["largest_products"]
 

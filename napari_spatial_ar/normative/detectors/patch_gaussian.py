@@ -32,8 +32,8 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.grids import check_grid, rows_of, walk
-from napari_spatial_ar.normative.detectors.moments import Moments
 from napari_spatial_ar.normative.detectors.stored import BANK, take
+from napari_spatial_ar.normative.detectors.whitening import Moments
 from napari_spatial_ar.normative.model_schema import Count, Part
 
 __all__ = ["PatchGaussian"]

@@ -27,11 +27,11 @@ from napari_spatial_ar.normative.detectors.ar_training import (
     TrainingState,
     products,
     train,
+    turn,
 )
 from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.detectors.grids import StoredGrids, check_grid
-from napari_spatial_ar.normative.detectors.loaded_grids import turn
 from napari_spatial_ar.normative.detectors.stored import loaded
 from napari_spatial_ar.normative.detectors.whitening import EqualVariance
 from napari_spatial_ar.normative.model_schema import Closed, Part, Size

@@ -19,8 +19,7 @@ from napari_spatial_ar.normative import speeds
 from napari_spatial_ar.normative.detectors import FitSetup, StoredGrids
 from napari_spatial_ar.normative.fitting.config import FitConfig
 from napari_spatial_ar.normative.fitting.fit import fit_steps
-from napari_spatial_ar.normative.fitting.plan import FitPlan, FitPlanned
-from napari_spatial_ar.normative.fitting.progress import FitProgress, spoken
+from napari_spatial_ar.normative.fitting.plan import FitPlan, FitPlanned, FitProgress, spoken
 from napari_spatial_ar.normative.memory import one_sentence, releases_memory
 from napari_spatial_ar.normative.tiling import embed_slice
 from napari_spatial_ar.steps import finish

@@ -35,8 +35,14 @@ from napari_spatial_ar.normative.fitting.config import (
 )
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
 from napari_spatial_ar.normative.fitting.folds import deal, measure_folds
-from napari_spatial_ar.normative.fitting.plan import FitPlan, FitPlanned, tells_time_left
-from napari_spatial_ar.normative.fitting.progress import FitProgress, embedding, learning
+from napari_spatial_ar.normative.fitting.plan import (
+    FitPlan,
+    FitPlanned,
+    FitProgress,
+    embedding,
+    learning,
+    tells_time_left,
+)
 from napari_spatial_ar.normative.memory import one_sentence, releases_memory
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, ModelHeader

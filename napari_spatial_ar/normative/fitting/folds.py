@@ -26,7 +26,7 @@ from napari_spatial_ar.normative.calibration.calibrate import NormalScores
 from napari_spatial_ar.normative.detectors import Detector, FitSetup, StoredGrids
 from napari_spatial_ar.normative.fitting.changed_grids import ChangedGrids
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
-from napari_spatial_ar.normative.fitting.progress import FitProgress, learning
+from napari_spatial_ar.normative.fitting.plan import FitProgress, learning
 from napari_spatial_ar.steps import mapped
 
 __all__ = ["deal", "measure_folds"]

@@ -23,7 +23,7 @@ from napari_spatial_ar.normative.calibration.calibrate import slice_keys
 from napari_spatial_ar.normative.explaining import PatchPicture, picture_around
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.fitting.outliers import look_again, series_of_fit
-from napari_spatial_ar.normative.fitting.progress import FitProgress, embedding
+from napari_spatial_ar.normative.fitting.plan import FitProgress, embedding
 from napari_spatial_ar.normative.model import NormativeModel
 
 __all__ = ["Nearest", "Neighbour", "nearest_patches", "similar_patches"]

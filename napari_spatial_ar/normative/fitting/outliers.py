@@ -21,8 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from napari_spatial_ar.datasets.slices import SliceRef, iter_slices, split_by_group
-from napari_spatial_ar.datasets.survey import survey
-from napari_spatial_ar.datasets.surveyed import Survey, SurveyedSeries
+from napari_spatial_ar.datasets.survey import Survey, SurveyedSeries, survey
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.calibration.calibrate import slice_keys
@@ -34,7 +33,7 @@ from napari_spatial_ar.normative.detectors import (
     score_grid,
 )
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
-from napari_spatial_ar.normative.fitting.progress import FitProgress, embedding, learning
+from napari_spatial_ar.normative.fitting.plan import FitProgress, embedding, learning
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scores import Example, Scoring, SliceScore
 from napari_spatial_ar.steps import mapped

@@ -13,7 +13,7 @@ from typing import Any
 
 from napari_spatial_ar.errors import SpatialARError
 from napari_spatial_ar.normative.calibration.calibration import Calibration, scan_score
-from napari_spatial_ar.review.findings_list import ReviewedFinding
+from napari_spatial_ar.review.findings import ReviewedFinding
 from napari_spatial_ar.review.p_values import p_note, share_note
 from napari_spatial_ar.review.provenance import ModelLike
 from napari_spatial_ar.review.report.pictures import Picture, SlicePictures, chosen_slices

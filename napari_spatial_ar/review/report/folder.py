@@ -17,7 +17,7 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration.likeness import Likeness
 from napari_spatial_ar.review.body import Body
-from napari_spatial_ar.review.findings_list import list_findings
+from napari_spatial_ar.review.findings import list_findings
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from napari_spatial_ar.review.report.data import (
     IN_A_FOLDER,

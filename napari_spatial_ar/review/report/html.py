@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from napari_spatial_ar.imaging.geometry import slice_number, slice_range
-from napari_spatial_ar.review.findings_list import ReviewedFinding
+from napari_spatial_ar.review.findings import ReviewedFinding
 from napari_spatial_ar.review.provenance import RESEARCH_USE, recorded_threshold
 from napari_spatial_ar.review.report.data import FolderEntry, FolderReport, ScanReport
 from napari_spatial_ar.review.report.pictures import Picture

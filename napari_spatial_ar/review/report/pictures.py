@@ -13,13 +13,13 @@ from PIL import Image, ImageDraw
 
 from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.imaging.windows import display_limits
-from napari_spatial_ar.review.colormap import inferno
 from napari_spatial_ar.review.drawing import (
     BACKGROUND,
     MUTED,
     PanelSize,
     grey_of,
     heat_limits,
+    inferno,
     panel_size,
     resized,
     to_image,
@@ -28,8 +28,8 @@ from napari_spatial_ar.review.drawing import (
     write_marks,
     write_text,
 )
-from napari_spatial_ar.review.findings_list import ReviewedFinding
-from napari_spatial_ar.review.montage import highest_slices
+from napari_spatial_ar.review.findings import ReviewedFinding
+from napari_spatial_ar.review.pictures import highest_slices
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 from napari_spatial_ar.review.results import ScanResults
 

@@ -38,7 +38,7 @@ from napari_spatial_ar.imaging.files import (
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.review.findings_list import Mark, Status
+from napari_spatial_ar.review.findings import Mark, Status
 from napari_spatial_ar.review.strokes import Strokes
 from napari_spatial_ar.review.worklist.entries import Reading, Summary
 

@@ -10,8 +10,8 @@ from PIL import Image
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QImageReader
 
-from napari_spatial_ar.gui.library import card_view
-from napari_spatial_ar.gui.library.card_view import CardView
+from napari_spatial_ar.gui.library import dialog
+from napari_spatial_ar.gui.library.dialog import CardView
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_picture_that_would_fill_the_memory_is_left_out(
     view: CardView, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view.show_card(folder, "![losses](wide.png)")
-    monkeypatch.setattr(card_view, "_MOST_PIXELS", 1000)
+    monkeypatch.setattr(dialog, "_MOST_PIXELS", 1000)
     assert picture(view, "wide.png") == (1, 1)
 
 

@@ -19,8 +19,8 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QMessageBox
 from napari_spatial_ar.errors import ModelFileError
 from napari_spatial_ar.gui import services, settings
 from napari_spatial_ar.gui.jobs import pool
-from napari_spatial_ar.gui.library import work
-from napari_spatial_ar.gui.library.checkpoint_dialog import CheckpointDialog
+from napari_spatial_ar.gui.library import actions
+from napari_spatial_ar.gui.library.actions import CheckpointDialog
 from napari_spatial_ar.gui.library.comparison_dialog import ComparisonDialog
 from napari_spatial_ar.gui.library.dialog import LibraryDialog
 from napari_spatial_ar.gui.review.dock import ReviewDock
@@ -621,7 +621,7 @@ def test_the_dialog_stays_open_while_a_model_is_changed(
     def fail(folder: Path) -> Any:
         raise ModelFileError("no good")
 
-    monkeypatch.setattr(work, "recheck", fail)
+    monkeypatch.setattr(actions, "recheck", fail)
     dialog.table.choose("mine")
     qtbot.mouseClick(dialog.check_button, Qt.MouseButton.LeftButton)
     assert not dialog.import_button.isEnabled()

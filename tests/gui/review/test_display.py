@@ -10,13 +10,12 @@ from napari.utils.shortcuts import default_shortcuts
 from qtpy.QtCore import Qt
 
 from napari_spatial_ar.gui.layers import is_scan, kind_of, volume_layer_kwargs
-from napari_spatial_ar.gui.review.display import MODES
+from napari_spatial_ar.gui.review.display_panel import MODES, grid_of
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.review.findings_panel import KEYS
-from napari_spatial_ar.gui.review.side_by_side import grid_of
 from napari_spatial_ar.gui.shortcuts import EXPLAIN_KEY, MODE_KEY, SHORTCUTS, SIDE_KEY
 from napari_spatial_ar.gui.viewer import camera_of
-from napari_spatial_ar.review.colormap import HEAT_COLOURS
+from napari_spatial_ar.review.drawing import HEAT_COLOURS
 
 LEFT = Qt.MouseButton.LeftButton
 

@@ -23,7 +23,7 @@ from qtpy.QtGui import QDragEnterEvent, QDropEvent, QMouseEvent, QWheelEvent
 from qtpy.QtWidgets import QApplication, QFileDialog
 from scipy import ndimage
 
-from napari_spatial_ar.gui.opening import become_default_reader
+from napari_spatial_ar.gui.open_scan import become_default_reader
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.viewer import camera_of
 from napari_spatial_ar.imaging.samples import sample_path

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QFileDialog
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.review.dock import ReviewDock
-from napari_spatial_ar.gui.review.explainer import Place, place_under_cursor
+from napari_spatial_ar.gui.review.explain_panel import Place, place_under_cursor
 from napari_spatial_ar.normative.detectors.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.explaining import PatchPicture, patch_at
 from napari_spatial_ar.normative.fitting.neighbours import Neighbour

@@ -18,7 +18,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
-from napari_spatial_ar.gui.review import reporting
+from napari_spatial_ar.gui.review import export_panel
 from napari_spatial_ar.review.outputs import scan_folder_name
 from napari_spatial_ar.review.results import gather_results
 from tests.gui.test_series_chooser import series
@@ -221,7 +221,7 @@ def test_a_report_is_a_pdf_where_that_is_the_kind_chosen(
     ],
 )
 def test_name_and_kind_say_what_a_report_is(name: str, kind: str, path: str, paper: Any) -> None:
-    assert reporting.ReportFile.of(name, kind) == reporting.ReportFile(Path(path), paper)
+    assert export_panel.ReportFile.of(name, kind) == export_panel.ReportFile(Path(path), paper)
 
 
 def test_a_report_that_is_cancelled_writes_nothing(
@@ -235,7 +235,7 @@ def test_a_report_that_is_cancelled_writes_nothing(
         assert go.wait(10)
         return gather_results(*_, threshold=5.0)
 
-    monkeypatch.setattr(reporting, "gather_results", lambda *a, **_: slow(*a))
+    monkeypatch.setattr(export_panel, "gather_results", lambda *a, **_: slow(*a))
     button = scored.export.report_button
     qtbot.mouseClick(button, LEFT)
     qtbot.waitUntil(at.is_set, timeout=10_000)

@@ -20,13 +20,13 @@ from napari_spatial_ar.gui.mask_labels import (
     label_features,
     label_values,
 )
+from napari_spatial_ar.gui.napari_plugin import write_labels
 from napari_spatial_ar.gui.review.dock import ReviewDock
-from napari_spatial_ar.gui.review.findings_model import COLUMNS, COMMENT
+from napari_spatial_ar.gui.review.findings_panel import COLUMNS, COMMENT
 from napari_spatial_ar.gui.viewer import camera_of
-from napari_spatial_ar.gui.writers import write_labels
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.segments import colour_of
-from napari_spatial_ar.review.findings_list import list_findings
+from napari_spatial_ar.review.findings import list_findings
 
 LEFT = Qt.MouseButton.LeftButton
 BIG, SMALL, TINY = 240, 12, 2

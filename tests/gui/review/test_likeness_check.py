@@ -18,7 +18,7 @@ from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
-from napari_spatial_ar.gui.worklist.model import COLUMNS, WorklistModel
+from napari_spatial_ar.gui.worklist.table import COLUMNS, WorklistModel
 from napari_spatial_ar.imaging.acquisition import Acquisition
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import Window, resolve

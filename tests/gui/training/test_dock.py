@@ -33,12 +33,12 @@ from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
-from napari_spatial_ar.gui.training import data_panel, recipe_row
+from napari_spatial_ar.gui.training import data_panel
+from napari_spatial_ar.gui.training import form as recipe_row
 from napari_spatial_ar.gui.training.dock import TrainingDock
 from napari_spatial_ar.gui.training.form import TrainingForm
-from napari_spatial_ar.gui.training.loss_plot import LossPlot, nice_ticks
-from napari_spatial_ar.gui.widgets.colours import FOLLOWED, NORMAL
 from napari_spatial_ar.gui.widgets.forms import select_data
+from napari_spatial_ar.gui.widgets.plots import FOLLOWED, NORMAL, LossPlot, nice_ticks
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, default_window
 from napari_spatial_ar.normative.detectors import DETECTORS
 from napari_spatial_ar.normative.fitting.config import DEFAULT_METHOD, FitConfig

@@ -12,8 +12,8 @@ from qtpy.QtCore import Qt
 
 from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.gui.training.data_panel import SeriesTicks
 from napari_spatial_ar.gui.training.form import TrainingForm
-from napari_spatial_ar.gui.training.series_ticks import SeriesTicks
 from napari_spatial_ar.gui.widgets.forms import select_data
 
 SHAPE = (20, 24, 30)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from napari_spatial_ar.gui.training import stepping
-from napari_spatial_ar.gui.training.stepping import StepText
-from napari_spatial_ar.normative.fitting.progress import FitProgress
+from napari_spatial_ar.gui.training import dock
+from napari_spatial_ar.gui.training.dock import StepText
+from napari_spatial_ar.normative.fitting.plan import FitProgress
 
 
 def test_words_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(stepping.time, "monotonic", lambda: now)
+    monkeypatch.setattr(dock.time, "monotonic", lambda: now)
     say = StepText()
     assert say(FitProgress("features", 4, 40)) == "Embedding slices: 4 of 40"
     now += 8
@@ -28,7 +28,7 @@ def test_words_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_pause_does_not_slow_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(stepping.time, "monotonic", lambda: now)
+    monkeypatch.setattr(dock.time, "monotonic", lambda: now)
     say = StepText()
     say(FitProgress("features", 0, 20))
     now += 10

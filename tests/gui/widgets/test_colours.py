@@ -9,9 +9,8 @@ from napari.utils.theme import get_theme
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QWidget
 
-from napari_spatial_ar.gui.review.score_histogram import ScoreHistogram
-from napari_spatial_ar.gui.widgets import colours
-from napari_spatial_ar.gui.widgets.colours import (
+from napari_spatial_ar.gui.widgets import plots
+from napari_spatial_ar.gui.widgets.plots import (
     FLAGGED,
     FOLLOWED,
     MEASURED,
@@ -19,6 +18,7 @@ from napari_spatial_ar.gui.widgets.colours import (
     QUIET,
     TROUBLE,
     Pair,
+    ScoreHistogram,
 )
 
 TEXT, GRAPHIC = 4.5, 3.0  # least contrast by WCAG 2.1
@@ -79,7 +79,7 @@ def test_the_histogram_follows_the_theme(qtbot: Any) -> None:
         drawn.append(
             {image.pixelColor(x, y).name() for x in range(300) for y in range(image.height())}
         )
-        assert colours.is_light(plot) == (theme == "light")
+        assert plots.is_light(plot) == (theme == "light")
     assert NORMAL.dark in drawn[0]
     assert NORMAL.light in drawn[1]
     assert NORMAL.dark not in drawn[1]

@@ -23,9 +23,9 @@ from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.review.scored_layer import outward
 from napari_spatial_ar.gui.viewer import slice_in_view
 from napari_spatial_ar.gui.worklist import panel as worklist_panel
-from napari_spatial_ar.gui.worklist import work
-from napari_spatial_ar.gui.worklist.model import COLUMNS
+from napari_spatial_ar.gui.worklist import runner
 from napari_spatial_ar.gui.worklist.panel import WorklistPanel, show_worklist
+from napari_spatial_ar.gui.worklist.table import COLUMNS
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.review.worklist.store import WorklistStore, scan_key
@@ -398,7 +398,7 @@ def test_a_scan_that_another_window_has_stays_with_it(
 def test_a_running_list_waits_for_what_another_window_has(
     dock: Make, folder: Path, tmp_path: Path, wait: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(work, "_ELSEWHERE_SECONDS", 0.05)
+    monkeypatch.setattr(runner, "_ELSEWHERE_SECONDS", 0.05)
     other = WorklistStore(tmp_path / "kept")
     key = scan_key(find_scans(folder / "b.nii.gz").scans[0])
     made = dock(scan=False, window=True)

@@ -20,8 +20,7 @@ from napari_spatial_ar.normative.backbones.registry import (
     OFFLINE_BACKBONE,
     BackboneSpec,
 )
-from napari_spatial_ar.normative.backbones.weight_files import read_rounding, write_rounded
-from napari_spatial_ar.normative.backbones.weight_layouts import rounded
+from napari_spatial_ar.normative.backbones.weight_files import read_rounding, rounded, write_rounded
 from napari_spatial_ar.normative.fitting.config import FitConfig
 from napari_spatial_ar.normative.fitting.recipe import read_recipe
 from napari_spatial_ar.normative.library import missing_backbone

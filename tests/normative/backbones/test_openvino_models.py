@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative.backbones import engines, openvino_models
+from napari_spatial_ar.normative.backbones import engines
 from napari_spatial_ar.normative.backbones.backbone import Backbone
-from napari_spatial_ar.normative.backbones.openvino_models import keep_silent, quantized
+from napari_spatial_ar.normative.backbones.engines import keep_silent, quantized
 from napari_spatial_ar.paths import quantized_dir
 from tests.tiny import make_backbone, make_spec
 
@@ -51,7 +51,7 @@ def never_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("it was made again")
 
-    monkeypatch.setattr(openvino_models, "_quantize", fail)
+    monkeypatch.setattr(engines, "_quantize", fail)
 
 
 @needs_nncf
@@ -109,11 +109,11 @@ def test_a_damaged_file_is_made_again(
     changed[-9] ^= 1
     path.write_bytes({"cut short": whole[:-99], "changed": bytes(changed)}.get(how, b"{}"))
     monkeypatch.setattr(
-        openvino_models, "_quantize", lambda model, images: model.set_friendly_name("new") or model
+        engines, "_quantize", lambda model, images: model.set_friendly_name("new") or model
     )
     try:
         assert quantized(backbone.network, SHAPE).get_friendly_name() == "new"
-        assert openvino_models._read(path) is not None
+        assert engines._read(path) is not None
     finally:
         path.write_bytes(whole)
 
@@ -122,12 +122,12 @@ def test_a_damaged_file_is_made_again(
 def test_few_are_kept_and_none_is_needed(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino_models, "_KEPT", 2)
-    model = openvino_models.convert(backbone.network, SHAPE)
+    monkeypatch.setattr(engines, "_KEPT", 2)
+    model = engines.convert(backbone.network, SHAPE)
     for number in range(3):
-        openvino_models._write(model, tmp_path / f"{number}.safetensors")
+        engines._write(model, tmp_path / f"{number}.safetensors")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1.safetensors", "2.safetensors"]
-    assert openvino_models._read(tmp_path / "0.safetensors") is None
+    assert engines._read(tmp_path / "0.safetensors") is None
 
 
 @needs_nncf
@@ -137,7 +137,7 @@ def test_a_home_that_takes_no_file_is_no_hindrance(
     blocked = tmp_path / "file"
     blocked.touch()
     monkeypatch.setenv("NAPARI_SPATIAL_AR_HOME", str(blocked))
-    monkeypatch.setattr(openvino_models, "_quantize", lambda model, images: model)
+    monkeypatch.setattr(engines, "_quantize", lambda model, images: model)
     assert quantized(backbone.network, SHAPE) is not None
 
 

@@ -16,7 +16,7 @@ from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.backbones.registry import BACKBONES, BackboneSpec
-from napari_spatial_ar.normative.backbones.weight_layouts import to_transformers
+from napari_spatial_ar.normative.backbones.weight_files import to_transformers
 from tests.tiny import random_state
 
 State = dict[str, Tensor]

@@ -7,11 +7,12 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
-from napari_spatial_ar.normative.calibration.calibration import Calibration, calibrate
-from napari_spatial_ar.normative.calibration.peaks import (
+from napari_spatial_ar.normative.calibration.calibration import (
     SIZES,
+    Calibration,
     PatientPeaks,
     PeakMeter,
+    calibrate,
     largest_part,
 )
 

@@ -12,8 +12,8 @@ import torch
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbones.backbone import Backbone
-from napari_spatial_ar.normative.backbones.precision import VARIABLE
-from napari_spatial_ar.normative.fitting.progress import FitProgress
+from napari_spatial_ar.normative.backbones.devices import VARIABLE
+from napari_spatial_ar.normative.fitting.plan import FitProgress
 from tests.tiny import fit_steps
 
 

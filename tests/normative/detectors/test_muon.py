@@ -13,7 +13,7 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
-from napari_spatial_ar.normative.detectors.muon import Muon, orthogonalized
+from napari_spatial_ar.normative.detectors.optimizers import Muon, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])

@@ -22,10 +22,10 @@ from napari_spatial_ar.normative.detectors import (
     MemoryBank,
     PatchGaussian,
 )
-from napari_spatial_ar.normative.detectors.dinomaly_network import DinomalyNetwork, hard_mining_loss
+from napari_spatial_ar.normative.detectors.dinomaly import DinomalyNetwork, hard_mining_loss
 from napari_spatial_ar.normative.detectors.dpmm import MixtureState
 from napari_spatial_ar.normative.detectors.memory_bank import k_centres
-from napari_spatial_ar.normative.detectors.stable_adamw import StableAdamW
+from napari_spatial_ar.normative.detectors.optimizers import StableAdamW
 
 
 def grids(count: int, seed: int, channels: int = 6) -> list[torch.Tensor]:

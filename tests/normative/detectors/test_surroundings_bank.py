@@ -10,8 +10,7 @@ from safetensors.torch import load, save
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.detectors import surroundings_bank
 from napari_spatial_ar.normative.detectors.base import detector_from_tensors
-from napari_spatial_ar.normative.detectors.surroundings import describe
-from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank
+from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank, describe
 
 CHANNELS, ROWS, COLUMNS = 6, 8, 9
 PATTERN = torch.randn(1, CHANNELS, ROWS, COLUMNS, generator=torch.Generator().manual_seed(3))

@@ -24,9 +24,8 @@ from napari_spatial_ar.normative.detectors import (
     detector_from_tensors,
 )
 from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
-from napari_spatial_ar.normative.detectors.ar_training import _channel_std
+from napari_spatial_ar.normative.detectors.ar_training import LoadedGrids, _channel_std, turn
 from napari_spatial_ar.normative.detectors.base import Learned, Step
-from napari_spatial_ar.normative.detectors.loaded_grids import LoadedGrids, turn
 from napari_spatial_ar.normative.detectors.whitening import EqualVariance
 from napari_spatial_ar.normative.fitting.feature_store import load_batch
 from napari_spatial_ar.paths import released_models_dir

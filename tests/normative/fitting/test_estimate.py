@@ -17,8 +17,7 @@ from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.detectors import DETECTORS, SpatialARDetector
 from napari_spatial_ar.normative.fitting import estimate as fit_estimate
 from napari_spatial_ar.normative.fitting.estimate import FitEstimate
-from napari_spatial_ar.normative.fitting.plan import FitPlanned
-from napari_spatial_ar.normative.fitting.progress import FitProgress, spoken
+from napari_spatial_ar.normative.fitting.plan import FitPlanned, FitProgress, spoken
 from napari_spatial_ar.paths import speeds_file
 from tests.tiny import estimate, fit_steps
 

@@ -15,19 +15,17 @@ from PIL import Image
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.datasets.folders import find_slices, split_by_group
-from napari_spatial_ar.datasets.survey import survey
-from napari_spatial_ar.datasets.surveyed import Survey
+from napari_spatial_ar.datasets.survey import Survey, survey
 from napari_spatial_ar.errors import InputError, StorageError, WeightsError
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.registry import Fuse, with_layers
 from napari_spatial_ar.normative.calibration.calibration import Calibration, calibrate
-from napari_spatial_ar.normative.detectors.ar_training import mean_nll
-from napari_spatial_ar.normative.detectors.loaded_grids import LoadedGrids
+from napari_spatial_ar.normative.detectors.ar_training import LoadedGrids, mean_nll
 from napari_spatial_ar.normative.fitting import fit
 from napari_spatial_ar.normative.fitting.config import DEFAULT_METHOD
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
-from napari_spatial_ar.normative.fitting.progress import FitProgress
+from napari_spatial_ar.normative.fitting.plan import FitProgress
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.paths import feature_store_dir, user_models_dir

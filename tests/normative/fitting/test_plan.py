@@ -10,8 +10,7 @@ import pytest
 
 from napari_spatial_ar.normative import speeds
 from napari_spatial_ar.normative.backbones.backbone import Backbone
-from napari_spatial_ar.normative.fitting.plan import FitPlanned, _Clock
-from napari_spatial_ar.normative.fitting.progress import FitProgress
+from napari_spatial_ar.normative.fitting.plan import FitPlanned, FitProgress, _Clock
 from tests.tiny import fit_steps
 
 

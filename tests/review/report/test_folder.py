@@ -11,7 +11,7 @@ import pytest
 
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.review.findings_list import Mark
+from napari_spatial_ar.review.findings import Mark
 from napari_spatial_ar.review.report.data import FolderReport
 from napari_spatial_ar.review.report.folder import worklist_steps
 from napari_spatial_ar.review.report.html import folder_page

@@ -26,7 +26,7 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration.calibration import scan_score
 from napari_spatial_ar.normative.scores import SliceScore
-from napari_spatial_ar.review.findings_list import Mark
+from napari_spatial_ar.review.findings import Mark
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.strokes import Strokes
 from napari_spatial_ar.review.worklist.entries import (

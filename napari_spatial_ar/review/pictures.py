@@ -1,7 +1,9 @@
-"""One picture of a scored scan: scan, heatmap and mask outlines of its most unusual slices."""
+"""Pictures of a scored scan: its most unusual slices in one, and each flagged slice alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,24 +14,25 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import display_limits
-from napari_spatial_ar.review.colormap import inferno
 from napari_spatial_ar.review.drawing import (
     BACKGROUND,
     MUTED,
     PanelSize,
     grey_of,
     heat_limits,
+    inferno,
     panel_size,
     resized,
     to_image,
     with_heat,
     with_outline,
     write_marks,
+    write_png,
     write_text,
 )
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
-__all__ = ["highest_slices", "montage"]
+__all__ = ["highest_slices", "montage", "overlay_slices", "overlays", "write_overlays"]
 
 _MARGIN, _GAP, _HEAD, _FOOT, _BAR = 16, 10, 62, 30, 92
 
@@ -183,3 +186,113 @@ def _draw_bar(
         # Kept clear of the two end labels.
         beside = min(max(at, top + 24), top + height - 24)
         write_text(draw, (x + 20, beside), f"{threshold:.2f}", 13, anchor="lm", fill=(0, 229, 255))
+
+
+_FOOT = 44
+
+
+def overlay_slices(
+    volume: Volume,
+    mask: npt.NDArray[Any],
+    image_scores: npt.NDArray[np.floating],
+    *,
+    at_least: int = 4,
+) -> list[int]:
+    """Slices worth a picture: those that the mask touches, else the highest-scoring ones.
+
+    Parameters
+    ----------
+    volume : Volume
+        The scan.
+    mask : (Z, Y, X) integer
+        Nonzero inside.
+    image_scores : (N,) floating
+        One score a slice; NaN where not scored.
+    at_least : int
+        How many of the highest-scoring ones where the mask is empty.
+    """
+    inside = volume.geometry.to_slices(mask)
+    touched = [index for index, plane in enumerate(inside) if plane.any()]
+    return touched or sorted(highest_slices(image_scores, at_least))
+
+
+def overlays(
+    volume: Volume,
+    nll: npt.NDArray[np.floating],
+    image_scores: npt.NDArray[np.floating],
+    mask: npt.NDArray[Any],
+    *,
+    threshold: float,
+    heat: bool = False,
+    longest: int = 768,
+) -> Iterator[tuple[int, Image.Image]]:
+    """Draw slices of a scan in its display window, with the outline of the mask.
+
+    Slices stand upright the radiological way, with square mm, marked with the patient's sides
+    where they are known; one is drawn at a time.
+
+    Parameters
+    ----------
+    volume, nll, image_scores, mask, threshold
+        As for `napari_spatial_ar.review.pictures.montage`.
+    heat : bool
+        Also lay the scores over the scan in colour.
+    longest : int
+        Longer side of a slice in pixels.
+
+    Yields
+    ------
+    (int, PIL.Image.Image)
+        Number of the slice, from 0, and its picture (RGB).
+    """
+    geometry = volume.geometry
+    chosen = overlay_slices(volume, mask, image_scores)
+    if not chosen:
+        return
+    scores, inside = geometry.to_slices(nll), geometry.to_slices(mask)
+    window = display_limits(volume)
+    size = panel_size(geometry, scores.shape[1:], longest)
+    if heat:
+        low, high = heat_limits(volume, scores, window, image_scores, threshold)
+    for index in chosen:
+        picture = grey_of(volume, index, window, size)
+        if heat:
+            colour = resized(scores[index], size, Image.Resampling.BILINEAR)
+            picture = with_heat(picture, colour, low, high)
+        flags = resized(inside[index] != 0, size, Image.Resampling.NEAREST) > 0.5
+        page = Image.new("RGB", (size.width, size.height + _FOOT), BACKGROUND)
+        page.paste(to_image(with_outline(picture, flags)), (0, 0))
+        draw = ImageDraw.Draw(page)
+        write_marks(draw, geometry, (0, 0), size)
+        limits = f"window {window[0]:.4g} to {window[1]:.4g} {volume.unit}".rstrip()
+        note = f"slice {slice_number(index)}   {limits}"
+        write_text(draw, (6, size.height + 18), note, 13, anchor="ls")
+        write_text(draw, (6, size.height + 38), RESEARCH_USE, 13, anchor="ls")
+        yield index, page
+
+
+def write_overlays(
+    folder: Path,
+    volume: Volume,
+    nll: npt.NDArray[np.floating],
+    image_scores: npt.NDArray[np.floating],
+    mask: npt.NDArray[Any],
+    *,
+    threshold: float,
+    heat: bool = False,
+) -> list[Path]:
+    """Write what `overlays` draws as ``slice_012.png`` and so on into a folder.
+
+    Raises
+    ------
+    StorageError
+        If one cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = max(3, len(str(volume.geometry.slice_count - 1)))
+    paths = []
+    drawn = overlays(volume, nll, image_scores, mask, threshold=threshold, heat=heat)
+    for index, picture in drawn:
+        paths.append(folder / f"slice_{index:0{digits}}.png")
+        write_png(paths[-1], picture)
+    return paths

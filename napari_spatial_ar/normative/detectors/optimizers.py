@@ -1,9 +1,4 @@
-"""Muon: the step of a weight matrix is its momentum with all singular values made alike.
-
-Reference: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), with
-the size of a step as in J. Liu et al., "Muon is scalable for LLM training" (2025), which makes a
-learning rate of AdamW's fit. A convolution's weights are a matrix, output channels by the rest.
-"""
+"""Optimizers that torch does not bring: Muon, and AdamW whose steps stay stable."""
 
 from __future__ import annotations
 
@@ -15,12 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-__all__ = ["Muon", "orthogonalized"]
+__all__ = ["Muon", "StableAdamW", "orthogonalized"]
 
 # Of the Newton-Schulz iteration, as published: few steps bring singular values near 1, not to it.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
 _ITERATIONS = 5
+
+
 _TINY = 1e-7
+
+
 # Root mean square of an update of AdamW, to which that of a matrix is scaled.
 _ADAMW_RMS = 0.2
 
@@ -99,3 +100,54 @@ def orthogonalized(matrix: Tensor) -> Tensor:
         gram = found @ found.T
         found = a * found + (b * gram + c * gram @ gram) @ found
     return found if wide else found.T
+
+
+class StableAdamW(Optimizer):
+    """See the module.
+
+    Parameters
+    ----------
+    parameters : iterable of nn.Parameter
+        What is trained.
+    lr, betas, eps, weight_decay : float
+        As for `torch.optim.AdamW`; AMSGrad is always on.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-10,
+        weight_decay: float = 1e-4,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(parameters, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Take one step along the gradients; closures are not used."""
+        del closure
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+
+    def _update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+        grad, state = parameter.grad, self.state[parameter]
+        assert grad is not None
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            for name in ("mean", "square", "largest"):
+                state[name] = torch.zeros_like(parameter)
+        state["step"] += 1
+        count = float(state["step"])
+        first, second = group["betas"]
+        state["mean"].lerp_(grad, 1 - first)
+        state["square"].mul_(second).addcmul_(grad, grad, value=1 - second)
+        torch.maximum(state["largest"], state["square"], out=state["largest"])
+        scale = state["largest"].sqrt().div_(math.sqrt(1 - second**count)).add_(group["eps"])
+        clip = max(1.0, float((grad / scale).square().mean().sqrt()))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        rate = group["lr"] / (1 - first**count) / clip
+        parameter.addcdiv_(state["mean"], scale, value=-rate)

@@ -1,4 +1,4 @@
-"""npe2 reader: scans of any supported format, told by content."""
+"""What napari's manifest names: readers, writers and sample data (npe2)."""
 
 from __future__ import annotations
 
@@ -10,29 +10,42 @@ from pathlib import Path
 from typing import Any
 
 import napari
+import numpy as np
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QMainWindow
 
 from napari_spatial_ar.errors import Cancelled, SpatialARError
 from napari_spatial_ar.gui.display_windows import opening_window
-from napari_spatial_ar.gui.layers import KEY, volume_layer_kwargs
-from napari_spatial_ar.gui.loading import LOOKING, Loaded, Warned, find_steps, read_steps
-from napari_spatial_ar.gui.marks import attend
-from napari_spatial_ar.gui.notify import report, warn
-from napari_spatial_ar.gui.series_chooser import SeriesChooser, worth_asking
-from napari_spatial_ar.gui.viewer import show_scan
-from napari_spatial_ar.gui.waiting import main_window, run_waiting
+from napari_spatial_ar.gui.jobs import main_window, report, run_waiting, warn
+from napari_spatial_ar.gui.layers import KEY, source_array, volume_layer_kwargs
+from napari_spatial_ar.gui.open_scan import (
+    LOOKING,
+    Loaded,
+    SeriesChooser,
+    Warned,
+    find_steps,
+    read_steps,
+    worth_asking,
+)
+from napari_spatial_ar.gui.viewer import attend, show_scan
+from napari_spatial_ar.imaging.nifti import Content, write_nifti
 from napari_spatial_ar.imaging.reading import read
+from napari_spatial_ar.imaging.samples import sample_volume
 from napari_spatial_ar.imaging.signatures import kind_of
 from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.review.contents import mask_content, scores_content
 
-__all__ = ["get_reader", "layer_data", "read_layers"]
+__all__ = ["flair_sample", "get_reader", "layer_data", "read_layers", "write_image", "write_labels"]
 
 Paths = str | Sequence[str]
+
+
 LayerData = tuple[Any, ...]
+
 
 # What npe2 takes as "opened, but no layer".
 _NOTHING: list[LayerData] = [(None,)]
+
 
 # napari asks every reader about each dropped folder: the first files tell.
 _FILES_LOOKED_AT = 300
@@ -137,3 +150,50 @@ def _show(viewer: Any, volume: Volume) -> None:
         if layer.metadata.get(KEY, {}).get("volume") is volume:
             show_scan(viewer, layer)
             return
+
+
+def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """Write a Labels layer: uint8, or int32 where labels above 255 are used.
+
+    Of the Review dock's mask, 1 in the mask and 0 elsewhere, in rejected findings too.
+
+    Raises
+    ------
+    InputError, StorageError
+        If the layer fits no scan, or the file cannot be written.
+    """
+    array, geometry, like = source_array(data, attributes)
+    facts = attributes.get("metadata", {}).get(KEY, {})
+    content = Content("labels", "Labels drawn in napari", "label")
+    if facts.get("kind") == "mask":
+        array = (array != 0) & ~np.isin(array, facts.get("rejected", ()))
+        content = mask_content(facts["model"])
+    wide = array.size and (array.max() > np.iinfo(np.uint8).max or array.min() < 0)
+    array = array.astype(np.int32 if wide else np.uint8)
+    write_nifti(path, array, geometry, like=like, content=content)
+    return [path]
+
+
+def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """Write an Image layer, such as a heatmap, as float32.
+
+    Raises
+    ------
+    InputError, StorageError
+        If the layer fits no scan, or the file cannot be written.
+    """
+    array, geometry, like = source_array(data, attributes)
+    facts = attributes.get("metadata", {}).get(KEY, {})
+    content = Content("image", "Image from napari")
+    if facts.get("kind") == "nll":
+        content = scores_content(facts["unit"], facts["model"])
+    elif facts.get("kind") == "scan":
+        content = Content.scan(facts["volume"])
+    write_nifti(path, array.astype(np.float32), geometry, like=like, content=content)
+    return [path]
+
+
+def flair_sample() -> list[LayerData]:
+    """Layer tuples of the sample, for napari's File > Open Sample menu."""
+    volume = sample_volume()
+    return layer_data([Loaded(volume, opening_window(volume))])
