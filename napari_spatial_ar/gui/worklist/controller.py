@@ -16,6 +16,7 @@ from napari_spatial_ar.errors import InUseError, SpatialARError
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report, warn
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.open_scan import Loaded, Warned
+from napari_spatial_ar.gui.review.context import ReviewContext
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.widgets.forms import select_data
 from napari_spatial_ar.gui.worklist.listing import told_in_row
@@ -25,7 +26,7 @@ from napari_spatial_ar.review.report.data import told_in_report
 from napari_spatial_ar.review.worklist.entries import Reading, Summary, toggled
 from napari_spatial_ar.review.worklist.store import Marks, ScanScores, WorklistStore, model_key
 
-__all__ = ["Opened", "WorklistKeeper", "WorklistOpener"]
+__all__ = ["Opened", "WorklistController"]
 
 # While the viewer scores a scan, what it has is kept this often.
 _SAVE_SECONDS = 60.0
@@ -69,23 +70,34 @@ def _let_go(opened: list[Opened], *_: object) -> None:
         one.hold.close()
 
 
-class WorklistKeeper(QObject):
-    """Follows the Review dock.
+class WorklistController(QObject):
+    """Between the worklist and the viewer: one scan of the list is open at a time.
+
+    The next scan takes the place of the last. Scores, findings and brush edits are written to
+    disk as they come in, and brought back when the scan is opened again.
 
     Parameters
     ----------
-    dock : ReviewDock
-        Where scans are looked at.
-    rows, runner, tasks, store
-        The list, what scores it, where results are written, and by what.
+    dock : ReviewContext
+        Where scans are reviewed.
+    rows : WorklistModel
+        The list.
+    runner : WorklistRunner
+        Scores the list in the background.
+    tasks : TaskHost
+        Where scans are read and results written.
+    store : WorklistStore
+        Where results are kept.
     """
 
     #: A line for the user.
     said = Signal(str)
+    #: Key of the scan that is in the viewer now.
+    shown = Signal(str)
 
     def __init__(
         self,
-        dock: Any,
+        dock: ReviewContext,
         rows: WorklistModel,
         runner: WorklistRunner,
         tasks: TaskHost,
@@ -100,10 +112,16 @@ class WorklistKeeper(QObject):
         self._store = store
         #: Scans in the viewer, the one opened last at the end.
         self.opened: list[Opened] = []
+        self._task: Task | None = None
+        self._wanted = ""
+        self._hold = ExitStack()
+        self._next: tuple[Opened, Kept] | None = None
         self.destroyed.connect(partial(_let_go, self.opened))
         dock.scorer.scored.connect(self._on_scored)
         dock.scorer.finished.connect(self._on_finished)
         dock.masks.findings_changed.connect(self._on_findings)
+        dock.models.loaded.connect(self._on_model)
+        dock.scan.list.removed.connect(self._on_removed)
 
     def find(self, key: str) -> Opened | None:
         """Return a scan that is in the viewer."""
@@ -200,6 +218,7 @@ class WorklistKeeper(QObject):
             if entry is not None:
                 self._rows.put(entry.set_down())
             self.keep_scores(opened)
+        self._restore()
 
     def keep_scores(self, opened: Opened) -> None:
         """Write scores that are not on disk yet, in a worker."""
@@ -251,53 +270,13 @@ class WorklistKeeper(QObject):
             self._runner.plan.release(opened.key)
         self._runner.refresh()
 
-
-class WorklistOpener(QObject):
-    """One scan of the list is in the viewer at a time: the next takes the place of the last.
-
-    Parameters
-    ----------
-    dock : ReviewDock
-        Where scans are looked at.
-    rows, runner, keeper, tasks, store
-        The list, what scores it, what keeps results, where scans are read, and by what.
-    """
-
-    #: A line for the user.
-    said = Signal(str)
-    #: Key of the scan that is in the viewer now.
-    opened = Signal(str)
-
-    def __init__(
-        self,
-        dock: Any,
-        rows: WorklistModel,
-        runner: WorklistRunner,
-        keeper: WorklistKeeper,
-        tasks: TaskHost,
-        store: WorklistStore,
-    ):
-        super().__init__(keeper)
-        self._dock = dock
-        self._rows = rows
-        self._runner = runner
-        self._keeper = keeper
-        self._tasks = tasks
-        self._store = store
-        self._task: Task | None = None
-        self._wanted = ""
-        self._hold = ExitStack()
-        self._next: tuple[Opened, Kept] | None = None
-        # After the keeper, which keeps what was scored before anything else is shown.
-        dock.scorer.finished.connect(self._restore)
-        dock.models.loaded.connect(self._on_model)
-        dock.scan.list.removed.connect(self._on_removed)
+    # ------------------------------------------------------------------ opening
 
     @property
     def current(self) -> str:
         """Key of the scan that is in the viewer; "" where there is none."""
         layers = self._dock.viewer.layers
-        found = (o.key for o in reversed(self._keeper.opened) if o.layer in layers)
+        found = (o.key for o in reversed(self.opened) if o.layer in layers)
         return next(found, "")
 
     @property
@@ -313,7 +292,7 @@ class WorklistOpener(QObject):
             return
         self.stop()
         self.said.emit(f"Opening {entry.label}...")
-        known = self._keeper.find(key)
+        known = self.find(key)
         if known is not None:
             self._show(known)
         self._start(key, read=known is None)
@@ -324,7 +303,7 @@ class WorklistOpener(QObject):
         if self._task is not None:
             task, self._task = self._task, None
             task.stop()
-            if self._keeper.find(self._wanted) is None:
+            if self.find(self._wanted) is None:
                 self._hold.close()
                 self._runner.plan.release(self._wanted)
         self._yield_to_viewer()
@@ -370,29 +349,29 @@ class WorklistOpener(QObject):
         arguments = volume_layer_kwargs(loaded.volume, loaded.drawn)
         layer = self._dock.viewer.add_image(**arguments, visible=False)
         opened = Opened(key, layer, hold=self._hold)
-        self._keeper.opened.append(opened)
+        self.opened.append(opened)
         self._show(opened)
-        for other in [o for o in self._keeper.opened if o is not opened]:
+        for other in [o for o in self.opened if o is not opened]:
             self._close(other)
 
     def _show(self, opened: Opened) -> None:
         self._dock.scan.list.choose(opened.layer)
-        self._keeper.see(opened.key)
-        self.opened.emit(opened.key)
+        self.see(opened.key)
+        self.shown.emit(opened.key)
 
     def _close(self, opened: Opened) -> None:
         """Take a scan and its results out of the viewer; what was done to it is kept."""
-        self._keeper.keep_marks(opened)
-        self._keeper.keep_scores(opened)
+        self.keep_marks(opened)
+        self.keep_scores(opened)
         layers = self._dock.viewer.layers
-        self._keeper.opened.remove(opened)
-        self._keeper.release(opened)
+        self.opened.remove(opened)
+        self.release(opened)
         if opened.layer in layers:
             layers.remove(opened.layer)  # which takes its results along
 
     def _on_removed(self) -> None:
         """Take note of a scan that was taken out of the viewer by hand."""
-        for opened in list(self._keeper.opened):
+        for opened in list(self.opened):
             if opened.layer not in self._dock.viewer.layers:
                 self._close(opened)
 
@@ -401,14 +380,14 @@ class WorklistOpener(QObject):
             return
         self._task = None
         self.said.emit(report(error, "Opening the scan"))
-        if self._keeper.find(key) is None:
+        if self.find(key) is None:
             self._hold.close()
             self._runner.plan.release(key)
             entry = self._rows.entry(key)
             elsewhere = isinstance(error, InUseError)
             if entry is not None and entry.state != "scored" and not elsewhere:
                 self._rows.put(entry.failed(told_in_row(error), told_in_report(error)))
-                self._keeper.keep_failure(key, told_in_report(error))
+                self.keep_failure(key, told_in_report(error))
         self._yield_to_viewer()
 
     def _on_returned(self, task: Task, key: str, model: Any, kept: Kept | None) -> None:
@@ -416,7 +395,7 @@ class WorklistOpener(QObject):
             return
         self._task = None
         self.said.emit("")
-        opened = self._keeper.find(key)
+        opened = self.find(key)
         if opened is not None and model is not self._dock.models.model:
             self._start(key, read=False)  # another one was chosen meanwhile
         elif opened is not None and kept is not None:
@@ -429,14 +408,14 @@ class WorklistOpener(QObject):
 
     def _on_model(self, model: Any) -> None:
         """Look up what another model made of the scan in the viewer."""
-        for opened in self._keeper.opened:
-            self._keeper.keep_marks(opened)
+        for opened in self.opened:
+            self.keep_marks(opened)
             opened.ready, opened.session, opened.saved = False, None, 0
         key = self.current
         if key in self._rows.scans and self._task is None:
             self._start(key, read=False)
 
-    def _restore(self, *_: Any) -> None:
+    def _restore(self) -> None:
         if self._next is not None and not self._dock.running:
             (opened, kept), self._next = self._next, None
             self._bring_back(opened, kept)

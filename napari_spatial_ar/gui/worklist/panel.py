@@ -17,10 +17,11 @@ from qtpy.QtWidgets import QProgressBar, QPushButton, QShortcut, QSizePolicy, QV
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report
 from napari_spatial_ar.gui.open_scan import ask_for_scan, dropped_paths
+from napari_spatial_ar.gui.review.context import ReviewContext
 from napari_spatial_ar.gui.review.export_panel import ReportMaker, ask_for_report
 from napari_spatial_ar.gui.widgets.forms import Note, WheelGuard, button, row
 from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
-from napari_spatial_ar.gui.worklist.controller import WorklistKeeper, WorklistOpener
+from napari_spatial_ar.gui.worklist.controller import WorklistController
 from napari_spatial_ar.gui.worklist.listing import Listed, list_steps, thumbnail_steps
 from napari_spatial_ar.gui.worklist.runner import WorklistRunner
 from napari_spatial_ar.gui.worklist.table import WorklistModel, WorklistTable
@@ -127,9 +128,9 @@ class FolderReporter(ReportMaker):
     ----------
     button, tasks
         See `ReportMaker`.
-    dock : ReviewDock
+    dock : ReviewContext
         Whose threshold says what a finding is.
-    rows, runner, keeper, store
+    rows, runner, controller, store
         The list, its model, what keeps results, and where.
     """
 
@@ -137,17 +138,17 @@ class FolderReporter(ReportMaker):
         self,
         button: QPushButton,
         tasks: TaskHost,
-        dock: Any,
+        dock: ReviewContext,
         rows: WorklistModel,
         runner: WorklistRunner,
-        keeper: WorklistKeeper,
+        controller: WorklistController,
         store: WorklistStore,
     ):
         super().__init__(button, tasks)
         self._dock = dock
         self._rows = rows
         self._runner = runner
-        self._keeper = keeper
+        self._controller = controller
         self._store = store
         button.clicked.connect(self.press)
 
@@ -168,8 +169,8 @@ class FolderReporter(ReportMaker):
         file = ask_for_report(self._button.window(), REPORT_FILE)
         if file is None or not self.ready:
             return
-        for opened in self._keeper.opened:
-            self._keeper.keep_marks(opened)
+        for opened in self._controller.opened:
+            self._controller.keep_marks(opened)
         listed = [(entry, self._rows.scans.get(entry.key)) for entry in self._rows.entries]
         steps = worklist_steps(
             listed,
@@ -212,11 +213,11 @@ class WorklistPanel(QWidget):
 
     Parameters
     ----------
-    dock : ReviewDock
+    dock : ReviewContext
         Where scans are looked at, with the model that scores them.
     """
 
-    def __init__(self, dock: Any):
+    def __init__(self, dock: ReviewContext):
         super().__init__()
         self._dock = dock
         self._said = ""
@@ -226,11 +227,10 @@ class WorklistPanel(QWidget):
         self.folder = FolderLister(self.rows, self.tasks, self)
         store = WorklistStore(worklist_dir())
         self.runner = WorklistRunner(self.rows, self.tasks, store, self)
-        self.keeper = WorklistKeeper(dock, self.rows, self.runner, self.tasks, store, self)
-        self.opener = WorklistOpener(dock, self.rows, self.runner, self.keeper, self.tasks, store)
+        self.controller = WorklistController(dock, self.rows, self.runner, self.tasks, store, self)
         self._build()
         self.reports = FolderReporter(
-            self.report_button, self.tasks, dock, self.rows, self.runner, self.keeper, store
+            self.report_button, self.tasks, dock, self.rows, self.runner, self.controller, store
         )
         self._connect()
         self._follow_threshold()
@@ -276,16 +276,16 @@ class WorklistPanel(QWidget):
         self.again_button.clicked.connect(self.try_again)
         self.next_button.clicked.connect(self.next_unread)
         self.done_button.clicked.connect(self.toggle_done)
-        self.table.opened.connect(self.opener.open)
+        self.table.opened.connect(self.controller.open)
         self.table.chosen.connect(self._on_chosen)
         self.rows.changed.connect(self._show)
         self.runner.changed.connect(self._show)
         self.folder.listed.connect(self._on_listed)
         self.reports.changed.connect(self._show)
-        for speaker in (self.folder, self.keeper, self.opener, self.reports):
+        for speaker in (self.folder, self.controller, self.reports):
             speaker.said.connect(self._say)
         self.runner.stopped.connect(self._say)
-        self.opener.opened.connect(self.table.choose)
+        self.controller.shown.connect(self.table.choose)
         dock.models.loaded.connect(self.runner.set_model)
         dock.threshold.threshold_changed.connect(self._follow_threshold)
         dock.threshold.settings_changed.connect(self._follow_threshold)
@@ -322,7 +322,7 @@ class WorklistPanel(QWidget):
         if not again:
             settings.remember("worklist_paused", False)
         self.tasks.stop_all()
-        self.opener.stop()
+        self.controller.stop()
         self.runner.cancel()
         self.folder.look_in(paths, found)
 
@@ -379,17 +379,17 @@ class WorklistPanel(QWidget):
 
     def next_unread(self) -> None:
         """Open the scan that nobody has read after the open one, in the order shown."""
-        key = next_unread(self.table.shown, self.opener.current)
+        key = next_unread(self.table.shown, self.controller.current)
         if key is None:
             self._say("Every scan of the list has been read." if self.rows.entries else "")
         else:
             self.table.choose(key)
-            self.opener.open(key)
+            self.controller.open(key)
 
     def toggle_done(self) -> None:
         """Mark the chosen scan as done, or take that back."""
         if self.table.current:
-            self.keeper.toggle_done(self.table.current)
+            self.controller.toggle_done(self.table.current)
 
     def _on_chosen(self, key: str) -> None:
         self.runner.looking_at = key
@@ -436,7 +436,10 @@ class WorklistPanel(QWidget):
 
 
 def show_worklist(
-    dock: Any, panel: WorklistPanel | None, paths: Sequence[str] = (), found: Found | None = None
+    dock: ReviewContext,
+    panel: WorklistPanel | None,
+    paths: Sequence[str] = (),
+    found: Found | None = None,
 ) -> WorklistPanel:
     """Show a dock's worklist below the canvas, making it where there is none (None) yet."""
     made = WorklistPanel(dock) if panel is None else panel

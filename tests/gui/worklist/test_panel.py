@@ -95,11 +95,11 @@ def layers_of(dock: ReviewDock, kind: str) -> list[Any]:
 
 def settled(dock: ReviewDock, panel: WorklistPanel) -> Callable[[], bool]:
     return lambda: (
-        not panel.opener.busy
+        not panel.controller.busy
         and not dock.running
         and dock.masks.settled
         and len(layers_of(dock, "nll")) == 1
-        and not any(opened.saving for opened in panel.keeper.opened)
+        and not any(opened.saving for opened in panel.controller.opened)
     )
 
 
@@ -152,11 +152,11 @@ def test_a_folder_is_scored_read_and_taken_up_again_after_a_restart(
 
     # The next takes its place.
     qtbot.mouseClick(panel.next_button, LEFT)
-    assert panel.opener.busy
+    assert panel.controller.busy
     wait(settled(made, panel))
     assert made.scan.layer is not layer
     assert layers_of(made, "scan") == [made.scan.layer]
-    assert panel.rows.entry(panel.opener.current).description == "c.nii.gz"
+    assert panel.rows.entry(panel.controller.current).description == "c.nii.gz"
 
     # A new panel on the same state is the list after a restart.
     made.viewer.window.remove_dock_widget(panel)
@@ -233,7 +233,7 @@ def test_the_scan_in_the_viewer_is_scored_first_from_the_slice_in_view(
     wait(lambda: sum(entry.done for entry in panel.rows.entries) == 2)
     # The very scan that the worker has at hand: it is handed over with what is scored of it.
     at_hand = panel.runner.plan.at_work
-    panel.opener.open(at_hand)
+    panel.controller.open(at_hand)
     model.gate.release(3)
     wait(lambda: len(model.asked) == 5)
     # From the middle as far as the worker came, then from the slice in view.
@@ -292,15 +292,15 @@ def test_a_scan_taken_out_by_hand_and_a_closed_list_are_no_end(
     assert shown(panel, "reading") == ["seen", "unread", "unread"]
     made.viewer.layers.remove(made.scan.layer)
     wait(lambda: not panel.runner.plan.held)
-    assert panel.opener.current == ""
+    assert panel.controller.current == ""
     assert layers_of(made, "nll") == []
     made.viewer.window.remove_dock_widget(panel)  # what its x does
     qtbot.mouseClick(made.scan.worklist_button, LEFT)
     assert made.worklist is panel
     wait(panel.isVisible)
-    panel.opener.open(key)
+    panel.controller.open(key)
     wait(settled(made, panel))
-    assert panel.opener.current == key
+    assert panel.controller.current == key
     assert len(models["fake"].asked) == 3 * SLICES
 
 
@@ -377,7 +377,7 @@ def test_a_scan_that_another_window_has_stays_with_it(
     other = WorklistStore(tmp_path / "kept")
     with other.hold(entry.key):
         open_row(qtbot, panel, 0)
-        wait(lambda: not panel.opener.busy)
+        wait(lambda: not panel.controller.busy)
         assert "in another window. Close it there first." in panel.note.text()
         assert not layers_of(made, "scan")
         assert panel.rows.entry(entry.key) == entry
