@@ -82,6 +82,8 @@ class NormativeModel:
         self.folder: Path | None = None
         #: Slices of the calibration that was just made; none in a model that was loaded.
         self.examples: tuple[Example, ...] = ()
+        #: What its user should know of the scans of that calibration, a sentence each.
+        self.warnings: tuple[str, ...] = ()
         self._moved = ""
         self._engine = "float32"
         self._weights = weights

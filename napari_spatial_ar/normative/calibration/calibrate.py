@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from napari_spatial_ar.datasets.folders import SliceRef, content_key, find_slices, iter_slices
 from napari_spatial_ar.datasets.slices import geometry_of
-from napari_spatial_ar.errors import InputError, Notice
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.acquisition import read_acquired
 from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.tissue import tissue_mask
@@ -205,8 +204,6 @@ def recalibrate_steps(
             patient_pattern=patient_pattern,
             selection=header.selection,
         )
-        for sentence in found.warnings:
-            warnings.warn(sentence, Notice, stacklevel=2)
         refs = found.valid or found.train
         separate = _check_unseen(loaded, refs, folder)
         store = FeatureStore(loaded.backbone, header.preprocessing)
@@ -224,6 +221,7 @@ def recalibrate_steps(
             calibration = scores.calibration(separate=separate)
             loaded.header = replace(loaded.header, calibration=calibration)
             loaded.examples = scores.examples
+        loaded.warnings = tuple(found.warnings)
         loaded.name = target.name
         loaded.save(target)
         return loaded
