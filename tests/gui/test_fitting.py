@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,17 +27,25 @@ from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.demo import open_review
 from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
+from napari_spatial_ar.gui.library.actions import CheckpointDialog
 from napari_spatial_ar.gui.library.add_weights_dialog import AddWeightsDialog
 from napari_spatial_ar.gui.library.comparison_dialog import ComparisonDialog
 from napari_spatial_ar.gui.library.dialog import LibraryDialog
 from napari_spatial_ar.gui.library.weights_dialog import WeightsDialog
+from napari_spatial_ar.gui.open_scan import SeriesChooser
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.shortcuts import ShortcutsDialog
 from napari_spatial_ar.gui.training.dock import TrainingDock
+from napari_spatial_ar.gui.training.outliers_dialog import SuspectsDialog
 from napari_spatial_ar.gui.widgets.dock_page import DockPage
 from napari_spatial_ar.gui.widgets.forms import Combo, Fold, select_data
+from napari_spatial_ar.gui.worklist import panel as worklist_panel
+from napari_spatial_ar.imaging.reading import Found
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.volume import Series
 from napari_spatial_ar.normative.detectors import DETECTORS
 from tests.gui.fitting import misfits
+from tests.gui.training.test_outliers_dialog import suspects
 from tests.gui.widgets.test_dock_page import by_command_line, by_menu
 
 WIDTH, HEIGHT = 1366, 768
@@ -143,33 +153,81 @@ def test_a_name_that_is_longer_than_a_dock_is_shortened_and_its_tooltip_is_not(
     assert dock.width() == before
 
 
-@pytest.mark.parametrize("name", ["library", "comparison", "weights", "add", "keys"])
-def test_dialogs_fit(viewer: Any, qtbot: Any, name: str) -> None:
-    window = viewer.window._qt_window
-    made: QDialog
-    if name == "library":
-        made = LibraryDialog(window)
-        made.show()
-        qtbot.waitUntil(lambda: not made.looking, timeout=20_000)
-    elif name == "comparison":
-        made = ComparisonDialog([], None, window)
-    elif name == "weights":
-        made = WeightsDialog("dinov3_vits16", window)
-        qtbot.waitUntil(lambda: "MB" in made.size.text(), timeout=30_000)
-        made.progress.show()
-        made.note.say("86 MB of 86 MB have arrived. " * 3)
-    elif name == "add":
-        made = AddWeightsDialog("", window)
-        for field in made._asked.values():
-            field.show()
-    else:
-        made = ShortcutsDialog(window)
+def library(window: QWidget, lab: Any) -> QDialog:
+    return LibraryDialog(window)
+
+
+def comparison(window: QWidget, lab: Any) -> QDialog:
+    return ComparisonDialog([], None, window)
+
+
+def weights(window: QWidget, lab: Any) -> QDialog:
+    made = WeightsDialog("dinov3_vits16", window)
+    made.progress.show()
+    made.note.say("86 MB of 86 MB have arrived. " * 3)
+    return made
+
+
+def adding(window: QWidget, lab: Any) -> QDialog:
+    made = AddWeightsDialog("", window)
+    for field in made._asked.values():
+        field.show()
+    return made
+
+
+def keys(window: QWidget, lab: Any) -> QDialog:
+    return ShortcutsDialog(window)
+
+
+def checkpoint(window: QWidget, lab: Any) -> QDialog:
+    said = {"folder_backbone": "dinov3_vits16", "folder_dilations": (4,), "size": None}
+    network = {"channels": 384, "layers": 5, "kernel": 3, "context": "causal"}
+    return CheckpointDialog(SimpleNamespace(path=Path("mine.pth"), **said, **network), window)
+
+
+def chooser(window: QWidget, lab: Any) -> QDialog:
+    scan = Scan.of(lab.make_volume())
+    labels = "MR series 4", "NIfTI scan 256 x 256 x 25, time point 12"
+    series = [Series(label, uid=label, description="FLAIR tra p2 iso") for label in labels]
+    found = [replace(scan, series=one, warnings=("One slice is missing.",)) for one in series]
+    return SeriesChooser(Found(tuple(found)), window, worklist=True)
+
+
+def surprising(window: QWidget, lab: Any) -> QDialog:
+    return SuspectsDialog(suspects(), window)
+
+
+DIALOGS = (library, comparison, weights, adding, keys, checkpoint, chooser, surprising)
+
+
+@pytest.mark.parametrize("build", DIALOGS)
+def test_dialogs_fit(
+    viewer: Any, lab: Any, qtbot: Any, build: Callable[..., QDialog], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(services, "weights_hint", lambda name, header=None: f"No {name}. " * 5)
+    made = build(viewer.window._qt_window, lab)
     made.show()
+    QTest.qWait(300)
     assert settle(made) == []
     assert made.width() <= WIDTH
     assert made.height() <= HEIGHT - 40  # the title bar
     made.close()
-    assert pool().waitForDone(10_000)
+    qtbot.waitUntil(lambda: pool().waitForDone(0), timeout=60_000)
+
+
+def test_the_worklist_fits(
+    viewer: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worklist_panel, "worklist_dir", lambda: tmp_path / "kept")
+    dock = open_review(viewer)
+    qtbot.waitUntil(lambda: dock.models.model is not None, timeout=20_000)
+    dock.show_worklist()
+    assert dock.worklist is not None
+    settle(dock)
+    assert settle(dock.worklist) == []
+    assert settle(dock) == []
+    window = viewer.window._qt_window
+    assert (window.width(), window.height()) == (WIDTH, HEIGHT)
 
 
 # ---------------------------------------------------------------------- the check itself
