@@ -137,6 +137,14 @@ def test_a_pipe_gets_whole_lines_with_tabs(capsys: pytest.CaptureFixture[str]) -
     ]
 
 
+def test_forced_colours_make_no_terminal_of_a_pipe() -> None:
+    environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "40"}
+    found = subprocess.run(
+        [*PROGRAM, "models", "list"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.splitlines()[0] == "name\tmodality\tmethod\tbackbone\ttrained on"
+
+
 def test_a_reader_that_leaves_is_no_error() -> None:
     for words in (["-h"], ["models", "methods"], ["inspect", "/nonexistent"]):
         process = subprocess.Popen(

@@ -109,6 +109,11 @@ class _Console(Console):
             color_system=None if plain else "auto",
         )
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether it prints to a terminal; FORCE_COLOR and the like make none of a pipe."""
+        return bool(self.file.isatty()) and not self.is_dumb_terminal
+
     def on_broken_pipe(self) -> None:
         """Let what is still said go nowhere: the reader has left, the work goes on."""
         self.quiet = True
@@ -406,7 +411,7 @@ class _Description(ProgressColumn):
     """What is going on, as it is but for what no terminal prints."""
 
     def render(self, task: Task) -> Text:
-        return Text(printable(task.description))
+        return Text(printable(task.description), no_wrap=True, overflow="ellipsis")
 
 
 class Rows:
@@ -460,13 +465,13 @@ def progress_bar() -> Progress:
     """Make a progress bar that goes away at the end; it is shown on a terminal alone."""
     return Progress(
         _Description(),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not console.is_seen,
     )
 
 
@@ -480,7 +485,7 @@ def show(result: Rows) -> None:
     if _json_alone.get():
         return
     output = _Console(stderr=False)
-    if output.is_terminal:
+    if output.is_seen:
         output.print(result.on(output))
     else:
         output.write(result.plain())
