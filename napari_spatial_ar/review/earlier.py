@@ -118,7 +118,7 @@ class Kept:
         """What `score_scan` says of the scan."""
         # Records of earlier versions name the unit beside the threshold alone.
         unit = self.provenance["threshold"]["unit"]
-        return in_folder({"unit": unit, **self.provenance["summary"]}, self.folder)
+        return in_folder({**self.provenance["summary"], "unit": unit}, self.folder)
 
     def is_finished(self, settings: str, *, overwrite: bool) -> bool:
         """Whether a scan needs no scoring, since all that would be written is there.

@@ -137,8 +137,7 @@ class MaskDrawing(QObject):
         if index is None:
             # Of a slice alone, which follows each step of the threshold, voxels keep their number.
             values = label_values(listed.items, session.chosen)[listed.labels]
-            found = voxels(listed.voxels)
-            data[found] = np.where(data[found] != 0, values, 0)
+            np.put(data, listed.voxels, values * (np.take(data, listed.voxels) != 0))
         drawn[part] = data[part]
 
     def _colour(self, session: Session, layer: Any) -> None:
