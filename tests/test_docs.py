@@ -73,6 +73,19 @@ def test_dead_links_are_seen(tmp_path: Path) -> None:
     assert dead(page) == ["gone.md", "gone.png", "page.md#a-heading"]
 
 
+# ---------------------------------------------------------------------- files that pages name
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/explanation/architecture.md"])
+def test_files_that_a_page_for_developers_names_are_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w.-]+(?:/[\w.-]+)*\.(?:py|md|toml|yaml|yml|txt|sh))`", text))
+    named = {path for path in named if "NAME" not in path}
+    assert len(named) > 20
+    places = (ROOT, ROOT / "napari_spatial_ar", ROOT / "napari_spatial_ar/gui/training")
+    assert not [path for path in named if not any((place / path).is_file() for place in places)]
+
+
 # ---------------------------------------------------------------------- code in pages
 
 
