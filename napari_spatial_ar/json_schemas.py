@@ -2,7 +2,7 @@
 
 Every document names its kind and that kind's version under ``schema``. A field that is added
 leaves the version; a field that goes, or means something else, raises it. The JSON Schemas in
-``docs/schema`` are made from these models (``python docs/make_schemas.py``).
+``docs/reference/schema`` are made from these models (``python docs/make_schemas.py``).
 """
 
 from __future__ import annotations

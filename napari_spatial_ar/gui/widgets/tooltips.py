@@ -1,7 +1,7 @@
 """Every tooltip of the docks and dialogs, in one table.
 
 A text is one to three sentences that start with a capital; the last has no full stop. What is in
-braces is filled in where the tooltip is shown. docs/controls.md is made of this table by
+braces is filled in where the tooltip is shown. docs/reference/controls.md is made of this table by
 docs/make_controls.py.
 """
 

@@ -73,7 +73,8 @@ _WORDS = ("xml", "bin")
 
 
 # The first product of each MLP, as transformers call it in ViTs. Everything else in 8 bits, above
-# all what comes after an activation or belongs to attention, changes the maps (docs/speed.md).
+# all what comes after an activation or belongs to attention, changes the maps
+# (docs/explanation/speed.md).
 _QUANTIZED = (".mlp.fc1/", ".mlp.up_proj/", ".mlp.gate_proj/")
 
 

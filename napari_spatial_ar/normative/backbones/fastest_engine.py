@@ -49,8 +49,8 @@ AGREEMENT = 0.999
 _GAIN = 1.1
 _SLICES, _REPEATS = 3, 3
 # Tried only where they are asked for. All but one have fewer digits than float32, and 8 bits gained
-# nothing where that was measured (docs/speed.md); torch.compile compiles for minutes, in each
-# process.
+# nothing where that was measured (docs/explanation/speed.md); torch.compile compiles for minutes,
+# in each process.
 _ONLY_WHEN_ASKED = ("bfloat16", "float16", "openvino-bfloat16", "openvino-int8", "compiled")
 #: Environment variable that forces an engine; nothing is measured then.
 VARIABLE = "NAPARI_SPATIAL_AR_ENGINE"

@@ -4,7 +4,7 @@ Reference: Erdil et al., "Spatial Autoregressive Modeling of DINOv3 Embeddings f
 Anomaly Detection". Defaults: the paper's dilated model; ``dilation`` 1 is its standard one,
 ``context`` "bidirectional" its third. Cost: the training; scoring is five convolutions. What
 differs from the paper is said in `autoregressive` and `training`. ``dilations`` and ``whiten`` are
-not the paper's: docs/method.md has what they were seen to change.
+not the paper's: docs/explanation/method.md has what they were seen to change.
 """
 
 from __future__ import annotations
