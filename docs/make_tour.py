@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 WIDTH, HEIGHT = 1366, 768
-# Pictures in their order, each with the step that makes it. All but the first and the last need
-# the steps before them.
+# Pictures in their order, each with the step that makes it, which needs the steps before.
 STEPS = {
     "empty": "empty",
     "open": "open",
@@ -37,7 +36,8 @@ STEPS = {
     "models": "models",
     "training": "training",
 }
-APART = ("empty", "worklist", "models", "training")
+# These begin in a window of their own.
+APART = ("worklist", "models", "training")
 # Pictures of other pages than the tour.
 ELSEWHERE = ("report", "models", "training")
 MODEL = "brain-flair-change"
@@ -69,8 +69,8 @@ class Guide:
         Folder of this run.
     theme : str
         Of napari.
-    only : sequence of str
-        Pictures to take; none: all.
+    wanted : sequence of str
+        Pictures to take: one of `APART`, or others.
     normals : Path or None
         Folder of normal slices, for the picture of the Training dock.
     """
@@ -80,7 +80,7 @@ class Guide:
         out: Path,
         home: Path,
         theme: str,
-        only: Sequence[str] = (),
+        wanted: Sequence[str],
         normals: Path | None = None,
     ):
         import napari
@@ -90,7 +90,7 @@ class Guide:
 
         get_settings().appearance.theme = theme
         self.out, self.home, self.normals = out, home, normals
-        self.wanted = tuple(only) or tuple(n for n in STEPS if n != "training" or normals)
+        self.wanted = tuple(wanted)
         self.viewer = napari.Viewer(title="napari-spatial-ar")
         self.window = self.viewer.window._qt_window
         self.window.setGeometry(0, 0, WIDTH, HEIGHT)
@@ -224,11 +224,11 @@ class Guide:
 
     def go(self) -> None:
         """Take the pictures that are wanted."""
-        names = list(STEPS)
-        last = max((names.index(name) for name in self.wanted if name not in APART), default=-1)
-        for at, name in enumerate(names):
-            if name in self.wanted or (at < last and name not in APART):
-                getattr(self, STEPS[name])()
+        apart = self.wanted[0] in APART
+        names = list(self.wanted if apart else (name for name in STEPS if name not in APART))
+        last = max(names.index(name) for name in self.wanted)
+        for name in names[: last + 1]:
+            getattr(self, STEPS[name])()
         self.viewer.close()
 
     def empty(self) -> None:
@@ -441,8 +441,11 @@ def main() -> None:
     home = apart()
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
-        guide = Guide(arguments.out, home, arguments.theme, arguments.only, arguments.normals)
-        guide.go()
+        wanted = arguments.only or [n for n in STEPS if n != "training" or arguments.normals]
+        together = [name for name in STEPS if name in wanted and name not in APART]
+        for names in (together, *([name] for name in APART if name in wanted)):
+            if names:
+                Guide(arguments.out, home, arguments.theme, names, arguments.normals).go()
     finally:
         shutil.rmtree(home, ignore_errors=True)
 

@@ -35,7 +35,7 @@ for python in "${pythons[@]}"; do
     "$venv/bin/napari-spatial-ar" demo --headless --out "$place/demo" >/dev/null
     # The tests without the checkout's package beside them, so that they import the wheel's.
     mkdir "$place/tree"
-    cp -r tests models pyproject.toml "$place/tree/"
+    cp -r docs models tests pyproject.toml "$place/tree/"
     "$venv/bin/pip" install --quiet --no-compile "napari-spatial-ar[test] @ file://$wheel"
     (cd "$place/tree" && "$venv/bin/python" -m pytest -q -p no:cacheprovider \
         --ignore=tests/gui tests/*/)
