@@ -43,7 +43,7 @@ from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors import DETECTORS
 from napari_spatial_ar.normative.detectors.ar_network import MaskedConv2d
 from napari_spatial_ar.normative.detectors.ar_training import precision
-from napari_spatial_ar.normative.detectors.base import FitSetup
+from napari_spatial_ar.normative.detectors.base import FitContext
 from napari_spatial_ar.normative.detectors.grids import StoredGrids, rows_of
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.preprocessing import Preprocessing
@@ -316,7 +316,7 @@ def bank_scores(
     paths: list[Path], splits: tuple[Images, Images], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Patch scores of surroundings-bank on both splits."""
-    setup = FitSetup(
+    setup = FitContext(
         blocks=1,
         seed=0,
         device=device,

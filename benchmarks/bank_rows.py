@@ -28,7 +28,7 @@ from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 from napari_spatial_ar.normative.detectors.change_novelty import _image_scores
 from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank
-from napari_spatial_ar.normative.fitting.changed_grids import ChangedGrids
+from napari_spatial_ar.normative.fitting.changed_grids import SyntheticGrids
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 
 WEIGHT, POOL, MOST_MEANS = 0.5, 65_536, 4096
@@ -73,7 +73,7 @@ def main() -> None:
     slices = find_slices(said.dataset, modality=said.modality, window=window).train
     network, shown, found = load_backbone(said.backbone), Preprocessing(window), {}
     for seed in said.seeds:
-        changed = ChangedGrids(network, shown, slices, work, count=300, seed=seed)
+        changed = SyntheticGrids(network, shown, slices, work, count=300, seed=seed)
         list(changed.embed())
         change = ChangeDetector.fit(changed, seed=seed)
         odds = torch.cat([change.score(grid) for grid in valid])

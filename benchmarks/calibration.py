@@ -21,7 +21,7 @@ import numpy as np
 import napari_spatial_ar as nsar
 from napari_spatial_ar.datasets.folders import bmad_items
 from napari_spatial_ar.evaluation.bootstrap import draw_weights, interval, resample_shares
-from napari_spatial_ar.evaluation.contenders import Contender, score_items
+from napari_spatial_ar.evaluation.contenders import Candidate, score_items
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.model import NormativeModel
@@ -47,7 +47,7 @@ def measure(dataset: Path, model: NormativeModel, draws: int, pattern: str | Non
     tissue: dict[str, list[int]] = {}
     slices: dict[str, list[float]] = {}
     cuts = np.array([calibration.threshold_for_fpr(nominal) for nominal in NOMINAL])
-    for scored in score_items(items, [Contender(model)]):
+    for scored in score_items(items, [Candidate(model)]):
         (score,), patient = scored.scores, scored.item.group
         body = score.nll[tissue_mask(apply_window(scored.image, *scored.window))]
         above.setdefault(patient, []).append((body[:, None] > cuts).sum(axis=0))

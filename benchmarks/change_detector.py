@@ -37,7 +37,7 @@ from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors.base import Detector
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 from napari_spatial_ar.normative.detectors.memory_bank import MemoryBank
-from napari_spatial_ar.normative.fitting.changed_grids import ChangedGrids
+from napari_spatial_ar.normative.fitting.changed_grids import SyntheticGrids
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scores import Scoring
 
@@ -166,7 +166,7 @@ def main() -> None:
     slices = find_slices(said.dataset, modality=said.modality, window=window).train
     network, shown, ours = load_backbone(said.backbone), Preprocessing(window), []
     for seed in said.seeds:
-        changed = ChangedGrids(network, shown, slices, work, count=said.slices, seed=seed)
+        changed = SyntheticGrids(network, shown, slices, work, count=said.slices, seed=seed)
         list(changed.embed())
         start = time.process_time()
         detector = ChangeDetector.fit(changed, seed=seed, slices=said.slices)

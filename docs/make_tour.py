@@ -246,7 +246,7 @@ class Guide:
         cropped = self.home / "cropped.nii.gz"
         nib.save(nib.load(sample_path()).slicer[72:184, 64:192, :], cropped)
         self._open(cropped)
-        self.wait(lambda: bool(dock.unlike_note.text()))
+        self.wait(lambda: bool(dock.shift_note.text()))
         self.shoot("open")
         self.viewer.layers.clear()
         self._open(sample_path())

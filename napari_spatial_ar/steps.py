@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-__all__ = ["finish", "mapped", "until_stopped"]
+__all__ = ["finish", "mapped", "run_until_stopped"]
 
 Step = TypeVar("Step")
 Other = TypeVar("Other")
@@ -63,7 +63,7 @@ def mapped(
         steps.close()
 
 
-def until_stopped(
+def run_until_stopped(
     stop: threading.Event,
     steps: Generator[Step, None, Result],
     *,

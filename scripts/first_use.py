@@ -42,7 +42,7 @@ T = TypeVar("T")
 # ---------------------------------------------------------------------- around napari
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """Write a line at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
@@ -74,7 +74,7 @@ def checked_wheel(place: Path) -> Path:
         (wheel,) = place.glob("*.whl")
         call(programs / "twine", "check", "--strict", wheel)
     megabytes = wheel.stat().st_size / 1e6
-    say(f"{wheel.name}: {megabytes:.1f} MB, twine check --strict passed")
+    print_message(f"{wheel.name}: {megabytes:.1f} MB, twine check --strict passed")
     assert megabytes < MOST_MB
     return wheel
 
@@ -104,7 +104,7 @@ def use(binding: str, python: str, wheel: Path, pip: list[str], shots: Path | No
             if shots is not None:
                 shutil.copytree(home / "shots", shots / binding, dirs_exist_ok=True)
         told = json.loads((home / "told.json").read_text())
-    say(
+    print_message(
         f"{binding}, Python {told['python']}, napari {told['napari']}: installed in "
         f"{installed:.0f} s; the window stood after {told['window']:.1f} s, the first heatmap "
         f"{told['heatmap']:.1f} s later ({told['after_click']:.1f} s after Score); threshold moved "

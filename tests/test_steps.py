@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from napari_spatial_ar.steps import _PAUSE_SECONDS, finish, mapped, until_stopped
+from napari_spatial_ar.steps import _PAUSE_SECONDS, finish, mapped, run_until_stopped
 
 
 class Steps:
@@ -42,7 +42,7 @@ def worker(steps: Steps) -> Any:
 
     def start(stop: threading.Event, go: threading.Event) -> threading.Thread:
         def work() -> None:
-            for _ in until_stopped(stop, steps(), go=go):
+            for _ in run_until_stopped(stop, steps(), go=go):
                 time.sleep(0.001)
 
         threads.append(threading.Thread(target=work))
@@ -115,7 +115,7 @@ def test_what_the_steps_return_is_returned() -> None:
         yield 1
         return "model"
 
-    found = until_stopped(threading.Event(), ends())
+    found = run_until_stopped(threading.Event(), ends())
     assert next(found) == 1
     with pytest.raises(StopIteration) as end:
         next(found)
@@ -151,4 +151,4 @@ def test_news_is_yielded_at_once() -> None:
     def work() -> Generator[str, None, None]:
         yield from "aabbbc"
 
-    assert set(until_stopped(threading.Event(), work(), news=str)) == set("abc")
+    assert set(run_until_stopped(threading.Event(), work(), news=str)) == set("abc")

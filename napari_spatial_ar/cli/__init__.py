@@ -19,7 +19,7 @@ from napari_spatial_ar.cli.pages import App, is_wide_terminal
 from napari_spatial_ar.cli.scans import scans_app
 from napari_spatial_ar.cli.scoring import score_app
 from napari_spatial_ar.cli.speed import speed_app
-from napari_spatial_ar.cli.support import say
+from napari_spatial_ar.cli.support import print_message
 from napari_spatial_ar.cli.weights import weights_app
 
 __all__ = ["app", "main"]
@@ -68,5 +68,5 @@ def main() -> None:
     except OSError as error:  # of help: commands have said theirs
         from napari_spatial_ar.imaging.files import storage_error
 
-        say(f"error: {storage_error(error, 'standard output')}")
+        print_message(f"error: {storage_error(error, 'standard output')}")
         sys.exit(1)

@@ -27,8 +27,8 @@ from napari_spatial_ar.cli.support import (
     chosen_backbone,
     command,
     odd,
+    print_message,
     progress_bar,
-    say,
     show,
     table,
 )
@@ -205,7 +205,7 @@ def compare(
     from napari_spatial_ar.evaluation.anomalib_models import anomalib_method, fit_anomalib
     from napari_spatial_ar.evaluation.compare import compare as compare_methods
     from napari_spatial_ar.evaluation.report import write_report
-    from napari_spatial_ar.evaluation.rivals import check_rival, fit_rival, grouped
+    from napari_spatial_ar.evaluation.rivals import check_baseline, fit_baseline, grouped
     from napari_spatial_ar.imaging.files import claimed
     from napari_spatial_ar.normative.fitting.plan import FitProgress
     from napari_spatial_ar.normative.model import load_model
@@ -228,7 +228,7 @@ def compare(
     bmad_items(dataset, split.value, patient_pattern=patient_pattern)
     for name in method or ():
         for seed in numbers:
-            check_rival(name, **settings, seed=seed)
+            check_baseline(name, **settings, seed=seed)
     with claimed(out), progress_bar() as bar:
         task = bar.add_task("", total=None)
 
@@ -246,7 +246,7 @@ def compare(
                 at(f"{name}: {step.message}", step.done, step.total)
 
             rivals.append(
-                fit_rival(
+                fit_baseline(
                     dataset,
                     name,
                     numbers,
@@ -293,9 +293,9 @@ def compare(
         )
     show(rows)
     for note in result.notes:
-        say(note)
+        print_message(note)
     for path in paths:
-        say(str(path))
+        print_message(str(path))
     return {"files": [str(path) for path in paths], **result.to_dict()}
 
 

@@ -22,8 +22,8 @@ from napari_spatial_ar.cli.support import (
     SlicesOf,
     command,
     parse_window,
+    print_message,
     progress_bar,
-    say,
     show,
     table,
 )
@@ -78,12 +78,12 @@ def inspect(
     show(rows)
     for entry in series:
         for warning in entry["warnings"]:
-            say(f"warning: {entry['label']}: {warning}")
+            print_message(f"warning: {entry['label']}: {warning}")
         if "damage" in entry:
-            say(f"damaged: {entry['label']}: {entry['damage']}")
+            print_message(f"damaged: {entry['label']}: {entry['damage']}")
     failed = [str(error) for error in found.errors]
     for sentence in failed:
-        say(f"could not be read: {sentence}")
+        print_message(f"could not be read: {sentence}")
     result = {"series": series, "failed": failed}
     if damage:
         raise NotAllDone(result)
@@ -212,9 +212,9 @@ def summary(
         rows.add_row(series.label, series.patient, kind_of(series), str(len(series.refs)), reasons)
     show(rows)
     for line in made.lines():
-        say(line)
+        print_message(line)
     for error in found.errors:
-        say(f"could not be read: {error}")
+        print_message(f"could not be read: {error}")
     return made.to_dict()
 
 
@@ -253,14 +253,14 @@ def convert(
                 errors.append(error)
                 continue
             written[name] = path
-            say(f"{path}")
+            print_message(f"{path}")
             for warning in volume.warnings:
-                say(f"warning: {volume.series.label}: {warning}")
+                print_message(f"warning: {volume.series.label}: {warning}")
     if not written:
         raise errors[0]
     failed = [str(error) for error in errors]
     for sentence in failed:
-        say(f"could not be converted: {sentence}")
+        print_message(f"could not be converted: {sentence}")
     result = {"files": [str(path) for path in written.values()], "failed": failed}
     if failed:
         raise NotAllDone(result)
@@ -312,9 +312,9 @@ def seg(
         made_by, by_hand = recorded
         edited = edited or by_hand
     written = mask_onto_series(mask, reference, out, algorithm=made_by, edited=edited, label=label)
-    say(f"{out}: {written.voxels} voxels in {written.slices} slices of {written.series}.")
+    print_message(f"{out}: {written.voxels} voxels in {written.slices} slices of {written.series}.")
     for warning in written.warnings:
-        say(f"warning: {warning}")
+        print_message(f"warning: {warning}")
     return {
         "file": str(out),
         "series": written.series,

@@ -26,8 +26,8 @@ from napari_spatial_ar.cli.support import (
     Weights,
     command,
     patients,
+    print_message,
     progress_bar,
-    say,
     show,
     table,
 )
@@ -79,7 +79,7 @@ def models_list(
     show(rows)
     unreadable = unreadable_models()
     for _, why in unreadable:
-        say(why)
+        print_message(why)
     fields = ("name", "path", "modality", "method", "backbone", "summary")
     return {
         "models": [{f: str(getattr(info, f)) for f in fields} for info in found],
@@ -174,7 +174,7 @@ def models_rename(model: OwnModel, new_name: NewName, json: Json = None) -> dict
     from napari_spatial_ar.normative.library import rename_model
 
     folder = rename_model(model, new_name)
-    say(f"{model} is called {folder.name} now.")
+    print_message(f"{model} is called {folder.name} now.")
     return {"name": folder.name, "path": str(folder)}
 
 
@@ -185,7 +185,7 @@ def models_duplicate(model: ModelName, new_name: NewName, json: Json = None) -> 
     from napari_spatial_ar.normative.library import duplicate_model
 
     folder = duplicate_model(model, new_name)
-    say(f"Copied as {folder.name}.")
+    print_message(f"Copied as {folder.name}.")
     return {"name": folder.name, "path": str(folder)}
 
 
@@ -196,7 +196,7 @@ def models_delete(model: OwnModel, json: Json = None) -> dict[str, Any]:
     from napari_spatial_ar.normative.library import delete_model
 
     folder = delete_model(model)
-    say(f"{model} is in the trash: 'models restore {model}' brings it back.")
+    print_message(f"{model} is in the trash: 'models restore {model}' brings it back.")
     return {"name": model, "path": str(folder)}
 
 
@@ -213,7 +213,7 @@ def models_restore(
     from napari_spatial_ar.normative.library import restore_model
 
     folder = restore_model(model, name)
-    say(f"{folder.name} is back.")
+    print_message(f"{folder.name} is back.")
     return {"name": folder.name, "path": str(folder)}
 
 
@@ -232,7 +232,7 @@ def models_export(
     from napari_spatial_ar.normative.archive import export_model
 
     path = export_model(model, out, pictures=pictures, overwrite=overwrite)
-    say(f"Exported as {path}.")
+    print_message(f"Exported as {path}.")
     return {"path": str(path)}
 
 
@@ -291,13 +291,13 @@ def models_suspects(
     method of the model, a scan is compared with a half of the patients that its own is not in.
     """
     from napari_spatial_ar.imaging.files import claimed
-    from napari_spatial_ar.normative.fitting.outliers import UNIT, find_suspects
+    from napari_spatial_ar.normative.fitting.outliers import UNIT, find_outliers
     from napari_spatial_ar.normative.model import load_model
-    from napari_spatial_ar.review.outliers import COLUMNS, suspect_rows, write_suspects
+    from napari_spatial_ar.review.outliers import COLUMNS, outlier_rows, write_outliers
     from napari_spatial_ar.steps import finish
 
     loaded = load_model(model, weights=weights, device=device)
-    steps = find_suspects(loaded, folders, top=top, patient_pattern=patient_pattern)
+    steps = find_outliers(loaded, folders, top=top, patient_pattern=patient_pattern)
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
         found = finish(
@@ -306,15 +306,15 @@ def models_suspects(
                 task, description=step.message, completed=step.done, total=step.total or None
             ),
         )
-    listed, rows = table(*COLUMNS), suspect_rows(found)
+    listed, rows = table(*COLUMNS), outlier_rows(found)
     for *shown, key in rows:
         listed.add_row(*shown, key[:_KEY_SHOWN])
     show(listed)
-    say(f"The {len(rows)} most surprising of {found.scans} scans; scores are {UNIT}.")
+    print_message(f"The {len(rows)} most surprising of {found.scans} scans; scores are {UNIT}.")
     if out is not None:
         with claimed(out):
-            write_suspects(found, out, overwrite=overwrite)
-        say(f"See {out / 'suspects.png'}.")
+            write_outliers(found, out, overwrite=overwrite)
+        print_message(f"See {out / 'suspects.png'}.")
     names = ("key", "patient", "label", "slices", "place", "score")
     return {
         "scans": found.scans,
@@ -368,14 +368,14 @@ def models_compare(
             ),
         )
     said = result.to_dict()
-    say(
+    print_message(
         f"In {result.unit}: rank correlation {_digits(said['rank_correlation'])}, Dice "
         f"{_digits(said['dice'])} of masks at {share:g}. See {result.files['png']}."
     )
     for sentence in volumes[0].warnings:
-        say(f"warning: {sentence}")
+        print_message(f"warning: {sentence}")
     for sentence in result.unlike:
-        say(f"warning: {sentence}")
+        print_message(f"warning: {sentence}")
     return {**said, "files": {kind: str(path) for kind, path in result.files.items()}}
 
 
@@ -447,7 +447,7 @@ def models_import(
         path = _import_reference(source, name, modality, backbone, dilation, context, size, weights)
     else:
         path = import_model(source, name)
-    say(f"Imported as {path.parent.name}.")
+    print_message(f"Imported as {path.parent.name}.")
     return {"name": path.parent.name, "path": str(path)}
 
 

@@ -44,8 +44,8 @@ from napari_spatial_ar.cli.support import (
     odd,
     parse_window,
     patients,
+    print_message,
     progress_bar,
-    say,
 )
 
 __all__ = ["scans_app"]
@@ -264,7 +264,7 @@ def fit(
     from napari_spatial_ar.normative.fitting.config import FitConfig
     from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
     from napari_spatial_ar.normative.fitting.fit import fit_steps
-    from napari_spatial_ar.normative.fitting.plan import FitProgress, spoken
+    from napari_spatial_ar.normative.fitting.plan import FitProgress, format_duration
     from napari_spatial_ar.normative.fitting.recipe import read_recipe
     from napari_spatial_ar.review.model_card import write_model_card
     from napari_spatial_ar.steps import finish
@@ -302,7 +302,7 @@ def fit(
         settings["backbone"] = chosen_backbone(backbone, weights)
         config = FitConfig.of(folders or (), **settings, options=options)
     else:
-        given = {key: value for key, value in settings.items() if _is_said(ctx, key)}
+        given = {key: value for key, value in settings.items() if _is_given(ctx, key)}
         if folders:
             given["folders"] = tuple(map(str, folders))
         config = read_recipe(recipe).changed({**given, "options": options})
@@ -310,13 +310,17 @@ def fit(
         raise typer.BadParameter("Give a folder of normal scans, or a recipe that names one.")
     if estimate:
         found = fit_estimate.estimate(config, out=out, device=device)
-        say(f"{found} Not counted: {fit_estimate.NOT_COUNTED}.")
+        print_message(f"{found} Not counted: {fit_estimate.NOT_COUNTED}.")
         return stamped(FitEstimate, {**asdict(found), "seconds": found.seconds})
     with cluster_of(scheduler, local_cluster, resource, tls) as cluster, progress_bar() as bar:
         task = bar.add_task("", total=None)
 
         def show(step: FitProgress) -> None:
-            left = "" if step.seconds_left is None else f", {spoken(step.seconds_left)} left in all"
+            left = (
+                ""
+                if step.seconds_left is None
+                else f", {format_duration(step.seconds_left)} left in all"
+            )
             bar.update(
                 task,
                 description=f"{step.message}{left}",
@@ -332,9 +336,9 @@ def fit(
     write_model_card(model)
     training = {k: v for k, v in model.header.training.items() if k != "history"}
     learned = f"{training['images']} slices of {patients(training['subjects'])}"
-    say(f"Saved in {model.folder}: {learned}.")
+    print_message(f"Saved in {model.folder}: {learned}.")
     for warning in training["warnings"]:
-        say(f"warning: {warning}")
+        print_message(f"warning: {warning}")
     return {
         "model": str(model.folder),
         "sha256": model.sha256,
@@ -344,7 +348,7 @@ def fit(
     }
 
 
-def _is_said(ctx: typer.Context, name: str) -> bool:
+def _is_given(ctx: typer.Context, name: str) -> bool:
     """Whether an option stands on the command line."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
@@ -407,7 +411,7 @@ def calibrate(
     looks = calibrated.header.looks
     if looks_only and looks is not None:
         measured = f"{looks.slices} slices of {patients(looks.patients)}"
-        say(f"{calibrated.name}: what normal scans look like was measured on {measured}.")
+        print_message(f"{calibrated.name}: what normal scans look like was measured on {measured}.")
         return {
             "name": calibrated.name,
             "sha256": calibrated.sha256,
@@ -415,12 +419,12 @@ def calibrate(
             **looks.to_dict(),
         }
     found = calibrated.calibration
-    say(
+    print_message(
         f"{calibrated.name}: calibrated on {found.slices} slices of {patients(found.patients)}; no "
         f"p-value lies below {found.smallest_p:.3f}."
     )
     if not found.separate:
-        say("warning: it is not known that these slices had no part in the fit.")
+        print_message("warning: it is not known that these slices had no part in the fit.")
     return {
         "name": calibrated.name,
         "sha256": calibrated.sha256,
@@ -452,5 +456,5 @@ def demo(
 
         result = run_demo(headless=headless, out=out, progress=show)
     for path in result["files"]:
-        say(path)
+        print_message(path)
     return result

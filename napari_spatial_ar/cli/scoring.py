@@ -26,8 +26,8 @@ from napari_spatial_ar.cli.support import (
     Weights,
     command,
     patients,
+    print_message,
     progress_bar,
-    say,
 )
 
 __all__ = ["score_app"]
@@ -268,33 +268,35 @@ def score(
             result = score_scans(scans, model, Path(out), bids=bids, **options)
     if result.get("skipped"):
         many = "scans were" if result["skipped"] > 1 else "scan was"
-        say(f"{result['skipped']} {many} finished before and skipped.")
-    say(f"Backbone: {result['backbone']}.")
+        print_message(f"{result['skipped']} {many} finished before and skipped.")
+    print_message(f"Backbone: {result['backbone']}.")
     if result["calibration"]:
-        say(result["calibration"])
+        print_message(result["calibration"])
     for scan in result["scans"]:
         regions = (
             "1 flagged region" if scan["findings"] == 1 else f"{scan['findings']} flagged regions"
         )
-        say(f"{scan['folder']}: {regions}")
+        print_message(f"{scan['folder']}: {regions}")
         if scan["p_value"] is not None:
             unusual = {True: ", unusual", False: ", not unusual"}.get(scan.get("unusual"), "")
             n = scan["p_value_patients"]
             said = f"p = {scan['p_value']:.3f} among {patients(n, 'normal ')}{unusual}"
-            say(f"{scan['folder']}: {said} (no p below {1 / (n + 1):.3f} can be had from {n})")
+            print_message(
+                f"{scan['folder']}: {said} (no p below {1 / (n + 1):.3f} can be had from {n})"
+            )
         for warning in scan["warnings"]:
-            say(f"warning: {scan['series']}: {warning}")
+            print_message(f"warning: {scan['series']}: {warning}")
     for key in ("report", "report_pdf"):
         if result.get(key):
-            say(f"{result[key]}: report of all scans")
+            print_message(f"{result[key]}: report of all scans")
     if bids:
-        say(f"{result['bids']}: BIDS derivatives, named by the subjects' labels")
+        print_message(f"{result['bids']}: BIDS derivatives, named by the subjects' labels")
     for sentence in result.get("without_bids", ()):
-        say(f"warning: {sentence}")
+        print_message(f"warning: {sentence}")
     for sentence in result["left_out"]:
-        say(f"{sentence} Say --all to score it too.")
+        print_message(f"{sentence} Say --all to score it too.")
     for failure in result["failed"]:
-        say(f"could not be scored: {failure}")
+        print_message(f"could not be scored: {failure}")
     if result["failed"]:
         raise NotAllDone(result)
     return result

@@ -14,7 +14,7 @@ from napari_spatial_ar.cli.support import (
     ModelName,
     Weights,
     command,
-    say,
+    print_message,
     show,
     table,
 )
@@ -74,7 +74,7 @@ def speed(
     }
     show(rows)
     for name, reason in left.items():
-        say(f"Not tried: {name}, {reason}.")
+        print_message(f"Not tried: {name}, {reason}.")
     return {
         "model": loaded.name,
         "device": str(loaded.device),

@@ -62,8 +62,8 @@ __all__ = [
     "odd",
     "parse_window",
     "patients",
+    "print_message",
     "progress_bar",
-    "say",
     "show",
     "table",
 ]
@@ -284,7 +284,9 @@ def chosen_backbone(named: str | None, weights: Path | None) -> str:
     if named:
         return named
     chosen = default_backbone(weights)
-    say(default_note(chosen) if weights is None else f"Backbone: {chosen}, from {weights}.")
+    print_message(
+        default_note(chosen) if weights is None else f"Backbone: {chosen}, from {weights}."
+    )
     return chosen
 
 
@@ -345,7 +347,7 @@ def _warnings_said() -> Iterator[None]:
 
     def told(message: Warning | str, category: type[Warning], *where: Any) -> None:
         if issubclass(category, Notice):
-            say(f"warning: {message}")
+            print_message(f"warning: {message}")
         else:
             show(message, category, *where)
 
@@ -361,7 +363,7 @@ def _fail(target: object, sentence: str, code: int = 1) -> NoReturn:
         _write_json(target, None, {"error": sentence})
     except SpatialARError as error:
         if str(error) != sentence:
-            say(str(error))
+            print_message(str(error))
     raise typer.Exit(code)
 
 
@@ -402,7 +404,7 @@ def _write_json(target: object, name: str | None, value: dict[str, Any]) -> None
         raise storage_error(error, target) from error
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """Print a line to standard error, as it is but for what no terminal prints."""
     console.print(printable(text), soft_wrap=True)
 

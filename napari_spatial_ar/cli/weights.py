@@ -13,8 +13,8 @@ from napari_spatial_ar.cli.support import (
     Json,
     Overwrite,
     command,
+    print_message,
     progress_bar,
-    say,
     show,
     table,
 )
@@ -84,7 +84,7 @@ def weights_pull(
             force=force,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    say(f"{name}: {source}")
+    print_message(f"{name}: {source}")
     return {"name": name, "source": source}
 
 
@@ -167,14 +167,16 @@ def weights_add(
 
     'fit --backbone NAME' then uses them.
     """
-    from napari_spatial_ar.normative.backbones.weights import Said, add, spec_of
+    from napari_spatial_ar.normative.backbones.weights import BackboneOverrides, add, spec_of
 
-    said = Said(patch, heads, activation, _numbers("--mean", mean), _numbers("--std", std), licence)
+    said = BackboneOverrides(
+        patch, heads, activation, _numbers("--mean", mean), _numbers("--std", std), licence
+    )
     stored = add(path, name, said=said, overwrite=overwrite)
     spec = spec_of(stored.stem)
-    say(f"Added as {stored}.")
+    print_message(f"Added as {stored}.")
     if spec.own:
-        say(
+        print_message(
             f"{spec.name}: {spec.config['num_hidden_layers']} blocks of {spec.width} channels, "
             f"patches of {spec.patch} pixels, "
             f"{spec.config.get('num_register_tokens', 0)} registers, mean {_shown(spec.mean)}, "

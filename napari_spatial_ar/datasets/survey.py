@@ -16,7 +16,7 @@ from napari_spatial_ar.datasets.bmad_layout import bmad_folder
 from napari_spatial_ar.datasets.patients import check_pattern, groups_by_name
 from napari_spatial_ar.datasets.selection import Selection, place_in_stack
 from napari_spatial_ar.datasets.slices import SliceRef, file_digest
-from napari_spatial_ar.datasets.thumbnails import shrunk
+from napari_spatial_ar.datasets.thumbnails import downscale
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.series import patient_key
 from napari_spatial_ar.imaging.raster import page_count, read_raster
@@ -30,9 +30,9 @@ __all__ = [
     "BINS",
     "LEAST_SIDE",
     "REASONS",
-    "Looked",
     "Reason",
     "Survey",
+    "SurveyProgress",
     "SurveyedSeries",
     "SurveyedSlice",
     "slices_left_out",
@@ -191,7 +191,7 @@ _KNOWN = ("mri", "ct", "oct")
 
 
 @dataclass(frozen=True)
-class Looked:
+class SurveyProgress:
     """How many files were looked at, of how many (0: not known yet)."""
 
     done: int
@@ -205,7 +205,7 @@ def survey(
     window: Window | None = None,
     patient_pattern: str | None = None,
     selection: Selection | None = None,
-) -> Generator[Looked, None, Survey]:
+) -> Generator[SurveyProgress, None, Survey]:
     """Look through folders of scans, slice by slice; stop iterating to cancel.
 
     Parameters
@@ -233,7 +233,7 @@ def survey(
         no regular expression or does not match a file.
     """
     check_pattern(patient_pattern)
-    yield Looked(0, 0)
+    yield SurveyProgress(0, 0)
     paths = [folders] if isinstance(folders, str | Path) else folders
     parts = [part for path in paths for part in _parts(Path(path))]
     found = [(folder, find_sources(folder), held_out) for folder, held_out in parts]
@@ -245,9 +245,9 @@ def survey(
         for source in sources:
             looked = 0
             for looked in walk.source(source, groups):
-                yield Looked(done + looked, total)
+                yield SurveyProgress(done + looked, total)
             done += len(source.files)
-            yield Looked(done, total)
+            yield SurveyProgress(done, total)
     if walk.errors and not walk.series:
         raise walk.errors[0]
     return Survey(tuple(walk.series), tuple(walk.errors))
@@ -343,7 +343,7 @@ class _Walk:
                 continue
             slices.take(SliceRef(path, None, group, Source("raster", (path,))), unit, None)
             if slices.slices and (shown is None or number <= len(paths) // 2):
-                shown = shrunk(unit)
+                shown = downscale(unit)
         if slices.sizes or slices.left_out:
             count = "1 picture" if len(paths) == 1 else f"{len(paths)} pictures"
             found = SurveyedSeries(
@@ -424,6 +424,6 @@ class _Walk:
         if shown:
             middle = shown[len(shown) // 2].index or 0
             steps = series.spacing[1:] if series.spacing else (1.0, 1.0)
-            picture = shrunk(apply_window(volume.slice(middle), *ends), steps)
+            picture = downscale(apply_window(volume.slice(middle), *ends), steps)
             series = replace(series, picture=picture)
         self.series.append(series)

@@ -13,7 +13,7 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Sample
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
 
-__all__ = ["THUMBNAIL_SIZE", "shrunk", "thumbnail"]
+__all__ = ["THUMBNAIL_SIZE", "downscale", "thumbnail"]
 
 #: Longest side in pixels.
 THUMBNAIL_SIZE = 72
@@ -41,10 +41,10 @@ def thumbnail(scan: Scan) -> npt.NDArray[np.uint8]:
     slice_ = scan.plane(geometry.slice_count // 2)
     across = geometry.display_slice_axis
     steps = [s for axis, s in enumerate(geometry.display_spacing) if axis != across]
-    return shrunk(apply_window(slice_, *_limits(scan, slice_)), steps)
+    return downscale(apply_window(slice_, *_limits(scan, slice_)), steps)
 
 
-def shrunk(
+def downscale(
     unit: npt.NDArray[np.float32], spacing: Sequence[float] = (1.0, 1.0)
 ) -> npt.NDArray[np.uint8]:
     """Make a slice small, in proportion.

@@ -107,7 +107,7 @@ class Cluster:
         task_of: dict[Any, Task] = {}
         options = {"resources": {self.resource: 1}} if self.resource else {}
 
-        def hand_out() -> None:
+        def submit_tasks() -> None:
             room = max(1, _PER_THREAD * self.threads) - len(task_of)
             while room > 0 and (task := next(tasks, None)) is not None:
                 future = self.client.submit(
@@ -125,14 +125,14 @@ class Cluster:
                 room -= 1
 
         try:
-            hand_out()
+            submit_tasks()
             while task_of:
                 future = next(under_way)
                 task = task_of.pop(future)
                 outcome = _outcome(future)
                 del future  # or the cluster would keep, and after a loss do again, what is done
                 yield task, outcome
-                hand_out()
+                submit_tasks()
         finally:
             if task_of:
                 with suppress(Exception):  # the scheduler may be what is gone

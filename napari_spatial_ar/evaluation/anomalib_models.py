@@ -24,12 +24,12 @@ from torch.nn import functional
 from napari_spatial_ar.datasets.folders import SliceRef, find_slices, iter_slices
 from napari_spatial_ar.errors import InputError, ModelFileError, WeightsError
 from napari_spatial_ar.evaluation.rivals import (
-    Rival,
+    Baseline,
+    describe_method,
     folder_name,
     read_settings,
     record,
     recorded_seconds,
-    said_with,
 )
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.volume import Modality
@@ -154,7 +154,7 @@ class AnomalibMethod:
         shown = {k: v for k, v in self.given.items() if k not in ("pre_trained", "dtd_dir")}
         numbers = {key: getattr(self, key) for key in self.kind.numbers}
         shown |= {k: value for k, value in numbers.items() if value != self.kind.numbers[k]}
-        label = said_with(f"anomalib {self.name}", shown)
+        label = describe_method(f"anomalib {self.name}", shown)
         if not self.pretrained:
             label += " (random weights)"
         return f"{label} (noise for textures)" if self._noise else label
@@ -417,7 +417,7 @@ def fit_anomalib(
     patient_pattern: str | None = None,
     device: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
-) -> Rival:
+) -> Baseline:
     """Fit a method on a data set once for each seed, or load what an earlier run fitted.
 
     Parameters
@@ -494,7 +494,7 @@ def fit_anomalib(
         )
         frozen = method.kind.frozen
         models.append(AnomalibModel(out.name, header, network, prepare, frozen, digest, where))
-    return Rival(method.label, tuple(models), method.notes)
+    return Baseline(method.label, tuple(models), method.notes)
 
 
 def _learn(

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from napari_spatial_ar.datasets.folders import BmadItem, bmad_items
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation.bootstrap import interval
-from napari_spatial_ar.evaluation.contenders import Contender, label_of, score_items
+from napari_spatial_ar.evaluation.contenders import Candidate, label_of, score_items
 from napari_spatial_ar.evaluation.evaluate import DRAWS, Measured, Split, measure
 from napari_spatial_ar.evaluation.metrics import PixelScores, pixel_figures
-from napari_spatial_ar.evaluation.rivals import Rival
+from napari_spatial_ar.evaluation.rivals import Baseline
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.calibration.calibration import Calibration, calibrate
@@ -55,7 +55,7 @@ class Result:
         Of each seed.
     """
 
-    rival: Rival
+    rival: Baseline
     smoothing: int
     valid_aupr: dict[int, float]
     measured: tuple[Measured, ...]
@@ -185,7 +185,7 @@ def _ratio(first: Result, other: Result, figure: str) -> Ratio | None:
 
 def compare(
     root: str | Path,
-    rivals: Sequence[Rival],
+    rivals: Sequence[Baseline],
     *,
     split: Split = "test",
     smoothing: int | None = None,
@@ -259,12 +259,12 @@ def compare(
 class _Choice:
     smoothing: int
     valid_aupr: dict[int, float]
-    contenders: list[Contender]
+    contenders: list[Candidate]
 
 
 def _choose(
     root: str | Path,
-    rivals: Sequence[Rival],
+    rivals: Sequence[Baseline],
     smoothing: int | None,
     fpr: float,
     patient_pattern: str | None,
@@ -283,13 +283,13 @@ def _choose(
             "The validation split has no labelled abnormal images: each method keeps the "
             "smoothing saved with its model."
         )
-    trials: list[list[Contender]] = []
+    trials: list[list[Candidate]] = []
     for rival in rivals:
         own = rival.models[0].header.scoring.smoothing
         sides = (smoothing,) if smoothing is not None else SMOOTHINGS if labelled else (own,)
         trials.append(
             [
-                Contender(model, side, fit_seconds=seconds)
+                Candidate(model, side, fit_seconds=seconds)
                 for side in sides
                 for model, seconds in zip(rival.models, rival.fit_seconds, strict=True)
             ]
@@ -307,7 +307,7 @@ def _choose(
         best = max(means, key=lambda side: means[side]) if means else trial[0].smoothing
         assert best is not None  # every trial names its smoothing
         contenders = [
-            Contender(c.model, best, _threshold(c, calibration, fpr, notes), c.fit_seconds)
+            Candidate(c.model, best, _threshold(c, calibration, fpr, notes), c.fit_seconds)
             for c, _, calibration in seen
             if c.smoothing == best
         ]
@@ -316,7 +316,7 @@ def _choose(
 
 
 def _threshold(
-    contender: Contender, calibration: Calibration | None, fpr: float, notes: list[str]
+    contender: Candidate, calibration: Calibration | None, fpr: float, notes: list[str]
 ) -> float | None:
     if calibration is None and contender.smoothing == contender.model.header.scoring.smoothing:
         calibration = contender.model.header.calibration
@@ -331,7 +331,7 @@ def _threshold(
 
 def _trial(
     items: Sequence[BmadItem],
-    contenders: Sequence[Contender],
+    contenders: Sequence[Candidate],
     labelled: bool,
     report: Callable[[str, int, int], None],
 ) -> list[tuple[float | None, Calibration | None]]:

@@ -20,11 +20,11 @@ from napari_spatial_ar.imaging.raster import read_label, read_raster
 from napari_spatial_ar.imaging.windows import resolve
 from napari_spatial_ar.normative.scores import SliceScore
 
-__all__ = ["Contender", "Scored", "label_of", "score_items"]
+__all__ = ["Candidate", "Scored", "label_of", "score_items"]
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """A model as it takes part: at which smoothing, with which threshold.
 
     Parameters
@@ -69,7 +69,7 @@ class Scored:
 
 def score_items(
     items: Iterable[BmadItem],
-    contenders: Sequence[Contender],
+    contenders: Sequence[Candidate],
     times: Sequence[Times] | None = None,
 ) -> Iterator[Scored]:
     """Score images with several models.
@@ -124,7 +124,7 @@ def _score(
         raise InputError(error.what, path=error.path or item.image, fix=error.fix) from error
 
 
-def _smoothed(score: SliceScore, contender: Contender, shape: tuple[int, ...]) -> SliceScore:
+def _smoothed(score: SliceScore, contender: Candidate, shape: tuple[int, ...]) -> SliceScore:
     """Make the heatmap again from the patch scores where another smoothing is wanted.
 
     The image score follows, unless the method has one of its own that patch scores do not say.

@@ -21,7 +21,7 @@ from napari_spatial_ar.evaluation.bootstrap import (
     resample_pixels,
     resample_shares,
 )
-from napari_spatial_ar.evaluation.contenders import Contender, Scored, label_of, score_items
+from napari_spatial_ar.evaluation.contenders import Candidate, Scored, label_of, score_items
 from napari_spatial_ar.evaluation.costs import Times, model_bytes, peak_gpu_mb, peak_rss_mb
 from napari_spatial_ar.evaluation.metrics import (
     Curve,
@@ -187,7 +187,7 @@ def evaluate(
     """
     items = bmad_items(root, split, patient_pattern=patient_pattern)
     calibrated = model.header.calibration is not None
-    contender = Contender(
+    contender = Candidate(
         model,
         threshold=model.threshold_for_fpr(fpr) if calibrated else None,
         fit_seconds=model.header.training.get("seconds"),
@@ -200,7 +200,7 @@ def evaluate(
 
 def measure(
     items: Sequence[BmadItem],
-    contenders: Sequence[Contender],
+    contenders: Sequence[Candidate],
     *,
     split: Split = "test",
     fpr: float = 0.01,
@@ -258,7 +258,7 @@ class _Tally:
     """What one contender's figures are made of, gathered image by image."""
 
     def __init__(
-        self, contender: Contender, pixels: PixelScores | None, patients: tuple[str, ...]
+        self, contender: Candidate, pixels: PixelScores | None, patients: tuple[str, ...]
     ) -> None:
         self.contender = contender
         self.pixels = pixels

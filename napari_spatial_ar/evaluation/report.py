@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from napari_spatial_ar.datasets.folders import BmadItem
 from napari_spatial_ar.evaluation.compare import Comparison, Result
-from napari_spatial_ar.evaluation.contenders import Contender, Scored, label_of, score_items
+from napari_spatial_ar.evaluation.contenders import Candidate, Scored, label_of, score_items
 from napari_spatial_ar.evaluation.metrics import PRO_MAX_FPR, Curve
 from napari_spatial_ar.imaging.files import atomic_write_json, atomic_write_text
 from napari_spatial_ar.imaging.tissue import tissue_mask
@@ -161,7 +161,7 @@ def examples(comparison: Comparison) -> list[Example]:
     ranks = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
     chosen = {rank: int(patient) for rank, patient in ranks.items()}
     items = [_largest(comparison.items, measured.patients[p]) for p in chosen.values()]
-    contenders = [Contender(r.rival.models[0], r.smoothing) for r in comparison.results]
+    contenders = [Candidate(r.rival.models[0], r.smoothing) for r in comparison.results]
     scored = list(score_items(items, contenders))
     limits = [_limits(scored, number) for number in range(len(contenders))]
     return [

@@ -22,15 +22,15 @@ from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 
 __all__ = [
-    "Rival",
-    "check_rival",
-    "fit_rival",
+    "Baseline",
+    "check_baseline",
+    "describe_method",
+    "fit_baseline",
     "folder_name",
     "grouped",
     "read_settings",
     "record",
     "recorded_seconds",
-    "said_with",
 ]
 
 _SEED = re.compile(r"[-_ .]*(?:seed|s)?[-_ .]?\d+$", re.IGNORECASE)
@@ -39,7 +39,7 @@ _RECORD = "fit.json"
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """One method.
 
     Parameters
@@ -62,7 +62,7 @@ class Rival:
         return tuple(model.header.training.get("seconds") for model in self.models)
 
 
-def grouped(models: Sequence[NormativeModel]) -> list[Rival]:
+def grouped(models: Sequence[NormativeModel]) -> list[Baseline]:
     """Take models whose names differ in a last number alone for seeds of one method.
 
     Parameters
@@ -89,12 +89,12 @@ def grouped(models: Sequence[NormativeModel]) -> list[Rival]:
         name = stem if len(together) > 1 else together[0].name
         name = name if name not in taken else f"{name} ({together[0].header.method})"
         taken.add(name)
-        rivals.append(Rival(name, tuple(together)))
+        rivals.append(Baseline(name, tuple(together)))
     return rivals
 
 
-def check_rival(method: str, **settings: Any) -> None:
-    """See that a method and its settings can be used; the parameters are those of `fit_rival`.
+def check_baseline(method: str, **settings: Any) -> None:
+    """See that a method and its settings can be used; the parameters are those of `fit_baseline`.
 
     Nothing is read or loaded for it, so that all rivals can be checked before the first is fitted.
 
@@ -110,7 +110,7 @@ def check_rival(method: str, **settings: Any) -> None:
         spec_of(config.backbone)
 
 
-def fit_rival(
+def fit_baseline(
     root: str | Path,
     method: str,
     seeds: Sequence[int],
@@ -118,7 +118,7 @@ def fit_rival(
     *,
     progress: Callable[[FitProgress], None] | None = None,
     **settings: Any,
-) -> Rival:
+) -> Baseline:
     """Fit a method on a data set once for each seed, or load what an earlier run fitted.
 
     Parameters
@@ -148,7 +148,7 @@ def fit_rival(
         _fit_once(root, folder / folder_name(label, seed), {**wanted, "seed": seed}, progress)
         for seed in seeds
     ]
-    return Rival(label, tuple(models))
+    return Baseline(label, tuple(models))
 
 
 def _read(method: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -162,7 +162,7 @@ def _read(method: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     chosen = {key: value for key, value in own.items() if key in options}
     others = {key: value for key, value in own.items() if key not in options}
     wanted = {**settings, **others, "method": name, "options": chosen}
-    return said_with(name, own), wanted
+    return describe_method(name, own), wanted
 
 
 def read_settings(text: str, known: Sequence[str]) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def folder_name(label: str, seed: int) -> str:
     return f"{re.sub(r'[^A-Za-z0-9.]+', '-', label).strip('-')}-seed{seed}"
 
 
-def said_with(name: str, settings: dict[str, Any]) -> str:
+def describe_method(name: str, settings: dict[str, Any]) -> str:
     """Write a method's name with its settings, as it stands in reports."""
     values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
     return " ".join([name, *(f"{key}={value}" for key, value in values.items())])

@@ -28,16 +28,16 @@ __all__ = [
     "KEY",
     "drawable",
     "heat_colormap",
-    "heat_layer",
+    "heatmap_layer",
     "import_ahead",
     "is_scan",
     "kind_of",
     "layer_volume",
+    "linked_copy",
     "mask_layer",
     "result_name",
     "scan_behind",
     "source_array",
-    "twin_layer",
     "volume_layer_kwargs",
 ]
 
@@ -119,7 +119,7 @@ def scan_behind(layer: Layer) -> Image | None:
     return None if held is None else held()
 
 
-def twin_layer(layer: Image) -> Image:
+def linked_copy(layer: Image) -> Image:
     """Second drawing of a scan's layer, of the same voxels; it is offered as a scan nowhere."""
     data, state, _ = layer.as_layer_data_tuple()
     facts = {"kind": "twin", "geometry": layer.metadata.get(KEY, {}).get("geometry")}
@@ -233,7 +233,7 @@ def heat_colormap(colours: str = DEFAULT_COLOURS) -> Colormap:
     return Colormap(HEAT_COLOURS[colours].rgba, name=f"{colours} (fading)")
 
 
-def heat_layer(
+def heatmap_layer(
     layer: Image, volume: Volume, nll: npt.NDArray[np.float32], model: Any = None
 ) -> Image:
     """Layer that draws scores (Z, Y, X) by a model over a scan's layer, as a view of them."""

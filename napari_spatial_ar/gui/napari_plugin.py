@@ -24,10 +24,10 @@ from napari_spatial_ar.gui.open_scan import (
     SeriesChooser,
     Warned,
     find_steps,
+    has_several,
     read_steps,
-    worth_asking,
 )
-from napari_spatial_ar.gui.viewer import attend, show_scan
+from napari_spatial_ar.gui.viewer import connect_masks, show_scan
 from napari_spatial_ar.imaging.nifti import Content, write_nifti
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.samples import sample_volume
@@ -110,7 +110,7 @@ def read_layers(path: Paths) -> list[LayerData]:
 def _ask_and_read(paths: list[str], window: QMainWindow) -> list[Loaded]:
     _, found = run_waiting(lambda stop: find_steps(stop, paths), LOOKING, window)
     scans, errors = found.scans, found.errors
-    if worth_asking(found):
+    if has_several(found):
         chooser = SeriesChooser(found, window)
         scans = chooser.chosen if chooser.exec() else []
         errors = ()
@@ -139,7 +139,7 @@ def layer_data(scans: Sequence[Loaded]) -> list[LayerData]:
         arguments["visible"] = viewer is None
         layers.append((arguments.pop("data"), arguments, "image"))
     if layers and viewer is not None:
-        attend(viewer)
+        connect_masks(viewer)
         # Once napari has added the layers.
         QTimer.singleShot(0, partial(_show, viewer, scans[0].volume))
     return layers

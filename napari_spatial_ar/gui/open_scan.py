@@ -49,10 +49,10 @@ __all__ = [
     "columns",
     "dropped_paths",
     "find_steps",
+    "has_several",
     "notes",
     "read_steps",
     "ticked_at_first",
-    "worth_asking",
 ]
 
 _MODALITIES = {"mri": "MRI", "ct": "CT", "oct": "OCT", "other": "other", "unknown": ""}
@@ -217,7 +217,7 @@ def read_steps(
 _HEADINGS = ("Scan", "Description", "Modality", "Plane", "Size", "Spacing", "Note")
 
 
-def worth_asking(found: Found) -> bool:
+def has_several(found: Found) -> bool:
     """Whether there is more than one scan to choose from."""
     return len(found.scans) > 1
 
@@ -323,7 +323,7 @@ class SeriesChooser(Dialog):
     def _on_changed(self, item: Any = None, column: int = 0) -> None:
         count = len(self.chosen)
         self.open_button.setEnabled(count > 0)
-        self.count.say(f"{count} of {len(self._scans)} scans")
+        self.count.set_text(f"{count} of {len(self._scans)} scans")
 
     def _on_worklist(self) -> None:
         self.as_worklist = True
@@ -429,7 +429,7 @@ class ScanOpener(QObject):
     """Finds scans in a worker, asks which to open where there are several, and adds layers."""
 
     #: A line about what is going on.
-    said = Signal(str)
+    message = Signal(str)
     #: Work that can be cancelled began (True) or ended (False).
     busy = Signal(bool)
     #: The first layer was added; others may follow.
@@ -467,7 +467,7 @@ class ScanOpener(QObject):
         first = Path(paths[0])
         settings.remember_folder("open", first if os.path.isdir(first) else first.parent)
         self._paths = list(paths)
-        self.said.emit(LOOKING)
+        self.message.emit(LOOKING)
         task = self._run(lambda stop: find_steps(stop, paths))
         task.returned.connect(lambda found: self._ask(task, found))
 
@@ -495,18 +495,18 @@ class ScanOpener(QObject):
 
     def _end(self, note: str) -> None:
         self.busy.emit(False)
-        self.said.emit(note)
+        self.message.emit(note)
         self.opened.emit(self._layers)
 
     def _ask(self, task: Task, found: Found) -> None:
         if task is not self._task:
             return
         self._task = None
-        if not worth_asking(found):
+        if not has_several(found):
             self._read(found.scans, found.errors)
             return
         self.busy.emit(False)
-        self.said.emit(f"{len(found.scans)} scans found.")
+        self.message.emit(f"{len(found.scans)} scans found.")
         self.chooser = SeriesChooser(found, self._parent.window(), worklist=True)
         self.chooser.finished.connect(partial(self._on_chosen, found))
         self.chooser.open()
@@ -544,7 +544,7 @@ class ScanOpener(QObject):
         elif isinstance(step, Warned):
             warn(step.text)
         else:
-            self.said.emit(step)
+            self.message.emit(step)
 
     def _add(self, loaded: Loaded) -> None:
         for text in loaded.volume.warnings:

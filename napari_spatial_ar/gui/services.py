@@ -13,11 +13,12 @@ from qtpy.QtCore import QObject, Signal
 from napari_spatial_ar.normative.fitting.config import DEFAULT_METHOD, FitConfig
 
 __all__ = [
-    "ModelNews",
+    "ModelEvents",
     "WeightsNews",
     "WeightsOffer",
     "backbone_names",
     "backbones_with",
+    "choose_engine",
     "default_note",
     "embed_plane",
     "estimate_steps",
@@ -26,14 +27,13 @@ __all__ = [
     "list_models",
     "load_model",
     "methods",
-    "model_news",
+    "model_events",
     "named_by",
+    "outlier_steps",
     "patch_of",
     "read_dilations",
     "read_recipe",
-    "settle_engine",
     "similar_steps",
-    "suspect_steps",
     "unfinished_dir",
     "user_models_dir",
     "usual_normalisation",
@@ -56,7 +56,7 @@ class WeightsNews(QObject):
     changed = Signal(str)
 
 
-class ModelNews(QObject):
+class ModelEvents(QObject):
     """Tells every dock when there is a new model."""
 
     #: A model was made or removed.
@@ -66,7 +66,7 @@ class ModelNews(QObject):
 
 
 #: The one channel between the docks and the dialog of models.
-model_news = ModelNews()
+model_events = ModelEvents()
 #: The one channel between the dialogs of weights and all that need weights.
 weights_news = WeightsNews()
 
@@ -97,7 +97,7 @@ def load_model(path: str | Path) -> Any:
         return _loaded[key]
 
 
-def settle_engine(model: Any) -> None:
+def choose_engine(model: Any) -> None:
     """Let a model compute in the fastest way, which is measured once on a machine; in a worker."""
     from napari_spatial_ar.normative.backbones.fastest_engine import settle
     from napari_spatial_ar.normative.model import NormativeModel
@@ -177,11 +177,11 @@ def similar_steps(
     return (yield from similar_patches(model, folders, query))
 
 
-def suspect_steps(model: Path, folders: Sequence[str | Path]) -> Generator[Any, None, Any]:
-    """Rank the scans that a model was fitted on; see `suspects.find_suspects`."""
-    from napari_spatial_ar.normative.fitting.outliers import find_suspects
+def outlier_steps(model: Path, folders: Sequence[str | Path]) -> Generator[Any, None, Any]:
+    """Rank the scans that a model was fitted on; see `suspects.find_outliers`."""
+    from napari_spatial_ar.normative.fitting.outliers import find_outliers
 
-    return (yield from find_suspects(load_model(model), folders))
+    return (yield from find_outliers(load_model(model), folders))
 
 
 def methods() -> list[Any]:

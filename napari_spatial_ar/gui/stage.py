@@ -18,7 +18,7 @@ from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.viewer import camera_of, fit_view, plane_in_view, show_plane
 from napari_spatial_ar.imaging.geometry import Plane
 
-__all__ = ["Stage"]
+__all__ = ["LayerVisibility"]
 
 _RESULTS = ("nll", "mask")
 # Of two views side by side: those know themselves what is seen.
@@ -37,7 +37,7 @@ class _View:
     zoom: float
 
 
-class Stage(QObject):
+class LayerVisibility(QObject):
     """The one place that shows and hides layers.
 
     Visible are the scan that the dock has chosen and the results of the chosen model and plane, as
@@ -75,7 +75,7 @@ class Stage(QObject):
         self._drawn = {"scan": True, "nll": True, "mask": True}
         # Layers of the user or of other plugins: the scan they belong to, those hidden here.
         self._owners: WeakKeyDictionary[Layer, ref[Image]] = WeakKeyDictionary()
-        self._put_away: WeakSet[Layer] = WeakSet()
+        self._hidden: WeakSet[Layer] = WeakSet()
         self._left: WeakKeyDictionary[Image, _View] = WeakKeyDictionary()
         self._working = self._resting = False
         self._leaving: list[Layer] = []
@@ -139,7 +139,7 @@ class Stage(QObject):
             return False
         if not self.belongs(layer):
             return False
-        return True if layer in self._put_away else None
+        return True if layer in self._hidden else None
 
     def _is_chosen(self, layer: Layer) -> bool:
         """Whether a layer is the chosen scan, or its heatmap or mask by the chosen model."""
@@ -154,24 +154,24 @@ class Stage(QObject):
     def _arrange(self, before: Image | None) -> None:
         if self._resting or self._working:
             return
-        with self._at_work():
+        with self._current():
             layers = list(self._viewer.layers)
             # First away, and shown last of all: of a large scan no slice but that in view is read.
             for layer in layers:
                 if layer.visible and self._wanted(layer) is False:
                     layer.visible = False
-                    self._put_away.add(layer)
+                    self._hidden.add(layer)
             if self._scan is not before and self._scan in layers:
                 self._bring_into_view(before)
             for layer in layers:
                 if not layer.visible and self._wanted(layer):
                     layer.visible = True
-                    self._put_away.discard(layer)
+                    self._hidden.discard(layer)
         # Not now: napari may be deleting what is selected, one layer after the other.
         self._tidier.start(0)
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
+    def _current(self) -> Iterator[None]:
         """Tell what is done here from what a person does."""
         before, self._working = self._working, True
         try:
@@ -188,7 +188,7 @@ class Stage(QObject):
                 self._drawn[_kind(layer)] = layer.visible
                 self.drawn_by_hand.emit()
             elif not layer.visible:
-                self._put_away.discard(layer)
+                self._hidden.discard(layer)
             elif session is not None:
                 self._drawn[_kind(layer)] = True
                 self.wanted.emit(session.layer, session)
@@ -239,7 +239,7 @@ class Stage(QObject):
         for layer in made:
             # napari may be going through its selection, or down through a part of its list.
             if layer in layers.selection or layers.index(layer) < index:
-                with self._at_work():
+                with self._current():
                     layer.visible = False
                 self._leaving.append(layer)
                 self._tidier.start(0)
@@ -333,7 +333,7 @@ class Stage(QObject):
         scan = self._scan
         if self._working or self._resting or scan not in self._viewer.layers:
             return
-        with self._at_work():
+        with self._current():
             fit_view(self._viewer, scan)
 
 

@@ -20,9 +20,9 @@ from napari_spatial_ar.imaging.geometry import Geometry, Plane, orientation, sli
 __all__ = [
     "Edges",
     "PatientMarks",
-    "attend",
     "axis_directions",
     "camera_of",
+    "connect_masks",
     "edge_letters",
     "fit_view",
     "go_to_slice",
@@ -517,7 +517,7 @@ def _straight(layer: Layer) -> bool:
 _attended: WeakKeyDictionary[Any, PatientMarks] = WeakKeyDictionary()
 
 
-def attend(viewer: Any) -> PatientMarks:
+def connect_masks(viewer: Any) -> PatientMarks:
     """Return a viewer's marks, made when first asked for; they last as long as the viewer."""
     if viewer not in _attended:
         _attended[viewer] = PatientMarks(viewer)

@@ -128,13 +128,13 @@ def check_room(needed: int, folder: Path, what: str, *, fix: str = "Free some sp
         raise storage_error(error, folder) from error
     if needed > free:
         raise StorageError(
-            f"{what} need {_spoken(needed)} and {_spoken(free)} are free",
+            f"{what} need {_describe(needed)} and {_describe(free)} are free",
             path=folder,
             fix=fix,
         )
 
 
-def _spoken(size: int) -> str:
+def _describe(size: int) -> str:
     for factor, unit in ((1e9, "GB"), (1e6, "MB")):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

@@ -111,7 +111,7 @@ def look(path: Path) -> list[Look]:
     """
     with guard(path, _DAMAGED):
         if not _head(path).startswith(tiff.SIGNATURES):
-            return [_look_pillow(path)]
+            return [_info_from_pillow(path)]
         return [
             Look(
                 path=path,
@@ -156,7 +156,7 @@ def decode(found: Look, page: int | None = None) -> Picture:
     return Picture(pages, coloured)
 
 
-def _look_pillow(path: Path) -> Look:
+def _info_from_pillow(path: Path) -> Look:
     head = _head(path)
     size = path.stat().st_size
     with Image.open(path, formats=_FORMATS) as image:

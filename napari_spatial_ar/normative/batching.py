@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_spatial_ar.normative.backbones.turns import Turns
+from napari_spatial_ar.normative.backbones.turns import FairLock
 from napari_spatial_ar.normative.memory import is_shortage, release
 from napari_spatial_ar.normative.scores import SliceScore
 
@@ -135,12 +135,12 @@ class BatchScorer:
         device: torch.device,
         *,
         graphs: bool = False,
-        turns: Turns | None = None,
+        turns: FairLock | None = None,
     ) -> None:
         self._maps = maps
         self._alone = alone
         self._device = device
-        self._turns = turns or Turns()
+        self._turns = turns or FairLock()
         self._single: Any = CudaGraphs(maps) if graphs and device.type == "cuda" else maps
 
     def one(self, unit: Unit) -> SliceScore:

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 from napari_spatial_ar.errors import Cancelled
 
-__all__ = ["check_stop", "stopping_when"]
+__all__ = ["cancel_when", "check_cancelled"]
 
 _asked = threading.local()
 
 
 @contextmanager
-def stopping_when(is_set: Callable[[], bool]) -> Iterator[None]:
+def cancel_when(is_set: Callable[[], bool]) -> Iterator[None]:
     """End what this thread computes, by `Cancelled`, soon after ``is_set()`` becomes true."""
     before = getattr(_asked, "is_set", None)
     _asked.is_set = is_set
@@ -27,7 +27,7 @@ def stopping_when(is_set: Callable[[], bool]) -> Iterator[None]:
         _asked.is_set = before
 
 
-def check_stop() -> None:
+def check_cancelled() -> None:
     """Raise where this thread is to stop.
 
     Raises

@@ -20,7 +20,11 @@ from napari_spatial_ar.imaging.files import (
 )
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.backbones.registry import find_spec
-from napari_spatial_ar.normative.backbones.weights import at_hand, how_to_get, what_is_missing
+from napari_spatial_ar.normative.backbones.weights import (
+    at_hand,
+    how_to_get,
+    missing_weights_message,
+)
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.paths import (
     check_name_length,
@@ -417,7 +421,7 @@ def missing_backbone(header: ModelHeader) -> str | None:
     spec = replace(spec, layers=header.backbone.layers)
     if at_hand(spec):
         return None
-    return f"It cannot score: {what_is_missing(spec)}. {how_to_get(spec)}."
+    return f"It cannot score: {missing_weights_message(spec)}. {how_to_get(spec)}."
 
 
 @dataclass(frozen=True)

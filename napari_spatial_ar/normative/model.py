@@ -24,10 +24,10 @@ from napari_spatial_ar.normative.backbones import engines
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.devices import resolve_device
 from napari_spatial_ar.normative.backbones.loading import load_backbone
-from napari_spatial_ar.normative.backbones.turns import Turns
+from napari_spatial_ar.normative.backbones.turns import FairLock
 from napari_spatial_ar.normative.batching import BatchScorer, BatchSizes, ahead, scores_in_order
 from napari_spatial_ar.normative.calibration.calibration import Calibration
-from napari_spatial_ar.normative.cancellation import check_stop
+from napari_spatial_ar.normative.cancellation import check_cancelled
 from napari_spatial_ar.normative.detectors import Detector, score_grid
 from napari_spatial_ar.normative.library import find_model
 from napari_spatial_ar.normative.memory import one_sentence, release, releases_memory
@@ -128,7 +128,7 @@ class NormativeModel:
                 vars(self).pop("_batches", None)  # it may hold graphs of the engine before
 
     @property
-    def turns(self) -> Turns:
+    def turns(self) -> FairLock:
         """Its backbone's, held by a thread while it scores or explains a slice or a batch.
 
         Threads that share a model stay out of each other's way so: on a graphics card results of a
@@ -233,7 +233,7 @@ class NormativeModel:
             if self._in_batches:
                 return self._batches.one(unit)
             grids = embed_slice(self.backbone, preprocessing, unit)
-            check_stop()
+            check_cancelled()
             tiling = Tiling.of(preprocessing, self.backbone.patch)
             return score_grid(self.detector, self.header.scoring, grids, (rows, columns), tiling)
 

@@ -25,9 +25,9 @@ from napari_spatial_ar.normative.backbones.registry import Fuse
 from napari_spatial_ar.normative.backbones.weight_files import content_sha256
 from napari_spatial_ar.normative.calibration.acquired import Acquired
 from napari_spatial_ar.normative.calibration.calibration import Calibration
-from napari_spatial_ar.normative.calibration.likeness import NormalLooks
+from napari_spatial_ar.normative.calibration.likeness import NormalAppearance
 from napari_spatial_ar.normative.detectors import DETECTORS, Detector, detector_from_tensors
-from napari_spatial_ar.normative.model_schema import StoredModel, parsed, said_of
+from napari_spatial_ar.normative.model_schema import StoredModel, describe_error, parsed
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scores import Scoring
 
@@ -113,7 +113,7 @@ class ModelHeader:
     calibration: Calibration | None = None
     format_version: int = 1
     selection: Selection = field(default_factory=Selection)
-    looks: NormalLooks | None = None
+    looks: NormalAppearance | None = None
     acquired: Acquired | None = None
 
     def __post_init__(self) -> None:
@@ -159,7 +159,7 @@ class ModelHeader:
             calibration=Calibration.from_dict(calibration) if calibration else None,
             format_version=values["format_version"],
             selection=Selection(**values.get("selection", {})),
-            looks=NormalLooks.from_dict(looks) if looks else None,
+            looks=NormalAppearance.from_dict(looks) if looks else None,
             acquired=Acquired.from_dict(acquired) if acquired else None,
         )
 
@@ -285,7 +285,7 @@ def _content(path: Path) -> tuple[dict[str, Any], str]:
         if method is not None:
             method.stored.model_validate(content["parameters"])
     except ValueError as error:
-        raise _damaged(path, said_of(error)) from error
+        raise _damaged(path, describe_error(error)) from error
     if _SECONDS in outer:
         content["training"][_SECONDS] = float(outer[_SECONDS])
     return content, outer["sha256"]

@@ -26,8 +26,8 @@ __all__ = [
     "Size",
     "StoredModel",
     "Word",
+    "describe_error",
     "parsed",
-    "said_of",
 ]
 
 # A million slices take some 50 MB.
@@ -223,7 +223,7 @@ def parsed(text: str) -> Any:
     return parse_json(text)
 
 
-def said_of(error: ValueError) -> str:
+def describe_error(error: ValueError) -> str:
     """Say what is wrong with JSON, as a clause: where, and not what stands there."""
     if not isinstance(error, ValidationError):
         return f"its header cannot be read: {error}"

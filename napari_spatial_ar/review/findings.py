@@ -22,7 +22,7 @@ from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.json_schemas import FindingsFile, stamped
 from napari_spatial_ar.normative.units import is_nll
 from napari_spatial_ar.review.masks import make_mask, voxel_volume_mm3
-from napari_spatial_ar.review.p_values import Rarity, extent_of, rarity
+from napari_spatial_ar.review.p_values import NormalRank, extent_of, rarity
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 from napari_spatial_ar.review.tables import csv_text
 
@@ -415,7 +415,7 @@ class ReviewedFinding:
     """
 
     finding: Finding
-    rarity: Rarity
+    rarity: NormalRank
     status: Status = "unread"
     comment: str = ""
     note: str = ""

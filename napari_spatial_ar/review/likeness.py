@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.calibration.likeness import Likeness
+from napari_spatial_ar.normative.calibration.likeness import DomainShift
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.threshold_scales import ScoreCounts
 
-__all__ = ["flagged_warning", "likeness_headline", "likeness_record", "scan_counts"]
+__all__ = ["flagged_warning", "scan_counts", "shift_headline", "shift_record"]
 
 # Where so large a part of a scan lies above the threshold for so small a share of normal tissue,
 # it is no lesion: three scans with gliomas reached a quarter at most, a FLAIR scan without a skull,
@@ -74,8 +74,8 @@ def scan_counts(
     return counts
 
 
-def likeness_headline(likeness: Likeness | None, flagged: str) -> str:
-    """Sum up in one short sentence what `Likeness.warning` and `flagged_warning` say in full.
+def shift_headline(likeness: DomainShift | None, flagged: str) -> str:
+    """Sum up in one short sentence what `DomainShift.warning` and `flagged_warning` say in full.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def likeness_headline(likeness: Likeness | None, flagged: str) -> str:
     return f"Unlike what the model learned from: {said}."
 
 
-def likeness_record(likeness: Likeness | None, flagged: str) -> Mapping[str, Any]:
+def shift_record(likeness: DomainShift | None, flagged: str) -> Mapping[str, Any]:
     """JSON form of what was found before a scan was scored and after."""
     found = {} if likeness is None else likeness.to_dict()
     return {**found, "flagged": flagged or None}

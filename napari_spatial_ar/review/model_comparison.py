@@ -20,7 +20,7 @@ from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, display_limits, resolve
 from napari_spatial_ar.json_schemas import ModelComparisonFile, stamped
-from napari_spatial_ar.normative.calibration.acquired import header_likeness
+from napari_spatial_ar.normative.calibration.acquired import header_shift
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scores import VolumeScore
@@ -226,7 +226,7 @@ def comparison_steps(
         unlike=tuple(
             f"{model.name}: {found.warning}"
             for model in models
-            if (found := header_likeness(model.header, volume)).reasons
+            if (found := header_shift(model.header, volume)).reasons
         ),
     )
     ranks = sum(stats.rankdata(score.image_scores[both]) for score in scores)

@@ -12,7 +12,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_text
 from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.imaging.tissue import tissue_mask
-from napari_spatial_ar.normative.fitting.outliers import UNIT, Suspects
+from napari_spatial_ar.normative.fitting.outliers import UNIT, Outliers
 from napari_spatial_ar.normative.scores import Example
 from napari_spatial_ar.review.drawing import (
     BACKGROUND,
@@ -32,9 +32,9 @@ __all__ = [
     "COLUMNS",
     "contact_sheet",
     "heat_range",
+    "outlier_rows",
     "slice_and_heat",
-    "suspect_rows",
-    "write_suspects",
+    "write_outliers",
 ]
 
 #: Of the table.
@@ -43,7 +43,7 @@ _PANEL, _GAP, _HEAD, _FOOT, _LINE = 170, 10, 56, 30, 24
 _ACROSS = 3
 
 
-def suspect_rows(suspects: Suspects) -> list[tuple[str, ...]]:
+def outlier_rows(suspects: Outliers) -> list[tuple[str, ...]]:
     """Rows of the table under `COLUMNS`, most surprising first."""
     return [
         (
@@ -89,7 +89,7 @@ def slice_and_heat(example: Example, limits: tuple[float, float], longest: int) 
     return pair
 
 
-def contact_sheet(suspects: Suspects) -> Image.Image:
+def contact_sheet(suspects: Outliers) -> Image.Image:
     """All of the suspects, each as its slice and heatmap, RGB. Patients are named by a code."""
     limits = heat_range([one.example for one in suspects.ranked])
     across = min(_ACROSS, len(suspects.ranked))
@@ -115,7 +115,7 @@ def contact_sheet(suspects: Suspects) -> Image.Image:
     return page
 
 
-def write_suspects(suspects: Suspects, folder: str | Path, *, overwrite: bool = False) -> None:
+def write_outliers(suspects: Outliers, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write ``suspects.png`` and ``suspects.csv``.
 
     Raises
@@ -134,4 +134,4 @@ def write_suspects(suspects: Suspects, folder: str | Path, *, overwrite: bool = 
         )
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_png(png, contact_sheet(suspects))
-    atomic_write_text(table, csv_text([COLUMNS, *suspect_rows(suspects)]))
+    atomic_write_text(table, csv_text([COLUMNS, *outlier_rows(suspects)]))

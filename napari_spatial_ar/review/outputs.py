@@ -37,7 +37,7 @@ from napari_spatial_ar.imaging.segments import (
 )
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.json_schemas import ProvenanceFile, stamped
-from napari_spatial_ar.normative.calibration.likeness import Likeness
+from napari_spatial_ar.normative.calibration.likeness import DomainShift
 from napari_spatial_ar.review.contents import findings_content, mask_content, scores_content
 from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (
@@ -49,7 +49,7 @@ from napari_spatial_ar.review.findings import (
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.p_values import PValues
 from napari_spatial_ar.review.pictures import montage, write_overlays
-from napari_spatial_ar.review.provenance import ModelLike, algorithm_of
+from napari_spatial_ar.review.provenance import ModelLike, dicom_algorithm
 from napari_spatial_ar.review.report.data import REPORT_FILE, ScanReport, scan_report
 from napari_spatial_ar.review.report.html import scan_page
 from napari_spatial_ar.review.report.pdf import PDF_FILE, Paper, pdf_of
@@ -183,7 +183,7 @@ def write_scan_outputs(
     pdf: Paper | None = None,
     seg_nrrd: bool = False,
     itksnap: bool = False,
-    likeness: Likeness | None = None,
+    likeness: DomainShift | None = None,
     run: Mapping[str, str] | None = None,
 ) -> ScanOutputs:
     """Write scores, mask, findings and provenance of one scan into one folder.
@@ -382,7 +382,7 @@ def write_scan_outputs(
 def _summary(
     results: ScanResults,
     model: ModelLike,
-    likeness: Likeness | None,
+    likeness: DomainShift | None,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
     """Say what the results of a scan come to; names no file and no patient."""
@@ -504,7 +504,7 @@ def _write_dicom(
     edited: bool,
 ) -> tuple[dict[str, Path], tuple[str, ...]]:
     """Write what `DICOM_FILES` names, or say why a scan allows none."""
-    algorithm = algorithm_of(model, threshold=threshold)
+    algorithm = dicom_algorithm(model, threshold=threshold)
     made = {key: work / name for key, name in DICOM_FILES.items()}
     warnings = caveats(volume)
     try:

@@ -18,7 +18,16 @@ from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration.calibration import Calibration, largest_part
 from napari_spatial_ar.review.body import Body
 
-__all__ = ["Extent", "PValues", "Rarity", "extent_of", "p_note", "p_values", "rarity", "share_note"]
+__all__ = [
+    "Extent",
+    "NormalRank",
+    "PValues",
+    "extent_of",
+    "p_note",
+    "p_values",
+    "rarity",
+    "share_note",
+]
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ def extent_of(planes: npt.NDArray[np.bool_], nll_planes: npt.NDArray[np.floating
 
 
 @dataclass(frozen=True)
-class Rarity:
+class NormalRank:
     """How rare a finding is among the normal patients a model was calibrated on.
 
     Parameters
@@ -121,7 +130,7 @@ class Rarity:
 
 def rarity(
     model: object, peak: float, extent: Extent | None = None, body: int | None = None
-) -> Rarity:
+) -> NormalRank:
     """Rarity of a finding.
 
     Parameters
@@ -143,17 +152,17 @@ def rarity(
     """
     calibration = getattr(getattr(model, "header", None), "calibration", None)
     if not isinstance(calibration, Calibration):
-        return Rarity(reason="the model is not calibrated")
+        return NormalRank(reason="the model is not calibrated")
     peaks = calibration.peaks
     if peaks is not None:
         as_large = None
         if extent is not None and body:
             as_large = peaks.reaching(extent.level, extent.pixels / body)
-        return Rarity(len(peaks.scores), peaks.reaching(peak), as_large=as_large)
+        return NormalRank(len(peaks.scores), peaks.reaching(peak), as_large=as_large)
     shares = calibration.fpr_of_patients(peak)
     if not shares:
-        return Rarity(reason="the model was calibrated without telling patients apart")
-    return Rarity(len(shares), sum(share > 0 for share in shares), exact=False)
+        return NormalRank(reason="the model was calibrated without telling patients apart")
+    return NormalRank(len(shares), sum(share > 0 for share in shares), exact=False)
 
 
 class ScoresLike(Protocol):

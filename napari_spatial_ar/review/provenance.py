@@ -24,7 +24,7 @@ from napari_spatial_ar.review.masks import MaskSettings
 __all__ = [
     "RESEARCH_USE",
     "ModelLike",
-    "algorithm_of",
+    "dicom_algorithm",
     "model_summary",
     "model_window",
     "provenance",
@@ -118,7 +118,7 @@ def model_window(model: ModelLike, volume: Volume) -> tuple[float, float] | None
     return resolve(window, volume) if isinstance(window, Window) else None
 
 
-def algorithm_of(model: ModelLike, *, threshold: float) -> Algorithm:
+def dicom_algorithm(model: ModelLike, *, threshold: float) -> Algorithm:
     """Name the maker of a DICOM object: the model, and the start of its sha256."""
     return Algorithm(
         name=model.name,

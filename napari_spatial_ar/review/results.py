@@ -12,10 +12,10 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.segments import Segment
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.calibration.likeness import Likeness
+from napari_spatial_ar.normative.calibration.likeness import DomainShift
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings import Finding, FindingsList, list_findings
-from napari_spatial_ar.review.likeness import flagged_warning, likeness_record, scan_counts
+from napari_spatial_ar.review.likeness import flagged_warning, scan_counts, shift_record
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from napari_spatial_ar.review.p_values import PValues, p_values
 from napari_spatial_ar.review.provenance import ModelLike, provenance
@@ -121,7 +121,7 @@ def gather_results(
     mask: npt.NDArray[Any] | None = None,
     reviewed: FindingsList | None = None,
     keep_uids: bool = False,
-    likeness: Likeness | None = None,
+    likeness: DomainShift | None = None,
 ) -> ScanResults:
     """Work out what is to be written of a scan.
 
@@ -174,7 +174,7 @@ def gather_results(
         slices=int(np.count_nonzero(score.scored)),
         whole=bool(score.scored.all()),
     )
-    record["likeness"] = likeness_record(likeness, flagged)
+    record["likeness"] = shift_record(likeness, flagged)
     record["p_values"] = None if found is None else found.to_dict()
     unlike = tuple(filter(None, (likeness.warning if likeness else "", flagged)))
     return ScanResults(volume, score, threshold, final, listed, found, record, unlike)

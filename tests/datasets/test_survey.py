@@ -14,14 +14,14 @@ from PIL import Image
 
 from napari_spatial_ar.datasets.folders import find_slices
 from napari_spatial_ar.datasets.summary import DataSummary, Side
-from napari_spatial_ar.datasets.survey import REASONS, Looked, Survey, survey
+from napari_spatial_ar.datasets.survey import REASONS, Survey, SurveyProgress, survey
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.windows import Window
 
 NAME = "Doe_John"
 
 
-def finish(steps: Generator[Looked, None, Survey]) -> Survey:
+def finish(steps: Generator[SurveyProgress, None, Survey]) -> Survey:
     while True:
         try:
             next(steps)
@@ -144,10 +144,10 @@ def test_progress_reaches_the_end_and_a_stop_reads_no_more(mixed: Path) -> None:
     steps = survey(mixed, modality="mri")
     first = next(steps)
     steps.close()
-    assert first == Looked(0, 0)
+    assert first == SurveyProgress(0, 0)
     told = list(survey(mixed, modality="mri"))
     files = sum(path.is_file() for path in mixed.rglob("*"))
-    assert told[-1] == Looked(files, files)
+    assert told[-1] == SurveyProgress(files, files)
     assert [step.done for step in told] == sorted(step.done for step in told)
 
 

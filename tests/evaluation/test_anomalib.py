@@ -23,11 +23,11 @@ from napari_spatial_ar.evaluation.anomalib_models import (
     fit_anomalib,
 )
 from napari_spatial_ar.evaluation.compare import compare
-from napari_spatial_ar.evaluation.contenders import Contender
+from napari_spatial_ar.evaluation.contenders import Candidate
 from napari_spatial_ar.evaluation.costs import model_bytes
 from napari_spatial_ar.evaluation.evaluate import measure
 from napari_spatial_ar.evaluation.report import write_report
-from napari_spatial_ar.evaluation.rivals import Rival
+from napari_spatial_ar.evaluation.rivals import Baseline
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
@@ -43,14 +43,16 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[fake_anomalib.Padim]:
     return fake_anomalib.Padim
 
 
-def fitted(cohort: Path, out: Path, text: str = "padim:size=64", *seeds: int) -> Rival:
+def fitted(cohort: Path, out: Path, text: str = "padim:size=64", *seeds: int) -> Baseline:
     return fit_anomalib(cohort, anomalib_method(text), seeds or (0,), out, device="cpu")
 
 
 @pytest.mark.usefixtures("fake")
 def test_takes_part_beside_our_models(cohort: Path, tmp_path: Path, bank: NormativeModel) -> None:
     rival = fitted(cohort, tmp_path / "models", "padim:size=64", 0, 1)
-    comparison = compare(cohort, [rival, Rival("bank", (bank,))], fpr=0.1, draws=50, smoothing=None)
+    comparison = compare(
+        cohort, [rival, Baseline("bank", (bank,))], fpr=0.1, draws=50, smoothing=None
+    )
     theirs, ours = comparison.results
     assert set(theirs.valid_aupr) == set(ours.valid_aupr) == {1, 3, 5, 7}
     assert theirs.smoothing == max(theirs.valid_aupr, key=lambda s: theirs.valid_aupr[s])
@@ -196,7 +198,7 @@ def test_what_fails_in_the_library_is_a_sentence(
 def test_scores_that_are_no_numbers(cohort: Path, tmp_path: Path) -> None:
     rival = fitted(cohort, tmp_path, "padim:size=64,gain=NaN")
     with pytest.raises(InputError, match="not finite") as caught:
-        measure(bmad_items(cohort, "test"), [Contender(rival.models[0])])
+        measure(bmad_items(cohort, "test"), [Candidate(rival.models[0])])
     assert caught.value.path is not None
 
 

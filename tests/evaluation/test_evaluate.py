@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 
 from napari_spatial_ar.datasets.folders import bmad_items
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.evaluation.contenders import Contender
+from napari_spatial_ar.evaluation.contenders import Candidate
 from napari_spatial_ar.evaluation.evaluate import evaluate, measure
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scores import SliceScore
@@ -79,7 +79,7 @@ def test_models_on_one_backbone_embed_an_image_once(
     twin = NormativeModel("twin", bank.header, bank.detector, device="cpu")  # has no backbone yet
     items = bmad_items(cohort, "test")
     alone, smooth, other = measure(
-        items, [Contender(bank), Contender(bank, smoothing=3), Contender(twin)]
+        items, [Candidate(bank), Candidate(bank, smoothing=3), Candidate(twin)]
     )
     assert len(calls) == len(items)
     assert bank.backbone is backbone
@@ -98,8 +98,8 @@ def test_other_smoothing_is_the_model_saved_with_it(cohort: Path, bank: Normativ
     items = bmad_items(cohort, "test")
     header = replace(bank.header, scoring=replace(bank.header.scoring, smoothing=3))
     saved = NormativeModel("saved", header, bank.detector, backbone=bank.backbone, device="cpu")
-    (one,) = measure(items, [Contender(bank, smoothing=3)])
-    (two,) = measure(items, [Contender(saved)])
+    (one,) = measure(items, [Candidate(bank, smoothing=3)])
+    (two,) = measure(items, [Candidate(saved)])
     assert one.evaluation.pixel_aupr == two.evaluation.pixel_aupr
     assert one.evaluation.image_auroc == two.evaluation.image_auroc
 
@@ -112,17 +112,17 @@ def test_an_image_score_of_the_methods_own_outlives_smoothing(cohort: Path) -> N
         return replace(score_slice(image, window=window), image_score=float(image[20, 20]))
 
     items = bmad_items(cohort, "test")
-    plain, smooth = measure(items, [Contender(model), Contender(model, smoothing=5)])  # type: ignore[arg-type]
+    plain, smooth = measure(items, [Candidate(model), Candidate(model, smoothing=5)])  # type: ignore[arg-type]
     assert plain.evaluation.image_auroc != smooth.evaluation.image_auroc
     model.score_slice = own  # type: ignore[method-assign]
-    plain, smooth = measure(items, [Contender(model), Contender(model, smoothing=5)])  # type: ignore[arg-type]
+    plain, smooth = measure(items, [Candidate(model), Candidate(model, smoothing=5)])  # type: ignore[arg-type]
     assert plain.evaluation.image_auroc == smooth.evaluation.image_auroc
     assert plain.evaluation.pixel_aupr != smooth.evaluation.pixel_aupr
 
 
 def test_patients_figures_are_their_own(cohort: Path) -> None:
     items = bmad_items(cohort, "test")
-    (measured,) = measure(items, [Contender(BrightnessModel())])  # type: ignore[arg-type]
+    (measured,) = measure(items, [Candidate(BrightnessModel())])  # type: ignore[arg-type]
     assert len(measured.patients) == 5
     mine = [item for item in items if item.group == measured.patients[2]]
     score = np.concatenate([np.asarray(Image.open(i.image)).ravel() for i in mine])

@@ -12,7 +12,7 @@ from napari.layers import Image
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui.layers import (
     KEY,
-    heat_layer,
+    heatmap_layer,
     is_scan,
     layer_volume,
     mask_layer,
@@ -115,7 +115,7 @@ def test_a_turned_foreign_layer_is_refused(settings: dict[str, Any]) -> None:
 def test_colour_and_result_layers_are_no_scans(lab: Any) -> None:
     volume = lab.make_volume()
     layer = Image(**volume_layer_kwargs(volume))
-    heat = heat_layer(layer, volume, np.zeros(lab.shape, np.float32))
+    heat = heatmap_layer(layer, volume, np.zeros(lab.shape, np.float32))
     assert is_scan(layer)
     assert not is_scan(heat)
     assert not is_scan(Image(np.zeros((4, 5, 3), np.uint8), rgb=True))
@@ -125,7 +125,7 @@ def test_results_lie_exactly_on_the_scan(lab: Any) -> None:
     volume = lab.make_volume("AIL")
     layer = Image(**volume_layer_kwargs(volume))
     for made in (
-        heat_layer(layer, volume, np.ones(lab.shape, np.float32)),
+        heatmap_layer(layer, volume, np.ones(lab.shape, np.float32)),
         mask_layer(layer, volume, np.ones(lab.shape, np.uint8)),
     ):
         assert np.array_equal(made.scale, layer.scale)
@@ -183,5 +183,5 @@ def test_a_scan_of_three_or_four_sagittal_slices_is_not_taken_for_colours(
         volume = Volume(data, Geometry(shape, affine), "mri", Series("MR series 1"))
         layer = Image(**volume_layer_kwargs(volume))
         assert (layer.ndim, layer.rgb) == (3, False)
-        heat = heat_layer(layer, volume, data)
+        heat = heatmap_layer(layer, volume, data)
         assert (heat.ndim, heat.rgb) == (3, False)

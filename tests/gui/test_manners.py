@@ -38,7 +38,7 @@ from napari_spatial_ar.gui.review import findings_panel
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.shortcuts import SHORTCUTS, ShortcutsDialog
 from napari_spatial_ar.gui.training.dock import TrainingDock
-from napari_spatial_ar.gui.widgets.forms import Dialog, Fold, WheelGuard
+from napari_spatial_ar.gui.widgets.forms import Dialog, Fold, NoWheel
 from napari_spatial_ar.gui.widgets.plots import ScoreHistogram
 from napari_spatial_ar.gui.worklist import panel
 from napari_spatial_ar.imaging.reading import Found
@@ -70,7 +70,7 @@ def _is_part(widget: QWidget, root: QWidget) -> bool:
     return type(widget).__name__ in ("QScrollArea", "QTabWidget", "QStackedWidget")
 
 
-def spoken(widget: QWidget) -> str:
+def format_duration(widget: QWidget) -> str:
     """What a screen reader says: the name that was given, or a button's text."""
     text = widget.text() if isinstance(widget, QAbstractButton) else ""
     return widget.accessibleName() or (text if re.search(r"[A-Za-z]{2}", text) else "")
@@ -84,7 +84,7 @@ def lacking(root: QWidget) -> list[str]:
         what = f"{type(widget).__name__} {text!r} {widget.toolTip()[:40]!r}"
         if not widget.toolTip():
             found.append(f"no tooltip: {what}")
-        if not spoken(widget):
+        if not format_duration(widget):
             found.append(f"no name: {what}")
     return found
 
@@ -193,7 +193,7 @@ def test_the_wheel_would_change_what_is_not_guarded(qtbot: Any) -> None:
     for kind in (QComboBox, QSpinBox, QSlider):
         kind(plain)
     assert len(changed_by_wheel(plain)) == 3
-    WheelGuard(plain)
+    NoWheel(plain)
     assert changed_by_wheel(plain) == []
     QVBoxLayout(plain)
     late = QWidget()

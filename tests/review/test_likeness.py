@@ -14,13 +14,13 @@ import pytest
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.calibration.likeness import Likeness
+from napari_spatial_ar.normative.calibration.likeness import DomainShift
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.likeness import (
     flagged_warning,
-    likeness_headline,
-    likeness_record,
     scan_counts,
+    shift_headline,
+    shift_record,
 )
 from napari_spatial_ar.review.outputs import write_scan_outputs
 from napari_spatial_ar.review.threshold_scales import ScoreCounts
@@ -74,14 +74,14 @@ def test_the_share_above_a_threshold_is_that_of_the_scores() -> None:
 
 
 def test_the_record_holds_what_was_found_before_and_after() -> None:
-    found = likeness_record(Likeness(("it is CT",), {"body": 0.123456}, True), "much is flagged")
+    found = shift_record(DomainShift(("it is CT",), {"body": 0.123456}, True), "much is flagged")
     assert found == {
         "unlike": ["it is CT"],
         "measured": {"body": 0.1235},
         "complete": True,
         "flagged": "much is flagged",
     }
-    assert likeness_record(None, "") == {"flagged": None}
+    assert shift_record(None, "") == {"flagged": None}
 
 
 @pytest.mark.parametrize(
@@ -99,22 +99,22 @@ def test_the_record_holds_what_was_found_before_and_after() -> None:
 def test_the_headline_names_what_is_unlike(
     topics: tuple[str, ...], flagged: str, said: str
 ) -> None:
-    headline = likeness_headline(Likeness(topics, {}, True, topics), flagged)
+    headline = shift_headline(DomainShift(topics, {}, True, topics), flagged)
     assert headline.endswith(said)
     assert bool(headline) == bool(said)
 
 
 def test_a_headline_is_short_where_topics_are_not_known() -> None:
     said = "Unlike what the model learned from."
-    assert likeness_headline(Likeness(("it is CT",)), "") == said
-    assert likeness_headline(None, "") == ""
+    assert shift_headline(DomainShift(("it is CT",)), "") == said
+    assert shift_headline(None, "") == ""
 
 
 def test_warnings_stand_in_the_record_and_in_what_is_said(
     tmp_path: Path, scan: Volume, scores: Any, model: Any
 ) -> None:
     scores.scored[:] = True
-    found = Likeness(("it is CT, the model learned from MRI",), {"body": 0.5}, True)
+    found = DomainShift(("it is CT, the model learned from MRI",), {"body": 0.5}, True)
     model.threshold_for_fpr = lambda fpr: 0.1
     outputs = write_scan_outputs(
         tmp_path / "out", scan, scores, model, threshold=2.0, likeness=found

@@ -11,18 +11,18 @@ from PIL import Image
 from scipy import ndimage
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative.fitting.outliers import Suspect, Suspects
+from napari_spatial_ar.normative.fitting.outliers import Outlier, Outliers
 from napari_spatial_ar.normative.scores import Example
-from napari_spatial_ar.review.outliers import COLUMNS, contact_sheet, write_suspects
+from napari_spatial_ar.review.outliers import COLUMNS, contact_sheet, write_outliers
 
 
-def suspects(count: int) -> Suspects:
+def suspects(count: int) -> Outliers:
     image = np.full((40, 32), 0.5, np.float32)
     heat = np.full((40, 32), 0.1, np.float32)
     heat[10:20, 10:20] = 0.9
-    return Suspects(
+    return Outliers(
         tuple(
-            Suspect(
+            Outlier(
                 key=f"{number:064x}",
                 label="12 pictures",
                 patient="0a1b2c3d",
@@ -39,7 +39,7 @@ def suspects(count: int) -> Suspects:
 
 def test_the_table_and_the_picture_are_written_once(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write_suspects(suspects(4), out)
+    write_outliers(suspects(4), out)
     with (out / "suspects.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
@@ -49,8 +49,8 @@ def test_the_table_and_the_picture_are_written_once(tmp_path: Path) -> None:
     with Image.open(out / "suspects.png") as picture:
         assert picture.size == contact_sheet(suspects(4)).size
     with pytest.raises(InputError, match="there already"):
-        write_suspects(suspects(1), out)
-    write_suspects(suspects(1), out, overwrite=True)
+        write_outliers(suspects(1), out)
+    write_outliers(suspects(1), out, overwrite=True)
     assert len((out / "suspects.csv").read_text(encoding="utf-8").splitlines()) == 2
 
 

@@ -34,7 +34,7 @@ from napari_spatial_ar.review.outputs import (
     scan_folder_name,
     write_scan_outputs,
 )
-from napari_spatial_ar.review.provenance import RESEARCH_USE, algorithm_of, recorded_algorithm
+from napari_spatial_ar.review.provenance import RESEARCH_USE, dicom_algorithm, recorded_algorithm
 from tests.json_check import check
 
 _POISON = re.compile(rb"(?i)poison|19991231|31\.12\.99")
@@ -253,7 +253,7 @@ def test_dicom_objects_hold_the_mask_and_the_scores(
     seg = hd.seg.segread(again.files["mask_dicom"])
     assert seg.SegmentSequence[0].SegmentAlgorithmType == "SEMIAUTOMATIC"
     made = recorded_algorithm(again.files["mask"])
-    assert made == (algorithm_of(model, threshold=2.0), True)
+    assert made == (dicom_algorithm(model, threshold=2.0), True)
     assert recorded_algorithm(tmp_path / "mask.nii.gz") is None
 
 

@@ -36,7 +36,7 @@ from napari_spatial_ar.gui.widgets.forms import (
     select_data,
 )
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
-from napari_spatial_ar.steps import until_stopped
+from napari_spatial_ar.steps import run_until_stopped
 
 __all__ = [
     "CheckpointDialog",
@@ -183,7 +183,7 @@ class CheckpointDialog(Dialog):
         """Say what is missing or does not fit; the button waits for it."""
         problem = self._problem()
         self.import_button.setEnabled(not problem)
-        self.note.say(problem)
+        self.note.set_text(problem)
         backbone = self.backbone.currentData()
         self.weights.mean(backbone, missing=bool(backbone and services.weights_hint(backbone)))
 
@@ -353,7 +353,7 @@ def calibrate(folder: Path, normals: Path, name: str) -> Callable[[threading.Eve
         yield
         out = None if name == folder.name else free_folder(name)
         steps = recalibrate_steps(folder, normals, out=out)
-        calibrated = yield from until_stopped(stop, steps, news=itemgetter(0))
+        calibrated = yield from run_until_stopped(stop, steps, news=itemgetter(0))
         if calibrated is None:
             return None
         write_model_card(calibrated)
@@ -396,7 +396,7 @@ def compare(stop: threading.Event, first: Path, second: Path, volume: Any) -> Wo
         other.backbone = one.backbone
     with TemporaryDirectory() as folder:
         steps = comparison_steps(one, other, volume, folder)
-        result = yield from until_stopped(stop, steps, news=itemgetter(0))
+        result = yield from run_until_stopped(stop, steps, news=itemgetter(0))
         return result and Comparison(result, result.files["png"].read_bytes())
 
 
@@ -443,7 +443,7 @@ class LibraryActions(QObject):
     """
 
     #: A line for the user.
-    said = Signal(str)
+    message = Signal(str)
     #: Work began or ended.
     busy = Signal(bool)
     #: Name of the model that was changed or made; before the list is read anew.
@@ -475,7 +475,7 @@ class LibraryActions(QObject):
         """Stop what can be; the models stay as they were."""
         if self.stoppable and self._task is not None:
             self._task.stop()
-            self.said.emit("Stopping...")
+            self.message.emit("Stopping...")
 
     # ------------------------------------------------------------------ what can be done
 
@@ -590,44 +590,44 @@ class LibraryActions(QObject):
         task.returned.connect(self._on_returned)
         task.failed.connect(self._on_failed)
         task.finished.connect(self._on_finished)
-        self.said.emit(f"{action.doing}...")
+        self.message.emit(f"{action.doing}...")
         self.busy.emit(True)
 
     def _on_step(self, step: tuple[str, int, int] | None) -> None:
         if step is not None and self._task is not None and not self._task.stopped:
-            self.said.emit("{}: {} of {}".format(*step))
+            self.message.emit("{}: {} of {}".format(*step))
 
     def _on_returned(self, result: Any) -> None:
         action = self._action
         assert action is not None
         if action.steps and result is None:
-            self.said.emit("Stopped; nothing was changed.")
+            self.message.emit("Stopped; nothing was changed.")
             return
         if action.act is library_work.import_file and not isinstance(result, str):
             self._checkpoint = result
-            self.said.emit("")
+            self.message.emit("")
             return
         if action.act is library_work.recheck:
-            self.said.emit(f"{result.name} was checked.")
+            self.message.emit(f"{result.name} was checked.")
             self.checked.emit(result)
             return
-        self.said.emit(action.said.format(result))
+        self.message.emit(action.said.format(result))
         if not action.changes:
             return
         if action.undo is not None:
             self.undo_name = action.undo
         if action.act is library_work.rename:
-            services.model_news.renamed.emit(action.arguments[0], result)
+            services.model_events.renamed.emit(action.arguments[0], result)
         self.made.emit(result)
-        services.model_news.changed.emit()
+        services.model_events.changed.emit()
 
     def _on_failed(self, error: Exception) -> None:
         assert self._action is not None
         if isinstance(error, NameTakenError) and error.path is not None:
             self._taken = error.path.name
-            self.said.emit("")
+            self.message.emit("")
         else:
-            self.said.emit(report(error, f"{self._action.doing} the model"))
+            self.message.emit(report(error, f"{self._action.doing} the model"))
 
     def _on_finished(self) -> None:
         action, taken = self._action, self._taken

@@ -166,7 +166,7 @@ class AddWeightsDialog(Dialog):
         self.name.setText(self._wanted or _proposed(path))
         for one in self._asked.values():
             one.hide()
-        self.note.say(_INVITATION)
+        self.note.set_text(_INVITATION)
         self._enable()
 
     def _enable(self, *_: object) -> None:
@@ -178,7 +178,7 @@ class AddWeightsDialog(Dialog):
     # ------------------------------------------------------------------ adding
 
     def said(self) -> dict[str, Any]:
-        """Return what is said in the fields that are seen, as arguments of `Said`.
+        """Return what is said in the fields that are seen, as arguments of `BackboneOverrides`.
 
         Raises
         ------
@@ -204,11 +204,11 @@ class AddWeightsDialog(Dialog):
         try:
             said = self.said()
         except InputError as error:
-            self.note.say(str(error))
+            self.note.set_text(str(error))
             return
         path = Path(self.path.text().strip())
         name = self.backbone.currentData() or self.name.text().strip()
-        self.note.say("Reading...")
+        self.note.set_text("Reading...")
         self._taken = False
         self._task = task = self.tasks.start(weights_work.add(path, name, said, overwrite))
         task.returned.connect(self._on_added)
@@ -218,7 +218,7 @@ class AddWeightsDialog(Dialog):
 
     def _on_added(self, name: str) -> None:
         text = f"The backbone {name} is ready."
-        self.note.say(text)
+        self.note.set_text(text)
         show_info(text)
         services.weights_news.changed.emit(name)
         self.got.emit(name)
@@ -229,11 +229,11 @@ class AddWeightsDialog(Dialog):
         if isinstance(error, UnsaidError):
             for key in error.unsaid:
                 self._asked[key].show()
-            self.note.say(_ASKED)
+            self.note.set_text(_ASKED)
             return
         self._taken = isinstance(error, NameTakenError)
         log(error, "Adding weights")
-        self.note.say(sentence(error, "Adding weights"))
+        self.note.set_text(sentence(error, "Adding weights"))
 
     def _on_finished(self) -> None:
         self._task = None

@@ -122,7 +122,7 @@ class ComparisonDialog(Dialog):
     def set_scan(self, layer: Any) -> None:
         """Take a scan layer, or None."""
         self._layer = layer
-        self.scan_note.say(
+        self.scan_note.set_text(
             _NO_SCAN if layer is None else f"Scan: {layer.name}, in the slices as acquired."
         )
         self._enable()
@@ -140,11 +140,11 @@ class ComparisonDialog(Dialog):
         try:
             volume = layer_volume(self._layer)
         except SpatialARError as error:
-            self.note.say(report(error, "Comparing"))
+            self.note.set_text(report(error, "Comparing"))
             return
         folders = self.first.currentData(), self.second.currentData()
         self.progress.setRange(0, 0)
-        self.note.say("Loading both models...")
+        self.note.set_text("Loading both models...")
         task = self.tasks.start(
             partial(actions.compare, first=folders[0], second=folders[1], volume=volume)
         )
@@ -159,7 +159,7 @@ class ComparisonDialog(Dialog):
         """Stop after the slice at hand."""
         if self._task is not None:
             self._task.stop()
-            self.note.say("Stopping...")
+            self.note.set_text("Stopping...")
 
     def _on_step(self, step: Any) -> None:
         if step is None or self._task is None or self._task.stopped:
@@ -167,21 +167,21 @@ class ComparisonDialog(Dialog):
         name, done, total = step
         self.progress.setRange(0, total)
         self.progress.setValue(done)
-        self.note.say(f"Scoring with {name}: {done} of {total} slices")
+        self.note.set_text(f"Scoring with {name}: {done} of {total} slices")
 
     def _on_compared(self, comparison: actions.Comparison | None) -> None:
         if comparison is None:
-            self.note.say("Stopped.")
+            self.note.set_text("Stopped.")
             return
         self._png = comparison.png
         picture = QPixmap()
         picture.loadFromData(self._png, "PNG")
         self.picture.setPixmap(picture)
         unlike = [f"\u26a0 {sentence}" for sentence in comparison.result.unlike]
-        self.note.say("\n".join([*unlike, _in_words(comparison.result)]))
+        self.note.set_text("\n".join([*unlike, _in_words(comparison.result)]))
 
     def _on_failed(self, error: Exception) -> None:
-        self.note.say(report(error, "Comparing"))
+        self.note.set_text(report(error, "Comparing"))
 
     def _on_finished(self) -> None:
         self._task = None
@@ -198,10 +198,10 @@ class ComparisonDialog(Dialog):
         try:
             atomic_write_bytes(path, self._png)
         except SpatialARError as error:
-            self.note.say(report(error, "Saving the picture"))
+            self.note.set_text(report(error, "Saving the picture"))
             return
         settings.remember_folder("export", path.parent)
-        self.note.say(f"Saved as {path}.")
+        self.note.set_text(f"Saved as {path}.")
 
 
 def _in_words(result: Any) -> str:

@@ -191,14 +191,14 @@ class ModelDetails(QWidget):
         self.weights.mean(entry.header.backbone.name if missing else "", missing=missing)
         if entry is None:
             self.title.setText("")
-            self.state.say("")
+            self.state.set_text("")
             self.card.clear()
             return
         origin = "released with the package" if entry.released else "yours"
         self.title.setText(f"{entry.name} ({origin})")
         # The advice about weights is for the command line.
         hint = services.weights_hint(entry.header.backbone.name, entry.header) if missing else ""
-        self.state.say(f"{STATES[entry.state]}. {hint or entry.advice}")
+        self.state.set_text(f"{STATES[entry.state]}. {hint or entry.advice}")
         self.card.show_card(entry.folder, _card(entry))
 
 
@@ -441,11 +441,11 @@ class LibraryDialog(Dialog):
         self.stop_button.clicked.connect(self.library.stop)
         self.compare_button.clicked.connect(self.compare)
         self.buttons.rejected.connect(self.reject)
-        self.library.said.connect(self.note.say)
+        self.library.message.connect(self.note.set_text)
         self.library.busy.connect(self._enable)
         self.library.made.connect(self._on_made)
         self.library.checked.connect(self.table.update_entry)
-        services.model_news.changed.connect(self.look)
+        services.model_events.changed.connect(self.look)
         services.weights_news.changed.connect(self.look)
         for key, slot in (("F2", self.rename), ("Del", self.delete)):
             shortcut = QShortcut(QKeySequence(key), self.table)
@@ -482,7 +482,7 @@ class LibraryDialog(Dialog):
             self._wanted = ""
 
     def _on_failed(self, error: Exception) -> None:
-        self.note.say(report(error, "Looking for models"))
+        self.note.set_text(report(error, "Looking for models"))
 
     def _on_looked(self) -> None:
         self._looking = None

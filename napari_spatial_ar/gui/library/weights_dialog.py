@@ -127,7 +127,7 @@ class WeightsDialog(Dialog):
 
     def _on_backbone(self) -> None:
         offer = self.backbone.currentData()
-        self.note.say("" if offer is not None else _NONE)
+        self.note.set_text("" if offer is not None else _NONE)
         self.ensurePolished()
         self.about.setText("" if offer is None else _about(offer, FOLLOWED.on(self).name()))
         self._gated.setVisible(offer is not None and offer.gated)
@@ -162,7 +162,7 @@ class WeightsDialog(Dialog):
         self.token.clear()
         self._arrived = weights_work.Arrived()
         self.progress.setRange(0, 0)
-        self.note.say("Asking the model hub...")
+        self.note.set_text("Asking the model hub...")
         work = weights_work.fetch(offer.name, token, self.keep.isChecked(), self._arrived)
         self._task = task = self.tasks.start(work)
         task.returned.connect(lambda source: self._on_fetched(offer.name, source))
@@ -175,7 +175,7 @@ class WeightsDialog(Dialog):
         """Stop fetching; what has arrived is kept."""
         if self._task is not None:
             self._task.stop()
-            self.note.say("Stopping...")
+            self.note.set_text("Stopping...")
 
     def _show_progress(self) -> None:
         done, total = self._arrived.done, self._arrived.total
@@ -185,14 +185,14 @@ class WeightsDialog(Dialog):
         self.progress.setRange(0, total // 1000)
         self.progress.setValue(min(done, total) // 1000)
         of = f" of {_megabytes(total)}" if total else ""
-        self.note.say(f"{_megabytes(done)}{of} have arrived.")
+        self.note.set_text(f"{_megabytes(done)}{of} have arrived.")
 
     def _on_fetched(self, name: str, source: str | None) -> None:
         if source is None:
-            self.note.say(_STOPPED)
+            self.note.set_text(_STOPPED)
             return
         text = f"The weights of {name} are here."
-        self.note.say(text)
+        self.note.set_text(text)
         show_info(text)
         services.weights_news.changed.emit(name)
         self.got.emit(name)
@@ -203,9 +203,9 @@ class WeightsDialog(Dialog):
         log(error, "Fetching weights")
         if isinstance(error, WeightsError):
             # Its advice is for the command line; here it stands in the dialog itself.
-            self.note.say(_capital(error.what))
+            self.note.set_text(_capital(error.what))
         else:
-            self.note.say(sentence(error, "Fetching weights"))
+            self.note.set_text(sentence(error, "Fetching weights"))
 
     def _on_finished(self) -> None:
         self._task = None

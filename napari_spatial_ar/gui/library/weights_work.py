@@ -92,16 +92,16 @@ def add(
     name : str
         One of the known backbones, or a name of the user's own.
     said : dict
-        Arguments of `Said`.
+        Arguments of `BackboneOverrides`.
     overwrite : bool
         Whether another backbone of this name may be replaced.
     """
 
     def work(stop: threading.Event) -> Work:
-        from napari_spatial_ar.normative.backbones.weights import Said
+        from napari_spatial_ar.normative.backbones.weights import BackboneOverrides
         from napari_spatial_ar.normative.backbones.weights import add as add_weights
 
         yield
-        return add_weights(source, name, said=Said(**said), overwrite=overwrite).stem
+        return add_weights(source, name, said=BackboneOverrides(**said), overwrite=overwrite).stem
 
     return work

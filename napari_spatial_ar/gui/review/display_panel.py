@@ -16,16 +16,16 @@ from qtpy.QtCore import QObject, QSignalBlocker, Qt, QTimer, Signal
 from qtpy.QtWidgets import QButtonGroup, QPushButton, QSlider, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.layers import KEY, heat_colormap, kind_of, twin_layer
+from napari_spatial_ar.gui.layers import KEY, heat_colormap, kind_of, linked_copy
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.shortcuts import MODE_KEY, SIDE_KEY, ShortcutsDialog, bind
-from napari_spatial_ar.gui.stage import Stage
+from napari_spatial_ar.gui.stage import LayerVisibility
 from napari_spatial_ar.gui.viewer import camera_of
 from napari_spatial_ar.gui.widgets.forms import button, combo, folding, row, select_data
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.review.drawing import DEFAULT_COLOURS, HEAT_COLOURS
 
-__all__ = ["MODES", "Looking", "LookingPanel", "Mode", "SideBySide"]
+__all__ = ["MODES", "Display", "DisplayPanel", "Mode", "SideBySide"]
 
 Mode = Literal["both", "outline", "fill", "heatmap", "off"]
 
@@ -64,7 +64,7 @@ def unit_overlay(viewer: Any) -> Any:
     return canvas.overlays[_UNIT]
 
 
-class Looking(QObject):
+class Display(QObject):
     """Draws heatmap and mask of the chosen scan in one of `MODES`, in the colours that were chosen.
 
     Colours and opacity are remembered; the mode is not, so that no session begins with results
@@ -85,7 +85,7 @@ class Looking(QObject):
     #: Results are to be drawn whose layer the user has deleted.
     missed = Signal()
 
-    def __init__(self, viewer: Any, stage: Stage, parent: QObject):
+    def __init__(self, viewer: Any, stage: LayerVisibility, parent: QObject):
         super().__init__(parent)
         self._without_bar: list[ref[Layer]] = []
         # Its own, so that it ends with the dock.
@@ -333,7 +333,7 @@ class SideBySide(QObject):
         for layer in others:
             layer.visible = False
         scan.visible = True
-        twin = twin_layer(scan)
+        twin = linked_copy(scan)
         # Before 0.9, a view of hidden layers alone took its place in the grid.
         run = _STRIDE if hasattr(viewer, "canvas") else 2 * _STRIDE
         spacers = [_spacer(scan) for _ in range((_STRIDE - len(others) - 1) % run)]
@@ -410,8 +410,8 @@ _MODES: dict[Mode, tuple[str, str]] = {
 _STEPS = 20  # of the opacity
 
 
-class LookingPanel(QWidget):
-    """Buttons, colours and opacity over a `Looking`; and `SideBySide`.
+class DisplayPanel(QWidget):
+    """Buttons, colours and opacity over a `Display`; and `SideBySide`.
 
     Parameters
     ----------
@@ -423,9 +423,9 @@ class LookingPanel(QWidget):
         The dock: keys work anywhere in it but in text fields, and on the viewer's canvas.
     """
 
-    def __init__(self, viewer: Any, stage: Stage, scope: QWidget):
+    def __init__(self, viewer: Any, stage: LayerVisibility, scope: QWidget):
         super().__init__()
-        self.looking = Looking(viewer, stage, self)
+        self.looking = Display(viewer, stage, self)
         self.views = SideBySide(viewer, self)
         self._scan: Any = None
         self._session: Session | None = None

@@ -11,7 +11,7 @@ from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
 from napari_spatial_ar.gui.jobs import TaskHost, report
 from napari_spatial_ar.gui.open_scan import dropped_paths
-from napari_spatial_ar.gui.review.display_panel import LookingPanel
+from napari_spatial_ar.gui.review.display_panel import DisplayPanel
 from napari_spatial_ar.gui.review.explain_panel import ExplainPanel
 from napari_spatial_ar.gui.review.export_panel import Exporter, ExportPanel
 from napari_spatial_ar.gui.review.findings_panel import FindingsPanel
@@ -19,10 +19,10 @@ from napari_spatial_ar.gui.review.mask import MaskController
 from napari_spatial_ar.gui.review.model_panel import ModelChoice, ModelList, ModelPanel
 from napari_spatial_ar.gui.review.scan_panel import ScanPanel
 from napari_spatial_ar.gui.review.scored_layer import Session, same_model
-from napari_spatial_ar.gui.review.scoring import LikenessCheck, ScanRarity, ScorePanel, Scorer
-from napari_spatial_ar.gui.review.shelf import Shelved
+from napari_spatial_ar.gui.review.scoring import DomainShiftCheck, ScanPValue, ScorePanel, Scorer
+from napari_spatial_ar.gui.review.shelf import DeletedScan
 from napari_spatial_ar.gui.review.threshold_panel import ThresholdPanel
-from napari_spatial_ar.gui.stage import Stage
+from napari_spatial_ar.gui.stage import LayerVisibility
 from napari_spatial_ar.gui.viewer import go_to_slice
 from napari_spatial_ar.gui.widgets.dock_page import DockPage
 from napari_spatial_ar.gui.widgets.forms import select_data
@@ -50,8 +50,8 @@ class ReviewDock(DockPage):
         self._build()
         region = self.threshold.form.region
         self.masks = MaskController(self.viewer, self.tasks, self, region.inside)
-        self.rarity = ScanRarity(self.tasks, self)
-        self.likeness = LikenessCheck(self.unlike_note, self.tasks)
+        self.rarity = ScanPValue(self.tasks, self)
+        self.likeness = DomainShiftCheck(self.shift_note, self.tasks)
         self.exporter = Exporter(self, self.export, self.threshold, self.masks, self.likeness)
         weights = self.model_panel.weights
         self.models = ModelList(self.model_box, self.model_note, weights, self.tasks)
@@ -68,16 +68,16 @@ class ReviewDock(DockPage):
         self.library_button = self.model_panel.library_button
         self.model_note = self.model_panel.note
         self.scoring = ScorePanel()
-        self.shelf, self.unlike_note = self.scoring.shelf, self.scoring.unlike_note
+        self.shelf, self.shift_note = self.scoring.shelf, self.scoring.shift_note
         self.slice_button, self.volume_button = (
             self.scoring.slice_button,
             self.scoring.volume_button,
         )
         self.progress, self.cancel_button = self.scoring.progress, self.scoring.cancel_button
-        self.score_note, self.rarity_note = self.scoring.note, self.scoring.rarity_note
+        self.score_note, self.p_value_note = self.scoring.note, self.scoring.p_value_note
         # After the list of scans, which has to know a scan that is to be chosen.
-        self.stage = Stage(self.viewer, lambda: self.scorer.sessions, self)
-        self.looking = LookingPanel(self.viewer, self.stage, self)
+        self.stage = LayerVisibility(self.viewer, lambda: self.scorer.sessions, self)
+        self.looking = DisplayPanel(self.viewer, self.stage, self)
         self.threshold = ThresholdPanel()
         self.findings = FindingsPanel(self.viewer, self)
         self.explain = ExplainPanel(self.viewer, self.tasks, self)
@@ -108,15 +108,15 @@ class ReviewDock(DockPage):
         self.slice_button.clicked.connect(partial(self.score, "slice"))
         self.volume_button.clicked.connect(partial(self.score, "volume"))
         self.cancel_button.clicked.connect(self.cancel)
-        self.scorer.said.connect(self._say)
-        self.scorer.refused.connect(self.score_note.say)
+        self.scorer.status_changed.connect(self._update_status)
+        self.scorer.refused.connect(self.score_note.set_text)
         self.scorer.progressed.connect(self.scoring.show_progress)
         self.scorer.session_made.connect(self._show_session)
         self.scorer.scored.connect(self._on_scored)
         self.scorer.finished.connect(self._show_session)
         self.scorer.finished.connect(self.rarity.measure)
         self.rarity.measured.connect(self._on_rarity)
-        self.likeness.said.connect(self.findings.warn)
+        self.likeness.message.connect(self.findings.warn)
         self.threshold.threshold_changed.connect(self.masks.set_threshold)
         self.threshold.settings_changed.connect(self.masks.set_settings)
         self.masks.region_refused.connect(self.threshold.refuse_region)
@@ -125,7 +125,7 @@ class ReviewDock(DockPage):
         self.stage.given.connect(self._list_regions)
         self.looking.looking.missed.connect(self._draw_again)
         self.masks.findings_changed.connect(self.threshold.show_findings)
-        self.findings.attend(self.masks)
+        self.findings.connect_masks(self.masks)
         self.masks.failed.connect(partial(report, doing="Making the mask"))
         self.masks.set_settings(self.threshold.settings)
         self.threshold.form.region.set_viewer(self.viewer)
@@ -159,8 +159,8 @@ class ReviewDock(DockPage):
         self.explain.set_session(session)
         self.export.set_scan(None if session is None else session.volume)
         self.threshold.set_counts(None if session is None else session.counts)
-        self.rarity_note.say("" if session is None else session.rarity)
-        self._say()
+        self.p_value_note.set_text("" if session is None else session.rarity)
+        self._update_status()
         plane = self.plane_box.currentData()
         self.likeness.look(self.scan.layer, self.models.model, plane, session)
         if session is None:
@@ -168,17 +168,17 @@ class ReviewDock(DockPage):
         else:
             self.threshold.set_measurable(session.geometry.exact)
             if session.any_scored:
-                self.threshold.take_scores(session.highest, session.typical_high)
+                self.threshold.set_scores(session.highest, session.typical_high)
             self.masks.finish()
         self._enable()
 
     def _list_regions(self) -> None:
         self.threshold.form.region.set_scan(self.scan.layer, self.stage.belongs)
 
-    def _say(self, *_: Any) -> None:
+    def _update_status(self, *_: Any) -> None:
         """Say how far the scoring of the chosen scan is, and of no other."""
         loading = "Loading the model..." if self._wanted is not None else ""
-        self.score_note.say(loading or self.scorer.told(self.session))
+        self.score_note.set_text(loading or self.scorer.status_text(self.session))
 
     def _follow(self, layer: Any, session: Session | None) -> None:
         """Choose what was shown by hand in napari's own list."""
@@ -193,7 +193,7 @@ class ReviewDock(DockPage):
     def _draw_again(self) -> None:
         """Draw results whose layers the user has deleted."""
         if self.session is not None:
-            self.session.ensure_heat()
+            self.session.ensure_heatmap()
             self.masks.finish()
 
     def rest(self, resting: bool) -> None:
@@ -204,7 +204,7 @@ class ReviewDock(DockPage):
 
     def _on_rarity(self, session: Session) -> None:
         if session is self.session:
-            self.rarity_note.say(session.rarity)
+            self.p_value_note.set_text(session.rarity)
 
     def _enable(self) -> None:
         ready = self.scan.layer is not None and self.models.info is not None
@@ -247,7 +247,7 @@ class ReviewDock(DockPage):
         self.likeness.drop(self.viewer.layers)
         self._enable()
 
-    def _bring_back(self, shelved: Shelved) -> None:
+    def _bring_back(self, shelved: DeletedScan) -> None:
         """Put a deleted scan into the viewer again, with what was done to it."""
         self.scorer.adopt(shelved.sessions)
         self.viewer.add_layer(shelved.layer)
@@ -291,13 +291,13 @@ class ReviewDock(DockPage):
         """Stop scoring, or waiting to; what is scored stays."""
         self._wanted = None
         self.scorer.cancel(self.session)
-        self._say()
+        self._update_status()
         self._enable()
 
     def _on_scored(self, session: Session, indices: list) -> None:
         if session is not self.session or not session.any_scored:
             return
-        self.threshold.take_scores(session.highest, session.typical_high)
+        self.threshold.set_scores(session.highest, session.typical_high)
         self.threshold.set_counts(session.counts)
         self.masks.slices_scored(indices)
         self._enable()

@@ -27,9 +27,9 @@ from napari_spatial_ar.review.explaining import (
     score_sentence,
     share_sentence,
 )
-from napari_spatial_ar.steps import until_stopped
+from napari_spatial_ar.steps import run_until_stopped
 
-__all__ = ["ExplainPanel", "Explainer", "Place", "Told", "place_under_cursor"]
+__all__ = ["ExplainPanel", "Explainer", "PatchContext", "Place", "place_under_cursor"]
 
 _REST_MS = 30
 
@@ -44,7 +44,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Told:
+class PatchContext:
     """What is known of a patch: the slice as it was embedded, its patch, and the explanation."""
 
     session: Session
@@ -111,7 +111,7 @@ class Explainer(QObject):
         self.on = False
         self.frozen = False
         self.place: Place | None = None
-        self.last: Told | None = None
+        self.last: PatchContext | None = None
         self._embedded: tuple[Session, int, Any] | None = None
         self._task: Task | None = None
         self._search: Task | None = None
@@ -171,14 +171,16 @@ class Explainer(QObject):
             if stop.is_set():
                 return None
             patch = made.patch_at((place.row, place.column))
-            return place.index, Told(session, made, patch, made.explain(session.model, patch))
+            return place.index, PatchContext(
+                session, made, patch, made.explain(session.model, patch)
+            )
 
         self._task = self._tasks.start(work)
         self._task.returned.connect(self._on_told)
         self._task.failed.connect(self._on_failed)
         self._task.finished.connect(self._on_finished)
 
-    def _on_told(self, result: tuple[int, Told] | None) -> None:
+    def _on_told(self, result: tuple[int, PatchContext] | None) -> None:
         if result is None or result[1].session is not self._session:
             return
         index, told = result
@@ -206,7 +208,7 @@ class Explainer(QObject):
 
         def work(stop: threading.Event) -> Generator[Any, None, Any]:
             steps = services.similar_steps(told.session.model, folders, query)
-            return (yield from until_stopped(stop, steps))
+            return (yield from run_until_stopped(stop, steps))
 
         self._search = self._tasks.start(work)
         self._search.progressed.connect(self.progressed)
@@ -303,7 +305,7 @@ class ExplainPanel(QWidget):
             (self.explainer.told, self._on_told),
             (self.explainer.found, self._on_found),
             (self.explainer.progressed, self._on_progress),
-            (self.explainer.failed, self.note.say),
+            (self.explainer.failed, self.note.set_text),
             (self.explainer.searching, self._on_searching),
         ):
             signal.connect(slot)
@@ -337,28 +339,28 @@ class ExplainPanel(QWidget):
 
     def _on_moved(self, place: Place | None, score: float | None) -> None:
         for note in (self.score, self.share, self.note):
-            note.say("")
+            note.set_text("")
         self.picture.hide()
         if place is None or self._session is None:
-            self.where.say(_ASK if self._session is not None else "Score the scan first.")
-            self.meaning.say("")
-            self.parts.say("")
+            self.where.set_text(_ASK if self._session is not None else "Score the scan first.")
+            self.meaning.set_text("")
+            self.parts.set_text("")
         elif score is None:
-            self.where.say(f"Slice {slice_number(place.index)} is not scored yet.")
-            self.meaning.say("")
-            self.parts.say("")
+            self.where.set_text(f"Slice {slice_number(place.index)} is not scored yet.")
+            self.meaning.set_text("")
+            self.parts.set_text("")
         else:
             model = self._session.model
             # All three from 1, as a scanner counts.
             at, line, column = (slice_number(n) for n in (place.index, place.row, place.column))
-            self.where.say(f"Slice {at}, row {line}, column {column}")
-            self.score.say(score_sentence(score, model.unit))
-            self.share.say(share_sentence(model, score))
+            self.where.set_text(f"Slice {at}, row {line}, column {column}")
+            self.score.set_text(score_sentence(score, model.unit))
+            self.share.set_text(share_sentence(model, score))
         self._enable()
 
-    def _on_told(self, told: Told) -> None:
-        self.meaning.say(told.explanation.meaning)
-        self.parts.say("\n".join(quantity_lines(told.explanation)))
+    def _on_told(self, told: PatchContext) -> None:
+        self.meaning.set_text(told.explanation.meaning)
+        self.parts.set_text("\n".join(quantity_lines(told.explanation)))
         self._enable()
 
     def _enable(self) -> None:
@@ -402,7 +404,7 @@ class ExplainPanel(QWidget):
         if self.explainer.last is None:
             return
         if not self._folders():
-            self.note.say(f"{tooltip('explain.similar_normal_patches.unknown')}.")
+            self.note.set_text(f"{tooltip('explain.similar_normal_patches.unknown')}.")
             return
         self._on_freeze(True)
         self.explainer.search(self._folders())
@@ -414,15 +416,15 @@ class ExplainPanel(QWidget):
         if on:
             self.bar.setRange(0, 0)
             self.picture.hide()
-            self.note.say("Looking through the normal slices...")
+            self.note.set_text("Looking through the normal slices...")
         elif self.note.text().endswith("..."):
-            self.note.say("")
+            self.note.set_text("")
         self._enable()
 
     def _on_progress(self, step: Any) -> None:
         self.bar.setRange(0, step.total)
         self.bar.setValue(step.done)
-        self.note.say(f"{step.message}: {step.done} of {step.total}...")
+        self.note.set_text(f"{step.message}: {step.done} of {step.total}...")
 
     def _on_found(self, neighbours: Any) -> None:
         told = self.explainer.last
@@ -432,4 +434,4 @@ class ExplainPanel(QWidget):
         pictures = [own, *(one.picture for one in neighbours)]
         self.picture.setPixmap(coloured(patch_row(pictures, _SIDE)))
         self.picture.show()
-        self.note.say(_LIKE.format(", ".join(f"{one.distance:.2f}" for one in neighbours)))
+        self.note.set_text(_LIKE.format(", ".join(f"{one.distance:.2f}" for one in neighbours)))

@@ -23,7 +23,7 @@ from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report, warn
 from napari_spatial_ar.gui.review.mask import MaskController
 from napari_spatial_ar.gui.review.scored_layer import Session
-from napari_spatial_ar.gui.review.scoring import LikenessCheck
+from napari_spatial_ar.gui.review.scoring import DomainShiftCheck
 from napari_spatial_ar.gui.review.threshold_panel import ThresholdPanel
 from napari_spatial_ar.gui.widgets.forms import Note, button, row, section
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
@@ -39,12 +39,12 @@ from napari_spatial_ar.review.outputs import (
     scan_folder_name,
     write_scan_outputs,
 )
-from napari_spatial_ar.review.provenance import algorithm_of
+from napari_spatial_ar.review.provenance import dicom_algorithm
 from napari_spatial_ar.review.report.data import report_steps
 from napari_spatial_ar.review.report.html import scan_page
 from napari_spatial_ar.review.report.pdf import PAPERS, Paper, need_pdf, pdf_of
 from napari_spatial_ar.review.results import gather_results
-from napari_spatial_ar.steps import mapped, until_stopped
+from napari_spatial_ar.steps import mapped, run_until_stopped
 
 __all__ = [
     "OPEN_REPORTS",
@@ -179,7 +179,7 @@ class ReportMaker(QObject):
     """
 
     #: A line for the user.
-    said = Signal(str)
+    message = Signal(str)
     #: A report was begun or ended.
     changed = Signal()
 
@@ -199,7 +199,7 @@ class ReportMaker(QObject):
         """Stop; nothing is written."""
         if self._task is not None:
             self._task.stop()
-            self.said.emit("Stopping...")
+            self.message.emit("Stopping...")
 
     def start(self, file: ReportFile, steps: Steps) -> None:
         """Make a report and write it, whole or not at all."""
@@ -232,7 +232,7 @@ class ReportMaker(QObject):
 
     def _on_line(self, task: Task, line: str) -> None:
         if not task.stopped:
-            self.said.emit(line)
+            self.message.emit(line)
 
     def _on_written(self, path: Path, written: bool) -> None:
         if not written:
@@ -245,7 +245,7 @@ class ReportMaker(QObject):
     def _on_finished(self) -> None:
         self._task = None
         self._button.setText(self._at_rest)
-        self.said.emit("")
+        self.message.emit("")
         self.changed.emit()
 
 
@@ -272,7 +272,7 @@ def scan_report_steps(
     steps = mapped(
         report_steps(results, session.model), lambda _: f"Report: {next(drawn)} slices drawn..."
     )
-    made = yield from until_stopped(stop, steps)
+    made = yield from run_until_stopped(stop, steps)
     return None if made is None else scan_page(made)
 
 
@@ -363,7 +363,7 @@ class Exporter:
         panel: ExportPanel,
         threshold: ThresholdPanel,
         masks: MaskController,
-        likeness: LikenessCheck,
+        likeness: DomainShiftCheck,
     ):
         self._dock: QWidget = dock
         self._panel = panel
@@ -372,7 +372,7 @@ class Exporter:
         self._masks = masks
         self._likeness = likeness
         self.reports = ReportMaker(panel.report_button, self._tasks)
-        self.reports.said.connect(panel.report_note.say)
+        self.reports.message.connect(panel.report_note.set_text)
 
     def mask(self, session: Session | None) -> None:
         """Ask for a file and save the mask layer as it stands, on the scan's own grid."""
@@ -426,7 +426,7 @@ class Exporter:
             path,
             mask,
             session.volume,
-            algorithm=algorithm_of(session.model, threshold=self._threshold.threshold),
+            algorithm=dicom_algorithm(session.model, threshold=self._threshold.threshold),
             edited=not np.array_equal(mask, computed),
         )
         return caveats(session.volume)

@@ -429,7 +429,7 @@ class FindingsPanel(QWidget):
         self.forget.clicked.connect(self._on_forget)
         self._show(None)
 
-    def attend(self, masks: MaskController) -> None:
+    def connect_masks(self, masks: MaskController) -> None:
         """Follow what a controller finds."""
         self._masks = masks
         masks.listed_changed.connect(self._show)
@@ -439,7 +439,7 @@ class FindingsPanel(QWidget):
     def warn(self, headline: str) -> None:
         """Say above the list that the scan is unlike those of the model; "" where it is not."""
         self._headline = headline
-        self.unlike.say(headline if self.model.items else "", "")
+        self.unlike.set_text(headline if self.model.items else "", "")
 
     @property
     def current(self) -> ReviewedFinding | None:
@@ -459,7 +459,7 @@ class FindingsPanel(QWidget):
         if written is not None:
             at = self.model.index(*written[0])
             self.comments.reopen(self.sorted.mapFromSource(at), written[1])
-        self._tell()
+        self._update_text()
 
     def _written(self, session: Session | None) -> tuple[tuple[int, int], tuple[str, int]] | None:
         """Take the comment that is being typed before the list is replaced.
@@ -495,15 +495,15 @@ class FindingsPanel(QWidget):
         if at.row() not in [index.row() for index in self.table.selectionModel().selectedRows()]:
             self.table.selectRow(at.row())
 
-    def _tell(self) -> None:
+    def _update_text(self) -> None:
         item, strokes = self.current, self._session and self._session.strokes
         for name in ("keep", "unsure", "reject"):
             self.buttons[name].setEnabled(item is not None)
         for name in ("previous", "next"):
             self.buttons[name].setEnabled(bool(self.model.items))
         self.warn(self._headline)
-        self.detail.say("" if item is None else _detail(item))
-        self.strokes.say(strokes.sentence if strokes else "")
+        self.detail.set_text("" if item is None else _detail(item))
+        self.strokes.set_text(strokes.sentence if strokes else "")
         self.forget.setVisible(bool(strokes))
 
     def _on_selected(self, *_: Any) -> None:
@@ -511,7 +511,7 @@ class FindingsPanel(QWidget):
             return
         item = self.current
         self._masks.choose(None if item is None else item.finding.label)
-        self._tell()
+        self._update_text()
         if item is not None:
             self._go_to(self._session, item)
 

@@ -61,21 +61,21 @@ class MaskDrawing(QObject):
 
     def _on_paint(self, event: Any = None) -> None:
         self._brush = True
-        self._tell()
+        self._update_text()
 
     def _on_view(self, event: Any = None) -> None:
         """Take note of an undo, which has no event of its own: the same slice drawn again."""
         point, self._point = self._point, self._viewer.dims.point
         if not self._drawing and point == self._point:
-            self._tell()
+            self._update_text()
 
-    def _tell(self) -> None:
+    def _update_text(self) -> None:
         self._pending = True
         # The dock may be gone before its Python half is.
         with suppress(RuntimeError):
             self.touched.emit()
 
-    def take_strokes(self, session: Session, threshold: float, *, look: bool = False) -> bool:
+    def set_strokes(self, session: Session, threshold: float, *, look: bool = False) -> bool:
         """Add to the session's strokes what a person changed; False where nothing was.
 
         Parameters
@@ -253,7 +253,7 @@ class MaskController(QObject):
         self._session = session
         if self._ready() is not None and session is not None:
             # Painted while another scan was chosen.
-            self.drawing.take_strokes(session, self._threshold, look=True)
+            self.drawing.set_strokes(session, self._threshold, look=True)
         self._timer.stop()
         self.listed_changed.emit(session)
 
@@ -351,7 +351,7 @@ class MaskController(QObject):
             self._take_strokes()
             session.listed = session.listed.decide(label, status=status, comment=comment)
             self.drawing.overlay(session)
-            self._tell(session)
+            self._update_text(session)
 
     def forget_strokes(self) -> None:
         """Go back to the mask that the scores give."""
@@ -366,12 +366,12 @@ class MaskController(QObject):
 
         It takes a while, for a worker.
         """
-        self.drawing.take_strokes(session, self._threshold, look=True)
+        self.drawing.set_strokes(session, self._threshold, look=True)
         return partial(reviewed, session, self.computed(session), session.strokes)
 
     def _take_strokes(self) -> bool:
         session = self._ready()
-        return session is not None and self.drawing.take_strokes(session, self._threshold)
+        return session is not None and self.drawing.set_strokes(session, self._threshold)
 
     def _on_touched(self) -> None:
         if self._ready() is not None:
@@ -453,9 +453,9 @@ class MaskController(QObject):
         session.listed = listed.with_marks(session.listed.marks)
         session.chosen = _same(session.chosen, session.listed)
         self.drawing.draw(session, mask)
-        self._tell(session)
+        self._update_text(session)
 
-    def _tell(self, session: Session) -> None:
+    def _update_text(self, session: Session) -> None:
         self.findings_changed.emit(list(session.listed.kept))
         self.listed_changed.emit(session)
 

@@ -19,7 +19,7 @@ from napari_spatial_ar.gui.library.weights_row import WeightsRow
 from napari_spatial_ar.gui.widgets.forms import Note, combo, folding
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Plane
-from napari_spatial_ar.normative.calibration.acquired import header_likeness
+from napari_spatial_ar.normative.calibration.acquired import header_shift
 
 __all__ = ["ModelChoice", "ModelList", "ModelPanel"]
 
@@ -77,7 +77,7 @@ class ModelChoice(QObject):
             seen = self._volume.along(header.selection.cut)
         except InputError:  # it cannot be cut so: scoring it says why
             return other, 1
-        return other, len(header_likeness(header, seen).reasons)
+        return other, len(header_shift(header, seen).reasons)
 
     @property
     def _keys(self) -> tuple[str, ...]:
@@ -126,8 +126,8 @@ class ModelList(QObject):
         self._tasks = tasks
         self.model: Any = None
         self._wanted: Any = None
-        services.model_news.renamed.connect(self._on_renamed)
-        services.model_news.changed.connect(self.refresh)
+        services.model_events.renamed.connect(self._on_renamed)
+        services.model_events.changed.connect(self.refresh)
         services.weights_news.changed.connect(self._on_index)
         box.currentIndexChanged.connect(self._on_index)
         self.refresh()
@@ -151,7 +151,7 @@ class ModelList(QObject):
             infos = services.list_models()
         except SpatialARError as error:
             infos = []
-            self._note.say(sentence(error, "Looking for models"))
+            self._note.set_text(sentence(error, "Looking for models"))
         self._box.blockSignals(True)
         self._box.clear()
         for info in infos:
@@ -175,7 +175,7 @@ class ModelList(QObject):
         info = self.info
         if info is None:
             self.model = self._wanted = None
-            self._note.say(_NONE)
+            self._note.set_text(_NONE)
             self._weights.hide()
             self.unusable.emit()
             return
@@ -186,7 +186,7 @@ class ModelList(QObject):
         """Load a model; `loaded` follows, at once where it is loaded already."""
         self._wanted = info
         self.model = None
-        self._note.say("Loading...")
+        self._note.set_text("Loading...")
         self.left.emit()
 
         def work(stop: threading.Event) -> Generator[None, None, Any]:
@@ -203,13 +203,13 @@ class ModelList(QObject):
             return
         self.model = model
         about = f"{model.modality.upper()}. Trained on {info.summary}. {model_sees(model)}"
-        self._note.say(hint or about.rstrip())
+        self._note.set_text(hint or about.rstrip())
         self._weights.mean(info.backbone, missing=bool(hint))
         self.loaded.emit(model)
 
     def _fail(self, info: Any, error: Exception) -> None:
         if info is self._wanted:
-            self._note.say(report(error, "Loading the model"))
+            self._note.set_text(report(error, "Loading the model"))
             self._weights.mean(info.backbone, missing=isinstance(error, MissingWeightsError))
             self.unusable.emit()
 

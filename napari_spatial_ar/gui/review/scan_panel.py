@@ -28,7 +28,7 @@ from napari_spatial_ar.gui import display_windows
 from napari_spatial_ar.gui.jobs import TaskHost, report
 from napari_spatial_ar.gui.layers import KEY, is_scan, kind_of, result_name, scan_behind
 from napari_spatial_ar.gui.open_scan import ScanOpener
-from napari_spatial_ar.gui.viewer import attend, plane_in_view, show_plane
+from napari_spatial_ar.gui.viewer import connect_masks, plane_in_view, show_plane
 from napari_spatial_ar.gui.widgets.forms import Note, button, combo, folding, row, select_data
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
@@ -432,14 +432,14 @@ class ScanPanel(QWidget):
         self.fold = folding("Scan", parts, key="scan", beside=beside)
         self.fold.set_summary(self.box.currentText)
         layout.addWidget(self.fold)
-        self._marks = attend(viewer)
+        self._marks = connect_masks(viewer)
         name_scans(viewer)
         self.opener = ScanOpener(viewer, tasks, self)
         self.list = ScanList(viewer, self.box)
         self.open_button.setMenu(self.opener.menu(self))
         self.cancel_button.clicked.connect(self.opener.cancel)
         # The line stays, so that what is below it stays under the cursor.
-        self.opener.said.connect(lambda text: self.note.say(text or _INVITATION))
+        self.opener.message.connect(lambda text: self.note.set_text(text or _INVITATION))
         self.opener.busy.connect(self._on_busy)
         # Of several, the first is shown; the list has the others.
         self.opener.began.connect(self.list.choose)
@@ -459,7 +459,7 @@ class ScanPanel(QWidget):
         geometry = _geometry_of(layer)
         irregular = geometry is not None and not geometry.regular
         sheared = geometry is not None and geometry.exact
-        self.warning.say((_SHEARED if sheared else _NOT_REGULAR) if irregular else "")
+        self.warning.set_text((_SHEARED if sheared else _NOT_REGULAR) if irregular else "")
         self.planes.set_geometry(geometry)
         self.window_box.set_layer(layer)
         self._marks.follow(layer)

@@ -14,17 +14,17 @@ from napari.layers import Image, Labels
 
 from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.gui import services
-from napari_spatial_ar.gui.layers import heat_layer, layer_volume, mask_layer
+from napari_spatial_ar.gui.layers import heatmap_layer, layer_volume, mask_layer
 from napari_spatial_ar.gui.viewer import shows_slices
 from napari_spatial_ar.imaging.geometry import Plane
-from napari_spatial_ar.normative.cancellation import stopping_when
+from napari_spatial_ar.normative.cancellation import cancel_when
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings import Finding, FindingsList
 from napari_spatial_ar.review.likeness import flagged_warning
 from napari_spatial_ar.review.strokes import Strokes
 from napari_spatial_ar.review.threshold_scales import ScoreCounts
 
-__all__ = ["Session", "calibrated_thresholds", "outward", "same_model", "score_steps"]
+__all__ = ["Session", "calibrated_thresholds", "from_slice_outward", "same_model", "score_steps"]
 
 # Slices are handed to the GUI this often at most: each batch costs it a redraw.
 _YIELD_SECONDS = 0.1
@@ -36,7 +36,7 @@ _FPRS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 Scored = list[tuple[int, Any]]
 
 
-def outward(count: int, start: int) -> list[int]:
+def from_slice_outward(count: int, start: int) -> list[int]:
     """Slices 0..count-1 from a slice outward."""
     return sorted(range(count), key=lambda index: (abs(index - start), index))
 
@@ -56,7 +56,7 @@ def score_steps(
     """
     batch: Scored = []
     last = 0.0
-    with stopping_when(stop.is_set), suppress(Cancelled):
+    with cancel_when(stop.is_set), suppress(Cancelled):
         for index, score in _scores(model, volume, slices):
             look(index)
             batch.append((index, score))
@@ -75,7 +75,7 @@ def _scores(model: Any, volume: Any, slices: Sequence[int]) -> Iterator[tuple[in
     """Score the first slices at once, and the rest in the fastest way there is."""
     yield from model.iter_volume(volume, slices[:_AT_ONCE])
     if len(slices) > _AT_ONCE:
-        services.settle_engine(model)
+        services.choose_engine(model)
         yield from model.iter_volume(volume, slices[_AT_ONCE:])
 
 
@@ -132,7 +132,7 @@ class Session:
         self.strokes = Strokes()
         self.rarity = ""  # of the whole scan among normal ones, as a sentence
         self.flagged = ""  # that far more of it is flagged than can be abnormal, as a sentence
-        self.said = ""  # of the scoring, last
+        self.status = ""  # of the scoring, last
         self.highest = -np.inf  # score of a voxel so far, in the model's unit
         self.typical_high = 0.0  # 99th percentile of the first slice that was scored
         self.listed = FindingsList()
@@ -196,7 +196,7 @@ class Session:
                 self.typical_high = self.typical_high or float(np.percentile(plane, 99))
         indices = [index for index, _ in batch]
         if self.any_scored:
-            self._draw_heat(indices)
+            self._draw_heatmap(indices)
         return indices
 
     def judge(self) -> None:
@@ -208,10 +208,10 @@ class Session:
             whole=bool(self.visited.all()),
         )
 
-    def ensure_heat(self) -> None:
+    def ensure_heatmap(self) -> None:
         """Draw the heatmap anew where the user deleted it."""
         if self.any_scored and self.heat not in self.viewer.layers:
-            self._draw_heat(np.flatnonzero(self.score.scored).tolist())
+            self._draw_heatmap(np.flatnonzero(self.score.scored).tolist())
 
     def show_again(self) -> None:
         """Put heatmap and mask back into the viewer, strokes of the brush included."""
@@ -219,9 +219,9 @@ class Session:
             if layer is not None and layer not in self.viewer.layers:
                 self._insert(layer)
 
-    def _draw_heat(self, indices: Collection[int]) -> None:
+    def _draw_heatmap(self, indices: Collection[int]) -> None:
         if self.heat is None or self.heat not in self.viewer.layers:
-            self.heat = heat_layer(self.layer, self.volume, self.score.nll, self.model)
+            self.heat = heatmap_layer(self.layer, self.volume, self.score.nll, self.model)
             self._drawn = None
             self._insert(self.heat)
         self._set_limits(indices)

@@ -16,25 +16,30 @@ from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
 from napari_spatial_ar.errors import Cancelled, SpatialARError
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report, sentence
 from napari_spatial_ar.gui.layers import layer_volume
-from napari_spatial_ar.gui.review.scored_layer import Session, outward, same_model, score_steps
-from napari_spatial_ar.gui.review.shelf import Shelf
+from napari_spatial_ar.gui.review.scored_layer import (
+    Session,
+    from_slice_outward,
+    same_model,
+    score_steps,
+)
+from napari_spatial_ar.gui.review.shelf import DeletedScans
 from napari_spatial_ar.gui.viewer import slice_in_view
 from napari_spatial_ar.gui.widgets.forms import Note, WarningNote, button, row, section
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Plane
-from napari_spatial_ar.normative.calibration.acquired import header_likeness
-from napari_spatial_ar.review.likeness import likeness_headline
+from napari_spatial_ar.normative.calibration.acquired import header_shift
+from napari_spatial_ar.review.likeness import shift_headline
 from napari_spatial_ar.review.p_values import p_note, p_values
 from napari_spatial_ar.review.provenance import model_window
-from napari_spatial_ar.review.worklist.scoring import KeptFirst
+from napari_spatial_ar.review.worklist.scoring import ReuseStoredScores
 from napari_spatial_ar.review.worklist.store import ScanScores
-from napari_spatial_ar.steps import until_stopped
+from napari_spatial_ar.steps import run_until_stopped
 
-__all__ = ["LikenessCheck", "ScanRarity", "ScorePanel", "Scorer"]
+__all__ = ["DomainShiftCheck", "ScanPValue", "ScorePanel", "Scorer"]
 
 
 @dataclass(frozen=True)
-class _Order:
+class _QueuedScan:
     """Slices to score, wanted in this order."""
 
     session: Session
@@ -51,8 +56,8 @@ class _Order:
 class Scorer(QObject):
     """One scan is scored at a time, others wait; results arrive slice by slice."""
 
-    #: A session has something new to say, in its `said`.
-    said = Signal(object)
+    #: The status of a session changed.
+    status_changed = Signal(object)
     #: A scan cannot be scored: why, as a sentence.
     refused = Signal(str)
     #: Slices done, slices in all.
@@ -69,9 +74,9 @@ class Scorer(QObject):
         self._viewer = viewer
         self._tasks = tasks
         self._sessions: list[Session] = []
-        self._waiting: list[_Order] = []
+        self._waiting: list[_QueuedScan] = []
         self._task: Task | None = None
-        self._at_work: Session | None = None
+        self._current: Session | None = None
         self._done = self._total = 0
         self._began = 0.0
         self._trouble = ""
@@ -88,7 +93,7 @@ class Scorer(QObject):
     def busy_with(self, session: Session | None) -> bool:
         """Whether a session is being scored or waits to be."""
         waiting = any(order.session is session for order in self._waiting)
-        return session is not None and (session is self._at_work or waiting)
+        return session is not None and (session is self._current or waiting)
 
     def score(self, layer: Any, model: Any, what: str, plane: Plane | None = None) -> None:
         """Score the slice in view (``"slice"``) or all slices that are left (``"volume"``).
@@ -105,23 +110,23 @@ class Scorer(QObject):
             return
         here = slice_in_view(self._viewer, layer, session.geometry)
         whole = what != "slice"
-        order = outward(len(session.visited), here) if whole else [here]
-        self._waiting.append(_Order(session, order, whole))
+        order = from_slice_outward(len(session.visited), here) if whole else [here]
+        self._waiting.append(_QueuedScan(session, order, whole))
         if self.running:
-            self._say(session, "This scan waits until the one before it is scored.")
+            self._update_status(session, "This scan waits until the one before it is scored.")
         else:
             self._next()
 
-    def _say(self, session: Session, text: str) -> None:
+    def _update_status(self, session: Session, text: str) -> None:
         """Say something of a session."""
-        session.said = text
-        self.said.emit(session)
+        session.status = text
+        self.status_changed.emit(session)
 
-    def told(self, session: Session | None) -> str:
+    def status_text(self, session: Session | None) -> str:
         """Tell how far the scoring of a session is (None: there is none), and what else goes on."""
-        lines = [] if session is None or not session.said else [session.said]
-        if self._at_work is not None and self._at_work is not session:
-            lines.append(f"Another scan is being scored: {self._at_work.said}")
+        lines = [] if session is None or not session.status else [session.status]
+        if self._current is not None and self._current is not session:
+            lines.append(f"Another scan is being scored: {self._current.status}")
         count = len(self._waiting)
         if count:
             lines.append(f"{count} {'scan waits' if count == 1 else 'scans wait'}.")
@@ -154,10 +159,10 @@ class Scorer(QObject):
         session = self.session_for(layer, model, plane)
         session = session or self._new_session(layer, model, plane)
         here = slice_in_view(self._viewer, layer, session.geometry)
-        new = [i for i in outward(len(session.visited), here) if not session.visited[i]]
+        new = [i for i in from_slice_outward(len(session.visited), here) if not session.visited[i]]
         order = [i for i in new if rest or kept.visited[i]]
         if order:
-            self._run(session, order, KeptFirst(model, kept))
+            self._run(session, order, ReuseStoredScores(model, kept))
         return session
 
     def _new_session(self, layer: Any, model: Any, plane: Plane | None) -> Session:
@@ -169,10 +174,10 @@ class Scorer(QObject):
     def _run(self, session: Session, order: list[int], source: Any = None) -> None:
         self._done, self._total = 0, len(order)
         self._began = time.monotonic()
-        self._at_work = session
+        self._current = session
         self._trouble = ""
         self.progressed.emit(0, self._total)
-        self._say(session, "Scoring...")
+        self._update_status(session, "Scoring...")
         task = self._tasks.start(
             lambda stop: score_steps(
                 stop, source or session.model, session.volume, order, look=session.body.plane
@@ -188,11 +193,11 @@ class Scorer(QObject):
         left = [order for order in self._waiting if order.session is not session]
         if session is not None and len(left) < len(self._waiting):
             self._waiting = left
-            self._say(session, "Taken out: this scan is not scored.")
+            self._update_status(session, "Taken out: this scan is not scored.")
         elif self._task is not None:
             self._task.stop()
-            if self._at_work is not None:
-                self._say(self._at_work, "Stopping...")
+            if self._current is not None:
+                self._update_status(self._current, "Stopping...")
 
     def stop(self) -> None:
         """Stop scoring, and let none wait."""
@@ -202,7 +207,7 @@ class Scorer(QObject):
     def drop_removed(self) -> list[Session]:
         """Forget sessions whose scan left the viewer, and stop scoring it; give them back."""
         self._waiting = [order for order in self._waiting if order.session.alive]
-        if self._at_work is not None and not self._at_work.alive:
+        if self._current is not None and not self._current.alive:
             self.cancel()
         gone = [s for s in self._sessions if not s.alive]
         self._sessions = [s for s in self._sessions if s.alive]
@@ -221,7 +226,9 @@ class Scorer(QObject):
         self.progressed.emit(self._done, self._total)
         left = (time.monotonic() - self._began) / self._done * (self._total - self._done)
         if self._task is not None and not self._task.stopped:
-            self._say(session, f"{self._done} of {self._total} slices, about {left:.0f} s left.")
+            self._update_status(
+                session, f"{self._done} of {self._total} slices, about {left:.0f} s left."
+            )
         self.scored.emit(session, indices)
 
     def _on_failed(self, error: Exception) -> None:
@@ -231,14 +238,14 @@ class Scorer(QObject):
 
     def _on_finished(self, session: Session) -> None:
         stopped = self._task is not None and self._task.stopped
-        self._task = self._at_work = None
+        self._task = self._current = None
         self._sessions = [s for s in self._sessions if s.alive]
         session.judge()
         count = int(session.visited.sum())
         note = " ".join(
             [f"{count} of {len(session.visited)} slices are scored.", *session.model.notes]
         )
-        self._say(session, self._trouble or (f"Stopped. {note}" if stopped else note))
+        self._update_status(session, self._trouble or (f"Stopped. {note}" if stopped else note))
         self.finished.emit(session)
         self._next()
 
@@ -252,8 +259,8 @@ class ScorePanel(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.shelf = Shelf()
-        self.unlike_note = WarningNote(tooltip("model.why"))
+        self.shelf = DeletedScans()
+        self.shift_note = WarningNote(tooltip("model.why"))
         self.slice_button = button("Score this slice", tooltip("score.score_this_slice"))
         self.volume_button = button("Score whole volume", tooltip("score.score_whole_volume"))
         self.progress = QProgressBar()
@@ -265,11 +272,11 @@ class ScorePanel(QWidget):
             tooltip("score.cancel"),
         )
         self.note = Note()
-        self.rarity_note = Note()
+        self.p_value_note = Note()
         parts = [
             self.shelf,
-            self.unlike_note,
-            self.rarity_note,
+            self.shift_note,
+            self.p_value_note,
             self.note,
             row(self.progress, self.cancel_button),
             row(self.slice_button, self.volume_button),
@@ -296,7 +303,7 @@ class ScorePanel(QWidget):
         self.progress.setUpdatesEnabled(True)
 
 
-class ScanRarity(QObject):
+class ScanPValue(QObject):
     """Fills in `Session.rarity`, a line for the user."""
 
     #: The session whose line is there.
@@ -329,11 +336,11 @@ class ScanRarity(QObject):
 _MOST_KEPT = 32
 
 
-class LikenessCheck(QObject):
+class DomainShiftCheck(QObject):
     """Looks at a scan once for each model and plane, and says in a note what is unlike."""
 
     #: The short sentence of the note; "" for none.
-    said = Signal(str)
+    message = Signal(str)
 
     def __init__(self, note: WarningNote, tasks: TaskHost):
         super().__init__(note)
@@ -371,14 +378,14 @@ class LikenessCheck(QObject):
             return
 
         def work(stop: threading.Event) -> Generator[None, None, Any]:
-            from napari_spatial_ar.normative.calibration.appearance import likeness_steps
+            from napari_spatial_ar.normative.calibration.appearance import domain_shift_steps
 
             yield
             # A file may be gone or weights missing: scoring says so.
             try:
                 # Known from here on, so that the first heatmap need not wait for it.
                 model_window(model, volume)
-                return (yield from until_stopped(stop, likeness_steps(model, volume)))
+                return (yield from run_until_stopped(stop, domain_shift_steps(model, volume)))
             except SpatialARError:
                 return None
 
@@ -388,11 +395,11 @@ class LikenessCheck(QObject):
 
     @property
     def likeness(self) -> Any:
-        """`Likeness` of what was asked about last, by its header alone until more is known."""
+        """`DomainShift` of what was asked about last, by its header alone until more is known."""
         return self._find(self._asked) or self._by_header
 
     def of(self, session: Session) -> Any:
-        """`Likeness` of a session's scan to its model; None where nothing is known."""
+        """`DomainShift` of a session's scan to its model; None where nothing is known."""
         asked = (session.layer, session.layer.data, session.model, session.plane)
         return self._find(asked) or _by_header(session.model, session.volume)
 
@@ -408,9 +415,9 @@ class LikenessCheck(QObject):
 
     def _show(self) -> None:
         told = [self.likeness.warning if self.likeness else "", self._flagged]
-        headline = likeness_headline(self.likeness, self._flagged)
-        self._note.say(headline, "\n".join(filter(None, told)))
-        self.said.emit(headline)
+        headline = shift_headline(self.likeness, self._flagged)
+        self._note.set_text(headline, "\n".join(filter(None, told)))
+        self.message.emit(headline)
 
     def _on_finished(self, task: Task) -> None:
         if task is self._task:
@@ -432,11 +439,11 @@ def _volume(layer: Any, plane: Plane | None) -> Any:
 
 
 def _by_header(model: Any, volume: Any) -> Any:
-    """`Likeness` by what headers say; None without a scan or a model that has a header."""
+    """`DomainShift` by what headers say; None without a scan or a model that has a header."""
     header: Any = getattr(model, "header", None)
     if volume is None or not hasattr(header, "acquired"):
         return None
-    return header_likeness(header, volume)
+    return header_shift(header, volume)
 
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:

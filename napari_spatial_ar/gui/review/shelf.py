@@ -13,30 +13,30 @@ from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.widgets.forms import Note, button, row
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 
-__all__ = ["Shelf", "Shelved"]
+__all__ = ["DeletedScan", "DeletedScans"]
 
 
 @dataclass(frozen=True, eq=False)
-class Shelved:
+class DeletedScan:
     """A deleted scan, and the sessions in which something was drawn, decided or written."""
 
     layer: Image
     sessions: tuple[Session, ...]
 
 
-class Shelf(QWidget):
+class DeletedScans(QWidget):
     """Holds deleted scans until they are brought back or discarded; hidden while there are none.
 
     napari cannot be asked not to delete a layer, and its scan, strokes and decisions are one piece
     of work: so they are kept together.
     """
 
-    #: A `Shelved` scan is wanted back in the viewer.
+    #: A `DeletedScan` scan is wanted back in the viewer.
     wanted = Signal(object)
 
     def __init__(self) -> None:
         super().__init__()
-        self.held: list[Shelved] = []
+        self.held: list[DeletedScan] = []
         self.note = Note(strong=True)
         self.back_button = button("Bring back", tooltip("shelf.bring_back"))
         self.discard_button = button("Discard", tooltip("shelf.discard"))
@@ -46,31 +46,31 @@ class Shelf(QWidget):
         layout.addLayout(row(self.back_button, self.discard_button))
         self.back_button.clicked.connect(self.bring_back)
         self.discard_button.clicked.connect(self.discard)
-        self._tell()
+        self._update_text()
 
     def put(self, sessions: Sequence[Session]) -> None:
         """Take sessions of scans that were deleted."""
         layers = dict.fromkeys(session.layer for session in sessions)
         for layer in layers:
-            self.held.append(Shelved(layer, tuple(s for s in sessions if s.layer is layer)))
-        self._tell()
+            self.held.append(DeletedScan(layer, tuple(s for s in sessions if s.layer is layer)))
+        self._update_text()
 
     def bring_back(self) -> None:
         """Give back the scan that was deleted last."""
         if self.held:
             last = self.held.pop()
-            self._tell()
+            self._update_text()
             self.wanted.emit(last)
 
     def discard(self) -> None:
         """Let the scan that was deleted last go for good."""
         if self.held:
             self.held.pop()
-            self._tell()
+            self._update_text()
 
-    def _tell(self) -> None:
+    def _update_text(self) -> None:
         self.setVisible(bool(self.held))
         if self.held:
             others = f" Before it: {len(self.held) - 1}." if len(self.held) > 1 else ""
             name = self.held[-1].layer.name
-            self.note.say(f"Deleted with strokes, decisions or comments: {name}.{others}")
+            self.note.set_text(f"Deleted with strokes, decisions or comments: {name}.{others}")

@@ -305,7 +305,7 @@ class MaskForm(QWidget):
         self.higher.setEnabled(False)
         self.set_measurable(True)
         self._recall()
-        self._tell()
+        self._update_text()
         for box in (self.smoothing, self.min_area):
             box.valueChanged.connect(self._on_change)
         for tick in (self.hysteresis, self.fill_holes, self.body_only):
@@ -350,15 +350,15 @@ class MaskForm(QWidget):
         self.changed.emit()
 
     def _on_change(self, *_: object) -> None:
-        self._tell()
+        self._update_text()
         self._remember()
         self.changed.emit()
 
     def _on_region(self) -> None:
-        self._tell()
+        self._update_text()
         self.changed.emit()
 
-    def _tell(self) -> None:
+    def _update_text(self) -> None:
         """Say on the fold how many settings are at work, so that none is forgotten there."""
         self.higher.setEnabled(self.hysteresis.isChecked())
         ticks = (self.hysteresis, self.fill_holes, self.body_only)
@@ -450,12 +450,12 @@ class ThresholdPanel(QWidget):
         self.set_measurable(True)
         self.min_size.setValue(settings.recall("min_size_mm3", 0.0))
         self.slider.valueChanged.connect(self._on_slider)
-        self.slider.refused.connect(self.refusal.say)
+        self.slider.refused.connect(self.refusal.set_text)
         self.histogram.moved.connect(self._on_line)
         self.unit_box.chosen.connect(self._on_unit)
         self.min_size.valueChanged.connect(self._on_settings)
         self.form.changed.connect(self._on_settings)
-        self.form.refused.connect(self.form.note.say)
+        self.form.refused.connect(self.form.note.set_text)
         self.highest.clicked.connect(self.highest_wanted)
         self._enable(False)
 
@@ -495,9 +495,9 @@ class ThresholdPanel(QWidget):
             self.form.set_higher(high)
         self._enable(bool(self._anchors))
         self._apply_scale()
-        self._tell()
+        self._update_text()
 
-    def take_scores(self, highest: float, typical_high: float) -> None:
+    def set_scores(self, highest: float, typical_high: float) -> None:
         """Widen the range to the scan's highest score; without calibration, start from the scan."""
         if not self._anchors and not self.slider.isEnabled():
             self._set_range(0.0, highest)
@@ -525,7 +525,7 @@ class ThresholdPanel(QWidget):
     def refuse_region(self, error: InputError) -> None:
         """Say why a drawn region cannot be used, and go back to the whole scan."""
         self.form.region.reset()
-        self.form.note.say(sentence(error, "Restricting the mask"))
+        self.form.note.set_text(sentence(error, "Restricting the mask"))
 
     def _name_unit(self, model: Any) -> None:
         unit = "model's unit" if model is None else model.unit
@@ -550,7 +550,7 @@ class ThresholdPanel(QWidget):
         self.form.set_scale(scale, suffix)
 
     def _on_unit(self) -> None:
-        self.refusal.say("")
+        self.refusal.set_text("")
         self._apply_scale()
 
     # ------------------------------------------------------------------ findings
@@ -558,39 +558,39 @@ class ThresholdPanel(QWidget):
     def show_findings(self, findings: Sequence[Finding]) -> None:
         """Tell how many regions are flagged and not rejected, and of the largest."""
         if not findings:
-            self.findings.say("Nothing is flagged at this threshold.")
+            self.findings.set_text("Nothing is flagged at this threshold.")
             return
         largest = max(findings, key=lambda finding: finding.voxels)
         ml = largest.volume_ml
         size = f"{largest.voxels} voxels" if ml is None else f"{ml:.1f} ml"
         plural = "region" if len(findings) == 1 else "regions"
-        self.findings.say(f"{len(findings)} flagged {plural}, largest {size}")
+        self.findings.set_text(f"{len(findings)} flagged {plural}, largest {size}")
 
     def clear_findings(self) -> None:
         """Forget the findings of another scan."""
-        self.findings.say("No slice is scored yet.")
+        self.findings.set_text("No slice is scored yet.")
 
     # ------------------------------------------------------------------ changes
 
-    def _tell(self) -> None:
-        self.meaning.say(meaning(self._model, self.threshold, self._anchors))
+    def _update_text(self) -> None:
+        self.meaning.set_text(meaning(self._model, self.threshold, self._anchors))
         calibration = getattr(getattr(self._model, "header", None), "calibration", None)
         if isinstance(calibration, Calibration):
             self.meaning.setToolTip(share_note(calibration, self.threshold))
         self.histogram.set_thresholds(self.threshold, self.settings.hysteresis)
 
     def _on_line(self, threshold: float) -> None:
-        self.refusal.say("")
+        self.refusal.set_text("")
         self.slider.setValue(threshold)
 
     def _on_slider(self) -> None:
-        self._tell()
+        self._update_text()
         self._saver.start(500)
         self.threshold_changed.emit(self.threshold)
 
     def _on_settings(self, *_: object) -> None:
-        self._tell()
-        self.form.note.say("")
+        self._update_text()
+        self.form.note.set_text("")
         self._saver.start(500)
         self.settings_changed.emit(self.settings)
 

@@ -31,9 +31,9 @@ from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, sentence
 from napari_spatial_ar.gui.widgets.forms import Dialog, Note, button, icon, row, section, square
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
-from napari_spatial_ar.steps import until_stopped
+from napari_spatial_ar.steps import run_until_stopped
 
-__all__ = ["ContactSheet", "FolderPanel", "SeriesTicks", "look_steps"]
+__all__ = ["ContactSheet", "FolderPanel", "SeriesTicks", "survey_steps"]
 
 _HEADINGS = ("Series", "Patient", "Kind", "Slices", "Left out")
 
@@ -128,7 +128,7 @@ class SeriesTicks(Dialog):
 
     def _on_changed(self, *_: object) -> None:
         left = self._summary.without(self.excluded)
-        self.count.say(" ".join([left.lines()[0], left.promise()]).strip())
+        self.count.set_text(" ".join([left.lines()[0], left.promise()]).strip())
         self.buttons.button(QDialogButtonBox.StandardButton.Ok).setEnabled(bool(left.used))
 
 
@@ -144,12 +144,12 @@ _OF_THE_SPLIT = ("seed", "valid_fraction", "calibration_fraction")
 _COLUMNS, _ROWS = 4, 2
 
 
-def look_steps(
+def survey_steps(
     stop: threading.Event, folders: Sequence[str], asked: dict[str, Any]
 ) -> Generator[Any, None, DataSummary | None]:
     """Look through folders, yielding at most ten times a second; None where ``stop`` was set."""
     split = {key: asked.pop(key) for key in _OF_THE_SPLIT if key in asked}
-    found = yield from until_stopped(stop, survey(folders, **asked))
+    found = yield from run_until_stopped(stop, survey(folders, **asked))
     chosen = {"selection": asked["selection"]} if "selection" in asked else {}
     return None if found is None else DataSummary(found, **chosen, **split)
 
@@ -195,7 +195,7 @@ class FolderPanel(QWidget):
     #: Other folders.
     changed = Signal()
     #: The folders are to be looked through: whoever knows the settings calls `look`.
-    look_wanted = Signal()
+    survey_requested = Signal()
     #: The summary is another, or there is none any more.
     summarised = Signal()
 
@@ -211,7 +211,7 @@ class FolderPanel(QWidget):
         self.folder.setPlaceholderText("Folders of normal scans")
         self.folder.setToolTip(tooltip("normals.folder"))
         self.choose_button = button("Choose...", tooltip("normals.choose"))
-        self.look_button = button("Look through", tooltip("normals.look_through"))
+        self.survey_button = button("Look through", tooltip("normals.look_through"))
         self.series_button = button("Series...", tooltip("normals.series"))
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
@@ -222,17 +222,17 @@ class FolderPanel(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [
             row(self.folder, self.choose_button),
-            row(self.look_button, self.series_button),
+            row(self.survey_button, self.series_button),
             self.bar,
             self.note,
             self.sheet,
         ]
         layout.addWidget(section("Normal scans", parts))
         self.choose_button.clicked.connect(self._choose)
-        self.look_button.clicked.connect(self._on_look_button)
+        self.survey_button.clicked.connect(self._on_look_button)
         self.series_button.clicked.connect(self.choose_series)
         self.folder.textChanged.connect(self._on_text)
-        self.folder.returnPressed.connect(self.look_wanted)
+        self.folder.returnPressed.connect(self.survey_requested)
         self._show()
 
     @property
@@ -251,7 +251,7 @@ class FolderPanel(QWidget):
         """Take other folders, without some of their series, and ask for a look through them."""
         self.folder.setText(_BETWEEN.join(folders))
         self.excluded = frozenset(excluded)
-        self.look_wanted.emit()
+        self.survey_requested.emit()
 
     def checked_folders(self) -> list[str]:
         """Return the folders, of which there is one at least, and remember them.
@@ -281,16 +281,16 @@ class FolderPanel(QWidget):
     def _on_text(self) -> None:
         self.stop()
         self.summary, self.excluded = None, frozenset()
-        self.note.say("")
+        self.note.set_text("")
         self._show()
         self.changed.emit()
 
     def _on_look_button(self) -> None:
         if self.looking:
             self.stop()
-            self.note.say("Stopped.")
+            self.note.set_text("Stopped.")
         else:
-            self.look_wanted.emit()
+            self.survey_requested.emit()
 
     def look(self, asked: dict[str, Any]) -> None:
         """Look through the folders with a modality, a window and a seed.
@@ -304,18 +304,18 @@ class FolderPanel(QWidget):
         folders = self.checked_folders()
         self.summary = None
         self.bar.setRange(0, 0)
-        self.note.say("Looking through the files...")
-        task = self._tasks.start(lambda stop: look_steps(stop, folders, asked))
+        self.note.set_text("Looking through the files...")
+        task = self._tasks.start(lambda stop: survey_steps(stop, folders, asked))
         task.progressed.connect(lambda step: self._on_step(task, step))
         task.returned.connect(lambda summary: self._on_summary(task, summary))
         task.failed.connect(lambda error: self._on_failed(task, error))
         self._task = task
         self._show()
 
-    def look_again(self) -> None:
+    def survey_again(self) -> None:
         """Look once more where something that was asked for has changed."""
         if self.looking or self.summary is not None:
-            self.look_wanted.emit()
+            self.survey_requested.emit()
 
     def stop(self) -> None:
         """Stop looking."""
@@ -329,7 +329,7 @@ class FolderPanel(QWidget):
             self.bar.setRange(0, step.total)
             self.bar.setValue(step.done)
             if step.total:
-                self.note.say(f"Looking through the files: {step.done} of {step.total}")
+                self.note.set_text(f"Looking through the files: {step.done} of {step.total}")
 
     def _on_summary(self, task: Task, summary: DataSummary | None) -> None:
         if task is self._task:
@@ -341,15 +341,15 @@ class FolderPanel(QWidget):
         if task is self._task:
             self._task = None
             self._show()
-            self.note.say(sentence(error, "Looking through the folder"))
+            self.note.set_text(sentence(error, "Looking through the folder"))
 
     def _show(self) -> None:
-        self.look_button.setText("Stop" if self.looking else "Look through")
+        self.survey_button.setText("Stop" if self.looking else "Look through")
         self.bar.setVisible(self.looking)
         self.series_button.setEnabled(self.summary is not None)
         self.sheet.show_series(self.summary)
         if self.summary is not None:
-            self.note.say("\n".join(self.summary.lines()))
+            self.note.set_text("\n".join(self.summary.lines()))
         self.summarised.emit()
 
     # ------------------------------------------------------------------ slices and series
@@ -357,7 +357,7 @@ class FolderPanel(QWidget):
     def choose(self, selection: Selection, calibration_fraction: float) -> None:
         """Use other slices of those that were found; look again where that is going on."""
         if self.looking:
-            self.look_again()
+            self.survey_again()
         elif self.summary is not None:
             self.summary = self.summary.choosing(selection, calibration_fraction)
             self._show()
@@ -366,7 +366,7 @@ class FolderPanel(QWidget):
         """Take these series out, and no others."""
         self.excluded = keys
         if self.summary is None:
-            self.note.say(f"Scans taken out by you: {len(keys)}.")
+            self.note.set_text(f"Scans taken out by you: {len(keys)}.")
         else:
             self.summary = self.summary.without(keys)
             self._show()

@@ -27,7 +27,7 @@ from napari_spatial_ar.gui.widgets.forms import Note, button, row, section
 from napari_spatial_ar.gui.widgets.plots import LossPlot
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.normative.fitting.config import FitConfig
-from napari_spatial_ar.steps import until_stopped
+from napari_spatial_ar.steps import run_until_stopped
 
 __all__ = ["StepText", "TrainingDock", "UnfinishedFit", "stage_and_epoch"]
 
@@ -40,7 +40,7 @@ _STAGES = {
 
 
 def stage_and_epoch(step: Any) -> tuple[str, int]:
-    """Tell steps apart that the user shall see at once; for `until_stopped`."""
+    """Tell steps apart that the user shall see at once; for `run_until_stopped`."""
     return step.stage, step.epoch
 
 
@@ -67,17 +67,17 @@ class StepText:
 
     def _more(self, step: Any) -> list[str]:
         # Not before: it imports torch.
-        from napari_spatial_ar.normative.fitting.plan import spoken
+        from napari_spatial_ar.normative.fitting.plan import format_duration
 
         more = []
         if step.seconds_left is not None:
-            more.append(f"about {spoken(step.seconds_left)} left in all")
+            more.append(f"about {format_duration(step.seconds_left)} left in all")
         else:
             began, first = self._began
             done, seconds = step.done - first, time.monotonic() - began
             if done >= 1 and seconds >= 1:
                 left = seconds / done * (step.total - step.done)
-                more.append(f"about {spoken(left)} left of this")
+                more.append(f"about {format_duration(left)} left of this")
         if step.images_per_second:
             more.append(f"{step.images_per_second:.3g} images a second")
         if step.best_epoch >= 0:
@@ -94,7 +94,7 @@ class UnfinishedFit(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.note = Note()
-        self.go_on_button = button(
+        self.resume_button = button(
             "Go on with the unfinished fit",
             tooltip("fit.go_on_with_the_unfinished_fit"),
         )
@@ -103,7 +103,7 @@ class UnfinishedFit(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(5)
         layout.addWidget(self.note)
-        layout.addLayout(row(self.go_on_button, self.discard_button))
+        layout.addLayout(row(self.resume_button, self.discard_button))
         self.discard_button.clicked.connect(self.forget)
         self._show([path.stem for path in self._files()])
 
@@ -114,7 +114,7 @@ class UnfinishedFit(QWidget):
     def _show(self, names: list[str]) -> None:
         #: Name of the model that was to be made; "" where no fit is offered.
         self.name = next(iter(names), "")
-        self.note.say(f"The fit of {self.name} was not finished." if names else "")
+        self.note.set_text(f"The fit of {self.name} was not finished." if names else "")
         self.setVisible(bool(names))
 
     def take_up(self, form: Any) -> bool:
@@ -122,7 +122,7 @@ class UnfinishedFit(QWidget):
         try:
             form.set_recipe(services.read_recipe(services.unfinished_dir() / f"{self.name}.toml"))
         except SpatialARError as error:
-            self.note.say(report(error, "Going on"))
+            self.note.set_text(report(error, "Going on"))
             return False
         form.name.setText(self.name)
         return True
@@ -172,7 +172,7 @@ class TrainingDock(DockPage):
         self.estimate_button = button("How long?", tooltip("fit.how_long"))
         self.pause_button = button("Pause", tooltip("fit.pause"))
         self.cancel_button = button("Cancel", tooltip("fit.cancel"))
-        self.suspects_button = button(
+        self.outliers_button = button(
             "Most surprising training scans...",
             tooltip("fit.most_surprising_training_scans"),
         )
@@ -186,7 +186,7 @@ class TrainingDock(DockPage):
             self.start_button, self.estimate_button, self.pause_button, self.cancel_button
         )
         self.library_button = LibraryButton("Models...")
-        after = row(self.suspects_button, self.library_button)
+        after = row(self.outliers_button, self.library_button)
         fit = [self.unfinished, buttons, self.progress, self.note, after]
         self.loss = section("Loss (nats per dimension)", [self.plot])
         self.lay_out([self.form, self.loss], stretch=1, foot=section("Fit", fit))
@@ -195,8 +195,8 @@ class TrainingDock(DockPage):
         self.estimate_button.clicked.connect(self.estimate)
         self.pause_button.clicked.connect(self.pause_or_go_on)
         self.cancel_button.clicked.connect(self.cancel)
-        self.unfinished.go_on_button.clicked.connect(self.go_on_with_unfinished)
-        self.suspects_button.clicked.connect(self.look_at_suspects)
+        self.unfinished.resume_button.clicked.connect(self.resume_unfinished)
+        self.outliers_button.clicked.connect(self.show_outliers)
         self.form.method.changed.connect(self._on_method)
         self.form.normals.changed.connect(self._enable)
         self._on_method()
@@ -213,7 +213,7 @@ class TrainingDock(DockPage):
         return self.running and not self._go.is_set()
 
     def _on_method(self) -> None:
-        self.loss.setVisible(self.form.method.method.tells_losses)
+        self.loss.setVisible(self.form.method.method.reports_losses)
 
     def _enable(self) -> None:
         self.form.setEnabled(not self.running)
@@ -223,7 +223,7 @@ class TrainingDock(DockPage):
         self.pause_button.setText("Go on" if self.paused else "Pause")
         self.cancel_button.setEnabled(self.running)
         fitted = self._fitted is not None and self._fitted[1] == self.form.normals.folders
-        self.suspects_button.setEnabled(fitted and not self.running)
+        self.outliers_button.setEnabled(fitted and not self.running)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Accept a folder."""
@@ -242,7 +242,7 @@ class TrainingDock(DockPage):
         try:
             config = self.form.config()
         except SpatialARError as error:
-            self.note.say(report(error, "Training"))
+            self.note.set_text(report(error, "Training"))
             return
         target = self.form.target
         overwrite = os.path.exists(target / "model.safetensors")
@@ -261,8 +261,10 @@ class TrainingDock(DockPage):
         self._go = go = threading.Event()
         go.set()
         self.progress.setRange(0, 0)
-        self.note.say("Starting...")
-        task = self.tasks.start(partial(until_stopped, steps=steps, go=go, news=stage_and_epoch))
+        self.note.set_text("Starting...")
+        task = self.tasks.start(
+            partial(run_until_stopped, steps=steps, go=go, news=stage_and_epoch)
+        )
         task.progressed.connect(self._on_step)
         task.returned.connect(then)
         task.failed.connect(self._on_failed)
@@ -277,14 +279,14 @@ class TrainingDock(DockPage):
         try:
             config = self.form.config()
         except SpatialARError as error:
-            self.note.say(report(error, "The estimate"))
+            self.note.set_text(report(error, "The estimate"))
             return
         self._run(services.estimate_steps(config, out=self.form.target), self._on_estimate)
 
     def _on_estimate(self, found: str | None) -> None:
-        self.note.say(found or "Stopped.")
+        self.note.set_text(found or "Stopped.")
 
-    def go_on_with_unfinished(self) -> None:
+    def resume_unfinished(self) -> None:
         """Start the fit that an earlier session did not finish."""
         if self.unfinished.take_up(self.form):
             self.start()
@@ -294,10 +296,10 @@ class TrainingDock(DockPage):
         if self.paused:
             self._text.restart()
             self._go.set()
-            self.note.say("Going on...")
+            self.note.set_text("Going on...")
         elif self.running:
             self._go.clear()
-            self.note.say(_PAUSED)
+            self.note.set_text(_PAUSED)
         self._enable()
 
     def _may_overwrite(self, name: str) -> bool:
@@ -310,7 +312,7 @@ class TrainingDock(DockPage):
         """Stop after the step at hand."""
         if self._task is not None:
             self._task.stop()
-            self.note.say("Stopping...")
+            self.note.set_text("Stopping...")
 
     def _on_step(self, step: Any) -> None:
         self.progress.setRange(0, step.total)
@@ -319,31 +321,31 @@ class TrainingDock(DockPage):
             self.plot.show_losses(step.train_nll, step.valid_nll, step.best_epoch, step.epochs)
         if self._task is None or self._task.stopped or self.paused:
             return
-        self.note.say(self._text(step))
+        self.note.set_text(self._text(step))
 
     def _on_model(self, model: Path | None) -> None:
         if model is None:
-            self.note.say(_STOPPED)
+            self.note.set_text(_STOPPED)
             return
         self.unfinished.forget()
         self._fitted = self._fitting
-        self.note.say(f"The model {model.name} is ready in the Review dock.")
+        self.note.set_text(f"The model {model.name} is ready in the Review dock.")
         show_info(f"The model {model.name} is ready.")
-        services.model_news.changed.emit()
+        services.model_events.changed.emit()
 
-    def look_at_suspects(self) -> None:
+    def show_outliers(self) -> None:
         """Find the scans of the last fit that are least like the others, and show them."""
         if self._fitted is not None and not self.running:
-            self._run(services.suspect_steps(*self._fitted), self._on_suspects)
+            self._run(services.outlier_steps(*self._fitted), self._on_outliers)
 
-    def _on_suspects(self, suspects: Any) -> None:
-        self.note.say("" if suspects else "Stopped.")
+    def _on_outliers(self, suspects: Any) -> None:
+        self.note.set_text("" if suspects else "Stopped.")
         if suspects is None:
             return
         # Not before: it imports torch.
-        from napari_spatial_ar.gui.training.outliers_dialog import SuspectsDialog
+        from napari_spatial_ar.gui.training.outliers_dialog import OutliersDialog
 
-        self.dialog = SuspectsDialog(suspects, self.window())
+        self.dialog = OutliersDialog(suspects, self.window())
         self.dialog.accepted.connect(self._fit_without)
         self.dialog.finished.connect(self.dialog.deleteLater)
         self.dialog.open()
@@ -355,9 +357,9 @@ class TrainingDock(DockPage):
 
     def _on_failed(self, error: Exception) -> None:
         if isinstance(error, Cancelled):
-            self.note.say(_STOPPED)
+            self.note.set_text(_STOPPED)
         else:
-            self.note.say(report(error, "Training"))
+            self.note.set_text(report(error, "Training"))
 
     def _on_finished(self) -> None:
         self._task = None

@@ -71,7 +71,7 @@ class RecipeRow(QWidget):
         """Keep settings that the form has no field for, and show them."""
         self.others = others
         said = ", ".join(f"{name.replace('_', ' ')} {_said(v)}" for name, v in others.items())
-        self.note.say(f"From the recipe: {said}" if said else "")
+        self.note.set_text(f"From the recipe: {said}" if said else "")
         self.drop_button.setVisible(bool(others))
 
     def drop(self) -> None:
@@ -291,14 +291,14 @@ class TrainingForm(QWidget):
         self.method.changed.connect(self._suggest_name)
         self.name.textEdited.connect(self._on_name)
         self.normals.changed.connect(self.changed)
-        self.normals.look_wanted.connect(self._look)
+        self.normals.survey_requested.connect(self._look)
         self.normals.summarised.connect(self._on_summary)
-        self.selection.plane_changed.connect(self.normals.look_again)
+        self.selection.plane_changed.connect(self.normals.survey_again)
         self.selection.changed.connect(self._on_selection)
-        self.window.box.currentIndexChanged.connect(self.normals.look_again)
+        self.window.box.currentIndexChanged.connect(self.normals.survey_again)
         for spin in (self.window.low, self.window.high, self.seed):
-            spin.editingFinished.connect(self.normals.look_again)
-        self.recipes.drop_button.clicked.connect(self.normals.look_again)
+            spin.editingFinished.connect(self.normals.survey_again)
+        self.recipes.drop_button.clicked.connect(self.normals.survey_again)
         self._on_backbone()
 
     @staticmethod
@@ -338,7 +338,7 @@ class TrainingForm(QWidget):
                 }
             )
         except InputError as error:
-            self.normals.note.say(str(error))
+            self.normals.note.set_text(str(error))
 
     def _on_selection(self) -> None:
         chosen = self.selection
@@ -354,7 +354,7 @@ class TrainingForm(QWidget):
 
     def _on_modality(self) -> None:
         self.window.set_modality(self.modality.currentData())
-        self.normals.look_again()
+        self.normals.survey_again()
         self._suggest_name()
 
     def _on_weights(self, *_: object) -> None:
@@ -367,7 +367,7 @@ class TrainingForm(QWidget):
     def _on_backbone(self) -> None:
         name = self.backbone.currentData() or ""
         hint = services.weights_hint(name)
-        self.backbone_note.say(hint or services.default_note(name))
+        self.backbone_note.set_text(hint or services.default_note(name))
         # There are others to be got where this one is here.
         self.weights.mean(name if hint else "")
         self._suggest_name()

@@ -164,7 +164,7 @@ class MethodForm(QWidget):
         method = self.method
         for name, page in self.pages.items():
             page.setVisible(name == method.name)
-        self.note.say(f"Measures {method.summary}, in {method.unit}. Cost: {method.cost}.")
+        self.note.set_text(f"Measures {method.summary}, in {method.unit}. Cost: {method.cost}.")
         self.note.setToolTip(tooltip("training.method.chosen", reference=method.reference))
         self.changed.emit()
 

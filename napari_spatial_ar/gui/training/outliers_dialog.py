@@ -18,16 +18,16 @@ from napari_spatial_ar.datasets.thumbnails import THUMBNAIL_SIZE
 from napari_spatial_ar.gui.widgets.forms import Dialog, Note, coloured, icon, research_line
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import slice_number
-from napari_spatial_ar.normative.fitting.outliers import UNIT, Suspects
+from napari_spatial_ar.normative.fitting.outliers import UNIT, Outliers
 from napari_spatial_ar.review.outliers import heat_range, slice_and_heat
 
-__all__ = ["SuspectsDialog"]
+__all__ = ["OutliersDialog"]
 
 _HEADINGS = ("Scan", "Score", "Patient", "Slice", "Slices")
 _LARGE = 300
 
 
-class SuspectsDialog(Dialog):
+class OutliersDialog(Dialog):
     """Lists scans with pictures, the most surprising first; `excluded` tells which are ticked.
 
     Parameters
@@ -38,7 +38,7 @@ class SuspectsDialog(Dialog):
         The window it belongs to.
     """
 
-    def __init__(self, suspects: Suspects, parent: QWidget | None = None):
+    def __init__(self, suspects: Outliers, parent: QWidget | None = None):
         super().__init__(parent)
         self.setWindowTitle("Most surprising training scans")
         self.resize(1180, 560)

@@ -15,7 +15,7 @@ from superqt import QRangeSlider
 from napari_spatial_ar.datasets.selection import AS_ACQUIRED, Selection
 from napari_spatial_ar.datasets.slices import SliceRef, iter_slices
 from napari_spatial_ar.datasets.summary import DataSummary
-from napari_spatial_ar.datasets.thumbnails import shrunk
+from napari_spatial_ar.datasets.thumbnails import downscale
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost
@@ -58,7 +58,7 @@ def _draw(
     for _, image, ends in iter_slices(refs, window):
         if stop.is_set():
             break
-        drawn.append(shrunk(apply_window(image, *ends), size))
+        drawn.append(downscale(apply_window(image, *ends), size))
         yield
     return refs, drawn
 
@@ -203,10 +203,10 @@ class SelectionForm(QWidget):
         refs, size = ((), (1.0, 1.0)) if summary is None else _ends(summary)
         self._asked = refs, size, window
         if summary is None:
-            self.count.say("")
+            self.count.set_text("")
         else:
             out = summary.left_out
-            self.count.say(
+            self.count.set_text(
                 f"{summary.total.slices} slices used; left out: {out.get('range', 0)} outside the "
                 f"range, {out.get('empty', 0)} with little body"
             )

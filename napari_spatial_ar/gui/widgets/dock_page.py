@@ -12,7 +12,7 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QDockWidget, QFrame, QMainWindow, QScrollArea, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui.viewer import viewer_itself
-from napari_spatial_ar.gui.widgets.forms import WheelGuard, research_line
+from napari_spatial_ar.gui.widgets.forms import NoWheel, research_line
 
 __all__ = ["DockPage"]
 
@@ -78,7 +78,7 @@ class DockPage(QWidget, metaclass=_OneAViewer):
         self._closing.setSingleShot(True)
         self._closing.timeout.connect(self._on_closed)
         self.setStyleSheet(_FOCUS_STYLE)
-        self._guard = WheelGuard(self)
+        self._guard = NoWheel(self)
 
     def lay_out(
         self,

@@ -42,9 +42,9 @@ __all__ = [
     "Combo",
     "Dialog",
     "Fold",
+    "NoWheel",
     "Note",
     "WarningNote",
-    "WheelGuard",
     "button",
     "coloured",
     "combo",
@@ -67,7 +67,7 @@ _CHANGED_BY_WHEEL = (QComboBox, QAbstractSpinBox, QSlider, QDial, QTabBar)
 _NEW = (QEvent.Type.ChildAdded, QEvent.Type.ChildPolished)
 
 
-class WheelGuard(QObject):
+class NoWheel(QObject):
     """Hands the wheel over a combo box, spin box or slider on to what scrolls behind it.
 
     A reader who scrolls a dock would otherwise change the model, the plane or the threshold under
@@ -132,7 +132,7 @@ class Note(QLabel):
             self.setStyleSheet("color: palette(mid-light); font-size: 11px;")
         self.setVisible(bool(text))
 
-    def say(self, text: str) -> None:
+    def set_text(self, text: str) -> None:
         """Show a text; hide on ""."""
         self.setText(text)
         self.setVisible(bool(text))
@@ -290,7 +290,7 @@ class Dialog(QDialog):
 
     def __init__(self, parent: QWidget | None = None):
         super().__init__(parent)
-        WheelGuard(self)
+        NoWheel(self)
 
 
 def square(picture: npt.NDArray[np.uint8] | None = None) -> QPixmap:
@@ -337,7 +337,7 @@ class _Heading(QPushButton):
         super().__init__()
         self._text = ""
 
-    def say(self, text: str) -> None:
+    def set_text(self, text: str) -> None:
         """Show a text, in which an ampersand is one."""
         self._text = text
         self._shorten()
@@ -450,7 +450,7 @@ class Fold(QWidget):
         on = self.isExpanded()
         summary = self._summary() if self._summary is not None and not on else ""
         told = f"{self._title}: {summary}" if summary else self._title
-        self.heading.say(f"{'▾' if on else '▸'} {told}")
+        self.heading.set_text(f"{'▾' if on else '▸'} {told}")
         self._content.setVisible(on)
 
 
@@ -503,13 +503,13 @@ class WarningNote(QFrame):
         layout.addLayout(top)
         layout.addWidget(self.reasons)
         self.why.toggled.connect(self._on_toggled)
-        self.say("", "")
+        self.set_text("", "")
 
     def text(self) -> str:
         """Return the short sentence; "" for none."""
         return str(self.line.text())
 
-    def say(self, text: str, reasons: str) -> None:
+    def set_text(self, text: str, reasons: str) -> None:
         """Show a warning; hide on "".
 
         Parameters
@@ -521,7 +521,7 @@ class WarningNote(QFrame):
         """
         if reasons != self.reasons.text():
             self.why.setChecked(False)
-        self.line.say(f"\u26a0 {text}" if text else "")
+        self.line.set_text(f"\u26a0 {text}" if text else "")
         self.reasons.setText(reasons)
         self._on_toggled(self.why.isChecked())
         self.setVisible(bool(text))

@@ -19,10 +19,10 @@ from napari_spatial_ar.gui.open_scan import Loaded, Warned
 from napari_spatial_ar.gui.review.context import ReviewContext
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.widgets.forms import select_data
-from napari_spatial_ar.gui.worklist.listing import told_in_row
-from napari_spatial_ar.gui.worklist.runner import Kept, WorklistRunner, open_steps, save_steps
+from napari_spatial_ar.gui.worklist.listing import row_message
+from napari_spatial_ar.gui.worklist.runner import StoredScan, WorklistRunner, open_steps, save_steps
 from napari_spatial_ar.gui.worklist.table import WorklistModel
-from napari_spatial_ar.review.report.data import told_in_report
+from napari_spatial_ar.review.report.data import report_message
 from napari_spatial_ar.review.worklist.entries import Reading, Summary, toggled
 from napari_spatial_ar.review.worklist.store import Marks, ScanScores, WorklistStore, model_key
 
@@ -64,7 +64,7 @@ class Opened:
     hold: ExitStack = field(default_factory=ExitStack, repr=False)
 
 
-def _let_go(opened: list[Opened], *_: object) -> None:
+def _release_all(opened: list[Opened], *_: object) -> None:
     """Let other windows have the scans."""
     for one in opened:
         one.hold.close()
@@ -91,7 +91,7 @@ class WorklistController(QObject):
     """
 
     #: A line for the user.
-    said = Signal(str)
+    message = Signal(str)
     #: Key of the scan that is in the viewer now.
     shown = Signal(str)
 
@@ -115,8 +115,8 @@ class WorklistController(QObject):
         self._task: Task | None = None
         self._wanted = ""
         self._hold = ExitStack()
-        self._next: tuple[Opened, Kept] | None = None
-        self.destroyed.connect(partial(_let_go, self.opened))
+        self._next: tuple[Opened, StoredScan] | None = None
+        self.destroyed.connect(partial(_release_all, self.opened))
         dock.scorer.scored.connect(self._on_scored)
         dock.scorer.finished.connect(self._on_finished)
         dock.masks.findings_changed.connect(self._on_findings)
@@ -197,7 +197,7 @@ class WorklistController(QObject):
         try:
             return save(*arguments)
         except SpatialARError as error:
-            self.said.emit(report(error, "Keeping what was done"))
+            self.message.emit(report(error, "Keeping what was done"))
             return None
 
     # ------------------------------------------------------------------ scores
@@ -288,10 +288,10 @@ class WorklistController(QObject):
         """Show a scan: its heatmap and mask at once where it is scored, else it is scored now."""
         entry = self._rows.entry(key)
         if entry is None or key not in self._rows.scans:
-            self.said.emit("" if entry is None else entry.trouble)
+            self.message.emit("" if entry is None else entry.trouble)
             return
         self.stop()
-        self.said.emit(f"Opening {entry.label}...")
+        self.message.emit(f"Opening {entry.label}...")
         known = self.find(key)
         if known is not None:
             self._show(known)
@@ -379,22 +379,22 @@ class WorklistController(QObject):
         if task is not self._task:
             return
         self._task = None
-        self.said.emit(report(error, "Opening the scan"))
+        self.message.emit(report(error, "Opening the scan"))
         if self.find(key) is None:
             self._hold.close()
             self._runner.plan.release(key)
             entry = self._rows.entry(key)
             elsewhere = isinstance(error, InUseError)
             if entry is not None and entry.state != "scored" and not elsewhere:
-                self._rows.put(entry.failed(told_in_row(error), told_in_report(error)))
-                self.keep_failure(key, told_in_report(error))
+                self._rows.put(entry.failed(row_message(error), report_message(error)))
+                self.keep_failure(key, report_message(error))
         self._yield_to_viewer()
 
-    def _on_returned(self, task: Task, key: str, model: Any, kept: Kept | None) -> None:
+    def _on_returned(self, task: Task, key: str, model: Any, kept: StoredScan | None) -> None:
         if task is not self._task:
             return
         self._task = None
-        self.said.emit("")
+        self.message.emit("")
         opened = self.find(key)
         if opened is not None and model is not self._dock.models.model:
             self._start(key, read=False)  # another one was chosen meanwhile
@@ -421,7 +421,7 @@ class WorklistController(QObject):
             self._bring_back(opened, kept)
         self._yield_to_viewer()
 
-    def _bring_back(self, opened: Opened, kept: Kept) -> None:
+    def _bring_back(self, opened: Opened, kept: StoredScan) -> None:
         """Show what is kept, and where the list is being scored, score what is left."""
         dock, scores = self._dock, kept.scores
         model = dock.models.model
@@ -435,7 +435,7 @@ class WorklistController(QObject):
         try:
             session = dock.scorer.restore(opened.layer, model, model.plane, scores, rest=rest)
         except SpatialARError as error:
-            self.said.emit(report(error, "Opening the scan"))
+            self.message.emit(report(error, "Opening the scan"))
             return
         if not session.listed.marks and not session.strokes:
             session.listed = session.listed.with_marks(kept.marks.marks)

@@ -13,11 +13,11 @@ from napari_spatial_ar.gui.jobs import sentence
 from napari_spatial_ar.gui.open_scan import columns
 from napari_spatial_ar.imaging.reading import Found, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.review.report.data import told_in_report
+from napari_spatial_ar.review.report.data import report_message
 from napari_spatial_ar.review.worklist.entries import Entry, Summary
 from napari_spatial_ar.review.worklist.store import WorklistStore, model_key, scan_key
 
-__all__ = ["Listed", "list_steps", "record_steps", "thumbnail_steps", "told_in_row"]
+__all__ = ["Listed", "list_steps", "record_steps", "row_message", "thumbnail_steps"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Listed:
     scan: Scan | None
 
 
-def told_in_row(error: Exception) -> str:
+def row_message(error: Exception) -> str:
     """One sentence for the row of a scan: as `sentence`, without the folders that lead to it."""
     if not isinstance(error, SpatialARError) or error.path is None:
         return sentence(error, "Scoring")
@@ -80,7 +80,7 @@ def list_steps(
     for number, trouble in enumerate(errors, start=1):
         name = trouble.path.name if trouble.path is not None else ""
         entry = Entry(f"!{number}", "Not read", name)
-        yield Listed(entry.failed(told_in_row(trouble), told_in_report(trouble)), None)
+        yield Listed(entry.failed(row_message(trouble), report_message(trouble)), None)
     return len(scans) - len(wanted)
 
 

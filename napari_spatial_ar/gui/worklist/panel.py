@@ -19,7 +19,7 @@ from napari_spatial_ar.gui.jobs import Task, TaskHost, report
 from napari_spatial_ar.gui.open_scan import ask_for_scan, dropped_paths
 from napari_spatial_ar.gui.review.context import ReviewContext
 from napari_spatial_ar.gui.review.export_panel import ReportMaker, ask_for_report
-from napari_spatial_ar.gui.widgets.forms import Note, WheelGuard, button, row
+from napari_spatial_ar.gui.widgets.forms import Note, NoWheel, button, row
 from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.gui.worklist.controller import WorklistController
 from napari_spatial_ar.gui.worklist.listing import Listed, list_steps, thumbnail_steps
@@ -33,7 +33,7 @@ from napari_spatial_ar.review.report.html import folder_page
 from napari_spatial_ar.review.worklist.entries import Entry, next_unread, overview
 from napari_spatial_ar.review.worklist.scoring import MaskRule
 from napari_spatial_ar.review.worklist.store import WorklistStore
-from napari_spatial_ar.steps import mapped, until_stopped
+from napari_spatial_ar.steps import mapped, run_until_stopped
 
 __all__ = [
     "KEYS",
@@ -63,7 +63,7 @@ class FolderLister(QObject):
     """
 
     #: A line for the user.
-    said = Signal(str)
+    message = Signal(str)
     #: Every scan is listed.
     listed = Signal()
 
@@ -78,7 +78,7 @@ class FolderLister(QObject):
         """Whether scans are being looked for."""
         return self._task is not None
 
-    def look_in(self, paths: Sequence[str], found: Found | None = None) -> None:
+    def list_folder(self, paths: Sequence[str], found: Found | None = None) -> None:
         """List what is in files and folders, in place of what was listed before."""
         first = Path(paths[0])
         settings.remember_folder("open", first if os.path.isdir(first) else first.parent)
@@ -103,7 +103,7 @@ class FolderLister(QObject):
         if isinstance(step, Listed):
             self._rows.add(step.entry, step.scan)
         else:
-            self.said.emit(step)
+            self.message.emit(step)
 
     def _take_picture(self, made: Any) -> None:
         self._rows.put_picture(*made)
@@ -112,13 +112,13 @@ class FolderLister(QObject):
         if task is self._task:
             self._task = None
             more = f"{passed_over} localizers and derived series are left out."
-            self.said.emit(more if passed_over else "")
+            self.message.emit(more if passed_over else "")
             self.listed.emit()
 
     def _on_failed(self, task: Task, error: Exception) -> None:
         if task is self._task:
             self._task = None
-            self.said.emit(report(error, "Looking for scans"))
+            self.message.emit(report(error, "Looking for scans"))
 
 
 class FolderReporter(ReportMaker):
@@ -186,7 +186,7 @@ def _page_steps(
     stop: threading.Event, steps: Generator[int, None, FolderReport], scans: int
 ) -> Generator[str, None, str | None]:
     told = mapped(steps, lambda done: f"Report: {done} of {scans} scans...")
-    made = yield from until_stopped(stop, told, news=str)
+    made = yield from run_until_stopped(stop, told, news=str)
     return None if made is None else folder_page(made)
 
 
@@ -265,7 +265,7 @@ class WorklistPanel(QWidget):
         layout.setContentsMargins(8, 4, 8, 4)
         layout.addLayout(top)
         layout.addWidget(self.table, 1)
-        WheelGuard(self)
+        NoWheel(self)
         self.setAcceptDrops(True)
 
     def _connect(self) -> None:
@@ -283,8 +283,8 @@ class WorklistPanel(QWidget):
         self.folder.listed.connect(self._on_listed)
         self.reports.changed.connect(self._show)
         for speaker in (self.folder, self.controller, self.reports):
-            speaker.said.connect(self._say)
-        self.runner.stopped.connect(self._say)
+            speaker.message.connect(self._update_status)
+        self.runner.stopped.connect(self._update_status)
         self.controller.shown.connect(self.table.choose)
         dock.models.loaded.connect(self.runner.set_model)
         dock.threshold.threshold_changed.connect(self._follow_threshold)
@@ -324,7 +324,7 @@ class WorklistPanel(QWidget):
         self.tasks.stop_all()
         self.controller.stop()
         self.runner.cancel()
-        self.folder.look_in(paths, found)
+        self.folder.list_folder(paths, found)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Accept files and folders."""
@@ -338,7 +338,7 @@ class WorklistPanel(QWidget):
 
     def _on_listed(self) -> None:
         self.runner.wanted = not settings.recall("worklist_paused", False)
-        self.runner.look_up()
+        self.runner.load_states()
         self.folder.draw(self.table.shown)
         self.table.setFocus()
 
@@ -381,7 +381,9 @@ class WorklistPanel(QWidget):
         """Open the scan that nobody has read after the open one, in the order shown."""
         key = next_unread(self.table.shown, self.controller.current)
         if key is None:
-            self._say("Every scan of the list has been read." if self.rows.entries else "")
+            self._update_status(
+                "Every scan of the list has been read." if self.rows.entries else ""
+            )
         else:
             self.table.choose(key)
             self.controller.open(key)
@@ -392,12 +394,12 @@ class WorklistPanel(QWidget):
             self.controller.toggle_done(self.table.current)
 
     def _on_chosen(self, key: str) -> None:
-        self.runner.looking_at = key
+        self.runner.open_key = key
         self.runner.refresh()
 
     # ------------------------------------------------------------------ what is shown
 
-    def _say(self, text: str) -> None:
+    def _update_status(self, text: str) -> None:
         self._said = text
         self._show()
 
@@ -405,7 +407,7 @@ class WorklistPanel(QWidget):
         entries, runner = self.rows.entries, self.runner
         line = self._line() if entries and not self.folder.listing else ""
         told = " ".join(part for part in (line, self._said) if part) or _INVITATION
-        self.note.say(told)
+        self.note.set_text(told)
         self.note.setToolTip(as_tooltip(self.note.text()))  # it may be longer than the row
         scored = [entry for entry in entries if entry.state != "failed"]
         self.progress.setRange(0, max(1, sum(entry.slices for entry in scored)))

@@ -22,12 +22,12 @@ from napari_spatial_ar.errors import (
 from napari_spatial_ar.gui import services
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report
 from napari_spatial_ar.gui.open_scan import read_steps
-from napari_spatial_ar.gui.worklist.listing import record_steps, told_in_row
+from napari_spatial_ar.gui.worklist.listing import record_steps, row_message
 from napari_spatial_ar.gui.worklist.table import WorklistModel
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.cancellation import stopping_when
-from napari_spatial_ar.review.report.data import told_in_report
+from napari_spatial_ar.normative.cancellation import cancel_when
+from napari_spatial_ar.review.report.data import report_message
 from napari_spatial_ar.review.worklist.entries import Entry, Summary, order_of_need
 from napari_spatial_ar.review.worklist.scoring import MaskRule, score_steps, summarise
 from napari_spatial_ar.review.worklist.store import (
@@ -37,7 +37,15 @@ from napari_spatial_ar.review.worklist.store import (
     model_key,
 )
 
-__all__ = ["Kept", "Plan", "Scored", "WorklistRunner", "open_steps", "save_steps", "scoring_steps"]
+__all__ = [
+    "Plan",
+    "Scored",
+    "StoredScan",
+    "WorklistRunner",
+    "open_steps",
+    "save_steps",
+    "scoring_steps",
+]
 
 _LOOK_SECONDS = 0.1
 
@@ -51,7 +59,7 @@ _HOPELESS = (WeightsError, ModelFileError, StorageError)
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredScan:
     """What is on disk of a scan: scores, and what the reader said."""
 
     scores: ScanScores
@@ -134,8 +142,8 @@ def scoring_steps(
     if not _wait(stop, go):
         return
     try:
-        with stopping_when(stop.is_set):
-            services.settle_engine(model)
+        with cancel_when(stop.is_set):
+            services.choose_engine(model)
     except Cancelled:
         return
     tried: set[str] = set()
@@ -164,7 +172,7 @@ def scoring_steps(
             yield Scored(key, ended=True)
         except Exception as error:  # noqa: BLE001 - a scan's trouble is its own
             tried.add(key)
-            told = told_in_row(error), told_in_report(error)
+            told = row_message(error), report_message(error)
             with suppress(StorageError):  # then it is only tried again
                 store.save_failure(key, model_key(model), told[1])
             yield Scored(key, trouble=told[0], reason=told[1], ended=True)
@@ -210,7 +218,7 @@ def open_steps(
     model: Any,
     hold: ExitStack,
     read: bool = True,
-) -> Generator[Any, None, Kept | None]:
+) -> Generator[Any, None, StoredScan | None]:
     """Read a scan (yields as `read_steps`), then what is kept of it by a model.
 
     Where it is read, ``hold`` keeps it to this window from then on.
@@ -244,7 +252,7 @@ def open_steps(
     geometry = scan.geometry if same else scan.geometry.along(plane)
     by = model_key(model)
     scores = store.load_scores(key, by, geometry) or ScanScores.empty(geometry)
-    return Kept(scores, store.load_marks(key, by, geometry.shape))
+    return StoredScan(scores, store.load_marks(key, by, geometry.shape))
 
 
 def save_steps(
@@ -297,7 +305,7 @@ class WorklistRunner(QObject):
         self._store = store
         self.plan = Plan()
         self.model: Any = None
-        self.looking_at = ""
+        self.open_key = ""
         #: Whether the user wants scans to be scored.
         self.wanted = False
         self._go = threading.Event()
@@ -365,7 +373,7 @@ class WorklistRunner(QObject):
             return
         self.model = model
         self._rows.set_model(model)
-        self.look_up()
+        self.load_states()
 
     def set_busy(self, busy: bool) -> None:
         """Rest while the viewer scores a scan itself."""
@@ -377,7 +385,7 @@ class WorklistRunner(QObject):
         """Count findings by another rule in scans that are scored from now on."""
         self.plan.rule = rule
 
-    def look_up(self) -> None:
+    def load_states(self) -> None:
         """Take the state of every scan from disk, then go on."""
         self._ready = False
         if self._lookup is not None:
@@ -412,7 +420,7 @@ class WorklistRunner(QObject):
 
     def refresh(self) -> None:
         """Tell the worker what is needed now, and start one where there is none."""
-        needed = order_of_need(self._rows.entries, self.looking_at)
+        needed = order_of_need(self._rows.entries, self.open_key)
         scans = self._rows.scans
         self.plan.queue = tuple((key, scans[key]) for key in needed if key in scans)
         if self.wanted and not self._busy:
@@ -466,6 +474,6 @@ class WorklistRunner(QObject):
             self._rows.put(entry.set_down())
         if self._again:
             self._again = False
-            self.look_up()
+            self.load_states()
         else:
             self.refresh()

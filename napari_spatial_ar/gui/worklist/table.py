@@ -16,8 +16,8 @@ from napari_spatial_ar.gui.widgets.forms import icon, square
 from napari_spatial_ar.gui.widgets.plots import QUIET, TROUBLE
 from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.normative.calibration.acquired import header_likeness_of
-from napari_spatial_ar.review.likeness import likeness_headline
+from napari_spatial_ar.normative.calibration.acquired import header_shift_of
+from napari_spatial_ar.review.likeness import shift_headline
 from napari_spatial_ar.review.p_values import PValues, p_note
 from napari_spatial_ar.review.worklist.entries import Column, Entry, sort_value
 
@@ -115,8 +115,8 @@ class WorklistModel(QAbstractTableModel):
     def unlike(self, key: str) -> str:
         """Say in what a scan is unlike those of the model, by its header; "" for nothing."""
         if key not in self._unlike:
-            found = header_likeness_of(self._model, self.scans.get(key))
-            self._unlike[key] = likeness_headline(found, "")
+            found = header_shift_of(self._model, self.scans.get(key))
+            self._unlike[key] = shift_headline(found, "")
         return self._unlike[key]
 
     def clear(self) -> None:

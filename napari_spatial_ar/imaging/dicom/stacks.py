@@ -271,7 +271,7 @@ class _Part:
     signs: tuple[str, ...] = ()
     run: bool = False
 
-    def told_by(self, sign: str) -> _Part:
+    def split_by(self, sign: str) -> _Part:
         signs = self.signs if sign in self.signs else (sign, *self.signs)
         return replace(self, signs=signs)
 
@@ -295,7 +295,7 @@ def _divide(layout: _Layout, part: Indices) -> Iterator[_Part]:
             classes = layout.classes(part, name)
             if len(classes) > 1 and _fill_the_places(layout, part, classes, name):
                 for group in classes:
-                    yield from (leaf.told_by(name) for leaf in _divide(layout, group))
+                    yield from (leaf.split_by(name) for leaf in _divide(layout, group))
                 return
         volumes, name = _by_order(layout, part)
         if volumes:
@@ -487,10 +487,10 @@ def _named(stacks: list[Stack]) -> list[Stack]:
         said.append(stack.words)
         words.append(", ".join(word for word in said if word))
     named = []
-    for number, (stack, said_of) in enumerate(zip(stacks, words, strict=True)):
-        if words.count(said_of) > 1 or not said_of:
-            same = [n for n, other in enumerate(words) if other == said_of]
+    for number, (stack, describe_error) in enumerate(zip(stacks, words, strict=True)):
+        if words.count(describe_error) > 1 or not describe_error:
+            same = [n for n, other in enumerate(words) if other == describe_error]
             nth = f"stack {same.index(number) + 1} of {len(same)}" if len(same) > 1 else ""
-            said_of = ", ".join(word for word in (said_of, nth) if word)
-        named.append(replace(stack, words=said_of))
+            describe_error = ", ".join(word for word in (describe_error, nth) if word)
+        named.append(replace(stack, words=describe_error))
     return named

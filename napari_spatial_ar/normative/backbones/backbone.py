@@ -19,14 +19,14 @@ from napari_spatial_ar.normative.backbones.registry import (
     BackboneSpec,
     PatchGrid,
 )
-from napari_spatial_ar.normative.backbones.turns import Turns
+from napari_spatial_ar.normative.backbones.turns import FairLock
 from napari_spatial_ar.normative.backbones.weight_files import (
     Rounding,
     content_sha256,
     is_final_norm,
     is_used,
 )
-from napari_spatial_ar.normative.cancellation import check_stop
+from napari_spatial_ar.normative.cancellation import check_cancelled
 from napari_spatial_ar.normative.memory import Portions
 
 __all__ = ["Backbone", "weights_bytes"]
@@ -74,7 +74,7 @@ class Backbone(nn.Module):
         self.device = device
         #: Held by a thread while it computes a slice or a batch: engines write over their own
         #: buffers, and may be built, exchanged or moved only between two of them.
-        self.turns = Turns()
+        self.turns = FairLock()
         depth = max(spec.layers, default=0)
         state = {name: t for name, t in state.items() if is_used(name, depth)}
         #: What it is rounded to, such as "float16"; "" where it is as its owner published it.
@@ -100,7 +100,7 @@ class Backbone(nn.Module):
         for module in list(model.modules()):
             if isinstance(module, nn.ModuleList):
                 for block in module:
-                    block.register_forward_pre_hook(_look_whether_to_stop)
+                    block.register_forward_pre_hook(_check_cancelled)
         self.network = PatchGrid(model, spec)
         self.network.eval().requires_grad_(False).to(device)
         self._engines = {"float32": engines.build("float32", self.network, device)}
@@ -235,10 +235,10 @@ class Backbone(nn.Module):
         return rows, columns
 
 
-def _look_whether_to_stop(*_: object) -> None:
+def _check_cancelled(*_: object) -> None:
     # What is compiled cannot stop between its parts.
     if not torch.compiler.is_compiling():
-        check_stop()
+        check_cancelled()
 
 
 def _keep_triton_out() -> None:

@@ -41,7 +41,7 @@ from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
 from napari_spatial_ar.normative.backbones import engines
 from napari_spatial_ar.normative.backbones.devices import native_bfloat16
 from napari_spatial_ar.normative.backbones.weight_files import content_sha256
-from napari_spatial_ar.normative.cancellation import check_stop
+from napari_spatial_ar.normative.cancellation import check_cancelled
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.paths import quantized_dir
 
@@ -52,7 +52,7 @@ __all__ = [
     "build",
     "check",
     "convert",
-    "keep_silent",
+    "disable_telemetry",
     "quantized",
 ]
 
@@ -81,7 +81,7 @@ _QUANTIZED = (".mlp.fc1/", ".mlp.up_proj/", ".mlp.gate_proj/")
 _PRODUCTS = ("MatMul", "Convolution", "GroupConvolution", "ScaledDotProductAttention")
 
 
-def keep_silent() -> None:
+def disable_telemetry() -> None:
     """Keep OpenVINO and NNCF from reporting their use: nothing leaves this machine.
 
     To be called before either is imported. Both report to a web service unless a file in the
@@ -114,7 +114,7 @@ def convert(network: nn.Module, shape: Sequence[int]) -> Any:
     -------
     openvino.Model
     """
-    keep_silent()
+    disable_telemetry()
     import openvino
 
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
@@ -148,7 +148,7 @@ def quantized(network: nn.Module, shape: tuple[int, ...]) -> Any:
     model = _read(path)
     if model is None:
         model = _quantize(convert(network, shape), _slices(shape))
-        check_stop()
+        check_cancelled()
         with suppress(StorageError):
             _write(model, path)
     return model
@@ -178,7 +178,7 @@ def _slices(shape: tuple[int, ...]) -> list[npt.NDArray[np.float32]]:
 
 
 def _quantize(model: Any, images: list[npt.NDArray[np.float32]]) -> Any:
-    keep_silent()
+    disable_telemetry()
     with (
         warnings.catch_warnings(),
         # Bars of progress, for a terminal that may not be there.
@@ -195,7 +195,7 @@ def _quantize(model: Any, images: list[npt.NDArray[np.float32]]) -> Any:
             if op.get_type_name() in _PRODUCTS
             and not any(name in op.get_friendly_name() for name in _QUANTIZED)
         ]
-        check_stop()
+        check_cancelled()
         return nncf.quantize(
             model,
             nncf.Dataset(images),
@@ -230,7 +230,7 @@ def _read(path: Path) -> Any:
         return None
     if said != _digest(parts):
         return None
-    keep_silent()
+    disable_telemetry()
     import openvino
 
     try:
@@ -386,7 +386,7 @@ class OpenVino(Engine):
         return torch.from_numpy(result[0].copy())
 
     def _compile(self, images: Tensor) -> Any:
-        engines.keep_silent()
+        engines.disable_telemetry()
         import openvino
 
         model = self._model(tuple(images.shape))

@@ -36,7 +36,7 @@ from napari_spatial_ar.normative.backbones.weight_files import (
 )
 from napari_spatial_ar.paths import check_name_length
 
-__all__ = ["Bundle", "Said", "check_name", "describe", "read_bundle", "weights_file"]
+__all__ = ["BackboneOverrides", "Bundle", "check_name", "describe", "read_bundle", "weights_file"]
 
 _FAMILIES: dict[str, Family] = {
     "dinov2": "dinov2",
@@ -99,7 +99,7 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "open_clip_pytorch_model.bin",
 )
-# What may have to be said, a field of `Said`: the option of the command line.
+# What may have to be said, a field of `BackboneOverrides`: the option of the command line.
 _OPTIONS = {
     "heads": "--heads N",
     "activation": "--activation gelu|quick_gelu",
@@ -110,7 +110,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class Said:
+class BackboneOverrides:
     """What the user says of a backbone; it goes before what its files say.
 
     Parameters
@@ -243,7 +243,9 @@ def check_name(name: str) -> None:
         )
 
 
-def describe(bundle: Bundle, name: str, said: Said) -> tuple[BackboneSpec, dict[str, Tensor]]:
+def describe(
+    bundle: Bundle, name: str, said: BackboneOverrides
+) -> tuple[BackboneSpec, dict[str, Tensor]]:
     """Say what a backbone is, and give its weights under transformers' names.
 
     Parameters
@@ -437,9 +439,9 @@ def _ratio(width: int, hidden: int, gated: bool, path: Path) -> int:
 
 
 def _config(
-    bundle: Bundle, family: Family, state: dict[str, Tensor], said: Said
+    bundle: Bundle, family: Family, state: dict[str, Tensor], said: BackboneOverrides
 ) -> tuple[dict[str, Any], list[str]]:
-    """Arguments of the transformers config, and fields of `Said` that are needed first."""
+    """Arguments of the transformers config, and the `BackboneOverrides` that are needed first."""
     sizes = _sizes(state, family, bundle.path)
     if said.patch is not None and said.patch != sizes["patch_size"]:
         raise WeightsError(
@@ -556,7 +558,7 @@ def _open_clip_heads(bundle: Bundle) -> int | None:
 Triple = tuple[float, float, float]
 
 
-def _normalisation(bundle: Bundle, said: Said) -> tuple[Triple | None, Triple | None]:
+def _normalisation(bundle: Bundle, said: BackboneOverrides) -> tuple[Triple | None, Triple | None]:
     """Mean and standard deviation of grey values in 0..1, as said, or as the files say."""
     timm = bundle.config.get("pretrained_cfg", bundle.config)
     other = timm if isinstance(timm, dict) else {}

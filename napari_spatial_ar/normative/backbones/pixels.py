@@ -21,7 +21,7 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.registry import BackboneSpec
-from napari_spatial_ar.normative.backbones.turns import Turns
+from napari_spatial_ar.normative.backbones.turns import FairLock
 
 __all__ = ["PixelBackbone"]
 
@@ -57,7 +57,7 @@ class PixelBackbone(Backbone):
         )
         self.source = "none needed"
         self.device = device
-        self.turns = Turns()
+        self.turns = FairLock()
         # What stands for weights in a model file: the rule itself.
         self.sha256 = hashlib.sha256(f"first channel, {name}".encode()).hexdigest()
         self.weights_sha256, self.rounded_to = self.sha256, ""

@@ -7,14 +7,14 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from napari_spatial_ar.normative.cancellation import check_stop
+from napari_spatial_ar.normative.cancellation import check_cancelled
 
-__all__ = ["Turns"]
+__all__ = ["FairLock"]
 
 _LOOK_SECONDS = 0.05
 
 
-class Turns:
+class FairLock:
     """A lock that threads get in the order in which they asked.
 
     With one of Python's own, a thread that scores slice after slice could take it again each time
@@ -51,7 +51,7 @@ class Turns:
                 try:
                     while self._owner is not None or self._waiting[0] is not ticket:
                         self._changed.wait(_LOOK_SECONDS)
-                        check_stop()
+                        check_cancelled()
                     self._owner = me
                 finally:
                     self._waiting.remove(ticket)

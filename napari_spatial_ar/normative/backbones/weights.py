@@ -22,7 +22,7 @@ from napari_spatial_ar.imaging.files import atomic_path, storage_error
 from napari_spatial_ar.normative.backbones import focus_weights
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.own_backbones import (
-    Said,
+    BackboneOverrides,
     check_name,
     describe,
     read_bundle,
@@ -48,8 +48,8 @@ from napari_spatial_ar.normative.backbones.weight_files import (
 from napari_spatial_ar.paths import embedded_weights, weights_dir
 
 __all__ = [
+    "BackboneOverrides",
     "FoundWeights",
-    "Said",
     "WeightsInfo",
     "add",
     "at_hand",
@@ -60,12 +60,12 @@ __all__ = [
     "how_to_get",
     "list_weights",
     "local_file",
+    "missing_weights_message",
     "named_by",
     "pull",
     "source_of",
     "spec_of",
     "store",
-    "what_is_missing",
 ]
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -167,7 +167,7 @@ def find(spec: BackboneSpec, explicit: str | Path | None = None) -> FoundWeights
         for shard in sorted(folder.glob("*.safetensors")):
             state |= read_weights(shard)
         return FoundWeights(state, f"{repository} (hub cache)")
-    raise MissingWeightsError(what_is_missing(spec), fix=how_to_get(spec))
+    raise MissingWeightsError(missing_weights_message(spec), fix=how_to_get(spec))
 
 
 def default_backbone(weights: str | Path | None = None) -> str:
@@ -228,7 +228,7 @@ def _source(embedded: Rounding) -> str:
     return f"comes with the package (blocks 1 to {embedded.blocks}, {embedded.dtype})"
 
 
-def what_is_missing(spec: BackboneSpec) -> str:
+def missing_weights_message(spec: BackboneSpec) -> str:
     """Say as a clause which weights are not at hand."""
     rounding = _embedded_of(spec)
     if rounding is None:
@@ -347,7 +347,7 @@ def _bar(progress: Progress | None) -> Any:
 
     call = progress
 
-    class Told(tqdm):
+    class PatchContext(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             hidden = {"disable": False, "file": io.StringIO()}
             super().__init__(*args, **{**kwargs, **hidden})  # type: ignore[no-untyped-call]
@@ -358,7 +358,7 @@ def _bar(progress: Progress | None) -> Any:
                 call(int(self.n), int(self.total or 0))
             return drawn
 
-    return Told
+    return PatchContext
 
 
 class _Unreachable(WeightsError):
@@ -390,7 +390,7 @@ def add(
     source: str | Path,
     name: str | None = None,
     *,
-    said: Said | None = None,
+    said: BackboneOverrides | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Copy weights into the user's weights folder, once they are seen to load.
@@ -441,7 +441,7 @@ def add(
         spec = BACKBONES[name]
         state = to_transformers(read_weights(file), spec.family)
     else:
-        spec, state = describe(read_bundle(file), name, said or Said())
+        spec, state = describe(read_bundle(file), name, said or BackboneOverrides())
         there = find_spec(name)
         if there is not None and there.pinned_sha256 != spec.pinned_sha256 and not overwrite:
             raise NameTakenError(

@@ -16,12 +16,12 @@ from napari_spatial_ar.imaging.acquisition import Acquisition
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.calibration.likeness import Likeness
+from napari_spatial_ar.normative.calibration.likeness import DomainShift
 
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.model_file import ModelHeader
 
-__all__ = ["Acquired", "acquired_of", "header_likeness", "header_likeness_of"]
+__all__ = ["Acquired", "acquired_of", "header_shift", "header_shift_of"]
 
 _UNKNOWN = "unknown"
 # Less than this share of the scans of which something is known is chance, or a mistake.
@@ -126,7 +126,7 @@ def acquired_of(
     return Acquired.of((acquisition_of(ref) for ref in scans.values()), plane, said)
 
 
-def header_likeness(header: ModelHeader, volume: Volume | Scan) -> Likeness:
+def header_shift(header: ModelHeader, volume: Volume | Scan) -> DomainShift:
     """Compare what the header, or else the name, of a scan says with a model's own scans.
 
     Parameters
@@ -151,11 +151,13 @@ def header_likeness(header: ModelHeader, volume: Volume | Scan) -> Likeness:
             usual = (cut,) if name == "plane" and cut else acquired.usual(name)
             if values[name] and usual and values[name] not in usual:
                 told.append(_said(name, values[name], usual, found.by_name))
-    return Likeness(tuple(reason for reason, _ in told), topics=tuple(topic for _, topic in told))
+    return DomainShift(
+        tuple(reason for reason, _ in told), topics=tuple(topic for _, topic in told)
+    )
 
 
-def header_likeness_of(model: Any, scan: Scan | None) -> Likeness | None:
-    """As `header_likeness`, of a scan cut along the plane that a model learned from.
+def header_shift_of(model: Any, scan: Scan | None) -> DomainShift | None:
+    """As `header_shift`, of a scan cut along the plane that a model learned from.
 
     None without a scan, or a model whose header is none; of a scan that cannot be cut so, what is
     said of the slices that were acquired.
@@ -166,7 +168,7 @@ def header_likeness_of(model: Any, scan: Scan | None) -> Likeness | None:
     cut, geometry = header.selection.cut, scan.geometry
     if cut is not None and geometry.measurable:
         scan = replace(scan, geometry=geometry.along(cut))
-    return header_likeness(header, scan)
+    return header_shift(header, scan)
 
 
 _ORDER = ("sequence", "plane", "contrast_agent", "kernel")

@@ -17,15 +17,20 @@ from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
-from napari_spatial_ar.normative.calibration.acquired import header_likeness
-from napari_spatial_ar.normative.calibration.likeness import GREYS, Likeness, Looks, compare_looks
+from napari_spatial_ar.normative.calibration.acquired import header_shift
+from napari_spatial_ar.normative.calibration.likeness import (
+    GREYS,
+    Appearance,
+    DomainShift,
+    compare_appearance,
+)
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 from napari_spatial_ar.steps import finish
 
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.model import NormativeModel
 
-__all__ = ["likeness", "likeness_steps", "look_at"]
+__all__ = ["domain_shift_steps", "likeness", "measure_appearance"]
 
 # Channels of the embedding that a model file keeps, spread evenly over all of them.
 _MOST_CHANNELS = 512
@@ -33,12 +38,12 @@ _MOST_CHANNELS = 512
 _PLACES = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
-def look_at(
+def measure_appearance(
     unit: npt.NDArray[np.float32],
     grids: Tensor | None = None,
     tiling: Tiling | None = None,
     geometry: Geometry | None = None,
-) -> Looks | None:
+) -> Appearance | None:
     """Measure one slice.
 
     Parameters
@@ -68,17 +73,17 @@ def look_at(
         measures["pixel_spacing"] = max(spacing)
         measures["field_of_view"] = max(n * s for n, s in zip(across, spacing, strict=True))
     if grids is None or tiling is None:
-        return Looks(measures)
+        return Appearance(measures)
     weights = functional.interpolate(
         torch.from_numpy(body.astype(np.float32))[None, None], size=tiling.grid, mode="area"
     )[0, 0]
     weights = tiling.cut(weights).to(grids.device)[:, None]
     mean = (grids.float() * weights).sum(dim=(0, 2, 3)) / weights.sum()
     step = -(-len(mean) // _MOST_CHANNELS)
-    return Looks(measures, mean[::step].cpu().numpy().astype(np.float32))
+    return Appearance(measures, mean[::step].cpu().numpy().astype(np.float32))
 
 
-def likeness_steps(model: NormativeModel, volume: Volume) -> Generator[None, None, Likeness]:
+def domain_shift_steps(model: NormativeModel, volume: Volume) -> Generator[None, None, DomainShift]:
     """Compare a scan with what a model learned from; a few slices in its middle are embedded.
 
     Parameters
@@ -105,14 +110,14 @@ def likeness_steps(model: NormativeModel, volume: Volume) -> Generator[None, Non
     WeightsError
         If the backbone cannot be had.
     """
-    said = header_likeness(model.header, volume)
+    said = header_shift(model.header, volume)
     normal = model.header.looks
     if normal is None:
         return said
     shown = model.header.preprocessing
     window = resolve(shown.window, volume)
     tiling = Tiling.of(shown, model.backbone.patch)
-    looks: list[Looks] = []
+    looks: list[Appearance] = []
     complete = True
     for index in _middle(volume, model.header.selection.slice_range):
         yield
@@ -123,11 +128,11 @@ def likeness_steps(model: NormativeModel, volume: Volume) -> Generator[None, Non
                 grids = embed_slice(model.backbone, shown, unit)
             except MemoryShortage:
                 complete = False  # scoring moves to the CPU and says so; this is not worth it
-        look = look_at(unit, grids, tiling, volume.geometry)
+        look = measure_appearance(unit, grids, tiling, volume.geometry)
         if look is not None:
             looks.append(look)
-    found = compare_looks(normal, looks)
-    return Likeness(
+    found = compare_appearance(normal, looks)
+    return DomainShift(
         (*said.reasons, *found.reasons),
         found.measured,
         complete and found.complete,
@@ -135,9 +140,9 @@ def likeness_steps(model: NormativeModel, volume: Volume) -> Generator[None, Non
     )
 
 
-def likeness(model: NormativeModel, volume: Volume) -> Likeness:
-    """Compare a scan with what a model learned from; see `likeness_steps`."""
-    return finish(likeness_steps(model, volume))
+def likeness(model: NormativeModel, volume: Volume) -> DomainShift:
+    """Compare a scan with what a model learned from; see `domain_shift_steps`."""
+    return finish(domain_shift_steps(model, volume))
 
 
 def _middle(volume: Volume, part: tuple[float, float]) -> list[int]:

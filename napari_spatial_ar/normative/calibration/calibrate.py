@@ -18,9 +18,9 @@ from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.calibration.acquired import acquired_of
-from napari_spatial_ar.normative.calibration.appearance import look_at
-from napari_spatial_ar.normative.calibration.calibration import Calibration, PeakMeter, calibrate
-from napari_spatial_ar.normative.calibration.likeness import Looks, NormalLooks, sum_up
+from napari_spatial_ar.normative.calibration.appearance import measure_appearance
+from napari_spatial_ar.normative.calibration.calibration import Calibration, PeakCounter, calibrate
+from napari_spatial_ar.normative.calibration.likeness import Appearance, NormalAppearance, sum_up
 from napari_spatial_ar.normative.detectors import Detector, score_grid
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.library import find_model, is_released
@@ -59,8 +59,8 @@ class NormalScores:
         self._tissue: list[npt.NDArray[np.float32]] = []
         self._image_scores: list[float] = []
         self._groups: list[str] = []
-        self._peaks = PeakMeter()
-        self._looks: list[tuple[str, Looks]] = []
+        self._peaks = PeakCounter()
+        self._looks: list[tuple[str, Appearance]] = []
         self._highest: Example | None = None
         self._middle: list[Example] = []
 
@@ -88,7 +88,7 @@ class NormalScores:
                 self._peaks.add(ref.group, score.nll, int(np.count_nonzero(body)))
             self._image_scores.append(score.image_score)
             self._groups.append(ref.group)
-            look = look_at(unit, grids, self._store.tiling, geometry_of(ref))
+            look = measure_appearance(unit, grids, self._store.tiling, geometry_of(ref))
             if look is not None:
                 self._looks.append((ref.group, look))
             example = Example(unit, score.nll, score.image_score)
@@ -105,7 +105,7 @@ class NormalScores:
         return replace(found, folds=folds, peaks=self._peaks.peaks)
 
     @property
-    def looks(self) -> NormalLooks | None:
+    def looks(self) -> NormalAppearance | None:
         """What the slices measured so far look like; see `sum_up`."""
         return sum_up([look for _, look in self._looks], [group for group, _ in self._looks])
 

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from napari_spatial_ar.errors import InputError
 
-__all__ = ["Calibration", "PatientPeaks", "PeakMeter", "calibrate", "largest_part", "scan_score"]
+__all__ = ["Calibration", "PatientPeaks", "PeakCounter", "calibrate", "largest_part", "scan_score"]
 
 #: Shares of the body in a slice; 0 stands for a single voxel.
 SIZES = (
@@ -92,7 +92,7 @@ class PatientPeaks:
         )
 
 
-class PeakMeter:
+class PeakCounter:
     """Highest scores by patient, taken in slice by slice."""
 
     def __init__(self) -> None:

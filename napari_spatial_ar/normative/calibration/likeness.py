@@ -20,15 +20,15 @@ import numpy.typing as npt
 
 __all__ = [
     "GREYS",
-    "Likeness",
-    "Looks",
-    "NormalLooks",
-    "compare_looks",
+    "Appearance",
+    "DomainShift",
+    "NormalAppearance",
+    "compare_appearance",
     "sum_up",
 ]
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-#: Measures of `Looks.measures` that are grey values: percentile of the body's.
+#: Measures of `Appearance.measures` that are grey values: percentile of the body's.
 GREYS = {"dark": 25, "middle": 50, "bright": 75}
 # From so many patients on, the highest of them is near what a next one may have.
 _ENOUGH = 5
@@ -46,7 +46,7 @@ _SAID = 3
 
 
 @dataclass(frozen=True)
-class Looks:
+class Appearance:
     """What one slice looks like to a model, or the median of several.
 
     Parameters
@@ -64,7 +64,7 @@ class Looks:
 
 
 @dataclass(frozen=True)
-class NormalLooks:
+class NormalAppearance:
     """What normal scans look like to a model; kept in its file.
 
     Parameters
@@ -72,7 +72,7 @@ class NormalLooks:
     patients, slices : int
         What it was measured on.
     quantiles : mapping of str to (float, ...)
-        Lowest, quartiles and highest over patients, of the measures of `Looks` and of
+        Lowest, quartiles and highest over patients, of the measures of `Appearance` and of
         ``distance``, which takes two patients.
     embedding : tuple of float
         Mean over patients.
@@ -93,7 +93,7 @@ class NormalLooks:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> NormalLooks:
+    def from_dict(cls, values: dict[str, Any]) -> NormalAppearance:
         """Inverse of `to_dict`."""
         found = {
             str(name): tuple(float(q) for q in quantiles)
@@ -110,7 +110,7 @@ class NormalLooks:
 
 
 @dataclass(frozen=True)
-class Likeness:
+class DomainShift:
     """How a scan compares with what a model learned from.
 
     Parameters
@@ -157,7 +157,7 @@ def _distance(embedding: npt.NDArray[Any], mean: npt.NDArray[Any]) -> float:
     return 1.0 - float(embedding @ mean) / lengths if lengths else 1.0
 
 
-def sum_up(looks: Sequence[Looks], groups: Sequence[str]) -> NormalLooks | None:
+def sum_up(looks: Sequence[Appearance], groups: Sequence[str]) -> NormalAppearance | None:
     """Sum up slices of normal patients.
 
     Parameters
@@ -174,7 +174,7 @@ def sum_up(looks: Sequence[Looks], groups: Sequence[str]) -> NormalLooks | None:
     """
     if not looks:
         return None
-    of_patient: dict[str, list[Looks]] = {}
+    of_patient: dict[str, list[Appearance]] = {}
     for look, group in zip(looks, groups, strict=True):
         of_patient.setdefault(group, []).append(look)
     patients = list(of_patient.values())
@@ -194,7 +194,7 @@ def sum_up(looks: Sequence[Looks], groups: Sequence[str]) -> NormalLooks | None:
             far = [_distance(s.embedding, other) for s in slices if s.embedding is not None]
             values.setdefault("distance", []).append(float(np.median(far)))
     mean = np.mean(means, axis=0) if means else np.empty(0)
-    return NormalLooks(
+    return NormalAppearance(
         patients=len(patients),
         slices=len(looks),
         quantiles={
@@ -205,7 +205,7 @@ def sum_up(looks: Sequence[Looks], groups: Sequence[str]) -> NormalLooks | None:
     )
 
 
-def compare_looks(normal: NormalLooks, looks: Sequence[Looks]) -> Likeness:
+def compare_appearance(normal: NormalAppearance, looks: Sequence[Appearance]) -> DomainShift:
     """Compare slices of a scan with normal ones.
 
     Parameters
@@ -221,7 +221,7 @@ def compare_looks(normal: NormalLooks, looks: Sequence[Looks]) -> Likeness:
     """
     if not looks:
         reason = "the model finds no body in the slices in its middle"
-        return Likeness((reason,), {}, False, ("no body found",))
+        return DomainShift((reason,), {}, False, ("no body found",))
     measured = {
         name: float(np.median([look.measures[name] for look in looks]))
         for name in looks[0].measures
@@ -240,7 +240,7 @@ def compare_looks(normal: NormalLooks, looks: Sequence[Looks]) -> Likeness:
         if name != ("middle" if "middle" in greys else greys[0]):
             told[name] = ""  # it says the same once more
     outside = [name for name, clause in told.items() if clause]
-    return Likeness(
+    return DomainShift(
         tuple(told[name] for name in outside),
         measured,
         bool(embedded),
@@ -261,7 +261,7 @@ _TOPICS = {
 }
 
 
-def _clause(name: str, value: float, normal: NormalLooks) -> str:
+def _clause(name: str, value: float, normal: NormalAppearance) -> str:
     """Say how a measure lies outside; "" where it does not, or nothing is known of it."""
     quantiles = normal.quantiles.get(name)
     if quantiles is None:

@@ -4,7 +4,7 @@ from napari_spatial_ar.normative.backbones.pixels import PixelBackbone
 from napari_spatial_ar.normative.detectors.base import (
     DETECTORS,
     Detector,
-    FitSetup,
+    FitContext,
     Option,
     check_options,
     detector_from_tensors,
@@ -28,7 +28,7 @@ __all__ = [
     "Detector",
     "Dinomaly",
     "DirichletMixture",
-    "FitSetup",
+    "FitContext",
     "HierarchicalMatching",
     "MemoryBank",
     "Option",

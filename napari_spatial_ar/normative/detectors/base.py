@@ -19,7 +19,7 @@ from torch import Tensor
 
 from napari_spatial_ar.errors import InputError, ModelFileError, ModelVersionError, SpatialARError
 from napari_spatial_ar.normative.detectors.explanation import Explanation, Quantity
-from napari_spatial_ar.normative.model_schema import Part, said_of
+from napari_spatial_ar.normative.model_schema import Part, describe_error
 from napari_spatial_ar.normative.scores import Scoring, SliceScore
 from napari_spatial_ar.normative.tiling import Tiling
 from napari_spatial_ar.steps import finish
@@ -27,7 +27,7 @@ from napari_spatial_ar.steps import finish
 __all__ = [
     "DETECTORS",
     "Detector",
-    "FitSetup",
+    "FitContext",
     "Learned",
     "Learning",
     "Option",
@@ -59,7 +59,7 @@ _KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
-class FitSetup:
+class FitContext:
     """What a detector is told besides the grids and its own options.
 
     Parameters
@@ -183,14 +183,14 @@ class Detector(ABC):
     reference: ClassVar[str]
     #: What fitting, scoring and the model file cost, in words.
     cost: ClassVar[str]
-    #: Whether it learns from slices that were changed on purpose (`ChangedGrids`).
-    wants_changes: ClassVar[bool] = False
-    #: Whether it learns from normal slices as they are; beside changes, as `FitSetup.normals`.
-    wants_normals: ClassVar[bool] = True
+    #: Whether it learns from slices that were changed on purpose (`SyntheticGrids`).
+    needs_synthetic: ClassVar[bool] = False
+    #: Whether it learns from normal slices as they are; beside changes, as `FitContext.normals`.
+    needs_normal: ClassVar[bool] = True
     #: Whether scoring looks at no value on its way, so that it can be replayed as a CUDA graph.
     replayable: ClassVar[bool] = False
     #: Whether its steps tell the loss of each epoch.
-    tells_losses: ClassVar[bool] = False
+    reports_losses: ClassVar[bool] = False
     #: What `parameters` in a file may be; of a method without any, whatever it says.
     stored: ClassVar[type[Part]] = Part
     #: Options that came after it was first released, with the values at which it does what it did.
@@ -303,7 +303,7 @@ class Detector(ABC):
     ) -> Any:
         """Learn to the end, see `learn`; an option that is not the method's is an InputError."""
         check_options(cls, options)
-        setup = FitSetup(blocks=blocks, seed=seed, device=torch.device(device))
+        setup = FitContext(blocks=blocks, seed=seed, device=torch.device(device))
         return finish(cls.learn(grids, setup, **options)).detector
 
     @property
@@ -438,7 +438,9 @@ def detector_from_tensors(
     except ModelFileError:
         raise
     except Exception as error:  # what does not fit fails in the ways of whatever takes it
-        what = said_of(error) if isinstance(error, ValueError) else "they do not fit each other"
+        what = (
+            describe_error(error) if isinstance(error, ValueError) else "they do not fit each other"
+        )
         said = error.what if isinstance(error, SpatialARError) else what
         raise ModelFileError(f"its parameters and tensors are not of {name}: {said}") from error
 

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.grids import Draw, check_grid
 from napari_spatial_ar.normative.detectors.patch_labels import CHANGED, IGNORED, UNCHANGED
 from napari_spatial_ar.normative.detectors.stored import take
@@ -98,8 +98,8 @@ class ChangeDetector(Detector):
         "fits in minutes (changed slices are embedded too), scores in milliseconds, a file of 1 MB"
     )
     #: Learns from pairs of a changed slice's grid and its patches' labels, not from normal grids.
-    wants_changes: ClassVar[bool] = True
-    wants_normals: ClassVar[bool] = False
+    needs_synthetic: ClassVar[bool] = True
+    needs_normal: ClassVar[bool] = False
     replayable: ClassVar[bool] = True
 
     def __init__(
@@ -117,7 +117,7 @@ class ChangeDetector(Detector):
     def learn(
         cls,
         grids: Pairs,
-        setup: FitSetup,
+        setup: FitContext,
         *,
         slices: int = 300,
         components: int = 256,
@@ -278,7 +278,7 @@ def _network(components: int, hidden: int) -> nn.Sequential:
 
 
 def _train(
-    network: nn.Sequential, changed: Tensor, unchanged: Tensor, steps: int, setup: FitSetup
+    network: nn.Sequential, changed: Tensor, unchanged: Tensor, steps: int, setup: FitContext
 ) -> Iterator[tuple[int, float]]:
     """Train in place; gives the steps done and the loss every now and then."""
     hidden, gelu, out = network

@@ -34,7 +34,7 @@ from pydantic import Field
 from torch import Tensor
 
 from napari_spatial_ar.errors import ModelFileError
-from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector, StoredChange
 from napari_spatial_ar.normative.detectors.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.detectors.grids import check_grid
@@ -92,7 +92,7 @@ class ChangeNovelty(Detector):
     cost: ClassVar[str] = (
         "fits in minutes (changed slices are embedded too), scores in milliseconds, a file of 3 MB"
     )
-    wants_changes: ClassVar[bool] = True
+    needs_synthetic: ClassVar[bool] = True
     replayable: ClassVar[bool] = True
     later_options: ClassVar[Mapping[str, Any]] = {"means": 0}
 
@@ -109,7 +109,7 @@ class ChangeNovelty(Detector):
     def learn(
         cls,
         grids: Iterable[Any],
-        setup: FitSetup,
+        setup: FitContext,
         *,
         weight: float = 0.5,
         slices: int = 300,

@@ -23,7 +23,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.normative.detectors.ar_training import precision, products
-from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.grids import StoredGrids, check_grid, walk
 from napari_spatial_ar.normative.detectors.optimizers import StableAdamW
 from napari_spatial_ar.normative.detectors.stored import loaded
@@ -261,7 +261,7 @@ class Dinomaly(Detector):
     def learn(
         cls,
         grids: Sequence[Tensor],
-        setup: FitSetup,
+        setup: FitContext,
         *,
         iterations: int = 10_000,
         batch_size: int = 16,
@@ -370,7 +370,7 @@ def _batch(count: int, step: int, per_epoch: int, batch_size: int, seed: int) ->
 
 
 def _step(
-    network: DinomalyNetwork, optimizer: StableAdamW, batch: Tensor, step: int, setup: FitSetup
+    network: DinomalyNetwork, optimizer: StableAdamW, batch: Tensor, step: int, setup: FitContext
 ) -> float:
     """Train on one batch; the dropout depends on the seed and the step alone."""
     devices = [setup.device] if setup.device.type == "cuda" else []

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.grids import check_grid, rows_of, walk
 from napari_spatial_ar.normative.detectors.stored import take
 from napari_spatial_ar.normative.model_schema import Count, Part
@@ -146,7 +146,7 @@ class DirichletMixture(Detector):
     def learn(
         cls,
         grids: Sequence[Tensor],
-        setup: FitSetup,
+        setup: FitContext,
         *,
         components: int = 200,
         passes: int = 10,

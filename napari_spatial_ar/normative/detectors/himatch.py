@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.grids import check_grid, walk
 from napari_spatial_ar.normative.detectors.memory_bank import k_centres
 from napari_spatial_ar.normative.detectors.stored import BANK, take
@@ -102,7 +102,7 @@ class HierarchicalMatching(Detector):
     def learn(
         cls,
         grids: Iterable[Tensor],
-        setup: FitSetup,
+        setup: FitContext,
         *,
         references: int = 8,
         clusters: int = 32,

@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.grids import check_grid, rows_of, sample_rows, walk
 from napari_spatial_ar.normative.detectors.nearest import largest_products
 from napari_spatial_ar.normative.detectors.stored import BANK, take
@@ -79,7 +79,7 @@ class MemoryBank(Detector):
     def learn(
         cls,
         grids: Iterable[Tensor],
-        setup: FitSetup,
+        setup: FitContext,
         *,
         coreset: float = 1.0,
         projection: int = 64,

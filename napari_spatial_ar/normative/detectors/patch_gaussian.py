@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError, ModelFileError
-from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.grids import check_grid, rows_of, walk
 from napari_spatial_ar.normative.detectors.stored import BANK, take
 from napari_spatial_ar.normative.detectors.whitening import Moments
@@ -103,7 +103,7 @@ class PatchGaussian(Detector):
     def learn(
         cls,
         grids: Iterable[Tensor],
-        setup: FitSetup,
+        setup: FitContext,
         *,
         position: str = "global",
         components: int = 0,
@@ -149,8 +149,8 @@ class PatchGaussian(Detector):
             for number, grid in enumerate(walk(grids), start=1):
                 fourth += _fourth_moment(grid.to(setup.device), centre, turn)
                 yield Step(number, number, "Measuring shrinkage")
-            shrunk = _ledoit_wolf(values, fourth, moments.count)
-            turn = turn / torch.from_numpy(np.sqrt(shrunk)).float()[:, None]
+            downscale = _ledoit_wolf(values, fourth, moments.count)
+            turn = turn / torch.from_numpy(np.sqrt(downscale)).float()[:, None]
         else:
             sums = _CellSums(cells, width)
             for number, grid in enumerate(walk(grids), start=1):
@@ -325,5 +325,5 @@ def _ledoit_wolf(values: np.ndarray[Any, Any], fourth: float, count: int) -> np.
     spread = np.square(values - target).sum()
     noise = (fourth / count - np.square(values).sum()) / count
     share = min(max(noise, 0.0) / spread, 1.0) if spread > 0 else 0.0
-    shrunk: np.ndarray[Any, Any] = (1 - share) * values + share * target
-    return shrunk
+    downscale: np.ndarray[Any, Any] = (1 - share) * values + share * target
+    return downscale

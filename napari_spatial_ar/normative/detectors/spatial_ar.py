@@ -29,7 +29,7 @@ from napari_spatial_ar.normative.detectors.ar_training import (
     train,
     turn,
 )
-from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.detectors.grids import StoredGrids, check_grid
 from napari_spatial_ar.normative.detectors.stored import loaded
@@ -94,7 +94,7 @@ class SpatialARDetector(Detector):
     cost: ClassVar[str] = (
         "trains for minutes (GPU) to hours (CPU), scores in milliseconds, a file of 10 MB"
     )
-    tells_losses: ClassVar[bool] = True
+    reports_losses: ClassVar[bool] = True
     replayable: ClassVar[bool] = True
 
     def __init__(
@@ -112,7 +112,7 @@ class SpatialARDetector(Detector):
     def learn(
         cls,
         grids: Sequence[Tensor],
-        setup: FitSetup,
+        setup: FitContext,
         *,
         dilation: int = 4,
         dilations: str = "",
@@ -347,7 +347,7 @@ def _rms(vector: Tensor) -> float:
 def _train(
     grids: StoredGrids,
     valid: StoredGrids,
-    setup: FitSetup,
+    setup: FitContext,
     settings: TrainingSettings,
     epochs: int,
     patience: int,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_spatial_ar.errors import ModelFileError
-from napari_spatial_ar.normative.detectors.base import Detector, FitSetup, Learned, Learning, Step
+from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.grids import Draw, check_grid, rows_of, walk
 from napari_spatial_ar.normative.detectors.nearest import largest_products
 from napari_spatial_ar.normative.detectors.stored import BANK, take
@@ -144,7 +144,7 @@ class SurroundingsBank(Detector):
     def learn(
         cls,
         grids: Iterable[Tensor],
-        setup: FitSetup,
+        setup: FitContext,
         *,
         rows: int = 16_384,
         components: int = 256,
@@ -213,7 +213,7 @@ class SurroundingsBank(Detector):
         return self
 
 
-def _means_of(rows: Tensor, count: int, setup: FitSetup) -> Generator[Step, None, Tensor]:
+def _means_of(rows: Tensor, count: int, setup: FitContext) -> Generator[Step, None, Tensor]:
     """Spherical k-means: (N, k) float16 of unit length to (count, k) alike, on the CPU; seeded."""
     generator = torch.Generator().manual_seed(setup.seed)
     means = rows[torch.randperm(len(rows), generator=generator)[:count]].float()

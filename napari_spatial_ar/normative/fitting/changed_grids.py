@@ -26,13 +26,13 @@ from napari_spatial_ar.normative.fitting.synthetic_anomalies import VERSION, cha
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
-__all__ = ["ChangedGrids"]
+__all__ = ["SyntheticGrids"]
 
 # Slices kept in memory, for pieces of them to be put into the next ones.
 _OTHERS = 16
 
 
-class ChangedGrids(Sequence[tuple[Tensor, Tensor]]):
+class SyntheticGrids(Sequence[tuple[Tensor, Tensor]]):
     """Pairs of a changed slice's grid and the labels of its patches, read when asked for.
 
     Each slice is changed by a generator seeded with ``seed`` and its place, so an interrupted

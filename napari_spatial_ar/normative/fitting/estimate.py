@@ -16,10 +16,15 @@ import torch
 from napari_spatial_ar.datasets.folders import iter_slices
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative import speeds
-from napari_spatial_ar.normative.detectors import FitSetup, StoredGrids
+from napari_spatial_ar.normative.detectors import FitContext, StoredGrids
 from napari_spatial_ar.normative.fitting.config import FitConfig
 from napari_spatial_ar.normative.fitting.fit import fit_steps
-from napari_spatial_ar.normative.fitting.plan import FitPlan, FitPlanned, FitProgress, spoken
+from napari_spatial_ar.normative.fitting.plan import (
+    FitPlan,
+    FitPlanned,
+    FitProgress,
+    format_duration,
+)
 from napari_spatial_ar.normative.memory import one_sentence, releases_memory
 from napari_spatial_ar.normative.tiling import embed_slice
 from napari_spatial_ar.steps import finish
@@ -59,8 +64,9 @@ class FitEstimate:
 
     def __str__(self) -> str:
         stored = f", {self.stored} are stored" if self.stored else ""
-        learning = f"learning about {spoken(self.learning_seconds)}"
-        return f"About {spoken(self.seconds)}: {self.to_embed} slices to embed{stored}; {learning}."
+        learning, whole = map(format_duration, (self.learning_seconds, self.seconds))
+        embed = f"{self.to_embed} slices to embed{stored}"
+        return f"About {whole}: {embed}; learning about {learning}."
 
 
 @releases_memory
@@ -141,9 +147,9 @@ def _time_learning(plan: FitPlan) -> float:
         return passes * len(plan.store.tiling) * _time_of_a_pass(plan, grid, Path(folder))
 
 
-def _setup(plan: FitPlan, folder: Path, grids: Any) -> FitSetup:
+def _setup(plan: FitPlan, folder: Path, grids: Any) -> FitContext:
     backbone = plan.store.backbone
-    return FitSetup(
+    return FitContext(
         blocks=backbone.spec.blocks,
         device=backbone.device,
         valid=grids[:1],
@@ -181,7 +187,7 @@ def _time_of_walks(plan: FitPlan, grid: torch.Tensor, folder: Path) -> float:
     grids: list[Any] = [grid] * _SLICES
     labels = torch.randint(0, 2, (1, *grid.shape[2:]), generator=torch.Generator().manual_seed(0))
     pairs = [(grid, labels)] * _SLICES
-    taken = pairs if plan.method.wants_changes else grids
+    taken = pairs if plan.method.needs_synthetic else grids
     steps = plan.method.learn(taken, _setup(plan, folder, grids), **plan.options)
     walking = once = rest = stage = 0.0
     start = begin = time.perf_counter()
@@ -201,5 +207,5 @@ def _time_of_walks(plan: FitPlan, grid: torch.Tensor, folder: Path) -> float:
         rest = 0.0
     steps.close()
     changed = 0 if plan.changed is None else len(plan.changed)
-    slices = plan.train if plan.method.wants_normals else changed
+    slices = plan.train if plan.method.needs_normal else changed
     return once + rest + walking * slices * len(plan.store.tiling) / (_SLICES - 1)

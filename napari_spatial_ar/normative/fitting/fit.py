@@ -22,10 +22,10 @@ from napari_spatial_ar.normative.calibration.acquired import acquired_of
 from napari_spatial_ar.normative.calibration.calibrate import NormalScores, slice_keys
 from napari_spatial_ar.normative.detectors import (
     DETECTORS,
-    FitSetup,
+    FitContext,
     StoredGrids,
 )
-from napari_spatial_ar.normative.fitting.changed_grids import ChangedGrids
+from napari_spatial_ar.normative.fitting.changed_grids import SyntheticGrids
 from napari_spatial_ar.normative.fitting.config import (
     FitConfig,
     check_loaded,
@@ -41,7 +41,7 @@ from napari_spatial_ar.normative.fitting.plan import (
     FitProgress,
     embedding,
     learning,
-    tells_time_left,
+    with_time_left,
 )
 from napari_spatial_ar.normative.memory import one_sentence, releases_memory
 from napari_spatial_ar.normative.model import NormativeModel
@@ -57,7 +57,7 @@ _WORK_FOLDER = ".fit"
 
 
 @releases_memory
-@tells_time_left
+@with_time_left
 def fit_steps(
     config: FitConfig,
     *,
@@ -155,11 +155,11 @@ def fit_steps(
         )
         if folds:
             deal(slices.train, folds, seed)  # which says early that it cannot be done
-        wants_train = learns.wants_normals or folds
+        wants_train = learns.needs_normal or folds
         refs = (*(slices.train if wants_train else ()), *slices.valid, *slices.calibration)
         work = target / _WORK_FOLDER
         changed = (
-            ChangedGrids(
+            SyntheticGrids(
                 backbone,
                 preprocessing,
                 slices.train,
@@ -167,7 +167,7 @@ def fit_steps(
                 count=config.options["slices"],
                 seed=seed,
             )
-            if learns.wants_changes
+            if learns.needs_synthetic
             else None
         )
         message = f"Embedding slices with {backbone.spec.name}"
@@ -175,15 +175,15 @@ def fit_steps(
         plan = FitPlan(learns, config.options, store, refs, changed, *counts)
         yield FitPlanned("features", 0, len(refs), message=message, plan=plan)
         yield from embedding(extract(store, refs), len(refs), message, backbone.portions)
-        normals = StoredGrids(store.paths(slices.train if learns.wants_normals else ()))
+        normals = StoredGrids(store.paths(slices.train if learns.needs_normal else ()))
         grids: Sequence[Any] = normals
         if changed is not None:
             grids = changed
             yield from embedding(
                 changed.embed(), len(changed), "Embedding changed slices", backbone.portions
             )
-        tiles = 1 if learns.wants_changes else len(store.tiling)
-        setup = FitSetup(
+        tiles = 1 if learns.needs_synthetic else len(store.tiling)
+        setup = FitContext(
             blocks=backbone.spec.blocks,
             seed=seed,
             device=backbone.device,

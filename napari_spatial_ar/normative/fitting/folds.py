@@ -23,8 +23,8 @@ import numpy as np
 from napari_spatial_ar.datasets.slices import SliceRef
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.calibration.calibrate import NormalScores
-from napari_spatial_ar.normative.detectors import Detector, FitSetup, StoredGrids
-from napari_spatial_ar.normative.fitting.changed_grids import ChangedGrids
+from napari_spatial_ar.normative.detectors import Detector, FitContext, StoredGrids
+from napari_spatial_ar.normative.fitting.changed_grids import SyntheticGrids
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
 from napari_spatial_ar.normative.fitting.plan import FitProgress, learning
 from napari_spatial_ar.steps import mapped
@@ -55,8 +55,8 @@ def measure_folds(
     scores: NormalScores,
     method: type[Detector],
     refs: Sequence[SliceRef],
-    changed: ChangedGrids | None,
-    setup: FitSetup,
+    changed: SyntheticGrids | None,
+    setup: FitContext,
     options: Mapping[str, Any],
     store: FeatureStore,
     folds: int,

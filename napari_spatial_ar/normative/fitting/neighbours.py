@@ -22,7 +22,7 @@ from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.calibration.calibrate import slice_keys
 from napari_spatial_ar.normative.explaining import PatchPicture, picture_around
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
-from napari_spatial_ar.normative.fitting.outliers import look_again, series_of_fit
+from napari_spatial_ar.normative.fitting.outliers import series_of_fit, survey_again
 from napari_spatial_ar.normative.fitting.plan import FitProgress, embedding
 from napari_spatial_ar.normative.model import NormativeModel
 
@@ -142,7 +142,7 @@ def similar_patches(
     """
     if count < 1:
         raise InputError(f"the number of patches to show must be at least 1, not {count}")
-    found = yield from look_again(model, folders, patient_pattern)
+    found = yield from survey_again(model, folders, patient_pattern)
     refs = _learned_from(model, [ref for one in series_of_fit(model, found) for ref in one.refs])
     if not refs:
         raise InputError(

@@ -27,7 +27,7 @@ from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.calibration.calibrate import slice_keys
 from napari_spatial_ar.normative.detectors import (
     Detector,
-    FitSetup,
+    FitContext,
     StoredGrids,
     SurroundingsBank,
     score_grid,
@@ -41,11 +41,11 @@ from napari_spatial_ar.steps import mapped
 __all__ = [
     "UNIT",
     "CrossJudge",
-    "Suspect",
-    "Suspects",
-    "find_suspects",
-    "look_again",
+    "Outlier",
+    "Outliers",
+    "find_outliers",
     "series_of_fit",
+    "survey_again",
 ]
 
 #: Unit of the scores.
@@ -53,7 +53,7 @@ UNIT = SurroundingsBank.unit
 
 
 @dataclass(frozen=True)
-class Suspect:
+class Outlier:
     """A scan of a fit, with the slice that is least like those of other patients.
 
     Parameters
@@ -80,10 +80,10 @@ class Suspect:
 
 
 @dataclass(frozen=True)
-class Suspects:
+class Outliers:
     """The most surprising scans first, and out of how many."""
 
-    ranked: tuple[Suspect, ...]
+    ranked: tuple[Outlier, ...]
     scans: int
 
 
@@ -118,7 +118,7 @@ class CrossJudge:
         """
         store, halves = self._store, split_by_group(refs, 0.5, seed)
         for shown, judged in (halves, halves[::-1]):
-            setup = FitSetup(
+            setup = FitContext(
                 blocks=store.backbone.spec.blocks, seed=seed, device=store.backbone.device
             )
             grids = StoredGrids(store.paths(shown))
@@ -133,13 +133,13 @@ class CrossJudge:
         return score_grid(detector, self._scoring, grids, shape, store.tiling)
 
 
-def find_suspects(
+def find_outliers(
     model: NormativeModel,
     folders: str | Path | Sequence[str | Path],
     *,
     top: int = 20,
     patient_pattern: str | None = None,
-) -> Generator[FitProgress, None, Suspects]:
+) -> Generator[FitProgress, None, Outliers]:
     """Rank the scans that a model was fitted on by how little they are like other patients'.
 
     Parameters
@@ -174,7 +174,7 @@ def find_suspects(
     """
     if top < 1:
         raise InputError(f"the number of scans to show must be at least 1, not {top}")
-    found = yield from look_again(model, folders, patient_pattern)
+    found = yield from survey_again(model, folders, patient_pattern)
     series = series_of_fit(model, found)
     if not series:
         raise InputError(
@@ -201,15 +201,15 @@ def find_suspects(
         example = Example(apply_window(image, *window), score.nll, score.image_score)
         place = one.refs.index(ref) if ref.index is None else ref.index
         suspects.append(
-            Suspect(
+            Outlier(
                 one.key, one.label, one.patient, len(one.refs), place, score.image_score, example
             )
         )
     suspects.sort(key=lambda suspect: suspect.score, reverse=True)
-    return Suspects(tuple(suspects), len(series))
+    return Outliers(tuple(suspects), len(series))
 
 
-def look_again(
+def survey_again(
     model: NormativeModel,
     folders: str | Path | Sequence[str | Path],
     patient_pattern: str | None,

@@ -10,9 +10,9 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from napari_spatial_ar.datasets.folders import SliceRef
 from napari_spatial_ar.normative import speeds
-from napari_spatial_ar.normative.detectors import Detector, FitSetup
+from napari_spatial_ar.normative.detectors import Detector, FitContext
 from napari_spatial_ar.normative.detectors.base import Learned
-from napari_spatial_ar.normative.fitting.changed_grids import ChangedGrids
+from napari_spatial_ar.normative.fitting.changed_grids import SyntheticGrids
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
 from napari_spatial_ar.normative.memory import Portions, one_sentence
 
@@ -21,12 +21,12 @@ __all__ = [
     "FitPlanned",
     "FitProgress",
     "embedding",
+    "format_duration",
     "learning",
-    "spoken",
-    "tells_time_left",
+    "with_time_left",
 ]
 
-Stage = Literal["features", "training", "calibration", "saving"]
+LayerVisibility = Literal["features", "training", "calibration", "saving"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class FitProgress:
         One line for people.
     """
 
-    stage: Stage
+    stage: LayerVisibility
     done: int
     total: int
     epoch: int = 0
@@ -66,7 +66,7 @@ class FitProgress:
     message: str = ""
 
 
-def spoken(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Say a time as people do: ``"40 s"``, ``"6 min"``, ``"3.5 h"``."""
     if seconds < 100:
         return f"{max(1, round(seconds))} s"
@@ -98,7 +98,7 @@ def embedding(
 def learning(
     method: type[Detector],
     grids: Sequence[Any],
-    setup: FitSetup,
+    setup: FitContext,
     options: Mapping[str, Any],
     tiles: int = 1,
 ) -> Generator[FitProgress, None, Learned[Detector]]:
@@ -178,7 +178,7 @@ class FitPlan:
     options: Mapping[str, Any]
     store: FeatureStore
     refs: tuple[SliceRef, ...]
-    changed: ChangedGrids | None
+    changed: SyntheticGrids | None
     train: int
     valid: int
     folds: int = 0
@@ -267,7 +267,7 @@ class _Clock:
             speeds.remember(plan.learning_key, self._spent / plan.train)
 
 
-def tells_time_left(
+def with_time_left(
     steps_of: Callable[P, Generator[FitProgress, None, R]],
 ) -> Callable[P, Generator[FitProgress, None, R]]:
     """Fill in `FitProgress.seconds_left` of a fit's steps."""

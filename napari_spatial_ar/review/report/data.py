@@ -26,9 +26,9 @@ __all__ = [
     "FolderEntry",
     "FolderReport",
     "ScanReport",
+    "report_message",
     "report_steps",
     "scan_report",
-    "told_in_report",
 ]
 
 REPORT_FILE = "report.html"
@@ -153,7 +153,7 @@ class FolderReport:
         return sorted(self.entries, key=key)
 
 
-def told_in_report(error: Exception) -> str:
+def report_message(error: Exception) -> str:
     """One sentence on an error, without the file's name, which may be a patient's."""
     if isinstance(error, SpatialARError):
         text = str(SpatialARError(error.what, fix=error.fix))

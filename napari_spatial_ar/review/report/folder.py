@@ -15,7 +15,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_bytes, atomic_write_text
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.calibration.likeness import Likeness
+from napari_spatial_ar.normative.calibration.likeness import DomainShift
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings import list_findings
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
@@ -25,9 +25,9 @@ from napari_spatial_ar.review.report.data import (
     FolderEntry,
     FolderReport,
     ScanReport,
+    report_message,
     report_steps,
     scan_report,
-    told_in_report,
 )
 from napari_spatial_ar.review.report.html import folder_page
 from napari_spatial_ar.review.report.pdf import PDF_FILE, Paper, pdf_of
@@ -97,7 +97,7 @@ class FolderReports:
             may be a patient's.
         """
         label = f"Input {number + 1}" + (f", {name}" if name else "")
-        self.entries.append(FolderEntry(label, trouble=told_in_report(error)))
+        self.entries.append(FolderEntry(label, trouble=report_message(error)))
 
     def write(self, left_out: Sequence[str] = ()) -> dict[str, str]:
         """Write what is asked for, each file whole or not at all, and say where.
@@ -206,7 +206,7 @@ def worklist_steps(
         try:
             report = yield from _kept_steps(done, entry, scan, model, store, rule, fpr)
         except InputError as error:
-            entries.append(FolderEntry(entry.label, None, told_in_report(error), entry.reading))
+            entries.append(FolderEntry(entry.label, None, report_message(error), entry.reading))
             continue
         why = "" if report else f"{entry.done} of {entry.slices} slices are scored so far."
         entries.append(FolderEntry(entry.label, report, why, entry.reading))
@@ -260,16 +260,18 @@ def _kept_steps(
         settings=settings,
         mask=mask,
         reviewed=reviewed,
-        likeness=(yield from _likeness_steps(done, model, volume)),
+        likeness=(yield from _domain_shift_steps(done, model, volume)),
     )
     steps = report_steps(results, model, most=IN_A_FOLDER)
     return (yield from mapped(steps, lambda _: done))
 
 
-def _likeness_steps(done: int, model: Any, volume: Volume) -> Generator[int, None, Likeness | None]:
+def _domain_shift_steps(
+    done: int, model: Any, volume: Volume
+) -> Generator[int, None, DomainShift | None]:
     if not hasattr(getattr(model, "header", None), "looks"):
         return None
     # Not before: it imports torch.
-    from napari_spatial_ar.normative.calibration.appearance import likeness_steps
+    from napari_spatial_ar.normative.calibration.appearance import domain_shift_steps
 
-    return (yield from mapped(likeness_steps(model, volume), lambda _: done))
+    return (yield from mapped(domain_shift_steps(model, volume), lambda _: done))

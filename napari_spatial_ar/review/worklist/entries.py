@@ -110,7 +110,7 @@ class Entry:
         return replace(self, state="waiting") if self.state == "scoring" else self
 
 
-def order_of_need(entries: Iterable[Entry], looking_at: str = "") -> list[str]:
+def order_of_need(entries: Iterable[Entry], open_key: str = "") -> list[str]:
     """Keys of the scans that are still to be scored, in the order in which they are needed.
 
     First the one that is being looked at, then those begun, then those not read yet in the order
@@ -118,7 +118,7 @@ def order_of_need(entries: Iterable[Entry], looking_at: str = "") -> list[str]:
     """
     left = [e for e in entries if e.state in ("waiting", "scoring")]
     rank = {reading: at for at, reading in enumerate(get_args(Reading))}
-    left.sort(key=lambda e: (e.key != looking_at, rank[e.reading], not e.done))
+    left.sort(key=lambda e: (e.key != open_key, rank[e.reading], not e.done))
     return [entry.key for entry in left]
 
 

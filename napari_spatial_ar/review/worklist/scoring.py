@@ -18,7 +18,7 @@ from napari_spatial_ar.review.p_values import p_values
 from napari_spatial_ar.review.worklist.entries import Summary
 from napari_spatial_ar.review.worklist.store import ScanScores, WorklistStore, model_key
 
-__all__ = ["KeptFirst", "MaskRule", "score_steps", "summarise"]
+__all__ = ["MaskRule", "ReuseStoredScores", "score_steps", "summarise"]
 
 # Scores of a scan that is under way are written this often: a crash costs no more than that.
 _SAVE_SECONDS = 60.0
@@ -46,7 +46,7 @@ class MaskRule:
         return replace(self.settings, smoothing_mm=0.0, min_area_mm2=0.0, min_size_mm3=0.0)
 
 
-class KeptFirst:
+class ReuseStoredScores:
     """Scores a scan like a model, but takes what is kept of it from there.
 
     Parameters

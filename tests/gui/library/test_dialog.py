@@ -112,9 +112,9 @@ def news(qtbot: Any) -> Iterator[list[int]]:
     def hear() -> None:
         heard.append(1)
 
-    services.model_news.changed.connect(hear)
+    services.model_events.changed.connect(hear)
     yield heard
-    services.model_news.changed.disconnect(hear)
+    services.model_events.changed.disconnect(hear)
 
 
 def names(dialog: LibraryDialog) -> list[str]:
@@ -263,7 +263,7 @@ def test_the_review_dock_follows_a_new_name(
 ) -> None:
     review = review_of(dialog)
     models["other"] = models["fake"]
-    services.model_news.changed.emit()
+    services.model_events.changed.emit()
     review.models.choose("other")
     models["new"] = models.pop("other")
     dialog.table.choose("other")

@@ -74,11 +74,11 @@ def test_a_scan_that_is_wholly_scored_says_how_rare_it_is(
     made = dock()
     click(made.slice_button)
     finish(made)
-    assert made.rarity_note.text() == ""
+    assert made.p_value_note.text() == ""
     click(made.volume_button)
     finish(made)
-    qtbot.waitUntil(lambda: made.rarity_note.text() != "", timeout=10_000)
-    said = made.rarity_note.text()
+    qtbot.waitUntil(lambda: made.p_value_note.text() != "", timeout=10_000)
+    said = made.p_value_note.text()
     assert "scores as high in 1 of 2 normal patients" in said
     assert "p = 0.67" in said
 
@@ -551,7 +551,7 @@ def test_without_a_model_the_dock_says_what_to_do(
     assert "Fit one in the Training dock" in made.model_note.text()
     assert not made.volume_button.isEnabled()
     models["new"] = lab.Model(name="new")
-    services.model_news.changed.emit()
+    services.model_events.changed.emit()
     qtbot.waitUntil(lambda: made.models.model is models["new"])
     assert made.model_box.currentText() == "new"
     assert made.volume_button.isEnabled()

@@ -418,10 +418,10 @@ def one_patient_at_a_time(reader: Reader, source: Any, folder: Path) -> None:
 
     # A warning that comes late moves no button.
     spots = [button.mapToGlobal(QPoint()) for button in (dock.slice_button, dock.volume_button)]
-    before = dock.unlike_note.text()
-    dock.unlike_note.say("Unlike in every way, as comes out late" if not before else "", "So.")
+    before = dock.shift_note.text()
+    dock.shift_note.set_text("Unlike in every way, as comes out late" if not before else "", "So.")
     QApplication.processEvents()
-    assert dock.unlike_note.isVisible() == (not before)
+    assert dock.shift_note.isVisible() == (not before)
     buttons = (dock.slice_button, dock.volume_button)
     assert [button.mapToGlobal(QPoint()) for button in buttons] == spots
 

@@ -24,7 +24,7 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import Window, resolve
 from napari_spatial_ar.normative.calibration import appearance
 from napari_spatial_ar.normative.calibration.acquired import Acquired
-from napari_spatial_ar.normative.calibration.likeness import Likeness
+from napari_spatial_ar.normative.calibration.likeness import DomainShift
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.review.worklist.entries import Entry, Summary
 from tests.gui.conftest import FakeInfo
@@ -37,14 +37,14 @@ def looks(monkeypatch: pytest.MonkeyPatch, models: Any) -> list[Any]:
     """Scans that are compared; those of the modality "ct" are found unlike."""
     asked: list[Any] = []
 
-    def steps(model: Any, volume: Any) -> Generator[None, None, Likeness]:
+    def steps(model: Any, volume: Any) -> Generator[None, None, DomainShift]:
         yield
         asked.append(volume)
         unlike = volume.modality == "ct"
         reasons, topics = (("it is CT",), ("modality",)) if unlike else ((), ())
-        return Likeness(reasons, {"body": 0.5}, True, topics)
+        return DomainShift(reasons, {"body": 0.5}, True, topics)
 
-    monkeypatch.setattr(appearance, "likeness_steps", steps)
+    monkeypatch.setattr(appearance, "domain_shift_steps", steps)
     models["fake"].header = SimpleNamespace(
         looks=object(), preprocessing=None, to_dict=lambda: {"method": "fake"}
     )
@@ -52,7 +52,7 @@ def looks(monkeypatch: pytest.MonkeyPatch, models: Any) -> list[Any]:
 
 
 def warning(made: ReviewDock) -> str:
-    return made.unlike_note.text() if made.unlike_note.isVisibleTo(made) else ""
+    return made.shift_note.text() if made.shift_note.isVisibleTo(made) else ""
 
 
 def test_a_scan_unlike_the_models_is_marked_beside_the_model(
@@ -102,7 +102,7 @@ def test_more_flagged_than_calibration_promises_is_a_warning(
     made.score("volume")
     finish(made)
     assert warning(made) == "\u26a0 More is flagged than is likely to be abnormal."
-    said = made.unlike_note.reasons.text()
+    said = made.shift_note.reasons.text()
     assert said.startswith("100% of the tissue of the whole scan lies above the threshold")
 
 
@@ -117,13 +117,13 @@ def test_the_warning_takes_two_lines_until_it_is_asked_why(
     )
     topics = ("modality", "appearance", "brightness", "field of view", "slice spacing")
 
-    def steps(model: Any, volume: Any) -> Generator[None, None, Likeness]:
+    def steps(model: Any, volume: Any) -> Generator[None, None, DomainShift]:
         yield
-        return Likeness(reasons, {}, True, topics)
+        return DomainShift(reasons, {}, True, topics)
 
-    monkeypatch.setattr(appearance, "likeness_steps", steps)
+    monkeypatch.setattr(appearance, "domain_shift_steps", steps)
     made = dock(show=True)
-    note = made.unlike_note
+    note = made.shift_note
     qtbot.waitUntil(note.isVisible, timeout=5000)
     line = note.fontMetrics().lineSpacing()
     qtbot.waitUntil(lambda: note.height() < 3 * line + 6, timeout=5000)
@@ -132,9 +132,9 @@ def test_the_warning_takes_two_lines_until_it_is_asked_why(
     qtbot.keyClick(note.why, Qt.Key.Key_Space)
     assert note.reasons.isVisible()
     assert all(reason in note.reasons.text() for reason in reasons[:3])
-    note.say(note.line.text(), "Something else.")
+    note.set_text(note.line.text(), "Something else.")
     assert not note.reasons.isVisible()  # what is new is folded away
-    note.say("", "")
+    note.set_text("", "")
     assert not note.isVisible()
 
 
@@ -233,7 +233,7 @@ def test_what_headers_say_does_not_fit_is_there_before_score(
         yield
         pytest.fail("a look at the voxels is not needed for it")
 
-    monkeypatch.setattr(appearance, "likeness_steps", nothing)
+    monkeypatch.setattr(appearance, "domain_shift_steps", nothing)
     models["fake"].header = Header(FLAIR=9)
     del models["fake"].header.looks
     made = dock(of_sequence(lab.make_volume("PIL"), "T1"))

@@ -42,7 +42,7 @@ from napari_spatial_ar.gui.widgets.plots import FOLLOWED, NORMAL, LossPlot, nice
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, default_window
 from napari_spatial_ar.normative.detectors import DETECTORS
 from napari_spatial_ar.normative.fitting.config import DEFAULT_METHOD, FitConfig
-from napari_spatial_ar.normative.fitting.outliers import Suspect, Suspects
+from napari_spatial_ar.normative.fitting.outliers import Outlier, Outliers
 from napari_spatial_ar.normative.fitting.recipe import read_recipe, write_recipe
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.scores import Example
@@ -162,7 +162,7 @@ def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
     select_data(dock.form.method.box, "spatial-ar")
     set_options(dock, dilation=1, context="bidirectional", epochs=4)
     dock.form.seed.setValue(5)
-    with qtbot.waitSignal(services.model_news.changed, timeout=5000):
+    with qtbot.waitSignal(services.model_events.changed, timeout=5000):
         click(dock.start_button)
         assert not dock.start_button.isEnabled()
         assert not dock.form.isEnabled()
@@ -193,7 +193,7 @@ def test_options_that_are_a_text_or_a_tick(
     assert editors["whiten"].native.text() == "", "the name stands beside it once"
     assert "principal components" in editors["whiten"].tooltip
     set_options(dock, dilations="1-2-4-2-1", whiten=True)
-    with qtbot.waitSignal(services.model_news.changed, timeout=5000):
+    with qtbot.waitSignal(services.model_events.changed, timeout=5000):
         click(dock.start_button)
     qtbot.waitUntil(lambda: not dock.running)
     assert fit.calls[0].config.chosen_options == {"dilations": "1-2-4-2-1", "whiten": True}
@@ -365,7 +365,7 @@ def test_dropped_folders_are_looked_through_before_a_fit(
     panel = dock.form.normals
     drop(dock, *patients)
     assert panel.looking
-    assert panel.look_button.text() == "Stop"
+    assert panel.survey_button.text() == "Stop"
     qtbot.waitUntil(lambda: panel.summary is not None, timeout=10_000)
     assert not panel.looking
     text = panel.note.text()
@@ -427,22 +427,22 @@ def test_after_a_fit_the_most_surprising_scans_are_shown_and_left_out(
 ) -> None:
     asked = []
 
-    def suspect_steps(model: Path, folders: list[str]) -> Generator[Any, None, Any]:
+    def outlier_steps(model: Path, folders: list[str]) -> Generator[Any, None, Any]:
         asked.append((model, folders))
         yield step("calibration", 1, 2)
         image = np.eye(20, dtype=np.float32)
         example = Example(image, image, 0.5)
-        one = Suspect("a" * 64, "3 pictures", "0a1b2c3d", 3, 0, 0.5, example)
-        return Suspects((one,), scans=2)
+        one = Outlier("a" * 64, "3 pictures", "0a1b2c3d", 3, 0, 0.5, example)
+        return Outliers((one,), scans=2)
 
-    monkeypatch.setattr(services, "suspect_steps", suspect_steps)
+    monkeypatch.setattr(services, "outlier_steps", outlier_steps)
     dock.form.normals.folder.setText(str(scans))
-    assert not dock.suspects_button.isEnabled()
+    assert not dock.outliers_button.isEnabled()
     click(dock.start_button)
     qtbot.waitUntil(lambda: not dock.running, timeout=5000)
-    click(dock.suspects_button)
+    click(dock.outliers_button)
     assert dock.running
-    assert not dock.suspects_button.isEnabled()
+    assert not dock.outliers_button.isEnabled()
     qtbot.waitUntil(lambda: not dock.running, timeout=5000)
     assert asked == [(dock.form.target, [str(scans)])]
     dock.dialog.table.topLevelItem(0).setCheckState(0, Qt.CheckState.Checked)
@@ -452,7 +452,7 @@ def test_after_a_fit_the_most_surprising_scans_are_shown_and_left_out(
     assert fit.calls[1].config.exclude == ("a" * 64,)
     # Of other folders nothing is known.
     dock.form.normals.folder.setText(str(scans.parent))
-    assert not dock.suspects_button.isEnabled()
+    assert not dock.outliers_button.isEnabled()
 
 
 def test_another_modality_or_window_is_looked_at_again(
@@ -485,7 +485,7 @@ def test_looking_can_be_stopped_and_a_bad_folder_is_one_sentence(
 ) -> None:
     panel = dock.form.normals
     drop(dock, *patients)
-    click(panel.look_button)
+    click(panel.survey_button)
     assert panel.note.text() == "Stopped."
     assert not panel.looking
     qtbot.waitUntil(lambda: pool().activeThreadCount() == 0, timeout=5000)
@@ -494,7 +494,7 @@ def test_looking_can_be_stopped_and_a_bad_folder_is_one_sentence(
     qtbot.waitUntil(lambda: not panel.looking, timeout=5000)
     assert panel.note.text() == f"{scans}: the folder is empty. Choose a folder of scans."
     panel.folder.setText(str(scans / "nowhere"))
-    click(panel.look_button)
+    click(panel.survey_button)
     assert "no such folder" in panel.note.text()
 
 
@@ -882,7 +882,7 @@ def test_an_unfinished_fit_is_offered_after_a_restart_and_then_forgotten(
     select_data(again.form.method.box, "memory-bank")
     again.form.seed.setValue(0)
     again.form.normals.folder.clear()
-    click(again.unfinished.go_on_button)
+    click(again.unfinished.resume_button)
     assert again.unfinished.isHidden()
     qtbot.waitUntil(lambda: not again.running, timeout=5000)
     assert "The model by-night is ready" in again.note.text()
@@ -912,15 +912,15 @@ def test_what_is_wrong_with_an_unfinished_fit_is_one_sentence(
     again, (kept,) = restarted(), services.unfinished_dir().iterdir()
     whole = kept.read_text()
     kept.write_text("schema = 1\nsede = ")
-    click(again.unfinished.go_on_button)
+    click(again.unfinished.resume_button)
     assert "it is no recipe" in notes[-1]
     kept.write_text(whole)
     scans.rename(scans.with_name("elsewhere"))
-    click(again.unfinished.go_on_button)
+    click(again.unfinished.resume_button)
     assert notes[-1] == f"{scans}: there is no such folder. Choose another one."
     assert not again.running
     kept.unlink()
-    click(again.unfinished.go_on_button)
+    click(again.unfinished.resume_button)
     assert notes[-1].startswith(f"{kept}: the recipe cannot be read")
     assert len(notes) == 3
     assert len(fit.calls) == 1
@@ -1012,7 +1012,7 @@ def test_a_model_fitted_here_scores_a_scan_there(
     qtbot.waitUntil(lambda: not training.running, timeout=120_000)
     assert "ready" in training.note.text()
     assert len(training.plot.valid) == 2
-    click(training.suspects_button)
+    click(training.outliers_button)
     qtbot.waitUntil(lambda: not training.running, timeout=120_000)
     assert training.dialog.table.topLevelItemCount() == 6
     training.dialog.reject()

@@ -9,33 +9,33 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDialog
 
-from napari_spatial_ar.gui.training.outliers_dialog import SuspectsDialog
-from napari_spatial_ar.normative.fitting.outliers import Suspect, Suspects
+from napari_spatial_ar.gui.training.outliers_dialog import OutliersDialog
+from napari_spatial_ar.normative.fitting.outliers import Outlier, Outliers
 from napari_spatial_ar.normative.scores import Example
 
 
-def suspects() -> Suspects:
+def suspects() -> Outliers:
     """Two scans; the second's heatmap is warm in its lower half."""
     image = np.full((40, 30), 0.5, np.float32)
     warm = np.full((40, 30), 0.1, np.float32)
     warm[20:] = 0.9
-    return Suspects(
+    return Outliers(
         (
-            Suspect("a" * 64, "3 pictures", "0a1b2c3d", 3, 1, 0.9, Example(image, warm[::-1], 0.9)),
-            Suspect("b" * 64, "MR series 4", "11223344", 20, 12, 0.4, Example(image, warm, 0.4)),
+            Outlier("a" * 64, "3 pictures", "0a1b2c3d", 3, 1, 0.9, Example(image, warm[::-1], 0.9)),
+            Outlier("b" * 64, "MR series 4", "11223344", 20, 12, 0.4, Example(image, warm, 0.4)),
         ),
         scans=7,
     )
 
 
 @pytest.fixture
-def dialog(qtbot: Any) -> SuspectsDialog:
-    made = SuspectsDialog(suspects())
+def dialog(qtbot: Any) -> OutliersDialog:
+    made = OutliersDialog(suspects())
     qtbot.addWidget(made)
     return made
 
 
-def test_scans_stand_in_their_order_with_pictures(dialog: SuspectsDialog) -> None:
+def test_scans_stand_in_their_order_with_pictures(dialog: OutliersDialog) -> None:
     table = dialog.table
     texts = [
         [table.topLevelItem(row).text(column) for column in range(table.columnCount())]
@@ -57,7 +57,7 @@ def test_scans_stand_in_their_order_with_pictures(dialog: SuspectsDialog) -> Non
     assert warm[0] - warm[2] > 60
 
 
-def test_a_new_fit_leaves_out_what_is_ticked(dialog: SuspectsDialog, qtbot: Any) -> None:
+def test_a_new_fit_leaves_out_what_is_ticked(dialog: OutliersDialog, qtbot: Any) -> None:
     assert dialog.excluded == frozenset()
     assert not dialog.again_button.isEnabled()
     dialog.table.topLevelItem(1).setCheckState(0, Qt.CheckState.Checked)

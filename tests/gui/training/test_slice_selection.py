@@ -56,7 +56,7 @@ def test_the_count_follows_the_slider_without_another_look(
     chosen = form.selection
     assert chosen.count.text().startswith("114 slices used; left out: 0 outside")
     looks: list[object] = []
-    form.normals.look_wanted.connect(looks.append)
+    form.normals.survey_requested.connect(looks.append)
     chosen.range.setValue((20, 50))
     # Middles of 30 slices and of 24: 9 and 7 of them, the coronal ones counted from anterior.
     assert (

@@ -20,7 +20,7 @@ from napari_spatial_ar.errors import InputError, InUseError, WeightsError
 from napari_spatial_ar.gui import services, settings
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.review.dock import ReviewDock
-from napari_spatial_ar.gui.review.scored_layer import outward
+from napari_spatial_ar.gui.review.scored_layer import from_slice_outward
 from napari_spatial_ar.gui.viewer import slice_in_view
 from napari_spatial_ar.gui.worklist import panel as worklist_panel
 from napari_spatial_ar.gui.worklist import runner
@@ -239,7 +239,9 @@ def test_the_scan_in_the_viewer_is_scored_first_from_the_slice_in_view(
     # From the middle as far as the worker came, then from the slice in view.
     here = slice_in_view(made.viewer, made.scan.layer, made.session.geometry)
     assert model.asked[:3] == [6, 5, 7]
-    assert model.asked[3:] == [i for i in outward(SLICES, here) if i not in (5, 6, 7)][:2]
+    assert (
+        model.asked[3:] == [i for i in from_slice_outward(SLICES, here) if i not in (5, 6, 7)][:2]
+    )
     assert panel.runner.plan.at_work == ""
     assert {entry.done for entry in panel.rows.entries if entry.key != at_hand} == {0}
     model.gate.release(100)
@@ -439,7 +441,7 @@ def test_the_list_is_scored_in_the_way_that_is_settled_for_the_model(
 ) -> None:
     settled: list[tuple[Any, int]] = []
     model = models["fake"]
-    monkeypatch.setattr(services, "settle_engine", lambda m: settled.append((m, len(model.asked))))
+    monkeypatch.setattr(services, "choose_engine", lambda m: settled.append((m, len(model.asked))))
     made = dock(scan=False, window=True)
     made.show_worklist([str(folder)])
     wait(all_scored(made.worklist))
@@ -482,7 +484,7 @@ def test_a_long_line_makes_the_worklist_no_taller(dock: Make, tmp_path: Path) ->
     panel = made.worklist
     assert panel is not None
     before = panel.minimumSizeHint().height()
-    panel._say("2 of 4 scored, 1 failed, 1 done, 2 unread, about 3 min left. " * 4)
+    panel._update_status("2 of 4 scored, 1 failed, 1 done, 2 unread, about 3 min left. " * 4)
     assert panel.layout().totalMinimumSize().height() == before
     assert "2 unread, about 3 min left" in panel.note.toolTip()
     # With napari's own docks (layer controls of an image, layer list), menu and status bar.

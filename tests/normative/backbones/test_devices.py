@@ -25,7 +25,7 @@ from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.devices import resolve_device
 from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.batching import BatchScorer, BatchSizes
-from napari_spatial_ar.normative.detectors import DETECTORS, FitSetup, StoredGrids
+from napari_spatial_ar.normative.detectors import DETECTORS, FitContext, StoredGrids
 from napari_spatial_ar.normative.detectors.ar_training import precision
 from tests.normative.detectors.test_detectors import (
     BLOCKS,
@@ -183,7 +183,7 @@ def test_no_float64_is_asked_of_it_by_a_method(
     name: str, options: dict[str, Any], stored: tuple[StoredGrids, StoredGrids], tmp_path: Path
 ) -> None:
     few = {**options, **{k: 2 for k in ("epochs", "iterations", "passes") if k in options}}
-    setup = FitSetup(BLOCKS, 0, STAND_IN, valid=stored[1], checkpoint=tmp_path / "c.safetensors")
+    setup = FitContext(BLOCKS, 0, STAND_IN, valid=stored[1], checkpoint=tmp_path / "c.safetensors")
     grids = StoredGrids(stored[0].paths[:8])
     with NoFloat64():
         assert len(list(DETECTORS[name].learn(grids, setup, **few))) > 0

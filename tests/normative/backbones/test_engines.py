@@ -24,7 +24,7 @@ from napari_spatial_ar.normative.backbones.fastest_engine import (
     settle,
     trials,
 )
-from napari_spatial_ar.normative.cancellation import stopping_when
+from napari_spatial_ar.normative.cancellation import cancel_when
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.preprocessing import Preprocessing
@@ -115,7 +115,7 @@ def test_what_was_built_is_kept_until_the_device_changes(tiny_backbone: Backbone
 
 
 def test_it_stops_between_its_blocks(tiny_backbone: Backbone) -> None:
-    with stopping_when(lambda: True), pytest.raises(Cancelled):
+    with cancel_when(lambda: True), pytest.raises(Cancelled):
         tiny_backbone.embed(IMAGES)
 
 
@@ -209,7 +209,7 @@ def test_stopping_while_it_is_measured_stops(
     model = build(tiny_backbone)
     timed["fast"] = 0.5
     added("fast", lambda grid: grid + 0.0)
-    with stopping_when(lambda: True), pytest.raises(Cancelled):
+    with cancel_when(lambda: True), pytest.raises(Cancelled):
         settle(model)
     assert recalled(model) == ""
 

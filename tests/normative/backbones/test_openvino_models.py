@@ -15,7 +15,7 @@ import torch
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbones import engines
 from napari_spatial_ar.normative.backbones.backbone import Backbone
-from napari_spatial_ar.normative.backbones.engines import keep_silent, quantized
+from napari_spatial_ar.normative.backbones.engines import disable_telemetry, quantized
 from napari_spatial_ar.paths import quantized_dir
 from tests.tiny import make_backbone, make_spec
 
@@ -174,7 +174,7 @@ def test_what_was_loaded_before_reports_nothing_either(monkeypatch: pytest.Monke
     module = ModuleType("openvino_telemetry")
     module.Telemetry = Telemetry  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "openvino_telemetry", module)
-    keep_silent()
+    disable_telemetry()
     Telemetry().start_session("ovc")
     Telemetry().send_event("ovc", "version", "1")
     assert sent == []

@@ -20,9 +20,9 @@ from napari_spatial_ar.normative.backbones import fastest_engine
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.engines import ENGINES, Float32
 from napari_spatial_ar.normative.backbones.fastest_engine import trials
-from napari_spatial_ar.normative.backbones.turns import Turns
+from napari_spatial_ar.normative.backbones.turns import FairLock
 from napari_spatial_ar.normative.batching import BatchScorer
-from napari_spatial_ar.normative.cancellation import stopping_when
+from napari_spatial_ar.normative.cancellation import cancel_when
 from napari_spatial_ar.normative.explaining import embed_plane
 from tests.normative.test_model import build
 
@@ -119,17 +119,17 @@ def test_engines_that_are_tried_are_not_what_others_compute_with(
 
 
 def test_each_stops_for_itself_also_while_it_waits() -> None:
-    turns, inside, go = Turns(), threading.Event(), threading.Event()
+    turns, inside, go = FairLock(), threading.Event(), threading.Event()
 
     def holds() -> str:
-        with stopping_when(lambda: False), turns.taken():
+        with cancel_when(lambda: False), turns.taken():
             inside.set()
             assert go.wait(WAIT)
         return "done"
 
     def waits() -> str:
         assert inside.wait(WAIT)
-        with stopping_when(lambda: True), pytest.raises(Cancelled), turns.taken():
+        with cancel_when(lambda: True), pytest.raises(Cancelled), turns.taken():
             pass
         go.set()  # the other one holds it still
         return "cancelled"
@@ -140,7 +140,7 @@ def test_each_stops_for_itself_also_while_it_waits() -> None:
 
 
 def test_who_waits_comes_next() -> None:
-    turns, order, asked = Turns(), [], threading.Event()
+    turns, order, asked = FairLock(), [], threading.Event()
 
     def slices() -> None:
         for number in range(50):
@@ -169,7 +169,7 @@ def test_a_batch_is_copied_out_before_the_next_uses_its_buffers() -> None:
         result = buffer.clone()
         return result, result, result.flatten(1).mean(dim=1)
 
-    turns = Turns()
+    turns = FairLock()
     scorer = BatchScorer(maps, lambda unit: None, torch.device("cpu"), turns=turns)  # type: ignore[arg-type, return-value]
 
     def score(value: int) -> list[float]:

@@ -17,11 +17,11 @@ from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.imaging.acquisition import Acquisition
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
 from napari_spatial_ar.imaging.volume import Series, Volume
-from napari_spatial_ar.normative.calibration.acquired import Acquired, acquired_of, header_likeness
+from napari_spatial_ar.normative.calibration.acquired import Acquired, acquired_of, header_shift
 from napari_spatial_ar.normative.calibration.appearance import likeness
 from napari_spatial_ar.normative.calibration.calibrate import recalibrate
-from napari_spatial_ar.normative.calibration.likeness import Likeness
-from napari_spatial_ar.review.likeness import likeness_headline
+from napari_spatial_ar.normative.calibration.likeness import DomainShift
+from napari_spatial_ar.review.likeness import shift_headline
 
 AXIAL_FLAIR = Acquired(plane={"axial": 9}, sequence={"FLAIR": 9, "unknown": 1})
 # Axes (z, y, x) of the array to RAS: slices along the first axis of each plane.
@@ -52,8 +52,8 @@ def named(modality: str, sequence: str = "") -> Volume:
     return replace(scan(modality="unknown"), series=Series("x", acquired=said))
 
 
-def unlike(header: Header, volume: Volume) -> Likeness:
-    return header_likeness(header, volume)  # type: ignore[arg-type]
+def unlike(header: Header, volume: Volume) -> DomainShift:
+    return header_shift(header, volume)  # type: ignore[arg-type]
 
 
 def test_a_sagittal_t1_does_not_fit_an_axial_flair_model() -> None:
@@ -62,7 +62,7 @@ def test_a_sagittal_t1_does_not_fit_an_axial_flair_model() -> None:
         "it is T1, the model learned from FLAIR",
         "its slices are sagittal, the model learned from axial ones",
     )
-    assert likeness_headline(found, "") == (
+    assert shift_headline(found, "") == (
         "Unlike what the model learned from: T1 instead of FLAIR, sagittal instead of axial slices."
     )
     # Cut along the model's plane, only the sequence is left.
@@ -84,12 +84,12 @@ def test_a_sagittal_t1_does_not_fit_an_axial_flair_model() -> None:
     ],
 )
 def test_what_fits_or_is_not_known_gives_no_reason(header: Header, volume: Volume) -> None:
-    assert unlike(header, volume) == Likeness()
+    assert unlike(header, volume) == DomainShift()
 
 
 def test_pictures_have_no_plane() -> None:
     flat = replace(scan("FLAIR"), geometry=Geometry.without_spacing((6, 20, 20)))
-    assert unlike(Header(replace(AXIAL_FLAIR, plane={"sagittal": 3})), flat) == Likeness()
+    assert unlike(Header(replace(AXIAL_FLAIR, plane={"sagittal": 3})), flat) == DomainShift()
 
 
 @pytest.mark.parametrize(

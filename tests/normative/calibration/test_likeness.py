@@ -14,12 +14,12 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.normative import model_file
-from napari_spatial_ar.normative.calibration.appearance import likeness, look_at
+from napari_spatial_ar.normative.calibration.appearance import likeness, measure_appearance
 from napari_spatial_ar.normative.calibration.calibrate import recalibrate
 from napari_spatial_ar.normative.calibration.likeness import (
-    Looks,
-    NormalLooks,
-    compare_looks,
+    Appearance,
+    NormalAppearance,
+    compare_appearance,
     sum_up,
 )
 from napari_spatial_ar.normative.tiling import Tiling
@@ -40,7 +40,7 @@ def test_a_slice_is_measured_in_its_body_alone() -> None:
     unit[10:20, 10:20] = 0.6  # one patch
     grids[0, :, 1, 1] = torch.tensor([1.0, 2.0, 3.0])
     geometry = Geometry((10, 40, 40), np.diag([-0.8, -0.5, 4.0, 1.0]))
-    look = look_at(unit, grids, tiling, geometry)
+    look = measure_appearance(unit, grids, tiling, geometry)
     assert look is not None
     np.testing.assert_allclose(look.embedding, [1, 2, 3])
     assert look.measures["body"] == pytest.approx(1 / 16)
@@ -48,20 +48,20 @@ def test_a_slice_is_measured_in_its_body_alone() -> None:
     assert look.measures["slice_spacing"] == pytest.approx(4.0)
     assert look.measures["pixel_spacing"] == pytest.approx(0.8)
     assert look.measures["field_of_view"] == pytest.approx(32.0)
-    assert look_at(np.zeros((40, 40), np.float32)) is None
+    assert measure_appearance(np.zeros((40, 40), np.float32)) is None
 
 
 def test_of_a_wide_embedding_few_channels_are_kept() -> None:
-    look = look_at(disc(), torch.ones(1, 1500, 4, 4), Tiling((4, 4), (4, 4), ((0, 0),)))
+    look = measure_appearance(disc(), torch.ones(1, 1500, 4, 4), Tiling((4, 4), (4, 4), ((0, 0),)))
     assert look is not None
     assert look.embedding is not None
     assert 256 < len(look.embedding) <= 512
 
 
-def normal(patients: int = 8, spread: float = 0.3) -> NormalLooks:
+def normal(patients: int = 8, spread: float = 0.3) -> NormalAppearance:
     rng = np.random.default_rng(1)
     looks = [
-        Looks(
+        Appearance(
             {
                 "body": 0.4 + 0.01 * p,
                 **{"dark": 0.2, "middle": 0.3, "bright": 0.4 + 0.01 * p},
@@ -84,7 +84,7 @@ LIKE = {
 
 
 def test_patients_count_by_the_median_of_their_slices() -> None:
-    looks = [Looks({"body": share}) for share in (0.1, 0.2, 0.9, 0.5)]
+    looks = [Appearance({"body": share}) for share in (0.1, 0.2, 0.9, 0.5)]
     found = sum_up(looks, ["a", "a", "a", "b"])
     assert found is not None
     assert (found.patients, found.slices) == (2, 4)
@@ -95,7 +95,7 @@ def test_patients_count_by_the_median_of_their_slices() -> None:
 
 
 def test_a_scan_like_the_normal_ones_gives_no_reason() -> None:
-    found = compare_looks(normal(), [Looks(LIKE, np.ones(20, np.float32))])
+    found = compare_appearance(normal(), [Appearance(LIKE, np.ones(20, np.float32))])
     assert found.reasons == ()
     assert found.warning == ""
     assert found.complete
@@ -114,7 +114,9 @@ def test_a_scan_like_the_normal_ones_gives_no_reason() -> None:
     ],
 )
 def test_what_lies_outside_is_said_with_its_figures(name: str, value: float, said: str) -> None:
-    found = compare_looks(normal(), [Looks({**LIKE, name: value}, np.ones(20, np.float32))])
+    found = compare_appearance(
+        normal(), [Appearance({**LIKE, name: value}, np.ones(20, np.float32))]
+    )
     assert len(found.reasons) == 1
     assert said in found.reasons[0]
     assert said in found.warning
@@ -123,21 +125,21 @@ def test_what_lies_outside_is_said_with_its_figures(name: str, value: float, sai
 def test_an_embedding_far_from_normal_is_said_first() -> None:
     far = np.ones(20, np.float32)
     far[:10] = -1
-    found = compare_looks(normal(), [Looks({**LIKE, "body": 0.1}, far)])
+    found = compare_appearance(normal(), [Appearance({**LIKE, "body": 0.1}, far)])
     assert "times as far from normal as those of any of 8 normal patients" in found.reasons[0]
     assert len(found.reasons) == 2
 
 
 def test_few_patients_let_more_pass() -> None:
-    scan = [Looks({**LIKE, "field_of_view": 140.0}, np.ones(20, np.float32))]
-    assert compare_looks(normal(8), scan).reasons
-    assert not compare_looks(normal(2), scan).reasons
+    scan = [Appearance({**LIKE, "field_of_view": 140.0}, np.ones(20, np.float32))]
+    assert compare_appearance(normal(8), scan).reasons
+    assert not compare_appearance(normal(2), scan).reasons
 
 
 def test_of_many_reasons_three_are_said_and_the_rest_counted() -> None:
     odd = {**LIKE, "body": 0.05, "middle": 0.9, "bright": 0.95, "dark": 0.8}
     odd |= {"pixel_spacing": 9.0, "field_of_view": 999.0, "slice_spacing": 50.0}
-    found = compare_looks(normal(), [Looks(odd)])
+    found = compare_appearance(normal(), [Appearance(odd)])
     assert len(found.reasons) == 5
     assert "; and 2 more. " in found.warning
     assert sum("grey scale" in reason for reason in found.reasons) == 1
@@ -148,9 +150,9 @@ def test_of_many_reasons_three_are_said_and_the_rest_counted() -> None:
 
 def test_a_header_keeps_what_normal_scans_look_like() -> None:
     looks = normal()
-    assert NormalLooks.from_dict(looks.to_dict()) == looks
+    assert NormalAppearance.from_dict(looks.to_dict()) == looks
     with pytest.raises(ValueError, match="five"):
-        NormalLooks.from_dict({**looks.to_dict(), "quantiles": {"body": [1.0]}})
+        NormalAppearance.from_dict({**looks.to_dict(), "quantiles": {"body": [1.0]}})
 
 
 @pytest.fixture

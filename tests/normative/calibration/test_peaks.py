@@ -11,7 +11,7 @@ from napari_spatial_ar.normative.calibration.calibration import (
     SIZES,
     Calibration,
     PatientPeaks,
-    PeakMeter,
+    PeakCounter,
     calibrate,
     largest_part,
 )
@@ -34,7 +34,7 @@ def brute(nll: npt.NDArray[np.float32], pixels: int) -> float:
 def test_highest_regions_agree_with_brute_force_and_are_never_too_low() -> None:
     body = 500
     slices = [waves(seed) for seed in range(3)]
-    meter = PeakMeter()
+    meter = PeakCounter()
     for nll in slices:
         meter.add("a", nll, body)
     meter.add("b", waves(9), body)
@@ -51,14 +51,14 @@ def test_highest_regions_agree_with_brute_force_and_are_never_too_low() -> None:
 
 def test_slices_come_in_any_order() -> None:
     def measured(order: tuple[int, ...]) -> tuple[float, ...]:
-        meter = PeakMeter()
+        meter = PeakCounter()
         for seed in order:
             meter.add("a", waves(seed), 500)
         assert meter.peaks is not None
         return meter.peaks.scores[0]
 
     assert measured((0, 1, 2)) == pytest.approx(measured((2, 1, 0)), abs=1e-3)
-    assert PeakMeter().peaks is None
+    assert PeakCounter().peaks is None
 
 
 def test_patients_are_counted_by_size() -> None:
@@ -93,7 +93,7 @@ def test_the_next_normal_patient_is_above_all_others_once_in_n_plus_1() -> None:
     rng = np.random.default_rng(0)
     n, runs, above = 4, 100, 0
     for _ in range(runs):
-        meter = PeakMeter()
+        meter = PeakCounter()
         for patient in range(n + 1):
             own, count = rng.normal(), 1 + rng.integers(0, 3) ** 2
             for _ in range(count):

@@ -21,7 +21,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.windows import resolve
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.calibration.calibrate import recalibrate, slice_keys
-from napari_spatial_ar.normative.fitting.outliers import find_suspects
+from napari_spatial_ar.normative.fitting.outliers import find_outliers
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.model_file import read_header
 from napari_spatial_ar.review.batch import score_scans
@@ -156,7 +156,7 @@ def test_a_fit_learns_from_what_is_chosen_and_its_model_says_so(
     assert "which had no part in the fit" in card
     with pytest.raises(InputError, match=f"{3 * slices} of its {5 * slices} slices were used"):
         recalibrate(out, patients, out=tmp_path / "again", device="cpu")
-    steps = find_suspects(load_model(out, device="cpu"), patients)
+    steps = find_outliers(load_model(out, device="cpu"), patients)
     assert finish(steps).scans == 5
 
 

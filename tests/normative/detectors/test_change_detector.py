@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError, ModelFileError
-from napari_spatial_ar.normative.detectors.base import FitSetup, detector_from_tensors
+from napari_spatial_ar.normative.detectors.base import FitContext, detector_from_tensors
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 
 CHANNELS, ROWS, COLUMNS = 12, 7, 9
@@ -173,7 +173,7 @@ def test_damaged_model_is_refused() -> None:
 
 
 def test_says_how_far_it_is_and_can_be_stopped() -> None:
-    steps = ChangeDetector.learn(changed_grids(4), FitSetup(), **SMALL)
+    steps = ChangeDetector.learn(changed_grids(4), FitContext(), **SMALL)
     said = [(step.done, step.message) for step in steps]
     assert said[:4] == [(n, "Measuring unchanged patches") for n in (1, 2, 3, 4)]
     assert said[4:8] == [(n, "Drawing patches") for n in (1, 2, 3, 4)]

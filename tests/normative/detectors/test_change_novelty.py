@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.detectors.base import (
-    FitSetup,
+    FitContext,
     check_options,
     detector_from_tensors,
     score_grid,
@@ -47,7 +47,7 @@ def changed(count: int, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]
 
 
 def fitted(valid: list[torch.Tensor], **options: Any) -> ChangeNovelty:
-    setup = FitSetup(valid=valid, normals=normals(10, seed=5))
+    setup = FitContext(valid=valid, normals=normals(10, seed=5))
     with pytest.MonkeyPatch.context() as patch:
         learn_changes_briefly(patch)
         steps = ChangeNovelty.learn(changed(20), setup, rows=200, **options)

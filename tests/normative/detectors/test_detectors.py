@@ -21,7 +21,7 @@ from napari_spatial_ar.normative.backbones.registry import BackboneSpec
 from napari_spatial_ar.normative.detectors import (
     DETECTORS,
     Detector,
-    FitSetup,
+    FitContext,
     SpatialARDetector,
     StoredGrids,
     check_options,
@@ -87,7 +87,7 @@ def learn(
     folder: Path,
     seed: int = 0,
 ) -> Detector:
-    setup = FitSetup(
+    setup = FitContext(
         blocks=BLOCKS, seed=seed, valid=stored[1], checkpoint=folder / "checkpoint.safetensors"
     )
     steps = DETECTORS[name].learn(stored[0], setup, **options)
@@ -168,7 +168,7 @@ def test_each_says_what_it_is_and_refuses_what_it_is_not(name: str) -> None:
     assert (method.__module__ and method.__doc__) is not None
     with pytest.raises(InputError, match="no option 'colour'"):
         method.fit(normal_grids(2), colour=1)
-    if name == SpatialARDetector.name or method.wants_changes:
+    if name == SpatialARDetector.name or method.needs_synthetic:
         return  # they take grids of another kind: see their own tests
     with pytest.raises(InputError, match="at least one normal slice"):
         method.fit([])
@@ -327,7 +327,9 @@ def test_blocks_are_said_in_words_or_numbers(
 
 
 def test_a_coreset_can_be_stopped_between_steps() -> None:
-    steps: Iterator[Any] = DETECTORS["memory-bank"].learn(normal_grids(8), FitSetup(), coreset=0.9)
+    steps: Iterator[Any] = DETECTORS["memory-bank"].learn(
+        normal_grids(8), FitContext(), coreset=0.9
+    )
     assert [step.done for step in itertools.islice(steps, 2)] == [0, 256]
 
 

@@ -17,7 +17,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.detectors import (
     Dinomaly,
     DirichletMixture,
-    FitSetup,
+    FitContext,
     HierarchicalMatching,
     MemoryBank,
     PatchGaussian,
@@ -330,7 +330,7 @@ def test_dinomaly_stopped_and_resumed_is_the_same(tmp_path: Path, stop_after: in
     normal = grids(8, seed=0)
 
     def steps(name: str, seed: int = 0):  # type: ignore[no-untyped-def]
-        setup = FitSetup(blocks=2, seed=seed, checkpoint=tmp_path / name)
+        setup = FitContext(blocks=2, seed=seed, checkpoint=tmp_path / name)
         return Dinomaly.learn(normal, setup, iterations=8, batch_size=4, decoder=2)
 
     def finish(running):  # type: ignore[no-untyped-def]

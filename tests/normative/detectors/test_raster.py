@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.detectors import (
-    FitSetup,
+    FitContext,
     SpatialARDetector,
     StoredGrids,
     check_options,
@@ -44,7 +44,7 @@ def learn(
     stop_at: int | None = None,
     **options: Any,
 ) -> tuple[Learned[SpatialARDetector] | None, list[Step]]:
-    setup = FitSetup(seed=3, valid=grids[1], checkpoint=folder / "checkpoint.safetensors")
+    setup = FitContext(seed=3, valid=grids[1], checkpoint=folder / "checkpoint.safetensors")
     learning = SpatialARDetector.learn(grids[0], setup, **{**OPTIONS, **options})
     seen: list[Step] = []
     while stop_at is None or not seen or seen[-1].done < stop_at:

@@ -17,7 +17,7 @@ from napari_spatial_ar.imaging.windows import Window, apply_window
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.detectors.patch_labels import patch_labels
 from napari_spatial_ar.normative.fitting import synthetic_anomalies
-from napari_spatial_ar.normative.fitting.changed_grids import ChangedGrids
+from napari_spatial_ar.normative.fitting.changed_grids import SyntheticGrids
 from napari_spatial_ar.normative.fitting.synthetic_anomalies import change
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 
@@ -36,7 +36,7 @@ def test_each_is_a_changed_slice_as_the_backbone_sees_it(
     # With pieces of the slices before.
     kinds = {"foreign": (1.0, synthetic_anomalies.KINDS["foreign"][1])}
     monkeypatch.setattr(synthetic_anomalies, "KINDS", kinds)
-    grids = ChangedGrids(tiny_backbone, PREPROCESSING, refs, tmp_path, count=5, seed=2)
+    grids = SyntheticGrids(tiny_backbone, PREPROCESSING, refs, tmp_path, count=5, seed=2)
     assert len(grids) == 5
     assert len({ref.path for ref in grids.refs}) == 5
     assert grids.refs != refs[:5]
@@ -61,8 +61,8 @@ def test_tiles_of_a_changed_slice_come_together_with_their_labels(
     refs: list[SliceRef], tiny_backbone: Backbone, tmp_path: Path
 ) -> None:
     tiled = replace(PREPROCESSING, size=(64, 96), tile=64)
-    grids = ChangedGrids(tiny_backbone, tiled, refs, tmp_path, count=3)
-    whole = ChangedGrids(tiny_backbone, replace(tiled, tile=0), refs, tmp_path, count=3)
+    grids = SyntheticGrids(tiny_backbone, tiled, refs, tmp_path, count=3)
+    whole = SyntheticGrids(tiny_backbone, replace(tiled, tile=0), refs, tmp_path, count=3)
     assert grids.folder != whole.folder
     assert list(grids.embed()) == list(whole.embed()) == [0, 1, 2, 3]
     for (grid, labels), (_, all_labels) in zip(grids, whole, strict=True):
@@ -84,7 +84,7 @@ def test_tiles_of_a_changed_slice_come_together_with_their_labels(
 def test_grids_of_an_earlier_version_are_read(
     refs: list[SliceRef], tiny_backbone: Backbone, tmp_path: Path
 ) -> None:
-    grids = ChangedGrids(tiny_backbone, PREPROCESSING, refs, tmp_path, count=1)
+    grids = SyntheticGrids(tiny_backbone, PREPROCESSING, refs, tmp_path, count=1)
     list(grids.embed())
     grid, labels = grids[0]
     np.savez(
@@ -100,8 +100,8 @@ def test_a_stop_leaves_no_trace(
     refs: list[SliceRef], tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("napari_spatial_ar.normative.fitting.changed_grids._OTHERS", 2)
-    whole = ChangedGrids(tiny_backbone, PREPROCESSING, refs, tmp_path / "a", count=7)
-    parts = ChangedGrids(tiny_backbone, PREPROCESSING, refs, tmp_path / "b", count=7)
+    whole = SyntheticGrids(tiny_backbone, PREPROCESSING, refs, tmp_path / "a", count=7)
+    parts = SyntheticGrids(tiny_backbone, PREPROCESSING, refs, tmp_path / "b", count=7)
     assert list(whole.embed())[-1] == 7
     assert list(itertools.islice(parts.embed(), 4)) == [0, 1, 2, 3]
     (parts.folder / "00001.npz").unlink()
@@ -117,7 +117,7 @@ def test_another_seed_or_setting_is_another_folder(
 ) -> None:
     smaller = Preprocessing(window=WINDOW, size=(32, 32))
     folders = {
-        ChangedGrids(tiny_backbone, shown, which, tmp_path, count=count, seed=seed).folder
+        SyntheticGrids(tiny_backbone, shown, which, tmp_path, count=count, seed=seed).folder
         for shown, which, count, seed in (
             (PREPROCESSING, refs, 5, 0),
             (PREPROCESSING, refs, 5, 1),
@@ -127,16 +127,16 @@ def test_another_seed_or_setting_is_another_folder(
         )
     }
     assert len(folders) == 5
-    assert len(ChangedGrids(tiny_backbone, PREPROCESSING, refs, tmp_path)) == len(refs)
+    assert len(SyntheticGrids(tiny_backbone, PREPROCESSING, refs, tmp_path)) == len(refs)
     for some, count in ((refs, 0), (refs, -1), ([], 5)):
         with pytest.raises(InputError, match="are to be changed"):
-            ChangedGrids(tiny_backbone, PREPROCESSING, some, tmp_path, count=count)
+            SyntheticGrids(tiny_backbone, PREPROCESSING, some, tmp_path, count=count)
 
 
 def test_a_slice_smaller_than_a_patch_is_refused(
     refs: list[SliceRef], tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grids = ChangedGrids(tiny_backbone, PREPROCESSING, refs, tmp_path, count=2)
+    grids = SyntheticGrids(tiny_backbone, PREPROCESSING, refs, tmp_path, count=2)
     monkeypatch.setattr(type(tiny_backbone), "patch", 1000)
     with pytest.raises(InputError, match="less than one patch of 1000"):
         list(grids.embed())

@@ -17,7 +17,7 @@ from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.detectors import DETECTORS, SpatialARDetector
 from napari_spatial_ar.normative.fitting import estimate as fit_estimate
 from napari_spatial_ar.normative.fitting.estimate import FitEstimate
-from napari_spatial_ar.normative.fitting.plan import FitPlanned, FitProgress, spoken
+from napari_spatial_ar.normative.fitting.plan import FitPlanned, FitProgress, format_duration
 from napari_spatial_ar.paths import speeds_file
 from tests.tiny import estimate, fit_steps
 
@@ -235,7 +235,7 @@ def test_bad_settings_are_refused_as_by_a_fit(
     ("seconds", "words"), [(0.0, "1 s"), (40.2, "40 s"), (350, "6 min"), (12_600, "3.5 h")]
 )
 def test_times_as_people_say_them(seconds: float, words: str) -> None:
-    assert spoken(seconds) == words
+    assert format_duration(seconds) == words
 
 
 def test_the_sentence() -> None:

@@ -17,7 +17,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.detectors import DETECTORS
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
-from napari_spatial_ar.normative.fitting.outliers import CrossJudge, Suspects, find_suspects
+from napari_spatial_ar.normative.fitting.outliers import CrossJudge, Outliers, find_outliers
 from napari_spatial_ar.normative.model import NormativeModel
 
 STRANGE = "patient2_01.png"
@@ -31,7 +31,7 @@ def add_strange(folder: Path) -> None:
     Image.fromarray(image).save(folder / STRANGE)
 
 
-def finish(steps: Generator[Any, None, Suspects]) -> Suspects:
+def finish(steps: Generator[Any, None, Outliers]) -> Outliers:
     while True:
         try:
             next(steps)
@@ -59,7 +59,7 @@ def test_the_strange_scan_comes_first_with_its_slice_and_place(
     model: NormativeModel, normal_slices: Path
 ) -> None:
     before = set(normal_slices.iterdir())
-    found = finish(find_suspects(model, normal_slices))
+    found = finish(find_outliers(model, normal_slices))
     assert found.scans == len(found.ranked) == 4
     scores = [one.score for one in found.ranked]
     assert scores == sorted(scores, reverse=True)
@@ -71,7 +71,7 @@ def test_the_strange_scan_comes_first_with_its_slice_and_place(
     assert first.example.image_score == first.score <= first.example.nll.max() * 1.001
     assert "patient2" not in repr(found)
     assert set(normal_slices.iterdir()) == before
-    assert finish(find_suspects(model, [normal_slices], top=2)).ranked[0].key == first.key
+    assert finish(find_outliers(model, [normal_slices], top=2)).ranked[0].key == first.key
     # What is given is what a fit leaves out.
     left = find_slices(normal_slices, exclude={first.key}).train
     assert {ref.group for ref in left} == {"patient0", "patient1", "patient3"}
@@ -95,14 +95,14 @@ def test_only_slices_of_the_fit_count(
 ) -> None:
     for name in ("other_00.png", "other_01.png"):
         Image.fromarray(np.tri(40, dtype=np.uint8) * 255).save(normal_slices / name)
-    assert finish(find_suspects(model, normal_slices)).scans == 4
+    assert finish(find_outliers(model, normal_slices)).scans == 4
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     shutil.move(normal_slices / "other_00.png", elsewhere)
     with pytest.raises(InputError, match="none of its slices had a part in the fit of 'model'"):
-        finish(find_suspects(model, elsewhere))
+        finish(find_outliers(model, elsewhere))
     del model.header.training["slice_keys"]
     with pytest.raises(InputError, match="of one patient"):
-        finish(find_suspects(model, elsewhere))
+        finish(find_outliers(model, elsewhere))
     with pytest.raises(InputError, match="at least 1, not 0"):
-        finish(find_suspects(model, normal_slices, top=0))
+        finish(find_outliers(model, normal_slices, top=0))

@@ -18,16 +18,16 @@ from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging import files
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration.calibration import Calibration
-from napari_spatial_ar.normative.calibration.likeness import Likeness
+from napari_spatial_ar.normative.calibration.likeness import DomainShift
 from napari_spatial_ar.review.findings import FindingsList, list_findings
 from napari_spatial_ar.review.outputs import write_scan_outputs
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 from napari_spatial_ar.review.report.data import (
     FolderEntry,
     FolderReport,
+    report_message,
     report_steps,
     scan_report,
-    told_in_report,
 )
 from napari_spatial_ar.review.report.folder import FolderReports
 from napari_spatial_ar.review.report.html import folder_page, scan_page
@@ -179,7 +179,7 @@ def test_calibration_p_value_and_warnings_are_told(scan: Volume, scores: Any, mo
         patients=3,
     )
     model.header = type("Header", (dict,), {"calibration": calibration})()
-    unlike = Likeness(("it is CT, the model learned from MRI",))
+    unlike = DomainShift(("it is CT, the model learned from MRI",))
     results = gather_results(scan, scores, model, threshold=2.0, likeness=unlike)
     page = Page(scan_page(scan_report(results, model)))
     assert "The threshold flags 1.00% of the tissue of 3 normal patients." in page.text
@@ -275,7 +275,7 @@ def test_a_scan_without_findings_or_scores_has_a_report(
 
 
 def test_unforeseen_errors_are_told_by_their_kind() -> None:
-    assert told_in_report(ValueError("DOE_JANE.nii")) == (
+    assert report_message(ValueError("DOE_JANE.nii")) == (
         "It stopped because of an unexpected problem (ValueError)."
     )
 

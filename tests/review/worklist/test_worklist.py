@@ -38,7 +38,7 @@ from napari_spatial_ar.review.worklist.entries import (
     sort_value,
     toggled,
 )
-from napari_spatial_ar.review.worklist.scoring import KeptFirst, MaskRule, score_steps
+from napari_spatial_ar.review.worklist.scoring import MaskRule, ReuseStoredScores, score_steps
 from napari_spatial_ar.review.worklist.store import (
     Marks,
     Record,
@@ -327,7 +327,7 @@ def test_kept_slices_are_shown_first_and_the_others_scored(scan: Scan) -> None:
         nll = np.full(volume.slice(index).shape, index, np.float32)
         kept.put(volume.geometry, index, SliceScore(nll, nll, 7.0))
     model = Model()
-    found = list(KeptFirst(model, kept).iter_volume(volume, [3, 4, 1, 0]))
+    found = list(ReuseStoredScores(model, kept).iter_volume(volume, [3, 4, 1, 0]))
     assert [index for index, _ in found] == [4, 1, 3, 0]
     assert model.asked == [3, 0]
     assert (found[0][1].nll == 4).all()
