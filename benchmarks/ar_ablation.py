@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_spatial_ar.datasets.folders import BmadItem, bmad_items, find_slices, iter_slices
-from napari_spatial_ar.evaluation.contenders import label_of
+from napari_spatial_ar.evaluation.candidates import label_of
 from napari_spatial_ar.evaluation.metrics import roc_auc
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.tissue import tissue_mask

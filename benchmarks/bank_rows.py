@@ -28,7 +28,7 @@ from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 from napari_spatial_ar.normative.detectors.change_novelty import _image_scores
 from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank
-from napari_spatial_ar.normative.fitting.changed_grids import SyntheticGrids
+from napari_spatial_ar.normative.fitting.synthetic_grids import SyntheticGrids
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 
 WEIGHT, POOL, MOST_MEANS = 0.5, 65_536, 4096

@@ -21,7 +21,7 @@ import numpy as np
 import napari_spatial_ar as nsar
 from napari_spatial_ar.datasets.folders import bmad_items
 from napari_spatial_ar.evaluation.bootstrap import draw_weights, interval, resample_shares
-from napari_spatial_ar.evaluation.contenders import Candidate, score_items
+from napari_spatial_ar.evaluation.candidates import Candidate, score_items
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.model import NormativeModel

@@ -29,7 +29,7 @@ from napari_spatial_ar.evaluation.bootstrap import (
     resample_images,
     resample_pixels,
 )
-from napari_spatial_ar.evaluation.contenders import label_of
+from napari_spatial_ar.evaluation.candidates import label_of
 from napari_spatial_ar.evaluation.metrics import PixelScores, pixel_figures, roc_auc
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.windows import Window, apply_window, default_window, resolve
@@ -37,7 +37,7 @@ from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors.base import Detector
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 from napari_spatial_ar.normative.detectors.memory_bank import MemoryBank
-from napari_spatial_ar.normative.fitting.changed_grids import SyntheticGrids
+from napari_spatial_ar.normative.fitting.synthetic_grids import SyntheticGrids
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scores import Scoring
 

@@ -21,7 +21,7 @@ from contamination import SCORING, abnormal_pool, by_others
 from torch import Tensor
 
 from napari_spatial_ar.datasets.folders import BmadItem, bmad_items, find_slices
-from napari_spatial_ar.evaluation.contenders import label_of
+from napari_spatial_ar.evaluation.candidates import label_of
 from napari_spatial_ar.evaluation.metrics import PixelScores, pixel_figures
 from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve

@@ -203,9 +203,9 @@ def compare(
     """Compare methods on one data set, in one report."""
     from napari_spatial_ar.datasets.folders import bmad_items
     from napari_spatial_ar.evaluation.anomalib_models import anomalib_method, fit_anomalib
+    from napari_spatial_ar.evaluation.baselines import check_baseline, fit_baseline, grouped
     from napari_spatial_ar.evaluation.compare import compare as compare_methods
     from napari_spatial_ar.evaluation.report import write_report
-    from napari_spatial_ar.evaluation.rivals import check_baseline, fit_baseline, grouped
     from napari_spatial_ar.imaging.files import claimed
     from napari_spatial_ar.normative.fitting.plan import FitProgress
     from napari_spatial_ar.normative.model import load_model

@@ -257,7 +257,7 @@ def fit(
     from functools import partial
 
     from napari_spatial_ar.distributed.embedding import extract_on
-    from napari_spatial_ar.evaluation.rivals import read_settings
+    from napari_spatial_ar.evaluation.baselines import read_settings
     from napari_spatial_ar.json_schemas import FitEstimate, stamped
     from napari_spatial_ar.normative.detectors import DETECTORS
     from napari_spatial_ar.normative.fitting import estimate as fit_estimate

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from napari_spatial_ar.datasets.folders import SliceRef, find_slices, iter_slices
 from napari_spatial_ar.errors import InputError, ModelFileError, WeightsError
-from napari_spatial_ar.evaluation.rivals import (
+from napari_spatial_ar.evaluation.baselines import (
     Baseline,
     describe_method,
     folder_name,

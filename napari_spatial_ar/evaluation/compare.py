@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from napari_spatial_ar.datasets.folders import BmadItem, bmad_items
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.evaluation.baselines import Baseline
 from napari_spatial_ar.evaluation.bootstrap import interval
-from napari_spatial_ar.evaluation.contenders import Candidate, label_of, score_items
+from napari_spatial_ar.evaluation.candidates import Candidate, label_of, score_items
 from napari_spatial_ar.evaluation.evaluate import DRAWS, Measured, Split, measure
 from napari_spatial_ar.evaluation.metrics import PixelScores, pixel_figures
-from napari_spatial_ar.evaluation.rivals import Baseline
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.calibration.calibration import Calibration, calibrate

@@ -21,7 +21,7 @@ from napari_spatial_ar.evaluation.bootstrap import (
     resample_pixels,
     resample_shares,
 )
-from napari_spatial_ar.evaluation.contenders import Candidate, Scored, label_of, score_items
+from napari_spatial_ar.evaluation.candidates import Candidate, Scored, label_of, score_items
 from napari_spatial_ar.evaluation.costs import Times, model_bytes, peak_gpu_mb, peak_rss_mb
 from napari_spatial_ar.evaluation.metrics import (
     Curve,

@@ -16,8 +16,8 @@ from PIL import Image
 from scipy import ndimage
 
 from napari_spatial_ar.datasets.folders import BmadItem
+from napari_spatial_ar.evaluation.candidates import Candidate, Scored, label_of, score_items
 from napari_spatial_ar.evaluation.compare import Comparison, Result
-from napari_spatial_ar.evaluation.contenders import Candidate, Scored, label_of, score_items
 from napari_spatial_ar.evaluation.metrics import PRO_MAX_FPR, Curve
 from napari_spatial_ar.imaging.files import atomic_write_json, atomic_write_text
 from napari_spatial_ar.imaging.tissue import tissue_mask

@@ -8,7 +8,7 @@ from typing import Any
 import napari
 from qtpy.QtCore import QTimer
 
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.viewer import show_acquired_plane
@@ -59,13 +59,13 @@ def show_demo(
         If the model, its backbone's weights or the sample is missing: before a window opens.
     """
     volume = sample_volume() if volume is None else volume
-    loaded = services.load_model(model)
-    hint = services.weights_hint(loaded.header.backbone.name)
+    loaded = model_access.load_model(model)
+    hint = model_access.weights_hint(loaded.header.backbone.name)
     if hint:
         from napari_spatial_ar.errors import WeightsError
 
         name = loaded.header.backbone.name
-        raise WeightsError(hint.rstrip("."), fix=services.weights_advice(name))
+        raise WeightsError(hint.rstrip("."), fix=model_access.weights_advice(name))
     viewer = viewer or napari.Viewer(title="napari-spatial-ar")
     layer = viewer.add_image(**volume_layer_kwargs(volume))
     show_acquired_plane(viewer, volume.geometry)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_spatial_ar.normative.backbones.turns import FairLock
+from napari_spatial_ar.normative.backbones.fair_lock import FairLock
 from napari_spatial_ar.normative.memory import is_shortage, release
 from napari_spatial_ar.normative.scores import SliceScore
 

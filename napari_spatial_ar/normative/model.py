@@ -23,8 +23,8 @@ from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.backbones import engines
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.devices import resolve_device
+from napari_spatial_ar.normative.backbones.fair_lock import FairLock
 from napari_spatial_ar.normative.backbones.loading import load_backbone
-from napari_spatial_ar.normative.backbones.turns import FairLock
 from napari_spatial_ar.normative.batching import BatchScorer, BatchSizes, ahead, scores_in_order
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.cancellation import check_cancelled

@@ -25,7 +25,7 @@ from napari_spatial_ar.normative.backbones.registry import Fuse
 from napari_spatial_ar.normative.backbones.weight_files import content_sha256
 from napari_spatial_ar.normative.calibration.acquired import Acquired
 from napari_spatial_ar.normative.calibration.calibration import Calibration
-from napari_spatial_ar.normative.calibration.likeness import NormalAppearance
+from napari_spatial_ar.normative.calibration.domain_shift import NormalAppearance
 from napari_spatial_ar.normative.detectors import DETECTORS, Detector, detector_from_tensors
 from napari_spatial_ar.normative.model_schema import StoredModel, describe_error, parsed
 from napari_spatial_ar.normative.preprocessing import Preprocessing

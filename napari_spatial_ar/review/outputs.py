@@ -37,7 +37,7 @@ from napari_spatial_ar.imaging.segments import (
 )
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.json_schemas import ProvenanceFile, stamped
-from napari_spatial_ar.normative.calibration.likeness import DomainShift
+from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.contents import findings_content, mask_content, scores_content
 from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (

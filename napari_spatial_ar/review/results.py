@@ -12,10 +12,10 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.segments import Segment
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.calibration.likeness import DomainShift
+from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.body import Body
+from napari_spatial_ar.review.domain_shift import flagged_warning, scan_counts, shift_record
 from napari_spatial_ar.review.findings import Finding, FindingsList, list_findings
-from napari_spatial_ar.review.likeness import flagged_warning, scan_counts, shift_record
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from napari_spatial_ar.review.p_values import PValues, p_values
 from napari_spatial_ar.review.provenance import ModelLike, provenance

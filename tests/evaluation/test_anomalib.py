@@ -22,12 +22,12 @@ from napari_spatial_ar.evaluation.anomalib_models import (
     anomalib_method,
     fit_anomalib,
 )
+from napari_spatial_ar.evaluation.baselines import Baseline
+from napari_spatial_ar.evaluation.candidates import Candidate
 from napari_spatial_ar.evaluation.compare import compare
-from napari_spatial_ar.evaluation.contenders import Candidate
 from napari_spatial_ar.evaluation.costs import model_bytes
 from napari_spatial_ar.evaluation.evaluate import measure
 from napari_spatial_ar.evaluation.report import write_report
-from napari_spatial_ar.evaluation.rivals import Baseline
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader

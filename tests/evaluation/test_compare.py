@@ -14,9 +14,9 @@ import torch
 
 from napari_spatial_ar.datasets.folders import bmad_items
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.evaluation.baselines import Baseline
 from napari_spatial_ar.evaluation.compare import Comparison, compare
 from napari_spatial_ar.evaluation.evaluate import evaluate
-from napari_spatial_ar.evaluation.rivals import Baseline
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.normative.scores import Scoring, SliceScore
 from tests.evaluation.conftest import BrightnessModel

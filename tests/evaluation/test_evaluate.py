@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 
 from napari_spatial_ar.datasets.folders import bmad_items
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.evaluation.contenders import Candidate
+from napari_spatial_ar.evaluation.candidates import Candidate
 from napari_spatial_ar.evaluation.evaluate import evaluate, measure
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scores import SliceScore

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from napari_spatial_ar.evaluation.baselines import Baseline
 from napari_spatial_ar.evaluation.compare import Comparison, compare
 from napari_spatial_ar.evaluation.report import curves_svg, examples, patient_labels, write_report
-from napari_spatial_ar.evaluation.rivals import Baseline
 from tests.browser import Browser
 from tests.evaluation.conftest import BrightnessModel
 from tests.json_check import check

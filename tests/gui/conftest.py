@@ -21,7 +21,7 @@ from qtpy.QtCore import QEvent, QSettings
 from qtpy.QtWidgets import QApplication
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
@@ -148,10 +148,10 @@ def models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, FakeMod
     """Models by name; what a test puts in is what the docks find."""
     known = {"fake": FakeModel()}
     monkeypatch.setattr(
-        services, "list_models", lambda: [FakeInfo(name, tmp_path / name) for name in known]
+        model_access, "list_models", lambda: [FakeInfo(name, tmp_path / name) for name in known]
     )
-    monkeypatch.setattr(services, "load_model", lambda path: known[Path(path).name])
-    monkeypatch.setattr(services, "weights_hint", lambda backbone, header=None: "")
+    monkeypatch.setattr(model_access, "load_model", lambda path: known[Path(path).name])
+    monkeypatch.setattr(model_access, "weights_hint", lambda backbone, header=None: "")
     return known
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from napari_spatial_ar.errors import WeightsError
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.demo import show_demo
 from napari_spatial_ar.gui.review.dock import ReviewDock
 
@@ -36,7 +36,7 @@ def test_missing_weights_are_told_before_a_window_opens(
     models: Any, lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models["fake"].header = SimpleNamespace(backbone=SimpleNamespace(name="gone"))
-    monkeypatch.setattr(services, "weights_hint", lambda name: f"No {name}.")
-    monkeypatch.setattr(services, "weights_advice", lambda name: f"Run weights pull {name}")
+    monkeypatch.setattr(model_access, "weights_hint", lambda name: f"No {name}.")
+    monkeypatch.setattr(model_access, "weights_advice", lambda name: f"Run weights pull {name}")
     with pytest.raises(WeightsError, match="weights pull gone"):
         show_demo(model="fake", volume=lab.make_volume(), viewer=None, block=False)

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QFileDialog
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import ModelFileError
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
@@ -88,7 +88,7 @@ def test_a_model_whose_file_is_deleted_while_it_scores_scores_on(
     def gone(path: Any) -> Any:
         raise ModelFileError("there is no such model file", path=Path("fake/model.safetensors"))
 
-    monkeypatch.setattr(services, "load_model", gone)
+    monkeypatch.setattr(model_access, "load_model", gone)
     finish(made)
     assert session.visited.all()
 
@@ -104,14 +104,14 @@ def test_a_model_whose_file_is_gone_says_so_and_keeps_what_is_scored(
     made.score("volume")
     finish(made)
     session = made.session
-    load = services.load_model
+    load = model_access.load_model
 
     def gone(path: Path) -> Any:
         if Path(path).name == "gone":
             raise ModelFileError("there is no such model file", path=path)
         return load(path)
 
-    monkeypatch.setattr(services, "load_model", gone)
+    monkeypatch.setattr(model_access, "load_model", gone)
     made.models.choose("gone")
     qtbot.waitUntil(lambda: len(notes) == 1, timeout=5000)
     assert "there is no such model file" in notes[0]

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.demo import open_review
 from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
@@ -36,7 +36,7 @@ from napari_spatial_ar.gui.open_scan import SeriesChooser
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.shortcuts import ShortcutsDialog
 from napari_spatial_ar.gui.training.dock import TrainingDock
-from napari_spatial_ar.gui.training.outliers_dialog import SuspectsDialog
+from napari_spatial_ar.gui.training.outliers_dialog import OutliersDialog
 from napari_spatial_ar.gui.widgets.dock_page import DockPage
 from napari_spatial_ar.gui.widgets.forms import Combo, Fold, select_data
 from napari_spatial_ar.gui.worklist import panel as worklist_panel
@@ -102,7 +102,7 @@ def test_the_review_dock_fits_however_it_is_opened(
     check(dock)
     dock.score("volume")
     finish(dock)
-    dock.unlike_note.say("Unlike what the model learned from: T1 instead of FLAIR.", "It is so.")
+    dock.shift_note.set_text("Unlike what the model learned from: T1 instead of FLAIR.", "It is so.")
     unfold(dock)
     check(dock)
     table = dock.findings.table
@@ -111,7 +111,7 @@ def test_the_review_dock_fits_however_it_is_opened(
     assert dock.scroll.viewport().rect().contains(corner)  # without any scrolling
     dock.findings.next()
     dock.model_panel.weights.mean("dinov3_vits16")
-    dock.model_note.say(services.weights_missing("dinov3_vits16"))
+    dock.model_note.set_text(model_access.weights_missing("dinov3_vits16"))
     check(dock)
 
 
@@ -164,7 +164,7 @@ def comparison(window: QWidget, lab: Any) -> QDialog:
 def weights(window: QWidget, lab: Any) -> QDialog:
     made = WeightsDialog("dinov3_vits16", window)
     made.progress.show()
-    made.note.say("86 MB of 86 MB have arrived. " * 3)
+    made.note.set_text("86 MB of 86 MB have arrived. " * 3)
     return made
 
 
@@ -194,7 +194,7 @@ def chooser(window: QWidget, lab: Any) -> QDialog:
 
 
 def surprising(window: QWidget, lab: Any) -> QDialog:
-    return SuspectsDialog(suspects(), window)
+    return OutliersDialog(suspects(), window)
 
 
 DIALOGS = (library, comparison, weights, adding, keys, checkpoint, chooser, surprising)
@@ -204,7 +204,7 @@ DIALOGS = (library, comparison, weights, adding, keys, checkpoint, chooser, surp
 def test_dialogs_fit(
     viewer: Any, lab: Any, qtbot: Any, build: Callable[..., QDialog], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(services, "weights_hint", lambda name, header=None: f"No {name}. " * 5)
+    monkeypatch.setattr(model_access, "weights_hint", lambda name, header=None: f"No {name}. " * 5)
     made = build(viewer.window._qt_window, lab)
     made.show()
     QTest.qWait(300)

@@ -17,7 +17,7 @@ from qtpy.QtCore import QMimeData, QPointF, QSettings, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QApplication, QFileDialog, QLineEdit, QMessageBox, QWidget
 
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.library.add_weights_dialog import AddWeightsDialog
 from napari_spatial_ar.gui.library.weights_dialog import WeightsDialog
@@ -91,9 +91,9 @@ def window(qtbot: Any) -> Iterator[QWidget]:
 @pytest.fixture
 def news() -> Iterator[list[str]]:
     heard: list[str] = []
-    services.weights_news.changed.connect(heard.append)
+    model_access.weights_news.changed.connect(heard.append)
     yield heard
-    services.weights_news.changed.disconnect(heard.append)
+    model_access.weights_news.changed.disconnect(heard.append)
 
 
 Click = Callable[[Any], None]
@@ -156,7 +156,7 @@ def test_what_arrives_is_told_and_every_dock_hears_of_it(
         hub.gate.set()
     assert news == got == [DEFAULT_BACKBONE]
     assert notes == [f"The weights of {DEFAULT_BACKBONE} are here."]
-    assert dict(services.backbone_names())[DEFAULT_BACKBONE]
+    assert dict(model_access.backbone_names())[DEFAULT_BACKBONE]
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -279,7 +279,7 @@ def test_a_folder_becomes_a_backbone_of_ones_own(
     assert news == [NAME]
     spec = weights.spec_of(NAME)
     assert (spec.own, spec.licence) == (True, "MIT")
-    assert dict(services.backbone_names())[NAME]
+    assert dict(model_access.backbone_names())[NAME]
 
 
 def test_what_files_do_not_say_is_asked(

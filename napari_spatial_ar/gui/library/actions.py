@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_spatial_ar.errors import NameTakenError, SpatialARError
-from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report
 from napari_spatial_ar.gui.library import actions as library_work
 from napari_spatial_ar.gui.library.weights_row import WeightsRow
@@ -112,7 +112,7 @@ class CheckpointDialog(Dialog):
         for box in (self.modality, self.backbone):
             box.currentIndexChanged.connect(self._check)
         self.size.valueChanged.connect(self._check)
-        services.weights_news.changed.connect(self._on_weights)
+        model_access.weights_news.changed.connect(self._on_weights)
         self._check()
 
     def _fill(self) -> None:
@@ -136,7 +136,7 @@ class CheckpointDialog(Dialog):
         self.size.setEnabled(found.size is None)
 
     def _fill_backbones(self) -> None:
-        for name, present in services.backbones_with(self._found.channels):
+        for name, present in model_access.backbones_with(self._found.channels):
             text = f"{name}  \u2713" if present else name
             index = self.backbone.findData(name)
             if index < 0:
@@ -185,7 +185,7 @@ class CheckpointDialog(Dialog):
         self.import_button.setEnabled(not problem)
         self.note.set_text(problem)
         backbone = self.backbone.currentData()
-        self.weights.mean(backbone, missing=bool(backbone and services.weights_hint(backbone)))
+        self.weights.mean(backbone, missing=bool(backbone and model_access.weights_hint(backbone)))
 
     def _problem(self) -> str:
         if not self.name.text().strip():
@@ -195,14 +195,14 @@ class CheckpointDialog(Dialog):
         backbone = self.backbone.currentData()
         if not backbone:
             return "Choose the backbone that it was trained on."
-        hint = services.weights_hint(backbone)
+        hint = model_access.weights_hint(backbone)
         if hint:
             return hint
         try:
-            services.read_dilations(self.dilations.text(), self._found.layers)
+            model_access.read_dilations(self.dilations.text(), self._found.layers)
         except SpatialARError as error:
             return str(error)
-        patch = services.patch_of(backbone)
+        patch = model_access.patch_of(backbone)
         if not self.size.value():
             return "Give the size that images were resized to."
         if self.size.value() % patch:
@@ -215,7 +215,7 @@ class CheckpointDialog(Dialog):
         return {
             "modality": self.modality.currentData(),
             "backbone": self.backbone.currentData(),
-            "dilation": services.read_dilations(self.dilations.text(), self._found.layers),
+            "dilation": model_access.read_dilations(self.dilations.text(), self._found.layers),
             "size": self.size.value(),
         }
 
@@ -617,9 +617,9 @@ class LibraryActions(QObject):
         if action.undo is not None:
             self.undo_name = action.undo
         if action.act is library_work.rename:
-            services.model_events.renamed.emit(action.arguments[0], result)
+            model_access.model_events.renamed.emit(action.arguments[0], result)
         self.made.emit(result)
-        services.model_events.changed.emit()
+        model_access.model_events.changed.emit()
 
     def _on_failed(self, error: Exception) -> None:
         assert self._action is not None

@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_spatial_ar.errors import InputError, NameTakenError, UnsaidError
-from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, log, sentence
 from napari_spatial_ar.gui.library import weights_work
 from napari_spatial_ar.gui.open_scan import dropped_paths
@@ -78,7 +78,7 @@ class AddWeightsDialog(Dialog):
         self.folder_button = button("Folder...", tooltip("weights.choose_folder"))
         self.backbone = combo(tooltip("weights.kind"))
         self.backbone.addItem(_OWN, "")
-        for name in services.known_backbones():
+        for name in model_access.known_backbones():
             self.backbone.addItem(name, name)
         known = select_data(self.backbone, backbone)
         self._wanted = "" if known else backbone
@@ -93,7 +93,7 @@ class AddWeightsDialog(Dialog):
         self.activation = combo(tooltip("weights.activation"))
         for title, kind in (("Choose...", ""), ("gelu", "gelu"), ("quick_gelu", "quick_gelu")):
             self.activation.addItem(title, kind)
-        usual = services.usual_normalisation()
+        usual = model_access.usual_normalisation()
         self.mean, self.std = QLineEdit(), QLineEdit()
         self.mean.setToolTip(tooltip("weights.mean", usual=usual[0]))
         self.std.setToolTip(tooltip("weights.std", usual=usual[1]))
@@ -160,7 +160,7 @@ class AddWeightsDialog(Dialog):
     def _on_path(self) -> None:
         """Guess by its name what it is; what was asked of another file is asked no more."""
         path = Path(self.path.text().strip())
-        named = services.named_by(path)
+        named = model_access.named_by(path)
         if named:
             select_data(self.backbone, named)
         self.name.setText(self._wanted or _proposed(path))
@@ -220,7 +220,7 @@ class AddWeightsDialog(Dialog):
         text = f"The backbone {name} is ready."
         self.note.set_text(text)
         show_info(text)
-        services.weights_news.changed.emit(name)
+        model_access.weights_news.changed.emit(name)
         self.got.emit(name)
         if self.isVisible():
             self.accept()

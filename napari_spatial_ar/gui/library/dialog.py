@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report
 from napari_spatial_ar.gui.library import actions
 from napari_spatial_ar.gui.library.actions import LibraryActions
@@ -197,7 +197,9 @@ class ModelDetails(QWidget):
         origin = "released with the package" if entry.released else "yours"
         self.title.setText(f"{entry.name} ({origin})")
         # The advice about weights is for the command line.
-        hint = services.weights_hint(entry.header.backbone.name, entry.header) if missing else ""
+        hint = (
+            model_access.weights_hint(entry.header.backbone.name, entry.header) if missing else ""
+        )
         self.state.set_text(f"{STATES[entry.state]}. {hint or entry.advice}")
         self.card.show_card(entry.folder, _card(entry))
 
@@ -445,8 +447,8 @@ class LibraryDialog(Dialog):
         self.library.busy.connect(self._enable)
         self.library.made.connect(self._on_made)
         self.library.checked.connect(self.table.update_entry)
-        services.model_events.changed.connect(self.look)
-        services.weights_news.changed.connect(self.look)
+        model_access.model_events.changed.connect(self.look)
+        model_access.weights_news.changed.connect(self.look)
         for key, slot in (("F2", self.rename), ("Del", self.delete)):
             shortcut = QShortcut(QKeySequence(key), self.table)
             shortcut.setContext(Qt.ShortcutContext.WidgetShortcut)

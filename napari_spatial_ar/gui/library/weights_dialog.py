@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_spatial_ar.errors import WeightsError
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.jobs import Task, TaskHost, log, sentence
 from napari_spatial_ar.gui.library import weights_work
 from napari_spatial_ar.gui.widgets.forms import (
@@ -88,7 +88,7 @@ class WeightsDialog(Dialog):
         self.progress.setAccessibleName("What has arrived")
         self.note = Note(strong=True)
         self._lay_out()
-        for offer in services.weights_offers(backbone):
+        for offer in model_access.weights_offers(backbone):
             self.backbone.addItem(offer.name, offer)
         self.backbone.setCurrentIndex(max(0, self.backbone.findText(backbone)))
         self.backbone.currentIndexChanged.connect(self._on_backbone)
@@ -194,7 +194,7 @@ class WeightsDialog(Dialog):
         text = f"The weights of {name} are here."
         self.note.set_text(text)
         show_info(text)
-        services.weights_news.changed.emit(name)
+        model_access.weights_news.changed.emit(name)
         self.got.emit(name)
         if self.isVisible():
             self.accept()

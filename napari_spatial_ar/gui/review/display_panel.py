@@ -16,10 +16,10 @@ from qtpy.QtCore import QObject, QSignalBlocker, Qt, QTimer, Signal
 from qtpy.QtWidgets import QButtonGroup, QPushButton, QSlider, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.layer_visibility import LayerVisibility
 from napari_spatial_ar.gui.layers import KEY, heat_colormap, kind_of, linked_copy
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.shortcuts import MODE_KEY, SIDE_KEY, ShortcutsDialog, bind
-from napari_spatial_ar.gui.stage import LayerVisibility
 from napari_spatial_ar.gui.viewer import camera_of
 from napari_spatial_ar.gui.widgets.forms import button, combo, folding, row, select_data
 from napari_spatial_ar.gui.widgets.tooltips import tooltip

@@ -10,7 +10,9 @@ import napari.viewer
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
 from napari_spatial_ar.gui.jobs import TaskHost, report
+from napari_spatial_ar.gui.layer_visibility import LayerVisibility
 from napari_spatial_ar.gui.open_scan import dropped_paths
+from napari_spatial_ar.gui.review.deleted_scans import DeletedScan
 from napari_spatial_ar.gui.review.display_panel import DisplayPanel
 from napari_spatial_ar.gui.review.explain_panel import ExplainPanel
 from napari_spatial_ar.gui.review.export_panel import Exporter, ExportPanel
@@ -20,9 +22,7 @@ from napari_spatial_ar.gui.review.model_panel import ModelChoice, ModelList, Mod
 from napari_spatial_ar.gui.review.scan_panel import ScanPanel
 from napari_spatial_ar.gui.review.scored_layer import Session, same_model
 from napari_spatial_ar.gui.review.scoring import DomainShiftCheck, ScanPValue, ScorePanel, Scorer
-from napari_spatial_ar.gui.review.shelf import DeletedScan
 from napari_spatial_ar.gui.review.threshold_panel import ThresholdPanel
-from napari_spatial_ar.gui.stage import LayerVisibility
 from napari_spatial_ar.gui.viewer import go_to_slice
 from napari_spatial_ar.gui.widgets.dock_page import DockPage
 from napari_spatial_ar.gui.widgets.forms import select_data

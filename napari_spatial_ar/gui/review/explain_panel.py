@@ -14,7 +14,7 @@ import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QFileDialog, QLabel, QProgressBar, QVBoxLayout, QWidget
 
-from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, sentence
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.shortcuts import EXPLAIN_KEY, bind
@@ -167,7 +167,7 @@ class Explainer(QObject):
 
         def work(stop: threading.Event) -> Generator[None, None, Any]:
             yield
-            made = embedded or services.embed_plane(session.model, session.volume, place.index)
+            made = embedded or model_access.embed_plane(session.model, session.volume, place.index)
             if stop.is_set():
                 return None
             patch = made.patch_at((place.row, place.column))
@@ -207,7 +207,7 @@ class Explainer(QObject):
         query = told.embedded.embedding(told.patch)
 
         def work(stop: threading.Event) -> Generator[Any, None, Any]:
-            steps = services.similar_steps(told.session.model, folders, query)
+            steps = model_access.similar_steps(told.session.model, folders, query)
             return (yield from run_until_stopped(stop, steps))
 
         self._search = self._tasks.start(work)

@@ -10,7 +10,7 @@ from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
 from napari_spatial_ar.errors import InputError, MissingWeightsError, SpatialARError
-from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.display_windows import model_sees
 from napari_spatial_ar.gui.jobs import TaskHost, report, sentence
 from napari_spatial_ar.gui.layers import KEY, import_ahead
@@ -126,9 +126,9 @@ class ModelList(QObject):
         self._tasks = tasks
         self.model: Any = None
         self._wanted: Any = None
-        services.model_events.renamed.connect(self._on_renamed)
-        services.model_events.changed.connect(self.refresh)
-        services.weights_news.changed.connect(self._on_index)
+        model_access.model_events.renamed.connect(self._on_renamed)
+        model_access.model_events.changed.connect(self.refresh)
+        model_access.weights_news.changed.connect(self._on_index)
         box.currentIndexChanged.connect(self._on_index)
         self.refresh()
 
@@ -148,7 +148,7 @@ class ModelList(QObject):
         """Look for models again, keeping the choice."""
         name = self._box.currentText() if self.info is not None else settings.recall("model", "")
         try:
-            infos = services.list_models()
+            infos = model_access.list_models()
         except SpatialARError as error:
             infos = []
             self._note.set_text(sentence(error, "Looking for models"))
@@ -192,7 +192,9 @@ class ModelList(QObject):
         def work(stop: threading.Event) -> Generator[None, None, Any]:
             import_ahead()
             yield
-            return services.load_model(info.path), services.weights_hint(info.backbone, info.header)
+            return model_access.load_model(info.path), model_access.weights_hint(
+                info.backbone, info.header
+            )
 
         task = self._tasks.start(work)
         task.returned.connect(lambda found: self._take(info, *found))

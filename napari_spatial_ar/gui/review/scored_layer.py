@@ -13,14 +13,14 @@ import numpy.typing as npt
 from napari.layers import Image, Labels
 
 from napari_spatial_ar.errors import Cancelled, InputError
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.layers import heatmap_layer, layer_volume, mask_layer
 from napari_spatial_ar.gui.viewer import shows_slices
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.normative.cancellation import cancel_when
 from napari_spatial_ar.review.body import Body
+from napari_spatial_ar.review.domain_shift import flagged_warning
 from napari_spatial_ar.review.findings import Finding, FindingsList
-from napari_spatial_ar.review.likeness import flagged_warning
 from napari_spatial_ar.review.strokes import Strokes
 from napari_spatial_ar.review.threshold_scales import ScoreCounts
 
@@ -75,7 +75,7 @@ def _scores(model: Any, volume: Any, slices: Sequence[int]) -> Iterator[tuple[in
     """Score the first slices at once, and the rest in the fastest way there is."""
     yield from model.iter_volume(volume, slices[:_AT_ONCE])
     if len(slices) > _AT_ONCE:
-        services.choose_engine(model)
+        model_access.choose_engine(model)
         yield from model.iter_volume(volume, slices[_AT_ONCE:])
 
 

@@ -16,19 +16,19 @@ from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
 from napari_spatial_ar.errors import Cancelled, SpatialARError
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report, sentence
 from napari_spatial_ar.gui.layers import layer_volume
+from napari_spatial_ar.gui.review.deleted_scans import DeletedScans
 from napari_spatial_ar.gui.review.scored_layer import (
     Session,
     from_slice_outward,
     same_model,
     score_steps,
 )
-from napari_spatial_ar.gui.review.shelf import DeletedScans
 from napari_spatial_ar.gui.viewer import slice_in_view
 from napari_spatial_ar.gui.widgets.forms import Note, WarningNote, button, row, section
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.normative.calibration.acquired import header_shift
-from napari_spatial_ar.review.likeness import shift_headline
+from napari_spatial_ar.review.domain_shift import shift_headline
 from napari_spatial_ar.review.p_values import p_note, p_values
 from napari_spatial_ar.review.provenance import model_window
 from napari_spatial_ar.review.worklist.scoring import ReuseStoredScores

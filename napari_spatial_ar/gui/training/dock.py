@@ -17,7 +17,7 @@ from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QMessageBox, QProgressBar, QVBoxLayout, QWidget
 
 from napari_spatial_ar.errors import Cancelled, SpatialARError
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report, warn
 from napari_spatial_ar.gui.library.dialog import LibraryButton
 from napari_spatial_ar.gui.open_scan import dropped_paths
@@ -109,7 +109,7 @@ class UnfinishedFit(QWidget):
 
     @staticmethod
     def _files() -> list[Path]:
-        return sorted(services.unfinished_dir().glob("*.toml"))
+        return sorted(model_access.unfinished_dir().glob("*.toml"))
 
     def _show(self, names: list[str]) -> None:
         #: Name of the model that was to be made; "" where no fit is offered.
@@ -120,7 +120,9 @@ class UnfinishedFit(QWidget):
     def take_up(self, form: Any) -> bool:
         """Set a `TrainingForm` as the fit says; False, having said why, where that cannot be."""
         try:
-            form.set_recipe(services.read_recipe(services.unfinished_dir() / f"{self.name}.toml"))
+            form.set_recipe(
+                model_access.read_recipe(model_access.unfinished_dir() / f"{self.name}.toml")
+            )
         except SpatialARError as error:
             self.note.set_text(report(error, "Going on"))
             return False
@@ -131,7 +133,7 @@ class UnfinishedFit(QWidget):
         """Remember a fit that starts, in place of the one before, and offer none meanwhile."""
         self.forget()
         try:
-            services.write_recipe(services.unfinished_dir() / f"{name}.toml", config)
+            model_access.write_recipe(model_access.unfinished_dir() / f"{name}.toml", config)
         except SpatialARError as error:
             warn(f"This fit will not be offered again after a restart of napari: {error}")
 
@@ -253,7 +255,7 @@ class TrainingDock(DockPage):
         self.plot.show_losses([], [], -1, 1)
         self.scroll.ensureWidgetVisible(self.plot)
         self._fitting = target, list(config.folders)
-        self._run(services.fit_steps(config, out=target, overwrite=overwrite), self._on_model)
+        self._run(model_access.fit_steps(config, out=target, overwrite=overwrite), self._on_model)
 
     def _run(self, steps: Generator[Any, None, Any], then: Callable[[Any], None]) -> None:
         """Take steps in a worker; ``then`` gets what they return, None where they were stopped."""
@@ -281,7 +283,7 @@ class TrainingDock(DockPage):
         except SpatialARError as error:
             self.note.set_text(report(error, "The estimate"))
             return
-        self._run(services.estimate_steps(config, out=self.form.target), self._on_estimate)
+        self._run(model_access.estimate_steps(config, out=self.form.target), self._on_estimate)
 
     def _on_estimate(self, found: str | None) -> None:
         self.note.set_text(found or "Stopped.")
@@ -331,12 +333,12 @@ class TrainingDock(DockPage):
         self._fitted = self._fitting
         self.note.set_text(f"The model {model.name} is ready in the Review dock.")
         show_info(f"The model {model.name} is ready.")
-        services.model_events.changed.emit()
+        model_access.model_events.changed.emit()
 
     def show_outliers(self) -> None:
         """Find the scans of the last fit that are least like the others, and show them."""
         if self._fitted is not None and not self.running:
-            self._run(services.outlier_steps(*self._fitted), self._on_outliers)
+            self._run(model_access.outlier_steps(*self._fitted), self._on_outliers)
 
     def _on_outliers(self, suspects: Any) -> None:
         self.note.set_text("" if suspects else "Stopped.")

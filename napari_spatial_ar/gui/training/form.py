@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QDoubleSpinBox, QFileDialog, QLineEdit, QSpinBox, QVB
 
 from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import InputError, SpatialARError
-from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.display_windows import describe
 from napari_spatial_ar.gui.jobs import report
 from napari_spatial_ar.gui.library.weights_row import WeightsRow
@@ -86,7 +86,7 @@ class RecipeRow(QWidget):
             chosen, _ = QFileDialog.getSaveFileName(self, "Save recipe", str(start), _FILTER)
             if chosen:
                 path = Path(chosen)
-                services.write_recipe(path, config)
+                model_access.write_recipe(path, config)
                 settings.remember_folder("recipe", path.parent)
         except SpatialARError as error:
             report(error, "Saving the recipe")
@@ -99,7 +99,7 @@ class RecipeRow(QWidget):
             return
         settings.remember_folder("recipe", Path(chosen).parent)
         try:
-            self._form.set_recipe(services.read_recipe(chosen))
+            self._form.set_recipe(model_access.read_recipe(chosen))
         except SpatialARError as error:
             report(error, "Loading the recipe")
 
@@ -285,7 +285,7 @@ class TrainingForm(QWidget):
         select_data(self.backbone, settings.recall("training_backbone", ""))
         self.window.set_modality(self.modality.currentData())
         self.backbone.currentIndexChanged.connect(self._on_backbone)
-        services.weights_news.changed.connect(self._on_weights)
+        model_access.weights_news.changed.connect(self._on_weights)
         self.weights.got.connect(self._on_got)
         self.modality.currentIndexChanged.connect(self._on_modality)
         self.method.changed.connect(self._suggest_name)
@@ -313,12 +313,12 @@ class TrainingForm(QWidget):
         chosen = self.backbone.currentData()
         self.backbone.blockSignals(True)
         self.backbone.clear()
-        for name, present in services.backbone_names():
+        for name, present in model_access.backbone_names():
             self.backbone.addItem(f"{name}  \u2713" if present else name, name)
             if not present:
                 at = self.backbone.count() - 1
                 self.backbone.setItemData(at, QUIET.on(self), Qt.ItemDataRole.ForegroundRole)
-                missing = services.weights_missing(name)
+                missing = model_access.weights_missing(name)
                 self.backbone.setItemData(at, missing, Qt.ItemDataRole.ToolTipRole)
         if chosen is not None:
             select_data(self.backbone, chosen)
@@ -366,8 +366,8 @@ class TrainingForm(QWidget):
 
     def _on_backbone(self) -> None:
         name = self.backbone.currentData() or ""
-        hint = services.weights_hint(name)
-        self.backbone_note.set_text(hint or services.default_note(name))
+        hint = model_access.weights_hint(name)
+        self.backbone_note.set_text(hint or model_access.default_note(name))
         # There are others to be got where this one is here.
         self.weights.mean(name if hint else "")
         self._suggest_name()
@@ -388,7 +388,7 @@ class TrainingForm(QWidget):
     @property
     def target(self) -> Path:
         """Folder of the model to be made."""
-        return services.user_models_dir() / self.name.text().strip()
+        return model_access.user_models_dir() / self.name.text().strip()
 
     def config(self) -> FitConfig:
         """Return the fit that the form describes, once it can be run; its settings are remembered.

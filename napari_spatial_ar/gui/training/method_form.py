@@ -12,7 +12,7 @@ from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 from superqt import QCollapsible
 
-from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.widgets.forms import Note, button, combo, fields, select_data
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 
@@ -129,7 +129,7 @@ class MethodForm(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._methods = {method.name: method for method in services.methods()}
+        self._methods = {method.name: method for method in model_access.methods()}
         self.box = combo(tooltip("training.method"))
         for method in self._methods.values():
             self.box.addItem(method.title, method.name)

@@ -19,7 +19,7 @@ from napari_spatial_ar.errors import (
     StorageError,
     WeightsError,
 )
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report
 from napari_spatial_ar.gui.open_scan import read_steps
 from napari_spatial_ar.gui.worklist.listing import record_steps, row_message
@@ -143,7 +143,7 @@ def scoring_steps(
         return
     try:
         with cancel_when(stop.is_set):
-            services.choose_engine(model)
+            model_access.choose_engine(model)
     except Cancelled:
         return
     tried: set[str] = set()

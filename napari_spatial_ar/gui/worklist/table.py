@@ -17,7 +17,7 @@ from napari_spatial_ar.gui.widgets.plots import QUIET, TROUBLE
 from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.acquired import header_shift_of
-from napari_spatial_ar.review.likeness import shift_headline
+from napari_spatial_ar.review.domain_shift import shift_headline
 from napari_spatial_ar.review.p_values import PValues, p_note
 from napari_spatial_ar.review.worklist.entries import Column, Entry, sort_value
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from napari_spatial_ar.errors import InputError, WeightsError
 from napari_spatial_ar.normative.backbones import engines
+from napari_spatial_ar.normative.backbones.fair_lock import FairLock
 from napari_spatial_ar.normative.backbones.registry import (
     BackboneSpec,
     PatchGrid,
 )
-from napari_spatial_ar.normative.backbones.turns import FairLock
 from napari_spatial_ar.normative.backbones.weight_files import (
     Rounding,
     content_sha256,

@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.fair_lock import FairLock
 from napari_spatial_ar.normative.backbones.registry import BackboneSpec
-from napari_spatial_ar.normative.backbones.turns import FairLock
 
 __all__ = ["PixelBackbone"]
 

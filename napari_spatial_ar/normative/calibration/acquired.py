@@ -16,7 +16,7 @@ from napari_spatial_ar.imaging.acquisition import Acquisition
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.calibration.likeness import DomainShift
+from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.model_file import ModelHeader

@@ -18,7 +18,7 @@ from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative.calibration.acquired import header_shift
-from napari_spatial_ar.normative.calibration.likeness import (
+from napari_spatial_ar.normative.calibration.domain_shift import (
     GREYS,
     Appearance,
     DomainShift,

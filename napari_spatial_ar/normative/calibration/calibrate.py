@@ -20,7 +20,11 @@ from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.calibration.acquired import acquired_of
 from napari_spatial_ar.normative.calibration.appearance import measure_appearance
 from napari_spatial_ar.normative.calibration.calibration import Calibration, PeakCounter, calibrate
-from napari_spatial_ar.normative.calibration.likeness import Appearance, NormalAppearance, sum_up
+from napari_spatial_ar.normative.calibration.domain_shift import (
+    Appearance,
+    NormalAppearance,
+    sum_up,
+)
 from napari_spatial_ar.normative.detectors import Detector, score_grid
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.library import find_model, is_released

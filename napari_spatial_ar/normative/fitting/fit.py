@@ -25,7 +25,6 @@ from napari_spatial_ar.normative.detectors import (
     FitContext,
     StoredGrids,
 )
-from napari_spatial_ar.normative.fitting.changed_grids import SyntheticGrids
 from napari_spatial_ar.normative.fitting.config import (
     FitConfig,
     check_loaded,
@@ -43,6 +42,7 @@ from napari_spatial_ar.normative.fitting.plan import (
     learning,
     with_time_left,
 )
+from napari_spatial_ar.normative.fitting.synthetic_grids import SyntheticGrids
 from napari_spatial_ar.normative.memory import one_sentence, releases_memory
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, ModelHeader

@@ -24,9 +24,9 @@ from napari_spatial_ar.datasets.slices import SliceRef
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.calibration.calibrate import NormalScores
 from napari_spatial_ar.normative.detectors import Detector, FitContext, StoredGrids
-from napari_spatial_ar.normative.fitting.changed_grids import SyntheticGrids
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
 from napari_spatial_ar.normative.fitting.plan import FitProgress, learning
+from napari_spatial_ar.normative.fitting.synthetic_grids import SyntheticGrids
 from napari_spatial_ar.steps import mapped
 
 __all__ = ["deal", "measure_folds"]

@@ -12,8 +12,8 @@ from napari_spatial_ar.datasets.folders import SliceRef
 from napari_spatial_ar.normative import speeds
 from napari_spatial_ar.normative.detectors import Detector, FitContext
 from napari_spatial_ar.normative.detectors.base import Learned
-from napari_spatial_ar.normative.fitting.changed_grids import SyntheticGrids
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
+from napari_spatial_ar.normative.fitting.synthetic_grids import SyntheticGrids
 from napari_spatial_ar.normative.memory import Portions, one_sentence
 
 __all__ = [

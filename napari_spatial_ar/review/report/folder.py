@@ -15,7 +15,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_bytes, atomic_write_text
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.calibration.likeness import DomainShift
+from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings import list_findings
 from napari_spatial_ar.review.masks import MaskSettings, make_mask

@@ -17,7 +17,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QFileDialog, QInputDialog, QMessageBox
 
 from napari_spatial_ar.errors import ModelFileError
-from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.library import actions
 from napari_spatial_ar.gui.library.actions import CheckpointDialog
@@ -112,9 +112,9 @@ def news(qtbot: Any) -> Iterator[list[int]]:
     def hear() -> None:
         heard.append(1)
 
-    services.model_events.changed.connect(hear)
+    model_access.model_events.changed.connect(hear)
     yield heard
-    services.model_events.changed.disconnect(hear)
+    model_access.model_events.changed.disconnect(hear)
 
 
 def names(dialog: LibraryDialog) -> list[str]:
@@ -204,7 +204,7 @@ def test_what_another_backbone_or_version_needs(
     dialog: LibraryDialog, folder: Path, tiny_backbone: Backbone, wait: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(
-        services, "weights_hint", lambda name, header: services.weights_missing(name)
+        model_access, "weights_hint", lambda name, header: model_access.weights_missing(name)
     )
     sha256 = tiny_backbone.sha256
     build(tiny_backbone, backbone=BackboneRef("dinov3_vitl16", (), sha256)).save(folder / "large")
@@ -263,7 +263,7 @@ def test_the_review_dock_follows_a_new_name(
 ) -> None:
     review = review_of(dialog)
     models["other"] = models["fake"]
-    services.model_events.changed.emit()
+    model_access.model_events.changed.emit()
     review.models.choose("other")
     models["new"] = models.pop("other")
     dialog.table.choose("other")

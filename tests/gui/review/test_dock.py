@@ -28,7 +28,7 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import MissingWeightsError, WeightsError
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import KEY, volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
@@ -551,7 +551,7 @@ def test_without_a_model_the_dock_says_what_to_do(
     assert "Fit one in the Training dock" in made.model_note.text()
     assert not made.volume_button.isEnabled()
     models["new"] = lab.Model(name="new")
-    services.model_events.changed.emit()
+    model_access.model_events.changed.emit()
     qtbot.waitUntil(lambda: made.models.model is models["new"])
     assert made.model_box.currentText() == "new"
     assert made.volume_button.isEnabled()
@@ -561,13 +561,13 @@ def test_missing_weights_are_told_with_the_ways_to_get_them(
     dock: Make, models: Any, monkeypatch: Any, qtbot: Any
 ) -> None:
     hint = "The weights of fake-backbone are not on this machine."
-    monkeypatch.setattr(services, "weights_hint", lambda backbone, header=None: hint)
+    monkeypatch.setattr(model_access, "weights_hint", lambda backbone, header=None: hint)
     made = dock()
     assert made.model_note.text() == hint
     weights = made.model_panel.weights
     assert not weights.isHidden()
-    monkeypatch.setattr(services, "weights_hint", lambda backbone, header=None: "")
-    services.weights_news.changed.emit("fake-backbone")  # whoever got them
+    monkeypatch.setattr(model_access, "weights_hint", lambda backbone, header=None: "")
+    model_access.weights_news.changed.emit("fake-backbone")  # whoever got them
     qtbot.waitUntil(weights.isHidden, timeout=5000)
     assert made.model_note.text() != hint
 
@@ -579,7 +579,7 @@ def test_weights_missed_while_loading_are_told_without_commands(
         raise MissingWeightsError("no weights of x are on this machine", fix="Run 'weights pull'")
 
     made = dock()
-    monkeypatch.setattr(services, "load_model", load)
+    monkeypatch.setattr(model_access, "load_model", load)
     made.models.load(made.models.info)
     qtbot.waitUntil(lambda: bool(notes), timeout=5000)
     assert "weights pull" not in made.model_note.text()
@@ -623,7 +623,7 @@ def test_a_score_asked_for_while_the_model_loads_starts_when_it_is_there(
     gate = threading.Event()
     model = models["fake"]
     made = dock()
-    monkeypatch.setattr(services, "load_model", lambda path: gate.wait(5) and model)
+    monkeypatch.setattr(model_access, "load_model", lambda path: gate.wait(5) and model)
     made.models.refresh()
     assert made.models.model is None
     click(made.volume_button)

@@ -12,7 +12,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.review.explain_panel import Place, place_under_cursor
 from napari_spatial_ar.normative.detectors.explanation import Explanation, Quantity
@@ -50,7 +50,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(index)
         return FakeEmbedded(index)
 
-    monkeypatch.setattr(services, "embed_plane", embed)
+    monkeypatch.setattr(model_access, "embed_plane", embed)
     return asked
 
 
@@ -142,7 +142,7 @@ def test_similar_patches_come_from_a_folder_that_is_remembered(
             yield SimpleNamespace(stage="features", epoch=0, done=done, total=2, message="Display")
         return (Neighbour(0.125, PICTURE), Neighbour(0.5, PICTURE))
 
-    monkeypatch.setattr(services, "similar_steps", steps)
+    monkeypatch.setattr(model_access, "similar_steps", steps)
     panel = explained(scored, qtbot)
     assert not panel.similar.isEnabled()
     assert "choose their folder" in " ".join(panel.similar.toolTip().split())
@@ -172,7 +172,7 @@ def test_a_search_can_be_cancelled_and_errors_are_sentences(
         yield SimpleNamespace(stage="a", epoch=0, done=1, total=2, message="Display")
         raise InputError("'fake' learned from none of its slices")
 
-    monkeypatch.setattr(services, "similar_steps", endless)
+    monkeypatch.setattr(model_access, "similar_steps", endless)
     panel = explained(scored, qtbot)
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a, **k: str(tmp_path))
     qtbot.mouseClick(panel.folder, LEFT)
@@ -180,6 +180,6 @@ def test_a_search_can_be_cancelled_and_errors_are_sentences(
     panel.stop.click()
     qtbot.waitUntil(lambda: bool(ended) and panel.similar.isEnabled(), timeout=5000)
     assert not panel.picture.isVisibleTo(panel)
-    monkeypatch.setattr(services, "similar_steps", failing)
+    monkeypatch.setattr(model_access, "similar_steps", failing)
     panel.similar.click()
     qtbot.waitUntil(lambda: "learned from none" in panel.note.text(), timeout=5000)

@@ -29,7 +29,7 @@ from napari_spatial_ar.cli import app
 from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.datasets.summary import DataSummary
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
@@ -109,11 +109,11 @@ class Fit:
 @pytest.fixture
 def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, models: Any) -> Fit:
     made = Fit(tmp_path)
-    monkeypatch.setattr(services, "fit_steps", made)
-    monkeypatch.setattr(services, "user_models_dir", lambda: tmp_path / "models")
-    monkeypatch.setattr(services, "unfinished_dir", lambda: tmp_path / "unfinished")
+    monkeypatch.setattr(model_access, "fit_steps", made)
+    monkeypatch.setattr(model_access, "user_models_dir", lambda: tmp_path / "models")
+    monkeypatch.setattr(model_access, "unfinished_dir", lambda: tmp_path / "unfinished")
     monkeypatch.setattr(
-        services, "backbone_names", lambda: [("here_vits14", True), ("gone_vits16", False)]
+        model_access, "backbone_names", lambda: [("here_vits14", True), ("gone_vits16", False)]
     )
     return made
 
@@ -162,7 +162,7 @@ def test_a_dropped_folder_is_fitted_with_the_settings_of_the_form(
     select_data(dock.form.method.box, "spatial-ar")
     set_options(dock, dilation=1, context="bidirectional", epochs=4)
     dock.form.seed.setValue(5)
-    with qtbot.waitSignal(services.model_events.changed, timeout=5000):
+    with qtbot.waitSignal(model_access.model_events.changed, timeout=5000):
         click(dock.start_button)
         assert not dock.start_button.isEnabled()
         assert not dock.form.isEnabled()
@@ -193,7 +193,7 @@ def test_options_that_are_a_text_or_a_tick(
     assert editors["whiten"].native.text() == "", "the name stands beside it once"
     assert "principal components" in editors["whiten"].tooltip
     set_options(dock, dilations="1-2-4-2-1", whiten=True)
-    with qtbot.waitSignal(services.model_events.changed, timeout=5000):
+    with qtbot.waitSignal(model_access.model_events.changed, timeout=5000):
         click(dock.start_button)
     qtbot.waitUntil(lambda: not dock.running)
     assert fit.calls[0].config.chosen_options == {"dilations": "1-2-4-2-1", "whiten": True}
@@ -435,7 +435,7 @@ def test_after_a_fit_the_most_surprising_scans_are_shown_and_left_out(
         one = Outlier("a" * 64, "3 pictures", "0a1b2c3d", 3, 0, 0.5, example)
         return Outliers((one,), scans=2)
 
-    monkeypatch.setattr(services, "outlier_steps", outlier_steps)
+    monkeypatch.setattr(model_access, "outlier_steps", outlier_steps)
     dock.form.normals.folder.setText(str(scans))
     assert not dock.outliers_button.isEnabled()
     click(dock.start_button)
@@ -712,16 +712,18 @@ def test_an_existing_model_is_replaced_only_when_asked(
 def test_backbones_show_which_weights_are_here(dock: TrainingDock, monkeypatch: Any) -> None:
     box = dock.form.backbone
     assert [box.itemText(i) for i in range(box.count())] == ["here_vits14  \u2713", "gone_vits16"]
-    monkeypatch.setattr(services, "weights_hint", lambda name: f"no {name}")
+    monkeypatch.setattr(model_access, "weights_hint", lambda name: f"no {name}")
     box.setCurrentIndex(1)
     assert dock.form.backbone_note.text() == "no gone_vits16"
     grey = [box.itemData(i, Qt.ItemDataRole.ForegroundRole) for i in range(2)]
     assert grey[0] is None
     assert grey[1] is not None
     assert "gone_vits16" in box.itemData(1, Qt.ItemDataRole.ToolTipRole)
-    monkeypatch.setattr(services, "weights_hint", lambda name: "")
-    monkeypatch.setattr(services, "backbone_names", lambda: [("gone_vits16", True), ("mine", True)])
-    services.weights_news.changed.emit("gone_vits16")
+    monkeypatch.setattr(model_access, "weights_hint", lambda name: "")
+    monkeypatch.setattr(
+        model_access, "backbone_names", lambda: [("gone_vits16", True), ("mine", True)]
+    )
+    model_access.weights_news.changed.emit("gone_vits16")
     assert [box.itemText(i) for i in range(box.count())] == ["gone_vits16  \u2713", "mine  \u2713"]
     assert box.currentData() == "gone_vits16"
     assert dock.form.backbone_note.text() == ""
@@ -909,7 +911,7 @@ def test_what_is_wrong_with_an_unfinished_fit_is_one_sentence(
     qtbot: Any,
     notes: list[str],
 ) -> None:
-    again, (kept,) = restarted(), services.unfinished_dir().iterdir()
+    again, (kept,) = restarted(), model_access.unfinished_dir().iterdir()
     whole = kept.read_text()
     kept.write_text("schema = 1\nsede = ")
     click(again.unfinished.resume_button)
@@ -932,7 +934,7 @@ def test_what_is_wrong_with_an_unfinished_fit_is_one_sentence(
 def test_a_fit_that_cannot_be_remembered_starts_all_the_same(
     dock: TrainingDock, fit: Fit, scans: Path, click: Any, qtbot: Any, notes: list[str]
 ) -> None:
-    services.unfinished_dir().write_text("a file where the folder would be")
+    model_access.unfinished_dir().write_text("a file where the folder would be")
     dock.form.normals.folder.setText(str(scans))
     click(dock.start_button)
     qtbot.waitUntil(lambda: not dock.running, timeout=5000)

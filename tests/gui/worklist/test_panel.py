@@ -17,7 +17,7 @@ from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QFileDialog
 
 from napari_spatial_ar.errors import InputError, InUseError, WeightsError
-from napari_spatial_ar.gui import services, settings
+from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.review.scored_layer import from_slice_outward
@@ -441,7 +441,9 @@ def test_the_list_is_scored_in_the_way_that_is_settled_for_the_model(
 ) -> None:
     settled: list[tuple[Any, int]] = []
     model = models["fake"]
-    monkeypatch.setattr(services, "choose_engine", lambda m: settled.append((m, len(model.asked))))
+    monkeypatch.setattr(
+        model_access, "choose_engine", lambda m: settled.append((m, len(model.asked)))
+    )
     made = dock(scan=False, window=True)
     made.show_worklist([str(folder)])
     wait(all_scored(made.worklist))

@@ -20,8 +20,8 @@ from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.normative.calibration.acquired import Acquired, acquired_of, header_shift
 from napari_spatial_ar.normative.calibration.appearance import likeness
 from napari_spatial_ar.normative.calibration.calibrate import recalibrate
-from napari_spatial_ar.normative.calibration.likeness import DomainShift
-from napari_spatial_ar.review.likeness import shift_headline
+from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
+from napari_spatial_ar.review.domain_shift import shift_headline
 
 AXIAL_FLAIR = Acquired(plane={"axial": 9}, sequence={"FLAIR": 9, "unknown": 1})
 # Axes (z, y, x) of the array to RAS: slices along the first axis of each plane.

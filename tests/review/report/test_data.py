@@ -18,7 +18,7 @@ from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging import files
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration.calibration import Calibration
-from napari_spatial_ar.normative.calibration.likeness import DomainShift
+from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.findings import FindingsList, list_findings
 from napari_spatial_ar.review.outputs import write_scan_outputs
 from napari_spatial_ar.review.provenance import RESEARCH_USE

@@ -14,9 +14,9 @@ import pytest
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.calibration.likeness import DomainShift
+from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.body import Body
-from napari_spatial_ar.review.likeness import (
+from napari_spatial_ar.review.domain_shift import (
     flagged_warning,
     scan_counts,
     shift_headline,

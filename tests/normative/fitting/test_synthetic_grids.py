@@ -17,8 +17,8 @@ from napari_spatial_ar.imaging.windows import Window, apply_window
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.detectors.patch_labels import patch_labels
 from napari_spatial_ar.normative.fitting import synthetic_anomalies
-from napari_spatial_ar.normative.fitting.changed_grids import SyntheticGrids
 from napari_spatial_ar.normative.fitting.synthetic_anomalies import change
+from napari_spatial_ar.normative.fitting.synthetic_grids import SyntheticGrids
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 
 WINDOW = Window("percentile", 0.5, 99.5)
@@ -99,7 +99,7 @@ def test_grids_of_an_earlier_version_are_read(
 def test_a_stop_leaves_no_trace(
     refs: list[SliceRef], tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_spatial_ar.normative.fitting.changed_grids._OTHERS", 2)
+    monkeypatch.setattr("napari_spatial_ar.normative.fitting.synthetic_grids._OTHERS", 2)
     whole = SyntheticGrids(tiny_backbone, PREPROCESSING, refs, tmp_path / "a", count=7)
     parts = SyntheticGrids(tiny_backbone, PREPROCESSING, refs, tmp_path / "b", count=7)
     assert list(whole.embed())[-1] == 7

@@ -16,7 +16,7 @@ from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.calibration.appearance import likeness, measure_appearance
 from napari_spatial_ar.normative.calibration.calibrate import recalibrate
-from napari_spatial_ar.normative.calibration.likeness import (
+from napari_spatial_ar.normative.calibration.domain_shift import (
     Appearance,
     NormalAppearance,
     compare_appearance,

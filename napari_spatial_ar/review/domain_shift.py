@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.volume import Volume
-from napari_spatial_ar.normative.calibration.likeness import DomainShift
+from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.threshold_scales import ScoreCounts
 

@@ -15,7 +15,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
 from napari_spatial_ar.datasets.selection import Selection
-from napari_spatial_ar.gui import services
+from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.worklist.table import COLUMNS, WorklistModel
@@ -24,7 +24,7 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import Window, resolve
 from napari_spatial_ar.normative.calibration import appearance
 from napari_spatial_ar.normative.calibration.acquired import Acquired
-from napari_spatial_ar.normative.calibration.likeness import DomainShift
+from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.review.worklist.entries import Entry, Summary
 from tests.gui.conftest import FakeInfo
@@ -173,7 +173,7 @@ def three(monkeypatch: pytest.MonkeyPatch, models: Any, tmp_path: Path) -> None:
     models.clear()
     models.update({name: made(name=name, modality=kind) for name, kind in kinds.items()})
     infos = [FakeInfo(name, tmp_path / name, kind) for name, kind in kinds.items()]
-    monkeypatch.setattr(services, "list_models", lambda: infos)
+    monkeypatch.setattr(model_access, "list_models", lambda: infos)
 
 
 def test_the_model_of_the_scans_modality_is_chosen(
@@ -288,7 +288,7 @@ def test_the_model_of_the_scans_sequence_is_chosen(
     headers = {"flair": Header(FLAIR=9), "t1": Header(T1=9), "other t1": Header(T1=3)}
     models.update({name: made(name=name, header=header) for name, header in headers.items()})
     infos = [FakeInfo(name, tmp_path / name, "mri", header=h) for name, h in headers.items()]
-    monkeypatch.setattr(services, "list_models", lambda: infos)
+    monkeypatch.setattr(model_access, "list_models", lambda: infos)
     review = dock(of_sequence(lab.make_volume(), "T1"))
     t1 = review.scan.layer
     assert review.model_box.currentText() == "t1"

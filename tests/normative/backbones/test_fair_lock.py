@@ -19,8 +19,8 @@ from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.normative.backbones import fastest_engine
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.engines import ENGINES, Float32
+from napari_spatial_ar.normative.backbones.fair_lock import FairLock
 from napari_spatial_ar.normative.backbones.fastest_engine import trials
-from napari_spatial_ar.normative.backbones.turns import FairLock
 from napari_spatial_ar.normative.batching import BatchScorer
 from napari_spatial_ar.normative.cancellation import cancel_when
 from napari_spatial_ar.normative.explaining import embed_plane

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.evaluation import rivals
+from napari_spatial_ar.evaluation import baselines
+from napari_spatial_ar.evaluation.baselines import fit_baseline, grouped
 from napari_spatial_ar.evaluation.compare import compare
 from napari_spatial_ar.evaluation.evaluate import evaluate
-from napari_spatial_ar.evaluation.rivals import fit_baseline, grouped
 from napari_spatial_ar.normative.detectors import DETECTORS
 from napari_spatial_ar.normative.fitting.config import FitConfig
 from tests.evaluation.conftest import BrightnessModel
@@ -78,7 +78,7 @@ def test_fits_each_seed_once(
     assert rival.fit_seconds == tuple(m.header.training["seconds"] for m in rival.models)
     assert all(seconds is not None and seconds > 0 for seconds in rival.fit_seconds)
     assert "training" in seen
-    monkeypatch.setattr(rivals, "fit", None)  # no need of it the second time
+    monkeypatch.setattr(baselines, "fit", None)  # no need of it the second time
     again = fit_baseline(*arguments, **settings)
     assert [m.sha256 for m in again.models] == [m.sha256 for m in rival.models]
     assert again.fit_seconds == rival.fit_seconds
