@@ -25,6 +25,7 @@ _LOOK_MS = 50
 
 def open_review(viewer: Any) -> ReviewDock:
     """Open the Review dock in a viewer, or bring the one that is open to the front."""
+    dock: ReviewDock
     _, dock = viewer.window.add_plugin_dock_widget("napari-spatial-ar", "Review")
     dock.bring_to_front()
     return dock

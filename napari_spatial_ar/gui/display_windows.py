@@ -53,7 +53,7 @@ def first_choice(scan: Scan | Volume) -> str:
 
     Without either, soft tissue for a CT and percentiles for any other scan.
     """
-    wanted = settings.recall(_key(scan), "")
+    wanted = str(settings.recall(_key(scan), ""))
     known = choices(scan)
     if wanted in known:
         return wanted

@@ -101,7 +101,7 @@ def _stop_all(stops: set[threading.Event], *_: Any) -> None:
         stop.set()
 
 
-def _log_warning(arguments: tuple) -> None:
+def _log_warning(arguments: tuple[Any, ...]) -> None:
     logger.debug("warning in a worker: %s", getattr(arguments[1], "__name__", "Warning"))
 
 

@@ -168,7 +168,7 @@ def _same_voxels(data: Any, volume: Volume) -> bool:
     drawn: Any = volume.geometry.to_display(drawable(volume))
     if volume.lazy:
         # The name of a dask array says how it is made.
-        return getattr(data, "name", "") == drawn.name
+        return bool(getattr(data, "name", "") == drawn.name)
     return isinstance(data, np.ndarray) and _view_of(data) == _view_of(drawn)
 
 
@@ -352,4 +352,6 @@ def drawable(volume: Volume) -> Any:
         told = False
         return voxels
 
-    return da.map_blocks(block, chunks=data.chunks, dtype=np.float32, name=f"drawn-{data.name}")
+    return da.map_blocks(  # type: ignore[no-untyped-call]
+        block, chunks=data.chunks, dtype=np.float32, name=f"drawn-{data.name}"
+    )

@@ -88,7 +88,7 @@ def _index_along(viewer: Any, layer: Image, axis: int) -> int:
     """Index of the viewer's point along a layer axis, clipped to the layer."""
     point = viewer.dims.point[-layer.ndim :]
     index = round(float(layer.world_to_data(point)[axis]))
-    return min(max(index, 0), layer.data.shape[axis] - 1)
+    return int(min(max(index, 0), layer.data.shape[axis] - 1))
 
 
 def view_index(viewer: Any, layer: Image) -> tuple[int, int] | None:

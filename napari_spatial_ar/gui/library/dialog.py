@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSignalBlocker, Qt, QUrl, Signal
 from qtpy.QtGui import QImage, QImageReader, QKeySequence, QResizeEvent, QTextDocument, QTextTable
@@ -32,6 +32,9 @@ from napari_spatial_ar.gui.library.weights_row import WeightsRow
 from napari_spatial_ar.gui.review.scan_panel import ScanPanel
 from napari_spatial_ar.gui.widgets.forms import Dialog, Note, button, heading, research_line, row
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.normative.catalogue import ModelEntry
 
 __all__ = [
     "STATES",
@@ -185,10 +188,11 @@ class ModelDetails(QWidget):
         layout.addWidget(self.weights)
         layout.addWidget(self.card, 1)
 
-    def show_entry(self, entry: Any) -> None:
-        """Show a ``ModelEntry``; None empties the page."""
-        missing = entry is not None and entry.state == "weights" and entry.header is not None
-        self.weights.mean(entry.header.backbone.name if missing else "", missing=missing)
+    def show_entry(self, entry: ModelEntry | None) -> None:
+        """Show a model; None empties the page."""
+        header = entry.header if entry is not None and entry.state == "weights" else None
+        name = header.backbone.name if header is not None else ""
+        self.weights.mean(name, missing=header is not None)
         if entry is None:
             self.title.setText("")
             self.state.set_text("")
@@ -197,14 +201,12 @@ class ModelDetails(QWidget):
         origin = "released with the package" if entry.released else "yours"
         self.title.setText(f"{entry.name} ({origin})")
         # The advice about weights is for the command line.
-        hint = (
-            model_access.weights_hint(entry.header.backbone.name, entry.header) if missing else ""
-        )
+        hint = model_access.weights_hint(name, header) if header is not None else ""
         self.state.set_text(f"{STATES[entry.state]}. {hint or entry.advice}")
         self.card.show_card(entry.folder, _card(entry))
 
 
-def _card(entry: Any) -> str:
+def _card(entry: ModelEntry) -> str:
     try:
         with (entry.folder / _CARD).open(encoding="utf-8", errors="replace") as file:
             return file.read(_LONGEST)
@@ -304,7 +306,7 @@ class ModelTable(QTreeWidget):
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         self.chosen.emit()
 
-    def update_entry(self, entry: Any) -> None:
+    def update_entry(self, entry: ModelEntry) -> None:
         """Show what was found of a model since it was listed."""
         for place, known in enumerate(self.entries):
             if known.folder == entry.folder:
@@ -321,7 +323,7 @@ class ModelTable(QTreeWidget):
         return bool(found)
 
     @staticmethod
-    def _fill(item: QTreeWidgetItem, entry: Any) -> None:
+    def _fill(item: QTreeWidgetItem, entry: ModelEntry) -> None:
         header = entry.header
         known = ("", "", "", "", "")
         if header is not None:
@@ -343,7 +345,7 @@ class ModelTable(QTreeWidget):
         self.chosen.emit()
 
 
-def _added(entry: Any) -> str:
+def _added(entry: ModelEntry) -> str:
     if entry.released:
         return "released"
     return "" if entry.written is None else f"{entry.written.astimezone():%Y-%m-%d}"

@@ -294,7 +294,7 @@ class ReviewDock(DockPage):
         self._update_status()
         self._enable()
 
-    def _on_scored(self, session: Session, indices: list) -> None:
+    def _on_scored(self, session: Session, indices: list[int]) -> None:
         if session is not self.session or not session.any_scored:
             return
         self.threshold.set_scores(session.highest, session.typical_high)

@@ -347,7 +347,8 @@ class FindingsTable(QTableView):
         index = self.currentIndex()
         if self.comments.field is None or not index.isValid():
             return None
-        return self.findings.items[self.sorted.mapToSource(index).row()].finding.label
+        item: ReviewedFinding = self.findings.items[self.sorted.mapToSource(index).row()]
+        return item.finding.label
 
 
 #: Key: what it does. P paints where the mask layer is selected; Shift+N goes back there too.

@@ -142,7 +142,7 @@ class ModelList(QObject):
         index = self._box.findText(name)
         if index >= 0:
             self._box.setCurrentIndex(index)
-        return index >= 0
+        return bool(index >= 0)
 
     def refresh(self) -> None:
         """Look for models again, keeping the choice."""

@@ -18,6 +18,7 @@ from napari_spatial_ar.gui.jobs import Task, TaskHost, report, sentence
 from napari_spatial_ar.gui.layers import layer_volume
 from napari_spatial_ar.gui.review.deleted_scans import DeletedScans
 from napari_spatial_ar.gui.review.scored_layer import (
+    Scored,
     Session,
     from_slice_outward,
     same_model,
@@ -217,7 +218,7 @@ class Scorer(QObject):
         """Take sessions back whose scan is in the viewer again."""
         self._sessions += [s for s in sessions if s not in self._sessions]
 
-    def _take(self, session: Session, batch: list) -> None:
+    def _take(self, session: Session, batch: Scored) -> None:
         if not session.alive:
             self.cancel()
             return

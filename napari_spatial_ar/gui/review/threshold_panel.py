@@ -176,13 +176,14 @@ class RegionBox(Combo):
                     "the labels do not lie on the scan's grid",
                     fix="Draw them in a Labels layer made for this scan",
                 )
-            return np.asarray(geometry.from_display(np.asarray(layer.data) > 0))
+            return np.asarray(geometry.from_display(np.asarray(layer.data) > 0), dtype=bool)
         outlines = [
             _on_grid(ellipse_outline(corners) if kind == "ellipse" else corners, layer, session)
             for corners, kind in zip(layer.data, layer.shape_type, strict=True)
             if kind in _CLOSED
         ]
-        return geometry.from_display(outlined_voxels(geometry.display_shape, outlines))
+        voxels = outlined_voxels(geometry.display_shape, outlines)
+        return np.asarray(geometry.from_display(voxels), dtype=bool)
 
     def reset(self) -> None:
         """Choose the whole scan."""

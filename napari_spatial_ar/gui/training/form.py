@@ -302,7 +302,7 @@ class TrainingForm(QWidget):
         self._on_backbone()
 
     @staticmethod
-    def _list(items: tuple, tooltip: str) -> Any:
+    def _list(items: tuple[tuple[str, str], ...], tooltip: str) -> Any:
         box = combo(tooltip)
         for text, value in items:
             box.addItem(text, value)
@@ -388,7 +388,7 @@ class TrainingForm(QWidget):
     @property
     def target(self) -> Path:
         """Folder of the model to be made."""
-        return model_access.user_models_dir() / self.name.text().strip()
+        return model_access.user_models_dir() / str(self.name.text()).strip()
 
     def config(self) -> FitConfig:
         """Return the fit that the form describes, once it can be run; its settings are remembered.

@@ -19,7 +19,7 @@ from napari_spatial_ar.gui.widgets.tooltips import tooltip
 __all__ = ["MethodForm"]
 
 # Options that stand above the others, by method: their labels, and words for their values.
-_FIRST: dict[str, dict[str, tuple[str, tuple]]] = {
+_FIRST: dict[str, dict[str, tuple[str, tuple[tuple[str, Any], ...]]]] = {
     "spatial-ar": {
         "dilation": ("Reach", (("Wide (dilation 4)", 4), ("Close (dilation 1)", 1))),
         "context": ("Context", (("Causal", "causal"), ("Bidirectional", "bidirectional"))),
@@ -30,7 +30,7 @@ _LARGEST = 10**9
 _MORE, _LESS = "\u25b8 Options", "\u25be Options"
 
 
-def _editor(option: Any, choices: tuple) -> Any:
+def _editor(option: Any, choices: tuple[Any, ...]) -> Any:
     """Make a magicgui widget for an option."""
     default = option.default
     limits: dict[str, Any] = {}

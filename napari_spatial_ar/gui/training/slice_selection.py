@@ -181,7 +181,7 @@ class SelectionForm(QWidget):
     @property
     def calibration_fraction(self) -> float:
         """Share of the slices for calibration alone."""
-        return self.calibration.value() / 100
+        return float(self.calibration.value() / 100)
 
     def set_values(
         self, selection: Selection, calibration_fraction: float, calibration_folds: int = 0

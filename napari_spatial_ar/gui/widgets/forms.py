@@ -174,7 +174,7 @@ class Combo(QComboBox):
     @property
     def shortened(self) -> bool:
         """Whether the text has no room, so that a part of it is seen."""
-        return self.fontMetrics().horizontalAdvance(self.currentText()) > self.room() - 4
+        return bool(self.fontMetrics().horizontalAdvance(self.currentText()) > self.room() - 4)
 
     def event(self, event: QEvent) -> bool:
         """Say in the tooltip what is not seen."""

@@ -302,12 +302,14 @@ class ScoreHistogram(QWidget):
 
     def _score_at(self, x: float) -> float:
         area = self._area
-        return self._low + (x - area.left()) / area.width() * (self._high - self._low)
+        share = float((x - area.left()) / area.width())
+        return self._low + share * (self._high - self._low)
 
     def x_of(self, score: float) -> float:
         """Place of a score along the widget, in logical pixels."""
         area = self._area
-        return area.left() + area.width() * (score - self._low) / ((self._high - self._low) or 1)
+        share = (score - self._low) / ((self._high - self._low) or 1)
+        return float(area.left() + area.width() * share)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """Draw axes, the scan's bars, the line of normal tissue and the thresholds."""

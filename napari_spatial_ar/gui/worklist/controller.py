@@ -22,6 +22,7 @@ from napari_spatial_ar.gui.widgets.forms import select_data
 from napari_spatial_ar.gui.worklist.listing import row_message
 from napari_spatial_ar.gui.worklist.runner import StoredScan, WorklistRunner, open_steps, save_steps
 from napari_spatial_ar.gui.worklist.table import WorklistModel
+from napari_spatial_ar.review.findings import Finding
 from napari_spatial_ar.review.report.data import report_message
 from napari_spatial_ar.review.worklist.entries import Reading, Summary, toggled
 from napari_spatial_ar.review.worklist.store import Marks, ScanScores, WorklistStore, model_key
@@ -177,7 +178,7 @@ class WorklistController(QObject):
             by = model_key(session.model)
             self._try(self._store.save_marks, opened.key, by, Marks(marks, strokes))
 
-    def _on_findings(self, findings: list) -> None:
+    def _on_findings(self, findings: list[Finding]) -> None:
         """Take the findings of the scan in view as they stand, and what was said of them."""
         opened = self._of(self._dock.session)
         if opened is None:
@@ -202,7 +203,7 @@ class WorklistController(QObject):
 
     # ------------------------------------------------------------------ scores
 
-    def _on_scored(self, session: Session, indices: list) -> None:
+    def _on_scored(self, session: Session, indices: list[int]) -> None:
         opened = self._of(session)
         entry = None if opened is None else self._rows.entry(opened.key)
         if opened is not None and entry is not None and entry.state != "scored":

@@ -301,7 +301,8 @@ class WorklistTable(QTableView):
         index = self.currentIndex()
         if not index.isValid():
             return ""
-        return self._rows.entries[self.order.mapToSource(index).row()].key
+        entry: Entry = self._rows.entries[self.order.mapToSource(index).row()]
+        return entry.key
 
     def choose(self, key: str) -> None:
         """Choose a row and scroll to it."""
