@@ -38,7 +38,7 @@ class DeletedScans(QWidget):
         super().__init__()
         self.held: list[DeletedScan] = []
         self.note = Note(strong=True)
-        self.back_button = button("Bring back", tooltip("shelf.bring_back"))
+        self.back_button = button("Restore", tooltip("shelf.restore"))
         self.discard_button = button("Discard", tooltip("shelf.discard"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

@@ -405,7 +405,7 @@ class FindingsPanel(QWidget):
             "reject": button("Reject", tooltip("findings.reject")),
         }
         self.strokes = Note()
-        self.forget = button("Forget strokes", tooltip("findings.forget_strokes"))
+        self.forget = button("Remove brush edits", tooltip("findings.remove_brush_edits"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [

@@ -114,7 +114,7 @@ class Scorer(QObject):
         order = from_slice_outward(len(session.visited), here) if whole else [here]
         self._waiting.append(_QueuedScan(session, order, whole))
         if self.running:
-            self._update_status(session, "This scan waits until the one before it is scored.")
+            self._update_status(session, "In the queue: another scan is being scored.")
         else:
             self._next()
 
@@ -194,7 +194,7 @@ class Scorer(QObject):
         left = [order for order in self._waiting if order.session is not session]
         if session is not None and len(left) < len(self._waiting):
             self._waiting = left
-            self._update_status(session, "Taken out: this scan is not scored.")
+            self._update_status(session, "Removed from the queue.")
         elif self._task is not None:
             self._task.stop()
             if self._current is not None:

@@ -277,7 +277,7 @@ class MaskForm(QWidget):
         )
         self.fill_holes = QCheckBox("Fill holes")
         self.fill_holes.setToolTip(tooltip("mask.fill_holes"))
-        self.min_area = size_box(tooltip("mask.smallest_area"), "Smallest area")
+        self.min_area = size_box(tooltip("mask.minimum_area"), "Minimum area")
         self.body_only = QCheckBox("Body only")
         self.body_only.setToolTip(tooltip("mask.body_only"))
         self.region = RegionBox()
@@ -288,7 +288,7 @@ class MaskForm(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         pairs = [
             ("Smoothing", self.smoothing),
-            ("Smallest area", self.min_area),
+            ("Minimum area", self.min_area),
             ("Within", self.region),
         ]
         layout.addWidget(self.hysteresis)
@@ -426,7 +426,7 @@ class ThresholdPanel(QWidget):
         self.slider = ThresholdSlider()
         self.meaning = Note()
         self.refusal = Note()
-        self.min_size = size_box(tooltip("threshold.smallest_region"), "Smallest region")
+        self.min_size = size_box(tooltip("threshold.minimum_size"), "Minimum size")
         self.form = MaskForm()
         self.highest = button("Show highest", tooltip("threshold.show_highest"))
         self.findings = Note("No slice is scored yet.", strong=True)
@@ -438,7 +438,7 @@ class ThresholdPanel(QWidget):
             self.slider,
             self.meaning,
             self.refusal,
-            ("Smallest region", self.min_size),
+            ("Minimum size", self.min_size),
             self.form,
             row(self.findings, self.highest),
         ]

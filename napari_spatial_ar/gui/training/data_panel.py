@@ -211,7 +211,7 @@ class FolderPanel(QWidget):
         self.folder.setPlaceholderText("Folders of normal scans")
         self.folder.setToolTip(tooltip("normals.folder"))
         self.choose_button = button("Choose...", tooltip("normals.choose"))
-        self.survey_button = button("Look through", tooltip("normals.look_through"))
+        self.survey_button = button("Check folders", tooltip("normals.check_folders"))
         self.series_button = button("Series...", tooltip("normals.series"))
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
@@ -304,7 +304,7 @@ class FolderPanel(QWidget):
         folders = self.checked_folders()
         self.summary = None
         self.bar.setRange(0, 0)
-        self.note.set_text("Looking through the files...")
+        self.note.set_text("Reading headers...")
         task = self._tasks.start(lambda stop: survey_steps(stop, folders, asked))
         task.progressed.connect(lambda step: self._on_step(task, step))
         task.returned.connect(lambda summary: self._on_summary(task, summary))
@@ -329,7 +329,7 @@ class FolderPanel(QWidget):
             self.bar.setRange(0, step.total)
             self.bar.setValue(step.done)
             if step.total:
-                self.note.set_text(f"Looking through the files: {step.done} of {step.total}")
+                self.note.set_text(f"Reading headers: {step.done} of {step.total}")
 
     def _on_summary(self, task: Task, summary: DataSummary | None) -> None:
         if task is self._task:
@@ -344,7 +344,7 @@ class FolderPanel(QWidget):
             self.note.set_text(sentence(error, "Looking through the folder"))
 
     def _show(self) -> None:
-        self.survey_button.setText("Stop" if self.looking else "Look through")
+        self.survey_button.setText("Stop" if self.looking else "Check folders")
         self.bar.setVisible(self.looking)
         self.series_button.setEnabled(self.summary is not None)
         self.sheet.show_series(self.summary)
@@ -366,7 +366,7 @@ class FolderPanel(QWidget):
         """Take these series out, and no others."""
         self.excluded = keys
         if self.summary is None:
-            self.note.set_text(f"Scans taken out by you: {len(keys)}.")
+            self.note.set_text(f"Scans you excluded: {len(keys)}.")
         else:
             self.summary = self.summary.without(keys)
             self._show()

@@ -95,8 +95,8 @@ class UnfinishedFit(QWidget):
         super().__init__()
         self.note = Note()
         self.resume_button = button(
-            "Go on with the unfinished fit",
-            tooltip("fit.go_on_with_the_unfinished_fit"),
+            "Resume the unfinished fit",
+            tooltip("fit.resume_the_unfinished_fit"),
         )
         self.discard_button = button("Discard", tooltip("fit.discard"))
         layout = QVBoxLayout(self)
@@ -171,12 +171,12 @@ class TrainingDock(DockPage):
         self._fitting: tuple[Path, list[str]] | None = None
         self.form = TrainingForm()
         self.start_button = button("Start", tooltip("fit.start"))
-        self.estimate_button = button("How long?", tooltip("fit.how_long"))
+        self.estimate_button = button("Estimate time", tooltip("fit.estimate_time"))
         self.pause_button = button("Pause", tooltip("fit.pause"))
         self.cancel_button = button("Cancel", tooltip("fit.cancel"))
         self.outliers_button = button(
-            "Most surprising training scans...",
-            tooltip("fit.most_surprising_training_scans"),
+            "Training outliers...",
+            tooltip("fit.training_outliers"),
         )
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
@@ -222,7 +222,7 @@ class TrainingDock(DockPage):
         for idle in (self.start_button, self.estimate_button, self.unfinished):
             idle.setEnabled(not self.running)
         self.pause_button.setEnabled(self.running)
-        self.pause_button.setText("Go on" if self.paused else "Pause")
+        self.pause_button.setText("Resume" if self.paused else "Pause")
         self.cancel_button.setEnabled(self.running)
         fitted = self._fitted is not None and self._fitted[1] == self.form.normals.folders
         self.outliers_button.setEnabled(fitted and not self.running)

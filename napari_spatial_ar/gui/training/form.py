@@ -55,7 +55,7 @@ class RecipeRow(QWidget):
         )
         self.load_button = button("Load recipe...", tooltip("training.load_recipe"))
         self.note = Note()
-        self.drop_button = button("Drop these", tooltip("training.drop_these"))
+        self.drop_button = button("Reset", tooltip("training.reset"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(5)
@@ -122,13 +122,13 @@ class WindowForm(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        tip = tooltip("training.model_sees")
+        tip = tooltip("training.model_window")
         self.setToolTip(tip)
         self._modality: Modality = "mri"
         self.box = combo(tip, "Window that the model sees")
         self.low, self.high = QDoubleSpinBox(), QDoubleSpinBox()
-        self.low.setToolTip(tooltip("training.model_sees.lower"))
-        self.high.setToolTip(tooltip("training.model_sees.upper"))
+        self.low.setToolTip(tooltip("training.model_window.lower"))
+        self.high.setToolTip(tooltip("training.model_window.upper"))
         for spin, name in ((self.low, "Lower"), (self.high, "Upper")):
             spin.setAccessibleName(f"{name} end of the window")
             spin.setRange(-_LARGEST, _LARGEST)
@@ -150,7 +150,7 @@ class WindowForm(QWidget):
         self.box.clear()
         usual = default_window(modality)
         self.box.addItem(f"Usual ({describe(usual, unit, short=True)})", _DEFAULT)
-        tip = tooltip("training.model_sees.usual", window=describe(usual, unit))
+        tip = tooltip("training.model_window.usual", window=describe(usual, unit))
         self.box.setItemData(0, tip, Qt.ItemDataRole.ToolTipRole)
         if modality == "ct":
             for name, window in CT_PRESETS.items():
@@ -268,7 +268,7 @@ class TrainingForm(QWidget):
                 "Model",
                 [
                     ("Modality", self.modality),
-                    ("Model sees", self.window),
+                    ("Model window", self.window),
                     ("Backbone", self.backbone),
                     self.backbone_note,
                     self.weights,

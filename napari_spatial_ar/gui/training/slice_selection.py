@@ -92,7 +92,7 @@ class SelectionForm(QWidget):
         self.range_text = QLabel()
         self.range_text.setMinimumWidth(72)
         self.range_text.setAlignment(Qt.AlignmentFlag.AlignRight)
-        self.body = self._percent(tooltip("slices.least_body"), 99)
+        self.body = self._percent(tooltip("slices.minimum_body_area"), 99)
         self.calibration = self._percent(tooltip("slices.calibration"), 79)
         self.folds = QSpinBox()
         self.folds.setRange(0, _MOST_FOLDS)
@@ -112,7 +112,7 @@ class SelectionForm(QWidget):
                 [
                     ("Plane", self.plane),
                     ("Part of stack", part),
-                    ("Least body", self.body),
+                    ("Minimum body area", self.body),
                     ("Calibration", self.calibration),
                     ("Folds", self.folds),
                 ]

@@ -413,7 +413,7 @@ class WorklistPanel(QWidget):
         self.progress.setRange(0, max(1, sum(entry.slices for entry in scored)))
         self.progress.setValue(sum(min(entry.done, entry.slices) for entry in scored))
         waiting = any(entry.state in ("waiting", "scoring") for entry in entries)
-        at_rest = "Go on" if runner.running else "Start"
+        at_rest = "Resume" if runner.running else "Start"
         self.start_button.setText("Pause" if runner.wanted and waiting else at_rest)
         self.start_button.setToolTip(
             tooltip("worklist.pause") if runner.wanted else tooltip("worklist.start")

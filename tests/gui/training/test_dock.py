@@ -769,7 +769,7 @@ def test_a_paused_fit_waits_and_goes_on(
     qtbot.waitUntil(lambda: len(dock.plot.valid) == 1, timeout=5000)
     click(dock.pause_button)
     assert dock.paused
-    assert dock.pause_button.text() == "Go on"
+    assert dock.pause_button.text() == "Resume"
     fit.gate.release(10)
     qtbot.wait(500)
     assert fit.epochs_done <= 2, "but for the step at hand it waits"

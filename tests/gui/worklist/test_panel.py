@@ -207,7 +207,7 @@ def test_pause_and_a_new_start_go_on_where_it_was(
     wait(lambda: sum(entry.done for entry in panel.rows.entries) == 5)
     assert "scoring, 5 of 12" in shown(panel, "state")
     qtbot.mouseClick(panel.start_button, LEFT)
-    assert panel.start_button.text() == "Go on"
+    assert panel.start_button.text() == "Resume"
     model.gate.release()
     wait(lambda: sum(entry.done for entry in panel.rows.entries) == 6)
     model.gate.release(100)
