@@ -407,7 +407,7 @@ def calibrate(
         )
     write_model_card(calibrated)
     for warning in calibrated.warnings:
-        say(f"warning: {warning}")
+        print_message(f"warning: {warning}")
     looks = calibrated.header.looks
     if looks_only and looks is not None:
         measured = f"{looks.slices} slices of {patients(looks.patients)}"
