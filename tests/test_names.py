@@ -161,7 +161,7 @@ def test_lines_of_a_table_and_of_progress_are_shown_as_they_are(
         task = bar.add_task("[/] \x1b[31m", total=1)
         (column, *_) = bar.columns
         assert column.render(bar.tasks[task]).plain == "[/] \\x1b[31m"
-    support.set_text("[/] :smile: \n")
+    support.print_message("[/] :smile: \n")
     assert "[/] :smile: \\n" in capsys.readouterr().err
 
 
