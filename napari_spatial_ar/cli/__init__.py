@@ -6,6 +6,7 @@ not), 2 (wrong use) or 130 (stopped with Ctrl+C). Errors are one sentence, never
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -24,8 +25,11 @@ from napari_spatial_ar.cli.weights import weights_app
 
 __all__ = ["app", "main"]
 
+_NAME = "napari-spatial-ar"
+_COMPLETE = "_NAPARI_SPATIAL_AR_COMPLETE"  # of `_NAME`, as typer asks shells to set it
+
 app = App(
-    name="napari-spatial-ar",
+    name=_NAME,
     help="Show where an MRI, CT or OCT scan departs from normal. For research use, not for "
     "diagnosis.",
     no_args_is_help=True,
@@ -63,8 +67,12 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console without UTF-8 shows ? instead
     app.rich_markup_mode = "rich" if is_wide_terminal() else None
+    # typer's option takes the shell that it is run from; one may be named as well.
+    option, *shell = sys.argv[1:3] or [""]
+    if option == "--show-completion" and shell:
+        os.environ[_COMPLETE] = f"source_{shell[0]}"
     try:
-        app()
+        app(prog_name=_NAME)
     except OSError as error:  # of help: commands have said theirs
         from napari_spatial_ar.imaging.files import storage_error
 
