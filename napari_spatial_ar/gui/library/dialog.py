@@ -420,7 +420,7 @@ class LibraryDialog(Dialog):
         splitter.addWidget(left)
         splitter.addWidget(self.details)
         splitter.setChildrenCollapsible(False)
-        splitter.setSizes([760, 540])
+        splitter.setSizes([810, 490])
         self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         layout = QVBoxLayout(self)
         layout.addWidget(splitter, 1)

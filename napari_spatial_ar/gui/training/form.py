@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QDoubleSpinBox, QFileDialog, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
 from napari_spatial_ar.datasets.selection import Selection
@@ -21,7 +22,7 @@ from napari_spatial_ar.gui.training.data_panel import FolderPanel
 from napari_spatial_ar.gui.training.method_form import MethodForm
 from napari_spatial_ar.gui.training.slice_selection import SelectionForm
 from napari_spatial_ar.gui.widgets.forms import Note, button, combo, row, section, select_data
-from napari_spatial_ar.gui.widgets.plots import QUIET
+from napari_spatial_ar.gui.widgets.plots import MISSING
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, default_window
@@ -308,6 +309,12 @@ class TrainingForm(QWidget):
             box.addItem(text, value)
         return box
 
+    def showEvent(self, event: QShowEvent) -> None:
+        """List what is at hand by now, in the colours of the theme."""
+        super().showEvent(event)
+        self.ensurePolished()
+        self.fill_backbones()
+
     def fill_backbones(self) -> None:
         """List backbones, saying whose weights are on this machine."""
         chosen = self.backbone.currentData()
@@ -317,7 +324,7 @@ class TrainingForm(QWidget):
             self.backbone.addItem(f"{name}  \u2713" if present else name, name)
             if not present:
                 at = self.backbone.count() - 1
-                self.backbone.setItemData(at, QUIET.on(self), Qt.ItemDataRole.ForegroundRole)
+                self.backbone.setItemData(at, MISSING.on(self), Qt.ItemDataRole.ForegroundRole)
                 missing = model_access.weights_missing(name)
                 self.backbone.setItemData(at, missing, Qt.ItemDataRole.ToolTipRole)
         if chosen is not None:

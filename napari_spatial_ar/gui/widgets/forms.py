@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QModelIndex, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QIcon, QImage, QPainter, QPaintEvent, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
@@ -24,7 +24,9 @@ from qtpy.QtWidgets import (
     QSizePolicy,
     QSlider,
     QStyle,
+    QStyledItemDelegate,
     QStyleOptionComboBox,
+    QStyleOptionViewItem,
     QStylePainter,
     QTabBar,
     QToolButton,
@@ -117,6 +119,8 @@ _LABEL_WIDTH = 96
 
 # The widest of what is listed, of average letters, its frame and arrow included.
 _LETTERS = 30
+# Above and below an item of a list together, in pixels.
+_ROOM = 6
 
 
 class Note(QLabel):
@@ -146,6 +150,14 @@ def button(text: str, tooltip: str, name: str = "") -> QPushButton:
     return made
 
 
+class _Item(QStyledItemDelegate):
+    """An item of a list, with some room above and below its text."""
+
+    def sizeHint(self, option: QStyleOptionViewItem, index: QModelIndex) -> QSize:
+        """Add the room."""
+        return QSize(super().sizeHint(option, index)) + QSize(0, _ROOM)
+
+
 class Combo(QComboBox):
     """A list that is as wide as its choices, up to what a dock has room for.
 
@@ -157,6 +169,8 @@ class Combo(QComboBox):
         super().__init__()
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        # Some styles draw the items as those of a menu, which have no colours of their own.
+        self.setItemDelegate(_Item(self))
 
     def minimumSizeHint(self) -> QSize:
         """Give room for every choice, or for as many letters as fit into a dock."""
