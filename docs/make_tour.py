@@ -406,7 +406,7 @@ class Guide:
         )
         key = next(entry.key for entry in rows.entries if entry.state == "scored")
         dock.worklist.table.choose(key)
-        dock.worklist.opener.open(key)
+        dock.worklist.controller.open(key)
         self.rest(2)
         self.wait(lambda: not dock.running and dock.masks.settled)
         self.top()
