@@ -50,3 +50,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Names to complete, those that are not imported yet among them."""
+    return sorted({*globals(), *__all__})

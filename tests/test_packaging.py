@@ -137,6 +137,13 @@ def test_versions_agree(project):
     assert napari_spatial_ar.__version__ == project["version"]
 
 
+def test_names_of_the_package_are_listed_before_they_are_imported():
+    code = "import sys, napari_spatial_ar as p; assert 'torch' not in sys.modules; print(*dir(p))"
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(napari_spatial_ar.__all__) <= set(seen.stdout.split())
+    assert all(hasattr(napari_spatial_ar, name) for name in napari_spatial_ar.__all__)
+
+
 def test_entry_points(project):
     assert project["entry-points"]["napari.manifest"] == {
         project["name"]: "napari_spatial_ar:napari.yaml"
