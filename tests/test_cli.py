@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.cli import app
-from napari_spatial_ar.cli.support import parse_window
+from napari_spatial_ar.cli.options import parse_window
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.backbones import engines, fastest_engine, focus_weights, weights

@@ -21,7 +21,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from napari_spatial_ar.cli import app, choices, support
+from napari_spatial_ar.cli import app, choices, options
 from napari_spatial_ar.datasets.selection import SlicePlane
 from napari_spatial_ar.imaging import reading
 
@@ -125,10 +125,10 @@ def test_a_narrow_terminal_gets_a_line_for_each_cell() -> None:
 
 
 def test_a_pipe_gets_whole_lines_with_tabs(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = support.table("series", "path")
+    rows = options.table("series", "path")
     rows.add_row("T1", "/a" * 300)
     rows.add_row("two\nlines", "tab\there")
-    support.show(rows)
+    options.show(rows)
     assert capsys.readouterr().out.splitlines() == [
         "series\tpath",
         f"T1\t{'/a' * 300}",

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from napari_spatial_ar.cli import app, cluster, support
+from napari_spatial_ar.cli import app, cluster, options
 from napari_spatial_ar.errors import InputError, UnguardedWarning, printable
 from napari_spatial_ar.imaging import files
 from napari_spatial_ar.review.tables import csv_text
@@ -147,9 +147,9 @@ def test_wrong_use_with_markup_is_no_crash(argument: str) -> None:
 def test_lines_of_a_table_and_of_progress_are_shown_as_they_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    rows = support.table("series", "note")
+    rows = options.table("series", "note")
     rows.add_row("[/] :smile: \x1b[31m", "a\nb\udcff")
-    support.show(rows)
+    options.show(rows)
     out = capsys.readouterr().out
     assert out == "series\tnote\n[/] :smile: \\x1b[31m\ta; b\\udcff\n"
     terminal = Console(width=60, force_terminal=True, color_system=None)
@@ -157,11 +157,11 @@ def test_lines_of_a_table_and_of_progress_are_shown_as_they_are(
         terminal.print(rows.on(terminal))
     assert "[/] :smile: \\x1b[31m  a" in seen.get()
     assert "b\\udcff" in seen.get()
-    with support.progress_bar() as bar:
+    with options.progress_bar() as bar:
         task = bar.add_task("[/] \x1b[31m", total=1)
         (column, *_) = bar.columns
         assert column.render(bar.tasks[task]).plain == "[/] \\x1b[31m"
-    support.print_message("[/] :smile: \n")
+    options.print_message("[/] :smile: \n")
     assert "[/] :smile: \\n" in capsys.readouterr().err
 
 

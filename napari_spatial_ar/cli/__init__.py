@@ -13,14 +13,14 @@ from typing import Annotated
 import typer
 
 from napari_spatial_ar import __version__
-from napari_spatial_ar.cli.evaluation import evaluation_app
-from napari_spatial_ar.cli.files import files_app
-from napari_spatial_ar.cli.library import models_app
+from napari_spatial_ar.cli.data import files_app
+from napari_spatial_ar.cli.evaluate import evaluation_app
+from napari_spatial_ar.cli.fit import scans_app
+from napari_spatial_ar.cli.models import models_app
+from napari_spatial_ar.cli.options import print_message
 from napari_spatial_ar.cli.pages import App, is_wide_terminal
-from napari_spatial_ar.cli.scans import scans_app
-from napari_spatial_ar.cli.scoring import score_app
+from napari_spatial_ar.cli.score import score_app
 from napari_spatial_ar.cli.speed import speed_app
-from napari_spatial_ar.cli.support import print_message
 from napari_spatial_ar.cli.weights import weights_app
 
 __all__ = ["app", "main"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_spatial_ar.cli.support import COMPUTING
+from napari_spatial_ar.cli.options import COMPUTING
 from napari_spatial_ar.errors import InputError
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_spatial_ar.cli.pages import App
-from napari_spatial_ar.cli.support import (
+from napari_spatial_ar.cli.options import (
     Device,
     Json,
     ModelName,
@@ -18,6 +17,7 @@ from napari_spatial_ar.cli.support import (
     show,
     table,
 )
+from napari_spatial_ar.cli.pages import App
 
 __all__ = ["speed_app"]
 

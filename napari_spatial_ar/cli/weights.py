@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_spatial_ar.cli.choices import complete_backbone
-from napari_spatial_ar.cli.pages import App
-from napari_spatial_ar.cli.support import (
+from napari_spatial_ar.cli.options import (
     Json,
     Overwrite,
     command,
@@ -18,6 +17,7 @@ from napari_spatial_ar.cli.support import (
     show,
     table,
 )
+from napari_spatial_ar.cli.pages import App
 
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.backbones.weights import WeightsInfo

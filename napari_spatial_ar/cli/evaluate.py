@@ -17,8 +17,7 @@ from napari_spatial_ar.cli.choices import (
     complete_method,
     complete_model,
 )
-from napari_spatial_ar.cli.pages import App
-from napari_spatial_ar.cli.support import (
+from napari_spatial_ar.cli.options import (
     COMPUTING,
     Device,
     Json,
@@ -32,6 +31,7 @@ from napari_spatial_ar.cli.support import (
     show,
     table,
 )
+from napari_spatial_ar.cli.pages import App
 from napari_spatial_ar.errors import InputError
 
 __all__ = ["evaluation_app"]

@@ -23,8 +23,7 @@ from napari_spatial_ar.cli.cluster import (
     TlsFiles,
     cluster_of,
 )
-from napari_spatial_ar.cli.pages import App
-from napari_spatial_ar.cli.support import (
+from napari_spatial_ar.cli.options import (
     SLICES,
     Acquired,
     CalibrationFraction,
@@ -47,6 +46,7 @@ from napari_spatial_ar.cli.support import (
     print_message,
     progress_bar,
 )
+from napari_spatial_ar.cli.pages import App
 
 __all__ = ["scans_app"]
 

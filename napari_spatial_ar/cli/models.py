@@ -15,8 +15,7 @@ from napari_spatial_ar.cli.choices import (
     complete_model,
     complete_own_model,
 )
-from napari_spatial_ar.cli.pages import App
-from napari_spatial_ar.cli.support import (
+from napari_spatial_ar.cli.options import (
     Device,
     Json,
     ModelName,
@@ -31,6 +30,7 @@ from napari_spatial_ar.cli.support import (
     show,
     table,
 )
+from napari_spatial_ar.cli.pages import App
 from napari_spatial_ar.errors import InputError
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from napari_spatial_ar.cli.cluster import (
     cluster_of,
     listed,
 )
-from napari_spatial_ar.cli.pages import App
-from napari_spatial_ar.cli.support import (
+from napari_spatial_ar.cli.options import (
     Device,
     Json,
     ModelOption,
@@ -29,6 +28,7 @@ from napari_spatial_ar.cli.support import (
     print_message,
     progress_bar,
 )
+from napari_spatial_ar.cli.pages import App
 
 __all__ = ["score_app"]
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_spatial_ar.cli.choices import Modality, PlaneName
-from napari_spatial_ar.cli.pages import App
-from napari_spatial_ar.cli.support import (
+from napari_spatial_ar.cli.options import (
     CalibrationFraction,
     FitWindow,
     Json,
@@ -27,6 +26,7 @@ from napari_spatial_ar.cli.support import (
     show,
     table,
 )
+from napari_spatial_ar.cli.pages import App
 from napari_spatial_ar.errors import InputError
 
 if TYPE_CHECKING:
