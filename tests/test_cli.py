@@ -383,6 +383,27 @@ def test_score_as_dicom_and_pictures_leaves_out_localizers(tmp_path: Path, fitte
     reference = ["--reference", tmp_path / "in", "--out", tmp_path / "seg.dcm"]
     made = run(tmp_path, "seg", folder / "mask.nii.gz", *reference)
     assert made["algorithm"] == result["model"]
+    # A map of findings goes back as it was, a segment for each.
+    (tmp_path / "seg.dcm").unlink()
+    made = run(tmp_path, "seg", folder / "findings.nii.gz", *reference)
+    assert made["algorithm"] == result["model"]
+    first, again = (hd.seg.segread(p) for p in (folder / "findings.dcm", tmp_path / "seg.dcm"))
+    assert again.get_tracking_ids() == first.get_tracking_ids()
+    assert len(again.get_tracking_ids()) == record["findings"]
+    for at in first.segment_numbers:
+        theirs, ours = (seg.get_volume(segment_numbers=[at]).array for seg in (first, again))
+        np.testing.assert_array_equal(ours, theirs)
+    drawn = nib.load(folder / "findings.nii.gz")
+    numbers = np.asarray(drawn.dataobj).copy()
+    numbers[0, 0, 0] = 900
+    nib.save(nib.Nifti1Image(numbers, drawn.affine, drawn.header), folder / "findings.nii.gz")
+    (tmp_path / "seg.dcm").unlink()
+    error = run(tmp_path, "seg", folder / "findings.nii.gz", *reference, code=1)["error"]
+    assert "holds 900, which is the number of no region" in error
+    (folder / "findings.json").write_text('{"findings": [{"label": 1}]}')
+    error = run(tmp_path, "seg", folder / "findings.nii.gz", *reference, code=1)["error"]
+    assert "does not tell the regions" in error
+    assert not (tmp_path / "seg.dcm").exists()
 
 
 def test_score_reports_each_scan_and_all_in_files_of_their_own(

@@ -298,11 +298,14 @@ def seg(
 
     The mask may have any axis order but has to lie on the voxels of the series: nothing is
     resampled. The file carries the patient's identity from the series, by which a PACS files it.
-    Without an algorithm, the mask is recorded as drawn by a person.
+    Without an algorithm, the mask is recorded as drawn by a person. The findings.nii.gz of 'score'
+    gives a segment for each region.
     """
     from napari_spatial_ar.imaging.dicom.derived import Algorithm
     from napari_spatial_ar.imaging.mask_to_series import mask_onto_series
+    from napari_spatial_ar.imaging.segments import MOST_SEGMENTS
     from napari_spatial_ar.review.provenance import recorded_algorithm
+    from napari_spatial_ar.review.segments import recorded_segments
 
     if out.exists() and not overwrite:
         raise InputError("this file is there already", path=out, fix="Say --overwrite")
@@ -311,7 +314,19 @@ def seg(
     if recorded is not None:
         made_by, by_hand = recorded
         edited = edited or by_hand
-    written = mask_onto_series(mask, reference, out, algorithm=made_by, edited=edited, label=label)
+    segments = recorded_segments(mask)
+    if len(segments) > MOST_SEGMENTS:
+        print_message(f"warning: {len(segments)} regions are written as one segment.")
+        segments = ()
+    written = mask_onto_series(
+        mask,
+        reference,
+        out,
+        algorithm=made_by,
+        edited=edited,
+        label=label,
+        segments=segments,
+    )
     print_message(f"{out}: {written.voxels} voxels in {written.slices} slices of {written.series}.")
     for warning in written.warnings:
         print_message(f"warning: {warning}")

@@ -15,6 +15,7 @@ from napari_spatial_ar.imaging.nifti_header import read_header
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.regrid import SAME_GRID_MM, distance_between, onto_grid
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.segments import Segment
 from napari_spatial_ar.imaging.signatures import is_nifti
 
 __all__ = ["SegWritten", "mask_onto_series"]
@@ -48,6 +49,7 @@ def mask_onto_series(
     algorithm: Algorithm | None = None,
     edited: bool = False,
     label: str = "Departure from normal",
+    segments: Sequence[Segment] = (),
 ) -> SegWritten:
     """Write a mask file as a DICOM segmentation on the series whose grid it lies on.
 
@@ -61,12 +63,14 @@ def mask_onto_series(
         DICOM files or folders: of the series in there, the one that fits is taken.
     out : path-like
         See `write_seg`, as for ``algorithm``, ``edited`` and ``label``.
+    segments : sequence of Segment
+        One for each number that the mask holds, and others that it holds no more.
 
     Raises
     ------
     InputError
-        If the mask is no such scan, or no series has its grid (to `SAME_GRID_MM`): then how far
-        off the closest one is.
+        If the mask is no such scan, holds a number of no segment where there are some, or no
+        series has its grid (to `SAME_GRID_MM`): then how far off the closest one is.
     StorageError
         If the file cannot be written.
     """
@@ -83,11 +87,31 @@ def mask_onto_series(
     if not found:
         raise InputError(f"{reference} holds no DICOM series that a mask can refer to", path=mask)
     if is_nifti(mask) and read_header(mask).uneven:
-        series, inside = _uneven_series(drawn, found, mask), voxels != 0
+        series, placed = _uneven_series(drawn, found, mask), voxels
     else:
         series = _series_of(drawn, found, mask)
-        inside = onto_grid(voxels != 0, drawn.geometry.affine, series.geometry)
-    write_seg(out, inside, series, algorithm=algorithm, edited=edited, label=label)
+        placed = onto_grid(voxels, drawn.geometry.affine, series.geometry)
+    inside = placed != 0
+    if segments:
+        values = set(np.unique(placed).tolist()) - {0}
+        unknown = values - {segment.number for segment in segments}
+        if unknown:
+            raise InputError(
+                f"holds {min(unknown):g}, which is the number of no region",
+                path=mask,
+                fix="Give mask.nii.gz, or the map as it was written",
+            )
+        segments = [segment for segment in segments if segment.number in values]
+        placed = placed.astype(np.uint16)
+    write_seg(
+        out,
+        placed if segments else inside,
+        series,
+        algorithm=algorithm,
+        edited=edited,
+        label=label,
+        segments=segments,
+    )
     touched = int(np.count_nonzero(inside.any(axis=(1, 2))))
     warnings = (*caveats(series), *(() if touched else ("The mask is empty.",)))
     return SegWritten(series.series.label, int(np.count_nonzero(inside)), touched, warnings)

@@ -17,8 +17,18 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_path, atomic_write_text
 from napari_spatial_ar.imaging.geometry import Geometry
 
-__all__ = ["UNEVEN_SLICES", "Segment", "colour_of", "write_label_descriptions", "write_seg_nrrd"]
+__all__ = [
+    "MOST_SEGMENTS",
+    "UNEVEN_SLICES",
+    "Segment",
+    "colour_of",
+    "write_label_descriptions",
+    "write_seg_nrrd",
+]
 
+#: Of a DICOM segmentation with one a region: what hundreds of specks are is nobody's question, and
+#: each of them takes a frame of the scan's size in every slice that it touches.
+MOST_SEGMENTS = 500
 UNEVEN_SLICES = "its slices are unevenly spaced, which no affine holds"
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 # Turned by the golden angle, hues of consecutive numbers are far apart, however many there are.

@@ -30,6 +30,7 @@ from napari_spatial_ar.imaging.files import (
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.segments import (
+    MOST_SEGMENTS,
     UNEVEN_SLICES,
     Segment,
     write_label_descriptions,
@@ -96,9 +97,6 @@ _OPTIONAL = {
     **DICOM_FILES,
     **_SEGMENT_FILES,
 }
-# Of a DICOM segmentation with one each: what hundreds of specks are is nobody's question, and
-# each of them takes a frame of the scan's size in every slice that it touches.
-_MOST_SEGMENTS = 500
 # Results that are whole, on their way to their place.
 _READY = ".napari-spatial-ar-ready"
 
@@ -509,7 +507,7 @@ def _write_dicom(
     warnings = caveats(volume)
     try:
         write_seg(made["mask_dicom"], numbers, volume, algorithm=algorithm, edited=edited)
-        if 0 < len(segments) <= _MOST_SEGMENTS:
+        if 0 < len(segments) <= MOST_SEGMENTS:
             write_seg(
                 made["findings_dicom"],
                 numbers,
@@ -523,7 +521,7 @@ def _write_dicom(
             if segments:
                 warnings += (
                     f"No findings.dcm was written: {len(segments)} flagged regions are more than "
-                    f"{_MOST_SEGMENTS} segments. mask.dcm has all of them as one.",
+                    f"{MOST_SEGMENTS} segments. mask.dcm has all of them as one.",
                 )
         write_parametric_map(made["nll_dicom"], nll, volume, algorithm=algorithm, unit=unit)
     except InputError as error:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
+from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.segments import Segment, colour_of
 from napari_spatial_ar.review.findings import ReviewedFinding
 
-__all__ = ["finding_name", "finding_segment"]
+__all__ = ["finding_name", "finding_segment", "recorded_segments"]
 
 
 def finding_name(item: ReviewedFinding) -> str:
@@ -37,3 +40,42 @@ def finding_segment(item: ReviewedFinding, scan: str, model: str) -> Segment:
         tracking_id=f"region-{made.hex[:12]}",
         tracking_uid=f"2.25.{made.int}",
     )
+
+
+def recorded_segments(numbers: Path) -> tuple[Segment, ...]:
+    """Read the segments of a ``findings.nii.gz`` from the ``findings.json`` beside it.
+
+    Returns
+    -------
+    tuple of Segment
+        Those that are not rejected; empty for another file.
+
+    Raises
+    ------
+    InputError
+        If that file is no table of findings.
+    """
+    beside = numbers.with_name("findings.json")
+    if numbers.name != "findings.nii.gz" or not beside.is_file():
+        return ()
+    try:
+        return tuple(
+            Segment(
+                number=int(found["label"]),
+                name=str(found["name"]),
+                colour=_rgb(found["colour"]),
+                tracking_id=str(found["tracking_id"]),
+                tracking_uid=str(found["tracking_uid"]),
+            )
+            for found in parse_json(beside.read_bytes())["findings"]
+            if found["label"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            "does not tell the regions of the map beside it", path=beside, fix="Give mask.nii.gz"
+        ) from error
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue

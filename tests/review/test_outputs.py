@@ -466,7 +466,7 @@ def test_a_region_keeps_its_tracking_uid_in_later_exports(
 def test_more_specks_than_anyone_reads_are_one_segment(
     tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outputs, "_MOST_SEGMENTS", 2)
+    monkeypatch.setattr(outputs, "MOST_SEGMENTS", 2)
     written = write_scan_outputs(
         tmp_path, dicom_scan, three(dicom_scan), model, threshold=2.0, dicom=True
     )
