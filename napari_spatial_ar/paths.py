@@ -92,7 +92,7 @@ def embedded_weights() -> Path | None:
 
 def released_models_dir() -> Path | None:
     """Folder of the models released with the package, in a wheel or in a checkout."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parent
     for candidate in (package / "models", package.parent / "models"):
         if candidate.is_dir() and any(candidate.glob("*/model.safetensors")):
             return candidate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -218,3 +219,26 @@ def test_wheel_holds_models_sample_and_manifest(wheel):
         "napari_spatial_ar",
         wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info",
     }
+
+
+def test_models_and_backbone_are_found_where_the_wheel_puts_them(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as held:
+        held.extractall(tmp_path)
+    code = (
+        "from napari_spatial_ar.imaging.samples import sample_path\n"
+        "from napari_spatial_ar.normative.library import list_models\n"
+        "from napari_spatial_ar.paths import embedded_weights\n"
+        "paths = [sample_path(), embedded_weights(), *(model.path for model in list_models())]\n"
+        "print(*paths, sep='\\n')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = [Path(line) for line in run.stdout.splitlines()]
+    assert len(found) == 4
+    assert all(path.is_relative_to(tmp_path) for path in found)
