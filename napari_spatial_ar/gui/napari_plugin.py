@@ -27,7 +27,7 @@ from napari_spatial_ar.gui.open_scan import (
     has_several,
     read_steps,
 )
-from napari_spatial_ar.gui.viewer import connect_masks, show_scan
+from napari_spatial_ar.gui.viewer import patient_marks, show_scan
 from napari_spatial_ar.imaging.nifti import Content, write_nifti
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.samples import sample_volume
@@ -139,7 +139,7 @@ def layer_data(scans: Sequence[Loaded]) -> list[LayerData]:
         arguments["visible"] = viewer is None
         layers.append((arguments.pop("data"), arguments, "image"))
     if layers and viewer is not None:
-        connect_masks(viewer)
+        patient_marks(viewer)
         # Once napari has added the layers.
         QTimer.singleShot(0, partial(_show, viewer, scans[0].volume))
     return layers

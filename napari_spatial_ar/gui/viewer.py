@@ -22,12 +22,12 @@ __all__ = [
     "PatientMarks",
     "axis_directions",
     "camera_of",
-    "connect_masks",
     "edge_letters",
     "fit_view",
     "go_to_slice",
     "go_to_voxel",
     "keep_upright",
+    "patient_marks",
     "plane_in_view",
     "show_acquired_plane",
     "show_plane",
@@ -517,7 +517,7 @@ def _straight(layer: Layer) -> bool:
 _attended: WeakKeyDictionary[Any, PatientMarks] = WeakKeyDictionary()
 
 
-def connect_masks(viewer: Any) -> PatientMarks:
+def patient_marks(viewer: Any) -> PatientMarks:
     """Return a viewer's marks, made when first asked for; they last as long as the viewer."""
     if viewer not in _attended:
         _attended[viewer] = PatientMarks(viewer)

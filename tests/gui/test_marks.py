@@ -15,8 +15,8 @@ from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.viewer import (
     Edges,
     camera_of,
-    connect_masks,
     go_to_slice,
+    patient_marks,
     plane_in_view,
     show_acquired_plane,
     show_plane,
@@ -40,7 +40,7 @@ def drawn(viewer: Any) -> dict[str, str]:
 @pytest.mark.parametrize("codes", ["LPS", "PSR", "LSP"])
 def test_the_letters_follow_the_plane(lab: Any, codes: str) -> None:
     viewer = ViewerModel()
-    marks = connect_masks(viewer)
+    marks = patient_marks(viewer)
     assert drawn(viewer) == {}
     volume = lab.make_volume(codes)
     viewer.add_image(**volume_layer_kwargs(volume))
@@ -61,7 +61,7 @@ def test_the_letters_follow_the_plane(lab: Any, codes: str) -> None:
 @pytest.mark.parametrize("codes", ["LPS", "LPI", "PSR", "LSP"])
 def test_the_slice_is_counted_from_1_in_the_order_of_the_file(lab: Any, codes: str) -> None:
     viewer = ViewerModel()
-    marks = connect_masks(viewer)
+    marks = patient_marks(viewer)
     volume = lab.make_volume(codes)
     layer = viewer.add_image(**volume_layer_kwargs(volume))
     for plane in PLANES:
@@ -78,7 +78,7 @@ def test_the_slice_is_counted_from_1_in_the_order_of_the_file(lab: Any, codes: s
 
 def test_the_scale_bar_lies_where_no_notification_does(lab: Any) -> None:
     viewer = ViewerModel()
-    connect_masks(viewer)
+    patient_marks(viewer)
     viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
     assert str(viewer.canvas.overlays.scale_bar.position) == "bottom_left"
 
@@ -88,7 +88,7 @@ def test_layers_agree_on_units_so_that_napari_does_not_warn(
 ) -> None:
     """napari looks at the units of all layers, hidden ones too, whenever it draws."""
     viewer = make_napari_viewer(show=True)
-    marks = connect_masks(viewer)
+    marks = patient_marks(viewer)
 
     def drawn_units() -> str:
         viewer.screenshot(flash=False)
@@ -128,7 +128,7 @@ def test_a_ball_left_in_front_and_above_lies_between_the_letters_that_say_so() -
     data = (10 + 90 * ball + (ras[0] > 0)).astype(np.float32).T
     volume = Volume(data, Geometry(data.shape, affine), "mri", Series("phantom"))
     viewer = ViewerModel()
-    marks = connect_masks(viewer)
+    marks = patient_marks(viewer)
     layer = viewer.add_image(**volume_layer_kwargs(volume))
     where = layer.data_to_world(np.argwhere(np.asarray(layer.data) > 90).mean(axis=0))
     assert where == pytest.approx((10, -11, 12), abs=0.5)  # (S, P, L)
@@ -147,7 +147,7 @@ def test_a_ball_left_in_front_and_above_lies_between_the_letters_that_say_so() -
 
 def test_rolled_transposed_and_flipped_views_stay_right(lab: Any) -> None:
     viewer = ViewerModel()
-    marks = connect_masks(viewer)
+    marks = patient_marks(viewer)
     viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
     viewer.dims.transpose()
     assert marks.edges == Edges("A", "P", "R", "L")
@@ -161,7 +161,7 @@ def test_rolled_transposed_and_flipped_views_stay_right(lab: Any) -> None:
 
 def test_no_letters_in_3d_but_arrows(lab: Any) -> None:
     viewer = ViewerModel()
-    connect_masks(viewer)
+    patient_marks(viewer)
     viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
     assert not viewer.canvas.overlays.axes.visible
     viewer.dims.ndisplay = 3
@@ -174,7 +174,7 @@ def test_no_letters_in_3d_but_arrows(lab: Any) -> None:
 
 def test_nothing_where_the_scan_does_not_say_how_the_patient_lies(lab: Any) -> None:
     viewer = ViewerModel()
-    marks = connect_masks(viewer)
+    marks = patient_marks(viewer)
     flat = Volume(lab.voxels(), Geometry.without_spacing(lab.shape), "unknown", Series("pictures"))
     viewer.add_image(**volume_layer_kwargs(flat))
     assert drawn(viewer) == {}
@@ -196,7 +196,7 @@ def test_nothing_where_the_scan_does_not_say_how_the_patient_lies(lab: Any) -> N
 
 def test_a_layer_that_the_user_mirrors_loses_its_letters(lab: Any) -> None:
     viewer = ViewerModel()
-    connect_masks(viewer)
+    patient_marks(viewer)
     layer = viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
     scale = np.array(layer.scale)
     layer.scale = scale * (1, 1, -1)
@@ -209,7 +209,7 @@ def test_a_layer_that_the_user_mirrors_loses_its_letters(lab: Any) -> None:
 
 def test_irregular_geometry_has_letters_but_no_millimetres(lab: Any) -> None:
     viewer = ViewerModel()
-    connect_masks(viewer)
+    patient_marks(viewer)
     volume = lab.make_volume(spacing=(0.5, 1.0, 4.0))
     volume = replace(volume, geometry=replace(volume.geometry, regular=False))
     layer = viewer.add_image(**volume_layer_kwargs(volume))
@@ -221,8 +221,8 @@ def test_irregular_geometry_has_letters_but_no_millimetres(lab: Any) -> None:
 
 def test_one_set_of_marks_a_viewer_that_dies_with_it() -> None:
     viewer = ViewerModel()
-    marks = connect_masks(viewer)
-    assert connect_masks(viewer) is marks
+    marks = patient_marks(viewer)
+    assert patient_marks(viewer) is marks
     gone = weakref.ref(viewer)
     del viewer
     gc.collect()

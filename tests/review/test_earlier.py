@@ -23,7 +23,7 @@ from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review import batch, outputs
 from napari_spatial_ar.review.earlier import (
     EarlierResults,
-    StoredScan,
+    Kept,
     results_folder,
     scan_sha256,
 )
@@ -272,7 +272,7 @@ def test_an_export_never_goes_into_another_scans_folder(
 def test_a_record_that_cannot_be_understood_is_none(tmp_path: Path, damage: str) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "provenance.json").write_text(damage)
-    kept = StoredScan.of(tmp_path / "a")
+    kept = Kept.of(tmp_path / "a")
     assert kept is None or kept.scan == ""
     assert EarlierResults(tmp_path).of("") is None
 

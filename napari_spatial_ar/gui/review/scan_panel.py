@@ -28,7 +28,7 @@ from napari_spatial_ar.gui import display_windows
 from napari_spatial_ar.gui.jobs import TaskHost, report
 from napari_spatial_ar.gui.layers import KEY, is_scan, kind_of, result_name, scan_behind
 from napari_spatial_ar.gui.open_scan import ScanOpener
-from napari_spatial_ar.gui.viewer import connect_masks, plane_in_view, show_plane
+from napari_spatial_ar.gui.viewer import patient_marks, plane_in_view, show_plane
 from napari_spatial_ar.gui.widgets.forms import Note, button, combo, folding, row, select_data
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
@@ -432,7 +432,7 @@ class ScanPanel(QWidget):
         self.fold = folding("Scan", parts, key="scan", beside=beside)
         self.fold.set_summary(self.box.currentText)
         layout.addWidget(self.fold)
-        self._marks = connect_masks(viewer)
+        self._marks = patient_marks(viewer)
         name_scans(viewer)
         self.opener = ScanOpener(viewer, tasks, self)
         self.list = ScanList(viewer, self.box)

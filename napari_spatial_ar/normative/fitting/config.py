@@ -128,7 +128,7 @@ class FitConfig(BaseModel):
     """Clip limit of contrast-limited adaptive histogram equalisation, see `Preprocessing`."""
     backbone: str = ""
     """A key of `known_backbones`; by default DINOv3 where its weights are at hand."""
-    layers: Annotated[Layers, BeforeValidator(_as_tuple)] = None
+    layers: Annotated[Any, BeforeValidator(_as_tuple)] = None
     """Blocks of the backbone to read, counted from 1, also as text: ``"5,7,9"``, or ``"last4"``
     for its last four; by default those that the method asks for, else the backbone's own."""
     fuse: Literal["concat", "mean"] = "concat"
@@ -300,7 +300,8 @@ def _sentence(error: ValidationError, within: str = "") -> str:
         return f"'{name}' is no setting of a {within or 'fit'}: choose from {', '.join(known)}"
     if first["type"] == "missing":
         return f"the {within} has no '{name}'"
-    kind = _KINDS.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
+    limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in first.get("ctx", {}).items()}
+    kind = _KINDS.get(first["type"], first["msg"]).format(**limits)
     if name in ("folders", "exclude"):
         kind = "a list of texts"
     return f"{name} must be {kind.replace(chr(39), '')}, not {first['input']!r}"

@@ -139,7 +139,7 @@ def test_similar_patches_come_from_a_folder_that_is_remembered(
     def steps(model: Any, folders: Any, query: Any) -> Any:
         asked.append((folders, query))
         for done in (1, 2):
-            yield SimpleNamespace(stage="features", epoch=0, done=done, total=2, message="Display")
+            yield SimpleNamespace(stage="features", epoch=0, done=done, total=2, message="Looking")
         return (Neighbour(0.125, PICTURE), Neighbour(0.5, PICTURE))
 
     monkeypatch.setattr(model_access, "similar_steps", steps)
@@ -164,12 +164,12 @@ def test_a_search_can_be_cancelled_and_errors_are_sentences(
     def endless(model: Any, folders: Any, query: Any) -> Any:
         try:
             while True:
-                yield SimpleNamespace(stage="a", epoch=0, done=1, total=2, message="Display")
+                yield SimpleNamespace(stage="a", epoch=0, done=1, total=2, message="Looking")
         finally:
             ended.append(True)
 
     def failing(model: Any, folders: Any, query: Any) -> Any:
-        yield SimpleNamespace(stage="a", epoch=0, done=1, total=2, message="Display")
+        yield SimpleNamespace(stage="a", epoch=0, done=1, total=2, message="Looking")
         raise InputError("'fake' learned from none of its slices")
 
     monkeypatch.setattr(model_access, "similar_steps", endless)

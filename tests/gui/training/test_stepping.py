@@ -23,7 +23,7 @@ def test_words_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert say(whole) == (
         "Training: 30 of 90, about 6 min left in all, 12.3 images a second, best epoch 2 of 3"
     )
-    assert say(FitProgress("features", 0, 0, message="Display")) == "Display"
+    assert say(FitProgress("features", 0, 0, message="Looking")) == "Looking"
 
 
 def test_a_pause_does_not_slow_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
