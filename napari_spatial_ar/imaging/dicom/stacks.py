@@ -487,10 +487,10 @@ def _named(stacks: list[Stack]) -> list[Stack]:
         said.append(stack.words)
         words.append(", ".join(word for word in said if word))
     named = []
-    for number, (stack, describe_error) in enumerate(zip(stacks, words, strict=True)):
-        if words.count(describe_error) > 1 or not describe_error:
-            same = [n for n, other in enumerate(words) if other == describe_error]
+    for number, (stack, text) in enumerate(zip(stacks, words, strict=True)):
+        if words.count(text) > 1 or not text:
+            same = [n for n, other in enumerate(words) if other == text]
             nth = f"stack {same.index(number) + 1} of {len(same)}" if len(same) > 1 else ""
-            describe_error = ", ".join(word for word in (describe_error, nth) if word)
-        named.append(replace(stack, words=describe_error))
+            text = ", ".join(word for word in (text, nth) if word)
+        named.append(replace(stack, words=text))
     return named

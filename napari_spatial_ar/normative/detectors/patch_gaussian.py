@@ -149,8 +149,8 @@ class PatchGaussian(Detector):
             for number, grid in enumerate(walk(grids), start=1):
                 fourth += _fourth_moment(grid.to(setup.device), centre, turn)
                 yield Step(number, number, "Measuring shrinkage")
-            downscale = _ledoit_wolf(values, fourth, moments.count)
-            turn = turn / torch.from_numpy(np.sqrt(downscale)).float()[:, None]
+            shrunk = _ledoit_wolf(values, fourth, moments.count)
+            turn = turn / torch.from_numpy(np.sqrt(shrunk)).float()[:, None]
         else:
             sums = _CellSums(cells, width)
             for number, grid in enumerate(walk(grids), start=1):
@@ -325,5 +325,5 @@ def _ledoit_wolf(values: np.ndarray[Any, Any], fourth: float, count: int) -> np.
     spread = np.square(values - target).sum()
     noise = (fourth / count - np.square(values).sum()) / count
     share = min(max(noise, 0.0) / spread, 1.0) if spread > 0 else 0.0
-    downscale: np.ndarray[Any, Any] = (1 - share) * values + share * target
-    return downscale
+    shrunk: np.ndarray[Any, Any] = (1 - share) * values + share * target
+    return shrunk

@@ -26,7 +26,7 @@ __all__ = [
     "with_time_left",
 ]
 
-LayerVisibility = Literal["features", "training", "calibration", "saving"]
+Stage = Literal["features", "training", "calibration", "saving"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class FitProgress:
         One line for people.
     """
 
-    stage: LayerVisibility
+    stage: Stage
     done: int
     total: int
     epoch: int = 0
