@@ -354,7 +354,7 @@ def test_disk_that_fills_up_leaves_nothing_half_written(
         ({"options": {"optimizer": "sgd"}}, "optimizer must be adamw or muon, not 'sgd'"),
         ({"options": {"raster": "x"}}, "raster must be forward or both, not 'x'"),
         ({"options": {"noise_share": 2.0}}, "noise_share must be at least 0 and at most 1"),
-        ({"options": {"hiden": 3}}, "has no option 'hiden'"),
+        ({"options": {"hidde": 3}}, "has no option 'hidde'"),
         (
             {"method": "patch-gaussian", "options": {"position": "patch", "cells": 9}},
             "a grid of 4 x 4 patches does not fill 9 x 9 cells",
