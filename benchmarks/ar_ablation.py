@@ -48,6 +48,7 @@ from napari_spatial_ar.normative.detectors.grids import StoredGrids, rows_of
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scores import Scoring
+from napari_spatial_ar.steps import finish
 
 SMOOTHINGS = (1, 3, 5, 7)
 MEASURED, SHRINKAGE = 128, 0.1
@@ -324,13 +325,8 @@ def bank_scores(
         normals=StoredGrids(paths),
         checkpoint=None,
     )
-    steps = DETECTORS["surroundings-bank"].learn(StoredGrids(paths), setup)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            detector = end.value.detector.to(device)
-            break
+    learned = finish(DETECTORS["surroundings-bank"].learn(StoredGrids(paths), setup))
+    detector = learned.detector.to(device)
     first, second = (torch.cat([detector.score(g[None].float()) for g in s.grids]) for s in splits)
     return first, second
 

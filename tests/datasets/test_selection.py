@@ -13,23 +13,19 @@ from napari_spatial_ar.datasets.folders import content_key, find_slices, iter_sl
 from napari_spatial_ar.datasets.selection import Selection, place_in_stack, read_range
 from napari_spatial_ar.datasets.slices import SliceRef, SliceSet, split_slices
 from napari_spatial_ar.datasets.summary import DataSummary, Side
-from napari_spatial_ar.datasets.survey import Survey, survey
+from napari_spatial_ar.datasets.survey import survey
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.reading import Source
 from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.steps import finish
 
 SHAPE = (20, 24, 18)  # (i, j, k)
 
 
 def look(folder: Path, selection: Selection, **asked: object) -> DataSummary:
-    steps = survey(folder, selection=selection)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Survey = end.value
-            return DataSummary(found, selection=selection, **asked)  # type: ignore[arg-type]
+    found = finish(survey(folder, selection=selection))
+    return DataSummary(found, selection=selection, **asked)  # type: ignore[arg-type]
 
 
 def save_scan(

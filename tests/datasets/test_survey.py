@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,12 @@ from PIL import Image
 
 from napari_spatial_ar.datasets.folders import find_slices
 from napari_spatial_ar.datasets.summary import DataSummary, Side
-from napari_spatial_ar.datasets.survey import REASONS, Survey, SurveyProgress, survey
+from napari_spatial_ar.datasets.survey import REASONS, SurveyProgress, survey
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.steps import finish
 
 NAME = "Doe_John"
-
-
-def finish(steps: Generator[SurveyProgress, None, Survey]) -> Survey:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def summarise(folder: Any, **asked: Any) -> DataSummary:

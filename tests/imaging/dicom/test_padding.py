@@ -17,6 +17,7 @@ from napari_spatial_ar.imaging.dicom.series import find_series
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.tissue import has_tissue, tissue_mask
 from napari_spatial_ar.imaging.windows import Window, apply_window, display_limits, resolve
+from napari_spatial_ar.steps import finish
 
 Write = Callable[..., list[Path]]
 Multiframe = Callable[..., Dataset]
@@ -170,13 +171,8 @@ def test_padding_of_an_enhanced_file(multiframe: Multiframe, tmp_path: Path) -> 
 
 def test_a_folder_of_padded_scans_has_the_histogram_of_plain_ones(write_series: Write) -> None:
     def histogram(paths: list[Path]) -> Any:
-        steps = survey(paths[0].parent, window=WINDOW)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                (series,) = end.value.series
-                return series.histogram, series.picture
+        (series,) = finish(survey(paths[0].parent, window=WINDOW)).series
+        return series.histogram, series.picture
 
     plain, seen = histogram(write_series(padded(body(), 0), folder="plain"))
     paths = add(write_series(padded(body(), 60000), folder="padded"), "US", 60000)

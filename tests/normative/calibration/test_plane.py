@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -25,6 +23,7 @@ from napari_spatial_ar.normative.fitting.outliers import find_outliers
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.model_file import read_header
 from napari_spatial_ar.review.batch import score_scans
+from napari_spatial_ar.steps import finish
 from tests.normative.test_model import build
 
 SHAPE = (34, 40, 30)  # R, A, S
@@ -190,14 +189,6 @@ def test_calibration_patients_change_neither_training_nor_the_epoch(
     for name, tensor in model.detector.tensors().items():
         assert torch.equal(tensor, again.detector.tensors()[name])
     assert again.calibration.thresholds != model.calibration.thresholds
-
-
-def finish(steps: Generator[Any, None, Any]) -> Any:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def keys(model: nsar.normative.model.NormativeModel, part: str) -> list[str]:

@@ -19,6 +19,7 @@ from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 from napari_spatial_ar.normative.detectors.change_novelty import ChangeNovelty
 from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank
 from napari_spatial_ar.normative.scores import Scoring
+from napari_spatial_ar.steps import finish
 from tests.tiny import learn_changes_briefly
 
 CHANNELS, ROWS, COLUMNS = 12, 7, 9
@@ -50,13 +51,7 @@ def fitted(valid: list[torch.Tensor], **options: Any) -> ChangeNovelty:
     setup = FitContext(valid=valid, normals=normals(10, seed=5))
     with pytest.MonkeyPatch.context() as patch:
         learn_changes_briefly(patch)
-        steps = ChangeNovelty.learn(changed(20), setup, rows=200, **options)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                detector: ChangeNovelty = end.value.detector
-                return detector
+        return finish(ChangeNovelty.learn(changed(20), setup, rows=200, **options)).detector
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from napari_spatial_ar.normative.detectors.grids import sample_rows
 from napari_spatial_ar.normative.fitting.feature_store import load_batch
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scores import Scoring
+from napari_spatial_ar.steps import finish
 
 CHANNELS, ROWS, COLUMNS, BLOCKS = 12, 6, 8, 2
 
@@ -90,12 +91,7 @@ def learn(
     setup = FitContext(
         blocks=BLOCKS, seed=seed, valid=stored[1], checkpoint=folder / "checkpoint.safetensors"
     )
-    steps = DETECTORS[name].learn(stored[0], setup, **options)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value.detector
+    return finish(DETECTORS[name].learn(stored[0], setup, **options)).detector
 
 
 def saved_and_loaded(detector: Detector) -> Detector:

@@ -26,6 +26,7 @@ from napari_spatial_ar.normative.detectors.dinomaly import DinomalyNetwork, hard
 from napari_spatial_ar.normative.detectors.dpmm import MixtureState
 from napari_spatial_ar.normative.detectors.memory_bank import k_centres
 from napari_spatial_ar.normative.detectors.optimizers import StableAdamW
+from napari_spatial_ar.steps import finish
 
 
 def grids(count: int, seed: int, channels: int = 6) -> list[torch.Tensor]:
@@ -333,23 +334,17 @@ def test_dinomaly_stopped_and_resumed_is_the_same(tmp_path: Path, stop_after: in
         setup = FitContext(blocks=2, seed=seed, checkpoint=tmp_path / name)
         return Dinomaly.learn(normal, setup, iterations=8, batch_size=4, decoder=2)
 
-    def finish(running):  # type: ignore[no-untyped-def]
-        first = next(running)
-        while True:
-            try:
-                next(running)
-            except StopIteration as end:
-                return first, end.value.detector.tensors()
-
-    _, whole = finish(steps("whole"))
+    whole = finish(steps("whole")).detector.tensors()
     stopped = steps("stopped")
     for _ in range(stop_after):
         next(stopped)
     stopped.close()
-    first, resumed = finish(steps("stopped"))
+    again = steps("stopped")
+    first, resumed = next(again), finish(again).detector.tensors()
     assert first.done == stop_after // 2 * 2 + 1
     for key, tensor in whole.items():
         assert torch.equal(tensor, resumed[key]), key
-    fresh, other = finish(steps("stopped", seed=1))
+    anew = steps("stopped", seed=1)
+    fresh, other = next(anew), finish(anew).detector.tensors()
     assert fresh.done == 1, "a checkpoint of another seed is not taken up"
     assert any(not torch.equal(tensor, other[key]) for key, tensor in whole.items())

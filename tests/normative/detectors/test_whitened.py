@@ -29,6 +29,7 @@ from napari_spatial_ar.normative.detectors.base import Learned, Step
 from napari_spatial_ar.normative.detectors.whitening import EqualVariance
 from napari_spatial_ar.normative.fitting.feature_store import load_batch
 from napari_spatial_ar.paths import released_models_dir
+from napari_spatial_ar.steps import finish
 
 CHANNELS, ROWS, COLUMNS = 6, 5, 7
 CPU = torch.device("cpu")
@@ -61,11 +62,10 @@ def learn(
     setup = FitContext(seed=3, valid=grids[1], checkpoint=folder / "checkpoint.safetensors")
     learning = SpatialARDetector.learn(grids[0], setup, **{**OPTIONS, **options})
     seen: list[Step] = []
-    while stop_at is None or not seen or seen[-1].done < stop_at:
-        try:
-            seen.append(next(learning))
-        except StopIteration as end:
-            return end.value, seen
+    if stop_at is None:
+        return finish(learning, seen.append), seen
+    while not seen or seen[-1].done < stop_at:
+        seen.append(next(learning))
     return None, seen
 
 

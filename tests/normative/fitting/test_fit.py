@@ -15,7 +15,7 @@ from PIL import Image
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.datasets.folders import find_slices, split_by_group
-from napari_spatial_ar.datasets.survey import Survey, survey
+from napari_spatial_ar.datasets.survey import survey
 from napari_spatial_ar.errors import InputError, StorageError, WeightsError
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.backbones.backbone import Backbone
@@ -29,6 +29,7 @@ from napari_spatial_ar.normative.fitting.plan import FitProgress
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.paths import feature_store_dir, user_models_dir
+from napari_spatial_ar.steps import finish
 from tests.tiny import fit_steps, learn_changes_briefly, random_state
 
 
@@ -471,19 +472,10 @@ def test_calibration_finds_the_quantiles_of_tissue() -> None:
         calibrate([np.empty(0, np.float32)], [1.0], ["a"])
 
 
-def survey_of(folder: Path) -> Survey:
-    steps = survey(folder)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
 def test_series_taken_out_are_not_learned_from(
     normal_slices: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    taken_out = survey_of(normal_slices).series[0]
+    taken_out = finish(survey(normal_slices)).series[0]
     model = nsar.fit(
         [normal_slices],
         exclude={taken_out.key},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +17,7 @@ from napari_spatial_ar.normative.explaining import embed_plane, patch_at, pictur
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.fitting.neighbours import nearest_patches, similar_patches
 from napari_spatial_ar.normative.model import NormativeModel
-
-
-def result(steps: Generator[Any, None, Any]) -> Any:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+from napari_spatial_ar.steps import finish
 
 
 @pytest.fixture
@@ -69,7 +60,7 @@ def test_only_slices_that_the_model_learned_from_count(
 ) -> None:
     train = model.header.training["slice_keys"]["train"]
     assert 0 < len(train) < 12
-    found = result(similar_patches(model, normal_slices, torch.ones(24), count=9))
+    found = finish(similar_patches(model, normal_slices, torch.ones(24), count=9))
     patients = len(train) // 3  # three slices each
     assert len(found) == patients
     distances = [one.distance for one in found]
@@ -84,7 +75,7 @@ def test_folders_of_another_fit_are_one_sentence(model: NormativeModel, tmp_path
     for path in other.glob("*.png"):
         path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(InputError, match="learned from none of its slices"):
-        result(similar_patches(model, other, torch.ones(24)))
+        finish(similar_patches(model, other, torch.ones(24)))
 
 
 def test_stopping_the_search_ends_it(model: NormativeModel, normal_slices: Path) -> None:

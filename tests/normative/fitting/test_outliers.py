@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +15,9 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.detectors import DETECTORS
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
-from napari_spatial_ar.normative.fitting.outliers import CrossJudge, Outliers, find_outliers
+from napari_spatial_ar.normative.fitting.outliers import CrossJudge, find_outliers
 from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.steps import finish
 
 STRANGE = "patient2_01.png"
 
@@ -29,14 +28,6 @@ def add_strange(folder: Path) -> None:
     image[16:32:2, 12:28] = 255
     image[17:32:2, 12:28] = 0
     Image.fromarray(image).save(folder / STRANGE)
-
-
-def finish(steps: Generator[Any, None, Outliers]) -> Outliers:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 @pytest.fixture

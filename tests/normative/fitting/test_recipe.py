@@ -21,6 +21,7 @@ from napari_spatial_ar.normative.fitting.config import (
     FitConfig,
 )
 from napari_spatial_ar.normative.fitting.recipe import read_recipe, write_recipe
+from napari_spatial_ar.steps import finish
 
 EVERYTHING: dict[str, Any] = {
     "folders": ("/scans/one", '/scans/"two" \u00e4; \\three'),
@@ -212,13 +213,7 @@ def test_the_fit_of_a_recipe_is_the_fit_itself(
     tiny_name: str,
     settings: dict[str, Any],
 ) -> None:
-    steps = survey(normal_slices)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            series = end.value.series
-            break
+    series = finish(survey(normal_slices)).series
     settings = {"backbone": tiny_name, "size": 64, "exclude": {series[1].key}, **settings}
     model = nsar.fit(normal_slices, out=tmp_path / "a" / "m", device="cpu", **settings)
     assert model.header.training["excluded"] == [series[1].key]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from napari_spatial_ar import steps as work
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.review.findings import Mark
@@ -39,12 +40,9 @@ def listed_scan(path: Path, bright: float) -> tuple[Entry, Scan]:
 
 
 def finish(steps: Any) -> tuple[list[int], FolderReport]:
-    told = []
-    while True:
-        try:
-            told.append(next(steps))
-        except StopIteration as end:
-            return told, end.value
+    told: list[int] = []
+    made = work.finish(steps, told.append)
+    return told, made
 
 
 def test_scans_are_reported_with_status_comment_and_strokes(

@@ -47,6 +47,7 @@ from napari_spatial_ar.review.worklist.store import (
     model_key,
     scan_key,
 )
+from napari_spatial_ar.steps import finish
 
 SHAPE = (6, 20, 16)
 
@@ -93,12 +94,9 @@ def store(tmp_path: Path) -> WorklistStore:
 
 def run(model: Model, scan: Scan, store: WorklistStore, rule: MaskRule | None = None) -> Any:
     steps = score_steps(model, scan, scan_key(scan), store, lambda: rule or MaskRule(0.5))
-    told = []
-    while True:
-        try:
-            told.append(next(steps))
-        except StopIteration as end:
-            return told, end.value
+    told: list[tuple[int, int]] = []
+    summary = finish(steps, told.append)
+    return told, summary
 
 
 # ---------------------------------------------------------------------- need and order
