@@ -33,7 +33,7 @@ PARTS = {
     "fit": "Training dock: Fit",
     "chooser": "Choose scans to open",
     "series": "Choose series to learn from",
-    "suspects": "Most surprising training scans",
+    "suspects": "Training outliers",
     "models": "Models",
     "comparison": "Compare two models",
     "checkpoint": "Import a checkpoint of the paper's authors",

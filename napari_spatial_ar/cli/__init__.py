@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 
 from napari_spatial_ar import __version__
-from napari_spatial_ar.cli.data import files_app
+from napari_spatial_ar.cli.data import data_app
 from napari_spatial_ar.cli.evaluate import evaluation_app
-from napari_spatial_ar.cli.fit import scans_app
+from napari_spatial_ar.cli.fit import fit_app
 from napari_spatial_ar.cli.models import models_app
 from napari_spatial_ar.cli.options import print_message
 from napari_spatial_ar.cli.pages import App, is_wide_terminal
@@ -34,9 +34,9 @@ app = App(
     "diagnosis.",
     no_args_is_help=True,
 )
-app.add_typer(files_app)
+app.add_typer(data_app)
 app.add_typer(score_app)
-app.add_typer(scans_app)
+app.add_typer(fit_app)
 app.add_typer(models_app, name="models", rich_help_panel="Models")
 app.add_typer(weights_app, name="weights", rich_help_panel="Models")
 app.add_typer(evaluation_app)

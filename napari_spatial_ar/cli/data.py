@@ -1,4 +1,4 @@
-"""Commands about files: look, convert, put a mask onto its series."""
+"""Commands about scans and masks as files: inspect, summary, convert, seg."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from napari_spatial_ar.imaging.geometry import Geometry
     from napari_spatial_ar.imaging.scan import Scan
 
-__all__ = ["files_app"]
+__all__ = ["data_app"]
 
-files_app = App()
+data_app = App()
 
 Input = Annotated[Path, typer.Argument(metavar="INPUT", help="File or folder.")]
 
 
-@files_app.command(rich_help_panel="Scans")
+@data_app.command(rich_help_panel="Scans")
 @command
 def inspect(
     input: Input,
@@ -160,7 +160,7 @@ def _damage(scan: Scan) -> InputError | None:
     return None
 
 
-@files_app.command(rich_help_panel="Models")
+@data_app.command(rich_help_panel="Models")
 @command
 def summary(
     folders: Annotated[
@@ -218,7 +218,7 @@ def summary(
     return made.to_dict()
 
 
-@files_app.command(rich_help_panel="Scans")
+@data_app.command(rich_help_panel="Scans")
 @command
 def convert(
     input: Input,
@@ -246,7 +246,7 @@ def convert(
             path = out / f"{name}.nii.gz"
             try:
                 if path.exists() and not overwrite:
-                    raise InputError("this file is there already", path=path, fix="Say --overwrite")
+                    raise InputError("this file is there already", path=path, fix="Use --overwrite")
                 volume = scan.read(lazy=False)
                 write_nifti(path, volume.data, volume.geometry, content=Content.scan(volume))
             except InputError as error:
@@ -267,7 +267,7 @@ def convert(
     return result
 
 
-@files_app.command(rich_help_panel="Scans")
+@data_app.command(rich_help_panel="Scans")
 @command
 def seg(
     mask: Annotated[
@@ -308,7 +308,7 @@ def seg(
     from napari_spatial_ar.review.segments import recorded_segments
 
     if out.exists() and not overwrite:
-        raise InputError("this file is there already", path=out, fix="Say --overwrite")
+        raise InputError("this file is there already", path=out, fix="Use --overwrite")
     made_by = None if algorithm is None else Algorithm(algorithm)
     recorded = recorded_algorithm(mask) if made_by is None else None
     if recorded is not None:

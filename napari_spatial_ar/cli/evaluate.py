@@ -111,7 +111,7 @@ def evaluate(
         ends = result["intervals"].get(name)
         rows.add_row(
             name.replace("_", " "),
-            f"{value:.4f}" if isinstance(value, float) else str(value),
+            "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value),
             "" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}",
         )
     show(rows)
@@ -203,7 +203,7 @@ def compare(
     """Compare methods on one data set, in one report."""
     from napari_spatial_ar.datasets.folders import bmad_items
     from napari_spatial_ar.evaluation.anomalib_models import anomalib_method, fit_anomalib
-    from napari_spatial_ar.evaluation.baselines import check_baseline, fit_baseline, grouped
+    from napari_spatial_ar.evaluation.baselines import check_method, fit_method, grouped
     from napari_spatial_ar.evaluation.compare import compare as compare_methods
     from napari_spatial_ar.evaluation.report import write_report
     from napari_spatial_ar.imaging.files import claimed
@@ -228,7 +228,7 @@ def compare(
     bmad_items(dataset, split.value, patient_pattern=patient_pattern)
     for name in method or ():
         for seed in numbers:
-            check_baseline(name, **settings, seed=seed)
+            check_method(name, **settings, seed=seed)
     with claimed(out), progress_bar() as bar:
         task = bar.add_task("", total=None)
 
@@ -246,7 +246,7 @@ def compare(
                 at(f"{name}: {step.message}", step.done, step.total)
 
             rivals.append(
-                fit_baseline(
+                fit_method(
                     dataset,
                     name,
                     numbers,

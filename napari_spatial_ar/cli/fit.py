@@ -1,4 +1,4 @@
-"""Commands with a model: fit, calibrate, demonstrate."""
+"""Commands that make models: fit, calibrate; and the demonstration."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ from napari_spatial_ar.cli.options import (
 )
 from napari_spatial_ar.cli.pages import App
 
-__all__ = ["scans_app"]
+__all__ = ["fit_app"]
 
-scans_app = App()
+fit_app = App()
 
 _SPATIAL_AR = "Method spatial-ar"
 _PREPROCESSING = "Preprocessing"
 _SCORES = "Calibration and scores"
 
 
-@scans_app.command(rich_help_panel="Models")
+@fit_app.command(rich_help_panel="Models")
 @command
 def fit(
     ctx: typer.Context,
@@ -354,7 +354,7 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-@scans_app.command(rich_help_panel="Models")
+@fit_app.command(rich_help_panel="Models")
 @command
 def calibrate(
     model: ModelName,
@@ -434,7 +434,7 @@ def calibrate(
     }
 
 
-@scans_app.command(rich_help_panel="Scans")
+@fit_app.command(rich_help_panel="Scans")
 @command
 def demo(
     headless: Annotated[

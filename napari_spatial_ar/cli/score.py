@@ -281,9 +281,8 @@ def score(
             unusual = {True: ", unusual", False: ", not unusual"}.get(scan.get("unusual"), "")
             n = scan["p_value_patients"]
             said = f"p = {scan['p_value']:.3f} among {patients(n, 'normal ')}{unusual}"
-            print_message(
-                f"{scan['folder']}: {said} (no p below {1 / (n + 1):.3f} can be had from {n})"
-            )
+            least = f"the smallest p possible with {n} patients is {1 / (n + 1):.3f}"
+            print_message(f"{scan['folder']}: {said} ({least})")
         for warning in scan["warnings"]:
             print_message(f"warning: {scan['series']}: {warning}")
     for key in ("report", "report_pdf"):
@@ -294,7 +293,7 @@ def score(
     for sentence in result.get("without_bids", ()):
         print_message(f"warning: {sentence}")
     for sentence in result["left_out"]:
-        print_message(f"{sentence} Say --all to score it too.")
+        print_message(f"{sentence} Use --all to score it too.")
     for failure in result["failed"]:
         print_message(f"could not be scored: {failure}")
     if result["failed"]:

@@ -1,4 +1,4 @@
-"""What was found in folders of scans, series by series, slice by slice."""
+"""What folders of scans hold, series by series: slices to train on, and what is left out."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def survey(
 
     Yields
     ------
-    Looked
+    SurveyProgress
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Which methods of the anomalib library are compared, and whether they can run here."""
+"""Methods of the anomalib library: which there are, fitting them, and scoring slices with them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from torch.nn import functional
 from napari_spatial_ar.datasets.folders import SliceRef, find_slices, iter_slices
 from napari_spatial_ar.errors import InputError, ModelFileError, WeightsError
 from napari_spatial_ar.evaluation.baselines import (
-    Baseline,
+    ComparedMethod,
     describe_method,
     folder_name,
     read_settings,
@@ -417,7 +417,7 @@ def fit_anomalib(
     patient_pattern: str | None = None,
     device: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
-) -> Baseline:
+) -> ComparedMethod:
     """Fit a method on a data set once for each seed, or load what an earlier run fitted.
 
     Parameters
@@ -494,7 +494,7 @@ def fit_anomalib(
         )
         frozen = method.kind.frozen
         models.append(AnomalibModel(out.name, header, network, prepare, frozen, digest, where))
-    return Baseline(method.label, tuple(models), method.notes)
+    return ComparedMethod(method.label, tuple(models), method.notes)
 
 
 def _learn(

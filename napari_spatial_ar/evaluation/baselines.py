@@ -22,10 +22,10 @@ from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 
 __all__ = [
-    "Baseline",
-    "check_baseline",
+    "ComparedMethod",
+    "check_method",
     "describe_method",
-    "fit_baseline",
+    "fit_method",
     "folder_name",
     "grouped",
     "read_settings",
@@ -39,7 +39,7 @@ _RECORD = "fit.json"
 
 
 @dataclass(frozen=True)
-class Baseline:
+class ComparedMethod:
     """One method.
 
     Parameters
@@ -62,7 +62,7 @@ class Baseline:
         return tuple(model.header.training.get("seconds") for model in self.models)
 
 
-def grouped(models: Sequence[NormativeModel]) -> list[Baseline]:
+def grouped(models: Sequence[NormativeModel]) -> list[ComparedMethod]:
     """Take models whose names differ in a last number alone for seeds of one method.
 
     Parameters
@@ -89,12 +89,12 @@ def grouped(models: Sequence[NormativeModel]) -> list[Baseline]:
         name = stem if len(together) > 1 else together[0].name
         name = name if name not in taken else f"{name} ({together[0].header.method})"
         taken.add(name)
-        rivals.append(Baseline(name, tuple(together)))
+        rivals.append(ComparedMethod(name, tuple(together)))
     return rivals
 
 
-def check_baseline(method: str, **settings: Any) -> None:
-    """See that a method and its settings can be used; the parameters are those of `fit_baseline`.
+def check_method(method: str, **settings: Any) -> None:
+    """See that a method and its settings can be used; the parameters are those of `fit_method`.
 
     Nothing is read or loaded for it, so that all rivals can be checked before the first is fitted.
 
@@ -110,7 +110,7 @@ def check_baseline(method: str, **settings: Any) -> None:
         spec_of(config.backbone)
 
 
-def fit_baseline(
+def fit_method(
     root: str | Path,
     method: str,
     seeds: Sequence[int],
@@ -118,7 +118,7 @@ def fit_baseline(
     *,
     progress: Callable[[FitProgress], None] | None = None,
     **settings: Any,
-) -> Baseline:
+) -> ComparedMethod:
     """Fit a method on a data set once for each seed, or load what an earlier run fitted.
 
     Parameters
@@ -148,7 +148,7 @@ def fit_baseline(
         _fit_once(root, folder / folder_name(label, seed), {**wanted, "seed": seed}, progress)
         for seed in seeds
     ]
-    return Baseline(label, tuple(models))
+    return ComparedMethod(label, tuple(models))
 
 
 def _read(method: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -80,7 +80,7 @@ def score_items(
     ----------
     items : iterable of BmadItem
         The images.
-    contenders : sequence of Contender
+    contenders : sequence of Candidate
         What scores.
     times : sequence of Times, optional
         Of each contender, to be filled; the first image of a run warms up and is not counted

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from napari_spatial_ar.datasets.folders import BmadItem, bmad_items
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.evaluation.baselines import Baseline
+from napari_spatial_ar.evaluation.baselines import ComparedMethod
 from napari_spatial_ar.evaluation.bootstrap import interval
 from napari_spatial_ar.evaluation.candidates import Candidate, label_of, score_items
 from napari_spatial_ar.evaluation.evaluate import DRAWS, Measured, Split, measure
@@ -44,7 +44,7 @@ class Result:
 
     Parameters
     ----------
-    rival : Rival
+    rival : ComparedMethod
         The method.
     smoothing : int
         Side of the mean filter, the same for all its seeds.
@@ -55,7 +55,7 @@ class Result:
         Of each seed.
     """
 
-    rival: Baseline
+    rival: ComparedMethod
     smoothing: int
     valid_aupr: dict[int, float]
     measured: tuple[Measured, ...]
@@ -185,7 +185,7 @@ def _ratio(first: Result, other: Result, figure: str) -> Ratio | None:
 
 def compare(
     root: str | Path,
-    rivals: Sequence[Baseline],
+    rivals: Sequence[ComparedMethod],
     *,
     split: Split = "test",
     smoothing: int | None = None,
@@ -204,7 +204,7 @@ def compare(
     ----------
     root : path
         Data set in the BMAD layout.
-    rivals : sequence of Rival
+    rivals : sequence of ComparedMethod
         What is compared; the first is the one that ratios are of.
     split : {"test", "valid"}
         What the figures are of.
@@ -264,7 +264,7 @@ class _Choice:
 
 def _choose(
     root: str | Path,
-    rivals: Sequence[Baseline],
+    rivals: Sequence[ComparedMethod],
     smoothing: int | None,
     fpr: float,
     patient_pattern: str | None,

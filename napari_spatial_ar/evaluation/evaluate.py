@@ -214,7 +214,7 @@ def measure(
     ----------
     items : sequence of BmadItem
         The images.
-    contenders : sequence of Contender
+    contenders : sequence of Candidate
         What scores; models on the same backbone and preprocessing embed each image once.
     split, fpr, draws, seed, progress
         As for `evaluate`.

@@ -1,4 +1,4 @@
-"""Scores of hundreds of millions of labelled pixels, kept on disk and given back in order.
+"""Detection metrics over pixels and images; scores of pixels are kept on disk, in order.
 
 An external merge sort: the pixels of a patient are sorted in memory, equal scores counted
 together, and written as a run to a temporary file; at the end the runs are cut at common scores

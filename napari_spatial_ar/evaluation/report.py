@@ -1,4 +1,4 @@
-"""Curves and example heatmaps of a comparison, as text that stands inside an HTML page."""
+"""A comparison as files: results.json, report.md and a report.html that needs nothing else."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from napari_spatial_ar.evaluation.candidates import Candidate, Scored, label_of,
 from napari_spatial_ar.evaluation.compare import Comparison, Result
 from napari_spatial_ar.evaluation.metrics import PRO_MAX_FPR, Curve
 from napari_spatial_ar.imaging.files import atomic_write_json, atomic_write_text
+from napari_spatial_ar.imaging.raster import read_label
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.json_schemas import ComparisonFile, stamped
@@ -179,8 +180,7 @@ def _largest(items: Sequence[BmadItem], patient: str) -> BmadItem:
     def area(item: BmadItem) -> int:
         if item.label is None:
             return 0
-        with Image.open(item.label) as picture:
-            return int((np.asarray(picture.convert("L")) > 127).sum())
+        return int(read_label(item.label).sum())
 
     return max(mine, key=area)
 

@@ -154,7 +154,7 @@ class LayerVisibility(QObject):
     def _arrange(self, before: Image | None) -> None:
         if self._resting or self._working:
             return
-        with self._current():
+        with self._own_changes():
             layers = list(self._viewer.layers)
             # First away, and shown last of all: of a large scan no slice but that in view is read.
             for layer in layers:
@@ -171,7 +171,7 @@ class LayerVisibility(QObject):
         self._tidier.start(0)
 
     @contextmanager
-    def _current(self) -> Iterator[None]:
+    def _own_changes(self) -> Iterator[None]:
         """Tell what is done here from what a person does."""
         before, self._working = self._working, True
         try:
@@ -239,7 +239,7 @@ class LayerVisibility(QObject):
         for layer in made:
             # napari may be going through its selection, or down through a part of its list.
             if layer in layers.selection or layers.index(layer) < index:
-                with self._current():
+                with self._own_changes():
                     layer.visible = False
                 self._leaving.append(layer)
                 self._tidier.start(0)
@@ -333,7 +333,7 @@ class LayerVisibility(QObject):
         scan = self._scan
         if self._working or self._resting or scan not in self._viewer.layers:
             return
-        with self._current():
+        with self._own_changes():
             fit_view(self._viewer, scan)
 
 

@@ -115,7 +115,7 @@ def _stamp(path: Path) -> int:
 
 
 def fit_steps(config: FitConfig, *, out: Path, overwrite: bool) -> Generator[Any, None, Any]:
-    """Train step by step, and write the model's card; see `fitting.fit_steps`.
+    """Train step by step, and write the model's card; see `fit.fit_steps`.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def fit_steps(config: FitConfig, *, out: Path, overwrite: bool) -> Generator[Any
 
 
 def estimate_steps(config: FitConfig, *, out: Path) -> Generator[Any, None, Any]:
-    """Say how long a fit will take; see `fit_estimate.estimate_steps`.
+    """Say how long a fit will take; see `estimate.estimate_steps`.
 
     Returns
     -------
@@ -178,7 +178,7 @@ def similar_steps(
 
 
 def outlier_steps(model: Path, folders: Sequence[str | Path]) -> Generator[Any, None, Any]:
-    """Rank the scans that a model was fitted on; see `suspects.find_outliers`."""
+    """Rank the scans that a model was fitted on; see `outliers.find_outliers`."""
     from napari_spatial_ar.normative.fitting.outliers import find_outliers
 
     return (yield from find_outliers(load_model(model), folders))

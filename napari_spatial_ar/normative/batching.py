@@ -124,7 +124,7 @@ class BatchScorer:
         Where.
     graphs : bool
         Whether a single slice may be replayed as a CUDA graph.
-    turns : Turns, optional
+    turns : FairLock, optional
         Held while a batch is handed to the device, and while it is waited for.
     """
 

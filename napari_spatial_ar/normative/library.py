@@ -1,4 +1,9 @@
-"""Where models are: those of the user, and those released with the package."""
+"""The user's models as a library: rename, duplicate, delete and restore, check.
+
+Every change is one rename on one disk, after whatever takes long was made in a folder whose name
+starts with a dot and which nothing lists. So a crash or a second program leaves each model whole,
+under its old name or its new one. Models released with the package are never changed.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.backbones.fastest_engine import settle
-from napari_spatial_ar.normative.calibration.appearance import likeness as compare
+from napari_spatial_ar.normative.calibration.appearance import domain_shift
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.bids import BidsDerivatives
 from napari_spatial_ar.review.earlier import EarlierResults, Kept, scan_sha256
@@ -276,9 +276,8 @@ def score_scans(
                                 progress=progress,
                                 **options,
                             )
-                    if derived is not None and (
-                        why := derived.add(scan.files, Path(record["folder"]))
-                    ):
+                    why = _derive(derived, scan.files, record)
+                    if why is not None:
                         without_bids.append(f"{record['series']} has no BIDS files: {why}.")
                 except (InputError, MemoryShortage) as error:
                     errors.append(error)
@@ -309,6 +308,16 @@ def score_scans(
         "report_pdf": written.get("report_pdf"),
         **({"bids": str(out / _BIDS), "without_bids": without_bids} if bids else {}),
     }
+
+
+def _derive(
+    derived: BidsDerivatives | None, files: Sequence[Path], record: Mapping[str, Any]
+) -> str | None:
+    """Write BIDS files of a scan that is scored; say why there are none, if so."""
+    try:
+        return None if derived is None else derived.add(files, Path(record["folder"]))
+    except InputError as error:
+        return str(error).rstrip(".")
 
 
 def _hashed(values: Any) -> str:
@@ -497,7 +506,7 @@ def score_scan(
         if progress is not None:
             progress(label, done, total)
 
-    likeness = compare(model, volume)
+    likeness = domain_shift(model, volume)
     score = model.score_volume(volume, progress=tell, plane=AS_ACQUIRED)
     outputs = write_scan_outputs(
         folder,

@@ -93,7 +93,7 @@ class BidsDerivatives:
         self.folder = folder
         self._model = model
         self._raw: Path | None = None
-        self._from: dict[str, Path] = {}
+        self._from: dict[tuple[Path, str], Path] = {}
 
     def add(self, files: Sequence[Path], results: Path) -> str | None:
         """Write the masks of a scan under BIDS names.
@@ -120,7 +120,7 @@ class BidsDerivatives:
         scan = BidsScan.of(files[0]) if len(files) == 1 else None
         if scan is None:
             return "its file has no BIDS name in a BIDS data set"
-        if self._from.setdefault(scan.stem, results) != results:
+        if self._from.setdefault((scan.root, scan.stem), results) != results:
             return "its file holds several volumes, which BIDS names do not tell apart"
         if not (results / OUTPUT_FILES["findings"]).is_file():
             return "its results are of an earlier version: score it again"

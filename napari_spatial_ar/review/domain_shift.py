@@ -79,7 +79,7 @@ def shift_headline(likeness: DomainShift | None, flagged: str) -> str:
 
     Parameters
     ----------
-    likeness : Likeness or None
+    likeness : DomainShift or None
         What was found before the scan was scored.
     flagged : str
         What `flagged_warning` said of its scores.

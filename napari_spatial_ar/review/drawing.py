@@ -1,4 +1,4 @@
-"""Colours of heatmaps, small enough to carry.
+"""What pictures of slices are drawn with: colours of heatmaps, panels, outlines, text, line plots.
 
 Inferno and viridis (Smith and van der Walt 2015, CC0) and cividis (Nunez, Anderton and Renslow
 2018) rise evenly in lightness to the eye, cividis also to one that does not tell red from green;

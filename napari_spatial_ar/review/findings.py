@@ -1,6 +1,16 @@
 """From a mask to findings a reader can go through.
 
 Slices are counted along the acquired axis, from 0, in the order of the file.
+
+A status is kept with the voxels that the region had when it was given (a `Mark`). A region of
+any later mask takes the marks that it overlaps, so that moving the threshold there and back
+changes nothing:
+
+- A region that grows, shrinks or splits keeps its status; one that vanishes gets it back when
+  it returns.
+- Where several marked regions merge, "keep" wins, then "unsure"; between "reject" and regions
+  not yet read, whichever holds more voxels. `ReviewedFinding.note` says so, and comments are
+  joined.
 """
 
 from __future__ import annotations
@@ -406,7 +416,7 @@ class ReviewedFinding:
     ----------
     finding : Finding
         Its measures.
-    rarity : Rarity
+    rarity : NormalRank
         How many normal patients score as high.
     status, comment : str
         As in `Mark`.

@@ -237,7 +237,7 @@ def write_scan_outputs(
         slices are unevenly spaced, which it cannot say, ``warnings`` say so.
     itksnap : bool
         Also write ``findings.label``, the same names and colours for ITK-SNAP.
-    likeness : Likeness, optional
+    likeness : DomainShift, optional
         How the scan compares with those the model learned from, where that was looked at; what
         is unlike stands in ``unlike`` and in the record, as does a share of flagged tissue that
         no scan like them has.

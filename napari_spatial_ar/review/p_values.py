@@ -1,4 +1,4 @@
-"""How many of the normal patients a model was calibrated on score as high as a finding.
+"""How rare findings, slices and whole scans are among the normal patients of the calibration.
 
 Patients are counted, not tissue: only they may be exchanged for each other. Two things of a
 finding are compared with the same of each patient: its highest voxel, and its largest part within
@@ -147,7 +147,7 @@ def rarity(
 
     Returns
     -------
-    Rarity
+    NormalRank
         With ``reason`` where the model has no calibration by patient.
     """
     calibration = getattr(getattr(model, "header", None), "calibration", None)

@@ -1,4 +1,10 @@
-"""Histogram of a scan's scores that grows slice by slice, and that of normal tissue beside it."""
+"""One threshold, three views of it: share of normal tissue, the model's unit, percentile.
+
+The threshold itself is always a number in the model's unit; a scale turns it into what is shown
+and typed, and into a place on a slider, where more to the right always flags less.
+
+The histogram beside it grows slice by slice.
+"""
 
 from __future__ import annotations
 

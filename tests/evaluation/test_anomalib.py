@@ -22,7 +22,7 @@ from napari_spatial_ar.evaluation.anomalib_models import (
     anomalib_method,
     fit_anomalib,
 )
-from napari_spatial_ar.evaluation.baselines import Baseline
+from napari_spatial_ar.evaluation.baselines import ComparedMethod
 from napari_spatial_ar.evaluation.candidates import Candidate
 from napari_spatial_ar.evaluation.compare import compare
 from napari_spatial_ar.evaluation.costs import model_bytes
@@ -43,7 +43,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[fake_anomalib.Padim]:
     return fake_anomalib.Padim
 
 
-def fitted(cohort: Path, out: Path, text: str = "padim:size=64", *seeds: int) -> Baseline:
+def fitted(cohort: Path, out: Path, text: str = "padim:size=64", *seeds: int) -> ComparedMethod:
     return fit_anomalib(cohort, anomalib_method(text), seeds or (0,), out, device="cpu")
 
 
@@ -51,7 +51,7 @@ def fitted(cohort: Path, out: Path, text: str = "padim:size=64", *seeds: int) ->
 def test_takes_part_beside_our_models(cohort: Path, tmp_path: Path, bank: NormativeModel) -> None:
     rival = fitted(cohort, tmp_path / "models", "padim:size=64", 0, 1)
     comparison = compare(
-        cohort, [rival, Baseline("bank", (bank,))], fpr=0.1, draws=50, smoothing=None
+        cohort, [rival, ComparedMethod("bank", (bank,))], fpr=0.1, draws=50, smoothing=None
     )
     theirs, ours = comparison.results
     assert set(theirs.valid_aupr) == set(ours.valid_aupr) == {1, 3, 5, 7}

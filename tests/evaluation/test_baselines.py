@@ -10,7 +10,7 @@ import pytest
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation import baselines
-from napari_spatial_ar.evaluation.baselines import fit_baseline, grouped
+from napari_spatial_ar.evaluation.baselines import fit_method, grouped
 from napari_spatial_ar.evaluation.compare import compare
 from napari_spatial_ar.evaluation.evaluate import evaluate
 from napari_spatial_ar.normative.detectors import DETECTORS
@@ -42,13 +42,13 @@ def test_options_of_several_kinds_are_said_after_a_colon(
 ) -> None:
     settings = {"backbone": tiny_name, "epochs": 1, "batch_size": 4, "size": (64, 64)}
     said = "spatial-ar:dilations=1-2-1,convolutions=3,whiten=true"
-    rival = fit_baseline(cohort, said, [0], tmp_path / "models", **settings)
+    rival = fit_method(cohort, said, [0], tmp_path / "models", **settings)
     assert rival.name == "spatial-ar dilations=1-2-1 convolutions=3 whiten=true"
     parameters = rival.models[0].header.parameters
     assert (parameters["dilation"], parameters["whiten"]) == ([1, 2, 1], True)
     wrong = "spatial-ar:dilations=1-2-1"
     with pytest.raises(InputError, match=r"3 dilations .* for 5 convolutions"):
-        fit_baseline(cohort, wrong, [0], tmp_path / "models", **settings)
+        fit_method(cohort, wrong, [0], tmp_path / "models", **settings)
 
 
 def test_other_methods_of_the_same_stem_stay_apart() -> None:
@@ -70,7 +70,7 @@ def test_fits_each_seed_once(
     settings = {"backbone": tiny_name, "epochs": 1, "batch_size": 4, "size": (64, 64)}
     arguments = (cohort, "spatial-ar:dilation=1", [0, 1], tmp_path / "models")
     seen: list[str] = []
-    rival = fit_baseline(*arguments, progress=lambda s: seen.append(s.stage), **settings)
+    rival = fit_method(*arguments, progress=lambda s: seen.append(s.stage), **settings)
     assert rival.name == "spatial-ar dilation=1"
     assert [m.header.training["seed"] for m in rival.models] == [0, 1]
     assert all(m.header.parameters["dilation"] == 1 for m in rival.models)
@@ -79,17 +79,17 @@ def test_fits_each_seed_once(
     assert all(seconds is not None and seconds > 0 for seconds in rival.fit_seconds)
     assert "training" in seen
     monkeypatch.setattr(baselines, "fit", None)  # no need of it the second time
-    again = fit_baseline(*arguments, **settings)
+    again = fit_method(*arguments, **settings)
     assert [m.sha256 for m in again.models] == [m.sha256 for m in rival.models]
     assert again.fit_seconds == rival.fit_seconds
     with pytest.raises(InputError, match="other settings"):
-        fit_baseline(*arguments, **{**settings, "epochs": 2})
+        fit_method(*arguments, **{**settings, "epochs": 2})
 
 
 @pytest.mark.usefixtures("tiny_weights")
 def test_options_of_a_method_reach_it(cohort: Path, tmp_path: Path, tiny_name: str) -> None:
     method = "patch-gaussian:components=3,size=[64,64],layers=last2,fuse=mean"
-    rival = fit_baseline(cohort, method, [0], tmp_path, backbone=tiny_name)
+    rival = fit_method(cohort, method, [0], tmp_path, backbone=tiny_name)
     (model,) = rival.models
     assert model.header.parameters["components"] == 3
     assert (model.header.backbone.layers, model.header.backbone.fuse) == ((1, 2), "mean")
@@ -104,7 +104,7 @@ def test_no_option_hides_a_setting_of_every_method(name: str) -> None:
 
 def test_a_method_that_is_not_there(cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no method 'padim'"):
-        fit_baseline(cohort, "padim", [0], tmp_path)
+        fit_method(cohort, "padim", [0], tmp_path)
 
 
 @pytest.mark.usefixtures("tiny_weights")
@@ -112,10 +112,10 @@ def test_tiled_models_take_part_in_a_comparison(
     cohort: Path, tmp_path: Path, tiny_name: str
 ) -> None:
     settings: dict[str, Any] = {"backbone": tiny_name, "size": 64}
-    tiled = fit_baseline(
+    tiled = fit_method(
         cohort, "memory-bank:size=64x96,tile=64,clahe=0.02", [0], tmp_path, **settings
     )
-    plain = fit_baseline(cohort, "memory-bank", [0], tmp_path, **settings)
+    plain = fit_method(cohort, "memory-bank", [0], tmp_path, **settings)
     (model,) = tiled.models
     shown = model.header.preprocessing
     assert (shown.size, shown.tile, shown.clahe) == ((64, 96), 64, 0.02)
@@ -133,7 +133,7 @@ def test_tiled_models_take_part_in_a_comparison(
 def test_a_setting_that_is_not_there(cohort: Path, tmp_path: Path) -> None:
     for method in ("spatial-ar:dilatoin=1", "spatial-ar:dilation", "memory-bank:seed=1"):
         with pytest.raises(InputError, match="no setting of a fit"):
-            fit_baseline(cohort, method, [0], tmp_path)
+            fit_method(cohort, method, [0], tmp_path)
     for setting in ("clahe=strong", "tile=[64,64]", "smoothing=3.5"):
         with pytest.raises(InputError, match=f"{setting.split('=')[0]} must be a"):
-            fit_baseline(cohort, f"memory-bank:{setting}", [0], tmp_path)
+            fit_method(cohort, f"memory-bank:{setting}", [0], tmp_path)

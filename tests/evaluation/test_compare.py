@@ -14,7 +14,7 @@ import torch
 
 from napari_spatial_ar.datasets.folders import bmad_items
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.evaluation.baselines import Baseline
+from napari_spatial_ar.evaluation.baselines import ComparedMethod
 from napari_spatial_ar.evaluation.compare import Comparison, compare
 from napari_spatial_ar.evaluation.evaluate import evaluate
 from napari_spatial_ar.imaging.tissue import tissue_mask
@@ -36,12 +36,12 @@ class NoisyModel(BrightnessModel):
         return self.header.scoring(torch.from_numpy(grid), image.shape, 1.0)  # type: ignore[no-any-return]
 
 
-def rival(name: str, *models: BrightnessModel) -> Baseline:
-    return Baseline(name, models)  # type: ignore[arg-type]
+def rival(name: str, *models: BrightnessModel) -> ComparedMethod:
+    return ComparedMethod(name, models)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def rivals() -> list[Baseline]:
+def rivals() -> list[ComparedMethod]:
     return [
         rival("good", NoisyModel(0, 20), NoisyModel(1, 20)),
         rival("poor", NoisyModel(0, 60), NoisyModel(1, 60)),
@@ -49,7 +49,7 @@ def rivals() -> list[Baseline]:
 
 
 @pytest.fixture
-def comparison(cohort: Path, rivals: list[Baseline]) -> Comparison:
+def comparison(cohort: Path, rivals: list[ComparedMethod]) -> Comparison:
     return compare(cohort, rivals, fpr=0.1, draws=200)
 
 
@@ -122,7 +122,9 @@ def test_as_json_names_no_patient(comparison: Comparison) -> None:
     assert low < first["mean"]["pixel_aupr"] < high
 
 
-def test_without_labels_models_keep_their_smoothing(cohort: Path, rivals: list[Baseline]) -> None:
+def test_without_labels_models_keep_their_smoothing(
+    cohort: Path, rivals: list[ComparedMethod]
+) -> None:
     for split in ("valid", "test"):
         shutil.rmtree(cohort / split / "Ungood" / "label")
     result = compare(cohort, rivals, fpr=0.1, draws=20)
@@ -134,7 +136,7 @@ def test_without_labels_models_keep_their_smoothing(cohort: Path, rivals: list[B
 
 
 def test_without_validation_split_the_models_own_threshold_holds(
-    cohort: Path, rivals: list[Baseline]
+    cohort: Path, rivals: list[ComparedMethod]
 ) -> None:
     shutil.rmtree(cohort / "valid")
     result = compare(cohort, rivals, fpr=0.1, draws=20)
@@ -144,13 +146,15 @@ def test_without_validation_split_the_models_own_threshold_holds(
     assert smooth.results[0].measured[0].evaluation.threshold is None
 
 
-def test_a_share_that_was_not_calibrated_is_a_note(cohort: Path, rivals: list[Baseline]) -> None:
+def test_a_share_that_was_not_calibrated_is_a_note(
+    cohort: Path, rivals: list[ComparedMethod]
+) -> None:
     result = compare(cohort, rivals, smoothing=1, fpr=0.0001, draws=20)
     assert any("was not calibrated" in note for note in result.notes)
     assert result.results[0].mean("dice_at_fpr") is None
 
 
-def test_wrong_use(cohort: Path, rivals: list[Baseline]) -> None:
+def test_wrong_use(cohort: Path, rivals: list[ComparedMethod]) -> None:
     with pytest.raises(InputError, match="nothing to compare"):
         compare(cohort, [])
     with pytest.raises(InputError, match="odd number"):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_spatial_ar.evaluation.baselines import Baseline
+from napari_spatial_ar.evaluation.baselines import ComparedMethod
 from napari_spatial_ar.evaluation.compare import Comparison, compare
 from napari_spatial_ar.evaluation.report import curves_svg, examples, patient_labels, write_report
 from tests.browser import Browser
@@ -30,8 +30,8 @@ def comparison(cohort: Path) -> Comparison:
     quick.header.training = {"seed": 0, "seconds": 1.0}
     slow.header.training = {"seed": 0, "seconds": 3.0}
     rivals = [
-        Baseline("bright <b>", (quick, slow)),  # type: ignore[arg-type]
-        Baseline("dark | side", (BrightnessModel(inverted=True),)),  # type: ignore[arg-type]
+        ComparedMethod("bright <b>", (quick, slow)),  # type: ignore[arg-type]
+        ComparedMethod("dark | side", (BrightnessModel(inverted=True),)),  # type: ignore[arg-type]
     ]
     return compare(cohort, rivals, smoothing=1, fpr=0.1, draws=50)
 
@@ -82,7 +82,7 @@ def test_the_page_can_be_read_on_any_screen_and_on_paper(
         "spatial-ar:dilations=1-2-4-2-1,whiten=true,hidden=512",
         *(f"bank {n}" for n in "123456"),
     ]
-    rivals = [Baseline(name, (BrightnessModel(),)) for name in names]  # type: ignore[arg-type]
+    rivals = [ComparedMethod(name, (BrightnessModel(),)) for name in names]  # type: ignore[arg-type]
     page = write_report(compare(cohort, rivals, smoothing=1, fpr=0.1, draws=20), tmp_path)[2]
     browser.check_page(page, paper_mm=297)
     reader = pypdf.PdfReader(io.BytesIO(browser.pdf()))
@@ -133,7 +133,7 @@ def test_examples_are_the_best_median_and_worst_patients(comparison: Comparison)
 
 def test_without_labels_there_are_no_curves(cohort: Path, tmp_path: Path) -> None:
     shutil.rmtree(cohort / "test" / "Ungood" / "label")
-    rivals = [Baseline("bright", (BrightnessModel(),))]  # type: ignore[arg-type]
+    rivals = [ComparedMethod("bright", (BrightnessModel(),))]  # type: ignore[arg-type]
     comparison = compare(cohort, rivals, smoothing=1, fpr=0.1, draws=20)
     page = write_report(comparison, tmp_path / "out")[2].read_text()
     assert "<svg" not in page

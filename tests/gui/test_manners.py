@@ -70,7 +70,7 @@ def _is_part(widget: QWidget, root: QWidget) -> bool:
     return type(widget).__name__ in ("QScrollArea", "QTabWidget", "QStackedWidget")
 
 
-def format_duration(widget: QWidget) -> str:
+def spoken_name(widget: QWidget) -> str:
     """What a screen reader says: the name that was given, or a button's text."""
     text = widget.text() if isinstance(widget, QAbstractButton) else ""
     return widget.accessibleName() or (text if re.search(r"[A-Za-z]{2}", text) else "")
@@ -84,7 +84,7 @@ def lacking(root: QWidget) -> list[str]:
         what = f"{type(widget).__name__} {text!r} {widget.toolTip()[:40]!r}"
         if not widget.toolTip():
             found.append(f"no tooltip: {what}")
-        if not format_duration(widget):
+        if not spoken_name(widget):
             found.append(f"no name: {what}")
     return found
 
@@ -223,7 +223,7 @@ def test_the_wheel_changes_nothing_in_the_docks_and_the_worklist(
 
 
 def dialogs_of_the_package() -> set[type[QDialog]]:
-    for module in pkgutil.iter_modules(gui.__path__, f"{gui.__name__}."):
+    for module in pkgutil.walk_packages(gui.__path__, f"{gui.__name__}."):
         importlib.import_module(module.name)
 
     def below(kind: type[QDialog]) -> set[type[QDialog]]:

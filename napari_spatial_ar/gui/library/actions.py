@@ -1,4 +1,4 @@
-"""What a checkpoint of the paper's authors does not say, asked before it is taken in."""
+"""What can be done with models: rename, copy, delete, share, import, calibrate, compare."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from qtpy.QtWidgets import (
 from napari_spatial_ar.errors import NameTakenError, SpatialARError
 from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report
-from napari_spatial_ar.gui.library import actions as library_work
 from napari_spatial_ar.gui.library.weights_row import WeightsRow
 from napari_spatial_ar.gui.widgets.forms import (
     Dialog,
@@ -342,7 +341,7 @@ def calibrate(folder: Path, normals: Path, name: str) -> Callable[[threading.Eve
     """Make a task that calibrates the user's model ``name``, or a new copy of that name.
 
     It yields (what is done, slices done, slices in all) at times, and gives the name; None where
-    it was stopped. See `calibrating.recalibrate_steps`.
+    it was stopped. See `calibrate.recalibrate_steps`.
     """
 
     def work(stop: threading.Event) -> Work:
@@ -484,19 +483,19 @@ class LibraryActions(QObject):
         name = self._ask("Rename", f"New name of {entry.name}:", entry.name)
         if name and name != entry.name:
             said = f"{entry.name} is called {{}} now."
-            self._run(_Action("Renaming", said, library_work.rename, (entry.name,), name))
+            self._run(_Action("Renaming", said, rename, (entry.name,), name))
 
     def duplicate(self, entry: Any) -> None:
         """Ask for a name and make a copy of it."""
         name = self._ask("Duplicate", f"Name of the copy of {entry.name}:", f"{entry.name}-copy")
         if name:
-            act = library_work.duplicate
+            act = duplicate
             self._run(_Action("Duplicating", "Copied as {}.", act, (entry.folder,), name))
 
     def delete(self, entry: Any) -> None:
         """Move a model to the trash; not asked first, as it can be undone."""
         said = "{} is in the trash."
-        self._run(_Action("Deleting", said, library_work.delete, name=entry.name, undo=entry.name))
+        self._run(_Action("Deleting", said, delete, name=entry.name, undo=entry.name))
 
     def undo(self) -> None:
         """Bring the model back that was deleted last."""
@@ -506,7 +505,7 @@ class LibraryActions(QObject):
     def restore(self, name: str) -> None:
         """Bring a deleted model back."""
         undo = "" if name == self.undo_name else None
-        act = library_work.restore
+        act = restore
         self._run(_Action("Restoring", "{} is back.", act, (name,), name, undo=undo))
 
     def export(self, entry: Any) -> None:
@@ -521,7 +520,7 @@ class LibraryActions(QObject):
         settings.remember_folder(_FOLDER, Path(chosen).parent)
         arguments = (entry.folder, Path(chosen), pictures)
         said = "Exported as {}."
-        self._run(_Action("Exporting", said, library_work.export, arguments, changes=False))
+        self._run(_Action("Exporting", said, export, arguments, changes=False))
 
     def import_file(self) -> None:
         """Ask for a file and take the model in."""
@@ -530,7 +529,7 @@ class LibraryActions(QObject):
         )
         if chosen:
             settings.remember_folder(_FOLDER, Path(chosen).parent)
-            act = library_work.import_file
+            act = import_file
             self._run(_Action("Importing", "Imported as {}.", act, (Path(chosen),), ""))
 
     def _import_checkpoint(self, found: Any) -> None:
@@ -538,7 +537,7 @@ class LibraryActions(QObject):
         dialog = CheckpointDialog(found, self.parent())
 
         def take_in() -> None:
-            act, arguments = library_work.import_checkpoint, (found.path, dialog.choices)
+            act, arguments = import_checkpoint, (found.path, dialog.choices)
             name = dialog.name.text().strip()
             self._run(_Action("Importing", "Imported as {}.", act, arguments, name))
 
@@ -547,7 +546,7 @@ class LibraryActions(QObject):
 
     def check(self, entry: Any) -> None:
         """Read a model whole, its backbone too."""
-        act = library_work.recheck
+        act = recheck
         self._run(_Action("Checking", "", act, (entry.folder,), changes=False))
 
     def calibrate(self, entry: Any) -> None:
@@ -559,7 +558,7 @@ class LibraryActions(QObject):
         if name and entry.released:
             name = self._ask("Calibrate", "Name of the copy that is calibrated:", f"{name}-here")
         if name:
-            act, arguments = library_work.calibrate, (entry.folder, Path(normals))
+            act, arguments = calibrate, (entry.folder, Path(normals))
             said = "{} is calibrated on these scans."
             self._run(_Action("Calibrating", said, act, arguments, name=name, steps=True))
 
@@ -584,7 +583,7 @@ class LibraryActions(QObject):
             return
         self._action, self._taken = action, ""
         given = action.arguments if action.name is None else (*action.arguments, action.name)
-        work = action.act(*given) if action.steps else library_work.once(action.act, *given)
+        work = action.act(*given) if action.steps else once(action.act, *given)
         self._task = task = self._tasks.start(work)
         task.progressed.connect(self._on_step)
         task.returned.connect(self._on_returned)
@@ -603,11 +602,11 @@ class LibraryActions(QObject):
         if action.steps and result is None:
             self.message.emit("Stopped; nothing was changed.")
             return
-        if action.act is library_work.import_file and not isinstance(result, str):
+        if action.act is import_file and not isinstance(result, str):
             self._checkpoint = result
             self.message.emit("")
             return
-        if action.act is library_work.recheck:
+        if action.act is recheck:
             self.message.emit(f"{result.name} was checked.")
             self.checked.emit(result)
             return
@@ -616,7 +615,7 @@ class LibraryActions(QObject):
             return
         if action.undo is not None:
             self.undo_name = action.undo
-        if action.act is library_work.rename:
+        if action.act is rename:
             model_access.model_events.renamed.emit(action.arguments[0], result)
         self.made.emit(result)
         model_access.model_events.changed.emit()

@@ -45,7 +45,7 @@ _FILES = (
 )
 _OWN = "Another, under a name of its own"
 _ASKED = "Its files do not say all that is needed. Fill in what stands above, and add it again."
-_INVITATION = "Choose a file or folder, or drop one here. What it is is told by its content."
+_INVITATION = "Choose a file or folder, or drop one here. Its kind is detected from its content."
 
 
 class AddWeightsDialog(Dialog):

@@ -1,4 +1,4 @@
-"""A model's card, drawn without asking the network or any file outside the model's folder."""
+"""The dialog of models: table, details with the card, and the button that opens it."""
 
 from __future__ import annotations
 
@@ -584,9 +584,6 @@ class LibraryButton(QPushButton):
 
     def open(self) -> None:
         """Show the dialog, or bring the one that is open to the front."""
-        # Not before: docks open faster without it.
-        from napari_spatial_ar.gui.library.dialog import LibraryDialog
-
         window = _main_window(self)
         dialog = window.findChild(LibraryDialog) or LibraryDialog(window)
         dialog.show()

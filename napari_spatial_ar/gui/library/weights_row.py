@@ -14,8 +14,8 @@ __all__ = ["WeightsRow"]
 class WeightsRow(QWidget):
     """*Get weights...* and *Add file...*; each opens a dialog for the backbone that is meant.
 
-    Every dock hears of new weights by `services.weights_news`; the row that they were got by tells
-    its owner too.
+    Every dock hears of new weights by `model_access.weights_news`; the row that they were got by
+    tells its owner too.
     """
 
     #: Name of the backbone whose weights were got by this row.

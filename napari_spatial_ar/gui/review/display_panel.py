@@ -74,7 +74,7 @@ class Display(QObject):
     ----------
     viewer : napari.Viewer
         Where the layers are.
-    stage : Stage
+    stage : LayerVisibility
         What shows and hides them.
     parent : QObject
         The owner.
@@ -417,7 +417,7 @@ class DisplayPanel(QWidget):
     ----------
     viewer : napari.Viewer
         Where the layers are.
-    stage : Stage
+    stage : LayerVisibility
         What shows and hides them.
     scope : QWidget
         The dock: keys work anywhere in it but in text fields, and on the viewer's canvas.

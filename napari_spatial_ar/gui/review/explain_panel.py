@@ -92,7 +92,7 @@ class Explainer(QObject):
 
     #: Place, score there (None where it is not scored); None and None where there is no scan.
     moved = Signal(object, object)
-    #: Told.
+    #: PatchContext.
     told = Signal(object)
     #: Tuple of Neighbour.
     found = Signal(object)

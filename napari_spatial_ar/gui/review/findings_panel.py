@@ -1,4 +1,4 @@
-"""The field in which a comment is written, and what becomes of it when the findings change."""
+"""The table of flagged regions, and what a reader decides and writes about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is drawn on a session's mask layer, and what a person changed of it since."""
+"""The mask of the chosen session: computed, drawn, and edited by hand."""
 
 from __future__ import annotations
 
@@ -61,21 +61,21 @@ class MaskDrawing(QObject):
 
     def _on_paint(self, event: Any = None) -> None:
         self._brush = True
-        self._update_text()
+        self._mark_touched()
 
     def _on_view(self, event: Any = None) -> None:
         """Take note of an undo, which has no event of its own: the same slice drawn again."""
         point, self._point = self._point, self._viewer.dims.point
         if not self._drawing and point == self._point:
-            self._update_text()
+            self._mark_touched()
 
-    def _update_text(self) -> None:
+    def _mark_touched(self) -> None:
         self._pending = True
         # The dock may be gone before its Python half is.
         with suppress(RuntimeError):
             self.touched.emit()
 
-    def set_strokes(self, session: Session, threshold: float, *, look: bool = False) -> bool:
+    def collect_strokes(self, session: Session, threshold: float, *, look: bool = False) -> bool:
         """Add to the session's strokes what a person changed; False where nothing was.
 
         Parameters
@@ -249,17 +249,17 @@ class MaskController(QObject):
 
     def set_session(self, session: Session | None) -> None:
         """Work on another scan; None to rest."""
-        self._take_strokes()
+        self._collect_strokes()
         self._session = session
         if self._ready() is not None and session is not None:
             # Painted while another scan was chosen.
-            self.drawing.set_strokes(session, self._threshold, look=True)
+            self.drawing.collect_strokes(session, self._threshold, look=True)
         self._timer.stop()
         self.listed_changed.emit(session)
 
     def set_threshold(self, threshold: float) -> None:
         """Move the threshold, in the model's unit."""
-        self._take_strokes()
+        self._collect_strokes()
         self._threshold = threshold
         session = self._ready()
         if session is not None:
@@ -268,7 +268,7 @@ class MaskController(QObject):
 
     def set_settings(self, settings: MaskSettings) -> None:
         """Change what becomes of the voxels above the threshold, and look at the region again."""
-        self._take_strokes()
+        self._collect_strokes()
         self.settings = settings
         self._inside = None
         session = self._ready()
@@ -320,7 +320,7 @@ class MaskController(QObject):
             self._draw_scored(session, np.flatnonzero(session.score.scored).tolist())
 
     def _draw_scored(self, session: Session, indices: list[int]) -> None:
-        self._take_strokes()
+        self._collect_strokes()
         layer = self.drawing.layer(session)
         for index in indices:
             self._draw_slice(session, layer, index)
@@ -338,7 +338,7 @@ class MaskController(QObject):
         session = self._ready()
         if session is not None:
             by_label = {item.finding.label: item.finding for item in session.listed.items}
-            self._take_strokes()
+            self._collect_strokes()
             session.chosen = None if label is None else by_label.get(label)
             self.drawing.overlay(session)
 
@@ -348,16 +348,16 @@ class MaskController(QObject):
         """Give a finding a status or a comment."""
         session = self._ready()
         if session is not None:
-            self._take_strokes()
+            self._collect_strokes()
             session.listed = session.listed.decide(label, status=status, comment=comment)
             self.drawing.overlay(session)
-            self._update_text(session)
+            self._announce(session)
 
     def forget_strokes(self) -> None:
         """Go back to the mask that the scores give."""
         session = self._ready()
         if session is not None:
-            self._take_strokes()
+            self._collect_strokes()
             session.strokes = Strokes()
             self._timer.start(0)
 
@@ -366,12 +366,12 @@ class MaskController(QObject):
 
         It takes a while, for a worker.
         """
-        self.drawing.set_strokes(session, self._threshold, look=True)
+        self.drawing.collect_strokes(session, self._threshold, look=True)
         return partial(reviewed, session, self.computed(session), session.strokes)
 
-    def _take_strokes(self) -> bool:
+    def _collect_strokes(self) -> bool:
         session = self._ready()
-        return session is not None and self.drawing.set_strokes(session, self._threshold)
+        return session is not None and self.drawing.collect_strokes(session, self._threshold)
 
     def _on_touched(self) -> None:
         if self._ready() is not None:
@@ -429,7 +429,7 @@ class MaskController(QObject):
         if self._busy:
             self._again = True
             return
-        self._take_strokes()
+        self._collect_strokes()
         self._busy, self._again = True, False
         strokes = session.strokes
         region = self.region(session)  # layers are read on this thread
@@ -446,16 +446,16 @@ class MaskController(QObject):
     def _show(self, session: Session, result: Any) -> None:
         if self._again or session is not self._session or self._ready() is None:
             return
-        if self._take_strokes():
+        if self._collect_strokes():
             self._timer.start(0)
             return
         mask, listed = result
         session.listed = listed.with_marks(session.listed.marks)
         session.chosen = _same(session.chosen, session.listed)
         self.drawing.draw(session, mask)
-        self._update_text(session)
+        self._announce(session)
 
-    def _update_text(self, session: Session) -> None:
+    def _announce(self, session: Session) -> None:
         self.findings_changed.emit(list(session.listed.kept))
         self.listed_changed.emit(session)
 

@@ -1,4 +1,4 @@
-"""Buttons that turn the view to axial, coronal and sagittal slices."""
+"""The Scan section: list and names of open scans, planes, display window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores scans in a worker, and keeps each result with the layer it was made for."""
+"""The Score section: the queue, progress, domain shift and p-value of a scan."""
 
 from __future__ import annotations
 

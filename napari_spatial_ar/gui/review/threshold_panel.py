@@ -1,4 +1,4 @@
-"""The unit in which the threshold is shown."""
+"""The Threshold section: histogram, slider and unit, and settings of the mask."""
 
 from __future__ import annotations
 

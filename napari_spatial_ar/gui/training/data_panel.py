@@ -1,4 +1,4 @@
-"""Which series of a folder a model learns from."""
+"""The Normal scans section: folders, what was found in them, which series are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a fit stands, in words."""
+"""The Training dock: start, pause and resume a fit, and how far it is."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class UnfinishedFit(QWidget):
                 model_access.read_recipe(model_access.unfinished_dir() / f"{self.name}.toml")
             )
         except SpatialARError as error:
-            self.note.set_text(report(error, "Going on"))
+            self.note.set_text(report(error, "Resuming"))
             return False
         form.name.setText(self.name)
         return True
@@ -148,7 +148,7 @@ class UnfinishedFit(QWidget):
 _STOPPED = "Stopped. Start goes on from here with the same settings."
 
 
-_PAUSED = "Paused; Go on goes on from here, and Cancel works too."
+_PAUSED = "Paused. Resume continues from here; Cancel still works."
 
 
 class TrainingDock(DockPage):
@@ -195,7 +195,7 @@ class TrainingDock(DockPage):
         self.setAcceptDrops(True)
         self.start_button.clicked.connect(self.start)
         self.estimate_button.clicked.connect(self.estimate)
-        self.pause_button.clicked.connect(self.pause_or_go_on)
+        self.pause_button.clicked.connect(self.pause_or_resume)
         self.cancel_button.clicked.connect(self.cancel)
         self.unfinished.resume_button.clicked.connect(self.resume_unfinished)
         self.outliers_button.clicked.connect(self.show_outliers)
@@ -293,12 +293,12 @@ class TrainingDock(DockPage):
         if self.unfinished.take_up(self.form):
             self.start()
 
-    def pause_or_go_on(self) -> None:
+    def pause_or_resume(self) -> None:
         """Let the worker wait after the step at hand, or go on."""
         if self.paused:
             self._text.restart()
             self._go.set()
-            self.note.set_text("Going on...")
+            self.note.set_text("Resuming...")
         elif self.running:
             self._go.clear()
             self.note.set_text(_PAUSED)

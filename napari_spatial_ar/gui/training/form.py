@@ -1,4 +1,4 @@
-"""Saving the settings of a training form as a recipe, and taking up a saved one."""
+"""The settings of a fit: model, window, recipe."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class OutliersDialog(Dialog):
 
     Parameters
     ----------
-    suspects : Suspects
+    suspects : Outliers
         At least one.
     parent : QWidget, optional
         The window it belongs to.
@@ -40,7 +40,7 @@ class OutliersDialog(Dialog):
 
     def __init__(self, suspects: Outliers, parent: QWidget | None = None):
         super().__init__(parent)
-        self.setWindowTitle("Most surprising training scans")
+        self.setWindowTitle("Training outliers")
         self.resize(1180, 560)
         self._suspects = suspects
         self._limits = heat_range([one.example for one in suspects.ranked])

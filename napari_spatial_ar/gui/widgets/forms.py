@@ -469,7 +469,7 @@ class Fold(QWidget):
 
 
 def folding(title: str, parts: Sequence[Any], *, key: str, beside: Sequence[QWidget] = ()) -> Fold:
-    """Make a section as `forms.section` does, open at first, that can be folded away."""
+    """Make a section as `section` does, open at first, that can be folded away."""
     tip = tooltip("docks.heading", title=title)
     return Fold(title, tip, stack(parts), key=key, expanded=True, strong=True, beside=beside)
 

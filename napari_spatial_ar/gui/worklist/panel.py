@@ -1,4 +1,4 @@
-"""Lists a folder's scans in a worker, row by row, and draws their pictures."""
+"""The worklist below the canvas: its folder, buttons, keys and report."""
 
 from __future__ import annotations
 

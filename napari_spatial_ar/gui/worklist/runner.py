@@ -1,4 +1,4 @@
-"""What workers do for a worklist: score, open, keep. Nothing here touches a layer."""
+"""Scores the scans of a worklist in the background: start, pause, resume, cancel."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def open_steps(
 
     Returns
     -------
-    Kept or None
+    StoredScan or None
         None without a model.
 
     Raises

@@ -1,4 +1,4 @@
-"""Scans of a worklist as rows of a table, each with its picture."""
+"""The table of a worklist, sorted by any column, and the rows behind it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Where torch computes, and in which precision."""
+"""Where torch computes: the processor, an NVIDIA card, or the GPU of an Apple computer.
+
+bfloat16 is fast where the hardware has it; elsewhere it is emulated, several times slower than
+float32. Scores are computed in float32 all the same, so that they do not depend on the processor:
+bfloat16 only selects the rows of a bank that are worth a float32 product (`nearest`). Engines and
+training that compute in bfloat16 are described in docs/explanation/speed.md, with what they change.
+"""
 
 from __future__ import annotations
 

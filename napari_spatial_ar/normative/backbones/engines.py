@@ -1,6 +1,19 @@
-"""Networks in OpenVINO's form, as they are or with some of their products in 8 bits.
+"""Ways to compute a frozen backbone: the same weights, in other arithmetic or by another compiler.
 
-NNCF makes the latter (extra ``int8``): it shows the network a few slices to see in which range
+================== ==========================================================================
+float32            as the weights are; what every model is fitted and calibrated with
+bfloat16, float16  weights and products of half the width, where the device has them in hardware
+compiled           float32 through torch.compile; needs a C++ compiler and minutes for the first
+                   slice
+openvino           Intel's OpenVINO in float32, on any x86 or Arm processor (extra ``openvino``)
+openvino-bfloat16  the same in bfloat16, where the processor has it
+openvino-int8      the same with a third of the products in 8 bits, by NNCF (extra ``int8``)
+================== ==========================================================================
+
+Which is the fastest that gives the same maps is measured: see
+`napari_spatial_ar.normative.backbones.fastest_engine`.
+
+NNCF makes the products in 8 bits: it shows the network a few slices to see in which range
 its activations lie. That takes it many seconds, so the outcome is kept on the disk, under a name
 made of all that it depends on. A file that is damaged, or from a version with another recipe, is
 made again; all of them may be deleted at any time.
@@ -38,7 +51,6 @@ from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.files import atomic_write_bytes
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
-from napari_spatial_ar.normative.backbones import engines
 from napari_spatial_ar.normative.backbones.devices import native_bfloat16
 from napari_spatial_ar.normative.backbones.weight_files import content_sha256
 from napari_spatial_ar.normative.cancellation import check_cancelled
@@ -386,7 +398,7 @@ class OpenVino(Engine):
         return torch.from_numpy(result[0].copy())
 
     def _compile(self, images: Tensor) -> Any:
-        engines.disable_telemetry()
+        disable_telemetry()
         import openvino
 
         model = self._model(tuple(images.shape))
@@ -398,7 +410,7 @@ class OpenVino(Engine):
         return openvino.Core().compile_model(model, "CPU", options).create_infer_request()
 
     def _model(self, shape: tuple[int, ...]) -> Any:
-        return engines.convert(self.network, shape)
+        return convert(self.network, shape)
 
 
 class OpenVinoBFloat16(OpenVino):
@@ -433,7 +445,7 @@ class OpenVinoInt8(OpenVino):
         )
 
     def _model(self, shape: tuple[int, ...]) -> Any:
-        return engines.quantized(self.network, shape)
+        return quantized(self.network, shape)
 
 
 ENGINES: dict[str, type[Engine]] = {

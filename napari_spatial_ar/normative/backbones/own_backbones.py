@@ -254,7 +254,7 @@ def describe(
         See `read_bundle`.
     name : str
         Its name to be.
-    said : Said
+    said : BackboneOverrides
         What the user says of it.
 
     Raises

@@ -1,4 +1,4 @@
-"""One set of names for backbone weights, whoever wrote the file.
+"""Reading weights from files, whoever wrote them: told by content, and never unpickled.
 
 Meta's ``.pth``, timm's safetensors and transformers' safetensors (old and new names) hold the
 same DINO weights under different names. `to_transformers` turns each into the names of the

@@ -347,7 +347,7 @@ def _bar(progress: Progress | None) -> Any:
 
     call = progress
 
-    class PatchContext(tqdm):
+    class ReportingBar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             hidden = {"disable": False, "file": io.StringIO()}
             super().__init__(*args, **{**kwargs, **hidden})  # type: ignore[no-untyped-call]
@@ -358,7 +358,7 @@ def _bar(progress: Progress | None) -> Any:
                 call(int(self.n), int(self.total or 0))
             return drawn
 
-    return PatchContext
+    return ReportingBar
 
 
 class _Unreachable(WeightsError):
@@ -403,7 +403,7 @@ def add(
     name : str, optional
         Which backbone of `BACKBONES`; guessed from the file's name where left out. Any other
         name makes it a backbone of the user's own.
-    said : Said, optional
+    said : BackboneOverrides, optional
         What its files do not say; for backbones of the user's own.
     overwrite : bool
         Whether another backbone of the user's own of this name may be replaced.

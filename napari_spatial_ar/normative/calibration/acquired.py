@@ -138,7 +138,7 @@ def header_shift(header: ModelHeader, volume: Volume | Scan) -> DomainShift:
 
     Returns
     -------
-    Likeness
+    DomainShift
         ``reasons`` for all that does not fit: modality, sequence, plane, contrast agent, kernel.
     """
     found = volume.series.acquisition

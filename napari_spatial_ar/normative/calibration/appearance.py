@@ -1,4 +1,4 @@
-"""How slices of a scan appear to a model, measured; see `likeness`."""
+"""How slices of a scan appear to a model, measured; see `domain_shift`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from napari_spatial_ar.steps import finish
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.model import NormativeModel
 
-__all__ = ["domain_shift_steps", "likeness", "measure_appearance"]
+__all__ = ["domain_shift", "domain_shift_steps", "measure_appearance"]
 
 # Channels of the embedding that a model file keeps, spread evenly over all of them.
 _MOST_CHANNELS = 512
@@ -57,7 +57,7 @@ def measure_appearance(
 
     Returns
     -------
-    Looks or None
+    Appearance or None
         None where there is no body in it.
     """
     body = tissue_mask(unit)
@@ -101,7 +101,7 @@ def domain_shift_steps(model: NormativeModel, volume: Volume) -> Generator[None,
 
     Returns
     -------
-    Likeness
+    DomainShift
 
     Raises
     ------
@@ -140,7 +140,7 @@ def domain_shift_steps(model: NormativeModel, volume: Volume) -> Generator[None,
     )
 
 
-def likeness(model: NormativeModel, volume: Volume) -> DomainShift:
+def domain_shift(model: NormativeModel, volume: Volume) -> DomainShift:
     """Compare a scan with what a model learned from; see `domain_shift_steps`."""
     return finish(domain_shift_steps(model, volume))
 

@@ -1,4 +1,8 @@
-"""How high each normal patient scores at most: in a single voxel, and in regions by their size.
+"""What scores mean: how much normal tissue lies above them, how many normal scans reach them.
+
+Pixels of a patient, and slices of one, are alike; only patients may be exchanged for each other.
+So whatever is promised of the next patient rests on the number n of patients, however many pixels
+there are: no p-value lies below 1 / (n + 1).
 
 Shares of tissue say how often a score is exceeded, not by how many patients, and they end where
 tissue becomes too little to count. A finding is one region of one patient; what it is compared

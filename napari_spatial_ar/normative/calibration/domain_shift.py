@@ -162,14 +162,14 @@ def sum_up(looks: Sequence[Appearance], groups: Sequence[str]) -> NormalAppearan
 
     Parameters
     ----------
-    looks : sequence of Looks
+    looks : sequence of Appearance
         One a slice.
     groups : sequence of str
         Patient of each; nothing of it is kept.
 
     Returns
     -------
-    NormalLooks or None
+    NormalAppearance or None
         None of no slices.
     """
     if not looks:
@@ -210,14 +210,14 @@ def compare_appearance(normal: NormalAppearance, looks: Sequence[Appearance]) ->
 
     Parameters
     ----------
-    normal : NormalLooks
+    normal : NormalAppearance
         Of the model.
-    looks : sequence of Looks
+    looks : sequence of Appearance
         Slices in the middle of the scan.
 
     Returns
     -------
-    Likeness
+    DomainShift
     """
     if not looks:
         reason = "the model finds no body in the slices in its middle"

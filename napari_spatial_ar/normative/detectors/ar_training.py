@@ -1,4 +1,4 @@
-"""Stored grids as a training takes them."""
+"""Training the autoregressive network from stored embeddings."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ class Detector(ABC):
         ----------
         grids : sequence of (B, D, Hp, Wp) float
             Embeddings of normal slices, walked more than once.
-        setup : FitSetup
+        setup : FitContext
             The second argument.
         **options
             The method's own, each with a default: `options` lists them.

@@ -6,9 +6,10 @@ discriminator on frozen features this is; here the changes are made to the slice
 (`napari_spatial_ar.normative.fitting.synthetic_anomalies`), not to its features. No lesion and no
 label of one is used.
 
-Each patch is described together with its surroundings and whitened (`surroundings`), by the moments
-of unchanged patches. A network of two layers is trained by cross-entropy to tell changed patches
-from unchanged ones, one of the former to three of the latter, with dropout before both layers.
+Each patch is described together with its surroundings and whitened (`surroundings_bank`), by the
+moments of unchanged patches. A network of two layers is trained by cross-entropy to tell changed
+patches from unchanged ones, one of the former to three of the latter, with dropout before both
+layers.
 
 Defaults: 300 changed slices, 256 components, 128 hidden units, 1500 steps of 1024 patches.
 

@@ -1,4 +1,16 @@
-"""Optimizers that torch does not bring: Muon, and AdamW whose steps stay stable."""
+"""Optimizers that torch does not bring: Muon, and AdamW whose steps stay stable.
+
+Muon: the step of a weight matrix is its momentum with all singular values made alike.
+Reference: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), with
+the size of a step as in J. Liu et al., "Muon is scalable for LLM training" (2025), which makes a
+learning rate of AdamW's fit. A convolution's weights are a matrix, output channels by the rest.
+
+StableAdamW: its step shrinks where the gradient outruns its own history.
+Reference: Wortsman et al., "Stable and low-precision training for large-scale vision-language
+models" (NeurIPS 2023), with AMSGrad (Reddi et al., ICLR 2018) as Dinomaly uses it: the update
+clipping of Adafactor is applied to each tensor by dividing its learning rate by
+max(1, RMS(g / sqrt(v))).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +39,7 @@ _ADAMW_RMS = 0.2
 
 
 class Muon(Optimizer):
-    """See the module; parameters that are no matrices, such as biases, are stepped as by Adam.
+    """SGD with momentum, its steps made orthogonal; biases and the like are stepped as by Adam.
 
     Parameters
     ----------
@@ -103,7 +115,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 
 
 class StableAdamW(Optimizer):
-    """See the module.
+    """AdamW with AMSGrad and the update clipping of Adafactor.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 Reference: Erdil et al., "Spatial Autoregressive Modeling of DINOv3 Embeddings for Unsupervised
 Anomaly Detection". Defaults: the paper's dilated model; ``dilation`` 1 is its standard one,
 ``context`` "bidirectional" its third. Cost: the training; scoring is five convolutions. What
-differs from the paper is said in `autoregressive` and `training`. ``dilations`` and ``whiten`` are
+differs from the paper is said in `ar_network` and `ar_training`. ``dilations`` and ``whiten`` are
 not the paper's: docs/explanation/method.md has what they were seen to change.
 """
 

@@ -1,4 +1,4 @@
-"""Mean and covariance of more rows than fit into memory."""
+"""Embeddings as principal components of equal variance."""
 
 from __future__ import annotations
 

@@ -71,9 +71,9 @@ def measure_folds(
         What learns, and how.
     refs : sequence of SliceRef
         The training slices, their embeddings stored.
-    changed : ChangedGrids, optional
+    changed : SyntheticGrids, optional
         Changed slices, for a method that wants them.
-    setup : FitSetup
+    setup : FitContext
         That of the fit.
     store : FeatureStore
         Holds the embeddings.

@@ -160,7 +160,7 @@ def find_outliers(
 
     Returns
     -------
-    Suspects
+    Outliers
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Where a fit stands, told step by step."""
+"""What a fit is about to do, and from it how long it will still take, and where it stands."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class FitPlan:
         Where embeddings are kept.
     refs : tuple of SliceRef
         Slices that are embedded as they are.
-    changed : ChangedGrids, optional
+    changed : SyntheticGrids, optional
         Those that are changed first.
     train, valid : int
         Slices to learn from and to validate on.

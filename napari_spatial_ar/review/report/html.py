@@ -144,7 +144,9 @@ def _mask_settings(report: ScanReport) -> str:
         ("min_size_mm3", "of at least {:g} mm³"),
         ("min_voxels", "of at least {:g} voxels"),
         ("min_area_mm2", "of at least {:g} mm² in a slice"),
+        ("min_pixels", "of at least {:g} pixels in a slice"),
         ("smoothing_mm", "smoothed by {:g} mm"),
+        ("smoothing_pixels", "smoothed by {:g} pixels"),
     ):
         if found.get(key):
             said.append(text.format(found[key]))

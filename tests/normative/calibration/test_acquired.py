@@ -18,7 +18,7 @@ from napari_spatial_ar.imaging.acquisition import Acquisition
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.normative.calibration.acquired import Acquired, acquired_of, header_shift
-from napari_spatial_ar.normative.calibration.appearance import likeness
+from napari_spatial_ar.normative.calibration.appearance import domain_shift
 from napari_spatial_ar.normative.calibration.calibrate import recalibrate
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.domain_shift import shift_headline
@@ -182,7 +182,7 @@ def test_a_fit_keeps_what_headers_and_names_say(
     other = tmp_path / "other_T1w.nii.gz"
     shutil.copy(flairs / "p0" / "x_FLAIR.nii.gz", other)
     (volume,) = nsar.read(other)
-    assert likeness(saved, volume).reasons[0].startswith("by its name it is T1")
+    assert domain_shift(saved, volume).reasons[0].startswith("by its name it is T1")
     # Without it, as in older files, calibration fills it in; what is known stays.
     model.header = replace(model.header, acquired=None, training={})
     model.save(tmp_path / "old")

@@ -14,7 +14,7 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.normative import model_file
-from napari_spatial_ar.normative.calibration.appearance import likeness, measure_appearance
+from napari_spatial_ar.normative.calibration.appearance import domain_shift, measure_appearance
 from napari_spatial_ar.normative.calibration.calibrate import recalibrate
 from napari_spatial_ar.normative.calibration.domain_shift import (
     Appearance,
@@ -182,8 +182,8 @@ def test_a_fit_measures_and_a_scan_is_compared(fitted: Any) -> None:
     assert {"body", "dark", "middle", "bright"} <= looks.quantiles.keys()
     assert "slice_spacing" not in looks.quantiles  # of pictures nothing is known
     assert len(looks.embedding) == fitted.backbone.channels
-    assert likeness(fitted, scan_of(drawn("like"))).reasons == ()
-    found = likeness(fitted, scan_of(drawn("unlike"), "ct"))
+    assert domain_shift(fitted, scan_of(drawn("like"))).reasons == ()
+    found = domain_shift(fitted, scan_of(drawn("unlike"), "ct"))
     assert found.reasons[0] == "it is CT, the model learned from MRI"
     assert any("the body fills 6%" in reason for reason in found.reasons)
 
@@ -195,8 +195,8 @@ def test_a_file_without_looks_loads_and_compares_the_modality(fitted: Any, tmp_p
     old.backbone = fitted.backbone
     assert old.header.looks is None
     assert "looks" not in old.header.to_dict()
-    assert likeness(old, scan_of(drawn("unlike"))).reasons == ()
-    found = likeness(old, scan_of(drawn("like"), "ct"))
+    assert domain_shift(old, scan_of(drawn("unlike"))).reasons == ()
+    found = domain_shift(old, scan_of(drawn("like"), "ct"))
     assert found.reasons == ("it is CT, the model learned from MRI",)
     assert not found.complete
 
@@ -227,7 +227,7 @@ def test_where_memory_runs_short_the_rest_is_still_compared(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(fitted.backbone, "compute", short)
-    found = likeness(fitted, scan_of(drawn("unlike")))
+    found = domain_shift(fitted, scan_of(drawn("unlike")))
     assert not found.complete
     assert "distance" not in found.measured
     assert any("the body fills 6%" in reason for reason in found.reasons)
@@ -237,7 +237,7 @@ def test_where_memory_runs_short_the_rest_is_still_compared(
 def test_the_released_model_knows_a_scan_without_skull(shared_data: Path, scan: str) -> None:
     model = nsar.load_model("brain-flair-change", device="cpu")
     volume = nsar.read(shared_data / "volumes" / scan / "flair.nii.gz")[0]
-    found = likeness(model, volume)
+    found = domain_shift(model, volume)
     assert found.complete
     assert bool(found.reasons) == (scan == "ms_patient19")
     if found.reasons:
@@ -248,4 +248,4 @@ def test_the_sample_is_like_what_the_released_model_learned_from() -> None:
     from napari_spatial_ar.imaging.samples import sample_volume
 
     model = nsar.load_model("brain-flair-change", device="cpu")
-    assert likeness(model, sample_volume()).reasons == ()
+    assert domain_shift(model, sample_volume()).reasons == ()
