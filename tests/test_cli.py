@@ -86,7 +86,7 @@ def test_speed_finds_the_fastest_engine_and_score_uses_it(
     speed = run(tmp_path, "speed", fitted, "--device", "cpu")
     assert speed["chosen"] == "fast"
     assert speed["trials"][0]["engine"] == "float32"
-    assert speed["not_tried"]["float16"] == "it is for graphics cards"
+    assert speed["not_tried"]["float16"] == "it is for GPUs"
     monkeypatch.setattr(fastest_engine, "trials", None)  # nothing is measured again
     arguments = ["score", scan, "--model", fitted, "--device", "cpu", "--out", tmp_path / "a"]
     result = run(tmp_path, *arguments)
@@ -764,7 +764,7 @@ def test_a_backbone_of_ones_own(tmp_path: Path, normal_slices: Path) -> None:
     Dinov2Model(config).save_pretrained(source)
     add = ("weights", "add", source, "--name", "own-of-a-test")
     error = run(tmp_path, *add, code=1)["error"]
-    assert "Say --mean R,G,B and --std R,G,B" in error
+    assert "Give --mean R,G,B and --std R,G,B" in error
     assert CliRunner().invoke(app, [*map(str, add), "--mean", "grey"]).exit_code == 2
     added = run(tmp_path, *add, "--mean", "0.5", "--std", "0.25,0.25,0.5", "--patch", "8")
     try:
@@ -823,7 +823,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[Any], str]]:
         "no weights": (["fit", folder, "--out", folder / "m"], ""),
         "damaged model": (
             ["score", constant, "--model", model, "--out", folder / "o"],
-            "not a whole safetensors file",
+            "not a valid safetensors file",
         ),
         "no model": (["score", constant, "--model", "none", "--out", folder / "o"], "no model"),
         "no data set": (["evaluate", empty, "--model", model], "safetensors"),

@@ -265,7 +265,7 @@ def _content(path: Path) -> tuple[dict[str, Any], str]:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(
-            f"the model file is damaged, or it is none: it is not a whole safetensors file, which "
+            f"the model file is damaged, or it is none: it is not a valid safetensors file, which "
             f"the {MODEL_FILE} of a model is",
             path=path,
             fix=f"If it was a model, copy it again from where it came from. {_WHAT_A_MODEL_IS}",

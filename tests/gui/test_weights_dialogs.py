@@ -200,9 +200,9 @@ def test_a_token_is_used_once_or_kept_by_the_hubs_own_client(
             "its licence is not accepted yet, or there is no token",
         ),
         ((refused(HfHubHTTPError, 401), refused(HfHubHTTPError, 500)), "the token is not valid"),
-        ((refused(HfHubHTTPError, 403), refused(HfHubHTTPError, 429)), "asked too often"),
+        ((refused(HfHubHTTPError, 403), refused(HfHubHTTPError, 429)), "too many requests"),
         ((OSError(errno.ENOSPC, "No space left on device"), None), "the disk is full"),
-        ((RuntimeError(TOKEN), RuntimeError(TOKEN)), "the hub's client says RuntimeError"),
+        ((RuntimeError(TOKEN), RuntimeError(TOKEN)), "the hub's client failed with RuntimeError"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence(

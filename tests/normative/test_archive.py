@@ -223,7 +223,7 @@ def test_what_is_no_model_is_told_what_one_is(tmp_path: Path) -> None:
     notes.write_text("my notes")
     weights = tmp_path / "weights.safetensors"
     save_file({"a": torch.zeros(1)}, weights)
-    for file, what in ((notes, "not a whole safetensors file"), (weights, "no napari-spatial-ar")):
+    for file, what in ((notes, "not a valid safetensors file"), (weights, "no napari-spatial-ar")):
         with pytest.raises(ModelFileError, match=what) as caught:
             import_model(file)
         assert caught.value.path == file

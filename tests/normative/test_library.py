@@ -172,7 +172,7 @@ def test_damage_is_found(models: Path, tiny_weights: Path) -> None:
     file.write_bytes(b"nothing")
     (bad,) = check_models("bad")
     assert bad.damage is not None
-    with pytest.raises(ModelFileError, match="not a whole safetensors file"):
+    with pytest.raises(ModelFileError, match="not a valid safetensors file"):
         duplicate_model(models / "bad", "copy")
     delete_model("bad")
     assert "bad" not in {model.name for model in check_models()}

@@ -220,7 +220,7 @@ def test_any_flipped_byte_is_noticed(tiny_backbone: Backbone, tmp_path: Path) ->
         with pytest.raises(ModelFileError):
             nsar.load_model(path)
     path.write_bytes(whole[:-10])
-    with pytest.raises(ModelFileError, match="not a whole safetensors file"):
+    with pytest.raises(ModelFileError, match="not a valid safetensors file"):
         nsar.load_model(path)
 
 

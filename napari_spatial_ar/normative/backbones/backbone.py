@@ -51,7 +51,7 @@ class Backbone(nn.Module):
     device : torch.device
         Where it runs.
     rounding : Rounding, optional
-        Of which weights these are a rounded copy, where they are one.
+        Describes the original weights, if these are a rounded copy.
 
     Raises
     ------
@@ -72,16 +72,16 @@ class Backbone(nn.Module):
         self.spec = spec
         self.source = source
         self.device = device
-        #: Held by a thread while it computes a slice or a batch: engines write over their own
-        #: buffers, and may be built, exchanged or moved only between two of them.
+        #: Held by a thread while it computes a slice or a batch: engines overwrite their own
+        #: buffers, and may be built, exchanged or moved only between batches.
         self.turns = FairLock()
         depth = max(spec.layers, default=0)
         state = {name: t for name, t in state.items() if is_used(name, depth)}
-        #: What it is rounded to, such as "float16"; "" where it is as its owner published it.
+        #: The dtype the weights were rounded to, such as "float16"; "" if they are as published.
         self.rounded_to = rounding.dtype if rounding else ""
-        #: Hash of the weights that it computes with.
+        #: Hash of the weights used for computation.
         self.weights_sha256 = content_sha256(state)
-        #: Hash by which models know it: of the originals, where these weights are rounded ones.
+        #: Hash that identifies the weights in models; for rounded weights, that of the originals.
         self.sha256 = self.weights_sha256
         if rounding is not None:
             self.sha256 = rounding.originals.get(self.weights_sha256, "")
@@ -96,7 +96,7 @@ class Backbone(nn.Module):
             )
         model = _build(spec, depth)
         _load_state(model, state, spec, source)
-        # A slice takes a large backbone seconds: between blocks it looks whether it is to stop.
+        # A large backbone takes seconds for a slice, so check for cancellation between blocks.
         for module in list(model.modules()):
             if isinstance(module, nn.ModuleList):
                 for block in module:
@@ -118,7 +118,7 @@ class Backbone(nn.Module):
 
     @property
     def weights_record(self) -> dict[str, Any]:
-        """Which weights it computes with, for the record: no paths, which may name a person."""
+        """Which weights are used, for the record: no paths, which may contain a person's name."""
         return {
             "embedded": bool(self.rounded_to),
             "rounded_to": self.rounded_to or None,
@@ -145,10 +145,10 @@ class Backbone(nn.Module):
         Raises
         ------
         InputError
-            If the shape is not as said.
+            If the shape is invalid.
         MemoryShortage
-            If there is no room for a single image; where there is none for all, they are shown
-            to it in smaller batches.
+            If memory does not suffice for a single image. If it suffices for one but not for all,
+            they are embedded in smaller batches.
         """
         self.check_images(images)
         return self.portions(
@@ -158,29 +158,29 @@ class Backbone(nn.Module):
         )
 
     def compute(self, images: Tensor) -> Tensor:
-        """Embed as `embed` does, all at once, with torch's own errors where memory runs short."""
+        """Embed all images in one batch; torch's own errors are raised if memory runs short."""
         self.check_images(images)
         with self.turns.taken():
             return self._engine(images.to(self.device))
 
     def compute_with(self, engine: str, images: Tensor) -> Tensor:
-        """Embed as `compute` does but in another way, for comparison (`InputError` as of `use`)."""
+        """Embed like `compute` but with another engine, for comparison (raises like `use`)."""
         self.check_images(images)
         with self.turns.taken():
             return self._built(engine)(images.to(self.device))
 
     @cached_property
     def portions(self) -> Portions:
-        """How many images it is shown at once, where memory runs short."""
+        """Batch sizes that fit into memory."""
         return Portions(f"Embedding with {self.spec.name}")
 
     @property
     def engine(self) -> str:
-        """Name of what computes it, see `napari_spatial_ar.normative.backbones.engines`."""
+        """Name of the engine, see `napari_spatial_ar.normative.backbones.engines`."""
         return self._engine.name
 
     def use(self, engine: str) -> None:
-        """Compute it in another way from now on; what was built for a way is kept.
+        """Switch to another engine; engines built before are cached.
 
         Parameters
         ----------
@@ -190,7 +190,7 @@ class Backbone(nn.Module):
         Raises
         ------
         InputError
-            If there is no such way on this device.
+            If the engine is not available on this device.
         """
         with self.turns.taken():
             self._engine = self._built(engine)
@@ -202,7 +202,7 @@ class Backbone(nn.Module):
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
-        """Compute as the weights are for the length of a block, a slice: nobody else meanwhile."""
+        """Compute in float32 within a block (one slice), holding the backbone exclusively."""
         with self.turns.taken():
             had = self.engine
             self.use("float32")
@@ -218,11 +218,11 @@ class Backbone(nn.Module):
             self.device = device
             self._engines = {"float32": engines.build("float32", self.network, device)}
             self._engine = self._engines["float32"]
-            # What it had no room for there says nothing of here.
+            # Memory limits found on the old device do not apply to the new one.
             self.__dict__.pop("portions", None)
 
     def check_images(self, images: Tensor) -> tuple[int, int]:
-        """Give Hp and Wp of the grid that images make, or raise as `embed` says."""
+        """Return Hp and Wp of the grid of these images, or raise as documented in `embed`."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images must be (B, 3, H, W), not {tuple(images.shape)}")
         rows, columns = (n // self.patch for n in images.shape[2:])
@@ -236,16 +236,16 @@ class Backbone(nn.Module):
 
 
 def _check_cancelled(*_: object) -> None:
-    # What is compiled cannot stop between its parts.
+    # Compiled code cannot be interrupted between blocks.
     if not torch.compiler.is_compiling():
         check_cancelled()
 
 
 def _keep_triton_out() -> None:
-    """Keep transformers from importing triton where there is no CUDA device to use it.
+    """Keep transformers from importing triton if there is no CUDA device to use it.
 
-    triton brings an LLVM of its own. Where napari draws with Mesa's software OpenGL, which has
-    loaded another, importing triton ends the process with a segmentation fault.
+    triton bundles its own LLVM. If napari draws with Mesa's software OpenGL, which has loaded
+    another LLVM, importing triton ends the process with a segmentation fault.
     """
     if not torch.cuda.is_available():
         sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
@@ -253,7 +253,7 @@ def _keep_triton_out() -> None:
 
 def _build(spec: BackboneSpec, depth: int) -> nn.Module:
     _keep_triton_out()
-    # transformers takes seconds to import: only when a backbone is really built.
+    # transformers takes seconds to import, so import it only when a backbone is built.
     from transformers import (
         CLIPVisionConfig,
         CLIPVisionModel,
@@ -286,7 +286,7 @@ def _build(spec: BackboneSpec, depth: int) -> nn.Module:
 
 
 def weights_bytes(spec: BackboneSpec) -> int:
-    """About how many bytes a backbone's weights take as float32, without building them."""
+    """Approximate size of a backbone's weights in bytes as float32, without building it."""
     with torch.device("meta"):
         return sum(4 * tensor.numel() for tensor in _build(spec, 0).parameters())
 
@@ -299,14 +299,14 @@ def _load_state(
     if spec.layers:
         needed = set(filterfalse(is_final_norm, needed))
     if spec.family == "dinov3_vit":
-        # Zeros that stand for biases which the backbone does not have.
+        # Zeros in place of biases that the backbone does not have.
         state = {n: t for n, t in state.items() if n in expected or not _QV_BIAS.search(n)}
     missing = sorted(needed - state.keys())
     unknown = sorted(state.keys() - expected.keys())
     resized = sorted(n for n in state.keys() & expected.keys() if state[n].shape != expected[n])
     for names, words in (
         (missing, "lacks"),
-        (unknown, "holds, unexpectedly,"),
+        (unknown, "contains the unexpected"),
         (resized, "has another size for"),
     ):
         if names:

@@ -1,9 +1,9 @@
 """Where torch computes: the processor, an NVIDIA card, or the GPU of an Apple computer.
 
-bfloat16 is fast where the hardware has it; elsewhere it is emulated, several times slower than
-float32. Scores are computed in float32 all the same, so that they do not depend on the processor:
-bfloat16 only selects the rows of a bank that are worth a float32 product (`nearest`). Engines and
-training that compute in bfloat16 are described in docs/explanation/speed.md, with what they change.
+bfloat16 is fast on hardware that supports it; elsewhere it is emulated, several times slower than
+float32. Scores are always computed in float32, so that they do not depend on the processor:
+bfloat16 only preselects the rows of a bank for which a float32 product is computed (`nearest`).
+docs/explanation/speed.md describes the engines and training in bfloat16, and what they change.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from napari_spatial_ar.errors import InputError
 
 __all__ = ["VARIABLE", "bfloat16_products", "native_bfloat16", "resolve_device", "wait"]
 
-#: Environment variable: ``on`` takes bfloat16 for fast whatever the processor has, ``off`` never.
+#: Environment variable: ``on`` treats bfloat16 as fast whatever the processor, ``off`` never does.
 VARIABLE = "NAPARI_SPATIAL_AR_BFLOAT16"
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 matrices in hardware; `VARIABLE` overrules a processor.
+    """Whether a device multiplies bfloat16 matrices in hardware; `VARIABLE` overrides it for CPUs.
 
     Raises
     ------
@@ -44,11 +44,11 @@ def bfloat16_products(left: Tensor, right: Tensor) -> Tensor:
 
     Returns
     -------
-    (N, M) bfloat16 on hardware that has it, which rounds the sums once more; else float32
+    (N, M) bfloat16 if the hardware supports it, which rounds the sums once more; else float32
     """
     if _in_hardware(left.device):
         return left @ right.T
-    # The product of two bfloat16 numbers is a float32 number. Torch's own emulation may sum in
+    # The product of two bfloat16 numbers is exact in float32. Torch's own emulation may sum in
     # bfloat16.
     return left.float() @ right.float().T
 
@@ -63,8 +63,8 @@ def _in_hardware(device: torch.device) -> bool:
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """Turn ``"auto"`` into CUDA, Apple MPS or the CPU, in that order.
 
-    On NVIDIA's cards, torch computes float32 convolutions in TF32, with 10 bits of mantissa, unless
-    it is told not to. This tells it, for the whole process, so that scores are those of a CPU.
+    By default, torch computes float32 convolutions on NVIDIA GPUs in TF32, with a mantissa of 10
+    bits. This turns TF32 off for the whole process, so that scores match those of a CPU.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     Raises
     ------
     InputError
-        If there is no such device, or this machine does not have it.
+        If the device name is unknown, or this machine does not have the device.
     """
     if device == "auto":
         device = next(n for n in ("cuda", "mps", "cpu") if _is_here(n))
@@ -90,7 +90,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def wait(device: torch.device) -> None:
-    """Let a GPU finish what it was told, so that its time is counted where it is spent."""
+    """Wait until a GPU has finished, so that its time is attributed to the work that caused it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -98,7 +98,7 @@ def wait(device: torch.device) -> None:
 
 
 def _is_here(kind: str) -> bool:
-    """Whether torch can compute there; of kinds that this package does not know, it is believed."""
+    """Whether torch can compute on a device; kinds unknown to this package are assumed to work."""
     if kind == "cuda":
         return torch.cuda.is_available()
     return kind != "mps" or torch.backends.mps.is_available()

@@ -1,22 +1,22 @@
-"""Ways to compute a frozen backbone: the same weights, in other arithmetic or by another compiler.
+"""Engines that compute a frozen backbone: the same weights, another precision or compiler.
 
 ================== ==========================================================================
-float32            as the weights are; what every model is fitted and calibrated with
-bfloat16, float16  weights and products of half the width, where the device has them in hardware
-compiled           float32 through torch.compile; needs a C++ compiler and minutes for the first
+float32            the weights as they are; every model is fitted and calibrated with it
+bfloat16, float16  weights and products in half precision, if the device has it in hardware
+compiled           float32 through torch.compile; needs a C++ compiler, and minutes for the first
                    slice
 openvino           Intel's OpenVINO in float32, on any x86 or Arm processor (extra ``openvino``)
-openvino-bfloat16  the same in bfloat16, where the processor has it
+openvino-bfloat16  the same in bfloat16, if the processor has it
 openvino-int8      the same with a third of the products in 8 bits, by NNCF (extra ``int8``)
 ================== ==========================================================================
 
-Which is the fastest that gives the same maps is measured: see
-`napari_spatial_ar.normative.backbones.fastest_engine`.
+`napari_spatial_ar.normative.backbones.fastest_engine` measures which is the fastest engine that
+gives the same maps.
 
-NNCF makes the products in 8 bits: it shows the network a few slices to see in which range
-its activations lie. That takes it many seconds, so the outcome is kept on the disk, under a name
-made of all that it depends on. A file that is damaged, or from a version with another recipe, is
-made again; all of them may be deleted at any time.
+NNCF quantizes the products to 8 bits. It runs a few slices through the network to find the range of
+its activations. That takes many seconds, so the result is cached on disk, under a name derived from
+everything it depends on. A damaged file, or one from a version with another recipe, is generated
+again; the files may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ __all__ = [
     "quantized",
 ]
 
-# Changed where what is quantized, or on which slices, changes.
+# Increment when the quantized products or the slices used for calibration change.
 _RECIPE = 1
 
 
@@ -84,8 +84,8 @@ _SHA256 = "sha256"
 _WORDS = ("xml", "bin")
 
 
-# The first product of each MLP, as transformers call it in ViTs. Everything else in 8 bits, above
-# all what comes after an activation or belongs to attention, changes the maps
+# The first product of each MLP, by its name in transformers' ViTs. Quantizing anything else, above
+# all what follows an activation or belongs to attention, changes the maps
 # (docs/explanation/speed.md).
 _QUANTIZED = (".mlp.fc1/", ".mlp.up_proj/", ".mlp.gate_proj/")
 
@@ -96,20 +96,20 @@ _PRODUCTS = ("MatMul", "Convolution", "GroupConvolution", "ScaledDotProductAtten
 def disable_telemetry() -> None:
     """Keep OpenVINO and NNCF from reporting their use: nothing leaves this machine.
 
-    To be called before either is imported. Both report to a web service unless a file in the
-    user's home says no, and do without the package that does it where it cannot be imported.
+    Call this before importing either. Both report to a web service unless a file in the user's
+    home directory forbids it; both work without the reporting package if it cannot be imported.
     """
     loaded = sys.modules.get("openvino_telemetry")
     if loaded is None:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
         return
-    # Another plugin imported it before.
+    # Another plugin may have imported it before.
     for name in ("send_event", "send_error", "send_stack_trace", "start_session", "end_session"):
         setattr(loaded.Telemetry, name, _say_nothing)
 
 
 def _say_nothing(*_: object, **__: object) -> None:
-    """Take the place of what would report."""
+    """Stand-in for the class that would report."""
 
 
 def convert(network: nn.Module, shape: Sequence[int]) -> Any:
@@ -120,7 +120,7 @@ def convert(network: nn.Module, shape: Sequence[int]) -> Any:
     network : nn.Module
         On the CPU, in float32.
     shape : (B, 3, H, W)
-        Of what it is to be given.
+        Shape of its input.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def convert(network: nn.Module, shape: Sequence[int]) -> Any:
     import openvino
 
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        # Tracing warns of shapes that become constants, as is wanted here.
+        # Tracing warns of shapes that become constants, which is intended here.
         warnings.simplefilter("ignore")
         return openvino.convert_model(
             network, example_input=torch.zeros(*shape), input=[tuple(shape)]
@@ -138,14 +138,14 @@ def convert(network: nn.Module, shape: Sequence[int]) -> Any:
 
 
 def quantized(network: nn.Module, shape: tuple[int, ...]) -> Any:
-    """Give a network whose MLPs begin in 8 bits; made once, then read from the disk.
+    """Return a network with 8-bit first products in its MLPs; built once, then read from disk.
 
     Parameters
     ----------
     network : PatchGrid
         On the CPU, in float32.
     shape : (1, 3, H, W)
-        Of what it is to be given.
+        Shape of its input.
 
     Returns
     -------
@@ -154,7 +154,7 @@ def quantized(network: nn.Module, shape: tuple[int, ...]) -> Any:
     Raises
     ------
     Cancelled
-        If this thread is to stop, see `napari_spatial_ar.normative.cancellation`.
+        If this thread was cancelled, see `napari_spatial_ar.normative.cancellation`.
     """
     path = quantized_dir() / f"{_key(network, shape)}.safetensors"
     model = _read(path)
@@ -167,7 +167,7 @@ def quantized(network: nn.Module, shape: tuple[int, ...]) -> Any:
 
 
 def _key(network: nn.Module, shape: tuple[int, ...]) -> str:
-    """Name all that the outcome depends on."""
+    """Hash everything that the quantized network depends on."""
     parts = [
         _RECIPE,
         content_sha256(network.state_dict()),
@@ -179,7 +179,7 @@ def _key(network: nn.Module, shape: tuple[int, ...]) -> str:
 
 
 def _slices(shape: tuple[int, ...]) -> list[npt.NDArray[np.float32]]:
-    """Slices of the sample scan, other ones than engines are compared on."""
+    """Slices of the sample scan, other than those on which engines are compared."""
     with as_file(files("napari_spatial_ar") / "data" / "flair_tcga_lgg.nii.gz") as path:
         (volume,) = read(path)
     window = Window("percentile", 1.0, 99.0)
@@ -193,7 +193,7 @@ def _quantize(model: Any, images: list[npt.NDArray[np.float32]]) -> Any:
     disable_telemetry()
     with (
         warnings.catch_warnings(),
-        # Bars of progress, for a terminal that may not be there.
+        # NNCF draws progress bars, and there may be no terminal.
         contextlib.redirect_stdout(io.StringIO()),
         torch.inference_mode(False),
     ):
@@ -218,7 +218,7 @@ def _quantize(model: Any, images: list[npt.NDArray[np.float32]]) -> Any:
 
 
 def _write(model: Any, path: Path) -> None:
-    """Keep a model as one file, in place of the one unused for longest where there are many."""
+    """Cache a model as one file; if the cache is full, delete the least recently used one."""
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
@@ -233,7 +233,7 @@ def _write(model: Any, path: Path) -> None:
 
 
 def _read(path: Path) -> Any:
-    """Read a model that was kept; None where there is none, or it is not as it was written."""
+    """Read a cached model; None if there is none, or if the file was altered."""
     try:
         with safe_open(path, framework="numpy") as stored:
             said = (stored.metadata() or {}).get(_SHA256)
@@ -259,14 +259,14 @@ def _digest(parts: dict[str, npt.NDArray[np.uint8]]) -> str:
 
 
 class Engine(ABC):
-    """Something that computes the grids of a backbone.
+    """Computes the embedding grids of a backbone.
 
     Parameters
     ----------
     network : PatchGrid
-        The network in float32, where it is to run; not changed.
+        The network in float32, on `device`; not changed.
     device : torch.device
-        Where that is.
+        Where it runs.
     """
 
     name: ClassVar[str]
@@ -277,7 +277,7 @@ class Engine(ABC):
     @classmethod
     @abstractmethod
     def why_not(cls, device: torch.device) -> str:
-        """Why it cannot be had on a device, as a clause; "" where it can."""
+        """Why the engine is unavailable on a device, as a clause; "" if it is available."""
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
@@ -285,7 +285,7 @@ class Engine(ABC):
 
 
 class Float32(Engine):
-    """The network as it is."""
+    """The network in float32, as it is."""
 
     name = "float32"
 
@@ -295,18 +295,18 @@ class Float32(Engine):
 
     @classmethod
     def why_not(cls, device: torch.device) -> str:
-        """Give ""."""
+        """Return "": float32 is available everywhere."""
         del device
         return ""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """See `Engine`."""
+        """Run the network itself."""
         grid: Tensor = self.network(images)
         return grid
 
 
 class _Half(Engine):
-    """Weights and activations of half the width; norms and softmax are float32 inside torch."""
+    """Weights and activations in half precision; torch keeps norms and softmax in float32."""
 
     dtype: ClassVar[torch.dtype]
 
@@ -315,33 +315,33 @@ class _Half(Engine):
         self.network = copy.deepcopy(network).to(self.dtype)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """See `Engine`."""
+        """Run the copy in half precision; the grids are returned in float32."""
         grid: Tensor = self.network(images.to(self.dtype))
         return grid
 
 
 class BFloat16(_Half):
-    """See `Engine`."""
+    """Half precision with the exponent range of float32."""
 
     name = "bfloat16"
     dtype = torch.bfloat16
 
     @classmethod
     def why_not(cls, device: torch.device) -> str:
-        """Say where it is emulated, which is several times slower."""
+        """Report a device that only emulates bfloat16, which is several times slower."""
         return "" if native_bfloat16(device) else "the device does not have it in hardware"
 
 
 class Float16(_Half):
-    """See `Engine`."""
+    """Half precision with 10 bits of mantissa, for GPUs."""
 
     name = "float16"
     dtype = torch.float16
 
     @classmethod
     def why_not(cls, device: torch.device) -> str:
-        """Leave it to graphics cards: processors convert it to float32 and back."""
-        return "it is for graphics cards" if device.type == "cpu" else ""
+        """Report a CPU: it would convert float16 to float32 and back."""
+        return "it is for GPUs" if device.type == "cpu" else ""
 
 
 class Compiled(Engine):
@@ -355,23 +355,23 @@ class Compiled(Engine):
 
     @classmethod
     def why_not(cls, device: torch.device) -> str:
-        """Say where there is nothing to compile with."""
+        """Report a missing compiler."""
         if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
             return "there is no C++ compiler"
         if device.type not in ("cpu", "cuda"):
-            return "it is for processors and NVIDIA's cards"
+            return "it is for CPUs and NVIDIA GPUs"
         if device.type == "cuda" and importlib.util.find_spec("triton") is None:
             return "triton is not installed"
         return ""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """See `Engine`."""
+        """Run the compiled network."""
         grid: Tensor = self.network(images)
         return grid
 
 
 class OpenVino(Engine):
-    """OpenVINO, one compiled network for each shape of images that it meets."""
+    """OpenVINO, with one compiled network for each input shape."""
 
     name = "openvino"
     precision: ClassVar[str] = "f32"
@@ -383,18 +383,18 @@ class OpenVino(Engine):
 
     @classmethod
     def why_not(cls, device: torch.device) -> str:
-        """Say where it is not installed; it is for processors."""
+        """Report a missing package, or a device other than a CPU."""
         if device.type != "cpu":
-            return "it is for processors"
+            return "it is for CPUs"
         return "" if importlib.util.find_spec("openvino") else "the extra 'openvino' is missing"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """See `Engine`."""
+        """Compile for the shape of the images if necessary, and run."""
         shape = tuple(images.shape)
         if shape not in self._requests:
             self._requests[shape] = self._compile(images)
         result = self._requests[shape].infer([images.contiguous().numpy()], share_inputs=True)
-        # The request writes over its own output when it is asked again.
+        # The request overwrites its own output the next time it runs.
         return torch.from_numpy(result[0].copy())
 
     def _compile(self, images: Tensor) -> Any:
@@ -414,32 +414,32 @@ class OpenVino(Engine):
 
 
 class OpenVinoBFloat16(OpenVino):
-    """See `OpenVino`."""
+    """OpenVINO in bfloat16."""
 
     name = "openvino-bfloat16"
     precision = "bf16"
 
     @classmethod
     def why_not(cls, device: torch.device) -> str:
-        """Say what is missing of the two."""
+        """Report whichever is missing: OpenVINO, or bfloat16 in hardware."""
         return super().why_not(device) or BFloat16.why_not(device)
 
 
 class OpenVinoInt8(OpenVino):
-    """See `OpenVino`; images go one by one, as each shape takes many seconds to be made."""
+    """OpenVINO in 8 bits, image by image, since building a network takes seconds per shape."""
 
     name = "openvino-int8"
 
     @classmethod
     def why_not(cls, device: torch.device) -> str:
-        """Say what is missing of the two."""
+        """Report whichever is missing: OpenVINO or NNCF."""
         reason = super().why_not(device)
         if reason or importlib.util.find_spec("nncf"):
             return reason
-        return "nncf is missing, which 'pip install \"napari-spatial-ar[int8]\"' brings"
+        return "nncf is missing; 'pip install \"napari-spatial-ar[int8]\"' installs it"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """See `Engine`."""
+        """Embed images one by one."""
         return torch.cat(
             [super(OpenVinoInt8, self).__call__(one) for one in torch.split(images, 1)]
         )
@@ -455,12 +455,12 @@ ENGINES: dict[str, type[Engine]] = {
 
 
 def available(device: torch.device) -> tuple[str, ...]:
-    """Names of the engines that a device can run, float32 first."""
+    """Names of the engines available on a device, float32 first."""
     return tuple(name for name, engine in ENGINES.items() if not engine.why_not(device))
 
 
 def check(name: str, device: torch.device) -> None:
-    """See that there is an engine of this name, on this device.
+    """Check that an engine exists and is available on a device.
 
     Raises
     ------
@@ -478,7 +478,7 @@ def check(name: str, device: torch.device) -> None:
 
 
 def build(name: str, network: nn.Module, device: torch.device) -> Engine:
-    """Make an engine.
+    """Create an engine.
 
     Parameters
     ----------
@@ -490,7 +490,7 @@ def build(name: str, network: nn.Module, device: torch.device) -> Engine:
     Raises
     ------
     InputError
-        If there is no such engine, or not on this device.
+        If there is no such engine, or it is not available on this device.
     """
     check(name, device)
     return ENGINES[name](network, device)

@@ -1,4 +1,4 @@
-"""Taking turns at a backbone: threads that share it compute one slice or batch each in turn."""
+"""A fair lock on a backbone: threads that share it compute one slice or batch each in turn."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ _LOOK_SECONDS = 0.05
 
 
 class FairLock:
-    """A lock that threads get in the order in which they asked.
+    """A re-entrant lock that threads acquire in the order in which they requested it.
 
-    With one of Python's own, a thread that scores slice after slice could take it again each time
-    before the one that waits wakes up. A thread that has it may take it again; one that waits
-    still looks whether it is to stop, each for itself.
+    With Python's own locks, a thread that scores slice after slice could reacquire the lock before
+    a waiting thread wakes up. A waiting thread still checks whether it has been cancelled.
     """
 
     def __init__(self) -> None:
@@ -30,12 +29,12 @@ class FairLock:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Have it for the length of a block, which should be a slice or a batch.
+        """Hold the lock within a block, which should compute a slice or a batch.
 
         Raises
         ------
         Cancelled
-            If this thread is to stop before it is its turn.
+            If this thread is cancelled while it waits.
         """
         self._take()
         try:

@@ -1,9 +1,9 @@
-"""Which engine computes a model's backbone on this machine: measured once, and remembered.
+"""Which engine computes a model's backbone on this machine: measured once and remembered.
 
-Engines score the same few slices. The fastest one is taken whose patch scores, over all slices,
-have a rank correlation with float32's of `AGREEMENT` or more. Unasked, only engines that compute in
-float32 are tried, so that a score does not depend on the machine; those of fewer digits are there
-for who asks for them (`napari-spatial-ar speed`).
+All engines score the same few slices. The fastest one is chosen whose patch scores have a rank
+correlation of at least `AGREEMENT` with those of float32, over all slices. By default only engines
+that compute in float32 are tried, so that a score does not depend on the machine; engines of lower
+precision are tried on request (`napari-spatial-ar speed`).
 """
 
 from __future__ import annotations
@@ -43,14 +43,13 @@ __all__ = [
     "trials",
 ]
 
-#: Rank correlation of patch scores with those of float32 that an engine must have.
+#: Minimum rank correlation of an engine's patch scores with those of float32.
 AGREEMENT = 0.999
-# A smaller gain than this is not worth other digits.
+# A smaller gain is not worth different digits.
 _GAIN = 1.1
 _SLICES, _REPEATS = 3, 3
-# Tried only where they are asked for. All but one have fewer digits than float32, and 8 bits gained
-# nothing where that was measured (docs/explanation/speed.md); torch.compile compiles for minutes,
-# in each process.
+# Tried only on request. All but one have lower precision than float32, and 8 bits gained nothing
+# when measured (docs/explanation/speed.md); torch.compile compiles for minutes, in each process.
 _ONLY_WHEN_ASKED = ("bfloat16", "float16", "openvino-bfloat16", "openvino-int8", "compiled")
 #: Environment variable that forces an engine; nothing is measured then.
 VARIABLE = "NAPARI_SPATIAL_AR_ENGINE"
@@ -58,18 +57,18 @@ VARIABLE = "NAPARI_SPATIAL_AR_ENGINE"
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of trying an engine.
+    """The result of trying an engine.
 
     Parameters
     ----------
     engine : str
         Its name.
     seconds : float
-        Of the backbone, for one input of it; the median of a few.
+        Time of the backbone for one input; the median of a few.
     agreement : float
         Rank correlation of patch scores with those of float32.
     problem : str
-        Why it could not be tried, as a clause; "" where it could.
+        Why the engine could not be tried, as a clause; "" if it could.
     """
 
     engine: str
@@ -79,24 +78,24 @@ class Trial:
 
     @property
     def agrees(self) -> bool:
-        """Whether its maps may stand for those of float32."""
+        """Whether its maps may replace those of float32."""
         return not self.problem and self.agreement >= AGREEMENT
 
 
 def trials(model: NormativeModel, engines: Sequence[str] = ()) -> Generator[Trial, None, None]:
-    """Try engines one by one, float32 first; meanwhile the model keeps the one that it has.
+    """Try engines one by one, float32 first; the model keeps its current engine meanwhile.
 
     Parameters
     ----------
     model : NormativeModel
-        What scores.
+        The model to score with.
     engines : sequence of str, optional
-        Which; by default those of float32 that this machine has, but torch.compile.
+        Engines to try; by default the available float32 engines except torch.compile.
 
     Raises
     ------
     InputError
-        If there is no such engine on this device.
+        If an engine is not available on this device.
     """
     wanted = tuple(engines) or tuple(_choices(model.device))
     inputs, reference = _inputs(model), None
@@ -105,7 +104,7 @@ def trials(model: NormativeModel, engines: Sequence[str] = ()) -> Generator[Tria
             seconds, scores = _tried(model, name, inputs)
         except (Cancelled, InputError):
             raise
-        except Exception as error:  # compilers fail in ways of their own
+        except Exception as error:  # compilers raise errors of their own
             if name == "float32":
                 raise
             what = "memory runs short" if is_shortage(error) else type(error).__name__
@@ -117,7 +116,7 @@ def trials(model: NormativeModel, engines: Sequence[str] = ()) -> Generator[Tria
 
 
 def fastest(tried: Iterable[Trial]) -> str:
-    """Name of the fastest engine that agrees; float32 where none is faster by a tenth."""
+    """Name of the fastest engine that agrees; float32 if none is faster by at least a tenth."""
     of_engines = {trial.engine: trial for trial in tried}
     enough = of_engines["float32"].seconds / _GAIN
     better = [t for t in of_engines.values() if t.agrees and t.seconds < enough]
@@ -125,15 +124,15 @@ def fastest(tried: Iterable[Trial]) -> str:
 
 
 def settle(model: NormativeModel, *, measure: bool = True) -> str:
-    """Let a model use the fastest engine of float32, or the one that was asked for before.
+    """Switch a model to its fastest float32 engine, or to the one requested earlier.
 
     Parameters
     ----------
     model : NormativeModel
-        What scores.
+        The model to score with.
     measure : bool
-        Whether to measure, which takes seconds, where that was never done on this machine; else
-        float32 is used then.
+        Whether to measure, which takes seconds, if that was never done on this machine. If False
+        and nothing was measured, float32 is used.
 
     Returns
     -------
@@ -143,9 +142,9 @@ def settle(model: NormativeModel, *, measure: bool = True) -> str:
     Raises
     ------
     Cancelled
-        If this thread is to stop, see `napari_spatial_ar.normative.cancellation`.
+        If this thread was cancelled, see `napari_spatial_ar.normative.cancellation`.
     InputError
-        If the environment asks for an engine that there is not.
+        If the environment variable names an engine that does not exist.
     """
     chosen = os.environ.get(VARIABLE, "") or recalled(model)
     if not chosen and measure and _choices(model.device):
@@ -156,25 +155,25 @@ def settle(model: NormativeModel, *, measure: bool = True) -> str:
 
 
 def recalled(model: NormativeModel) -> str:
-    """Name of the engine that was found to be the fastest here; "" where that is not known."""
+    """Name of the engine measured to be the fastest here; "" if not measured yet."""
     chosen = speeds.recall_choice(_key(model))
     return chosen if chosen in available(model.device) else ""
 
 
 def remember(model: NormativeModel, engine: str) -> None:
-    """Keep a choice for this model's backbone, method and size on this machine."""
+    """Store the choice for this model's backbone, method and size on this machine."""
     speeds.remember_choice(_key(model), engine)
 
 
 def _choices(device: torch.device) -> list[str]:
-    """Name what is tried unasked, besides float32."""
+    """Names of the engines tried by default, besides float32."""
     return [n for n in available(device) if n not in ("float32", *_ONLY_WHEN_ASKED)]
 
 
 def _key(model: NormativeModel) -> list[Any]:
     header = model.header
     return [
-        # Those under "engine" may have been chosen unasked with fewer digits.
+        # Choices stored under "engine" may be lower-precision engines nobody requested.
         "float32 engine or asked for",
         header.backbone.sha256,
         list(header.backbone.layers),
@@ -195,7 +194,7 @@ def _openvino_version() -> str:
 
 
 def _inputs(model: NormativeModel) -> list[Tensor]:
-    """Slices of the sample scan as the backbone is shown them, each (1, 3, H, W)."""
+    """Slices of the sample scan as inputs of the backbone, each (1, 3, H, W)."""
     source = files("napari_spatial_ar") / "data" / "flair_tcga_lgg.nii.gz"
     with as_file(source) as path:
         (volume,) = read(path)
@@ -216,11 +215,11 @@ def _inputs(model: NormativeModel) -> list[Tensor]:
 def _tried(
     model: NormativeModel, engine: str, inputs: Sequence[Tensor]
 ) -> tuple[float, np.ndarray]:
-    """Seconds for an input, and patch scores of all of them."""
+    """Seconds per input, and the patch scores of all inputs."""
     seconds, scores = [], []
     model.backbone.compute_with(engine, inputs[0])
     for number in range(_REPEATS):
-        # One input a turn: whoever scores or explains meanwhile waits no longer than that.
+        # Release the backbone after each input, so that scoring in another thread is not delayed.
         with model.turns.taken():
             begin = time.perf_counter()
             grid = model.backbone.compute_with(engine, inputs[number % len(inputs)])

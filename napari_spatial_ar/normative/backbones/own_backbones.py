@@ -1,10 +1,10 @@
-"""Backbones that the user brings: what a folder or file of weights says of itself.
+"""Backbones that the user adds, described by their own folder or file of weights.
 
-Vision transformers of these kinds are known: `Dinov2Model`, `Dinov2WithRegistersModel`,
-`DINOv3ViTModel`, `ViTModel` and `CLIPVisionModel` of transformers, and the same networks as Meta,
-timm and open_clip write them. Which it is, its sizes and registers are read from the tensors; what
-tensors do not say (heads, activation, normalisation) from the JSON files beside them. Nothing is
-guessed where a guess would change features, and no code that comes with weights is run.
+These vision transformers are supported: `Dinov2Model`, `Dinov2WithRegistersModel`,
+`DINOv3ViTModel`, `ViTModel` and `CLIPVisionModel` of transformers, and the same networks in the
+layouts of Meta, timm and open_clip. Architecture, sizes and registers are read from the tensors;
+what tensors do not show (heads, activation, normalisation) from the JSON files beside them. Nothing
+is guessed if a wrong guess would change features, and no code that comes with weights is run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FAMILIES: dict[str, Family] = {
     "clip": "clip",
     "clip_vision_model": "clip",
 }
-# What is read of a config.json, in transformers' words.
+# The keys read from a config.json, in transformers' names.
 _READ: dict[Family, tuple[str, ...]] = {
     "dinov2": (
         *("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "hidden_act"),
@@ -67,7 +67,7 @@ _READ: dict[Family, tuple[str, ...]] = {
         *("hidden_act", "layer_norm_eps", "image_size", "patch_size"),
     ),
 }
-# Heads by width, as the authors of these networks have them: where no config says how many.
+# Heads by width, as in these networks' releases: used if no config states the number.
 _HEADS: dict[Family, dict[int, int]] = {
     "dinov2": {384: 6, 768: 12, 1024: 16, 1536: 24},
     "dinov3_vit": {384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32},
@@ -76,7 +76,7 @@ _HEADS: dict[Family, dict[int, int]] = {
 }
 # The eps of their norms, likewise.
 _EPS: dict[Family, float] = {"dinov2": 1e-6, "dinov3_vit": 1e-5, "vit": 1e-6, "clip": 1e-5}
-# The first token of a vision transformer, under all names: it tells where its tensors are among
+# The first token of a vision transformer, under all its names: it shows where the tensors are among
 # those of a text tower or of a head.
 _FIRST = (
     "embeddings.cls_token",
@@ -86,7 +86,7 @@ _FIRST = (
 )
 _PARTS = ("embeddings.", "encoder.", "model.layer.", "layers.", "pre_layrnorm.")
 _NORMS = ("norm.", "layernorm.", "post_layernorm.")
-# Heads, poolers and the like stand behind the blocks.
+# Heads, poolers and the like come after the blocks.
 _BEHIND = re.compile(
     r"^(pooler|head|heads|classifier|decoder|dino_head|ibot_head|attn_pool|text|logit_"
     r"|visual_projection|proj$)"
@@ -99,7 +99,7 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "open_clip_pytorch_model.bin",
 )
-# What may have to be said, a field of `BackboneOverrides`: the option of the command line.
+# Fields of `BackboneOverrides` that the user may have to give: the option of the command line.
 _OPTIONS = {
     "heads": "--heads N",
     "activation": "--activation gelu|quick_gelu",
@@ -111,18 +111,18 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class BackboneOverrides:
-    """What the user says of a backbone; it goes before what its files say.
+    """What the user states about a backbone; it takes precedence over what its files state.
 
     Parameters
     ----------
     patch : int, optional
-        Side of a patch in pixels, to be compared with the weights'.
+        Side of a patch in pixels, checked against the weights.
     heads : int, optional
         Attention heads.
     activation : str, optional
-        Of the MLPs, as transformers names it: ``"gelu"``, ``"quick_gelu"``.
+        Activation of the MLPs, by its name in transformers: ``"gelu"``, ``"quick_gelu"``.
     mean, std : sequence of float, optional
-        Normalisation of grey values in 0..1: three values, or one for all three channels.
+        Normalisation of intensities in 0..1: three values, or one for all three channels.
     licence : str
         Licence of the weights.
     """
@@ -146,8 +146,8 @@ class Bundle:
     tensors : dict of str to Tensor
         As the file names them.
     config, processor, open_clip : dict
-        ``config.json``, ``preprocessor_config.json`` and ``open_clip_config.json``; empty where
-        there is none.
+        ``config.json``, ``preprocessor_config.json`` and ``open_clip_config.json``; empty if
+        missing.
     """
 
     path: Path
@@ -158,18 +158,18 @@ class Bundle:
 
 
 def read_bundle(source: Path) -> Bundle:
-    """Read weights and what says more of them.
+    """Read weights and the JSON files that describe them.
 
     Parameters
     ----------
     source : Path
-        A folder as `save_pretrained` writes it or a model hub hands it out, also one in the cache
+        A folder as written by `save_pretrained` or downloaded from a model hub, also in the cache
         of the hub's client, or a file of weights, with its JSON files beside it.
 
     Raises
     ------
     WeightsError
-        If there is nothing of the kind, or a file is damaged.
+        If there are no weights, or a file is damaged.
     """
     path = weights_file(source)
     folder = path.parent
@@ -189,14 +189,14 @@ def read_bundle(source: Path) -> Bundle:
 
 
 def weights_file(source: Path) -> Path:
-    """Find the file of weights that a path stands for; see `read_bundle`."""
+    """Find the weights file for a path; see `read_bundle`."""
     if source.name.endswith("config.json"):
         source = source.parent
     return _weights_in(_snapshot(source)) if source.is_dir() else source
 
 
 def _snapshot(folder: Path) -> Path:
-    """Give the folder itself, or what a repository in the cache of the hub's client stands for."""
+    """Return the folder itself, or the snapshot of a repository in the hub client's cache."""
     main = folder / "refs" / "main"
     if not main.is_file():
         return folder
@@ -226,7 +226,7 @@ def _weights_in(folder: Path) -> Path:
 
 
 def check_name(name: str) -> None:
-    """See that a backbone of the user's can have a name (`InputError` if not)."""
+    """Check the name of a user's own backbone (`InputError` if invalid)."""
     check_name_length(name)
     if not _NAME.fullmatch(name):
         raise InputError(
@@ -246,23 +246,24 @@ def check_name(name: str) -> None:
 def describe(
     bundle: Bundle, name: str, said: BackboneOverrides
 ) -> tuple[BackboneSpec, dict[str, Tensor]]:
-    """Say what a backbone is, and give its weights under transformers' names.
+    """Describe a backbone, and return its weights under transformers' names.
 
     Parameters
     ----------
     bundle : Bundle
         See `read_bundle`.
     name : str
-        Its name to be.
+        Its new name.
     said : BackboneOverrides
-        What the user says of it.
+        What the user states about it.
 
     Raises
     ------
     InputError
-        If its kind is not known, or something has to be said: the message names the options.
+        If its architecture is not supported, or something has to be stated: the message names the
+        options.
     WeightsError
-        If weights and config are of different networks.
+        If weights and config belong to different networks.
     """
     check_name(name)
     tower = _tower(bundle)
@@ -275,11 +276,11 @@ def describe(
     if std is None:
         missing.append("std")
     if missing:
-        fix = f"Say {' and '.join(_OPTIONS[name] for name in missing)}"
+        fix = f"Give {' and '.join(_OPTIONS[name] for name in missing)}"
         if mean is None or std is None:
             usual = [",".join(map(str, values)) for values in (IMAGENET_MEAN, IMAGENET_STD)]
             fix += f" (of ImageNet: mean {usual[0]}, standard deviation {usual[1]})"
-        what = "its files do not say all that is needed"
+        what = "its files do not contain all that is needed"
         raise UnsaidError(tuple(missing), what, path=bundle.path, fix=fix)
     assert mean is not None
     assert std is not None
@@ -298,7 +299,7 @@ def describe(
 
 
 def _tower(bundle: Bundle) -> dict[str, Tensor]:
-    """Tensors of the vision transformer, without what stands before their names."""
+    """Tensors of the vision transformer, without the prefix of their names."""
     for first in _FIRST:
         prefixes = sorted(
             name.removesuffix(first)
@@ -306,7 +307,7 @@ def _tower(bundle: Bundle) -> dict[str, Tensor]:
             if name == first or name.endswith(f".{first}")
         )
         if prefixes:
-            # Of a student and its teacher, the teacher is what is published.
+            # Of a student and its teacher, the teacher is what gets published.
             taught = [prefix for prefix in prefixes if "teacher" in prefix]
             prefix = "" if "" in prefixes else (taught or prefixes)[0]
             return {
@@ -315,7 +316,7 @@ def _tower(bundle: Bundle) -> dict[str, Tensor]:
                 if name.startswith(prefix)
             }
     raise WeightsError(
-        "it holds no vision transformer of a kind that is known: there is no class token",
+        "it holds no vision transformer of a supported kind: there is no class token",
         path=bundle.path,
         fix=_KINDS,
     )
@@ -328,13 +329,13 @@ _KINDS = (
 
 
 def _family(bundle: Bundle, tower: Iterable[str]) -> Family:
-    """Tell which network it is, by the config where there is one, else by its tensors' names."""
+    """Identify the network, from the config if there is one, else from its tensors' names."""
     kind = bundle.config.get("model_type")
     if kind is not None:
         if kind not in _FAMILIES:
             its_own = " It has code of its own, which is never run" * ("auto_map" in bundle.config)
             raise InputError(
-                f"its config.json says that it is a '{kind}', which is not known",
+                f"its config.json names the architecture '{kind}', which is not supported",
                 path=bundle.path,
                 fix=f"{_KINDS}.{its_own}" if its_own else _KINDS,
             )
@@ -358,12 +359,12 @@ def _state(tower: dict[str, Tensor], family: Family, path: Path) -> dict[str, Te
     }
     patch = _patch_name(family)
     if patch not in state or state[patch].ndim != 4:
-        raise WeightsError(f"it lacks {patch}, the embedding of patches", path=path, fix=_KINDS)
+        raise WeightsError(f"it lacks {patch}, the patch embedding", path=path, fix=_KINDS)
     channels = state[patch].shape[1]
-    if channels == 1:  # it sees a grey image; here it comes in three equal channels
+    if channels == 1:  # trained on grey images; here three equal channels come in
         state[patch] = (state[patch] / 3).repeat(1, 3, 1, 1)
     elif channels != 3:
-        raise InputError(f"it takes images of {channels} channels, not of one or three", path=path)
+        raise InputError(f"it needs images of {channels} channels, not of one or three", path=path)
     return state
 
 
@@ -375,7 +376,7 @@ def _patch_name(family: Family) -> str:
 
 
 def _sizes(state: dict[str, Tensor], family: Family, path: Path) -> dict[str, Any]:
-    """Read what the tensors say, in the words of transformers' configs."""
+    """Read the sizes that the tensors show, under the keys of transformers' configs."""
     kernel = state[_patch_name(family)]
     depth = max((block_of(name) or 0 for name in state), default=0)
     width, patch = int(kernel.shape[0]), int(kernel.shape[2])
@@ -387,7 +388,7 @@ def _sizes(state: dict[str, Tensor], family: Family, path: Path) -> dict[str, An
     ways = {"dinov3_vit": "up_proj", "dinov2": "up_proj" if gated else "fc1"}
     up = state.get(f"{first}.mlp.{ways.get(family, 'fc1')}.weight")
     if up is None:
-        raise WeightsError(f"its blocks have no MLP that is known ({first}.mlp)", path=path)
+        raise WeightsError(f"its blocks have no known MLP ({first}.mlp)", path=path)
     hidden = int(up.shape[0])
     registers = state.get("embeddings.register_tokens")
     sizes: dict[str, Any] = {
@@ -414,7 +415,7 @@ def _sizes(state: dict[str, Tensor], family: Family, path: Path) -> dict[str, An
 
 
 def _side(state: dict[str, Tensor], family: Family, path: Path) -> int:
-    """Patches along a side of the image that the learned positions are of."""
+    """Patches along each side of the image for which the positions were learned."""
     name = (
         "embeddings.position_embedding.weight"
         if family == "clip"
@@ -425,23 +426,23 @@ def _side(state: dict[str, Tensor], family: Family, path: Path) -> int:
     count = int(state[name].shape[-2]) - 1
     side = math.isqrt(max(count, 0))
     if side < 1 or side * side != count:
-        raise InputError(f"its {count} positions are not those of a square image", path=path)
+        raise InputError(f"its {count} positions do not form a square image", path=path)
     return side
 
 
 def _ratio(width: int, hidden: int, gated: bool, path: Path) -> int:
-    """``mlp_ratio`` of a Dinov2Config that gives so wide an MLP."""
+    """Return the ``mlp_ratio`` of a Dinov2Config for this width of the MLP."""
     for ratio in range(1, 17):
         wide = width * ratio
         if hidden == ((wide * 2 // 3 + 7) // 8 * 8 if gated else wide):
             return ratio
-    raise InputError(f"its MLPs are {hidden} wide, no multiple of {width}", path=path)
+    raise InputError(f"its MLPs are {hidden} wide, which is no multiple of {width}", path=path)
 
 
 def _config(
     bundle: Bundle, family: Family, state: dict[str, Tensor], said: BackboneOverrides
 ) -> tuple[dict[str, Any], list[str]]:
-    """Arguments of the transformers config, and the `BackboneOverrides` that are needed first."""
+    """Arguments of the transformers config, and the `BackboneOverrides` still needed."""
     sizes = _sizes(state, family, bundle.path)
     if said.patch is not None and said.patch != sizes["patch_size"]:
         raise WeightsError(
@@ -462,21 +463,21 @@ def _config(
     elif family == "clip" and not named:
         quick = _vision(bundle).get("quick_gelu", _model_cfg(bundle).get("quick_gelu", False))
         config["hidden_act"] = "quick_gelu" if quick else "gelu"
-        if not bundle.open_clip:  # OpenAI's are of one kind, others of the other
+        if not bundle.open_clip:  # OpenAI's models use one activation, the others another
             missing.append("activation")
     _check(config, bundle.path)
     return config, missing
 
 
 def _usual(family: Family, sizes: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what the authors of these networks have, where tensors do not say it."""
+    """Fill in the usual values of these networks for what tensors do not show."""
     gated = sizes.get("use_gated_mlp", False)
     config = {**sizes, "layer_norm_eps": _EPS[family], "hidden_act": "silu" if gated else "gelu"}
     return {**config, "rope_theta": 100.0} if family == "dinov3_vit" else config
 
 
 def _of_config(bundle: Bundle, family: Family, sizes: dict[str, Any]) -> dict[str, Any]:
-    """Read a config.json of transformers, with transformers' defaults for what it leaves out."""
+    """Read a config.json of transformers, with transformers' defaults for missing keys."""
     import transformers
 
     content = bundle.config
@@ -489,13 +490,13 @@ def _of_config(bundle: Bundle, family: Family, sizes: dict[str, Any]) -> dict[st
     }
     for key, size in sizes.items():
         told = known.get(key, size)
-        if key == "image_size" and isinstance(told, int):  # what is left of a patch does not count
+        if key == "image_size" and isinstance(told, int):  # a partial patch does not count
             told = told // sizes["patch_size"] * sizes["patch_size"]
         if told != size:
             raise WeightsError(
-                f"config.json says {key} {told}, and the weights are of {size}",
+                f"config.json has {key} {told}, but the weights have {size}",
                 path=bundle.path,
-                fix="They belong to different models: put the right one beside the other",
+                fix="They belong to different models: put the right config beside the weights",
             )
     kinds: dict[Family, Any] = {
         "dinov2": transformers.Dinov2Config,
@@ -503,24 +504,24 @@ def _of_config(bundle: Bundle, family: Family, sizes: dict[str, Any]) -> dict[st
         "vit": transformers.ViTConfig,
         "clip": transformers.CLIPVisionConfig,
     }
-    known.pop("num_register_tokens", None)  # of two classes; the weights say how many there are
+    known.pop("num_register_tokens", None)  # two classes; the weights show how many there are
     try:
         filled = kinds[family](**{**known, **{k: v for k, v in sizes.items() if k in known}})
-    except Exception as error:  # transformers' validation has errors of its own
+    except Exception as error:  # transformers' validation raises errors of its own
         raise WeightsError(
-            f"config.json is not one of transformers ({json.dumps(known)[:200]})", path=bundle.path
+            f"config.json is invalid for transformers ({json.dumps(known)[:200]})", path=bundle.path
         ) from error
     return {key: getattr(filled, key) for key in _READ[family] if hasattr(filled, key)}
 
 
 def _one(value: Any) -> Any:
-    """Give the one size of which a config says that it is rows and columns."""
+    """Return the one size that a config gives for both rows and columns."""
     same = isinstance(value, list) and len(value) == 2 and value[0] == value[1]
     return value[0] if same else value
 
 
 def _check(config: dict[str, Any], path: Path) -> None:
-    """See that the values that no tensor vouches for make sense."""
+    """Check the values that the tensors cannot confirm."""
     from transformers.activations import ACT2FN
 
     heads, width = config["num_attention_heads"], config["hidden_size"]
@@ -528,9 +529,9 @@ def _check(config: dict[str, Any], path: Path) -> None:
         raise InputError(f"{width} channels do not divide into {heads} heads", path=path)
     if config["hidden_act"] not in ACT2FN:
         raise InputError(
-            f"the activation '{config['hidden_act']}' is not known",
+            f"the activation '{config['hidden_act']}' is not supported",
             path=path,
-            fix="Say --activation gelu or quick_gelu",
+            fix="Give --activation gelu or quick_gelu",
         )
 
 
@@ -545,7 +546,7 @@ def _vision(bundle: Bundle) -> dict[str, Any]:
 
 
 def _open_clip_heads(bundle: Bundle) -> int | None:
-    """Heads of a transformer of open_clip's own: it says how wide each is, 64 by default."""
+    """Heads of open_clip's own transformer: its config gives their width, 64 by default."""
     vision = _vision(bundle)
     width, head = vision.get("width"), vision.get("head_width", 64)
     if isinstance(width, int) and isinstance(head, int) and head > 0:
@@ -559,7 +560,7 @@ Triple = tuple[float, float, float]
 
 
 def _normalisation(bundle: Bundle, said: BackboneOverrides) -> tuple[Triple | None, Triple | None]:
-    """Mean and standard deviation of grey values in 0..1, as said, or as the files say."""
+    """Mean and standard deviation of intensities in 0..1, from the user or the files."""
     timm = bundle.config.get("pretrained_cfg", bundle.config)
     other = timm if isinstance(timm, dict) else {}
     preprocess = bundle.open_clip.get("preprocess_cfg")
@@ -573,7 +574,7 @@ def _normalisation(bundle: Bundle, said: BackboneOverrides) -> tuple[Triple | No
         else:
             mean = processor.get("image_mean", mean)
             std = processor.get("image_std", std)
-        # Voxels of 0..255 times this factor are what is normalised.
+        # The normalisation applies to voxels of 0..255 times this factor.
         if processor.get("do_rescale") is False:
             scale = 255.0
         else:
@@ -593,7 +594,7 @@ def _normalisation(bundle: Bundle, said: BackboneOverrides) -> tuple[Triple | No
 def _triple(
     value: Any, what: str, path: Path, scale: float = 1.0, *, positive: bool = False
 ) -> Triple | None:
-    """Three numbers out of one or three, in units of grey values in 0..1."""
+    """Three numbers from one or three, in units of intensities in 0..1."""
     if value is None:
         return None
     values = value if isinstance(value, list) else [value]

@@ -1,12 +1,12 @@
-"""Grey values in place of embeddings: what a method is worth without a backbone.
+"""Intensities in place of embeddings: how well a method works without a backbone.
 
 Reference: the image-space ablation of Erdil et al. (Table 1), the same autoregressive network on
-the image itself. ``pixels1`` gives every pixel as a position with one channel; ``pixels8`` gives
-squares of 8 x 8 pixels as positions with 64 channels, 64 times cheaper. How the authors sampled
+the image itself. ``pixels1`` makes every pixel a position with one channel; ``pixels8`` makes
+squares of 8 x 8 pixels positions with 64 channels, 64 times cheaper. How the authors sampled
 their images is not known here.
 
-Cost: nothing to embed; ``pixels1`` at 448 x 448 makes 256 times the positions of a patch of 16, so
-choose a smaller size, or a GPU.
+Cost: nothing to embed, but ``pixels1`` at 448 x 448 has 256 times the positions of a patch size of
+16, so choose a smaller input, or a GPU.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _LARGEST = 32
 
 
 class PixelBackbone(Backbone):
-    """A backbone without weights: each patch's own grey values.
+    """A backbone without weights: the intensities of each patch.
 
     Parameters
     ----------
     name : str
         ``pixelsN``: squares of N x N pixels, N from 1 to 32.
     device : torch.device
-        Where its grids are.
+        Where its grids are computed.
 
     Raises
     ------
@@ -58,35 +58,35 @@ class PixelBackbone(Backbone):
         self.source = "none needed"
         self.device = device
         self.turns = FairLock()
-        # What stands for weights in a model file: the rule itself.
+        # In place of weights, a model file holds the hash of the rule itself.
         self.sha256 = hashlib.sha256(f"first channel, {name}".encode()).hexdigest()
         self.weights_sha256, self.rounded_to = self.sha256, ""
 
     @property
     def engine(self) -> str:
-        """There is nothing to compute."""
+        """Return "none": there is nothing to compute."""
         return "float32"
 
     def use(self, engine: str) -> None:
-        """There is one way only; see `Backbone.use`."""
+        """Accept only the one engine; see `Backbone.use`."""
         if engine != self.engine:
             raise InputError(f"{self.spec.name} has nothing for an engine '{engine}' to compute")
 
     def move(self, device: torch.device) -> None:
-        """Give grids on another device from now on."""
+        """Compute grids on another device from now on."""
         self.device = device
 
     def compute(self, images: Tensor) -> Tensor:
-        """See `embed`."""
+        """Embed like `embed`."""
         return self.embed(images)
 
     def compute_with(self, engine: str, images: Tensor) -> Tensor:
-        """See `embed`; there is one way only."""
+        """Embed like `embed`: there is only one engine."""
         self.use(engine)
         return self.embed(images)
 
     @torch.inference_mode()
     def embed(self, images: Tensor) -> Tensor:
-        """Grey values of each patch, see `Backbone.embed`; the first of three equal channels."""
+        """Intensities of each patch in the first channel; shapes as in `Backbone.embed`."""
         self.check_images(images)
         return functional.pixel_unshuffle(images[:, :1].to(self.device).float(), self.patch)

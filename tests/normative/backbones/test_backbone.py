@@ -85,10 +85,10 @@ def test_the_mean_of_blocks_is_as_wide_as_one(tiny_spec: BackboneSpec) -> None:
 @pytest.mark.parametrize(
     ("name", "layers", "fuse", "words"),
     [
-        ("dinov3_vits16", (12,), "mean", "needs two at least, dinov3_vits16 is to give 1"),
-        ("dinov3_vits16", None, "mean", "needs two at least"),
-        ("dinov3_convnext_tiny", None, "mean", "needs two at least"),
-        ("pixels4", None, "mean", "needs two at least, pixels4 is to give 1"),
+        ("dinov3_vits16", (12,), "mean", "needs at least two; dinov3_vits16 would read 1"),
+        ("dinov3_vits16", None, "mean", "needs at least two"),
+        ("dinov3_convnext_tiny", None, "mean", "needs at least two"),
+        ("pixels4", None, "mean", "needs at least two; pixels4 would read 1"),
         ("dinov3_vits16", (1, 2), "max", "concat or mean, not by 'max'"),
     ],
 )

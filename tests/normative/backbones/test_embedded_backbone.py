@@ -80,7 +80,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(weights, "embedded_weights", lambda: damaged)
     content = bytearray(whole.read_bytes())
     content[-5] ^= 0x10
-    for data, words in ((content, "not those of"), (content[:-9], "not a whole safetensors file")):
+    for data, words in ((content, "not those of"), (content[:-9], "not a valid safetensors file")):
         damaged.write_bytes(data)
         with pytest.raises(WeightsError, match=words) as caught:
             load_backbone(OFFLINE_BACKBONE, device="cpu")
@@ -159,7 +159,7 @@ def test_a_fit_takes_the_default_without_a_network(
     assert model.header.backbone.name == OFFLINE_BACKBONE
     assert model.header.backbone.sha256 == BACKBONES[OFFLINE_BACKBONE].pinned_sha256
     assert model.header.training["backbone_weights"]["rounded_to"] == "float16"
-    with pytest.raises(WeightsError, match="no weights of dinov3_vits16 are on this machine"):
+    with pytest.raises(WeightsError, match="the weights of dinov3_vits16 are not on this machine"):
         nsar.fit(normal_slices, out=tmp_path / "n", backbone=DEFAULT_BACKBONE, device="cpu")
     assert not any(asked), "a backbone that is named is not fetched unasked either"
 

@@ -102,7 +102,7 @@ def test_openvino_gives_the_same(tiny_backbone: Backbone) -> None:
 def test_an_engine_that_is_not_there_is_one_sentence(tiny_backbone: Backbone) -> None:
     with pytest.raises(InputError, match="there is no engine 'abacus'"):
         tiny_backbone.use("abacus")
-    with pytest.raises(InputError, match="cannot run on the device 'cpu': it is for graphics"):
+    with pytest.raises(InputError, match="cannot run on the device 'cpu': it is for GPUs"):
         tiny_backbone.use("float16")
 
 

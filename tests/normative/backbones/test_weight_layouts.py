@@ -234,7 +234,7 @@ def test_hash_in_a_meta_file_name_is_checked(tiny_spec: BackboneSpec, tmp_path: 
     right = path.rename(tmp_path / f"{tiny_spec.name}_pretrain_lvd1689m-{digits}.pth")
     assert embed(tiny_spec, right)[0].shape == (2, 24, 4, 6)
     wrong = right.rename(tmp_path / f"{tiny_spec.name}_pretrain_lvd1689m-0badc0de.pth")
-    with pytest.raises(WeightsError, match="its name says 0badc0de"):
+    with pytest.raises(WeightsError, match="its name has 0badc0de"):
         load_backbone(tiny_spec.name, wrong, "cpu")
 
 
@@ -245,8 +245,8 @@ def test_file_of_another_backbone_is_named_as_such(tiny_spec: BackboneSpec, tmp_
     with pytest.raises(WeightsError, match=r"lacks model\.layer\.1\.mlp\.down_proj\.bias and 3"):
         load_backbone(tiny_spec.name, path, "cpu")
     save_file({**state, "head.weight": torch.zeros(2)}, path)
-    with pytest.raises(WeightsError, match=r"unexpectedly, head\.weight"):
+    with pytest.raises(WeightsError, match=r"unexpected head\.weight"):
         load_backbone(tiny_spec.name, path, "cpu")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+    with pytest.raises(WeightsError, match="not a valid safetensors file"):
         load_backbone(tiny_spec.name, path, "cpu")

@@ -316,7 +316,7 @@ def test_blocks_are_said_in_words_or_numbers(
         (True, "'True' does not say"),
         ("1 2", "'1 2' does not say"),
         ("3", "cannot give the blocks 3"),
-        ("", "needs two at least"),
+        ("", "needs at least two"),
     ):
         with pytest.raises(InputError, match=words):
             fitted("x", layers=layers, fuse="mean")

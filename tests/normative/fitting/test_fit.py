@@ -451,7 +451,7 @@ def test_one_patient_is_not_enough(
 
 
 def test_missing_backbone_weights_stop_the_fit(normal_slices: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no weights of dinov3_vitb16"):
+    with pytest.raises(WeightsError, match="the weights of dinov3_vitb16 are not"):
         nsar.fit(normal_slices, out=tmp_path / "m", backbone="dinov3_vitb16", device="cpu")
 
 
