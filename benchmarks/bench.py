@@ -36,7 +36,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.windows import default_window, resolve
 from napari_spatial_ar.normative.backbones import fastest_engine
 from napari_spatial_ar.normative.backbones.backbone import Backbone, _build
@@ -144,7 +145,7 @@ def model_with(
     return NormativeModel("bench", header, detector, backbone=backbone, device=backbone.device)
 
 
-def volume_of(slices: int, side: int = SIDE) -> Volume:
+def volume_of(slices: int, side: int = SIDE) -> Scan:
     """Make a scan of a noisy disc in air."""
     rng = np.random.default_rng(0)
     rows, columns = np.ogrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
@@ -152,7 +153,7 @@ def volume_of(slices: int, side: int = SIDE) -> Volume:
     data = np.empty((slices, side, side), np.float32)
     for image in data:
         image[:] = disc * (600 + 200 * rng.random((side, side), dtype=np.float32))
-    return Volume(data, Geometry(data.shape, np.eye(4)), "mri", Series("noisy disc"))
+    return Scan(data, Geometry(data.shape, np.eye(4)), "mri", Series("noisy disc"))
 
 
 def of_slice(device: torch.device, repeats: int, compiled: bool) -> dict[str, Any]:

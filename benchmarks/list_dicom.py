@@ -53,7 +53,7 @@ def measure(folder: Path) -> dict[str, float]:
     (scan,) = find_scans(folder).scans
     listed, worked = time.perf_counter() - start, time.process_time() - at_work
     mb_listed = peak_mb()
-    scan.plane(0)
+    scan.slice(0)
     shown = time.perf_counter() - start
     volume = scan.read(lazy=True)
     start = time.perf_counter()

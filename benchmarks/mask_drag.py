@@ -23,7 +23,8 @@ from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review.mask import MaskController
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.normative.scores import VolumeScore
 from napari_spatial_ar.review.masks import MaskSettings
 
@@ -49,7 +50,7 @@ class Model:
     name = "none"
     header = None
 
-    def empty_score(self, volume: Volume) -> VolumeScore:
+    def empty_score(self, volume: Scan) -> VolumeScore:
         """As of NormativeModel."""
         return VolumeScore.empty(volume.geometry)
 
@@ -66,7 +67,7 @@ def scored_scan(viewer: napari.Viewer, slices: int, size: int) -> Session:
     rows, columns = np.mgrid[:size, :size] / size - 0.5
     disc = (rows**2 + columns**2 < 0.2).astype(np.float32)
     data = disc * random.uniform(100, 200, (slices, 1, 1)).astype(np.float32)
-    volume = Volume(data, Geometry(data.shape, np.diag([-0.5, -0.5, 3, 1.0])), "mri", Series("a"))
+    volume = Scan(data, Geometry(data.shape, np.diag([-0.5, -0.5, 3, 1.0])), "mri", Series("a"))
     layer = viewer.add_image(**volume_layer_kwargs(volume))
     session = Session(viewer, layer, Model())
     noise = ndimage.gaussian_filter(random.normal(size=data.shape), (0, 10, 10))

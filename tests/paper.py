@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.review.findings import list_findings
 from napari_spatial_ar.review.report.data import ScanReport, scan_report
 from napari_spatial_ar.review.results import gather_results
@@ -30,7 +30,7 @@ def drawn(page: Any) -> int:
     return sum(images[name].get_object()["/Subtype"] == "/Image" for name in named)
 
 
-def many_findings(scan: Volume, scores: Any, model: Any, comment: str) -> ScanReport:
+def many_findings(scan: Scan, scores: Any, model: Any, comment: str) -> ScanReport:
     """Report a table of some pages: comments begin and end with their finding's number."""
     mask = np.zeros(scan.data.shape, np.uint8)
     mask[:4, ::4, ::7] = 1

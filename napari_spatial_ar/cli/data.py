@@ -152,7 +152,7 @@ def _damage(scan: Scan) -> InputError | None:
     try:
         if is_large(scan.size):
             for index in range(scan.geometry.slice_count):
-                scan.plane(index)
+                scan.slice(index)
         else:
             scan.read(lazy=False)
     except InputError as error:

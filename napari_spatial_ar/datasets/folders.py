@@ -23,7 +23,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.gather import left_out
 from napari_spatial_ar.imaging.raster import is_raster, natural_key
 from napari_spatial_ar.imaging.reading import Source
-from napari_spatial_ar.imaging.volume import Modality
+from napari_spatial_ar.imaging.series import Modality
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.steps import finish
 

@@ -44,7 +44,7 @@ class SliceRef:
     path : Path
         The file the slice is in.
     index : int or None
-        Index of the slice in its volume (`Volume.slices`), cut along ``plane``; None for a
+        Index of the slice in its volume (`Scan.slices`), cut along ``plane``; None for a
         picture.
     group : str
         The patient, as far as files tell. It may be part of a file name: not to be shown.

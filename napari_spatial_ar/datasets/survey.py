@@ -22,8 +22,8 @@ from napari_spatial_ar.imaging.dicom.series import patient_key
 from napari_spatial_ar.imaging.raster import page_count, read_raster
 from napari_spatial_ar.imaging.reading import Source, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Modality
 from napari_spatial_ar.imaging.tissue import tissue_mask
-from napari_spatial_ar.imaging.volume import Modality
 from napari_spatial_ar.imaging.windows import Window, apply_window, default_window, resolve
 
 __all__ = [

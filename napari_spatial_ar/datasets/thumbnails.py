@@ -9,8 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Sample
+from napari_spatial_ar.imaging.scan import Sample, Scan
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
 
 __all__ = ["THUMBNAIL_SIZE", "downscale", "thumbnail"]
@@ -38,7 +37,7 @@ def thumbnail(scan: Scan) -> npt.NDArray[np.uint8]:
         If the slice's file is damaged or gone.
     """
     geometry = scan.geometry
-    slice_ = scan.plane(geometry.slice_count // 2)
+    slice_ = scan.slice(geometry.slice_count // 2)
     across = geometry.display_slice_axis
     steps = [s for axis, s in enumerate(geometry.display_spacing) if axis != across]
     return downscale(apply_window(slice_, *_limits(scan, slice_)), steps)

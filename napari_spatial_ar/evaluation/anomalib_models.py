@@ -32,7 +32,7 @@ from napari_spatial_ar.evaluation.baselines import (
     recorded_seconds,
 )
 from napari_spatial_ar.imaging.files import atomic_path
-from napari_spatial_ar.imaging.volume import Modality
+from napari_spatial_ar.imaging.series import Modality
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
 from napari_spatial_ar.normative.backbones.devices import resolve_device
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader

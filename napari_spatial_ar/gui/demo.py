@@ -13,7 +13,7 @@ from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.viewer import show_acquired_plane
 from napari_spatial_ar.imaging.samples import sample_volume
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 
 __all__ = ["DEMO_MODEL", "open_review", "show_demo"]
 
@@ -34,7 +34,7 @@ def open_review(viewer: Any) -> ReviewDock:
 def show_demo(
     *,
     model: str = DEMO_MODEL,
-    volume: Volume | None = None,
+    volume: Scan | None = None,
     viewer: Any = None,
     block: bool = True,
     ready: Callable[[ReviewDock], None] | None = None,
@@ -45,7 +45,7 @@ def show_demo(
     ----------
     model : str
         Name of the model.
-    volume : Volume, optional
+    volume : Scan, optional
         The scan; the sample that comes with the plugin by default.
     viewer : napari.Viewer, optional
         A viewer to use; a new one by default.

@@ -10,7 +10,6 @@ from typing import Any
 
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, display_limits
 
 __all__ = [
@@ -37,7 +36,7 @@ class Drawn:
     limits: tuple[float, float]
 
 
-def choices(scan: Scan | Volume) -> dict[str, str]:
+def choices(scan: Scan) -> dict[str, str]:
     """Windows that a scan can be drawn with: key and text for the user."""
     found = {}
     if scan.window is not None:
@@ -48,7 +47,7 @@ def choices(scan: Scan | Volume) -> dict[str, str]:
     return found
 
 
-def first_choice(scan: Scan | Volume) -> str:
+def first_choice(scan: Scan) -> str:
     """Window to open a scan with: the one used last for such scans, else the scan's own.
 
     Without either, soft tissue for a CT and percentiles for any other scan.
@@ -62,12 +61,12 @@ def first_choice(scan: Scan | Volume) -> str:
     return "soft tissue" if scan.intensity == "hu" else _PERCENTILES
 
 
-def remember_choice(scan: Scan | Volume, choice: str) -> None:
+def remember_choice(scan: Scan, choice: str) -> None:
     """Open the next scan of this kind with the same window."""
     settings.remember(_key(scan), choice)
 
 
-def _key(scan: Scan | Volume) -> str:
+def _key(scan: Scan) -> str:
     return f"display_window/{scan.intensity}"
 
 
@@ -76,7 +75,7 @@ def needs_voxels(choice: str) -> bool:
     return choice == _PERCENTILES
 
 
-def limits_of(volume: Volume, choice: str) -> tuple[float, float]:
+def limits_of(volume: Scan, choice: str) -> tuple[float, float]:
     """Voxel values to draw black and white.
 
     Raises
@@ -91,7 +90,7 @@ def limits_of(volume: Volume, choice: str) -> tuple[float, float]:
     return display_limits(replace(volume, window=None, intensity="arbitrary"))
 
 
-def opening_window(volume: Volume) -> Drawn:
+def opening_window(volume: Scan) -> Drawn:
     """Window to open a scan with; may read slices of a large scan.
 
     Raises

@@ -20,7 +20,8 @@ from napari_spatial_ar.gui.display_windows import Drawn, opening_window
 from napari_spatial_ar.gui.jobs import report
 from napari_spatial_ar.gui.mask_labels import IN_MASK, label_colormap
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.review.drawing import DEFAULT_COLOURS, HEAT_COLOURS
 
 __all__ = [
@@ -49,12 +50,12 @@ KEY = "napari-spatial-ar"
 AXES = ("S", "P", "L")
 
 
-def volume_layer_kwargs(volume: Volume, drawn: Drawn | None = None) -> dict[str, Any]:
+def volume_layer_kwargs(volume: Scan, drawn: Drawn | None = None) -> dict[str, Any]:
     """Arguments of ``viewer.add_image`` that draw a scan where it lies in the patient.
 
     Parameters
     ----------
-    volume : Volume
+    volume : Scan
         The scan.
     drawn : Drawn, optional
         Display window; `opening_window` of the scan where left out, which may read many slices
@@ -127,7 +128,7 @@ def linked_copy(layer: Image) -> Image:
     return Image(data, **state)
 
 
-def layer_volume(layer: Image) -> Volume:
+def layer_volume(layer: Image) -> Scan:
     """Scan behind an image layer.
 
     A layer that another reader made is taken as upright slices, one after the other: nothing is
@@ -141,12 +142,12 @@ def layer_volume(layer: Image) -> Volume:
     data = layer.data
     facts = layer.metadata.get(KEY, {})
     if facts.get("kind") == "scan":
-        volume: Volume = facts["volume"]
+        volume: Scan = facts["volume"]
         if _same_voxels(data, volume):
             return volume
         if data.shape == volume.geometry.display_shape:
             # Filtered or corrected by another plugin in the meantime.
-            return replace(volume, data=volume.geometry.from_display(data).astype(np.float32))
+            return replace(volume, voxels=volume.geometry.from_display(data).astype(np.float32))
     if not is_scan(layer):
         raise InputError(
             f"the layer '{layer.name}' is not a grey scan of two or three axes",
@@ -160,10 +161,10 @@ def layer_volume(layer: Image) -> Volume:
     if not np.isfinite(voxels).all():
         raise InputError(f"the layer '{layer.name}' holds values that are not numbers")
     # Not the layer's name, which may be a file name and with it a patient's.
-    return Volume(voxels, geometry, "unknown", Series(label="scan"))
+    return Scan(voxels, geometry, "unknown", Series(label="scan"))
 
 
-def _same_voxels(data: Any, volume: Volume) -> bool:
+def _same_voxels(data: Any, volume: Scan) -> bool:
     """Whether a layer's data is what a scan is drawn with, and not a part or a flip of it."""
     drawn: Any = volume.geometry.to_display(drawable(volume))
     if volume.lazy:
@@ -205,14 +206,14 @@ def _plain_geometry(
     return Geometry((full[0], full[1], full[2]), to_ras, spacing_known=False)
 
 
-def _beside(layer: Image, volume: Volume) -> dict[str, Any]:
+def _beside(layer: Image, volume: Scan) -> dict[str, Any]:
     """Take place, units and axis names from the scan's layer."""
     if layer.ndim != 3:
         return _place(volume.geometry)
     return {name: getattr(layer, name) for name in ("scale", "translate", "units", "axis_labels")}
 
 
-def _facts(kind: str, volume: Volume, layer: Image, model: Any) -> dict[str, Any]:
+def _facts(kind: str, volume: Scan, layer: Image, model: Any) -> dict[str, Any]:
     about = {"kind": kind, "geometry": volume.geometry, "like": volume.path}
     by = {"model": getattr(model, "name", "model"), "unit": str(getattr(model, "unit", ""))}
     # Weak: napari copies what it finds here with a layer that is duplicated.
@@ -234,7 +235,7 @@ def heat_colormap(colours: str = DEFAULT_COLOURS) -> Colormap:
 
 
 def heatmap_layer(
-    layer: Image, volume: Volume, nll: npt.NDArray[np.float32], model: Any = None
+    layer: Image, volume: Scan, nll: npt.NDArray[np.float32], model: Any = None
 ) -> Image:
     """Layer that draws scores (Z, Y, X) by a model over a scan's layer, as a view of them."""
     return Image(
@@ -257,7 +258,7 @@ def import_ahead() -> None:
 
 
 def mask_layer(
-    layer: Image, volume: Volume, mask: npt.NDArray[np.uint8], model: Any = None
+    layer: Image, volume: Scan, mask: npt.NDArray[np.uint8], model: Any = None
 ) -> Labels:
     """Layer that outlines a mask (Z, Y, X) by a model on a scan's layer, as a view of it."""
     labels = Labels(
@@ -317,7 +318,7 @@ def source_array(
     return geometry.from_display(data), geometry, like
 
 
-def drawable(volume: Volume) -> Any:
+def drawable(volume: Scan) -> Any:
     """Voxels of a scan for drawing alone: what can no longer be read is not a number.
 
     napari reads them while it draws, where an error would come again with every slice; it is
@@ -325,7 +326,7 @@ def drawable(volume: Volume) -> Any:
 
     Parameters
     ----------
-    volume : Volume
+    volume : Scan
         Scan.
 
     Returns

@@ -31,8 +31,8 @@ from napari_spatial_ar.gui.viewer import patient_marks, show_scan
 from napari_spatial_ar.imaging.nifti import Content, write_nifti
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.samples import sample_volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.signatures import kind_of
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review.contents import mask_content, scores_content
 
 __all__ = ["flair_sample", "get_reader", "layer_data", "read_layers", "write_image", "write_labels"]
@@ -145,7 +145,7 @@ def layer_data(scans: Sequence[Loaded]) -> list[LayerData]:
     return layers
 
 
-def _show(viewer: Any, volume: Volume) -> None:
+def _show(viewer: Any, volume: Scan) -> None:
     for layer in viewer.layers:
         if layer.metadata.get(KEY, {}).get("volume") is volume:
             show_scan(viewer, layer)

@@ -36,7 +36,6 @@ from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.imaging.gather import left_out
 from napari_spatial_ar.imaging.reading import Found, find_scans
 from napari_spatial_ar.imaging.scan import Scan, is_large
-from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = [
     "LOOKING",
@@ -152,13 +151,13 @@ class Loaded:
 
     Parameters
     ----------
-    volume : Volume
+    volume : Scan
         The scan; a large one has read only what the display window needed.
     drawn : Drawn
         Its display window.
     """
 
-    volume: Volume
+    volume: Scan
     drawn: Drawn
 
 

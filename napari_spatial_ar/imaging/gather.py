@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.guard import one_source
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 
 __all__ = ["attempt", "gather", "left_out", "note_errors", "safe_name"]
 
@@ -76,13 +76,13 @@ def safe_name(path: Path) -> str:
     return path.name if safe and numbers else ""
 
 
-def note_errors(volumes: list[Volume], errors: Sequence[InputError]) -> list[Volume]:
+def note_errors(volumes: list[Scan], errors: Sequence[InputError]) -> list[Scan]:
     """Put `left_out` among the warnings of the first volume."""
     first, *others = volumes
     return [replace(first, warnings=(*first.warnings, *left_out(errors))), *others]
 
 
-def gather(readers: Iterable[Callable[[], Sequence[Volume]]]) -> list[Volume]:
+def gather(readers: Iterable[Callable[[], Sequence[Scan]]]) -> list[Scan]:
     """Volumes of all readers that succeed, in order, the first one noting those that did not.
 
     Raises

@@ -3,7 +3,7 @@
 Three orders of the same voxels are used, and only here are they converted:
 
 source
-    ``Volume.data`` (Z, Y, X): the axes as stored in the file, reversed to NumPy order, so
+    ``Scan.data`` (Z, Y, X): the axes as stored in the file, reversed to NumPy order, so
     ``data[z, y, x]`` is NIfTI voxel ``(i, j, k) = (x, y, z)``. Everything exported is in it.
 display
     (S, P, L): index 0 grows to superior, 1 to posterior, 2 to the patient's left. napari
@@ -64,7 +64,7 @@ class Geometry:
     Parameters
     ----------
     shape : (int, int, int)
-        Size of ``Volume.data`` along (Z, Y, X).
+        Size of ``Scan.data`` along (Z, Y, X).
     affine : (4, 4) float64
         Homogeneous map from NIfTI voxel indices (i, j, k) = (x, y, z) to RAS millimetres.
     slice_axis : {0, 1, 2}

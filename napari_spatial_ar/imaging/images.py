@@ -20,8 +20,8 @@ from napari_spatial_ar.imaging.jpeg import read_jpeg
 from napari_spatial_ar.imaging.memory import check_fits
 from napari_spatial_ar.imaging.png import SIGNATURE as PNG
 from napari_spatial_ar.imaging.png import read_png
+from napari_spatial_ar.imaging.series import Intensity
 from napari_spatial_ar.imaging.tiff import TiffStack
-from napari_spatial_ar.imaging.volume import Intensity
 
 __all__ = ["PNG", "Look", "Picture", "decode", "is_raster_head", "look", "page_count"]
 

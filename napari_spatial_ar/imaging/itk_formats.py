@@ -35,7 +35,7 @@ from napari_spatial_ar.imaging.itk_header import (
 from napari_spatial_ar.imaging.memory import check_fits
 from napari_spatial_ar.imaging.nifti import slice_axis_of
 from napari_spatial_ar.imaging.scan import Scan, is_large
-from napari_spatial_ar.imaging.volume import Series
+from napari_spatial_ar.imaging.series import Series
 
 __all__ = ["ITK_SUFFIXES", "find_itk", "is_itk_head"]
 

@@ -76,7 +76,7 @@ def mask_onto_series(
     """
     mask = Path(mask)
     drawn = _only_scan(mask)
-    voxels, _ = drawn.voxels.whole()
+    voxels, _ = drawn.whole()
     if not np.array_equal(voxels, np.rint(voxels)):
         raise InputError(
             "holds other than whole numbers, so it is no mask",

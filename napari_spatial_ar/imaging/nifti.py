@@ -20,8 +20,8 @@ from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.nifti_header import UNEVEN, NiftiHeader, read_header
 from napari_spatial_ar.imaging.nifti_voxels import DAMAGED, NiftiVoxels, StoredVoxels
 from napari_spatial_ar.imaging.scan import Scan, is_large
+from napari_spatial_ar.imaging.series import Intensity, Series
 from napari_spatial_ar.imaging.signatures import is_nifti
-from napari_spatial_ar.imaging.volume import Intensity, Series, Volume
 
 __all__ = ["Content", "find_nifti", "is_nifti", "read_nifti", "slice_axis_of", "write_nifti"]
 
@@ -53,7 +53,7 @@ class Content:
     intent: Literal["none", "estimate", "label"] = "none"
 
     @classmethod
-    def scan(cls, scan: Volume | Scan) -> Content:
+    def scan(cls, scan: Scan) -> Content:
         """Return that of a scan's own voxels."""
         kind = "scan" if scan.modality == "unknown" else f"{scan.modality.upper()} scan"
         return cls("scan", f"{kind} in {scan.unit}" if scan.unit else kind)
@@ -164,7 +164,7 @@ def find_nifti(path: str | Path) -> list[Scan]:
     return [scan(number) for number in range(found.count)]
 
 
-def read_nifti(path: str | Path, index: int | None = None) -> Volume:
+def read_nifti(path: str | Path, index: int | None = None) -> Scan:
     """Read a NIfTI scan (see `find_nifti`).
 
     Parameters
@@ -176,7 +176,7 @@ def read_nifti(path: str | Path, index: int | None = None) -> Volume:
 
     Returns
     -------
-    Volume
+    Scan
         Voxels (Z, Y, X) float32 in file order, scaled by the file's slope and intercept;
         modality ``"unknown"``; what is odd about the file in ``warnings``. Voxels that are no
         finite numbers have the lowest finite value.

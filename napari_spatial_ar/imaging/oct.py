@@ -23,7 +23,7 @@ from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.memory import check_fits
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Series
+from napari_spatial_ar.imaging.series import Series
 
 __all__ = [
     "DAMAGED",

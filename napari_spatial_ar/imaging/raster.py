@@ -27,9 +27,9 @@ from napari_spatial_ar.imaging.images import (
     look,
     page_count,
 )
-from napari_spatial_ar.imaging.scan import Scan, is_large
+from napari_spatial_ar.imaging.scan import Scan, check_voxels, is_large
+from napari_spatial_ar.imaging.series import Intensity, Series
 from napari_spatial_ar.imaging.signatures import is_raster
-from napari_spatial_ar.imaging.volume import Intensity, Series, Volume, check_voxels
 
 __all__ = [
     "RASTER_SUFFIXES",
@@ -211,7 +211,7 @@ def find_stacks(files: Sequence[str | Path]) -> list[Scan]:
     return [_stack(first).warn(*left_out(errors)), *map(_stack, others)]
 
 
-def read_stack(files: Sequence[str | Path]) -> list[Volume]:
+def read_stack(files: Sequence[str | Path]) -> list[Scan]:
     """Read pictures that lie side by side: one stack if all are alike, else each by itself.
 
     Parameters
@@ -221,7 +221,7 @@ def read_stack(files: Sequence[str | Path]) -> list[Volume]:
 
     Returns
     -------
-    list of Volume
+    list of Scan
         As `find_stacks` finds them.
 
     Raises
@@ -230,7 +230,7 @@ def read_stack(files: Sequence[str | Path]) -> list[Volume]:
         If no picture could be read, or one of a stack is damaged.
     """
 
-    def read(scan: Scan) -> list[Volume]:
+    def read(scan: Scan) -> list[Scan]:
         return [scan.read()]
 
     return gather(partial(read, scan) for scan in find_stacks(files))

@@ -33,7 +33,6 @@ from napari_spatial_ar.imaging.oct import OCT_SUFFIXES, find_oct
 from napari_spatial_ar.imaging.raster import RASTER_SUFFIXES, find_stacks, natural_key
 from napari_spatial_ar.imaging.scan import Scan, is_large
 from napari_spatial_ar.imaging.signatures import kind_of
-from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = ["Found", "Source", "find_scans", "find_sources", "read", "read_source", "scans_in"]
 
@@ -258,7 +257,7 @@ def _why_unread(picture: Path) -> InputError | None:
     return None
 
 
-def read_source(source: Source) -> list[Volume]:
+def read_source(source: Source) -> list[Scan]:
     """Read the files of one source.
 
     Raises
@@ -269,17 +268,17 @@ def read_source(source: Source) -> list[Volume]:
     return _read_all(scans_in(source))
 
 
-def _read_all(scans: Sequence[Scan]) -> list[Volume]:
+def _read_all(scans: Sequence[Scan]) -> list[Scan]:
     """Read scans, slice by slice when needed where together they are large."""
     lazy = True if is_large(sum(scan.size for scan in scans)) else None
 
-    def one(scan: Scan) -> list[Volume]:
+    def one(scan: Scan) -> list[Scan]:
         return [scan.read(lazy=lazy)]
 
     return gather(partial(one, scan) for scan in scans)
 
 
-def read(path: str | Path | Sequence[str | Path]) -> list[Volume]:
+def read(path: str | Path | Sequence[str | Path]) -> list[Scan]:
     """Read every scan in a file, several files or a folder.
 
     Parameters
@@ -290,7 +289,7 @@ def read(path: str | Path | Sequence[str | Path]) -> list[Volume]:
 
     Returns
     -------
-    list of Volume
+    list of Scan
         Each 3-D scan of a NIfTI file or a DICOM series and each folder of equal pictures is one
         volume. If some could not be read, the first volume's ``warnings`` say so. Where they are
         large (see `napari_spatial_ar.imaging.scan.is_large`), slices are read when needed.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.reading import read
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 
 __all__ = ["SAMPLE_NAME", "sample_path", "sample_volume"]
 
@@ -32,7 +32,7 @@ def sample_path() -> Path:
     return path
 
 
-def sample_volume() -> Volume:
+def sample_volume() -> Scan:
     """Read the sample."""
     volume = read(sample_path())[0]
     return replace(

@@ -1,25 +1,30 @@
-"""A scan that was found by its headers; its voxels are read when they are asked for."""
+"""A scan: found by its headers, its voxels read when they are needed, or held in memory."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.geometry import Geometry, Plane
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.memory import check_fits, fits
-from napari_spatial_ar.imaging.volume import Intensity, Modality, Role, Series, Volume
+from napari_spatial_ar.imaging.series import Intensity, Modality, Role, Series
 
-__all__ = ["InMemory", "Scan", "VoxelReader", "is_large"]
+__all__ = ["Sample", "Scan", "VoxelReader", "check_voxels", "is_large"]
 
 _LARGE_BYTES = 512 * 2**20
+# Percentiles of more voxels than this are taken on a sample of this size: off by under 0.1 %.
+_SAMPLE = 1_000_000
+# A scan that is read slice by slice has its percentiles from this many of them.
+_SAMPLED_SLICES = 32
 
 
 def is_large(voxels: int) -> bool:
@@ -33,6 +38,82 @@ def is_large(voxels: int) -> bool:
     return voxels * np.dtype(np.float32).itemsize > limit
 
 
+def check_voxels(
+    voxels: npt.NDArray[np.float32], *, path: Path | None = None
+) -> tuple[float, float]:
+    """Refuse an image that holds nothing to look at.
+
+    Returns
+    -------
+    (float, float)
+        The lowest and the highest value.
+
+    Raises
+    ------
+    InputError
+        If there are no voxels, some are not finite, or all have the same value; ``path`` is
+        the file named.
+    """
+    if voxels.size == 0:
+        raise InputError("there are no voxels", path=path)
+    low, high = float(voxels.min()), float(voxels.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
+        raise InputError(
+            f"{count} of {voxels.size} voxels are not finite numbers (NaN or infinity)",
+            path=path,
+            fix="Replace them, for instance by the background value, and read it again",
+        )
+    if low == high:
+        raise InputError(
+            f"all voxels have the same value, {low:g}: there is nothing to see", path=path
+        )
+    return low, high
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Voxels that stand for all of an image where its percentiles are asked for.
+
+    Parameters
+    ----------
+    minimum, maximum : float
+        Of the image; of its slices looked at where it is read slice by slice.
+    foreground : (N,) number
+        Values above the minimum (the background), at most a million of them, drawn at random.
+    """
+
+    minimum: float
+    maximum: float
+    foreground: npt.NDArray[Any] = field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        voxels: npt.NDArray[Any],
+        extremes: tuple[float, float] | None = None,
+        background: float | None = None,
+    ) -> Sample:
+        """Look at voxels, of which lowest and highest value may be known; seeded.
+
+        Those of the value ``background`` are left out.
+        """
+        if background is not None:
+            shown = voxels != background
+            if shown.any():
+                low, high = np.float32(np.inf), np.float32(-np.inf)
+                low = voxels.min(where=shown, initial=low)
+                high = voxels.max(where=shown, initial=high)
+                extremes = float(low), float(high)
+        minimum, maximum = extremes or (float(voxels.min()), float(voxels.max()))
+        if voxels.size > _SAMPLE:
+            voxels = voxels.reshape(-1)[np.random.default_rng(0).integers(0, voxels.size, _SAMPLE)]
+        # What is filled up with may lie above what a scan shows.
+        voxels = voxels if background is None else voxels[voxels != background]
+        return cls(minimum, maximum, voxels[voxels > minimum])
+
+
+@runtime_checkable
 class VoxelReader(Protocol):
     """Reads voxels of one scan, in source order and in the scan's unit."""
 
@@ -56,34 +137,46 @@ class VoxelReader(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class InMemory:
-    """Voxels (Z, Y, X) that are read already."""
-
-    data: npt.NDArray[np.float32]
-    slice_axis: int
-
-    def whole(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
-        """All voxels."""
-        return self.data, ()
-
-    def plane(self, index: int) -> npt.NDArray[np.float32]:
-        """One acquired slice."""
-        return np.take(self.data, [index], axis=self.slice_axis).squeeze(self.slice_axis)
-
-
-@dataclass(frozen=True, eq=False)
 class Scan:
-    """One volume among those found in files: all that `Volume` says, but for the voxels.
+    """A scan: voxels and where they are in the patient.
+
+    One class for all that is known of a scan: as it is found, by headers alone (``voxels`` is a
+    reader); as `read` returns it, in memory or slice by slice; and as computed (``voxels`` is the
+    array).
 
     Parameters
     ----------
-    voxels : VoxelReader
-        Reads the voxels.
-    geometry, modality, series, intensity, unit, window, role, warnings, background
-        As for `Volume`.
+    voxels : VoxelReader or (Z, Y, X) float32 array
+        What reads the voxels, or the voxels: a NumPy array, or a ``dask.array`` that is read when
+        it is needed.
+    geometry : Geometry
+        Where the voxels are in the patient.
+    modality : {"mri", "ct", "oct", "other", "unknown"}
+        ``"unknown"`` where the file does not say (NIfTI, PNG).
+    series : Series
+        Which series this is.
+    intensity : {"grey8", "hu", "arbitrary"}
+        The unit of the voxels.
+    unit : str
+        The unit's name where the file has one: "HU", "BQML" (becquerel per ml, a PET), else "".
+    window : (float, float), optional
+        Voxel values that whoever made the scan wants drawn black and white.
+    role : {"original", "derived", "localizer"}
+        What the scan is for.
+    warnings : tuple of str
+        One sentence for each thing the user should know about this scan.
+    background : float, optional
+        Value of voxels that only fill the picture up and show nothing (padding): no statistics
+        count them.
+
+    Raises
+    ------
+    InputError
+        If an array is not (Z, Y, X) on the geometry's grid or, where it is in memory, is not
+        finite or the same everywhere.
     """
 
-    voxels: VoxelReader = field(repr=False)
+    voxels: VoxelReader | npt.NDArray[np.float32] = field(repr=False)
     geometry: Geometry
     modality: Modality
     series: Series
@@ -94,21 +187,22 @@ class Scan:
     warnings: tuple[str, ...] = ()
     background: float | None = None
 
-    @classmethod
-    def of(cls, volume: Volume) -> Scan:
-        """Make a scan of a volume that is read already."""
-        return cls(
-            voxels=InMemory(volume.data, volume.geometry.slice_axis),
-            geometry=volume.geometry,
-            modality=volume.modality,
-            series=volume.series,
-            intensity=volume.intensity,
-            unit=volume.unit,
-            window=volume.window,
-            role=volume.role,
-            warnings=volume.warnings,
-            background=volume.background,
-        )
+    def __post_init__(self) -> None:
+        if isinstance(self.voxels, VoxelReader):
+            return
+        if self.voxels.shape != self.geometry.shape:
+            raise InputError(
+                f"voxels of shape {self.voxels.shape} do not fit the grid {self.geometry.shape}",
+                path=self.path,
+            )
+        if not self.lazy:
+            # Known from here on: looking through a large scan takes a tenth of a second.
+            vars(self)["extremes"] = check_voxels(self.voxels, path=self.path)
+
+    @property
+    def path(self) -> Path | None:
+        """First file of the series."""
+        return self.series.files[0] if self.series.files else None
 
     @property
     def size(self) -> int:
@@ -116,49 +210,94 @@ class Scan:
         z, y, x = self.geometry.shape
         return z * y * x
 
-    def warn(self, *sentences: str) -> Scan:
-        """Return the same scan with more warnings."""
-        return replace(self, warnings=(*self.warnings, *sentences))
+    @property
+    def lazy(self) -> bool:
+        """Whether voxels are read when they are needed (``data`` is a dask array)."""
+        return not isinstance(self.voxels, np.ndarray)
 
-    def plane(self, index: int) -> npt.NDArray[np.float32]:
-        """Upright slice ``index`` (rows, columns) float32; nothing else is read.
+    @property
+    def data(self) -> npt.NDArray[np.float32]:
+        """Voxels (Z, Y, X) in source order (see `napari_spatial_ar.imaging.geometry`).
+
+        A ``dask.array`` with one acquired slice a chunk where the scan is `lazy`.
+        """
+        return self._delayed(self.voxels) if isinstance(self.voxels, VoxelReader) else self.voxels
+
+    @property
+    def slices(self) -> npt.NDArray[np.float32]:
+        """Upright slices (N, rows, columns), a view: what the model sees one by one."""
+        return self.geometry.to_slices(self.data)
+
+    @cached_property
+    def extremes(self) -> tuple[float, float]:
+        """Lowest and highest voxel value; of a scan that is read slice by slice, all are read."""
+        return float(self.data.min()), float(self.data.max())
+
+    @cached_property
+    def sample(self) -> Sample:
+        """Its voxels for percentiles; read once, from 32 slices, where it is read slice by slice.
 
         Raises
         ------
         InputError
-            If there is no such slice, or its file is damaged or gone.
+            If they are read now and a file is damaged or gone.
+        """
+        if not self.lazy:
+            return Sample.of(self.data, self.extremes, self.background)
+        count = self.geometry.slice_count
+        chosen = np.unique(np.linspace(0, count - 1, _SAMPLED_SLICES).round().astype(int))
+        # All at once: one by one, they take longer to be asked for than to be read.
+        return Sample.of(np.asarray(self.slices[chosen]), background=self.background)
+
+    def warn(self, *sentences: str) -> Scan:
+        """Return the same scan with more warnings."""
+        return replace(self, warnings=(*self.warnings, *sentences))
+
+    def along(self, plane: Plane | None) -> Scan:
+        """Return the same scan with the slices of another plane; None for those acquired.
+
+        Raises
+        ------
+        InputError
+            If its geometry is not known or not regular, or it is read slice by slice, where a
+            slice of another plane would be all of them.
+        """
+        if plane is None or plane == self.geometry.plane:
+            return self
+        if self.lazy:
+            raise InputError(
+                f"{plane} slices cannot be made of a scan of this size, which is read one "
+                f"{self.geometry.plane} slice at a time",
+                path=self.path,
+                fix="Raise NAPARI_SPATIAL_AR_LAZY_MB if there is memory for all of it",
+            )
+        return replace(self, geometry=self.geometry.along(plane))
+
+    def slice(self, index: int) -> npt.NDArray[np.float32]:
+        """Upright slice ``index``, (rows, columns) float32 in memory; nothing else is read.
+
+        Raises
+        ------
+        InputError
+            If there is no such slice, or it is read now and its file is damaged or gone.
         """
         if not 0 <= index < self.geometry.slice_count:
             raise InputError(f"there is no slice {index}: it has {self.geometry.slice_count}")
-        axis = self.geometry.slice_axis
-        alone = replace(
-            self.geometry,
-            shape=cast(
-                tuple[int, int, int],
-                tuple(1 if a == axis else n for a, n in enumerate(self.geometry.shape)),
-            ),
-        )
-        upright: npt.NDArray[np.float32] = alone.to_slices(
-            np.expand_dims(self._acquired(index), axis)
-        )[0]
-        return upright
+        if not isinstance(self.voxels, VoxelReader):
+            return np.asarray(self.slices[index])
+        shape = list(self.geometry.shape)
+        shape[self.geometry.slice_axis] = 1
+        alone = replace(self.geometry, shape=cast(tuple[int, int, int], tuple(shape)))
+        return np.asarray(alone.to_slices(self._acquired(self.voxels, index))[0])
 
-    def _acquired(self, index: int) -> npt.NDArray[np.float32]:
-        with guard(self._path):
-            return self.voxels.plane(index)
-
-    @property
-    def _path(self) -> Path | None:
-        return self.series.files[0] if self.series.files else None
-
-    def read(self, *, lazy: bool | None = None) -> Volume:
-        """Read the voxels.
+    def read(self, *, lazy: bool | None = None) -> Scan:
+        """Return the same scan with its voxels read, or read slice by slice.
 
         Parameters
         ----------
         lazy : bool, optional
             Whether to read slices only when they are needed; by default where the scan
-            `is_large`, or larger than the memory that is free.
+            `is_large`, or larger than the memory that is free. Voxels in memory stay there.
 
         Raises
         ------
@@ -166,36 +305,40 @@ class Scan:
             If a file is damaged or gone, the memory for all voxels is not there, or all have the
             same value.
         """
-        needed = 0 if isinstance(self.voxels, InMemory) else 4 * self.size
+        if not self.lazy:
+            return self
         if lazy is None:
-            lazy = is_large(self.size) or not fits(needed)
-        with guard(self._path):
-            if lazy:
-                return self._volume(self._delayed())
-            check_fits(needed, self._path)
-            return self._volume(*self.voxels.whole())
+            lazy = is_large(self.size) or not fits(4 * self.size)
+        if lazy:
+            return replace(self, voxels=self.data)
+        check_fits(4 * self.size, self.path)
+        data, found = self.whole()
+        return replace(self, voxels=data, warnings=(*self.warnings, *found))
 
-    def _volume(self, data: npt.NDArray[np.float32], found: tuple[str, ...] = ()) -> Volume:
-        return Volume(
-            data=data,
-            geometry=self.geometry,
-            modality=self.modality,
-            series=self.series,
-            intensity=self.intensity,
-            unit=self.unit,
-            window=self.window,
-            role=self.role,
-            warnings=(*self.warnings, *found),
-            background=self.background,
-        )
+    def whole(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+        """All voxels (Z, Y, X) in memory, be they all the same, and what only reading showed.
 
-    def _delayed(self) -> npt.NDArray[np.float32]:
+        Raises
+        ------
+        InputError
+            If a file is damaged or gone.
+        """
+        if not isinstance(self.voxels, VoxelReader):
+            return np.asarray(self.voxels), ()
+        with guard(self.path):
+            return self.voxels.whole()
+
+    def _acquired(self, voxels: VoxelReader, index: int) -> npt.NDArray[np.float32]:
+        """Slice ``index`` (Z, Y, X), the slice axis of length 1."""
+        with guard(self.path):
+            return np.expand_dims(voxels.plane(index), self.geometry.slice_axis)
+
+    def _delayed(self, voxels: VoxelReader) -> npt.NDArray[np.float32]:
         axis = self.geometry.slice_axis
         chunks = tuple((1,) * n if a == axis else (n,) for a, n in enumerate(self.geometry.shape))
 
         def block(block_info: Any = None) -> npt.NDArray[np.float32]:
-            index = block_info[None]["chunk-location"][axis]
-            return np.expand_dims(self._acquired(index), axis)
+            return self._acquired(voxels, block_info[None]["chunk-location"][axis])
 
         data: Any = da.map_blocks(block, chunks=chunks, dtype=np.float32)  # type: ignore[no-untyped-call]
         return cast(npt.NDArray[np.float32], data)

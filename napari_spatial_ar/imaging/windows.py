@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.volume import Intensity, Modality, Sample, Volume
+from napari_spatial_ar.imaging.scan import Sample, Scan
+from napari_spatial_ar.imaging.series import Intensity, Modality
 
 __all__ = [
     "CT_PRESETS",
@@ -99,7 +100,7 @@ def default_window(modality: Modality) -> Window:
 
 
 def resolve(
-    window: Window, scan: Volume | Sample | npt.NDArray[Any], intensity: Intensity | None = None
+    window: Window, scan: Scan | Sample | npt.NDArray[Any], intensity: Intensity | None = None
 ) -> tuple[float, float]:
     """Find the ends of the window for one scan, in the scan's own units.
 
@@ -107,10 +108,10 @@ def resolve(
     ----------
     window : Window
         The rule.
-    scan : Volume, Sample or array
+    scan : Scan, Sample or array
         The voxels it is applied to: a whole scan, or one picture.
     intensity : {"grey8", "hu", "arbitrary"}, optional
-        Unit of the voxels; a Volume's own where left out, else ``"arbitrary"``.
+        Unit of the voxels; a Scan's own where left out, else ``"arbitrary"``.
 
     Returns
     -------
@@ -123,12 +124,12 @@ def resolve(
         If percentiles are asked for and the voxels are all the same or not finite.
     """
     if intensity is None:
-        intensity = scan.intensity if isinstance(scan, Volume) else "arbitrary"
+        intensity = scan.intensity if isinstance(scan, Scan) else "arbitrary"
     if intensity == "grey8" or window.kind == "full8":
         return 0.0, 255.0
     if window.kind == "fixed":
         return window.low, window.high
-    if isinstance(scan, Volume):
+    if isinstance(scan, Scan):
         sample = scan.sample
     else:
         sample = scan if isinstance(scan, Sample) else Sample.of(scan)
@@ -145,7 +146,7 @@ def resolve(
     return minimum, maximum
 
 
-def display_limits(volume: Volume) -> tuple[float, float]:
+def display_limits(volume: Scan) -> tuple[float, float]:
     """Voxel values to draw black and white.
 
     What the scan's header asks for; else soft tissue in a CT, percentiles in any other scan.

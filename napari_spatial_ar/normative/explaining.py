@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative.detectors.explanation import Explanation
 from napari_spatial_ar.normative.memory import one_sentence
@@ -143,7 +143,7 @@ class EmbeddedSlice:
 
 
 def embed_plane(
-    model: NormativeModel, volume: Volume, index: int, window: tuple[float, float] | None = None
+    model: NormativeModel, volume: Scan, index: int, window: tuple[float, float] | None = None
 ) -> EmbeddedSlice:
     """Embed a slice of a scan as for scoring.
 
@@ -151,7 +151,7 @@ def embed_plane(
     ----------
     model : NormativeModel
         Backbone and preprocessing.
-    volume : Volume
+    volume : Scan
         The scan, cut as it was scored.
     index : int
         Which slice, along ``volume.geometry.slice_axis``.

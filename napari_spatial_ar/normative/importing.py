@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from napari_spatial_ar.errors import InputError, ModelFileError
-from napari_spatial_ar.imaging.volume import Modality
+from napari_spatial_ar.imaging.series import Modality
 from napari_spatial_ar.imaging.windows import default_window
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.archive import unpack_model

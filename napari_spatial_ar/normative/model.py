@@ -16,8 +16,9 @@ from torch import Tensor
 from napari_spatial_ar.datasets.selection import Selection, SlicePlane
 from napari_spatial_ar.errors import InputError, MemoryShortage, WeightsError
 from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Intensity
 from napari_spatial_ar.imaging.tissue import has_tissue
-from napari_spatial_ar.imaging.volume import Intensity, Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.backbones import engines
@@ -277,7 +278,7 @@ class NormativeModel:
         """Plane of the slices it learned from; None where they were those acquired."""
         return self.header.selection.cut
 
-    def cut(self, volume: Volume, plane: SlicePlane | None = None) -> Volume:
+    def cut(self, volume: Scan, plane: SlicePlane | None = None) -> Scan:
         """Return a scan with the slices that the model sees, see `score_volume`.
 
         Raises
@@ -289,7 +290,7 @@ class NormativeModel:
 
     @releases_memory
     def iter_volume(
-        self, volume: Volume, slices: Sequence[int] | None = None
+        self, volume: Scan, slices: Sequence[int] | None = None
     ) -> Generator[tuple[int, SliceScore], None, None]:
         """Score slices one by one; stop iterating to cancel.
 
@@ -297,7 +298,7 @@ class NormativeModel:
 
         Parameters
         ----------
-        volume : Volume
+        volume : Scan
             The scan; percentile windows are those of the whole volume.
         slices : sequence of int, optional
             Indices along ``volume.geometry.slice_axis``, in the order wanted; all by default.
@@ -337,7 +338,7 @@ class NormativeModel:
 
     def score_volume(
         self,
-        volume: Volume,
+        volume: Scan,
         slices: Sequence[int] | None = None,
         progress: Callable[[int, int], None] | None = None,
         *,
@@ -362,7 +363,7 @@ class NormativeModel:
         Raises
         ------
         InputError
-            As `iter_volume` and `Volume.along`.
+            As `iter_volume` and `Scan.along`.
         """
         volume = self.cut(volume, plane)
         result = VolumeScore.empty(volume.geometry)
@@ -373,7 +374,7 @@ class NormativeModel:
                 progress(done, total)
         return result
 
-    def empty_score(self, volume: Volume) -> VolumeScore:
+    def empty_score(self, volume: Scan) -> VolumeScore:
         """Scores of a volume before any slice is scored, to be filled by `VolumeScore.put`."""
         return VolumeScore.empty(volume.geometry)
 

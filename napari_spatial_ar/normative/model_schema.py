@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from napari_spatial_ar.datasets.selection import SlicePlane
 from napari_spatial_ar.imaging.json_text import parse_json
-from napari_spatial_ar.imaging.volume import Modality
+from napari_spatial_ar.imaging.series import Modality
 from napari_spatial_ar.imaging.windows import WindowKind
 
 __all__ = [

@@ -18,7 +18,6 @@ from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.guard import one_source
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.backbones.fastest_engine import settle
 from napari_spatial_ar.normative.calibration.appearance import domain_shift
 from napari_spatial_ar.normative.model import NormativeModel, load_model
@@ -329,7 +328,7 @@ class _Finished:
     """A scan that needs no scoring; its voxels only where they are needed for a report."""
 
     kept: Kept
-    volume: Volume | None
+    volume: Scan | None
 
     def report(self, model: NormativeModel, flagging: Flagging) -> ScanReport:
         assert self.volume is not None
@@ -352,7 +351,7 @@ class _Next:
     ----------
     source : Path
         The input that it was found in.
-    found : Volume, _Finished, InputError or None
+    found : Scan, _Finished, InputError or None
         Its voxels, to be scored; its results; what is wrong with it. None where it came before in
         this run.
     name : str
@@ -366,7 +365,7 @@ class _Next:
     """
 
     source: Path
-    found: Volume | _Finished | InputError | None = None
+    found: Scan | _Finished | InputError | None = None
     name: str = ""
     key: str = ""
     files: tuple[Path, ...] = ()
@@ -452,7 +451,7 @@ def scans_to_score(scans: Sequence[Scan], every_series: bool, left_out: list[str
 
 
 def score_scan(
-    volume: Volume,
+    volume: Scan,
     model: NormativeModel,
     folder: Path,
     *,
@@ -477,7 +476,7 @@ def score_scan(
 
     Parameters
     ----------
-    volume : Volume
+    volume : Scan
         The scan, with the slices that the model is to see.
     model : NormativeModel
         What scores it.

@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.tissue import tissue_mask
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, display_limits
 from napari_spatial_ar.review.provenance import ModelLike, model_window
 
@@ -22,13 +22,13 @@ class Body:
 
     Parameters
     ----------
-    volume : Volume
+    volume : Scan
         The scan.
     model : NormativeModel
         What scores it.
     """
 
-    def __init__(self, volume: Volume, model: ModelLike) -> None:
+    def __init__(self, volume: Scan, model: ModelLike) -> None:
         self._volume = volume
         self._model = model
         self._body = np.zeros(volume.geometry.shape, bool)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.threshold_scales import ScoreCounts
@@ -64,7 +64,7 @@ def flagged_warning(
 
 
 def scan_counts(
-    volume: Volume, body: Body, nll: npt.NDArray[np.float32], scored: npt.NDArray[np.bool_]
+    volume: Scan, body: Body, nll: npt.NDArray[np.float32], scored: npt.NDArray[np.bool_]
 ) -> ScoreCounts:
     """Count the scores (Z, Y, X) of the body in the slices (N,) that are scored."""
     counts = ScoreCounts(len(scored))

@@ -20,8 +20,8 @@ from scipy import ndimage
 
 from napari_spatial_ar.imaging.files import atomic_write_bytes
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.tissue import tissue_mask
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window
 
 __all__ = [
@@ -180,7 +180,7 @@ def to_image(picture: Rgb) -> Image.Image:
     return Image.fromarray(np.rint(picture * 255).astype(np.uint8))
 
 
-def grey_of(volume: Volume, index: int, window: tuple[float, float], size: PanelSize) -> Rgb:
+def grey_of(volume: Scan, index: int, window: tuple[float, float], size: PanelSize) -> Rgb:
     """Upright slice ``index`` in grey: (height, width, 3) in [0, 1]."""
     return grey_picture(apply_window(volume.slice(index), *window), size)
 
@@ -192,7 +192,7 @@ def grey_picture(unit: npt.NDArray[np.floating], size: PanelSize) -> Rgb:
 
 
 def heat_limits(
-    volume: Volume,
+    volume: Scan,
     scores: npt.NDArray[np.floating],
     window: tuple[float, float],
     image_scores: npt.NDArray[np.floating],

@@ -20,7 +20,6 @@ from napari_spatial_ar.datasets.slices import file_digest
 from napari_spatial_ar.errors import InputError, InUseError
 from napari_spatial_ar.imaging.files import claimed, holds_leftovers
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review.outputs import (
     OUTPUT_FILES,
     earlier_files,
@@ -159,7 +158,7 @@ class Kept:
         return not changed and len(there) == len(written)
 
 
-def results_folder(out: Path, volume: Volume) -> Path:
+def results_folder(out: Path, volume: Scan) -> Path:
     """Choose a scan's folder in one that may hold other results: not one of another scan.
 
     Unlike `EarlierResults.name_for` it goes by the voxels, for results of any origin; those without
@@ -205,7 +204,7 @@ class EarlierResults:
         folder = self._folders.get(scan)
         return None if folder is None else Kept.of(folder)
 
-    def name_for(self, volume: Volume, scan: str) -> str:
+    def name_for(self, volume: Scan, scan: str) -> str:
         """Name a scan's folder: its own, where there is one, and never that of another scan.
 
         The name is that of its series. Where another scan has that already, the start of the
@@ -223,7 +222,7 @@ class EarlierResults:
         self._given.add(name)
         return name
 
-    def _is_free(self, name: str, volume: Volume) -> bool:
+    def _is_free(self, name: str, volume: Scan) -> bool:
         folder = self.out / name
         if not earlier_files(folder):
             return True

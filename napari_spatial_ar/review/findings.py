@@ -85,7 +85,7 @@ class Finding:
         Unweighted centre in patient space (x to the right, y to anterior, z to superior), mm;
         None without a known spacing or for slices of which no affine holds every voxel.
     centroid_zyx : (float, float, float)
-        The same centre in voxels of ``Volume.data``, axes (Z, Y, X).
+        The same centre in voxels of ``Scan.data``, axes (Z, Y, X).
     first_slice, last_slice, peak_slice : int
         Acquired slices, from 0: the range, and the one that holds the highest score.
     voxels : int
@@ -100,7 +100,7 @@ class Finding:
     longest_diameter_px : float
         The same in pixels.
     peak_zyx : (int, int, int)
-        The voxel of ``Volume.data`` with the highest score; of several, the first.
+        The voxel of ``Scan.data`` with the highest score; of several, the first.
     peak_score, mean_score : float
         Highest and mean score in the region, in the model's unit.
     """

@@ -16,8 +16,8 @@ from scipy import stats
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_json
 from napari_spatial_ar.imaging.geometry import slice_number
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.tissue import tissue_mask
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, display_limits, resolve
 from napari_spatial_ar.json_schemas import ModelComparisonFile, stamped
 from napari_spatial_ar.normative.calibration.acquired import header_shift
@@ -109,7 +109,7 @@ class ModelComparison:
 def compare_models(
     first: NormativeModel,
     second: NormativeModel,
-    volume: Volume,
+    volume: Scan,
     out: str | Path,
     *,
     share: float = 0.01,
@@ -133,7 +133,7 @@ def compare_models(
 def comparison_steps(
     first: NormativeModel,
     second: NormativeModel,
-    volume: Volume,
+    volume: Scan,
     out: str | Path,
     *,
     share: float = 0.01,
@@ -146,7 +146,7 @@ def comparison_steps(
     ----------
     first, second : NormativeModel
         What scores.
-    volume : Volume
+    volume : Scan
         The scan.
     out : path
         Folder for the files.
@@ -242,7 +242,7 @@ def comparison_steps(
     return result
 
 
-def _score_steps(model: NormativeModel, volume: Volume) -> Steps[VolumeScore]:
+def _score_steps(model: NormativeModel, volume: Scan) -> Steps[VolumeScore]:
     score = model.empty_score(volume)
     for done, (index, one) in enumerate(model.iter_volume(volume), start=1):
         score.put(index, one)
@@ -251,7 +251,7 @@ def _score_steps(model: NormativeModel, volume: Volume) -> Steps[VolumeScore]:
 
 
 def _body(
-    volume: Volume, slices: npt.NDArray[np.intp], window: tuple[float, float]
+    volume: Scan, slices: npt.NDArray[np.intp], window: tuple[float, float]
 ) -> dict[int, npt.NDArray[np.bool_]]:
     return {int(i): tissue_mask(apply_window(volume.slice(int(i)), *window)) for i in slices}
 
@@ -265,7 +265,7 @@ def _rank_scale(sample: Floats) -> Callable[[Floats], Floats]:
 
 
 def _picture(
-    volume: Volume,
+    volume: Scan,
     shown: list[int],
     panels: list[list[tuple[Floats, npt.NDArray[np.bool_]]]],
     result: ModelComparison,

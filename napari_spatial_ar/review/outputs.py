@@ -36,7 +36,6 @@ from napari_spatial_ar.imaging.segments import (
     write_label_descriptions,
     write_seg_nrrd,
 )
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.json_schemas import ProvenanceFile, stamped
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.contents import findings_content, mask_content, scores_content
@@ -136,12 +135,12 @@ class ScanOutputs:
     summary: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-def scan_folder_name(volume: Volume | Scan, taken: Collection[str] = ()) -> str:
+def scan_folder_name(volume: Scan, taken: Collection[str] = ()) -> str:
     """Folder name for a scan's outputs, from the series label, which names no patient.
 
     Parameters
     ----------
-    volume : Volume or Scan
+    volume : Scan
         The scan.
     taken : collection of str
         Names that are in use: a number is added until the name is new.
@@ -161,7 +160,7 @@ def scan_folder_name(volume: Volume | Scan, taken: Collection[str] = ()) -> str:
 
 def write_scan_outputs(
     out_dir: str | Path,
-    volume: Volume,
+    volume: Scan,
     score: ScoreLike,
     model: ModelLike,
     *,
@@ -199,7 +198,7 @@ def write_scan_outputs(
     ----------
     out_dir : path-like
         The scan's own folder; made where it does not exist.
-    volume, score, model : Volume, VolumeScore, NormativeModel
+    volume, score, model : Scan, VolumeScore, NormativeModel
         The scan, its scores and the model that gave them.
     threshold : float
         In the model's unit.
@@ -491,7 +490,7 @@ def _listed(record: Path) -> set[str]:
 
 def _write_dicom(
     work: Path,
-    volume: Volume,
+    volume: Scan,
     nll: npt.NDArray[np.float32],
     numbers: npt.NDArray[np.integer],
     model: ModelLike,
@@ -540,7 +539,7 @@ def _write_again(path: Path, other: Path) -> None:
         shutil.copyfile(path, other)
 
 
-def _nifti_source(volume: Volume) -> Path | None:
+def _nifti_source(volume: Scan) -> Path | None:
     path = volume.path
     if path is None or not path.name.lower().endswith((".nii", ".nii.gz")):
         return None

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.datasets.selection import Selection, place_in_stack
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.calibration import Calibration, largest_part
 from napari_spatial_ar.review.body import Body
 
@@ -206,7 +206,7 @@ class PValues:
 
 
 def p_values(
-    model: Any, volume: Volume, score: ScoresLike, body: Body | None = None
+    model: Any, volume: Scan, score: ScoresLike, body: Body | None = None
 ) -> PValues | None:
     """P-values of a scored scan.
 
@@ -214,7 +214,7 @@ def p_values(
     ----------
     model : NormativeModel
         What scored it.
-    volume, score : Volume, VolumeScore
+    volume, score : Scan, VolumeScore
         The scan and its scores.
     body : Body, optional
         Where the body is, if somebody has looked already.

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import slice_number
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import display_limits
 from napari_spatial_ar.review.drawing import (
     BACKGROUND,
@@ -68,7 +68,7 @@ def highest_slices(
 
 
 def montage(
-    volume: Volume,
+    volume: Scan,
     nll: npt.NDArray[np.floating],
     image_scores: npt.NDArray[np.floating],
     mask: npt.NDArray[Any],
@@ -88,7 +88,7 @@ def montage(
 
     Parameters
     ----------
-    volume : Volume
+    volume : Scan
         The scan.
     nll : (Z, Y, X) floating
         Scores in source order, in ``unit``.
@@ -192,7 +192,7 @@ _FOOT = 44
 
 
 def overlay_slices(
-    volume: Volume,
+    volume: Scan,
     mask: npt.NDArray[Any],
     image_scores: npt.NDArray[np.floating],
     *,
@@ -202,7 +202,7 @@ def overlay_slices(
 
     Parameters
     ----------
-    volume : Volume
+    volume : Scan
         The scan.
     mask : (Z, Y, X) integer
         Nonzero inside.
@@ -217,7 +217,7 @@ def overlay_slices(
 
 
 def overlays(
-    volume: Volume,
+    volume: Scan,
     nll: npt.NDArray[np.floating],
     image_scores: npt.NDArray[np.floating],
     mask: npt.NDArray[Any],
@@ -273,7 +273,7 @@ def overlays(
 
 def write_overlays(
     folder: Path,
-    volume: Volume,
+    volume: Scan,
     nll: npt.NDArray[np.floating],
     image_scores: npt.NDArray[np.floating],
     mask: npt.NDArray[Any],

@@ -16,7 +16,7 @@ import numpy as np
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.derived import REMARK, Algorithm, source_uids
 from napari_spatial_ar.imaging.json_text import parse_json
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import Window, display_limits, resolve
 from napari_spatial_ar.normative.units import is_nll
 from napari_spatial_ar.review.masks import MaskSettings
@@ -104,7 +104,7 @@ def _hashed(uid: str) -> str:
     return "sha256:" + hashlib.sha256(uid.encode(errors="surrogatepass")).hexdigest()
 
 
-def voxels_sha256(volume: Volume) -> str:
+def voxels_sha256(volume: Scan) -> str:
     """Sha256 of the voxels in source order, one plane in memory at a time."""
     digest = hashlib.sha256()
     for plane in volume.data:
@@ -112,7 +112,7 @@ def voxels_sha256(volume: Volume) -> str:
     return digest.hexdigest()
 
 
-def model_window(model: ModelLike, volume: Volume) -> tuple[float, float] | None:
+def model_window(model: ModelLike, volume: Scan) -> tuple[float, float] | None:
     """Voxel values that the model sees as black and white; None where it does not say."""
     window = getattr(getattr(model.header, "preprocessing", None), "window", None)
     return resolve(window, volume) if isinstance(window, Window) else None
@@ -163,7 +163,7 @@ def recorded_algorithm(mask: Path) -> tuple[Algorithm, bool] | None:
 
 def provenance(
     model: ModelLike,
-    volume: Volume,
+    volume: Scan,
     *,
     threshold: float,
     fpr: float | None,
@@ -179,7 +179,7 @@ def provenance(
     ----------
     model : NormativeModel
         The model that scored the scan.
-    volume : Volume
+    volume : Scan
         The scan.
     threshold : float
         In the model's unit.

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.segments import Segment
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.domain_shift import flagged_warning, scan_counts, shift_record
@@ -46,7 +46,7 @@ class ScanResults:
 
     Parameters
     ----------
-    volume, score : Volume, ScoreLike
+    volume, score : Scan, ScoreLike
         The scan and its scores.
     threshold : float
         Of the mask, in the model's unit.
@@ -62,7 +62,7 @@ class ScanResults:
         Sentences that warn of a scan unlike those the model learned from.
     """
 
-    volume: Volume
+    volume: Scan
     score: ScoreLike
     threshold: float
     mask: npt.NDArray[np.uint8] = field(repr=False)
@@ -110,7 +110,7 @@ class ScanResults:
 
 
 def gather_results(
-    volume: Volume,
+    volume: Scan,
     score: ScoreLike,
     model: ModelLike,
     *,
@@ -127,7 +127,7 @@ def gather_results(
 
     Parameters
     ----------
-    volume, score, model : Volume, VolumeScore, NormativeModel
+    volume, score, model : Scan, VolumeScore, NormativeModel
         The scan, its scores and the model that gave them.
     threshold, fpr, settings, region, mask, reviewed, keep_uids, likeness
         See `napari_spatial_ar.review.outputs.write_scan_outputs`.

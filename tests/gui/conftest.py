@@ -26,7 +26,8 @@ from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 
 SHAPE = (12, 40, 36)
 # Voxels of the bright box that stands for a lesion, as (z, y, x) slices of the source grid.
@@ -70,11 +71,11 @@ class FakeModel:
     gate: threading.Semaphore | None = None
     notes: list[str] = field(default_factory=list)
 
-    def empty_score(self, volume: Volume) -> FakeVolumeScore:
+    def empty_score(self, volume: Scan) -> FakeVolumeScore:
         return FakeVolumeScore(volume.geometry)
 
     def iter_volume(
-        self, volume: Volume, slices: Sequence[int] | None = None
+        self, volume: Scan, slices: Sequence[int] | None = None
     ) -> Iterator[tuple[int, FakeSliceScore]]:
         for index in range(volume.geometry.slice_count) if slices is None else slices:
             if self.error is not None:
@@ -181,9 +182,9 @@ def affine(codes: str, spacing: tuple[float, float, float], degrees: float = 0.0
 
 def make_volume(
     codes: str = "LPS", spacing: tuple[float, float, float] = (1.0, 1.5, 3.0), degrees: float = 0.0
-) -> Volume:
+) -> Scan:
     geometry = Geometry(SHAPE, affine(codes, spacing, degrees))
-    return Volume(voxels(), geometry, "mri", Series("MR series 4"))
+    return Scan(voxels(), geometry, "mri", Series("MR series 4"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -222,7 +223,7 @@ def dock(
     """
 
     def make(
-        volume: Volume | None = None, *, scan: bool = True, show: bool = False, window: bool = False
+        volume: Scan | None = None, *, scan: bool = True, show: bool = False, window: bool = False
     ) -> ReviewDock:
         if show or window:
             viewer = request.getfixturevalue("make_napari_viewer")(show=show)

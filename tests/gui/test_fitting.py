@@ -41,8 +41,7 @@ from napari_spatial_ar.gui.widgets.dock_page import DockPage
 from napari_spatial_ar.gui.widgets.forms import Combo, Fold, select_data
 from napari_spatial_ar.gui.worklist import panel as worklist_panel
 from napari_spatial_ar.imaging.reading import Found
-from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Series
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.normative.detectors import DETECTORS
 from tests.gui.fitting import misfits
 from tests.gui.training.test_outliers_dialog import suspects
@@ -188,7 +187,7 @@ def checkpoint(window: QWidget, lab: Any) -> QDialog:
 
 
 def chooser(window: QWidget, lab: Any) -> QDialog:
-    scan = Scan.of(lab.make_volume())
+    scan = lab.make_volume()
     labels = "MR series 4", "NIfTI scan 256 x 256 x 25, time point 12"
     series = [Series(label, uid=label, description="FLAIR tra p2 iso") for label in labels]
     found = [replace(scan, series=one, warnings=("One slice is missing.",)) for one in series]

@@ -16,19 +16,20 @@ from napari_spatial_ar.gui.layers import KEY, kind_of, volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.viewer import camera_of, go_to_slice, slice_in_view
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from tests.gui.stage_check import assert_inside, assert_nothing_left, assert_one_patient
 
 
 def volume_at(
     label: str, start: tuple[float, float, float], shape: tuple[int, int, int], spacing: float
-) -> Volume:
+) -> Scan:
     """Axial slices from a place on, of a patient of its own."""
     affine = np.diag([-spacing, -spacing, 2 * spacing, 1.0])
     affine[:3, 3] = start
     data = np.random.default_rng(len(label)).random(shape, np.float32) * 20
     data[shape[0] // 2] += 100
-    return Volume(data, Geometry(shape, affine), "mri", Series(label))
+    return Scan(data, Geometry(shape, affine), "mri", Series(label))
 
 
 #: Of three patients: at one place, far from it, and of another size there.
@@ -376,7 +377,7 @@ def test_while_the_dock_is_closed_layers_are_napari_s(person: Person) -> None:
 def test_units_and_sizes_may_differ(person: Person) -> None:
     person.open("A")
     flat = Geometry.without_spacing((3, 50, 60))
-    pictures = Volume(
+    pictures = Scan(
         np.random.default_rng(0).random((3, 50, 60), np.float32), flat, "oct", Series("p")
     )
     first = person.viewer.layers[0]

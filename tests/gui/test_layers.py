@@ -21,7 +21,8 @@ from napari_spatial_ar.gui.layers import (
 )
 from napari_spatial_ar.gui.viewer import camera_of, go_to_slice, show_acquired_plane, slice_in_view
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 
 ORIENTATIONS = ["LPS", "RAS", "LAS", "PSR", "AIL", "LSP", "RIA", "SPL"]
 
@@ -49,7 +50,7 @@ def test_units_axes_and_name(lab: Any, tmp_path: Any) -> None:
     assert layer.axis_labels == ("S", "P", "L")
     assert {str(u) for u in layer.units} == {"millimeter"}
     assert layer.name == "MR series 4"
-    flat = Volume(lab.voxels(), Geometry.without_spacing(lab.shape), "unknown", Series("pictures"))
+    flat = Scan(lab.voxels(), Geometry.without_spacing(lab.shape), "unknown", Series("pictures"))
     assert {str(u) for u in Image(**volume_layer_kwargs(flat)).units} == {"pixel"}
 
 
@@ -180,7 +181,7 @@ def test_a_scan_of_three_or_four_sagittal_slices_is_not_taken_for_colours(
 ) -> None:
     data = np.random.default_rng(0).random(shape, dtype=np.float32)
     for affine in (np.diag([-1.0, -1, 1, 1]), np.eye(4)[[2, 0, 1, 3]]):
-        volume = Volume(data, Geometry(shape, affine), "mri", Series("MR series 1"))
+        volume = Scan(data, Geometry(shape, affine), "mri", Series("MR series 1"))
         layer = Image(**volume_layer_kwargs(volume))
         assert (layer.ndim, layer.rgb) == (3, False)
         heat = heatmap_layer(layer, volume, data)

@@ -22,7 +22,8 @@ from napari_spatial_ar.gui.viewer import (
     show_plane,
 )
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 
 PLANES = {
     "axial": Edges("R", "L", "A", "P"),
@@ -100,7 +101,7 @@ def test_layers_agree_on_units_so_that_napari_does_not_warn(
     viewer.add_labels(np.ones(scan.data.shape, np.uint8))
     assert "millimeter" in drawn_units()
     flat = Geometry.without_spacing((1, 40, 36))
-    picture = Volume(lab.voxels()[5:6], flat, "other", Series("picture"))
+    picture = Scan(lab.voxels()[5:6], flat, "other", Series("picture"))
     other = viewer.add_image(**volume_layer_kwargs(picture), visible=False)
     assert "millimeter" in drawn_units()
     scan.visible, other.visible = False, True
@@ -126,7 +127,7 @@ def test_a_ball_left_in_front_and_above_lies_between_the_letters_that_say_so() -
     ras = np.tensordot(affine[:3, :3], grid, 1) + affine[:3, 3][:, None, None, None]
     ball = np.linalg.norm(ras - np.array([-12.0, 11.0, 10.0])[:, None, None, None], axis=0) < 5
     data = (10 + 90 * ball + (ras[0] > 0)).astype(np.float32).T
-    volume = Volume(data, Geometry(data.shape, affine), "mri", Series("phantom"))
+    volume = Scan(data, Geometry(data.shape, affine), "mri", Series("phantom"))
     viewer = ViewerModel()
     marks = patient_marks(viewer)
     layer = viewer.add_image(**volume_layer_kwargs(volume))
@@ -175,7 +176,7 @@ def test_no_letters_in_3d_but_arrows(lab: Any) -> None:
 def test_nothing_where_the_scan_does_not_say_how_the_patient_lies(lab: Any) -> None:
     viewer = ViewerModel()
     marks = patient_marks(viewer)
-    flat = Volume(lab.voxels(), Geometry.without_spacing(lab.shape), "unknown", Series("pictures"))
+    flat = Scan(lab.voxels(), Geometry.without_spacing(lab.shape), "unknown", Series("pictures"))
     viewer.add_image(**volume_layer_kwargs(flat))
     assert drawn(viewer) == {}
     assert not viewer.canvas.overlays.scale_bar.visible

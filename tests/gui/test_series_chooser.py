@@ -31,7 +31,7 @@ from napari_spatial_ar.gui.napari_plugin import read_layers
 from napari_spatial_ar.gui.open_scan import SeriesChooser, columns, ticked_at_first
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Series
+from napari_spatial_ar.imaging.series import Series
 from tests.scans import AXIAL, build_image
 
 LEFT = Qt.MouseButton.LeftButton
@@ -68,7 +68,7 @@ def study(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def scans(lab: Any) -> list[Scan]:
-    scan = Scan.of(lab.make_volume())
+    scan = lab.make_volume()
     return [
         replace(scan, role="localizer", series=Series("MR series 1")),
         replace(scan, series=Series("MR series 2", uid="2", description="FLAIR tra")),

@@ -118,7 +118,7 @@ def test_every_packing_and_number_type_is_read(tmp_path: Path, encoding: str, dt
     np.testing.assert_array_equal(volume.data.T, ramp((4, 3, 5)))
     assert volume.intensity == ("grey8" if dtype == "uint8" else "arbitrary")
     for index in range(scan.geometry.slice_count):
-        np.testing.assert_array_equal(scan.plane(index), volume.slice(index))
+        np.testing.assert_array_equal(scan.slice(index), volume.slice(index))
 
 
 @pytest.mark.parametrize("name", ["a.nhdr", "a.mhd"])
@@ -204,7 +204,7 @@ def test_voxels_that_are_not_finite_become_the_lowest(tmp_path: Path) -> None:
     volume = scan.read()
     assert volume.data[2, 0, 0] == 5
     assert volume.warnings[0].startswith("1 of 210 voxel")
-    np.testing.assert_array_equal(scan.plane(2), volume.slice(2))
+    np.testing.assert_array_equal(scan.slice(2), volume.slice(2))
 
 
 @pytest.mark.parametrize(("unit", "mm"), [("um", 0.001), ("cm", 10), ("mm", 1), ("parsec", None)])
@@ -415,5 +415,5 @@ def test_large_numbers_count_from_the_lowest(tmp_path: Path) -> None:
     (scan,) = find_itk(save_nrrd(tmp_path / "a.nrrd", array))
     volume = scan.read()
     np.testing.assert_array_equal(volume.data.T, ramp())
-    np.testing.assert_array_equal(scan.plane(2), volume.slice(2))
+    np.testing.assert_array_equal(scan.slice(2), volume.slice(2))
     assert any("1099511627776 was subtracted" in w for w in volume.warnings)

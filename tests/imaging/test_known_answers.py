@@ -17,7 +17,7 @@ import pytest
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 
 OWN = Path(__file__).parent / "known_answers"
 MR = (8, 40, 48)
@@ -37,34 +37,34 @@ class Answer:
     warned: str = ""  # a pattern that some warning matches
     regular: bool | None = None
     refused: str = ""  # a pattern; where there are shapes too, either is right
-    look: Callable[[list[Volume]], None] | None = None
+    look: Callable[[list[Scan]], None] | None = None
 
 
-def window_is_of_the_body(volumes: list[Volume]) -> None:
+def window_is_of_the_body(volumes: list[Scan]) -> None:
     low, high = volumes[0].window or np.percentile(volumes[0].sample.foreground, (1, 99))
     assert 0 <= low < high <= 1000
 
 
-def one_b_value_each(volumes: list[Volume]) -> None:
+def one_b_value_each(volumes: list[Scan]) -> None:
     for number, volume in enumerate(sorted(volumes, key=lambda v: v.data[CENTRE])):
         slope = volume.data[:, 20, 24] - volume.data[0, 20, 24]
         np.testing.assert_allclose(slope, 10 * np.arange(6))
         assert volume.data[CENTRE] == 528 + 500 * number
 
 
-def unit_is_not_hounsfield(volumes: list[Volume]) -> None:
+def unit_is_not_hounsfield(volumes: list[Scan]) -> None:
     assert volumes[0].intensity != "hu"
     assert "HU" not in volumes[0].unit
 
 
-def unit_is_no_free_text(volumes: list[Volume]) -> None:
+def unit_is_no_free_text(volumes: list[Scan]) -> None:
     assert volumes[0].unit in {"", "HU", "unknown unit"}
 
 
-def meets_the_oracle(folder: Path) -> Callable[[list[Volume]], None]:
+def meets_the_oracle(folder: Path) -> Callable[[list[Scan]], None]:
     """Equal to dcm2niix's volume, up to the flips that the affine accounts for."""
 
-    def look(volumes: list[Volume]) -> None:
+    def look(volumes: list[Scan]) -> None:
         oracle = nib.as_closest_canonical(nib.load(folder / "oracle.nii"))
         expected = np.asarray(oracle.dataobj, dtype=np.float32)
         for number, volume in enumerate(volumes):
@@ -149,15 +149,15 @@ def test_every_own_folder_has_an_answer() -> None:
     assert folders - {"seg_back_missing_slice"} == set(ANSWERS)
 
 
-def is_hounsfield(low: float, high: float) -> Callable[[list[Volume]], None]:
-    def look(volumes: list[Volume]) -> None:
+def is_hounsfield(low: float, high: float) -> Callable[[list[Scan]], None]:
+    def look(volumes: list[Scan]) -> None:
         assert (volumes[0].modality, volumes[0].unit) == ("ct", "HU")
         assert volumes[0].extremes == (low, high)
 
     return look
 
 
-def is_scaled_mr(volumes: list[Volume]) -> None:
+def is_scaled_mr(volumes: list[Scan]) -> None:
     assert volumes[0].modality == "mri"
     np.testing.assert_allclose(volumes[0].extremes, (0.0000610, 2245.598), rtol=1e-4)
 

@@ -289,7 +289,7 @@ def test_a_slice_alone_is_the_slice_of_the_whole(
     scan = find_nifti(save(tmp_path / name, array, np.diag([*spacing, 1.0])))[0]
     whole = scan.read(lazy=False)
     for index in range(scan.geometry.slice_count):
-        np.testing.assert_array_equal(scan.plane(index), whole.slice(index))
+        np.testing.assert_array_equal(scan.slice(index), whole.slice(index))
     np.testing.assert_array_equal(np.asarray(scan.read(lazy=True).data), whole.data)
 
 
@@ -298,10 +298,10 @@ def test_a_packed_file_is_unpacked_once_for_all_slices(
 ) -> None:
     path = save(tmp_path / "a.nii.gz", ramp())
     scan = find_nifti(path)[0]
-    first = scan.plane(0)
+    first = scan.slice(0)
     path.unlink()
-    np.testing.assert_array_equal(scan.plane(0), first)
-    assert scan.plane(4).max() == 209
+    np.testing.assert_array_equal(scan.slice(0), first)
+    assert scan.slice(4).max() == 209
 
 
 def test_voxels_that_are_not_finite_become_the_lowest_with_a_count(tmp_path: Path) -> None:
@@ -675,7 +675,7 @@ def test_no_bit_flipped_in_a_packed_file_gives_other_voxels(tmp_path: Path, kind
         damaged[place] ^= 1 << int(random.integers(8))
         path.write_bytes(damaged)
         os.utime(path, ns=(0, int(place) + 1000))
-        for read in (lambda: find_nifti(path)[0].plane(0), lambda: read_nifti(path).data):
+        for read in (lambda: find_nifti(path)[0].slice(0), lambda: read_nifti(path).data):
             try:
                 voxels = read()
             except InputError as error:
@@ -696,7 +696,7 @@ def test_a_packed_file_is_read_to_its_end_once(
     monkeypatch.setattr(Inflater, "finish", lambda self: (ends.append(1), finish(self)))
     scans = find_nifti(path)
     for scan in scans:
-        scan.plane(3)
+        scan.slice(3)
     assert len(ends) == 1
     os.utime(path, ns=(0, 1))
     scans[0].read()
@@ -780,7 +780,7 @@ def test_numbers_that_float32_cannot_hold_count_from_the_lowest(
     (scan,) = find_nifti(path)
     volume = scan.read()
     np.testing.assert_array_equal(volume.data, values.T)
-    np.testing.assert_array_equal(scan.plane(2), volume.slice(2))
+    np.testing.assert_array_equal(scan.slice(2), volume.slice(2))
     assert any(f"{base} was subtracted from all" in w for w in volume.warnings)
 
 

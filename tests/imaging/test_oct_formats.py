@@ -155,7 +155,7 @@ def test_b_scans_are_read_in_order(tmp_path: Path, kind: str) -> None:
     assert (volume.modality, volume.geometry.slice_axis) == ("oct", 0)
     assert volume.intensity == ("arbitrary" if kind in ("fda moved", "fds") else "grey8")
     for index in range(3):
-        np.testing.assert_array_equal(scan.plane(index), volume.slice(index))
+        np.testing.assert_array_equal(scan.slice(index), volume.slice(index))
 
 
 @pytest.mark.parametrize("kind", ALL)

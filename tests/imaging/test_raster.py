@@ -264,7 +264,7 @@ def test_what_the_header_says_is_what_is_decoded(tmp_path: Path, kind: str) -> N
     volume = scan.read(lazy=False)
     assert volume.data.shape == scan.geometry.shape
     for index in range(scan.geometry.slice_count):
-        np.testing.assert_array_equal(scan.plane(index), volume.slice(index))
+        np.testing.assert_array_equal(scan.slice(index), volume.slice(index))
     (eager,) = read_stack([tmp_path / "a"])
     assert (eager.series.label, eager.intensity) == (scan.series.label, scan.intensity)
     assert scan.intensity == ("arbitrary" if kind[-2:] in ("16", "32", "64") else "grey8")
@@ -331,7 +331,7 @@ def test_a_picture_that_changed_since_it_was_found_is_refused(tmp_path: Path) ->
     Image.fromarray(GREY).save(tmp_path / "a.png")
     (scan,) = find_stacks([tmp_path / "a.png"])
     Image.fromarray(GREY[1:]).save(tmp_path / "a.png")
-    for read in (scan.read, lambda: scan.plane(0)):
+    for read in (scan.read, lambda: scan.slice(0)):
         with pytest.raises(InputError, match="1 x 39 x 30"):
             read()
 

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.reading import read
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 
 #: RAS millimetres of the ball's centre.
 BALL = np.array([-14.0, 11.0, 9.0])
@@ -193,9 +193,7 @@ def test_left_is_left(
     _check_mask(volume, ball, true_ras, tmp_path)
 
 
-def _check_display(
-    volume: Volume, ball: npt.NDArray[np.bool_], ras: npt.NDArray[np.float64]
-) -> None:
+def _check_display(volume: Scan, ball: npt.NDArray[np.bool_], ras: npt.NDArray[np.float64]) -> None:
     """In napari's world, the ball lies at its (S, P, L) millimetres."""
     geometry = volume.geometry
     index = centre(geometry.to_display(ball))
@@ -203,7 +201,7 @@ def _check_display(
     np.testing.assert_allclose(shown, [ras[2], -ras[1], -ras[0]], atol=1e-2)
 
 
-def _check_slices(volume: Volume, ball: npt.NDArray[np.bool_]) -> None:
+def _check_slices(volume: Scan, ball: npt.NDArray[np.bool_]) -> None:
     """In an upright slice, the patient's left is on the right, front and head are on top."""
     upright = volume.geometry.to_slices(ball)
     _, row, column = centre(upright) / (np.array(upright.shape) - 1)
@@ -215,7 +213,7 @@ def _check_slices(volume: Volume, ball: npt.NDArray[np.bool_]) -> None:
 
 
 def _check_mask(
-    volume: Volume, ball: npt.NDArray[np.bool_], ras: npt.NDArray[np.float64], folder: Path
+    volume: Scan, ball: npt.NDArray[np.bool_], ras: npt.NDArray[np.float64], folder: Path
 ) -> None:
     write_nifti(folder / "mask.nii.gz", ball, volume.geometry, like=volume.path)
     image = nib.load(folder / "mask.nii.gz")

@@ -73,7 +73,7 @@ def test_every_type_of_number(
     path = save(tmp_path / "a.tif", values, byteorder=order, compression=compression)
     (scan,) = find_stacks([path])
     np.testing.assert_array_equal(scan.read().data, values.astype(np.float32))
-    np.testing.assert_array_equal(scan.plane(1), values[1].astype(np.float32))
+    np.testing.assert_array_equal(scan.slice(1), values[1].astype(np.float32))
     assert scan.intensity == ("grey8" if dtype == "u1" else "arbitrary")
 
 
@@ -127,7 +127,7 @@ def test_channels_and_time_points_are_volumes(tmp_path: Path, axes: str, kind: s
     assert len(scans) == len(expected)
     for scan, volume in zip(scans, expected, strict=True):
         np.testing.assert_array_equal(scan.read().data, volume)
-        np.testing.assert_array_equal(scan.plane(1), volume[1])
+        np.testing.assert_array_equal(scan.slice(1), volume[1])
         assert any("are shown as slices" in w for w in scan.warnings) == (slices != "Z")
     assert len({scan.series.label for scan in scans}) == len(scans)
     assert page_count(path) == np.prod(shape)
@@ -330,5 +330,5 @@ def test_large_numbers_count_from_the_lowest(tmp_path: Path) -> None:
     (scan,) = find_stacks([path])
     volume = scan.read()
     np.testing.assert_array_equal(volume.data, STACK[:3])
-    np.testing.assert_array_equal(scan.plane(2), STACK[2])
+    np.testing.assert_array_equal(scan.slice(2), STACK[2])
     assert any("2147483648 was subtracted" in w for w in volume.warnings)

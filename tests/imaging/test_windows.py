@@ -12,7 +12,8 @@ from dask.callbacks import Callback
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.windows import (
     CT_PRESETS,
     Window,
@@ -53,7 +54,7 @@ def test_fixed_is_in_stored_units() -> None:
 def test_a_volume_brings_its_own_unit() -> None:
     data = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
     geometry = Geometry.without_spacing((2, 2, 2))
-    volume = Volume(data, geometry, "unknown", Series("x"), intensity="grey8")
+    volume = Scan(data, geometry, "unknown", Series("x"), intensity="grey8")
     assert resolve(default_window("mri"), volume) == (0.0, 255.0)
 
 
@@ -99,10 +100,10 @@ def test_nonsense_is_refused(values: dict[str, object], match: str) -> None:
 def test_the_header_decides_how_a_scan_is_drawn() -> None:
     data = np.linspace(-1000, 1000, 1000, dtype=np.float32).reshape(1, 10, 100)
     geometry = Geometry(data.shape, np.eye(4))
-    ct = Volume(data, geometry, "ct", Series("CT series 1"), intensity="hu")
+    ct = Scan(data, geometry, "ct", Series("CT series 1"), intensity="hu")
     assert display_limits(ct) == (-160, 240)
     assert display_limits(replace(ct, window=(0.0, 80.0))) == (0, 80)
-    mri = Volume(data, geometry, "mri", Series("MR series 1"))
+    mri = Scan(data, geometry, "mri", Series("MR series 1"))
     assert display_limits(mri) == pytest.approx((-989, 990), abs=2)
 
 
@@ -125,7 +126,7 @@ def test_slices_of_a_large_scan_are_read_in_one_go() -> None:
     voxels = np.random.default_rng(0).normal(100, 20, (40, 6, 8)).astype(np.float32)
     lazy = da.from_array(voxels, chunks=(1, 6, 8))
     series, geometry = Series("CT"), Geometry(voxels.shape, np.eye(4))
-    volume = Volume(lazy, geometry, "ct", series)
+    volume = Scan(lazy, geometry, "ct", series)
     asked: list[object] = []
     with Callback(start=asked.append):
         found = resolve(Window("percentile", 5, 95), volume)

@@ -14,7 +14,8 @@ import torch
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import MemoryShortage
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.normative import memory
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.loading import load_backbone
@@ -239,9 +240,9 @@ def test_a_method_that_cannot_do_with_less_ends_with_one_sentence(
 
 
 @pytest.fixture
-def volume() -> Volume:
+def volume() -> Scan:
     data = np.random.default_rng(0).normal(100, 20, (3, 48, 40)).astype(np.float32)
-    return Volume(data, Geometry(data.shape, np.eye(4)), "mri", Series("FLAIR"))
+    return Scan(data, Geometry(data.shape, np.eye(4)), "mri", Series("FLAIR"))
 
 
 @pytest.fixture(params=["cuda:0", "mps"])
@@ -267,7 +268,7 @@ def on_gpu(
 
 def test_scoring_goes_to_the_cpu_where_the_gpu_is_full(
     on_gpu: NormativeModel,
-    volume: Volume,
+    volume: Scan,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -286,7 +287,7 @@ def test_scoring_goes_to_the_cpu_where_the_gpu_is_full(
 
 
 def test_a_detector_without_room_goes_to_the_cpu_too(
-    on_gpu: NormativeModel, volume: Volume, monkeypatch: pytest.MonkeyPatch
+    on_gpu: NormativeModel, volume: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score = type(on_gpu.detector).score
 
@@ -301,7 +302,7 @@ def test_a_detector_without_room_goes_to_the_cpu_too(
 
 
 def test_without_room_on_the_cpu_scoring_ends_with_one_sentence(
-    on_gpu: NormativeModel, volume: Volume, monkeypatch: pytest.MonkeyPatch
+    on_gpu: NormativeModel, volume: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room_for(monkeypatch, Backbone, "compute", 0)
     with pytest.raises(MemoryShortage, match="more memory than is free on this machine"):
@@ -383,7 +384,7 @@ def test_scoring_gives_memory_back_when_it_ends(
     normal_slices: Path,
     tmp_path: Path,
     settings: dict[str, Any],
-    volume: Volume,
+    volume: Scan,
     released: list[None],
     how: str,
 ) -> None:

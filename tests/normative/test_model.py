@@ -20,7 +20,8 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import Cancelled, InputError, ModelFileError, WeightsError
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.calibration.calibration import Calibration
@@ -60,11 +61,11 @@ def picture(seed: int = 0, shape: tuple[int, int] = (50, 70)) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, shape).astype(np.uint8)
 
 
-def volume(data: np.ndarray, affine: np.ndarray | None = None, **more: Any) -> Volume:
+def volume(data: np.ndarray, affine: np.ndarray | None = None, **more: Any) -> Scan:
     affine = np.diag([-1.0, -1.0, 3.0, 1.0]) if affine is None else affine
     more = {"modality": "mri", "intensity": "grey8", **more}
     geometry = Geometry(data.shape, affine, slice_axis=more.pop("slice_axis", 0))
-    return Volume(data.astype(np.float32), geometry, series=Series("MR series 1"), **more)
+    return Scan(data.astype(np.float32), geometry, series=Series("MR series 1"), **more)
 
 
 def test_slice_score_is_what_the_design_says(tiny_backbone: Backbone) -> None:

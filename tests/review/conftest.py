@@ -14,7 +14,7 @@ from PIL import ImageDraw
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.nifti import read_nifti, write_nifti
 from napari_spatial_ar.imaging.reading import read
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from tests.scans import build_image
 
 
@@ -36,7 +36,7 @@ class Model:
 
 
 @pytest.fixture
-def scan(tmp_path: Path) -> Volume:
+def scan(tmp_path: Path) -> Scan:
     """Scan read from a file whose name holds a patient's name."""
     affine = np.diag([-1.0, -2.0, 3.0, 1.0])
     data = np.arange(5 * 30 * 20, dtype=np.float32).reshape(5, 30, 20)
@@ -46,7 +46,7 @@ def scan(tmp_path: Path) -> Volume:
 
 
 @pytest.fixture
-def dicom_scan(tmp_path_factory: pytest.TempPathFactory) -> Volume:
+def dicom_scan(tmp_path_factory: pytest.TempPathFactory) -> Scan:
     """The same grid from DICOM, whose headers and file names are full of the patient."""
     folder = tmp_path_factory.mktemp("PoisonName_Jane")
     data = np.arange(5 * 30 * 20, dtype=np.uint16).reshape(5, 30, 20)
@@ -79,7 +79,7 @@ def dicom_scan(tmp_path_factory: pytest.TempPathFactory) -> Volume:
 
 
 @pytest.fixture
-def scores(scan: Volume) -> Scores:
+def scores(scan: Scan) -> Scores:
     nll = np.ones(scan.data.shape, np.float32)
     nll[1:3, 5:12, 4:9] = 2.5
     nll[4] = 0

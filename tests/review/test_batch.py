@@ -13,7 +13,6 @@ import pytest
 
 from napari_spatial_ar.errors import InputError, MemoryShortage
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.review import batch
 from tests.scans import build_image
 
@@ -48,7 +47,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         cut=lambda volume, plane: volume,
     )
 
-    def score(volume: Volume, loaded: Any, folder: Path, **options: Any) -> dict[str, Any]:
+    def score(volume: Scan, loaded: Any, folder: Path, **options: Any) -> dict[str, Any]:
         if volume.series.label == "MR series 13":
             raise InputError("is damaged")
         calls.append((volume.series.label, folder.name))
@@ -114,7 +113,7 @@ def test_a_scan_that_nobody_foresaw_does_not_stop_the_others(
         write_series(tmp_path / "in" / str(number), number, ["ORIGINAL", "PRIMARY"])
     score = batch.score_scan
 
-    def fail(volume: Volume, *rest: Any, **options: Any) -> dict[str, Any]:
+    def fail(volume: Scan, *rest: Any, **options: Any) -> dict[str, Any]:
         if volume.series.label == "MR series 3":
             raise error
         return score(volume, *rest, **options)
@@ -135,11 +134,11 @@ def test_the_next_scan_is_read_while_one_is_scored(
     begun = [threading.Event() for _ in range(3)]
     read, score = Scan.read, batch.score_scan
 
-    def reading(self: Scan, **options: Any) -> Volume:
+    def reading(self: Scan, **options: Any) -> Scan:
         begun[int(self.series.label[-1]) - 1].set()
         return read(self, **options)
 
-    def scoring(volume: Volume, *arguments: Any, **options: Any) -> dict[str, Any]:
+    def scoring(volume: Scan, *arguments: Any, **options: Any) -> dict[str, Any]:
         number = int(volume.series.label[-1]) - 1
         assert number == 2 or begun[number + 1].wait(10)
         if number == 0:

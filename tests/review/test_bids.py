@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.review.bids import BidsDerivatives, BidsScan
 from napari_spatial_ar.review.findings import list_findings
 from napari_spatial_ar.review.outputs import write_scan_outputs
@@ -31,7 +31,7 @@ def data_set(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def results(tmp_path: Path, scan: Volume, scores: Any, model: Any) -> Path:
+def results(tmp_path: Path, scan: Scan, scores: Any, model: Any) -> Path:
     """Of two regions, the second is rejected."""
     scores.nll[3, 20:22, 15:18] = 2.2
     listed = list_findings(scores.nll > 2, scores.nll, scan.geometry, model=model)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.domain_shift import (
@@ -111,7 +111,7 @@ def test_a_headline_is_short_where_topics_are_not_known() -> None:
 
 
 def test_warnings_stand_in_the_record_and_in_what_is_said(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any
+    tmp_path: Path, scan: Scan, scores: Any, model: Any
 ) -> None:
     scores.scored[:] = True
     found = DomainShift(("it is CT, the model learned from MRI",), {"body": 0.5}, True)
@@ -126,7 +126,7 @@ def test_warnings_stand_in_the_record_and_in_what_is_said(
 
 
 def test_of_a_slice_or_two_nothing_is_concluded(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any
+    tmp_path: Path, scan: Scan, scores: Any, model: Any
 ) -> None:
     model.threshold_for_fpr = lambda fpr: 0.1
     scores.scored[2:] = False
@@ -136,7 +136,7 @@ def test_of_a_slice_or_two_nothing_is_concluded(
     assert record == {"flagged": None}
 
 
-def test_scores_are_counted_in_the_body(scan: Volume, scores: Any, model: Any) -> None:
+def test_scores_are_counted_in_the_body(scan: Scan, scores: Any, model: Any) -> None:
     counts = scan_counts(scan, Body(scan, model), scores.nll, scores.scored)
     body = Body(scan, model)
     assert counts.total == sum(int(body.plane(index).sum()) for index in range(4))

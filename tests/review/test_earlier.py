@@ -19,7 +19,7 @@ import pytest
 from napari_spatial_ar.errors import InputError, InUseError, StorageError
 from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.reading import find_scans
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.review import batch, outputs
 from napari_spatial_ar.review.earlier import (
     EarlierResults,
@@ -58,9 +58,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     )
     model.header = SimpleNamespace(calibration=None, to_dict=lambda: {"method": "fake"})
 
-    def score(
-        volume: Volume, loaded: Any, folder: Path, *, threshold: float, **options: Any
-    ) -> Any:
+    def score(volume: Scan, loaded: Any, folder: Path, *, threshold: float, **options: Any) -> Any:
         for key in ("progress", "reported", "montage"):
             options.pop(key, None)
         calls.append(folder.name)
@@ -252,9 +250,9 @@ def test_results_of_an_earlier_version_are_finished_all_the_same(
 
 
 def test_an_export_never_goes_into_another_scans_folder(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any
+    tmp_path: Path, scan: Scan, scores: Any, model: Any
 ) -> None:
-    other = replace(scan, data=scan.data + 1)
+    other = replace(scan, voxels=scan.data + 1)
     first = results_folder(tmp_path / "out", scan)
     assert first.name == outputs.scan_folder_name(scan)
     write_scan_outputs(first, scan, scores, model, threshold=2.0)
@@ -308,7 +306,7 @@ def test_leftovers_of_a_killed_run_go(tmp_path: Path, run: Run, scored: list[str
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_process_killed_at_any_move_leaves_one_run_or_the_other(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any, existing: bool
+    tmp_path: Path, scan: Scan, scores: Any, model: Any, existing: bool
 ) -> None:
     replace = os.replace
 

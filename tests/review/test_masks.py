@@ -13,8 +13,9 @@ from skimage.morphology import disk, opening
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.tissue import tissue_mask
-from napari_spatial_ar.imaging.volume import Series, Volume
 from napari_spatial_ar.imaging.windows import apply_window, display_limits
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.masks import MaskSettings, make_mask, make_slice_mask
@@ -180,7 +181,7 @@ def test_the_body_is_found_as_when_the_model_was_calibrated(slice_axis: int) -> 
     data = np.zeros(SHAPE, np.float32)
     data[1:6, 6:24, 5:20] = 100 + np.arange(15)
     geometry = grid(slice_axis)
-    volume = Volume(data, geometry, "mri", Series("a scan"))
+    volume = Scan(data, geometry, "mri", Series("a scan"))
     body = Body(volume, model=type("Model", (), {"name": "m", "header": {}})())
     window = display_limits(volume)
     planes = [tissue_mask(apply_window(volume.slice(i), *window)) for i in range(SHAPE[slice_axis])]

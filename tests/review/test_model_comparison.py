@@ -16,7 +16,8 @@ from PIL import Image
 from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.calibration.acquired import Acquired
 from napari_spatial_ar.normative.calibration.calibration import Calibration
@@ -28,12 +29,12 @@ CALIBRATION = Calibration((0.5, 0.01, 0.001), (1.0, 2.0, 3.0), (1.0,), slices=1,
 
 
 @pytest.fixture
-def head() -> Volume:
+def head() -> Scan:
     """Body in the middle of each of 3 slices."""
     data = np.zeros((3, 20, 20), np.float32)
     data[:, 5:15, 5:15] = 200 + np.arange(100).reshape(10, 10) / 2
     geometry = Geometry(data.shape, np.diag([-1.0, -1.0, 2.0, 1.0]))
-    return Volume(data, geometry, "mri", Series("MR series 1"), intensity="grey8")
+    return Scan(data, geometry, "mri", Series("MR series 1"), intensity="grey8")
 
 
 def model(
@@ -44,12 +45,12 @@ def model(
 ) -> Any:
     """Model that gives one heatmap, whatever it is shown; the last slice is not scored."""
 
-    def iter_volume(volume: Volume) -> Iterator[tuple[int, SliceScore]]:
+    def iter_volume(volume: Scan) -> Iterator[tuple[int, SliceScore]]:
         for index, top in enumerate((heat.max(), heat.max() + 1)):
             yield index, SliceScore(nll=heat, grid=heat[:1, :1], image_score=top)
         yield 2, SliceScore(nll=0 * heat, grid=heat[:1, :1], image_score=float("nan"))
 
-    def empty(volume: Volume) -> VolumeScore:
+    def empty(volume: Scan) -> VolumeScore:
         return VolumeScore.empty(volume.geometry)
 
     header = SimpleNamespace(
@@ -75,7 +76,7 @@ def ramp() -> np.ndarray:
     return heat
 
 
-def test_the_same_heatmap_in_another_unit_agrees(head: Volume, tmp_path: Path) -> None:
+def test_the_same_heatmap_in_another_unit_agrees(head: Scan, tmp_path: Path) -> None:
     """Ten times the scores, and thresholds ten times as high: the same in shares of tissue."""
     tens = replace(CALIBRATION, thresholds=(10.0, 20.0, 30.0))
     models = model("a", ramp()), model("b", 10 * ramp(), tens)
@@ -98,22 +99,20 @@ def test_the_same_heatmap_in_another_unit_agrees(head: Volume, tmp_path: Path) -
     assert written == result.to_dict()
 
 
-def test_opposite_heatmaps_do_not(head: Volume, tmp_path: Path) -> None:
+def test_opposite_heatmaps_do_not(head: Scan, tmp_path: Path) -> None:
     result = compare_models(model("a", ramp()), model("b", 3 - ramp()), head, tmp_path, share=0.01)
     assert result.rank_correlation == pytest.approx(-1)
     assert result.dice == 0
     assert result.unlike == ()
 
 
-def test_a_scan_that_does_not_fit_a_model_is_said_of_that_model(
-    head: Volume, tmp_path: Path
-) -> None:
+def test_a_scan_that_does_not_fit_a_model_is_said_of_that_model(head: Scan, tmp_path: Path) -> None:
     other = model("b", ramp(), plane="coronal")
     (said,) = compare_models(model("a", ramp()), other, head, tmp_path).unlike
     assert said.startswith("b: This scan is unlike those the model learned from: its slices are")
 
 
-def test_without_calibration_ranks_are_compared(head: Volume, tmp_path: Path) -> None:
+def test_without_calibration_ranks_are_compared(head: Scan, tmp_path: Path) -> None:
     rising = ramp() ** 3
     result = compare_models(model("a", ramp()), model("b", rising, None), head, tmp_path, share=0.1)
     assert result.unit == "rank in this scan"
@@ -122,7 +121,7 @@ def test_without_calibration_ranks_are_compared(head: Volume, tmp_path: Path) ->
     assert result.dice == 1
 
 
-def test_what_cannot_be_compared(head: Volume, tmp_path: Path) -> None:
+def test_what_cannot_be_compared(head: Scan, tmp_path: Path) -> None:
     flat = np.zeros((20, 20), np.float32)
     result = compare_models(model("a", flat), model("b", ramp() - 5), head, tmp_path)
     assert (result.rank_correlation, result.dice) == (None, None)
@@ -141,7 +140,7 @@ def test_what_cannot_be_compared(head: Volume, tmp_path: Path) -> None:
         compare_models(nothing, model("b", flat), head, tmp_path / "x")
 
 
-def test_a_comparison_that_is_stopped_leaves_nothing(head: Volume, tmp_path: Path) -> None:
+def test_a_comparison_that_is_stopped_leaves_nothing(head: Scan, tmp_path: Path) -> None:
     steps = comparison_steps(model("a", ramp()), model("b", ramp()), head, tmp_path / "out")
     assert next(steps) == ("a", 1, 3)
     steps.close()

@@ -11,7 +11,8 @@ from PIL import Image
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.review.drawing import INFERNO, inferno, write_png
 from napari_spatial_ar.review.pictures import highest_slices, montage
 
@@ -41,7 +42,7 @@ def picture_of(geometry: Geometry, lesion: tuple[Any, ...], **settings: Any) -> 
     count = geometry.shape[geometry.slice_axis]
     image_scores = np.full(count, 1.0, np.float32)
     image_scores[0] = 3
-    volume = Volume(data, geometry, "mri", Series("MR series 4"))
+    volume = Scan(data, geometry, "mri", Series("MR series 4"))
     page = montage(
         *(volume, nll, image_scores, mask),
         threshold=2.0,
@@ -91,7 +92,7 @@ def test_research_use_stands_at_the_foot(said: list[str]) -> None:
 def test_nothing_scored_is_refused() -> None:
     geometry = Geometry((2, 8, 8), np.eye(4))
     data = np.arange(128, dtype=np.float32).reshape(2, 8, 8)
-    volume = Volume(data, geometry, "mri", Series("x"))
+    volume = Scan(data, geometry, "mri", Series("x"))
     scores = np.full(2, np.nan, np.float32)
     with pytest.raises(InputError, match="no slice of this scan is scored"):
         montage(volume, volume.data, scores, volume.data > 0, threshold=1, unit="nats")

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from napari_spatial_ar.errors import InputError, StorageError
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.review import outputs
 from napari_spatial_ar.review.findings import label_components, list_findings
@@ -41,7 +41,7 @@ _POISON = re.compile(rb"(?i)poison|19991231|31\.12\.99")
 
 
 def test_files_lie_on_the_scan_and_agree(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any
+    tmp_path: Path, scan: Scan, scores: Any, model: Any
 ) -> None:
     written = write_scan_outputs(
         tmp_path / "out",
@@ -89,7 +89,7 @@ def test_files_lie_on_the_scan_and_agree(
 
 
 def test_scores_are_named_in_the_models_unit(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scan: Scan, scores: Any, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model.unit = "log odds"
     said: list[str] = []
@@ -120,7 +120,7 @@ def test_scores_are_named_in_the_models_unit(
 
 
 def test_nothing_written_names_the_patient(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any
+    tmp_path: Path, scan: Scan, scores: Any, model: Any
 ) -> None:
     scan = replace(scan, series=replace(scan.series, uid="1.2.840.99.7"))
     paths = write_scan_outputs(tmp_path / "out", scan, scores, model, threshold=2.0).files
@@ -135,7 +135,7 @@ def test_nothing_written_names_the_patient(
 
 
 def test_an_edited_mask_is_written_and_recorded(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any
+    tmp_path: Path, scan: Scan, scores: Any, model: Any
 ) -> None:
     mask = np.zeros(scan.data.shape, np.int32)
     mask[0, 0, 0] = 3
@@ -150,7 +150,7 @@ def test_an_edited_mask_is_written_and_recorded(
 
 
 def test_earlier_results_are_kept_unless_asked(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any
+    tmp_path: Path, scan: Scan, scores: Any, model: Any
 ) -> None:
     out = tmp_path / "out"
     paths = write_scan_outputs(out, scan, scores, model, threshold=2.0).files
@@ -167,7 +167,7 @@ def test_earlier_results_are_kept_unless_asked(
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_full_disk_leaves_nothing_behind(
     tmp_path: Path,
-    scan: Volume,
+    scan: Scan,
     scores: Any,
     model: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_nothing_behind(
 
 
 def test_a_move_that_fails_brings_the_earlier_run_back(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scan: Scan, scores: Any, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     write_scan_outputs(out, scan, scores, model, threshold=2.0, png=True, montage_too=True)
@@ -211,7 +211,7 @@ def test_a_move_that_fails_brings_the_earlier_run_back(
 
 
 def test_nothing_of_an_earlier_run_stays_beside_a_new_one(
-    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any
+    tmp_path: Path, dicom_scan: Scan, scores: Any, model: Any
 ) -> None:
     out = tmp_path / "out"
     options = {"dicom": True, "png": True, "montage_too": True}
@@ -230,7 +230,7 @@ def test_nothing_of_an_earlier_run_stays_beside_a_new_one(
 
 
 def test_dicom_objects_hold_the_mask_and_the_scores(
-    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any
+    tmp_path: Path, dicom_scan: Scan, scores: Any, model: Any
 ) -> None:
     written = write_scan_outputs(
         tmp_path / "out", dicom_scan, scores, model, threshold=2.0, dicom=True
@@ -258,7 +258,7 @@ def test_dicom_objects_hold_the_mask_and_the_scores(
 
 
 def test_a_scan_that_is_not_from_dicom_has_a_sentence_instead(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any
+    tmp_path: Path, scan: Scan, scores: Any, model: Any
 ) -> None:
     written = write_scan_outputs(tmp_path / "out", scan, scores, model, threshold=2.0, dicom=True)
     (sentence,) = written.warnings
@@ -268,7 +268,7 @@ def test_a_scan_that_is_not_from_dicom_has_a_sentence_instead(
 
 
 def test_the_record_says_what_was_seen(
-    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any
+    tmp_path: Path, dicom_scan: Scan, scores: Any, model: Any
 ) -> None:
     header = SimpleNamespace(
         preprocessing=SimpleNamespace(window=Window("fixed", -5, 35)),
@@ -291,7 +291,7 @@ def test_the_record_says_what_was_seen(
 
 
 def test_no_word_of_the_patient_leaves_but_in_dicom(
-    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any, said: list[str]
+    tmp_path: Path, dicom_scan: Scan, scores: Any, model: Any, said: list[str]
 ) -> None:
     """Every byte of every file, and of what is packed in it."""
     named = replace(dicom_scan, series=replace(dicom_scan.series, description="PoisonText T2"))
@@ -318,13 +318,13 @@ def test_no_word_of_the_patient_leaves_but_in_dicom(
     assert b"PoisonText" not in written.files["mask_dicom"].read_bytes()
 
 
-def test_a_file_in_the_way_is_named(tmp_path: Path, scan: Volume, scores: Any, model: Any) -> None:
+def test_a_file_in_the_way_is_named(tmp_path: Path, scan: Scan, scores: Any, model: Any) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(InputError, match="a file, not a folder"):
         write_scan_outputs(tmp_path / "out", scan, scores, model, threshold=2.0)
 
 
-def test_folder_names_come_from_the_series(scan: Volume) -> None:
+def test_folder_names_come_from_the_series(scan: Scan) -> None:
     named = replace(scan, series=replace(scan.series, label="MR series 4 / T2*"))
     assert scan_folder_name(named) == "mr-series-4-t2"
     assert scan_folder_name(named, {"mr-series-4-t2"}) == "mr-series-4-t2-2"
@@ -332,7 +332,7 @@ def test_folder_names_come_from_the_series(scan: Volume) -> None:
 
 
 def test_a_montage_comes_with_the_files_where_asked(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any
+    tmp_path: Path, scan: Scan, scores: Any, model: Any
 ) -> None:
     out = tmp_path / "out"
     files = write_scan_outputs(out, scan, scores, model, threshold=2.0, montage_too=True).files
@@ -341,7 +341,7 @@ def test_a_montage_comes_with_the_files_where_asked(
 
 
 def test_rejected_findings_leave_the_masks_and_are_marked_in_the_tables(
-    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any
+    tmp_path: Path, dicom_scan: Scan, scores: Any, model: Any
 ) -> None:
     nll = np.zeros_like(scores.nll)
     nll[1, 3:6, 3:9] = 5
@@ -385,7 +385,7 @@ def test_rejected_findings_leave_the_masks_and_are_marked_in_the_tables(
     assert record["threshold"]["mask_edited_by_hand"] is True
 
 
-def three(scan: Volume) -> SimpleNamespace:
+def three(scan: Scan) -> SimpleNamespace:
     """Scores with three regions, of which the second in the order of the file peaks highest."""
     nll = np.zeros(scan.geometry.shape, np.float32)
     nll[0, 2:4, 3:9] = 5
@@ -396,7 +396,7 @@ def three(scan: Volume) -> SimpleNamespace:
 
 
 def test_a_finding_has_one_number_name_and_colour_in_every_file(
-    tmp_path: Path, dicom_scan: Volume, model: Any
+    tmp_path: Path, dicom_scan: Scan, model: Any
 ) -> None:
     given = three(dicom_scan)
     listed = list_findings(given.nll > 2, given.nll, dicom_scan.geometry, model=model)
@@ -442,7 +442,7 @@ def test_a_finding_has_one_number_name_and_colour_in_every_file(
 
 
 def test_a_region_keeps_its_tracking_uid_in_later_exports(
-    tmp_path: Path, dicom_scan: Volume, model: Any
+    tmp_path: Path, dicom_scan: Scan, model: Any
 ) -> None:
     given = three(dicom_scan)
 
@@ -464,7 +464,7 @@ def test_a_region_keeps_its_tracking_uid_in_later_exports(
 
 
 def test_more_specks_than_anyone_reads_are_one_segment(
-    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, dicom_scan: Scan, scores: Any, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outputs, "MOST_SEGMENTS", 2)
     written = write_scan_outputs(
@@ -477,7 +477,7 @@ def test_more_specks_than_anyone_reads_are_one_segment(
 
 
 def test_nothing_found_gives_an_empty_map_and_no_segments(
-    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any
+    tmp_path: Path, dicom_scan: Scan, scores: Any, model: Any
 ) -> None:
     options = {"dicom": True, "seg_nrrd": True, "itksnap": True}
     written = write_scan_outputs(tmp_path, dicom_scan, scores, model, threshold=99.0, **options)

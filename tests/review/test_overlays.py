@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.review.pictures import overlay_slices, overlays, write_overlays
 
 SCORES = np.array([1.0, 3.0, np.nan, 2.0, 1.5, 1.2], np.float32)
@@ -19,21 +20,21 @@ AXIAL = Geometry((6, 20, 40), np.diag([-1.0, -2.0, 5.0, 1.0]))
 
 
 @pytest.fixture
-def volume() -> Volume:
+def volume() -> Scan:
     """A dark scan with one bright voxel on the patient's left, behind, in slice 1."""
     data = np.zeros(AXIAL.shape, np.float32)
     data[1, 15:18, 30:36] = 100
-    return Volume(data, AXIAL, "mri", Series("MR series 4"), unit="HU", window=(0.0, 100.0))
+    return Scan(data, AXIAL, "mri", Series("MR series 4"), unit="HU", window=(0.0, 100.0))
 
 
-def drawn(volume: Volume, mask: np.ndarray, *, heat: bool = False) -> dict[int, np.ndarray]:
+def drawn(volume: Scan, mask: np.ndarray, *, heat: bool = False) -> dict[int, np.ndarray]:
     nll = np.ones(AXIAL.shape, np.float32)
     nll[1, :5] = 9
     pages = overlays(volume, nll, SCORES, mask, threshold=2, heat=heat, longest=400)
     return {index: np.asarray(page) for index, page in pages}
 
 
-def test_slices_that_the_mask_touches_else_the_highest(volume: Volume) -> None:
+def test_slices_that_the_mask_touches_else_the_highest(volume: Scan) -> None:
     mask = np.zeros(AXIAL.shape, np.uint8)
     assert overlay_slices(volume, mask, SCORES) == [1, 3, 4, 5]
     assert overlay_slices(volume, mask, SCORES, at_least=1) == [1]
@@ -42,7 +43,7 @@ def test_slices_that_the_mask_touches_else_the_highest(volume: Volume) -> None:
 
 
 def test_the_scan_stands_upright_in_its_window_with_square_mm(
-    volume: Volume, said: list[str]
+    volume: Scan, said: list[str]
 ) -> None:
     mask = np.zeros(AXIAL.shape, np.uint8)
     mask[1, 2:5, 3:8] = 1
@@ -62,7 +63,7 @@ def test_the_scan_stands_upright_in_its_window_with_square_mm(
     np.testing.assert_array_equal(mirrored[30:180, 30:370], slice_[30:180, ::-1][:, 30:370])
 
 
-def test_heat_only_where_asked(volume: Volume) -> None:
+def test_heat_only_where_asked(volume: Scan) -> None:
     mask = np.zeros(AXIAL.shape, np.uint8)
     mask[1, 15, 3] = 1
     plain, hot = drawn(volume, mask)[1], drawn(volume, mask, heat=True)[1]
@@ -70,13 +71,13 @@ def test_heat_only_where_asked(volume: Volume) -> None:
     assert hot[40:60, 100:300].mean() > 100
 
 
-def test_no_sides_where_they_are_not_known(volume: Volume, said: list[str]) -> None:
+def test_no_sides_where_they_are_not_known(volume: Scan, said: list[str]) -> None:
     unplaced = replace(volume, geometry=replace(AXIAL, spacing_known=False))
     assert drawn(unplaced, np.ones(AXIAL.shape))
     assert not {"R", "L"} & set(said)
 
 
-def test_files_are_named_after_slices(volume: Volume, tmp_path: Path) -> None:
+def test_files_are_named_after_slices(volume: Scan, tmp_path: Path) -> None:
     mask = np.zeros(AXIAL.shape, np.uint8)
     mask[3:5] = 1
     paths = write_overlays(

@@ -10,7 +10,8 @@ import pytest
 
 from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.calibration.calibration import Calibration, calibrate
 from napari_spatial_ar.normative.scores import VolumeScore
@@ -21,13 +22,13 @@ CALIBRATION = calibrate([TISSUE, TISSUE + 1, TISSUE], [1.0, 2.0, 3.0], ["a", "b"
 
 
 @pytest.fixture
-def scan() -> Volume:
+def scan() -> Scan:
     """Four slices: body, next to no body, body, nothing."""
     data = np.zeros((4, 20, 20), np.float32)
     data[[0, 2], 5:15, 5:15] = 200
     data[1, 9:11, 9:11] = 200
     geometry = Geometry(data.shape, np.diag([-1.0, -1.0, 2.0, 1.0]))
-    return Volume(data, geometry, "mri", Series("MR series 1"), intensity="grey8")
+    return Scan(data, geometry, "mri", Series("MR series 1"), intensity="grey8")
 
 
 def model(calibration: Calibration | None = CALIBRATION) -> Any:
@@ -39,14 +40,14 @@ def model(calibration: Calibration | None = CALIBRATION) -> Any:
     )
 
 
-def scored(scan: Volume, *image_scores: float) -> VolumeScore:
+def scored(scan: Scan, *image_scores: float) -> VolumeScore:
     score = VolumeScore.empty(scan.geometry)
     score.image_scores[:] = image_scores
     score.scored[:] = ~np.isnan(score.image_scores)
     return score
 
 
-def test_slices_with_enough_body_have_one(scan: Volume) -> None:
+def test_slices_with_enough_body_have_one(scan: Scan) -> None:
     """The slice with next to no body scores highest, and counts neither alone nor in the scan."""
     found = p_values(model(), scan, scored(scan, 2.5, 99.0, 1.5, np.nan))
     assert found is not None
@@ -56,7 +57,7 @@ def test_slices_with_enough_body_have_one(scan: Volume) -> None:
     assert found.to_dict()["slices"] == [0.5, None, 0.75, None]
 
 
-def test_a_scan_that_is_not_wholly_scored_has_none(scan: Volume) -> None:
+def test_a_scan_that_is_not_wholly_scored_has_none(scan: Scan) -> None:
     found = p_values(model(), scan, scored(scan, 2.5, np.nan, np.nan, np.nan))
     assert found is not None
     assert found.slices == (0.5, None, None, None)
@@ -66,7 +67,7 @@ def test_a_scan_that_is_not_wholly_scored_has_none(scan: Volume) -> None:
     assert found.scan == 0.5
 
 
-def test_older_calibrations_have_none(scan: Volume) -> None:
+def test_older_calibrations_have_none(scan: Scan) -> None:
     score = scored(scan, 2.5, 1.0, 1.5, np.nan)
     old = Calibration((0.1, 0.01), (1.0, 2.0), (1.0,), slices=1, patients=1)
     assert p_values(model(old), scan, score) is None
@@ -90,11 +91,11 @@ def test_the_note_says_how_patients_differ() -> None:
         ((0.5, 99.0, 0.5, np.nan), "scores as high in 3 of 3 normal patients (p = 1;"),
     ],
 )
-def test_a_scan_is_told_in_one_sentence(scan: Volume, scores: tuple[float, ...], said: str) -> None:
+def test_a_scan_is_told_in_one_sentence(scan: Scan, scores: tuple[float, ...], said: str) -> None:
     assert said in p_note(p_values(model(), scan, scored(scan, *scores)))
     assert "none can be below 0.25" in p_note(p_values(model(), scan, scored(scan, *scores)))
 
 
-def test_without_a_p_value_nothing_is_told(scan: Volume) -> None:
+def test_without_a_p_value_nothing_is_told(scan: Scan) -> None:
     assert p_note(None) == ""
     assert p_note(p_values(model(), scan, scored(scan, 2.5, np.nan, np.nan, np.nan))) == ""

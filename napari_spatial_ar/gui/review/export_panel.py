@@ -31,7 +31,7 @@ from napari_spatial_ar.imaging.dicom.derived import caveats, is_from_dicom
 from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.files import atomic_write_bytes, atomic_write_text
 from napari_spatial_ar.imaging.nifti import write_nifti
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.review.contents import mask_content
 from napari_spatial_ar.review.earlier import results_folder
 from napari_spatial_ar.review.outputs import (
@@ -317,7 +317,7 @@ class ExportPanel(QWidget):
         box.toggled.connect(lambda on: settings.remember(key, on))
         return box
 
-    def set_scan(self, volume: Volume | None) -> None:
+    def set_scan(self, volume: Scan | None) -> None:
         """Offer DICOM for scans that came from it."""
         self.from_dicom = volume is not None and is_from_dicom(volume)
         self.dicom.setEnabled(self.from_dicom)

@@ -32,7 +32,7 @@ from napari_spatial_ar.gui.viewer import patient_marks, plane_in_view, show_plan
 from napari_spatial_ar.gui.widgets.forms import Note, button, combo, folding, row, select_data
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 
 __all__ = [
     "PlaneButtons",
@@ -252,14 +252,14 @@ class WindowBox(QWidget):
         task.returned.connect(lambda limits: self._draw(layer, volume, choice, limits))
         task.failed.connect(lambda error: report(error, "Finding the display window"))
 
-    def _draw(self, layer: Image, volume: Volume, choice: str, limits: Any) -> None:
+    def _draw(self, layer: Image, volume: Scan, choice: str, limits: Any) -> None:
         display_windows.remember_choice(volume, choice)
         layer.metadata[KEY]["drawn"] = display_windows.Drawn(choice, limits)
         layer.contrast_limits = limits
         self._show()
 
 
-def _volume_of(layer: Image | None) -> Volume | None:
+def _volume_of(layer: Image | None) -> Scan | None:
     return None if layer is None else layer.metadata.get(KEY, {}).get("volume")
 
 

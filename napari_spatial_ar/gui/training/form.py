@@ -24,7 +24,7 @@ from napari_spatial_ar.gui.training.slice_selection import SelectionForm
 from napari_spatial_ar.gui.widgets.forms import Note, button, combo, row, section, select_data
 from napari_spatial_ar.gui.widgets.plots import MISSING
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
-from napari_spatial_ar.imaging.volume import Modality
+from napari_spatial_ar.imaging.series import Modality
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, default_window
 from napari_spatial_ar.normative.fitting.config import FitConfig
 from napari_spatial_ar.paths import check_name_length

@@ -25,7 +25,6 @@ from napari_spatial_ar.gui.open_scan import read_steps
 from napari_spatial_ar.gui.worklist.listing import record_steps, row_message
 from napari_spatial_ar.gui.worklist.table import WorklistModel
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.cancellation import cancel_when
 from napari_spatial_ar.review.report.data import report_message
 from napari_spatial_ar.review.worklist.entries import Entry, Summary, order_of_need
@@ -260,7 +259,7 @@ def save_steps(
     key: str,
     store: WorklistStore,
     model: Any,
-    volume: Volume,
+    volume: Scan,
     scores: ScanScores,
     rule: MaskRule,
 ) -> Generator[None, None, Summary | None]:

@@ -36,7 +36,6 @@ from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = [
     "REMARK",
@@ -132,14 +131,14 @@ class SourceSlice:
     frame: int | None
 
 
-def is_from_dicom(scan: Volume | Scan) -> bool:
+def is_from_dicom(scan: Scan) -> bool:
     """Whether a scan was read from DICOM files that are still there, and name their series."""
     files = scan.series.files
     there = bool(scan.series.uid and files) and all(file.is_file() for file in files)
     return there and is_dicom(files[0])
 
 
-def source_uids(scan: Volume | Scan) -> dict[str, str]:
+def source_uids(scan: Scan) -> dict[str, str]:
     """UIDs of a DICOM scan's ``series``, ``study`` and ``frame_of_reference``; {} for others."""
     if not is_from_dicom(scan):
         return {}
@@ -151,7 +150,7 @@ def source_uids(scan: Volume | Scan) -> dict[str, str]:
     return dict(zip(("series", "study", "frame_of_reference"), found, strict=True))
 
 
-def caveats(scan: Volume | Scan) -> tuple[str, ...]:
+def caveats(scan: Scan) -> tuple[str, ...]:
     """Say what to know about a DICOM object made from a scan: one sentence each."""
     if source_uids(scan).get("frame_of_reference") == "":
         return (
@@ -161,7 +160,7 @@ def caveats(scan: Volume | Scan) -> tuple[str, ...]:
     return ()
 
 
-def source_slices(scan: Volume | Scan) -> list[SourceSlice]:
+def source_slices(scan: Scan) -> list[SourceSlice]:
     """Header of each acquired slice, in slice order.
 
     A series without a frame of reference gets one made from its UID (see `caveats`).
@@ -214,7 +213,7 @@ def source_slices(scan: Volume | Scan) -> list[SourceSlice]:
     return slices
 
 
-def _sources(scan: Volume | Scan) -> tuple[tuple[Path, int], ...]:
+def _sources(scan: Scan) -> tuple[tuple[Path, int], ...]:
     """File of each slice, and the index of its frame in there."""
     found = dicom_sources(scan)
     if found is None:
@@ -266,7 +265,7 @@ def _as_read(header: Dataset, place: _Place) -> _Place:
     return _Place(*reversed_rows(place.position, place.axes, spacing, rows), place.spacing)
 
 
-def _check_place(scan: Volume | Scan, index: int, place: _Place, path: Path) -> None:
+def _check_place(scan: Scan, index: int, place: _Place, path: Path) -> None:
     """Refuse when a slice does not lie where the volume has it: the files have changed."""
     geometry = scan.geometry
     directions = np.stack([geometry.affine[:3, a] / geometry.spacing[2 - a] for a in (0, 1)])
@@ -279,7 +278,7 @@ def _check_place(scan: Volume | Scan, index: int, place: _Place, path: Path) -> 
         )
 
 
-def _first_voxel(scan: Volume | Scan, index: int) -> Floats:
+def _first_voxel(scan: Scan, index: int) -> Floats:
     """RAS mm of the first voxel of slice ``index``."""
     geometry = scan.geometry
     if geometry.slice_positions is not None:

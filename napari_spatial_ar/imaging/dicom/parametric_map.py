@@ -24,7 +24,6 @@ from napari_spatial_ar.imaging.dicom.derived import (
 )
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = ["write_parametric_map"]
 
@@ -34,7 +33,7 @@ _SERIES_NUMBER = 9002
 def write_parametric_map(
     path: str | Path,
     scores: npt.NDArray[Any],
-    scan: Volume | Scan,
+    scan: Scan,
     *,
     algorithm: Algorithm,
     unit: str,
@@ -52,7 +51,7 @@ def write_parametric_map(
         The file to write, whole or not at all.
     scores : (Z, Y, X) floating
         On the scan's grid, in source order.
-    scan : Volume or Scan
+    scan : Scan
         What the scores belong to: read from DICOM files that are still there.
     algorithm : Algorithm
         What made them.

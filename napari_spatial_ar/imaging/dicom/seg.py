@@ -27,7 +27,6 @@ from napari_spatial_ar.imaging.dicom.derived import (
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.segments import Segment
-from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = ["write_seg"]
 
@@ -37,7 +36,7 @@ _SERIES_NUMBER = 9001
 def write_seg(
     path: str | Path,
     mask: npt.NDArray[Any],
-    scan: Volume | Scan,
+    scan: Scan,
     *,
     algorithm: Algorithm | None,
     edited: bool = False,
@@ -59,7 +58,7 @@ def write_seg(
     mask : (Z, Y, X) integer or bool
         Nonzero inside; on the scan's grid, in source order. Where there are segments, the number
         of one in each of its voxels.
-    scan : Volume or Scan
+    scan : Scan
         What the mask belongs to: read from DICOM files that are still there.
     algorithm : Algorithm or None
         What made the mask; None if a person drew it.

@@ -26,7 +26,7 @@ from napari_spatial_ar.imaging.dicom.words import role_of
 from napari_spatial_ar.imaging.gather import attempt, gather, left_out, safe_name
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan, VoxelReader
-from napari_spatial_ar.imaging.volume import Intensity, Modality, Series, Volume
+from napari_spatial_ar.imaging.series import Intensity, Modality, Series
 
 __all__ = [
     "find_series",
@@ -100,7 +100,7 @@ def warn_of_unread(scans: Sequence[Scan], files: Sequence[Path]) -> list[Scan]:
     return warned
 
 
-def read_dicom(files: Sequence[str | Path]) -> list[Volume]:
+def read_dicom(files: Sequence[str | Path]) -> list[Scan]:
     """Read DICOM files of any number of series, in any order (see `find_series`).
 
     Raises
@@ -111,7 +111,7 @@ def read_dicom(files: Sequence[str | Path]) -> list[Volume]:
     return gather(partial(read_series, group) for group in group_series(files))
 
 
-def read_series(files: Sequence[str | Path]) -> list[Volume]:
+def read_series(files: Sequence[str | Path]) -> list[Scan]:
     """Read the DICOM files of one series (see `find_series`).
 
     Raises
@@ -120,7 +120,7 @@ def read_series(files: Sequence[str | Path]) -> list[Volume]:
         As `find_series`, or if pixels are damaged.
     """
 
-    def read(scan: Scan) -> list[Volume]:
+    def read(scan: Scan) -> list[Scan]:
         return [scan.read()]
 
     return gather(partial(read, scan) for scan in find_series(files))

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Volume
 
 __all__ = ["dicom_sources"]
 
 
-def dicom_sources(volume: Volume | Scan) -> tuple[tuple[Path, int], ...] | None:
+def dicom_sources(volume: Scan) -> tuple[tuple[Path, int], ...] | None:
     """Find the file and frame of each slice of a scan that was read from DICOM.
 
     Parameters
     ----------
-    volume : Volume or Scan
+    volume : Scan
         As from `napari_spatial_ar.imaging.read` or `find_scans`.
 
     Returns

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from napari_spatial_ar.imaging.dicom.values import Header
-from napari_spatial_ar.imaging.volume import Role
+from napari_spatial_ar.imaging.series import Role
 
 __all__ = ["describe", "label_of", "role_of", "says_component", "type_words"]
 

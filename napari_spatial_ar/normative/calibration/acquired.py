@@ -15,7 +15,6 @@ from napari_spatial_ar.datasets.slices import SliceRef, acquisition_of
 from napari_spatial_ar.imaging.acquisition import Acquisition
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 
 if TYPE_CHECKING:
@@ -126,14 +125,14 @@ def acquired_of(
     return Acquired.of((acquisition_of(ref) for ref in scans.values()), plane, said)
 
 
-def header_shift(header: ModelHeader, volume: Volume | Scan) -> DomainShift:
+def header_shift(header: ModelHeader, volume: Scan) -> DomainShift:
     """Compare what the header, or else the name, of a scan says with a model's own scans.
 
     Parameters
     ----------
     header : ModelHeader
         Of the model.
-    volume : Volume or Scan
+    volume : Scan
         The scan, with the slices that the model is to see; no voxel is read.
 
     Returns

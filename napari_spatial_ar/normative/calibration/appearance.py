@@ -14,8 +14,8 @@ from torch.nn import functional
 from napari_spatial_ar.datasets.selection import place_in_stack
 from napari_spatial_ar.errors import MemoryShortage
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.tissue import tissue_mask
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative.calibration.acquired import header_shift
 from napari_spatial_ar.normative.calibration.domain_shift import (
@@ -83,7 +83,7 @@ def measure_appearance(
     return Appearance(measures, mean[::step].cpu().numpy().astype(np.float32))
 
 
-def domain_shift_steps(model: NormativeModel, volume: Volume) -> Generator[None, None, DomainShift]:
+def domain_shift_steps(model: NormativeModel, volume: Scan) -> Generator[None, None, DomainShift]:
     """Compare a scan with what a model learned from; a few slices in its middle are embedded.
 
     Parameters
@@ -91,7 +91,7 @@ def domain_shift_steps(model: NormativeModel, volume: Volume) -> Generator[None,
     model : NormativeModel
         Whose file may say what normal scans look like; where it does not, only what headers say
         is compared.
-    volume : Volume
+    volume : Scan
         The scan, with the slices that the model is to see.
 
     Yields
@@ -140,12 +140,12 @@ def domain_shift_steps(model: NormativeModel, volume: Volume) -> Generator[None,
     )
 
 
-def domain_shift(model: NormativeModel, volume: Volume) -> DomainShift:
+def domain_shift(model: NormativeModel, volume: Scan) -> DomainShift:
     """Compare a scan with what a model learned from; see `domain_shift_steps`."""
     return finish(domain_shift_steps(model, volume))
 
 
-def _middle(volume: Volume, part: tuple[float, float]) -> list[int]:
+def _middle(volume: Scan, part: tuple[float, float]) -> list[int]:
     """Slices near the middle of the part of the stack that a model is for."""
     geometry = volume.geometry
     places = np.array([place_in_stack(geometry, index) for index in range(geometry.slice_count)])

@@ -14,7 +14,6 @@ import numpy as np
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_bytes, atomic_write_text
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings import list_findings
@@ -126,7 +125,7 @@ class FolderReports:
 def kept_report(
     provenance: Mapping[str, Any],
     nll: Path,
-    volume: Volume,
+    volume: Scan,
     model: Any,
     *,
     threshold: float,
@@ -141,7 +140,7 @@ def kept_report(
         Their ``provenance.json``.
     nll : Path
         Their heatmap.
-    volume, model : Volume, NormativeModel
+    volume, model : Scan, NormativeModel
         The scan, with the slices that the model saw, and what scored it.
     threshold, fpr, settings
         Those that the results were made with.
@@ -267,7 +266,7 @@ def _kept_steps(
 
 
 def _domain_shift_steps(
-    done: int, model: Any, volume: Volume
+    done: int, model: Any, volume: Scan
 ) -> Generator[int, None, DomainShift | None]:
     if not hasattr(getattr(model, "header", None), "looks"):
         return None

@@ -9,7 +9,6 @@ from typing import Any
 
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration.calibration import scan_score
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings import label_components
@@ -62,7 +61,7 @@ class ReuseStoredScores:
         self._kept = kept
 
     def iter_volume(
-        self, volume: Volume, slices: Sequence[int]
+        self, volume: Scan, slices: Sequence[int]
     ) -> Generator[tuple[int, Any], None, None]:
         """Yield kept slices in the order asked for, then those that the model scores now."""
         visited = self._kept.visited
@@ -74,14 +73,14 @@ class ReuseStoredScores:
             yield from self._model.iter_volume(volume, left)
 
 
-def summarise(model: Any, volume: Volume, scores: ScanScores, rule: MaskRule) -> Summary:
+def summarise(model: Any, volume: Scan, scores: ScanScores, rule: MaskRule) -> Summary:
     """Say what a scan's scores come to.
 
     Parameters
     ----------
     model : NormativeModel
         What scored it.
-    volume : Volume
+    volume : Scan
         The scan, with the slices that the model saw.
     scores : ScanScores
         Of all its slices.

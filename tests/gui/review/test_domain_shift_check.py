@@ -20,7 +20,6 @@ from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.worklist.table import COLUMNS, WorklistModel
 from napari_spatial_ar.imaging.acquisition import Acquisition
-from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import Window, resolve
 from napari_spatial_ar.normative.calibration import appearance
 from napari_spatial_ar.normative.calibration.acquired import Acquired
@@ -81,7 +80,7 @@ def test_the_window_of_a_large_scan_is_known_before_it_is_scored(
     dock: Make, lab: Any, models: Any, looks: list[Any], qtbot: Any
 ) -> None:
     volume = lab.make_volume()
-    lazy = replace(volume, data=da.from_array(volume.data, chunks=(1, -1, -1)))
+    lazy = replace(volume, voxels=da.from_array(volume.data, chunks=(1, -1, -1)))
     models["fake"].header.preprocessing = Preprocessing(Window("percentile", 1, 99))
     dock(lazy)
     qtbot.waitUntil(lambda: len(looks) == 1, timeout=5000)
@@ -95,7 +94,7 @@ def test_more_flagged_than_calibration_promises_is_a_warning(
     dock: Make, lab: Any, models: Any, qtbot: Any, finish: Any
 ) -> None:
     volume = lab.make_volume()
-    made = dock(replace(volume, data=volume.data + 40))
+    made = dock(replace(volume, voxels=volume.data + 40))
     made.score("slice")
     finish(made)
     assert warning(made) == ""  # a slice says little of a scan
@@ -263,7 +262,7 @@ def test_a_row_of_the_worklist_is_marked_beside_its_flagged_regions(lab: Any, qt
     rows = WorklistModel()
     for key in ("T1", "FLAIR"):
         entry = Entry(key, "MR series 4", state="scored", summary=Summary(findings=3))
-        rows.add(entry, Scan.of(of_sequence(lab.make_volume(), key)))
+        rows.add(entry, of_sequence(lab.make_volume(), key))
     flagged = [column.name for column in COLUMNS].index("findings")
 
     def said(role: Any = Qt.ItemDataRole.DisplayRole) -> list[str]:

@@ -26,7 +26,7 @@ from napari_spatial_ar.gui.viewer import (
 )
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.windows import Window
 
 LEFT = Qt.MouseButton.LeftButton
@@ -44,7 +44,7 @@ def choose(qtbot: Any, made: Any, text: str) -> None:
     assert box.currentText() == text
 
 
-def ct(lab: Any, window: tuple[float, float] | None = None) -> Volume:
+def ct(lab: Any, window: tuple[float, float] | None = None) -> Scan:
     volume = lab.make_volume()
     return replace(volume, modality="ct", intensity="hu", unit="HU", window=window)
 
@@ -93,7 +93,7 @@ def test_keys_turn_the_view(dock: Any, lab: Any, qtbot: Any) -> None:
 
 
 def test_no_planes_for_pictures(dock: Any, lab: Any) -> None:
-    flat = Volume(lab.voxels(), Geometry.without_spacing(lab.shape), "unknown", Series("pictures"))
+    flat = Scan(lab.voxels(), Geometry.without_spacing(lab.shape), "unknown", Series("pictures"))
     made = dock(flat, show=True)
     assert not made.scan.planes.isVisible()
     made.viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
@@ -237,7 +237,7 @@ class Counting:
 def large(lab: Any) -> Any:
     volume = lab.make_volume("PSR")
     reader = Counting(volume.data, volume.geometry.slice_axis)
-    scan = replace(Scan.of(volume), voxels=reader, window=(0.0, 120.0))
+    scan = replace(volume, voxels=reader, window=(0.0, 120.0))
     return SimpleNamespace(scan=scan, reader=reader, volume=scan.read(lazy=True))
 
 

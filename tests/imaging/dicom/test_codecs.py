@@ -36,7 +36,7 @@ from pydicom.uid import (
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.series import find_series
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 
 Build = Callable[..., Dataset]
 FRAMES = json.loads(Path(__file__).with_name("codestreams.json").read_text())
@@ -80,7 +80,7 @@ def packed(dataset: Dataset, frames: list[bytes], syntax: str) -> Dataset:
     return dataset
 
 
-def read(dataset: Dataset, tmp_path: Path) -> Volume:
+def read(dataset: Dataset, tmp_path: Path) -> Scan:
     path = tmp_path / "a.dcm"
     if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
         swapped = np.frombuffer(dataset.PixelData, f"u{dataset.BitsAllocated // 8}").byteswap()
@@ -89,7 +89,7 @@ def read(dataset: Dataset, tmp_path: Path) -> Volume:
     (scan,) = find_series([path])
     volume = scan.read()
     for index in range(scan.geometry.slice_count):
-        np.testing.assert_array_equal(scan.plane(index), volume.slice(index))
+        np.testing.assert_array_equal(scan.slice(index), volume.slice(index))
     return volume
 
 

@@ -52,7 +52,7 @@ def test_a_marked_voxel_lies_where_the_header_says(
     np.testing.assert_allclose(got[:3], marked, atol=2e-3)
     assert np.linalg.det(volume.geometry.affine[:3, :3]) != 0
     # The lazily read slice is the same, and upright as napari and the model see it.
-    np.testing.assert_array_equal(scan.plane(int(k)), volume.slice(int(k)))
+    np.testing.assert_array_equal(scan.slice(int(k)), volume.slice(int(k)))
     lazily = scan.read(lazy=True)
     np.testing.assert_array_equal(np.asarray(lazily.data), volume.data)
     sources = dicom_sources(volume)

@@ -162,7 +162,7 @@ def test_an_enhanced_file_of_times_echoes_and_stacks(
         assert volume.geometry.plane == ("axial" if key[0] == "1" else "sagittal")
         sources = dicom_sources(volume)
         assert sources == tuple((path, list(order).index(n)) for n in numbers)
-        np.testing.assert_array_equal(scan.plane(1), volume.slice(1))
+        np.testing.assert_array_equal(scan.slice(1), volume.slice(1))
 
 
 def test_enhanced_diffusion(multiframe: Multiframe, tmp_path: Path, voxels: np.ndarray) -> None:

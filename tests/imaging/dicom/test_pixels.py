@@ -58,7 +58,7 @@ def test_a_syntax_is_equal_to_its_uncompressed_twin(name: str) -> None:
     twin = one(bundled("MR_small.dcm"))
     scan = one(bundled(f"MR_small_{name}.dcm"))
     np.testing.assert_array_equal(scan.read().data, twin.read().data)
-    np.testing.assert_array_equal(scan.plane(0), twin.plane(0))
+    np.testing.assert_array_equal(scan.slice(0), twin.slice(0))
     assert (scan.window, scan.intensity, scan.role) == (twin.window, twin.intensity, twin.role)
     np.testing.assert_array_equal(scan.geometry.affine, twin.geometry.affine)
 
@@ -112,7 +112,7 @@ def test_high_throughput_jpeg_2000(dicom_image: Build, tmp_path: Path, syntax: s
     pydicom.dcmwrite(path, dataset, enforce_file_format=True)
     scan = one(path)
     np.testing.assert_array_equal(scan.read().slices, [expected, expected])
-    np.testing.assert_array_equal(scan.plane(1), expected)
+    np.testing.assert_array_equal(scan.slice(1), expected)
 
 
 @pytest.mark.parametrize("name", ["rtdose.dcm", "rtdose_rle.dcm", "rtdose_expb.dcm"])
@@ -133,7 +133,7 @@ def test_a_frame_alone_is_the_frame_of_the_whole(name: str) -> None:
     scan = one(bundled(name))
     volume = scan.read()
     for index in (0, 7, scan.geometry.slice_count - 1):
-        np.testing.assert_array_equal(scan.plane(index), volume.slice(index))
+        np.testing.assert_array_equal(scan.slice(index), volume.slice(index))
 
 
 def test_deflated(write_series: Write, voxels: np.ndarray) -> None:
@@ -144,7 +144,7 @@ def test_deflated(write_series: Write, voxels: np.ndarray) -> None:
         dataset.save_as(path)
     (scan,) = find_series(paths)
     np.testing.assert_array_equal(scan.read().data, voxels)
-    np.testing.assert_array_equal(scan.plane(1), scan.read().slice(1))
+    np.testing.assert_array_equal(scan.slice(1), scan.read().slice(1))
 
 
 @pytest.mark.parametrize("where", ["in front of the pixels", "behind the pixels"])
@@ -209,7 +209,7 @@ def test_listing_reads_no_pixels_and_a_slice_reads_one_frame(
     assert sum(read) < 16_384
     assert scan.geometry.shape == (60, 64, 64)
     read.clear()
-    np.testing.assert_array_equal(scan.plane(41), frames[41])
+    np.testing.assert_array_equal(scan.slice(41), frames[41])
     assert sum(read) < 16_384 + frames[0].nbytes
 
 
@@ -281,8 +281,8 @@ def test_a_damaged_slice_is_named_when_it_is_read(write_series: Write, voxels: n
     raw[-400:-8] = b"\x80" * 392
     paths[2].write_bytes(raw)
     (scan,) = find_series(paths)
-    scan.plane(1)
-    for read in (lambda: scan.plane(2), scan.read):
+    scan.slice(1)
+    for read in (lambda: scan.slice(2), scan.read):
         with pytest.raises(InputError, match="cannot be decoded") as caught:
             read()
         assert caught.value.path == paths[2]
@@ -322,7 +322,7 @@ def test_a_siemens_mosaic_is_a_volume_each(tmp_path: Path) -> None:
             x, y, z, _ = other.affine @ [j, i, k, 1]
             got = volume.geometry.affine @ [i, j, k, 1]
             np.testing.assert_allclose(got[:3], (-x, -y, z), atol=1e-3)
-        np.testing.assert_array_equal(scan.plane(3), volume.slice(3))
+        np.testing.assert_array_equal(scan.slice(3), volume.slice(3))
 
 
 def test_a_mosaic_without_its_private_header_is_refused(tmp_path: Path) -> None:

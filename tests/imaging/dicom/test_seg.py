@@ -24,8 +24,8 @@ from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.mask_to_series import mask_onto_series
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.reading import find_scans, read
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.segments import Segment, colour_of
-from napari_spatial_ar.imaging.volume import Volume
 
 ALGORITHM = Algorithm("brain-flair", "0123456789ab", {"threshold": "2.0"})
 FRAME_OF_REFERENCE = "1.2.840.99.1"
@@ -509,7 +509,7 @@ def conformance_errors(path: Path) -> list[str]:
     return [line for line in lines if "Error" in line]
 
 
-def conformance(volume: Volume, folder: Path) -> None:
+def conformance(volume: Scan, folder: Path) -> None:
     mask = np.zeros(volume.geometry.shape, np.uint8)
     mask[:, :2, :3] = 1
     write_seg(folder / "m.dcm", mask, volume, algorithm=ALGORITHM)

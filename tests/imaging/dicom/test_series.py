@@ -25,7 +25,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.dicom.series import is_dicom, patient_key, read_dicom
 from napari_spatial_ar.imaging.reading import find_scans
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 
 Write = Callable[..., list[Path]]
 Build = Callable[..., Dataset]
@@ -52,7 +52,7 @@ def save(dataset: Dataset, path: Path) -> Path:
     return path
 
 
-def canonical(volume: Volume) -> nib.Nifti1Image:
+def canonical(volume: Scan) -> nib.Nifti1Image:
     return nib.as_closest_canonical(nib.Nifti1Image(volume.data.T, volume.geometry.affine))
 
 

@@ -76,7 +76,7 @@ def test_a_sheet_is_a_volume(vframe: Callable[..., Path], count: int, backwards:
     (scan,) = find_series([path])
     volume = scan.read()
     np.testing.assert_array_equal(volume.data, slices)
-    np.testing.assert_array_equal(scan.plane(count - 1), volume.slice(count - 1))
+    np.testing.assert_array_equal(scan.slice(count - 1), volume.slice(count - 1))
     expected = np.diag([-0.5, -1.5, 3.0 if count > 1 else 2.5, 1.0])
     expected[:3, 3] = ORIGIN * (-1, -1, 1)
     np.testing.assert_allclose(volume.geometry.affine, expected, atol=1e-6)

@@ -263,7 +263,7 @@ def test_floating_point_pixels(
     )
     expected = np.where(np.isfinite(pixels), pixels, lowest).astype(np.float32)
     np.testing.assert_allclose(volume.slices, expected, rtol=1e-6)
-    np.testing.assert_allclose(scan.plane(2), expected[2], rtol=1e-6)
+    np.testing.assert_allclose(scan.slice(2), expected[2], rtol=1e-6)
 
 
 def test_32_bit_values_keep_their_digits(write_series: Write, voxels: np.ndarray) -> None:
@@ -280,7 +280,7 @@ def test_1_bit_frames(dicom_image: Build, tmp_path: Path) -> None:
     dataset.PixelData = packed + b"\0" * (len(packed) % 2)
     (scan,) = find_series([save(dataset, tmp_path / "a")])
     np.testing.assert_array_equal(scan.read().slices, bits)
-    np.testing.assert_array_equal(scan.plane(1), bits[1])
+    np.testing.assert_array_equal(scan.slice(1), bits[1])
     dataset.PixelData = packed[:-4]
     with pytest.raises(InputError, match="claims 105 pixels in 3 frames, 14 bytes"):
         find_series([save(dataset, tmp_path / "b")])

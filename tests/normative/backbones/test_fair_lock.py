@@ -15,7 +15,8 @@ from torch import Tensor
 
 from napari_spatial_ar.errors import Cancelled
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.normative.backbones import fastest_engine
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.engines import ENGINES, Float32
@@ -30,9 +31,9 @@ WAIT = 10
 
 
 @pytest.fixture
-def volume() -> Volume:
+def volume() -> Scan:
     data = np.random.default_rng(0).uniform(0, 255, (10, 40, 48)).astype(np.float32)
-    return Volume(data, Geometry(data.shape, np.eye(4)), "mri", Series("scan"))
+    return Scan(data, Geometry(data.shape, np.eye(4)), "mri", Series("scan"))
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def together(*works: Callable[[], Any]) -> list[Any]:
 
 @pytest.mark.usefixtures("shared_buffer")
 def test_scoring_and_explaining_at_once_give_what_each_gives_alone(
-    tiny_backbone: Backbone, volume: Volume
+    tiny_backbone: Backbone, volume: Scan
 ) -> None:
     model = build(tiny_backbone)
     model.use_engine("buffered")
@@ -96,7 +97,7 @@ def test_scoring_and_explaining_at_once_give_what_each_gives_alone(
 
 
 def test_engines_that_are_tried_are_not_what_others_compute_with(
-    tiny_backbone: Backbone, volume: Volume, monkeypatch: pytest.MonkeyPatch
+    tiny_backbone: Backbone, volume: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Wrong(Float32):
         name = "wrong"

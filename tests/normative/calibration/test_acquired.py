@@ -16,7 +16,8 @@ from napari_spatial_ar.datasets.folders import find_slices
 from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.imaging.acquisition import Acquisition
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.normative.calibration.acquired import Acquired, acquired_of, header_shift
 from napari_spatial_ar.normative.calibration.appearance import domain_shift
 from napari_spatial_ar.normative.calibration.calibrate import recalibrate
@@ -39,20 +40,20 @@ class Header:
         self.selection = Selection(plane)  # type: ignore[arg-type]
 
 
-def scan(sequence: str = "", plane: str = "axial", modality: str = "mri", **said: Any) -> Volume:
+def scan(sequence: str = "", plane: str = "axial", modality: str = "mri", **said: Any) -> Scan:
     data = np.random.default_rng(0).random((6, 20, 20), np.float32)
     acquired = Acquisition(sequence, **said)  # type: ignore[arg-type]
     series = Series("x", acquired=acquired)
-    return Volume(data, Geometry(data.shape, AFFINES[plane]), modality, series)  # type: ignore[arg-type]
+    return Scan(data, Geometry(data.shape, AFFINES[plane]), modality, series)  # type: ignore[arg-type]
 
 
-def named(modality: str, sequence: str = "") -> Volume:
+def named(modality: str, sequence: str = "") -> Scan:
     """Scan of a format without a place for it, of whose kind only the file's name speaks."""
     said = Acquisition(sequence, modality=modality, by_name=True)  # type: ignore[arg-type]
     return replace(scan(modality="unknown"), series=Series("x", acquired=said))
 
 
-def unlike(header: Header, volume: Volume) -> DomainShift:
+def unlike(header: Header, volume: Scan) -> DomainShift:
     return header_shift(header, volume)  # type: ignore[arg-type]
 
 
@@ -83,7 +84,7 @@ def test_a_sagittal_t1_does_not_fit_an_axial_flair_model() -> None:
         (Header(AXIAL_FLAIR), scan("FLAIR", modality="unknown")),
     ],
 )
-def test_what_fits_or_is_not_known_gives_no_reason(header: Header, volume: Volume) -> None:
+def test_what_fits_or_is_not_known_gives_no_reason(header: Header, volume: Scan) -> None:
     assert unlike(header, volume) == DomainShift()
 
 
@@ -125,7 +126,7 @@ def test_pictures_have_no_plane() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_one_topic(header: Header, volume: Volume, topic: str) -> None:
+def test_what_does_not_fit_is_one_topic(header: Header, volume: Scan, topic: str) -> None:
     assert unlike(header, volume).topics == (topic,)
 
 

@@ -12,7 +12,8 @@ import torch
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.imaging.geometry import Geometry
-from napari_spatial_ar.imaging.volume import Series, Volume
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.calibration.appearance import domain_shift, measure_appearance
 from napari_spatial_ar.normative.calibration.calibrate import recalibrate
@@ -160,10 +161,10 @@ def fitted(tiny_backbone: Any, normal_slices: Path, tmp_path: Path) -> Any:
     return nsar.fit(normal_slices, out=tmp_path / "m", backbone=tiny_backbone, **OPTIONS)
 
 
-def scan_of(slices: list[Any], modality: Any = "unknown") -> Volume:
+def scan_of(slices: list[Any], modality: Any = "unknown") -> Scan:
     data = np.stack(slices).astype(np.float32)
     geometry = Geometry.without_spacing(data.shape)
-    return Volume(data, geometry, modality, Series("s"), intensity="grey8")
+    return Scan(data, geometry, modality, Series("s"), intensity="grey8")
 
 
 def drawn(kind: str) -> list[Any]:

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.review.findings import list_findings
 from napari_spatial_ar.review.outputs import write_scan_outputs
 from napari_spatial_ar.review.provenance import RESEARCH_USE
@@ -28,7 +28,7 @@ LONG = "T2_FLAIR_" + "x" * 150
 
 
 @pytest.fixture
-def report(scan: Volume, scores: Any, model: Any) -> ScanReport:
+def report(scan: Scan, scores: Any, model: Any) -> ScanReport:
     """Twenty regions, the first of them rejected, each with a long comment; long warnings."""
     made = many_findings(scan, scores, model, f"{'word ' * 20} {LONG}")
     first, *others = made.items
@@ -66,7 +66,7 @@ def test_a_folder_is_printed_with_what_is_folded_on_the_screen(
 
 
 def test_findings_have_the_numbers_that_they_have_in_the_files(
-    tmp_path: Path, browser: Browser, scan: Volume, scores: Any, model: Any
+    tmp_path: Path, browser: Browser, scan: Scan, scores: Any, model: Any
 ) -> None:
     scores.nll[1, 6, 5] = 3
     scores.nll[3, 20:24, 10:14] = 2.9

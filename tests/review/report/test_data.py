@@ -16,7 +16,7 @@ import pytest
 
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging import files
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.findings import FindingsList, list_findings
@@ -48,7 +48,7 @@ def mask(scores: Any) -> np.ndarray:
 
 
 @pytest.fixture
-def listed(mask: np.ndarray, scan: Volume, scores: Any, model: Any) -> FindingsList:
+def listed(mask: np.ndarray, scan: Scan, scores: Any, model: Any) -> FindingsList:
     """The first unread, the second kept with a comment full of markup, the third rejected."""
     found = list_findings(mask, scores.nll, scan.geometry, model=model)
     second, third = (item.finding.label for item in found.items[1:])
@@ -56,7 +56,7 @@ def listed(mask: np.ndarray, scan: Volume, scores: Any, model: Any) -> FindingsL
 
 
 def test_a_report_stands_alone_and_its_numbers_are_those_of_the_tables(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any, mask: Any, listed: FindingsList
+    tmp_path: Path, scan: Scan, scores: Any, model: Any, mask: Any, listed: FindingsList
 ) -> None:
     written = write_scan_outputs(
         tmp_path / "out",
@@ -107,7 +107,7 @@ def test_a_report_stands_alone_and_its_numbers_are_those_of_the_tables(
 
 
 def test_text_of_a_reader_or_a_header_is_harmless(
-    scan: Volume, scores: Any, model: Any, mask: Any, listed: FindingsList
+    scan: Scan, scores: Any, model: Any, mask: Any, listed: FindingsList
 ) -> None:
     model.name = EVIL
     named = replace(scan, series=replace(scan.series, label=EVIL), warnings=(EVIL,))
@@ -121,7 +121,7 @@ def test_text_of_a_reader_or_a_header_is_harmless(
 
 
 def test_pictures_show_findings_where_they_are(
-    scan: Volume, scores: Any, model: Any, mask: Any, listed: FindingsList, said: list[str]
+    scan: Scan, scores: Any, model: Any, mask: Any, listed: FindingsList, said: list[str]
 ) -> None:
     results = gather_results(scan, scores, model, threshold=2.0, mask=mask, reviewed=listed)
     page = Page(scan_page(scan_report(results, model)))
@@ -149,7 +149,7 @@ def test_pictures_show_findings_where_they_are(
 
 
 def test_where_there_are_many_findings_those_kept_have_their_pictures(
-    scan: Volume, scores: Any, model: Any, mask: Any, listed: FindingsList
+    scan: Scan, scores: Any, model: Any, mask: Any, listed: FindingsList
 ) -> None:
     results = gather_results(scan, scores, model, threshold=2.0, mask=mask, reviewed=listed)
     chosen = chosen_slices(results, 2, highest=1)
@@ -163,14 +163,14 @@ def test_where_there_are_many_findings_those_kept_have_their_pictures(
 
 
 def test_a_report_can_be_cancelled_between_pictures(
-    scan: Volume, scores: Any, model: Any, mask: Any, listed: FindingsList
+    scan: Scan, scores: Any, model: Any, mask: Any, listed: FindingsList
 ) -> None:
     results = gather_results(scan, scores, model, threshold=2.0, mask=mask, reviewed=listed)
     steps = report_steps(results, model)
     assert sum(1 for _ in steps) == len(chosen_slices(results, 16)) == 4
 
 
-def test_calibration_p_value_and_warnings_are_told(scan: Volume, scores: Any, model: Any) -> None:
+def test_calibration_p_value_and_warnings_are_told(scan: Scan, scores: Any, model: Any) -> None:
     calibration = Calibration(
         fpr=(0.5, 0.1, 0.01),
         thresholds=(0.5, 1.0, 2.0),
@@ -188,7 +188,7 @@ def test_calibration_p_value_and_warnings_are_told(scan: Volume, scores: Any, mo
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_no_patient_is_named_and_uids_only_on_request(
-    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any, keep: bool
+    tmp_path: Path, dicom_scan: Scan, scores: Any, model: Any, keep: bool
 ) -> None:
     written = write_scan_outputs(
         tmp_path / "out",
@@ -210,7 +210,7 @@ def test_no_patient_is_named_and_uids_only_on_request(
 
 
 def test_a_folder_is_ranked_and_says_what_failed_without_its_file(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any
+    tmp_path: Path, scan: Scan, scores: Any, model: Any
 ) -> None:
     reports = FolderReports(tmp_path)
     for label, factor in (("low", 1.0), ("high", 2.0)):
@@ -259,7 +259,7 @@ def test_a_full_disk_leaves_the_earlier_report(
 
 
 def test_a_scan_without_findings_or_scores_has_a_report(
-    scan: Volume, scores: Any, model: Any
+    scan: Scan, scores: Any, model: Any
 ) -> None:
     results = gather_results(scan, scores, model, threshold=9.0)
     page = Page(scan_page(scan_report(results, model)))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from napari_spatial_ar.errors import Cancelled, InputError
-from napari_spatial_ar.imaging.volume import Volume
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.review.outputs import write_scan_outputs
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 from napari_spatial_ar.review.report.data import FolderEntry, FolderReport, scan_report
@@ -36,7 +36,7 @@ def pdf() -> None:
 @pytest.mark.usefixtures("pdf")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_rows_and_pictures_are_whole_and_each_page_says_its_number(
-    scan: Volume, scores: Any, model: Any, paper: Any
+    scan: Scan, scores: Any, model: Any, paper: Any
 ) -> None:
     report = many_findings(scan, scores, model, "word " * 30)
     assert len(report.items) > 16
@@ -50,7 +50,7 @@ def test_rows_and_pictures_are_whole_and_each_page_says_its_number(
 
 @pytest.mark.usefixtures("pdf")
 def test_no_patient_is_named_and_nothing_points_out_of_the_file(
-    tmp_path: Path, dicom_scan: Volume, scores: Any, model: Any
+    tmp_path: Path, dicom_scan: Scan, scores: Any, model: Any
 ) -> None:
     made = write_scan_outputs(
         tmp_path / "out", dicom_scan, scores, model, threshold=2.0, pdf="A4"
@@ -73,7 +73,7 @@ def test_no_patient_is_named_and_nothing_points_out_of_the_file(
 
 @pytest.mark.usefixtures("pdf")
 def test_what_is_not_in_the_page_is_not_loaded(
-    tmp_path: Path, scan: Volume, scores: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scan: Scan, scores: Any, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
 
@@ -106,7 +106,7 @@ def test_what_is_not_in_the_page_is_not_loaded(
 
 @pytest.mark.usefixtures("pdf")
 def test_each_scan_of_a_folder_begins_a_page_and_can_be_jumped_to(
-    scan: Volume, scores: Any, model: Any
+    scan: Scan, scores: Any, model: Any
 ) -> None:
     report = scan_report(gather_results(scan, scores, model, threshold=2.0), model)
     entries = [FolderEntry(f"MR series {n}", replace(report, score=n)) for n in (1, 2)]
@@ -130,7 +130,7 @@ def test_each_scan_of_a_folder_begins_a_page_and_can_be_jumped_to(
 
 
 @pytest.mark.usefixtures("pdf")
-def test_it_can_be_stopped_between_pages(scan: Volume, scores: Any, model: Any) -> None:
+def test_it_can_be_stopped_between_pages(scan: Scan, scores: Any, model: Any) -> None:
     page = scan_page(scan_report(gather_results(scan, scores, model, threshold=2.0), model))
     stop = threading.Event()
     asked = []

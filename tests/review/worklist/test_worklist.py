@@ -23,7 +23,6 @@ from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.volume import Volume
 from napari_spatial_ar.normative.calibration.calibration import scan_score
 from napari_spatial_ar.normative.scores import SliceScore
 from napari_spatial_ar.review.findings import Mark
@@ -64,9 +63,7 @@ class Model:
     asked: list[int] = field(default_factory=list)
     fails_at: int | None = None
 
-    def iter_volume(
-        self, volume: Volume, slices: Sequence[int]
-    ) -> Iterator[tuple[int, SliceScore]]:
+    def iter_volume(self, volume: Scan, slices: Sequence[int]) -> Iterator[tuple[int, SliceScore]]:
         for index in slices:
             if index == self.fails_at:
                 raise InputError("the slice is damaged")
