@@ -145,7 +145,7 @@ def test_wrong_use_with_markup_is_no_crash(argument: str) -> None:
 
 
 def test_lines_of_a_table_and_of_progress_are_shown_as_they_are(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = options.table("series", "note")
     rows.add_row("[/] :smile: \x1b[31m", "a\nb\udcff")
@@ -157,10 +157,13 @@ def test_lines_of_a_table_and_of_progress_are_shown_as_they_are(
         terminal.print(rows.on(terminal))
     assert "[/] :smile: \\x1b[31m  a" in seen.get()
     assert "b\\udcff" in seen.get()
-    with options.progress_bar() as bar:
-        task = bar.add_task("[/] \x1b[31m", total=1)
-        (column, *_) = bar.columns
-        assert column.render(bar.tasks[task]).plain == "[/] \\x1b[31m"
+    monkeypatch.setattr(options, "console", terminal)
+    monkeypatch.setattr(Console, "is_seen", True, raising=False)
+    with terminal.capture() as seen, options.progress("begins") as bar:
+        bar("[/] :smile: \x1b[31m", 1, 2)
+    assert "[/] :smile: \\x1b[31m" in seen.get()
+    assert "1/2" in seen.get()
+    monkeypatch.undo()
     options.print_message("[/] :smile: \n")
     assert "[/] :smile: \\n" in capsys.readouterr().err
 

@@ -22,7 +22,7 @@ from napari_spatial_ar.cli.options import (
     command,
     parse_window,
     print_message,
-    progress_bar,
+    progress,
     show,
     table,
 )
@@ -198,11 +198,8 @@ def summary(
         patient_pattern=patient_pattern,
         selection=selection,
     )
-    with progress_bar() as bar:
-        task = bar.add_task("Looking through the files", total=None)
-        found = finish(
-            steps, lambda step: bar.update(task, completed=step.done, total=step.total or None)
-        )
+    with progress(label := "Looking through the files") as bar:
+        found = finish(steps, lambda step: bar(label, step.done, step.total))
     made = DataSummary(
         found, selection=selection, calibration_fraction=calibration_fraction, seed=seed
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ from napari_spatial_ar.cli.options import (
     command,
     odd,
     print_message,
-    progress_bar,
+    progress,
     show,
     table,
 )
@@ -93,8 +94,7 @@ def evaluate(
 
     loaded = load_model(model, weights=weights, device=device)
     loaded.use_engine(engine.value)
-    with progress_bar() as bar:
-        task = bar.add_task("Scoring", total=None)
+    with progress("Scoring") as bar:
         result = measure(
             dataset,
             loaded,
@@ -102,7 +102,7 @@ def evaluate(
             fpr=fpr,
             draws=draws,
             patient_pattern=patient_pattern,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=partial(bar, "Scoring"),
         ).to_dict()
     rows = table("figure", "value", "95 % interval")
     for name, value in result.items():
@@ -229,21 +229,16 @@ def compare(
     for name in method or ():
         for seed in numbers:
             check_method(name, **settings, seed=seed)
-    with claimed(out), progress_bar() as bar:
-        task = bar.add_task("", total=None)
-
-        def at(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total or None)
-
+    with claimed(out), progress() as bar:
         others = []
         for name in anomalib or ():
-            at(f"Getting ready anomalib's {name}", 0, 0)
+            bar(f"Getting ready anomalib's {name}", 0, 0)
             others.append(anomalib_method(name))
         rivals = grouped([load_model(name, weights=weights, device=device) for name in model or ()])
         for name in method or ():
 
             def fitting(step: FitProgress, name: str = name) -> None:
-                at(f"{name}: {step.message}", step.done, step.total)
+                bar(f"{name}: {step.message}", step.done, step.total)
 
             rivals.append(
                 fit_method(
@@ -265,7 +260,7 @@ def compare(
                 modality=modality.value,
                 patient_pattern=patient_pattern,
                 device=device,
-                progress=at,
+                progress=bar,
             )
             for other in others
         ]
@@ -277,7 +272,7 @@ def compare(
             fpr=fpr,
             patient_pattern=patient_pattern,
             draws=draws,
-            progress=at,
+            progress=bar,
         )
         paths = write_report(result, out)
     rows = table("method", "smoothing", "pixel AUPR", "95 %", "pixel AUROC", "image AUROC")

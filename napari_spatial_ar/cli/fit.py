@@ -44,7 +44,7 @@ from napari_spatial_ar.cli.options import (
     parse_window,
     patients,
     print_message,
-    progress_bar,
+    progress,
 )
 from napari_spatial_ar.cli.pages import App
 
@@ -312,8 +312,7 @@ def fit(
         found = fit_estimate.estimate(config, out=out, device=device)
         print_message(f"{found} Not counted: {fit_estimate.NOT_COUNTED}.")
         return stamped(FitEstimate, {**asdict(found), "seconds": found.seconds})
-    with cluster_of(scheduler, local_cluster, resource, tls) as cluster, progress_bar() as bar:
-        task = bar.add_task("", total=None)
+    with cluster_of(scheduler, local_cluster, resource, tls) as cluster, progress() as bar:
 
         def show(step: FitProgress) -> None:
             left = (
@@ -321,12 +320,7 @@ def fit(
                 if step.seconds_left is None
                 else f", {format_duration(step.seconds_left)} left in all"
             )
-            bar.update(
-                task,
-                description=f"{step.message}{left}",
-                completed=step.done,
-                total=step.total or None,
-            )
+            bar(f"{step.message}{left}", step.done, step.total)
 
         extract = FeatureStore.extract
         if cluster is not None:
@@ -389,8 +383,7 @@ def calibrate(
     from napari_spatial_ar.normative.calibration.calibrate import recalibrate
     from napari_spatial_ar.review.model_card import write_model_card
 
-    with progress_bar() as bar:
-        task = bar.add_task("", total=None)
+    with progress() as bar:
         calibrated = recalibrate(
             model,
             folder,
@@ -401,9 +394,7 @@ def calibrate(
             overwrite=overwrite,
             looks_only=looks_only,
             acquired=acquired,
-            progress=lambda label, done, total: bar.update(
-                task, description=label, completed=done, total=total
-            ),
+            progress=bar,
         )
     write_model_card(calibrated)
     for warning in calibrated.warnings:
@@ -448,13 +439,8 @@ def demo(
     """Score a real brain scan and show it in napari."""
     from napari_spatial_ar.demo import run_demo
 
-    with progress_bar() as bar:
-        task = bar.add_task("", total=None)
-
-        def show(label: str, done: int, total: int) -> None:
-            bar.update(task, description=label, completed=done, total=total)
-
-        result = run_demo(headless=headless, out=out, progress=show)
+    with progress() as bar:
+        result = run_demo(headless=headless, out=out, progress=bar)
     for path in result["files"]:
         print_message(path)
     return result

@@ -26,7 +26,7 @@ from napari_spatial_ar.cli.options import (
     command,
     patients,
     print_message,
-    progress_bar,
+    progress,
     show,
     table,
 )
@@ -298,14 +298,8 @@ def models_suspects(
 
     loaded = load_model(model, weights=weights, device=device)
     steps = find_outliers(loaded, folders, top=top, patient_pattern=patient_pattern)
-    with progress_bar() as bar:
-        task = bar.add_task("", total=None)
-        found = finish(
-            steps,
-            lambda step: bar.update(
-                task, description=step.message, completed=step.done, total=step.total or None
-            ),
-        )
+    with progress() as bar:
+        found = finish(steps, lambda step: bar(step.message, step.done, step.total))
     listed, rows = table(*COLUMNS), outlier_rows(found)
     for *shown, key in rows:
         listed.add_row(*shown, key[:_KEY_SHOWN])
@@ -354,8 +348,7 @@ def models_compare(
     if len(volumes) > 1:
         raise InputError(f"it holds {len(volumes)} scans", path=scan, fix="Give one of them")
     one, other = (load_model(name, device=device) for name in (first, second))
-    with claimed(out), progress_bar() as bar:
-        task = bar.add_task("", total=None)
+    with claimed(out), progress() as bar:
         result = compare_models(
             one,
             other,
@@ -363,9 +356,7 @@ def models_compare(
             out,
             share=share,
             overwrite=overwrite,
-            progress=lambda name, done, total: bar.update(
-                task, description=f"Scoring with {name}", completed=done, total=total
-            ),
+            progress=lambda name, done, total: bar(f"Scoring with {name}", done, total),
         )
     said = result.to_dict()
     print_message(

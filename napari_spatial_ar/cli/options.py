@@ -63,12 +63,14 @@ __all__ = [
     "parse_window",
     "patients",
     "print_message",
-    "progress_bar",
+    "progress",
     "show",
     "table",
 ]
 
 P = ParamSpec("P")
+#: Shows what is going on, how much of it is done, and of how much.
+Bar = Callable[[str, int, int | None], None]
 #: Titles under which help shows options.
 COMPUTING = "Computing"
 SLICES = "Which slices"
@@ -463,9 +465,22 @@ def _grid(columns: tuple[str, ...], rows: Sequence[Sequence[str]]) -> Table:
     return made
 
 
-def progress_bar() -> Progress:
-    """Make a progress bar that goes away at the end; it is shown on a terminal alone."""
-    return Progress(
+@contextmanager
+def progress(label: str = "") -> Iterator[Bar]:
+    """Show a progress bar until the block ends, on a terminal alone.
+
+    Parameters
+    ----------
+    label : str
+        What is shown before the first step.
+
+    Yields
+    ------
+    callable
+        Takes what is going on, how much of it is done, and of how much: 0 or None where that is
+        not known.
+    """
+    with Progress(
         _Description(),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
@@ -474,7 +489,13 @@ def progress_bar() -> Progress:
         console=console,
         transient=True,
         disable=not console.is_seen,
-    )
+    ) as shown:
+        task = shown.add_task(label, total=None)
+
+        def bar(label: str, done: int, total: int | None) -> None:
+            shown.update(task, description=label, completed=done, total=total or None)
+
+        yield bar
 
 
 def table(*columns: str) -> Rows:

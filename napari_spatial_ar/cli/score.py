@@ -26,7 +26,7 @@ from napari_spatial_ar.cli.options import (
     command,
     patients,
     print_message,
-    progress_bar,
+    progress,
 )
 from napari_spatial_ar.cli.pages import App
 
@@ -253,11 +253,10 @@ def score(
     if bids and (is_url(out) or scheduler or local_cluster):
         raise typer.BadParameter("--bids needs a folder as --out, and no cluster.")
     scans = listed(inputs, inputs_from)
-    with cluster_of(scheduler, local_cluster, resource, tls) as cluster, progress_bar() as bar:
-        task = bar.add_task("", total=None)
+    with cluster_of(scheduler, local_cluster, resource, tls) as cluster, progress() as bar:
 
         def show(label: str, done: int, total: int) -> None:
-            bar.update(task, description=f"Scoring {label}", completed=done, total=total)
+            bar(f"Scoring {label}", done, total)
 
         options["progress"] = show
         if cluster is not None:

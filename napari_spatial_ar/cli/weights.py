@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from napari_spatial_ar.cli.options import (
     Overwrite,
     command,
     print_message,
-    progress_bar,
+    progress,
     show,
     table,
 )
@@ -77,12 +78,11 @@ def weights_pull(
     """Download the weights of a backbone."""
     from napari_spatial_ar.normative.backbones.weights import pull
 
-    with progress_bar() as bar:
-        task = bar.add_task(f"Fetching {name}", total=None)
+    with progress(label := f"Fetching {name}") as bar:
         source = pull(
             name,
             force=force,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=partial(bar, label),
         )
     print_message(f"{name}: {source}")
     return {"name": name, "source": source}
