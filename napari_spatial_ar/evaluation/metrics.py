@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from skimage.measure import label as label_regions
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import storage_error
@@ -332,17 +331,47 @@ _STEPS_A_DECADE = 64
 
 
 def roc_auc(labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> float | None:
-    """Area under the ROC curve; None unless both classes are there."""
+    """Area under the ROC curve; None unless both classes are there.
+
+    Raises
+    ------
+    InputError
+        If a score is not finite.
+    """
     if labels.all() or not labels.any():
         return None
-    return float(roc_auc_score(labels.ravel(), scores.ravel()))
+    positive, negative = _at_each_score(labels, scores)
+    recall, fpr = (np.cumsum([0, *counts]) / counts.sum() for counts in (positive, negative))
+    return float(np.trapezoid(recall, fpr))
 
 
 def average_precision(labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> float | None:
-    """Area under the precision-recall curve as average precision; None without positives."""
+    """Area under the precision-recall curve as average precision; None without positives.
+
+    Raises
+    ------
+    InputError
+        If a score is not finite.
+    """
     if not labels.any():
         return None
-    return float(average_precision_score(labels.ravel(), scores.ravel()))
+    positive, negative = _at_each_score(labels, scores)
+    precision = positive.cumsum() / (positive + negative).cumsum()
+    return float(precision @ (positive / positive.sum()))
+
+
+def _at_each_score(
+    labels: npt.NDArray[Any], scores: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Count positives and negatives of each distinct score, from high to low."""
+    if not np.isfinite(scores).all():
+        raise InputError("scores of images are not finite numbers")
+    order = np.argsort(scores, axis=None)[::-1]
+    falling, positive = scores.ravel()[order], labels.ravel()[order].astype(bool)
+    first = _first_of_each(falling)
+    count = np.diff(first, append=len(falling))
+    found = np.add.reduceat(positive, first, dtype=np.int64)
+    return found, count - found
 
 
 def dice(found: float, false: float, abnormal: float) -> float | None:

@@ -9,6 +9,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.evaluation.metrics import (
     PixelFigures,
     PixelScores,
@@ -135,6 +136,21 @@ def test_image_figures_equal_torchmetrics() -> None:
     assert roc_auc(labels, scores) == pytest.approx(float(binary_auroc(*unit)), abs=1e-6)
     expected = float(binary_average_precision(*unit))
     assert average_precision(labels, scores) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 12])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_image_figures_equal_scikit_learns_with_and_without_ties(kind: type, decimals: int) -> None:
+    rng = np.random.default_rng(decimals)
+    labels = rng.random((30, 100)) < 0.1
+    scores = np.round(rng.normal(labels * 1.0), decimals).astype(kind)
+    flat = labels.ravel(), scores.ravel()
+    assert roc_auc(labels, scores) == pytest.approx(roc_auc_score(*flat), abs=1e-12)
+    expected = average_precision_score(*flat)
+    assert average_precision(labels, scores) == pytest.approx(expected, abs=1e-12)
+    scores[3, 4] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        roc_auc(labels, scores)
 
 
 def test_without_both_classes_there_is_no_figure() -> None:
