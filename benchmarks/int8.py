@@ -17,7 +17,6 @@ import statistics
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 import napari_spatial_ar as nsar
-from napari_spatial_ar.imaging.reading import read
+from napari_spatial_ar.imaging.samples import sample_volume
 from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
 from napari_spatial_ar.normative.backbones import engines, fastest_engine
 from napari_spatial_ar.normative.backbones.engines import OpenVino
@@ -55,8 +54,7 @@ class Variant(OpenVino):
 
 def further(model: NormativeModel) -> list[Tensor]:
     """Slices of the sample scan that nothing else here looks at."""
-    with as_file(files("napari_spatial_ar") / "data" / "flair_tcga_lgg.nii.gz") as path:
-        (volume,) = read(path)
+    volume = sample_volume()
     limits = resolve(Window("percentile", 1.0, 99.0), volume)
     count, preprocessing = volume.geometry.slice_count, model.header.preprocessing
     used = {count * (n + 3) // 9 for n in range(3)}

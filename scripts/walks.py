@@ -31,6 +31,7 @@ import nibabel as nib
 import numpy as np
 
 import napari_spatial_ar
+from napari_spatial_ar.imaging.samples import sample_path
 
 ROOT = Path(napari_spatial_ar.__file__).parent
 SECONDS = 300.0
@@ -93,11 +94,6 @@ def review_dock() -> tuple[Any, Any]:
     return viewer, dock
 
 
-def sample() -> Path:
-    """Give the path of the scan that comes with the package."""
-    return ROOT / "data" / "flair_tcga_lgg.nii.gz"
-
-
 def drop(walk: Walk) -> None:
     """Drop the sample on the Review dock."""
     from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
@@ -105,7 +101,7 @@ def drop(walk: Walk) -> None:
 
     viewer, dock = review_dock()
     data = QMimeData()
-    data.setUrls([QUrl.fromLocalFile(str(sample()))])
+    data.setUrls([QUrl.fromLocalFile(str(sample_path()))])
     buttons, keys = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
     walk.start()
     dock.dropEvent(QDropEvent(QPointF(5, 5), Qt.DropAction.CopyAction, data, buttons, keys))
@@ -117,7 +113,7 @@ def score(walk: Walk) -> None:
     from qtpy.QtWidgets import QPushButton
 
     viewer, dock = review_dock()
-    viewer.open(str(sample()), plugin="napari-spatial-ar")
+    viewer.open(str(sample_path()), plugin="napari-spatial-ar")
     button = next(b for b in dock.findChildren(QPushButton) if b.text() == "Score whole volume")
     wait(button.isEnabled)
     finished: list[Any] = []
@@ -136,7 +132,7 @@ def fit(walk: Walk) -> None:
     with tempfile.TemporaryDirectory() as folder:
         normal = Path(folder, "normal")
         normal.mkdir()
-        scan = nib.load(sample())
+        scan = nib.load(sample_path())
         for number in (1, 2, 3):
             voxels = scan.get_fdata(dtype=np.float32) * (1 + number / 100)
             patient = nib.Nifti1Image(voxels, scan.affine)

@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 
 from napari_spatial_ar.errors import InputError
 
-__all__ = ["MOST_COMPRESSION", "InflatedFile", "Inflater", "Packing", "inflate", "read_to_the_end"]
+__all__ = ["MOST_COMPRESSION", "InflatedFile", "Inflater", "Packing", "read_to_the_end"]
 
 #: gzip (RFC 1952, several members too), zlib (RFC 1950), or bare deflate (RFC 1951), which is the
 #: only one of them without a checksum.
@@ -20,8 +20,6 @@ MOST_COMPRESSION = 1100
 _WINDOW_BITS = {"gzip": 31, "zlib": 15, "deflate": -15}
 _PIECE = 2**20
 _GZIP = b"\x1f\x8b"
-# Writers pad: so much more than what the header claims is read over on the way to the checksum.
-_MOST_BEYOND = 2**26
 #: Files that were read to their checksum, and their size and time of change then.
 _MOST_CHECKED = 65_536
 _CHECKED: dict[Path, tuple[int, int]] = {}
@@ -150,44 +148,6 @@ def read_to_the_end(stream: Inflater, path: Path, *, least: int = 0) -> None:
         if len(_CHECKED) >= _MOST_CHECKED:
             _CHECKED.clear()
         _CHECKED[path] = state
-
-
-def inflate(
-    file: BinaryIO, packing: Packing, count: int, *, start: int = 0, path: Path
-) -> bytearray:
-    """Inflate the part of a compressed file that its header speaks of, and check the rest.
-
-    Parameters
-    ----------
-    file, packing, path
-        As for `Inflater`.
-    count : int
-        Bytes of the part; what is kept in memory.
-    start : int
-        Bytes before it.
-
-    Raises
-    ------
-    InputError
-        If the data end before, are cut short or damaged, or go on for more than 64 MiB.
-    """
-    stream = Inflater(file, packing, most_bytes=start + count + _MOST_BEYOND, path=path)
-    skipped = 0
-    while skipped < start and (piece := stream.read(min(_PIECE, start - skipped))):
-        skipped += len(piece)
-    # Grows with what is there: a header may claim more.
-    part = bytearray()
-    while len(part) < count and (piece := stream.read(min(_PIECE, count - len(part)))):
-        part += piece
-    if len(part) < count:
-        raise InputError(
-            f"its compressed data hold {skipped + len(part)} bytes, and its header claims "
-            f"{start + count}",
-            path=path,
-            fix="Export or copy it again",
-        )
-    stream.finish()
-    return part
 
 
 class InflatedFile(io.RawIOBase):

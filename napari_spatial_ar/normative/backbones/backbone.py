@@ -12,14 +12,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError, WeightsError
 from napari_spatial_ar.normative.backbones import engines
 from napari_spatial_ar.normative.backbones.fair_lock import FairLock
-from napari_spatial_ar.normative.backbones.registry import (
-    BackboneSpec,
-    PatchGrid,
-)
+from napari_spatial_ar.normative.backbones.registry import BackboneSpec
 from napari_spatial_ar.normative.backbones.weight_files import (
     Rounding,
     content_sha256,
@@ -29,10 +27,53 @@ from napari_spatial_ar.normative.backbones.weight_files import (
 from napari_spatial_ar.normative.cancellation import check_cancelled
 from napari_spatial_ar.normative.memory import Portions
 
-__all__ = ["Backbone", "weights_bytes"]
+__all__ = ["Backbone", "PatchGrid", "weights_bytes"]
 
 
 _QV_BIAS = re.compile(r"\.[qv]_proj\.bias$")
+
+
+class PatchGrid(nn.Module):
+    """A transformers model whose only output is the grid of its patch tokens.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The transformers model.
+    spec : BackboneSpec
+        Which blocks are read, and how they form an embedding.
+    """
+
+    def __init__(self, model: nn.Module, spec: BackboneSpec) -> None:
+        super().__init__()
+        self.model = model
+        self.spec = spec
+        # These two accept images of one size only, unless asked to interpolate positions.
+        learned = spec.family in ("vit", "clip")
+        self._options = {"interpolate_pos_encoding": True} if learned else {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float -> (B, D, Hp, Wp) float32; computed in the dtype of the weights."""
+        spec = self.spec
+        rows, columns = (n // spec.patch for n in images.shape[2:])
+        out = self.model(
+            pixel_values=images, output_hidden_states=bool(spec.layers), **self._options
+        )
+        if spec.layers:
+            blocks = [
+                functional.layer_norm(out.hidden_states[n].float(), (spec.width,), eps=1e-6)
+                for n in spec.layers
+            ]
+            tokens = (
+                torch.cat(blocks, dim=-1)
+                if spec.fuse == "concat"
+                else torch.stack(blocks).mean(dim=0)
+            )
+        else:
+            tokens = out.last_hidden_state.float()
+        # The class token and any registers come first.
+        patches = tokens[:, -rows * columns :]
+        return patches.transpose(1, 2).reshape(len(images), -1, rows, columns)
 
 
 class Backbone(nn.Module):

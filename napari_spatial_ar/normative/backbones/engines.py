@@ -36,7 +36,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,7 +48,7 @@ from torch import Tensor, nn
 
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.files import atomic_write_bytes
-from napari_spatial_ar.imaging.reading import read
+from napari_spatial_ar.imaging.samples import sample_volume
 from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
 from napari_spatial_ar.normative.backbones.devices import native_bfloat16
 from napari_spatial_ar.normative.backbones.weight_files import content_sha256
@@ -180,8 +179,7 @@ def _key(network: nn.Module, shape: tuple[int, ...]) -> str:
 
 def _slices(shape: tuple[int, ...]) -> list[npt.NDArray[np.float32]]:
     """Slices of the sample scan, other than those on which engines are compared."""
-    with as_file(files("napari_spatial_ar") / "data" / "flair_tcga_lgg.nii.gz") as path:
-        (volume,) = read(path)
+    volume = sample_volume()
     window = Window("percentile", 1.0, 99.0)
     preprocessing, limits = Preprocessing(window, (shape[2], shape[3])), resolve(window, volume)
     count = volume.geometry.slice_count

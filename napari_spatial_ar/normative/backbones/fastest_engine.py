@@ -14,7 +14,6 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import as_file, files
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from napari_spatial_ar.errors import Cancelled, InputError
-from napari_spatial_ar.imaging.reading import read
+from napari_spatial_ar.imaging.samples import sample_volume
 from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
 from napari_spatial_ar.normative import speeds
 from napari_spatial_ar.normative.backbones.devices import wait
@@ -195,9 +194,7 @@ def _openvino_version() -> str:
 
 def _inputs(model: NormativeModel) -> list[Tensor]:
     """Slices of the sample scan as inputs of the backbone, each (1, 3, H, W)."""
-    source = files("napari_spatial_ar") / "data" / "flair_tcga_lgg.nii.gz"
-    with as_file(source) as path:
-        (volume,) = read(path)
+    volume = sample_volume()
     window = resolve(Window("percentile", 1.0, 99.0), volume)
     count = volume.geometry.slice_count
     preprocessing = model.header.preprocessing

@@ -8,10 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import torch
 from pydantic import Field, ValidationError
-from torch import Tensor, nn
-from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbones.weight_files import Family, read_metadata
@@ -26,7 +23,6 @@ __all__ = [
     "OFFLINE_BACKBONE",
     "BackboneSpec",
     "Fuse",
-    "PatchGrid",
     "find_spec",
     "known_backbones",
     "own_file",
@@ -311,46 +307,3 @@ def with_layers(spec: BackboneSpec, layers: Sequence[int], fuse: Fuse = "concat"
     # The pinned hash covers the blocks up to the last one read.
     same = max(blocks, default=0) == max(spec.layers, default=0)
     return replace(spec, layers=blocks, fuse=fuse, pinned_sha256=spec.pinned_sha256 if same else "")
-
-
-class PatchGrid(nn.Module):
-    """A transformers model whose only output is the grid of its patch tokens.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The transformers model.
-    spec : BackboneSpec
-        Which blocks are read, and how they form an embedding.
-    """
-
-    def __init__(self, model: nn.Module, spec: BackboneSpec) -> None:
-        super().__init__()
-        self.model = model
-        self.spec = spec
-        # These two accept images of one size only, unless asked to interpolate positions.
-        learned = spec.family in ("vit", "clip")
-        self._options = {"interpolate_pos_encoding": True} if learned else {}
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) float -> (B, D, Hp, Wp) float32; computed in the dtype of the weights."""
-        spec = self.spec
-        rows, columns = (n // spec.patch for n in images.shape[2:])
-        out = self.model(
-            pixel_values=images, output_hidden_states=bool(spec.layers), **self._options
-        )
-        if spec.layers:
-            blocks = [
-                functional.layer_norm(out.hidden_states[n].float(), (spec.width,), eps=1e-6)
-                for n in spec.layers
-            ]
-            tokens = (
-                torch.cat(blocks, dim=-1)
-                if spec.fuse == "concat"
-                else torch.stack(blocks).mean(dim=0)
-            )
-        else:
-            tokens = out.last_hidden_state.float()
-        # The class token and any registers come first.
-        patches = tokens[:, -rows * columns :]
-        return patches.transpose(1, 2).reshape(len(images), -1, rows, columns)

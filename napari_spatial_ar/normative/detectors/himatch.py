@@ -39,9 +39,11 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.grids import check_grid, walk
+from napari_spatial_ar.normative.detectors.kmeans import spherical_kmeans
 from napari_spatial_ar.normative.detectors.memory_bank import k_centres
 from napari_spatial_ar.normative.detectors.stored import BANK, take
 from napari_spatial_ar.normative.model_schema import Part
+from napari_spatial_ar.steps import finish
 
 __all__ = ["HierarchicalMatching"]
 
@@ -263,12 +265,7 @@ def _describe(grid: Tensor, stages: int, clusters: int) -> tuple[Tensor, Tensor,
 
 
 def _cluster(patches: Tensor, count: int) -> Tensor:
-    """Spherical k-means: (P, C) unit-length patches -> (K, C) unit-length centres."""
-    centres = patches[torch.tensor(list(k_centres(patches, count, 0)), device=patches.device)]
-    for _ in range(_ROUNDS):
-        nearest = (patches @ centres.T).argmax(dim=1)
-        members = functional.one_hot(nearest, count).to(patches.dtype)
-        sums = members.T @ patches
-        # A centre that no patch is nearest to stays where it is.
-        centres = torch.where(members.sum(dim=0)[:, None] > 0, functional.normalize(sums), centres)
-    return centres
+    """(P, C) unit-length patches -> (K, C) unit-length centres, on the CPU."""
+    start = patches[torch.tensor(list(k_centres(patches, count, 0)), device=patches.device)]
+    rounds = spherical_kmeans(patches.cpu(), start.cpu(), rounds=_ROUNDS, device=patches.device)
+    return finish(rounds)

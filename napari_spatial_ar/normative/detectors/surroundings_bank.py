@@ -31,10 +31,12 @@ from torch.nn import functional
 from napari_spatial_ar.errors import ModelFileError
 from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.grids import Draw, check_grid, rows_of, walk
+from napari_spatial_ar.normative.detectors.kmeans import ROUNDS, spherical_kmeans
 from napari_spatial_ar.normative.detectors.nearest import largest_products
 from napari_spatial_ar.normative.detectors.stored import BANK, take
 from napari_spatial_ar.normative.detectors.whitening import Moments
 from napari_spatial_ar.normative.model_schema import Count, Part
+from napari_spatial_ar.steps import mapped
 
 __all__ = ["StoredBank", "SurroundingsBank", "Whitening", "describe"]
 
@@ -112,10 +114,6 @@ class Whitening:
         if len(mean) % 2:
             raise ModelFileError("its mean is not that of patches and their surroundings")
         return cls(mean, take(tensors, "basis", len(mean), None))
-
-
-# Rounds of k-means, after which it changes little, and rows whose means are looked up at a time.
-_ROUNDS, _ASSIGNED = 6, 4096
 
 
 class StoredBank(Part):
@@ -226,18 +224,11 @@ class SurroundingsBank(Detector):
 
 
 def _means_of(rows: Tensor, count: int, setup: FitContext) -> Generator[Step, None, Tensor]:
-    """Spherical k-means: (N, k) float16 of unit length to (count, k) alike, on the CPU; seeded."""
+    """Means of (N, k) float16 rows of unit length: (count, k) alike, on the CPU; seeded."""
     generator = torch.Generator().manual_seed(setup.seed)
-    means = rows[torch.randperm(len(rows), generator=generator)[:count]].float()
-    for number in range(1, _ROUNDS + 1):
-        sums, members = torch.zeros_like(means), torch.zeros(count)
-        there = means.to(setup.device)
-        for part in torch.split(rows, _ASSIGNED):
-            nearest = (part.to(setup.device).float() @ there.T).argmax(dim=1).cpu()
-            # On the CPU, where the order of the sum, and with it the outcome, is always the same.
-            sums.index_add_(0, nearest, part.float())
-            members += torch.bincount(nearest, minlength=count)
-            yield Step(number, _ROUNDS, "Grouping normal patches", images=0)
-        # A mean that no patch is nearest to stays where it is.
-        means = torch.where(members[:, None] > 0, functional.normalize(sums), means)
+    start = rows[torch.randperm(len(rows), generator=generator)[:count]]
+    rounds = spherical_kmeans(rows, start, device=setup.device)
+    means = yield from mapped(
+        rounds, lambda number: Step(number, ROUNDS, "Grouping normal patches", images=0)
+    )
     return means.half()

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, save
 
 from napari_spatial_ar.errors import InputError, ModelFileError
-from napari_spatial_ar.normative.detectors import surroundings_bank
+from napari_spatial_ar.normative.detectors import kmeans
 from napari_spatial_ar.normative.detectors.base import detector_from_tensors
 from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank, describe
 
@@ -79,7 +79,7 @@ def test_draws_rows_of_all_slices_by_the_seed() -> None:
 
 
 def test_means_stand_for_the_patches_around_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surroundings_bank, "_ASSIGNED", 100)  # rows of many parts
+    monkeypatch.setattr(kmeans, "_PART", 100)  # rows of many parts
     train = slices(20, seed=0)
     whole = SurroundingsBank.fit(train).bank.float()
     one, same, other = (SurroundingsBank.fit(train, means=60, seed=s).bank for s in (0, 0, 1))
