@@ -250,7 +250,7 @@ class Guide:
         self.shoot("open")
         self.viewer.layers.clear()
         self._open(sample_path())
-        self.wait(lambda: dock.likeness.likeness is not None)
+        self.wait(lambda: dock.domain_shift.shift is not None)
 
     def _open(self, path: Path) -> None:
         """Drop a file on the dock."""
@@ -310,7 +310,7 @@ class Guide:
         """Show the scan alone, and with its results."""
         self.press("g")
         self.rest()
-        self.shoot("side_by_side", self.dock.looking)
+        self.shoot("side_by_side", self.dock.display_panel)
         self.press("g")
 
     def explain(self) -> None:
@@ -362,7 +362,7 @@ class Guide:
         self.click(self.dock.library_button)
         (dialog,) = (w for w in QApplication.topLevelWidgets() if w.windowTitle() == "Models")
         dialog.resize(WIDTH, HEIGHT - 120)
-        self.wait(lambda: not dialog.looking)
+        self.wait(lambda: not dialog.listing)
         self.rest(2)
         self.shoot("models", of=dialog)
         dialog.close()

@@ -77,7 +77,7 @@ class LayerVisibility(QObject):
         self._owners: WeakKeyDictionary[Layer, ref[Image]] = WeakKeyDictionary()
         self._hidden: WeakSet[Layer] = WeakSet()
         self._left: WeakKeyDictionary[Image, _View] = WeakKeyDictionary()
-        self._working = self._resting = False
+        self._working = self._suspended = False
         self._leaving: list[Layer] = []
         self._tidier = QTimer(self)
         self._tidier.setSingleShot(True)
@@ -100,7 +100,7 @@ class LayerVisibility(QObject):
         """Show a scan and the results of a session of it; None for none."""
         before, self._scan, self._session = self._scan, scan, session
         if scan is not before:
-            if before is not None and not self._resting:
+            if before is not None and not self._suspended:
                 self._left[before] = self._view()
             self._drawn["scan"] = True
         self._arrange(before)
@@ -115,10 +115,10 @@ class LayerVisibility(QObject):
         """Whether heatmaps are drawn, and whether masks are."""
         return self._drawn["nll"], self._drawn["mask"]
 
-    def rest(self, resting: bool) -> None:
+    def set_suspended(self, suspended: bool) -> None:
         """Leave the layers as they are, as napari does, until it is over."""
-        self._resting = resting
-        if resting:
+        self._suspended = suspended
+        if suspended:
             self._set_range(list(self._viewer.layers))
         else:
             self._arrange(None)
@@ -144,15 +144,15 @@ class LayerVisibility(QObject):
     def _is_chosen(self, layer: Layer) -> bool:
         """Whether a layer is the chosen scan, or its heatmap or mask by the chosen model."""
         session = self._session
-        results = () if session is None else (session.heat, session.mask)
+        results = () if session is None else (session.heatmap, session.mask)
         return any(layer is mine for mine in (self._scan, *results))
 
     def _session_of(self, layer: Layer) -> Session | None:
         """Session that made a layer; None of a copy that the user made of one."""
-        return next((s for s in self._sessions() if layer is s.heat or layer is s.mask), None)
+        return next((s for s in self._sessions() if layer is s.heatmap or layer is s.mask), None)
 
     def _arrange(self, before: Image | None) -> None:
-        if self._resting or self._working:
+        if self._suspended or self._working:
             return
         with self._own_changes():
             layers = list(self._viewer.layers)
@@ -180,7 +180,7 @@ class LayerVisibility(QObject):
             self._working = before
 
     def _on_visible(self, event: Any) -> None:
-        if self._working or self._resting:
+        if self._working or self._suspended:
             return
         layer, session = event.source, self._session_of(event.source)
         with suppress(RuntimeError):  # the dock may be gone before its Python half is
@@ -214,7 +214,7 @@ class LayerVisibility(QObject):
     def _on_inserted(self, event: Any) -> None:
         layer = event.value
         layer.events.visible.connect(self._on_visible)
-        if self._resting:
+        if self._suspended:
             return
         self._give(layer, self._scan)
         with suppress(RuntimeError):
@@ -254,7 +254,7 @@ class LayerVisibility(QObject):
                 layers.remove(layer)
         active = layers.selection.active
         hidden = active is not None and not active.visible and not self._is_chosen(active)
-        if hidden and not self._resting and self._scan in layers:
+        if hidden and not self._suspended and self._scan in layers:
             layers.selection = {self._scan}
 
     # ------------------------------------------------------------------ the view
@@ -314,7 +314,7 @@ class LayerVisibility(QObject):
 
     def _hold_range(self, event: Any = None) -> None:
         """Keep napari's sliders to the chosen scan: by itself it lets them reach hidden ones."""
-        if not self._resting and self._scan in self._viewer.layers:
+        if not self._suspended and self._scan in self._viewer.layers:
             self._set_range([self._scan])
 
     def _set_range(self, layers: list[Layer]) -> None:
@@ -331,7 +331,7 @@ class LayerVisibility(QObject):
     def _on_reset_view(self, event: Any = None) -> None:
         """Fit the chosen scan where napari has fitted all layers, hidden ones too."""
         scan = self._scan
-        if self._working or self._resting or scan not in self._viewer.layers:
+        if self._working or self._suspended or scan not in self._viewer.layers:
             return
         with self._own_changes():
             fit_view(self._viewer, scan)

@@ -28,7 +28,7 @@ __all__ = [
     "AXES",
     "KEY",
     "drawable",
-    "heat_colormap",
+    "heatmap_colormap",
     "heatmap_layer",
     "import_ahead",
     "is_scan",
@@ -229,7 +229,7 @@ def result_name(kind: str, model: str, scan: str = "") -> str:
     return f"{made}, {scan}" if scan else made
 
 
-def heat_colormap(colours: str = DEFAULT_COLOURS) -> Colormap:
+def heatmap_colormap(colours: str = DEFAULT_COLOURS) -> Colormap:
     """One of `HEAT_COLOURS`: it fades in, so that normal tissue stays visible."""
     return Colormap(HEAT_COLOURS[colours].rgba, name=f"{colours} (fading)")
 
@@ -242,7 +242,7 @@ def heatmap_layer(
         volume.geometry.to_display(nll),
         name=result_name("nll", getattr(model, "name", "model")),
         rgb=False,
-        colormap=heat_colormap(),
+        colormap=heatmap_colormap(),
         contrast_limits=(1.0, 2.0),
         blending="translucent_no_depth",
         interpolation2d="linear",
@@ -337,20 +337,20 @@ def drawable(volume: Scan) -> Any:
     if not volume.lazy:
         return volume.data
     data: Any = volume.data
-    told = False
+    reported = False
 
     def block(block_info: Any = None) -> npt.NDArray[np.float32]:
-        nonlocal told
+        nonlocal reported
         part = data.blocks[tuple(block_info[None]["chunk-location"])]
         try:
             # This runs in one of dask's threads already.
             voxels: npt.NDArray[np.float32] = part.compute(scheduler="synchronous")
         except SpatialARError as error:
-            if not told:
-                told = True
+            if not reported:
+                reported = True
                 report(error, "Drawing a slice")
             return np.full(part.shape, np.nan, np.float32)
-        told = False
+        reported = False
         return voxels
 
     return da.map_blocks(  # type: ignore[no-untyped-call]

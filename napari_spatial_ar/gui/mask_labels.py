@@ -27,7 +27,7 @@ __all__ = [
 NUMBERED = 250
 #: In the mask, and no finding of its own: not measured yet, or one of a higher number.
 IN_MASK = 255
-# The same by what was said of the finding, (chosen, rejected).
+# The same by (chosen, rejected).
 _MORE = {(False, False): IN_MASK, (False, True): 254, (True, False): 253, (True, True): 252}
 # Of these, red, green, blue and opacity.
 _COLOURS = {
@@ -46,15 +46,15 @@ def finding_colour(item: ReviewedFinding) -> tuple[int, int, int] | None:
     return None if item.status == "reject" or rank > NUMBERED else colour_of(rank)
 
 
-def _said(item: ReviewedFinding, chosen: Finding | None) -> tuple[bool, bool]:
+def _mark(item: ReviewedFinding, chosen: Finding | None) -> tuple[bool, bool]:
     is_chosen = chosen is not None and item.finding.label == chosen.label
     return is_chosen, item.status == "reject"
 
 
 def shown_colour(item: ReviewedFinding, chosen: Finding | None) -> tuple[float, ...]:
     """Red, green, blue and opacity (0..1) in which a finding is outlined."""
-    said, own = _said(item, chosen), finding_colour(item)
-    return _COLOURS[said] if any(said) or own is None else (*(part / 255 for part in own), 1.0)
+    mark, own = _mark(item, chosen), finding_colour(item)
+    return _COLOURS[mark] if any(mark) or own is None else (*(part / 255 for part in own), 1.0)
 
 
 def label_values(items: Sequence[ReviewedFinding], chosen: Finding | None) -> Bytes:
@@ -62,7 +62,7 @@ def label_values(items: Sequence[ReviewedFinding], chosen: Finding | None) -> By
     values = np.zeros(len(items) + 1, np.uint8)
     for item in items:
         rank = item.finding.rank
-        values[item.finding.label] = rank if rank <= NUMBERED else _MORE[_said(item, chosen)]
+        values[item.finding.label] = rank if rank <= NUMBERED else _MORE[_mark(item, chosen)]
     return values
 
 
@@ -71,7 +71,7 @@ def label_colormap(
 ) -> DirectLabelColormap:
     """Colours of the values."""
     colours: dict[int | None, tuple[float, ...]] = {
-        value: _COLOURS[said] for said, value in _MORE.items()
+        value: _COLOURS[mark] for mark, value in _MORE.items()
     }
     for item in items:
         if item.finding.rank <= NUMBERED:

@@ -446,7 +446,7 @@ class ScanOpener(QObject):
         self._task: Task | None = None
         self._layers: list[Any] = []
         self._paths: list[str] = []
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         #: The dialog that is open, if any.
         self.chooser: SeriesChooser | None = None
 
@@ -526,7 +526,7 @@ class ScanOpener(QObject):
             self._end("Nothing was opened.")
 
     def _read(self, scans: Sequence[Scan], errors: Sequence[InputError] = ()) -> None:
-        self._told = set()
+        self._reported = set()
         task = self._run(lambda stop: read_steps(stop, scans, errors))
         task.returned.connect(lambda _: self._on_read(task))
 
@@ -548,9 +548,9 @@ class ScanOpener(QObject):
     def _add(self, loaded: Loaded) -> None:
         for text in loaded.volume.warnings:
             # The stacks of a series have most of theirs in common.
-            if text not in self._told:
+            if text not in self._reported:
                 warn(text)
-            self._told.add(text)
+            self._reported.add(text)
         arguments = volume_layer_kwargs(loaded.volume, loaded.drawn)
         layer = self._viewer.add_image(**arguments, visible=False)
         self._layers.append(layer)

@@ -24,8 +24,8 @@ def assert_one_patient(dock: Any) -> None:
     assert [layer for layer in scans if layer.visible] == ([] if scan is None else [scan])
     expected = set()
     if session is not None and session.any_scored:
-        made = (session.heat, session.mask)
-        shown = dict(zip(("nll", "mask"), dock.stage.drawn, strict=True))
+        made = (session.heatmap, session.mask)
+        shown = dict(zip(("nll", "mask"), dock.visibility.drawn, strict=True))
         expected = {x for x in made if x is not None and x in layers and shown[kind_of(x)]}
     assert {layer for layer in results if layer.visible} == expected
     texts = [dock.scan.box.itemData(index) for index in range(dock.scan.box.count())]
@@ -39,7 +39,7 @@ def assert_one_patient(dock: Any) -> None:
     if session is None:
         assert "are scored" not in dock.score_note.text()
     regions = {x for x in layers if isinstance(x, Labels | Shapes) and KEY not in x.metadata}
-    assert not any(x.visible and not dock.stage.belongs(x) for x in regions)
+    assert not any(x.visible and not dock.visibility.belongs(x) for x in regions)
 
 
 def assert_nothing_left(dock: Any) -> None:

@@ -184,7 +184,7 @@ def test_damaged_settings_count_as_none(
     made = dock()
     made.score("slice")
     finish(made)
-    assert 0.05 <= made.looking.looking.opacity <= 1
+    assert 0.05 <= made.display_panel.display.opacity <= 1
     assert made.session is not None
     assert made.session.mask is not None
     assert settings.last_folder("export") == str(Path.home())

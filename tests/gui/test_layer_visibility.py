@@ -106,7 +106,7 @@ def test_opened_in_sequence_one_patient_is_seen_at_a_time(person: Person) -> Non
     assert dock.score_note.text() == ""
     assert not dock.threshold.highest.isEnabled()
     person.choose(a)
-    assert shown(viewer) == {a, session.heat, session.mask}
+    assert shown(viewer) == {a, session.heatmap, session.mask}
     assert slice_in_view(viewer, a, session.geometry) == 3  # as it was left
     assert dock.score_note.text() == "12 of 12 slices are scored."
     dock.threshold.highest.click()
@@ -114,7 +114,7 @@ def test_opened_in_sequence_one_patient_is_seen_at_a_time(person: Person) -> Non
     person.pick(dock.plane_box, 3)
     assert shown(viewer) == {a}
     sagittal = person.score("slice")
-    assert shown(viewer) == {a, sagittal.heat, sagittal.mask}
+    assert shown(viewer) == {a, sagittal.heatmap, sagittal.mask}
     person.pick(dock.model_box, 1)
     assert shown(viewer) == {a}
     other = person.score()
@@ -125,7 +125,7 @@ def test_opened_in_sequence_one_patient_is_seen_at_a_time(person: Person) -> Non
     assert dock.scan.layer is a
     assert dock.session is other
     person.pick(dock.model_box, 0)
-    assert shown(viewer) == {a, session.heat, session.mask}
+    assert shown(viewer) == {a, session.heatmap, session.mask}
     person.delete(a)
     assert list(viewer.layers) == []
     assert dock.scorer.sessions == []
@@ -164,7 +164,7 @@ def test_the_dock_follows_what_is_shown_by_hand(person: Person) -> None:
     a.visible = True  # the eye in napari's list
     assert dock.scan.layer is a
     person.look()
-    other.heat.visible = True
+    other.heatmap.visible = True
     assert dock.scan.layer is b
     person.look()
     # Of another plane, then of another model.
@@ -177,10 +177,10 @@ def test_the_dock_follows_what_is_shown_by_hand(person: Person) -> None:
     person.pick(dock.model_box, 1)
     person.pick(dock.plane_box, 1)
     coronal = person.score("slice")
-    mine.heat.visible = True
+    mine.heatmap.visible = True
     person.look()
     assert dock.session is mine
-    coronal.heat.visible = True
+    coronal.heatmap.visible = True
     person.look()
     assert dock.session is coronal
     assert dock.model_box.currentText() == "other"
@@ -231,7 +231,7 @@ def test_what_was_drawn_on_a_scan_is_seen_and_used_with_it_alone(
     person.choose(b)
     assert not points.visible
     points.visible = True  # by hand: it goes with this scan from now on
-    assert dock.stage.belongs(points)
+    assert dock.visibility.belongs(points)
     person.choose(a)
     assert not points.visible
     person.delete(a)
@@ -263,7 +263,7 @@ def test_a_scan_deleted_with_work_by_hand_comes_back_with_it(person: Person) -> 
     person.look()
     assert session.strokes
     session.mask.paint((11, 1, 1), 1)  # and deleted before the dock has taken note of it
-    layers = {a, session.heat, session.mask}
+    layers = {a, session.heatmap, session.mask}
     viewer.layers.selection = layers
     viewer.layers.remove_selected()
     person.look()
@@ -296,11 +296,11 @@ def test_a_scan_takes_its_results_along_however_it_is_deleted(person: Person) ->
     person.score()
     b = person.open("BB")
     kept = person.score()
-    viewer.layers.selection = set(viewer.layers) - {b, kept.heat, kept.mask}
+    viewer.layers.selection = set(viewer.layers) - {b, kept.heatmap, kept.mask}
     viewer.layers.remove_selected()  # the Delete key, with the results selected too
     person.look()
     assert a not in viewer.layers
-    assert set(viewer.layers) == {b, kept.heat, kept.mask}
+    assert set(viewer.layers) == {b, kept.heatmap, kept.mask}
     assert viewer.layers.selection == {b}
     viewer.layers.selection = {b, kept.mask}
     viewer.layers.move(0, 3)  # above its results
@@ -318,14 +318,14 @@ def test_results_deleted_alone_are_drawn_again_when_asked_for(person: Person) ->
     dock, viewer = person.dock, person.viewer
     person.open("A")
     session = person.score()
-    person.delete(session.heat)
+    person.delete(session.heatmap)
     assert dock.session is session
     person.delete(session.mask)
     count = len(viewer.layers)
-    dock.looking.buttons["both"].click()
+    dock.display_panel.buttons["both"].click()
     person.look()
     assert len(viewer.layers) == count + 2
-    assert session.heat.visible
+    assert session.heatmap.visible
     assert session.mask.visible
     assert np.asarray(session.mask.data).any()
 
@@ -363,14 +363,14 @@ def test_while_the_dock_is_closed_layers_are_napari_s(person: Person) -> None:
     dock, viewer = person.dock, person.viewer
     a = person.open("A")
     b = person.open("BB")
-    dock.rest(True)
+    dock.set_suspended(True)
     a.visible = True
     assert b.visible
     assert viewer.dims.range[0].stop > 700
     viewer.layers.remove(b)
     viewer.add_image(**volume_layer_kwargs(PATIENTS["CCC"]))
     assert a.visible
-    dock.rest(False)
+    dock.set_suspended(False)
     person.look()
 
 
@@ -418,7 +418,7 @@ def test_one_patient_is_seen_whatever_is_done_in_whatever_order(person: Person, 
         lambda: person.pick(dock.model_box, chance.randrange(2)),
         lambda: person.pick(dock.plane_box, chance.randrange(4)),
         lambda: dock.score(chance.choice(["slice", "volume"])),
-        lambda: chance.choice(list(dock.looking.buttons.values())).click(),
+        lambda: chance.choice(list(dock.display_panel.buttons.values())).click(),
         lambda: viewer.layers.move(0, len(viewer.layers)) if viewer.layers else None,
         lambda: dock.scan.planes.buttons[chance.choice(["axial", "coronal"])].click(),
     ]

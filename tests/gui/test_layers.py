@@ -116,9 +116,9 @@ def test_a_turned_foreign_layer_is_refused(settings: dict[str, Any]) -> None:
 def test_colour_and_result_layers_are_no_scans(lab: Any) -> None:
     volume = lab.make_volume()
     layer = Image(**volume_layer_kwargs(volume))
-    heat = heatmap_layer(layer, volume, np.zeros(lab.shape, np.float32))
+    heatmap = heatmap_layer(layer, volume, np.zeros(lab.shape, np.float32))
     assert is_scan(layer)
-    assert not is_scan(heat)
+    assert not is_scan(heatmap)
     assert not is_scan(Image(np.zeros((4, 5, 3), np.uint8), rgb=True))
 
 
@@ -184,5 +184,5 @@ def test_a_scan_of_three_or_four_sagittal_slices_is_not_taken_for_colours(
         volume = Scan(data, Geometry(shape, affine), "mri", Series("MR series 1"))
         layer = Image(**volume_layer_kwargs(volume))
         assert (layer.ndim, layer.rgb) == (3, False)
-        heat = heatmap_layer(layer, volume, data)
-        assert (heat.ndim, heat.rgb) == (3, False)
+        heatmap = heatmap_layer(layer, volume, data)
+        assert (heatmap.ndim, heatmap.rgb) == (3, False)

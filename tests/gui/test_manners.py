@@ -306,12 +306,12 @@ def test_what_is_reached_by_tab_is_framed_and_in_view(review: ReviewDock, qtbot:
 
 
 def test_space_presses_what_tab_reached(review: ReviewDock, qtbot: Any) -> None:
-    button = review.looking.buttons["fill"]
+    button = review.display_panel.buttons["fill"]
     review.window().activateWindow()
     button.setFocus(Qt.FocusReason.TabFocusReason)
     qtbot.waitUntil(button.hasFocus)
     qtbot.keyClick(button, Qt.Key.Key_Space)
-    assert review.looking.looking.mode == "fill"
+    assert review.display_panel.display.mode == "fill"
     heading = review.findings.fold.heading
     heading.setFocus(Qt.FocusReason.TabFocusReason)
     qtbot.keyClick(heading, Qt.Key.Key_Space)

@@ -51,15 +51,15 @@ def test_a_slice_out_of_view_is_not_drawn_again(dock: Any, finish: Any, models: 
     def count(event: Any) -> None:
         drawn.append(1)
 
-    session.heat.events.set_data.connect(count)
+    session.heatmap.events.set_data.connect(count)
     session.mask.events.set_data.connect(count)
-    before = tuple(session.heat.contrast_limits)
+    before = tuple(session.heatmap.contrast_limits)
     score = next(models["fake"].iter_volume(session.volume, [2]))[1]
     session.put([(2, score)])
     made.masks.slices_scored([2])
     assert drawn == []
     assert np.array_equal(session.nll_planes[2], score.nll)
-    assert tuple(session.heat.contrast_limits) == before
+    assert tuple(session.heatmap.contrast_limits) == before
     go_to_slice(made.viewer, session.layer, session.geometry, 2)
     assert len(drawn) >= 2  # both, as they are now
 

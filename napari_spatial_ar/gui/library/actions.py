@@ -46,9 +46,9 @@ __all__ = [
     "delete",
     "duplicate",
     "export",
+    "find_entries",
     "import_checkpoint",
     "import_file",
-    "look",
     "once",
     "recheck",
     "rename",
@@ -123,8 +123,8 @@ class CheckpointDialog(Dialog):
         self.backbone.addItem(_CHOOSE, "")
         self._fill_backbones()
         select_data(self.backbone, found.folder_backbone or settings.recall(_BACKBONE, ""))
-        said = "-".join(map(str, found.folder_dilations))
-        self.dilations.setText(said or settings.recall(_DILATIONS, ""))
+        folder = "-".join(map(str, found.folder_dilations))
+        self.dilations.setText(folder or settings.recall(_DILATIONS, ""))
         # The file says it: shown, and not to be changed.
         self.context.addItem(found.context.capitalize(), found.context)
         self.context.setEnabled(False)
@@ -244,7 +244,7 @@ def once(act: Callable[..., Any], *arguments: Any) -> Callable[[threading.Event]
     return work
 
 
-def look(stop: threading.Event) -> Work:
+def find_entries(stop: threading.Event) -> Work:
     """Yield the list of ``ModelEntry``, and then one by one those that were read whole."""
     from napari_spatial_ar.normative.catalogue import check_entry, list_entries
 
@@ -419,7 +419,7 @@ class _Action:
     """One change: ``act(*arguments, name)`` gives a name, which ``said`` tells the user."""
 
     doing: str
-    said: str
+    message: str
     act: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
     name: str | None = None
@@ -482,8 +482,8 @@ class LibraryActions(QObject):
         """Ask for a new name and give it."""
         name = self._ask("Rename", f"New name of {entry.name}:", entry.name)
         if name and name != entry.name:
-            said = f"{entry.name} is called {{}} now."
-            self._run(_Action("Renaming", said, rename, (entry.name,), name))
+            message = f"{entry.name} is called {{}} now."
+            self._run(_Action("Renaming", message, rename, (entry.name,), name))
 
     def duplicate(self, entry: Any) -> None:
         """Ask for a name and make a copy of it."""
@@ -494,8 +494,8 @@ class LibraryActions(QObject):
 
     def delete(self, entry: Any) -> None:
         """Move a model to the trash; not asked first, as it can be undone."""
-        said = "{} is in the trash."
-        self._run(_Action("Deleting", said, delete, name=entry.name, undo=entry.name))
+        message = "{} is in the trash."
+        self._run(_Action("Deleting", message, delete, name=entry.name, undo=entry.name))
 
     def undo(self) -> None:
         """Bring the model back that was deleted last."""
@@ -519,8 +519,8 @@ class LibraryActions(QObject):
             return
         settings.remember_folder(_FOLDER, Path(chosen).parent)
         arguments = (entry.folder, Path(chosen), pictures)
-        said = "Exported as {}."
-        self._run(_Action("Exporting", said, export, arguments, changes=False))
+        message = "Exported as {}."
+        self._run(_Action("Exporting", message, export, arguments, changes=False))
 
     def import_file(self) -> None:
         """Ask for a file and take the model in."""
@@ -559,8 +559,8 @@ class LibraryActions(QObject):
             name = self._ask("Calibrate", "Name of the copy that is calibrated:", f"{name}-here")
         if name:
             act, arguments = calibrate, (entry.folder, Path(normals))
-            said = "{} is calibrated on these scans."
-            self._run(_Action("Calibrating", said, act, arguments, name=name, steps=True))
+            message = "{} is calibrated on these scans."
+            self._run(_Action("Calibrating", message, act, arguments, name=name, steps=True))
 
     # ------------------------------------------------------------------ how it is done
 
@@ -610,7 +610,7 @@ class LibraryActions(QObject):
             self.message.emit(f"{result.name} was checked.")
             self.checked.emit(result)
             return
-        self.message.emit(action.said.format(result))
+        self.message.emit(action.message.format(result))
         if not action.changes:
             return
         if action.undo is not None:

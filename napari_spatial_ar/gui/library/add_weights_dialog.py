@@ -177,32 +177,32 @@ class AddWeightsDialog(Dialog):
 
     # ------------------------------------------------------------------ adding
 
-    def said(self) -> dict[str, Any]:
-        """Return what is said in the fields that are seen, as arguments of `BackboneOverrides`.
+    def overrides(self) -> dict[str, Any]:
+        """Return what the visible fields hold, as arguments of `BackboneOverrides`.
 
         Raises
         ------
         InputError
             If a field of numbers holds none.
         """
-        said: dict[str, Any] = {}
+        overrides: dict[str, Any] = {}
         if not self.backbone.currentData():
-            said["licence"] = self.licence.text().strip()
+            overrides["licence"] = self.licence.text().strip()
         if not self._asked["heads"].isHidden():
-            said["heads"] = self.heads.value() or None
+            overrides["heads"] = self.heads.value() or None
         if not self._asked["activation"].isHidden():
-            said["activation"] = self.activation.currentData() or None
+            overrides["activation"] = self.activation.currentData() or None
         for key, field in (("mean", self.mean), ("std", self.std)):
             if not self._asked[key].isHidden():
-                said[key] = _numbers(field.text())
-        return said
+                overrides[key] = _numbers(field.text())
+        return overrides
 
     def add(self, *_: object, overwrite: bool = False) -> None:
         """Add what is chosen."""
         if self._task is not None:
             return
         try:
-            said = self.said()
+            overrides = self.overrides()
         except InputError as error:
             self.note.set_text(str(error))
             return
@@ -210,7 +210,7 @@ class AddWeightsDialog(Dialog):
         name = self.backbone.currentData() or self.name.text().strip()
         self.note.set_text("Reading...")
         self._taken = False
-        self._task = task = self.tasks.start(weights_work.add(path, name, said, overwrite))
+        self._task = task = self.tasks.start(weights_work.add(path, name, overrides, overwrite))
         task.returned.connect(self._on_added)
         task.failed.connect(self._on_failed)
         task.finished.connect(self._on_finished)

@@ -177,8 +177,8 @@ class ComparisonDialog(Dialog):
         picture = QPixmap()
         picture.loadFromData(self._png, "PNG")
         self.picture.setPixmap(picture)
-        unlike = [f"\u26a0 {sentence}" for sentence in comparison.result.unlike]
-        self.note.set_text("\n".join([*unlike, _in_words(comparison.result)]))
+        warnings = [f"\u26a0 {sentence}" for sentence in comparison.result.unlike]
+        self.note.set_text("\n".join([*warnings, _in_words(comparison.result)]))
 
     def _on_failed(self, error: Exception) -> None:
         self.note.set_text(report(error, "Comparing"))

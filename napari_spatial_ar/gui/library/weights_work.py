@@ -56,14 +56,14 @@ def fetch(name: str, token: str, keep: bool, arrived: Arrived) -> Callable[[thre
     def work(stop: threading.Event) -> Work:
         from napari_spatial_ar.normative.backbones.weights import pull
 
-        def tell(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             if stop.is_set():
                 raise Cancelled("stopped")
             arrived.put(done, total)
 
         yield
         try:
-            source = pull(name, progress=tell, token=token or None)
+            source = pull(name, progress=report, token=token or None)
         except Cancelled:
             return None
         if token and keep:
@@ -81,7 +81,7 @@ def _keep(token: str) -> None:
 
 
 def add(
-    source: Path, name: str, said: dict[str, Any], overwrite: bool
+    source: Path, name: str, overrides: dict[str, Any], overwrite: bool
 ) -> Callable[[threading.Event], Work]:
     """Make a task that adds weights and gives the backbone's name; see `weights.add`.
 
@@ -91,7 +91,7 @@ def add(
         A file or folder.
     name : str
         One of the known backbones, or a name of the user's own.
-    said : dict
+    overrides : dict
         Arguments of `BackboneOverrides`.
     overwrite : bool
         Whether another backbone of this name may be replaced.
@@ -102,6 +102,8 @@ def add(
         from napari_spatial_ar.normative.backbones.weights import add as add_weights
 
         yield
-        return add_weights(source, name, said=BackboneOverrides(**said), overwrite=overwrite).stem
+        return add_weights(
+            source, name, said=BackboneOverrides(**overrides), overwrite=overwrite
+        ).stem
 
     return work

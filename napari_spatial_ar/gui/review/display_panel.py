@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QButtonGroup, QPushButton, QSlider, QVBoxLayout, QWid
 
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.layer_visibility import LayerVisibility
-from napari_spatial_ar.gui.layers import KEY, heat_colormap, kind_of, linked_copy
+from napari_spatial_ar.gui.layers import KEY, heatmap_colormap, kind_of, linked_copy
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.shortcuts import MODE_KEY, SIDE_KEY, ShortcutsDialog, bind
 from napari_spatial_ar.gui.viewer import camera_of
@@ -74,7 +74,7 @@ class Display(QObject):
     ----------
     viewer : napari.Viewer
         Where the layers are.
-    stage : LayerVisibility
+    visibility : LayerVisibility
         What shows and hides them.
     parent : QObject
         The owner.
@@ -85,7 +85,7 @@ class Display(QObject):
     #: Results are to be drawn whose layer the user has deleted.
     missed = Signal()
 
-    def __init__(self, viewer: Any, stage: LayerVisibility, parent: QObject):
+    def __init__(self, viewer: Any, visibility: LayerVisibility, parent: QObject):
         super().__init__(parent)
         self._without_bar: list[ref[Layer]] = []
         # Its own, so that it ends with the dock.
@@ -93,7 +93,7 @@ class Display(QObject):
         self._bar_timer.setSingleShot(True)
         self._bar_timer.timeout.connect(self._show_colorbars)
         self._viewer = viewer
-        self._stage = stage
+        self._visibility = visibility
         self._unit = unit_overlay(viewer)
         self._session: Session | None = None
         self._mode: Mode = "both"
@@ -105,7 +105,7 @@ class Display(QObject):
         self._saver.timeout.connect(self._save)
         # napari holds these by weak reference.
         viewer.layers.events.inserted.connect(self._on_inserted)
-        stage.drawn_by_hand.connect(self._follow)
+        visibility.drawn_by_hand.connect(self._follow)
         viewer.layers.events.removed.connect(self._name_unit)
 
     def set_session(self, session: Session | None) -> None:
@@ -123,13 +123,13 @@ class Display(QObject):
     def set_mode(self, mode: Mode) -> None:
         """Draw the results in another way."""
         self._mode = mode
-        heat, mask = self._layers()
+        heatmap, mask = self._layers()
         if self._session is not None and (
-            (heat is None and mode in _HEAT_IN) or (mask is None and mode in _MASK_IN)
+            (heatmap is None and mode in _HEAT_IN) or (mask is None and mode in _MASK_IN)
         ):
             self.missed.emit()
-            heat, mask = self._layers()
-        self._stage.draw(heatmap=mode in _HEAT_IN, mask=mode in _MASK_IN)
+            heatmap, mask = self._layers()
+        self._visibility.draw(heatmap=mode in _HEAT_IN, mask=mode in _MASK_IN)
         if mask is not None:
             self._fill(mask)
         self.changed.emit()
@@ -140,9 +140,9 @@ class Display(QObject):
 
     def _layers(self) -> tuple[Layer | None, Layer | None]:
         session = self._session
-        made = (None, None) if session is None else (session.heat, session.mask)
-        heat, mask = (layer if layer in self._viewer.layers else None for layer in made)
-        return heat, mask
+        made = (None, None) if session is None else (session.heatmap, session.mask)
+        heatmap, mask = (layer if layer in self._viewer.layers else None for layer in made)
+        return heatmap, mask
 
     def _fill(self, mask: Layer) -> None:
         """Fill a mask, or draw its outline."""
@@ -157,7 +157,7 @@ class Display(QObject):
         if kind not in ("nll", "mask"):
             return
         if kind == "nll":
-            layer.colormap = heat_colormap(self.colours)
+            layer.colormap = heatmap_colormap(self.colours)
             layer.opacity = self.opacity
             layer.events.opacity.connect(self._on_opacity)
             layer.events.visible.connect(self._name_unit)
@@ -181,21 +181,23 @@ class Display(QObject):
         """Write the unit of the heatmap that is drawn beside its colour bar."""
         if self._unit is None:
             return
-        drawn = [heat for heat in self._heatmaps() if heat.visible and heat.colorbar.visible]
-        units = dict.fromkeys(heat.metadata[KEY].get("unit", "") for heat in drawn)
+        drawn = [
+            heatmap for heatmap in self._heatmaps() if heatmap.visible and heatmap.colorbar.visible
+        ]
+        units = dict.fromkeys(heatmap.metadata[KEY].get("unit", "") for heatmap in drawn)
         # Narrow, since napari moves the bar aside for it.
         self._unit.text = "\n\n".join(fill(unit, _UNIT_WIDTH) for unit in filter(None, units))
         self._unit.visible = bool(self._unit.text)
 
     def _follow(self, event: Any = None) -> None:
         """Take the mode from the chosen results, as they are drawn in napari's own controls."""
-        (heat, mask), (_, layer) = self._stage.drawn, self._layers()
+        (heatmap, mask), (_, layer) = self._visibility.drawn, self._layers()
         if mask and layer is not None and layer.contour == 0:
             self._mode = "fill"
         elif mask:
-            self._mode = "both" if heat else "outline"
+            self._mode = "both" if heatmap else "outline"
         else:
-            self._mode = "heatmap" if heat else "off"
+            self._mode = "heatmap" if heatmap else "off"
         # The dock may be gone before its Python half is.
         with suppress(RuntimeError):
             self.changed.emit()
@@ -207,7 +209,7 @@ class Display(QObject):
         self.colours = colours
         settings.remember("heatmap/colours", colours)
         for layer in self._heatmaps():
-            layer.colormap = heat_colormap(colours)
+            layer.colormap = heatmap_colormap(colours)
         self.changed.emit()
 
     def set_opacity(self, opacity: float) -> None:
@@ -222,10 +224,10 @@ class Display(QObject):
 
     def _on_opacity(self, event: Any) -> None:
         """Follow napari's own slider."""
-        heat, _ = self._layers()
+        heatmap, _ = self._layers()
         with suppress(RuntimeError):
-            if heat is not None and event.source is heat and heat.opacity != self.opacity:
-                self.opacity = float(heat.opacity)
+            if heatmap is not None and event.source is heatmap and heatmap.opacity != self.opacity:
+                self.opacity = float(heatmap.opacity)
                 self.changed.emit()
 
     def _save(self) -> None:
@@ -318,7 +320,7 @@ class SideBySide(QObject):
         if self.active or scan not in layers:
             return
         grid, camera = grid_of(viewer), camera_of(viewer)
-        results = [] if session is None else [session.heat, session.mask]
+        results = [] if session is None else [session.heatmap, session.mask]
         results = [layer for layer in results if layer is not None and layer in layers]
         others = [layer for layer in layers if layer is not scan and layer not in results]
         self._before = _Before(
@@ -417,15 +419,15 @@ class DisplayPanel(QWidget):
     ----------
     viewer : napari.Viewer
         Where the layers are.
-    stage : LayerVisibility
+    visibility : LayerVisibility
         What shows and hides them.
     scope : QWidget
         The dock: keys work anywhere in it but in text fields, and on the viewer's canvas.
     """
 
-    def __init__(self, viewer: Any, stage: LayerVisibility, scope: QWidget):
+    def __init__(self, viewer: Any, visibility: LayerVisibility, scope: QWidget):
         super().__init__()
-        self.looking = Display(viewer, stage, self)
+        self.display = Display(viewer, visibility, self)
         self.views = SideBySide(viewer, self)
         self._scan: Any = None
         self._session: Session | None = None
@@ -467,9 +469,9 @@ class DisplayPanel(QWidget):
         self.opacity.valueChanged.connect(self._on_opacity)
         self.side_button.clicked.connect(self.toggle_views)
         self.keys_button.clicked.connect(self._on_keys)
-        self.looking.changed.connect(self._show)
+        self.display.changed.connect(self._show)
         self.views.changed.connect(self._show)
-        bind(viewer, scope, MODE_KEY, self.looking.cycle)
+        bind(viewer, scope, MODE_KEY, self.display.cycle)
         bind(viewer, scope, SIDE_KEY, self.toggle_views)
         self.set_session(None, None)
 
@@ -477,7 +479,7 @@ class DisplayPanel(QWidget):
         """Draw the results of a scan's layer; None for no scan, and for no results."""
         self._scan, self._session = scan, session
         self.views.follow(scan)
-        self.looking.set_session(session)
+        self.display.set_session(session)
 
     def toggle_views(self) -> None:
         """Go to two views, or back to one."""
@@ -488,22 +490,22 @@ class DisplayPanel(QWidget):
         self._show()
 
     def _show(self, *_: Any) -> None:
-        looking = self.looking
-        self.buttons[looking.mode].setChecked(True)
+        display = self.display
+        self.buttons[display.mode].setChecked(True)
         with QSignalBlocker(self.colours), QSignalBlocker(self.opacity):
-            select_data(self.colours, looking.colours)
-            self.opacity.setValue(round(_STEPS * looking.opacity))
+            select_data(self.colours, display.colours)
+            self.opacity.setValue(round(_STEPS * display.opacity))
         self.side_button.setChecked(self.views.active)
         self.side_button.setEnabled(self._scan is not None)
 
     def _on_mode(self, mode: Mode, *_: Any) -> None:
-        self.looking.set_mode(mode)
+        self.display.set_mode(mode)
 
     def _on_colours(self, *_: Any) -> None:
-        self.looking.set_colours(self.colours.currentData())
+        self.display.set_colours(self.colours.currentData())
 
     def _on_opacity(self, value: int) -> None:
-        self.looking.set_opacity(value / _STEPS)
+        self.display.set_opacity(value / _STEPS)
 
     def _on_keys(self) -> None:
         ShortcutsDialog(self).exec()

@@ -50,9 +50,9 @@ class ReviewDock(DockPage):
         self._build()
         region = self.threshold.form.region
         self.masks = MaskController(self.viewer, self.tasks, self, region.inside)
-        self.rarity = ScanPValue(self.tasks, self)
-        self.likeness = DomainShiftCheck(self.shift_note, self.tasks)
-        self.exporter = Exporter(self, self.export, self.threshold, self.masks, self.likeness)
+        self.normal_rank = ScanPValue(self.tasks, self)
+        self.domain_shift = DomainShiftCheck(self.shift_note, self.tasks)
+        self.exporter = Exporter(self, self.export, self.threshold, self.masks, self.domain_shift)
         weights = self.model_panel.weights
         self.models = ModelList(self.model_box, self.model_note, weights, self.tasks)
         self.choice = ModelChoice(self.model_box)
@@ -76,8 +76,8 @@ class ReviewDock(DockPage):
         self.progress, self.cancel_button = self.scoring.progress, self.scoring.cancel_button
         self.score_note, self.p_value_note = self.scoring.note, self.scoring.p_value_note
         # After the list of scans, which has to know a scan that is to be chosen.
-        self.stage = LayerVisibility(self.viewer, lambda: self.scorer.sessions, self)
-        self.looking = DisplayPanel(self.viewer, self.stage, self)
+        self.visibility = LayerVisibility(self.viewer, lambda: self.scorer.sessions, self)
+        self.display_panel = DisplayPanel(self.viewer, self.visibility, self)
         self.threshold = ThresholdPanel()
         self.findings = FindingsPanel(self.viewer, self)
         self.explain = ExplainPanel(self.viewer, self.tasks, self)
@@ -87,7 +87,7 @@ class ReviewDock(DockPage):
             self.model_panel,
             self.findings,
             self.threshold,
-            self.looking,
+            self.display_panel,
             self.explain,
             self.export,
         ]
@@ -114,16 +114,16 @@ class ReviewDock(DockPage):
         self.scorer.session_made.connect(self._show_session)
         self.scorer.scored.connect(self._on_scored)
         self.scorer.finished.connect(self._show_session)
-        self.scorer.finished.connect(self.rarity.measure)
-        self.rarity.measured.connect(self._on_rarity)
-        self.likeness.message.connect(self.findings.warn)
+        self.scorer.finished.connect(self.normal_rank.measure)
+        self.normal_rank.measured.connect(self._on_normal_rank)
+        self.domain_shift.message.connect(self.findings.warn)
         self.threshold.threshold_changed.connect(self.masks.set_threshold)
         self.threshold.settings_changed.connect(self.masks.set_settings)
         self.masks.region_refused.connect(self.threshold.refuse_region)
         self.threshold.highest_wanted.connect(self.show_highest)
-        self.stage.wanted.connect(self._follow)
-        self.stage.given.connect(self._list_regions)
-        self.looking.looking.missed.connect(self._draw_again)
+        self.visibility.wanted.connect(self._follow)
+        self.visibility.given.connect(self._list_regions)
+        self.display_panel.display.missed.connect(self._draw_again)
         self.masks.findings_changed.connect(self.threshold.show_findings)
         self.findings.connect_masks(self.masks)
         self.masks.failed.connect(partial(report, doing="Making the mask"))
@@ -152,17 +152,17 @@ class ReviewDock(DockPage):
     def _show_session(self, layer: Any = None) -> None:
         """Bring everything in step with the scan, model and plane that are chosen."""
         session = self.session
-        self.looking.set_session(self.scan.layer, session)
-        self.stage.show(self.scan.layer, session)
+        self.display_panel.set_session(self.scan.layer, session)
+        self.visibility.show(self.scan.layer, session)
         self.masks.set_session(session)
         self._list_regions()
         self.explain.set_session(session)
         self.export.set_scan(None if session is None else session.volume)
         self.threshold.set_counts(None if session is None else session.counts)
-        self.p_value_note.set_text("" if session is None else session.rarity)
+        self.p_value_note.set_text("" if session is None else session.normal_rank)
         self._update_status()
         plane = self.plane_box.currentData()
-        self.likeness.look(self.scan.layer, self.models.model, plane, session)
+        self.domain_shift.check(self.scan.layer, self.models.model, plane, session)
         if session is None:
             self.threshold.clear_findings()
         else:
@@ -173,7 +173,7 @@ class ReviewDock(DockPage):
         self._enable()
 
     def _list_regions(self) -> None:
-        self.threshold.form.region.set_scan(self.scan.layer, self.stage.belongs)
+        self.threshold.form.region.set_scan(self.scan.layer, self.visibility.belongs)
 
     def _update_status(self, *_: Any) -> None:
         """Say how far the scoring of the chosen scan is, and of no other."""
@@ -196,15 +196,15 @@ class ReviewDock(DockPage):
             self.session.ensure_heatmap()
             self.masks.finish()
 
-    def rest(self, resting: bool) -> None:
+    def set_suspended(self, suspended: bool) -> None:
         """Stop scoring and leave the layers alone while the dock is closed."""
-        if resting:
+        if suspended:
             self.scorer.stop()
-        self.stage.rest(resting)
+        self.visibility.set_suspended(suspended)
 
-    def _on_rarity(self, session: Session) -> None:
+    def _on_normal_rank(self, session: Session) -> None:
         if session is self.session:
-            self.p_value_note.set_text(session.rarity)
+            self.p_value_note.set_text(session.normal_rank)
 
     def _enable(self) -> None:
         ready = self.scan.layer is not None and self.models.info is not None
@@ -244,7 +244,7 @@ class ReviewDock(DockPage):
 
     def _on_layer_removed(self) -> None:
         self.shelf.put([one for one in self.scorer.drop_removed() if one.holds_work])
-        self.likeness.drop(self.viewer.layers)
+        self.domain_shift.drop(self.viewer.layers)
         self._enable()
 
     def _bring_back(self, shelved: DeletedScan) -> None:
@@ -256,7 +256,7 @@ class ReviewDock(DockPage):
         self._follow(shelved.layer, shelved.sessions[-1])
 
     def _on_model(self, model: Any) -> None:
-        self.model_panel.fold.tell()
+        self.model_panel.fold.update_summary()
         self.threshold.set_model(model)
         followed, self._followed = self._followed, None
         plane = model.plane

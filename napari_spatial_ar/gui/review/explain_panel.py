@@ -72,7 +72,7 @@ def _follow(explainer: ref[Explainer]) -> Callable[[Any, Any], None]:
         found = explainer()
         if found is not None:
             with suppress(RuntimeError):  # the dock may be gone before its Python half is
-                found.look()
+                found.refresh()
 
     return move
 
@@ -93,7 +93,7 @@ class Explainer(QObject):
     #: Place, score there (None where it is not scored); None and None where there is no scan.
     moved = Signal(object, object)
     #: PatchContext.
-    told = Signal(object)
+    explained = Signal(object)
     #: Tuple of Neighbour.
     found = Signal(object)
     #: A step of the search: FitProgress.
@@ -118,7 +118,7 @@ class Explainer(QObject):
         self._again = False
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self._look)
+        self._timer.timeout.connect(self._explain)
         self._viewer.mouse_move_callbacks.append(_follow(ref(self)))
 
     def set_session(self, session: Session | None) -> None:
@@ -129,12 +129,12 @@ class Explainer(QObject):
             self.frozen = False
             self.moved.emit(None, None)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Look soon at what is under the cursor."""
         if self.on and not self.frozen and self._session is not None:
             self._timer.start(_REST_MS)
 
-    def _look(self) -> None:
+    def _explain(self) -> None:
         session = self._session
         if session is None or self.frozen or not session.alive:
             return
@@ -176,17 +176,17 @@ class Explainer(QObject):
             )
 
         self._task = self._tasks.start(work)
-        self._task.returned.connect(self._on_told)
+        self._task.returned.connect(self._on_explained)
         self._task.failed.connect(self._on_failed)
         self._task.finished.connect(self._on_finished)
 
-    def _on_told(self, result: tuple[int, PatchContext] | None) -> None:
+    def _on_explained(self, result: tuple[int, PatchContext] | None) -> None:
         if result is None or result[1].session is not self._session:
             return
-        index, told = result
-        self._embedded = (told.session, index, told.embedded)
-        self.last = told
-        self.told.emit(told)
+        index, context = result
+        self._embedded = (context.session, index, context.embedded)
+        self.last = context
+        self.explained.emit(context)
 
     def _on_failed(self, error: Exception) -> None:
         self.failed.emit(sentence(error, "Explaining"))
@@ -201,13 +201,13 @@ class Explainer(QObject):
 
     def search(self, folders: Sequence[str]) -> None:
         """Find the normal patches that are most like the one explained last."""
-        told = self.last
-        if told is None or self._search is not None:
+        context = self.last
+        if context is None or self._search is not None:
             return
-        query = told.embedded.embedding(told.patch)
+        query = context.embedded.embedding(context.patch)
 
         def work(stop: threading.Event) -> Generator[Any, None, Any]:
-            steps = model_access.similar_steps(told.session.model, folders, query)
+            steps = model_access.similar_steps(context.session.model, folders, query)
             return (yield from run_until_stopped(stop, steps))
 
         self._search = self._tasks.start(work)
@@ -302,7 +302,7 @@ class ExplainPanel(QWidget):
         self.stop.clicked.connect(self.explainer.cancel)
         for signal, slot in (
             (self.explainer.moved, self._on_moved),
-            (self.explainer.told, self._on_told),
+            (self.explainer.explained, self._on_explained),
             (self.explainer.found, self._on_found),
             (self.explainer.progressed, self._on_progress),
             (self.explainer.failed, self.note.set_text),
@@ -330,12 +330,12 @@ class ExplainPanel(QWidget):
 
     def _on_fold(self, expanded: bool) -> None:
         self.explainer.on = expanded
-        self.explainer.look()
+        self.explainer.refresh()
 
     def _on_freeze(self, on: bool) -> None:
         self.explainer.frozen = on and self.explainer.place is not None
         self._enable()
-        self.explainer.look()
+        self.explainer.refresh()
 
     def _on_moved(self, place: Place | None, score: float | None) -> None:
         for note in (self.score, self.share, self.note):
@@ -358,9 +358,9 @@ class ExplainPanel(QWidget):
             self.share.set_text(share_sentence(model, score))
         self._enable()
 
-    def _on_told(self, told: PatchContext) -> None:
-        self.meaning.set_text(told.explanation.meaning)
-        self.parts.set_text("\n".join(quantity_lines(told.explanation)))
+    def _on_explained(self, context: PatchContext) -> None:
+        self.meaning.set_text(context.explanation.meaning)
+        self.parts.set_text("\n".join(quantity_lines(context.explanation)))
         self._enable()
 
     def _enable(self) -> None:
@@ -427,10 +427,10 @@ class ExplainPanel(QWidget):
         self.note.set_text(f"{step.message}: {step.done} of {step.total}...")
 
     def _on_found(self, neighbours: Any) -> None:
-        told = self.explainer.last
-        if told is None or told.session is not self._session:
+        context = self.explainer.last
+        if context is None or context.session is not self._session:
             return
-        own = told.embedded.picture(told.patch)
+        own = context.embedded.picture(context.patch)
         pictures = [own, *(one.picture for one in neighbours)]
         self.picture.setPixmap(coloured(patch_row(pictures, _SIDE)))
         self.picture.show()

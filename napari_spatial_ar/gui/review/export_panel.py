@@ -363,14 +363,14 @@ class Exporter:
         panel: ExportPanel,
         threshold: ThresholdPanel,
         masks: MaskController,
-        likeness: DomainShiftCheck,
+        shift_check: DomainShiftCheck,
     ):
         self._dock: QWidget = dock
         self._panel = panel
         self._tasks = dock.tasks
         self._threshold = threshold
         self._masks = masks
-        self._likeness = likeness
+        self._shift_check = shift_check
         self.reports = ReportMaker(panel.report_button, self._tasks)
         self.reports.message.connect(panel.report_note.set_text)
 
@@ -476,7 +476,7 @@ class Exporter:
             "fpr": self._threshold.fpr,
             "settings": self._masks.settings,
             "region": self._masks.region(session),
-            "likeness": self._likeness.of(session),
+            "likeness": self._shift_check.of(session),
         }
 
     def report(self, session: Session | None) -> None:

@@ -395,7 +395,7 @@ class FindingsPanel(QWidget):
         self.table = FindingsTable()
         self.model, self.sorted = self.table.findings, self.table.sorted
         self.comments = self.table.comments
-        self.unlike = WarningNote(tooltip("model.why"))
+        self.shift_note = WarningNote(tooltip("model.why"))
         self.detail = Note()
         self.buttons = {
             "previous": button("◀", tooltip("findings.previous"), "Previous flagged region"),
@@ -409,7 +409,7 @@ class FindingsPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [
-            self.unlike,
+            self.shift_note,
             self.table,
             row(*self.buttons.values()),
             self.detail,
@@ -438,9 +438,9 @@ class FindingsPanel(QWidget):
     # ------------------------------------------------------------------ what is shown
 
     def warn(self, headline: str) -> None:
-        """Say above the list that the scan is unlike those of the model; "" where it is not."""
+        """Say above the list in what the scan differs from those of the model; "" for nothing."""
         self._headline = headline
-        self.unlike.set_text(headline if self.model.items else "", "")
+        self.shift_note.set_text(headline if self.model.items else "", "")
 
     @property
     def current(self) -> ReviewedFinding | None:

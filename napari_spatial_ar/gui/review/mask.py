@@ -75,7 +75,7 @@ class MaskDrawing(QObject):
         with suppress(RuntimeError):
             self.touched.emit()
 
-    def collect_strokes(self, session: Session, threshold: float, *, look: bool = False) -> bool:
+    def collect_strokes(self, session: Session, threshold: float, *, compare: bool = False) -> bool:
         """Add to the session's strokes what a person changed; False where nothing was.
 
         Parameters
@@ -84,10 +84,10 @@ class MaskDrawing(QObject):
             Whose layer is looked at.
         threshold : float
             The one that the layer was drawn with, in the model's unit.
-        look : bool
+        compare : bool
             Compare the layer even where no event told of a change.
         """
-        if not (self._pending or look) or session.mask not in self._viewer.layers:
+        if not (self._pending or compare) or session.mask not in self._viewer.layers:
             return False
         undone, self._brush, self._pending = not self._brush, False, False
         data = np.asarray(self.layer(session).data)
@@ -143,8 +143,8 @@ class MaskDrawing(QObject):
     def _colour(self, session: Session, layer: Any) -> None:
         """Give findings their colours and names, where these are not those that they have."""
         items, chosen = session.listed.items, session.chosen
-        said = tuple((i.finding.rank, i.finding.label, i.status) for i in items[:NUMBERED])
-        coloured = (layer, said, None if chosen is None else chosen.label)
+        marks = tuple((i.finding.rank, i.finding.label, i.status) for i in items[:NUMBERED])
+        coloured = (layer, marks, None if chosen is None else chosen.label)
         if coloured == self._coloured:
             return
         self._coloured = coloured
@@ -253,7 +253,7 @@ class MaskController(QObject):
         self._session = session
         if self._ready() is not None and session is not None:
             # Painted while another scan was chosen.
-            self.drawing.collect_strokes(session, self._threshold, look=True)
+            self.drawing.collect_strokes(session, self._threshold, compare=True)
         self._timer.stop()
         self.listed_changed.emit(session)
 
@@ -366,7 +366,7 @@ class MaskController(QObject):
 
         It takes a while, for a worker.
         """
-        self.drawing.collect_strokes(session, self._threshold, look=True)
+        self.drawing.collect_strokes(session, self._threshold, compare=True)
         return partial(reviewed, session, self.computed(session), session.strokes)
 
     def _collect_strokes(self) -> bool:

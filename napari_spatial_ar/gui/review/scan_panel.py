@@ -463,7 +463,7 @@ class ScanPanel(QWidget):
         self.planes.set_geometry(geometry)
         self.window_box.set_layer(layer)
         self._marks.follow(layer)
-        self.fold.tell()
+        self.fold.update_summary()
         self.chosen.emit(layer)
 
 

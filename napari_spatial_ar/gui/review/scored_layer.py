@@ -126,11 +126,11 @@ class Session:
         self.visited = np.zeros(len(self.score.scored), dtype=bool)
         self.body = Body(self.volume, model)
         self.counts = ScoreCounts(len(self.visited))
-        self.heat: Image | None = None
+        self.heatmap: Image | None = None
         self.mask: Labels | None = None
         self.drawn = np.zeros((0, 0, 0), np.uint8)  # the mask layer's data, strokes left out
         self.strokes = Strokes()
-        self.rarity = ""  # of the whole scan among normal ones, as a sentence
+        self.normal_rank = ""  # of the whole scan among normal ones, as a sentence
         self.flagged = ""  # that far more of it is flagged than can be abnormal, as a sentence
         self.status = ""  # of the scoring, last
         self.highest = -np.inf  # score of a voxel so far, in the model's unit
@@ -210,24 +210,24 @@ class Session:
 
     def ensure_heatmap(self) -> None:
         """Draw the heatmap anew where the user deleted it."""
-        if self.any_scored and self.heat not in self.viewer.layers:
+        if self.any_scored and self.heatmap not in self.viewer.layers:
             self._draw_heatmap(np.flatnonzero(self.score.scored).tolist())
 
     def show_again(self) -> None:
         """Put heatmap and mask back into the viewer, strokes of the brush included."""
-        for layer in (self.heat, self.mask):
+        for layer in (self.heatmap, self.mask):
             if layer is not None and layer not in self.viewer.layers:
                 self._insert(layer)
 
     def _draw_heatmap(self, indices: Collection[int]) -> None:
-        if self.heat is None or self.heat not in self.viewer.layers:
-            self.heat = heatmap_layer(self.layer, self.volume, self.score.nll, self.model)
+        if self.heatmap is None or self.heatmap not in self.viewer.layers:
+            self.heatmap = heatmap_layer(self.layer, self.volume, self.score.nll, self.model)
             self._drawn = None
-            self._insert(self.heat)
+            self._insert(self.heatmap)
         self._set_limits(indices)
         # Drawing is what costs the GUI most, and most slices come in out of view.
-        if shows_slices(self.viewer, self.heat, self.geometry, indices):
-            self.heat.refresh(thumbnail=False, highlight=False, extent=False)
+        if shows_slices(self.viewer, self.heatmap, self.geometry, indices):
+            self.heatmap.refresh(thumbnail=False, highlight=False, extent=False)
 
     def _insert(self, layer: Any) -> None:
         """Add a layer above the scan without changing what the user has selected."""
@@ -246,8 +246,8 @@ class Session:
         The upper end only ever grows, so that slices that come in do not make it flicker; limits
         that the user changed stay as they are.
         """
-        assert self.heat is not None
-        shown = tuple(float(v) for v in self.heat.contrast_limits)
+        assert self.heatmap is not None
+        shown = tuple(float(v) for v in self.heatmap.contrast_limits)
         if self._drawn is not None and not np.allclose(shown, self._drawn):
             return
         slices = self.geometry.to_slices(self.score.nll)
@@ -263,9 +263,9 @@ class Session:
             highs.append(self._drawn[1])
         limits = (low, max([*highs, low + 1e-3]))
         if limits != self._drawn:
-            self.heat.contrast_limits_range = (min(0.0, low), 2 * limits[1] - low)
-            self.heat.contrast_limits = limits
-            low, high = self.heat.contrast_limits
+            self.heatmap.contrast_limits_range = (min(0.0, low), 2 * limits[1] - low)
+            self.heatmap.contrast_limits = limits
+            low, high = self.heatmap.contrast_limits
             self._drawn = (float(low), float(high))
 
     def ensure_mask(self) -> Labels:

@@ -41,7 +41,7 @@ __all__ = ["DomainShiftCheck", "ScanPValue", "ScorePanel", "Scorer"]
 
 @dataclass(frozen=True)
 class _QueuedScan:
-    """Slices to score, wanted in this order."""
+    """Slices to score, in the order in which they are scored."""
 
     session: Session
     slices: list[int]
@@ -75,7 +75,7 @@ class Scorer(QObject):
         self._viewer = viewer
         self._tasks = tasks
         self._sessions: list[Session] = []
-        self._waiting: list[_QueuedScan] = []
+        self._queue: list[_QueuedScan] = []
         self._task: Task | None = None
         self._current: Session | None = None
         self._done = self._total = 0
@@ -93,7 +93,7 @@ class Scorer(QObject):
 
     def busy_with(self, session: Session | None) -> bool:
         """Whether a session is being scored or waits to be."""
-        waiting = any(order.session is session for order in self._waiting)
+        waiting = any(queued.session is session for queued in self._queue)
         return session is not None and (session is self._current or waiting)
 
     def score(self, layer: Any, model: Any, what: str, plane: Plane | None = None) -> None:
@@ -111,8 +111,8 @@ class Scorer(QObject):
             return
         here = slice_in_view(self._viewer, layer, session.geometry)
         whole = what != "slice"
-        order = from_slice_outward(len(session.visited), here) if whole else [here]
-        self._waiting.append(_QueuedScan(session, order, whole))
+        slices = from_slice_outward(len(session.visited), here) if whole else [here]
+        self._queue.append(_QueuedScan(session, slices, whole))
         if self.running:
             self._update_status(session, "In the queue: another scan is being scored.")
         else:
@@ -128,17 +128,17 @@ class Scorer(QObject):
         lines = [] if session is None or not session.status else [session.status]
         if self._current is not None and self._current is not session:
             lines.append(f"Another scan is being scored: {self._current.status}")
-        count = len(self._waiting)
+        count = len(self._queue)
         if count:
             lines.append(f"{count} {'scan waits' if count == 1 else 'scans wait'}.")
         return " ".join(lines)
 
     def _next(self) -> None:
         """Begin with what has waited longest and is still there."""
-        self._waiting = [order for order in self._waiting if order.session.alive]
-        if self._waiting and not self.running:
-            order = self._waiting.pop(0)
-            self._run(order.session, order.left)
+        self._queue = [queued for queued in self._queue if queued.session.alive]
+        if self._queue and not self.running:
+            queued = self._queue.pop(0)
+            self._run(queued.session, queued.left)
 
     @property
     def sessions(self) -> list[Session]:
@@ -146,9 +146,9 @@ class Scorer(QObject):
         return self._sessions
 
     def restore(
-        self, layer: Any, model: Any, plane: Plane | None, kept: ScanScores, *, rest: bool
+        self, layer: Any, model: Any, plane: Plane | None, kept: ScanScores, *, remaining: bool
     ) -> Session:
-        """Show scores that are kept, and with ``rest`` go on with the slices that are left.
+        """Show scores that are kept, and with ``remaining`` go on with the slices that are left.
 
         Only where nothing is being scored. The slice in view comes first.
 
@@ -161,9 +161,9 @@ class Scorer(QObject):
         session = session or self._new_session(layer, model, plane)
         here = slice_in_view(self._viewer, layer, session.geometry)
         new = [i for i in from_slice_outward(len(session.visited), here) if not session.visited[i]]
-        order = [i for i in new if rest or kept.visited[i]]
-        if order:
-            self._run(session, order, ReuseStoredScores(model, kept))
+        slices = [i for i in new if remaining or kept.visited[i]]
+        if slices:
+            self._run(session, slices, ReuseStoredScores(model, kept))
         return session
 
     def _new_session(self, layer: Any, model: Any, plane: Plane | None) -> Session:
@@ -172,8 +172,8 @@ class Scorer(QObject):
         self.session_made.emit(session)
         return session
 
-    def _run(self, session: Session, order: list[int], source: Any = None) -> None:
-        self._done, self._total = 0, len(order)
+    def _run(self, session: Session, slices: list[int], source: Any = None) -> None:
+        self._done, self._total = 0, len(slices)
         self._began = time.monotonic()
         self._current = session
         self._trouble = ""
@@ -181,7 +181,7 @@ class Scorer(QObject):
         self._update_status(session, "Scoring...")
         task = self._tasks.start(
             lambda stop: score_steps(
-                stop, source or session.model, session.volume, order, look=session.body.plane
+                stop, source or session.model, session.volume, slices, look=session.body.plane
             )
         )
         task.progressed.connect(partial(self._take, session))
@@ -191,9 +191,9 @@ class Scorer(QObject):
 
     def cancel(self, session: Session | None = None) -> None:
         """Stop scoring; what is scored stays. A session that waits only waits no longer."""
-        left = [order for order in self._waiting if order.session is not session]
-        if session is not None and len(left) < len(self._waiting):
-            self._waiting = left
+        left = [queued for queued in self._queue if queued.session is not session]
+        if session is not None and len(left) < len(self._queue):
+            self._queue = left
             self._update_status(session, "Removed from the queue.")
         elif self._task is not None:
             self._task.stop()
@@ -202,12 +202,12 @@ class Scorer(QObject):
 
     def stop(self) -> None:
         """Stop scoring, and let none wait."""
-        self._waiting = []
+        self._queue = []
         self.cancel()
 
     def drop_removed(self) -> list[Session]:
         """Forget sessions whose scan left the viewer, and stop scoring it; give them back."""
-        self._waiting = [order for order in self._waiting if order.session.alive]
+        self._queue = [queued for queued in self._queue if queued.session.alive]
         if self._current is not None and not self._current.alive:
             self.cancel()
         gone = [s for s in self._sessions if not s.alive]
@@ -305,7 +305,7 @@ class ScorePanel(QWidget):
 
 
 class ScanPValue(QObject):
-    """Fills in `Session.rarity`, a line for the user."""
+    """Fills in `Session.normal_rank`, a line for the user."""
 
     #: The session whose line is there.
     measured = Signal(object)
@@ -329,8 +329,8 @@ class ScanPValue(QObject):
         task.returned.connect(self._on_returned)
 
     def _on_returned(self, found: tuple[Session, str]) -> None:
-        session, said = found
-        session.rarity = said
+        session, line = found
+        session.normal_rank = line
         self.measured.emit(session)
 
 
@@ -338,7 +338,7 @@ _MOST_KEPT = 32
 
 
 class DomainShiftCheck(QObject):
-    """Looks at a scan once for each model and plane, and says in a note what is unlike."""
+    """Looks at a scan once for each model and plane, and says in a note where they differ."""
 
     #: The short sentence of the note; "" for none.
     message = Signal(str)
@@ -354,7 +354,7 @@ class DomainShiftCheck(QObject):
         self._by_header: Any = None
         self._known: list[tuple[tuple[Any, ...], Any]] = []
 
-    def look(self, layer: Any, model: Any, plane: Plane | None, session: Session | None) -> None:
+    def check(self, layer: Any, model: Any, plane: Plane | None, session: Session | None) -> None:
         """Compare a layer with a model; any of them may be None.
 
         Of the scan's ``session``, if there is one, it is said too that far more is flagged than
@@ -395,7 +395,7 @@ class DomainShiftCheck(QObject):
         self._task.finished.connect(partial(self._on_finished, self._task))
 
     @property
-    def likeness(self) -> Any:
+    def shift(self) -> Any:
         """`DomainShift` of what was asked about last, by its header alone until more is known."""
         return self._find(self._asked) or self._by_header
 
@@ -405,19 +405,19 @@ class DomainShiftCheck(QObject):
         return self._find(asked) or _by_header(session.model, session.volume)
 
     def _find(self, asked: tuple[Any, ...]) -> Any:
-        return next((likeness for key, likeness in self._known if _same(key, asked)), None)
+        return next((shift for key, shift in self._known if _same(key, asked)), None)
 
-    def _take(self, asked: tuple[Any, ...], likeness: Any) -> None:
-        if likeness is None:
+    def _take(self, asked: tuple[Any, ...], shift: Any) -> None:
+        if shift is None:
             return
-        self._known = [*self._known[1 - _MOST_KEPT :], (asked, likeness)]
+        self._known = [*self._known[1 - _MOST_KEPT :], (asked, shift)]
         if _same(asked, self._asked):
             self._show()
 
     def _show(self) -> None:
-        told = [self.likeness.warning if self.likeness else "", self._flagged]
-        headline = shift_headline(self.likeness, self._flagged)
-        self._note.set_text(headline, "\n".join(filter(None, told)))
+        lines = [self.shift.warning if self.shift else "", self._flagged]
+        headline = shift_headline(self.shift, self._flagged)
+        self._note.set_text(headline, "\n".join(filter(None, lines)))
         self.message.emit(headline)
 
     def _on_finished(self, task: Task) -> None:
@@ -428,7 +428,7 @@ class DomainShiftCheck(QObject):
         """Forget scans that are not among the layers any more."""
         self._known = [(key, value) for key, value in self._known if key[0] in layers]
         if self._asked and self._asked[0] not in layers:
-            self.look(None, None, None, None)
+            self.check(None, None, None, None)
 
 
 def _volume(layer: Any, plane: Plane | None) -> Any:

@@ -194,7 +194,7 @@ class FolderPanel(QWidget):
 
     #: Other folders.
     changed = Signal()
-    #: The folders are to be looked through: whoever knows the settings calls `look`.
+    #: The folders are to be looked through: whoever knows the settings calls `start_survey`.
     survey_requested = Signal()
     #: The summary is another, or there is none any more.
     summarised = Signal()
@@ -229,7 +229,7 @@ class FolderPanel(QWidget):
         ]
         layout.addWidget(section("Normal scans", parts))
         self.choose_button.clicked.connect(self._choose)
-        self.survey_button.clicked.connect(self._on_look_button)
+        self.survey_button.clicked.connect(self._on_survey_button)
         self.series_button.clicked.connect(self.choose_series)
         self.folder.textChanged.connect(self._on_text)
         self.folder.returnPressed.connect(self.survey_requested)
@@ -243,7 +243,7 @@ class FolderPanel(QWidget):
         return [part.strip() for part in parts if part.strip()]
 
     @property
-    def looking(self) -> bool:
+    def surveying(self) -> bool:
         """Whether folders are being looked through."""
         return self._task is not None
 
@@ -276,7 +276,7 @@ class FolderPanel(QWidget):
         if folder:
             self.set_folders([folder])
 
-    # ------------------------------------------------------------------ looking
+    # ------------------------------------------------------------------ surveying
 
     def _on_text(self) -> None:
         self.stop()
@@ -285,14 +285,14 @@ class FolderPanel(QWidget):
         self._show()
         self.changed.emit()
 
-    def _on_look_button(self) -> None:
-        if self.looking:
+    def _on_survey_button(self) -> None:
+        if self.surveying:
             self.stop()
             self.note.set_text("Stopped.")
         else:
             self.survey_requested.emit()
 
-    def look(self, asked: dict[str, Any]) -> None:
+    def start_survey(self, asked: dict[str, Any]) -> None:
         """Look through the folders with a modality, a window and a seed.
 
         Raises
@@ -314,7 +314,7 @@ class FolderPanel(QWidget):
 
     def survey_again(self) -> None:
         """Look once more where something that was asked for has changed."""
-        if self.looking or self.summary is not None:
+        if self.surveying or self.summary is not None:
             self.survey_requested.emit()
 
     def stop(self) -> None:
@@ -344,8 +344,8 @@ class FolderPanel(QWidget):
             self.note.set_text(sentence(error, "Looking through the folder"))
 
     def _show(self) -> None:
-        self.survey_button.setText("Stop" if self.looking else "Check folders")
-        self.bar.setVisible(self.looking)
+        self.survey_button.setText("Stop" if self.surveying else "Check folders")
+        self.bar.setVisible(self.surveying)
         self.series_button.setEnabled(self.summary is not None)
         self.sheet.show_series(self.summary)
         if self.summary is not None:
@@ -356,7 +356,7 @@ class FolderPanel(QWidget):
 
     def choose(self, selection: Selection, calibration_fraction: float) -> None:
         """Use other slices of those that were found; look again where that is going on."""
-        if self.looking:
+        if self.surveying:
             self.survey_again()
         elif self.summary is not None:
             self.summary = self.summary.choosing(selection, calibration_fraction)

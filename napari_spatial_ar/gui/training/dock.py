@@ -60,10 +60,10 @@ class StepText:
         if step.stage != self._stage:
             self._stage = step.stage
             self._began = (time.monotonic(), step.done)
-        told = [step.message or _STAGES.get(step.stage, step.stage)]
+        parts = [step.message or _STAGES.get(step.stage, step.stage)]
         if step.total:
-            told.append(", ".join([f"{step.done} of {step.total}", *self._more(step)]))
-        return ": ".join(told)
+            parts.append(", ".join([f"{step.done} of {step.total}", *self._more(step)]))
+        return ": ".join(parts)
 
     def _more(self, step: Any) -> list[str]:
         # Not before: it imports torch.

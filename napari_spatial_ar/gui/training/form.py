@@ -71,8 +71,10 @@ class RecipeRow(QWidget):
     def set_others(self, others: dict[str, Any]) -> None:
         """Keep settings that the form has no field for, and show them."""
         self.others = others
-        said = ", ".join(f"{name.replace('_', ' ')} {_said(v)}" for name, v in others.items())
-        self.note.set_text(f"From the recipe: {said}" if said else "")
+        settings_text = ", ".join(
+            f"{name.replace('_', ' ')} {_text(v)}" for name, v in others.items()
+        )
+        self.note.set_text(f"From the recipe: {settings_text}" if settings_text else "")
         self.drop_button.setVisible(bool(others))
 
     def drop(self) -> None:
@@ -105,7 +107,7 @@ class RecipeRow(QWidget):
             report(error, "Loading the recipe")
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -292,7 +294,7 @@ class TrainingForm(QWidget):
         self.method.changed.connect(self._suggest_name)
         self.name.textEdited.connect(self._on_name)
         self.normals.changed.connect(self.changed)
-        self.normals.survey_requested.connect(self._look)
+        self.normals.survey_requested.connect(self._start_survey)
         self.normals.summarised.connect(self._on_summary)
         self.selection.plane_changed.connect(self.normals.survey_again)
         self.selection.changed.connect(self._on_selection)
@@ -331,10 +333,10 @@ class TrainingForm(QWidget):
             select_data(self.backbone, chosen)
         self.backbone.blockSignals(False)
 
-    def _look(self) -> None:
+    def _start_survey(self) -> None:
         """Look through the folders with the settings on which it depends what is used of them."""
         try:
-            self.normals.look(
+            self.normals.start_survey(
                 {
                     "modality": self.modality.currentData(),
                     "window": self.window.window(),

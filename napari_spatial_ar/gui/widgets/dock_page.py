@@ -73,7 +73,7 @@ class DockPage(QWidget, metaclass=_OneAViewer):
         self._frame: QDockWidget | None = None
         self._window: QMainWindow | None = None
         self._placed = False
-        self._resting = False
+        self._suspended = False
         self._closing = QTimer(self)
         self._closing.setSingleShot(True)
         self._closing.timeout.connect(self._on_closed)
@@ -117,7 +117,7 @@ class DockPage(QWidget, metaclass=_OneAViewer):
 
     # ------------------------------------------------------------------ in napari's window
 
-    def rest(self, resting: bool) -> None:
+    def set_suspended(self, suspended: bool) -> None:
         """Leave the viewer alone while the dock is closed (True), and go on (False)."""
 
     def frame(self) -> QDockWidget | None:
@@ -154,14 +154,14 @@ class DockPage(QWidget, metaclass=_OneAViewer):
         self.show()  # as Qt hides what changes its parent
         if before is not None:
             self.viewer.window.remove_dock_widget(before)
-        if self._resting:
-            self._resting = False
-            self.rest(False)
+        if self._suspended:
+            self._suspended = False
+            self.set_suspended(False)
 
     def _on_closed(self) -> None:
-        if self._frame is None and not self._resting:
-            self._resting = True
-            self.rest(True)
+        if self._frame is None and not self._suspended:
+            self._suspended = True
+            self.set_suspended(True)
             # Kept by the window, so that it lasts as long.
             window, self._window = self._window, None
             self.setParent(window)

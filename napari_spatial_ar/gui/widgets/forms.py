@@ -440,9 +440,9 @@ class Fold(QWidget):
     def set_summary(self, summary: Callable[[], str]) -> None:
         """Say in the heading, while it is folded, what there is to know of the content."""
         self._summary = summary
-        self.tell()
+        self.update_summary()
 
-    def tell(self) -> None:
+    def update_summary(self) -> None:
         """Say it anew."""
         self._show()
 

@@ -430,11 +430,13 @@ class WorklistController(QObject):
             return
         select_data(dock.plane_box, model.plane)
         opened.saved, opened.ready = int(scores.visited.sum()), True
-        rest = self._runner.wanted
-        if not rest and not opened.saved:
+        remaining = self._runner.wanted
+        if not remaining and not opened.saved:
             return
         try:
-            session = dock.scorer.restore(opened.layer, model, model.plane, scores, rest=rest)
+            session = dock.scorer.restore(
+                opened.layer, model, model.plane, scores, remaining=remaining
+            )
         except SpatialARError as error:
             self.message.emit(report(error, "Opening the scan"))
             return

@@ -185,8 +185,8 @@ class FolderReporter(ReportMaker):
 def _page_steps(
     stop: threading.Event, steps: Generator[int, None, FolderReport], scans: int
 ) -> Generator[str, None, str | None]:
-    told = mapped(steps, lambda done: f"Report: {done} of {scans} scans...")
-    made = yield from run_until_stopped(stop, told, news=str)
+    lines = mapped(steps, lambda done: f"Report: {done} of {scans} scans...")
+    made = yield from run_until_stopped(stop, lines, news=str)
     return None if made is None else folder_page(made)
 
 
@@ -220,7 +220,7 @@ class WorklistPanel(QWidget):
     def __init__(self, dock: ReviewContext):
         super().__init__()
         self._dock = dock
-        self._said = ""
+        self._message = ""
         self.tasks = TaskHost(self)
         self.rows = WorklistModel(self)
         self.table = WorklistTable(self.rows)
@@ -400,14 +400,14 @@ class WorklistPanel(QWidget):
     # ------------------------------------------------------------------ what is shown
 
     def _update_status(self, text: str) -> None:
-        self._said = text
+        self._message = text
         self._show()
 
     def _show(self) -> None:
         entries, runner = self.rows.entries, self.runner
         line = self._line() if entries and not self.folder.listing else ""
-        told = " ".join(part for part in (line, self._said) if part) or _INVITATION
-        self.note.set_text(told)
+        text = " ".join(part for part in (line, self._message) if part) or _INVITATION
+        self.note.set_text(text)
         self.note.setToolTip(as_tooltip(self.note.text()))  # it may be longer than the row
         scored = [entry for entry in entries if entry.state != "failed"]
         self.progress.setRange(0, max(1, sum(entry.slices for entry in scored)))
@@ -426,15 +426,15 @@ class WorklistPanel(QWidget):
         self.report_button.setEnabled(self.reports.ready)
 
     def _line(self) -> str:
-        told = [overview(self.rows.entries)]
+        parts = [overview(self.rows.entries)]
         seconds = self.runner.seconds_left
         if seconds and seconds > 90:
-            told.append(f"about {seconds / 60:.0f} min left")
+            parts.append(f"about {seconds / 60:.0f} min left")
         elif seconds:
-            told.append(f"about {seconds:.0f} s left")
+            parts.append(f"about {seconds:.0f} s left")
         if self.runner.model is None:
-            told.append("no model is loaded")
-        return f"{', '.join(told)}."
+            parts.append("no model is loaded")
+        return f"{', '.join(parts)}."
 
 
 def show_worklist(

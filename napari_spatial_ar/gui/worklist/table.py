@@ -106,14 +106,14 @@ class WorklistModel(QAbstractTableModel):
         self._unlike: dict[str, str] = {}
 
     def set_model(self, model: Any) -> None:
-        """Mark scans of which the headers say that they are unlike those of a model."""
+        """Mark scans whose headers differ from those of a model's scans."""
         self._model, self._unlike = model, {}
         if self.entries:
             last = self.index(len(self.entries) - 1, len(COLUMNS) - 1)
             self.dataChanged.emit(self.index(0, 0), last)
 
-    def unlike(self, key: str) -> str:
-        """Say in what a scan is unlike those of the model, by its header; "" for nothing."""
+    def shift_warning(self, key: str) -> str:
+        """Say in what a scan's header differs from those of the model's scans; "" for nothing."""
         if key not in self._unlike:
             found = header_shift_of(self._model, self.scans.get(key))
             self._unlike[key] = shift_headline(found, "")
@@ -189,13 +189,15 @@ class WorklistModel(QAbstractTableModel):
         """Text, picture and looks of a cell."""
         entry, column = self.entries[index.row()], COLUMNS[index.column()]
         if role == Qt.ItemDataRole.DisplayRole:
-            marked = column.name == "findings" and column.text(entry) and self.unlike(entry.key)
+            marked = (
+                column.name == "findings" and column.text(entry) and self.shift_warning(entry.key)
+            )
             return f"\u26a0 {column.text(entry)}" if marked else column.text(entry)
         if role == Qt.ItemDataRole.DecorationRole:
             return self._icons.get(entry.key, self._blank) if index.column() == 0 else None
         if role == Qt.ItemDataRole.ToolTipRole:
-            unlike = self.unlike(entry.key) if column.name == "findings" else ""
-            return f"{unlike} {_tip(entry, column)}".strip()
+            shift = self.shift_warning(entry.key) if column.name == "findings" else ""
+            return f"{shift} {_tip(entry, column)}".strip()
         if role == Qt.ItemDataRole.TextAlignmentRole and column.name in _NUMBERS:
             return Qt.AlignmentFlag.AlignCenter
         if role == Qt.ItemDataRole.ForegroundRole:

@@ -56,7 +56,7 @@ def folder(tiny_backbone: Backbone, tiny_weights: Path) -> Iterator[Path]:
 @pytest.fixture
 def wait(qtbot: Any) -> Callable[[LibraryDialog], None]:
     def until_idle(made: LibraryDialog) -> None:
-        qtbot.waitUntil(lambda: not made.looking and not made.library.running, timeout=20_000)
+        qtbot.waitUntil(lambda: not made.listing and not made.library.running, timeout=20_000)
 
     return until_idle
 
@@ -192,7 +192,7 @@ def test_a_damaged_model_is_found(
     assert "Delete it, and import it again" in said
     assert not dialog.export_button.isEnabled()
     (folder / "other" / MODEL_FILE).write_text("no model")
-    dialog.look()
+    dialog.refresh()
     wait(dialog)
     assert line(dialog, "mine")[1] == "Damaged"
     assert line(dialog, "other") == ["other", "Damaged", *[""] * 5, line(dialog, "other")[-1]]
@@ -209,7 +209,7 @@ def test_what_another_backbone_or_version_needs(
     sha256 = tiny_backbone.sha256
     build(tiny_backbone, backbone=BackboneRef("dinov3_vitl16", (), sha256)).save(folder / "large")
     build(tiny_backbone, format_version=99).save(folder / "newer")
-    dialog.look()
+    dialog.refresh()
     wait(dialog)
     assert line(dialog, "large")[1] == "Needs weights"
     # How is a matter of the buttons, not of commands.

@@ -38,7 +38,7 @@ def canvas(made: ReviewDock) -> Any:
 
 def drawn(made: ReviewDock) -> tuple[bool, bool, int]:
     session = made.session
-    return session.heat.visible, session.mask.visible, session.mask.contour
+    return session.heatmap.visible, session.mask.visible, session.mask.contour
 
 
 @on_screen
@@ -47,7 +47,7 @@ def test_a_key_on_the_canvas_goes_through_the_modes(scored: ReviewDock, qtbot: A
     seen = []
     for _ in MODES:
         qtbot.keyClick(canvas(scored), Qt.Key.Key_H)
-        (pressed,) = (m for m, b in scored.looking.buttons.items() if b.isChecked())
+        (pressed,) = (m for m, b in scored.display_panel.buttons.items() if b.isChecked())
         seen.append((pressed, drawn(scored)))
     assert seen == [
         ("outline", (False, True, 1)),
@@ -61,43 +61,43 @@ def test_a_key_on_the_canvas_goes_through_the_modes(scored: ReviewDock, qtbot: A
 @on_screen
 def test_a_filled_mask_is_seen_through(scored: ReviewDock, qtbot: Any) -> None:
     outline = scored.session.mask.opacity
-    qtbot.mouseClick(scored.looking.buttons["fill"], LEFT)
+    qtbot.mouseClick(scored.display_panel.buttons["fill"], LEFT)
     assert scored.session.mask.opacity <= 0.5
-    qtbot.mouseClick(scored.looking.buttons["outline"], LEFT)
+    qtbot.mouseClick(scored.display_panel.buttons["outline"], LEFT)
     assert scored.session.mask.opacity == outline
 
 
 def test_buttons_follow_the_layer_list(scored: ReviewDock) -> None:
     scored.session.mask.visible = False
-    assert scored.looking.buttons["heatmap"].isChecked()
-    scored.session.heat.visible = False
-    assert scored.looking.buttons["off"].isChecked()
+    assert scored.display_panel.buttons["heatmap"].isChecked()
+    scored.session.heatmap.visible = False
+    assert scored.display_panel.buttons["off"].isChecked()
 
 
 def test_results_that_come_later_are_drawn_so_too(dock: Any, finish: Any) -> None:
     made = dock()
-    made.looking.looking.set_mode("heatmap")
+    made.display_panel.display.set_mode("heatmap")
     made.score("volume")
     finish(made)
     assert drawn(made)[:2] == (True, False)
 
 
 def test_colours_and_opacity_are_remembered(scored: ReviewDock, dock: Any, finish: Any) -> None:
-    panel, heat = scored.looking, scored.session.heat
-    assert np.allclose(heat.colormap.colors, HEAT_COLOURS["inferno"].rgba)
+    panel, heatmap = scored.display_panel, scored.session.heatmap
+    assert np.allclose(heatmap.colormap.colors, HEAT_COLOURS["inferno"].rgba)
     panel.colours.setCurrentIndex(panel.colours.findData("viridis"))
-    assert np.allclose(heat.colormap.colors, HEAT_COLOURS["viridis"].rgba)
+    assert np.allclose(heatmap.colormap.colors, HEAT_COLOURS["viridis"].rgba)
     panel.opacity.setValue(8)
-    assert heat.opacity == pytest.approx(0.4)
-    panel.looking._saver.timeout.emit()
+    assert heatmap.opacity == pytest.approx(0.4)
+    panel.display._saver.timeout.emit()
     other = dock()
-    assert other.looking.colours.currentData() == "viridis"
-    assert other.looking.opacity.value() == 8
+    assert other.display_panel.colours.currentData() == "viridis"
+    assert other.display_panel.opacity.value() == 8
     other.score("volume")
     finish(other)
-    assert other.session.heat.opacity == pytest.approx(0.4)
-    other.session.heat.opacity = 0.9  # in napari's own controls
-    assert other.looking.opacity.value() == 18
+    assert other.session.heatmap.opacity == pytest.approx(0.4)
+    other.session.heatmap.opacity = 0.9  # in napari's own controls
+    assert other.display_panel.opacity.value() == 18
 
 
 # ---------------------------------------------------------------------- side by side
@@ -134,15 +134,15 @@ def test_side_by_side_and_back(scored: ReviewDock, others: int, qtbot: Any) -> N
         (0, 0): ["MR series 4"],
         (0, 1): ["MR series 4 (beside)", "departure: fake", "mask: fake"],
     }
-    assert scored.looking.side_button.isChecked()
-    qtbot.mouseClick(scored.looking.side_button, LEFT)
+    assert scored.display_panel.side_button.isChecked()
+    qtbot.mouseClick(scored.display_panel.side_button, LEFT)
     assert state(scored) == before
-    assert not scored.looking.side_button.isChecked()
+    assert not scored.display_panel.side_button.isChecked()
 
 
 @on_screen
 def test_both_views_have_one_window_and_the_second_is_no_scan(scored: ReviewDock) -> None:
-    scored.looking.toggle_views()
+    scored.display_panel.toggle_views()
     (twin,) = (layer for layer in scored.viewer.layers if kind_of(layer) == "twin")
     scored.scan.layer.contrast_limits = (5, 60)
     assert tuple(twin.contrast_limits) == (5, 60)
@@ -153,7 +153,7 @@ def test_both_views_have_one_window_and_the_second_is_no_scan(scored: ReviewDock
 
 def test_side_by_side_before_anything_is_scored(dock: Any, finish: Any) -> None:
     made = dock(show=True)
-    made.looking.toggle_views()
+    made.display_panel.toggle_views()
     assert [len(names) for names in views(made).values()] == [1, 1]
     made.score("volume")
     finish(made)
@@ -162,16 +162,16 @@ def test_side_by_side_before_anything_is_scored(dock: Any, finish: Any) -> None:
 
 @on_screen
 def test_another_scan_or_its_removal_ends_side_by_side(scored: ReviewDock, lab: Any) -> None:
-    scored.looking.toggle_views()
+    scored.display_panel.toggle_views()
     scan = scored.scan.layer
     other = scored.viewer.add_image(**volume_layer_kwargs(lab.make_volume("RAS")))
     scored.scan.list.choose(other)
-    assert not scored.looking.views.active
+    assert not scored.display_panel.views.active
     assert not grid_of(scored.viewer).enabled
     scored.scan.list.choose(scan)
-    scored.looking.toggle_views()
+    scored.display_panel.toggle_views()
     scored.viewer.layers.remove(scan)
-    assert not scored.looking.views.active
+    assert not scored.display_panel.views.active
     assert not any(kind_of(layer) in ("twin", "spacer") for layer in scored.viewer.layers)
 
 
@@ -190,8 +190,8 @@ def test_new_keys_are_none_of_naparis() -> None:
 def test_the_table_has_every_key(scored: ReviewDock) -> None:
     listed = {word for key, _ in SHORTCUTS for word in key.replace(",", "").split()}
     assert {MODE_KEY, SIDE_KEY, EXPLAIN_KEY, *KEYS} <= listed
-    assert f"({MODE_KEY} " in scored.looking.buttons["fill"].toolTip()
-    assert f"({SIDE_KEY})" in scored.looking.side_button.toolTip()
+    assert f"({MODE_KEY} " in scored.display_panel.buttons["fill"].toolTip()
+    assert f"({SIDE_KEY})" in scored.display_panel.side_button.toolTip()
     assert f"({EXPLAIN_KEY})" in scored.explain.freeze.toolTip()
     assert f"({EXPLAIN_KEY})" in scored.explain.fold.heading.toolTip()
 
@@ -206,9 +206,9 @@ def test_the_colour_bar_has_its_models_unit(
     unit = made.viewer.canvas.overlays["heatmap_unit"]
     qtbot.waitUntil(lambda: unit.visible, timeout=5000)
     assert unit.text.split() == ["SD", "of", "normal", "tissue"]
-    made.looking.looking.set_mode("outline")
+    made.display_panel.display.set_mode("outline")
     assert not unit.visible
-    made.looking.looking.set_mode("both")
+    made.display_panel.display.set_mode("both")
     assert unit.visible
-    made.viewer.layers.remove(made.session.heat)
+    made.viewer.layers.remove(made.session.heatmap)
     assert not unit.visible

@@ -93,9 +93,9 @@ def test_score_this_slice_scores_the_slice_in_view(
     click(made.slice_button)
     finish(made)
     assert models["fake"].asked == [6]
-    (heat,) = of_kind(made, "nll")
+    (heatmap,) = of_kind(made, "nll")
     (mask,) = of_kind(made, "mask")
-    on_grid = volume.geometry.from_display(np.asarray(heat.data))
+    on_grid = volume.geometry.from_display(np.asarray(heatmap.data))
     assert np.allclose(on_grid[6], 1 + volume.data[6] / 100)
     assert not on_grid[[i for i in range(lab.shape[0]) if i != 6]].any()
     expected = np.zeros(lab.shape, bool)
@@ -123,7 +123,7 @@ def test_another_plane_is_scored_by_itself(
     assert session.geometry.plane == "sagittal"
     assert len(session.visited) == volume.geometry.along("sagittal").slice_count
     assert session.score.nll.shape == volume.data.shape
-    assert not acquired.heat.visible
+    assert not acquired.heatmap.visible
     made.plane_box.setCurrentIndex(0)
     assert made.session is acquired
 
@@ -165,24 +165,24 @@ def test_heatmap_colours_start_at_normal_and_reach_the_lesion(
     made = dock()
     click(made.volume_button)
     finish(made)
-    (heat,) = of_kind(made, "nll")
-    low, high = heat.contrast_limits
+    (heatmap,) = of_kind(made, "nll")
+    low, high = heatmap.contrast_limits
     assert low == pytest.approx(models["fake"].threshold_for_fpr(0.5))
     assert high >= 2.0  # the lesion's score
     # Normal tissue shows through; a high score covers.
-    assert heat.colormap.map(0.0)[0, 3] == pytest.approx(0)
-    assert heat.colormap.map(1.0)[0, 3] > 0.8
+    assert heatmap.colormap.map(0.0)[0, 3] == pytest.approx(0)
+    assert heatmap.colormap.map(1.0)[0, 3] > 0.8
 
 
 def test_limits_that_the_user_set_are_kept(dock: Make, click: Any, finish: Finish) -> None:
     made = dock()
     click(made.slice_button)
     finish(made)
-    (heat,) = of_kind(made, "nll")
-    heat.contrast_limits = (1.2, 1.7)
+    (heatmap,) = of_kind(made, "nll")
+    heatmap.contrast_limits = (1.2, 1.7)
     click(made.volume_button)
     finish(made)
-    assert heat.contrast_limits == pytest.approx([1.2, 1.7])
+    assert heatmap.contrast_limits == pytest.approx([1.2, 1.7])
 
 
 def test_cancel_stops_keeps_what_is_done_and_goes_on_later(

@@ -241,21 +241,21 @@ def test_what_headers_say_does_not_fit_is_there_before_score(
         "\u26a0 Unlike what the model learned from: T1 instead of FLAIR, sagittal instead of axial "
         "slices."
     )
-    assert not made.findings.unlike.isVisibleTo(made)  # there is no list yet
+    assert not made.findings.shift_note.isVisibleTo(made)  # there is no list yet
     made.plane_box.setCurrentIndex(made.plane_box.findText("Axial slices"))
     assert warning(made) == "\u26a0 Unlike what the model learned from: T1 instead of FLAIR."
     made.score("volume")
     finish(made)
     # Where regions are listed, it stands with them.
     assert made.findings.model.items
-    assert made.findings.unlike.text() == warning(made)
-    assert made.findings.unlike.isVisibleTo(made)
-    found = made.likeness.of(made.session)
+    assert made.findings.shift_note.text() == warning(made)
+    assert made.findings.shift_note.isVisibleTo(made)
+    found = made.domain_shift.of(made.session)
     assert found.reasons == ("it is T1, the model learned from FLAIR",)
     flair = made.viewer.add_image(**volume_layer_kwargs(of_sequence(lab.make_volume(), "FLAIR")))
     made.scan.list.choose(flair)
     assert warning(made) == ""
-    assert not made.findings.unlike.isVisibleTo(made)
+    assert not made.findings.shift_note.isVisibleTo(made)
 
 
 def test_a_row_of_the_worklist_is_marked_beside_its_flagged_regions(lab: Any, qtbot: Any) -> None:

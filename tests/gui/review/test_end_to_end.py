@@ -400,11 +400,11 @@ def one_patient_at_a_time(reader: Reader, source: Any, folder: Path) -> None:
 
     # Another plane, and back.
     reader.pick(dock.plane_box, 2)
-    assert not session.heat.visible
+    assert not session.heatmap.visible
     assert not dock.threshold.highest.isEnabled()
     assert_one_patient(dock)
     reader.pick(dock.plane_box, 0)
-    assert session.heat.visible
+    assert session.heatmap.visible
     reader.settle()
     reader.press_eye(second)
     assert dock.scan.layer is second

@@ -364,10 +364,10 @@ def test_dropped_folders_are_looked_through_before_a_fit(
 ) -> None:
     panel = dock.form.normals
     drop(dock, *patients)
-    assert panel.looking
+    assert panel.surveying
     assert panel.survey_button.text() == "Stop"
     qtbot.waitUntil(lambda: panel.summary is not None, timeout=10_000)
-    assert not panel.looking
+    assert not panel.surveying
     text = panel.note.text()
     assert text.startswith("6 slices of 3 patients in 3 series.")
     assert "Only 1 patient is held out" in text
@@ -468,7 +468,7 @@ def test_another_modality_or_window_is_looked_at_again(
     monkeypatch.setattr(data_panel, "survey", noted)
     panel = dock.form.normals
     select_data(dock.form.window.box, "percentile")
-    assert not panel.looking
+    assert not panel.surveying
     drop(dock, *patients)
     qtbot.waitUntil(lambda: panel.summary is not None, timeout=10_000)
     assert asked == [{"modality": "mri", "window": Window("percentile", 0.5, 99.5)}]
@@ -487,11 +487,11 @@ def test_looking_can_be_stopped_and_a_bad_folder_is_one_sentence(
     drop(dock, *patients)
     click(panel.survey_button)
     assert panel.note.text() == "Stopped."
-    assert not panel.looking
+    assert not panel.surveying
     qtbot.waitUntil(lambda: pool().activeThreadCount() == 0, timeout=5000)
     assert panel.summary is None
     drop(dock, scans)
-    qtbot.waitUntil(lambda: not panel.looking, timeout=5000)
+    qtbot.waitUntil(lambda: not panel.surveying, timeout=5000)
     assert panel.note.text() == f"{scans}: the folder is empty. Choose a folder of scans."
     panel.folder.setText(str(scans / "nowhere"))
     click(panel.survey_button)
@@ -1030,7 +1030,7 @@ def test_a_model_fitted_here_scores_a_scan_there(
     (index,) = np.flatnonzero(session.score.scored)
     scores = session.geometry.to_slices(session.score.nll)[index]
     assert (scores > 0.5 * np.log(2 * np.pi) - 1e-3).all()  # no Gaussian density is higher
-    assert session.heat in viewer.layers
+    assert session.heatmap in viewer.layers
     assert "of normal tissue" in review.threshold.meaning.text()
 
 

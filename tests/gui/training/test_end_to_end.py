@@ -139,7 +139,7 @@ def test_from_a_folder_to_a_scored_scan(
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(data.others))
     click(dock.library_button)
     dialog = dock.window().findChild(LibraryDialog)
-    qtbot.waitUntil(lambda: not dialog.looking, timeout=60_000)
+    qtbot.waitUntil(lambda: not dialog.listing, timeout=60_000)
     assert dialog.table.choose(name)
     click(dialog.calibrate_button)
     qtbot.waitUntil(lambda: not dialog.library.running, timeout=600_000)

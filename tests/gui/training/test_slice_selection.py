@@ -86,7 +86,7 @@ def test_another_plane_is_looked_at_again(form: TrainingForm, patients: Path, qt
     look(form, patients, qtbot)
     assert "other plane than most, which are axial: coronal (1)" in form.normals.note.text()
     select_data(form.selection.plane, "sagittal")
-    assert form.normals.looking
+    assert form.normals.surveying
     form.selection.body.setValue(5)
     wait(form, qtbot)
     assert form.normals.summary is not None

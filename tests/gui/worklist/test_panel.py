@@ -137,9 +137,9 @@ def test_a_folder_is_scored_read_and_taken_up_again_after_a_restart(
 
     open_row(qtbot, panel, 0)
     wait(settled(made, panel))
-    (layer,), (heat,) = layers_of(made, "scan"), layers_of(made, "nll")
+    (layer,), (heatmap,) = layers_of(made, "scan"), layers_of(made, "nll")
     assert layer is made.scan.layer
-    assert heat.data.max() == pytest.approx(2.2)
+    assert heatmap.data.max() == pytest.approx(2.2)
     assert len(layers_of(made, "mask")) == 1
     assert len(models["fake"].asked) == 3 * SLICES  # from disk
     assert shown(panel, "reading") == ["seen", "unread", "unread"]
