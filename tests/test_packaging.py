@@ -228,7 +228,7 @@ def test_models_and_backbone_are_found_where_the_wheel_puts_them(wheel, tmp_path
         "from napari_spatial_ar.imaging.samples import sample_path\n"
         "from napari_spatial_ar.normative.library import list_models\n"
         "from napari_spatial_ar.paths import embedded_weights\n"
-        "paths = [sample_path(), embedded_weights(), *(model.path for model in list_models())]\n"
+        "paths = [sample_path(), embedded_weights(), *(model.file for model in list_models())]\n"
         "print(*paths, sep='\\n')"
     )
     run = subprocess.run(

@@ -62,29 +62,39 @@ def models_list(
 ) -> dict[str, Any]:
     """List your models and those of the package."""
     from napari_spatial_ar.json_schemas import ModelsTrash, stamped
-    from napari_spatial_ar.normative.library import list_models, trashed_models, unreadable_models
+    from napari_spatial_ar.normative.library import list_entries, list_models, trashed_models
 
     if trash:
         deleted = trashed_models()
         rows = table("name", "deleted (UTC)")
-        for model in deleted:
-            rows.add_row(model.name, f"{model.deleted:%Y-%m-%d %H:%M:%S}")
+        for one in deleted:
+            rows.add_row(one.name, f"{one.deleted:%Y-%m-%d %H:%M:%S}")
         show(rows)
         listed = [{"name": m.name, "deleted": m.deleted.isoformat()} for m in deleted]
         return stamped(ModelsTrash, {"trash": listed})
     found = list_models()
     rows = table("name", "modality", "method", "backbone", "trained on")
-    for info in found:
-        rows.add_row(info.name, info.modality, info.method, info.backbone, info.summary)
+    for model in found:
+        rows.add_row(model.name, model.modality, model.method, model.backbone, model.summary)
     show(rows)
-    unreadable = unreadable_models()
-    for _, why in unreadable:
-        print_message(why)
-    fields = ("name", "path", "modality", "method", "backbone", "summary")
+    unreadable = [entry for entry in list_entries() if entry.header is None]
+    for entry in unreadable:
+        print_message(str(entry.damage))
     return {
-        "models": [{f: str(getattr(info, f)) for f in fields} for info in found],
+        "models": [
+            {
+                "name": model.name,
+                "path": str(model.file),
+                "modality": model.modality,
+                "method": model.method,
+                "backbone": model.backbone,
+                "summary": model.summary,
+            }
+            for model in found
+        ],
         "unreadable": [
-            {"name": path.parent.name, "path": str(path), "damage": why} for path, why in unreadable
+            {"name": entry.name, "path": str(entry.file), "damage": entry.damage}
+            for entry in unreadable
         ],
     }
 
@@ -251,8 +261,6 @@ def models_check(
     json: Json = None,
 ) -> dict[str, Any]:
     """Verify the content of models and what they need to score."""
-    from dataclasses import asdict
-
     from napari_spatial_ar.normative.library import check_models
 
     found = check_models(model)
@@ -260,7 +268,8 @@ def models_check(
     for one in found:
         rows.add_row(one.name, one.sha256[:16], one.damage or one.needs or "whole")
     show(rows)
-    result = {"models": [asdict(one) for one in found]}
+    fields = ("name", "sha256", "damage", "needs")
+    result = {"models": [{name: getattr(one, name) for name in fields} for one in found]}
     if any(one.damage for one in found):
         raise NotAllDone(result)
     return result

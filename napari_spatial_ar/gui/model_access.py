@@ -72,7 +72,7 @@ weights_news = WeightsNews()
 
 
 def list_models() -> list[Any]:
-    """Released and own models: ``ModelInfo`` with name, path, modality, backbone, summary."""
+    """Released and own models: ``ModelEntry`` of each that can be chosen."""
     from napari_spatial_ar.normative.library import list_models as find
 
     return list(find())

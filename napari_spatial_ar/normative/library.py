@@ -1,4 +1,4 @@
-"""The user's models as a library: rename, duplicate, delete and restore, check.
+"""The models at hand: list and check them, and rename, duplicate, delete and restore the user's.
 
 Every change is one rename on one disk, after whatever takes long was made in a folder whose name
 starts with a dot and which nothing lists. So a crash or a second program leaves each model whole,
@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
-from napari_spatial_ar.errors import InputError, ModelFileError, NameTakenError, printable
+import torch
+
+from napari_spatial_ar.errors import (
+    InputError,
+    ModelFileError,
+    ModelVersionError,
+    NameTakenError,
+    SpatialARError,
+    WeightsError,
+    printable,
+)
 from napari_spatial_ar.imaging.files import (
     atomic_path,
     claimed,
@@ -24,6 +35,8 @@ from napari_spatial_ar.imaging.files import (
     work_folder,
 )
 from napari_spatial_ar.normative import model_file
+from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.backbones.registry import find_spec
 from napari_spatial_ar.normative.backbones.weights import (
     at_hand,
@@ -39,10 +52,11 @@ from napari_spatial_ar.paths import (
 
 __all__ = [
     "CARD",
-    "CheckedModel",
-    "ModelInfo",
+    "ModelEntry",
+    "State",
     "Trashed",
     "card_files",
+    "check_entry",
     "check_model",
     "check_models",
     "copy_model",
@@ -52,28 +66,94 @@ __all__ = [
     "free_folder",
     "is_plain_name",
     "is_released",
+    "list_entries",
     "list_models",
     "missing_backbone",
     "model_files",
     "new_model",
+    "read_entry",
     "rename_model",
     "restore_model",
+    "trained_backbone",
     "trashed_models",
-    "unreadable_models",
 ]
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """One line of a list of models."""
+State = Literal["unchecked", "ok", "weights", "version", "damaged"]
 
-    name: str
-    path: Path
-    modality: str
-    backbone: str
-    method: str
-    summary: str
-    header: ModelHeader | None = None
+_OK = "Its content matches its sha256 and its backbone is on this machine: it can score."
+_UNCHECKED = "Its content has not been compared with its sha256 yet: check it."
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model of the library, whole or not.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it lies; its name is the model's.
+    header : ModelHeader or None
+        What its file says; None where that cannot be read.
+    state : {"unchecked", "ok", "weights", "version", "damaged"}
+        ``"weights"``: its backbone's weights are missing, or are others. ``"version"``: it needs
+        another version of this program.
+    advice : str
+        The state in a sentence or two, with what to do.
+    written : datetime or None
+        When its file was written here (UTC); None for a released one.
+    sha256 : str
+        Of its content; "" until that was read whole.
+    damage : str or None
+        Why its file cannot be used, with its path; None where it can, as far as was read.
+    needs : str or None
+        See `missing_backbone`.
+    """
+
+    folder: Path
+    header: ModelHeader | None = field(repr=False)
+    state: State
+    advice: str = field(repr=False)
+    written: datetime | None = field(default=None, repr=False)
+    sha256: str = field(default="", repr=False)
+    damage: str | None = field(default=None, repr=False)
+    needs: str | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.folder.name
+
+    @property
+    def file(self) -> Path:
+        """The model file."""
+        return self.folder / MODEL_FILE
+
+    @property
+    def released(self) -> bool:
+        """Whether it came with the package."""
+        return is_released(self.folder)
+
+    @property
+    def modality(self) -> str:
+        """Modality it was trained on; "" where its header cannot be read."""
+        return self.header.modality if self.header else ""
+
+    @property
+    def backbone(self) -> str:
+        """Name of its backbone; "" where its header cannot be read."""
+        return self.header.backbone.name if self.header else ""
+
+    @property
+    def method(self) -> str:
+        """Its method; "" where its header cannot be read."""
+        return self.header.method if self.header else ""
+
+    @property
+    def summary(self) -> str:
+        """How much it was trained on, in words."""
+        training = self.header.training if self.header else {}
+        return f"{training.get('images', '?')} slices of {training.get('subjects', '?')} patients"
 
 
 def model_files() -> list[Path]:
@@ -99,40 +179,101 @@ def _holds(folder: Path) -> bool:
         return False
 
 
-def list_models() -> list[ModelInfo]:
-    """Models in the user's folder and those released with the package; damaged ones left out."""
-    found: dict[str, ModelInfo] = {}
-    for path in model_files():
-        try:
-            header, _ = model_file.read_header(path)
-        except ModelFileError:
-            continue
-        training = header.training
-        found.setdefault(
-            path.parent.name,
-            ModelInfo(
-                name=path.parent.name,
-                path=path,
-                modality=header.modality,
-                backbone=header.backbone.name,
-                method=header.method,
-                summary=f"{training.get('images', '?')} slices of "
-                f"{training.get('subjects', '?')} patients",
-                header=header,
-            ),
-        )
+def list_entries() -> list[ModelEntry]:
+    """Every model of the user's and then every released one, by its header alone."""
+    return [read_entry(file.parent) for file in model_files()]
+
+
+def list_models() -> list[ModelEntry]:
+    """Models that can be chosen by their name: the first of each, those damaged left out."""
+    found: dict[str, ModelEntry] = {}
+    for entry in list_entries():
+        if entry.header is not None:
+            found.setdefault(entry.name, entry)
     return list(found.values())
 
 
-def unreadable_models() -> list[tuple[Path, str]]:
-    """Model files that `list_models` leaves out, and why."""
-    found = []
-    for path in model_files():
-        try:
-            model_file.read_header(path)
-        except ModelFileError as error:
-            found.append((path, str(error)))
-    return found
+def read_entry(folder: Path) -> ModelEntry:
+    """Look at a model's header alone: fast, and ``"unchecked"`` at best."""
+    return _entry(folder, lambda header: None)
+
+
+def check_entry(folder: Path, *, weights: bool = False) -> ModelEntry:
+    """Read a model whole and compare it with its sha256.
+
+    Parameters
+    ----------
+    folder : Path
+        The model's.
+    weights : bool
+        Whether to load its backbone too, if it is at hand, and compare the weights' sha256.
+    """
+
+    def judge(header: ModelHeader) -> str:
+        _, _, sha256 = model_file.read_detector(folder / MODEL_FILE)
+        if weights and missing_backbone(header) is None:
+            trained_backbone(header, folder.name, device="cpu")
+        return sha256
+
+    return _entry(folder, judge)
+
+
+def check_models(name: str | Path | None = None) -> list[ModelEntry]:
+    """Read models whole and compare their content with their sha256.
+
+    Parameters
+    ----------
+    name : str or path, optional
+        One model; by default all of the user's and all released ones, damaged ones too.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no model of this name.
+    """
+    if name is None:
+        return [check_entry(file.parent) for file in model_files()]
+    own = user_models_dir() / str(name) / MODEL_FILE
+    return [check_entry((own if own.is_file() else find_model(name)).parent)]
+
+
+def _entry(folder: Path, judge: Callable[[ModelHeader], str | None]) -> ModelEntry:
+    """Say what a model is; ``judge`` gives its sha256 if it was read whole, or raises."""
+    released = is_released(folder)
+    written = header = damage = needs = sha256 = None
+    if not released:
+        with suppress(OSError):  # deleted at this moment
+            written = datetime.fromtimestamp((folder / MODEL_FILE).stat().st_mtime, UTC)
+    state: State
+    try:
+        header, _ = model_file.read_header(folder / MODEL_FILE)
+        sha256 = judge(header)
+        needs = missing_backbone(header)
+        state, advice = ("unchecked", _UNCHECKED) if sha256 is None else ("ok", _OK)
+        if needs is not None:
+            state = "weights" if find_spec(header.backbone.name) else "version"
+            advice = needs
+    except WeightsError as error:
+        state, advice = "weights", _without_path(error)
+    except ModelVersionError as error:
+        state, advice, damage = "version", _without_path(error), str(error)
+    except ModelFileError as error:
+        repair = (
+            "Install napari-spatial-ar again."
+            if released
+            else "Delete it, and import it again from where it came from, or fit it again."
+        )
+        state, advice, damage = "damaged", f"{_capital(error.what)}. {repair}", str(error)
+    return ModelEntry(folder, header, state, advice, written, sha256 or "", damage, needs)
+
+
+def _without_path(error: SpatialARError) -> str:
+    """Give an error's sentence without its path, which the reader of a list does not need."""
+    return _capital(str(type(error)(error.what, fix=error.fix)))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def find_model(path_or_name: str | Path) -> Path:
@@ -429,50 +570,36 @@ def missing_backbone(header: ModelHeader) -> str | None:
     return f"It cannot score: {missing_weights_message(spec)}. {how_to_get(spec)}."
 
 
-@dataclass(frozen=True)
-class CheckedModel:
-    """What was found of one model.
+def trained_backbone(
+    header: ModelHeader,
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "auto",
+) -> Backbone:
+    """Load the backbone that a model was trained on.
 
     Parameters
     ----------
+    header : ModelHeader
+        The model's.
     name : str
-        Its name.
-    sha256 : str
-        As its file says; "" where that cannot be read.
-    damage : str or None
-        What is wrong with its file.
-    needs : str or None
-        See `missing_backbone`.
-    """
-
-    name: str
-    sha256: str
-    damage: str | None
-    needs: str | None
-
-
-def check_models(name: str | Path | None = None) -> list[CheckedModel]:
-    """Read models whole and compare their content with their sha256.
-
-    Parameters
-    ----------
-    name : str or path, optional
-        One model; by default all of the user's and all released ones, damaged ones too.
+        What errors call the model.
+    weights, device
+        See `load_backbone`.
 
     Raises
     ------
-    ModelFileError
-        If there is no model of this name.
+    WeightsError
+        If its weights are missing or are not those the model was trained on.
     """
-    if name is not None:
-        own = user_models_dir() / str(name) / MODEL_FILE
-        return [_check(own if own.is_file() else find_model(name))]
-    return [_check(file) for file in model_files()]
-
-
-def _check(file: Path) -> CheckedModel:
-    try:
-        header, _, sha256 = model_file.read_detector(file)
-    except ModelFileError as error:
-        return CheckedModel(file.parent.name, "", str(error), None)
-    return CheckedModel(file.parent.name, sha256, None, missing_backbone(header))
+    wanted = header.backbone
+    backbone = load_backbone(wanted.name, weights, device, layers=wanted.layers, fuse=wanted.fuse)
+    if backbone.sha256 != wanted.sha256:
+        raise WeightsError(
+            f"the model '{name}' was trained on other weights of {wanted.name} "
+            f"(sha256 {wanted.sha256[:12]}..., these are {backbone.sha256[:12]}...)",
+            path=backbone.source,
+            fix="Get the weights it was trained on, or fit the model again",
+        )
+    return backbone

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from napari_spatial_ar.datasets.selection import Selection, SlicePlane
-from napari_spatial_ar.errors import InputError, MemoryShortage, WeightsError
+from napari_spatial_ar.errors import InputError, MemoryShortage
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Intensity
@@ -25,12 +25,11 @@ from napari_spatial_ar.normative.backbones import engines
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.devices import resolve_device
 from napari_spatial_ar.normative.backbones.fair_lock import FairLock
-from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.batching import BatchScorer, BatchSizes, ahead, scores_in_order
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.cancellation import check_cancelled
 from napari_spatial_ar.normative.detectors import Detector, score_grid
-from napari_spatial_ar.normative.library import find_model
+from napari_spatial_ar.normative.library import find_model, trained_backbone
 from napari_spatial_ar.normative.memory import one_sentence, release, releases_memory
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.scores import Example, SliceScore, VolumeScore
@@ -100,17 +99,9 @@ class NormativeModel:
         WeightsError
             If its weights are missing or are not those the model was trained on.
         """
-        wanted = self.header.backbone
-        backbone = load_backbone(
-            wanted.name, self._weights, self.device, layers=wanted.layers, fuse=wanted.fuse
+        backbone = trained_backbone(
+            self.header, self.name, weights=self._weights, device=self.device
         )
-        if backbone.sha256 != wanted.sha256:
-            raise WeightsError(
-                f"the model '{self.name}' was trained on other weights of {wanted.name} "
-                f"(sha256 {wanted.sha256[:12]}..., these are {backbone.sha256[:12]}...)",
-                path=backbone.source,
-                fix="Get the weights it was trained on, or fit the model again",
-            )
         backbone.use(self._engine)
         return backbone
 

@@ -102,7 +102,7 @@ class FakeModel:
 @dataclass(frozen=True)
 class FakeInfo:
     name: str
-    path: Path
+    file: Path
     modality: str = "mri"
     backbone: str = "fake-backbone"
     method: str = "fake"

@@ -26,15 +26,16 @@ from napari_spatial_ar.normative.backbones import registry
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.registry import find_spec, own_file
 from napari_spatial_ar.normative.backbones.weights import list_weights
-from napari_spatial_ar.normative.catalogue import check_entry, list_entries, read_entry
 from napari_spatial_ar.normative.detectors import DETECTORS, detector_from_tensors
 from napari_spatial_ar.normative.detectors.dinomaly import DinomalyNetwork
 from napari_spatial_ar.normative.importing import import_model
 from napari_spatial_ar.normative.library import (
+    check_entry,
     check_models,
     duplicate_model,
+    list_entries,
     list_models,
-    unreadable_models,
+    read_entry,
 )
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
@@ -105,7 +106,7 @@ def outcome(file: Path, backbone: Backbone | None = None) -> str:
     assert (entry.state in ("damaged", "version")) == bool(said[0])
     # Whatever it is, it is in the list or said to be damaged, and the others are there.
     listed = {info.name for info in list_models()}
-    unreadable = {path.parent.name for path, _ in unreadable_models()}
+    unreadable = {one.name for one in list_entries() if one.header is None}
     assert listed >= RELEASED | {"whole"}
     assert (name in listed) != (name in unreadable)
     assert name not in unreadable or said[0]

@@ -246,7 +246,7 @@ def once(act: Callable[..., Any], *arguments: Any) -> Callable[[threading.Event]
 
 def find_entries(stop: threading.Event) -> Work:
     """Yield the list of ``ModelEntry``, and then one by one those that were read whole."""
-    from napari_spatial_ar.normative.catalogue import check_entry, list_entries
+    from napari_spatial_ar.normative.library import check_entry, list_entries
 
     entries = list_entries()
     yield entries
@@ -266,7 +266,7 @@ def _size(file: Path) -> int:
 
 def recheck(folder: Path) -> Any:
     """``ModelEntry`` of a model that was read whole, its backbone's weights too."""
-    from napari_spatial_ar.normative.catalogue import check_entry
+    from napari_spatial_ar.normative.library import check_entry
 
     return check_entry(folder, weights=True)
 

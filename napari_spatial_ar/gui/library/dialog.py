@@ -34,7 +34,7 @@ from napari_spatial_ar.gui.widgets.forms import Dialog, Note, button, heading, r
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 
 if TYPE_CHECKING:
-    from napari_spatial_ar.normative.catalogue import ModelEntry
+    from napari_spatial_ar.normative.library import ModelEntry
 
 __all__ = [
     "STATES",

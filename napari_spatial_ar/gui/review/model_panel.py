@@ -30,7 +30,7 @@ class ModelChoice(QObject):
     Parameters
     ----------
     box : QComboBox
-        Items hold a ``ModelInfo``, or None.
+        Items hold a ``ModelEntry``, or None.
     """
 
     def __init__(self, box: QComboBox):
@@ -134,7 +134,7 @@ class ModelList(QObject):
 
     @property
     def info(self) -> Any:
-        """`ModelInfo` of the chosen model, or None."""
+        """`ModelEntry` of the chosen model, or None."""
         return self._box.currentData()
 
     def choose(self, name: str) -> bool:
@@ -192,7 +192,7 @@ class ModelList(QObject):
         def work(stop: threading.Event) -> Generator[None, None, Any]:
             import_ahead()
             yield
-            return model_access.load_model(info.path), model_access.weights_hint(
+            return model_access.load_model(info.file), model_access.weights_hint(
                 info.backbone, info.header
             )
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from napari_spatial_ar.normative import catalogue, library
+from napari_spatial_ar.normative import library
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.registry import BackboneSpec
 from napari_spatial_ar.normative.backbones.weights import store
-from napari_spatial_ar.normative.catalogue import check_entry, list_entries, read_entry
+from napari_spatial_ar.normative.library import check_entry, list_entries, read_entry
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef
 from napari_spatial_ar.paths import released_models_dir, user_models_dir
 from tests.normative.test_model import build
@@ -121,5 +121,5 @@ def test_a_model_of_a_newer_version(
 
 def test_a_model_deleted_at_this_moment_is_no_error(mine: Path) -> None:
     shutil.rmtree(mine)
-    found = catalogue.read_entry(mine)
+    found = read_entry(mine)
     assert (found.state, found.written) == ("damaged", None)
