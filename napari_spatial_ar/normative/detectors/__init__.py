@@ -1,4 +1,4 @@
-"""Detectors on embedding grids, all behind one interface; `DETECTORS` lists them by name."""
+"""Detectors on embedding grids, all with one interface; `DETECTORS` lists them by name."""
 
 from napari_spatial_ar.normative.backbones.pixels import PixelBackbone
 from napari_spatial_ar.normative.detectors.base import (

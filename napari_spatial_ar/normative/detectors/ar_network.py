@@ -1,4 +1,4 @@
-"""The spatial autoregressive network: predict each embedding from those before it.
+"""The spatial autoregressive network: predicts each embedding from those before it.
 
 Equation numbers are those of Erdil et al., "Spatial Autoregressive Modeling of DINOv3
 Embeddings for Unsupervised Anomaly Detection": (2) p(F) = prod p(F_ij | F_<ij) in raster order,
@@ -20,13 +20,13 @@ from napari_spatial_ar.errors import InputError
 __all__ = ["Context", "MaskedConv2d", "Sees", "SpatialAR"]
 
 Context = Literal["causal", "bidirectional"]
-# Which neighbours a convolution sees: those before the centre in raster order ("A"), these and
+# Which neighbours a convolution sees: those before the centre in raster order ("A"), the same plus
 # the centre ("B"), all but the centre ("hollow"), all ("open").
 Sees = Literal["A", "B", "hollow", "open"]
 
 
 class MaskedConv2d(nn.Module):
-    """A dilated convolution that sees only part of its neighbourhood, and computes only that.
+    """A dilated convolution that sees, and computes, only part of its neighbourhood.
 
     A causal layer never sees the rows below its centre, so only the upper half of the kernel
     exists: (kernel // 2 + 1) x kernel weights instead of kernel x kernel.
@@ -34,9 +34,9 @@ class MaskedConv2d(nn.Module):
     Parameters
     ----------
     channels_in, channels_out : int
-        Channels.
+        Input and output channels.
     kernel : int
-        Odd kernel side of the square kernel before the mask.
+        Side of the square kernel before masking, an odd number.
     dilation : int
         Distance between neighbours, in patches.
     sees : {"A", "B", "hollow", "open"}
@@ -49,7 +49,7 @@ class MaskedConv2d(nn.Module):
         self, channels_in: int, channels_out: int, *, kernel: int, dilation: int, sees: Sees
     ) -> None:
         super().__init__()
-        # Initialised as the whole square kernel would be, as in the published code.
+        # Initialised like the full square kernel, as in the published code.
         whole = nn.Conv2d(channels_in, channels_out, kernel)
         half = kernel // 2
         rows = half + 1 if sees in ("A", "B") else kernel
@@ -57,9 +57,9 @@ class MaskedConv2d(nn.Module):
         self.weight = nn.Parameter(whole.weight.detach()[:, :, :rows].clone())
         self.bias = nn.Parameter(_bias_of(whole).detach().clone())
         reach = half * dilation
-        # (left, right, top, bottom): as much as keeps the size.
+        # (left, right, top, bottom): preserves the size.
         self.padding = (reach, reach, reach, (rows - 1 - half) * dilation)
-        # Of the row of the centre, how many weights a causal layer has; 0 for another layer.
+        # Number of weights of a causal layer in the row of the centre; 0 for other layers.
         self._in_row = half + (sees == "B") if sees in ("A", "B") else 0
         mask = torch.ones(rows, kernel)
         if sees in ("A", "B"):
@@ -71,7 +71,7 @@ class MaskedConv2d(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """(B, C_in, Hp, Wp) -> (B, C_out, Hp, Wp)."""
-        # On a card launching is what takes the time, and one convolution is fewer than two.
+        # On a GPU kernel launches dominate, and one convolution is fewer than two.
         if self._in_row and grid.device.type == "cpu":
             return self._rows_above(grid).add_(self._row_of_centre(grid))
         return functional.conv2d(
@@ -82,7 +82,7 @@ class MaskedConv2d(nn.Module):
         )
 
     def _rows_above(self, grid: Tensor) -> Tensor:
-        """Add up the rows above the centre, and the bias."""
+        """Contribution of the rows above the centre, and the bias."""
         height, reach = grid.shape[2], self.padding[2]
         seen = max(0, height - self.dilation)
         padding = (reach, reach, height - self.dilation + reach - seen, 0)
@@ -91,7 +91,7 @@ class MaskedConv2d(nn.Module):
         return functional.conv2d(above, weight, self.bias, dilation=self.dilation)
 
     def _row_of_centre(self, grid: Tensor) -> Tensor:
-        """Add up the row of the centre, with it ("B") or without it ("A")."""
+        """Contribution of the row of the centre, with the centre ("B") or without it ("A")."""
         width, reach = grid.shape[3], self.padding[0]
         hidden = (self.weight.shape[3] // 2 + 1 - self._in_row) * self.dilation
         seen = max(0, width - hidden)
@@ -101,7 +101,7 @@ class MaskedConv2d(nn.Module):
 
 
 def _bias_of(convolution: nn.Conv2d) -> Tensor:
-    assert convolution.bias is not None  # nn.Conv2d has one unless told otherwise
+    assert convolution.bias is not None  # nn.Conv2d has one by default
     return convolution.bias
 
 
@@ -113,14 +113,14 @@ class SpatialAR(nn.Module):
     channels : int
         D, channels of an embedding.
     hidden : int
-        Channels between layers.
+        Channels of the layers between.
     layers : int
         Number of convolutions, at least 2.
     kernel : int
         Odd kernel side.
     dilation : int or sequence of int
-        Dilation of every layer: 1 is the paper's "standard" model, 4 its "dilated" one. Or one
-        a layer, first the one that sees the embeddings.
+        Dilation of every layer: 1 is the paper's "standard" model, 4 its "dilated" one. A sequence
+        gives one per layer, starting with the layer that sees the embeddings.
     context : {"causal", "bidirectional"}
         Causal: each position sees only positions before it in raster order. Bidirectional: the
         first layer hides only the centre and the rest are plain convolutions, so from the second
@@ -129,7 +129,7 @@ class SpatialAR(nn.Module):
     Raises
     ------
     InputError
-        If a parameter is out of range, or there are more or fewer dilations than layers.
+        If a parameter is out of range, or the number of dilations is not that of the layers.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class SpatialAR(nn.Module):
             raise InputError(
                 f"there are {len(dilations)} dilations ({'-'.join(map(str, dilations))}) for "
                 f"{layers} convolutions",
-                fix="Give as many dilations as the network has convolutions, or one for all",
+                fix="Give one dilation per convolution, or one for all",
             )
         self.channels = channels
         #: The arguments, from which an equal network can be built.
@@ -167,7 +167,8 @@ class SpatialAR(nn.Module):
             "hidden": hidden,
             "layers": layers,
             "kernel": kernel,
-            # One number stays one: files written before there could be several are the same.
+            # A single number stays a number, so that files are the same as those of versions
+            # that allowed only one.
             "dilation": dilations if isinstance(dilation, Sequence) else dilation,
             "context": context,
         }

@@ -39,25 +39,25 @@ __all__ = [
     "turn",
 ]
 
-# Of a card's free memory, that stored grids may fill.
+# Share of a GPU's free memory that stored grids may fill.
 _SHARE = 0.5
 
 
 class LoadedGrids:
-    """Stored grids as a training takes them, kept on a graphics card where there is room.
+    """Stored grids as training batches, cached in GPU memory if they fit.
 
-    Read from the disk again and again they would starve it: a step takes it milliseconds.
+    Reading them from disk again for each epoch would starve a GPU: its steps take milliseconds.
 
     Parameters
     ----------
     paths : sequence of Path
         Stored grids of one shape.
     device : torch.device
-        Where the training is.
+        Where training runs.
     turned : bool
-        Whether to give them turned by 180 degrees.
+        Whether to rotate them by 180 degrees.
     change : EqualVariance, optional
-        What to make of them; they are kept as they are stored, in half the memory.
+        Transform applied to each batch; the cache holds the grids as stored, in half the memory.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class LoadedGrids:
             kept = torch.empty((len(paths), *first.shape), dtype=first.dtype, device=device)
             for place, path in zip(kept, paths, strict=True):
                 place.copy_(torch.from_numpy(np.load(path)))
-            self._kept = kept.movedim(3, 1)  # channels first to the eye, last in memory
+            self._kept = kept.movedim(3, 1)  # channels first as a view, last in memory
         self._change = None if change is None else change.to(self.device)
 
     def __len__(self) -> int:
@@ -84,11 +84,11 @@ class LoadedGrids:
 
     @property
     def device(self) -> torch.device:
-        """Where `batch` gives them."""
+        """The device of the grids returned by `batch`."""
         return torch.device("cpu") if self._kept is None else self._kept.device
 
     def batch(self, indices: Sequence[int]) -> Tensor:
-        """Give some of them, (B, D, Hp, Wp) float32."""
+        """Return the grids with these indices, (B, D, Hp, Wp) float32."""
         if self._kept is None:
             grid = load_batch([self._paths[i] for i in indices])
         else:
@@ -107,7 +107,7 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def turn(grid: Tensor) -> Tensor:
-    """Turn (..., Hp, Wp) by 180 degrees, which is undone by turning once more."""
+    """Rotate (..., Hp, Wp) by 180 degrees; applying it twice restores the input."""
     return grid.flip(-2, -1)
 
 
@@ -117,11 +117,11 @@ OptimizerName = Literal["adamw", "muon"]
 _METADATA_KEY = "napari-spatial-ar-checkpoint"
 
 
-# Of Muon's steps, one in so many passes before its learning rate is reached.
+# The warm-up of Muon's learning rate takes one in this many steps.
 _WARM_UP_PART = 10
 
 
-# Seconds of work that a stop may cost on a card.
+# Seconds of work on a GPU that an interruption may cost.
 _BETWEEN_SAVES = 2.0
 
 
@@ -134,17 +134,17 @@ class TrainingSettings:
     network : dict
         Arguments of `SpatialAR`.
     seed : int
-        Of the initial weights, the order of slices and the noise.
+        Seed of the initial weights, the order of slices and the noise.
     batch_size : int
-        Slices a step.
+        Slices per step.
     learning_rate : float
-        Of the optimizer: AdamW's is constant, Muon's the highest.
+        Learning rate: constant for AdamW, the highest one for Muon.
     noise_share : float
         Share of batches whose embeddings get Gaussian noise.
     noise_scale : float
-        Its standard deviation, in units of each channel's own (after the change of grids).
+        Standard deviation of the noise, relative to that of each channel (after the transform).
     optimizer : {"adamw", "muon"}
-        What steps along the gradients. Muon's learning rate rises over the first tenth of the
+        The optimizer. Muon's learning rate rises over the first tenth of the
         steps and falls along a cosine to the end, where its weights are the best.
     """
 
@@ -159,7 +159,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Epoch:
-    """Mean losses of one pass over the slices, in nats per dimension."""
+    """Mean losses of one epoch, in nats per dimension."""
 
     train_nll: float
     valid_nll: float
@@ -167,12 +167,12 @@ class Epoch:
 
 @dataclass
 class TrainingState:
-    """Where training stands.
+    """State of the training.
 
-    ``batches_done`` counts within the running epoch. ``history`` holds the finished epochs and
+    ``batches_done`` counts within the current epoch. ``history`` holds the finished epochs and
     ``best_epoch`` the index of the one with the lowest validation NLL (-1 before the first).
-    ``seconds`` is the time that the finished epochs took, those before a stop included;
-    ``portions`` says how many slices of a batch are computed at once.
+    ``seconds`` is the time of the finished epochs, including those before an interruption;
+    ``portions`` is how many slices of a batch are computed together.
     """
 
     network: SpatialAR
@@ -184,7 +184,7 @@ class TrainingState:
     portions: Portions = field(default_factory=lambda: Portions("Training"))
 
     def stale(self, patience: int) -> bool:
-        """Whether the last ``patience`` epochs brought nothing better; never with 0."""
+        """Whether the last ``patience`` epochs brought no improvement; never if it is 0."""
         return 0 < patience < len(self.history) - self.best_epoch
 
 
@@ -200,32 +200,32 @@ def train(
     patience: int = 0,
     change: EqualVariance | None = None,
 ) -> Iterator[TrainingState]:
-    """Train until ``epochs`` epochs are done or it stops improving; stop iterating to cancel.
+    """Train for ``epochs`` epochs or until it stops improving; stop iterating to cancel.
 
-    A checkpoint is written after each epoch, on a graphics card after those that end two
-    seconds or more after the last. Where one for the same slices and settings exists,
-    training goes on from it, and ends with the same weights as if it had never stopped: the
-    order of slices and the noise of an epoch depend on the seed and the epoch alone.
+    A checkpoint is written after each epoch; on a GPU only if at least two seconds have passed
+    since the last one. If there is a checkpoint of the same slices and settings, training resumes
+    from it and ends with the same weights as without the interruption: the order of slices and the
+    noise of an epoch depend only on the seed and the epoch.
 
     Parameters
     ----------
     train_paths, valid_paths : sequence of Path
         Stored grids; both of normal slices.
     settings : TrainingSettings
-        How.
+        How to train.
     epochs : int
-        How many in all, those in the checkpoint included. With Muon, a checkpoint of another
-        number of epochs is not gone on from.
+        Total number of epochs, including those in the checkpoint. With Muon, training does not
+        resume from a checkpoint made for another number of epochs.
     checkpoint : Path
         Safetensors file.
     device : torch.device
-        Where.
+        Where to train.
     turned : bool
-        Whether to turn the grids by 180 degrees, so that the raster runs backwards.
+        Whether to rotate the grids by 180 degrees, so that the raster runs backwards.
     patience : int
-        Epochs without a better validation NLL after which to end; 0 to go through all of them.
+        Stop after this many epochs without a better validation NLL; 0 never stops early.
     change : EqualVariance, optional
-        What is made of the grids before the network and the noise; by default nothing.
+        Transform of the grids before the network and the noise; none by default.
 
     Yields
     ------
@@ -236,7 +236,7 @@ def train(
         torch.manual_seed(settings.seed)
         network = SpatialAR(**settings.network)
     network.to(device)
-    # On Apple's GPUs torch had wrong gradients for weights that lie so in memory.
+    # On Apple's GPUs torch computed wrong gradients for weights in this memory layout.
     if device.type != "mps":
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     on_card = device.type == "cuda"
@@ -259,7 +259,7 @@ def train(
         for batch, noise_seed in _batches(len(train_paths), epoch, settings):
             grid = grids.batch(batch)
             if noise_seed is not None:
-                # Drawn where it is needed: a processor takes longer for it than a card for a step.
+                # Drawn on the device: on a CPU this takes longer than a GPU needs for a step.
                 generator = torch.Generator(grid.device).manual_seed(noise_seed)
                 noise = torch.empty_like(grid).normal_(generator=generator)
                 grid = grid + noise_std * noise
@@ -280,7 +280,7 @@ def train(
             state.best_epoch = epoch
             state.best = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
         state.seconds = time.perf_counter() - begin
-        # An epoch may take a card less than writing it down.
+        # On a GPU an epoch may take less time than saving it.
         ends = epoch + 1 == epochs or state.stale(patience)
         if not on_card or ends or time.perf_counter() - saved > _BETWEEN_SAVES:
             _save(state, optimizer, checkpoint, key)
@@ -297,7 +297,7 @@ def _optimizer(
 
 
 def _rate(done: int, steps: int) -> float:
-    """Share of the highest learning rate for the step after so many of all."""
+    """Learning rate of a step as a share of the highest, by its position in the training."""
     warm_up = max(1, steps // _WARM_UP_PART)
     if done < warm_up:
         return (done + 1) / warm_up
@@ -305,25 +305,25 @@ def _rate(done: int, steps: int) -> float:
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 products where the device has them; losses and weights stay float32.
+    """Compute products in bfloat16 if the hardware supports it; losses and weights stay float32.
 
-    So weights trained with the same seed depend on the machine, as they do on the number of its
-    threads; `products` says it in the model file.
+    Weights trained with the same seed therefore depend on the machine, as they depend on the number
+    of its threads; `products` records the precision in the model file.
     """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=native_bfloat16(device))
 
 
 def products(device: torch.device) -> str:
-    """Name of what products are computed in under `precision`."""
+    """Name of the dtype in which products are computed under `precision`."""
     return "bfloat16" if native_bfloat16(device) else "float32"
 
 
 def _gradients(
     network: SpatialAR, optimizer: torch.optim.Optimizer, grid: Tensor, size: int
 ) -> float:
-    """Put the gradients of a batch's mean loss in place, ``size`` slices at a time.
+    """Accumulate the gradients of a batch's mean loss, ``size`` slices at a time.
 
-    However small the portions, the sum is that of the whole batch, up to rounding.
+    Whatever the portion size, the sum is that of the full batch, up to rounding.
     """
     optimizer.zero_grad(set_to_none=True)
     total, device = 0.0, next(network.parameters()).device
@@ -337,7 +337,7 @@ def _gradients(
 
 
 def _laid_out(grid: Tensor) -> Tensor:
-    """Channels first in memory on Apple's GPUs, as their convolutions want it; else as it is."""
+    """Channels-first memory on Apple's GPUs, as their convolutions require; else unchanged."""
     return grid.contiguous() if grid.device.type == "mps" else grid
 
 
@@ -351,7 +351,7 @@ def mean_nll(network: SpatialAR, grids: LoadedGrids, portions: Portions | None =
             loaded = (grids.batch(part).to(device) for part in parts)
             return sum(network.nll(_laid_out(grid)).mean().item() * len(grid) for grid in loaded)
 
-    # Portions of 16, where there is room for so many.
+    # Portions of 16, if they fit in memory.
     total = (portions or Portions("Validation"))(min(16, count), device, summed)
     return total / count / network.channels
 
@@ -359,7 +359,7 @@ def mean_nll(network: SpatialAR, grids: LoadedGrids, portions: Portions | None =
 def _batches(
     count: int, epoch: int, settings: TrainingSettings
 ) -> Iterator[tuple[list[int], int | None]]:
-    """Give the slices of each step of an epoch, and the seed of its noise if it gets any."""
+    """Yield the slices of each step of an epoch, and the seed of its noise if it gets any."""
     rng = np.random.default_rng([settings.seed, epoch])
     order = rng.permutation(count)
     for start in range(0, count, settings.batch_size):
@@ -369,7 +369,7 @@ def _batches(
 
 
 def _channel_std(paths: Sequence[Path], change: EqualVariance | None = None) -> Tensor:
-    """Measure each channel's standard deviation over some 256 slices, (D, 1, 1) float32."""
+    """Estimate each channel's standard deviation from about 256 slices, (D, 1, 1) float32."""
     count, mean, squares = 0, 0.0, 0.0
     for path in paths[:: max(1, len(paths) // 256)]:
         grid = np.load(path)
@@ -391,12 +391,12 @@ def _key(
     change: EqualVariance | None,
     epochs: int,
 ) -> str:
-    """Name what a checkpoint must match; stored grids are named by content, so names do."""
+    """Key that a checkpoint must match; stored grids are named by content, so names suffice."""
     names = [[path.parent.parent.name, path.name] for path in (*train_paths, *valid_paths)]
     told = asdict(settings)
-    if settings.optimizer == "adamw":  # checkpoints of before there was another
+    if settings.optimizer == "adamw":  # keeps older checkpoints valid, from before Muon
         del told["optimizer"]
-    else:  # the learning rate depends on how many there will be
+    else:  # the learning rate depends on the total number of epochs
         told["epochs"] = epochs
     parts = [names, len(train_paths), told, *(["turned"] if turned else [])]
     if change is not None:
@@ -429,7 +429,7 @@ def _save(
 def _resume(
     state: TrainingState, optimizer: torch.optim.Optimizer, checkpoint: Path, key: str
 ) -> None:
-    """Take up a checkpoint made with the same key; any other is left to be overwritten."""
+    """Restore a checkpoint with the same key; any other is left to be overwritten."""
     if not checkpoint.is_file():
         return
     try:

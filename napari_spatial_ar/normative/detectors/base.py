@@ -1,4 +1,4 @@
-"""What every detector does: learn from grids of embeddings, score one, be written to a file."""
+"""The interface of detectors: learn from embedding grids, score one, be written to a file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
 
 DETECTORS: dict[str, type[Detector]] = {}
 
-# Words by which the docstring of `learn` limits a number.
+# Phrases by which the docstring of `learn` limits a number.
 _LIMITS = {
     "at least": operator.ge,
     "above": operator.gt,
@@ -54,29 +54,29 @@ _KINDS_OF_OPTIONS = {
     str: "text",
 }
 _LIMIT = re.compile(rf"({'|'.join(_LIMITS)}) (-?[\d.]+)")
-# What a model file's tensors may be.
+# Allowed dtypes of tensors in a model file.
 _KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
 class FitContext:
-    """What a detector is told besides the grids and its own options.
+    """What a detector receives besides the grids and its own options.
 
     Parameters
     ----------
     blocks : int
-        Blocks of the backbone whose channels a grid holds one after the other.
+        Number of backbone blocks whose channels are concatenated in a grid.
     seed : int
-        Of everything drawn at random.
+        Seed of everything drawn at random.
     device : torch.device
         Where to compute.
     valid : iterable of (B, D, Hp, Wp) float
-        Grids of normal slices held out, for the methods that choose between epochs or measure
-        what is usual.
+        Grids of held-out normal slices, for methods that choose between epochs or measure the
+        usual range of scores.
     normals : iterable of (B, D, Hp, Wp) float
-        Grids of the normal slices, for a method whose own grids are those of changed ones.
+        Grids of normal slices, for methods whose own grids are those of synthetic anomalies.
     checkpoint : Path, optional
-        Where a method that trains keeps what it needs to go on after a stop.
+        Where a method that trains stores its state, to resume after an interruption.
     """
 
     blocks: int = 1
@@ -89,7 +89,7 @@ class FitContext:
 
 @dataclass(frozen=True)
 class Step:
-    """Where learning stands: the fields of `FitProgress` that a method knows."""
+    """Progress of learning: the fields of `FitProgress` that a method knows."""
 
     done: int
     total: int
@@ -99,7 +99,7 @@ class Step:
     train_nll: tuple[float, ...] = ()
     valid_nll: tuple[float, ...] = ()
     best_epoch: int = -1
-    images: int = 1  # slices a unit of `done` stands for; 0 where it stands for none
+    images: int = 1  # slices per unit of `done`; 0 if units are not slices
 
 
 D_co = TypeVar("D_co", bound="Detector", covariant=True)
@@ -107,7 +107,7 @@ D_co = TypeVar("D_co", bound="Detector", covariant=True)
 
 @dataclass(frozen=True)
 class Learned(Generic[D_co]):
-    """A detector, and what the model file says of how it came about."""
+    """A detector, and the training record for the model file."""
 
     detector: D_co
     summary: dict[str, Any] = field(default_factory=dict)
@@ -125,13 +125,13 @@ class Option:
     name : str
         Its keyword.
     default : int, float, str or bool
-        Its default, which also tells its kind.
+        Its default, which also determines its type.
     text : str
-        What it is, for people.
+        Description for users.
     choices : tuple
-        All that it may be, where these are few.
+        All allowed values, if they are few.
     limits : tuple of (str, float)
-        Of a number, as ``("at least", 1.0)``; other words are "above", "at most" and "below".
+        Limits of a number, such as ``("at least", 1.0)``; also "above", "at most" and "below".
     """
 
     name: str
@@ -142,17 +142,17 @@ class Option:
 
     @property
     def rule(self) -> str:
-        """What it may be, in words: "at least 1", "adamw or muon"; "" where that is open."""
+        """The allowed values in words: "at least 1", "adamw or muon"; "" if not restricted."""
         said = " and ".join(f"{word} {limit:g}" for word, limit in self.limits)
         return said or " or ".join(map(str, self.choices))
 
     def check(self, value: Any) -> None:
-        """See that a value is of the right kind and one that it may be.
+        """Check the type and range of a value.
 
         Raises
         ------
         InputError
-            If it is not.
+            If the value is not allowed.
         """
         if not of_kind(value, self.default):
             kind = _KINDS_OF_OPTIONS[type(self.default)]
@@ -164,36 +164,36 @@ class Option:
 
 
 class Detector(ABC):
-    """A method that says how unusual each patch of an embedding grid is.
+    """A method that scores how unusual each patch of an embedding grid is.
 
     Subclasses register themselves under `name` and are rebuilt from `parameters` and
-    `tensors` alone, which is all that a model file holds of them.
+    `tensors`, which are all that a model file stores.
     """
 
     name: ClassVar[str]
-    #: Its name in words; by default made from `name`.
+    #: Its name for users; derived from `name` by default.
     title: ClassVar[str]
     #: Unit of the heatmap, as shown beside thresholds.
     unit: ClassVar[str]
-    #: One line for lists of methods: what is unusual for it.
+    #: One line for lists of methods: what it measures.
     summary: ClassVar[str]
-    #: What a patch's score means, in a sentence or two for people.
+    #: What a patch's score means, in a sentence or two for users.
     meaning: ClassVar[str] = ""
-    #: Publication that it follows.
+    #: The publication it follows.
     reference: ClassVar[str]
     #: What fitting, scoring and the model file cost, in words.
     cost: ClassVar[str]
-    #: Whether it learns from slices that were changed on purpose (`SyntheticGrids`).
+    #: Whether it learns from synthetic anomalies (`SyntheticGrids`).
     needs_synthetic: ClassVar[bool] = False
-    #: Whether it learns from normal slices as they are; beside changes, as `FitContext.normals`.
+    #: Whether it learns from unchanged normal slices; if also synthetic, `FitContext.normals`.
     needs_normal: ClassVar[bool] = True
-    #: Whether scoring looks at no value on its way, so that it can be replayed as a CUDA graph.
+    #: Whether scoring does not branch on values, so that it can be replayed as a CUDA graph.
     replayable: ClassVar[bool] = False
-    #: Whether its steps tell the loss of each epoch.
+    #: Whether its steps report the loss of each epoch.
     reports_losses: ClassVar[bool] = False
-    #: What `parameters` in a file may be; of a method without any, whatever it says.
+    #: Schema of `parameters` in a file; by default anything is accepted.
     stored: ClassVar[type[Part]] = Part
-    #: Options that came after it was first released, with the values at which it does what it did.
+    #: Options added after its first release, with the values that reproduce its old behaviour.
     later_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -227,44 +227,44 @@ class Detector(ABC):
         Raises
         ------
         InputError
-            If there are no grids, or they do not fit each other. Whether options are in range is
-            for `check_options` to see, before.
+            If there are no grids, or their shapes do not match. The range of options is checked
+            earlier, by `check_options`.
         """
 
     @classmethod
     def default_layers(cls, depth: int) -> tuple[int, ...] | None:
-        """Blocks it reads of a backbone of ``depth`` blocks; None for the backbone's own choice."""
+        """Blocks read of a backbone of ``depth`` blocks; None for the backbone's own choice."""
         del depth
         return None
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
-        """See that options can be read and go together, before anything is computed.
+        """Check that options can be parsed and combined, before anything is computed.
 
         Parameters
         ----------
         options : mapping
-            All of them, each for itself as the docstring of `learn` says.
+            All options, each of which satisfies the docstring of `learn`.
         """
         del options
 
     @classmethod
     def check_shape(cls, options: Mapping[str, Any], rows: int, columns: int) -> None:
-        """See that options fit grids of so many patches, before any is made."""
+        """Check options against the size of the grids, before any is computed."""
         del options, rows, columns
 
     @classmethod
     def passes(cls, options: Mapping[str, Any], train: int, valid: int = 0) -> int | None:
-        """Slices that go through a training in batches, counted as often as they do.
+        """Slices processed in training batches, summed over all epochs.
 
-        None for a method that does not train so: it walks through the slices a few times.
+        None for a method without such training: it reads the slices a few times only.
 
         Parameters
         ----------
         options : mapping
-            All of its options.
+            All options.
         train, valid : int
-            Slices to learn from and to validate on.
+            Number of training and of validation slices.
         """
         del options, train, valid
         return None
@@ -277,7 +277,7 @@ class Detector(ABC):
 
     @classmethod
     def described_options(cls) -> tuple[Option, ...]:
-        """Own options with what the docstring of `learn` says of them."""
+        """Own options, described by the docstring of `learn`."""
         documented = {}
         for entry in parse(cls.learn.__doc__ or "", DocstringStyle.NUMPYDOC).params:
             kind = entry.type_name or ""
@@ -301,7 +301,7 @@ class Detector(ABC):
         device: torch.device | str = "cpu",
         **options: Any,
     ) -> Any:
-        """Learn to the end, see `learn`; an option that is not the method's is an InputError."""
+        """Learn to the end, see `learn`; `InputError` for an option that the method lacks."""
         check_options(cls, options)
         setup = FitContext(blocks=blocks, seed=seed, device=torch.device(device))
         return finish(cls.learn(grids, setup, **options)).detector
@@ -309,7 +309,7 @@ class Detector(ABC):
     @property
     @abstractmethod
     def heatmap_divisor(self) -> float:
-        """Number the patch scores are divided by to make the heatmap (D for nats per dimension)."""
+        """Divisor of the patch scores that gives the heatmap (D for nats per dimension)."""
 
     @abstractmethod
     def score(self, grid: Tensor) -> Tensor:
@@ -332,16 +332,16 @@ class Detector(ABC):
         """
 
     def image_scores(self, grid: Tensor) -> Tensor | None:
-        """Score whole slices, (B,) float32; None where the patch scores say it (see `Scoring`)."""
+        """Score slices as a whole, (B,) float32; None to use the patch scores (see `Scoring`)."""
         del grid
         return None
 
     def all_scores(self, grid: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Give what `score` and `image_scores` give, for methods that make both in one go."""
+        """Return `score` and `image_scores`, for methods that compute both together."""
         return self.score(grid), self.image_scores(grid)
 
     def explain(self, grid: Tensor, row: int, column: int) -> Explanation:
-        """Say what one patch's score means and is made from; methods with more to say add it.
+        """Explain one patch's score: its meaning and components; methods may add detail.
 
         Parameters
         ----------
@@ -353,19 +353,19 @@ class Detector(ABC):
         Raises
         ------
         InputError
-            As `score`.
+            As for `score`.
         """
         score = float(self.score(grid)[0, row, column]) / self.heatmap_divisor
-        meaning = self.meaning or f"The score says: {self.summary}."
+        meaning = self.meaning or f"The score measures: {self.summary}."
         return Explanation(meaning, (Quantity("Score of this patch alone", score, self.unit),))
 
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
-        """Give the settings, as plain JSON values."""
+        """Return the settings, as plain JSON values."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Give the learned tensors by name, on the CPU."""
+        """Return the learned tensors by name, on the CPU."""
 
     @classmethod
     @abstractmethod
@@ -375,7 +375,7 @@ class Detector(ABC):
         Raises
         ------
         ModelFileError
-            If they do not fit each other.
+            If they do not match each other.
         """
 
     @abstractmethod
@@ -384,12 +384,12 @@ class Detector(ABC):
 
 
 def check_options(method: type[Detector], options: Mapping[str, Any]) -> None:
-    """See that options are the method's own, of the right kind, in range and can be read.
+    """Check that options belong to the method, have the right type and range, and can be parsed.
 
     Raises
     ------
     InputError
-        If one is not; it names those that are.
+        If one does not; the message lists the method's options.
     """
     known = {option.name: option for option in method.described_options()}
     for name, value in options.items():
@@ -404,23 +404,23 @@ def check_options(method: type[Detector], options: Mapping[str, Any]) -> None:
 
 
 def of_kind(value: object, default: object) -> bool:
-    """Whether a value is of the kind of a default: a whole number also where that is a float."""
+    """Whether a value has the type of a default; an integer is accepted for a float."""
     kinds = (int, float) if isinstance(default, float) else (type(default),)
-    # True is an int to Python, and no number to the reader.
+    # In Python True is an int, but to the user it is not a number.
     return isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
 
 
 def detector_from_tensors(
     name: str, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
 ) -> Detector:
-    """Rebuild a detector from a model file's content, whatever stands in it.
+    """Rebuild a detector from the untrusted content of a model file.
 
     Raises
     ------
     ModelVersionError
-        If this version knows no such method.
+        If this version does not have the method.
     ModelFileError
-        If parameters and tensors are not those of such a detector.
+        If parameters and tensors do not form such a detector.
     """
     if name not in DETECTORS:
         raise ModelVersionError(
@@ -437,12 +437,10 @@ def detector_from_tensors(
         return DETECTORS[name].from_tensors(parameters, tensors)
     except ModelFileError:
         raise
-    except Exception as error:  # what does not fit fails in the ways of whatever takes it
-        what = (
-            describe_error(error) if isinstance(error, ValueError) else "they do not fit each other"
-        )
+    except Exception as error:  # mismatched content can raise anything
+        what = describe_error(error) if isinstance(error, ValueError) else "they do not match"
         said = error.what if isinstance(error, SpatialARError) else what
-        raise ModelFileError(f"its parameters and tensors are not of {name}: {said}") from error
+        raise ModelFileError(f"its parameters and tensors do not form {name}: {said}") from error
 
 
 def score_grid(
@@ -452,18 +450,18 @@ def score_grid(
     shape: tuple[int, int],
     tiling: Tiling | None = None,
 ) -> SliceScore:
-    """Heatmap and image score of one slice from its embeddings.
+    """Heatmap and image score of one slice, from its embeddings.
 
     Parameters
     ----------
     detector, scoring
-        Of the model.
+        Those of the model.
     grids : (T, D, h, w) float
-        Embeddings of the slice's tiles, where the detector is. The detector sees them one by one.
+        Embeddings of the slice's tiles, on the detector's device; scored one by one.
     shape : (int, int)
         Rows and columns of the slice.
     tiling : Tiling, optional
-        Where the tiles lie; left out where the slice is not cut and T is 1.
+        Positions of the tiles; omit if the slice is not tiled and T is 1.
     """
     tiles, own = zip(*(detector.all_scores(grid[None]) for grid in grids), strict=True)
     patches = tiles[0][0] if tiling is None else tiling.join(torch.cat(tiles))

@@ -1,4 +1,4 @@
-"""A small network that was shown changes made to normal slices, and says where it sees one.
+"""A small network trained to detect synthetic anomalies: changes made to normal slices.
 
 In the line of CutPaste (Li et al., CVPR 2021), DRAEM (Zavrtanik et al., ICCV 2021), Natural
 Synthetic Anomalies (Schluter et al., ECCV 2022) and SimpleNet (Liu et al., CVPR 2023), whose small
@@ -6,24 +6,23 @@ discriminator on frozen features this is; here the changes are made to the slice
 (`napari_spatial_ar.normative.fitting.synthetic_anomalies`), not to its features. No lesion and no
 label of one is used.
 
-Each patch is described together with its surroundings and whitened (`surroundings_bank`), by the
-moments of unchanged patches. A network of two layers is trained by cross-entropy to tell changed
-patches from unchanged ones, one of the former to three of the latter, with dropout before both
-layers.
+Each patch is described together with its surroundings and whitened (`surroundings_bank`), using the
+moments of unchanged patches. A network of two layers is trained by cross-entropy to distinguish
+changed patches from unchanged ones, in a ratio of one to three, with dropout before both layers.
 
 Defaults: 300 changed slices, 256 components, 128 hidden units, 1500 steps of 1024 patches.
 
-Cost: embedding the changed slices, as long as embedding that many normal ones; then about a minute
-on a CPU. Scoring is a product with a (2 D, 256) matrix, some milliseconds a slice; 1 MB to keep.
+Cost: embedding the changed slices, as long as for that many normal ones, then about a minute on a
+CPU. Scoring is a product with a (2 D, 256) matrix, some milliseconds a slice; the file has 1 MB.
 
-What the score is, and is not: the log odds of a change, by a network that knows the kinds of change
-it was trained on, counted from those of the least suspicious 0.1 % of unchanged patches and cut off
-below, so that 0 is a patch like any other. It is no likelihood and no probability of disease: the
-odds are those of the training draw. What resembles none of the imitated changes may be missed,
-however rare it is among normal slices: on scattered small lesions of multiple sclerosis it did no
-better than the memory bank, and models of different seeds disagreed
-(benchmarks/results/change_detector.json). A slice from another scanner, or of another part of the
-body, is not by that alone unusual to it.
+What the score is, and is not: the log odds of a change, by a network that knows only the kinds of
+change it was trained on. It is measured from the lowest 0.1 % of the scores of unchanged patches
+and clipped there, so that 0 is an ordinary patch. It is no likelihood and no probability of
+disease: the odds are those of the training sample. What resembles none of the imitated changes may
+be missed, however rare it is among normal slices: on scattered small lesions of multiple sclerosis
+it did no better than the memory bank, and models of different seeds disagreed
+(benchmarks/results/change_detector.json). A slice is not unusual to it merely because it comes from
+another scanner or another part of the body.
 """
 
 from __future__ import annotations
@@ -49,22 +48,22 @@ from napari_spatial_ar.normative.model_schema import Count, Number, Part
 
 __all__ = ["ChangeDetector"]
 
-# Patches of a step: changed, unchanged.
+# Patches per step: changed, unchanged.
 _BATCH = (256, 768)
 _DROPOUT = 0.3
 _PEAK_RATE, _WEIGHT_DECAY = 2e-3, 0.05
 # Share of unchanged patches that score 0.
 _FLOOR_SHARE = 1e-3
-# Steps between two looks at whether to go on.
+# Steps between two checks for cancellation.
 _REPORT = 50
-# Patches kept as float32 at a time, and scores looked through for the zero point.
+# Patches held as float32 at a time, and scores read at a time to find the zero point.
 _CHUNK = 65_536
 
 Pairs = Iterable[Any]  # of tuple[Tensor, Tensor]
 
 
 class StoredChange(Part):
-    """Its parameters in a file."""
+    """Schema of its parameters in a file."""
 
     zero: Number
     components: Count = 0
@@ -77,20 +76,20 @@ class ChangeDetector(Detector):
     Parameters
     ----------
     whitening : Whitening
-        How patches are described, by the moments of unchanged ones.
+        Describes patches, whitened by the moments of unchanged ones.
     weights : mapping of str to Tensor
         ``hidden.weight`` (h, k), ``hidden.bias`` (h,), ``out.weight`` (1, h), ``out.bias`` (1,).
     zero : float
-        Log odds that count as 0.
+        Log odds that score 0.
     """
 
     name: ClassVar[str] = "synthetic-change"
     stored: ClassVar[type[Part]] = StoredChange
     unit: ClassVar[str] = "log odds"
-    summary: ClassVar[str] = "likeness to changes that were made to normal slices in training"
+    summary: ClassVar[str] = "similarity to synthetic anomalies in normal slices"
     meaning: ClassVar[str] = (
-        "The log odds that the patch was changed on purpose, as seen by a network trained "
-        "on such changes, over those of an ordinary patch; it is no probability of disease."
+        "The log odds that the patch is a synthetic anomaly, according to a network trained on "
+        "such anomalies, above those of an ordinary patch; not a probability of disease."
     )
     reference: ClassVar[str] = (
         "in the line of CutPaste, DRAEM, NSA and SimpleNet (Liu et al., CVPR 2023)"
@@ -107,7 +106,7 @@ class ChangeDetector(Detector):
         self, whitening: Whitening, weights: Mapping[str, Tensor], zero: float = 0.0
     ) -> None:
         self.whitening = whitening
-        # Weights that are drawn only to be replaced would move the state of the whole process.
+        # Initialising weights only to replace them would change torch's global random state.
         with torch.device("meta"):
             self.network = _network(whitening.basis.shape[1], len(weights["hidden.bias"]))
         self.network.load_state_dict(dict(weights), assign=True)
@@ -131,25 +130,25 @@ class ChangeDetector(Detector):
         Parameters
         ----------
         grids : iterable of ((B, D, Hp, Wp) float, (B, Hp, Wp) integer)
-            Embeddings of changed slices and what their patches are: 1 changed, 0 unchanged, -1
-            neither. Walked three times.
+            Embeddings of changed slices, with labels of their patches: 1 changed, 0 unchanged, -1
+            neither. Read three times.
         setup
             As for every detector.
         slices : int, at least 1
             Pairs used, at most.
         components : int, at least 1
-            Principal components kept, at most 2 D.
+            Principal components used, at most 2 D.
         hidden : int, at least 1
             Units of the network.
         steps : int, at least 1
-            Of its training.
+            Training steps of the network.
         samples : int, at least 1
-            Patches of each label that are drawn, at most: bounds the memory needed.
+            Patches drawn for each label, at most: limits the memory needed.
 
         Raises
         ------
         InputError
-            If labels do not fit their grid, or there are no patches of one of the labels.
+            If labels do not match their grid, or no patch has one of the labels.
         """
         moments, counts = Moments(), {CHANGED: 0, UNCHANGED: 0}
         for number, (grid, labels) in enumerate(_walk(grids, slices), start=1):
@@ -160,7 +159,7 @@ class ChangeDetector(Detector):
             yield Step(number, number, "Measuring unchanged patches")
         if not all(counts.values()):
             raise InputError(
-                "changed and unchanged patches are both needed, there are "
+                "changed and unchanged patches are both needed, but there are "
                 f"{counts[CHANGED]} and {counts[UNCHANGED]}",
                 fix="Give more slices, with more of the body in them",
             )
@@ -188,7 +187,7 @@ class ChangeDetector(Detector):
 
     @property
     def heatmap_divisor(self) -> float:
-        """1: the heatmap is in log odds itself."""
+        """1: the heatmap is in log odds already."""
         return 1.0
 
     @torch.inference_mode()
@@ -203,7 +202,7 @@ class ChangeDetector(Detector):
         return (odds - self.zero).clamp_min(0)
 
     def parameters(self) -> dict[str, Any]:
-        """Give the zero point and the sizes."""
+        """Return the zero point and the sizes."""
         return {
             "zero": self.zero,
             "components": self.whitening.basis.shape[1],
@@ -211,7 +210,7 @@ class ChangeDetector(Detector):
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give mean, basis and the network's weights."""
+        """Return mean, basis and the network's weights."""
         network = {f"network.{k}": v.cpu() for k, v in self.network.state_dict().items()}
         return {**self.whitening.tensors(), **network}
 
@@ -240,9 +239,9 @@ class ChangeDetector(Detector):
 
 
 def _walk(grids: Pairs, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Go through at most ``limit`` pairs, seeing that each is one."""
+    """Iterate over at most ``limit`` pairs, checking each."""
     if iter(grids) is grids:
-        raise InputError("the embeddings must be there for a second look: give a sequence")
+        raise InputError("the embeddings are read more than once: give a sequence")
     channels = None
     for pair in islice(grids, limit):
         if isinstance(pair, Tensor):
@@ -262,7 +261,7 @@ def _walk(grids: Pairs, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _scaled(grid: Tensor, whitening: Whitening) -> Tensor:
-    """(B, D, Hp, Wp) -> (B * Hp * Wp, k) float32, each of length sqrt(k), as a network likes it."""
+    """(B, D, Hp, Wp) -> (B * Hp * Wp, k) float32, each of length sqrt(k), as network inputs."""
     return _stretched(whitening(grid))
 
 
@@ -281,7 +280,7 @@ def _network(components: int, hidden: int) -> nn.Sequential:
 def _train(
     network: nn.Sequential, changed: Tensor, unchanged: Tensor, steps: int, setup: FitContext
 ) -> Iterator[tuple[int, float]]:
-    """Train in place; gives the steps done and the loss every now and then."""
+    """Train in place; yields the steps done and the loss at intervals."""
     hidden, gelu, out = network
     generator = torch.Generator().manual_seed(setup.seed)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=_WEIGHT_DECAY)
@@ -289,7 +288,7 @@ def _train(
     target = torch.cat([torch.ones(_BATCH[0]), torch.zeros(_BATCH[1])]).to(setup.device)
 
     def thinned(values: Tensor) -> Tensor:
-        # torch's dropout draws from the state of the whole process.
+        # torch's dropout would draw from the global random state.
         kept = torch.rand(values.shape, generator=generator) >= _DROPOUT
         return values * kept.to(values.device) / (1 - _DROPOUT)
 
@@ -311,6 +310,6 @@ def _train(
 
 @torch.inference_mode()
 def _zero(network: nn.Sequential, unchanged: Tensor) -> float:
-    """Log odds below which the least suspicious of unchanged patches are."""
+    """Log odds of the lowest scores of unchanged patches, which become 0."""
     odds = torch.cat([network(part.float())[:, 0] for part in torch.split(unchanged, _CHUNK)])
     return float(np.quantile(odds.numpy(), _FLOOR_SHARE))

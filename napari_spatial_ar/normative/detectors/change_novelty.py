@@ -1,27 +1,27 @@
-"""Two kinds of evidence in one score: likeness to a change, and distance from all that is normal.
+"""Two kinds of evidence in one score: similarity to a synthetic anomaly, and novelty.
 
-`ChangeDetector` finds what looks like something done to normal tissue, and may miss what resembles
-none of the changes it was shown; `SurroundingsBank` knows nothing of changes and finds whatever no
-normal slice has, at less contrast. Each patch scores
+`ChangeDetector` finds what looks like a change to normal tissue, and may miss what resembles none
+of the synthetic anomalies it was trained on; `SurroundingsBank` is independent of these and finds
+whatever no normal slice contains, at less contrast. Each patch scores
 
     change / s_change + weight * novelty / s_novelty,
 
-s being the standard deviation of each over the patches of normal slices held out. A slice is scored
-by its two image scores, each the mean of the largest 1 % of the patch scores after a 3 x 3 mean,
-counted from their mean over the held-out normal slices in their standard deviations, and added.
+s being the standard deviation of each over the patches of held-out normal slices. A slice is scored
+by the image score of each part, the mean of the highest 1 % of its patch scores after a 3 x 3 mean.
+Both are standardised by their mean and standard deviation over the held-out slices, and added.
 
-Defaults: those of the two parts, but for the bank: 2,048 means of 65,536 patches. On brain_flair's
+Defaults: those of the two parts, but 2,048 means of 65,536 patches for the bank. On brain_flair's
 validation split (5 x 5, two seeds, benchmarks/results/bank_rows.json) the pixel AUPR was 0.620 and
 the image AUROC 0.964; with 16,384 patches themselves, which take eight times as long, 0.621 and
-0.961, with 2,048 of them 0.605 and 0.956. ``weight`` 0.5: 0 leaves the image score as it is and the
-heatmap to changes alone. It was set by pixel AUPR on the same split with 16,384 patches, where 0,
-0.25, 0.5, 1 and 2 gave 0.576, 0.594, 0.608, 0.625 and 0.633 (one seed, 5 x 5), below the best of
-them: that split has four patients with lesions, and whatever is added to the changes blurs their
-outline.
+0.961, with 2,048 of them 0.605 and 0.956. ``weight`` is 0.5; with 0 the image score is the same and
+the heatmap shows changes alone. It was chosen by pixel AUPR on the same split with 16,384 patches,
+where 0, 0.25, 0.5, 1 and 2 gave 0.576, 0.594, 0.608, 0.625 and 0.633 (one seed, 5 x 5). It is below
+the best of them because that split has four patients with lesions, and whatever is added to the
+changes blurs their outline.
 
-Cost: that of the two parts. Scoring takes some 30 ms a slice on two cores; 3 MB to keep.
+Cost: that of the two parts. Scoring takes some 30 ms a slice on two cores; the file has 3 MB.
 
-What the score is not: a likelihood, or a probability of disease (see `change_detector`).
+The score is neither a likelihood nor a probability of disease (see `change_detector`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from napari_spatial_ar.normative.scores import Scoring
 
 __all__ = ["ChangeNovelty"]
 
-# How slices are scored, whatever the model's heatmap is smoothed by.
+# How slices are scored, whatever the smoothing of the model's heatmap.
 _OF_IMAGES = Scoring(smoothing=3, top_share=0.01)
 _PARTS = ("change", "novelty")
 _TINY = 1e-6
@@ -69,12 +69,12 @@ class ChangeNovelty(Detector):
     change : ChangeDetector
         The first part.
     novelty : SurroundingsBank
-        The second.
+        The second part.
     usual : (3, 2) float32
-        Of each part on normal slices held out: standard deviation of patch scores, mean and
+        For each part, on held-out normal slices: standard deviation of patch scores, mean and
         standard deviation of image scores.
     weight : float
-        Of novelty in the heatmap.
+        Weight of novelty in the heatmap.
     """
 
     name: ClassVar[str] = "change-novelty"
@@ -82,10 +82,10 @@ class ChangeNovelty(Detector):
     title: ClassVar[str] = "Change and novelty"
     unit: ClassVar[str] = "SD of normal tissue"
     summary: ClassVar[str] = (
-        "likeness to changes made to normal slices, and distance to the nearest normal patch"
+        "similarity to synthetic anomalies, and distance to the nearest normal patch"
     )
     meaning: ClassVar[str] = (
-        "How much the patch looks like a change made to normal tissue, plus how far it is "
+        "How much the patch looks like a synthetic anomaly in normal tissue, plus how far it is "
         "from normal patches, both in standard deviations of normal tissue."
     )
     reference: ClassVar[str] = f"{ChangeDetector.reference}; {SurroundingsBank.reference}"
@@ -116,23 +116,23 @@ class ChangeNovelty(Detector):
         rows: int = 65_536,
         means: int = 2048,
     ) -> Learning[ChangeNovelty]:
-        """Learn both parts, then measure what is usual; see `Detector.learn`.
+        """Learn both parts, then measure their usual range; see `Detector.learn`.
 
         Parameters
         ----------
         grids : iterable of ((B, D, Hp, Wp) float, (B, Hp, Wp) integer)
             Changed slices, as for `ChangeDetector.learn`.
         setup
-            As for every detector; ``normals`` are needed. What is usual is measured on ``valid``,
-            or on them where that is empty.
+            As for every detector; ``normals`` are needed. The usual range is measured on
+            ``valid``, or on ``normals`` if it is empty.
         weight : float, at least 0
-            Of novelty in the heatmap.
+            Weight of novelty in the heatmap.
         slices : int, at least 1
             Changed slices, at most.
         rows : int, at least 1
             Normal patches drawn, at most.
         means : int, at least 0
-            Means of these that are kept in their place; 0: they are kept themselves.
+            Number of means that replace the patches drawn; 0: the patches themselves are used.
         """
         change = yield from ChangeDetector.learn(grids, setup, slices=slices)
         novelty = yield from SurroundingsBank.learn(setup.normals, setup, rows=rows, means=means)
@@ -144,7 +144,7 @@ class ChangeNovelty(Detector):
             both = found.parts(grid.to(setup.device))
             patches.append(both.flatten(1).cpu())
             images.append(_image_scores(both).cpu())
-            yield Step(number, number, "Measuring what is usual")
+            yield Step(number, number, "Measuring the usual range")
         of_images = torch.cat(images, dim=1)
         found.usual = torch.stack(
             [
@@ -160,7 +160,7 @@ class ChangeNovelty(Detector):
     def parts(self, grid: Tensor) -> Tensor:
         """Patch scores of each part in its own unit, (2, B, Hp, Wp) float32."""
         change, novelty = self.change, self.novelty
-        # Both describe patches alike, and whiten the descriptions each in its own way.
+        # Both describe patches the same way, but whiten the descriptions differently.
         described = describe(check_grid(grid, len(change.whitening.mean) // 2))
         odds = change.odds(change.whitening.of_described(described))
         distances = novelty.distances(novelty.whitening.of_described(described))
@@ -168,7 +168,7 @@ class ChangeNovelty(Detector):
 
     @property
     def heatmap_divisor(self) -> float:
-        """1: the heatmap is the weighted sum itself."""
+        """1: the heatmap is the weighted sum already."""
         return 1.0
 
     def score(self, grid: Tensor) -> Tensor:
@@ -196,20 +196,20 @@ class ChangeNovelty(Detector):
         added = self.weight * novelty
         found = (
             Quantity("Score of this patch alone", change + added, self.unit),
-            Quantity("of it from likeness to a change", change, "SD"),
+            Quantity("of it from similarity to an anomaly", change, "SD"),
             Quantity("of it from distance to normal", added, "SD"),
-            Quantity("Likeness to a change", log_odds, self._detectors[0].unit),
+            Quantity("Similarity to a synthetic anomaly", log_odds, self._detectors[0].unit),
             Quantity("Distance to the nearest normal patch", distance, self._detectors[1].unit),
         )
         return Explanation(self.meaning, found)
 
     def parameters(self) -> dict[str, Any]:
-        """Give the weight and the parameters of both parts."""
+        """Return the weight and the parameters of both parts."""
         parts = zip(_PARTS, self._detectors, strict=True)
         return {"weight": self.weight, **{name: part.parameters() for name, part in parts}}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give what is usual and the tensors of both parts."""
+        """Return the usual ranges and the tensors of both parts."""
         parts = {
             f"{name}.{key}": tensor
             for name, part in zip(_PARTS, self._detectors, strict=True)

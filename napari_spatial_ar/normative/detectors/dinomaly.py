@@ -5,19 +5,19 @@ Detection" (CVPR 2025) and its public code. The mean of eight middle blocks goes
 with dropout and eight blocks of linear attention; two groups of four encoder blocks each are
 compared, as means, with two groups of decoder outputs. Trained by StableAdamW with AMSGrad,
 learning rate 2e-3 falling to 2e-4 by a cosine after 100 steps, weight decay 1e-4, gradients clipped
-at 0.1; from step 1000 on, nine in ten patches pass on a tenth of their gradient. A patch is as
-unusual as it is far, in cosine distance, from its reconstruction, averaged over the groups.
+at 0.1; from step 1000 on, the gradients of nine in ten patches are scaled down to a tenth. The
+score of a patch is its cosine distance from the reconstruction, averaged over the groups.
 
 Defaults: the published ones, 10,000 steps of 16 slices, dropout 0.2.
 
-Cost: 104 C^2 weights (15 million for ViT-S, a file of 60 MB), each used for every patch three times
-a step: 10,000 steps want a GPU. Eight blocks take eight times the room of one in the feature store.
+Cost: 104 C^2 weights (15 million for ViT-S, a file of 60 MB), each used three times per patch and
+step: 10,000 steps need a GPU. Eight blocks take eight times the space of one in the feature store.
 Scoring is one pass through the decoder.
 
 Differs from the publication: blocks are read layer-normed (published: as they are), class token
-and registers do not go through the decoder (the store keeps patches alone), slices are not cropped
-to their centre (published: 448 cut to 392, which would leave the border of a scan unscored; size
-392 gives the published number of patches), heatmaps are smoothed by the model's mean filter
+and registers do not go through the decoder (only patches are stored), slices are not cropped to
+their centre (published: 448 cut to 392, which would leave the border of a scan unscored; size 392
+gives the published number of patches), heatmaps are smoothed by the model's mean filter
 (published: a Gaussian).
 """
 
@@ -59,11 +59,11 @@ _NORM_EPS = 1e-8
 
 
 class _LinearAttention(nn.Module):
-    """Attention with the kernel elu + 1 in place of the softmax: linear in the patches."""
+    """Attention with the kernel elu + 1 in place of the softmax: cost linear in the patches."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        # Heads of about 64 channels, as many as divide the width.
+        # Heads of about 64 channels, such that their number divides the width.
         self.heads = next(n for n in range(max(1, width // _HEAD), 0, -1) if width % n == 0)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -109,11 +109,11 @@ class DinomalyNetwork(nn.Module):
     width : int
         C, channels of one block's tokens.
     blocks : int
-        Blocks that a grid holds one after the other.
+        Number of blocks concatenated in a grid.
     decoder : int
-        Blocks of the decoder.
+        Number of blocks of the decoder.
     dropout : float
-        Of the bottleneck, at its input, between its layers and at its output.
+        Dropout of the bottleneck, at its input, between its layers and at its output.
 
     Raises
     ------
@@ -175,7 +175,7 @@ class DinomalyNetwork(nn.Module):
         for block in self.decoder:
             tokens = block(tokens)
             decoded.append(tokens)
-        # The last block of the decoder answers the first of the encoder.
+        # The last block of the decoder corresponds to the first of the encoder.
         decoded.reverse()
         return self._fused(encoded), self._fused(decoded)
 
@@ -184,7 +184,7 @@ class DinomalyNetwork(nn.Module):
         return [_mean(tokens[a:b]) for a, b in pairwise(ends)]
 
     def distance(self, grid: Tensor) -> Tensor:
-        """Cosine distance of each patch from its reconstruction, mean of groups, (B, Hp, Wp)."""
+        """Cosine distance of each patch from its reconstruction, averaged, (B, Hp, Wp)."""
         encoded, decoded = self(grid)
         maps = [
             1 - functional.cosine_similarity(a.float(), b.float(), dim=-1)
@@ -200,16 +200,16 @@ def _mean(tensors: list[Tensor]) -> Tensor:
 def hard_mining_loss(
     encoded: list[Tensor], decoded: list[Tensor], easy_share: float, factor: float = 0.1
 ) -> Tensor:
-    """Cosine distance of whole maps, most of the gradient left to the worst patches.
+    """Cosine distance of complete maps, with most of the gradient left to the worst patches.
 
     Parameters
     ----------
     encoded, decoded : list of (B, P, C)
-        As `DinomalyNetwork` gives them; no gradient flows to the former.
+        As returned by `DinomalyNetwork`; no gradient flows to the former.
     easy_share : float
         Share of a batch's patches, those reconstructed best, whose gradient is scaled down.
     factor : float
-        By how much.
+        Scale of their gradient.
 
     Returns
     -------
@@ -222,7 +222,7 @@ def hard_mining_loss(
             distance = 1 - functional.cosine_similarity(target, guess, dim=-1)
             hard = max(1, round(distance.numel() * (1 - easy_share)))
             easy = (distance < distance.flatten().topk(hard).values[-1])[..., None]
-        # The same values; of the easy ones only a share passes a gradient on.
+        # The values stay the same; the gradient of the easy ones is scaled down.
         guess = torch.where(easy, factor * guess + (1 - factor) * guess.detach(), guess)
         whole = functional.cosine_similarity(target.flatten(1), guess.flatten(1), dim=1)
         losses.append((1 - whole).mean())
@@ -259,12 +259,12 @@ class Dinomaly(Detector):
     unit: ClassVar[str] = "cosine distance"
     summary: ClassVar[str] = "how badly a patch is reconstructed through a noisy bottleneck"
     meaning: ClassVar[str] = (
-        "How far the patch is from what a decoder that has seen only normal slices makes of "
-        "it: 0 is a perfect reconstruction, 1 unrelated."
+        "How far the patch is from its reconstruction by a decoder trained on normal slices "
+        "only: 0 is a perfect reconstruction, 1 unrelated."
     )
     reference: ClassVar[str] = "Dinomaly (Guo et al., CVPR 2025)"
     cost: ClassVar[str] = (
-        "10,000 steps of training want a GPU; a file of 60 MB, features of eight blocks to store"
+        "10,000 training steps need a GPU; a file of 60 MB, features of eight blocks to store"
     )
 
     def __init__(self, network: DinomalyNetwork) -> None:
@@ -290,22 +290,22 @@ class Dinomaly(Detector):
         decoder: int = 8,
         dropout: float = 0.2,
     ) -> Learning[Dinomaly]:
-        """Train the decoder, going on from a checkpoint; see `Detector.learn`.
+        """Train the decoder, or resume from a checkpoint; see `Detector.learn`.
 
         Parameters
         ----------
         grids, setup
             As for every detector.
         iterations : int, at least 1
-            Steps of the training.
+            Training steps.
         batch_size : int, at least 1
-            Slices in a step of the training.
+            Slices per training step.
         learning_rate : float, above 0
-            Step size of the training at its highest.
+            Highest learning rate of the training.
         decoder : int, at least 1
             Blocks of the network that reconstructs.
         dropout : float, at least 0 and below 1
-            Share of the bottleneck that is blanked in training.
+            Share of the bottleneck that is zeroed in training.
         """
         channels = next(iter(walk(grids))).shape[1]
         if channels % setup.blocks:
@@ -336,7 +336,7 @@ class Dinomaly(Detector):
             "learning_rate": learning_rate,
             "steps": done,
             "seconds": checkpoint.seconds,
-            # Nothing is left to train where a stop came after the last step.
+            # Nothing is left to train if it was interrupted after the last step.
             "loss": None if math.isnan(loss) else loss,
         }
         return Learned(cls(network), summary)
@@ -348,7 +348,7 @@ class Dinomaly(Detector):
 
     @property
     def heatmap_divisor(self) -> float:
-        """1: the heatmap is the distance itself."""
+        """1: the heatmap is the distance already."""
         return 1.0
 
     @torch.inference_mode()
@@ -357,11 +357,11 @@ class Dinomaly(Detector):
         return self.network.distance(check_grid(grid, self.network.channels).float()).clamp_min(0)
 
     def parameters(self) -> dict[str, Any]:
-        """Give the arguments of `DinomalyNetwork`."""
+        """Return the arguments of `DinomalyNetwork`."""
         return dict(self.network.settings)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give the weights of the network."""
+        """Return the weights of the network."""
         return {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
 
     @classmethod
@@ -376,7 +376,7 @@ class Dinomaly(Detector):
 
 
 def _rate(step: int, steps: int) -> float:
-    """Learning rate of a step, as a share of the highest: a warm-up, then half a cosine."""
+    """Learning rate of a step, relative to the highest: a warm-up, then half a cosine."""
     if step < _WARM_UP:
         return step / _WARM_UP
     along = (step - _WARM_UP) / max(1, steps - _WARM_UP)
@@ -384,7 +384,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _batch(count: int, step: int, per_epoch: int, batch_size: int, seed: int) -> list[int]:
-    """Slices of a step; each epoch goes through them in another order and drops what is over."""
+    """Slices of a step; each epoch has its own order, and drops the incomplete last batch."""
     epoch, place = divmod(step, per_epoch)
     order: list[int] = np.random.default_rng([seed, epoch]).permutation(count).tolist()
     return order[place * batch_size : (place + 1) * batch_size]
@@ -393,7 +393,7 @@ def _batch(count: int, step: int, per_epoch: int, batch_size: int, seed: int) ->
 def _step(
     network: DinomalyNetwork, optimizer: StableAdamW, batch: Tensor, step: int, setup: FitContext
 ) -> float:
-    """Train on one batch; the dropout depends on the seed and the step alone."""
+    """Train on one batch; the dropout depends only on the seed and the step."""
     devices = [setup.device] if setup.device.type == "cuda" else []
     network.train()
     with torch.random.fork_rng(devices=devices), precision(setup.device):
@@ -408,7 +408,7 @@ def _step(
 
 
 def _key(grids: Sequence[Tensor], settings: list[Any]) -> str:
-    """Name what a checkpoint must match; stored grids are named by content, so names do."""
+    """Key that a checkpoint must match; stored grids are named by content, so names suffice."""
     names = (
         [[path.parent.parent.name, path.name] for path in grids.paths]
         if isinstance(grids, StoredGrids)
@@ -418,13 +418,13 @@ def _key(grids: Sequence[Tensor], settings: list[Any]) -> str:
 
 
 class _Checkpoint:
-    """Weights and moments on disk, if a path is given, and the time that they took."""
+    """Weights and moments on disk, if a path is given, and the training time."""
 
     def __init__(self, path: Path | None, key: str) -> None:
         self._path = path
         self._key = key
         self._begin = time.perf_counter()
-        #: Up to the last `save`, what was done before a stop included.
+        #: Up to the last `save`, including the time before an interruption.
         self.seconds = 0.0
 
     def save(self, network: DinomalyNetwork, optimizer: StableAdamW, done: int) -> None:
@@ -443,7 +443,7 @@ class _Checkpoint:
             temporary.write_bytes(data)
 
     def resume(self, network: DinomalyNetwork, optimizer: StableAdamW) -> int:
-        """Take up a checkpoint with the same key, and give its steps; else 0."""
+        """Restore a checkpoint with the same key and return its steps; else 0."""
         if self._path is None or not self._path.is_file():
             return 0
         try:

@@ -1,23 +1,24 @@
 """Dirichlet-process mixture of Gaussians over patch embeddings.
 
 Reference: Schulthess, Konukoglu: "Anomaly Detection by Clustering DINO Embeddings using a Dirichlet
-Process Mixture" (MICCAI 2025) and its public code. Embeddings at length 1 are clustered by a
+Process Mixture" (MICCAI 2025) and its public code. Embeddings of unit length are clustered by a
 truncated Dirichlet-process Gaussian mixture with diagonal covariances, fitted by stochastic
-expectation maximisation: each batch of slices moves exponential averages of the sufficient
-statistics, from which means, variances, stick-breaking ratios and the concentration follow. A patch
-is as unusual as it is far, in cosine distance, from the mean of the nearest component whose weight
-is above 1e-6.
+expectation maximisation: each batch of slices updates exponential averages of the sufficient
+statistics, from which means, variances, stick-breaking ratios and the concentration follow. The
+score of a patch is its cosine distance from the mean of the nearest component whose weight is above
+1e-6.
 
-Defaults: at most 200 components, 10 passes, 12 slices a batch, update rate 0.2, concentration from
-2 on, 1e-6 added to variances (published: 500 components, 40 passes, the rest the same).
+Defaults: at most 200 components, 10 passes, 12 slices a batch, update rate 0.2, concentration 2 to
+start with, 1e-6 added to variances (published: 500 components, 40 passes, the rest the same).
 
 Cost: 4 x components x D operations a patch and pass; scoring compares a patch with at most
-``components`` means, and these are all that is kept.
+``components`` means, which are all that is stored.
 
-Differs from the publication: the last pass is kept (published: the one most likely on validation
-slices); the first means are patches drawn from the whole first batch; and components may be fewer,
-see above. scikit-learn's mixture was tried and left: the Wishart prior that it puts on diagonal
-covariances needs as many degrees of freedom as channels, and lets all but a dozen components die.
+Differs from the publication: the result of the last pass is used (published: the one most likely on
+validation slices); the first means are patches drawn from the whole first batch; and there are
+fewer components, see above. scikit-learn's mixture was tried and rejected: its Wishart prior for
+diagonal covariances needs as many degrees of freedom as channels, which eliminates all but a dozen
+components.
 """
 
 from __future__ import annotations
@@ -38,25 +39,25 @@ from napari_spatial_ar.normative.model_schema import Count, Part
 
 __all__ = ["DirichletMixture", "MixtureState"]
 
-# Added to each variance, and the weight from which a component counts, as published.
+# Added to each variance, and the minimum weight of a component in use, as published.
 _REGULARISATION = 1e-6
 _IN_USE = 1e-6
 _EPS = float(torch.finfo(torch.float32).eps)
 
 
 class MixtureState:
-    """A truncated stick-breaking mixture and the averages that it follows from.
+    """A truncated stick-breaking mixture and the averages from which it is computed.
 
     Parameters
     ----------
     rows : (N, D) float32
-        First patches, which means are drawn from and variances are measured on.
+        Patches from which the first means are drawn and the variances measured.
     components : int
-        K, components at most.
+        K, maximum number of components.
     concentration : float
-        Of the Dirichlet process, where its learning starts.
+        Initial concentration of the Dirichlet process.
     generator : torch.Generator
-        Of the draws.
+        Source of random numbers.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class MixtureState:
         self.concentration = concentration
         self.means = rows[drawn.to(rows.device)]
         self.variances = (rows.var(dim=0) + _REGULARISATION).expand_as(self.means)
-        # Beta(1, a) by its inverse distribution function; the last stick takes what is left.
+        # Beta(1, a) by its inverse distribution function; the last stick takes the rest.
         self.sticks = (1 - uniform ** (1 / concentration)).to(rows)
         self.sticks[-1] = 1
         self._count = torch.zeros_like(self.sticks)
@@ -76,7 +77,7 @@ class MixtureState:
         self._square = torch.zeros_like(self.means)
 
     def log_weights(self) -> Tensor:
-        """(K,): log of each stick times what the sticks before it left."""
+        """(K,): log of each stick times the remainder of the sticks before it."""
         left = torch.log1p(-self.sticks).cumsum(dim=0)
         return self.sticks.log() + torch.cat([left.new_zeros(1), left[:-1]])
 
@@ -92,7 +93,7 @@ class MixtureState:
         return self.log_weights() - (distance + norm) / 2
 
     def update(self, rows: Tensor, rate: float) -> None:
-        """Move the averages towards those of a batch, by a share ``rate``."""
+        """Update the averages with those of a batch, by a share ``rate``."""
         share = torch.softmax(self.log_joint(rows), dim=1) / len(rows)
         self._count.lerp_(share.sum(dim=0), rate)
         self._sum.lerp_(share.T @ rows, rate)
@@ -122,7 +123,7 @@ class DirichletMixture(Detector):
     Parameters
     ----------
     means : (K, D) float32
-        Of the components in use.
+        Means of the components in use.
     weights : (K,) float32
         Their shares of the patches.
     """
@@ -165,9 +166,9 @@ class DirichletMixture(Detector):
         passes : int, at least 1
             Passes over the training slices.
         batch_size : int, at least 1
-            Slices that each update looks at.
+            Slices per update.
         rate : float, above 0 and at most 1
-            Share by which a batch moves the averages.
+            Share by which a batch updates the averages.
         concentration : float, at least 1
             The larger, the more components the mixture gets.
         """
@@ -186,7 +187,7 @@ class DirichletMixture(Detector):
                 state.update(rows, rate)
                 done += 1
                 yield Step(done, total, "Fitting the mixture", images=batch_size)
-        assert state is not None  # `walk` refuses to go through nothing
+        assert state is not None  # `walk` raises if there are no grids
         weights = state.log_weights().softmax(dim=0)
         used = weights > _IN_USE
         detector = cls(state.means[used].cpu(), weights[used].cpu())
@@ -194,7 +195,7 @@ class DirichletMixture(Detector):
 
     @property
     def heatmap_divisor(self) -> float:
-        """1: the heatmap is the distance itself."""
+        """1: the heatmap is the distance already."""
         return 1.0
 
     @torch.inference_mode()
@@ -206,11 +207,11 @@ class DirichletMixture(Detector):
         return (1 - nearest).clamp_min(0).reshape(batch, rows, columns)
 
     def parameters(self) -> dict[str, Any]:
-        """Give the number of components in use."""
+        """Return the number of components in use."""
         return {"components": len(self.means)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give means and weights."""
+        """Return means and weights."""
         return {"means": self.means.cpu().contiguous(), "weights": self.weights.cpu().contiguous()}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What a method says of one patch, beside its score."""
+"""How a method explains the score of one patch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Explanation", "Quantity"]
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that a score is made from, with its name and unit in words ("" for none)."""
+    """A number that contributes to a score, with its name and unit for users ("" for none)."""
 
     name: str
     value: float
@@ -25,7 +25,7 @@ class Explanation:
     meaning : str
         What a score of this method means, in a sentence or two.
     quantities : tuple of Quantity
-        That of this patch, before any smoothing.
+        Those of this patch, before any smoothing.
     """
 
     meaning: str

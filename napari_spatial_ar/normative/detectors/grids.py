@@ -1,4 +1,4 @@
-"""Embedding grids as detectors take them: walked again and again, never all in memory."""
+"""Embedding grids as sequences for detectors: read repeatedly, never all in memory."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Draw", "StoredGrids", "check_grid", "rows_of", "sample_rows", "walk"
 
 
 class StoredGrids(Sequence[Tensor]):
-    """Grids in a `FeatureStore`, read from disk each time they are asked for.
+    """Grids in a `FeatureStore`, read from disk whenever they are accessed.
 
     Parameters
     ----------
     paths : sequence of Path
-        As from `FeatureStore.paths`, once extracted.
+        As returned by `FeatureStore.paths`, after extraction.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -37,14 +37,14 @@ class StoredGrids(Sequence[Tensor]):
     @overload
     def __getitem__(self, index: slice) -> StoredGrids: ...
     def __getitem__(self, index: int | slice) -> Tensor | StoredGrids:
-        """One grid, (1, D, Hp, Wp) float32, or some of them, unread."""
+        """One grid, (1, D, Hp, Wp) float32, or a sub-sequence that is not read yet."""
         if isinstance(index, slice):
             return StoredGrids(self.paths[index])
         return load_batch([self.paths[index]])
 
 
 def check_grid(grid: Tensor, channels: int | None = None) -> Tensor:
-    """Give a grid back if it is one.
+    """Return a grid after checking its shape.
 
     Parameters
     ----------
@@ -74,15 +74,15 @@ def rows_of(grid: Tensor) -> Tensor:
 
 
 def walk(grids: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Go through grids, seeing that each is one and that all have the same channels.
+    """Iterate over grids, checking that each is one and that all have the same channels.
 
     Raises
     ------
     InputError
-        If there are none, they can be walked only once, or one does not fit.
+        If there are none, they can be iterated only once, or one does not match.
     """
     if iter(grids) is grids:
-        raise InputError("the embeddings must be there for a second look: give a sequence")
+        raise InputError("the embeddings are read more than once: give a sequence")
     channels = None
     for grid in grids:
         channels = check_grid(grid, channels).shape[1]
@@ -92,16 +92,16 @@ def walk(grids: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 class Draw:
-    """Rows of a stream drawn without replacement, in their order, the same for the same seed.
+    """Draw rows of a stream without replacement, in order, the same ones for the same seed.
 
     Parameters
     ----------
     total : int
-        Rows that will be added.
+        Number of rows that will be added.
     count : int
-        How many to draw, at most.
+        Number of rows to draw, at most.
     seed : int or sequence of int
-        Of the draw.
+        Seed of the draw.
     """
 
     def __init__(self, total: int, count: int, seed: int | Sequence[int]) -> None:
@@ -111,7 +111,7 @@ class Draw:
         self._parts: list[Tensor] = []
 
     def add(self, rows: Tensor) -> None:
-        """Take the next rows of the stream, (N, D)."""
+        """Add the next rows of the stream, (N, D)."""
         low, high = np.searchsorted(self._wanted, [self._seen, self._seen + len(rows)])
         chosen = torch.from_numpy(self._wanted[low:high] - self._seen)
         self._parts.append(rows[chosen.to(rows.device)].half().cpu())
@@ -125,17 +125,18 @@ class Draw:
 def sample_rows(
     grids: Iterable[Tensor], count: int, seed: int, *, unit_length: bool = False
 ) -> Tensor:
-    """Draw patches without replacement, the same ones for the same seed, in their order.
+    """Draw patches without replacement, in order, the same ones for the same seed.
 
     Parameters
     ----------
     grids : iterable of (B, D, Hp, Wp) float
-        Embeddings, walked twice.
+        Embeddings, iterated twice.
     count : int
-        How many at most.
+        Number of patches, at most.
     seed : int
-        Of the draw.
+        Seed of the draw.
     unit_length : bool
+        Whether to scale each to unit length.
         Whether to scale each to length 1.
 
     Returns

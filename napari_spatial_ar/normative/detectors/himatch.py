@@ -2,27 +2,27 @@
 
 Reference: Huo et al., "HiMatch-AD: DINOv3-driven Hierarchical Matching for Training-free Medical
 Anomaly Detection" (arXiv 2606.22556). There is no public code, and only the paper's abstract was
-at hand: normal references are retrieved by two branches, global (class token) and patch-level;
-maps are made at several transformer stages by comparing clustered normal features with the query;
-they are fused with weights from their uncertainty. Everything more exact than that is this
-module's reading:
+available: normal references are retrieved by two branches, global (class token) and patch-level;
+maps are computed at several transformer stages by comparing clustered normal features with the
+query; they are fused with weights from their uncertainty. All further detail is this module's
+interpretation:
 
-- global branch: cosine similarity of mean patch embeddings, which stand for the class token (the
-  feature store keeps patches alone); patch branch: that of the embeddings averaged on a 4 x 4 grid;
-  the two are averaged and the ``references`` most similar slices kept;
-- each normal slice and stage is kept as ``clusters`` centres (spherical k-means, farthest-first
-  start); a patch's distance from a reference is the cosine distance to its nearest centre, the map
-  of a stage the smallest over the references;
-- stages are made comparable by dividing by the mean such distance of normal slices from the others;
+- global branch: cosine similarity of mean patch embeddings, in place of the class token (the
+  feature store has only patches); patch branch: that of the embeddings averaged on a 4 x 4 grid;
+  the two are averaged, and the ``references`` most similar slices are used;
+- each normal slice and stage is stored as ``clusters`` centres (spherical k-means, farthest-first
+  start); a patch's distance from a reference is the cosine distance to its nearest centre, and the
+  map of a stage the smallest over the references;
+- stages are made comparable by dividing by the mean of this distance between normal slices;
 - the uncertainty of a stage at a patch is the standard deviation of the distances over the
   references, divided by its own mean on normal slices; weights are the softmax of its negative.
 
-Stages are the blocks of the backbone that the grid holds, by default a quarter, a half, three
-quarters and all of the way through.
+Stages are the backbone blocks in the grid, by default at a quarter, a half, three quarters and
+the full depth.
 
 Cost: no training; a few operations a normal slice. The file grows by stages x clusters x channels
-x 2 bytes a normal slice, at most ``slices`` of them. Scoring compares each patch with references x
-clusters centres a stage.
+x 2 bytes for each normal slice, at most ``slices`` of them. Scoring compares each patch with
+references x clusters centres per stage.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ from napari_spatial_ar.steps import finish
 
 __all__ = ["HierarchicalMatching"]
 
-# Side of the grid that the patch branch compares, and rounds of k-means.
+# Side of the grid that the patch branch compares, and iterations of k-means.
 _LOCAL = 4
 _ROUNDS = 10
-# Normal slices that the usual distances are measured on, each against all others.
+# Normal slices on which the usual distances are measured, each against all others.
 _MEASURED = 64
 
 
@@ -70,9 +70,9 @@ class HierarchicalMatching(Detector):
     centres : (N, S, K, C) float16
         Unit-length cluster centres of each slice and stage; S C = D.
     usual : (2, S) float32
-        Mean distance, and mean spread of distances, of normal slices from the others.
+        Mean distance, and mean spread of distances, between normal slices.
     references : int
-        How many slices a query is matched with.
+        Number of slices with which a query is matched.
     """
 
     name: ClassVar[str] = "himatch-ad"
@@ -117,11 +117,11 @@ class HierarchicalMatching(Detector):
         grids, setup
             As for every detector.
         references : int, at least 1
-            How many normal slices a query is matched with.
+            Normal slices with which a slice is matched.
         clusters : int, at least 1
-            Cluster centres kept of each slice and stage.
+            Cluster centres for each slice and stage.
         slices : int, at least 1
-            Normal slices kept at most; of more, a seeded draw.
+            Normal slices used, at most; chosen at random if there are more.
         """
         total = sum(len(grid) for grid in walk(grids))
         draw = np.random.default_rng(setup.seed).permutation(total)[:slices]
@@ -134,7 +134,7 @@ class HierarchicalMatching(Detector):
         pooled, local, centres = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         stages = centres.shape[1]
         found = cls(pooled, local, centres, torch.ones(2, stages), references)
-        # The place of each slice among those kept, for it must not be matched with itself.
+        # Position of each slice among those used, since it must not be matched with itself.
         place = {number: index for index, number in enumerate(sorted(kept))}
         sums, measured = torch.zeros(2, stages), set(draw[:_MEASURED].tolist())
         found.to(setup.device)
@@ -149,14 +149,14 @@ class HierarchicalMatching(Detector):
 
     @torch.inference_mode()
     def stage_maps(self, grid: Tensor, leave_out: int | None = None) -> tuple[Tensor, Tensor]:
-        """Distances at each stage before they are fused.
+        """Distances at each stage, before fusion.
 
         Parameters
         ----------
         grid : (B, D, Hp, Wp) float
             Embeddings.
         leave_out : int, optional
-            Normal slice that is not to be matched.
+            Index of a normal slice to exclude from matching.
 
         Returns
         -------
@@ -183,12 +183,12 @@ class HierarchicalMatching(Detector):
 
     @property
     def heatmap_divisor(self) -> float:
-        """1: the heatmap is the fused map itself."""
+        """1: the heatmap is the fused map already."""
         return 1.0
 
     @torch.inference_mode()
     def score(self, grid: Tensor) -> Tensor:
-        """Distances of all stages, weighted by how sure they are; see `Detector.score`."""
+        """Distances of all stages, weighted by their certainty; see `Detector.score`."""
         batch, _, rows, columns = check_grid(grid, self._tensors["pooled"].shape[1]).shape
         maps, spreads = self.stage_maps(grid)
         usual, usual_spread = self._tensors["usual"]
@@ -197,11 +197,11 @@ class HierarchicalMatching(Detector):
         return fused.reshape(batch, rows, columns)
 
     def parameters(self) -> dict[str, Any]:
-        """Give what the tensors do not say."""
+        """Return the settings that the shapes of the tensors do not contain."""
         return {"references": self.references}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give the references' descriptors and centres."""
+        """Return the references' descriptors and centres."""
         return {name: tensor.cpu().contiguous() for name, tensor in self._tensors.items()}
 
     @classmethod
@@ -227,7 +227,7 @@ class HierarchicalMatching(Detector):
 
 
 def _each(grids: Iterable[Tensor]) -> Iterable[tuple[int, Tensor]]:
-    """Slices one by one, (1, D, Hp, Wp), counted through."""
+    """Slices one by one, (1, D, Hp, Wp), with their index."""
     number = 0
     for grid in walk(grids):
         for single in torch.split(grid, 1):
@@ -236,7 +236,7 @@ def _each(grids: Iterable[Tensor]) -> Iterable[tuple[int, Tensor]]:
 
 
 def _descriptors(grid: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, D) and (B, 16 D), unit length: what slices are compared by."""
+    """(B, D) and (B, 16 D), unit length: the descriptors by which slices are compared."""
     grid = grid.float()
     local = functional.adaptive_avg_pool2d(grid, _LOCAL).flatten(1)
     return functional.normalize(grid.mean(dim=(2, 3))), functional.normalize(local)
@@ -256,7 +256,7 @@ def _describe(grid: Tensor, stages: int, clusters: int) -> tuple[Tensor, Tensor,
     patches = _stages(grid, stages)[0]
     if patches.shape[1] < clusters:
         raise InputError(
-            f"a grid of {patches.shape[1]} patches does not make {clusters} clusters",
+            f"a grid of {patches.shape[1]} patches is too small for {clusters} clusters",
             fix="Choose fewer clusters",
         )
     centres = torch.stack([_cluster(stage, clusters) for stage in patches])

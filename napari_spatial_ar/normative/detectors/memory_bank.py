@@ -1,21 +1,22 @@
 """Nearest-neighbour memory bank over patch embeddings.
 
 Reference: AnomalyDINO (Damm, Laszkiewicz, Lederer, Fischer: "Boosting Patch-based Few-shot Anomaly
-Detection with DINOv2", WACV 2025). The patches of all normal slices are kept, and a patch is as
-unusual as it is far, in cosine distance, from the nearest of them. The image score is the mean of
-the largest 1 % of patch scores (`Scoring.top_share`). The coreset is PatchCore's (Roth et al.,
-"Towards Total Recall in Industrial Anomaly Detection", CVPR 2022).
+Detection with DINOv2", WACV 2025). The patches of all normal slices are stored, and the score of a
+patch is its cosine distance from the nearest of them. The image score is the mean of the highest
+1 % of patch scores (`Scoring.top_share`). The coreset is PatchCore's (Roth et al., "Towards Total
+Recall in Industrial Anomaly Detection", CVPR 2022).
 
-Defaults: the full bank. With ``coreset`` below 1 only that share is kept, chosen by greedy k-centre
-search under a random projection.
+Defaults: the full bank. With ``coreset`` below 1 only that share is stored, chosen by greedy
+k-centre search under a random projection.
 
-Cost: memory and time a slice grow with the bank, 2 D bytes and 2 D operations a kept patch and
-query patch. Choosing a coreset takes (patches x kept) x projection operations.
+Cost: memory and time a slice grow with the bank, by 2 D bytes per stored patch and 2 D operations
+per stored patch and query patch. Choosing a coreset takes (patches x stored) x projection
+operations.
 
 Differs from the publication: no foreground masking and no rotated references (both are for few
-shots of loose objects); float16 bank; no faiss, whose exact index does the work of `nearest`.
-Differs from PatchCore: cosine distance, no reweighting of the image score, and of more than
-``candidates`` patches a seeded draw of that many stands for all.
+shots of loose objects); float16 bank; no faiss, since `nearest` finds the exact neighbours too.
+Differs from PatchCore: cosine distance, no reweighting of the image score, and if there are more
+than ``candidates`` patches, the coreset is chosen from a random sample of that size.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ __all__ = ["MemoryBank", "k_centres"]
 
 # Patches projected at a time.
 _CHUNK = 32_768
-# Centres chosen between two looks at whether to go on.
+# Centres chosen between two checks for cancellation.
 _REPORT = 256
 
 
@@ -54,7 +55,7 @@ class MemoryBank(Detector):
     bank : (N, D) float16
         Unit-length patch embeddings of normal slices.
     coreset : float
-        Share of the patches that was kept.
+        Share of the patches that was stored.
     """
 
     name: ClassVar[str] = "memory-bank"
@@ -62,7 +63,7 @@ class MemoryBank(Detector):
     unit: ClassVar[str] = "cosine distance"
     summary: ClassVar[str] = "distance to the nearest patch of any normal slice"
     meaning: ClassVar[str] = (
-        "How far the patch is from the nearest normal patch of any place: 0 is the same, 1 "
+        "How far the patch is from the nearest normal patch at any position: 0 is the same, 1 "
         "unrelated."
     )
     reference: ClassVar[str] = "AnomalyDINO (Damm et al., WACV 2025)"
@@ -85,24 +86,24 @@ class MemoryBank(Detector):
         projection: int = 64,
         candidates: int = 200_000,
     ) -> Learning[MemoryBank]:
-        """Keep every patch, or a coreset of them; see `Detector.learn`.
+        """Store every patch, or a coreset of them; see `Detector.learn`.
 
         Parameters
         ----------
         grids, setup
             As for every detector.
         coreset : float, above 0 and at most 1
-            Share of the patches to keep; 1 keeps all.
+            Share of the patches to store; 1 stores all.
         projection : int, at least 1
-            Dimensions that the coreset is chosen in.
+            Dimensions in which the coreset is chosen.
         candidates : int, at least 1
-            Patches it is chosen from, at most.
+            Patches from which it is chosen, at most.
         """
         if coreset == 1:
             rows = []
             for number, grid in enumerate(walk(grids), start=1):
                 rows.append(functional.normalize(rows_of(grid)).half().cpu())
-                yield Step(number, number, "Keeping patches")
+                yield Step(number, number, "Storing patches")
             return Learned(cls(torch.cat(rows)))
         pool = sample_rows(grids, candidates, setup.seed, unit_length=True)
         count = max(1, round(coreset * len(pool)))
@@ -119,7 +120,7 @@ class MemoryBank(Detector):
 
     @property
     def heatmap_divisor(self) -> float:
-        """1: the heatmap is the distance itself."""
+        """1: the heatmap is the distance already."""
         return 1.0
 
     @torch.inference_mode()
@@ -131,11 +132,11 @@ class MemoryBank(Detector):
         return (1 - nearest).clamp_min(0).reshape(batch, rows, columns)
 
     def parameters(self) -> dict[str, Any]:
-        """Give the share of patches kept."""
+        """Return the share of patches stored."""
         return {"coreset": self.coreset}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give the bank."""
+        """Return the bank."""
         return {"bank": self.bank.cpu().contiguous()}
 
     @classmethod
@@ -150,14 +151,14 @@ class MemoryBank(Detector):
 
 
 def k_centres(points: Tensor, count: int, first: int) -> Iterator[int]:
-    """Greedy k-centre search: each next centre is the point farthest from all so far.
+    """Greedy k-centre search: each next centre is the point farthest from all chosen so far.
 
     Parameters
     ----------
     points : (N, D) float32
-        Where to choose from.
+        The points to choose from.
     count : int
-        How many, at most N.
+        Number of centres, at most N.
     first : int
         Index of the first centre.
 
@@ -173,6 +174,6 @@ def k_centres(points: Tensor, count: int, first: int) -> Iterator[int]:
         yield centre
         to_centre = squared - 2 * (points @ points[centre]) + squared[centre]
         torch.minimum(distance, to_centre, out=distance)
-        # Rounding must not let a chosen point seem far from itself.
+        # Rounding must not make a chosen point seem far from itself.
         distance[centre] = -torch.inf
         centre = int(distance.argmax())

@@ -1,17 +1,17 @@
-"""The row of a bank that is nearest to each query, the same on every processor.
+"""The row of a bank nearest to each query, with the same result on every processor.
 
-Where a processor multiplies bfloat16 matrices fast, such products say in which parts of the bank
-the nearest row can be, and only these are multiplied in float32. It cannot be missed. Let q^ and b^
-be a query and a row rounded to bfloat16, u = 2^-8 its unit roundoff, and p their product as
+If a processor multiplies bfloat16 matrices fast, such products narrow down in which parts of the
+bank the nearest row can be, and only these are multiplied in float32. It cannot be missed. Let q^
+and b^ be a query and a row rounded to bfloat16, u = 2^-8 its unit roundoff, and p their product as
 computed: k terms summed in float32, of unit roundoff v = 2^-24, and rounded to bfloat16. Then
 
     |q^ . b^ - q . b| <= (2 u + u^2) |q| |b|              each factor is off by u; Cauchy-Schwarz
-    |p - q^ . b^|     <= (u + 2 k v) (1 + u)^3 |q| |b|    also where sums are not rounded to nearest
+    |p - q^ . b^|     <= (u + 2 k v) (1 + u)^3 |q| |b|    even if sums are not rounded to nearest
 
 (N. Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), so that
 |p - q . b| <= e = (3.1 u + 2.1 k v) |q| |b|, which leaves 0.08 u for the rounding of float32
-products themselves. A part whose largest p is below m - e, m being a product that some row is known
-to have, does not hold the nearest row.
+products themselves. A part whose largest p is below m - e, where m is the product with some row,
+does not contain the nearest row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from napari_spatial_ar.normative.backbones.devices import bfloat16_products, nat
 
 __all__ = ["largest_products"]
 
-# Rows compared at a time: on a processor few enough for the products to stay in its cache.
+# Rows compared at a time: on a CPU few enough for the products to stay in its cache.
 _PART, _PART_ON_CARD = 256, 32_768
 _ROUNDOFF, _ROUNDOFF_OF_SUMS = 2**-8, 2**-24
 
@@ -35,14 +35,14 @@ def largest_products(queries: Tensor, rows: Tensor) -> Tensor:
     Parameters
     ----------
     queries : (N, k) float32
-        What is looked for.
+        The vectors to compare.
     rows : (M, k) float16 or float32
-        Where, on the same device; M at least 1.
+        The bank, on the same device; M at least 1.
 
     Returns
     -------
     (N,) float32
-        Of unit-length vectors: the cosine similarity to the nearest row.
+        For unit-length vectors: the cosine similarity to the nearest row.
     """
     on_processor = queries.device.type == "cpu"
     parts = torch.split(rows, _PART if on_processor else _PART_ON_CARD)
@@ -59,7 +59,7 @@ def _in_part(queries: Tensor, part: Tensor) -> Tensor:
 
 
 def _in_likely_parts(queries: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-    """Multiply each query first with the part that is likeliest, then with all that can be."""
+    """Multiply each query first with the most promising part, then with all other candidates."""
     short = queries.bfloat16()
     peaks = torch.stack([bfloat16_products(short, p.bfloat16()).amax(dim=1) for p in parts]).float()
     longest = torch.stack([_norms(part).amax() for part in parts])

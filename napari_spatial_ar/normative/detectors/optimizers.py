@@ -1,11 +1,11 @@
-"""Optimizers that torch does not bring: Muon, and AdamW whose steps stay stable.
+"""Optimizers that torch does not include: Muon, and AdamW with stable steps.
 
-Muon: the step of a weight matrix is its momentum with all singular values made alike.
+Muon: the step of a weight matrix is its momentum with all singular values made equal.
 Reference: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), with
-the size of a step as in J. Liu et al., "Muon is scalable for LLM training" (2025), which makes a
-learning rate of AdamW's fit. A convolution's weights are a matrix, output channels by the rest.
+the step size of J. Liu et al., "Muon is scalable for LLM training" (2025), for which learning
+rates of AdamW are suitable. A convolution's weights are a matrix, output channels by the rest.
 
-StableAdamW: its step shrinks where the gradient outruns its own history.
+StableAdamW: its step shrinks when the gradient exceeds its own history.
 Reference: Wortsman et al., "Stable and low-precision training for large-scale vision-language
 models" (NeurIPS 2023), with AMSGrad (Reddi et al., ICLR 2018) as Dinomaly uses it: the update
 clipping of Adafactor is applied to each tensor by dividing its learning rate by
@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 __all__ = ["Muon", "StableAdamW", "orthogonalized"]
 
-# Of the Newton-Schulz iteration, as published: few steps bring singular values near 1, not to it.
+# Coefficients of the Newton-Schulz iteration, as published: singular values end near 1, not at 1.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -39,18 +39,18 @@ _ADAMW_RMS = 0.2
 
 
 class Muon(Optimizer):
-    """SGD with momentum, its steps made orthogonal; biases and the like are stepped as by Adam.
+    """SGD with momentum and orthogonalised steps; biases and the like are updated as by Adam.
 
     Parameters
     ----------
     parameters : iterable of nn.Parameter
-        What is trained.
+        The parameters to train.
     lr : float
-        Learning rate, in AdamW's measure.
+        Learning rate, on the scale of AdamW's.
     momentum : float
-        Of matrices, after Nesterov.
+        Nesterov momentum of matrices.
     betas, eps : float
-        Of the others, as for `torch.optim.Adam`.
+        For all other parameters, as in `torch.optim.Adam`.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ def _step_vector(
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """Bring the singular values of a matrix (M, N) near 1 and leave its singular vectors.
+    """Bring the singular values of a matrix (M, N) near 1, without changing its singular vectors.
 
     Columns of zeros, such as the masked weights of a convolution, stay zero.
     """
@@ -120,9 +120,9 @@ class StableAdamW(Optimizer):
     Parameters
     ----------
     parameters : iterable of nn.Parameter
-        What is trained.
+        The parameters to train.
     lr, betas, eps, weight_decay : float
-        As for `torch.optim.AdamW`; AMSGrad is always on.
+        As in `torch.optim.AdamW`; AMSGrad is always on.
     """
 
     def __init__(

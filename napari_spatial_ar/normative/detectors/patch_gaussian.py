@@ -1,4 +1,4 @@
-"""Gaussian over patch embeddings: one for all positions, or one a position.
+"""Gaussian over patch embeddings: one for all positions, or one per position.
 
 References: the global Gaussian is the Mahalanobis detector of Rippel, Mertens, Merhof ("Modeling
 the Distribution of Normal Data in Pre-Trained Deep Features", ICPR 2020), per patch instead of per
@@ -8,14 +8,14 @@ Detection", 2020).
 
 Defaults: global, all channels, Ledoit-Wolf shrinkage, image score from the patches.
 
-Cost: two passes over the grids, D^2 operations a patch, and a (components, D) matrix to keep. Per
-position: cells^2 x components^2 numbers more.
+Cost: two passes over the grids, D^2 operations a patch, and a (components, D) matrix to store. Per
+position, another cells^2 x components^2 numbers.
 
-Differs from the publications: channels are cut by PCA (PaDiM draws them at random), and where the
-covariance is per position, positions share a cell of a coarser grid and channels are cut to 64
-unless said otherwise, so that the model stays at some MB; its covariance gets 0.01 x the mean
-variance on the diagonal (PaDiM: 0.01). Positions are taken relative to the grid, so that a grid of
-another size can be scored. Pooled features are compared by cosine distance.
+Differs from the publications: channels are reduced by PCA (PaDiM draws them at random). With one
+covariance per position, positions share a cell of a coarser grid and channels are reduced to 64 by
+default, so that the model stays at some MB; 0.01 x the mean variance is added to the diagonal of
+the covariance (PaDiM: 0.01). Positions are relative to the grid, so that a grid of another size can
+be scored. Pooled features are compared by cosine distance.
 """
 
 from __future__ import annotations
@@ -54,24 +54,25 @@ class PatchGaussian(Detector):
     Parameters
     ----------
     mean : (D,) float32
-        Of all patches.
+        Mean of all patches.
     basis : (k, D) float32
-        What centred embeddings are multiplied with; for the global Gaussian it whitens them too.
+        Projection of centred embeddings; for the global Gaussian it whitens them too.
     cell_means : (C, k) float32
-        Of each of the cells' patches in the basis; (0, k) for the global Gaussian.
+        Mean of the patches of each cell, in the basis; (0, k) for the global Gaussian.
     cell_whitening : (C, k, k) float32
         W with W^T W the inverse covariance of the cell.
     pooled : (N, D) float16
-        Unit-length mean embedding of each normal slice; (0, D) where not asked for.
+        Unit-length mean embedding of each normal slice; (0, D) if not used.
     neighbours : int
-        How many of them the image score averages over; 0: it comes from the patches.
+        Number of pooled embeddings that the image score averages over; 0: it is computed from the
+        patches.
     """
 
     name: ClassVar[str] = "patch-gaussian"
     stored: ClassVar[type[Part]] = _Stored
     title: ClassVar[str] = "Patch Gaussian"
     unit: ClassVar[str] = "Mahalanobis distance"
-    summary: ClassVar[str] = "distance from one Gaussian of normal patches, or from one a position"
+    summary: ClassVar[str] = "distance from one Gaussian of normal patches, or one per position"
     meaning: ClassVar[str] = (
         "How many standard deviations the patch is from the mean of normal patches, along "
         "the directions in which they vary."
@@ -95,7 +96,7 @@ class PatchGaussian(Detector):
             "cell_whitening": cell_whitening,
             "pooled": pooled,
         }
-        # As they come out of a file: products of other strides differ in the last bit.
+        # Contiguous, as when read from a file: products with other strides differ in the last bit.
         self._tensors = {name: tensor.contiguous() for name, tensor in parts.items()}
         self.neighbours = neighbours
 
@@ -119,12 +120,12 @@ class PatchGaussian(Detector):
         position : {"global", "patch"}
             One Gaussian for all patches, or one for each cell of the grid.
         components : int, at least 0
-            Principal components kept; 0 for all of them ("patch": for 64).
+            Principal components used; 0 for all of them ("patch": for 64).
         cells : int, at least 1
             Cells along each side of the grid ("patch").
         neighbours : int, at least 0
-            The image score is the mean distance of the pooled embedding from this many of the
-            normal slices'; 0 leaves it to the patch scores.
+            The image score is the mean distance of the pooled embedding from those of this many
+            normal slices; with 0 it is computed from the patch scores.
         """
         moments, pooled = Moments(), []
         for number, grid in enumerate(walk(grids), start=1):
@@ -135,7 +136,7 @@ class PatchGaussian(Detector):
         mean, covariance = moments.mean.numpy(), moments.covariance.numpy()
         channels = len(mean)
         values, vectors = np.linalg.eigh(covariance)
-        # Below this a variance is rounding (float32 rows), not data.
+        # A variance below this is rounding (of float32 rows), not data.
         floor = max(float(values[-1]), 1e-12) * 1e-7
         kept = components or (_PER_POSITION_COMPONENTS if position == "patch" else channels)
         values = np.maximum(values[::-1][:kept], floor)
@@ -176,7 +177,7 @@ class PatchGaussian(Detector):
 
     @property
     def heatmap_divisor(self) -> float:
-        """1: the heatmap is the distance itself."""
+        """1: the heatmap is the distance already."""
         return 1.0
 
     @torch.inference_mode()
@@ -195,7 +196,7 @@ class PatchGaussian(Detector):
 
     @torch.inference_mode()
     def image_scores(self, grid: Tensor) -> Tensor | None:
-        """Mean cosine distance of the pooled embedding from its nearest neighbours'."""
+        """Mean cosine distance of the pooled embedding from its nearest neighbours."""
         pooled = self._tensors["pooled"]
         if not self.neighbours:
             return None
@@ -204,7 +205,7 @@ class PatchGaussian(Detector):
         return (1 - nearest).clamp_min(0).mean(dim=1)
 
     def parameters(self) -> dict[str, Any]:
-        """Give what the tensors do not say."""
+        """Return the settings that the shapes of the tensors do not contain."""
         return {
             "position": "patch" if len(self._tensors["cell_means"]) else "global",
             "components": len(self._tensors["basis"]),
@@ -212,7 +213,7 @@ class PatchGaussian(Detector):
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give means, basis, cells and pooled embeddings."""
+        """Return means, basis, cells and pooled embeddings."""
         return {name: tensor.cpu().contiguous() for name, tensor in self._tensors.items()}
 
     @classmethod
@@ -223,11 +224,11 @@ class PatchGaussian(Detector):
         basis = take(tensors, "basis", None, None)
         width, channels = basis.shape
         neighbours = parameters["neighbours"]
-        # Of what is not used there are no rows.
+        # Unused tensors have no rows.
         cells = len(tensors.get("cell_means", ()))
         pooled = len(tensors.get("pooled", ()))
         if math.isqrt(cells) ** 2 != cells or (neighbours > 0) != (pooled > 0):
-            raise ModelFileError("the parts of its Gaussian do not fit each other")
+            raise ModelFileError("the parts of its Gaussian do not match each other")
         return cls(
             take(tensors, "mean", channels),
             basis,
@@ -244,7 +245,7 @@ class PatchGaussian(Detector):
 
 
 def _check_cells(rows: int, columns: int, cells: int) -> None:
-    """See that every cell gets patches of a grid."""
+    """Check that every cell contains patches of the grid."""
     if min(rows, columns) < cells:
         raise InputError(
             f"a grid of {rows} x {columns} patches does not fill {cells} x {cells} cells",
@@ -298,12 +299,12 @@ def _turned(grid: Tensor, mean: Tensor, basis: Tensor) -> Tensor:
 def _fourth_moment(grid: Tensor, mean: Tensor, axes: Tensor) -> float:
     """Sum over patches of the fourth power of their length."""
     lengths = _turned(grid, mean, axes).square().sum(dim=-1)
-    # Summed up on the processor: Apple's GPUs have no float64.
+    # Summed on the CPU: Apple's GPUs have no float64.
     return float(lengths.square().cpu().double().sum())
 
 
 def _cell_of(rows: int, columns: int, cells: int) -> Tensor:
-    """(Hp, Wp) int64: which cell each position is in, counted in raster order."""
+    """(Hp, Wp) int64: the cell of each position, in raster order."""
     down = torch.arange(rows) * cells // rows
     across = torch.arange(columns) * cells // columns
     return down[:, None] * cells + across[None, :]
@@ -315,11 +316,11 @@ def _ledoit_wolf(values: np.ndarray[Any, Any], fourth: float, count: int) -> np.
     Parameters
     ----------
     values : (k,) float64
-        Of the covariance.
+        Eigenvalues of the covariance.
     fourth : float
         Sum over samples of the fourth power of their length.
     count : int
-        Samples.
+        Number of samples.
     """
     target = values.mean()
     spread = np.square(values - target).sum()

@@ -1,4 +1,4 @@
-"""Which patches of an embedding grid stand for changed pixels."""
+"""Which patches of an embedding grid count as changed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ __all__ = ["CHANGED", "IGNORED", "UNCHANGED", "patch_labels"]
 
 CHANGED, UNCHANGED, IGNORED = 1, 0, -1
 
-# A pixel counts as changed from this on, in shares of the window.
+# Minimum change of a changed pixel, as a share of the window.
 _VISIBLE = 0.04
-# A patch is changed if more of its area than this is, and unchanged if none of it is and the
+# A patch is changed if more than this share of its area is, and unchanged if no pixel is and the
 # mean change stays below `_SILENT`.
 _CHANGED_SHARE = 0.35
 _SILENT = 0.004
 
 
 def patch_labels(magnitude: npt.NDArray[np.float32], grid: tuple[int, int]) -> npt.NDArray[np.int8]:
-    """Say which patches of an embedding grid were changed.
+    """Label the patches of an embedding grid as changed or unchanged.
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ def patch_labels(magnitude: npt.NDArray[np.float32], grid: tuple[int, int]) -> n
     Returns
     -------
     (Hp, Wp) int8
-        `CHANGED` where more than 35 % of the patch's area visibly is, `UNCHANGED` where nothing
-        is, `IGNORED` between the two.
+        `CHANGED` if more than 35 % of the patch's area visibly is, `UNCHANGED` if nothing is,
+        `IGNORED` between the two.
     """
     down, across = (_areas(n, cells) for n, cells in zip(magnitude.shape, grid, strict=True))
     share = down @ (magnitude > _VISIBLE) @ across.T
@@ -44,7 +44,7 @@ def patch_labels(magnitude: npt.NDArray[np.float32], grid: tuple[int, int]) -> n
 
 
 def _areas(pixels: int, cells: int) -> npt.NDArray[np.float64]:
-    """(cells, pixels) float64: the share of each cell that each pixel takes."""
+    """(cells, pixels) float64: the weight of each pixel in each cell."""
     edges, start = np.arange(cells + 1) * (pixels / cells), np.arange(pixels)
     overlap = np.minimum(edges[1:, None], start + 1) - np.maximum(edges[:-1, None], start)
     shares: npt.NDArray[np.float64] = np.maximum(overlap, 0) * (cells / pixels)

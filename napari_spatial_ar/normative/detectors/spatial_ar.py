@@ -2,9 +2,9 @@
 
 Reference: Erdil et al., "Spatial Autoregressive Modeling of DINOv3 Embeddings for Unsupervised
 Anomaly Detection". Defaults: the paper's dilated model; ``dilation`` 1 is its standard one,
-``context`` "bidirectional" its third. Cost: the training; scoring is five convolutions. What
-differs from the paper is said in `ar_network` and `ar_training`. ``dilations`` and ``whiten`` are
-not the paper's: docs/explanation/method.md has what they were seen to change.
+``context`` "bidirectional" its third. Cost: the training; scoring is five convolutions.
+`ar_network` and `ar_training` state what differs from the paper. ``dilations`` and ``whiten`` are
+not the paper's: docs/explanation/method.md reports their measured effect.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from napari_spatial_ar.normative.units import NATS_PER_DIMENSION
 
 __all__ = ["SpatialARDetector"]
 
-# Ways that the rasters of an option's networks run.
+# Directions in which the networks of a raster run.
 _RASTERS = {"forward": ("forward",), "both": ("forward", "backward")}
 _OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 _BACKWARD = "backward."
 _WHITENING = "whitening."
-# More than anyone trains, and no work to count.
+# More than anyone trains, while still cheap to add up.
 _MOST_LAYERS = 999
 
 
@@ -75,10 +75,10 @@ class SpatialARDetector(Detector):
     network : SpatialAR
         Predicts each embedding from those before it.
     backward : SpatialAR, optional
-        One that does so on grids turned by 180 degrees, from those after it; a patch then scores
-        the mean of both.
+        Predicts each embedding from those after it, on grids rotated by 180 degrees; a patch then
+        scores the mean of both.
     whitening : EqualVariance, optional
-        What is made of the embeddings before they come to the networks.
+        Transform of the embeddings before the networks.
     """
 
     name: ClassVar[str] = "spatial-ar"
@@ -130,25 +130,25 @@ class SpatialARDetector(Detector):
         noise_share: float = 0.2,
         noise_scale: float = 0.03,
     ) -> Learning[SpatialARDetector]:
-        """Train the network, going on from a checkpoint; see `Detector.learn`.
+        """Train the network, or resume from a checkpoint; see `Detector.learn`.
 
         Parameters
         ----------
         grids, setup
-            As for every detector; here both sets of grids are `StoredGrids` and the checkpoint
-            is needed.
+            As for every detector; here all grids must be `StoredGrids`, and the checkpoint is
+            required.
         dilation : int, at least 1
-            How far apart the patches that it looks at lie: 4 looks wide, 1 close.
+            Distance between the patches that a convolution sees: 4 sees wide, 1 close.
         dilations : str
-            In place of the dilation, one for each convolution: 1-2-4-2-1 looks close and wide.
+            Replaces the dilation, one for each convolution: 1-2-4-2-1 sees close and wide.
         context : {"causal", "bidirectional"}
             Predict a patch from those above and left of it, or from all around it.
         raster : {"forward", "both"}
-            Both: a second network learns on the grids turned by 180 degrees, which doubles the
-            time of training, and that of scoring beyond the backbone.
+            Both: a second network learns on grids rotated by 180 degrees, which doubles the
+            time of training, and that of scoring excluding the backbone.
         whiten : bool
-            Turn the embeddings to principal components of equal variance before the network, as
-            measured on at most 128 training slices.
+            Transform the embeddings to principal components of equal variance before the network,
+            as measured on at most 128 training slices.
         hidden : int, at least 1
             Channels between the layers of the network.
         convolutions : int, at least 2
@@ -158,14 +158,14 @@ class SpatialARDetector(Detector):
         epochs : int, at least 1
             Passes over the training slices, at most.
         patience : int, at least 0
-            End after so many epochs without a better validation NLL; 0: go through all epochs.
+            Stop after this many epochs without a better validation NLL; 0: never stop early.
         batch_size : int, at least 1
-            Slices in a step of the training.
+            Slices per training step.
         learning_rate : float, above 0
-            Step size of the training.
+            Learning rate of the training.
         optimizer : {"adamw", "muon"}
-            What steps along the gradients: the paper's AdamW, or Muon, which needs a tenth of
-            the epochs (say 8, of steps of 8 slices at a learning rate of 0.003).
+            The paper's AdamW, or Muon, which needs a tenth of the epochs (for example 8, with
+            steps of 8 slices at a learning rate of 0.003).
         noise_share : float, at least 0 and at most 1
             Share of the steps in which noise is added to the embeddings.
         noise_scale : float, at least 0
@@ -231,7 +231,7 @@ class SpatialARDetector(Detector):
     @classmethod
     def passes(cls, options: Mapping[str, Any], train: int, valid: int = 0) -> int:
         """Count all epochs of each network; see `Detector.passes`."""
-        # Validation goes forward only, which is a third of the work.
+        # Validation is a forward pass only, a third of the work.
         return int(
             len(_RASTERS.get(options["raster"], ())) * options["epochs"] * (train + valid / 3)
         )
@@ -252,13 +252,13 @@ class SpatialARDetector(Detector):
         return (nll + turn(self.backward.nll(turned))) / 2
 
     def _seen(self, grid: Tensor) -> Tensor:
-        """Check a grid and give what the networks see of it."""
+        """Check a grid and return the input of the networks."""
         grid = check_grid(grid, self.network.channels)
         return grid if self.whitening is None else self.whitening(grid)
 
     @torch.inference_mode()
     def explain(self, grid: Tensor, row: int, column: int) -> Explanation:
-        """See `Detector.explain`: the error of the prediction too, from each side it is made."""
+        """See `Detector.explain`; adds the prediction error of each direction."""
         told = super().explain(grid, row, column)
         grid = self._seen(grid)
         seen = grid[0, :, row, column].float()
@@ -275,16 +275,16 @@ class SpatialARDetector(Detector):
         return Explanation(told.meaning, (*told.quantities, *errors, size))
 
     def parameters(self) -> dict[str, Any]:
-        """Give the arguments of `SpatialAR`, and what a plain network has not.
+        """Return the arguments of `SpatialAR`, and what a plain network lacks.
 
-        ``raster`` where it runs both ways, ``whiten`` where embeddings are whitened.
+        ``raster`` if it runs both ways, ``whiten`` if embeddings are whitened.
         """
         own: dict[str, Any] = {} if self.backward is None else {"raster": "both"}
         own |= {} if self.whitening is None else {"whiten": True}
         return {**self.network.settings, **own}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give the weights, of a second network under ``backward.``, and ``whitening.``."""
+        """Return the weights, those of a second network under ``backward.``, and ``whitening.``."""
         state = dict(self.network.state_dict())
         if self.backward is not None:
             state |= {_BACKWARD + k: v for k, v in self.backward.state_dict().items()}
@@ -318,7 +318,7 @@ class SpatialARDetector(Detector):
 
 
 def _read_dilations(text: str, convolutions: int) -> list[int]:
-    """Read ``"1-2-4-2-1"``, one dilation for each convolution; none where nothing is said."""
+    """Parse ``"1-2-4-2-1"``, one dilation per convolution; none if the text is empty."""
     if not text.strip():
         return []
     if not re.fullmatch(r"\s*[1-9]\d*(\s*-\s*[1-9]\d*)*\s*", text):
@@ -335,7 +335,7 @@ def _read_dilations(text: str, convolutions: int) -> list[int]:
 
 
 def _taken(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take those out whose names begin so, and give them without it."""
+    """Remove the entries whose names have this prefix, and return them without it."""
     names = [name for name in tensors if name.startswith(prefix)]
     return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
@@ -392,7 +392,7 @@ def _train(
 
 
 def _outcome(state: TrainingState, steps: int) -> dict[str, Any]:
-    """Give what a model file says of one network's training; ``steps`` are those of an epoch."""
+    """Return the training record of one network for the model file, with its steps per epoch."""
     return {
         "epochs": len(state.history),
         "steps": len(state.history) * steps,

@@ -1,4 +1,4 @@
-"""Tensors and networks out of a model file, which comes from anywhere."""
+"""Tensors and networks from a model file, which may come from anywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from napari_spatial_ar.errors import ModelFileError
 __all__ = ["BANK", "loaded", "take"]
 
 M = TypeVar("M", bound=nn.Module)
-#: What banks of patches are kept in.
+#: The dtypes of stored banks of patches.
 BANK = (torch.float16, torch.float32)
 
 
@@ -23,7 +23,7 @@ def take(
     *shape: int | None,
     kinds: tuple[torch.dtype, ...] = (torch.float32,),
 ) -> Tensor:
-    """Tensor of a name, contiguous.
+    """Return the tensor with this name, contiguous.
 
     Parameters
     ----------
@@ -32,14 +32,18 @@ def take(
     name : str
         Its name.
     *shape : int or None
-        Its shape; None stands for any length of at least 1.
+        Its shape; None for any length of at least 1.
     kinds : tuple of torch.dtype
-        What it may hold.
+        Its allowed dtypes.
+
+    Returns
+    -------
+    Tensor
 
     Raises
     ------
     ModelFileError
-        If it is not there, or another one.
+        If it is missing, or has another shape or dtype.
     """
     found = tensors.get(name)
     wanted = " x ".join("N" if side is None else str(side) for side in shape)
@@ -58,26 +62,26 @@ def take(
 
 
 def loaded(make: Callable[[], M], state: Mapping[str, Tensor]) -> M:
-    """Network with weights, once it is seen to be of the weights' size.
+    """Build a network with weights, after checking that they have its shapes.
 
     Parameters
     ----------
     make : callable
-        Makes the network. It is first called where tensors take no memory.
+        Builds the network. It is first called on the meta device, where tensors take no memory.
     state : mapping of str to Tensor
         The weights.
 
     Raises
     ------
     ModelFileError
-        If they are those of another network.
+        If they belong to another network.
     InputError
-        As ``make``.
+        As raised by ``make``.
     """
     with torch.device("meta"):
         expected = {name: (t.shape, t.dtype) for name, t in make().state_dict().items()}
     if expected != {name: (t.shape, t.dtype) for name, t in state.items()}:
-        raise ModelFileError("the network's weights do not fit the network it describes")
+        raise ModelFileError("the network's weights do not match its description")
     network = make()
     network.load_state_dict(dict(state))
     return network

@@ -1,21 +1,22 @@
-"""Nearest-neighbour memory bank over patches together with their surroundings.
+"""Nearest-neighbour memory bank of patches together with their surroundings.
 
-In the line of AnomalyDINO and PatchCore (see `memory_bank`), and smaller: a patch is compared by
-its embedding and the mean around it, whitened (`Whitening`), and of all normal patches a
-seeded draw of ``rows`` is kept, or ``means`` of these by spherical k-means (Dhillon and Modha,
-Machine Learning 42, 2001), of which fewer do as well (benchmarks/bank_rows.py). The score is the
-cosine distance to the nearest.
+In the line of AnomalyDINO and PatchCore (see `memory_bank`), and smaller: a patch is described by
+its embedding and the mean around it, whitened (`Whitening`). Of all normal patches a random sample
+of ``rows`` is stored, or ``means`` of these by spherical k-means (Dhillon and Modha, Machine
+Learning 42, 2001), of which fewer do as well (benchmarks/bank_rows.py). The score is the cosine
+distance to the nearest.
 
-Defaults: 256 components, 16,384 rows. Against the full bank of 469 slices that is a 40th of the
-memory and a 44th of the products, and no worse on brain_flair
+Defaults: 256 components, 16,384 rows. Compared with the full bank of 469 slices this takes a 40th
+of the memory and a 44th of the products, and is no worse on brain_flair
 (benchmarks/results/compare_brain_flair.json).
 
-Cost: one pass over the normal slices; 2 x rows x components bytes to keep, 8 MB.
+Cost: one pass over the normal slices; 2 x rows x components bytes to store, 8 MB.
 
 A patch is described by its embedding and by the mean of the 5 x 5 embeddings around it, 2 D
-numbers, turned to principal components z_k / (v_k + 0.001)^0.35, v_k their variance over normal
-patches, and brought to one length: then a cosine compares patches without the few directions in
-which all of them vary drowning the rest. The power lies between none (0) and full whitening (0.5).
+numbers, transformed to principal components z_k / (v_k + 0.001)^0.35, where v_k is their variance
+over normal patches, and scaled to unit length. The cosine between patches is then not dominated by
+the few directions in which all of them vary. The power lies between none (0) and full whitening
+(0.5).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from napari_spatial_ar.steps import mapped
 
 __all__ = ["StoredBank", "SurroundingsBank", "Whitening", "describe"]
 
-# Side of the neighbourhood whose mean stands beside each patch.
+# Side of the neighbourhood whose mean is part of each description.
 _AROUND = 5
 
 
@@ -50,7 +51,7 @@ _POWER, _FLOOR = 0.35, 1e-3
 
 def describe(grid: Tensor) -> Tensor:
     """(B, D, Hp, Wp) -> (B * Hp * Wp, 2 D) float32: each patch and the mean around it."""
-    # Means of whole vectors that lie together take a processor a quarter of the time.
+    # A CPU takes a quarter of the time for means of vectors that are contiguous.
     grid = grid.float().contiguous(memory_format=torch.channels_last)
     around = functional.avg_pool2d(grid, _AROUND, 1, _AROUND // 2, count_include_pad=False)
     return rows_of(torch.cat([grid, around], dim=1))
@@ -58,12 +59,12 @@ def describe(grid: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Whitening:
-    """From an embedding grid to whitened descriptions of its patches.
+    """Transforms an embedding grid to whitened descriptions of its patches.
 
     Parameters
     ----------
     mean : (2 D,) float32
-        Of normal patches' descriptions.
+        Mean of normal patches' descriptions.
     basis : (2 D, k) float32
         Principal components, scaled.
     """
@@ -90,15 +91,15 @@ class Whitening:
         return self.of_described(describe(check_grid(grid, len(self.mean) // 2)))
 
     def of_described(self, described: Tensor) -> Tensor:
-        """Whiten descriptions, (N, 2 D) to (N, k), as `describe` gives them."""
+        """Whiten descriptions, (N, 2 D) to (N, k), as in `describe`."""
         return functional.normalize((described - self.mean) @ self.basis)
 
     def to(self, device: torch.device) -> Whitening:
-        """Give the same on a device."""
+        """Return the same on a device."""
         return Whitening(self.mean.to(device), self.basis.to(device))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give what a model file keeps."""
+        """Return the tensors for a model file."""
         return {"mean": self.mean.cpu().contiguous(), "basis": self.basis.cpu().contiguous()}
 
     @classmethod
@@ -108,7 +109,7 @@ class Whitening:
         Raises
         ------
         ModelFileError
-            If they are missing or do not fit each other.
+            If they are missing or do not match each other.
         """
         mean = take(tensors, "mean", None)
         if len(mean) % 2:
@@ -117,7 +118,7 @@ class Whitening:
 
 
 class StoredBank(Part):
-    """Its parameters in a file."""
+    """Schema of its parameters in a file."""
 
     rows: Count = 0
     components: Count = 0
@@ -129,7 +130,7 @@ class SurroundingsBank(Detector):
     Parameters
     ----------
     whitening : Whitening
-        How patches are described.
+        Describes patches.
     bank : (N, k) float16
         Unit-length descriptions of normal patches.
     """
@@ -137,9 +138,9 @@ class SurroundingsBank(Detector):
     name: ClassVar[str] = "surroundings-bank"
     stored: ClassVar[type[Part]] = StoredBank
     unit: ClassVar[str] = "cosine distance"
-    summary: ClassVar[str] = "distance to the nearest normal patch, surroundings counted in"
+    summary: ClassVar[str] = "distance to the nearest normal patch, including surroundings"
     meaning: ClassVar[str] = (
-        "How far the patch, with what is around it, is from the nearest normal one: 0 is "
+        "How far the patch, with its surroundings, is from the nearest normal one: 0 is "
         "the same, 1 unrelated."
     )
     reference: ClassVar[str] = "in the line of AnomalyDINO (Damm et al., WACV 2025)"
@@ -160,7 +161,7 @@ class SurroundingsBank(Detector):
         components: int = 256,
         means: int = 0,
     ) -> Learning[SurroundingsBank]:
-        """Keep a draw of whitened patches, or their means; see `Detector.learn`.
+        """Store a sample of whitened patches, or their means; see `Detector.learn`.
 
         Parameters
         ----------
@@ -169,9 +170,9 @@ class SurroundingsBank(Detector):
         rows : int, at least 1
             Patches drawn, at most.
         components : int, at least 1
-            Principal components kept, at most 2 D.
+            Principal components used, at most 2 D.
         means : int, at least 0
-            Keep so many means of the patches drawn in place of them; 0: keep the patches.
+            Number of means to store in place of the patches drawn; 0: store the patches.
         """
         moments = Moments()
         for number, grid in enumerate(walk(grids), start=1):
@@ -189,7 +190,7 @@ class SurroundingsBank(Detector):
 
     @property
     def heatmap_divisor(self) -> float:
-        """1: the heatmap is the distance itself."""
+        """1: the heatmap is the distance already."""
         return 1.0
 
     @torch.inference_mode()
@@ -202,11 +203,11 @@ class SurroundingsBank(Detector):
         return (1 - largest_products(queries, self.bank)).clamp_min(0)
 
     def parameters(self) -> dict[str, Any]:
-        """Give the sizes."""
+        """Return the sizes."""
         return {"rows": len(self.bank), "components": self.bank.shape[1]}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give the whitening and the bank."""
+        """Return the whitening and the bank."""
         return {**self.whitening.tensors(), "bank": self.bank.cpu().contiguous()}
 
     @classmethod
@@ -224,7 +225,7 @@ class SurroundingsBank(Detector):
 
 
 def _means_of(rows: Tensor, count: int, setup: FitContext) -> Generator[Step, None, Tensor]:
-    """Means of (N, k) float16 rows of unit length: (count, k) alike, on the CPU; seeded."""
+    """Means of (N, k) float16 rows of unit length: (count, k) float32, on the CPU; seeded."""
     generator = torch.Generator().manual_seed(setup.seed)
     start = rows[torch.randperm(len(rows), generator=generator)[:count]]
     rounds = spherical_kmeans(rows, start, device=setup.device)

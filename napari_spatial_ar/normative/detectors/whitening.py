@@ -17,24 +17,24 @@ __all__ = ["EqualVariance", "Moments"]
 
 
 class Moments:
-    """Mean and covariance of rows, gathered slice by slice on any device."""
+    """Mean and covariance of rows, accumulated slice by slice on any device."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def add(self, rows: Tensor) -> None:
-        """Take (N, D) float32 in."""
+        """Add (N, D) float32."""
         if not len(rows):
             return
         if not self.count:
-            # Sums around a typical value: their difference keeps its digits.
+            # Sums around a typical value: their difference loses no digits.
             self._shift = rows.mean(dim=0)
             width = rows.shape[1]
             self._sum = torch.zeros(width, dtype=torch.float64)
             self._outer = torch.zeros(width, width, dtype=torch.float64)
         self.count += len(rows)
         centred = rows - self._shift
-        # Products of a slice in float32, half the time; their sum over slices keeps its digits.
+        # Products within a slice in float32 take half the time; sums over slices are in float64.
         self._sum += centred.sum(dim=0).cpu().double()
         self._outer += (centred.T @ centred).cpu().double()
 
@@ -50,8 +50,8 @@ class Moments:
         return self._outer / self.count - torch.outer(off, off)
 
 
-# Slices that it is measured on, at most, and the least variance of a component, as a share of
-# their mean: those that hardly vary would else be blown up from rounding alone.
+# Maximum number of slices to measure on, and the minimum variance of a component as a share of the
+# mean variance: components that hardly vary would otherwise amplify rounding errors.
 _MEASURED = 128
 
 
@@ -63,12 +63,12 @@ _MEAN, _MATRIX = "mean", "matrix"
 
 @dataclass(frozen=True)
 class EqualVariance:
-    """A change of grids: all principal components of the embeddings, at the same variance.
+    """Transform of grids: all principal components of the embeddings, with equal variance.
 
     Parameters
     ----------
     mean : (D,) float32
-        Of the embeddings of normal slices.
+        Mean of the embeddings of normal slices.
     matrix : (D, D) float32
         W = (V (lambda + 1e-3 mean(lambda))^-1/2)^T; lambda and V are the eigenvalues and
         eigenvectors (in columns) of their covariance.
@@ -79,9 +79,9 @@ class EqualVariance:
 
     @classmethod
     def measured(cls, paths: Sequence[Path], device: torch.device) -> EqualVariance:
-        """Measure it on a device, over at most 128 stored grids spread over those given.
+        """Measure on a device, over at most 128 stored grids, spread over those given.
 
-        It is the processor's, whatever the device.
+        The result is on the CPU, whatever the device.
         """
         some = paths[:: max(1, -(-len(paths) // _MEASURED))]
         moments = Moments()
@@ -89,32 +89,32 @@ class EqualVariance:
             moments.add(load_batch([path])[0].movedim(0, -1).flatten(0, 1).to(device))
         values, vectors = torch.linalg.eigh(moments.covariance)
         values = values.clamp_min(0)
-        # Where nothing varies at all, nothing is there to be scaled.
+        # If nothing varies at all, there is nothing to scale.
         least = (_FLOOR * values.mean()).clamp_min(torch.finfo(torch.float32).tiny)
         matrix = (vectors * (values + least) ** -0.5).T
         return cls(moments.mean.float().contiguous(), matrix.float().contiguous())
 
     @property
     def digest(self) -> str:
-        """Name of what it does: another one gives other grids."""
+        """Hash of the transform, which identifies the grids that it returns."""
         digest = hashlib.sha256()
         for tensor in self.tensors().values():
             digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()
 
     def __call__(self, grid: Tensor) -> Tensor:
-        """Change (B, D, Hp, Wp) float to the same shape, float32 in channels-last memory."""
-        # Products of half the digits would not keep the components apart.
+        """Transform (B, D, Hp, Wp) float to the same shape, float32 in channels-last memory."""
+        # Half precision would not keep the components apart.
         with torch.autocast(grid.device.type, enabled=False):
             tokens = grid.movedim(1, -1).float() - self.mean
             return (tokens @ self.matrix.T).movedim(-1, 1)
 
     def to(self, device: torch.device) -> EqualVariance:
-        """Give the same on a device."""
+        """Return the same on a device."""
         return EqualVariance(self.mean.to(device), self.matrix.to(device))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give what a model file keeps."""
+        """Return the tensors for a model file."""
         both = {_MEAN: self.mean, _MATRIX: self.matrix}
         return {name: tensor.detach().cpu().contiguous() for name, tensor in both.items()}
 
@@ -125,16 +125,16 @@ class EqualVariance:
         Raises
         ------
         ModelFileError
-            If they are missing or do not fit.
+            If they are missing or do not match.
         """
         mean, matrix = tensors.get(_MEAN), tensors.get(_MATRIX)
         if mean is None or matrix is None or len(tensors) != 2:
             raise ModelFileError(
-                "it whitens embeddings, and their mean and matrix are not all there"
+                "it whitens embeddings, but their mean and matrix are not complete"
             )
         if mean.shape != (channels,) or matrix.shape != (channels, channels):
             raise ModelFileError(
-                f"its whitening does not fit its network: mean {tuple(mean.shape)} and matrix "
+                f"its whitening does not match its network: mean {tuple(mean.shape)} and matrix "
                 f"{tuple(matrix.shape)} for embeddings of {channels} channels"
             )
         if not (mean.isfinite().all() and matrix.isfinite().all()):

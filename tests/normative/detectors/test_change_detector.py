@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_refused() -> None:
     grid, labels = pairs[0]
     with pytest.raises(InputError, match="at least one normal slice"):
         ChangeDetector.fit([])
-    with pytest.raises(InputError, match="second look"):
+    with pytest.raises(InputError, match="read more than once"):
         ChangeDetector.fit(iter(pairs))
     with pytest.raises(InputError, match="pairs of embeddings and patch labels"):
         ChangeDetector.fit([grid])

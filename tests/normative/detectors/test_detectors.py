@@ -168,7 +168,7 @@ def test_each_says_what_it_is_and_refuses_what_it_is_not(name: str) -> None:
         return  # they take grids of another kind: see their own tests
     with pytest.raises(InputError, match="at least one normal slice"):
         method.fit([])
-    with pytest.raises(InputError, match="second look"):
+    with pytest.raises(InputError, match="read more than once"):
         method.fit(iter(normal_grids(2)))
     mixed = [*normal_grids(2), torch.zeros(1, CHANNELS + 1, ROWS, COLUMNS)]
     with pytest.raises(InputError, match="fitted on 12"):

@@ -51,8 +51,8 @@ def test_change_and_novelty_add_up() -> None:
     told = {q.name: q.value for q in detector.explain(GRID + 0.3, 4, 1).quantities}
     alone = told["Score of this patch alone"]
     assert alone == pytest.approx(float(detector.score(GRID + 0.3)[0, 4, 1]), rel=1e-5)
-    parts = told["of it from likeness to a change"] + told["of it from distance to normal"]
+    parts = told["of it from similarity to an anomaly"] + told["of it from distance to normal"]
     assert alone == pytest.approx(parts, rel=1e-6)
-    assert told["Likeness to a change"] == pytest.approx(
-        2 * told["of it from likeness to a change"], rel=1e-5
+    assert told["Similarity to a synthetic anomaly"] == pytest.approx(
+        2 * told["of it from similarity to an anomaly"], rel=1e-5
     )

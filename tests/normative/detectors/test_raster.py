@@ -146,7 +146,7 @@ def test_a_file_says_how_many_networks_there_are() -> None:
     alone = {k: v for k, v in parameters.items() if k != "raster"}
     assert SpatialARDetector.from_tensors(alone, forward).backward is None
     for wrong, some in ((parameters, forward), (alone, tensors)):
-        with pytest.raises(ModelFileError, match="do not fit"):
+        with pytest.raises(ModelFileError, match="do not match"):
             SpatialARDetector.from_tensors(wrong, some)
 
 

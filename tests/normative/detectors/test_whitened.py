@@ -274,20 +274,20 @@ def test_whitening_that_does_not_fit_is_refused(
     infinite = matrix.clone()
     infinite[1, 2] = torch.inf
     for changed, words in [
-        ({"whitening.mean": mean[:-1]}, r"does not fit its network: mean \(5,\) and matrix \(6, 6"),
+        ({"whitening.mean": mean[:-1]}, r"not match its network: mean \(5,\) and matrix \(6, 6"),
         ({"whitening.matrix": matrix[:3]}, r"matrix \(3, 6\) for embeddings of 6 channels"),
         ({"whitening.matrix": infinite}, "not finite"),
-        ({"whitening.extra": mean}, "not all there"),
+        ({"whitening.extra": mean}, "not complete"),
     ]:
         with pytest.raises(ModelFileError, match=words):
             SpatialARDetector.from_tensors(parameters, {**tensors, **changed})
     for name in ("whitening.mean", "whitening.matrix"):
-        with pytest.raises(ModelFileError, match="not all there"):
+        with pytest.raises(ModelFileError, match="not complete"):
             SpatialARDetector.from_tensors(
                 parameters, {k: v for k, v in tensors.items() if k != name}
             )
     unsaid = {k: v for k, v in parameters.items() if k != "whiten"}
-    with pytest.raises(ModelFileError, match="do not fit the network"):
+    with pytest.raises(ModelFileError, match="do not match its description"):
         SpatialARDetector.from_tensors(unsaid, tensors)
     for dilation in ([1, 2], "4", 1.5, None):
         with pytest.raises(ModelFileError, match="dilation"):
