@@ -46,8 +46,8 @@ from napari_spatial_ar.normative.detectors.ar_training import precision
 from napari_spatial_ar.normative.detectors.base import FitContext
 from napari_spatial_ar.normative.detectors.grids import StoredGrids, rows_of
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scores import Scoring
 from napari_spatial_ar.steps import finish
 
 SMOOTHINGS = (1, 3, 5, 7)

@@ -52,10 +52,10 @@ from napari_spatial_ar.normative.detectors.change_novelty import ChangeNovelty
 from napari_spatial_ar.normative.detectors.memory_bank import MemoryBank
 from napari_spatial_ar.normative.detectors.spatial_ar import SpatialARDetector
 from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank, Whitening
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scores import Scoring
 
 BACKBONE, SIDE = "dinov3_vits16", 448
 PARTS = ("slice", "bulk", "network", "bank", "training", "growth")

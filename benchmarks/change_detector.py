@@ -38,8 +38,8 @@ from napari_spatial_ar.normative.detectors.base import Detector
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 from napari_spatial_ar.normative.detectors.memory_bank import MemoryBank
 from napari_spatial_ar.normative.fitting.synthetic_grids import SyntheticGrids
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scores import Scoring
 
 DRAWS, TOP_SHARE = 1000, 0.01
 COMPARED = {"pixel_aupr": ("ratio", np.divide), "image_auroc": ("difference", np.subtract)}

@@ -28,8 +28,8 @@ from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors import DETECTORS, Detector, StoredGrids, score_grid
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.fitting.outliers import CrossJudge
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scores import Scoring
 
 # Those of a fit, by default.
 SCORING = Scoring(smoothing=3, top_share=0.01)

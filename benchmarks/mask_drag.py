@@ -25,7 +25,6 @@ from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
-from napari_spatial_ar.normative.scores import VolumeScore
 from napari_spatial_ar.review.masks import MaskSettings
 
 SETTINGS = {
@@ -50,10 +49,6 @@ class Model:
     name = "none"
     header = None
 
-    def empty_score(self, volume: Scan) -> VolumeScore:
-        """As of NormativeModel."""
-        return VolumeScore.empty(volume.geometry)
-
     def threshold_for_fpr(self, fpr: float) -> float:
         """As of NormativeModel."""
         from napari_spatial_ar.errors import InputError
@@ -72,7 +67,8 @@ def scored_scan(viewer: napari.Viewer, slices: int, size: int) -> Session:
     session = Session(viewer, layer, Model())
     noise = ndimage.gaussian_filter(random.normal(size=data.shape), (0, 10, 10))
     session.score.nll[...] = disc * (1.2 + noise / noise.std())
-    session.score.scored[:] = True
+    session.score.visited[:] = True
+    session.score.image_scores[:] = 1
     return session
 
 

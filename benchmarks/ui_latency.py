@@ -209,7 +209,7 @@ def main() -> None:
         else:
             wait(lambda: not dock.running, arguments.seconds)
             taken = time.monotonic() - begun
-            count = int(dock.session.visited.sum())
+            count = int(dock.session.score.visited.sum())
             scored[name] = round(1000 * taken / max(1, count), 1)
         person.end()
         ms[name] = lateness.end()

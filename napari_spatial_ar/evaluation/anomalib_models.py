@@ -35,9 +35,10 @@ from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.series import Modality
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
 from napari_spatial_ar.normative.backbones.devices import resolve_device
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scores import Scoring, SliceScore
+from napari_spatial_ar.normative.scores import SliceScore
 
 __all__ = [
     "ERRORS",

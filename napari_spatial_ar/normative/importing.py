@@ -15,11 +15,11 @@ from napari_spatial_ar.normative.archive import unpack_model
 from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors import SpatialARDetector
 from napari_spatial_ar.normative.detectors.ar_network import Context
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.library import check_model, copy_model, new_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, ModelHeader
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.reference_checkpoint import read_reference_checkpoint
-from napari_spatial_ar.normative.scores import Scoring
 from napari_spatial_ar.paths import user_models_dir
 
 __all__ = ["import_model", "import_reference", "is_reference_checkpoint"]

@@ -32,7 +32,8 @@ from napari_spatial_ar.normative.detectors import Detector, score_grid
 from napari_spatial_ar.normative.library import find_model, trained_backbone
 from napari_spatial_ar.normative.memory import one_sentence, release, releases_memory
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
-from napari_spatial_ar.normative.scores import Example, SliceScore, VolumeScore
+from napari_spatial_ar.normative.scores import Example, ScanScores, SliceScore
+from napari_spatial_ar.normative.scoring import score_slices
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
 __all__ = ["NormativeModel", "load_model"]
@@ -334,7 +335,7 @@ class NormativeModel:
         progress: Callable[[int, int], None] | None = None,
         *,
         plane: SlicePlane | None = None,
-    ) -> VolumeScore:
+    ) -> ScanScores:
         """Score a volume slice by slice.
 
         Parameters
@@ -348,7 +349,7 @@ class NormativeModel:
 
         Returns
         -------
-        VolumeScore
+        ScanScores
             On the volume's own grid, whatever the plane; its geometry has the slices scored.
 
         Raises
@@ -357,17 +358,12 @@ class NormativeModel:
             As `iter_volume` and `Scan.along`.
         """
         volume = self.cut(volume, plane)
-        result = VolumeScore.empty(volume.geometry)
-        total = len(result.scored) if slices is None else len(slices)
-        for done, (index, score) in enumerate(self.iter_volume(volume, slices), start=1):
-            result.put(index, score)
+        result = ScanScores.empty(volume.geometry)
+        total = len(result.visited) if slices is None else len(slices)
+        for done, _ in enumerate(score_slices(self, volume, slices, scores=result), start=1):
             if progress is not None:
                 progress(done, total)
         return result
-
-    def empty_score(self, volume: Scan) -> VolumeScore:
-        """Scores of a volume before any slice is scored, to be filled by `VolumeScore.put`."""
-        return VolumeScore.empty(volume.geometry)
 
     def threshold_for_fpr(self, fpr: float) -> float:
         """Threshold that flags a share ``fpr`` of normal tissue.

@@ -27,9 +27,9 @@ from napari_spatial_ar.normative.calibration.acquired import Acquired
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.calibration.domain_shift import NormalAppearance
 from napari_spatial_ar.normative.detectors import DETECTORS, Detector, detector_from_tensors
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.model_schema import StoredModel, describe_error, parsed
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scores import Scoring
 
 __all__ = [
     "FORMAT_VERSION",

@@ -23,7 +23,8 @@ from napari_spatial_ar.json_schemas import ModelComparisonFile, stamped
 from napari_spatial_ar.normative.calibration.acquired import header_shift
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.model import NormativeModel
-from napari_spatial_ar.normative.scores import VolumeScore
+from napari_spatial_ar.normative.scores import ScanScores
+from napari_spatial_ar.normative.scoring import score_slices
 from napari_spatial_ar.review.drawing import (
     BACKGROUND,
     MUTED,
@@ -242,12 +243,11 @@ def comparison_steps(
     return result
 
 
-def _score_steps(model: NormativeModel, volume: Scan) -> Steps[VolumeScore]:
-    score = model.empty_score(volume)
-    for done, (index, one) in enumerate(model.iter_volume(volume), start=1):
-        score.put(index, one)
-        yield model.name, done, len(score.scored)
-    return score
+def _score_steps(model: NormativeModel, volume: Scan) -> Steps[ScanScores]:
+    scores = ScanScores.empty(volume.geometry)
+    for done, _ in enumerate(score_slices(model, volume, scores=scores), start=1):
+        yield model.name, done, len(scores.visited)
+    return scores
 
 
 def _body(

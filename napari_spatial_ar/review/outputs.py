@@ -38,6 +38,7 @@ from napari_spatial_ar.imaging.segments import (
 )
 from napari_spatial_ar.json_schemas import ProvenanceFile, stamped
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
+from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review.contents import findings_content, mask_content, scores_content
 from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (
@@ -53,7 +54,7 @@ from napari_spatial_ar.review.provenance import ModelLike, dicom_algorithm
 from napari_spatial_ar.review.report.data import REPORT_FILE, ScanReport, scan_report
 from napari_spatial_ar.review.report.html import scan_page
 from napari_spatial_ar.review.report.pdf import PDF_FILE, Paper, pdf_of
-from napari_spatial_ar.review.results import ScanResults, ScoreLike, gather_results
+from napari_spatial_ar.review.results import ScanResults, gather_results
 
 __all__ = [
     "DICOM_FILES",
@@ -161,7 +162,7 @@ def scan_folder_name(volume: Scan, taken: Collection[str] = ()) -> str:
 def write_scan_outputs(
     out_dir: str | Path,
     volume: Scan,
-    score: ScoreLike,
+    score: ScanScores,
     model: ModelLike,
     *,
     threshold: float,
@@ -198,7 +199,7 @@ def write_scan_outputs(
     ----------
     out_dir : path-like
         The scan's own folder; made where it does not exist.
-    volume, score, model : Scan, VolumeScore, NormativeModel
+    volume, score, model : Scan, ScanScores, NormativeModel
         The scan, its scores and the model that gave them.
     threshold : float
         In the model's unit.

@@ -8,7 +8,7 @@ a slice with regions of that size (see `napari_spatial_ar.normative.calibration.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from napari_spatial_ar.datasets.selection import Selection, place_in_stack
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.calibration import Calibration, largest_part
+from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review.body import Body
 
 __all__ = [
@@ -165,18 +166,6 @@ def rarity(
     return NormalRank(len(shares), sum(share > 0 for share in shares), exact=False)
 
 
-class ScoresLike(Protocol):
-    """What is needed of a `VolumeScore` here."""
-
-    @property
-    def scored(self) -> npt.NDArray[np.bool_]:
-        """(N,), which acquired slices are scored."""
-
-    @property
-    def image_scores(self) -> npt.NDArray[np.float32]:
-        """(N,), one score a slice, NaN where not scored."""
-
-
 @dataclass(frozen=True)
 class PValues:
     """Conformal p-values, see `Calibration`.
@@ -206,7 +195,7 @@ class PValues:
 
 
 def p_values(
-    model: Any, volume: Scan, score: ScoresLike, body: Body | None = None
+    model: Any, volume: Scan, score: ScanScores, body: Body | None = None
 ) -> PValues | None:
     """P-values of a scored scan.
 
@@ -214,7 +203,7 @@ def p_values(
     ----------
     model : NormativeModel
         What scored it.
-    volume, score : Scan, VolumeScore
+    volume, score : Scan, ScanScores
         The scan and its scores.
     body : Body, optional
         Where the body is, if somebody has looked already.
@@ -235,9 +224,9 @@ def p_values(
             return False
         return bool(body.plane(index).mean() >= selection.min_body)
 
-    number = len(score.scored)
-    used = [i for i in range(number) if score.scored[i] and counts(i)]
-    whole = bool(used) and not any(not score.scored[i] and counts(i) for i in range(number))
+    scored, number = score.scored, len(score.scored)
+    used = [i for i in range(number) if scored[i] and counts(i)]
+    whole = bool(used) and not any(not scored[i] and counts(i) for i in range(number))
     slices: list[float | None] = [None] * number
     for index in used:
         slices[index] = calibration.slice_p(float(score.image_scores[index]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.segments import Segment
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
+from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.domain_shift import flagged_warning, scan_counts, shift_record
 from napari_spatial_ar.review.findings import Finding, FindingsList, list_findings
@@ -21,23 +22,7 @@ from napari_spatial_ar.review.p_values import PValues, p_values
 from napari_spatial_ar.review.provenance import ModelLike, provenance
 from napari_spatial_ar.review.segments import finding_segment
 
-__all__ = ["ScanResults", "ScoreLike", "gather_results"]
-
-
-class ScoreLike(Protocol):
-    """What is needed of a `VolumeScore` here."""
-
-    @property
-    def nll(self) -> npt.NDArray[np.float32]:
-        """(Z, Y, X), in the model's unit, source order."""
-
-    @property
-    def scored(self) -> npt.NDArray[np.bool_]:
-        """(N,), which acquired slices are scored."""
-
-    @property
-    def image_scores(self) -> npt.NDArray[np.float32]:
-        """(N,), one score a slice, NaN where not scored."""
+__all__ = ["ScanResults", "gather_results"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +31,7 @@ class ScanResults:
 
     Parameters
     ----------
-    volume, score : Scan, ScoreLike
+    volume, score : Scan, ScanScores
         The scan and its scores.
     threshold : float
         Of the mask, in the model's unit.
@@ -63,7 +48,7 @@ class ScanResults:
     """
 
     volume: Scan
-    score: ScoreLike
+    score: ScanScores
     threshold: float
     mask: npt.NDArray[np.uint8] = field(repr=False)
     listed: FindingsList = field(repr=False)
@@ -111,7 +96,7 @@ class ScanResults:
 
 def gather_results(
     volume: Scan,
-    score: ScoreLike,
+    score: ScanScores,
     model: ModelLike,
     *,
     threshold: float,
@@ -127,7 +112,7 @@ def gather_results(
 
     Parameters
     ----------
-    volume, score, model : Scan, VolumeScore, NormativeModel
+    volume, score, model : Scan, ScanScores, NormativeModel
         The scan, its scores and the model that gave them.
     threshold, fpr, settings, region, mask, reviewed, keep_uids, likeness
         See `napari_spatial_ar.review.outputs.write_scan_outputs`.

@@ -16,10 +16,11 @@ from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.registry import BackboneSpec
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.detectors import MemoryBank
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scores import Scoring, SliceScore
+from napari_spatial_ar.normative.scores import SliceScore
 
 
 class BrightnessModel:

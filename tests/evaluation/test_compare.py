@@ -18,7 +18,8 @@ from napari_spatial_ar.evaluation.baselines import ComparedMethod
 from napari_spatial_ar.evaluation.compare import Comparison, compare
 from napari_spatial_ar.evaluation.evaluate import evaluate
 from napari_spatial_ar.imaging.tissue import tissue_mask
-from napari_spatial_ar.normative.scores import Scoring, SliceScore
+from napari_spatial_ar.normative.heatmap import Scoring
+from napari_spatial_ar.normative.scores import SliceScore
 from tests.evaluation.conftest import BrightnessModel
 
 

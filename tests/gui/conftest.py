@@ -28,31 +28,11 @@ from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
+from napari_spatial_ar.normative.scores import SliceScore
 
 SHAPE = (12, 40, 36)
 # Voxels of the bright box that stands for a lesion, as (z, y, x) slices of the source grid.
 LESION = (slice(5, 8), slice(8, 16), slice(20, 30))
-
-
-@dataclass(frozen=True)
-class FakeSliceScore:
-    nll: npt.NDArray[np.float32]
-    grid: npt.NDArray[np.float32]
-    image_score: float
-
-
-class FakeVolumeScore:
-    def __init__(self, geometry: Geometry):
-        count = geometry.shape[geometry.slice_axis]
-        self.geometry = geometry
-        self.nll = np.zeros(geometry.shape, np.float32)
-        self.scored = np.zeros(count, bool)
-        self.image_scores = np.full(count, np.nan, np.float32)
-
-    def put(self, index: int, score: FakeSliceScore) -> None:
-        self.geometry.to_slices(self.nll)[index] = score.nll
-        self.scored[index] = True
-        self.image_scores[index] = score.image_score
 
 
 @dataclass
@@ -71,12 +51,9 @@ class FakeModel:
     gate: threading.Semaphore | None = None
     notes: list[str] = field(default_factory=list)
 
-    def empty_score(self, volume: Scan) -> FakeVolumeScore:
-        return FakeVolumeScore(volume.geometry)
-
     def iter_volume(
         self, volume: Scan, slices: Sequence[int] | None = None
-    ) -> Iterator[tuple[int, FakeSliceScore]]:
+    ) -> Iterator[tuple[int, SliceScore]]:
         for index in range(volume.geometry.slice_count) if slices is None else slices:
             if self.error is not None:
                 raise self.error
@@ -84,7 +61,7 @@ class FakeModel:
                 self.gate.acquire(timeout=5)
             self.asked.append(index)
             nll = 1 + volume.slice(index) / 100
-            yield index, FakeSliceScore(nll, nll[:2, :2], float(nll.max()))
+            yield index, SliceScore(nll, nll[:2, :2], float(nll.max()))
 
     def threshold_for_fpr(self, fpr: float) -> float:
         if not self.calibrated:

@@ -43,7 +43,7 @@ def test_a_layer_deleted_while_it_is_scored(
     assert made.scan.layer is scored
     made.score("volume")
     models["fake"].gate.release(2)
-    qtbot.waitUntil(lambda: made.session.visited.sum() >= 1, timeout=5000)
+    qtbot.waitUntil(lambda: made.session.score.visited.sum() >= 1, timeout=5000)
     made.viewer.layers.remove(scored)
     models["fake"].gate.release(1)
     qtbot.waitUntil(lambda: not made.running and no_thread(), timeout=5000)
@@ -54,7 +54,7 @@ def test_a_layer_deleted_while_it_is_scored(
     models["fake"].gate.release(lab.shape[0])
     made.score("volume")
     qtbot.waitUntil(lambda: not made.running and made.masks.settled, timeout=10_000)
-    assert made.session.visited.all()
+    assert made.session.score.visited.all()
 
 
 def test_a_layer_renamed_while_it_is_scored(
@@ -68,7 +68,7 @@ def test_a_layer_renamed_while_it_is_scored(
     models["fake"].gate.release(50)
     finish(made)
     assert made.session is session
-    assert session.visited.all()
+    assert session.score.visited.all()
     assert made.scan.box.currentText() == "another name"
     assert notes == []
 
@@ -90,7 +90,7 @@ def test_a_model_whose_file_is_deleted_while_it_scores_scores_on(
 
     monkeypatch.setattr(model_access, "load_model", gone)
     finish(made)
-    assert session.visited.all()
+    assert session.score.visited.all()
 
 
 def test_a_model_whose_file_is_gone_says_so_and_keeps_what_is_scored(
@@ -119,7 +119,7 @@ def test_a_model_whose_file_is_gone_says_so_and_keeps_what_is_scored(
     made.models.choose("fake")
     qtbot.waitUntil(lambda: made.models.model is not None, timeout=5000)
     assert made.session is session
-    assert made.session.visited.all()
+    assert made.session.score.visited.all()
 
 
 # ---------------------------------------------------------------------- the disk
@@ -151,7 +151,7 @@ def test_a_disk_that_fills_during_an_export(
     assert "Free some space" in notes[0]
     assert list(target.iterdir()) == []
     # Nothing is lost: with room again, the same button does it.
-    assert made.session.visited.all()
+    assert made.session.score.visited.all()
     monkeypatch.setattr(outputs, "write_findings_json", write)
     made.exporter.everything(made.session)
     qtbot.waitUntil(lambda: len(notes) == 2, timeout=10_000)
@@ -193,7 +193,7 @@ def test_a_gpu_that_runs_out_of_memory_is_left_for_the_cpu(
     qtbot.waitUntil(lambda: made.models.model is model, timeout=5000)
     made.score("volume")
     qtbot.waitUntil(lambda: not made.running and made.masks.settled, timeout=30_000)
-    assert made.session.visited.all()
+    assert made.session.score.visited.all()
     assert model.device.type == "cpu"
     assert "ran short, so slices are scored on the CPU" in made.score_note.text()
 
@@ -208,7 +208,7 @@ def test_a_viewer_closed_while_a_scan_is_scored(
     made = dock(show=True)
     made.score("volume")
     models["fake"].gate.release(2)
-    qtbot.waitUntil(lambda: made.session.visited.sum() >= 1, timeout=5000)
+    qtbot.waitUntil(lambda: made.session.score.visited.sum() >= 1, timeout=5000)
     made.viewer.close()
     models["fake"].gate.release(1)
     qtbot.waitUntil(no_thread, timeout=5000)

@@ -27,12 +27,12 @@ from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.detectors import MemoryBank, SpatialARDetector
 from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.importing import import_model
 from napari_spatial_ar.normative.library import list_models
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader, read_header
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scores import Scoring
 from napari_spatial_ar.paths import user_models_dir
 from tests.tiny import TINY
 

@@ -15,14 +15,8 @@ from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.nifti import read_nifti, write_nifti
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.normative.scores import ScanScores
 from tests.scans import build_image
-
-
-@dataclass
-class Scores:
-    nll: np.ndarray
-    scored: np.ndarray
-    image_scores: np.ndarray
 
 
 @dataclass
@@ -79,12 +73,12 @@ def dicom_scan(tmp_path_factory: pytest.TempPathFactory) -> Scan:
 
 
 @pytest.fixture
-def scores(scan: Scan) -> Scores:
+def scores(scan: Scan) -> ScanScores:
     nll = np.ones(scan.data.shape, np.float32)
     nll[1:3, 5:12, 4:9] = 2.5
     nll[4] = 0
     scored = np.array([True, True, True, True, False])
-    return Scores(nll, scored, np.array([1, 2.5, 2.4, 1, np.nan], np.float32))
+    return ScanScores(nll, scan.geometry, scored, np.array([1, 2.5, 2.4, 1, np.nan], np.float32))
 
 
 @pytest.fixture

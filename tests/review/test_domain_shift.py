@@ -113,7 +113,7 @@ def test_a_headline_is_short_where_topics_are_not_known() -> None:
 def test_warnings_stand_in_the_record_and_in_what_is_said(
     tmp_path: Path, scan: Scan, scores: Any, model: Any
 ) -> None:
-    scores.scored[:] = True
+    scores.visited[:], scores.image_scores[4] = True, 1.0
     found = DomainShift(("it is CT, the model learned from MRI",), {"body": 0.5}, True)
     model.threshold_for_fpr = lambda fpr: 0.1
     outputs = write_scan_outputs(
@@ -129,7 +129,7 @@ def test_of_a_slice_or_two_nothing_is_concluded(
     tmp_path: Path, scan: Scan, scores: Any, model: Any
 ) -> None:
     model.threshold_for_fpr = lambda fpr: 0.1
-    scores.scored[2:] = False
+    scores.visited[2:] = False
     outputs = write_scan_outputs(tmp_path / "out", scan, scores, model, threshold=2.0)
     assert outputs.unlike == ()
     record = json.loads((tmp_path / "out" / "provenance.json").read_text())["likeness"]

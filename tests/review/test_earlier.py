@@ -20,6 +20,7 @@ from napari_spatial_ar.errors import InputError, InUseError, StorageError
 from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review import batch, outputs
 from napari_spatial_ar.review.earlier import (
     EarlierResults,
@@ -30,7 +31,6 @@ from napari_spatial_ar.review.earlier import (
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import OUTPUT_FILES, write_scan_outputs
 from napari_spatial_ar.review.provenance import recorded_algorithm, voxels_sha256
-from tests.review.conftest import Scores
 
 NAME = "nifti-scan-12-x-9-x-4"
 
@@ -63,7 +63,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             options.pop(key, None)
         calls.append(folder.name)
         data, count = np.asarray(volume.data), volume.geometry.slice_count
-        scores = Scores(data, np.ones(count, bool), np.ones(count, np.float32))
+        scores = ScanScores(data, volume.geometry, np.ones(count, bool), np.ones(count, np.float32))
         written = write_scan_outputs(folder, volume, scores, loaded, threshold=threshold, **options)
         return outputs.in_folder(written.summary, folder)
 

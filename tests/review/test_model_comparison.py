@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.calibration.acquired import Acquired
 from napari_spatial_ar.normative.calibration.calibration import Calibration
-from napari_spatial_ar.normative.scores import SliceScore, VolumeScore
+from napari_spatial_ar.normative.scores import SliceScore
 from napari_spatial_ar.review.model_comparison import compare_models, comparison_steps
 from tests.json_check import check
 
@@ -45,13 +45,10 @@ def model(
 ) -> Any:
     """Model that gives one heatmap, whatever it is shown; the last slice is not scored."""
 
-    def iter_volume(volume: Scan) -> Iterator[tuple[int, SliceScore]]:
+    def iter_volume(volume: Scan, slices: Sequence[int]) -> Iterator[tuple[int, SliceScore]]:
         for index, top in enumerate((heat.max(), heat.max() + 1)):
             yield index, SliceScore(nll=heat, grid=heat[:1, :1], image_score=top)
         yield 2, SliceScore(nll=0 * heat, grid=heat[:1, :1], image_score=float("nan"))
-
-    def empty(volume: Scan) -> VolumeScore:
-        return VolumeScore.empty(volume.geometry)
 
     header = SimpleNamespace(
         calibration=calibration,
@@ -64,7 +61,6 @@ def model(
         name=name,
         header=header,
         iter_volume=iter_volume,
-        empty_score=empty,
         cut=lambda volume: volume,
     )
 
@@ -135,7 +131,7 @@ def test_what_cannot_be_compared(head: Scan, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'a' sees axial slices of this scan and 'c' coronal"):
         compare_models(model("a", flat), coronal, head, tmp_path / "x")
     nothing = model("a", flat)
-    nothing.iter_volume = lambda volume: iter(())
+    nothing.iter_volume = lambda volume, slices: iter(())
     with pytest.raises(InputError, match="nothing to compare"):
         compare_models(nothing, model("b", flat), head, tmp_path / "x")
 

@@ -25,6 +25,7 @@ from PIL import Image
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review import outputs
 from napari_spatial_ar.review.findings import label_components, list_findings
 from napari_spatial_ar.review.masks import MaskSettings
@@ -346,7 +347,7 @@ def test_rejected_findings_leave_the_masks_and_are_marked_in_the_tables(
     nll = np.zeros_like(scores.nll)
     nll[1, 3:6, 3:9] = 5
     nll[2, 20:24, 10:14] = 7
-    given = SimpleNamespace(nll=nll, scored=np.ones(5, bool), image_scores=nll.max(axis=(1, 2)))
+    given = ScanScores(nll, dicom_scan.geometry, np.ones(5, bool), nll.max(axis=(1, 2)))
     mask = nll > 2
     listed = list_findings(mask, nll, dicom_scan.geometry, model=model)
     first, second = (item.finding.label for item in listed.items)
@@ -385,14 +386,14 @@ def test_rejected_findings_leave_the_masks_and_are_marked_in_the_tables(
     assert record["threshold"]["mask_edited_by_hand"] is True
 
 
-def three(scan: Scan) -> SimpleNamespace:
+def three(scan: Scan) -> ScanScores:
     """Scores with three regions, of which the second in the order of the file peaks highest."""
     nll = np.zeros(scan.geometry.shape, np.float32)
     nll[0, 2:4, 3:9] = 5
     nll[1, 20:24, 10:14] = 9
     nll[3, 10:15, 2:6] = 7
     nll[3, 12, 3] = 7.5
-    return SimpleNamespace(nll=nll, scored=np.ones(5, bool), image_scores=nll.max(axis=(1, 2)))
+    return ScanScores(nll, scan.geometry, np.ones(5, bool), nll.max(axis=(1, 2)))
 
 
 def test_a_finding_has_one_number_name_and_colour_in_every_file(

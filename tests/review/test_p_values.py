@@ -14,7 +14,7 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.calibration.calibration import Calibration, calibrate
-from napari_spatial_ar.normative.scores import VolumeScore
+from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review.p_values import p_note, p_values, share_note
 
 TISSUE = np.linspace(0, 1, 1000, dtype=np.float32)
@@ -40,10 +40,10 @@ def model(calibration: Calibration | None = CALIBRATION) -> Any:
     )
 
 
-def scored(scan: Scan, *image_scores: float) -> VolumeScore:
-    score = VolumeScore.empty(scan.geometry)
+def scored(scan: Scan, *image_scores: float) -> ScanScores:
+    score = ScanScores.empty(scan.geometry)
     score.image_scores[:] = image_scores
-    score.scored[:] = ~np.isnan(score.image_scores)
+    score.visited[:] = ~np.isnan(score.image_scores)
     return score
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from napari_spatial_ar.gui.layers import heatmap_layer, layer_volume, mask_layer
 from napari_spatial_ar.gui.viewer import shows_slices
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.normative.cancellation import cancel_when
+from napari_spatial_ar.normative.scores import ScanScores, SliceScore
+from napari_spatial_ar.normative.scoring import score_slices
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.domain_shift import flagged_warning
 from napari_spatial_ar.review.findings import Finding, FindingsList
@@ -28,12 +31,9 @@ __all__ = ["Session", "calibrated_thresholds", "from_slice_outward", "same_model
 
 # Slices are handed to the GUI this often at most: each batch costs it a redraw.
 _YIELD_SECONDS = 0.1
-# The first results keep the GUI busy making layers; to find the fastest way may load libraries,
-# which holds it up too.
-_AT_ONCE = 3
 _FPRS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 
-Scored = list[tuple[int, Any]]
+Scored = list[tuple[int, SliceScore]]
 
 
 def from_slice_outward(count: int, start: int) -> list[int]:
@@ -47,17 +47,19 @@ def score_steps(
     volume: Any,
     slices: Sequence[int],
     look: Callable[[int], Any] = lambda index: None,
+    stored: ScanScores | None = None,
 ) -> Generator[Scored, None, None]:
     """Score slices in order, yielding what is done about ten times a second.
 
     Stops soon after ``stop`` is set, in the middle of a slice, which then counts as not scored;
     what is done is still yielded. ``look`` is called with each slice that is done, still in the
-    worker.
+    worker; of what is ``stored``, nothing is computed again.
     """
     batch: Scored = []
     last = 0.0
+    speed_up = partial(model_access.choose_engine, model)
     with cancel_when(stop.is_set), suppress(Cancelled):
-        for index, score in _scores(model, volume, slices):
+        for index, score in score_slices(model, volume, slices, stored=stored, speed_up=speed_up):
             look(index)
             batch.append((index, score))
             now = time.monotonic()
@@ -69,14 +71,6 @@ def score_steps(
                 batch = []
     if batch:
         yield batch
-
-
-def _scores(model: Any, volume: Any, slices: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """Score the first slices at once, and the rest in the fastest way there is."""
-    yield from model.iter_volume(volume, slices[:_AT_ONCE])
-    if len(slices) > _AT_ONCE:
-        model_access.choose_engine(model)
-        yield from model.iter_volume(volume, slices[_AT_ONCE:])
 
 
 def same_model(a: Any, b: Any) -> bool:
@@ -122,10 +116,9 @@ class Session:
         self.model = model
         self.plane = plane
         self.volume = layer_volume(layer).along(plane)
-        self.score = model.empty_score(self.volume)
-        self.visited = np.zeros(len(self.score.scored), dtype=bool)
+        self.score = ScanScores.empty(self.volume.geometry)
         self.body = Body(self.volume, model)
-        self.counts = ScoreCounts(len(self.visited))
+        self.counts = ScoreCounts(self.geometry.slice_count)
         self.heatmap: Image | None = None
         self.mask: Labels | None = None
         self.drawn = np.zeros((0, 0, 0), np.uint8)  # the mask layer's data, strokes left out
@@ -188,7 +181,6 @@ class Session:
         """Take scored slices, draw them, and say which."""
         for index, slice_score in batch:
             self.score.put(index, slice_score)
-            self.visited[index] = True
             if self.score.scored[index]:
                 plane = self.nll_planes[index]
                 self.counts.put(index, plane[self.body.plane(index)])
@@ -205,7 +197,7 @@ class Session:
             self.model,
             self.counts.share_above,
             slices=int(np.count_nonzero(self.score.scored)),
-            whole=bool(self.visited.all()),
+            whole=bool(self.score.visited.all()),
         )
 
     def ensure_heatmap(self) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 from qtpy.QtCore import QObject, Signal
@@ -29,11 +28,10 @@ from napari_spatial_ar.gui.widgets.forms import Note, WarningNote, button, row, 
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.normative.calibration.acquired import header_shift
+from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review.domain_shift import shift_headline
 from napari_spatial_ar.review.p_values import p_note, p_values
 from napari_spatial_ar.review.provenance import model_window
-from napari_spatial_ar.review.worklist.scoring import ReuseStoredScores
-from napari_spatial_ar.review.worklist.store import ScanScores
 from napari_spatial_ar.steps import run_until_stopped
 
 __all__ = ["DomainShiftCheck", "ScanPValue", "ScorePanel", "Scorer"]
@@ -50,7 +48,7 @@ class _QueuedScan:
     @property
     def left(self) -> list[int]:
         """Slices to score now: of a whole scan those that are not scored yet, or else all."""
-        new = [i for i in self.slices if not self.session.visited[i]]
+        new = [i for i in self.slices if not self.session.score.visited[i]]
         return (new or self.slices) if self.whole else self.slices
 
 
@@ -111,7 +109,8 @@ class Scorer(QObject):
             return
         here = slice_in_view(self._viewer, layer, session.geometry)
         whole = what != "slice"
-        slices = from_slice_outward(len(session.visited), here) if whole else [here]
+        count = session.geometry.slice_count
+        slices = from_slice_outward(count, here) if whole else [here]
         self._queue.append(_QueuedScan(session, slices, whole))
         if self.running:
             self._update_status(session, "In the queue: another scan is being scored.")
@@ -160,10 +159,11 @@ class Scorer(QObject):
         session = self.session_for(layer, model, plane)
         session = session or self._new_session(layer, model, plane)
         here = slice_in_view(self._viewer, layer, session.geometry)
-        new = [i for i in from_slice_outward(len(session.visited), here) if not session.visited[i]]
+        visited = session.score.visited
+        new = [i for i in from_slice_outward(len(visited), here) if not visited[i]]
         slices = [i for i in new if remaining or kept.visited[i]]
         if slices:
-            self._run(session, slices, ReuseStoredScores(model, kept))
+            self._run(session, slices, kept)
         return session
 
     def _new_session(self, layer: Any, model: Any, plane: Plane | None) -> Session:
@@ -172,7 +172,7 @@ class Scorer(QObject):
         self.session_made.emit(session)
         return session
 
-    def _run(self, session: Session, slices: list[int], source: Any = None) -> None:
+    def _run(self, session: Session, slices: list[int], stored: ScanScores | None = None) -> None:
         self._done, self._total = 0, len(slices)
         self._began = time.monotonic()
         self._current = session
@@ -181,7 +181,7 @@ class Scorer(QObject):
         self._update_status(session, "Scoring...")
         task = self._tasks.start(
             lambda stop: score_steps(
-                stop, source or session.model, session.volume, slices, look=session.body.plane
+                stop, session.model, session.volume, slices, session.body.plane, stored
             )
         )
         task.progressed.connect(partial(self._take, session))
@@ -242,9 +242,9 @@ class Scorer(QObject):
         self._task = self._current = None
         self._sessions = [s for s in self._sessions if s.alive]
         session.judge()
-        count = int(session.visited.sum())
+        count = int(session.score.visited.sum())
         note = " ".join(
-            [f"{count} of {len(session.visited)} slices are scored.", *session.model.notes]
+            [f"{count} of {len(session.score.visited)} slices are scored.", *session.model.notes]
         )
         self._update_status(session, self._trouble or (f"Stopped. {note}" if stopped else note))
         self.finished.emit(session)
@@ -316,10 +316,9 @@ class ScanPValue(QObject):
 
     def measure(self, session: Session) -> None:
         """Look at the scores of a session as they stand."""
-        # Copies: slices may be scored meanwhile.
-        score: Any = SimpleNamespace(
-            scored=session.score.scored.copy(), image_scores=session.score.image_scores.copy()
-        )
+        score = session.score
+        # Copies: slices may be scored meanwhile. Of the heatmap nothing is needed.
+        score = replace(score, visited=score.visited.copy(), image_scores=score.image_scores.copy())
 
         def work(stop: threading.Event) -> Generator[None, None, Any]:
             yield

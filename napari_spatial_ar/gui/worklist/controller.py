@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 from napari.layers import Image
 from qtpy.QtCore import QObject, Signal
 
@@ -25,7 +24,7 @@ from napari_spatial_ar.gui.worklist.table import WorklistModel
 from napari_spatial_ar.review.findings import Finding
 from napari_spatial_ar.review.report.data import report_message
 from napari_spatial_ar.review.worklist.entries import Reading, Summary, toggled
-from napari_spatial_ar.review.worklist.store import Marks, ScanScores, WorklistStore, model_key
+from napari_spatial_ar.review.worklist.store import Marks, WorklistStore, model_key
 
 __all__ = ["Opened", "WorklistController"]
 
@@ -207,7 +206,7 @@ class WorklistController(QObject):
         opened = self._of(session)
         entry = None if opened is None else self._rows.entry(opened.key)
         if opened is not None and entry is not None and entry.state != "scored":
-            visited = session.visited
+            visited = session.score.visited
             self._rows.put(entry.at(int(visited.sum()), len(visited)))
             if time.monotonic() - opened.saved_at > _SAVE_SECONDS:
                 self.keep_scores(opened)
@@ -224,15 +223,11 @@ class WorklistController(QObject):
     def keep_scores(self, opened: Opened) -> None:
         """Write scores that are not on disk yet, in a worker."""
         session = opened.session
-        count = 0 if session is None else int(session.visited.sum())
+        count = 0 if session is None else int(session.score.visited.sum())
         if session is None or not opened.ready or opened.saving or count <= opened.saved:
             return
         opened.saved, opened.saved_at, opened.saving = count, time.monotonic(), True
-        score = session.score
-        # Copies: slices may be scored meanwhile.
-        scores = ScanScores(
-            np.array(score.nll, np.float32), session.visited.copy(), score.image_scores.copy()
-        )
+        scores = session.score.copy()  # slices may be scored meanwhile
         # Until it is written the worker may not start from what is there.
         self._runner.plan.hold(opened.key)
         work = partial(

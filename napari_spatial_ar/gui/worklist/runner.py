@@ -26,12 +26,12 @@ from napari_spatial_ar.gui.worklist.listing import record_steps, row_message
 from napari_spatial_ar.gui.worklist.table import WorklistModel
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.cancellation import cancel_when
+from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review.report.data import report_message
 from napari_spatial_ar.review.worklist.entries import Entry, Summary, order_of_need
 from napari_spatial_ar.review.worklist.scoring import MaskRule, score_steps, summarise
 from napari_spatial_ar.review.worklist.store import (
     Marks,
-    ScanScores,
     WorklistStore,
     model_key,
 )

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from napari_spatial_ar.errors import InputError, ModelFileError, ModelVersionError, SpatialARError
 from napari_spatial_ar.normative.detectors.explanation import Explanation, Quantity
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.model_schema import Part, describe_error
-from napari_spatial_ar.normative.scores import Scoring, SliceScore
+from napari_spatial_ar.normative.scores import SliceScore
 from napari_spatial_ar.normative.tiling import Tiling
 from napari_spatial_ar.steps import finish
 

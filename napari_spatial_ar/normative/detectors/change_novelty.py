@@ -44,8 +44,8 @@ from napari_spatial_ar.normative.detectors.surroundings_bank import (
     SurroundingsBank,
     describe,
 )
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.model_schema import Part
-from napari_spatial_ar.normative.scores import Scoring
 
 __all__ = ["ChangeNovelty"]
 

@@ -43,10 +43,10 @@ from napari_spatial_ar.normative.fitting.plan import (
     with_time_left,
 )
 from napari_spatial_ar.normative.fitting.synthetic_grids import SyntheticGrids
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.memory import one_sentence, releases_memory
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, ModelHeader
-from napari_spatial_ar.normative.scores import Scoring
 from napari_spatial_ar.paths import user_models_dir
 from napari_spatial_ar.steps import finish
 

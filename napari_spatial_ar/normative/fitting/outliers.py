@@ -34,8 +34,9 @@ from napari_spatial_ar.normative.detectors import (
 )
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.fitting.plan import FitProgress, embedding, learning
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.model import NormativeModel
-from napari_spatial_ar.normative.scores import Example, Scoring, SliceScore
+from napari_spatial_ar.normative.scores import Example, SliceScore
 from napari_spatial_ar.steps import mapped
 
 __all__ = [

@@ -15,6 +15,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_bytes, atomic_write_text
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
+from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings import list_findings
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
@@ -33,7 +34,7 @@ from napari_spatial_ar.review.report.pdf import PDF_FILE, Paper, pdf_of
 from napari_spatial_ar.review.results import gather_results
 from napari_spatial_ar.review.worklist.entries import Entry
 from napari_spatial_ar.review.worklist.scoring import MaskRule
-from napari_spatial_ar.review.worklist.store import ScanScores, WorklistStore, model_key
+from napari_spatial_ar.review.worklist.store import WorklistStore, model_key
 from napari_spatial_ar.steps import mapped
 
 __all__ = ["FolderReports", "kept_report", "worklist_steps"]
@@ -159,7 +160,7 @@ def kept_report(
         raise InputError("cannot be read any more", path=nll, fix="Score it again") from error
     if found.shape != geometry.shape or image_scores.shape != (geometry.slice_count,):
         raise InputError("is not on the grid of its scan", path=nll, fix="Score it again")
-    score = ScanScores(found, np.ones(len(image_scores), bool), image_scores)
+    score = ScanScores(found, geometry, np.ones(len(image_scores), bool), image_scores)
     results = gather_results(volume, score, model, threshold=threshold, fpr=fpr, settings=settings)
     # What was said then, of the likeness too, which is measured with the backbone.
     return replace(

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.calibration import scan_score
+from napari_spatial_ar.normative.scores import ScanScores
+from napari_spatial_ar.normative.scoring import score_slices
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings import label_components
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from napari_spatial_ar.review.p_values import p_values
 from napari_spatial_ar.review.worklist.entries import Summary
-from napari_spatial_ar.review.worklist.store import ScanScores, WorklistStore, model_key
+from napari_spatial_ar.review.worklist.store import WorklistStore, model_key
 
-__all__ = ["MaskRule", "ReuseStoredScores", "score_steps", "summarise"]
+__all__ = ["MaskRule", "score_steps", "summarise"]
 
 # Scores of a scan that is under way are written this often: a crash costs no more than that.
 _SAVE_SECONDS = 60.0
@@ -43,34 +45,6 @@ class MaskRule:
         if geometry.exact:
             return self.settings
         return replace(self.settings, smoothing_mm=0.0, min_area_mm2=0.0, min_size_mm3=0.0)
-
-
-class ReuseStoredScores:
-    """Scores a scan like a model, but takes what is kept of it from there.
-
-    Parameters
-    ----------
-    model : NormativeModel
-        What scores the slices that are left.
-    kept : ScanScores
-        Scores by that model.
-    """
-
-    def __init__(self, model: Any, kept: ScanScores) -> None:
-        self._model = model
-        self._kept = kept
-
-    def iter_volume(
-        self, volume: Scan, slices: Sequence[int]
-    ) -> Generator[tuple[int, Any], None, None]:
-        """Yield kept slices in the order asked for, then those that the model scores now."""
-        visited = self._kept.visited
-        for index in slices:
-            if visited[index]:
-                yield index, self._kept.slice_score(volume.geometry, index)
-        left = [index for index in slices if not visited[index]]
-        if left:
-            yield from self._model.iter_volume(volume, left)
 
 
 def summarise(model: Any, volume: Scan, scores: ScanScores, rule: MaskRule) -> Summary:
@@ -152,8 +126,7 @@ def score_steps(
     done, saved_at, unsaved = total - len(left), time.monotonic(), False
     yield done, total
     try:
-        for index, score in model.iter_volume(volume, left) if left else ():
-            scores.put(geometry, index, score)
+        for _ in score_slices(model, volume, left, scores=scores):
             done, unsaved = done + 1, True
             if done < total and time.monotonic() - saved_at > _SAVE_SECONDS:
                 store.save_scores(key, by, scores)

@@ -38,11 +38,12 @@ from napari_spatial_ar.imaging.files import (
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review.findings import Mark, Status
 from napari_spatial_ar.review.strokes import Strokes
 from napari_spatial_ar.review.worklist.entries import Reading, Summary
 
-__all__ = ["KeptSlice", "Marks", "Record", "ScanScores", "WorklistStore", "model_key", "scan_key"]
+__all__ = ["Marks", "Record", "WorklistStore", "model_key", "scan_key"]
 
 FORMAT = 1
 _KEY_DIGITS = 24
@@ -109,64 +110,6 @@ def model_key(model: Any) -> str:
     """Name a model by its content; one that was never saved, by its name."""
     sha = str(getattr(model, "sha256", "")) or hashlib.sha256(model.name.encode()).hexdigest()
     return sha[:_MODEL_DIGITS]
-
-
-@dataclass(frozen=True)
-class KeptSlice:
-    """What of a `SliceScore` is kept: the patch grid is not."""
-
-    nll: npt.NDArray[np.float32] = field(repr=False)
-    image_score: float
-
-
-@dataclass(eq=False)
-class ScanScores:
-    """Scores of some slices of a scan, or of all.
-
-    Parameters
-    ----------
-    nll : (Z, Y, X) float32
-        In source order, in the model's unit, 0 where not scored.
-    visited : (N,) bool
-        Slices that the model has seen.
-    image_scores : (N,) float32
-        One number a slice; NaN where not seen, or where there was nothing to see.
-    """
-
-    nll: npt.NDArray[np.float32] = field(repr=False)
-    visited: npt.NDArray[np.bool_]
-    image_scores: npt.NDArray[np.float32] = field(repr=False)
-
-    @classmethod
-    def empty(cls, geometry: Geometry) -> ScanScores:
-        """Nothing scored yet."""
-        count = geometry.slice_count
-        return cls(
-            np.zeros(geometry.shape, np.float32),
-            np.zeros(count, bool),
-            np.full(count, np.nan, np.float32),
-        )
-
-    @property
-    def scored(self) -> npt.NDArray[np.bool_]:
-        """(N,), slices with a score."""
-        return np.asarray(self.visited & np.isfinite(self.image_scores))
-
-    @property
-    def left(self) -> list[int]:
-        """Slices that the model has not seen."""
-        return [int(index) for index in np.flatnonzero(~self.visited)]
-
-    def put(self, geometry: Geometry, index: int, score: Any) -> None:
-        """Take a `SliceScore`."""
-        geometry.to_slices(self.nll)[index] = score.nll
-        self.image_scores[index] = score.image_score
-        self.visited[index] = True
-
-    def slice_score(self, geometry: Geometry, index: int) -> KeptSlice:
-        """Score of a slice that was seen."""
-        nll = np.asarray(geometry.to_slices(self.nll)[index])
-        return KeptSlice(nll, float(self.image_scores[index]))
 
 
 @dataclass(frozen=True)
@@ -337,6 +280,7 @@ class WorklistStore:
                     return None
                 found = ScanScores(
                     np.ascontiguousarray(kept["nll"], np.float32),
+                    geometry,
                     np.asarray(kept["visited"], bool),
                     np.asarray(kept["image_scores"], np.float32),
                 )

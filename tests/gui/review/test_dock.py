@@ -121,7 +121,7 @@ def test_another_plane_is_scored_by_itself(
     session = made.session
     assert session is not acquired
     assert session.geometry.plane == "sagittal"
-    assert len(session.visited) == volume.geometry.along("sagittal").slice_count
+    assert len(session.score.visited) == volume.geometry.along("sagittal").slice_count
     assert session.score.nll.shape == volume.data.shape
     assert not acquired.heatmap.visible
     made.plane_box.setCurrentIndex(0)

@@ -44,7 +44,7 @@ def test_a_second_scan_waits_for_its_turn(two: Any, qtbot: Any, lab: Any, models
     qtbot.waitUntil(lambda: not made.running and made.masks.settled, timeout=20_000)
     for layer in (two.first, two.second):
         made.scan.list.choose(layer)
-        assert made.session.visited.all()
+        assert made.session.score.visited.all()
     assert "waits" not in made.score_note.text()
 
 
@@ -75,7 +75,7 @@ def test_cancel_takes_out_what_waits_and_then_stops_what_runs(
     two.gate.release()
     qtbot.waitUntil(lambda: not made.running, timeout=5000)
     made.scan.list.choose(two.first)
-    assert 1 <= made.session.visited.sum() <= 2
+    assert 1 <= made.session.score.visited.sum() <= 2
 
 
 def test_a_scan_that_waits_is_scored_after_one_that_fails(

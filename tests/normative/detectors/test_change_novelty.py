@@ -18,7 +18,7 @@ from napari_spatial_ar.normative.detectors.base import (
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 from napari_spatial_ar.normative.detectors.change_novelty import ChangeNovelty
 from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank
-from napari_spatial_ar.normative.scores import Scoring
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.steps import finish
 from tests.tiny import learn_changes_briefly
 

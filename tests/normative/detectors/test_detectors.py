@@ -30,8 +30,8 @@ from napari_spatial_ar.normative.detectors import (
 )
 from napari_spatial_ar.normative.detectors.grids import sample_rows
 from napari_spatial_ar.normative.fitting.feature_store import load_batch
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.model import NormativeModel
-from napari_spatial_ar.normative.scores import Scoring
 from napari_spatial_ar.steps import finish
 
 CHANNELS, ROWS, COLUMNS, BLOCKS = 12, 6, 8, 2

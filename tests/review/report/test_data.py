@@ -266,7 +266,7 @@ def test_a_scan_without_findings_or_scores_has_a_report(
     page.check_alone()
     assert "Nothing lies above the threshold." in page.text
     assert len(page.pictures) == 5  # the colours and the four scored slices
-    scores.scored[:] = False
+    scores.visited[:] = False
     scores.image_scores[:] = np.nan
     results = gather_results(scan, scores, model, threshold=9.0)
     page = Page(scan_page(scan_report(results, model)))

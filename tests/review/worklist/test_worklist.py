@@ -24,7 +24,7 @@ from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.calibration import scan_score
-from napari_spatial_ar.normative.scores import SliceScore
+from napari_spatial_ar.normative.scores import ScanScores, SliceScore
 from napari_spatial_ar.review.findings import Mark
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.strokes import Strokes
@@ -37,11 +37,10 @@ from napari_spatial_ar.review.worklist.entries import (
     sort_value,
     toggled,
 )
-from napari_spatial_ar.review.worklist.scoring import MaskRule, ReuseStoredScores, score_steps
+from napari_spatial_ar.review.worklist.scoring import MaskRule, score_steps
 from napari_spatial_ar.review.worklist.store import (
     Marks,
     Record,
-    ScanScores,
     WorklistStore,
     model_key,
     scan_key,
@@ -315,24 +314,10 @@ def test_what_is_scored_is_kept_however_it_ends(scan: Scan, store: WorklistStore
     assert summary.findings == 1
 
 
-def test_kept_slices_are_shown_first_and_the_others_scored(scan: Scan) -> None:
-    volume = scan.read()
-    kept = ScanScores.empty(volume.geometry)
-    for index in (1, 4):
-        nll = np.full(volume.slice(index).shape, index, np.float32)
-        kept.put(volume.geometry, index, SliceScore(nll, nll, 7.0))
-    model = Model()
-    found = list(ReuseStoredScores(model, kept).iter_volume(volume, [3, 4, 1, 0]))
-    assert [index for index, _ in found] == [4, 1, 3, 0]
-    assert model.asked == [3, 0]
-    assert (found[0][1].nll == 4).all()
-    assert found[0][1].image_score == 7.0
-
-
 def test_empty_slices_count_as_seen_but_not_as_scored(scan: Scan, store: WorklistStore) -> None:
     scores = ScanScores.empty(scan.geometry)
     rows = scan.geometry.to_slices(scores.nll)[0]
-    scores.put(scan.geometry, 0, SliceScore(np.zeros_like(rows), rows, float("nan")))
+    scores.put(0, SliceScore(np.zeros_like(rows), rows, float("nan")))
     store.save_scores("a", "m", scores)
     found = store.load_scores("a", "m", scan.geometry)
     assert found.visited[0]

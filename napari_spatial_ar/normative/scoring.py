@@ -1,0 +1,74 @@
+"""Scoring the slices of a scan one after the other, for all that score scans. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.normative.scores import ScanScores, SliceScore
+
+__all__ = ["score_slices"]
+
+# Slices scored before a faster way is looked for, which may take longer than they do.
+_AT_ONCE = 3
+
+
+def score_slices(
+    model: Any,
+    volume: Scan,
+    slices: Sequence[int] | None = None,
+    *,
+    scores: ScanScores | None = None,
+    stored: ScanScores | None = None,
+    speed_up: Callable[[], None] | None = None,
+) -> Generator[tuple[int, SliceScore], None, None]:
+    """Score slices of a scan one by one; close it to stop between two of them.
+
+    What stops it inside a slice is `napari_spatial_ar.normative.cancellation.cancel_when`.
+
+    Parameters
+    ----------
+    model : ScoringModel
+        What scores them.
+    volume : Scan
+        The scan, with the slices that the model is to see (`NormativeModel.cut`).
+    slices : sequence of int, optional
+        Indices along ``volume.geometry.slice_axis``, in the order wanted; all by default.
+    scores : ScanScores, optional
+        Filled slice by slice, each before it is yielded.
+    stored : ScanScores, optional
+        Scores by this model from before: they are yielded first, and not computed again.
+    speed_up : callable, optional
+        Called after the first few slices where more are left, to choose a faster engine.
+
+    Yields
+    ------
+    (int, SliceScore)
+        Of a slice that shows no body, zeros and the image score NaN.
+
+    Raises
+    ------
+    InputError
+        If an index is out of range or the slices are smaller than a patch.
+    MemoryShortage
+        If the CPU has no room for a slice either.
+    """
+    order = list(range(volume.geometry.slice_count) if slices is None else slices)
+
+    def scored() -> Generator[tuple[int, SliceScore], None, None]:
+        left = order
+        if stored is not None:
+            yield from ((i, stored.slice_score(i)) for i in order if stored.visited[i])
+            left = [i for i in order if not stored.visited[i]]
+        first = len(left) if speed_up is None else _AT_ONCE
+        if left:
+            yield from model.iter_volume(volume, left[:first])
+        if left[first:] and speed_up is not None:
+            speed_up()
+            yield from model.iter_volume(volume, left[first:])
+
+    for index, score in scored():
+        if scores is not None:
+            scores.put(index, score)
+        yield index, score
