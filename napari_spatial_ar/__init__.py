@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 if sys.platform == "darwin":
-    # torch reads it when it is loaded: what Apple's GPUs lack is then computed by the processor
-    # instead of ending with an error.
+    # torch reads this when it is imported: operations that Apple's GPUs lack are then computed on
+    # the CPU instead of raising an error.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 _HOME = {
@@ -44,7 +44,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: torch and transformers take seconds, listing plugins must not."""
+    """Import on first use: torch and transformers take seconds, and listing plugins must not."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
@@ -53,5 +53,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Names to complete, those that are not imported yet among them."""
+    """Names for completion, including those that are not imported yet."""
     return sorted({*globals(), *__all__})

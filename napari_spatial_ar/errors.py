@@ -1,4 +1,4 @@
-"""Errors that a user can act on: what went wrong, with which file, what to do."""
+"""Errors that a user can act on: what went wrong, with which file, and what to do."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = [
 ]
 
 
-# Control characters, line and paragraph separators, halves of characters: of names that are not
-# text, which no terminal prints.
+# Control characters, line and paragraph separators, and lone surrogates, from names that are not
+# valid text, which no terminal prints.
 _UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
-# What turns the direction of writing, so that a name reads as another (Unicode TR 36).
+# Characters that change the direction of writing, so that a name reads as another (Unicode TR 36).
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def printable(text: str) -> str:
-    """Text on one line that any terminal can print: other characters are written as escapes."""
+    """Text on one line that any terminal can print: other characters become escapes."""
     return "".join(
         c.encode("unicode_escape").decode()
         if c in _TURNING or unicodedata.category(c) in _UNPRINTABLE
@@ -42,16 +42,16 @@ def printable(text: str) -> str:
 
 
 class SpatialARError(Exception):
-    """Base of every error this package raises on purpose.
+    """Base class of all errors that this package raises on purpose.
 
     Parameters
     ----------
     what : str
-        One clause that says what is wrong, without a trailing full stop.
+        One clause that states what is wrong, without a trailing full stop.
     path : path-like, optional
         The file or folder concerned.
     fix : str, optional
-        One clause that says what to do about it.
+        One clause that states what to do about it.
     """
 
     def __init__(self, what: str, *, path: str | Path | None = None, fix: str | None = None):
@@ -76,7 +76,7 @@ class InUseError(InputError):
 
 
 class NameTakenError(InputError):
-    """A name that something else has already; another one will do."""
+    """A name that is already in use; another one will do."""
 
 
 class ModelFileError(SpatialARError):
@@ -84,24 +84,24 @@ class ModelFileError(SpatialARError):
 
 
 class ModelVersionError(ModelFileError):
-    """A normative model that is whole, but needs another version of this program."""
+    """An intact normative model that needs another version of this program."""
 
 
 class WeightsError(SpatialARError):
-    """Backbone weights that are missing, damaged or not what their name says."""
+    """Backbone weights that are missing, damaged or not those in their name."""
 
 
 class MissingWeightsError(WeightsError):
-    """Backbone weights that are not on this machine: they can be fetched, or added."""
+    """Backbone weights that are not on this machine: they can be downloaded or added."""
 
 
 class UnsaidError(InputError):
-    """Something that files do not say and that has to be asked for.
+    """Information that the files do not contain and the user has to give.
 
     Parameters
     ----------
     unsaid : tuple of str
-        Names of what is missing.
+        Names of the missing items.
     what, path, fix
         As for `SpatialARError`.
     """
@@ -119,7 +119,7 @@ class UnsaidError(InputError):
 
 
 class MemoryShortage(SpatialARError):
-    """Something that needs more memory than is free, however little is computed at once."""
+    """Something that needs more memory than is free, even in the smallest portions."""
 
 
 class StorageError(SpatialARError):
@@ -127,12 +127,12 @@ class StorageError(SpatialARError):
 
 
 class Cancelled(SpatialARError):
-    """The work was stopped on request; what was finished is kept."""
+    """The work was cancelled on request; finished parts are kept."""
 
 
 class Notice(UserWarning):
-    """What a user should know while work goes on: a sentence."""
+    """A sentence that the user should read while work continues."""
 
 
 class UnguardedWarning(Notice):
-    """A folder on a file system without locks, where two processes may disturb each other."""
+    """A folder on a file system without locks, where two processes may interfere."""

@@ -1,4 +1,4 @@
-"""Where the user's weights, models and feature stores live."""
+"""Locations of the user's weights, models and feature stores."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ __all__ = [
 ]
 
 _APP = "napari-spatial-ar"
-# Among the released models, which use it.
+# Stored among the released models, which use it.
 _EMBEDDED = Path("dinov2_vits14_focus", "backbone.safetensors")
-#: Characters of a model's name at most: files that belong to it have longer ones.
+#: Maximum length of a model's name: files that belong to it have longer ones.
 LONGEST_NAME = 100
 
 
@@ -39,7 +39,7 @@ def check_name_length(name: str) -> None:
 
 
 def _home(kind: str) -> Path:
-    """Root folder: ``NAPARI_SPATIAL_AR_HOME`` where set, else the platform's own place."""
+    """Root folder: ``NAPARI_SPATIAL_AR_HOME`` if set, else the platform's default."""
     override = os.environ.get("NAPARI_SPATIAL_AR_HOME")
     if override:
         return Path(override).expanduser() / kind
@@ -59,27 +59,27 @@ def user_models_dir() -> Path:
 
 
 def feature_store_dir() -> Path:
-    """Folder of embedding grids kept between fits; may be deleted at any time."""
+    """Folder of embedding grids stored between fits; may be deleted at any time."""
     return _home("features")
 
 
 def quantized_dir() -> Path:
-    """Folder of backbones turned to 8 bits for this machine; may be deleted at any time."""
+    """Folder of backbones quantized to 8 bits for this machine; may be deleted at any time."""
     return _home("quantized")
 
 
 def unfinished_dir() -> Path:
-    """Folder of the recipe of the last fit that was started and not finished."""
+    """Folder of the recipe of the latest fit that was started and not finished."""
     return _home("unfinished")
 
 
 def worklist_dir() -> Path:
-    """Folder of what was scored and read of folders of scans: a folder a scan."""
+    """Folder of worklists: scores and edits of the scans of a folder, one folder per scan."""
     return _home("worklist")
 
 
 def speeds_file() -> Path:
-    """File of how long things took on this machine; may be deleted at any time."""
+    """File of measured durations on this machine; may be deleted at any time."""
     return feature_store_dir().with_name("speeds.json")
 
 

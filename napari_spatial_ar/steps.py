@@ -1,7 +1,7 @@
-"""Long work as generators: each yields where it stands and returns its result.
+"""Long work as generators: each yields its progress and returns its result.
 
-Whoever takes the steps decides how: all at once, through another generator, or in a worker that
-pauses and stops between two of them.
+The caller decides how to run the steps: all at once, inside another generator, or in a worker that
+can pause and stop between two steps.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ Other = TypeVar("Other")
 Result = TypeVar("Result")
 
 _YIELD_SECONDS = 0.1
-# A worker that is paused checks this often whether it is to stop.
+# Seconds between checks of a paused worker for cancellation.
 _PAUSE_SECONDS = 0.2
 
 
 def finish(
     steps: Generator[Step, None, Result], progress: Callable[[Step], object] | None = None
 ) -> Result:
-    """Take all steps and return the result.
+    """Run all steps and return the result.
 
     Parameters
     ----------
     steps : generator
         The work.
     progress : callable, optional
-        Called with each step; what it raises stops the work.
+        Called with each step; an exception that it raises stops the work.
     """
     try:
         while True:
@@ -50,7 +50,7 @@ def finish(
 def mapped(
     steps: Generator[Step, None, Result], function: Callable[[Step], Other]
 ) -> Generator[Other, None, Result]:
-    """Yield what a function makes of each step; return the same result."""
+    """Yield the result of a function for each step; return the same result."""
     try:
         while True:
             try:
@@ -70,7 +70,7 @@ def run_until_stopped(
     go: threading.Event | None = None,
     news: Callable[[Step], Any] = lambda step: None,
 ) -> Generator[Step, None, Result | None]:
-    """Take steps in a worker, yielding at most ten times a second.
+    """Run steps in a worker, yielding at most ten times a second.
 
     Parameters
     ----------
@@ -79,13 +79,14 @@ def run_until_stopped(
     steps : generator
         The work.
     go : threading.Event, optional
-        While it is not set, nothing is computed.
+        While it is not set, the work is paused.
     news : callable
-        A step of which this gives another value than of the last is yielded in any case.
+        Maps a step to a value. A step whose value differs from that of the last one is always
+        yielded.
 
     Returns
     -------
-    What ``steps`` returns; None where it was stopped.
+    The result of ``steps``; None if it was stopped.
     """
     last, seen = 0.0, object()
     try:

@@ -1,4 +1,4 @@
-"""A model as one file, to be handed on: a zip of the model file, its card and pictures."""
+"""A model as one file, for sharing: a zip of the model file, its card and the card's figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from napari_spatial_ar.paths import user_models_dir
 __all__ = ["export_model", "unpack_model"]
 
 _MB = 1 << 20
-# Bounds for what an archive may unpack to: a full memory bank of a large set has some GB.
+# Limits on what an archive may unpack to: a full memory bank of a large dataset has some GB.
 _LARGEST_MODEL = 64 * 1024 * _MB
 _LARGEST_BESIDE = 32 * _MB
 _MOST_FILES = 64
@@ -33,18 +33,18 @@ _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 def export_model(
     model: str | Path, target: str | Path, *, pictures: bool = True, overwrite: bool = False
 ) -> Path:
-    """Write a model with its card and pictures into one file.
+    """Write a model with its card and figures into one file.
 
     Parameters
     ----------
     model : str or path
         See `load_model`.
     target : path
-        The archive; ``.zip`` is added where it has no suffix.
+        The archive; ``.zip`` is added if it has no suffix.
     pictures : bool
-        Whether to take the pictures of the card along: they show slices of normal scans.
+        Whether to include the figures of the card: they show slices of normal scans.
     overwrite : bool
-        Whether a file that is there may be replaced.
+        Whether an existing file may be replaced.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def export_model(
     Raises
     ------
     InputError
-        If the file is there already.
+        If the file exists already.
     ModelFileError
         If there is no such model, or it is damaged.
     StorageError
@@ -65,10 +65,10 @@ def export_model(
     target = Path(target)
     target = target if target.suffix else target.with_suffix(".zip")
     if target.exists() and not overwrite:
-        raise InputError("this file is there already", path=target, fix="Choose another name")
+        raise InputError("this file exists already", path=target, fix="Choose another name")
     beside = [f for f in card_files(source.parent) if pictures or f.suffix != ".png"]
     called = source.parent.name if is_plain_name(source.parent.name) else "model"
-    # Tensors do not compress; storing them is faster.
+    # Tensors do not compress; storing them uncompressed is faster.
     with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for file in (source, *beside):
             archive.write(file, f"{called}/{file.name}")
@@ -76,12 +76,12 @@ def export_model(
 
 
 def unpack_model(path: Path, name: str | None = None) -> Path:
-    """Take a model out of an archive into the user's models.
+    """Import a model from an archive into the user's models.
 
     Parameters
     ----------
     path : Path
-        As written by `export_model`.
+        An archive written by `export_model`.
     name : str, optional
         The model's new name; by default that in the archive.
 
@@ -93,12 +93,12 @@ def unpack_model(path: Path, name: str | None = None) -> Path:
     Raises
     ------
     InputError
-        If the name is taken or is no name.
+        If the name is in use or invalid.
     ModelFileError
-        If the archive is damaged, holds anything else or more than it may, or its model is
-        damaged, of another version or of a method that this version does not know.
+        If the archive is damaged, contains unexpected or too large files, or its model is damaged,
+        of another version or of a method unknown to this version.
     StorageError
-        If the disk has no room for what it holds.
+        If the disk has no room for its contents.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -118,26 +118,26 @@ def unpack_model(path: Path, name: str | None = None) -> Path:
             "the archive is damaged", path=path, fix="Copy it again from where it came from"
         ) from error
     except ModelFileError as error:
-        # The unpacked copy is gone; the archive is what the user knows.
+        # The unpacked copy has been deleted; the user knows only the archive.
         raise ModelFileError(error.what, path=path, fix=error.fix) from error
     return user_models_dir() / name / MODEL_FILE
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> tuple[list[zipfile.ZipInfo], str]:
-    """List what to unpack, and the model's name, which is that of the only folder."""
+    """List the files to unpack, and the model's name, which is that of the only folder."""
     members = [member for member in archive.infolist() if not member.is_dir()]
     folders = {PurePosixPath(member.filename).parent.as_posix() for member in members}
     names = [PurePosixPath(member.filename).name for member in members]
     (folder,) = folders if len(folders) == 1 else ("",)
-    # One plain folder name and no more: nothing can be written outside the new model's folder.
+    # A single plain folder name: nothing can be written outside the new model's folder.
     plain = all(map(is_plain_name, (folder, *names)))
-    # Some file systems do not tell capitals.
+    # Some file systems are not case-sensitive.
     plain &= len({n.casefold() for n in names}) == len(names)
     plain &= all(member.compress_type in _PACKED for member in members)
     known = all(n in (MODEL_FILE, CARD) or Path(n).suffix == ".png" for n in names)
     if not (plain and known and MODEL_FILE in names and len(names) <= _MOST_FILES):
         raise ModelFileError(
-            "it is no exported model: that holds one folder with the model, its card and pictures",
+            "it is no exported model, which is one folder with the model, its card and figures",
             path=path,
             fix="Export the model again with 'models export'",
         )
@@ -152,7 +152,7 @@ def _limit(name: str) -> int:
 
 
 def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
-    """Write one file. It has the size it names, which was looked at before, and no other."""
+    """Write one file, checking that it has exactly the size listed in the directory."""
     with (
         atomic_path(target) as temporary,
         archive.open(member) as source,
@@ -161,10 +161,10 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) ->
         while True:
             try:
                 data = source.read(_MB)
-            except OSError as error:  # which is the archive's, not the new file's
+            except OSError as error:  # from reading the archive, not from writing the file
                 raise zipfile.BadZipFile(str(error)) from error
             file.write(data)
             if not data:
                 break
         if file.tell() != member.file_size:
-            raise zipfile.BadZipFile("a file has another size than the directory says")
+            raise zipfile.BadZipFile("the size of a file differs from the directory")

@@ -1,4 +1,4 @@
-"""Slices scored several at once, or one as a CUDA graph: what keeps a graphics card busy."""
+"""Score several slices together, or one as a CUDA graph, to keep a GPU busy."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ T = TypeVar("T")
 Unit = npt.NDArray[np.float32]
 Maps = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
-# More at once make a slice no faster on the cards there are.
+# Larger batches were not faster on current GPUs.
 _LARGEST = 32
-# Shapes of slices whose graphs are kept: a scan has one, or three where it is looked at from all
-# sides.
+# Number of slice shapes whose graphs are cached: a scan has one, or three if it is viewed in all
+# three planes.
 _GRAPHS = 3
 _WARM_UPS = 3
 
 
 class BatchSizes:
-    """How many slices are scored at once: 1, so that something is seen soon, then twice as many.
+    """Batch sizes: 1 first, so that the first result appears soon, then doubling.
 
     Parameters
     ----------
     largest : int
-        Never more than these.
+        Maximum batch size.
     """
 
     def __init__(self, largest: int = _LARGEST) -> None:
@@ -48,24 +48,24 @@ class BatchSizes:
         self.next = 1
 
     def grow(self) -> None:
-        """Take more at once from now on, where that is allowed."""
+        """Double the batch size, up to the limit."""
         self.next = min(2 * self.next, self._largest)
 
     def at_most(self, count: int) -> None:
-        """Take ``count`` from now on: memory ran short."""
+        """Limit batches to ``count`` from now on: memory ran short."""
         self.next = self._largest = count
 
 
 class CudaGraphs:
-    """Replays a function of one tensor as a CUDA graph, one for each of the last shapes.
+    """Replays a function of one tensor as a CUDA graph, one for each of the latest shapes.
 
-    A graph spares the time in which the processor tells the card what to do, which for a single
-    slice is longer than the card needs to do it.
+    A graph saves the CPU time of launching kernels, which for a single slice is longer than the
+    computation on the GPU.
 
     Parameters
     ----------
     work : callable
-        Gets a tensor on the card; gives tensors there. It must never look at a value.
+        Takes and returns tensors on the GPU. It must not branch on values.
     """
 
     def __init__(self, work: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
@@ -75,7 +75,7 @@ class CudaGraphs:
         )
 
     def __call__(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """Give what the function gives; good until the next call."""
+        """Run the function; the result is valid until the next call."""
         shape = tuple(tensor.shape)
         if shape not in self._kept:
             self._kept[shape] = self._capture(tensor)
@@ -103,7 +103,7 @@ class CudaGraphs:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Slices under way: their scores are on the host once ``ready`` is."""
+    """Slices being scored: their scores are on the host once ``ready`` is set."""
 
     keys: list[Any]
     maps: tuple[Tensor, Tensor, Tensor]
@@ -111,7 +111,7 @@ class _Batch:
 
 
 class BatchScorer:
-    """Scores windowed slices of one shape, several at once.
+    """Scores windowed slices of one shape in batches.
 
     Parameters
     ----------
@@ -119,13 +119,13 @@ class BatchScorer:
         (B, rows, columns) float32 on the device -> heatmaps (B, rows, columns), patch scores
         (B, Hp, Wp) and image scores (B,), float32 there.
     alone : callable
-        Scores one slice where there is no room for it on the device.
+        Scores one slice for which the device does not have enough memory.
     device : torch.device
-        Where.
+        Where to score.
     graphs : bool
         Whether a single slice may be replayed as a CUDA graph.
     turns : FairLock, optional
-        Held while a batch is handed to the device, and while it is waited for.
+        Held while a batch is submitted to the device, and while its result is awaited.
     """
 
     def __init__(
@@ -144,24 +144,24 @@ class BatchScorer:
         self._single: Any = CudaGraphs(maps) if graphs and device.type == "cuda" else maps
 
     def one(self, unit: Unit) -> SliceScore:
-        """Score one slice; errors of memory are raised as they come."""
+        """Score one slice; memory errors are raised as they occur."""
         ((_, score),) = self._collect(self._launch([(None, unit)]))
         return score
 
     def __call__(
         self, units: Iterable[tuple[K, Unit]], sizes: BatchSizes
     ) -> Iterator[tuple[K, SliceScore]]:
-        """Score slices; while the device computes a batch, the last one's scores are given out.
+        """Score slices; while the device computes a batch, the previous one's scores are yielded.
 
-        Where memory runs short, less is computed at once; from where there is no room for a
-        single slice, each goes to ``alone``.
+        If memory runs short, batches get smaller; slices that do not fit even alone are scored by
+        ``alone``.
 
         Parameters
         ----------
         units : iterable of (key, (rows, columns) float32)
-            Grey values in 0..1, and what to call them.
+            Keys and slices with intensities in 0..1.
         sizes : BatchSizes
-            How many at once.
+            Batch sizes.
 
         Yields
         ------
@@ -186,7 +186,7 @@ class BatchScorer:
                 continue
             sizes.grow()
             if len(pairs) == 1:
-                # Whoever looks at a slice waits for this one.
+                # Someone is waiting to see this slice.
                 yield from self._collect(launched)
             else:
                 under_way = launched
@@ -199,20 +199,20 @@ class BatchScorer:
         except (RuntimeError, MemoryError) as error:
             if not is_shortage(error):
                 raise
-        # Not in the handler: the error holds on to what the failed try has made.
+        # Outside the handler: the error holds references to tensors of the failed attempt.
         release()
         return None
 
     def _launch(self, pairs: Sequence[tuple[Any, Unit]]) -> _Batch:
-        # From the input to the copies of the results: a graph has one place for each.
+        # From input to the copies of the results: a graph has a single buffer for each.
         with self._turns.taken(), torch.inference_mode():
             return self._launch_now(pairs)
 
     def _launch_now(self, pairs: Sequence[tuple[Any, Unit]]) -> _Batch:
         tensors = [torch.from_numpy(np.ascontiguousarray(unit)) for _, unit in pairs]
-        # One by one: put together on the host first, they would be copied twice.
+        # One by one: stacking them on the host first would copy them twice.
         given = torch.empty((len(tensors), *tensors[0].shape), device=self._device)
-        # Elsewhere nothing would say when a copy is done.
+        # Other devices do not signal when a copy is complete.
         on_card = self._device.type == "cuda"
         for place, tensor in zip(given, tensors, strict=True):
             place.copy_(tensor, non_blocking=on_card)
@@ -236,19 +236,19 @@ class BatchScorer:
 def scores_in_order(
     scorer: BatchScorer, prepared: Iterable[tuple[K, Unit, bool]], sizes: BatchSizes
 ) -> Iterator[tuple[K, SliceScore]]:
-    """Score those slices that show something, and give the others in their place.
+    """Score slices that show body, and return empty scores for the others, in order.
 
     Parameters
     ----------
     scorer, sizes
         See `BatchScorer`.
     prepared : iterable of (key, (rows, columns) float32, bool)
-        Slices, and whether there is something in them.
+        Keys, slices, and whether there is body in them.
 
     Yields
     ------
     (key, SliceScore)
-        In the order of ``prepared``; `SliceScore.empty` for a slice with nothing in it.
+        In the order of ``prepared``; `SliceScore.empty` for a slice without body.
     """
     kept: deque[tuple[K, SliceScore | None]] = deque()
 
@@ -266,22 +266,22 @@ def scores_in_order(
 
 
 def ahead(work: Callable[[K], T], items: Iterable[K], *, threads: int, most: int) -> Iterator[T]:
-    """Do work on items in threads, at most ``most`` ahead of whoever takes the results.
+    """Process items in threads, at most ``most`` ahead of the consumer.
 
     Parameters
     ----------
     work : callable
-        Whatever it raises is raised where its result would be given.
+        Called with each item. An exception is raised in place of its result.
     items : iterable
-        What it is done on.
+        The items.
     threads : int
-        How many threads.
+        Number of threads.
     most : int
-        Results in memory, at most.
+        Maximum number of results in memory.
 
     Yields
     ------
-    What ``work`` gives, in the order of ``items``.
+    The results of ``work``, in the order of ``items``.
     """
     todo = iter(items)
     under_way: deque[Future[T]] = deque()

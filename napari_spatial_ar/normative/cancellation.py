@@ -1,6 +1,6 @@
-"""Stopping in the middle of a slice: computing looks between its parts whether it is to end.
+"""Cancel within a slice: computations check between their parts whether to stop.
 
-What is to be asked is bound to the thread, so that two that use one backbone stop each for itself.
+The check is bound to the thread, so that two threads that share a backbone stop independently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _asked = threading.local()
 
 @contextmanager
 def cancel_when(is_set: Callable[[], bool]) -> Iterator[None]:
-    """End what this thread computes, by `Cancelled`, soon after ``is_set()`` becomes true."""
+    """Stop computations in this thread with `Cancelled` soon after ``is_set()`` becomes true."""
     before = getattr(_asked, "is_set", None)
     _asked.is_set = is_set
     try:
@@ -28,7 +28,7 @@ def cancel_when(is_set: Callable[[], bool]) -> Iterator[None]:
 
 
 def check_cancelled() -> None:
-    """Raise where this thread is to stop.
+    """Raise if this thread was cancelled.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One patch of a scan's slice: where it is, what embeds it, and what the method says of it."""
+"""One patch of a slice: where it is, its embedding, and how the method explains its score."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
 __all__ = ["EmbeddedSlice", "PatchPicture", "embed_plane", "patch_at", "picture_around"]
 
-# Patches shown to each side of the one in the middle.
+# Patches shown on each side of the central one.
 _AROUND = 3
 
 
 @dataclass(frozen=True)
 class PatchPicture:
-    """A patch with what is around it. Nothing says whose it is.
+    """A patch with its surroundings, without anything that identifies the patient.
 
     Parameters
     ----------
     image : (rows, columns) float32
         Windowed, in [0, 1].
     box : (int, int, int, int)
-        First row and column of the patch in it, and the pixels after its last ones.
+        First row and column of the patch in the image, and the row and column after its last.
     """
 
     image: npt.NDArray[np.float32] = field(repr=False)
@@ -64,7 +64,7 @@ def picture_around(
 ) -> PatchPicture:
     """Cut a patch and its surroundings out of a windowed slice (rows, columns).
 
-    At the edge of the slice, black stands for what lies outside.
+    Beyond the edge of the slice, the image is black.
     """
     sides = [pixels / patches for pixels, patches in zip(unit.shape, grid, strict=True)]
     margins = [max(1, round(_AROUND * side)) for side in sides]
@@ -87,9 +87,9 @@ class EmbeddedSlice:
     unit : (rows, columns) float32
         Windowed, in [0, 1].
     grids : (T, D, h, w) float32
-        Embeddings of its tiles; T is 1 where it is not cut.
+        Embeddings of its tiles; T is 1 if it is not tiled.
     tiling : Tiling
-        Where these lie.
+        Positions of the tiles.
     """
 
     unit: npt.NDArray[np.float32] = field(repr=False)
@@ -102,7 +102,7 @@ class EmbeddedSlice:
         return patch_at(pixel, (rows, columns), self.tiling.grid)
 
     def embedding(self, patch: tuple[int, int]) -> Tensor:
-        """(D,) float32, from the tile in which the patch lies nearest to the middle."""
+        """(D,) float32, from the tile in which the patch is nearest to the centre."""
         tile, row, column = self._tile_of(patch)
         return self.grids[tile, :, row, column].float()
 
@@ -111,7 +111,7 @@ class EmbeddedSlice:
         return picture_around(self.unit, patch, self.tiling.grid)
 
     def explain(self, model: NormativeModel, patch: tuple[int, int]) -> Explanation:
-        """Give what the model's method says of a patch, see `Detector.explain`.
+        """Explain a patch by the model's method, see `Detector.explain`.
 
         Raises
         ------
@@ -152,11 +152,11 @@ def embed_plane(
     model : NormativeModel
         Backbone and preprocessing.
     volume : Scan
-        The scan, cut as it was scored.
+        The scan, sliced as it was scored.
     index : int
-        Which slice, along ``volume.geometry.slice_axis``.
+        Index of the slice along ``volume.geometry.slice_axis``.
     window : (low, high), optional
-        Values shown to the model as black and white; found in the whole volume where left out.
+        Intensities shown to the model as black and white; by default from the whole volume.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Taking models in from elsewhere: another machine's model folder, or the authors' checkpoint."""
+"""Import models from elsewhere: another machine's model folder, or the authors' checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["import_model", "import_reference", "is_reference_checkpoint"]
 
 
 def import_model(source: str | Path, name: str | None = None) -> Path:
-    """Copy a model from elsewhere into the user's models, as it is, with its card.
+    """Copy a model from elsewhere into the user's models, unchanged, with its card.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def import_model(source: str | Path, name: str | None = None) -> Path:
     Raises
     ------
     InputError
-        If the name is taken or is no name.
+        If the name is in use or invalid.
     ModelFileError
-        If the source is no whole model of this version, or an archive holds anything else.
+        If the source is no complete model of this version, or an archive contains anything else.
     """
     path = Path(source).expanduser()
     if zipfile.is_zipfile(path):
@@ -60,7 +60,7 @@ def import_model(source: str | Path, name: str | None = None) -> Path:
 
 
 def is_reference_checkpoint(path: Path) -> bool:
-    """Whether a file is a checkpoint of torch's, told by its name, or else by its content."""
+    """Whether a file is a torch checkpoint, according to its name, or else its content."""
     if path.suffix in (".pth", ".pt", ".ckpt"):
         return True
     try:
@@ -83,7 +83,7 @@ def import_reference(
 ) -> Path:
     """Turn a checkpoint of the paper's authors into a model.
 
-    What the file says is taken over; of what it does not say nothing is assumed.
+    What the file states is used; nothing is assumed about the rest.
 
     Parameters
     ----------
@@ -92,18 +92,18 @@ def import_reference(
     name : str
         The model's name.
     modality : {"mri", "ct", "oct"}
-        What it was trained on, which the checkpoint does not say.
+        Modality of the training data, which the checkpoint does not contain.
     backbone : str
-        What it was trained on; its weights must be at hand, since a model names them by hash.
+        Backbone of the training; its weights must be installed, since a model names them by hash.
     weights : path, optional
         The backbone's weights.
     dilation : int or sequence of int
         4 for the paper's dilated model, 1 for its standard one, or a schedule: see
         `layer_dilations`.
     context : {"causal", "bidirectional"}, optional
-        What is expected of the file, which says it.
+        Expected context; the file contains the actual one.
     size : int, optional
-        Side in pixels that images were resized to, where the file does not say it.
+        Side in pixels that images were resized to, if the file does not state it.
 
     Returns
     -------
@@ -113,10 +113,10 @@ def import_reference(
     Raises
     ------
     InputError
-        If the name is taken or is no name, or something that the file does not say is left out
-        or does not fit it.
+        If the name is in use or invalid, or something that the file does not state is missing or
+        does not match the file.
     ModelFileError
-        If the checkpoint is not one, or does not fit the backbone.
+        If the file is not a checkpoint, or does not match the backbone.
     WeightsError
         If the backbone's weights are missing.
     """
@@ -127,19 +127,19 @@ def import_reference(
     side = found.size or size
     if side is None:
         raise InputError(
-            "the checkpoint does not say the size that images were resized to", path=checkpoint
+            "the checkpoint does not state the size that images were resized to", path=checkpoint
         )
     frozen = load_backbone(backbone, weights, "cpu")
     if network.channels != frozen.channels:
         raise ModelFileError(
-            f"it predicts {network.channels} channels and {backbone} gives {frozen.channels}",
+            f"it predicts {network.channels} channels, but {backbone} has {frozen.channels}",
             path=checkpoint,
             fix="Name the backbone it was trained on",
         )
     if side % frozen.patch:
         raise ModelFileError(
-            f"it was trained at {side} pixels, which are no whole patches of {frozen.patch}, as "
-            f"{backbone} has them",
+            f"it was trained at {side} pixels, which is no multiple of the patch size "
+            f"{frozen.patch} of {backbone}",
             path=checkpoint,
             fix="Name the backbone it was trained on",
         )

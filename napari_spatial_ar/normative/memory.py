@@ -1,4 +1,4 @@
-"""Where memory runs short: less is computed at once, and what is free is given back."""
+"""When memory runs short, smaller batches are computed, and unused memory is released."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ T = TypeVar("T")
 Y = TypeVar("Y")
 R = TypeVar("R")
 
-# How torch says it where it has no class of its own for it: of the CPU, and of Apple's GPUs, the
-# last of a tensor that is larger than they may be there.
+# Messages of torch where it has no error class of its own: on the CPU, and on Apple's GPUs, the
+# last for a tensor larger than they allow.
 _SAID = ("can't allocate memory", "out of memory", "Invalid buffer size")
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory."""
+    """Whether an error means that there is not enough memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError | MemoryShortage):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID)
 
 
 def release() -> None:
-    """Give memory of the GPU that nothing uses back to other programs."""
+    """Return unused GPU memory to other programs."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
@@ -41,21 +41,21 @@ def release() -> None:
 def releases_memory(
     steps_of: Callable[P, Generator[Y, None, R]],
 ) -> Callable[P, Generator[Y, None, R]]:
-    """Release memory when a generator ends, whether it is done, closed or has raised."""
+    """Release memory when a generator ends, whether it finished, was closed or raised."""
 
     @functools.wraps(steps_of)
     def releasing(*args: P.args, **kwargs: P.kwargs) -> Generator[Y, None, R]:
         try:
             return (yield from steps_of(*args, **kwargs))
         finally:
-            # Not before the generator is gone, and with it what it refers to.
+            # After the generator has been freed, and everything it refers to.
             release()
 
     return releasing
 
 
 def shortage(what: str, device: torch.device) -> MemoryShortage:
-    """Make the error for something that does not fit a device's memory."""
+    """Create the error for something that does not fit into a device's memory."""
     where = "this machine" if device.type == "cpu" else f"the device '{device}'"
     other = "" if device.type == "cpu" else ", or compute on the CPU (--device cpu)"
     return MemoryShortage(
@@ -66,7 +66,7 @@ def shortage(what: str, device: torch.device) -> MemoryShortage:
 
 @contextmanager
 def one_sentence(what: str, device: torch.device) -> Iterator[None]:
-    """Turn torch's errors of memory into one for the user.
+    """Convert torch's memory errors into one for the user.
 
     Raises
     ------
@@ -81,12 +81,12 @@ def one_sentence(what: str, device: torch.device) -> Iterator[None]:
 
 
 class Portions:
-    """How many of a batch are computed at once: half as many each time that memory runs short.
+    """Portion sizes of a batch: halved each time memory runs short.
 
     Parameters
     ----------
     what : str
-        What is computed, to begin a sentence with.
+        What is computed, as the beginning of a sentence.
     """
 
     def __init__(self, what: str) -> None:
@@ -95,34 +95,35 @@ class Portions:
 
     @property
     def note(self) -> str:
-        """What was changed, as a clause for the user; "" where nothing was."""
-        return "" if self._most is None else f"memory ran short: {self._most} at once at most"
+        """The reduced size, as a clause for the user; "" if it was not reduced."""
+        return "" if self._most is None else f"memory ran short: at most {self._most} at once"
 
     @property
     def warnings(self) -> list[str]:
-        """What was changed, as a sentence; none where nothing was."""
+        """The reduced size, as a sentence; none if it was not reduced."""
         return [f"{self._what}: {self.note}."] if self.note else []
 
     def noted(self, message: str) -> str:
-        """Give a message with what was changed, where something was."""
+        """Append the note to a message, if there is one."""
         return f"{message} ({self.note})" if self.note else message
 
     def __call__(self, count: int, device: torch.device, compute: Callable[[int], T]) -> T:
-        """Compute something over ``count`` in portions.
+        """Compute something for ``count`` items in portions.
 
         Parameters
         ----------
         count : int
-            How many there are.
+            Number of items.
         device : torch.device
-            Whose memory it needs.
+            The device whose memory is used.
         compute : callable
-            Gets the size of a portion; called again, from the start, with a smaller one.
+            Called with the portion size; called again from the start, with a smaller size, if
+            memory runs short.
 
         Raises
         ------
         MemoryShortage
-            If there is no room for one.
+            If memory does not suffice for a single item.
         """
         size = min(count, self._most or count)
         while True:
@@ -133,6 +134,6 @@ class Portions:
                     raise
                 if size == 1:
                     raise shortage(self._what, device) from error
-            # Not in the handler: the error holds on to what the failed try has made.
+        # Outside the handler: the error holds references to tensors of the failed attempt.
             release()
             size = self._most = size // 2

@@ -1,9 +1,9 @@
-"""The model file: one safetensors file whose header says everything about the model.
+"""The model file: one safetensors file with all metadata of the model in its header.
 
-The JSON under ``napari-spatial-ar`` in the safetensors metadata holds ``header`` (the fields of
+The JSON under ``napari-spatial-ar`` in the safetensors metadata has ``header`` (the fields of
 `ModelHeader`) and ``sha256``, over the header's canonical JSON and all tensors. ``seconds``, which
-is ``training["seconds"]``, stands beside them: fits that took longer or shorter to the same model
-have the same sha256.
+is ``training["seconds"]``, is stored beside them, so that fits that took a different time but gave
+the same model have the same sha256.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ __all__ = [
     "write",
 ]
 
-# The newest. A model is written in the oldest version that can say all of it, so that programs
-# that know no more read what they can and refuse the rest: 2 adds `BackboneRef.fuse`,
-# `Preprocessing.clahe` and `Preprocessing.tile`; 3 adds `ModelHeader.selection`. What changes no
-# score needs no version: `ModelHeader.looks` and `acquired`, and `Calibration.folds` and `peaks`,
-# are passed over by programs that do not know them.
+# The newest version. A model is written in the oldest version that can represent it, so that older
+# programs read what they can and refuse the rest: 2 adds `BackboneRef.fuse`,
+# `Preprocessing.clahe` and `Preprocessing.tile`; 3 adds `ModelHeader.selection`. Fields that do not
+# change scores need no new version: `ModelHeader.looks` and `acquired`, and `Calibration.folds` and
+# `peaks`, are ignored by programs that do not know them.
 FORMAT_VERSION = 3
 MODEL_FILE = "model.safetensors"
 _KEY = "napari-spatial-ar"
@@ -58,18 +58,18 @@ _WHAT_A_MODEL_IS = (
 
 @dataclass(frozen=True)
 class BackboneRef:
-    """Which backbone a model was trained on: it scores with no other.
+    """The backbone that a model was trained on: it cannot score with any other.
 
     Parameters
     ----------
     name : str
         Key of `napari_spatial_ar.normative.backbones.backbone.BACKBONES`.
     layers : tuple of int
-        Blocks read out (empty: the last, through the final norm).
+        Blocks read (empty: the last, through the final norm).
     sha256 : str
         `Backbone.sha256`.
     fuse : {"concat", "mean"}
-        How several blocks make one embedding.
+        How several blocks form one embedding.
     """
 
     name: str
@@ -79,12 +79,12 @@ class BackboneRef:
 
     @classmethod
     def of(cls, backbone: Backbone) -> BackboneRef:
-        """Refer to a backbone that is loaded."""
+        """Return the reference to a loaded backbone."""
         spec = backbone.spec
         return cls(spec.name, spec.layers, backbone.sha256, spec.fuse)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; ``fuse`` only where blocks are not concatenated, as they always were."""
+        """JSON form; ``fuse`` only if blocks are not concatenated, which was the only way once."""
         values = {"name": self.name, "layers": list(self.layers), "sha256": self.sha256}
         return values if self.fuse == "concat" else {**values, "fuse": self.fuse}
 
@@ -96,11 +96,11 @@ class BackboneRef:
 
 @dataclass(frozen=True)
 class ModelHeader:
-    """Everything about a model but its tensors.
+    """All of a model except its tensors.
 
-    ``selection`` says which slices it is for, ``looks`` what normal ones look like to it and
-    ``acquired`` how the scans were acquired that it learned from (None in files from before that
-    was measured or kept).
+    ``selection`` is the rule by which slices were selected, ``looks`` the appearance of normal
+    slices, and ``acquired`` how the training scans were acquired (None in files written before
+    these were recorded).
     """
 
     method: str
@@ -123,9 +123,9 @@ class ModelHeader:
         object.__setattr__(self, "format_version", max(least, self.format_version))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; ``selection`` only where it is not the one that there always was.
+        """JSON form; ``selection`` only if it is not the original rule.
 
-        ``looks`` and ``acquired`` only where they are known.
+        ``looks`` and ``acquired`` only if they are known.
         """
         selection = {} if self.selection == Selection() else {"selection": self.selection.to_dict()}
         return {
@@ -175,12 +175,12 @@ def _sha256(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 
 def write(path: Path, header: ModelHeader, tensors: dict[str, Tensor]) -> str:
-    """Write a model file, whole or not at all.
+    """Write a model file, completely or not at all.
 
     Returns
     -------
     str
-        The model's sha256, the same for equal content, however long the fit took.
+        The model's sha256, which depends only on its content, not on the time of the fit.
     """
     from safetensors.torch import save
 
@@ -208,7 +208,7 @@ def read_header(path: Path) -> tuple[ModelHeader, str]:
 
 
 def read(path: Path) -> tuple[ModelHeader, dict[str, Tensor], str]:
-    """Header, tensors and sha256 of a model file, once the sha256 is seen to be right.
+    """Header, tensors and sha256 of a model file, after verifying the sha256.
 
     Raises
     ------
@@ -222,7 +222,7 @@ def read(path: Path) -> tuple[ModelHeader, dict[str, Tensor], str]:
     try:
         tensors = load_file(path)
         found = _sha256(content, tensors)
-    except Exception as error:  # of kinds of numbers that torch does not have, among others
+    except Exception as error:  # number types that torch does not support, among others
         raise _damaged(path, "its tensors cannot be read") from error
     if found != digest:
         raise _damaged(path, "its content does not match its sha256")
@@ -230,12 +230,12 @@ def read(path: Path) -> tuple[ModelHeader, dict[str, Tensor], str]:
 
 
 def read_detector(path: Path) -> tuple[ModelHeader, Detector, str]:
-    """Header, detector and sha256 of a model file: all that scoring needs of it.
+    """Header, detector and sha256 of a model file: all that scoring needs.
 
     Raises
     ------
     ModelFileError
-        As `read`, and if the method is not known or its tensors do not fit it.
+        As for `read`, and if the method is unknown or its tensors do not match it.
     """
     header, tensors, digest = read(path)
     try:
@@ -255,7 +255,7 @@ def _damaged(path: Path, why: str) -> ModelFileError:
 
 
 def _content(path: Path) -> tuple[dict[str, Any], str]:
-    """Give the header as in the file, seen to be one of this version, and its sha256."""
+    """Return the validated header, and its sha256."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -265,16 +265,16 @@ def _content(path: Path) -> tuple[dict[str, Any], str]:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(
-            f"the model file is damaged, or it is none: it is not a valid safetensors file, which "
-            f"the {MODEL_FILE} of a model is",
+            f"the model file is damaged or not a model: it is not a valid safetensors file, as the "
+            f"{MODEL_FILE} of a model is",
             path=path,
             fix=f"If it was a model, copy it again from where it came from. {_WHAT_A_MODEL_IS}",
         ) from error
     if _KEY not in metadata:
         raise ModelFileError(
-            "it is no napari-spatial-ar model, though a safetensors file",
+            "it is a safetensors file, but no napari-spatial-ar model",
             path=path,
-            fix=f"{_WHAT_A_MODEL_IS}. Weights of a backbone go in by 'weights add'",
+            fix=f"{_WHAT_A_MODEL_IS}. To add weights of a backbone, use 'weights add'",
         )
     try:
         outer = parsed(metadata[_KEY])
@@ -296,7 +296,7 @@ def _check_version(outer: Any, path: Path) -> None:
     version = header.get("format_version") if isinstance(header, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ModelVersionError(
-            f"its format version is {version}, this program reads those up to {FORMAT_VERSION}",
+            f"its format version is {version}, but this program reads up to {FORMAT_VERSION}",
             path=path,
             fix="Update napari-spatial-ar, or fit the model again",
         )
@@ -306,4 +306,4 @@ def _header(content: dict[str, Any], path: Path) -> ModelHeader:
     try:
         return ModelHeader.from_dict(content)
     except (KeyError, TypeError, ValueError, AttributeError, SpatialARError) as error:
-        raise _damaged(path, f"its header is not that of a model: {error}") from error
+        raise _damaged(path, f"its header is not valid: {error}") from error

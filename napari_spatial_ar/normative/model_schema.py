@@ -1,9 +1,8 @@
-"""What the JSON in a model file may say: its fields, their kinds and bounds.
+"""Schema of the JSON in a model file: its fields, their types and limits.
 
-A model file comes from anywhere. Whatever is in its header is held against this before anything is
-made of it, so that the rest of the program never meets a number that is text, a size that would
-fill the memory, or lists that do not fit each other. Fields that are not named here are those of
-later versions, and are passed over.
+A model file may come from anywhere. Its header is validated against this schema before it is used,
+so that the rest of the program never meets text in place of a number, a size that would fill the
+memory, or lists of mismatched lengths. Unknown fields belong to later versions and are ignored.
 """
 
 from __future__ import annotations
@@ -37,22 +36,22 @@ Count = Annotated[int, Field(ge=0, le=10**9)]
 #: Sides and channels of images, grids and networks.
 Size = Annotated[int, Field(ge=1, le=2**16)]
 Share = Annotated[float, Field(ge=0, le=1)]
-#: Anything that is computed with in float32.
+#: Any number used in float32 computations.
 Number = Annotated[float, Field(ge=-1e30, le=1e30)]
-# Losses of a training that came to nothing are NaN.
+# Losses of a training that diverged are NaN.
 Loss = Annotated[float, Field(allow_inf_nan=True)]
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
 class Part(BaseModel):
-    """Part of the JSON: nothing is converted, and no number is infinite or none."""
+    """Part of the JSON: no type conversion, and no infinite or NaN numbers."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class Closed(Part):
-    """Part of which a later version may not say more without a new format version."""
+    """Part to which later versions may not add fields without a new format version."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -128,11 +127,11 @@ class _Calibration(Part):
         if self.image_patients and len(self.image_patients) != self.slices:
             raise ValueError(f"{self.slices} slices have {len(self.image_patients)} patients")
         if any(number >= self.patients for number in self.image_patients):
-            raise ValueError("a slice is of a patient who is not counted")
+            raise ValueError("a slice belongs to a patient who is not counted")
         if self.patient_fpr and len(self.patient_fpr) != self.patients:
             raise ValueError(f"{self.patients} patients have {len(self.patient_fpr)} rows")
         if any(len(row) != levels for row in self.patient_fpr):
-            raise ValueError(f"a patient has not the {levels} shares of tissue")
+            raise ValueError(f"a patient does not have the {levels} shares of tissue")
         if self.patient_peaks and len(peaks) != self.patients:
             raise ValueError(f"{self.patients} patients have the highest scores of {len(peaks)}")
         return self
@@ -153,7 +152,7 @@ class _Acquired(Part):
 
 
 class _Training(Part):
-    """What programs read of it; a method adds what it likes."""
+    """The fields that programs read; a method may add its own."""
 
     images: Count = 0
     subjects: Count = 0
@@ -203,7 +202,7 @@ class _Header(Part):
 
 
 class StoredModel(Part):
-    """All of it, as `model_file.write` writes it."""
+    """The complete JSON, as written by `model_file.write`."""
 
     header: _Header
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -211,12 +210,12 @@ class StoredModel(Part):
 
 
 def parsed(text: str) -> Any:
-    """JSON as plain values.
+    """Parse JSON to plain values.
 
     Raises
     ------
     ValueError
-        If it is none, too long, or nested so deep that nothing could read it.
+        If it is invalid, too long, or nested too deeply.
     """
     if len(text) > _LONGEST:
         raise ValueError(f"it is longer than {_LONGEST >> 20} MB")
@@ -224,7 +223,7 @@ def parsed(text: str) -> Any:
 
 
 def describe_error(error: ValueError) -> str:
-    """Say what is wrong with JSON, as a clause: where, and not what stands there."""
+    """Describe what is wrong with JSON, as a clause with the location but without the value."""
     if not isinstance(error, ValidationError):
         return f"its header cannot be read: {error}"
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]

@@ -21,21 +21,22 @@ __all__ = ["Preprocessing"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a slice is shown to the backbone; saved in the model file.
+    """How a slice is presented to the backbone; saved in the model file.
 
     Parameters
     ----------
     window : Window
-        How voxels become grey values in 0..1.
+        Maps voxels to intensities in 0..1.
     size : (int, int)
         Rows and columns the slice is resized to; multiples of the backbone's patch.
     mean, std : (float, float, float)
-        Normalisation of the three (equal) channels: the backbone's.
+        Normalisation of the three (equal) channels, as for the backbone.
     clahe : float
-        Clip limit, up to 1, of contrast-limited adaptive histogram equalisation at the slice's own
+        Clip limit, up to 1, of contrast-limited adaptive histogram equalisation before the slice
+        is resized; 0 for none.
         size; 0 for none.
     tile : int
-        Side of the tiles that the resized slice is cut into, see
+        Side of the tiles into which the resized slice is cut, see
         `napari_spatial_ar.normative.tiling.Tiling`; 0 for none.
 
     Raises
@@ -55,18 +56,18 @@ class Preprocessing:
         if not 0 <= self.clahe <= 1:
             raise InputError(
                 f"the clip limit of CLAHE must be from 0 to 1, not {self.clahe}",
-                fix="0.01 is typical, 0 is none",
+                fix="0.01 is typical, 0 turns it off",
             )
         if self.tile < 0:
             raise InputError(f"a tile is a number of pixels, 0 for none, not {self.tile}")
 
     def __call__(self, unit: npt.NDArray[np.float32]) -> Tensor:
-        """Equalise where wanted, resize and normalise a windowed slice.
+        """Equalise if set, resize and normalise a windowed slice.
 
         Parameters
         ----------
         unit : (rows, columns) float32
-            Grey values in 0..1.
+            Intensities in 0..1.
 
         Returns
         -------
@@ -80,18 +81,18 @@ class Preprocessing:
         """
         if unit.ndim != 2:
             raise InputError(f"a slice has two axes, not {unit.ndim}")
-        # A slice without any contrast has none to spread.
+        # A slice without contrast cannot be equalised.
         if self.clahe and unit.min() < unit.max():
             unit = equalize_adapthist(unit, clip_limit=self.clahe)
         return self.resized(torch.from_numpy(np.ascontiguousarray(unit, dtype=np.float32))[None])[0]
 
     def resized(self, units: Tensor) -> Tensor:
-        """Resize and normalise slices that are equalised where wanted, on any device.
+        """Resize and normalise slices that were equalised if set, on any device.
 
         Parameters
         ----------
         units : (B, rows, columns) float32
-            Grey values in 0..1.
+            Intensities in 0..1.
 
         Returns
         -------
@@ -100,14 +101,14 @@ class Preprocessing:
         images = functional.interpolate(
             units[:, None], size=self.size, mode="bilinear", antialias=True, align_corners=False
         )
-        # One channel after the other: a tensor made of the numbers would be copied to the device.
+        # Channel by channel: a tensor of these numbers would have to be copied to the device.
         channels = zip(self.mean, self.std, strict=True)
         return torch.cat([(images - mean) / std for mean, std in channels], dim=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, kept in the model file; ``clahe`` and ``tile`` only where they are set.
+        """JSON form, stored in the model file; ``clahe`` and ``tile`` only if they are set.
 
-        Models and stored grids from before there was a choice keep their names so.
+        Models and stored grids from before these existed therefore keep their hashes.
         """
         values = {**asdict(self), "window": self.window.to_dict()}
         return {key: v for key, v in values.items() if key not in ("clahe", "tile") or v}

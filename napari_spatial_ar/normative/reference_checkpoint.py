@@ -1,11 +1,11 @@
-"""Checkpoints of the paper's authors: what the file says, and what has to be said beside it.
+"""Checkpoints of the paper's authors: what the file contains, and what has to be given.
 
 Their code (E. Erdil et al., "Spatial Autoregressive Modeling of DINOv3 Embeddings for Unsupervised
-Anomaly Detection") keeps ``epoch``, ``model_state_dict``, ``val_loss`` and ``img_size``. The state
+Anomaly Detection") stores ``epoch``, ``model_state_dict``, ``val_loss`` and ``img_size``. The state
 has ``net.{0,2,4,...}.{weight,bias}``, and a ``mask`` of the weight's shape for each convolution
-that hides something: all of them with ``--mode causal``, the first alone with ``--mode
-bidirectional``, none with ``--mode standard``. So sizes and context are in the file. Dilations,
-the backbone and what the images were are not; the name of an experiment's folder has the first two:
+that is masked: all of them with ``--mode causal``, only the first with ``--mode bidirectional``,
+none with ``--mode standard``. Sizes and context are therefore in the file. Dilations, the backbone
+and the kind of images are not; the name of the experiment's folder contains the first two:
 ``dinov3_vits16_brats_causal_ks3_dil4x4x4x4_seed42_ep40_img448_DATE/ckpt/model_best_val_loss.pth``.
 """
 
@@ -42,28 +42,29 @@ _LARGEST_SIZE = 2**16
 
 @dataclass(frozen=True)
 class ReferenceCheckpoint:
-    """What a checkpoint says.
+    """The contents of a checkpoint.
 
     Parameters
     ----------
     path : Path
         The file.
     layers, channels, hidden, kernel : int
-        Of the network, see `SpatialAR`.
+        Sizes of the network, see `SpatialAR`.
     context : {"causal", "bidirectional"}
-        What its masks hide.
+        According to its masks.
     size : int or None
-        Side in pixels that images were resized to, ``img_size``; None where it does not say.
+        Side in pixels that images were resized to, ``img_size``; None if it is missing.
     sha256 : str
-        Of the file.
+        Hash of the file.
     epoch, val_loss : float or None
-        As the file has them; for the record.
+        As in the file; for the record.
     state : mapping of str to Tensor
         Weights and biases, (out, in, k, k) and (out,) float32.
     folder_dilations : tuple of int
-        What the name of its experiment's folder says of dilations; nothing where it is no such
-        name. Folders can be renamed: something to propose, not to rely on.
+        Dilations according to the name of the experiment's folder; empty if the name has another
+        form. Folders can be renamed: use it as a suggestion only.
     folder_backbone : str
+        Likewise the backbone.
         The same of the backbone.
     """
 
@@ -84,7 +85,7 @@ class ReferenceCheckpoint:
     def network(
         self, dilation: int | Sequence[int] | None, context: Context | None = None
     ) -> SpatialAR:
-        """Make the network, in evaluation mode; see `load_reference_checkpoint`."""
+        """Build the network, in evaluation mode; see `load_reference_checkpoint`."""
         if context is not None and context != self.context:
             raise ModelFileError(
                 f"its masks are those of a {self.context} network, not of a {context} one",
@@ -92,7 +93,7 @@ class ReferenceCheckpoint:
             )
         if dilation is None:
             raise InputError(
-                "the checkpoint does not say its dilations",
+                "the checkpoint does not state its dilations",
                 path=self.path,
                 fix="Give those it was trained with: 4, 1, or a schedule such as 1-2-4-8",
             )
@@ -105,7 +106,7 @@ class ReferenceCheckpoint:
             each[0] if len(set(each)) == 1 else each,
             self.context,
         )
-        # Causal layers keep the upper rows only; the rows below are masked in the original.
+        # Causal layers have the upper rows only; the rows below are masked in the original.
         own = {
             name: self.state[name][:, :, : tensor.shape[2]]
             if tensor.ndim == 4
@@ -122,15 +123,15 @@ def layer_dilations(dilation: int | Sequence[int], layers: int) -> list[int]:
     Parameters
     ----------
     dilation : int or sequence of int
-        One for all layers, one for each, or one fewer than there are layers, as the authors'
-        ``--dilation_schedule`` has them: the last is that of the last two layers.
+        One for all layers, one for each, or one fewer than there are layers, as in the authors'
+        ``--dilation_schedule``: its last value applies to the last two layers.
     layers : int
-        How many.
+        Number of layers.
 
     Raises
     ------
     InputError
-        If there are other numbers of them, or one is less than 1.
+        If their number does not match, or one is less than 1.
     """
     each = list(dilation) if isinstance(dilation, Sequence) else [dilation] * layers
     if any(type(number) is not int or number < 1 for number in each):
@@ -146,12 +147,12 @@ def layer_dilations(dilation: int | Sequence[int], layers: int) -> list[int]:
 
 
 def read_dilations(text: str) -> int | list[int]:
-    """Read ``"4"``, ``"1-2-4-8"``, or the same with commas, x or spaces in place of hyphens.
+    """Parse ``"4"``, ``"1-2-4-8"``, or the same with commas, x or spaces in place of hyphens.
 
     Raises
     ------
     InputError
-        If it is none of these.
+        If it has another form.
     """
     numbers = re.split(r"\s*[-,x]\s*|\s+", text.strip())
     if not all(re.fullmatch(r"[1-9]\d{0,4}", number) for number in numbers):
@@ -175,34 +176,34 @@ def load_reference_checkpoint(
     path : path
         See `read_reference_checkpoint`.
     dilation : int or sequence of int
-        The file does not say it: 4 for the paper's dilated model, 1 for its standard one; or a
-        schedule, see `layer_dilations`.
+        Not in the file: 4 for the paper's dilated model, 1 for its standard one; or a schedule,
+        see `layer_dilations`.
     context : {"causal", "bidirectional"}, optional
-        What is expected of the file, which says it.
+        Expected context; the file contains the actual one.
 
     Raises
     ------
     ModelFileError
         If the file is not such a checkpoint, or of another context.
     InputError
-        If the dilation is left out, or does not fit.
+        If the dilation is missing, or does not match.
     """
     return read_reference_checkpoint(path).network(dilation, context)
 
 
 def read_reference_checkpoint(path: str | Path) -> ReferenceCheckpoint:
-    """Look at a checkpoint of the paper's authors.
+    """Read and validate a checkpoint of the paper's authors.
 
     Parameters
     ----------
     path : path
-        A ``.pth`` as their code writes it. Read with ``weights_only=True``: nothing in it is
+        A ``.pth`` as written by their code. Read with ``weights_only=True``: nothing in it is
         executed.
 
     Raises
     ------
     ModelFileError
-        If the file is no such checkpoint, or of a network that is no Spatial AR.
+        If the file is no such checkpoint, or its network is not Spatial AR.
     """
     source = Path(path)
     try:
@@ -217,8 +218,8 @@ def _read(source: Path) -> ReferenceCheckpoint:
     try:
         loaded = torch.load(source, map_location="cpu", weights_only=True)
         digest = _sha256(source)
-    except Exception as error:  # unpickling fails in every way
-        raise ModelFileError("not a whole checkpoint of plain tensors") from error
+    except Exception as error:  # unpickling fails in many ways
+        raise ModelFileError("not a complete checkpoint of plain tensors") from error
     state = loaded.get(_STATE) if isinstance(loaded, dict) else None
     if not isinstance(state, Mapping) or "net.0.weight" not in state:
         raise ModelFileError(
@@ -231,7 +232,7 @@ def _read(source: Path) -> ReferenceCheckpoint:
     widths = [channels, *[hidden] * (len(weights) - 1), channels]
     if last.shape[0] != channels:
         raise ModelFileError(
-            f"it predicts {last.shape[0]} channels from {channels}, and should as many"
+            f"it predicts {last.shape[0]} channels from {channels}, but should predict as many"
         )
     for number, weight in enumerate(weights):
         wanted = (widths[number + 1], widths[number], kernel, kernel)
@@ -240,7 +241,7 @@ def _read(source: Path) -> ReferenceCheckpoint:
                 f"net.{2 * number}.weight is {_sides(weight.shape)}, not {_sides(wanted)}"
             )
     if kernel % 2 == 0 or kernel < 3:
-        raise ModelFileError(f"the side of its kernels is {kernel}, and should be odd, from 3")
+        raise ModelFileError(f"the side of its kernels is {kernel}, but should be odd, from 3")
     dilations, backbone = _said_by_folder(source)
     return ReferenceCheckpoint(
         path=source,
@@ -260,7 +261,7 @@ def _read(source: Path) -> ReferenceCheckpoint:
 
 
 def _parts(state: Mapping[Any, Any]) -> tuple[list[Tensor], list[Tensor | None]]:
-    """Weights and masks in the order of the layers, once every key is seen to be known."""
+    """Weights and masks in the order of the layers, after checking that all keys are known."""
     for key, tensor in state.items():
         found = _KEY.fullmatch(key) if isinstance(key, str) else None
         if found is None or int(found.group(1)) % 2:
@@ -273,7 +274,7 @@ def _parts(state: Mapping[Any, Any]) -> tuple[list[Tensor], list[Tensor | None]]
             raise ModelFileError(f"{key} holds values that are not finite")
     numbers = sorted({int(key.split(".")[1]) for key in state})
     if numbers != list(range(0, 2 * len(numbers), 2)) or len(numbers) < 2:
-        raise ModelFileError(f"its layers are {numbers}, and should be 0, 2, 4 and so on")
+        raise ModelFileError(f"its layers are {numbers}, but should be 0, 2, 4 and so on")
     weights, masks = [], []
     for number in numbers:
         weight, bias = (state.get(f"net.{number}.{part}") for part in ("weight", "bias"))
@@ -306,8 +307,8 @@ def _context(masks: Sequence[Tensor | None], kernel: int) -> Context:
     if {first, *rest} == {"open"}:
         raise ModelFileError(
             "it was trained with --mode standard: its convolutions have no masks, so the network "
-            "sees the patch that it predicts, and what it gives is no likelihood",
-            fix="Take a checkpoint of --mode causal or bidirectional",
+            "sees the patch that it predicts, and its output is no likelihood",
+            fix="Use a checkpoint of --mode causal or bidirectional",
         )
     raise ModelFileError(
         "its masks are neither those of a causal network nor those of a bidirectional one"
@@ -315,7 +316,7 @@ def _context(masks: Sequence[Tensor | None], kernel: int) -> Context:
 
 
 def _sees(mask: Tensor | None, kernel: int) -> Sees | None:
-    """Tell what a layer's mask lets it see; None for a mask of another kind."""
+    """Identify what a layer's mask lets it see; None for any other mask."""
     if mask is None:
         return "open"
     half = kernel // 2
@@ -337,7 +338,7 @@ def _size(value: Any) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_SIZE:
-        raise ModelFileError(f"its img_size is {str(value)[:40]}, and should be a number of pixels")
+        raise ModelFileError(f"its img_size is {str(value)[:40]}, but should be a number of pixels")
     return value
 
 
@@ -350,7 +351,7 @@ def _said_by_folder(path: Path) -> tuple[tuple[int, ...], str]:
     for name in (parent.name for parent in path.absolute().parents[:3]):
         found = _EXPERIMENT.search(name)
         if found:
-            # The longest, since dinov3_vits16 begins dinov3_vits16plus too.
+            # The longest match, since dinov3_vits16plus begins with dinov3_vits16.
             backbones = [known for known in BACKBONES if name.startswith(f"{known}_")]
             dilations = tuple(map(int, found["dilations"].split("x")))
             return dilations, max(backbones, key=len, default="")

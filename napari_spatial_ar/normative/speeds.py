@@ -1,7 +1,7 @@
-"""How long things took on this machine, kept to tell how long they will take, and what is fastest.
+"""How long things took on this machine, stored to estimate durations and to choose engines.
 
 One small JSON file beside the stored embeddings. Losing it costs a few seconds of measuring, so a
-file that cannot be read or written is none.
+file that cannot be read or written is ignored.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ __all__ = ["machine", "recall", "recall_choice", "remember", "remember_choice"]
 
 
 def machine(device: torch.device) -> str:
-    """Name what computes: the card's name, or the number of threads."""
+    """Name of the processor: the GPU's name, or the number of threads."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
 def recall(key: Sequence[Any]) -> float | None:
-    """Seconds kept under a key of plain JSON values; None where there are none."""
+    """Seconds stored under a key of plain JSON values; None if there are none."""
     seconds = _all().get(_name(key))
     known = isinstance(seconds, float) and math.isfinite(seconds) and seconds > 0
     return seconds if known else None
 
 
 def remember(key: Sequence[Any], seconds: float) -> None:
-    """Keep seconds, in place of those kept before."""
+    """Store seconds, replacing those stored before."""
     _keep(key, float(seconds))
 
 
 def recall_choice(key: Sequence[Any]) -> str:
-    """Name of what was chosen under a key of plain JSON values; "" where nothing was."""
+    """Choice stored under a key of plain JSON values; "" if there is none."""
     chosen = _all().get(_name(key))
     return chosen if isinstance(chosen, str) else ""
 
 
 def remember_choice(key: Sequence[Any], chosen: str) -> None:
-    """Keep what was chosen, in place of what was before."""
+    """Store a choice, replacing the one stored before."""
     _keep(key, chosen)
 
 

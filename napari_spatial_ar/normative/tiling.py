@@ -1,4 +1,4 @@
-"""Slices far larger than what the backbone is shown at once, embedded tile by tile."""
+"""Slices much larger than the input of the backbone, embedded tile by tile."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Tiling", "embed_slice"]
 
-# Embedded at once: more are no faster on a CPU, and fill the memory.
+# Tiles embedded together: more are no faster on a CPU, and need more memory.
 _TOGETHER = 8
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Where the tiles of a slice lie on its grid of patches; one tile where it is not cut.
+    """Positions of the tiles of a slice on its grid of patches; one tile if it is not tiled.
 
     Parameters
     ----------
@@ -44,34 +44,34 @@ class Tiling:
 
     @classmethod
     def of(cls, preprocessing: Preprocessing, patch: int) -> Tiling:
-        """Lay tiles evenly over a slice, each over half of the one before it or more.
+        """Spread tiles evenly over a slice, each overlapping the previous one by at least half.
 
         Parameters
         ----------
         preprocessing : Preprocessing
-            With the sizes in pixels.
+            Has the sizes in pixels.
         patch : int
             Side of a patch in pixels.
 
         Raises
         ------
         InputError
-            If a size does not divide into patches, or tiles do not fit the slice.
+            If a size does not divide into patches, or tiles do not match the slice.
         """
         rows, columns = (_patches("size", n, patch) for n in preprocessing.size)
         if not preprocessing.tile:
             return cls((rows, columns), (rows, columns), ((0, 0),))
         side = _patches("tile", preprocessing.tile, patch)
         smallest, largest = sorted((rows, columns))
-        # Half of a tile must be a patch at least.
+        # Half a tile must be at least one patch.
         if side < 2 or side > smallest or side == largest:
             most = smallest if smallest < largest else smallest - 1
             raise InputError(
-                f"tiles of {side * patch} pixels cannot be cut from slices of {rows * patch} x "
-                f"{columns * patch}, half of each over the next",
+                f"slices of {rows * patch} x {columns * patch} pixels cannot be cut into tiles of "
+                f"{side * patch} that overlap by half",
                 fix=f"Choose a tile from {2 * patch} to {most * patch} pixels, or a larger size"
                 if most >= 2
-                else f"Leave the tile out, or choose a size from {3 * patch} pixels on",
+                else f"Do not use tiles, or choose a size of at least {3 * patch} pixels",
             )
         offsets = tuple(product(_starts(rows, side), _starts(columns, side)))
         return cls((rows, columns), (side, side), offsets)
@@ -85,7 +85,7 @@ class Tiling:
         Parameters
         ----------
         whole : (..., Hp * patch, Wp * patch)
-            A picture, or with a ``patch`` of 1 something with a value a patch.
+            An image, or with a ``patch`` of 1 an array with one value per patch.
         patch : int
             Side of a patch.
 
@@ -102,7 +102,7 @@ class Tiling:
         )
 
     def join(self, tiles: Tensor) -> Tensor:
-        """Put scores of tiles (T, h, w) together, (Hp, Wp): their mean where tiles overlap."""
+        """Merge scores of tiles (T, h, w) to (Hp, Wp): their mean where tiles overlap."""
         rows, columns = self.side
         total, count = tiles.new_zeros(self.grid), tiles.new_zeros(self.grid)
         for tile, (row, column) in zip(tiles, self.offsets, strict=True):
@@ -120,19 +120,19 @@ def embed_slice(
     Parameters
     ----------
     backbone, preprocessing
-        Of the model.
+        Those of the model.
     unit : (rows, columns) float32
-        Grey values in 0..1.
+        Intensities in 0..1.
 
     Returns
     -------
     (T, D, h, w) float32
-        The grid of each tile; of the slice, T being 1, where it is not cut.
+        The grid of each tile; T is 1 if the slice is not tiled.
 
     Raises
     ------
     InputError
-        If the sizes do not fit the backbone, see `Tiling.of`.
+        If the sizes do not match the backbone, see `Tiling.of`.
     """
     tiles = Tiling.of(preprocessing, backbone.patch).cut(preprocessing(unit), backbone.patch)
     starts = range(0, len(tiles), _TOGETHER)
@@ -151,6 +151,6 @@ def _patches(what: str, pixels: int, patch: int) -> int:
 
 
 def _starts(patches: int, side: int) -> list[int]:
-    """First patches of the tiles along an axis."""
+    """First patch of each tile along an axis."""
     count = math.ceil((patches - side) / (side // 2)) + 1
     return [round(n * (patches - side) / max(1, count - 1)) for n in range(count)]

@@ -1,10 +1,10 @@
-"""Units of scores: each method has its own, and one of them is a negative log-likelihood."""
+"""Units of scores: each method has its own; one of them is a negative log-likelihood."""
 
 from __future__ import annotations
 
 __all__ = ["NATS_PER_DIMENSION", "is_nll"]
 
-#: Of `napari_spatial_ar.normative.detectors.spatial_ar`.
+#: Unit of `napari_spatial_ar.normative.detectors.spatial_ar`.
 NATS_PER_DIMENSION = "nats per dimension"
 
 

@@ -66,8 +66,8 @@ def test_portions_are_halved_until_they_fit(error: Exception, released: list[Non
     assert portions(20, CPU, compute) == "by 2", "it is known by now"
     assert portions(1, CPU, compute) == "by 1"
     assert asked == [20, 10, 5, 2, 2, 1]
-    assert portions.warnings == ["Embedding with it: memory ran short: 2 at once at most."]
-    assert portions.noted("Going") == "Going (memory ran short: 2 at once at most)"
+    assert portions.warnings == ["Embedding with it: memory ran short: at most 2 at once."]
+    assert portions.noted("Going") == "Going (memory ran short: at most 2 at once)"
 
 
 @pytest.mark.parametrize("error", SHORTAGES)
@@ -174,7 +174,7 @@ def test_training_makes_the_same_updates_in_smaller_batches(
     torch.testing.assert_close(
         parts.header.training["history"], whole.header.training["history"], rtol=1e-4, atol=0
     )
-    note = "memory ran short: 2 at once at most"
+    note = "memory ran short: at most 2 at once"
     assert parts.header.training["warnings"] == [f"Training: {note}."]
     told = [note in step.message for step in steps if step.stage == "training"]
     assert told == [False, *[True] * (len(told) - 1)]
@@ -194,7 +194,7 @@ def test_slices_of_several_tiles_are_embedded_in_smaller_batches(
     room_for(monkeypatch, Backbone, "compute", 2)
     settings |= {"size": (96, 128)}
     model = nsar.fit(normal_slices, out=tmp_path / "n", progress=steps.append, **settings)
-    note = "memory ran short: 1 at once at most"
+    note = "memory ran short: at most 1 at once"
     name = settings["backbone"].spec.name
     assert model.header.training["warnings"] == [f"Embedding with {name}: {note}."]
     assert note in [step.message for step in steps if step.stage == "features"][-1]

@@ -165,7 +165,7 @@ def test_what_the_folder_of_an_experiment_says(tmp_path: Path) -> None:
 
 def test_dilations_are_asked_for_and_masks_are_believed(checkpoint: Callable[..., Path]) -> None:
     path = checkpoint()
-    with pytest.raises(InputError, match=r"does not say its dilations.*1-2-4-8"):
+    with pytest.raises(InputError, match=r"does not state its dilations.*1-2-4-8"):
         load_reference_checkpoint(path)
     with pytest.raises(ModelFileError, match="those of a causal network, not of a bidirectional"):
         load_reference_checkpoint(path, dilation=4, context="bidirectional")
@@ -274,7 +274,7 @@ def test_a_checkpoint_that_runs_code_is_refused(tmp_path: Path) -> None:
             return Path.touch, (marker,)
 
     torch.save({"model_state_dict": Evil()}, path)
-    with pytest.raises(ModelFileError, match="not a whole checkpoint"):
+    with pytest.raises(ModelFileError, match="not a complete checkpoint"):
         load_reference_checkpoint(path)
     assert not marker.exists()
 
@@ -295,7 +295,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (whole[:100], whole[:-1], b"", b"PK\x03\x04", b"\x80\x02}q.", b"notes"):
         path.write_bytes(content)
-        with pytest.raises(ModelFileError, match="not a whole checkpoint"):
+        with pytest.raises(ModelFileError, match="not a complete checkpoint"):
             load_reference_checkpoint(path)
     with pytest.raises(ModelFileError, match="no such checkpoint"):
         load_reference_checkpoint(tmp_path / "absent.pth")
@@ -377,11 +377,11 @@ def test_what_does_not_fit_the_file_is_refused(checkpoint: Callable[..., Path]) 
     wanted: dict[str, Any] = {"modality": "mri", "backbone": TINY, "dilation": 4}
     for more, changes, words in (
         ({"size": 448}, {"img_size": 224}, "was trained at 224 pixels, not 448"),
-        ({}, {"img_size": ...}, "does not say the size"),
-        ({"size": 100}, {"img_size": ...}, "100 pixels, which are no whole patches of 16"),
-        ({}, {"img_size": 230}, "230 pixels, which are no whole patches of 16"),
+        ({}, {"img_size": ...}, "does not state the size"),
+        ({"size": 100}, {"img_size": ...}, "100 pixels, which is no multiple of the patch size 16"),
+        ({}, {"img_size": 230}, "230 pixels, which is no multiple of the patch size 16"),
         ({"context": "bidirectional"}, {}, "causal network, not of a bidirectional"),
-        ({"dilation": None}, {}, "does not say its dilations"),
+        ({"dilation": None}, {}, "does not state its dilations"),
         ({"dilation": [1, 2]}, {}, "do not fit 5 convolutions"),
     ):
         with pytest.raises((InputError, ModelFileError), match=words):

@@ -67,7 +67,7 @@ def test_without_tiles_the_slice_is_one() -> None:
         ((96, 96), 96, "tiles of 96 .* slices of 96 x 96.* from 32 to 80 pixels, or a larger"),
         ((96, 128), 128, "tiles of 128 .* slices of 96 x 128.* from 32 to 96 pixels"),
         ((96, 96), 16, "tiles of 16 .* from 32 to 80 pixels"),
-        ((32, 32), 32, "Leave the tile out, or choose a size from 48 pixels on"),
+        ((32, 32), 32, "Do not use tiles, or choose a size of at least 48 pixels"),
     ],
 )
 def test_sizes_that_do_not_fit_say_which_would(

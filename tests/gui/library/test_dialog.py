@@ -376,7 +376,7 @@ def test_what_is_no_model_does_not_come_in(
     checkpoint.write_bytes(path.read_bytes())
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *a: (str(checkpoint), ""))
     click(dialog.import_button)
-    assert "not a whole checkpoint of plain tensors" in dialog.note.text()
+    assert "not a complete checkpoint of plain tensors" in dialog.note.text()
 
 
 @pytest.fixture

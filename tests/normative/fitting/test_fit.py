@@ -412,7 +412,7 @@ def test_a_model_that_is_there_is_seen_before_a_scan_is_read(
         ({"size": "4 48"}, "'4 48' is no size"),
         ({"size": (64, 64, 64)}, "'64x64x64' is no size"),
         ({"size": 70}, "a size of 70 pixels.* such as 64 or 80"),
-        ({"tile": 64}, "tiles of 64 pixels cannot be cut from slices of 64 x 64"),
+        ({"tile": 64}, "slices of 64 x 64 pixels cannot be cut into tiles of 64"),
         ({"tile": -16}, "0 for none, not -16"),
     ],
 )
