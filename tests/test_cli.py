@@ -352,7 +352,7 @@ def test_seg_puts_a_mask_back_onto_its_series(tmp_path: Path) -> None:
     segment = pydicom.dcmread(out).SegmentSequence[0]
     assert (segment.SegmentLabel, segment.SegmentAlgorithmType) == ("Cyst", "AUTOMATIC")
     again = run(tmp_path, *arguments, "--out", out, code=1)
-    assert "there already" in again["error"]
+    assert "already exist" in again["error"]
     moved = image.affine.copy()
     moved[2, 3] += 4
     nib.save(nib.Nifti1Image(mask, moved), tmp_path / "drawn.nii.gz")
@@ -369,7 +369,7 @@ def test_score_as_dicom_and_pictures_leaves_out_localizers(tmp_path: Path, fitte
     (record,) = result["scans"]
     assert "localizer" in result["left_out"][0]
     assert record["series"] == "MR series 4"
-    assert all("unlike those the model learned from" in text for text in record["warnings"])
+    assert all("differs from those the model was trained on" in text for text in record["warnings"])
     folder = Path(record["folder"])
     mask = np.asarray(nib.load(folder / "mask.nii.gz").dataobj)
     assert mask.any()
@@ -504,7 +504,7 @@ def test_convert_keeps_grid_and_values(tmp_path: Path, scan: Path) -> None:
     assert ours.header["descrip"].item() == b"scan"
     assert "Doe" not in path.removeprefix(str(tmp_path))
     error = run(tmp_path, "convert", scan, "--out", tmp_path / "out", code=1)["error"]
-    assert "is there already" in error
+    assert "already exists" in error
 
 
 def test_score_writes_five_files_and_a_picture(tmp_path: Path, scan: Path, fitted: Path) -> None:
@@ -868,4 +868,4 @@ def test_fit_estimate_says_how_long_and_makes_nothing(
     assert fitted["training"]["options"]["patience"] == 1
     said = CliRunner().invoke(app, [*map(str, arguments), "--estimate"])
     assert ": 0 slices to embed, 12 are stored; learning about" in said.output
-    assert "Not counted: looking through the folders" in said.output
+    assert "Not counted: reading the folders" in said.output

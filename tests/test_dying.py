@@ -185,7 +185,7 @@ def test_killed_and_run_again_ends_as_if_nothing_had_happened(
     assert undisturbed["again"] == 0
     assert run["end"] == -signal.SIGKILL, said(home)
     if command == "import" and "models/new/model.safetensors" in run["seen"]:
-        assert "a model of this name is there already" in said(home)
+        assert "a model of this name already exists" in said(home)
     else:
         assert run["again"] == 0, said(home)
     found = content(home)

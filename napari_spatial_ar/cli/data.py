@@ -243,7 +243,7 @@ def convert(
             path = out / f"{name}.nii.gz"
             try:
                 if path.exists() and not overwrite:
-                    raise InputError("this file is there already", path=path, fix="Use --overwrite")
+                    raise InputError("this file already exists", path=path, fix="Use --overwrite")
                 volume = scan.read(lazy=False)
                 write_nifti(path, volume.data, volume.geometry, content=Content.scan(volume))
             except InputError as error:
@@ -305,7 +305,7 @@ def seg(
     from napari_spatial_ar.review.segments import recorded_segments
 
     if out.exists() and not overwrite:
-        raise InputError("this file is there already", path=out, fix="Use --overwrite")
+        raise InputError("this file already exists", path=out, fix="Use --overwrite")
     made_by = None if algorithm is None else Algorithm(algorithm)
     recorded = recorded_algorithm(mask) if made_by is None else None
     if recorded is not None:

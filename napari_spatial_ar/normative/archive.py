@@ -65,7 +65,7 @@ def export_model(
     target = Path(target)
     target = target if target.suffix else target.with_suffix(".zip")
     if target.exists() and not overwrite:
-        raise InputError("this file exists already", path=target, fix="Choose another name")
+        raise InputError("this file already exists", path=target, fix="Choose another name")
     beside = [f for f in card_files(source.parent) if pictures or f.suffix != ".png"]
     called = source.parent.name if is_plain_name(source.parent.name) else "model"
     # Tensors do not compress; storing them uncompressed is faster.

@@ -380,7 +380,7 @@ def is_plain_name(name: str) -> bool:
 
 def _taken(folder: Path) -> NameTakenError:
     return NameTakenError(
-        "a model of this name is there already", path=folder, fix="Choose another name"
+        "a model of this name already exists", path=folder, fix="Choose another name"
     )
 
 

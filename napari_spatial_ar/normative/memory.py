@@ -134,6 +134,6 @@ class Portions:
                     raise
                 if size == 1:
                     raise shortage(self._what, device) from error
-        # Outside the handler: the error holds references to tensors of the failed attempt.
+            # Outside the handler: the error holds references to tensors of the failed attempt.
             release()
             size = self._most = size // 2

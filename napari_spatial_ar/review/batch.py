@@ -496,7 +496,7 @@ def score_scan(
     dict
         Series label, folder, number of findings, flagged voxels, the highest image score, the
         scan's p-value and the number of patients that it rests on (None where there is none),
-        why it is unlike what the model learned from, the warnings of the scan and of its outputs,
+        why it is outside the training domain, the warnings of the scan and of its outputs,
         and the files written.
     """
     label = volume.series.label

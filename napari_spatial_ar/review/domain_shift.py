@@ -58,7 +58,7 @@ def flagged_warning(
     where = "the whole scan" if whole else f"the {slices} slices scored"
     return (
         f"{share:.0%} of the tissue of {where} lies above the threshold that {level:.0%} of "
-        "normal tissue exceeds: more likely the scan is unlike those the model learned from than "
+        "normal tissue exceeds: more likely the scan is outside the training domain than "
         "that so much is abnormal."
     )
 
@@ -94,12 +94,12 @@ def shift_headline(likeness: DomainShift | None, flagged: str) -> str:
     # Several reasons can be about the same.
     topics = list(dict.fromkeys([*likeness.topics, *(["share flagged"] if flagged else [])]))
     if not topics:
-        return "Unlike what the model learned from."
+        return "Outside the training domain."
     # One more is shorter said than counted.
     most = len(topics) if len(topics) == _TOPICS_SAID + 1 else _TOPICS_SAID
     more = len(topics) - most
     said = ", ".join(topics[:most]) + (f" and {more} more" if more > 0 else "")
-    return f"Unlike what the model learned from: {said}."
+    return f"Outside the training domain: {said}."
 
 
 def shift_record(likeness: DomainShift | None, flagged: str) -> Mapping[str, Any]:

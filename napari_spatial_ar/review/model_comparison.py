@@ -178,7 +178,7 @@ def comparison_steps(
     files = {kind: Path(out) / f"compare.{kind}" for kind in ("png", "json")}
     if not overwrite and any(path.exists() for path in files.values()):
         raise InputError(
-            "a comparison is there already", path=out, fix="Choose another folder, or overwrite it"
+            "a comparison already exists", path=out, fix="Choose another folder, or overwrite it"
         )
     models = (first, second)
     seen = [model.cut(volume) for model in models]

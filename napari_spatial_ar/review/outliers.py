@@ -121,14 +121,14 @@ def write_outliers(suspects: Outliers, folder: str | Path, *, overwrite: bool = 
     Raises
     ------
     InputError
-        If they are there already.
+        If they already exist.
     StorageError
         If they cannot be written.
     """
     png, table = (Path(folder) / f"suspects.{kind}" for kind in ("png", "csv"))
     if not overwrite and (png.exists() or table.exists()):
         raise InputError(
-            "suspects of an earlier run are there already",
+            "training outliers of an earlier run already exist",
             path=folder,
             fix="Choose another folder, or overwrite them",
         )

@@ -119,7 +119,7 @@ class ScanOutputs:
     p_values : PValues or None
         None where the model was calibrated without them.
     unlike : tuple of str
-        Sentences that warn of a scan unlike those the model learned from.
+        Sentences that warn of a scan outside the training domain.
     report : ScanReport or None
         What ``report.html`` and ``report.pdf`` say, where one was written.
     summary : dict
@@ -238,7 +238,7 @@ def write_scan_outputs(
     itksnap : bool
         Also write ``findings.label``, the same names and colours for ITK-SNAP.
     likeness : DomainShift, optional
-        How the scan compares with those the model learned from, where that was looked at; what
+        How the scan compares with those the model was trained on, where that was looked at; what
         is unlike stands in ``unlike`` and in the record, as does a share of flagged tissue that
         no scan like them has.
     run : mapping, optional

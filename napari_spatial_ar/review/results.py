@@ -44,7 +44,7 @@ class ScanResults:
     record : dict
         See `provenance`, with ``likeness`` and ``p_values``.
     unlike : tuple of str
-        Sentences that warn of a scan unlike those the model learned from.
+        Sentences that warn of a scan outside the training domain.
     """
 
     volume: Scan

@@ -101,9 +101,7 @@ def test_the_review_dock_fits_however_it_is_opened(
     check(dock)
     dock.score("volume")
     finish(dock)
-    dock.shift_note.set_text(
-        "Unlike what the model learned from: T1 instead of FLAIR.", "It is so."
-    )
+    dock.shift_note.set_text("Outside the training domain: T1 instead of FLAIR.", "It is so.")
     unfold(dock)
     check(dock)
     table = dock.findings.table

@@ -92,7 +92,7 @@ def test_killed_and_run_again_is_the_same(
     again: dict[str, Any] = {}
     if moment == SAVED:
         assert nsar.load_model(target, device="cpu").sha256 == whole[method].sha256
-        with pytest.raises(InputError, match="a model is there already"):
+        with pytest.raises(InputError, match="a model already exists"):
             fit(normals, target, method)
         again["overwrite"] = True
     else:

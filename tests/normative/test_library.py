@@ -74,7 +74,7 @@ def test_duplicate_takes_what_belongs_to_the_model(models: Path) -> None:
 def test_a_name_that_is_taken_or_none_is_refused(models: Path, change: object) -> None:
     duplicate_model("mine", "other")
     kept = (models / "other" / "model.safetensors").read_bytes()
-    with pytest.raises(InputError, match="there already"):
+    with pytest.raises(InputError, match="already exists"):
         change("mine", "other")  # type: ignore[operator]
     ugly = ("a\nb", "a\x1b[31mb", "a\u202eb", "a\udcff", "a:b", "nul.x", "a.", " a", "a?")
     for bad in ("", "../escape", "a/b", ".hidden", "a\\b", *ugly):
@@ -91,9 +91,9 @@ def test_a_folder_that_came_meanwhile_is_not_replaced(
 ) -> None:
     duplicate_model("mine", "other")
     monkeypatch.setattr(library, "free_folder", lambda name: models / name)  # as of a moment ago
-    with pytest.raises(InputError, match="there already"):
+    with pytest.raises(InputError, match="already exists"):
         rename_model("mine", "other")
-    with pytest.raises(InputError, match="there already"):
+    with pytest.raises(InputError, match="already exists"):
         duplicate_model("mine", "other")
     assert names() == {"mine", "other"}
     assert not left_behind(models)
@@ -120,7 +120,7 @@ def test_the_last_one_deleted_comes_back_first(models: Path) -> None:
     (models / ".trash" / "notes").mkdir()
     restore_model("mine")
     assert (models / "mine" / "README.md").read_text() == "second"
-    with pytest.raises(InputError, match="there already"):
+    with pytest.raises(InputError, match="already exists"):
         restore_model("mine")
     restore_model("mine", "first")
     assert "losses" in (models / "first" / "README.md").read_text()

@@ -293,7 +293,7 @@ def test_models_are_listed_by_name_and_imported(tiny_backbone: Backbone, tmp_pat
         assert (info.modality, info.backbone, info.method) == ("mri", TINY, "spatial-ar")
         assert info.summary == "12 slices of 4 patients"
         assert nsar.load_model("second", device="cpu").name == "second"
-        with pytest.raises(InputError, match="there already"):
+        with pytest.raises(InputError, match="already exists"):
             import_model(tmp_path / "first", "second")
         with pytest.raises(InputError, match="is no name"):
             import_model(tmp_path / "first", "../escape")

@@ -71,7 +71,7 @@ def test_a_file_that_is_no_model_is_listed_too(mine: Path) -> None:
     (mine / MODEL_FILE).write_text("my notes")
     for found in (read_entry(mine), check_entry(mine)):
         assert (found.state, found.header) == ("damaged", None)
-        assert found.advice.startswith("The model file is damaged, or it is none")
+        assert found.advice.startswith("The model file is damaged or not a model")
 
 
 def test_a_damaged_released_model_comes_back_by_installing(

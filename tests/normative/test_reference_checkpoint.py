@@ -402,7 +402,7 @@ def test_another_backbone_gives_other_channels(checkpoint: Callable[..., Path]) 
     last.weight = nn.Parameter(last.weight[:12].clone())
     last.bias = nn.Parameter(last.bias[:12].clone())
     last.mask = last.mask[:12].clone()
-    with pytest.raises(ModelFileError, match=f"predicts 12 channels and {TINY} gives 24"):
+    with pytest.raises(ModelFileError, match=f"predicts 12 channels, but {TINY} has 24"):
         import_reference(checkpoint(network), "authors", modality="mri", backbone=TINY, dilation=4)
 
 

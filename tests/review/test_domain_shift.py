@@ -89,11 +89,11 @@ def test_the_record_holds_what_was_found_before_and_after() -> None:
     [
         ((), "", ""),
         ((), "much", "More is flagged than is likely to be abnormal."),
-        (("modality",), "", "Unlike what the model learned from: modality."),
+        (("modality",), "", "Outside the training domain: modality."),
         (("modality", "brightness"), "much", ": modality, brightness, share flagged."),
-        (("a", "b", "c"), "", "Unlike what the model learned from: a, b, c."),
-        (("a", "b", "c"), "much", "Unlike what the model learned from: a, b and 2 more."),
-        (("a", "b", "b"), "", "Unlike what the model learned from: a, b."),
+        (("a", "b", "c"), "", "Outside the training domain: a, b, c."),
+        (("a", "b", "c"), "much", "Outside the training domain: a, b and 2 more."),
+        (("a", "b", "b"), "", "Outside the training domain: a, b."),
     ],
 )
 def test_the_headline_names_what_is_unlike(
@@ -105,7 +105,7 @@ def test_the_headline_names_what_is_unlike(
 
 
 def test_a_headline_is_short_where_topics_are_not_known() -> None:
-    said = "Unlike what the model learned from."
+    said = "Outside the training domain."
     assert shift_headline(DomainShift(("it is CT",)), "") == said
     assert shift_headline(None, "") == ""
 
@@ -114,7 +114,7 @@ def test_warnings_stand_in_the_record_and_in_what_is_said(
     tmp_path: Path, scan: Scan, scores: Any, model: Any
 ) -> None:
     scores.visited[:], scores.image_scores[4] = True, 1.0
-    found = DomainShift(("it is CT, the model learned from MRI",), {"body": 0.5}, True)
+    found = DomainShift(("it is CT, the model was trained on MRI",), {"body": 0.5}, True)
     model.threshold_for_fpr = lambda fpr: 0.1
     outputs = write_scan_outputs(
         tmp_path / "out", scan, scores, model, threshold=2.0, likeness=found

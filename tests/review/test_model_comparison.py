@@ -105,7 +105,9 @@ def test_opposite_heatmaps_do_not(head: Scan, tmp_path: Path) -> None:
 def test_a_scan_that_does_not_fit_a_model_is_said_of_that_model(head: Scan, tmp_path: Path) -> None:
     other = model("b", ramp(), plane="coronal")
     (said,) = compare_models(model("a", ramp()), other, head, tmp_path).unlike
-    assert said.startswith("b: This scan is unlike those the model learned from: its slices are")
+    assert said.startswith(
+        "b: This scan differs from those the model was trained on: its slices are"
+    )
 
 
 def test_without_calibration_ranks_are_compared(head: Scan, tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_what_cannot_be_compared(head: Scan, tmp_path: Path) -> None:
     flat = np.zeros((20, 20), np.float32)
     result = compare_models(model("a", flat), model("b", ramp() - 5), head, tmp_path)
     assert (result.rank_correlation, result.dice) == (None, None)
-    with pytest.raises(InputError, match="comparison is there already"):
+    with pytest.raises(InputError, match="comparison already exists"):
         compare_models(model("a", flat), model("b", flat), head, tmp_path)
     with pytest.raises(InputError, match="not calibrated"):
         compare_models(model("a", flat), model("b", flat), head, tmp_path / "x", share=1e-9)

@@ -48,7 +48,7 @@ def test_the_table_and_the_picture_are_written_once(tmp_path: Path) -> None:
     assert (rows[1]["score"], rows[1]["slice"], rows[1]["slices"]) == ("0.89", "1", "12")
     with Image.open(out / "suspects.png") as picture:
         assert picture.size == contact_sheet(suspects(4)).size
-    with pytest.raises(InputError, match="there already"):
+    with pytest.raises(InputError, match="already exist"):
         write_outliers(suspects(1), out)
     write_outliers(suspects(1), out, overwrite=True)
     assert len((out / "suspects.csv").read_text(encoding="utf-8").splitlines()) == 2

@@ -118,9 +118,9 @@ _REVIEW = {
     "results.keys": "Table of keyboard shortcuts",
     "explain.heading": "Why it scores as it does, and the normal patches most like it (Q)",
     "explain.freeze": "Freeze this patch, or follow the mouse again (Q)",
-    "explain.similar_normal_patches": "Search the slices that the model learned from",
+    "explain.similar_normal_patches": "Search the slices that the model was trained on",
     "explain.similar_normal_patches.unknown": (
-        "The normal slices that this model learned from were not found on this machine: choose "
+        "The normal slices that this model was trained on were not found on this machine: choose "
         "their folder to see those most similar to this patch"
     ),
     "explain.folder": "Choose the folder that the model was fitted on",

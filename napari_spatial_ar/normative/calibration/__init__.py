@@ -1,1 +1,1 @@
-"""What a score means: its share among normal tissue, normal scans and normal patients."""
+"""What a score means: how it compares with normal tissue, normal scans and normal patients."""

@@ -1,7 +1,7 @@
-"""How the scans that a model learned from were acquired, and what of another scan does not fit.
+"""How a model's training scans were acquired, and in which respects another scan differs.
 
-Headers say so at once, before anything is scored or embedded. What they leave out, or say of less
-than half of the model's scans, is not compared.
+This is read from headers, before anything is scored or embedded. What headers omit, or state for
+less than half of the training scans, is not compared.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 __all__ = ["Acquired", "acquired_of", "header_shift", "header_shift_of"]
 
 _UNKNOWN = "unknown"
-# Less than this share of the scans of which something is known is chance, or a mistake.
+# A smaller share of the scans for which something is known is chance, or a mistake.
 _RARE = 0.1
 _KINDS = {"mri": "MRI", "ct": "CT", "oct": "OCT"}
 
 
 @dataclass(frozen=True)
 class Acquired:
-    """How many scans were acquired how.
+    """Number of scans by acquisition.
 
     Parameters
     ----------
     plane, sequence, contrast_agent, kernel : mapping of str to int
-        Number of scans by value, ``"unknown"`` among them: the plane of the slices that the model
-        saw, and what `Acquisition` has (``"yes"`` or ``"no"`` of a contrast agent).
+        Number of scans by value, including ``"unknown"``: the plane of the slices that the model
+        saw, and the fields of `Acquisition` (``"yes"`` or ``"no"`` for a contrast agent).
     """
 
     plane: Mapping[str, int] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Acquired:
         plane: Plane | None = None,
         said: Acquisition | None = None,
     ) -> Acquired | None:
-        """Count scans, those that say nothing by what a person says; None where nobody does."""
+        """Count scans, filling gaps with the user's statement; None if nothing is known."""
         stated = _values(plane, said or Acquisition())
         counts: dict[str, Counter[str]] = {name: Counter() for name in _FIELDS}
         for own_plane, own in scans:
@@ -61,7 +61,7 @@ class Acquired:
         return made if any(made.usual(name) for name in _FIELDS) else None
 
     def usual(self, name: str) -> tuple[str, ...]:
-        """Values of one of the parameters that the model knows, the most frequent first."""
+        """Values of a parameter that are typical for the model, the most frequent first."""
         counts: Mapping[str, int] = getattr(self, name)
         known = {value: count for value, count in counts.items() if value != _UNKNOWN}
         total = sum(known.values())
@@ -71,12 +71,12 @@ class Acquired:
         return tuple(sorted(often, key=lambda value: -known[value]))
 
     def to_dict(self) -> dict[str, dict[str, int]]:
-        """JSON form, kept in the model file."""
+        """JSON form, stored in the model file."""
         return {name: dict(getattr(self, name)) for name in _FIELDS}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, int]]) -> Acquired:
-        """Inverse of `to_dict`; what a later version may add is passed over."""
+        """Inverse of `to_dict`; fields of later versions are ignored."""
         return cls(
             **{name: {str(k): int(n) for k, n in values.get(name, {}).items()} for name in _FIELDS}
         )
@@ -98,24 +98,24 @@ def _values(plane: Plane | None, found: Acquisition) -> dict[str, str]:
 def acquired_of(
     refs: Iterable[SliceRef], plane: Plane | None = None, said: Acquisition | None = None
 ) -> Acquired | None:
-    """Look at the headers of the scans that slices are cut from.
+    """Read the headers of the scans that slices come from.
 
     Parameters
     ----------
     refs : iterable of SliceRef
         The slices.
     plane, said : Plane, Acquisition, optional
-        What a person says of scans that say nothing; see `read_acquired`.
+        The user's statement about scans whose headers omit it; see `read_acquired`.
 
     Returns
     -------
     Acquired or None
-        None where nothing is known of most.
+        None if nothing is known about most of them.
 
     Raises
     ------
     InputError
-        If a file cannot be read any more.
+        If a file can no longer be read.
     """
     scans: dict[Any, SliceRef] = {}
     for ref in refs:
@@ -126,19 +126,19 @@ def acquired_of(
 
 
 def header_shift(header: ModelHeader, volume: Scan) -> DomainShift:
-    """Compare what the header, or else the name, of a scan says with a model's own scans.
+    """Compare a scan's header, or else its name, with a model's training scans.
 
     Parameters
     ----------
     header : ModelHeader
-        Of the model.
+        Header of the model.
     volume : Scan
-        The scan, with the slices that the model is to see; no voxel is read.
+        The scan, with the slices that the model will score; no voxel is read.
 
     Returns
     -------
     DomainShift
-        ``reasons`` for all that does not fit: modality, sequence, plane, contrast agent, kernel.
+        ``reasons`` for every difference: modality, sequence, plane, contrast agent, kernel.
     """
     found = volume.series.acquisition
     told = _modality(header.modality, volume.modality, found)
@@ -156,10 +156,10 @@ def header_shift(header: ModelHeader, volume: Scan) -> DomainShift:
 
 
 def header_shift_of(model: Any, scan: Scan | None) -> DomainShift | None:
-    """As `header_shift`, of a scan cut along the plane that a model learned from.
+    """As `header_shift`, for a scan sliced along the plane of the model's training slices.
 
-    None without a scan, or a model whose header is none; of a scan that cannot be cut so, what is
-    said of the slices that were acquired.
+    None without a scan, or if the model's header is None. If the scan cannot be sliced so, the
+    acquired slices are compared.
     """
     header: Any = getattr(model, "header", None)
     if scan is None or not hasattr(header, "acquired"):
@@ -180,31 +180,31 @@ def _modality(of_model: str, of_scan: str, found: Acquisition) -> list[tuple[str
         return []
     scan = _KINDS.get(of_scan, "neither MRI, CT nor OCT")
     model = _KINDS.get(of_model, of_model)
-    said = "by its name it" if named else "it"
-    return [(f"{said} is {scan}, the model learned from {model}", f"{scan} instead of {model}")]
+    said = "according to its name, it" if named else "it"
+    return [(f"{said} is {scan}, the model was trained on {model}", f"{scan} instead of {model}")]
 
 
 def _said(name: str, value: str, usual: tuple[str, ...], by_name: bool) -> tuple[str, str]:
-    """Say what does not fit in a clause, and in a few words."""
+    """Describe a difference in a clause, and in a few words."""
     if name == "plane":
         those = _either(usual)
         return (
-            f"its slices are {value}, the model learned from {those} ones",
+            f"its slices are {value}, the model was trained on {those} ones",
             f"{value} instead of {those} slices",
         )
-    said = "by its name it" if by_name else "it"
+    said = "according to its name, it" if by_name else "it"
     if name == "sequence":
         those = _either(usual)
-        return f"{said} is {value}, the model learned from {those}", f"{value} instead of {those}"
+        return f"{said} is {value}, the model was trained on {those}", f"{value} instead of {those}"
     if name == "contrast_agent":
         given = "with" if value == "yes" else "without"
         other = "without" if value == "yes" else "with"
         return (
-            f"{said} was taken {given} contrast agent, the model's scans {other} it",
+            f"{said} was acquired {given} contrast agent, the model's training scans {other} it",
             f"{given} contrast agent",
         )
     return (
-        f"its kernel is a {value} one, the model learned from {_either(usual)} ones",
+        f"its kernel is a {value} one, the model was trained on {_either(usual)} ones",
         f"{value} instead of {_either(usual)} kernel",
     )
 

@@ -1,4 +1,4 @@
-"""How slices of a scan appear to a model, measured; see `domain_shift`."""
+"""Measures the appearance of a scan's slices to a model; see `domain_shift`."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["domain_shift", "domain_shift_steps", "measure_appearance"]
 
-# Channels of the embedding that a model file keeps, spread evenly over all of them.
+# Channels of the embedding stored in a model file, spread evenly over all of them.
 _MOST_CHANNELS = 512
-# Parts of the middle of a stack that are looked at: its ends differ in every scan.
+# Positions in the middle of a stack that are measured: its ends differ in every scan.
 _PLACES = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
@@ -49,16 +49,16 @@ def measure_appearance(
     Parameters
     ----------
     unit : (rows, columns) float32
-        Grey values in 0..1.
+        Intensities in 0..1.
     grids : (T, D, h, w) float32, optional
-        Its embedding, of each tile; with ``tiling``.
+        Embeddings of its tiles; with ``tiling``.
     geometry : Geometry, optional
-        Of the volume it is cut from.
+        Geometry of the volume it belongs to.
 
     Returns
     -------
     Appearance or None
-        None where there is no body in it.
+        None if there is no body in it.
     """
     body = tissue_mask(unit)
     if not body.any():
@@ -84,15 +84,14 @@ def measure_appearance(
 
 
 def domain_shift_steps(model: NormativeModel, volume: Scan) -> Generator[None, None, DomainShift]:
-    """Compare a scan with what a model learned from; a few slices in its middle are embedded.
+    """Compare a scan with a model's training scans, embedding a few slices in its middle.
 
     Parameters
     ----------
     model : NormativeModel
-        Whose file may say what normal scans look like; where it does not, only what headers say
-        is compared.
+        If its file does not contain the appearance of normal scans, only headers are compared.
     volume : Scan
-        The scan, with the slices that the model is to see.
+        The scan, with the slices that the model will score.
 
     Yields
     ------
@@ -108,7 +107,7 @@ def domain_shift_steps(model: NormativeModel, volume: Scan) -> Generator[None, N
     InputError
         If the scan cannot be read.
     WeightsError
-        If the backbone cannot be had.
+        If the backbone's weights are missing.
     """
     said = header_shift(model.header, volume)
     normal = model.header.looks
@@ -127,7 +126,7 @@ def domain_shift_steps(model: NormativeModel, volume: Scan) -> Generator[None, N
             try:
                 grids = embed_slice(model.backbone, shown, unit)
             except MemoryShortage:
-                complete = False  # scoring moves to the CPU and says so; this is not worth it
+                complete = False  # scoring would move to the CPU and report it; not worth it here
         look = measure_appearance(unit, grids, tiling, volume.geometry)
         if look is not None:
             looks.append(look)
@@ -141,12 +140,12 @@ def domain_shift_steps(model: NormativeModel, volume: Scan) -> Generator[None, N
 
 
 def domain_shift(model: NormativeModel, volume: Scan) -> DomainShift:
-    """Compare a scan with what a model learned from; see `domain_shift_steps`."""
+    """Compare a scan with a model's training scans; see `domain_shift_steps`."""
     return finish(domain_shift_steps(model, volume))
 
 
 def _middle(volume: Scan, part: tuple[float, float]) -> list[int]:
-    """Slices near the middle of the part of the stack that a model is for."""
+    """Slices near the middle of the part of the stack that the model is for."""
     geometry = volume.geometry
     places = np.array([place_in_stack(geometry, index) for index in range(geometry.slice_count)])
     wanted = [part[0] + place * (part[1] - part[0]) for place in _PLACES]

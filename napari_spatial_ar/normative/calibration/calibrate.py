@@ -1,4 +1,4 @@
-"""Scoring held-out normal slices to calibrate a model, at the end of a fit or later."""
+"""Score held-out normal slices to calibrate a model, at the end of a fit or later."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from napari_spatial_ar.steps import finish
 
 __all__ = ["NormalScores", "recalibrate", "recalibrate_steps", "slice_keys"]
 
-# Hex digits of a slice's content key that a model file keeps: two of a million slices are the
-# same by chance once in 30 million.
+# Hex digits of a slice's content key that a model file stores: the chance that any two of a million
+# slices share them is one in 30 million.
 _KEY_DIGITS = 16
 _PATIENTS_SHOWN = 3
 
 
 def slice_keys(refs: Iterable[SliceRef]) -> list[str]:
-    """Short hashes of slices' content, by which they are known again; they name nobody."""
+    """Short hashes of the content of slices, to recognise them without naming anybody."""
     return sorted(content_key(ref)[:_KEY_DIGITS] for ref in refs)
 
 
@@ -52,9 +52,9 @@ class NormalScores:
     Parameters
     ----------
     model : NormativeModel
-        What scores.
+        The model to score with.
     store : FeatureStore
-        Holds the slices' embeddings.
+        Contains the slices' embeddings.
     """
 
     def __init__(self, model: NormativeModel, store: FeatureStore) -> None:
@@ -69,9 +69,9 @@ class NormalScores:
         self._middle: list[Example] = []
 
     def measure(self, refs: Sequence[SliceRef], detector: Detector | None = None) -> Iterator[int]:
-        """Score slices; gives the number done after each.
+        """Score slices; yields the number done after each.
 
-        With a ``detector`` in place of the model's own, none of them becomes an example.
+        With a ``detector`` in place of the model's own, no slice is used as an example.
         """
         middle = _middle_slices(refs) if detector is None else set()
         slices = iter_slices(refs, self._store.preprocessing.window)
@@ -104,13 +104,13 @@ class NormalScores:
             yield done
 
     def calibration(self, *, separate: bool = False, folds: int = 0) -> Calibration:
-        """Sum up the slices measured so far; see `calibrate`."""
+        """Calibration by the slices measured so far; see `calibrate`."""
         found = calibrate(self._tissue, self._image_scores, self._groups, separate=separate)
         return replace(found, folds=folds, peaks=self._peaks.peaks)
 
     @property
     def looks(self) -> NormalAppearance | None:
-        """What the slices measured so far look like; see `sum_up`."""
+        """Appearance of the slices measured so far; see `sum_up`."""
         return sum_up([look for _, look in self._looks], [group for group, _ in self._looks])
 
     @property
@@ -146,27 +146,27 @@ def recalibrate_steps(
     model : path or str
         See `load_model`.
     folder : path
-        Normal scans, as for `fit`; of a data set in the BMAD layout its ``valid/good``.
+        Normal scans, as for `fit`; for a dataset in the BMAD layout its ``valid/good``.
     out : path, optional
-        Folder for the calibrated model; by default the model's own, whose old calibration is
-        replaced once the new one is measured.
+        Folder for the calibrated model; by default the model's own, whose previous calibration is
+        replaced once the new one is complete.
     patient_pattern : str, optional
         See `find_slices`.
     weights, device
         See `load_model`.
     overwrite : bool
-        Whether another model that is already in ``out`` may be replaced.
+        Whether another model in ``out`` may be replaced.
     looks_only : bool
-        Leave the calibration as it is and measure only what normal scans look like, for a model
-        from before that was measured.
+        Measure only the appearance of normal scans and leave the calibration unchanged, for models
+        from versions that did not measure it.
     acquired : str
-        As for `fit`. How these scans were acquired is kept where the model does not know it of
-        those that it learned from, and nowhere else.
+        As for `fit`. How these scans were acquired is stored only if the model does not state it
+        for its training scans.
 
     Yields
     ------
     (str, int, int)
-        What is done, slices done, slices in all.
+        What is being done, slices done, slices in all.
 
     Returns
     -------
@@ -176,25 +176,25 @@ def recalibrate_steps(
     Raises
     ------
     InputError
-        If slices of the folder are known to have trained the model, the folder cannot be used,
-        there is a model in ``out``, the model is a released one and there is no ``out``, or
-        another process writes to the model (`InUseError`).
+        If slices of the folder were used to train the model, the folder cannot be used, there is a
+        model in ``out``, the model is a released one and there is no ``out``, or another process
+        writes to the model (`InUseError`).
     ModelFileError, WeightsError
-        As `load_model` and `NormativeModel.backbone`.
+        As for `load_model` and `NormativeModel.backbone`.
     """
     file = find_model(model)
     source = file.parent
     target = source if out is None else Path(out)
     if is_released(target):
         raise InputError(
-            f"the model '{target.name}' came with the package and stays as it is",
-            fix="Say where the calibrated copy goes (--out)",
+            f"the model '{target.name}' came with the package and cannot be changed",
+            fix="Give a folder for the calibrated copy (--out)",
         )
     stated = read_acquired(acquired)
     with claimed(target):
         if target != source and (target / MODEL_FILE).exists() and not overwrite:
             raise InputError(
-                "a model is there already",
+                "a model already exists",
                 path=target,
                 fix="Choose another folder, or overwrite it",
             )
@@ -218,7 +218,7 @@ def recalibrate_steps(
         ):
             for done in steps:
                 yield message, done, len(refs)
-        # Of the scans that it learned from, where it knows of them.
+        # Of the training scans, if known.
         known = header.acquired or acquired_of(refs, *stated)
         loaded.header = replace(header, looks=scores.looks, acquired=known)
         if not looks_only:
@@ -240,14 +240,14 @@ def recalibrate(
 ) -> NormativeModel:
     """Calibrate a model on normal scans that it was not trained on; see `recalibrate_steps`.
 
-    ``progress`` is called with what that yields; what it raises stops the work.
+    ``progress`` is called with what that yields; an exception that it raises stops the work.
     """
     steps = recalibrate_steps(model, folder, **settings)
     return finish(steps, progress and (lambda step: progress(*step)))
 
 
 def _check_unseen(model: NormativeModel, refs: Sequence[SliceRef], folder: str | Path) -> bool:
-    """Refuse slices that trained the model; say whether they had no part in its fit at all."""
+    """Refuse slices that trained the model; return whether they had no part in its fit at all."""
     known = model.header.training.get("slice_keys")
     if known is None:
         return False

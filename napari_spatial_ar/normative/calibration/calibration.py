@@ -1,15 +1,15 @@
-"""What scores mean: how much normal tissue lies above them, how many normal scans reach them.
+"""What scores mean: how much normal tissue exceeds them, and how many normal scans reach them.
 
-Pixels of a patient, and slices of one, are alike; only patients may be exchanged for each other.
-So whatever is promised of the next patient rests on the number n of patients, however many pixels
-there are: no p-value lies below 1 / (n + 1).
+Pixels of a patient, and slices of a scan, are not independent; only patients are exchangeable. So
+any promise about the next patient rests on the number n of patients, however many pixels there
+are: no p-value is below 1 / (n + 1).
 
-Shares of tissue say how often a score is exceeded, not by how many patients, and they end where
-tissue becomes too little to count. A finding is one region of one patient; what it is compared
-with is therefore the highest region of its size in each normal patient.
+Shares of tissue state how often a score is exceeded, not by how many patients, and they end where
+too little tissue is left to count. A finding is one region of one patient; it is therefore compared
+with the highest region of its size in each normal patient.
 
-Sizes are areas within a slice, as a share of the body that the slice shows: pictures without a
-spacing have no other, and models score slice by slice.
+Sizes are areas within a slice, as a share of the body in the slice: images without a spacing have
+no other measure, and models score slice by slice.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from napari_spatial_ar.errors import InputError
 
 __all__ = ["Calibration", "PatientPeaks", "PeakCounter", "calibrate", "largest_part", "scan_score"]
 
-#: Shares of the body in a slice; 0 stands for a single voxel.
+#: Shares of the body in a slice; 0 means a single voxel.
 SIZES = (
     *(0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07),
     *(0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5),
 )
 
 
-# Pixels that touch by an edge or a corner belong together, as voxels of findings do.
+# Pixels that touch by an edge or a corner belong together, like voxels of findings.
 _NEIGHBOURS_8 = np.ones((3, 3), bool)
 
 
-# Halvings of a slice's range by which a level is found, and rounded up: to 1 part in 4,096.
+# Bisection steps by which a level is found, rounded up: to 1 part in 4,096 of the slice's range.
 _STEPS = 12
 
 
@@ -50,14 +50,15 @@ class PatientPeaks:
     sizes : tuple of float
         Areas within a slice as shares of the body in it, rising; the first is 0, a single voxel.
     scores : tuple of tuple of float
-        For each patient and size, the highest score that all of some connected region (8
-        neighbours) of at least that size reaches; in the model's unit. Nobody is named, and the
+        For each patient and size, the highest score that is reached throughout some connected
+        region (8 neighbours) of at least that size, in the model's unit. Patients are not named;
+        their order is that of `Calibration.image_patients`.
         order is that of `Calibration.image_patients`.
 
     Raises
     ------
     ValueError
-        If there is not one score a size, or sizes do not begin with 0 and rise.
+        If there is not one score per size, or sizes do not begin with 0 and rise.
     """
 
     sizes: tuple[float, ...]
@@ -70,21 +71,21 @@ class PatientPeaks:
             raise ValueError("sizes that do not rise from 0")
 
     def reaching(self, score: float, size: float = 0.0) -> int:
-        """How many patients have a region of at least a size that scores as high throughout.
+        """Count the patients with a region of at least a size that scores as high throughout.
 
         Parameters
         ----------
         score : float
             In the model's unit.
         size : float
-            Share of the body in a slice. Between two sizes that were measured the smaller counts,
-            so that the number is never too small.
+            Share of the body in a slice. Between two measured sizes the smaller one is used, so
+            that the number is never too small.
         """
         column = int(np.searchsorted(self.sizes, size, side="right")) - 1
         return sum(row[column] >= score for row in self.scores)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, kept in the model file."""
+        """JSON form, stored in the model file."""
         return {"sizes": list(self.sizes), "scores": [list(row) for row in self.scores]}
 
     @classmethod
@@ -97,22 +98,22 @@ class PatientPeaks:
 
 
 class PeakCounter:
-    """Highest scores by patient, taken in slice by slice."""
+    """Highest scores by patient, accumulated slice by slice."""
 
     def __init__(self) -> None:
         self._highest: dict[str, list[float]] = {}
 
     def add(self, patient: str, nll: npt.NDArray[np.floating], body: int) -> None:
-        """Take in one slice.
+        """Add one slice.
 
         Parameters
         ----------
         patient : str
             Key of the patient; only the order of keys is kept.
         nll : (rows, columns) floating
-            The heatmap. All of it counts, as findings keep to the body only where that is asked.
+            The heatmap, all of which is used: findings are restricted to the body only on request.
         body : int
-            Pixels of the body, more than 0.
+            Number of pixels of the body, more than 0.
         """
         known = self._highest.setdefault(patient, [-np.inf] * len(SIZES))
         high = float(nll.max())
@@ -123,15 +124,15 @@ class PeakCounter:
 
     @property
     def peaks(self) -> PatientPeaks | None:
-        """What was taken in; None of no slices."""
+        """The result; None without any slice."""
         rows = tuple(tuple(row) for row in self._highest.values())
         return PatientPeaks(SIZES, rows) if rows else None
 
 
 def _level(nll: npt.NDArray[np.floating], pixels: int, known: float, high: float) -> float:
-    """Highest score that a region of so many pixels reaches throughout, rounded up.
+    """Highest score that a region of this many pixels reaches throughout, rounded up.
 
-    It is not above ``high``; where it is not above ``known`` either, that is returned.
+    It is not above ``high``; if it is not above ``known`` either, ``known`` is returned.
     """
     if not _holds(nll > known, pixels):
         return known
@@ -143,7 +144,7 @@ def _level(nll: npt.NDArray[np.floating], pixels: int, known: float, high: float
 
 
 def _holds(mask: npt.NDArray[np.bool_], pixels: int) -> bool:
-    """Whether a mask has a connected region of so many pixels."""
+    """Whether a mask has a connected region of at least this many pixels."""
     if np.count_nonzero(mask) < pixels:
         return False
     return int(np.count_nonzero(largest_part(mask))) >= pixels
@@ -159,7 +160,7 @@ def largest_part(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.asarray(labels == sizes.argmax())
 
 
-# False-positive shares whose thresholds are kept; between them the logarithm is interpolated.
+# False-positive shares whose thresholds are stored; the logarithm is interpolated between them.
 _LEVELS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 
 
@@ -172,7 +173,7 @@ _SCAN_QUANTILE = 0.95
 def scan_score(image_scores: Sequence[float] | npt.NDArray[np.floating]) -> float:
     """One number for a scan: the 95th percentile of its slices' image scores.
 
-    The highest would grow with the number of slices. NaN (a slice not scored) is left out.
+    The maximum would grow with the number of slices. NaN (a slice not scored) is ignored.
     """
     return float(np.nanquantile(np.asarray(image_scores, float), _SCAN_QUANTILE))
 
@@ -190,17 +191,17 @@ class Calibration:
     image_scores : tuple of float
         Image scores of the held-out normal slices, rising.
     slices, patients : int
-        How many slices, of how many patients, this rests on.
+        Number of slices and of patients calibrated on.
     image_patients : tuple of int
-        Number of the patient of each image score; empty in older models, which give no p-values.
+        Number of the patient of each image score; empty in older models, which have no p-values.
     patient_fpr : tuple of tuple of float
-        For each patient the share of the tissue above each threshold; may be empty likewise.
+        For each patient the share of tissue above each threshold; empty in older models.
     separate : bool
-        Whether the slices are known to have had no part in the fit. Those that a fit keeps for
-        validation choose its best epoch, so that other normal scans score a little higher.
+        Whether the slices are known to have had no part in the fit. Slices held out for validation
+        by a fit choose its best epoch, so that other normal scans score a little higher.
     folds : int
-        0, or the number of folds by which the training patients had a part too, each scored by
-        a model that had not learned from it; see `napari_spatial_ar.normative.fitting.folds`.
+        0, or the number of folds if the training patients were used too, each scored by a model
+        trained without them; see `napari_spatial_ar.normative.fitting.folds`.
     peaks : PatientPeaks or None
         Highest scores of each patient; None in older models.
     """
@@ -217,12 +218,12 @@ class Calibration:
     peaks: PatientPeaks | None = None
 
     def threshold_for_fpr(self, fpr: float) -> float:
-        """Heatmap value above which a share ``fpr`` of normal tissue lies.
+        """Heatmap value that a share ``fpr`` of normal tissue exceeds.
 
         Raises
         ------
         InputError
-            If the share lies outside what was measured.
+            If the share is outside the calibrated range.
         """
         low, high = self.fpr[-1], self.fpr[0]
         if not low <= fpr <= high:
@@ -234,22 +235,22 @@ class Calibration:
         return float(np.interp(-np.log(fpr), -np.log(self.fpr), self.thresholds))
 
     def fpr_for_threshold(self, threshold: float) -> float:
-        """Share of normal tissue above a heatmap value, held at the ends of what was measured."""
+        """Share of normal tissue above a heatmap value, clamped to the calibrated range."""
         return float(np.exp(np.interp(threshold, self.thresholds, np.log(self.fpr))))
 
     def unit_heat(self, heat: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """Heatmap for display: 0 where half of normal tissue lies above .. 1 at the rarest share.
+        """Heatmap for display: 0 where half of normal tissue is higher .. 1 at the rarest share.
 
-        The logarithm of the share counts, so that models with other units look alike.
+        The scale is logarithmic in the share, so that models with different units look alike.
         """
         logarithms = np.log(self.fpr)
         unit = (logarithms - logarithms[0]) / (logarithms[-1] - logarithms[0] or 1)
         return np.asarray(np.interp(heat, self.thresholds, unit), dtype=np.float32)
 
     def fpr_of_patients(self, threshold: float) -> tuple[float, ...]:
-        """Share of each patient's tissue above a heatmap value; empty where it is not known.
+        """Share of each patient's tissue above a heatmap value; empty if unknown.
 
-        Never below the truth: it is held above the highest threshold, and 1 below the lowest.
+        Never below the truth: constant above the highest threshold, and 1 below the lowest.
         """
         return tuple(
             float(np.interp(threshold, self.thresholds, shares, left=1.0))
@@ -257,26 +258,26 @@ class Calibration:
         )
 
     def fpr_bound(self, threshold: float) -> float | None:
-        """Share of tissue above a heatmap value that can be promised of the next normal patient.
+        """Share of tissue above a heatmap value that can be promised for the next normal patient.
 
-        Over draws of the calibration patients and the next one its expectation is at least the
-        latter's; n patients that have nothing above it promise 1 / (n + 1). None where the
-        shares of patients are not known.
+        Over draws of the calibration patients and the next one, its expectation is at least the
+        share of the latter; with n patients that have nothing above the value it is 1 / (n + 1).
+        None if the shares of patients are unknown.
         """
         shares = self.fpr_of_patients(threshold)
         return (1 + sum(shares)) / (1 + len(shares)) if shares else None
 
     @property
     def smallest_p(self) -> float | None:
-        """The smallest p-value that there can be, 1 / (n + 1); None where there are none."""
+        """The smallest possible p-value, 1 / (n + 1); None if there are no p-values."""
         return 1 / (1 + self.patients) if self.image_patients else None
 
     def slice_p(self, image_score: float) -> float:
         """Conformal p-value of one slice of a new patient.
 
         (1 + the sum over patients of the share of the patient's slices that score as high) /
-        (n + 1): a slice taken at random from the next normal patient has p <= a with probability
-        a at most (Lee, Barber and Willett, 2023, conformal inference with hierarchical data).
+        (n + 1): a slice drawn at random from the next normal patient has p <= a with probability
+        at most a (Lee, Barber and Willett, 2023, conformal inference with hierarchical data).
 
         Raises
         ------
@@ -289,7 +290,7 @@ class Calibration:
         """Conformal p-value of a whole scan, from the image scores of its slices.
 
         (1 + the number of patients whose `scan_score` is as high) / (n + 1): the next normal
-        patient has p <= a with probability a at most.
+        patient has p <= a with probability at most a.
 
         Raises
         ------
@@ -305,7 +306,7 @@ class Calibration:
         Raises
         ------
         InputError
-            If ``alpha`` is no share, lies below 1 / (n + 1), or there are no p-values.
+            If ``alpha`` is not a share, is below 1 / (n + 1), or there are no p-values.
         """
         self._by_patient()
         if not 0 < alpha < 1:
@@ -313,8 +314,8 @@ class Calibration:
         needed = int(np.ceil(1 / alpha - 1e-9)) - 1
         if self.patients < needed:
             raise InputError(
-                f"{self.patients} normal patients promise no level finer than "
-                f"1/{self.patients + 1} = {1 / (self.patients + 1):.2g}, and {alpha:g} was asked",
+                f"with {self.patients} normal patients the finest level is "
+                f"1/{self.patients + 1} = {1 / (self.patients + 1):.2g}, not {alpha:g}",
                 fix=f"Calibrate the model on {needed} or more, or choose a higher level",
             )
 
@@ -332,7 +333,7 @@ class Calibration:
         return [scores[patients == number] for number in np.unique(patients)]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, kept in the model file."""
+        """JSON form, stored in the model file."""
         return {
             "fpr": list(self.fpr),
             "thresholds": list(self.thresholds),
@@ -376,11 +377,11 @@ def calibrate(
     Parameters
     ----------
     tissue_scores : iterable of (n,) float32
-        Heatmap values inside the body, one array a slice. At most 20,000 of a slice are used.
+        Heatmap values inside the body, one array per slice. At most 20,000 of a slice are used.
     image_scores : sequence of float
-        One a slice.
+        One per slice.
     groups : sequence of str
-        Patient key of each slice; only their order is kept.
+        Patient key of each slice; only their order is stored.
     separate : bool
         See `Calibration`.
 
@@ -419,7 +420,7 @@ def calibrate(
 def _shares(
     scores: Sequence[npt.NDArray[np.float32]], thresholds: npt.NDArray[np.float64]
 ) -> tuple[float, ...]:
-    """Share of a patient's tissue above each threshold; none where there is no tissue."""
+    """Share of a patient's tissue above each threshold; empty if there is no tissue."""
     rising = np.sort(np.concatenate(scores))
     above = len(rising) - np.searchsorted(rising, thresholds, side="right")
     return tuple(float(share) for share in np.round(above / max(1, len(rising)), 6))

@@ -1,12 +1,12 @@
-"""Whether a scan looks like those that a model learned from: the input, not what is found in it.
+"""Whether a scan resembles a model's training scans: a check of the input, not of the findings.
 
-Held-out normal patients say how far scans of the same kind lie from each other: in spacing, in the
-share of a slice that is body, in how bright tissue is in the model's window, and in where the mean
-patch embedding of the body lies. A patient counts by the median of their slices. What lies well
-outside of all of them is said in words; nothing is corrected, and nothing is refused.
+Held-out normal patients show how much scans of the same kind vary: in spacing, in the share of a
+slice that is body, in the brightness of tissue in the model's window, and in the mean patch
+embedding of the body. A patient counts by the median of their slices. Values well outside the range
+of all patients are reported in words; nothing is corrected, and nothing is refused.
 
 The distance of a patient's slices is the cosine distance of each slice's mean embedding from the
-mean over the *other* patients, so that it stands for that of a patient who was never seen.
+mean over the *other* patients, so that it represents a patient not seen before.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = [
 ]
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-#: Measures of `Appearance.measures` that are grey values: percentile of the body's.
+#: Measures of `Appearance.measures` that are intensities: percentile within the body.
 GREYS = {"dark": 25, "middle": 50, "bright": 75}
-# From so many patients on, the highest of them is near what a next one may have.
+# From this number of patients on, the highest of them approximates what a next one may have.
 _ENOUGH = 5
-# How many times as far as any normal patient is too far; of the spacing of slices, which the model
-# does not see, more is let pass.
+# How many times as far as any normal patient is too far; more for the spacing of slices, which the
+# model does not see.
 _TIMES = {
     "distance": 1.4,
     "body": 1.6,
@@ -47,16 +47,16 @@ _SAID = 3
 
 @dataclass(frozen=True)
 class Appearance:
-    """What one slice looks like to a model, or the median of several.
+    """Appearance of one slice to a model, or the median of several.
 
     Parameters
     ----------
     measures : mapping of str to float
         ``body`` (share of the slice), ``dark``, ``middle``, ``bright`` (quartiles of the body's
-        grey values in the model's window, 0..1) and, in mm where known, ``slice_spacing``,
+        intensities in the model's window, 0..1) and, in mm if known, ``slice_spacing``,
         ``pixel_spacing``, ``field_of_view``.
     embedding : (D,) float32 or None
-        Mean over the body's patches, of channels that are kept.
+        Mean over the body's patches, of the stored channels.
     """
 
     measures: Mapping[str, float]
@@ -65,16 +65,17 @@ class Appearance:
 
 @dataclass(frozen=True)
 class NormalAppearance:
-    """What normal scans look like to a model; kept in its file.
+    """Appearance of normal scans to a model; stored in its file.
 
     Parameters
     ----------
     patients, slices : int
-        What it was measured on.
+        Numbers measured on.
     quantiles : mapping of str to (float, ...)
         Lowest, quartiles and highest over patients, of the measures of `Appearance` and of
-        ``distance``, which takes two patients.
+        ``distance``, which needs two patients.
     embedding : tuple of float
+        Mean over patients.
         Mean over patients.
     """
 
@@ -84,7 +85,7 @@ class NormalAppearance:
     embedding: tuple[float, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, kept in the model file."""
+        """JSON form, stored in the model file."""
         return {
             "patients": self.patients,
             "slices": self.slices,
@@ -111,19 +112,19 @@ class NormalAppearance:
 
 @dataclass(frozen=True)
 class DomainShift:
-    """How a scan compares with what a model learned from.
+    """How a scan compares with a model's training scans.
 
     Parameters
     ----------
     reasons : tuple of str
-        Why it is unlike, one clause each, the weightiest first; empty where nothing was found.
+        How it differs, one clause each, the most important first; empty if nothing was found.
     measured : mapping of str to float
-        What was compared, ``distance`` among it.
+        The measures compared, including ``distance``.
     complete : bool
-        False where the model's file does not say what its scans looked like, or memory did not
-        suffice to look.
+        False if the model's file does not contain the appearance of its training scans, or memory
+        did not suffice for the comparison.
     topics : tuple of str
-        What each reason is about, in a word or three; for where there is no room for reasons.
+        Subject of each reason in one to three words, for places too small for reasons.
     """
 
     reasons: tuple[str, ...] = ()
@@ -133,14 +134,14 @@ class DomainShift:
 
     @property
     def warning(self) -> str:
-        """One or two sentences for the user; "" where nothing was found."""
+        """One or two sentences for the user; "" if nothing was found."""
         if not self.reasons:
             return ""
         more = len(self.reasons) - _SAID
         said = "; ".join(self.reasons[:_SAID]) + (f"; and {more} more" if more > 0 else "")
         return (
-            f"This scan is unlike those the model learned from: {said}. Much of what is normal in "
-            "it may score high."
+            f"This scan differs from those the model was trained on: {said}. Normal tissue in it "
+            "may score high."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,19 +159,19 @@ def _distance(embedding: npt.NDArray[Any], mean: npt.NDArray[Any]) -> float:
 
 
 def sum_up(looks: Sequence[Appearance], groups: Sequence[str]) -> NormalAppearance | None:
-    """Sum up slices of normal patients.
+    """Summarise slices of normal patients.
 
     Parameters
     ----------
     looks : sequence of Appearance
-        One a slice.
+        One per slice.
     groups : sequence of str
-        Patient of each; nothing of it is kept.
+        Patient of each slice; not stored.
 
     Returns
     -------
     NormalAppearance or None
-        None of no slices.
+        None without any slice.
     """
     if not looks:
         return None
@@ -211,7 +212,7 @@ def compare_appearance(normal: NormalAppearance, looks: Sequence[Appearance]) ->
     Parameters
     ----------
     normal : NormalAppearance
-        Of the model.
+        That of the model.
     looks : sequence of Appearance
         Slices in the middle of the scan.
 
@@ -220,7 +221,7 @@ def compare_appearance(normal: NormalAppearance, looks: Sequence[Appearance]) ->
     DomainShift
     """
     if not looks:
-        reason = "the model finds no body in the slices in its middle"
+        reason = "the model finds no body in its middle slices"
         return DomainShift((reason,), {}, False, ("no body found",))
     measured = {
         name: float(np.median([look.measures[name] for look in looks]))
@@ -238,7 +239,7 @@ def compare_appearance(normal: NormalAppearance, looks: Sequence[Appearance]) ->
     greys = [name for name in GREYS if told.get(name)]
     for name in greys:
         if name != ("middle" if "middle" in greys else greys[0]):
-            told[name] = ""  # it says the same once more
+            told[name] = ""  # the same difference once more
     outside = [name for name, clause in told.items() if clause]
     return DomainShift(
         tuple(told[name] for name in outside),
@@ -248,7 +249,7 @@ def compare_appearance(normal: NormalAppearance, looks: Sequence[Appearance]) ->
     )
 
 
-# The weightiest first.
+# The most important first.
 _TOPICS = {
     "distance": "appearance",
     "middle": "brightness",
@@ -262,7 +263,7 @@ _TOPICS = {
 
 
 def _clause(name: str, value: float, normal: NormalAppearance) -> str:
-    """Say how a measure lies outside; "" where it does not, or nothing is known of it."""
+    """Describe how a measure is outside the normal range; "" if it is not, or it is unknown."""
     quantiles = normal.quantiles.get(name)
     if quantiles is None:
         return ""
@@ -279,13 +280,12 @@ def _clause(name: str, value: float, normal: NormalAppearance) -> str:
     whom = "the normal patient" if normal.patients == 1 else f"{normal.patients} normal patients"
     if name == "distance":
         return (
-            f"its patches look {value / high:.1f} times as far from normal as those of any of "
-            f"{whom}"
+            f"its patches are {value / high:.1f} times as far from normal as those of any of {whom}"
         )
     if name in GREYS:
         which = {"dark": "the darkest quarter", "middle": "half", "bright": "three quarters"}[name]
         return (
-            f"{which} of its tissue lies below {value:.0%} of the grey scale "
+            f"{which} of its tissue is below {value:.0%} of the grey scale "
             f"({_range(low, high, '.0%')} in {whom})"
         )
     if name == "body":
@@ -293,7 +293,7 @@ def _clause(name: str, value: float, normal: NormalAppearance) -> str:
     what = {
         "field_of_view": "its field of view is",
         "pixel_spacing": "its pixels measure",
-        "slice_spacing": "its slices lie apart by",
+        "slice_spacing": "its slice spacing is",
     }[name]
     return f"{what} {value:.3g} mm ({_range(low, high, '.3g')} mm in {whom})"
 

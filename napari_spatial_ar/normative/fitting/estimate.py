@@ -31,25 +31,25 @@ from napari_spatial_ar.steps import finish
 
 __all__ = ["NOT_COUNTED", "FitEstimate", "estimate", "estimate_steps"]
 
-#: What an estimate leaves out.
-NOT_COUNTED = "looking through the folders, and the calibration at the end"
-# Measuring a part ends after so many seconds.
+#: Parts of a fit that an estimate excludes.
+NOT_COUNTED = "reading the folders, and the calibration at the end"
+# Measuring a part ends after this many seconds.
 _SECONDS = 3.0
 _SLICES = 4
 
 
 @dataclass(frozen=True)
 class FitEstimate:
-    """How long a fit will take, `NOT_COUNTED` left out.
+    """How long a fit will take, excluding `NOT_COUNTED`.
 
     Parameters
     ----------
     to_embed, stored : int
-        Slices to embed, changed ones included, and those whose embeddings are there already.
+        Slices to embed, and slices whose embeddings are stored; both include synthetic anomalies.
     embedding_seconds : float
-        For reading and embedding them.
+        Time for reading and embedding them.
     learning_seconds : float
-        For what the method does then, all epochs counted where it may end before.
+        Time for learning after that, with all epochs even if it may stop early.
     """
 
     to_embed: int
@@ -59,7 +59,7 @@ class FitEstimate:
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """The sum of both."""
         return self.embedding_seconds + self.learning_seconds
 
     def __str__(self) -> str:
@@ -71,15 +71,15 @@ class FitEstimate:
 
 @releases_memory
 def estimate_steps(config: FitConfig, **where: Any) -> Generator[FitProgress, None, FitEstimate]:
-    """Look through a folder, then measure for a few seconds; stop iterating to cancel.
+    """Survey a folder, then measure for a few seconds; stop iterating to cancel.
 
     The backbone is timed on slices of the folder, and the method on random embeddings of their
-    size. What was measured, or took a fit its time, is remembered and not measured again.
+    size. Measured times, including those of earlier fits, are stored and not measured again.
 
     Parameters
     ----------
     config, **where
-        As for `fit_steps`, with the same errors. Nothing is written but what was measured.
+        As for `fit_steps`, with the same errors. Nothing is written except the measured times.
 
     Yields
     ------
@@ -94,7 +94,7 @@ def estimate_steps(config: FitConfig, **where: Any) -> Generator[FitProgress, No
         yield step
     steps.close()
     plan = step.plan
-    yield FitProgress("features", 0, 0, message="Measuring how long it takes")
+    yield FitProgress("features", 0, 0, message="Estimating the time")
     learning = speeds.recall(plan.learning_key)
     if learning is None:
         learning = _time_learning(plan) / plan.train
@@ -104,18 +104,18 @@ def estimate_steps(config: FitConfig, **where: Any) -> Generator[FitProgress, No
         to_embed=to_embed,
         stored=plan.total - to_embed,
         embedding_seconds=to_embed * _embedding_of_a_slice(plan) if to_embed else 0.0,
-        # Each of N folds learns from a share (N - 1) / N of the slices.
+        # Each of N folds learns from (N - 1) / N of the slices.
         learning_seconds=learning * plan.train * max(1, plan.folds),
     )
 
 
 def estimate(config: FitConfig, **where: Any) -> FitEstimate:
-    """Say how long a fit will take; see `estimate_steps`."""
+    """Estimate how long a fit will take; see `estimate_steps`."""
     return finish(estimate_steps(config, **where))
 
 
 def _embedding_of_a_slice(plan: FitPlan) -> float:
-    """Seconds that reading and embedding a slice take."""
+    """Seconds for reading and embedding a slice."""
     known = speeds.recall(plan.embedding_key)
     if known is not None:
         return known
@@ -128,14 +128,14 @@ def _embedding_of_a_slice(plan: FitPlan) -> float:
         begin = now
         if sum(taken) > _SECONDS:
             break
-    # What is done once, such as opening a volume, is done with the first.
+    # One-time work, such as opening a volume, is done with the first.
     seconds = statistics.median(taken[1:] or taken)
     speeds.remember(plan.embedding_key, seconds)
     return seconds
 
 
 def _time_learning(plan: FitPlan) -> float:
-    """Seconds that learning takes, from a short run on random embeddings."""
+    """Seconds for learning, from a short run on random embeddings."""
     generator = torch.Generator().manual_seed(0)
     rows, columns, channels = plan.store.shape
     grid = torch.randn(1, channels, rows, columns, generator=generator)
@@ -159,12 +159,12 @@ def _setup(plan: FitPlan, folder: Path, grids: Any) -> FitContext:
 
 
 def _time_of_a_pass(plan: FitPlan, grid: torch.Tensor, folder: Path) -> float:
-    """Seconds a slice, of a method that trains on batches of them."""
+    """Seconds per slice of a method that trains in batches."""
     path = folder / "grid.npy"
     np.save(path, grid[0].permute(1, 2, 0).half().numpy())
     batch = int(plan.options["batch_size"])
     if plan.store.backbone.device.type == "cpu":
-        # There a slice takes as long in a small batch, and the answer is there sooner.
+        # On a CPU a slice takes as long in a small batch, and the estimate is ready sooner.
         batch = min(batch, _SLICES)
     grids = StoredGrids([path] * (64 * batch))
     steps = plan.method.learn(
@@ -173,7 +173,7 @@ def _time_of_a_pass(plan: FitPlan, grid: torch.Tensor, folder: Path) -> float:
     begin, first = 0.0, 0
     for step in steps:
         now = time.perf_counter()
-        if not first:  # the first batch, with which memory is set up, is not counted
+        if not first:  # the first batch, which sets up memory, is not counted
             begin, first = now, step.done
         elif step.done > first and now - begin > _SECONDS:
             break
@@ -183,7 +183,7 @@ def _time_of_a_pass(plan: FitPlan, grid: torch.Tensor, folder: Path) -> float:
 
 
 def _time_of_walks(plan: FitPlan, grid: torch.Tensor, folder: Path) -> float:
-    """Seconds, of a method that walks through the slices a few times, and may train between."""
+    """Seconds for a method that reads the slices a few times, and may train between."""
     grids: list[Any] = [grid] * _SLICES
     labels = torch.randint(0, 2, (1, *grid.shape[2:]), generator=torch.Generator().manual_seed(0))
     pairs = [(grid, labels)] * _SLICES
@@ -197,7 +197,7 @@ def _time_of_walks(plan: FitPlan, grid: torch.Tensor, folder: Path) -> float:
             walking += now - begin
         else:
             once += now - begin
-        # Of what is left of a training when the time is over.
+        # The remaining steps of a training when the measuring time is over.
         stage = stage + now - begin if step.done > 1 else 0.0
         rest = stage * (step.total / max(1, step.done) - 1)
         begin = now

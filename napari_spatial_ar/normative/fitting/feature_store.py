@@ -1,9 +1,9 @@
-"""Embedding grids on disk, so that a slice is embedded once and not every epoch.
+"""Embedding grids on disk, so that a slice is embedded once and not in every epoch.
 
-One float16 file a slice, or a tile of one, named by what its content depends on: the slice's own
-data, the backbone's weights and the preprocessing. A changed file or setting therefore has another
-name, and a stale grid is never read. Each file is written under a temporary name and renamed, so
-an interrupted extraction goes on where it stopped.
+One float16 file per slice, or per tile, with a name derived from everything its content depends on:
+the slice's data, the backbone's weights and the preprocessing. A changed file or setting therefore
+gets another name, and a stale grid is never read. Each file is written under a temporary name and
+renamed, so an interrupted extraction resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = ["FeatureStore", "embedding_settings", "load_batch"]
 
 
 def embedding_settings(backbone: Backbone, preprocessing: Preprocessing) -> list[Any]:
-    """List all but the slice that its grid depends on, as plain JSON values."""
+    """Everything but the slice that its grid depends on, as plain JSON values."""
     spec = backbone.spec
-    # A word of its own only where it is needed: grids stored before there was a choice are found.
+    # A key of its own only if needed, so that grids stored before this option existed are found.
     fused = [] if spec.fuse == "concat" else [spec.fuse]
     return [backbone.weights_sha256, [*spec.layers, *fused], preprocessing.to_dict()]
 
@@ -45,11 +45,11 @@ class FeatureStore:
     Parameters
     ----------
     backbone : Backbone
-        What embeds.
+        The backbone to embed with.
     preprocessing : Preprocessing
-        What it is shown.
+        Its preprocessing.
     root : Path, optional
-        Where to keep grids; the user's cache by default.
+        Where to store grids; the user's cache by default.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class FeatureStore:
         self.shape = (*self.tiling.side, backbone.channels)
 
     def paths(self, refs: Sequence[SliceRef]) -> list[Path]:
-        """Files of slices' grids, whether they exist or not: as many a slice as it has tiles."""
+        """Files of slices' grids, whether they exist or not: one per tile of each slice."""
         tiles = len(self.tiling)
         endings = [f"-{n:03}" for n in range(tiles)] if tiles > 1 else [""]
         keys = [content_key(ref) for ref in refs]
         return [self.folder / k[:2] / f"{k}{ending}.npy" for k in keys for ending in endings]
 
     def missing(self, refs: Sequence[SliceRef]) -> list[SliceRef]:
-        """Those of the slices whose grids are not stored, or not whole."""
+        """Slices whose grids are missing or incomplete."""
         return [ref for ref in refs if not all(map(self._is_whole, self.paths([ref])))]
 
     def extract(self, refs: Sequence[SliceRef]) -> Iterator[int]:
@@ -81,8 +81,8 @@ class FeatureStore:
         Yields
         ------
         int
-            Number of slices whose grids are there, first at once and then after each slice
-            embedded; stop iterating to cancel, call again to go on.
+            Number of slices with stored grids, first as found and then after each slice embedded.
+            Stop iterating to cancel, call again to resume.
 
         Raises
         ------
@@ -101,12 +101,12 @@ class FeatureStore:
             yield done
 
     def embed(self, refs: Sequence[SliceRef]) -> Iterator[tuple[SliceRef, npt.NDArray[np.float16]]]:
-        """Embed slices, and keep nothing.
+        """Embed slices without storing anything.
 
         Yields
         ------
         ref : SliceRef
-            A slice; those of one volume follow each other, whatever their order here.
+            A slice; those of one volume are consecutive, whatever the order of ``refs``.
         grids : (T, h, w, D) float16
             The grid of each of its tiles.
 
@@ -121,16 +121,16 @@ class FeatureStore:
                     f"the slice has {image.shape[0]} x {image.shape[1]} pixels, less than one "
                     f"patch of {self.backbone.patch} x {self.backbone.patch}",
                     path=ref.path,
-                    fix="Take it out of the folder",
+                    fix="Remove it from the folder",
                 )
             unit = apply_window(image, *window)
-            # What is kept must be the same on every machine.
+            # Stored grids must be the same on every machine.
             with self.backbone.in_float32():
                 grids = embed_slice(self.backbone, self.preprocessing, unit).permute(0, 2, 3, 1)
             yield ref, grids.half().cpu().numpy()
 
     def put(self, ref: SliceRef, grids: npt.NDArray[np.float16]) -> None:
-        """Keep the grids of a slice, as `embed` gives them.
+        """Store the grids of a slice, as returned by `embed`.
 
         Raises
         ------
@@ -149,7 +149,7 @@ class FeatureStore:
         return bool(grid.shape == self.shape and grid.dtype == np.float16)
 
     def check_room(self, count: int) -> None:
-        """Refuse to begin with more slices than the disk has room for (`StorageError`)."""
+        """Refuse to start with more slices than the disk has room for (`StorageError`)."""
         check_room(
             count * len(self.tiling) * 2 * int(np.prod(self.shape)),
             self.folder,
@@ -164,12 +164,12 @@ def load_batch(paths: Sequence[Path]) -> Tensor:
     Parameters
     ----------
     paths : sequence of Path
-        As from `FeatureStore.paths`, once extracted.
+        As returned by `FeatureStore.paths`, after extraction.
 
     Returns
     -------
     (B, D, Hp, Wp) float32
-        In channels-last memory, as they are stored and as the network reads them.
+        In channels-last memory, as stored and as the network reads them.
     """
     stacked = torch.from_numpy(np.stack([np.load(path) for path in paths])).float()
     return stacked.permute(0, 3, 1, 2)

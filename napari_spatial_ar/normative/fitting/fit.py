@@ -69,24 +69,24 @@ def fit_steps(
 ) -> Generator[FitProgress, None, NormativeModel]:
     """Fit a model step by step; stop iterating to cancel.
 
-    Everything finished is kept: calling again with the same configuration goes on where it stopped
+    Everything finished is kept: calling again with the same configuration resumes where it stopped
     and ends with the same weights as an uninterrupted fit.
 
     Parameters
     ----------
     config : FitConfig
-        From which scans, and how.
+        The scans and all settings.
     out : path, optional
         Folder of the model; by default a new one in the user's models, named after the
         modality and the backbone.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
     overwrite : bool
-        Whether a model that is already in ``out`` may be replaced.
+        Whether a model in ``out`` may be replaced.
     backbone : Backbone, optional
-        The configuration's backbone, where it is loaded already.
+        The configuration's backbone, if it is already loaded.
     extract : callable
-        What embeds the slices, as `FeatureStore.extract` does here.
+        Embeds the slices, as `FeatureStore.extract` does locally.
 
     Yields
     ------
@@ -102,7 +102,7 @@ def fit_steps(
     InputError
         If the folder cannot be used, or another process writes to ``out`` (`InUseError`).
     MemoryShortage
-        If there is not enough memory, however little is computed at once.
+        If memory does not suffice, even in the smallest portions.
     StorageError
         If the disk is full.
     WeightsError
@@ -118,8 +118,8 @@ def fit_steps(
         clahe=config.clahe,
         tile=config.tile,
     )
-    yield FitProgress("features", 0, 0, message="Looking through the folder")
-    # All that can be wrong with a setting is said before scans are read.
+    yield FitProgress("features", 0, 0, message="Reading the folder")
+    # Invalid settings are reported before scans are read.
     if backbone is None:
         blocks = read_layers(config.layers, config.backbone, config.method)
         backbone = load_backbone(
@@ -136,7 +136,7 @@ def fit_steps(
             target = _claim_free_folder(held, f"{config.modality}-{backbone.spec.name}", overwrite)
         if (target / MODEL_FILE).exists() and not overwrite:
             raise InputError(
-                "a model is there already",
+                "a model already exists",
                 path=target,
                 fix="Choose another folder, or overwrite it",
             )
@@ -154,7 +154,7 @@ def fit_steps(
             seed,
         )
         if folds:
-            deal(slices.train, folds, seed)  # which says early that it cannot be done
+            deal(slices.train, folds, seed)  # raises early if it is impossible
         wants_train = learns.needs_normal or folds
         refs = (*(slices.train if wants_train else ()), *slices.valid, *slices.calibration)
         work = target / _WORK_FOLDER
@@ -180,7 +180,7 @@ def fit_steps(
         if changed is not None:
             grids = changed
             yield from embedding(
-                changed.embed(), len(changed), "Embedding changed slices", backbone.portions
+                changed.embed(), len(changed), "Embedding synthetic anomalies", backbone.portions
             )
         tiles = 1 if learns.needs_synthetic else len(store.tiling)
         setup = FitContext(
@@ -274,9 +274,9 @@ def fit(
         As for `fit_steps`.
     backbone : str or Backbone, optional
         A key of `known_backbones`, or one already loaded; by default `default_backbone`, DINOv3
-        where its weights are at hand.
+        if its weights are installed.
     progress : callable, optional
-        Called with a `FitProgress` at each step; what it raises stops the fit, which can be
+        Called with a `FitProgress` at each step; an exception that it raises stops the fit, which
         resumed by calling again with the same settings.
     **settings
         As for `FitConfig.of`, with the same errors.
@@ -303,14 +303,14 @@ def fit(
 
 
 def _claim_free_folder(held: ExitStack, name: str, overwrite: bool) -> Path:
-    """Claim a folder in the user's models that holds no model yet, numbered where need be."""
+    """Create a new folder in the user's models, numbered if the name exists."""
     folder, number = user_models_dir() / name, 1
     while True:
         if overwrite or not (folder / MODEL_FILE).exists():
             try:
                 held.enter_context(claimed(folder))
             except InUseError:
-                pass  # by another fit that was not told where to either
+                pass  # by another fit that chooses its own folder
             else:
                 return folder
         number += 1

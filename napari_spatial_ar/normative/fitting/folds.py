@@ -1,15 +1,15 @@
-"""Calibrating on the training patients themselves, each by what others taught.
+"""Calibrate on the training patients as well, each scored by a model trained on the others.
 
-A model has seen its own training slices, and finds them more normal than any other. Where few
-patients are held out, their scores alone say little of the next one. So the patients of the
-training slices are dealt into folds, the method learns again without each fold, and scores it:
-every patient then counts, as one who was not learned from (cross-fitting; Barber et al., 2021,
-"Predictive inference with the jackknife+", and Vovk, 2015, "Cross-conformal predictors").
+A model was trained on its training slices, and finds them more normal than any other. If few
+patients are held out, their scores alone say little about the next one. So the patients of the
+training slices are divided into folds; the method is trained again without each fold and scores it.
+Every patient then counts as one that the model was not trained on (cross-fitting; Barber et al.,
+2021, "Predictive inference with the jackknife+", and Vovk, 2015, "Cross-conformal predictors").
 
-The scores come from models that learned from fewer patients than the one they stand for, so they
-tend to be a little higher, and what is promised to err on the safe side. It is no proof, as the
-one of split conformal prediction is. Pieces of other slices that synthetic changes put into a
-slice may come from the fold's own patients.
+The scores come from models trained on fewer patients than the final one, so they tend to be a
+little higher, and promises err on the safe side. This is not a proof, unlike that of split
+conformal prediction. Pieces of other slices that synthetic anomalies insert into a slice may come
+from the fold's own patients.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["deal", "measure_folds"]
 
 
 def deal(refs: Sequence[SliceRef], folds: int, seed: int) -> list[list[SliceRef]]:
-    """Deal slices into folds by whole patients.
+    """Divide slices into folds by patient.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def deal(refs: Sequence[SliceRef], folds: int, seed: int) -> list[list[SliceRef]
     groups = list(dict.fromkeys(ref.group for ref in refs))
     if len(groups) < folds:
         raise InputError(
-            f"{len(groups)} training patients cannot be dealt into {folds} folds",
+            f"{len(groups)} training patients cannot be divided into {folds} folds",
             fix="Choose fewer folds, or 0 for none",
         )
     order = np.random.default_rng(seed).permutation(len(groups))
@@ -61,29 +61,29 @@ def measure_folds(
     store: FeatureStore,
     folds: int,
 ) -> Generator[FitProgress, None, None]:
-    """Score each training slice by what the method learns from the other folds' patients.
+    """Score each training slice with the method trained on the other folds' patients.
 
     Parameters
     ----------
     scores : NormalScores
-        Takes the scores in.
+        Receives the scores.
     method, options
-        What learns, and how.
+        The method and its options.
     refs : sequence of SliceRef
-        The training slices, their embeddings stored.
+        The training slices, with stored embeddings.
     changed : SyntheticGrids, optional
-        Changed slices, for a method that wants them.
+        Synthetic anomalies, for a method that needs them.
     setup : FitContext
         That of the fit.
     store : FeatureStore
-        Holds the embeddings.
+        Contains the embeddings.
     folds : int
-        How many.
+        Number of folds.
 
     Yields
     ------
     FitProgress
-        Of each fold in turn.
+        Progress of each fold in turn.
     """
     tiles = 1 if changed is not None else len(store.tiling)
     for number, judged in enumerate(deal(refs, folds, setup.seed), start=1):

@@ -1,9 +1,9 @@
-"""The normal patches of a fit that are most like one patch of a scan.
+"""The normal patches of a fit that are most similar to one patch of a scan.
 
-Likeness is the cosine between embeddings as the backbone gives them, whatever the model's own
-method makes of them: it is the one measure that all models share. Stored embeddings are read
-slice after slice and only the best are kept, so memory does not grow with the training set. Of
-each patient only the best patch counts: neighbouring slices of one patient are nearly the same.
+Similarity is the cosine between embeddings of the backbone, whatever the model's own method does
+with them: it is the only measure that all models share. Stored embeddings are read slice by slice
+and only the best matches are held, so memory does not grow with the training set. Only the best
+patch of each patient counts: neighbouring slices of one patient are nearly the same.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A normal patch to be shown: how far it is (cosine distance), and its picture."""
+    """A normal patch to be shown: its cosine distance and its image."""
 
     distance: float
     picture: PatchPicture = field(repr=False)
@@ -59,23 +59,23 @@ class Neighbour:
 def nearest_patches(
     store: FeatureStore, refs: Sequence[SliceRef], query: Tensor, count: int
 ) -> Iterator[tuple[int, tuple[Nearest, ...]]]:
-    """Walk through stored embeddings.
+    """Search stored embeddings for the nearest patches.
 
     Parameters
     ----------
     store : FeatureStore
-        Holds the slices' embeddings.
+        Contains the slices' embeddings.
     refs : sequence of SliceRef
         The slices.
     query : (D,) float
         Embedding of the patch.
     count : int
-        How many patches are kept, each of another patient.
+        Number of patches, each of another patient.
 
     Yields
     ------
     (int, tuple of Nearest)
-        Slices walked through, and the best so far, nearest first.
+        Number of slices searched, and the best so far, nearest first.
     """
     wanted = functional.normalize(query.float().cpu(), dim=0)
     best: dict[str, Nearest] = {}
@@ -105,25 +105,25 @@ def similar_patches(
     count: int = 4,
     patient_pattern: str | None = None,
 ) -> Generator[FitProgress, None, tuple[Neighbour, ...]]:
-    """Find the most similar patches among the slices that a model learned from.
+    """Find the most similar patches among a model's training slices.
 
     Parameters
     ----------
     model : NormativeModel
-        Tells backbone, preprocessing, and which slices it learned from.
+        Determines backbone, preprocessing, and which slices it was trained on.
     folders : path-like or sequence of path-like
-        What it was fitted on.
+        Folders that it was fitted on.
     query : (D,) float
         Embedding of the patch.
     count : int
-        How many patches to give, at most.
+        Maximum number of patches to return.
     patient_pattern : str, optional
-        That of the fit, see `find_slices`.
+        As in the fit, see `find_slices`.
 
     Yields
     ------
     FitProgress
-        Stop iterating to cancel. Embeddings that are stored no more are made again.
+        Stop iterating to cancel. Embeddings that are no longer stored are computed again.
 
     Returns
     -------
@@ -133,8 +133,8 @@ def similar_patches(
     Raises
     ------
     InputError
-        If ``count`` is less than 1, the folders cannot be read, or hold no slice that the model
-        learned from.
+        If ``count`` is less than 1, the folders cannot be read, or contain no training slice of the
+        model.
     WeightsError
         If the backbone's weights are missing.
     StorageError
@@ -146,7 +146,7 @@ def similar_patches(
     refs = _learned_from(model, [ref for one in series_of_fit(model, found) for ref in one.refs])
     if not refs:
         raise InputError(
-            f"'{model.name}' learned from none of its slices",
+            f"'{model.name}' was trained on none of its slices",
             path=folders if isinstance(folders, str | Path) else folders[0],
             fix="Choose the folder that the model was fitted on",
         )

@@ -1,17 +1,17 @@
-"""Which scans of a fit look least like the others: to be looked at before the model is trusted.
+"""Training outliers: the scans of a fit least like the others, to check before relying on a model.
 
-A folder of normal scans may hold some that are not. A model that was fitted on them has learned
-them too, and a memory bank finds nothing surprising in its own slices. So each scan is judged by
-other patients alone: they are split in two halves, a `SurroundingsBank` is learned from each, and
-slices are scored by that of the other half.
+A folder of normal scans may contain some that are not. A model fitted on them has learned them too,
+and a memory bank finds nothing unusual in its own slices. So each scan is judged by other patients
+only: patients are split in two halves, a `SurroundingsBank` is learned from each, and slices are
+scored by that of the other half.
 
-It is this bank whatever the model's own method is: it is learned in seconds from the embeddings
-that the fit has stored, where learning some methods twice more would take hours. What is ranked is
-how far a scan is from the others as the model's backbone sees them, not the model's own score.
+This bank is used whatever the model's own method: it is learned in seconds from the embeddings that
+the fit has stored, while training some methods twice more would take hours. Scans are ranked by how
+far they are from the others in the embedding of the model's backbone, not by the model's own score.
 
-High is what is rare, which need not be abnormal; what many patients have in common is in both
-halves, and is not found. A scan ranks by its highest slice. How much contamination is found:
-benchmarks/contamination.py.
+High scores mean rare, which need not be abnormal; what many patients have in common is in both
+halves, and is not found. A scan is ranked by its highest slice. benchmarks/contamination.py
+measures how much contamination is found.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ class Outlier:
     Parameters
     ----------
     key, label, patient
-        As in `SurveyedSeries`; ``exclude`` of a fit takes the key. None names anybody.
+        As in `SurveyedSeries`; ``exclude`` of a fit accepts the key. None of them names anybody.
     slices : int
-        How many of its slices had a part in the fit.
+        Number of its slices used in the fit.
     place : int
-        Which slice it is, from 0: in its volume, or among the scan's pictures.
+        Index of the slice, from 0: in its volume, or among the scan's images.
     score : float
         Image score of this slice, in `UNIT`.
     example : Example
-        The slice, and how far each place of it is from normal, in `UNIT`.
+        The slice, and a map of how far it is from normal, in `UNIT`.
     """
 
     key: str
@@ -82,23 +82,23 @@ class Outlier:
 
 @dataclass(frozen=True)
 class Outliers:
-    """The most surprising scans first, and out of how many."""
+    """The strongest outliers first, and the number of scans."""
 
     ranked: tuple[Outlier, ...]
     scans: int
 
 
 class CrossJudge:
-    """Scores each slice by what was learned from the half of the patients that its own is not in.
+    """Scores each slice by a bank learned from the half of the patients without its own.
 
     Parameters
     ----------
     store : FeatureStore
-        Holds the slices' embeddings.
+        Contains the slices' embeddings.
     scoring : Scoring
-        From patch scores to heatmap and image score.
+        Maps patch scores to heatmap and image score.
     method : type of Detector
-        What learns; one that needs no changed slices.
+        The method; one that needs no synthetic anomalies.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class CrossJudge:
         self._detectors: dict[str, Detector] = {}
 
     def learn(self, refs: Sequence[SliceRef], seed: int = 0) -> Generator[FitProgress, None, None]:
-        """Learn from each half of slices whose embeddings are stored.
+        """Learn from each half of slices, whose embeddings are stored.
 
         Raises
         ------
@@ -128,7 +128,7 @@ class CrossJudge:
             self._detectors.update({ref.group: detector for ref in judged})
 
     def score(self, ref: SliceRef, shape: tuple[int, int]) -> SliceScore:
-        """Score one of the slices learned from; the heatmap gets ``shape`` (rows, columns)."""
+        """Score one of these slices; the heatmap gets ``shape`` (rows, columns)."""
         detector, store = self._detectors[ref.group], self._store
         grids = load_batch(store.paths([ref])).to(store.backbone.device)
         return score_grid(detector, self._scoring, grids, shape, store.tiling)
@@ -141,18 +141,19 @@ def find_outliers(
     top: int = 20,
     patient_pattern: str | None = None,
 ) -> Generator[FitProgress, None, Outliers]:
-    """Rank the scans that a model was fitted on by how little they are like other patients'.
+    """Rank the scans that a model was fitted on by how much they differ from other patients.
 
     Parameters
     ----------
     model : NormativeModel
-        Tells backbone, preprocessing, and which slices had a part in the fit, held-out ones too.
+        Determines backbone, preprocessing, and which slices were used in the fit, also held-out
+        ones.
     folders : path-like or sequence of path-like
-        What it was fitted on.
+        Folders that it was fitted on.
     top : int
-        How many scans to give, at most.
+        Maximum number of scans to return.
     patient_pattern : str, optional
-        That of the fit, see `find_slices`.
+        As in the fit, see `find_slices`.
 
     Yields
     ------
@@ -166,12 +167,12 @@ def find_outliers(
     Raises
     ------
     InputError
-        If ``top`` is less than 1, the folders cannot be read or hold no slice of the fit, or all
+        If ``top`` is less than 1, the folders cannot be read or contain no slice of the fit, or all
         slices are of one patient.
     WeightsError
         If the backbone's weights are missing.
     StorageError
-        If embeddings are stored no more and the disk has no room for them.
+        If embeddings are no longer stored and the disk has no room for them.
     """
     if top < 1:
         raise InputError(f"the number of scans to show must be at least 1, not {top}")
@@ -179,7 +180,7 @@ def find_outliers(
     series = series_of_fit(model, found)
     if not series:
         raise InputError(
-            f"none of its slices had a part in the fit of '{model.name}'",
+            f"none of its slices was used in the fit of '{model.name}'",
             path=folders if isinstance(folders, str | Path) else folders[0],
             fix="Give the folders that the model was fitted on",
         )
@@ -215,7 +216,7 @@ def survey_again(
     folders: str | Path | Sequence[str | Path],
     patient_pattern: str | None,
 ) -> Generator[FitProgress, None, Survey]:
-    """Look through the folders of a fit as it did; see `survey` for what can go wrong."""
+    """Survey the folders of a fit with its settings; see `survey` for errors."""
     steps = survey(
         folders,
         modality=model.modality,  # type: ignore[arg-type]
@@ -227,14 +228,14 @@ def survey_again(
         yield from mapped(
             steps,
             lambda step: FitProgress(
-                "features", step.done, step.total, message="Looking through the folder"
+                "features", step.done, step.total, message="Reading the folder"
             ),
         )
     )
 
 
 def series_of_fit(model: NormativeModel, found: Survey) -> list[SurveyedSeries]:
-    """Series with those of their slices that had a part in the fit, as far as the model tells."""
+    """Series with those of their slices that were used in the fit, according to the model."""
     keys = model.header.training.get("slice_keys")
     series = found.series
     if keys is not None:

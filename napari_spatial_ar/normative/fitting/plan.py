@@ -1,4 +1,4 @@
-"""What a fit is about to do, and from it how long it will still take, and where it stands."""
+"""The plan of a fit, its progress, and its remaining time."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Stage = Literal["features", "training", "calibration", "saving"]
 
 @dataclass(frozen=True)
 class FitProgress:
-    """Where a fit stands.
+    """Progress of a fit.
 
     Parameters
     ----------
     stage : {"features", "training", "calibration", "saving"}
-        What is going on.
+        The current stage.
     done, total : int
         Within the stage: slices in "features" and "calibration", steps in "training".
     epoch, epochs : int
@@ -46,11 +46,11 @@ class FitProgress:
     best_epoch : int
         Index of the epoch with the lowest validation NLL; -1 before the first.
     images_per_second : float
-        Over the stage so far.
+        Average over the stage so far.
     seconds_left : float, optional
-        Until the whole fit is done, as far as it can be told; at most, where it may end before.
+        Estimated time until the fit is done, if known; an upper limit if it may stop early.
     message : str
-        One line for people.
+        One line for users.
     """
 
     stage: Stage
@@ -67,7 +67,7 @@ class FitProgress:
 
 
 def format_duration(seconds: float) -> str:
-    """Say a time as people do: ``"40 s"``, ``"6 min"``, ``"3.5 h"``."""
+    """Format a duration for users: ``"40 s"``, ``"6 min"``, ``"3.5 h"``."""
     if seconds < 100:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -76,9 +76,9 @@ def format_duration(seconds: float) -> str:
 def embedding(
     counts: Iterable[int], total: int, message: str, portions: Portions | None = None
 ) -> Iterator[FitProgress]:
-    """Tell how many of ``total`` slices are embedded, as `FeatureStore.extract` counts them.
+    """Report how many of ``total`` slices are embedded, as counted by `FeatureStore.extract`.
 
-    ``portions`` says whether memory ran short.
+    ``portions`` reports whether memory ran short.
     """
     seconds, first, begin = 0.0, 0, time.perf_counter()
     for number, done in enumerate(counts):
@@ -91,7 +91,7 @@ def embedding(
             images_per_second=(done - first) / seconds if seconds else 0.0,
             message=message if portions is None else portions.noted(message),
         )
-        # What goes by before the next step is wanted, such as a pause, is not counted.
+        # Time until the next step is requested, such as a pause, is not counted.
         begin = time.perf_counter()
 
 
@@ -102,10 +102,10 @@ def learning(
     options: Mapping[str, Any],
     tiles: int = 1,
 ) -> Generator[FitProgress, None, Learned[Detector]]:
-    """Learn, telling each step; the summary says how many ``seconds`` it took.
+    """Learn, reporting each step; the summary contains the ``seconds`` it took.
 
-    A method that goes on from a checkpoint gives its own figure, with the time before the stop.
-    ``tiles`` is the number of grids that make a slice.
+    A method that resumes from a checkpoint reports its own time, including that before the
+    interruption. ``tiles`` is the number of grids per slice.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def learning(
             learned: Learned[Detector] = end.value
             seconds = time.perf_counter() - start
             return replace(learned, summary={"seconds": seconds, **learned.summary})
-        if last < 0 or step.done < last:  # a method may walk through the slices several times
+        if last < 0 or step.done < last:  # a method may read the slices several times
             spent, first = 0.0, step.done
         else:
             spent += time.perf_counter() - begin
@@ -150,27 +150,28 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-# Slices from which on what the embedding of each took is worth keeping.
+# Minimum number of slices for which the embedding time per slice is stored.
 _ENOUGH = 8
 
 
 @dataclass(frozen=True)
 class FitPlan:
-    """All that a fit knows before it computes anything.
+    """Everything a fit knows before it starts to compute.
 
     Parameters
     ----------
     method, options
-        What learns, and all of its options.
+        The method and all of its options.
     store : FeatureStore
-        Where embeddings are kept.
+        Where embeddings are stored.
     refs : tuple of SliceRef
-        Slices that are embedded as they are.
+        Slices embedded unchanged.
     changed : SyntheticGrids, optional
-        Those that are changed first.
+        Synthetic anomalies, embedded too.
     train, valid : int
-        Slices to learn from and to validate on.
+        Number of slices to learn from and to validate on.
     folds : int
+        The fit's ``calibration_folds``.
         As the fit's ``calibration_folds``.
     """
 
@@ -185,25 +186,25 @@ class FitPlan:
 
     @property
     def to_embed(self) -> int:
-        """Slices whose embeddings are not stored, changed ones included."""
+        """Slices whose embeddings are not stored, including synthetic anomalies."""
         changed = 0 if self.changed is None else len(self.changed.missing())
         return len(self.store.missing(self.refs)) + changed
 
     @property
     def total(self) -> int:
-        """Slices whose embeddings are needed, changed ones included."""
+        """Slices whose embeddings are needed, including synthetic anomalies."""
         return len(self.refs) + (0 if self.changed is None else len(self.changed))
 
     @property
     def embedding_key(self) -> list[Any]:
-        """What the time that a slice's embedding takes depends on."""
+        """Everything that the embedding time of a slice depends on."""
         spec, seen = self.store.backbone.spec, self.store.preprocessing
         machine = speeds.machine(self.store.backbone.device)
         return ["embedding", machine, spec.name, list(spec.layers), list(seen.size), seen.tile]
 
     @property
     def learning_key(self) -> list[Any]:
-        """What the time that learning takes a slice depends on, the number of slices left out."""
+        """Everything that the learning time of a slice depends on, except the number of slices."""
         shape = [*self.store.shape, len(self.store.tiling)]
         machine = speeds.machine(self.store.backbone.device)
         return ["learning", machine, self.method.name, dict(self.options), shape]
@@ -211,13 +212,13 @@ class FitPlan:
 
 @dataclass(frozen=True)
 class FitPlanned(FitProgress):
-    """The step of a fit that tells its plan, once."""
+    """The step of a fit that contains its plan, once."""
 
     plan: FitPlan = field(kw_only=True, repr=False)
 
 
 class _Clock:
-    """Time spent in the stages of a fit, that between its steps left out."""
+    """Time spent in the stages of a fit, without the time between its steps."""
 
     def __init__(self) -> None:
         self._plan: FitPlan | None = None
@@ -229,7 +230,7 @@ class _Clock:
         self._learning: float | None = None
 
     def take(self, step: FitProgress, seconds: float) -> FitProgress:
-        """Say in a step, to reach which took ``seconds``, how long the rest will take."""
+        """Add the remaining time to a step that took ``seconds`` to reach."""
         if isinstance(step, FitPlanned):
             self._plan, self._to_embed = step.plan, step.plan.to_embed
             a_slice = speeds.recall(step.plan.learning_key)
@@ -254,13 +255,13 @@ class _Clock:
             a_slice = self._spent / self._embedded
             return a_slice * (self._to_embed - self._embedded) + self._learning
         if step.stage == "training" and plan.method.passes(plan.options, plan.train) is None:
-            # Its steps tell how far a walk through the slices is, not how many walks follow.
+            # Its steps show how far one pass over the slices is, not how many follow.
             return None if self._learning is None else max(0.0, self._learning - self._spent)
         done = step.done - self._first
         return self._spent / done * (step.total - step.done) if done > 0 else None
 
     def _keep(self, plan: FitPlan) -> None:
-        """Keep what a finished stage took; of learning that went on from a stop it is a part."""
+        """Store the time of a finished stage; learning that was resumed counts only in part."""
         if self._last.stage == "features" and self._embedded >= _ENOUGH:
             speeds.remember(plan.embedding_key, self._spent / self._embedded)
         if self._last.stage == "training" and self._first <= 1:
@@ -270,7 +271,7 @@ class _Clock:
 def with_time_left(
     steps_of: Callable[P, Generator[FitProgress, None, R]],
 ) -> Callable[P, Generator[FitProgress, None, R]]:
-    """Fill in `FitProgress.seconds_left` of a fit's steps."""
+    """Fill in `FitProgress.seconds_left` of the steps of a fit."""
 
     @functools.wraps(steps_of)
     def told(*args: P.args, **kwargs: P.kwargs) -> Generator[FitProgress, None, R]:

@@ -1,7 +1,7 @@
-"""A fit's configuration as a file that a person can read, keep, edit and run again.
+"""A fit's configuration as a file that a person can read, store, edit and run again.
 
-A recipe is the user's own file: the folders of normal scans stand in it by their paths. It is
-never written into a model's folder, which may be handed on.
+A recipe is the user's own file: it contains the paths of the folders of normal scans. It is never
+written into a model's folder, which may be shared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from napari_spatial_ar.normative.fitting.config import DEFAULT_METHOD, FitConfig
 __all__ = ["SCHEMA", "read_recipe", "write_recipe"]
 
 SCHEMA = 1
-_GIVE = "Give a file that 'Save recipe' of the Training dock wrote"
+_GIVE = "Give a file written by 'Save recipe' of the Training dock"
 _HEAD = "# Settings of a fit: napari-spatial-ar fit --recipe THIS_FILE\n\n"
 
 
@@ -48,19 +48,19 @@ def write_recipe(path: str | Path, config: FitConfig) -> None:
         data = (_HEAD + tomli_w.dumps({"schema": SCHEMA, **content})).encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            "a folder's name holds characters that cannot be written as text", fix="Rename it"
+            "a folder's name contains characters that cannot be written as text", fix="Rename it"
         ) from error
     atomic_write_bytes(path, data)
 
 
 def read_recipe(path: str | Path) -> FitConfig:
-    """Read a recipe; paths in it that are not absolute start at its own folder.
+    """Read a recipe; paths in it that are not absolute are relative to its own folder.
 
     Raises
     ------
     InputError
         If there is no such file, it is not TOML or of another schema, or a key is unknown, of
-        another kind or out of range.
+        another type or out of range.
     """
     path = Path(path)
     try:
@@ -78,11 +78,11 @@ def read_recipe(path: str | Path) -> FitConfig:
     schema = content.pop("schema", None)
     if schema != SCHEMA or isinstance(schema, bool):
         raise InputError(
-            f"'schema' is {schema!r}, and this version reads recipes of schema {SCHEMA}"
+            f"'schema' is {schema!r}, but this version reads recipes of schema {SCHEMA}"
             if schema is not None
             else "it has no 'schema', so it is no recipe",
             path=path,
-            fix="Update napari-spatial-ar, or save the recipe anew" if schema else None,
+            fix="Update napari-spatial-ar, or save the recipe again" if schema else None,
         )
     try:
         return FitConfig(**_placed(_as_written(content), path.absolute().parent))
@@ -91,7 +91,7 @@ def read_recipe(path: str | Path) -> FitConfig:
 
 
 def _as_written(content: dict[str, Any]) -> dict[str, Any]:
-    """Add what an earlier version did, where one wrote all the options that its method had."""
+    """Add an earlier version's behaviour to recipes that contain all options of their method."""
     method = DETECTORS.get(content.get("method", DEFAULT_METHOD))
     options = content.get("options")
     if method is None or not isinstance(options, dict):
@@ -103,7 +103,7 @@ def _as_written(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _placed(content: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Paths as seen from a folder."""
+    """Paths relative to a folder."""
 
     def placed(value: Any) -> Any:
         if isinstance(value, list):

@@ -1,11 +1,11 @@
-"""Changes made to normal slices, so that a detector can learn what a change looks like.
+"""Synthetic anomalies: changes to normal slices, from which a detector learns.
 
-No lesion is needed for it: a region of a normal slice is made darker or brighter, filled, covered
-with a piece of another slice, pushed aside, blurred or roughened. The regions are soft and of
-irregular outline, as in Natural Synthetic Anomalies (Schluter et al., ECCV 2022), and pieces of
-other slices are blended in as in Foreign Patch Interpolation (Tan et al., 2020); CutPaste (Li et
-al., CVPR 2021) and DRAEM (Zavrtanik et al., ICCV 2021) are of the same family. One generator
-serves all modalities: nothing in it knows of organs or diseases.
+No lesion is needed: a region of a normal slice is made darker or brighter, filled, covered with a
+piece of another slice, pushed aside, blurred or roughened. The regions are soft and of irregular
+outline, as in Natural Synthetic Anomalies (Schluter et al., ECCV 2022), and pieces of other slices
+are blended in as in Foreign Patch Interpolation (Tan et al., 2020); CutPaste (Li et al., CVPR 2021)
+and DRAEM (Zavrtanik et al., ICCV 2021) are of the same family. One generator serves all modalities:
+it is independent of organs and diseases.
 
 Everything is drawn from the caller's generator: the same seed gives the same change.
 """
@@ -23,27 +23,27 @@ from napari_spatial_ar.errors import InputError
 
 __all__ = ["KINDS", "VERSION", "change"]
 
-#: Raised when the same seed gives another change.
+#: Incremented when the same seed gives another change.
 VERSION = 1
 
 Picture = npt.NDArray[np.float32]
 
-# Regions a slice, and the share of the body that one covers (log-uniform).
+# Regions per slice, and the share of the body that one covers (log-uniform).
 _REGIONS = (1, 3)
 _AREA = (0.003, 0.15)
-# Smaller regions are below what a patch can show.
+# Smaller regions are below the resolution of patches.
 _FEWEST_PIXELS = 12
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """What a change works on: a slice, a soft region of it, and where else to take grey from."""
+    """Input of a change: a slice, a soft region of it, and sources of other intensities."""
 
     image: Picture
     mask: Picture  # 1 in the region, soft at its edge
     centre: tuple[int, int]
     radius: float  # pixels
-    spread: float  # standard deviation of the body's grey values, never 0
+    spread: float  # standard deviation of the body's intensities, never 0
     body: npt.NDArray[np.bool_]
     others: Sequence[Picture]
 
@@ -59,9 +59,9 @@ def change(
     Parameters
     ----------
     image : (rows, columns) float32
-        Windowed slice, grey values in 0..1.
+        Windowed slice, intensities in 0..1.
     body : (rows, columns) bool
-        Where changes may be, as from `napari_spatial_ar.imaging.tissue.tissue_mask`.
+        Where changes are allowed, as from `napari_spatial_ar.imaging.tissue.tissue_mask`.
     rng : numpy.random.Generator
         Source of everything drawn.
     others : sequence of (rows, columns) float32
@@ -71,18 +71,18 @@ def change(
     Returns
     -------
     changed : (rows, columns) float32
-        In 0..1. A slice without body comes back as it is.
+        In 0..1. A slice without body is returned unchanged.
     magnitude : (rows, columns) float32
         Absolute change of each pixel.
 
     Raises
     ------
     InputError
-        If the slice has other than two axes, or the body another shape.
+        If the slice does not have two axes, or the body has another shape.
     """
     if image.ndim != 2 or body.shape != image.shape:
         raise InputError(
-            f"a slice and its body must be of one shape, not {image.shape} and {body.shape}"
+            f"a slice and its body must have one shape, not {image.shape} and {body.shape}"
         )
     changed = image.astype(np.float32)
     names, shares = list(KINDS), [share for share, _ in KINDS.values()]
@@ -147,7 +147,7 @@ def _homogeneous(image: Picture, body: npt.NDArray[np.bool_]) -> npt.NDArray[np.
 
 
 def _tissue(scene: _Scene, rng: np.random.Generator) -> Picture:
-    """Make one tissue slightly darker or brighter, its texture kept: neighbours stay."""
+    """Make one tissue slightly darker or brighter without changing texture or neighbours."""
     typical = ndimage.gaussian_filter(scene.image, 4)[scene.centre]
     mask = ndimage.gaussian_filter(scene.mask * (np.abs(scene.image - typical) < 0.22), 0.7)
     step = rng.choice([-1, 1]) * rng.uniform(0.07, 0.3)
@@ -156,14 +156,14 @@ def _tissue(scene: _Scene, rng: np.random.Generator) -> Picture:
 
 
 def _shift(scene: _Scene, rng: np.random.Generator) -> Picture:
-    """Make all that is in the region darker or brighter."""
+    """Make everything in the region darker or brighter."""
     step = rng.choice([-1, 1]) * scene.spread * rng.uniform(0.5, 2.5)
     uneven = 1 + rng.uniform(0, 0.5) * _grain(rng, scene.mask.shape, rng.uniform(1, 4))
     return _add(scene, step * scene.mask * np.clip(uneven, 0, 2))
 
 
 def _fill(scene: _Scene, rng: np.random.Generator) -> Picture:
-    """Blend in an even grey with a grain of its own."""
+    """Blend in an even intensity with a grain of its own."""
     grey = np.quantile(scene.image[scene.body], rng.uniform(0.02, 0.98))
     grain = _grain(rng, scene.mask.shape, rng.uniform(0.5, 3))
     filling = np.float32(grey) + grain * np.float32(scene.spread * rng.uniform(0.02, 0.4))
@@ -171,7 +171,7 @@ def _fill(scene: _Scene, rng: np.random.Generator) -> Picture:
 
 
 def _foreign(scene: _Scene, rng: np.random.Generator) -> Picture:
-    """Blend in a piece of another slice, from elsewhere in it."""
+    """Blend in a piece from elsewhere in another slice."""
     other = scene.others[int(rng.integers(len(scene.others)))]
     if other.shape != scene.image.shape:
         factors = [n / m for n, m in zip(scene.image.shape, other.shape, strict=True)]
@@ -195,7 +195,7 @@ def _warp(scene: _Scene, rng: np.random.Generator) -> Picture:
 
 
 def _blur(scene: _Scene, rng: np.random.Generator) -> Picture:
-    """Take the texture away."""
+    """Remove the texture."""
     return _blend(scene, ndimage.gaussian_filter(scene.image, rng.uniform(3, 7)), 1.0)
 
 
@@ -214,7 +214,7 @@ def _blend(scene: _Scene, other: Picture, opacity: float) -> Picture:
     return _add(scene, opacity * scene.mask * (other - scene.image))
 
 
-#: Kinds of change: how often each is drawn, and what makes it.
+#: Kinds of change: how often each is drawn, and its function.
 KINDS: dict[str, tuple[float, Callable[[_Scene, np.random.Generator], Picture]]] = {
     "tissue": (0.35, _tissue),
     "shift": (0.18, _shift),

@@ -1,4 +1,4 @@
-"""Embedding grids of slices that were changed on purpose, with what was changed, on disk."""
+"""Embedding grids of synthetic anomalies, with labels of what was changed, on disk."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
 __all__ = ["SyntheticGrids"]
 
-# Slices kept in memory, for pieces of them to be put into the next ones.
+# Slices held in memory, as sources of pieces for the next ones.
 _OTHERS = 16
 
 
 class SyntheticGrids(Sequence[tuple[Tensor, Tensor]]):
-    """Pairs of a changed slice's grid and the labels of its patches, read when asked for.
+    """Pairs of a changed slice's grid and the labels of its patches, read on access.
 
-    Each slice is changed by a generator seeded with ``seed`` and its place, so an interrupted
-    `embed` goes on where it stopped and ends with the same grids.
+    Each slice is changed by a generator seeded with ``seed`` and its index, so an interrupted
+    `embed` resumes where it stopped and ends with the same grids.
 
     Parameters
     ----------
     backbone : Backbone
-        What embeds.
+        The backbone to embed with.
     preprocessing : Preprocessing
-        What it is shown.
+        Its preprocessing.
     refs : sequence of SliceRef
         Normal slices to draw from.
     root : Path
-        Where to keep the grids, in a folder named by all that they depend on.
+        Where to store the grids, in a folder whose name depends on all settings.
     count : int
-        How many slices to draw, without replacement, at most.
+        Maximum number of slices to draw, without replacement.
     seed : int
-        Of the draw and of the changes.
+        Seed of the draw and of the changes.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class SyntheticGrids(Sequence[tuple[Tensor, Tensor]]):
         seed: int = 0,
     ) -> None:
         if min(count, len(refs)) < 1:
-            raise InputError(f"there are {len(refs)} normal slices, and {count} are to be changed")
+            raise InputError(f"there are {len(refs)} normal slices, but {count} are to be changed")
         self.backbone = backbone
         self.preprocessing = preprocessing
         self.seed = seed
@@ -104,17 +104,17 @@ class SyntheticGrids(Sequence[tuple[Tensor, Tensor]]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         with np.load(self._path(index % len(self))) as stored:
-            # Earlier versions, whose interrupted fits may go on here, knew no axis of tiles.
+            # Earlier versions, whose interrupted fits may be resumed here, had no axis of tiles.
             labels = torch.from_numpy(stored["labels"]).reshape(-1, *self._tiling.side)
             grids = torch.from_numpy(stored["grid"]).reshape(*labels.shape, -1)
             return grids.float().permute(0, 3, 1, 2), labels
 
     def without(self, groups: Collection[str]) -> Sequence[tuple[Tensor, Tensor]]:
-        """Give the pairs whose slices are of other patients, read when asked for."""
+        """Return the pairs whose slices are of other patients, read on access."""
         return _Chosen(self, [n for n, ref in enumerate(self.refs) if ref.group not in groups])
 
     def missing(self) -> list[int]:
-        """Places of the slices whose grids are not stored."""
+        """Find the slices whose grids are not stored, by index."""
         return [n for n in range(len(self)) if not self._path(n).is_file()]
 
     def embed(self) -> Iterator[int]:
@@ -123,8 +123,8 @@ class SyntheticGrids(Sequence[tuple[Tensor, Tensor]]):
         Yields
         ------
         int
-            Number of slices done, first at once and then after each; stop iterating to cancel,
-            call again to go on.
+            Number of slices done, first as found and then after each. Stop iterating to cancel,
+            call again to resume.
 
         Raises
         ------
@@ -146,7 +146,7 @@ class SyntheticGrids(Sequence[tuple[Tensor, Tensor]]):
                 self._embed(number, unit, others)
                 done += 1
                 yield done
-            # The same ones whether grids were there already or not.
+            # The same ones whether or not grids were stored already.
             place = int(rng.integers(_OTHERS)) if len(others) == _OTHERS else len(others)
             others[place : place + 1] = [unit]
 
@@ -161,7 +161,7 @@ class SyntheticGrids(Sequence[tuple[Tensor, Tensor]]):
                 f"the slice has {unit.shape[0]} x {unit.shape[1]} pixels, less than one patch of "
                 f"{self.backbone.patch} x {self.backbone.patch}",
                 path=self.refs[number].path,
-                fix="Take it out of the folder",
+                fix="Remove it from the folder",
             )
         rng = np.random.default_rng([self.seed, len(self), number])
         changed, magnitude = change(unit, tissue_mask(unit), rng, others)
@@ -182,7 +182,7 @@ class SyntheticGrids(Sequence[tuple[Tensor, Tensor]]):
         check_room(
             grids * 2 * math.prod(self._tiling.side) * self.backbone.channels,
             self.folder,
-            f"the embeddings of {count} changed slices",
+            f"the embeddings of {count} synthetic anomalies",
             fix="Free some space, or choose fewer slices",
         )
 
@@ -204,7 +204,7 @@ class _Chosen(Sequence[tuple[Tensor, Tensor]]):
     def __getitem__(
         self, index: int | slice
     ) -> tuple[Tensor, Tensor] | Sequence[tuple[Tensor, Tensor]]:
-        """One pair, or some of them, unread."""
+        """One pair, or a sub-sequence that is not read yet."""
         if isinstance(index, slice):
             return _Chosen(self._pairs, self._numbers[index])
         return self._pairs[self._numbers[index]]

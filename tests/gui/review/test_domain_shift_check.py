@@ -59,7 +59,7 @@ def test_a_scan_unlike_the_models_is_marked_beside_the_model(
 ) -> None:
     made = dock(replace(lab.make_volume(), modality="ct"))
     qtbot.waitUntil(lambda: warning(made) != "", timeout=5000)
-    assert warning(made) == "\u26a0 Unlike what the model learned from: modality."
+    assert warning(made) == "\u26a0 Outside the training domain: modality."
     ct = made.scan.layer
     like = made.viewer.add_image(**volume_layer_kwargs(lab.make_volume()))
     made.scan.list.choose(like)
@@ -109,9 +109,9 @@ def test_the_warning_takes_two_lines_until_it_is_asked_why(
     dock: Make, lab: Any, looks: list[Any], models: Any, qtbot: Any, monkeypatch: Any
 ) -> None:
     reasons = (
-        "it is CT, the model learned from MRI",
-        "its patches look 3.3 times as far from normal as those of any of 12 normal patients",
-        "half of its tissue lies below 75% of the grey scale (20% to 35% in 12 normal patients)",
+        "it is CT, the model was trained on MRI",
+        "its patches are 3.3 times as far from normal as those of any of 12 normal patients",
+        "half of its tissue is below 75% of the grey scale (20% to 35% in 12 normal patients)",
         "the body fills 1% of a slice (31% to 68% in 12 normal patients)",
     )
     topics = ("modality", "appearance", "brightness", "field of view", "slice spacing")
@@ -238,12 +238,11 @@ def test_what_headers_say_does_not_fit_is_there_before_score(
     made = dock(of_sequence(lab.make_volume("PIL"), "T1"))
     assert not made.session
     assert warning(made) == (
-        "\u26a0 Unlike what the model learned from: T1 instead of FLAIR, sagittal instead of axial "
-        "slices."
+        "\u26a0 Outside the training domain: T1 instead of FLAIR, sagittal instead of axial slices."
     )
     assert not made.findings.shift_note.isVisibleTo(made)  # there is no list yet
     made.plane_box.setCurrentIndex(made.plane_box.findText("Axial slices"))
-    assert warning(made) == "\u26a0 Unlike what the model learned from: T1 instead of FLAIR."
+    assert warning(made) == "\u26a0 Outside the training domain: T1 instead of FLAIR."
     made.score("volume")
     finish(made)
     # Where regions are listed, it stands with them.
@@ -251,7 +250,7 @@ def test_what_headers_say_does_not_fit_is_there_before_score(
     assert made.findings.shift_note.text() == warning(made)
     assert made.findings.shift_note.isVisibleTo(made)
     found = made.domain_shift.of(made.session)
-    assert found.reasons == ("it is T1, the model learned from FLAIR",)
+    assert found.reasons == ("it is T1, the model was trained on FLAIR",)
     flair = made.viewer.add_image(**volume_layer_kwargs(of_sequence(lab.make_volume(), "FLAIR")))
     made.scan.list.choose(flair)
     assert warning(made) == ""
@@ -273,7 +272,7 @@ def test_a_row_of_the_worklist_is_marked_beside_its_flagged_regions(lab: Any, qt
         rows.set_model(SimpleNamespace(header=Header(FLAIR=9)))
     assert said() == ["\u26a0 3", "3"]
     t1, flair = said(Qt.ItemDataRole.ToolTipRole)
-    assert t1.startswith("Unlike what the model learned from: T1 instead of FLAIR.")
+    assert t1.startswith("Outside the training domain: T1 instead of FLAIR.")
     assert "Unlike" not in flair
     rows.set_model(SimpleNamespace(header=Header(T1=9)))
     assert said() == ["3", "\u26a0 3"]

@@ -170,7 +170,7 @@ def test_a_search_can_be_cancelled_and_errors_are_sentences(
 
     def failing(model: Any, folders: Any, query: Any) -> Any:
         yield SimpleNamespace(stage="a", epoch=0, done=1, total=2, message="Looking")
-        raise InputError("'fake' learned from none of its slices")
+        raise InputError("'fake' was trained on none of its slices")
 
     monkeypatch.setattr(model_access, "similar_steps", endless)
     panel = explained(scored, qtbot)
@@ -182,4 +182,4 @@ def test_a_search_can_be_cancelled_and_errors_are_sentences(
     assert not panel.picture.isVisibleTo(panel)
     monkeypatch.setattr(model_access, "similar_steps", failing)
     panel.similar.click()
-    qtbot.waitUntil(lambda: "learned from none" in panel.note.text(), timeout=5000)
+    qtbot.waitUntil(lambda: "was trained on none" in panel.note.text(), timeout=5000)

@@ -834,7 +834,7 @@ def test_how_long_it_takes_is_said_before_the_start(
     qtbot.waitUntil(lambda: not dock.running, timeout=60_000)
     assert " slices to embed" in dock.note.text()
     assert dock.note.text().startswith("About ")
-    assert "Not counted: looking through the folders" in dock.note.text()
+    assert "Not counted: reading the folders" in dock.note.text()
     assert not dock.form.target.exists()
     assert dock.start_button.isEnabled()
     assert not dock.unfinished.name

@@ -60,11 +60,11 @@ def unlike(header: Header, volume: Scan) -> DomainShift:
 def test_a_sagittal_t1_does_not_fit_an_axial_flair_model() -> None:
     found = unlike(Header(AXIAL_FLAIR), scan("T1", "sagittal"))
     assert found.reasons == (
-        "it is T1, the model learned from FLAIR",
-        "its slices are sagittal, the model learned from axial ones",
+        "it is T1, the model was trained on FLAIR",
+        "its slices are sagittal, the model was trained on axial ones",
     )
     assert shift_headline(found, "") == (
-        "Unlike what the model learned from: T1 instead of FLAIR, sagittal instead of axial slices."
+        "Outside the training domain: T1 instead of FLAIR, sagittal instead of axial slices."
     )
     # Cut along the model's plane, only the sequence is left.
     cut = scan("T1", "sagittal").along("axial")
@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_one_topic(header: Header, volume: Scan, topic: str
 
 def test_what_only_a_name_says_is_said_so() -> None:
     (reason,) = unlike(Header(AXIAL_FLAIR), named("mri", "T1")).reasons
-    assert reason == "by its name it is T1, the model learned from FLAIR"
+    assert reason == "according to its name, it is T1, the model was trained on FLAIR"
 
 
 def test_scans_are_counted_and_come_back() -> None:
@@ -183,7 +183,7 @@ def test_a_fit_keeps_what_headers_and_names_say(
     other = tmp_path / "other_T1w.nii.gz"
     shutil.copy(flairs / "p0" / "x_FLAIR.nii.gz", other)
     (volume,) = nsar.read(other)
-    assert domain_shift(saved, volume).reasons[0].startswith("by its name it is T1")
+    assert domain_shift(saved, volume).reasons[0].startswith("according to its name, it is T1")
     # Without it, as in older files, calibration fills it in; what is known stays.
     model.header = replace(model.header, acquired=None, training={})
     model.save(tmp_path / "old")

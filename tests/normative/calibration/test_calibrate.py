@@ -74,7 +74,7 @@ def test_calibrated_in_place_and_as_a_copy(
     assert saved.name == "copy"
     for name, tensor in model.detector.tensors().items():
         assert torch.equal(tensor, saved.detector.tensors()[name])
-    with pytest.raises(InputError, match="a model is there already"):
+    with pytest.raises(InputError, match="a model already exists"):
         recalibrate(file, others, out=tmp_path / "copy", **arguments)
     recalibrate(file, others, **arguments)
     assert nsar.load_model(tmp_path / "model", device="cpu").header == saved.header

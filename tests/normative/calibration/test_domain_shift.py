@@ -106,12 +106,12 @@ def test_a_scan_like_the_normal_ones_gives_no_reason() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("slice_spacing", 1.0, "its slices lie apart by 1 mm (5 mm in 8 normal patients)"),
+        ("slice_spacing", 1.0, "its slice spacing is 1 mm (5 mm in 8 normal patients)"),
         ("pixel_spacing", 0.3, "its pixels measure 0.3 mm"),
         ("field_of_view", 120.0, "its field of view is 120 mm"),
         ("body", 0.1, "the body fills 10% of a slice (40% to 47% in 8 normal patients)"),
-        ("middle", 0.75, "half of its tissue lies below 75% of the grey scale"),
-        ("bright", 0.1, "three quarters of its tissue lies below 10%"),
+        ("middle", 0.75, "half of its tissue is below 75% of the grey scale"),
+        ("bright", 0.1, "three quarters of its tissue is below 10%"),
     ],
 )
 def test_what_lies_outside_is_said_with_its_figures(name: str, value: float, said: str) -> None:
@@ -185,7 +185,7 @@ def test_a_fit_measures_and_a_scan_is_compared(fitted: Any) -> None:
     assert len(looks.embedding) == fitted.backbone.channels
     assert domain_shift(fitted, scan_of(drawn("like"))).reasons == ()
     found = domain_shift(fitted, scan_of(drawn("unlike"), "ct"))
-    assert found.reasons[0] == "it is CT, the model learned from MRI"
+    assert found.reasons[0] == "it is CT, the model was trained on MRI"
     assert any("the body fills 6%" in reason for reason in found.reasons)
 
 
@@ -198,7 +198,7 @@ def test_a_file_without_looks_loads_and_compares_the_modality(fitted: Any, tmp_p
     assert "looks" not in old.header.to_dict()
     assert domain_shift(old, scan_of(drawn("unlike"))).reasons == ()
     found = domain_shift(old, scan_of(drawn("like"), "ct"))
-    assert found.reasons == ("it is CT, the model learned from MRI",)
+    assert found.reasons == ("it is CT, the model was trained on MRI",)
     assert not found.complete
 
 

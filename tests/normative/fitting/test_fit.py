@@ -241,7 +241,7 @@ def test_existing_model_is_kept_unless_told(
 ) -> None:
     settings["epochs"] = 1
     first = nsar.fit(normal_slices, out=tmp_path / "m", **settings)
-    with pytest.raises(InputError, match="a model is there already"):
+    with pytest.raises(InputError, match="a model already exists"):
         nsar.fit(normal_slices, out=tmp_path / "m", seed=1, **settings)
     assert nsar.load_model(tmp_path / "m", device="cpu").sha256 == first.sha256
     second = nsar.fit(normal_slices, out=tmp_path / "m", seed=1, overwrite=True, **settings)
@@ -392,7 +392,7 @@ def test_a_model_that_is_there_is_seen_before_a_scan_is_read(
 ) -> None:
     monkeypatch.setattr(fit, "find_slices", None)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(InputError, match="a model is there already"):
+    with pytest.raises(InputError, match="a model already exists"):
         nsar.fit(normal_slices, out=tmp_path, **settings)
 
 

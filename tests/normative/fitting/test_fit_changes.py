@@ -36,7 +36,7 @@ def test_from_folder_to_file_and_back(
     assert training["options"] == OPTIONS
     assert training["changed_patches"] > 0
     assert training["changed_patches"] + training["unchanged_patches"] <= 6 * 100
-    changed = [step for step in steps if step.message == "Embedding changed slices"]
+    changed = [step for step in steps if step.message == "Embedding synthetic anomalies"]
     assert [step.done for step in changed] == [0, 1, 2, 3, 4, 5, 6]
     assert {step.total for step in changed} == {6}
     # Of the unchanged ones only those for calibration are needed.
@@ -59,14 +59,14 @@ def test_goes_on_where_it_was_stopped(
         pass
 
     def stop_at_three(step: FitProgress) -> None:
-        if step.message == "Embedding changed slices" and step.done == 3:
+        if step.message == "Embedding synthetic anomalies" and step.done == 3:
             raise Stop
 
     with pytest.raises(Stop):
         nsar.fit(normal_slices, out=tmp_path / "a", progress=stop_at_three, **settings)
     steps: list[FitProgress] = []
     again = nsar.fit(normal_slices, out=tmp_path / "a", progress=steps.append, **settings)
-    done = [step.done for step in steps if step.message == "Embedding changed slices"]
+    done = [step.done for step in steps if step.message == "Embedding synthetic anomalies"]
     assert done == [3, 4, 5, 6]
     whole = nsar.fit(normal_slices, out=tmp_path / "b", **settings)
     image = np.random.default_rng(0).integers(1, 255, (40, 40)).astype(np.uint8)

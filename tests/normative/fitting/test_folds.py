@@ -47,7 +47,7 @@ def test_patients_are_dealt_whole_and_evenly() -> None:
 def test_more_folds_than_patients_are_refused_before_anything_is_done(
     normal_slices: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="3 training patients cannot be dealt into 9 folds"):
+    with pytest.raises(InputError, match="3 training patients cannot be divided into 9 folds"):
         nsar.fit(normal_slices, out=tmp_path / "m", calibration_folds=9, **settings)
     with pytest.raises(InputError, match="0 or at least 2, not 1"):
         nsar.fit(normal_slices, out=tmp_path / "m", calibration_folds=1, **settings)

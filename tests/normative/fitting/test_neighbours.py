@@ -74,7 +74,7 @@ def test_folders_of_another_fit_are_one_sentence(model: NormativeModel, tmp_path
     other = draw_normal_slices(tmp_path / "other")
     for path in other.glob("*.png"):
         path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(InputError, match="learned from none of its slices"):
+    with pytest.raises(InputError, match="was trained on none of its slices"):
         finish(similar_patches(model, other, torch.ones(24)))
 
 

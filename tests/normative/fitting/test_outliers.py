@@ -90,7 +90,7 @@ def test_only_slices_of_the_fit_count(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     shutil.move(normal_slices / "other_00.png", elsewhere)
-    with pytest.raises(InputError, match="none of its slices had a part in the fit of 'model'"):
+    with pytest.raises(InputError, match="none of its slices was used in the fit of 'model'"):
         finish(find_outliers(model, elsewhere))
     del model.header.training["slice_keys"]
     with pytest.raises(InputError, match="of one patient"):

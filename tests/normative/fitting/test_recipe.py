@@ -133,7 +133,7 @@ def test_settings_given_win() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("schema = 2", "'schema' is 2, and this version reads recipes of schema 1. Update"),
+        ("schema = 2", "'schema' is 2, but this version reads recipes of schema 1. Update"),
         ("schema = true", "'schema' is True"),
         ("seed = 1", "it has no 'schema'"),
         ("schema = 1\nsede = 1", "'sede' is no setting of a fit: choose from folders, exclude"),

@@ -179,11 +179,11 @@ def test_calibration_p_value_and_warnings_are_told(scan: Scan, scores: Any, mode
         patients=3,
     )
     model.header = type("Header", (dict,), {"calibration": calibration})()
-    unlike = DomainShift(("it is CT, the model learned from MRI",))
+    unlike = DomainShift(("it is CT, the model was trained on MRI",))
     results = gather_results(scan, scores, model, threshold=2.0, likeness=unlike)
     page = Page(scan_page(scan_report(results, model)))
     assert "The threshold flags 1.00% of the tissue of 3 normal patients." in page.text
-    assert "unlike those the model learned from: it is CT" in page.text
+    assert "differs from those the model was trained on: it is CT" in page.text
 
 
 @pytest.mark.parametrize("keep", [False, True])
