@@ -21,9 +21,8 @@ from typer.testing import CliRunner
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.cli import app
-from napari_spatial_ar.cli.options import parse_window
 from napari_spatial_ar.errors import InputError, StorageError
-from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.imaging.windows import Window, read_window
 from napari_spatial_ar.normative.backbones import engines, fastest_engine, focus_weights, weights
 from napari_spatial_ar.normative.backbones.registry import BACKBONES
 from napari_spatial_ar.review import model_card
@@ -486,13 +485,13 @@ def test_square_brackets_in_an_error_are_printed(tmp_path: Path) -> None:
     ],
 )
 def test_windows_are_said_in_words_or_numbers(text: str, window: Window) -> None:
-    assert parse_window(text) == window
+    assert read_window(text) == window
 
 
 @pytest.mark.parametrize("text", ["", "head", "3", "p5", "5:1", "p1:101", "a:b", "1:2:3", "nan:1"])
 def test_what_is_no_window_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"window|percentiles"):
-        parse_window(text)
+        read_window(text)
 
 
 def test_convert_keeps_grid_and_values(tmp_path: Path, scan: Path) -> None:

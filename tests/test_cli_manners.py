@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from napari_spatial_ar.cli import app, choices, options
 from napari_spatial_ar.datasets.selection import SlicePlane
 from napari_spatial_ar.imaging import reading
+from napari_spatial_ar.normative.fitting.config import SECTIONS, FitConfig
 
 PROGRAM = [sys.executable, "-m", "napari_spatial_ar"]
 # The name that shells complete.
@@ -219,6 +220,20 @@ def test_an_unforeseen_error_is_a_sentence_too(monkeypatch: pytest.MonkeyPatch) 
     assert "ZeroDivisionError: by\\nzero" in result.stderr
     monkeypatch.setenv("NAPARI_SPATIAL_AR_TRACEBACK", "1")
     assert "Traceback" in CliRunner().invoke(app, ["inspect", "x"]).stderr
+
+
+def test_fit_offers_the_settings_of_its_configuration() -> None:
+    plain = re.sub(r"\s+", " ", CliRunner().invoke(app, ["fit", "-h"], terminal_width=80).output)
+    offered = FitConfig.offered()
+    assert {"plane", "tile", "seed", "weights"} < set(offered)
+    for name, option in offered.items():
+        flag = option.flag or f"--{name.replace('_', '-')}"
+        assert f" {flag} " in plain, name
+        assert option.section in plain
+    titles = [plain.index(f"{section}:") for section in SECTIONS if section]
+    assert titles == sorted(titles)
+    config = FitConfig.of("in", backbone="dinov2_vits14", slice_range="0:1", size="448")
+    assert config == FitConfig(folders=("in",), backbone="dinov2_vits14")
 
 
 def test_help_version_and_completion_come_without_torch() -> None:

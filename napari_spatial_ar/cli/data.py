@@ -20,7 +20,6 @@ from napari_spatial_ar.cli.options import (
     SliceRange,
     SlicesOf,
     command,
-    parse_window,
     print_message,
     progress,
     show,
@@ -187,6 +186,7 @@ def summary(
     from napari_spatial_ar.datasets.slices import check_fractions
     from napari_spatial_ar.datasets.summary import DataSummary, kind_of
     from napari_spatial_ar.datasets.survey import REASONS, survey
+    from napari_spatial_ar.imaging.windows import read_window
     from napari_spatial_ar.steps import finish
 
     check_fractions(DataSummary.valid_fraction, calibration_fraction)
@@ -194,7 +194,7 @@ def summary(
     steps = survey(
         folders,
         modality=modality.value,
-        window=None if window is None else parse_window(window),
+        window=None if window is None else read_window(window),
         patient_pattern=patient_pattern,
         selection=selection,
     )

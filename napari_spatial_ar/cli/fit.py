@@ -8,14 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_spatial_ar.cli.choices import (
-    ContextName,
-    FuseName,
-    Modality,
-    PlaneName,
-    complete_backbone,
-    complete_method,
-)
+from napari_spatial_ar.cli.choices import ContextName
 from napari_spatial_ar.cli.cluster import (
     LocalCluster,
     Resource,
@@ -24,41 +17,33 @@ from napari_spatial_ar.cli.cluster import (
     cluster_of,
 )
 from napari_spatial_ar.cli.options import (
-    SLICES,
     Acquired,
-    CalibrationFraction,
     Device,
-    FitWindow,
     Json,
-    MinBody,
-    Modalities,
     ModelName,
     Overwrite,
     PatientPattern,
-    SliceRange,
-    SlicesOf,
     Weights,
     chosen_backbone,
     command,
-    odd,
-    parse_window,
     patients,
     print_message,
     progress,
+    with_settings,
 )
 from napari_spatial_ar.cli.pages import App
+from napari_spatial_ar.normative.fitting.config import FitConfig, read_settings
 
 __all__ = ["fit_app"]
 
 fit_app = App()
 
 _SPATIAL_AR = "Method spatial-ar"
-_PREPROCESSING = "Preprocessing"
-_SCORES = "Calibration and scores"
 
 
 @fit_app.command(rich_help_panel="Models")
 @command
+@with_settings(after="recipe")
 def fit(
     ctx: typer.Context,
     folders: Annotated[
@@ -84,29 +69,6 @@ def fit(
             help="Settings saved by the Training dock. Options given here override them.",
         ),
     ] = None,
-    modality: Modalities = Modality.mri,
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BACKBONE",
-            help="Backbone: see 'weights list'.",
-            show_default="dinov3_vits16 if its weights are at hand, else dinov2_vits14_focus",
-            autocompletion=complete_backbone,
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="METHOD",
-            help="Method: see 'models methods'. METHOD:KEY=VALUE,... sets its options.",
-            show_default="change-novelty, or spatial-ar with one of its options below",
-            autocompletion=complete_method,
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="The same seed gives the same weights.")
-    ] = 0,
-    acquired: Acquired = "",
     estimate: Annotated[
         bool,
         typer.Option(
@@ -116,62 +78,6 @@ def fit(
     ] = False,
     overwrite: Overwrite = False,
     json: Json = None,
-    plane: SlicesOf = PlaneName.as_acquired,
-    slice_range: SliceRange = "0:1",
-    min_body: MinBody = 0.1,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY",
-            help="Leave out the series with this key, as 'summary --json' and 'models suspects' "
-            "give it. Repeatable.",
-            rich_help_panel=SLICES,
-        ),
-    ] = None,
-    patient_pattern: PatientPattern = None,
-    window: FitWindow = None,
-    size: Annotated[
-        str,
-        typer.Option(
-            metavar="SIZE",
-            help="Pixels that slices are resized to: one number, or ROWSxCOLUMNS.",
-            rich_help_panel=_PREPROCESSING,
-        ),
-    ] = "448",
-    tile: Annotated[
-        int,
-        typer.Option(
-            metavar="PIXELS",
-            min=0,
-            help="Cut the resized slice into overlapping tiles of this side, for images far larger "
-            "than 448 pixels: --size 896 --tile 448. 0: do not cut.",
-            rich_help_panel=_PREPROCESSING,
-        ),
-    ] = 0,
-    clahe: Annotated[
-        float,
-        typer.Option(
-            metavar="LIMIT",
-            min=0,
-            help="Clip limit of adaptive histogram equalisation, such as 0.01; 0: none.",
-            rich_help_panel=_PREPROCESSING,
-        ),
-    ] = 0.0,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BLOCKS",
-            help="Blocks of the backbone to read, such as 5,7,9 or last4.",
-            show_default="chosen by the method",
-            rich_help_panel=_PREPROCESSING,
-        ),
-    ] = None,
-    fuse: Annotated[
-        FuseName,
-        typer.Option(
-            help="Concatenate several blocks, or take their mean.", rich_help_panel=_PREPROCESSING
-        ),
-    ] = FuseName.concat,
     dilation: Annotated[
         int | None,
         typer.Option(
@@ -221,33 +127,12 @@ def fit(
             rich_help_panel=_SPATIAL_AR,
         ),
     ] = None,
-    smoothing: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=1,
-            callback=odd,
-            help="Side of a mean filter over patch scores, an odd number; 1: none.",
-            rich_help_panel=_SCORES,
-        ),
-    ] = 3,
-    calibration_fraction: CalibrationFraction = 0.0,
-    calibration_folds: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="Calibrate on the training patients too, in N folds, each scored by what is "
-            "learned from the others; takes N more fits. 0: held-out patients only.",
-            rich_help_panel=_SCORES,
-        ),
-    ] = 0,
-    weights: Weights = None,
     device: Device = "auto",
     scheduler: Scheduler = "",
     local_cluster: LocalCluster = 0,
     resource: Resource = "",
     tls: TlsFiles = "",
+    **settings: Any,
 ) -> dict[str, Any]:
     """Learn a normative model from folders of normal scans.
 
@@ -257,11 +142,10 @@ def fit(
     from functools import partial
 
     from napari_spatial_ar.distributed.embedding import extract_on
-    from napari_spatial_ar.evaluation.baselines import read_settings
+    from napari_spatial_ar.imaging.windows import read_window
     from napari_spatial_ar.json_schemas import FitEstimate, stamped
     from napari_spatial_ar.normative.detectors import DETECTORS
     from napari_spatial_ar.normative.fitting import estimate as fit_estimate
-    from napari_spatial_ar.normative.fitting.config import FitConfig
     from napari_spatial_ar.normative.fitting.feature_store import FeatureStore
     from napari_spatial_ar.normative.fitting.fit import fit_steps
     from napari_spatial_ar.normative.fitting.plan import FitProgress, format_duration
@@ -269,37 +153,19 @@ def fit(
     from napari_spatial_ar.review.model_card import write_model_card
     from napari_spatial_ar.steps import finish
 
-    name, _, own = (method or "").partition(":")
+    name, _, own = (settings["method"] or "").partition(":")
     options = read_settings(own, list(DETECTORS[name].options())) if name in DETECTORS else {}
-    settings: dict[str, Any] = {
-        "exclude": exclude,
-        "modality": modality.value,
-        "plane": plane.value,
-        "slice_range": slice_range,
-        "min_body": min_body,
-        "calibration_fraction": calibration_fraction,
-        "backbone": backbone,
-        "layers": layers,
-        "fuse": fuse.value,
+    settings |= {
         "method": name or None,
+        "window": read_window(settings["window"]) if settings["window"] else None,
         "dilation": dilation,
         "context": None if context is None else context.value,
         "epochs": epochs,
         "patience": patience,
         "batch_size": batch_size,
-        "seed": seed,
-        "smoothing": smoothing,
-        "window": None if window is None else parse_window(window),
-        "size": size,
-        "tile": tile,
-        "clahe": clahe,
-        "calibration_folds": calibration_folds,
-        "patient_pattern": patient_pattern,
-        "acquired": acquired,
-        "weights": weights,
     }
     if recipe is None:
-        settings["backbone"] = chosen_backbone(backbone, weights)
+        settings["backbone"] = chosen_backbone(settings["backbone"], settings["weights"])
         config = FitConfig.of(folders or (), **settings, options=options)
     else:
         given = {key: value for key, value in settings.items() if _is_given(ctx, key)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import os
 import traceback
 import warnings
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
 from rich.console import Console
@@ -31,17 +32,16 @@ from rich.text import Text
 from napari_spatial_ar.cli.choices import (
     Modality,
     PlaneName,
+    complete_backbone,
     complete_device,
+    complete_method,
     complete_model,
 )
 from napari_spatial_ar.errors import InputError, Notice, SpatialARError, printable
-
-if TYPE_CHECKING:
-    from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.normative.fitting.config import COMPUTING, SECTIONS, FitConfig
 
 __all__ = [
     "COMPUTING",
-    "SLICES",
     "Acquired",
     "CalibrationFraction",
     "Device",
@@ -60,20 +60,18 @@ __all__ = [
     "chosen_backbone",
     "command",
     "odd",
-    "parse_window",
     "patients",
     "print_message",
     "progress",
+    "setting",
     "show",
     "table",
+    "with_settings",
 ]
 
 P = ParamSpec("P")
 #: Shows what is going on, how much of it is done, and of how much.
 Bar = Callable[[str, int, int | None], None]
-#: Titles under which help shows options.
-COMPUTING = "Computing"
-SLICES = "Which slices"
 #: Set to see where an unforeseen error came from.
 _TRACEBACK = "NAPARI_SPATIAL_AR_TRACEBACK"
 _STDOUT = Path("-")
@@ -136,11 +134,85 @@ class _Console(Console):
 
 console = _Console(stderr=True)
 
+
+def odd(side: int | None) -> int | None:
+    """See that the side of a filter is odd, so that it has a centre (`BadParameter`)."""
+    if side is not None and side % 2 == 0:
+        raise typer.BadParameter(f"{side} is not an odd number.")
+    return side
+
+
+# What of a setting only the command line knows: names to complete, and checks before any work.
+_COMPLETED = {"backbone": complete_backbone, "method": complete_method}
+_CHECKED = {"smoothing": odd}
+
+
+def setting(name: str) -> Any:
+    """Option of a command for a field of `FitConfig`, named, explained and limited as there."""
+    offered = FitConfig.offered()[name]
+    return typer.Option(
+        *([offered.flag] if offered.flag else []),
+        metavar=offered.metavar,
+        min=offered.least,
+        max=offered.most,
+        help=offered.help,
+        show_default=offered.shown_default or offered.shown_default is not None,
+        autocompletion=_COMPLETED.get(name),
+        callback=_CHECKED.get(name),
+        rich_help_panel=offered.section or None,
+    )
+
+
+def with_settings(
+    *, after: str
+) -> Callable[[Callable[P, dict[str, Any]]], Callable[P, dict[str, Any]]]:
+    """Give a command that takes ``**settings`` an option for each setting that `FitConfig` offers.
+
+    Parameters
+    ----------
+    after : str
+        Parameter of the command that they follow, within their section of its help.
+    """
+
+    def decorated(function: Callable[P, dict[str, Any]]) -> Callable[P, dict[str, Any]]:
+        signature = inspect.signature(function, eval_str=True)
+        found = []
+        for name, own in signature.parameters.items():
+            if own.kind is not own.VAR_KEYWORD:
+                found.append(own.replace(kind=own.KEYWORD_ONLY))
+            if name == after:
+                found += [_parameter(setting) for setting in FitConfig.offered()]
+        found.sort(key=lambda parameter: SECTIONS.index(_section(parameter)))
+        function.__signature__ = signature.replace(parameters=found)  # type: ignore[attr-defined]
+        return function
+
+    return decorated
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    """Make the parameter of a command for a setting; None is left to its default by `FitConfig`."""
+    field, offered = FitConfig.model_fields[name], FitConfig.offered()[name]
+    default = None if offered.shown_default else offered.default or field.default
+    default = None if default == () else default
+    kind: Any = offered.kind or field.annotation
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind | None if default is None else kind, setting(name)],
+    )
+
+
+def _section(parameter: inspect.Parameter) -> str:
+    found = getattr(parameter.annotation, "__metadata__", ())
+    return next((option.rich_help_panel or "" for option in found), "")
+
+
 Json = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Write the result as JSON; -: to standard output."),
 ]
-Modalities = Annotated[Modality, typer.Option(help="Modality of the scans.")]
+Modalities = Annotated[Modality, setting("modality")]
 ModelName = Annotated[
     str,
     typer.Argument(
@@ -153,14 +225,7 @@ ModelOption = Annotated[
         "--model", metavar="MODEL", help="Model: its name or folder.", autocompletion=complete_model
     ),
 ]
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Backbone weights that 'weights add' has not taken in.",
-        rich_help_panel=COMPUTING,
-    ),
-]
+Weights = Annotated[Path | None, setting("weights")]
 Device = Annotated[
     str,
     typer.Option(
@@ -170,113 +235,19 @@ Device = Annotated[
         rich_help_panel=COMPUTING,
     ),
 ]
-SlicesOf = Annotated[
-    PlaneName,
-    typer.Option(
-        "--plane",
-        metavar="PLANE",
-        help="Plane of the slices: as-acquired, axial, coronal or sagittal. Nothing is "
-        "interpolated. Pictures have no plane and are left out unless it is as-acquired.",
-        rich_help_panel=SLICES,
-    ),
-]
-SliceRange = Annotated[
-    str,
-    typer.Option(
-        "--slices",
-        metavar="LOW:HIGH",
-        help="Part of each stack to use, such as 0.2:0.8, counted from inferior, anterior or "
-        "right. A slice belongs to it if its centre does.",
-        rich_help_panel=SLICES,
-    ),
-]
-MinBody = Annotated[
-    float,
-    typer.Option(
-        metavar="SHARE",
-        min=0,
-        max=1,
-        help="Leave out slices of which the body covers less than this share.",
-        rich_help_panel=SLICES,
-    ),
-]
-CalibrationFraction = Annotated[
-    float,
-    typer.Option(
-        metavar="SHARE",
-        min=0,
-        max=1,
-        help="Share of the slices kept, by whole patients, for calibration alone; 0: calibrate on "
-        "those kept for validation.",
-        rich_help_panel="Calibration and scores",
-    ),
-]
-Acquired = Annotated[
-    str,
-    typer.Option(
-        metavar="WORDS",
-        help="How the scans were acquired, where neither headers nor file names say so (pictures): "
-        "'axial FLAIR'. Scans acquired otherwise then come with a warning.",
-        show_default=False,
-    ),
-]
-PatientPattern = Annotated[
-    str | None,
-    typer.Option(
-        metavar="REGEX",
-        help="Regular expression that finds the patient in a path: its first group, or all of it.",
-        rich_help_panel=SLICES,
-    ),
-]
-FitWindow = Annotated[
-    str | None,
-    typer.Option(
-        metavar="WINDOW",
-        help="Intensities shown to the model as black and white: a CT preset (brain, liver, lung, "
-        "bone, 'soft tissue'), LOW:HIGH in the scan's unit, or percentiles such as p0.5:99.5.",
-        show_default="soft tissue for CT, else p0.5:99.5",
-        rich_help_panel="Preprocessing",
-    ),
-]
+SlicesOf = Annotated[PlaneName, setting("plane")]
+SliceRange = Annotated[str, setting("slice_range")]
+MinBody = Annotated[float, setting("min_body")]
+CalibrationFraction = Annotated[float, setting("calibration_fraction")]
+Acquired = Annotated[str, setting("acquired")]
+PatientPattern = Annotated[str | None, setting("patient_pattern")]
+FitWindow = Annotated[str | None, setting("window")]
 Overwrite = Annotated[bool, typer.Option(help="Replace the output of an earlier run.")]
 
 
 def patients(count: int, kind: str = "") -> str:
     """Say how many patients, in words that fit one too."""
     return f"1 {kind}patient" if count == 1 else f"{count} {kind}patients"
-
-
-def odd(side: int | None) -> int | None:
-    """See that the side of a filter is odd, so that it has a centre (`BadParameter`)."""
-    if side is not None and side % 2 == 0:
-        raise typer.BadParameter(f"{side} is not an odd number.")
-    return side
-
-
-def parse_window(text: str) -> Window:
-    """Read what ``--window`` says: a preset's name, LOW:HIGH, or percentiles as pLOW:HIGH.
-
-    Raises
-    ------
-    InputError
-        If it is none of these.
-    """
-    from napari_spatial_ar.imaging.windows import CT_PRESETS, Window
-
-    preset = CT_PRESETS.get(text.strip().lower().replace("-", " ").replace("_", " "))
-    if preset is not None:
-        return preset
-    low, colon, high = text.strip().lower().removeprefix("p").partition(":")
-    try:
-        ends = float(low), float(high.removeprefix("p"))
-    except ValueError:
-        colon = ""
-    if not colon:
-        raise InputError(
-            f"there is no window '{text}'",
-            fix=f"Say {', '.join(CT_PRESETS)}, LOW:HIGH, or percentiles such as p0.5:99.5",
-        )
-    return Window("percentile" if text.strip().lower().startswith("p") else "fixed", *ends)
 
 
 def chosen_backbone(named: str | None, weights: Path | None) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.geometry import Geometry, Plane
+from napari_spatial_ar.imaging.acquisition import Plane
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.imaging.geometry import Geometry
 
 __all__ = ["AS_ACQUIRED", "Selection", "SlicePlane", "place_in_stack", "read_range"]
 

@@ -27,7 +27,6 @@ from napari_spatial_ar.evaluation.baselines import (
     ComparedMethod,
     describe_method,
     folder_name,
-    read_settings,
     record,
     recorded_seconds,
 )
@@ -35,6 +34,7 @@ from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.series import Modality
 from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
 from napari_spatial_ar.normative.backbones.devices import resolve_device
+from napari_spatial_ar.normative.fitting.config import read_settings
 from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
 from napari_spatial_ar.normative.preprocessing import Preprocessing

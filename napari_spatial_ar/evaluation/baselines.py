@@ -15,7 +15,7 @@ from napari_spatial_ar.imaging.files import atomic_write_json
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.normative.backbones.weights import spec_of
 from napari_spatial_ar.normative.detectors import DETECTORS
-from napari_spatial_ar.normative.fitting.config import NETWORK_SETTINGS, FitConfig
+from napari_spatial_ar.normative.fitting.config import NETWORK_SETTINGS, FitConfig, read_settings
 from napari_spatial_ar.normative.fitting.fit import fit
 from napari_spatial_ar.normative.fitting.plan import FitProgress
 from napari_spatial_ar.normative.model import NormativeModel, load_model
@@ -28,13 +28,11 @@ __all__ = [
     "fit_method",
     "folder_name",
     "grouped",
-    "read_settings",
     "record",
     "recorded_seconds",
 ]
 
 _SEED = re.compile(r"[-_ .]*(?:seed|s)?[-_ .]?\d+$", re.IGNORECASE)
-_COMMA = re.compile(r",(?![^\[]*\])")  # not those in a list
 _RECORD = "fit.json"
 
 
@@ -163,30 +161,6 @@ def _read(method: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     others = {key: value for key, value in own.items() if key not in options}
     wanted = {**settings, **others, "method": name, "options": chosen}
     return describe_method(name, own), wanted
-
-
-def read_settings(text: str, known: Sequence[str]) -> dict[str, Any]:
-    """Read ``key=value,key=value``; values are JSON (lists become tuples) or plain words.
-
-    Raises
-    ------
-    InputError
-        If a part is not of that form, or its key is not among the known ones.
-    """
-    found: dict[str, Any] = {}
-    for part in filter(None, _COMMA.split(text)):
-        key, equals, value = part.partition("=")
-        if not equals or key not in known:
-            raise InputError(
-                f"'{part}' is no setting of a fit",
-                fix=f"Write METHOD:KEY=VALUE,... where a key is {', '.join(dict.fromkeys(known))}",
-            )
-        try:
-            read = parse_json(value)
-        except ValueError:
-            read = value
-        found[key] = tuple(read) if isinstance(read, list) else read
-    return found
 
 
 def folder_name(label: str, seed: int) -> str:

@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.geometry import Plane
 
 __all__ = [
     "Acquisition",
     "Kernel",
+    "Plane",
     "SequenceName",
     "acquisition_of_files",
     "read_acquired",
     "words_of",
 ]
 
+Plane = Literal["axial", "coronal", "sagittal"]
 #: Weighting of an MR image, or the technique where that says more; "" where it is not known.
 SequenceName = Literal[
     "", "FLAIR", "T1", "T2", "T2*", "PD", "STIR", "DWI", "ADC", "SWI", "TOF", "BOLD", "perfusion"

@@ -19,17 +19,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.acquisition import Plane
 
 __all__ = ["Geometry", "Plane", "orientation", "slice_number", "slice_range"]
 
-Plane = Literal["axial", "coronal", "sagittal"]
 _PLANE_OF_WORLD_AXIS: dict[int, Plane] = {0: "sagittal", 1: "coronal", 2: "axial"}
 # No scan is that large; numbers far beyond overflow where lengths are made of them.
 _FARTHEST_MM = 1e13

@@ -1,17 +1,22 @@
-"""Which voxel values a model sees: the intensity window that maps to [0, 1]."""
+"""Which voxel values a model sees: the intensity window that maps to [0, 1].
+
+numpy is imported where it is needed: the command line's help has windows, and no numbers.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.scan import Sample, Scan
 from napari_spatial_ar.imaging.series import Intensity, Modality
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from napari_spatial_ar.imaging.scan import Sample, Scan
 
 __all__ = [
     "CT_PRESETS",
@@ -20,6 +25,7 @@ __all__ = [
     "apply_window",
     "default_window",
     "display_limits",
+    "read_window",
     "resolve",
 ]
 
@@ -99,6 +105,30 @@ def default_window(modality: Modality) -> Window:
     return Window("percentile", 0.5, 99.5)
 
 
+def read_window(text: str) -> Window:
+    """Read a window as people write it: a preset's name, LOW:HIGH, or percentiles as pLOW:HIGH.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    preset = CT_PRESETS.get(text.strip().lower().replace("-", " ").replace("_", " "))
+    if preset is not None:
+        return preset
+    low, colon, high = text.strip().lower().removeprefix("p").partition(":")
+    try:
+        ends = float(low), float(high.removeprefix("p"))
+    except ValueError:
+        colon = ""
+    if not colon:
+        raise InputError(
+            f"there is no window '{text}'",
+            fix=f"Say {', '.join(CT_PRESETS)}, LOW:HIGH, or percentiles such as p0.5:99.5",
+        )
+    return Window("percentile" if text.strip().lower().startswith("p") else "fixed", *ends)
+
+
 def resolve(
     window: Window, scan: Scan | Sample | npt.NDArray[Any], intensity: Intensity | None = None
 ) -> tuple[float, float]:
@@ -123,6 +153,10 @@ def resolve(
     InputError
         If percentiles are asked for and the voxels are all the same or not finite.
     """
+    import numpy as np
+
+    from napari_spatial_ar.imaging.scan import Sample, Scan
+
     if intensity is None:
         intensity = scan.intensity if isinstance(scan, Scan) else "arbitrary"
     if intensity == "grey8" or window.kind == "full8":
@@ -179,6 +213,8 @@ def apply_window(image: npt.NDArray[Any], low: float, high: float) -> npt.NDArra
         In [0, 1].
     """
     # In place: for a graphics card, each pass over a slice counts.
+    import numpy as np
+
     unit = image.astype(np.float32)
     unit -= np.float32(low)
     unit /= np.float32(high - low)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from napari_spatial_ar.datasets.selection import AS_ACQUIRED, Selection, SlicePlane
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.acquisition import read_acquired
+from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.windows import Window, WindowKind, default_window
 
 if TYPE_CHECKING:
@@ -25,18 +27,26 @@ if TYPE_CHECKING:
     from napari_spatial_ar.normative.preprocessing import Preprocessing
 
 __all__ = [
+    "COMPUTING",
     "DEFAULT_METHOD",
     "NETWORK_SETTINGS",
+    "PREPROCESSING",
+    "SCORES",
+    "SECTIONS",
+    "SLICES",
     "FitConfig",
+    "Option",
     "check_loaded",
     "preprocessing_for",
     "read_layers",
+    "read_settings",
     "read_size",
     "with_settings",
 ]
 
 DEFAULT_METHOD = "change-novelty"
 _SPATIAL_AR = "spatial-ar"
+_COMMA = re.compile(r",(?![^\[]*\])")  # not those in a list
 #: Options of the AR network that `FitConfig.of` takes as settings; they choose Spatial AR where no
 #: method is named.
 NETWORK_SETTINGS = ("dilation", "context", "epochs", "patience", "batch_size", "learning_rate")
@@ -81,6 +91,51 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+#: Titles under which the command line's help shows settings.
+SLICES = "Which slices"
+PREPROCESSING = "Preprocessing"
+SCORES = "Calibration and scores"
+COMPUTING = "Computing"
+#: In this order; those of a method's own options are named after it.
+SECTIONS = ("", SLICES, PREPROCESSING, f"Method {_SPATIAL_AR}", SCORES, COMPUTING)
+
+
+@dataclass(frozen=True)
+class Option:
+    """How the command line offers a setting.
+
+    Parameters
+    ----------
+    help : str
+        What it does, with its unit or range.
+    section : str
+        Title in help pages under which it stands; "" for the first.
+    metavar : str, optional
+        What stands for its value.
+    flag : str, optional
+        Its name, where that is not the field's.
+    kind : type, optional
+        What it is read as, where that is not the field's type: a text for what has a form of its
+        own.
+    default : str, optional
+        Its default as it is written, where that is not the field's.
+    shown_default : str or None, optional
+        What help says in place of the default; None says nothing of one.
+    least, most : float, optional
+        Range of a number.
+    """
+
+    help: str
+    section: str = ""
+    metavar: str | None = None
+    flag: str | None = None
+    kind: Any = None
+    default: str | None = None
+    shown_default: str | None = ""
+    least: float | None = None
+    most: float | None = None
+
+
 class FitConfig(BaseModel):
     """All that decides the weights of a fit, and nothing of where it runs.
 
@@ -100,65 +155,222 @@ class FitConfig(BaseModel):
         extra="forbid",
         arbitrary_types_allowed=True,
         use_attribute_docstrings=True,
+        defer_build=True,  # help pages have the fields alone
     )
 
     folders: Names = ()
     """Normal scans: folders of pictures, NIfTI or DICOM, or the root of a data set in the BMAD
     layout, whose ``valid/good`` are then the validation slices."""
-    exclude: Names = ()
-    """Keys of series to leave out, see `find_slices`."""
-    modality: Literal["mri", "ct", "oct"] = "mri"
+    modality: Annotated[Literal["mri", "ct", "oct"], Option("Modality of the scans.")] = "mri"
     """Chooses the default window."""
-    plane: SlicePlane = AS_ACQUIRED
+    plane: Annotated[
+        SlicePlane,
+        Option(
+            "Plane of the slices: as-acquired, axial, coronal or sagittal. Nothing is "
+            "interpolated. Pictures have no plane and are left out unless it is as-acquired.",
+            section=SLICES,
+            metavar="PLANE",
+        ),
+    ] = AS_ACQUIRED
     """Slices that volumes are cut into; saved with the model, which scores scans in this plane."""
-    slice_range: Annotated[Any, BeforeValidator(_as_tuple)] = (0.0, 1.0)
+    slice_range: Annotated[
+        Any,
+        BeforeValidator(_as_tuple),
+        Option(
+            "Part of each stack to use, such as 0.2:0.8, counted from inferior, anterior or "
+            "right. A slice belongs to it if its centre does.",
+            section=SLICES,
+            metavar="LOW:HIGH",
+            flag="--slices",
+            kind=str,
+            default="0:1",
+        ),
+    ] = (0.0, 1.0)
     """Part of each stack that is used, see `Selection`; also as text: ``"0.2:0.8"``."""
-    min_body: float = 0.10
+    min_body: Annotated[
+        float,
+        Option(
+            "Leave out slices of which the body covers less than this share.",
+            section=SLICES,
+            metavar="SHARE",
+            least=0,
+            most=1,
+        ),
+    ] = 0.10
     """Slices of which body covers a smaller share are left out."""
-    window: Annotated[Window, BeforeValidator(_as_window)] = Field(
-        default_factory=lambda known: default_window(known.get("modality", "mri"))
-    )
-    """How voxels become grey values; by default the modality's."""
-    size: Annotated[Any, BeforeValidator(_as_tuple)] = (448, 448)
+    exclude: Annotated[
+        Names,
+        Option(
+            "Leave out the series with this key, as 'summary --json' and 'models suspects' "
+            "give it. Repeatable.",
+            section=SLICES,
+            metavar="KEY",
+            kind=list[str],
+        ),
+    ] = ()
+    """Keys of series to leave out, see `find_slices`."""
+    patient_pattern: Annotated[
+        str | None,
+        Option(
+            "Regular expression that finds the patient in a path: its first group, or all of it.",
+            section=SLICES,
+            metavar="REGEX",
+        ),
+    ] = None
+    """See `find_slices`."""
+    window: Annotated[
+        Window,
+        BeforeValidator(_as_window),
+        Option(
+            "Intensities shown to the model as black and white: a CT preset (brain, liver, lung, "
+            "bone, 'soft tissue'), LOW:HIGH in the scan's unit, or percentiles such as p0.5:99.5.",
+            section=PREPROCESSING,
+            metavar="WINDOW",
+            kind=str,
+            shown_default="soft tissue for CT, else p0.5:99.5",
+        ),
+    ] = Field(default_factory=lambda known: default_window(known.get("modality", "mri")))
+    """How voxels become grey values, by default the modality's."""
+    size: Annotated[
+        Any,
+        BeforeValidator(_as_tuple),
+        Option(
+            "Pixels that slices are resized to: one number, or ROWSxCOLUMNS.",
+            section=PREPROCESSING,
+            metavar="SIZE",
+            kind=str,
+            default="448",
+        ),
+    ] = (448, 448)
     """Rows and columns that slices are resized to, also as text: ``"896"``, ``"896x448"``."""
-    tile: int = 0
+    tile: Annotated[
+        int,
+        Option(
+            "Cut the resized slice into overlapping tiles of this side, for images far larger "
+            "than 448 pixels: --size 896 --tile 448. 0: do not cut.",
+            section=PREPROCESSING,
+            metavar="PIXELS",
+            least=0,
+        ),
+    ] = 0
     """Side of the tiles that the resized slice is cut into, half of each over the next; each is a
     slice to the method. 0 for none."""
-    clahe: float = 0.0
+    clahe: Annotated[
+        float,
+        Option(
+            "Clip limit of adaptive histogram equalisation, such as 0.01; 0: none.",
+            section=PREPROCESSING,
+            metavar="LIMIT",
+            least=0,
+        ),
+    ] = 0.0
     """Clip limit of contrast-limited adaptive histogram equalisation, see `Preprocessing`."""
-    backbone: str = ""
+    backbone: Annotated[
+        str,
+        Option(
+            "Backbone: see 'weights list'.",
+            metavar="BACKBONE",
+            shown_default="dinov3_vits16 if its weights are at hand, else dinov2_vits14_focus",
+        ),
+    ] = ""
     """A key of `known_backbones`; by default DINOv3 where its weights are at hand."""
-    layers: Annotated[Any, BeforeValidator(_as_tuple)] = None
+    layers: Annotated[
+        Any,
+        BeforeValidator(_as_tuple),
+        Option(
+            "Blocks of the backbone to read, such as 5,7,9 or last4.",
+            section=PREPROCESSING,
+            metavar="BLOCKS",
+            kind=str,
+            shown_default="chosen by the method",
+        ),
+    ] = None
     """Blocks of the backbone to read, counted from 1, also as text: ``"5,7,9"``, or ``"last4"``
     for its last four; by default those that the method asks for, else the backbone's own."""
-    fuse: Literal["concat", "mean"] = "concat"
+    fuse: Annotated[
+        Literal["concat", "mean"],
+        Option("Concatenate several blocks, or take their mean.", section=PREPROCESSING),
+    ] = "concat"
     """How several blocks make one embedding: one after the other, or their mean, which is no wider
     than one of them."""
-    weights: Annotated[str | None, BeforeValidator(_as_text)] = None
+    weights: Annotated[
+        str | None,
+        BeforeValidator(_as_text),
+        Option(
+            "Backbone weights that 'weights add' has not taken in.",
+            section=COMPUTING,
+            metavar="FILE",
+            kind=Path,
+        ),
+    ] = None
     """Backbone weights to use."""
-    method: str = DEFAULT_METHOD
+    method: Annotated[
+        str,
+        Option(
+            "Method: see 'models methods'. METHOD:KEY=VALUE,... sets its options.",
+            metavar="METHOD",
+            shown_default="change-novelty, or spatial-ar with one of its options below",
+        ),
+    ] = DEFAULT_METHOD
     """What learns: a key of `DETECTORS`."""
     options: Annotated[dict[str, Any], BeforeValidator(_as_dict)] = {}
     """The method's own options, see `Detector.options`."""
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0  # torch takes no larger one
+    seed: Annotated[
+        int,
+        Field(ge=0, le=2**63 - 1),  # torch takes no larger one
+        Option("The same seed gives the same weights.", metavar="N", least=0),
+    ] = 0
     """Of everything drawn at random."""
-    smoothing: int = 3
+    smoothing: Annotated[
+        int,
+        Option(
+            "Side of a mean filter over patch scores, an odd number; 1: none.",
+            section=SCORES,
+            metavar="N",
+            least=1,
+        ),
+    ] = 3
     """Side of the mean filter over patch scores, an odd number of patches; 1 for none."""
     top_share: Share = 0.01
     """Share of a slice's highest scores whose mean is the score of the slice, see `Scoring`."""
     valid_fraction: float = 0.2
     """Share of slices kept for validation, by whole patients, where the folder does not say
     which."""
-    calibration_folds: int = 0
+    calibration_fraction: Annotated[
+        float,
+        Option(
+            "Share of the slices kept, by whole patients, for calibration alone; 0: calibrate on "
+            "those kept for validation.",
+            section=SCORES,
+            metavar="SHARE",
+            least=0,
+            most=1,
+        ),
+    ] = 0.0
+    """Share of slices kept for calibration alone, by whole patients. With 0, the slices for
+    validation serve, which may have chosen the best epoch."""
+    calibration_folds: Annotated[
+        int,
+        Option(
+            "Calibrate on the training patients too, in N folds, each scored by what is learned "
+            "from the others; takes N more fits. 0: held-out patients only.",
+            section=SCORES,
+            metavar="N",
+            least=0,
+        ),
+    ] = 0
     """At least 2: the training patients have a part in the calibration too, dealt into so many
     folds, each scored by what is learned from the others, which takes as many fits more; see
     `napari_spatial_ar.normative.fitting.folds`. 0: only the held-out patients have."""
-    calibration_fraction: float = 0.0
-    """Share of slices kept for calibration alone, by whole patients. With 0, the slices for
-    validation serve, which may have chosen the best epoch."""
-    patient_pattern: str | None = None
-    """See `find_slices`."""
-    acquired: str = ""
+    acquired: Annotated[
+        str,
+        Option(
+            "How the scans were acquired, where neither headers nor file names say so (pictures): "
+            "'axial FLAIR'. Scans acquired otherwise then come with a warning.",
+            metavar="WORDS",
+            shown_default=None,
+        ),
+    ] = ""
     """How scans were acquired whose headers and names do not say so, such as ``"axial FLAIR"``;
     see `read_acquired`."""
 
@@ -249,6 +461,16 @@ class FitConfig(BaseModel):
 
         defaults = DETECTORS[self.method].options()
         return {name: v for name, v in self.options.items() if v != defaults[name]}
+
+    @classmethod
+    def offered(cls) -> dict[str, Option]:
+        """List the settings that the command line offers, and how."""
+        return {
+            name: part
+            for name, field in cls.model_fields.items()
+            for part in field.metadata
+            if isinstance(part, Option)
+        }
 
     def settings(self) -> dict[str, Any]:
         """Every field by its name, without the folders."""
@@ -358,6 +580,30 @@ def preprocessing_for(
     shown = Preprocessing(window, size, spec.mean, spec.std, clahe, tile)
     Tiling.of(shown, spec.patch)
     return shown
+
+
+def read_settings(text: str, known: Sequence[str]) -> dict[str, Any]:
+    """Read ``key=value,key=value``; values are JSON (lists become tuples) or plain words.
+
+    Raises
+    ------
+    InputError
+        If a part is not of that form, or its key is not among the known ones.
+    """
+    found: dict[str, Any] = {}
+    for part in filter(None, _COMMA.split(text)):
+        key, equals, value = part.partition("=")
+        if not equals or key not in known:
+            raise InputError(
+                f"'{part}' is no setting of a fit",
+                fix=f"Write METHOD:KEY=VALUE,... where a key is {', '.join(dict.fromkeys(known))}",
+            )
+        try:
+            read = parse_json(value)
+        except ValueError:
+            read = value
+        found[key] = tuple(read) if isinstance(read, list) else read
+    return found
 
 
 def read_size(size: str | int | Sequence[int]) -> tuple[int, int]:

@@ -364,7 +364,7 @@ def test_disk_that_fills_up_leaves_nothing_half_written(
         ({"layers": "two"}, "'two' does not say which blocks"),
         ({"fuse": "mean"}, "mean"),
         ({"device": "gpu"}, "no device 'gpu'"),
-        ({"backbone": "resnet"}, "no backbone 'resnet'.*at hand"),
+        ({"backbone": "resnet"}, "no backbone 'resnet'.*installed"),
         ({"weights": "absent.pth"}, "no such weights file"),
         ({"slice_range": "0.9:0.1"}, "0.9"),
         ({"acquired": "sideways"}, "'sideways' says nothing"),
