@@ -63,7 +63,7 @@ class BackboneRef:
     Parameters
     ----------
     name : str
-        Key of `napari_spatial_ar.normative.backbones.backbone.BACKBONES`.
+        Key of `napari_spatial_ar.normative.backbones.registry.BACKBONES`.
     layers : tuple of int
         Blocks read (empty: the last, through the final norm).
     sha256 : str

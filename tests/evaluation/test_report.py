@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from napari_spatial_ar.datasets.folders import BmadItem
+from napari_spatial_ar.evaluation import report
 from napari_spatial_ar.evaluation.baselines import ComparedMethod
 from napari_spatial_ar.evaluation.compare import Comparison, compare
 from napari_spatial_ar.evaluation.report import curves_svg, examples, patient_labels, write_report
@@ -129,6 +131,22 @@ def test_examples_are_the_best_median_and_worst_patients(comparison: Comparison)
         assert shown.shape == (224, 224, 3)
         assert (shown[..., 2] > shown[..., 0].astype(int) + 50).any()  # the label's cyan outline
         assert (bright != dark).any()
+
+
+@pytest.mark.parametrize("numbers", [(1, 255), (255, 1), (2, 7)])
+def test_the_picture_of_a_patient_is_that_of_the_largest_label(
+    tmp_path: Path, numbers: tuple[int, int]
+) -> None:
+    items = []
+    for side, number in zip((20, 10), numbers, strict=True):
+        label = np.zeros((40, 40), np.uint8)
+        label[:side, :side] = number
+        path = tmp_path / f"{side}.png"
+        Image.fromarray(label).save(path)
+        items.append(BmadItem(path, path, abnormal=True, group="p"))
+    unlabelled = BmadItem(tmp_path / "x.png", None, abnormal=True, group="p")
+    other = BmadItem(items[0].image, items[0].label, abnormal=True, group="another")
+    assert report._largest([unlabelled, *items[::-1], other], "p") == items[0]
 
 
 def test_without_labels_there_are_no_curves(cohort: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,18 @@ def test_the_data_set_says_what_it_is_and_of_what(data_set: Path, results: Path)
     with pytest.raises(InputError, match="another BIDS data set"):
         BidsDerivatives(results / "bids", "brain").add([other / FLAIR], results)
     assert BidsDerivatives(results / "bids", "brain").add([data_set / FLAIR], results) is None
+
+
+def test_one_run_does_not_mix_two_data_sets(data_set: Path, results: Path) -> None:
+    derived = BidsDerivatives(results / "bids", "brain")
+    assert derived.add([data_set / FLAIR], results) is None
+    before = {p: p.read_bytes() for p in (results / "bids").rglob("*") if p.is_file()}
+    second = data_set.with_name("raw2")
+    shutil.copytree(data_set, second)
+    with pytest.raises(InputError, match=r"another BIDS data set.*a folder of its own"):
+        derived.add([second / FLAIR], results)
+    assert {p: p.read_bytes() for p in (results / "bids").rglob("*") if p.is_file()} == before
+    assert derived.add([data_set / FLAIR.replace("FLAIR", "T1w")], results / ".") is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def dicom_sources(volume: Scan) -> tuple[tuple[Path, int], ...] | None:
     Parameters
     ----------
     volume : Scan
-        As from `napari_spatial_ar.imaging.read` or `find_scans`.
+        As from `napari_spatial_ar.imaging.reading.read` or `find_scans`.
 
     Returns
     -------

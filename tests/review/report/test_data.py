@@ -20,6 +20,7 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.findings import FindingsList, list_findings
+from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import write_scan_outputs
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 from napari_spatial_ar.review.report.data import (
@@ -104,6 +105,19 @@ def test_a_report_stands_alone_and_its_numbers_are_those_of_the_tables(
     record = json.loads(written.files["provenance"].read_text())
     assert record["created"] in page.text
     assert f"numpy {np.__version__}" in page.text
+
+
+def test_a_report_says_how_the_mask_was_made(scan: Scan, scores: Any, model: Any) -> None:
+    settings = MaskSettings(
+        hysteresis=2.25, min_pixels=3, smoothing_pixels=1.5, min_voxels=7, fill_holes=True
+    )
+    results = gather_results(scan, scores, model, threshold=2.0, settings=settings)
+    page = Page(scan_page(scan_report(results, model)))
+    facts = {row[0]: row[1] for row in page.rows if len(row) == 2}
+    assert facts["Mask"] == (
+        "regions that reach 2.25, of at least 7 voxels, of at least 3 pixels in a slice, smoothed "
+        "by 1.5 pixels, holes filled"
+    )
 
 
 def test_text_of_a_reader_or_a_header_is_harmless(
