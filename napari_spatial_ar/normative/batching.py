@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,22 +15,24 @@ import torch
 from torch import Tensor
 
 from napari_spatial_ar.normative.backbones.fair_lock import FairLock
+from napari_spatial_ar.normative.backbones.kept_tokens import KeptTokens
 from napari_spatial_ar.normative.memory import is_shortage, release
 from napari_spatial_ar.normative.scores import SliceScore
+from napari_spatial_ar.normative.tiling import check_finite
 
-__all__ = ["BatchScorer", "BatchSizes", "CudaGraphs", "ahead", "scores_in_order"]
+__all__ = ["BatchScorer", "BatchSizes", "CudaGraphs", "Prepared", "ahead", "scores_in_order"]
 
 K = TypeVar("K")
 T = TypeVar("T")
 
 Unit = npt.NDArray[np.float32]
-Maps = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+Maps = Callable[[Tensor, KeptTokens | None], tuple[Tensor, Tensor, Tensor]]
 
 # Larger batches were not faster on current GPUs.
 _LARGEST = 32
 # Number of slice shapes whose graphs are cached: a scan has one, or three if it is viewed in all
-# three planes.
-_GRAPHS = 3
+# three planes; if air is skipped, one for each number of tokens kept, which its slices share.
+_GRAPHS = 12
 _WARM_UPS = 3
 
 
@@ -56,8 +58,34 @@ class BatchSizes:
         self.next = self._largest = count
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A slice ready for the backbone.
+
+    Parameters
+    ----------
+    unit : (rows, columns) float32
+        Grey values in 0..1.
+    kept : KeptTokens or None
+        What of it goes through the backbone; None for all.
+    filled : bool
+        Whether there is something in it.
+    """
+
+    unit: Unit
+    kept: KeptTokens | None = None
+    filled: bool = True
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """What slices of a batch share."""
+        return (
+            self.unit.shape if self.kept is None else (*self.unit.shape, self.kept.index.shape[1])
+        )
+
+
 class CudaGraphs:
-    """Replays a function of one tensor as a CUDA graph, one for each of the latest shapes.
+    """Replays a function of tensors as a CUDA graph, one for each of the latest shapes.
 
     A graph saves the CPU time of launching kernels, which for a single slice is longer than the
     computation on the GPU.
@@ -68,36 +96,39 @@ class CudaGraphs:
         Takes and returns tensors on the GPU. It must not branch on values.
     """
 
-    def __init__(self, work: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+    def __init__(self, work: Callable[..., tuple[Tensor, ...]]) -> None:
         self._work = work
-        self._kept: OrderedDict[tuple[int, ...], tuple[Any, Tensor, tuple[Tensor, ...]]] = (
-            OrderedDict()
-        )
+        self._kept: OrderedDict[
+            tuple[torch.Size, ...], tuple[Any, tuple[Tensor, ...], tuple[Tensor, ...]]
+        ] = OrderedDict()
 
-    def __call__(self, tensor: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Run the function; the result is valid until the next call."""
-        shape = tuple(tensor.shape)
-        if shape not in self._kept:
-            self._kept[shape] = self._capture(tensor)
+        shapes = tuple(tensor.shape for tensor in tensors)
+        if shapes not in self._kept:
+            self._kept[shapes] = self._capture(tensors)
             if len(self._kept) > _GRAPHS:
                 self._kept.popitem(last=False)
-        self._kept.move_to_end(shape)
-        graph, given, results = self._kept[shape]
-        given.copy_(tensor, non_blocking=True)
+        self._kept.move_to_end(shapes)
+        graph, given, results = self._kept[shapes]
+        for place, tensor in zip(given, tensors, strict=True):
+            place.copy_(tensor, non_blocking=True)
         graph.replay()
         return results
 
-    def _capture(self, tensor: Tensor) -> tuple[Any, Tensor, tuple[Tensor, ...]]:
-        given = tensor.to("cuda").clone()
+    def _capture(
+        self, tensors: Sequence[Tensor]
+    ) -> tuple[Any, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        given = tuple(tensor.to("cuda").clone() for tensor in tensors)
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UPS):
-                self._work(given)
+                self._work(*given)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            results = self._work(given)
+            results = self._work(*given)
         return graph, given, results
 
 
@@ -105,7 +136,7 @@ class CudaGraphs:
 class _Batch:
     """Slices being scored: their scores are on the host once ``ready`` is set."""
 
-    keys: list[Any]
+    pairs: Sequence[tuple[Any, Prepared]]
     maps: tuple[Tensor, Tensor, Tensor]
     ready: Any
 
@@ -116,8 +147,8 @@ class BatchScorer:
     Parameters
     ----------
     maps : callable
-        (B, rows, columns) float32 on the device -> heatmaps (B, rows, columns), patch scores
-        (B, Hp, Wp) and image scores (B,), float32 there.
+        (B, rows, columns) float32 on the device, and what is kept of them -> heatmaps (B, rows,
+        columns), patch scores (B, Hp, Wp) and image scores (B,), float32 there.
     alone : callable
         Scores one slice for which the device does not have enough memory.
     device : torch.device
@@ -131,7 +162,7 @@ class BatchScorer:
     def __init__(
         self,
         maps: Maps,
-        alone: Callable[[Unit], SliceScore],
+        alone: Callable[[Prepared], SliceScore],
         device: torch.device,
         *,
         graphs: bool = False,
@@ -141,15 +172,18 @@ class BatchScorer:
         self._alone = alone
         self._device = device
         self._turns = turns or FairLock()
-        self._single: Any = CudaGraphs(maps) if graphs and device.type == "cuda" else maps
+        self._single = CudaGraphs(self._work) if graphs and device.type == "cuda" else self._work
 
-    def one(self, unit: Unit) -> SliceScore:
+    def _work(self, units: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
+        return self._maps(units, KeptTokens(*kept) if kept else None)
+
+    def one(self, shown: Prepared) -> SliceScore:
         """Score one slice; memory errors are raised as they occur."""
-        ((_, score),) = self._collect(self._launch([(None, unit)]))
+        ((_, score),) = self._collect(self._launch([(None, shown)]))
         return score
 
     def __call__(
-        self, units: Iterable[tuple[K, Unit]], sizes: BatchSizes
+        self, slices: Iterable[tuple[K, Prepared]], sizes: BatchSizes
     ) -> Iterator[tuple[K, SliceScore]]:
         """Score slices; while the device computes a batch, the previous one's scores are yielded.
 
@@ -158,27 +192,29 @@ class BatchScorer:
 
         Parameters
         ----------
-        units : iterable of (key, (rows, columns) float32)
-            Keys and slices with intensities in 0..1.
+        slices : iterable of (key, Prepared)
+            Keys and slices.
         sizes : BatchSizes
             Batch sizes.
 
         Yields
         ------
         (key, SliceScore)
-            In the order of ``units``.
+            In the order of ``slices``.
         """
         under_way: _Batch | None = None
-        todo, rest = iter(units), list[tuple[K, Unit]]()
-        while pairs := [*rest[: sizes.next], *islice(todo, max(0, sizes.next - len(rest)))]:
-            rest = rest[sizes.next :]
+        todo, rest = iter(slices), list[tuple[K, Prepared]]()
+        while ready := [*rest, *islice(todo, max(0, sizes.next - len(rest)))]:
+            _, alike = next(groupby(ready[: sizes.next], lambda pair: pair[1].kind))
+            pairs = list(alike)
+            rest = ready[len(pairs) :]
             launched = self._launch_or_none(pairs)
             if under_way is not None:
                 yield from self._collect(under_way)
                 under_way = None
             if launched is None and len(pairs) == 1:
-                for key, unit in chain(pairs, rest, todo):
-                    yield key, self._alone(unit)
+                for key, shown in chain(pairs, rest, todo):
+                    yield key, self._alone(shown)
                 return
             if launched is None:
                 sizes.at_most(len(pairs) // 2)
@@ -193,7 +229,7 @@ class BatchScorer:
         if under_way is not None:
             yield from self._collect(under_way)
 
-    def _launch_or_none(self, pairs: Sequence[tuple[Any, Unit]]) -> _Batch | None:
+    def _launch_or_none(self, pairs: Sequence[tuple[Any, Prepared]]) -> _Batch | None:
         try:
             return self._launch(pairs)
         except (RuntimeError, MemoryError) as error:
@@ -203,38 +239,50 @@ class BatchScorer:
         release()
         return None
 
-    def _launch(self, pairs: Sequence[tuple[Any, Unit]]) -> _Batch:
+    def _launch(self, pairs: Sequence[tuple[Any, Prepared]]) -> _Batch:
         # From input to the copies of the results: a graph has a single buffer for each.
         with self._turns.taken(), torch.inference_mode():
             return self._launch_now(pairs)
 
-    def _launch_now(self, pairs: Sequence[tuple[Any, Unit]]) -> _Batch:
-        tensors = [torch.from_numpy(np.ascontiguousarray(unit)) for _, unit in pairs]
+    def _launch_now(self, pairs: Sequence[tuple[Any, Prepared]]) -> _Batch:
+        tensors = [torch.from_numpy(np.ascontiguousarray(shown.unit)) for _, shown in pairs]
         # One by one: stacking them on the host first would copy them twice.
         given = torch.empty((len(tensors), *tensors[0].shape), device=self._device)
         # Other devices do not signal when a copy is complete.
         on_card = self._device.type == "cuda"
         for place, tensor in zip(given, tensors, strict=True):
             place.copy_(tensor, non_blocking=on_card)
-        found = (self._single if len(pairs) == 1 else self._maps)(given)
+        kept = _together([shown.kept for _, shown in pairs if shown.kept is not None])
+        found = (self._single if len(pairs) == 1 else self._work)(
+            given, *(tensor.to(self._device, non_blocking=on_card) for tensor in kept)
+        )
         heat, patches, images = (t.to("cpu", non_blocking=on_card) for t in found)
         ready = None
         if on_card:
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
-        return _Batch([key for key, _ in pairs], (heat, patches, images), ready)
+        return _Batch(pairs, (heat, patches, images), ready)
 
     def _collect(self, batch: _Batch) -> Iterator[tuple[Any, SliceScore]]:
         if batch.ready is not None:
             with self._turns.taken():
                 batch.ready.synchronize()
         heat, patches, images = (t.numpy() for t in batch.maps)
-        for key, nll, grid, image in zip(batch.keys, heat, patches, images, strict=True):
+        for (key, shown), nll, grid, image in zip(batch.pairs, heat, patches, images, strict=True):
+            present = True if shown.kept is None else shown.kept.present[0].numpy()
+            check_finite((np.isnan(grid) & present).any())
             yield key, SliceScore(nll=nll, grid=grid, image_score=float(image))
 
 
+def _together(kept: Sequence[KeptTokens]) -> tuple[Tensor, ...]:
+    """Make what is kept of each slice that of a batch, as its tensors; none of none."""
+    if not kept:
+        return ()
+    return torch.cat([one.present for one in kept]), torch.cat([one.index for one in kept])
+
+
 def scores_in_order(
-    scorer: BatchScorer, prepared: Iterable[tuple[K, Unit, bool]], sizes: BatchSizes
+    scorer: BatchScorer, prepared: Iterable[tuple[K, Prepared]], sizes: BatchSizes
 ) -> Iterator[tuple[K, SliceScore]]:
     """Score slices that show body, and return empty scores for the others, in order.
 
@@ -242,8 +290,8 @@ def scores_in_order(
     ----------
     scorer, sizes
         See `BatchScorer`.
-    prepared : iterable of (key, (rows, columns) float32, bool)
-        Keys, slices, and whether there is body in them.
+    prepared : iterable of (key, Prepared)
+        Keys and slices, some of them without body.
 
     Yields
     ------
@@ -252,11 +300,11 @@ def scores_in_order(
     """
     kept: deque[tuple[K, SliceScore | None]] = deque()
 
-    def filled_ones() -> Iterator[tuple[K, Unit]]:
-        for key, unit, filled in prepared:
-            kept.append((key, None if filled else SliceScore.empty(unit.shape)))
-            if filled:
-                yield key, unit
+    def filled_ones() -> Iterator[tuple[K, Prepared]]:
+        for key, shown in prepared:
+            kept.append((key, None if shown.filled else SliceScore.empty(shown.unit.shape)))
+            if shown.filled:
+                yield key, shown
 
     for key, score in scorer(filled_ones(), sizes):
         while (first := kept.popleft())[1] is not None:

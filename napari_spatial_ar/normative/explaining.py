@@ -119,6 +119,8 @@ class EmbeddedSlice:
             If there is not enough memory.
         """
         tile, row, column = self._tile_of(patch)
+        if self.grids[tile, 0, row, column].isnan():
+            return Explanation("The patch shows air, which the model leaves out.", ())
         with (
             model.turns.taken(),
             one_sentence("Explaining a patch", model.device),

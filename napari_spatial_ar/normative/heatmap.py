@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from napari_spatial_ar.normative.scores import SliceScore
 
-__all__ = ["Scoring"]
+__all__ = ["Scoring", "mean_around"]
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,11 @@ class Scoring:
     top_share: float = 0.0
 
     def smooth(self, scores: Tensor) -> Tensor:
-        """Mean-filter patch scores (B, Hp, Wp); the filter shrinks at the edges."""
-        if self.smoothing == 1:
-            return scores
-        return functional.avg_pool2d(
-            scores[:, None],
-            self.smoothing,
-            stride=1,
-            padding=self.smoothing // 2,
-            count_include_pad=False,
-        )[:, 0]
+        """Mean-filter patch scores (B, Hp, Wp).
+
+        The filter shrinks at the edges of the slice and of skipped air, which stays NaN.
+        """
+        return scores if self.smoothing == 1 else mean_around(scores[:, None], self.smoothing)[:, 0]
 
     def __call__(self, scores: Tensor, shape: tuple[int, int], divisor: float) -> SliceScore:
         """Heatmap and image score of one slice.
@@ -76,7 +71,39 @@ class Scoring:
         """
         smooth = self.smooth(scores.float()) / divisor
         heatmaps = functional.interpolate(
-            smooth[:, None], size=shape, mode="bilinear", align_corners=False
+            smooth[:, None].nan_to_num(0.0), size=shape, mode="bilinear", align_corners=False
         )[:, 0]
+        return heatmaps, self.image_scores(smooth)
+
+    def image_scores(self, smooth: Tensor) -> Tensor:
+        """Mean of the largest of smoothed patch scores, (B, Hp, Wp) to (B,)."""
         count = max(1, round(self.top_share * smooth[0].numel()))
-        return heatmaps, torch.topk(smooth.flatten(1), count).values.mean(dim=1)
+        largest = smooth.flatten(1).nan_to_num(-torch.inf).topk(count).values
+        # Of a slice with next to no body there may be fewer.
+        there = largest.isfinite()
+        return largest.where(there, 0).sum(dim=1) / there.sum(dim=1)
+
+
+def mean_around(values: Tensor, side: int) -> Tensor:
+    """Mean of the values in a square around each place, edges and NaN left out.
+
+    Parameters
+    ----------
+    values : (B, C, Hp, Wp) float
+        NaN in all channels of a place where there is nothing.
+    side : int
+        Odd side of the square.
+
+    Returns
+    -------
+    (B, C, Hp, Wp) float
+        NaN where ``values`` are.
+    """
+    missing = values[:, :1].isnan()
+    filled = values.masked_fill(missing, 0.0)
+
+    def pooled(grid: Tensor) -> Tensor:
+        return functional.avg_pool2d(grid, side, 1, side // 2, count_include_pad=False)
+
+    share = pooled((~missing).to(values.dtype))
+    return (pooled(filled) / share).masked_fill(missing, torch.nan)

@@ -25,7 +25,14 @@ from napari_spatial_ar.normative.backbones import engines
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.devices import resolve_device
 from napari_spatial_ar.normative.backbones.fair_lock import FairLock
-from napari_spatial_ar.normative.batching import BatchScorer, BatchSizes, ahead, scores_in_order
+from napari_spatial_ar.normative.backbones.kept_tokens import KeptTokens
+from napari_spatial_ar.normative.batching import (
+    BatchScorer,
+    BatchSizes,
+    Prepared,
+    ahead,
+    scores_in_order,
+)
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.cancellation import check_cancelled
 from napari_spatial_ar.normative.detectors import Detector, score_grid
@@ -178,7 +185,7 @@ class NormativeModel:
         self._check(image)
         if window is None:
             window = resolve(self.header.preprocessing.window, image, _intensity_of(image))
-        return self._score(apply_window(image, *window))
+        return self._score(self._prepared(apply_window(image, *window)))
 
     def _check(self, image: npt.NDArray[Any]) -> None:
         if image.ndim != 2:
@@ -195,17 +202,24 @@ class NormativeModel:
         if image.min() == image.max():
             raise InputError(f"all pixels of the slice have the same value, {image.min():g}")
 
-    def _score(self, unit: npt.NDArray[np.float32]) -> SliceScore:
+    def _prepared(self, unit: npt.NDArray[np.float32]) -> Prepared:
+        """Find the patches of a windowed slice that go through the backbone."""
+        if not self._in_batches:
+            return Prepared(unit)
+        present = self.header.preprocessing.present(unit, self.backbone.patch)
+        return Prepared(unit, None if present is None else KeptTokens.of(present[None]))
+
+    def _score(self, shown: Prepared) -> SliceScore:
         """Score a windowed slice; on the CPU from now on where the device has no room for it."""
         try:
-            return self._score_here(unit)
+            return self._score_here(shown)
         except MemoryShortage:
             if self.device.type == "cpu":
                 raise
         # Not in the handler: the error holds on to what the failed try has made.
         with self.turns.taken():
             self._move_to_cpu()
-        return self._score_here(unit)
+        return self._score_here(shown)
 
     def _move_to_cpu(self) -> None:
         if self.device.type == "cpu":
@@ -220,12 +234,12 @@ class NormativeModel:
         vars(self).pop("_batches", None)
         release()
 
-    def _score_here(self, unit: npt.NDArray[np.float32]) -> SliceScore:
-        preprocessing, (rows, columns) = self.header.preprocessing, unit.shape
+    def _score_here(self, shown: Prepared) -> SliceScore:
+        preprocessing, (rows, columns) = self.header.preprocessing, shown.unit.shape
         with self.turns.taken(), one_sentence("Scoring a slice", self.device):
             if self._in_batches:
-                return self._batches.one(unit)
-            grids = embed_slice(self.backbone, preprocessing, unit)
+                return self._batches.one(shown)
+            grids = embed_slice(self.backbone, preprocessing, shown.unit)
             check_cancelled()
             tiling = Tiling.of(preprocessing, self.backbone.patch)
             return score_grid(self.detector, self.header.scoring, grids, (rows, columns), tiling)
@@ -257,9 +271,10 @@ class NormativeModel:
         return BatchSizes()
 
     @torch.inference_mode()
-    def _maps(self, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _maps(self, units: Tensor, kept: KeptTokens | None) -> tuple[Tensor, Tensor, Tensor]:
         """Heatmaps, patch scores and image scores of windowed slices; see `BatchScorer`."""
-        grids = self.backbone.compute(self.header.preprocessing.resized(units))
+        images = self.header.preprocessing.resized(units)
+        grids = self.backbone.compute(images, *([] if kept is None else [kept]))
         patches, own = self.detector.all_scores(grids)
         shape = (int(units.shape[1]), int(units.shape[2]))
         heat, images = self.header.scoring.maps(patches, shape, self.detector.heatmap_divisor)
@@ -314,16 +329,16 @@ class NormativeModel:
                 raise InputError(f"there is no slice {index}: the scan has {count}")
         window = resolve(self.header.preprocessing.window, volume)
 
-        def shown(index: int) -> tuple[int, npt.NDArray[np.float32], bool]:
+        def shown(index: int) -> tuple[int, Prepared]:
             unit = apply_window(volume.slice(index), *window)
-            filled = has_tissue(unit) and bool(unit.min() < unit.max())
-            if filled:
-                self._check(unit)
-            return index, unit, filled
+            if not (has_tissue(unit) and bool(unit.min() < unit.max())):
+                return index, Prepared(unit, filled=False)
+            self._check(unit)
+            return index, self._prepared(unit)
 
         if not self._in_batches:
-            for index, unit, filled in map(shown, order):
-                yield index, self._score(unit) if filled else SliceScore.empty(unit.shape)
+            for index, one in map(shown, order):
+                yield index, self._score(one) if one.filled else SliceScore.empty(one.unit.shape)
             return
         prepared = ahead(shown, order, threads=_THREADS, most=_AHEAD)
         yield from scores_in_order(self._batches, prepared, self._sizes)

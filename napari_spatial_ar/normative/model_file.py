@@ -44,10 +44,11 @@ __all__ = [
 
 # The newest version. A model is written in the oldest version that can represent it, so that older
 # programs read what they can and refuse the rest: 2 adds `BackboneRef.fuse`,
-# `Preprocessing.clahe` and `Preprocessing.tile`; 3 adds `ModelHeader.selection`. Fields that do not
-# change scores need no new version: `ModelHeader.looks` and `acquired`, and `Calibration.folds` and
-# `peaks`, are ignored by programs that do not know them.
-FORMAT_VERSION = 3
+# `Preprocessing.clahe` and `Preprocessing.tile`; 3 adds `ModelHeader.selection`; 4 adds
+# `Preprocessing.skip_air`. Fields that do not change scores need no new version:
+# `ModelHeader.looks` and `acquired`, and `Calibration.folds` and `peaks`, are ignored by programs
+# that do not know them.
+FORMAT_VERSION = 4
 MODEL_FILE = "model.safetensors"
 _KEY = "napari-spatial-ar"
 _SECONDS = "seconds"
@@ -120,6 +121,7 @@ class ModelHeader:
         shown = self.preprocessing
         new = self.backbone.fuse != "concat" or shown.clahe or shown.tile
         least = 3 if self.selection != Selection() else 2 if new else 1
+        least = 4 if shown.skip_air else least
         object.__setattr__(self, "format_version", max(least, self.format_version))
 
     def to_dict(self) -> dict[str, Any]:

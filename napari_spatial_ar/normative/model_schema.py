@@ -69,6 +69,7 @@ class _Preprocessing(Part):
     std: Annotated[list[Annotated[float, Field(gt=0, le=1e6)]], Field(min_length=3, max_length=3)]
     clahe: Share = 0.0
     tile: Annotated[int, Field(ge=0, le=2**16)] = 0
+    skip_air: bool = False
 
 
 class _Backbone(Closed):

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.backbones.registry import IMAGENET_MEAN, IMAGENET_STD
 
@@ -38,6 +39,8 @@ class Preprocessing:
     tile : int
         Side of the tiles into which the resized slice is cut, see
         `napari_spatial_ar.normative.tiling.Tiling`; 0 for none.
+    skip_air : bool
+        Whether patches without body are left out of the backbone and of all that follows.
 
     Raises
     ------
@@ -51,6 +54,7 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
     clahe: float = 0.0
     tile: int = 0
+    skip_air: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.clahe <= 1:
@@ -105,13 +109,37 @@ class Preprocessing:
         channels = zip(self.mean, self.std, strict=True)
         return torch.cat([(images - mean) / std for mean, std in channels], dim=1)
 
+    def present(self, unit: npt.NDArray[np.float32], patch: int) -> Tensor | None:
+        """Find the patches of a windowed slice that go through the backbone.
+
+        Parameters
+        ----------
+        unit : (rows, columns) float32
+            Grey values in 0..1.
+        patch : int
+            Side of a patch in pixels of the resized slice.
+
+        Returns
+        -------
+        (Hp, Wp) bool or None
+            Patches that hold a pixel of the body (`tissue_mask`), and those next to them; None
+            if all do because `skip_air` is off.
+        """
+        if not self.skip_air:
+            return None
+        body = torch.from_numpy(tissue_mask(unit))[None].float()
+        grid = [side // patch for side in self.size]
+        holds = functional.adaptive_max_pool2d(body, grid)
+        return functional.max_pool2d(holds, 3, stride=1, padding=1)[0].bool()
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, stored in the model file; ``clahe`` and ``tile`` only if they are set.
+        """JSON form, stored in the model file; options added later only if they are set.
 
         Models and stored grids from before these existed therefore keep their hashes.
         """
         values = {**asdict(self), "window": self.window.to_dict()}
-        return {key: v for key, v in values.items() if key not in ("clahe", "tile") or v}
+        later = ("clahe", "tile", "skip_air")
+        return {key: v for key, v in values.items() if key not in later or v}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
@@ -123,4 +151,5 @@ class Preprocessing:
             std=tuple(values["std"]),
             clahe=values.get("clahe", 0.0),
             tile=values.get("tile", 0),
+            skip_air=values.get("skip_air", False),
         )

@@ -22,8 +22,8 @@ class SliceScore:
         Heatmap at the slice's own size, in the model's unit. Only where the method is Spatial AR
         is it a negative log-likelihood; `scores` is the same array for any method.
     grid : (Hp, Wp) float32 or None
-        Patch scores as the method gives them, unsmoothed: of Spatial AR, A_ij in nats. None where
-        they were not kept.
+        Patch scores as the method gives them, unsmoothed: of Spatial AR, A_ij in nats. NaN where
+        a patch of air is skipped (``nll`` is 0 there); None if they were not stored.
     image_score : float
         One number for the slice, in the unit of ``nll``; NaN for a slice with nothing in it,
         which is not scored.

@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.errors import InputError, WeightsError
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.backbones.backbone import Backbone
 
-__all__ = ["Tiling", "embed_slice"]
+__all__ = ["Tiling", "check_finite", "embed_slice"]
 
 # Tiles embedded together: more are no faster on a CPU, and need more memory.
 _TOGETHER = 8
@@ -102,12 +102,15 @@ class Tiling:
         )
 
     def join(self, tiles: Tensor) -> Tensor:
-        """Merge scores of tiles (T, h, w) to (Hp, Wp): their mean where tiles overlap."""
+        """Merge scores of tiles (T, h, w) to (Hp, Wp): their mean where tiles overlap.
+
+        NaN where they are NaN in every tile.
+        """
         rows, columns = self.side
         total, count = tiles.new_zeros(self.grid), tiles.new_zeros(self.grid)
         for tile, (row, column) in zip(tiles, self.offsets, strict=True):
-            total[row : row + rows, column : column + columns] += tile
-            count[row : row + rows, column : column + columns] += 1
+            total[row : row + rows, column : column + columns] += tile.nan_to_num(0.0)
+            count[row : row + rows, column : column + columns] += ~tile.isnan()
         mean: Tensor = total / count
         return mean
 
@@ -127,16 +130,44 @@ def embed_slice(
     Returns
     -------
     (T, D, h, w) float32
-        The grid of each tile; T is 1 if the slice is not tiled.
+        The grid of each tile; T is 1 if the slice is not tiled. NaN where a patch is skipped, see
+        `Preprocessing.present`.
 
     Raises
     ------
     InputError
         If the sizes do not match the backbone, see `Tiling.of`.
+    WeightsError
+        If its embeddings are not finite.
     """
-    tiles = Tiling.of(preprocessing, backbone.patch).cut(preprocessing(unit), backbone.patch)
-    starts = range(0, len(tiles), _TOGETHER)
-    return torch.cat([backbone.embed(tiles[n : n + _TOGETHER]) for n in starts])
+    tiling = Tiling.of(preprocessing, backbone.patch)
+    tiles = torch.split(tiling.cut(preprocessing(unit), backbone.patch), _TOGETHER)
+    present = preprocessing.present(unit, backbone.patch)
+    if present is None:
+        grids = torch.cat([backbone.embed(some) for some in tiles])
+        check_finite(grids[:, 0].isnan().any())
+        return grids
+    masks = tiling.cut(present)
+    pairs = zip(tiles, torch.split(masks, _TOGETHER), strict=True)
+    grids = torch.cat([backbone.embed(*pair) for pair in pairs])
+    check_finite((grids[:, 0].isnan() & masks.to(grids.device)).any())
+    return grids
+
+
+def check_finite(broken: Tensor | np.bool_) -> None:
+    """See that only skipped patches are NaN.
+
+    Raises
+    ------
+    WeightsError
+        If ``broken``: others would be taken for air.
+    """
+    if broken:
+        raise WeightsError(
+            "the backbone gave embeddings that are not finite numbers",
+            fix="Set NAPARI_SPATIAL_AR_ENGINE=float32, and check the weights with "
+            "'napari-spatial-ar weights list'",
+        )
 
 
 def _patches(what: str, pixels: int, patch: int) -> int:

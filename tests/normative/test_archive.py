@@ -146,10 +146,10 @@ def test_unknown_versions_and_methods_say_what_they_need(
     tiny_backbone: Backbone, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as later:
-        later.setattr(model_file, "FORMAT_VERSION", 4)
-        build(tiny_backbone, format_version=4).save(folder)
+        later.setattr(model_file, "FORMAT_VERSION", 5)
+        build(tiny_backbone, format_version=5).save(folder)
         path = export_model(folder, tmp_path / "later.zip")
-    with pytest.raises(ModelFileError, match=r"version is 4.*Update napari-spatial-ar"):
+    with pytest.raises(ModelFileError, match=r"version is 5.*Update napari-spatial-ar"):
         import_model(path)
     build(tiny_backbone, method="oracle").save(folder)
     path = packed(tmp_path, **{"a/model.safetensors": (folder / "model.safetensors").read_bytes()})

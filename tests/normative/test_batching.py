@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 
 from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.backbones.kept_tokens import KeptTokens
 from napari_spatial_ar.normative.batching import (
     BatchScorer,
     BatchSizes,
+    Prepared,
     ahead,
     scores_in_order,
 )
@@ -25,9 +28,9 @@ from tests.normative.test_model import build
 CPU = torch.device("cpu")
 
 
-def units(count: int) -> list[tuple[int, np.ndarray]]:
+def slices(count: int) -> list[tuple[int, Prepared]]:
     rng = np.random.default_rng(0)
-    return [(n, rng.random((48, 64), dtype=np.float32)) for n in range(count)]
+    return [(n, Prepared(rng.random((48, 64), dtype=np.float32))) for n in range(count)]
 
 
 @pytest.fixture
@@ -40,15 +43,15 @@ def scorer_of(model: NormativeModel, most: int = 99) -> tuple[BatchScorer, list[
     sizes: list[int] = []
     alone: list[str] = []
 
-    def maps(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def maps(batch: Tensor, kept: KeptTokens | None) -> tuple[Tensor, Tensor, Tensor]:
         if len(batch) > most:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         sizes.append(len(batch))
-        return model._maps(batch)
+        return model._maps(batch, kept)
 
-    def one(unit: np.ndarray) -> SliceScore:
+    def one(shown: Prepared) -> SliceScore:
         alone.append("slice")
-        return model._score(unit)
+        return model._score(shown)
 
     return BatchScorer(maps, one, CPU), sizes, alone
 
@@ -73,19 +76,19 @@ def test_sizes_double_up_to_the_largest() -> None:
 
 def test_batches_score_what_slices_score_alone(model: NormativeModel) -> None:
     scorer, sizes, alone = scorer_of(model)
-    found = list(scorer(iter(units(11)), BatchSizes(4)))
+    found = list(scorer(iter(slices(11)), BatchSizes(4)))
     assert [key for key, _ in found] == list(range(11))
     assert sizes == [1, 2, 4, 4]
     assert alone == []
-    for (_, score), (_, unit) in zip(found, units(11), strict=True):
-        assert_same(score, model._score(unit))
+    for (_, score), (_, shown) in zip(found, slices(11), strict=True):
+        assert_same(score, model._score(shown))
 
 
 def test_the_first_slice_is_given_out_before_more_are_asked_for(model: NormativeModel) -> None:
     asked = []
 
-    def watched() -> Iterator[tuple[int, np.ndarray]]:
-        for pair in units(8):
+    def watched() -> Iterator[tuple[int, Prepared]]:
+        for pair in slices(8):
             asked.append(pair[0])
             yield pair
 
@@ -99,34 +102,36 @@ def test_the_first_slice_is_given_out_before_more_are_asked_for(model: Normative
 def test_less_at_once_where_memory_runs_short(model: NormativeModel, most: int) -> None:
     scorer, sizes, alone = scorer_of(model, most)
     batches = BatchSizes(8)
-    found = list(scorer(iter(units(9)), batches))
+    found = list(scorer(iter(slices(9)), batches))
     assert [key for key, _ in found] == list(range(9))
     assert max(sizes) <= most
     assert alone == []
     assert batches.next <= most
-    for (_, score), (_, unit) in zip(found, units(9), strict=True):
-        assert_same(score, model._score(unit))
+    for (_, score), (_, shown) in zip(found, slices(9), strict=True):
+        assert_same(score, model._score(shown))
 
 
 def test_without_room_for_one_each_goes_alone(model: NormativeModel) -> None:
     scorer, sizes, alone = scorer_of(model, 0)
-    found = list(scorer(iter(units(3)), BatchSizes()))
+    found = list(scorer(iter(slices(3)), BatchSizes()))
     assert [key for key, _ in found] == [0, 1, 2]
     assert (sizes, len(alone)) == ([], 3)
 
 
 def test_other_errors_are_raised(model: NormativeModel) -> None:
-    def broken(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def broken(batch: Tensor, kept: KeptTokens | None) -> tuple[Tensor, Tensor, Tensor]:
         raise RuntimeError("the kernel failed")
 
     scorer = BatchScorer(broken, model._score, CPU)
     with pytest.raises(RuntimeError, match="the kernel failed"):
-        list(scorer(iter(units(2)), BatchSizes()))
+        list(scorer(iter(slices(2)), BatchSizes()))
 
 
 def test_empty_slices_keep_their_place(model: NormativeModel) -> None:
     filled = [False, True, False, False, True, True, False]
-    prepared = ((n, unit, full) for (n, unit), full in zip(units(7), filled, strict=True))
+    prepared = (
+        (n, replace(shown, filled=full)) for (n, shown), full in zip(slices(7), filled, strict=True)
+    )
     scorer, *_ = scorer_of(model)
     found = list(scores_in_order(scorer, prepared, BatchSizes(4)))
     assert [key for key, _ in found] == list(range(7))
@@ -176,13 +181,13 @@ def test_no_thread_is_left_when_it_is_closed() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_card_gives_the_scores_of_the_processor(tiny_backbone: Backbone) -> None:
-    expected = [build(tiny_backbone)._score(unit) for _, unit in units(9)]
+    expected = [build(tiny_backbone)._score(shown) for _, shown in slices(9)]
     tiny_backbone.move(torch.device("cuda"))
     model = build(tiny_backbone)
     model.device = torch.device("cuda")
     model.detector.to(model.device)
-    found = [score for _, score in model._batches(iter(units(9)), model._sizes)]
-    again = model._score(units(9)[5][1])  # replayed as a graph
+    found = [score for _, score in model._batches(iter(slices(9)), model._sizes)]
+    again = model._score(slices(9)[5][1])  # replayed as a graph
     for score, wanted in zip(found, expected, strict=True):
         assert_same(score, wanted)
     assert_same(again, expected[5])

@@ -228,7 +228,7 @@ def test_a_method_that_cannot_do_with_less_ends_with_one_sentence(
 
     settings["method"] = "memory-bank"
     with monkeypatch.context() as patch:
-        patch.setattr("napari_spatial_ar.normative.detectors.memory_bank.rows_of", full)
+        patch.setattr("napari_spatial_ar.normative.detectors.memory_bank.present_rows", full)
         with pytest.raises(MemoryShortage, match=r"^Learning by Memory bank needs"):
             nsar.fit(normal_slices, out=tmp_path / "m", **settings)
     monkeypatch.setattr(MemoryBank, "score", full)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError, WeightsError
 from napari_spatial_ar.normative.backbones import engines
 from napari_spatial_ar.normative.backbones.fair_lock import FairLock
+from napari_spatial_ar.normative.backbones.kept_tokens import KeptTokens, same_length
 from napari_spatial_ar.normative.backbones.registry import BackboneSpec
 from napari_spatial_ar.normative.backbones.weight_files import (
     Rounding,
@@ -51,14 +52,59 @@ class PatchGrid(nn.Module):
         # These two accept images of one size only, unless asked to interpolate positions.
         learned = spec.family in ("vit", "clip")
         self._options = {"interpolate_pos_encoding": True} if learned else {}
+        self._kept: Tensor | None = None
+        for name, module in model.named_modules():
+            if name.endswith("rope_embeddings"):
+                module.register_forward_hook(self._keep_positions)
+            elif re.search(r"(^|\.)embeddings$", name):
+                module.register_forward_hook(self._keep_tokens)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) float -> (B, D, Hp, Wp) float32; computed in the dtype of the weights."""
+    @property
+    def skips_tokens(self) -> bool:
+        """Whether patches can be skipped: a convolutional network needs them all."""
+        return self.spec.family != "dinov3_convnext"
+
+    def _keep_tokens(self, module: nn.Module, given: Any, tokens: Tensor) -> Tensor | None:
+        """Drop patches after positions are added; class token and registers stay."""
+        if self._kept is None:
+            return None
+        patches = (given[0].shape[2] // self.spec.patch) * (given[0].shape[3] // self.spec.patch)
+        first = tokens.shape[1] - patches
+        index = (self._kept + first)[..., None].expand(-1, -1, tokens.shape[2])
+        return torch.cat([tokens[:, :first], tokens.gather(1, index)], dim=1)
+
+    def _keep_positions(
+        self, module: nn.Module, given: Any, angles: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor] | None:
+        """Drop the rotary positions of the same patches: (N, d) -> (B, 1, L, d), twice."""
+        if self._kept is None:
+            return None
+        cos, sin = angles
+        return cos[self._kept][:, None], sin[self._kept][:, None]
+
+    def forward(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Embed images, computed in the dtype of the weights.
+
+        Parameters
+        ----------
+        images : (B, 3, H, W) float
+            Normalised.
+        kept : (B, L) int64, optional
+            Raster indices of the patches that go through the blocks; all by default.
+
+        Returns
+        -------
+        (B, D, Hp, Wp) float32, or (B, L, D) float32 of the patches kept
+        """
         spec = self.spec
         rows, columns = (n // spec.patch for n in images.shape[2:])
-        out = self.model(
-            pixel_values=images, output_hidden_states=bool(spec.layers), **self._options
-        )
+        self._kept = kept
+        try:
+            out = self.model(
+                pixel_values=images, output_hidden_states=bool(spec.layers), **self._options
+            )
+        finally:
+            self._kept = None
         if spec.layers:
             blocks = [
                 functional.layer_norm(out.hidden_states[n].float(), (spec.width,), eps=1e-6)
@@ -72,6 +118,8 @@ class PatchGrid(nn.Module):
         else:
             tokens = out.last_hidden_state.float()
         # The class token and any registers come first.
+        if kept is not None:
+            return tokens[:, -kept.shape[1] :]
         patches = tokens[:, -rows * columns :]
         return patches.transpose(1, 2).reshape(len(images), -1, rows, columns)
 
@@ -171,17 +219,21 @@ class Backbone(nn.Module):
         return super().train(False)
 
     @torch.inference_mode()
-    def embed(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor, present: Tensor | None = None) -> Tensor:
         """Patch embeddings of normalised images.
 
         Parameters
         ----------
         images : (B, 3, H, W) float32
             Normalised as the backbone was trained; H and W multiples of the patch.
+        present : (B, H / patch, W / patch) bool, optional
+            Patches with body, see `Preprocessing.present`. The others are left out of the
+            transformer, and attention does not see them; by default none is.
 
         Returns
         -------
         (B, D, H / patch, W / patch) float32
+            NaN where a patch is left out.
 
         Raises
         ------
@@ -192,23 +244,42 @@ class Backbone(nn.Module):
             they are embedded in smaller batches.
         """
         self.check_images(images)
-        return self.portions(
-            len(images),
-            self.device,
-            lambda size: torch.cat([self.compute(part) for part in torch.split(images, size)]),
-        )
+        if present is None:
+            return self._in_portions(images, None)
+        places = list(same_length(present))
+        grids = [self._in_portions(images[some], present[some]) for some in places]
+        return torch.cat(grids)[torch.cat(places).argsort().to(grids[0].device)]
 
-    def compute(self, images: Tensor) -> Tensor:
+    def _in_portions(self, images: Tensor, present: Tensor | None) -> Tensor:
+        def embedded(size: int) -> Tensor:
+            parts = torch.split(images, size)
+            if present is None:
+                return torch.cat([self.compute(part) for part in parts])
+            kept = [KeptTokens.of(part) for part in torch.split(present, size)]
+            return torch.cat([self.compute(*both) for both in zip(parts, kept, strict=True)])
+
+        return self.portions(len(images), self.device, embedded)
+
+    def compute(self, images: Tensor, kept: KeptTokens | None = None) -> Tensor:
         """Embed all images in one batch; torch's own errors are raised if memory runs short."""
         self.check_images(images)
         with self.turns.taken():
-            return self._engine(images.to(self.device))
+            return self._computed(self._engine, images, kept)
 
-    def compute_with(self, engine: str, images: Tensor) -> Tensor:
+    def compute_with(self, engine: str, images: Tensor, kept: KeptTokens | None = None) -> Tensor:
         """Embed like `compute` but with another engine, for comparison (raises like `use`)."""
         self.check_images(images)
         with self.turns.taken():
-            return self._built(engine)(images.to(self.device))
+            return self._computed(self._built(engine), images, kept)
+
+    def _computed(self, engine: engines.Engine, images: Tensor, kept: KeptTokens | None) -> Tensor:
+        images = images.to(self.device)
+        if kept is None:
+            return engine(images)
+        kept = kept.to(self.device)
+        if self.network.skips_tokens:
+            return kept.grid(engine(images, kept.index))
+        return engine(images).masked_fill(~kept.present[:, None], torch.nan)
 
     @cached_property
     def portions(self) -> Portions:

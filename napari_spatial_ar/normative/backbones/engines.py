@@ -37,7 +37,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,7 @@ from napari_spatial_ar.imaging.files import atomic_write_bytes
 from napari_spatial_ar.imaging.samples import sample_volume
 from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
 from napari_spatial_ar.normative.backbones.devices import native_bfloat16
+from napari_spatial_ar.normative.backbones.kept_tokens import KeptTokens
 from napari_spatial_ar.normative.backbones.weight_files import content_sha256
 from napari_spatial_ar.normative.cancellation import check_cancelled
 from napari_spatial_ar.normative.preprocessing import Preprocessing
@@ -111,7 +112,7 @@ def _say_nothing(*_: object, **__: object) -> None:
     """Stand-in for the class that would report."""
 
 
-def convert(network: nn.Module, shape: Sequence[int]) -> Any:
+def convert(network: nn.Module, shape: Sequence[int], *, skips: bool = False) -> Any:
     """Trace a network for images of one shape.
 
     Parameters
@@ -119,7 +120,9 @@ def convert(network: nn.Module, shape: Sequence[int]) -> Any:
     network : nn.Module
         On the CPU, in float32.
     shape : (B, 3, H, W)
-        Shape of its input.
+        Shape of its images.
+    skips : bool
+        Whether its second input is the patches to keep, any number of them.
 
     Returns
     -------
@@ -131,12 +134,16 @@ def convert(network: nn.Module, shape: Sequence[int]) -> Any:
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         # Tracing warns of shapes that become constants, which is intended here.
         warnings.simplefilter("ignore")
+        images, sizes = torch.zeros(*shape), [tuple(shape)]
+        if not skips:
+            return openvino.convert_model(network, example_input=images, input=sizes)
+        both = images, torch.arange(2).expand(shape[0], -1)
         return openvino.convert_model(
-            network, example_input=torch.zeros(*shape), input=[tuple(shape)]
+            network, example_input=both, input=[*sizes, (int(shape[0]), -1)]
         )
 
 
-def quantized(network: nn.Module, shape: tuple[int, ...]) -> Any:
+def quantized(network: nn.Module, shape: tuple[int, ...], *, skips: bool = False) -> Any:
     """Return a network with 8-bit first products in its MLPs; built once, then read from disk.
 
     Parameters
@@ -144,7 +151,9 @@ def quantized(network: nn.Module, shape: tuple[int, ...]) -> Any:
     network : PatchGrid
         On the CPU, in float32.
     shape : (1, 3, H, W)
-        Shape of its input.
+        Shape of its images.
+    skips : bool
+        As for `convert`.
 
     Returns
     -------
@@ -155,17 +164,19 @@ def quantized(network: nn.Module, shape: tuple[int, ...]) -> Any:
     Cancelled
         If this thread was cancelled, see `napari_spatial_ar.normative.cancellation`.
     """
-    path = quantized_dir() / f"{_key(network, shape)}.safetensors"
+    path = quantized_dir() / f"{_key(network, shape, skips)}.safetensors"
     model = _read(path)
     if model is None:
-        model = _quantize(convert(network, shape), _slices(shape))
+        patch = cast(Any, network).spec.patch if skips else 0
+        slices = _slices(shape, patch)
+        model = _quantize(convert(network, shape, skips=skips), slices)
         check_cancelled()
         with suppress(StorageError):
             _write(model, path)
     return model
 
 
-def _key(network: nn.Module, shape: tuple[int, ...]) -> str:
+def _key(network: nn.Module, shape: tuple[int, ...], skips: bool) -> str:
     """Hash everything that the quantized network depends on."""
     parts = [
         _RECIPE,
@@ -173,21 +184,33 @@ def _key(network: nn.Module, shape: tuple[int, ...]) -> str:
         repr(getattr(network, "spec", type(network).__name__)),
         shape,
         [version(name) for name in ("openvino", "nncf", "torch", "transformers")],
+        *(["skips"] if skips else []),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _slices(shape: tuple[int, ...]) -> list[npt.NDArray[np.float32]]:
-    """Slices of the sample scan, other than those on which engines are compared."""
+def _slices(shape: tuple[int, ...], patch: int) -> list[Any]:
+    """Slices of the sample scan, other than those on which engines are compared.
+
+    With a ``patch`` (its side), each is paired with the index of the patches kept of it.
+    """
     volume = sample_volume()
     window = Window("percentile", 1.0, 99.0)
-    preprocessing, limits = Preprocessing(window, (shape[2], shape[3])), resolve(window, volume)
+    preprocessing = Preprocessing(window, (shape[2], shape[3]), skip_air=bool(patch))
+    limits = resolve(window, volume)
     count = volume.geometry.slice_count
     chosen = (count * (2 * n + 2 * _SLICES + 1) // (6 * _SLICES) for n in range(_SLICES))
-    return [preprocessing(apply_window(volume.slice(i), *limits))[None].numpy() for i in chosen]
+    found: list[Any] = []
+    for index in chosen:
+        unit = apply_window(volume.slice(index), *limits)
+        image, present = preprocessing(unit)[None].numpy(), preprocessing.present(unit, patch)
+        found.append(
+            image if present is None else (image, KeptTokens.of(present[None]).index.numpy())
+        )
+    return found
 
 
-def _quantize(model: Any, images: list[npt.NDArray[np.float32]]) -> Any:
+def _quantize(model: Any, images: Sequence[Any]) -> Any:
     disable_telemetry()
     with (
         warnings.catch_warnings(),
@@ -278,8 +301,8 @@ class Engine(ABC):
         """Why the engine is unavailable on a device, as a clause; "" if it is available."""
 
     @abstractmethod
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) float32 -> (B, D, Hp, Wp) float32, both on the device."""
+    def __call__(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Compute `PatchGrid.forward` on the device."""
 
 
 class Float32(Engine):
@@ -297,9 +320,9 @@ class Float32(Engine):
         del device
         return ""
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
         """Run the network itself."""
-        grid: Tensor = self.network(images)
+        grid: Tensor = self.network(images, kept)
         return grid
 
 
@@ -312,9 +335,9 @@ class _Half(Engine):
         del device
         self.network = copy.deepcopy(network).to(self.dtype)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
         """Run the copy in half precision; the grids are returned in float32."""
-        grid: Tensor = self.network(images.to(self.dtype))
+        grid: Tensor = self.network(images.to(self.dtype), kept)
         return grid
 
 
@@ -362,9 +385,15 @@ class Compiled(Engine):
             return "triton is not installed"
         return ""
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
         """Run the compiled network."""
-        grid: Tensor = self.network(images)
+        if kept is None:
+            whole: Tensor = self.network(images)
+            return whole
+        # One network for any number of patches: compiling takes minutes.
+        kept = kept.clone()
+        torch._dynamo.mark_dynamic(kept, 1)
+        grid: Tensor = self.network(images, kept)
         return grid
 
 
@@ -377,7 +406,7 @@ class OpenVino(Engine):
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         del device
         self.network = network
-        self._requests: dict[tuple[int, ...], Any] = {}
+        self._requests: dict[tuple[tuple[int, ...], bool], Any] = {}
 
     @classmethod
     def why_not(cls, device: torch.device) -> str:
@@ -386,20 +415,23 @@ class OpenVino(Engine):
             return "it is for CPUs"
         return "" if importlib.util.find_spec("openvino") else "the extra 'openvino' is missing"
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
         """Compile for the shape of the images if necessary, and run."""
-        shape = tuple(images.shape)
-        if shape not in self._requests:
-            self._requests[shape] = self._compile(images)
-        result = self._requests[shape].infer([images.contiguous().numpy()], share_inputs=True)
+        key = tuple(images.shape), kept is not None
+        if key not in self._requests:
+            self._requests[key] = self._compile(*key)
+        given = [images, *([] if kept is None else [kept])]
+        result = self._requests[key].infer(
+            [tensor.contiguous().numpy() for tensor in given], share_inputs=True
+        )
         # The request overwrites its own output the next time it runs.
         return torch.from_numpy(result[0].copy())
 
-    def _compile(self, images: Tensor) -> Any:
+    def _compile(self, shape: tuple[int, ...], skips: bool) -> Any:
         disable_telemetry()
         import openvino
 
-        model = self._model(tuple(images.shape))
+        model = self._model(shape, skips)
         options = {
             "INFERENCE_PRECISION_HINT": self.precision,
             "PERFORMANCE_HINT": "LATENCY",
@@ -407,8 +439,8 @@ class OpenVino(Engine):
         }
         return openvino.Core().compile_model(model, "CPU", options).create_infer_request()
 
-    def _model(self, shape: tuple[int, ...]) -> Any:
-        return convert(self.network, shape)
+    def _model(self, shape: tuple[int, ...], skips: bool) -> Any:
+        return convert(self.network, shape, skips=skips)
 
 
 class OpenVinoBFloat16(OpenVino):
@@ -436,14 +468,15 @@ class OpenVinoInt8(OpenVino):
             return reason
         return "nncf is missing; 'pip install \"napari-spatial-ar[int8]\"' installs it"
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Embed images one by one."""
-        return torch.cat(
-            [super(OpenVinoInt8, self).__call__(one) for one in torch.split(images, 1)]
-        )
+    def __call__(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+        """See `Engine`."""
+        one_by_one = torch.split(images, 1)
+        few = [None] * len(images) if kept is None else torch.split(kept, 1)
+        pairs = zip(one_by_one, few, strict=True)
+        return torch.cat([super(OpenVinoInt8, self).__call__(*pair) for pair in pairs])
 
-    def _model(self, shape: tuple[int, ...]) -> Any:
-        return quantized(self.network, shape)
+    def _model(self, shape: tuple[int, ...], skips: bool) -> Any:
+        return quantized(self.network, shape, skips=skips)
 
 
 ENGINES: dict[str, type[Engine]] = {

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor
 
 from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.imaging.samples import sample_volume
@@ -27,6 +26,7 @@ from napari_spatial_ar.imaging.windows import Window, apply_window, resolve
 from napari_spatial_ar.normative import speeds
 from napari_spatial_ar.normative.backbones.devices import wait
 from napari_spatial_ar.normative.backbones.engines import available
+from napari_spatial_ar.normative.backbones.kept_tokens import KeptTokens
 from napari_spatial_ar.normative.memory import is_shortage
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.tiling import Tiling
@@ -178,6 +178,7 @@ def _key(model: NormativeModel) -> list[Any]:
         list(header.backbone.layers),
         list(header.preprocessing.size),
         header.preprocessing.tile,
+        *(["skip air"] if header.preprocessing.skip_air else []),
         header.method,
         speeds.machine(model.device),
         torch.__version__,
@@ -192,34 +193,38 @@ def _openvino_version() -> str:
         return ""
 
 
-def _inputs(model: NormativeModel) -> list[Tensor]:
-    """Slices of the sample scan as inputs of the backbone, each (1, 3, H, W)."""
+def _inputs(model: NormativeModel) -> list[tuple[Any, ...]]:
+    """Slices of the sample scan as inputs of `Backbone.compute`, each (1, 3, H, W)."""
     volume = sample_volume()
     window = resolve(Window("percentile", 1.0, 99.0), volume)
     count = volume.geometry.slice_count
     preprocessing = model.header.preprocessing
     tiling = Tiling.of(preprocessing, model.backbone.patch)
-    inputs = []
+    inputs: list[tuple[Any, ...]] = []
     for number in range(_SLICES):
         index = count * (number + _SLICES) // (3 * _SLICES)
-        whole = preprocessing(apply_window(volume.slice(index), *window))
-        tile = tiling.cut(whole, model.backbone.patch)[len(tiling) // 2]
-        inputs.append(tile[None].to(model.device))
+        unit, patch = apply_window(volume.slice(index), *window), model.backbone.patch
+        tile = tiling.cut(preprocessing(unit), patch)[len(tiling) // 2, None].to(model.device)
+        present = preprocessing.present(unit, patch)
+        if present is None:
+            inputs.append((tile,))
+        else:
+            inputs.append((tile, KeptTokens.of(tiling.cut(present)[len(tiling) // 2, None])))
     return inputs
 
 
 @torch.inference_mode()
 def _tried(
-    model: NormativeModel, engine: str, inputs: Sequence[Tensor]
+    model: NormativeModel, engine: str, inputs: Sequence[tuple[Any, ...]]
 ) -> tuple[float, np.ndarray]:
     """Seconds per input, and the patch scores of all inputs."""
     seconds, scores = [], []
-    model.backbone.compute_with(engine, inputs[0])
+    model.backbone.compute_with(engine, *inputs[0])
     for number in range(_REPEATS):
         # Release the backbone after each input, so that scoring in another thread is not delayed.
         with model.turns.taken():
             begin = time.perf_counter()
-            grid = model.backbone.compute_with(engine, inputs[number % len(inputs)])
+            grid = model.backbone.compute_with(engine, *inputs[number % len(inputs)])
             wait(model.device)
             seconds.append(time.perf_counter() - begin)
             smooth = model.header.scoring.smooth(model.detector.score(grid).float())
@@ -228,6 +233,7 @@ def _tried(
 
 
 def _rank_correlation(scores: np.ndarray, reference: np.ndarray) -> float:
-    if not np.isfinite(scores).all():
+    scored = ~np.isnan(reference)  # the rest is air, left out by every engine
+    if not np.isfinite(scores[scored]).all():
         return float("nan")
-    return float(spearmanr(scores, reference).statistic)
+    return float(spearmanr(scores[scored], reference[scored]).statistic)

@@ -21,6 +21,7 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.fair_lock import FairLock
+from napari_spatial_ar.normative.backbones.kept_tokens import KeptTokens
 from napari_spatial_ar.normative.backbones.registry import BackboneSpec
 
 __all__ = ["PixelBackbone"]
@@ -76,17 +77,20 @@ class PixelBackbone(Backbone):
         """Compute grids on another device from now on."""
         self.device = device
 
-    def compute(self, images: Tensor) -> Tensor:
+    def compute(self, images: Tensor, kept: KeptTokens | None = None) -> Tensor:
         """Embed like `embed`."""
-        return self.embed(images)
+        return self.embed(images, None if kept is None else kept.present)
 
-    def compute_with(self, engine: str, images: Tensor) -> Tensor:
+    def compute_with(self, engine: str, images: Tensor, kept: KeptTokens | None = None) -> Tensor:
         """Embed like `embed`: there is only one engine."""
         self.use(engine)
-        return self.embed(images)
+        return self.compute(images, kept)
 
     @torch.inference_mode()
-    def embed(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor, present: Tensor | None = None) -> Tensor:
         """Intensities of each patch in the first channel; shapes as in `Backbone.embed`."""
         self.check_images(images)
-        return functional.pixel_unshuffle(images[:, :1].to(self.device).float(), self.patch)
+        grid = functional.pixel_unshuffle(images[:, :1].to(self.device).float(), self.patch)
+        if present is None:
+            return grid
+        return grid.masked_fill(~present[:, None].to(self.device), torch.nan)

@@ -24,6 +24,7 @@ from napari_spatial_ar.normative.calibration.domain_shift import (
     DomainShift,
     compare_appearance,
 )
+from napari_spatial_ar.normative.detectors.grids import without_air
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 from napari_spatial_ar.steps import finish
 
@@ -78,7 +79,7 @@ def measure_appearance(
         torch.from_numpy(body.astype(np.float32))[None, None], size=tiling.grid, mode="area"
     )[0, 0]
     weights = tiling.cut(weights).to(grids.device)[:, None]
-    mean = (grids.float() * weights).sum(dim=(0, 2, 3)) / weights.sum()
+    mean = (without_air(grids.float()) * weights).sum(dim=(0, 2, 3)) / weights.sum()
     step = -(-len(mean) // _MOST_CHANNELS)
     return Appearance(measures, mean[::step].cpu().numpy().astype(np.float32))
 

@@ -196,13 +196,14 @@ class SpatialAR(nn.Module):
         Parameters
         ----------
         grid : (B, D, Hp, Wp) float
-            Patch embeddings F.
+            Patch embeddings F; NaN where a patch was skipped, which the network sees as it sees
+            what is beyond the edge.
 
         Returns
         -------
         (B, D, Hp, Wp), same dtype (bfloat16 under autocast)
         """
-        mu: Tensor = self.net(grid)
+        mu: Tensor = self.net(grid.masked_fill(grid[:, :1].isnan(), 0.0))
         return mu
 
     def nll(self, grid: Tensor) -> Tensor:
@@ -218,7 +219,10 @@ class SpatialAR(nn.Module):
         Returns
         -------
         (B, Hp, Wp) float32
+            NaN where a patch was skipped.
         """
-        squared = (grid.float() - self(grid).float()).square().sum(dim=1)
-        nll: Tensor = self.channels / 2 * math.log(2 * math.pi) + squared / 2
-        return nll
+        missing = grid[:, :1].isnan()
+        # Filled before it is squared: a gradient through NaN is NaN.
+        error = (grid.float() - self(grid).float()).masked_fill(missing, 0.0)
+        nll: Tensor = self.channels / 2 * math.log(2 * math.pi) + error.square().sum(dim=1) / 2
+        return nll.masked_fill(missing[:, 0], torch.nan)

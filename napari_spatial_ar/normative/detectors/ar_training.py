@@ -23,6 +23,7 @@ from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.normative.backbones.devices import native_bfloat16
 from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
+from napari_spatial_ar.normative.detectors.grids import count_present
 from napari_spatial_ar.normative.detectors.optimizers import Muon
 from napari_spatial_ar.normative.detectors.whitening import EqualVariance
 from napari_spatial_ar.normative.fitting.feature_store import load_batch
@@ -327,10 +328,12 @@ def _gradients(
     """
     optimizer.zero_grad(set_to_none=True)
     total, device = 0.0, next(network.parameters()).device
+    patches = count_present(grid)
     for part in torch.split(grid, size):
         with precision(device):
-            loss = network.nll(_laid_out(part.to(device))).mean() / network.channels
-        loss = loss * (len(part) / len(grid))
+            nll = network.nll(_laid_out(part.to(device)))
+            loss = nll[~nll.isnan()].mean() / network.channels
+        loss = loss * (count_present(part) / patches)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
@@ -345,11 +348,15 @@ def mean_nll(network: SpatialAR, grids: LoadedGrids, portions: Portions | None =
     """Mean NLL of stored grids, in nats per dimension."""
     count, device = len(grids), next(network.parameters()).device
 
+    def mean_present(grid: Tensor) -> float:
+        nll = network.nll(grid)
+        return nll[~nll.isnan()].mean().item()
+
     def summed(size: int) -> float:
         parts = (range(n, min(n + size, count)) for n in range(0, count, size))
         with torch.inference_mode(), precision(device):
             loaded = (grids.batch(part).to(device) for part in parts)
-            return sum(network.nll(_laid_out(grid)).mean().item() * len(grid) for grid in loaded)
+            return sum(mean_present(_laid_out(grid)) * len(grid) for grid in loaded)
 
     # Portions of 16, if they fit in memory.
     total = (portions or Portions("Validation"))(min(16, count), device, summed)
@@ -376,6 +383,7 @@ def _channel_std(paths: Sequence[Path], change: EqualVariance | None = None) -> 
         if change is not None:
             grid = change(load_batch([path]))[0].movedim(0, -1).numpy()
         tokens = grid.astype(np.float64).reshape(-1, grid.shape[-1])
+        tokens = tokens[~np.isnan(tokens[:, 0])]
         count += len(tokens)
         mean = mean + tokens.sum(axis=0)
         squares = squares + np.square(tokens).sum(axis=0)

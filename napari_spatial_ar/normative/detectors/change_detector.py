@@ -39,7 +39,7 @@ from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
-from napari_spatial_ar.normative.detectors.grids import Draw, check_grid
+from napari_spatial_ar.normative.detectors.grids import Draw, check_grid, present_in, score_rows
 from napari_spatial_ar.normative.detectors.patch_labels import CHANGED, IGNORED, UNCHANGED
 from napari_spatial_ar.normative.detectors.stored import take
 from napari_spatial_ar.normative.detectors.surroundings_bank import Whitening, describe
@@ -193,7 +193,8 @@ class ChangeDetector(Detector):
     @torch.inference_mode()
     def score(self, grid: Tensor) -> Tensor:
         """Log odds above `zero`, at least 0; see `Detector.score`."""
-        return self.odds(self.whitening(grid)).reshape(len(grid), *grid.shape[2:])
+        patches = self.whitening(grid)
+        return score_rows(patches, self.odds).reshape(len(grid), *grid.shape[2:])
 
     @torch.inference_mode()
     def odds(self, patches: Tensor) -> Tensor:
@@ -255,7 +256,7 @@ def _walk(grids: Pairs, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
             )
         if not torch.isin(labels, torch.tensor([CHANGED, UNCHANGED, IGNORED])).all():
             raise InputError("patch labels must be 1 (changed), 0 (unchanged) or -1 (neither)")
-        yield grid, labels
+        yield grid, labels.masked_fill(~present_in(grid), IGNORED)
     if channels is None:
         raise InputError("a detector needs at least one normal slice")
 

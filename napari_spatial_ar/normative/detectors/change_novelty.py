@@ -37,7 +37,7 @@ from napari_spatial_ar.errors import ModelFileError
 from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector, StoredChange
 from napari_spatial_ar.normative.detectors.explanation import Explanation, Quantity
-from napari_spatial_ar.normative.detectors.grids import check_grid
+from napari_spatial_ar.normative.detectors.grids import check_grid, score_rows
 from napari_spatial_ar.normative.detectors.stored import take
 from napari_spatial_ar.normative.detectors.surroundings_bank import (
     StoredBank,
@@ -148,7 +148,7 @@ class ChangeNovelty(Detector):
         of_images = torch.cat(images, dim=1)
         found.usual = torch.stack(
             [
-                torch.cat(patches, dim=1).std(dim=1, correction=0),
+                _present(torch.cat(patches, dim=1)).std(dim=1, correction=0),
                 of_images.mean(dim=1),
                 of_images.std(dim=1, correction=0),
             ]
@@ -162,9 +162,13 @@ class ChangeNovelty(Detector):
         change, novelty = self.change, self.novelty
         # Both describe patches the same way, but whiten the descriptions differently.
         described = describe(check_grid(grid, len(change.whitening.mean) // 2))
-        odds = change.odds(change.whitening.of_described(described))
-        distances = novelty.distances(novelty.whitening.of_described(described))
-        return torch.stack([odds, distances]).reshape(2, len(grid), *grid.shape[2:])
+
+        def both(rows: Tensor) -> Tensor:
+            odds = change.odds(change.whitening.of_described(rows))
+            distances = novelty.distances(novelty.whitening.of_described(rows))
+            return torch.stack([odds, distances])
+
+        return score_rows(described, both).reshape(2, len(grid), *grid.shape[2:])
 
     @property
     def heatmap_divisor(self) -> float:
@@ -240,8 +244,12 @@ class ChangeNovelty(Detector):
         return self
 
 
+def _present(both: Tensor) -> Tensor:
+    """Leave out skipped patches, (2, N) to (2, n)."""
+    return both[:, ~both[0].isnan()]
+
+
 def _image_scores(both: Tensor) -> Tensor:
     """(2, B, Hp, Wp) -> (2, B): image score of each part."""
-    smooth = _OF_IMAGES.smooth(both.flatten(0, 1)).flatten(1)
-    count = max(1, round(_OF_IMAGES.top_share * smooth.shape[1]))
-    return smooth.topk(count, dim=1).values.mean(dim=1).reshape(both.shape[:2])
+    smooth = _OF_IMAGES.smooth(both.flatten(0, 1))
+    return _OF_IMAGES.image_scores(smooth).reshape(both.shape[:2])

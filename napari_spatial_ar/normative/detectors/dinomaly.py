@@ -45,7 +45,13 @@ from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.normative.detectors.ar_training import precision, products
 from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
-from napari_spatial_ar.normative.detectors.grids import StoredGrids, check_grid, walk
+from napari_spatial_ar.normative.detectors.grids import (
+    StoredGrids,
+    check_grid,
+    present_in,
+    walk,
+    without_air,
+)
 from napari_spatial_ar.normative.detectors.optimizers import StableAdamW
 from napari_spatial_ar.normative.detectors.stored import loaded
 from napari_spatial_ar.normative.model_schema import Closed, Part, Size
@@ -68,13 +74,14 @@ class _LinearAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, P, C) -> (B, P, C)."""
+    def forward(self, tokens: Tensor, missing: Tensor) -> Tensor:
+        """(B, P, C), and (B, P) bool of tokens that no other sees -> (B, P, C)."""
         batch, patches, width = tokens.shape
         qkv = self.qkv(tokens).reshape(batch, patches, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         with torch.autocast(tokens.device.type, enabled=False):
             query, key, value = qkv.float()
             query, key = functional.elu(query) + 1, functional.elu(key) + 1
+            key = key.masked_fill(missing[:, None, :, None], 0.0)
             memory = key.transpose(-2, -1) @ value
             norm = query @ key.sum(dim=-2).unsqueeze(-1)
             mixed = (query @ memory) / norm
@@ -94,9 +101,9 @@ class _Block(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, P, C) -> (B, P, C)."""
-        tokens = tokens + self.attention(self.norm1(tokens))
+    def forward(self, tokens: Tensor, missing: Tensor) -> Tensor:
+        """As `_LinearAttention`."""
+        tokens = tokens + self.attention(self.norm1(tokens), missing)
         out: Tensor = tokens + self.mlp(self.norm2(tokens))
         return out
 
@@ -165,18 +172,20 @@ class DinomalyNetwork(nn.Module):
         Returns
         -------
         two lists of (B, Hp * Wp, C)
-            Shallow group first.
+            Shallow group first; zeros where a patch was skipped.
         """
         batch, _, rows, columns = grid.shape
-        stacked = grid.reshape(batch, self.settings["blocks"], -1, rows * columns)
+        missing = ~present_in(grid).flatten(1)
+        stacked = without_air(grid).reshape(batch, self.settings["blocks"], -1, rows * columns)
         encoded = list(stacked.transpose(2, 3).unbind(dim=1))
         tokens = self.bottleneck(_mean(encoded))
         decoded = []
         for block in self.decoder:
-            tokens = block(tokens)
+            tokens = block(tokens, missing)
             decoded.append(tokens)
         # The last block of the decoder corresponds to the first of the encoder.
         decoded.reverse()
+        decoded = [tokens.masked_fill(missing[..., None], 0.0) for tokens in decoded]
         return self._fused(encoded), self._fused(decoded)
 
     def _fused(self, tokens: list[Tensor]) -> list[Tensor]:
@@ -190,7 +199,8 @@ class DinomalyNetwork(nn.Module):
             1 - functional.cosine_similarity(a.float(), b.float(), dim=-1)
             for a, b in zip(encoded, decoded, strict=True)
         ]
-        return _mean(maps).reshape(len(grid), *grid.shape[2:])
+        distance = _mean(maps).reshape(len(grid), *grid.shape[2:])
+        return distance.masked_fill(~present_in(grid), torch.nan)
 
 
 def _mean(tensors: list[Tensor]) -> Tensor:
@@ -220,7 +230,10 @@ def hard_mining_loss(
         target, guess = wanted.detach().float(), found.float()
         with torch.no_grad():
             distance = 1 - functional.cosine_similarity(target, guess, dim=-1)
-            hard = max(1, round(distance.numel() * (1 - easy_share)))
+            # Skipped patches are zeros in both, and pass no gradient on anyway.
+            patches = int((target != 0).any(dim=-1).sum())
+            distance = distance.masked_fill((target == 0).all(dim=-1), -torch.inf)
+            hard = max(1, round(patches * (1 - easy_share)))
             easy = (distance < distance.flatten().topk(hard).values[-1])[..., None]
         # The values stay the same; the gradient of the easy ones is scaled down.
         guess = torch.where(easy, factor * guess + (1 - factor) * guess.detach(), guess)

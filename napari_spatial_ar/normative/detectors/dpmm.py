@@ -33,7 +33,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
-from napari_spatial_ar.normative.detectors.grids import check_grid, rows_of, walk
+from napari_spatial_ar.normative.detectors.grids import (
+    check_grid,
+    present_rows,
+    rows_of,
+    score_rows,
+    walk,
+)
 from napari_spatial_ar.normative.detectors.stored import take
 from napari_spatial_ar.normative.model_schema import Count, Part
 
@@ -180,7 +186,7 @@ class DirichletMixture(Detector):
             order = np.random.default_rng([setup.seed, number]).permutation(len(grids)).tolist()
             for start in range(0, len(order), batch_size):
                 batch = [check_grid(grids[i], channels) for i in order[start : start + batch_size]]
-                rows = torch.cat([functional.normalize(rows_of(grid)) for grid in batch])
+                rows = torch.cat([functional.normalize(present_rows(grid)) for grid in batch])
                 rows = rows.to(setup.device)
                 if state is None:
                     state = MixtureState(rows, components, concentration, generator)
@@ -202,9 +208,13 @@ class DirichletMixture(Detector):
     def score(self, grid: Tensor) -> Tensor:
         """1 - cosine similarity to the nearest mean; see `Detector.score`."""
         batch, _, rows, columns = check_grid(grid, self.means.shape[1]).shape
-        similarity = functional.normalize(rows_of(grid)) @ functional.normalize(self.means).T
-        nearest = similarity.max(dim=1).values
-        return (1 - nearest).clamp_min(0).reshape(batch, rows, columns)
+        means = functional.normalize(self.means)
+
+        def distances(patches: Tensor) -> Tensor:
+            similarity = functional.normalize(patches) @ means.T
+            return (1 - similarity.max(dim=1).values).clamp_min(0)
+
+        return score_rows(rows_of(grid), distances).reshape(batch, rows, columns)
 
     def parameters(self) -> dict[str, Any]:
         """Return the number of components in use."""

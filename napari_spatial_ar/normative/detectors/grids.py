@@ -1,8 +1,12 @@
-"""Embedding grids as sequences for detectors: read repeatedly, never all in memory."""
+"""Embedding grids as sequences for detectors: read repeatedly, never all in memory.
+
+If patches of air are skipped (`Preprocessing.skip_air`), the grid is NaN in all of their channels.
+Detectors learn nothing from such a patch, exclude it from the context of others, and score it NaN.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -14,7 +18,19 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.fitting.feature_store import load_batch
 
-__all__ = ["Draw", "StoredGrids", "check_grid", "rows_of", "sample_rows", "walk"]
+__all__ = [
+    "Draw",
+    "StoredGrids",
+    "check_grid",
+    "count_present",
+    "present_in",
+    "present_rows",
+    "rows_of",
+    "sample_rows",
+    "score_rows",
+    "walk",
+    "without_air",
+]
 
 
 class StoredGrids(Sequence[Tensor]):
@@ -71,6 +87,53 @@ def check_grid(grid: Tensor, channels: int | None = None) -> Tensor:
 def rows_of(grid: Tensor) -> Tensor:
     """(B, D, Hp, Wp) -> (B * Hp * Wp, D) float32, in raster order."""
     return grid.float().permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def present_in(grid: Tensor) -> Tensor:
+    """(B, D, Hp, Wp) -> (B, Hp, Wp) bool: patches that were not skipped as air."""
+    return ~grid[:, 0].isnan()
+
+
+def count_present(grid: Tensor) -> int:
+    """Count the patches of a grid that were not skipped."""
+    return int(present_in(grid).sum())
+
+
+def present_rows(grid: Tensor) -> Tensor:
+    """Give the patches to learn from, (B, D, Hp, Wp) -> (N, D) float32, in raster order."""
+    rows, present = rows_of(grid), present_in(grid).flatten()
+    return rows if bool(present.all()) else rows[present]
+
+
+def score_rows(rows: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Score descriptions of patches, those of skipped ones (NaN) with NaN.
+
+    Parameters
+    ----------
+    rows : (N, k) float32
+        Descriptions.
+    score : callable
+        Scores (n, k) float32, giving (..., n).
+
+    Returns
+    -------
+    (..., N) float32
+    """
+    missing = rows[:, 0].isnan()
+    if rows.device.type != "cpu":
+        # Where a CUDA graph may replay it, no value may decide on what is computed.
+        return score(rows).masked_fill(missing, torch.nan)
+    if not missing.any():
+        return score(rows)
+    found = score(rows[~missing])
+    scores = found.new_full((*found.shape[:-1], len(rows)), torch.nan)
+    scores[..., ~missing] = found
+    return scores
+
+
+def without_air(grid: Tensor) -> Tensor:
+    """Give the same grid with zeros where patches were skipped, as beyond the edge of a slice."""
+    return grid.masked_fill(grid[:, :1].isnan(), 0.0)
 
 
 def walk(grids: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -144,9 +207,8 @@ def sample_rows(
     (min(count, patches), D) float16
         On the CPU.
     """
-    total = sum(grid.shape[0] * grid.shape[2] * grid.shape[3] for grid in walk(grids))
-    drawn = Draw(total, count, seed)
+    drawn = Draw(sum(count_present(grid) for grid in walk(grids)), count, seed)
     for grid in walk(grids):
-        rows = rows_of(grid)
+        rows = present_rows(grid)
         drawn.add(functional.normalize(rows) if unit_length else rows)
     return drawn.rows()

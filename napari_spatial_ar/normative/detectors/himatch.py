@@ -38,7 +38,7 @@ from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
-from napari_spatial_ar.normative.detectors.grids import check_grid, walk
+from napari_spatial_ar.normative.detectors.grids import check_grid, present_in, walk, without_air
 from napari_spatial_ar.normative.detectors.kmeans import spherical_kmeans
 from napari_spatial_ar.normative.detectors.memory_bank import k_centres
 from napari_spatial_ar.normative.detectors.stored import BANK, take
@@ -140,8 +140,9 @@ class HierarchicalMatching(Detector):
         found.to(setup.device)
         for number, grid in _each(grids):
             if number in measured and len(kept) > 1:
-                maps, spread = found.stage_maps(grid.to(setup.device), leave_out=place[number])
-                sums += torch.stack([maps.mean(dim=(0, 2)), spread.mean(dim=(0, 2))]).cpu()
+                both = found.stage_maps(grid.to(setup.device), leave_out=place[number])
+                there = present_in(grid).flatten().to(setup.device)
+                sums += torch.stack([one[..., there].mean(dim=(0, 2)) for one in both]).cpu()
                 yield Step(number, total, "Measuring usual distances")
         if len(kept) > 1:
             found._tensors["usual"] = (sums / len(measured)).clamp_min(1e-6)
@@ -237,9 +238,13 @@ def _each(grids: Iterable[Tensor]) -> Iterable[tuple[int, Tensor]]:
 
 def _descriptors(grid: Tensor) -> tuple[Tensor, Tensor]:
     """(B, D) and (B, 16 D), unit length: the descriptors by which slices are compared."""
-    grid = grid.float()
-    local = functional.adaptive_avg_pool2d(grid, _LOCAL).flatten(1)
-    return functional.normalize(grid.mean(dim=(2, 3))), functional.normalize(local)
+    filled, present = without_air(grid.float()), present_in(grid)
+    share = functional.adaptive_avg_pool2d(present[:, None].float(), _LOCAL)
+    local = functional.adaptive_avg_pool2d(filled, _LOCAL) / share
+    mean = filled.sum(dim=(2, 3)) / present.sum(dim=(1, 2))[:, None]
+    # A part that is air alone tells nothing.
+    local = local.masked_fill(share == 0, 0.0).flatten(1)
+    return functional.normalize(mean), functional.normalize(local)
 
 
 def _stages(grid: Tensor, stages: int) -> Tensor:
@@ -254,6 +259,9 @@ def _describe(grid: Tensor, stages: int, clusters: int) -> tuple[Tensor, Tensor,
     if grid.shape[1] % stages:
         raise InputError(f"{grid.shape[1]} channels do not divide into {stages} blocks")
     patches = _stages(grid, stages)[0]
+    present = present_in(grid).flatten()
+    if not present.all():
+        patches = patches[:, present]
     if patches.shape[1] < clusters:
         raise InputError(
             f"a grid of {patches.shape[1]} patches is too small for {clusters} clusters",

@@ -30,7 +30,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
-from napari_spatial_ar.normative.detectors.grids import check_grid, rows_of, sample_rows, walk
+from napari_spatial_ar.normative.detectors.grids import (
+    check_grid,
+    present_rows,
+    rows_of,
+    sample_rows,
+    score_rows,
+    walk,
+)
 from napari_spatial_ar.normative.detectors.nearest import largest_products
 from napari_spatial_ar.normative.detectors.stored import BANK, take
 from napari_spatial_ar.normative.model_schema import Part
@@ -102,7 +109,7 @@ class MemoryBank(Detector):
         if coreset == 1:
             rows = []
             for number, grid in enumerate(walk(grids), start=1):
-                rows.append(functional.normalize(rows_of(grid)).half().cpu())
+                rows.append(functional.normalize(present_rows(grid)).half().cpu())
                 yield Step(number, number, "Storing patches")
             return Learned(cls(torch.cat(rows)))
         pool = sample_rows(grids, candidates, setup.seed, unit_length=True)
@@ -127,9 +134,12 @@ class MemoryBank(Detector):
     def score(self, grid: Tensor) -> Tensor:
         """1 - cosine similarity to the nearest row; see `Detector.score`."""
         batch, _, rows, columns = check_grid(grid, self.bank.shape[1]).shape
-        queries = functional.normalize(rows_of(grid))
-        nearest = largest_products(queries, self.bank)
-        return (1 - nearest).clamp_min(0).reshape(batch, rows, columns)
+
+        def distances(patches: Tensor) -> Tensor:
+            nearest = largest_products(functional.normalize(patches), self.bank)
+            return (1 - nearest).clamp_min(0)
+
+        return score_rows(rows_of(grid), distances).reshape(batch, rows, columns)
 
     def parameters(self) -> dict[str, Any]:
         """Return the share of patches stored."""

@@ -31,7 +31,13 @@ from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
-from napari_spatial_ar.normative.detectors.grids import check_grid, rows_of, walk
+from napari_spatial_ar.normative.detectors.grids import (
+    check_grid,
+    present_in,
+    present_rows,
+    walk,
+    without_air,
+)
 from napari_spatial_ar.normative.detectors.stored import BANK, take
 from napari_spatial_ar.normative.detectors.whitening import Moments
 from napari_spatial_ar.normative.model_schema import Count, Part
@@ -129,7 +135,7 @@ class PatchGaussian(Detector):
         """
         moments, pooled = Moments(), []
         for number, grid in enumerate(walk(grids), start=1):
-            moments.add(rows_of(grid.to(setup.device)))
+            moments.add(present_rows(grid.to(setup.device)))
             if neighbours:
                 pooled.append(_pool(grid).half().cpu())
             yield Step(number, number, "Measuring means and covariances")
@@ -267,18 +273,23 @@ class _CellSums:
         _, rows, columns, _ = turned.shape
         _check_cells(rows, columns, self._cells)
         cell = _cell_of(rows, columns, self._cells).flatten()
-        for values in turned.flatten(1, 2).cpu().double():
-            self._count += torch.bincount(cell, minlength=len(self._count))
-            self._sum.index_add_(0, cell, values)
+        for whole in turned.flatten(1, 2).cpu().double():
+            there = ~whole[:, 0].isnan()
+            values, place = whole[there], cell[there]
+            self._count += torch.bincount(place, minlength=len(self._count))
+            self._sum.index_add_(0, place, values)
             for number in range(len(self._count)):
-                members = values[cell == number]
+                members = values[place == number]
                 self._outer[number] += members.T @ members
 
     def result(self, diagonal: float) -> tuple[Tensor, Tensor]:
         """Means (C, k) and whitening matrices (C, k, k), float32."""
-        mean = self._sum / self._count[:, None]
-        outer = self._outer / self._count[:, None, None]
+        count, empty = self._count.clamp_min(1), self._count == 0
+        mean = self._sum / count[:, None]
+        outer = self._outer / count[:, None, None]
         covariance = outer - mean[:, :, None] * mean[:, None, :]
+        # A cell that was air in all slices: the mean of all patches, and the usual spread.
+        covariance[empty] = covariance[~empty].mean(dim=0)
         covariance += diagonal * torch.eye(mean.shape[1], dtype=torch.float64)
         lower = torch.linalg.cholesky(covariance)
         eye = torch.eye(mean.shape[1], dtype=torch.float64).expand_as(lower)
@@ -287,7 +298,8 @@ class _CellSums:
 
 def _pool(grid: Tensor) -> Tensor:
     """(B, D, Hp, Wp) -> (B, D), mean over positions at length 1."""
-    return functional.normalize(grid.float().mean(dim=(2, 3)))
+    total = without_air(grid.float()).sum(dim=(2, 3))
+    return functional.normalize(total / present_in(grid).sum(dim=(1, 2))[:, None])
 
 
 def _turned(grid: Tensor, mean: Tensor, basis: Tensor) -> Tensor:
@@ -300,7 +312,7 @@ def _fourth_moment(grid: Tensor, mean: Tensor, axes: Tensor) -> float:
     """Sum over patches of the fourth power of their length."""
     lengths = _turned(grid, mean, axes).square().sum(dim=-1)
     # Summed on the CPU: Apple's GPUs have no float64.
-    return float(lengths.square().cpu().double().sum())
+    return float(lengths.square().cpu().double().nansum())
 
 
 def _cell_of(rows: int, columns: int, cells: int) -> Tensor:

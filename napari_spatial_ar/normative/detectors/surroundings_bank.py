@@ -31,15 +31,22 @@ from torch.nn import functional
 
 from napari_spatial_ar.errors import ModelFileError
 from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
-from napari_spatial_ar.normative.detectors.grids import Draw, check_grid, rows_of, walk
+from napari_spatial_ar.normative.detectors.grids import (
+    Draw,
+    check_grid,
+    rows_of,
+    score_rows,
+    walk,
+)
 from napari_spatial_ar.normative.detectors.kmeans import ROUNDS, spherical_kmeans
 from napari_spatial_ar.normative.detectors.nearest import largest_products
 from napari_spatial_ar.normative.detectors.stored import BANK, take
 from napari_spatial_ar.normative.detectors.whitening import Moments
+from napari_spatial_ar.normative.heatmap import mean_around
 from napari_spatial_ar.normative.model_schema import Count, Part
 from napari_spatial_ar.steps import mapped
 
-__all__ = ["StoredBank", "SurroundingsBank", "Whitening", "describe"]
+__all__ = ["StoredBank", "SurroundingsBank", "Whitening", "describe", "present"]
 
 # Side of the neighbourhood whose mean is part of each description.
 _AROUND = 5
@@ -53,8 +60,13 @@ def describe(grid: Tensor) -> Tensor:
     """(B, D, Hp, Wp) -> (B * Hp * Wp, 2 D) float32: each patch and the mean around it."""
     # A CPU takes a quarter of the time for means of vectors that are contiguous.
     grid = grid.float().contiguous(memory_format=torch.channels_last)
-    around = functional.avg_pool2d(grid, _AROUND, 1, _AROUND // 2, count_include_pad=False)
-    return rows_of(torch.cat([grid, around], dim=1))
+    return rows_of(torch.cat([grid, mean_around(grid, _AROUND)], dim=1))
+
+
+def present(described: Tensor) -> Tensor:
+    """Leave out the descriptions of patches that were skipped as air, (N, k) to (n, k)."""
+    there = ~described[:, 0].isnan()
+    return described if bool(there.all()) else described[there]
 
 
 @dataclass(frozen=True)
@@ -176,12 +188,12 @@ class SurroundingsBank(Detector):
         """
         moments = Moments()
         for number, grid in enumerate(walk(grids), start=1):
-            moments.add(describe(grid.to(setup.device)))
+            moments.add(present(describe(grid.to(setup.device))))
             yield Step(number, number, "Measuring normal patches")
         whitening = Whitening.of_moments(moments, components).to(setup.device)
         drawn = Draw(moments.count, rows, setup.seed)
         for number, grid in enumerate(walk(grids), start=1):
-            drawn.add(whitening(grid.to(setup.device)))
+            drawn.add(present(whitening(grid.to(setup.device))))
             yield Step(number, number, "Drawing normal patches")
         bank = drawn.rows()
         if 0 < means < len(bank):
@@ -196,7 +208,8 @@ class SurroundingsBank(Detector):
     @torch.inference_mode()
     def score(self, grid: Tensor) -> Tensor:
         """1 - cosine similarity to the nearest row; see `Detector.score`."""
-        return self.distances(self.whitening(grid)).reshape(len(grid), *grid.shape[2:])
+        patches = self.whitening(grid)
+        return score_rows(patches, self.distances).reshape(len(grid), *grid.shape[2:])
 
     def distances(self, queries: Tensor) -> Tensor:
         """1 - cosine similarity to the nearest row of whitened patches, (N, k) to (N,)."""

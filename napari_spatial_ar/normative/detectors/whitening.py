@@ -86,7 +86,8 @@ class EqualVariance:
         some = paths[:: max(1, -(-len(paths) // _MEASURED))]
         moments = Moments()
         for path in some:
-            moments.add(load_batch([path])[0].movedim(0, -1).flatten(0, 1).to(device))
+            rows = load_batch([path])[0].movedim(0, -1).flatten(0, 1)
+            moments.add(rows[~rows[:, 0].isnan()].to(device))
         values, vectors = torch.linalg.eigh(moments.covariance)
         values = values.clamp_min(0)
         # If nothing varies at all, there is nothing to scale.

@@ -265,6 +265,15 @@ class FitConfig(BaseModel):
         ),
     ] = 0.0
     """Clip limit of contrast-limited adaptive histogram equalisation, see `Preprocessing`."""
+    skip_air: Annotated[
+        bool,
+        Option(
+            "Skip patches of air: nothing is embedded, learned or scored there, which is faster.",
+            section=PREPROCESSING,
+        ),
+    ] = False
+    """Leave patches without body out of the backbone and of the method, see
+    `Preprocessing.present`."""
     backbone: Annotated[
         str,
         Option(
@@ -437,7 +446,7 @@ class FitConfig(BaseModel):
         backbone = self.backbone or default_backbone(self.weights)
         read_layers(self.layers, backbone, self.method)
         size = read_size(self.size)
-        preprocessing_for(backbone, self.window, size, clahe=self.clahe, tile=self.tile)
+        self.preprocessing(backbone, size)
         options = {**method.options(), **self.options}
         self.__dict__.update(
             exclude=tuple(sorted(self.exclude)),
@@ -448,6 +457,19 @@ class FitConfig(BaseModel):
             options={name: type(v)(options[name]) for name, v in method.options().items()},
         )
         return self
+
+    def preprocessing(
+        self, backbone: str | Backbone, size: tuple[int, int] | None = None
+    ) -> Preprocessing:
+        """Put together how slices are shown to a backbone, see `preprocessing_for`."""
+        return preprocessing_for(
+            backbone,
+            self.window,
+            size or self.size,
+            clahe=self.clahe,
+            tile=self.tile,
+            skip_air=self.skip_air,
+        )
 
     @property
     def selection(self) -> Selection:
@@ -555,6 +577,7 @@ def preprocessing_for(
     *,
     clahe: float = 0.0,
     tile: int = 0,
+    skip_air: bool = False,
 ) -> Preprocessing:
     """Put together how slices are shown to a backbone, normalised as it was trained.
 
@@ -562,7 +585,7 @@ def preprocessing_for(
     ----------
     backbone : str or Backbone
         Its name, or itself. Of a name that is not known nothing is checked here.
-    window, size, clahe, tile
+    window, size, clahe, tile, skip_air
         See `Preprocessing`.
 
     Raises
@@ -576,8 +599,8 @@ def preprocessing_for(
 
     spec = find_spec(backbone) if isinstance(backbone, str) else backbone.spec
     if spec is None:
-        return Preprocessing(window, size, clahe=clahe, tile=tile)
-    shown = Preprocessing(window, size, spec.mean, spec.std, clahe, tile)
+        return Preprocessing(window, size, clahe=clahe, tile=tile, skip_air=skip_air)
+    shown = Preprocessing(window, size, spec.mean, spec.std, clahe, tile, skip_air)
     Tiling.of(shown, spec.patch)
     return shown
 

@@ -28,7 +28,6 @@ from napari_spatial_ar.normative.detectors import (
 from napari_spatial_ar.normative.fitting.config import (
     FitConfig,
     check_loaded,
-    preprocessing_for,
     read_layers,
     with_settings,
 )
@@ -111,13 +110,7 @@ def fit_steps(
     learns, seed = DETECTORS[config.method], config.seed
     if backbone is not None:
         check_loaded(backbone.spec, config.layers, config.fuse)
-    preprocessing = preprocessing_for(
-        backbone or config.backbone,
-        config.window,
-        config.size,
-        clahe=config.clahe,
-        tile=config.tile,
-    )
+    preprocessing = config.preprocessing(backbone or config.backbone)
     yield FitProgress("features", 0, 0, message="Reading the folder")
     # Invalid settings are reported before scans are read.
     if backbone is None:

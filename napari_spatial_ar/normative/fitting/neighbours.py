@@ -82,7 +82,7 @@ def nearest_patches(
     for done, ref in enumerate(refs, start=1):
         tiles = functional.normalize(load_batch(store.paths([ref])), dim=1)
         likeness = torch.einsum("tdrc,d->trc", tiles, wanted)
-        flat = int(likeness.argmax())
+        flat = int(likeness.nan_to_num(-torch.inf).argmax())
         _, rows, columns = likeness.shape
         tile, within = divmod(flat, rows * columns)
         top, left = store.tiling.offsets[tile]
@@ -133,8 +133,8 @@ def similar_patches(
     Raises
     ------
     InputError
-        If ``count`` is less than 1, the folders cannot be read, or contain no training slice of the
-        model.
+        If ``count`` is less than 1, the patch was skipped as air, the folders cannot be read, or
+        contain no training slice of the model.
     WeightsError
         If the backbone's weights are missing.
     StorageError
@@ -142,6 +142,8 @@ def similar_patches(
     """
     if count < 1:
         raise InputError(f"the number of patches to show must be at least 1, not {count}")
+    if query.isnan().any():
+        raise InputError("the patch shows no body, so nothing is like it", fix="Choose another")
     found = yield from survey_again(model, folders, patient_pattern)
     refs = _learned_from(model, [ref for one in series_of_fit(model, found) for ref in one.refs])
     if not refs:

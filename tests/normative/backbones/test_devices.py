@@ -24,7 +24,7 @@ from napari_spatial_ar.normative.backbones import devices, engines
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.devices import resolve_device
 from napari_spatial_ar.normative.backbones.loading import load_backbone
-from napari_spatial_ar.normative.batching import BatchScorer, BatchSizes
+from napari_spatial_ar.normative.batching import BatchScorer, BatchSizes, Prepared
 from napari_spatial_ar.normative.detectors import DETECTORS, FitContext, StoredGrids
 from napari_spatial_ar.normative.detectors.ar_training import precision
 from tests.normative.detectors.test_detectors import (
@@ -157,12 +157,12 @@ def test_copies_of_an_apple_gpu_are_waited_for(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.Tensor, "to", watched_to)
     monkeypatch.setattr(torch.Tensor, "copy_", watched_copy)
 
-    def maps(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def maps(batch: Tensor, kept: None) -> tuple[Tensor, Tensor, Tensor]:
         return batch, batch, batch.mean(dim=(1, 2))
 
     scorer = BatchScorer(maps, lambda unit: pytest.fail("alone"), MPS, graphs=True)
-    unit = np.full((2, 3), 0.5, np.float32)
-    ((_, score),) = scorer([(0, unit)], BatchSizes())
+    shown = Prepared(np.full((2, 3), 0.5, np.float32))
+    ((_, score),) = scorer([(0, shown)], BatchSizes())
     assert score.image_score == 0.5
     assert len(asked) >= 4
     assert not any(asked)

@@ -22,7 +22,7 @@ from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.engines import ENGINES, Float32
 from napari_spatial_ar.normative.backbones.fair_lock import FairLock
 from napari_spatial_ar.normative.backbones.fastest_engine import trials
-from napari_spatial_ar.normative.batching import BatchScorer
+from napari_spatial_ar.normative.batching import BatchScorer, Prepared
 from napari_spatial_ar.normative.cancellation import cancel_when
 from napari_spatial_ar.normative.explaining import embed_plane
 from tests.normative.test_model import build
@@ -164,7 +164,7 @@ def test_who_waits_comes_next() -> None:
 def test_a_batch_is_copied_out_before_the_next_uses_its_buffers() -> None:
     buffer = torch.zeros(1, 4, 4)
 
-    def maps(given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def maps(given: Tensor, kept: None) -> tuple[Tensor, Tensor, Tensor]:
         buffer.copy_(given)
         time.sleep(0.002)
         result = buffer.clone()
@@ -174,7 +174,7 @@ def test_a_batch_is_copied_out_before_the_next_uses_its_buffers() -> None:
     scorer = BatchScorer(maps, lambda unit: None, torch.device("cpu"), turns=turns)  # type: ignore[arg-type, return-value]
 
     def score(value: int) -> list[float]:
-        unit = np.full((4, 4), value, np.float32)
-        return [scorer.one(unit).image_score for _ in range(20)]
+        shown = Prepared(np.full((4, 4), value, np.float32))
+        return [scorer.one(shown).image_score for _ in range(20)]
 
     assert together(lambda: score(1), lambda: score(2)) == [[1.0] * 20, [2.0] * 20]

@@ -123,9 +123,9 @@ def test_nothing_to_change_and_nonsense(image: npt.NDArray[np.float32]) -> None:
     changed, magnitude = change(image, np.zeros(SHAPE, bool), rng)
     np.testing.assert_array_equal(changed, image)
     assert not magnitude.any()
-    with pytest.raises(InputError, match="of one shape"):
+    with pytest.raises(InputError, match="have one shape"):
         change(image, np.ones((4, 4), bool), rng)
-    with pytest.raises(InputError, match="of one shape"):
+    with pytest.raises(InputError, match="have one shape"):
         change(image[None], np.ones((1, *SHAPE), bool), rng)
 
 
