@@ -70,11 +70,8 @@ class Ledger:
         """Entry of a scan; None where there is none, or one cut short."""
         data = self.place.read(f"{_FOLDER}/{key}.json")
         try:
-            values = parse_json(data or b"")
-            values.pop("schema", None)
-            files = {name: (int(size), str(sha)) for name, (size, sha) in values["files"].items()}
-            return Entry(**{**values, "files": files})
-        except (ValueError, TypeError, KeyError, AttributeError):
+            return parse_json(data or b"", Entry)
+        except ValueError:
             return None
 
     def is_whole(self, entry: Entry) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +192,17 @@ def _fit_once(
     return model
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """What is recorded beside a model: all that it was fitted with, as text, and how long."""
+
+    settings: dict[str, str]
+    seconds: float | None
+
+
 def record(out: Path, settings: dict[str, str], seconds: float | None = None) -> None:
     """Write beside a model with which settings, and how fast, it is or was fitted."""
-    atomic_write_json(out / _RECORD, {"settings": settings, "seconds": seconds})
+    atomic_write_json(out / _RECORD, asdict(_Fitted(settings, seconds)))
 
 
 def recorded_seconds(out: Path, settings: dict[str, str]) -> float:
@@ -207,15 +215,14 @@ def recorded_seconds(out: Path, settings: dict[str, str]) -> float:
     """
     path = out / _RECORD
     try:
-        known = parse_json(path.read_bytes())
-        same, seconds = known["settings"] == settings, known["seconds"]
-    except (OSError, ValueError, KeyError, TypeError):
-        same, seconds = False, None
-    if not same or not isinstance(seconds, int | float | None):
+        known = parse_json(path.read_bytes(), _Fitted)
+    except (OSError, ValueError):
+        known = None
+    if known is None or known.settings != settings:
         raise InputError(
             "the model here was fitted with other settings",
             path=out,
             fix="Choose another folder for the results, or delete this one",
         )
     # Of a fit that was killed after the model was written.
-    return float("nan") if seconds is None else float(seconds)
+    return float("nan") if known.seconds is None else known.seconds

@@ -63,7 +63,6 @@ def _name(key: Sequence[Any]) -> str:
 
 def _all() -> dict[str, Any]:
     try:
-        found = parse_json(speeds_file().read_bytes())
+        return parse_json(speeds_file().read_bytes(), dict[str, Any])
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}

@@ -18,6 +18,7 @@ from typing import Any
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.derived import software
 from napari_spatial_ar.imaging.files import atomic_path, atomic_write_json, atomic_write_text
+from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.review.outputs import OUTPUT_FILES
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
@@ -76,6 +77,13 @@ class BidsScan:
         # Of a subject's FLAIR and T1w each has findings of its own.
         name = "_".join((*kept, f"desc-{''.join(said)}{suffix}findings"))
         return str(self.file.parent / name)
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What of a ``dataset_description.json`` says what the data set is derived from."""
+
+    DatasetLinks: dict[str, str]
 
 
 class BidsDerivatives:
@@ -146,10 +154,10 @@ class BidsDerivatives:
         path = self.folder / _DESCRIPTION
         if path.is_file():
             try:
-                links = json.loads(path.read_bytes())["DatasetLinks"]
-            except (OSError, ValueError, KeyError, TypeError):
-                links = {}
-            if links != {"raw": link}:
+                known = parse_json(path.read_bytes(), _Description)
+            except (OSError, ValueError):
+                known = _Description({})
+            if known.DatasetLinks != {"raw": link}:
                 raise InputError(
                     "this folder holds another BIDS data set, or what is derived from another",
                     path=self.folder,

@@ -7,7 +7,6 @@ content, the settings by a hash, and every other file with its size and sha256.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import numpy as np
 from napari_spatial_ar.datasets.slices import file_digest
 from napari_spatial_ar.errors import InputError, InUseError
 from napari_spatial_ar.imaging.files import claimed, holds_leftovers
+from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.review.outputs import (
     OUTPUT_FILES,
@@ -89,9 +89,10 @@ class Kept:
     def of(cls, folder: Path) -> Kept | None:
         """Return the results in a folder; None where it holds no whole record of any."""
         try:
-            found = json.loads((folder / OUTPUT_FILES["provenance"]).read_bytes())
-            dict(found["scan"])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            found = parse_json((folder / OUTPUT_FILES["provenance"]).read_bytes(), dict[str, Any])
+        except (OSError, ValueError):
+            return None
+        if not isinstance(found.get("scan"), dict):
             return None
         return cls(folder, found)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ from napari_spatial_ar.imaging.files import (
     storage_error,
     work_folder,
 )
+from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.segments import (
@@ -480,12 +480,19 @@ def finish_interrupted(folder: Path) -> None:
             os.replace(ready, aside / _READY)
 
 
+@dataclass(frozen=True)
+class _Record:
+    """What of ``provenance.json`` says which files it was written beside."""
+
+    files: dict[str, Any]
+
+
 def _listed(record: Path) -> set[str]:
     """Names of the files and folders that a record was written beside; none without a record."""
     try:
-        files = json.loads(record.read_bytes())["files"]
+        files = parse_json(record.read_bytes(), _Record).files
         return {PurePosixPath(name).parts[0] for name in files}
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, IndexError):
         return set()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from pydantic import AliasChoices, BaseModel, Field
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.derived import REMARK, Algorithm, source_uids
@@ -127,11 +128,28 @@ def dicom_algorithm(model: ModelLike, *, threshold: float) -> Algorithm:
     )
 
 
+class _RecordedModel(BaseModel):
+    name: str
+    sha256: str
+
+
+class _RecordedThreshold(BaseModel):
+    # Earlier versions gave it the second name whatever its unit.
+    score: float = Field(validation_alias=AliasChoices("score", "nats_per_dimension"))
+    unit: str = ""
+    mask_edited_by_hand: bool
+
+
+class _Record(BaseModel):
+    """What of ``provenance.json`` says how a mask was made."""
+
+    model: _RecordedModel
+    threshold: _RecordedThreshold
+
+
 def recorded_threshold(record: Mapping[str, Any]) -> float:
     """Threshold that a `provenance` record names, of this version or an earlier one."""
-    threshold = record["threshold"]
-    # Earlier versions gave it this name whatever its unit.
-    return float(threshold["score" if "score" in threshold else "nats_per_dimension"])
+    return _RecordedThreshold.model_validate(record["threshold"]).score
 
 
 def recorded_algorithm(mask: Path) -> tuple[Algorithm, bool] | None:
@@ -146,19 +164,18 @@ def recorded_algorithm(mask: Path) -> tuple[Algorithm, bool] | None:
     if mask.name not in ("mask.nii.gz", "findings.nii.gz") or not beside.is_file():
         return None
     try:
-        record = parse_json(beside.read_bytes())
-        model, threshold = record["model"], record["threshold"]
-        number, unit = recorded_threshold(record), threshold.get("unit", "")
-        algorithm = Algorithm(
-            name=str(model["name"]),
-            version=str(model["sha256"])[:16],
-            parameters={"threshold": f"{number:.6g} {unit}".rstrip()},
-        )
-        return algorithm, bool(threshold["mask_edited_by_hand"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        record = parse_json(beside.read_bytes(), _Record)
+    except (OSError, ValueError) as error:
         raise InputError(
             "is not a record of how the mask beside it was made", path=beside
         ) from error
+    model, threshold = record.model, record.threshold
+    algorithm = Algorithm(
+        name=model.name,
+        version=model.sha256[:16],
+        parameters={"threshold": f"{threshold.score:.6g} {threshold.unit}".rstrip()},
+    )
+    return algorithm, threshold.mask_edited_by_hand
 
 
 def provenance(

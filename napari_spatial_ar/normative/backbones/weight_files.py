@@ -22,6 +22,7 @@ from torch import Tensor
 
 from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.imaging.files import atomic_write_bytes
+from napari_spatial_ar.imaging.json_text import parse_json
 
 __all__ = [
     "Family",
@@ -458,12 +459,9 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object (`WeightsError` if it is not one)."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError("it is not readable JSON", path=path, fix="Download it again") from error
-    if not isinstance(content, dict):
-        raise WeightsError("it is not a JSON object", path=path, fix="Download it again")
-    return content
+        return parse_json(path.read_bytes(), dict[str, Any])
+    except (OSError, ValueError) as error:
+        raise WeightsError("it is not a JSON object", path=path, fix="Download it again") from error
 
 
 def read_metadata(path: Path, key: str) -> dict[str, Any] | None:
@@ -472,10 +470,9 @@ def read_metadata(path: Path, key: str) -> dict[str, Any] | None:
 
     try:
         with safe_open(path, "pt") as file:
-            content = json.loads((file.metadata() or {}).get(key, "null"))
-    except (SafetensorError, OSError, ValueError, RecursionError):
+            return parse_json((file.metadata() or {}).get(key, "null"), dict[str, Any])
+    except (SafetensorError, OSError, ValueError):
         return None  # another file type, or a damaged file, which reading the tensors reports
-    return content if isinstance(content, dict) else None
 
 
 def read_rounding(path: Path) -> Rounding | None:

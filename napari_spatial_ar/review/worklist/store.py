@@ -22,10 +22,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, Field
 
 from napari_spatial_ar.datasets.slices import file_digest
 from napari_spatial_ar.errors import InputError, InUseError, StorageError
@@ -142,6 +143,40 @@ class Record:
     failure: str = ""
 
 
+class _File(BaseModel):
+    """What each JSON file has."""
+
+    format: Literal[1]
+
+
+class _ReadingFile(_File):
+    reading: Reading
+
+
+class _ScoresFile(_File):
+    done: Annotated[int, Field(ge=0)]
+    summary: Summary | None = None
+
+
+class _FailureFile(_File):
+    reason: str
+
+
+class _MarkedVoxels(BaseModel):
+    status: Status
+    comment: str
+    runs: list[int]
+
+
+class _MarksFile(_File):
+    marks: list[_MarkedVoxels] = []
+    painted: list[int] = []
+    erased: list[int] = []
+
+
+File = TypeVar("File", bound=_File)
+
+
 class WorklistStore:
     """Reads and writes the files.
 
@@ -189,10 +224,9 @@ class WorklistStore:
 
     def see(self, scan: str) -> Reading:
         """Keep that the reader has seen a scan, unless more is kept already; gives what is."""
-        known: Any = self._read(scan, "reading.json").get("reading")
-        if known in get_args(Reading) and known != "unread":
-            found: Reading = known
-            return found
+        known = self._read(scan, "reading.json", _ReadingFile)
+        if known is not None and known.reading != "unread":
+            return known.reading
         self.save_reading(scan, "seen")
         return "seen"
 
@@ -207,15 +241,14 @@ class WorklistStore:
 
     def load_marks(self, scan: str, model: str, shape: Sequence[int]) -> Marks:
         """Return what was said of findings on a grid of a shape; nothing where it does not fit."""
-        found = self._read(scan, f"{model}.marks.json")
+        found = self._read(scan, f"{model}.marks.json", _MarksFile)
+        if found is None:
+            return Marks()
         size = int(np.prod(shape))
         try:
-            marks = tuple(
-                Mark(_voxels(m["runs"], size), _status(m["status"]), str(m["comment"]))
-                for m in found.get("marks", [])
-            )
-            painted, erased = (_voxels(found.get(n, []), size) for n in ("painted", "erased"))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            marks = tuple(Mark(_voxels(m.runs, size), m.status, m.comment) for m in found.marks)
+            painted, erased = (_voxels(runs, size) for runs in (found.painted, found.erased))
+        except (ValueError, OverflowError):
             return Marks()
         return Marks(marks, Strokes(painted, erased))
 
@@ -223,18 +256,17 @@ class WorklistStore:
 
     def record(self, scan: str, model: str) -> Record:
         """Say how far reader and model are."""
-        reading: Any = self._read(scan, "reading.json").get("reading")
-        kept = self._read(scan, f"{model}.json")
         there = self._path(scan, f"{model}.npz").is_file()
-        done = kept.get("done")
-        summary = _summary(kept.get("summary")) if there else None
-        failure = self._read(scan, f"{model}.failed.json").get("reason")
+        reading = self._read(scan, "reading.json", _ReadingFile)
+        scored = self._read(scan, f"{model}.json", _ScoresFile) if there else None
+        failed = self._read(scan, f"{model}.failed.json", _FailureFile)
+        summary = None if scored is None else scored.summary
         return Record(
-            reading=reading if reading in get_args(Reading) else "unread",
-            done=done if there and isinstance(done, int) and done >= 0 else 0,
+            reading="unread" if reading is None else reading.reading,
+            done=0 if scored is None else scored.done,
             summary=summary,
             # What was scored after all is no failure any more.
-            failure=failure if isinstance(failure, str) and summary is None else "",
+            failure="" if failed is None or summary is not None else failed.reason,
         )
 
     def save_failure(self, scan: str, model: str, reason: str) -> None:
@@ -298,12 +330,11 @@ class WorklistStore:
         except OSError as error:
             raise storage_error(error, self.folder) from error
 
-    def _read(self, scan: str, name: str) -> dict[str, Any]:
+    def _read(self, scan: str, name: str, kind: type[File]) -> File | None:
         try:
-            found = parse_json(self._path(scan, name).read_bytes())
+            return parse_json(self._path(scan, name).read_bytes(), kind)
         except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) and found.get("format") == FORMAT else {}
+            return None
 
 
 @contextmanager
@@ -321,25 +352,6 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
-def _summary(kept: Any) -> Summary | None:
-    if not isinstance(kept, dict):
-        return None
-    numbers = {name: kept.get(name) for name in ("score", "p_value", "findings", "threshold")}
-    patients = kept.get("patients")
-    if not isinstance(patients, int) or not all(
-        value is None or isinstance(value, int | float) for value in numbers.values()
-    ):
-        return None
-    return Summary(patients=patients, **numbers)
-
-
-def _status(value: Any) -> Status:
-    if value not in get_args(Status):
-        raise ValueError("no status")
-    status: Status = value
-    return status
-
-
 def _runs(voxels: npt.NDArray[np.int64]) -> list[int]:
     """Rising indices as first, count, first, count, ..."""
     if not len(voxels):
@@ -351,7 +363,7 @@ def _runs(voxels: npt.NDArray[np.int64]) -> list[int]:
     return pairs
 
 
-def _voxels(runs: Any, size: int) -> npt.NDArray[np.int64]:
+def _voxels(runs: list[int], size: int) -> npt.NDArray[np.int64]:
     """Undo `_runs`; ValueError where an index lies outside 0..size - 1."""
     pairs = np.asarray(runs, np.int64).reshape(-1, 2)
     first, count = pairs[:, 0], pairs[:, 1]

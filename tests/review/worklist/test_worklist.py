@@ -366,6 +366,26 @@ def test_a_file_that_cannot_be_understood_counts_as_not_there(
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("reading.json", '{"format": 1, "reading": "read"}'),
+        ("reading.json", '{"format": 2, "reading": "done"}'),
+        ("reading.json", "[1]"),
+        ("m.json", '{"format": 1, "done": -1, "summary": null}'),
+        ("m.json", '{"format": 1, "done": 3, "summary": {"score": "high", "patients": 1}}'),
+        ("m.failed.json", '{"format": 1, "reason": 5}'),
+        ("m.failed.json", '{"format": 1, "rea'),
+    ],
+)
+def test_a_damaged_record_counts_as_not_there(store: WorklistStore, name: str, text: str) -> None:
+    store.save_reading("k", "unread")
+    (store.folder / "k" / "m.npz").touch()
+    (store.folder / "k" / name).write_text(text)
+    assert store.record("k", "m") == Record()
+    assert store.see("k") == "seen"
+
+
+@pytest.mark.parametrize(
     "marks",
     [
         [{"runs": [2**80, 1], "status": "keep", "comment": ""}],
