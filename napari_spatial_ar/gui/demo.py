@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import napari
 from qtpy.QtCore import QTimer
 
 from napari_spatial_ar.gui import model_access
-from napari_spatial_ar.gui.layers import volume_layer_kwargs
+from napari_spatial_ar.gui.display_windows import opening_window
+from napari_spatial_ar.gui.layers import add_scan
 from napari_spatial_ar.gui.review.dock import ReviewDock
+from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.viewer import show_acquired_plane
 from napari_spatial_ar.imaging.samples import sample_volume
 from napari_spatial_ar.imaging.scan import Scan
+
+if TYPE_CHECKING:
+    from napari import Viewer
+
 
 __all__ = ["DEMO_MODEL", "open_review", "show_demo"]
 
@@ -23,7 +29,7 @@ DEMO_MODEL = "brain-flair-change"
 _LOOK_MS = 50
 
 
-def open_review(viewer: Any) -> ReviewDock:
+def open_review(viewer: Viewer) -> ReviewDock:
     """Open the Review dock in a viewer, or bring the one that is open to the front."""
     dock: ReviewDock
     _, dock = viewer.window.add_plugin_dock_widget("napari-spatial-ar", "Review")
@@ -35,7 +41,7 @@ def show_demo(
     *,
     model: str = DEMO_MODEL,
     volume: Scan | None = None,
-    viewer: Any = None,
+    viewer: Viewer | None = None,
     block: bool = True,
     ready: Callable[[ReviewDock], None] | None = None,
 ) -> ReviewDock:
@@ -67,13 +73,13 @@ def show_demo(
 
         name = loaded.header.backbone.name
         raise WeightsError(hint.rstrip("."), fix=model_access.weights_advice(name))
-    viewer = viewer or napari.Viewer(title="napari-spatial-ar")
-    layer = viewer.add_image(**volume_layer_kwargs(volume))
+    viewer = viewer if viewer is not None else napari.Viewer(title="napari-spatial-ar")
+    layer = add_scan(viewer, volume, opening_window(volume))
     show_acquired_plane(viewer, volume.geometry)
     dock = open_review(viewer)
     dock.scan.list.choose(layer)
 
-    def finished(session: Any) -> None:
+    def finished(session: Session) -> None:
         dock.scorer.finished.disconnect(finished)
         dock.show_highest()
         tell()

@@ -13,11 +13,20 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import TypeVar
 
-from napari.qt.threading import create_worker
+from napari.qt.threading import GeneratorWorker
 from napari.utils.notifications import show_error, show_warning
-from qtpy.QtCore import QCoreApplication, QEventLoop, QObject, Qt, QThread, QThreadPool, Signal
+from qtpy.QtCore import (
+    QCoreApplication,
+    QEventLoop,
+    QObject,
+    QRunnable,
+    Qt,
+    QThread,
+    QThreadPool,
+    Signal,
+)
 from qtpy.QtWidgets import QApplication, QMainWindow, QProgressDialog, QWidget
 
 from napari_spatial_ar.errors import Cancelled, MissingWeightsError, SpatialARError
@@ -25,6 +34,7 @@ from napari_spatial_ar.errors import Cancelled, MissingWeightsError, SpatialAREr
 __all__ = [
     "Task",
     "TaskHost",
+    "Work",
     "log",
     "main_window",
     "pool",
@@ -34,10 +44,14 @@ __all__ = [
     "warn",
 ]
 
+Step = TypeVar("Step")
+Result = TypeVar("Result")
+
 logger = logging.getLogger("napari_spatial_ar")
 
 
-Work = Callable[[threading.Event], Generator[Any, None, Any]]
+#: What runs in a worker: called with an event that is set when it is to stop.
+Work = Callable[[threading.Event], Generator[object, None, object]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ _LAST_MS = 20_000
 
 
 # Workers that run or wait for a thread: Qt holds only the half of them that is not Python's.
-_started: set[Any] = set()
+_started: set[QRunnable] = set()
 
 
 # As many at once at least: some rest for long, and what the viewer does must not wait for them.
@@ -96,12 +110,12 @@ def _end_workers() -> None:
 atexit.register(_end_workers)
 
 
-def _stop_all(stops: set[threading.Event], *_: Any) -> None:
+def _stop_all(stops: set[threading.Event], *_: object) -> None:
     for stop in list(stops):
         stop.set()
 
 
-def _log_warning(arguments: tuple[Any, ...]) -> None:
+def _log_warning(arguments: tuple[object, ...]) -> None:
     logger.debug("warning in a worker: %s", getattr(arguments[1], "__name__", "Warning"))
 
 
@@ -123,7 +137,7 @@ class Task(QObject):
         self.running = True
         self.stopped = False
 
-        def steps() -> Generator[Any, None, Any]:
+        def steps() -> Generator[object, None, object]:
             _stand_back()
             try:
                 return (yield from work(stop))
@@ -134,7 +148,7 @@ class Task(QObject):
                 return None
 
         self._failed = False
-        worker = create_worker(steps)
+        worker: GeneratorWorker[object, None, object] = GeneratorWorker(steps)
         with suppress(TypeError, RuntimeError):
             # Where napari would show each of a library's warnings to the user.
             worker.warned.disconnect()
@@ -259,7 +273,11 @@ def main_window() -> QMainWindow | None:
     return next((w for w in shown if isinstance(w, QMainWindow)), None)
 
 
-def run_waiting(work: Work, title: str, parent: QWidget) -> tuple[list[Any], Any]:
+def run_waiting(
+    work: Callable[[threading.Event], Generator[Step | str, None, Result]],
+    title: str,
+    parent: QWidget,
+) -> tuple[list[Step], Result]:
     """Run a generator in a worker while the window stays alive.
 
     Returns
@@ -280,10 +298,11 @@ def run_waiting(work: Work, title: str, parent: QWidget) -> tuple[list[Any], Any
     dialog.setMinimumDuration(_SHOW_AFTER_MS)
     loop = QEventLoop()
     host = QObject()
-    yielded: list[Any] = []
-    ended: dict[str, Any] = {}
+    yielded: list[Step] = []
+    returned: list[Result] = []
+    failed: list[Exception] = []
 
-    def take(step: Any) -> None:
+    def take(step: Step | str) -> None:
         if isinstance(step, str):
             dialog.setLabelText(step)
         else:
@@ -291,8 +310,8 @@ def run_waiting(work: Work, title: str, parent: QWidget) -> tuple[list[Any], Any
 
     task = TaskHost(host).start(work)
     task.progressed.connect(take)
-    task.returned.connect(lambda value: ended.update(value=value))
-    task.failed.connect(lambda error: ended.update(error=error))
+    task.returned.connect(returned.append)
+    task.failed.connect(failed.append)
     task.finished.connect(loop.quit)
     dialog.canceled.connect(task.stop)
     dialog.canceled.connect(loop.quit)
@@ -304,6 +323,6 @@ def run_waiting(work: Work, title: str, parent: QWidget) -> tuple[list[Any], Any
     dialog.deleteLater()
     if cancelled:
         raise Cancelled("cancelled")
-    if "error" in ended:
-        raise ended["error"]
-    return yielded, ended.get("value")
+    if failed:
+        raise failed[0]
+    return yielded, returned[0]

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 import numpy as np
+from napari.components.dims import RangeTuple
 from napari.layers import Image, Labels, Layer, Shapes
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_spatial_ar.gui.layers import KEY, is_scan, kind_of, scan_behind
+from napari_spatial_ar.gui.layers import geometry_of, is_scan, kind_of, scan_behind
 from napari_spatial_ar.gui.review.scored_layer import Session
-from napari_spatial_ar.gui.viewer import camera_of, fit_view, plane_in_view, show_plane
+from napari_spatial_ar.gui.viewer import camera_of, fit_view, look_at, plane_in_view, show_plane
 from napari_spatial_ar.imaging.geometry import Plane
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.utils.events import Event
+
 
 __all__ = ["LayerVisibility"]
 
@@ -66,7 +72,9 @@ class LayerVisibility(QObject):
     #: A layer of the user was shown by hand, and belongs to what is chosen from now on.
     given = Signal()
 
-    def __init__(self, viewer: Any, sessions: Callable[[], Iterable[Session]], parent: QObject):
+    def __init__(
+        self, viewer: ViewerModel, sessions: Callable[[], Iterable[Session]], parent: QObject
+    ):
         super().__init__(parent)
         self._viewer = viewer
         self._sessions = sessions
@@ -179,7 +187,7 @@ class LayerVisibility(QObject):
         finally:
             self._working = before
 
-    def _on_visible(self, event: Any) -> None:
+    def _on_visible(self, event: Event) -> None:
         if self._working or self._suspended:
             return
         layer, session = event.source, self._session_of(event.source)
@@ -211,7 +219,7 @@ class LayerVisibility(QObject):
         if scan is not None and not is_scan(layer) and not made:
             self._owners[layer] = ref(scan)
 
-    def _on_inserted(self, event: Any) -> None:
+    def _on_inserted(self, event: Event) -> None:
         layer = event.value
         layer.events.visible.connect(self._on_visible)
         if self._suspended:
@@ -222,7 +230,7 @@ class LayerVisibility(QObject):
                 self.wanted.emit(layer, None)
             self._arrange(self._scan)
 
-    def _on_removed(self, event: Any) -> None:
+    def _on_removed(self, event: Event) -> None:
         gone = event.value
         gone.events.visible.disconnect(self._on_visible)
         layers = self._viewer.layers
@@ -254,7 +262,7 @@ class LayerVisibility(QObject):
                 layers.remove(layer)
         active = layers.selection.active
         hidden = active is not None and not active.visible and not self._is_chosen(active)
-        if hidden and not self._suspended and self._scan in layers:
+        if hidden and not self._suspended and self._scan is not None and self._scan in layers:
             layers.selection = {self._scan}
 
     # ------------------------------------------------------------------ the view
@@ -273,7 +281,7 @@ class LayerVisibility(QObject):
         assert scan is not None
         dims, left = viewer.dims, self._left.get(scan)
         point = self._point_inside(scan, left)
-        geometry = scan.metadata.get(KEY, {}).get("geometry")
+        geometry = geometry_of(scan)
         plane: Plane = "axial" if geometry is None else geometry.plane
         turned = dims.ndisplay == 2 and plane_in_view(viewer) not in (plane, None)
         if turned:
@@ -283,7 +291,8 @@ class LayerVisibility(QObject):
         dims.set_point(range(first, dims.ndim), point)
         if left is not None and left.order == tuple(dims.order):
             if turned or before is None or not _at_one_place(before, scan):
-                camera_of(viewer).center, camera_of(viewer).zoom = left.center, left.zoom
+                look_at(viewer, left.center)
+                camera_of(viewer).zoom = left.zoom
         elif turned or before is not None or not scan.visible:
             fit_view(viewer, scan)
         if not self._in_view(scan):
@@ -312,12 +321,13 @@ class LayerVisibility(QObject):
             for axis in range(ndim)
         ]
 
-    def _hold_range(self, event: Any = None) -> None:
+    def _hold_range(self, event: Event | None = None) -> None:
         """Keep napari's sliders to the chosen scan: by itself it lets them reach hidden ones."""
-        if not self._suspended and self._scan in self._viewer.layers:
-            self._set_range([self._scan])
+        scan = self._scan
+        if not self._suspended and scan is not None and scan in self._viewer.layers:
+            self._set_range([scan])
 
-    def _set_range(self, layers: list[Layer]) -> None:
+    def _set_range(self, layers: Sequence[Layer]) -> None:
         """Let the sliders reach from the first slice of layers to the last."""
         dims = self._viewer.dims
         extent = self._viewer.layers.get_extent(layers)
@@ -326,12 +336,14 @@ class LayerVisibility(QObject):
             return
         wanted = [*dims.range[: dims.ndim - len(ranges)], *ranges]
         if not np.array_equal(np.asarray(dims.range), np.asarray(wanted)):
-            dims.range = tuple(wanted)
+            dims.range = tuple(RangeTuple(*each) for each in wanted)
 
-    def _on_reset_view(self, event: Any = None) -> None:
+    def _on_reset_view(self, event: Event | None = None) -> None:
         """Fit the chosen scan where napari has fitted all layers, hidden ones too."""
         scan = self._scan
-        if self._working or self._suspended or scan not in self._viewer.layers:
+        if self._working or self._suspended:
+            return
+        if scan is None or scan not in self._viewer.layers:
             return
         with self._own_changes():
             fit_view(self._viewer, scan)

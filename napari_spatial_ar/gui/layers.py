@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
 from weakref import ref
 
 import dask.array as da
@@ -24,10 +25,15 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.review.drawing import DEFAULT_COLOURS, HEAT_COLOURS
 
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
 __all__ = [
     "AXES",
     "KEY",
+    "add_scan",
     "drawable",
+    "geometry_of",
     "heatmap_colormap",
     "heatmap_layer",
     "import_ahead",
@@ -36,8 +42,10 @@ __all__ = [
     "layer_volume",
     "linked_copy",
     "mask_layer",
+    "place_of",
     "result_name",
     "scan_behind",
+    "scan_of",
     "source_array",
     "volume_layer_kwargs",
 ]
@@ -82,7 +90,23 @@ def volume_layer_kwargs(volume: Scan, drawn: Drawn | None = None) -> dict[str, A
     }
 
 
-def _place(geometry: Geometry) -> dict[str, Any]:
+def add_scan(viewer: ViewerModel, volume: Scan, drawn: Drawn, *, visible: bool = True) -> Image:
+    """Add a scan to a viewer, see `volume_layer_kwargs`."""
+    layer = Image(**volume_layer_kwargs(volume, drawn), visible=visible)
+    viewer.add_layer(layer)
+    return layer
+
+
+class _Place(TypedDict):
+    """Where a layer lies, as arguments of it."""
+
+    scale: Sequence[float]
+    translate: Sequence[float]
+    units: Sequence[str]
+    axis_labels: Sequence[str]
+
+
+def _place(geometry: Geometry) -> _Place:
     scale, translate = geometry.display_spacing, geometry.display_translate
     if geometry.spacing_known and not geometry.regular:
         # Nothing in mm: pixels of the slices keep their shape, slices lie one pixel apart or more.
@@ -97,33 +121,51 @@ def _place(geometry: Geometry) -> dict[str, Any]:
     }
 
 
-def is_scan(layer: Layer) -> bool:
+def is_scan(layer: Layer) -> TypeGuard[Image]:
     """Whether a layer can be offered as a scan: an image that is not one of our heatmaps."""
-    facts = layer.metadata.get(KEY, {})
     return (
         isinstance(layer, Image)
         and not layer.rgb
         and not layer.multiscale
         and layer.ndim in (2, 3)
-        and facts.get("kind", "scan") == "scan"
+        and kind_of(layer) in ("scan", "")
     )
 
 
 def kind_of(layer: Layer) -> str:
     """Tell what this plugin made a layer for: "scan", "nll", "mask", "twin"; "" for another's."""
-    return str(layer.metadata.get(KEY, {}).get("kind", ""))
+    return str(_known_of(layer, "kind") or "")
+
+
+def scan_of(layer: Layer | None) -> Scan | None:
+    """Return the scan that this plugin opened as a layer; None for any other layer, and for none.
+
+    Its voxels may have been changed in the layer since: `layer_volume` sees that.
+    """
+    scan: Scan | None = _known_of(layer, "volume")
+    return scan
+
+
+def geometry_of(layer: Layer | None) -> Geometry | None:
+    """Return the grid that a layer of this plugin is drawn on; None for any other, and for none."""
+    geometry: Geometry | None = _known_of(layer, "geometry")
+    return geometry
+
+
+def _known_of(layer: Layer | None, name: str) -> Any:
+    return None if layer is None else layer.metadata.get(KEY, {}).get(name)
 
 
 def scan_behind(layer: Layer) -> Image | None:
     """Return the layer of the scan that a heatmap or mask was made for; None where it is gone."""
-    held = layer.metadata.get(KEY, {}).get("scan")
+    held = _known_of(layer, "scan")
     return None if held is None else held()
 
 
 def linked_copy(layer: Image) -> Image:
     """Second drawing of a scan's layer, of the same voxels; it is offered as a scan nowhere."""
     data, state, _ = layer.as_layer_data_tuple()
-    facts = {"kind": "twin", "geometry": layer.metadata.get(KEY, {}).get("geometry")}
+    facts = {"kind": "twin", "geometry": geometry_of(layer)}
     state |= {"name": f"{layer.name} (beside)", "metadata": {KEY: facts}, "visible": True}
     return Image(data, **state)
 
@@ -140,9 +182,8 @@ def layer_volume(layer: Image) -> Scan:
         If the layer is in colour, rotated, sheared, has more than three axes, or is not finite.
     """
     data = layer.data
-    facts = layer.metadata.get(KEY, {})
-    if facts.get("kind") == "scan":
-        volume: Scan = facts["volume"]
+    volume = scan_of(layer)
+    if volume is not None:
         if _same_voxels(data, volume):
             return volume
         if data.shape == volume.geometry.display_shape:
@@ -164,16 +205,16 @@ def layer_volume(layer: Image) -> Scan:
     return Scan(voxels, geometry, "unknown", Series(label="scan"))
 
 
-def _same_voxels(data: Any, volume: Scan) -> bool:
+def _same_voxels(data: object, volume: Scan) -> bool:
     """Whether a layer's data is what a scan is drawn with, and not a part or a flip of it."""
-    drawn: Any = volume.geometry.to_display(drawable(volume))
+    drawn = volume.geometry.to_display(drawable(volume))
     if volume.lazy:
         # The name of a dask array says how it is made.
-        return bool(getattr(data, "name", "") == drawn.name)
+        return bool(getattr(data, "name", "") == getattr(drawn, "name", None))
     return isinstance(data, np.ndarray) and _view_of(data) == _view_of(drawn)
 
 
-def _view_of(array: npt.NDArray[Any]) -> tuple[Any, ...]:
+def _view_of(array: npt.NDArray[Any]) -> tuple[object, ...]:
     """Tell which memory an array shows, and how."""
     return array.__array_interface__["data"][0], array.shape, array.strides, array.dtype
 
@@ -206,11 +247,21 @@ def _plain_geometry(
     return Geometry((full[0], full[1], full[2]), to_ras, spacing_known=False)
 
 
-def _beside(layer: Image, volume: Scan) -> dict[str, Any]:
+def _beside(layer: Image, volume: Scan) -> _Place:
     """Take place, units and axis names from the scan's layer."""
     if layer.ndim != 3:
         return _place(volume.geometry)
-    return {name: getattr(layer, name) for name in ("scale", "translate", "units", "axis_labels")}
+    return place_of(layer)
+
+
+def place_of(layer: Layer) -> _Place:
+    """Arguments by which another layer lies where this one does."""
+    return {
+        "scale": tuple(layer.scale),
+        "translate": tuple(layer.translate),
+        "units": [str(unit) for unit in layer.units],
+        "axis_labels": layer.axis_labels,
+    }
 
 
 def _facts(kind: str, volume: Scan, layer: Image, model: Any) -> dict[str, Any]:
@@ -238,17 +289,18 @@ def heatmap_layer(
     layer: Image, volume: Scan, nll: npt.NDArray[np.float32], model: Any = None
 ) -> Image:
     """Layer that draws scores (Z, Y, X) by a model over a scan's layer, as a view of them."""
-    return Image(
+    heatmap = Image(
         volume.geometry.to_display(nll),
         name=result_name("nll", getattr(model, "name", "model")),
         rgb=False,
-        colormap=heatmap_colormap(),
         contrast_limits=(1.0, 2.0),
         blending="translucent_no_depth",
         interpolation2d="linear",
         metadata=_facts("nll", volume, layer, model),
         **_beside(layer, volume),
     )
+    heatmap.colormap = heatmap_colormap()
+    return heatmap
 
 
 def import_ahead() -> None:
@@ -275,7 +327,7 @@ def mask_layer(
 
 
 def source_array(
-    data: Any, attributes: dict[str, Any]
+    data: npt.ArrayLike, attributes: Mapping[str, Any]
 ) -> tuple[npt.NDArray[Any], Geometry, Path | None]:
     """Turn a layer's data back to the scan's own grid.
 
@@ -318,7 +370,7 @@ def source_array(
     return geometry.from_display(data), geometry, like
 
 
-def drawable(volume: Scan) -> Any:
+def drawable(volume: Scan) -> npt.NDArray[np.float32]:
     """Voxels of a scan for drawing alone: what can no longer be read is not a number.
 
     napari reads them while it draws, where an error would come again with every slice; it is
@@ -353,6 +405,7 @@ def drawable(volume: Scan) -> Any:
         reported = False
         return voxels
 
-    return da.map_blocks(  # type: ignore[no-untyped-call]
+    drawn: npt.NDArray[np.float32] = da.map_blocks(  # type: ignore[no-untyped-call]
         block, chunks=data.chunks, dtype=np.float32, name=f"drawn-{data.name}"
     )
+    return drawn

@@ -6,11 +6,25 @@ import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Signal
 
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.fitting.config import DEFAULT_METHOD, FitConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_spatial_ar.normative.detectors.base import Detector
+    from napari_spatial_ar.normative.explaining import EmbeddedSlice
+    from napari_spatial_ar.normative.fitting.neighbours import Neighbour
+    from napari_spatial_ar.normative.fitting.outliers import Outliers
+    from napari_spatial_ar.normative.fitting.plan import FitProgress
+    from napari_spatial_ar.normative.library import ModelEntry
+    from napari_spatial_ar.normative.model import NormativeModel
+    from napari_spatial_ar.normative.model_file import ModelHeader
+
 
 __all__ = [
     "ModelEvents",
@@ -45,7 +59,7 @@ __all__ = [
     "write_recipe",
 ]
 
-_loaded: dict[tuple[str, int], Any] = {}
+_loaded: dict[tuple[str, int], NormativeModel] = {}
 _loading = threading.Lock()
 
 
@@ -71,14 +85,14 @@ model_events = ModelEvents()
 weights_news = WeightsNews()
 
 
-def list_models() -> list[Any]:
+def list_models() -> list[ModelEntry]:
     """Released and own models: ``ModelEntry`` of each that can be chosen."""
     from napari_spatial_ar.normative.library import list_models as find
 
     return list(find())
 
 
-def load_model(path: str | Path) -> Any:
+def load_model(path: str | Path) -> NormativeModel:
     """Model from its folder, kept for the next time until its file changes.
 
     Raises
@@ -114,7 +128,9 @@ def _stamp(path: Path) -> int:
         return 0
 
 
-def fit_steps(config: FitConfig, *, out: Path, overwrite: bool) -> Generator[Any, None, Any]:
+def fit_steps(
+    config: FitConfig, *, out: Path, overwrite: bool
+) -> Generator[FitProgress, None, Path]:
     """Train step by step, and write the model's card; see `fit.fit_steps`.
 
     Returns
@@ -128,13 +144,12 @@ def fit_steps(config: FitConfig, *, out: Path, overwrite: bool) -> Generator[Any
 
     model = yield from fit(config, out=out, overwrite=overwrite)
     write_model_card(model)
-    folder = model.folder
     del model
     release()
-    return folder
+    return out
 
 
-def estimate_steps(config: FitConfig, *, out: Path) -> Generator[Any, None, Any]:
+def estimate_steps(config: FitConfig, *, out: Path) -> Generator[FitProgress, None, str]:
     """Say how long a fit will take; see `estimate.estimate_steps`.
 
     Returns
@@ -161,7 +176,7 @@ def write_recipe(path: str | Path, config: FitConfig) -> None:
     write(path, config)
 
 
-def embed_plane(model: Any, volume: Any, index: int) -> Any:
+def embed_plane(model: Any, volume: Scan, index: int) -> EmbeddedSlice:
     """Embed a slice; see `explaining.embed_plane`."""
     from napari_spatial_ar.normative.explaining import embed_plane as embed
 
@@ -169,22 +184,24 @@ def embed_plane(model: Any, volume: Any, index: int) -> Any:
 
 
 def similar_steps(
-    model: Any, folders: Sequence[str | Path], query: Any
-) -> Generator[Any, None, Any]:
+    model: Any, folders: Sequence[str | Path], query: Tensor
+) -> Generator[FitProgress, None, tuple[Neighbour, ...]]:
     """Find the most similar normal patches; see `neighbours.similar_patches`."""
     from napari_spatial_ar.normative.fitting.neighbours import similar_patches
 
     return (yield from similar_patches(model, folders, query))
 
 
-def outlier_steps(model: Path, folders: Sequence[str | Path]) -> Generator[Any, None, Any]:
+def outlier_steps(
+    model: Path, folders: Sequence[str | Path]
+) -> Generator[FitProgress, None, Outliers]:
     """Rank the scans that a model was fitted on; see `outliers.find_outliers`."""
     from napari_spatial_ar.normative.fitting.outliers import find_outliers
 
     return (yield from find_outliers(load_model(model), folders))
 
 
-def methods() -> list[Any]:
+def methods() -> list[type[Detector]]:
     """Methods to learn by, subclasses of ``Detector``; first that which a fit takes by itself."""
     from napari_spatial_ar.normative.detectors import DETECTORS
 
@@ -282,7 +299,7 @@ def weights_offers(wanted: str = "") -> list[WeightsOffer]:
     ]
 
 
-def weights_hint(backbone: str, header: Any = None) -> str:
+def weights_hint(backbone: str, header: ModelHeader | None = None) -> str:
     """Say that a backbone's weights are missing; "" where they are on this machine.
 
     Parameters

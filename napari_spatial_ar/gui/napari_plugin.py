@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import napari
 import numpy as np
+import numpy.typing as npt
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QMainWindow
 
 from napari_spatial_ar.errors import Cancelled, SpatialARError
 from napari_spatial_ar.gui.display_windows import opening_window
 from napari_spatial_ar.gui.jobs import main_window, report, run_waiting, warn
-from napari_spatial_ar.gui.layers import KEY, source_array, volume_layer_kwargs
+from napari_spatial_ar.gui.layers import KEY, scan_of, source_array, volume_layer_kwargs
 from napari_spatial_ar.gui.open_scan import (
     LOOKING,
     Loaded,
@@ -34,6 +35,10 @@ from napari_spatial_ar.imaging.samples import sample_volume
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.signatures import kind_of
 from napari_spatial_ar.review.contents import mask_content, scores_content
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
 
 __all__ = ["flair_sample", "get_reader", "layer_data", "read_layers", "write_image", "write_labels"]
 
@@ -109,7 +114,8 @@ def read_layers(path: Paths) -> list[LayerData]:
 
 def _ask_and_read(paths: list[str], window: QMainWindow) -> list[Loaded]:
     _, found = run_waiting(lambda stop: find_steps(stop, paths), LOOKING, window)
-    scans, errors = found.scans, found.errors
+    scans: Sequence[Scan] = found.scans
+    errors = found.errors
     if has_several(found):
         chooser = SeriesChooser(found, window)
         scans = chooser.chosen if chooser.exec() else []
@@ -145,14 +151,14 @@ def layer_data(scans: Sequence[Loaded]) -> list[LayerData]:
     return layers
 
 
-def _show(viewer: Any, volume: Scan) -> None:
+def _show(viewer: ViewerModel, volume: Scan) -> None:
     for layer in viewer.layers:
-        if layer.metadata.get(KEY, {}).get("volume") is volume:
+        if scan_of(layer) is volume:
             show_scan(viewer, layer)
             return
 
 
-def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+def write_labels(path: str, data: npt.ArrayLike, attributes: dict[str, Any]) -> list[str]:
     """Write a Labels layer: uint8, or int32 where labels above 255 are used.
 
     Of the Review dock's mask, 1 in the mask and 0 elsewhere, in rejected findings too.
@@ -174,7 +180,7 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     return [path]
 
 
-def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+def write_image(path: str, data: npt.ArrayLike, attributes: dict[str, Any]) -> list[str]:
     """Write an Image layer, such as a heatmap, as float32.
 
     Raises

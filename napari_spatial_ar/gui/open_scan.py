@@ -8,8 +8,11 @@ from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image
 from napari.settings import get_settings
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QMimeData, QObject, QSize, Qt, Signal
@@ -29,13 +32,17 @@ from napari_spatial_ar.datasets.thumbnails import THUMBNAIL_SIZE, thumbnail
 from napari_spatial_ar.errors import InputError, printable
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.display_windows import Drawn, opening_window
-from napari_spatial_ar.gui.jobs import Task, TaskHost, report, warn
-from napari_spatial_ar.gui.layers import volume_layer_kwargs
+from napari_spatial_ar.gui.jobs import Task, TaskHost, Work, report, warn
+from napari_spatial_ar.gui.layers import add_scan
 from napari_spatial_ar.gui.widgets.forms import Dialog, Note, button, icon, row, square
 from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.imaging.gather import left_out
 from napari_spatial_ar.imaging.reading import Found, find_scans
 from napari_spatial_ar.imaging.scan import Scan, is_large
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
 
 __all__ = [
     "LOOKING",
@@ -168,6 +175,10 @@ class Warned:
     text: str
 
 
+#: What `read_steps` yields.
+ReadStep = str | Loaded | Warned
+
+
 def find_steps(stop: threading.Event, paths: Sequence[str]) -> Generator[str, None, Found]:
     """Look for scans by their headers.
 
@@ -182,7 +193,7 @@ def find_steps(stop: threading.Event, paths: Sequence[str]) -> Generator[str, No
 
 def read_steps(
     stop: threading.Event, scans: Sequence[Scan], errors: Sequence[InputError] = ()
-) -> Generator[Any, None, None]:
+) -> Generator[ReadStep, None, None]:
     """Read scans: before each a line for the user is yielded, after it `Loaded`.
 
     What cannot be read is left out, and a `Warned` says so at the end; ``errors`` are those met
@@ -211,6 +222,10 @@ def read_steps(
         raise failed[0]
     for sentence in left_out([*errors, *failed]):
         yield Warned(sentence)
+
+
+#: Row of a scan and its picture, (rows, columns) uint8; None where it cannot be read.
+Thumbnail = tuple[int, npt.NDArray[np.uint8] | None]
 
 
 _HEADINGS = ("Scan", "Description", "Modality", "Plane", "Size", "Spacing", "Note")
@@ -319,7 +334,7 @@ class SeriesChooser(Dialog):
         for item in self._items():
             item.setCheckState(0, state)
 
-    def _on_changed(self, item: Any = None, column: int = 0) -> None:
+    def _on_changed(self, item: QTreeWidgetItem | None = None, column: int = 0) -> None:
         count = len(self.chosen)
         self.open_button.setEnabled(count > 0)
         self.count.set_text(f"{count} of {len(self._scans)} scans")
@@ -350,7 +365,7 @@ class SeriesChooser(Dialog):
     def _show_thumbnails(self) -> None:
         scans = self._scans
 
-        def work(stop: threading.Event) -> Generator[Any, None, None]:
+        def work(stop: threading.Event) -> Generator[Thumbnail, None, None]:
             for index, scan in enumerate(scans):
                 if stop.is_set():
                     return
@@ -361,7 +376,7 @@ class SeriesChooser(Dialog):
 
         self._tasks.start(work).progressed.connect(self._take_thumbnail)
 
-    def _take_thumbnail(self, made: Any) -> None:
+    def _take_thumbnail(self, made: Thumbnail) -> None:
         index, picture = made
         item = self.table.topLevelItem(index)
         if item is None:
@@ -438,13 +453,13 @@ class ScanOpener(QObject):
     #: list of paths, `Found`: the user wants all that is there as a worklist.
     listed = Signal(object, object)
 
-    def __init__(self, viewer: Any, tasks: TaskHost, parent: QWidget):
+    def __init__(self, viewer: ViewerModel, tasks: TaskHost, parent: QWidget):
         super().__init__(parent)
         self._viewer = viewer
         self._tasks = tasks
         self._parent = parent
         self._task: Task | None = None
-        self._layers: list[Any] = []
+        self._layers: list[Image] = []
         self._paths: list[str] = []
         self._reported: set[str] = set()
         #: The dialog that is open, if any.
@@ -477,7 +492,7 @@ class ScanOpener(QObject):
             task.stop()
             self._end("" if self._layers else "Cancelled.")
 
-    def _run(self, work: Any) -> Task:
+    def _run(self, work: Work) -> Task:
         self._layers = []
         task = self._tasks.start(work)
         task.progressed.connect(lambda step: self._take(task, step))
@@ -535,7 +550,7 @@ class ScanOpener(QObject):
             self._task = None
             self._end("")
 
-    def _take(self, task: Task, step: Any) -> None:
+    def _take(self, task: Task, step: ReadStep) -> None:
         if task is not self._task:
             return
         if isinstance(step, Loaded):
@@ -551,8 +566,7 @@ class ScanOpener(QObject):
             if text not in self._reported:
                 warn(text)
             self._reported.add(text)
-        arguments = volume_layer_kwargs(loaded.volume, loaded.drawn)
-        layer = self._viewer.add_image(**arguments, visible=False)
+        layer = add_scan(self._viewer, loaded.volume, loaded.drawn, visible=False)
         self._layers.append(layer)
         if len(self._layers) == 1:
             self.began.emit(layer)

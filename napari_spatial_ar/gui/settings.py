@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from qtpy.QtCore import QSettings
 
 __all__ = ["last_folder", "recall", "remember", "remember_folder"]
+
+Value = TypeVar("Value", bound=str | int | float)
 
 _NAME = "napari-spatial-ar"
 
@@ -18,21 +20,21 @@ def _store() -> QSettings:
     return QSettings(QSettings.Format.IniFormat, QSettings.Scope.UserScope, _NAME, _NAME)
 
 
-def recall(key: str, default: Any) -> Any:
+def recall(key: str, default: Value) -> Value:
     """Remembered value, of the default's type; the default where there is none that fits."""
     try:
         value = _store().value(key)
         if value is None:
             return default
         if isinstance(default, bool):
-            return str(value).lower() == "true"
+            value = str(value).lower() == "true"
         found = type(default)(value)
     except (TypeError, ValueError, OverflowError):
         return default
     return default if isinstance(found, float) and not math.isfinite(found) else found
 
 
-def remember(key: str, value: Any) -> None:
+def remember(key: str, value: str | float | None) -> None:
     """Keep a text, number or truth value."""
     _store().setValue(key, value)
 

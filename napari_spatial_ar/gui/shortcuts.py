@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-from weakref import WeakMethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+from weakref import WeakMethod, ref
 
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence
@@ -21,6 +21,10 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.gui.widgets.forms import Dialog
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
 
 __all__ = ["EXPLAIN_KEY", "MODE_KEY", "SHORTCUTS", "SIDE_KEY", "ShortcutsDialog", "bind"]
 
@@ -44,28 +48,38 @@ SHORTCUTS: tuple[tuple[str, str], ...] = (
 )
 
 
-def bind(viewer: Any, scope: QWidget, key: str, slot: Callable[[], None]) -> None:
-    """Let a key call a bound method, from the dock and from the viewer's canvas.
+def bind(
+    viewer: ViewerModel,
+    scopes: Sequence[QWidget],
+    key: str,
+    slot: Callable[[], None],
+    *,
+    while_visible: QWidget | None = None,
+) -> None:
+    """Let a key call a bound method, from docks and from the viewer's canvas.
 
     Parameters
     ----------
     viewer : napari.Viewer
         Whose canvas takes the key.
-    scope : QWidget
-        The dock: the key works in it but in text fields.
+    scopes : sequence of QWidget
+        The docks: the key works in them but in text fields.
     key : str
         Such as ``"H"`` or ``"Shift+N"``.
     slot : bound method
         Not kept alive by the viewer.
+    while_visible : QWidget, optional
+        On the canvas the key works only while this can be seen.
     """
-    shortcut = QShortcut(QKeySequence(key), scope)
-    shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-    shortcut.activated.connect(slot)
-    held = WeakMethod(slot)
+    for scope in scopes:
+        shortcut = QShortcut(QKeySequence(key), scope)
+        shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        shortcut.activated.connect(slot)
+    held, seen = WeakMethod(slot), None if while_visible is None else ref(while_visible)
 
-    def press(viewer: Any) -> None:
-        found = held()
-        if found is not None:
+    def press(viewer: ViewerModel) -> None:
+        found, widget = held(), None if seen is None else seen()
+        if found is not None and (seen is None or (widget is not None and widget.isVisible())):
             found()
 
     viewer.bind_key(key.replace("+", "-"), press, overwrite=True)

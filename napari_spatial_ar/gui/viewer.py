@@ -6,16 +6,24 @@ import gc
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Image, Layer
+from napari.utils.camera_orientations import HorizontalAxisOrientation, VerticalAxisOrientation
 from qtpy.QtCore import QTimer
 
-from napari_spatial_ar.gui.layers import AXES, KEY, is_scan
+from napari_spatial_ar.gui.layers import AXES, geometry_of, is_scan
 from napari_spatial_ar.imaging.geometry import Geometry, Plane, orientation, slice_number
+
+if TYPE_CHECKING:
+    from napari.components import Camera, ViewerModel
+    from napari.components.overlays import TextOverlay
+    from napari.utils.events import Event
+    from pint import Unit
+
 
 __all__ = [
     "Edges",
@@ -27,6 +35,7 @@ __all__ = [
     "go_to_slice",
     "go_to_voxel",
     "keep_upright",
+    "look_at",
     "patient_marks",
     "plane_in_view",
     "show_acquired_plane",
@@ -38,6 +47,8 @@ __all__ = [
     "viewer_itself",
 ]
 
+V = TypeVar("V")
+
 # Axis shown across the screen last: sagittal slices show anterior on the left.
 _ORDER: dict[Plane, tuple[int, int, int]] = {
     "axial": (0, 1, 2),
@@ -46,21 +57,28 @@ _ORDER: dict[Plane, tuple[int, int, int]] = {
 }
 
 
-def viewer_itself(viewer: Any) -> Any:
+def viewer_itself(viewer: V) -> V:
     """Return the viewer behind the proxy that napari hands plugins.
 
     What it gives are proxies too: a layer that was added by it is not the layer in the viewer.
     """
-    return getattr(viewer, "__wrapped__", viewer)
+    own: V = getattr(viewer, "__wrapped__", viewer)
+    return own
 
 
-def camera_of(viewer: Any) -> Any:
+def camera_of(viewer: ViewerModel) -> Camera:
     """Return the viewer's camera."""
     # napari 0.9 moved the camera into the scene.
     return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
 
 
-def fit_view(viewer: Any, layer: Layer) -> None:
+def look_at(viewer: ViewerModel, point: Sequence[float] | npt.NDArray[np.float64]) -> None:
+    """Put a point, in world coordinates of the last axes displayed, in the middle of the canvas."""
+    depth, vertical, horizontal = [0.0] * (3 - len(point)) + [float(value) for value in point]
+    camera_of(viewer).center = (depth, vertical, horizontal)
+
+
+def fit_view(viewer: ViewerModel, layer: Layer) -> None:
     """Fit a layer to the window, whatever other layers there are."""
     dims, camera = viewer.dims, camera_of(viewer)
     with suppress(TypeError):  # napari before 0.9 takes no layers
@@ -72,26 +90,26 @@ def fit_view(viewer: Any, layer: Layer) -> None:
     low, high = np.asarray(layer.extent.world)[:, axes]
     all_low, all_high = np.asarray(viewer.layers.extent.world)[:, axes]
     size = np.maximum(high - low, np.asarray(layer.scale)[axes])
-    camera.center = (*(0.0,) * (3 - len(axes)), *((low + high) / 2))
+    look_at(viewer, (low + high) / 2)
     # The canvas is at least as large as what was fitted.
     canvas = np.maximum(camera.zoom * (all_high - all_low), _canvas_size(viewer, len(axes)))
     camera.zoom = float((canvas / size).min())
 
 
-def _canvas_size(viewer: Any, ndim: int) -> Any:
+def _canvas_size(viewer: ViewerModel, ndim: int) -> npt.NDArray[np.float64]:
     """Height and width that a layer may take, in pixels; 0 where napari does not tell."""
     known = getattr(getattr(viewer, "canvas", None), "size", None)
     return np.zeros(ndim) if known is None or ndim != 2 else 0.95 * np.asarray(known)
 
 
-def _index_along(viewer: Any, layer: Image, axis: int) -> int:
+def _index_along(viewer: ViewerModel, layer: Layer, axis: int) -> int:
     """Index of the viewer's point along a layer axis, clipped to the layer."""
     point = viewer.dims.point[-layer.ndim :]
     index = round(float(layer.world_to_data(point)[axis]))
     return int(min(max(index, 0), layer.data.shape[axis] - 1))
 
 
-def view_index(viewer: Any, layer: Image) -> tuple[int, int] | None:
+def view_index(viewer: ViewerModel, layer: Layer) -> tuple[int, int] | None:
     """Layer axis and index that are in view; None in 3-D display."""
     hidden = [a - (viewer.dims.ndim - layer.ndim) for a in viewer.dims.not_displayed]
     hidden = [a for a in hidden if a >= 0]
@@ -100,7 +118,7 @@ def view_index(viewer: Any, layer: Image) -> tuple[int, int] | None:
     return hidden[0], _index_along(viewer, layer, hidden[0])
 
 
-def slice_in_view(viewer: Any, layer: Image, geometry: Geometry) -> int:
+def slice_in_view(viewer: ViewerModel, layer: Layer, geometry: Geometry) -> int:
     """Acquired slice (from 0, file order) at the viewer's point."""
     if layer.ndim != 3:
         return 0
@@ -108,7 +126,9 @@ def slice_in_view(viewer: Any, layer: Image, geometry: Geometry) -> int:
     return geometry.slice_position(_index_along(viewer, layer, geometry.display_slice_axis))
 
 
-def shows_slices(viewer: Any, layer: Image, geometry: Geometry, indices: Collection[int]) -> bool:
+def shows_slices(
+    viewer: ViewerModel, layer: Layer, geometry: Geometry, indices: Collection[int]
+) -> bool:
     """Whether anything of acquired slices ``indices`` is in view."""
     view = view_index(viewer, layer)
     if view is None or view[0] != geometry.display_slice_axis:
@@ -116,7 +136,7 @@ def shows_slices(viewer: Any, layer: Image, geometry: Geometry, indices: Collect
     return geometry.slice_position(view[1]) in indices
 
 
-def go_to_slice(viewer: Any, layer: Image, geometry: Geometry, index: int) -> None:
+def go_to_slice(viewer: ViewerModel, layer: Image, geometry: Geometry, index: int) -> None:
     """Show acquired slice ``index``."""
     if layer.ndim != 3:
         return
@@ -127,33 +147,33 @@ def go_to_slice(viewer: Any, layer: Image, geometry: Geometry, index: int) -> No
     viewer.dims.set_point(offset + axis, float(layer.data_to_world(at)[axis]))
 
 
-def go_to_voxel(viewer: Any, layer: Any, at: tuple[int, int, int]) -> None:
+def go_to_voxel(viewer: ViewerModel, layer: Layer, at: tuple[int, int, int]) -> None:
     """Show a voxel of a layer with axes (S, P, L) in the plane in view, in the middle of it."""
     world = [float(value) for value in layer.data_to_world(at)]
     first = viewer.dims.ndim - 3
     viewer.dims.set_point(range(first, first + 3), world)
     shown = [world[axis - first] for axis in viewer.dims.displayed]
-    camera_of(viewer).center = (*(0.0,) * (3 - len(shown)), *shown)
+    look_at(viewer, shown)
 
 
-def show_acquired_plane(viewer: Any, geometry: Geometry) -> None:
+def show_acquired_plane(viewer: ViewerModel, geometry: Geometry) -> None:
     """Turn a 2-D view to the plane the slices were acquired in, and fit it to the window."""
     if viewer.dims.ndisplay == 2:
         show_plane(viewer, geometry.plane)
 
 
-def show_scan(viewer: Any, layer: Image) -> None:
+def show_scan(viewer: ViewerModel, layer: Layer) -> None:
     """Show a hidden scan in the plane of its slices, where no Review dock does.
 
     In this order: of a large scan, only the slice in view is read, and no other plane of it.
     """
-    geometry = layer.metadata.get(KEY, {}).get("geometry")
+    geometry = geometry_of(layer)
     if geometry is not None:
         show_acquired_plane(viewer, geometry)
     layer.visible = True
 
 
-def show_plane(viewer: Any, plane: Plane) -> None:
+def show_plane(viewer: ViewerModel, plane: Plane) -> None:
     """Show slices of a plane in 2-D, at the point that is in view, fitted to the window."""
     dims = viewer.dims
     if dims.ndim < 3:
@@ -165,7 +185,7 @@ def show_plane(viewer: Any, plane: Plane) -> None:
     viewer.reset_view()
 
 
-def plane_in_view(viewer: Any) -> Plane | None:
+def plane_in_view(viewer: ViewerModel) -> Plane | None:
     """Plane that is in view, whichever way it is turned; None in 3-D display."""
     dims = viewer.dims
     if dims.ndisplay != 2 or dims.ndim < 3:
@@ -174,14 +194,19 @@ def plane_in_view(viewer: Any) -> Plane | None:
     return next((plane for plane, order in _ORDER.items() if order[0] == hidden), None)
 
 
-def keep_upright(viewer: Any) -> None:
+def keep_upright(viewer: ViewerModel) -> None:
     """Draw superior at the top, whatever plane is shown; napari counts downwards."""
     dims = viewer.dims
     # Of the layers: before napari 0.9 the viewer's own axes did not take their names.
     if dims.ndim < 3 or not any(tuple(layer.axis_labels) == AXES for layer in viewer.layers):
         return
     vertical = dims.order[-2] - (dims.ndim - 3)
-    camera_of(viewer).orientation2d = ("up" if vertical == AXES.index("S") else "down", "right")
+    camera = camera_of(viewer)
+    up, down = VerticalAxisOrientation.UP, VerticalAxisOrientation.DOWN
+    camera.orientation2d = (
+        up if vertical == AXES.index("S") else down,
+        HorizontalAxisOrientation.RIGHT,
+    )
 
 
 # Letters for the way against and along each RAS axis.
@@ -284,6 +309,13 @@ _FONT_SIZE = 15
 _SMALL_FONT_SIZE = 11
 
 
+# In a view with less room, in pixels, what stands in the corners would lie over the letters.
+_NARROW = 370
+
+
+_CLEARANCE = "letter_clearance"
+
+
 _MOVES = ("scale", "rotate", "shear", "affine", "visible")
 
 
@@ -296,18 +328,21 @@ class PatientMarks:
         The viewer; not kept alive by this.
     """
 
-    def __init__(self, viewer: Any):
+    def __init__(self, viewer: ViewerModel):
         self._viewer = ref(viewer)
         self._chosen: Layer | None = None
         self._followed: Layer | None = None
         self._held = False
         self._overlays = _text_overlays(viewer)
         #: Units of layers that were given others, as they came.
-        self._units: WeakKeyDictionary[Layer, tuple[Any, ...]] = WeakKeyDictionary()
+        self._units: WeakKeyDictionary[Layer, tuple[Unit, ...]] = WeakKeyDictionary()
         self.edges: Edges | None = None
         #: "Slice 4 of 12", in the plane in view and in file order; "" where no slice of it is seen.
         self.place = ""
         # napari holds these by weak reference.
+        if self._overlays is not None:
+            viewer.canvas.events.size.connect(self._make_room)
+            viewer.canvas.grid.events.enabled.connect(self._make_room)
         viewer.dims.events.order.connect(self._on_order)
         viewer.dims.events.point.connect(self._on_point)
         viewer.dims.events.ndisplay.connect(self._on_ndisplay)
@@ -326,13 +361,13 @@ class PatientMarks:
         self._chosen = layer
         self.refresh()
 
-    def _on_order(self, event: Any = None) -> None:
+    def _on_order(self, event: Event | None = None) -> None:
         viewer = self._viewer()
         if viewer is not None:
             keep_upright(viewer)
             self.refresh()
 
-    def refresh(self, event: Any = None) -> None:
+    def refresh(self, event: Event | None = None) -> None:
         """Bring letters and scale bar up to date."""
         viewer = self._viewer()
         if viewer is None:
@@ -346,7 +381,7 @@ class PatientMarks:
         self._draw(viewer)
         self._on_point()
 
-    def _agree_on_units(self, viewer: Any, scan: Layer | None) -> None:
+    def _agree_on_units(self, viewer: ViewerModel, scan: Layer | None) -> None:
         """Let all layers count in the unit of the scan in view.
 
         Where one counts in millimetres and another in pixels, as a picture does, or what another
@@ -367,7 +402,7 @@ class PatientMarks:
                 self._units[layer] = own
                 layer.units = units
 
-    def _on_point(self, event: Any = None) -> None:
+    def _on_point(self, event: Event | None = None) -> None:
         """Write which slice is in view, counted as on a scanner and as in the docks."""
         viewer = self._viewer()
         if viewer is None:
@@ -380,7 +415,7 @@ class PatientMarks:
                 overlay.text = self.place
             overlay.visible = bool(self.place)
 
-    def _scan_in_view(self, viewer: Any) -> Layer | None:
+    def _scan_in_view(self, viewer: ViewerModel) -> Layer | None:
         """Scan that the letters speak of: the chosen, else the selected, else the topmost."""
         wanted = [self._chosen, viewer.layers.selection.active, *reversed(list(viewer.layers))]
         for layer in wanted:
@@ -392,7 +427,7 @@ class PatientMarks:
         for name in _MOVES:
             getattr(layer.events, name).connect(self.refresh)
 
-    def _hold(self, event: Any = None) -> None:
+    def _hold(self, event: Event | None = None) -> None:
         """Let napari draw a layer that comes not before it agrees with the others on units."""
         viewer = self._viewer()
         if viewer is not None and len(viewer.layers) and hasattr(viewer.layers, "batched_update"):
@@ -414,23 +449,23 @@ class PatientMarks:
         if thawed:
             gc.unfreeze()
 
-    def _on_inserted(self, event: Any) -> None:
+    def _on_inserted(self, event: Event) -> None:
         self._watch(event.value)
         self.refresh()
         self._release()
 
-    def _on_removed(self, event: Any) -> None:
+    def _on_removed(self, event: Event) -> None:
         for name in _MOVES:
             getattr(event.value.events, name).disconnect(self.refresh)
         self.refresh()
 
-    def _on_ndisplay(self, event: Any = None) -> None:
+    def _on_ndisplay(self, event: Event | None = None) -> None:
         self.refresh()
         self._show_guides()
 
     def _show_guides(self) -> None:
         """Show a scale bar where there are millimetres; in 3-D, arrows in place of letters."""
-        viewer, geometry = self._viewer(), _geometry_of(self._followed)
+        viewer, geometry = self._viewer(), geometry_of(self._followed)
         if viewer is None or geometry is None:
             return
         canvas = getattr(viewer, "canvas", None)
@@ -439,12 +474,37 @@ class PatientMarks:
         else:
             bar, axes = canvas.overlays.scale_bar, canvas.overlays.axes
         bar.visible = geometry.measurable
-        bar.position = "bottom_left"  # napari's notifications are on the right
         axes.colored = False
         axes.visible = geometry.spacing_known and viewer.dims.ndisplay == 3
+        self._make_room()
 
-    def _edges(self, viewer: Any, layer: Layer | None) -> Edges | None:
-        geometry = _geometry_of(layer)
+    def _make_room(self, event: Event | None = None) -> None:
+        """Keep what stands in the corners off the letters: in a narrow view, above or below them.
+
+        napari puts what has the same position side by side or one above the other, as it is told;
+        of what has another position it knows nothing.
+        """
+        viewer = self._viewer()
+        if viewer is None:
+            return
+        if self._overlays is None:  # napari before 0.9, with one text for all
+            viewer.scale_bar.position = "bottom_left"
+            return
+        from napari.components.canvas import Orientation
+
+        canvas = viewer.canvas
+        columns = canvas.grid.actual_shape(viewer.layers)[1]
+        narrow = canvas.size[1] / columns < _NARROW
+        bar = canvas.overlays.scale_bar
+        bar.position = "bottom_center" if narrow else "bottom_left"  # notifications: on the right
+        bar.gridded = narrow
+        self._overlays["slice"].position = "bottom_center" if narrow else "top_left"
+        canvas.overlays[_CLEARANCE].visible = narrow
+        way = Orientation.VERTICAL if narrow else Orientation.HORIZONTAL
+        canvas.overlay_tiling.top_right = way
+
+    def _edges(self, viewer: ViewerModel, layer: Layer | None) -> Edges | None:
+        geometry = geometry_of(layer)
         dims = viewer.dims
         if layer is None or geometry is None or not geometry.spacing_known or dims.ndisplay != 2:
             return None
@@ -455,7 +515,7 @@ class PatientMarks:
         way = (str(vertical), str(horizontal))
         return edge_letters(axis_directions(geometry), displayed, way)
 
-    def _draw(self, viewer: Any) -> None:
+    def _draw(self, viewer: ViewerModel) -> None:
         edges = self.edges
         if self._overlays is None:  # napari before 0.9 has one text for all
             text = viewer.text_overlay
@@ -472,7 +532,7 @@ class PatientMarks:
             overlay.visible = edges is not None
 
 
-def _text_overlays(viewer: Any) -> dict[str, Any] | None:
+def _text_overlays(viewer: ViewerModel) -> dict[str, TextOverlay] | None:
     canvas = getattr(viewer, "canvas", None)
     if canvas is None or not hasattr(canvas, "overlays"):
         return None
@@ -486,15 +546,15 @@ def _text_overlays(viewer: Any) -> dict[str, Any] | None:
     made["slice"] = TextOverlay(position="top_left", font_size=_SMALL_FONT_SIZE, gridded=True)
     for side, overlay in made.items():
         canvas.overlays[f"patient_{side}"] = overlay
+    # As high as a letter, so that in a narrow view a colour bar begins below it.
+    canvas.overlays[_CLEARANCE] = TextOverlay(
+        position="top_right", font_size=_FONT_SIZE, text=" ", gridded=True, box=False
+    )
     return made
 
 
-def _geometry_of(layer: Layer | None) -> Geometry | None:
-    return None if layer is None else layer.metadata.get(KEY, {}).get("geometry")
-
-
-def _place(viewer: Any, layer: Layer | None) -> str:
-    geometry, plane = _geometry_of(layer), plane_in_view(viewer)
+def _place(viewer: ViewerModel, layer: Layer | None) -> str:
+    geometry, plane = geometry_of(layer), plane_in_view(viewer)
     if layer is None or geometry is None or plane is None or layer.ndim != 3:
         return ""
     if plane != geometry.plane and not geometry.measurable:
@@ -514,10 +574,10 @@ def _straight(layer: Layer) -> bool:
     )
 
 
-_attended: WeakKeyDictionary[Any, PatientMarks] = WeakKeyDictionary()
+_attended: WeakKeyDictionary[ViewerModel, PatientMarks] = WeakKeyDictionary()
 
 
-def patient_marks(viewer: Any) -> PatientMarks:
+def patient_marks(viewer: ViewerModel) -> PatientMarks:
     """Return a viewer's marks, made when first asked for; they last as long as the viewer."""
     if viewer not in _attended:
         _attended[viewer] = PatientMarks(viewer)

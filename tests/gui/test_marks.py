@@ -77,6 +77,37 @@ def test_the_slice_is_counted_from_1_in_the_order_of_the_file(lab: Any, codes: s
     assert not viewer.canvas.overlays["patient_slice"].visible
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+def test_in_a_narrow_view_nothing_lies_over_a_letter(lab: Any, narrow: bool) -> None:
+    viewer = ViewerModel()
+    patient_marks(viewer)
+    viewer.add_image(**volume_layer_kwargs(lab.make_volume("LPS")))
+    canvas = viewer.canvas
+    canvas.size = (600, 260 if narrow else 800)
+    letters = {str(canvas.overlays[f"patient_{side}"].position) for side in ("top", "bottom")}
+    assert letters == {"top_center", "bottom_center"}
+    place, bar = canvas.overlays["patient_slice"], canvas.overlays.scale_bar
+    if narrow:  # one above the other, as napari lays out what has the same position
+        assert place.position == bar.position == "bottom_center"
+        assert canvas.overlay_tiling.bottom_center == "vertical"
+    else:
+        assert (place.position, bar.position) == ("top_left", "bottom_left")
+
+
+def test_two_views_side_by_side_have_half_the_room(lab: Any) -> None:
+    viewer = ViewerModel()
+    patient_marks(viewer)
+    for _ in range(2):
+        viewer.add_image(**volume_layer_kwargs(lab.make_volume("LPS")))
+    viewer.canvas.size = (600, 600)
+    assert viewer.canvas.overlays["patient_slice"].position == "top_left"
+    viewer.canvas.grid.shape = (1, 2)
+    viewer.canvas.grid.enabled = True
+    assert viewer.canvas.overlays["patient_slice"].position == "bottom_center"
+    viewer.canvas.grid.enabled = False
+    assert viewer.canvas.overlays["patient_slice"].position == "top_left"
+
+
 def test_the_scale_bar_lies_where_no_notification_does(lab: Any) -> None:
     viewer = ViewerModel()
     patient_marks(viewer)

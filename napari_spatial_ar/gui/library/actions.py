@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import (
@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.errors import NameTakenError, SpatialARError
 from napari_spatial_ar.gui import model_access, settings
-from napari_spatial_ar.gui.jobs import Task, TaskHost, report
+from napari_spatial_ar.gui.jobs import Task, TaskHost, Work, report
 from napari_spatial_ar.gui.library.weights_row import WeightsRow
 from napari_spatial_ar.gui.widgets.forms import (
     Dialog,
@@ -35,7 +35,14 @@ from napari_spatial_ar.gui.widgets.forms import (
     select_data,
 )
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.steps import run_until_stopped
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.normative.library import ModelEntry, Trashed
+    from napari_spatial_ar.normative.reference_checkpoint import ReferenceCheckpoint
+    from napari_spatial_ar.review.model_comparison import ModelComparison
+
 
 __all__ = [
     "CheckpointDialog",
@@ -86,7 +93,7 @@ class CheckpointDialog(Dialog):
         The window it belongs to.
     """
 
-    def __init__(self, found: Any, parent: QWidget):
+    def __init__(self, found: ReferenceCheckpoint, parent: QWidget):
         super().__init__(parent)
         self.setWindowTitle("Import a checkpoint of the paper's authors")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
@@ -231,20 +238,23 @@ class CheckpointDialog(Dialog):
 _CHECKED_UNASKED = 512 << 20
 
 
-Work = Generator[Any, None, Any]
+#: What is being done or which model is used, slices done, slices in all.
+Step = tuple[str, int, int]
 
 
-def once(act: Callable[..., Any], *arguments: Any) -> Callable[[threading.Event], Work]:
+def once(act: Callable[..., object], *arguments: object) -> Work:
     """Make a worker's task of one call that cannot be stopped."""
 
-    def work(stop: threading.Event) -> Work:
+    def work(stop: threading.Event) -> Generator[None, None, object]:
         yield
         return act(*arguments)
 
     return work
 
 
-def find_entries(stop: threading.Event) -> Work:
+def find_entries(
+    stop: threading.Event,
+) -> Generator[list[ModelEntry] | ModelEntry, None, None]:
     """Yield the list of ``ModelEntry``, and then one by one those that were read whole."""
     from napari_spatial_ar.normative.library import check_entry, list_entries
 
@@ -264,7 +274,7 @@ def _size(file: Path) -> int:
         return 0
 
 
-def recheck(folder: Path) -> Any:
+def recheck(folder: Path) -> ModelEntry:
     """``ModelEntry`` of a model that was read whole, its backbone's weights too."""
     from napari_spatial_ar.normative.library import check_entry
 
@@ -300,7 +310,7 @@ def restore(name: str, new_name: str) -> str:
     return restore_model(name, new_name).name
 
 
-def trashed() -> list[Any]:
+def trashed() -> list[Trashed]:
     """List deleted models; see `library.trashed_models`."""
     from napari_spatial_ar.normative.library import trashed_models
 
@@ -314,7 +324,7 @@ def export(folder: Path, target: Path, pictures: bool) -> str:
     return str(export_model(folder, target, pictures=pictures, overwrite=True))
 
 
-def import_file(source: Path, name: str) -> Any:
+def import_file(source: Path, name: str) -> str | ReferenceCheckpoint:
     """Take a model in, under its own name where none is given; see `importing.import_model`.
 
     Returns
@@ -337,19 +347,21 @@ def import_checkpoint(source: Path, choices: dict[str, Any], name: str) -> str:
     return import_reference(source, name, **choices).parent.name
 
 
-def calibrate(folder: Path, normals: Path, name: str) -> Callable[[threading.Event], Work]:
+def calibrate(folder: Path, normals: Path, name: str) -> Work:
     """Make a task that calibrates the user's model ``name``, or a new copy of that name.
 
     It yields (what is done, slices done, slices in all) at times, and gives the name; None where
     it was stopped. See `calibrate.recalibrate_steps`.
     """
 
-    def work(stop: threading.Event) -> Work:
+    def work(
+        stop: threading.Event,
+    ) -> Generator[Step | None, None, str | None]:
         from napari_spatial_ar.normative.calibration.calibrate import recalibrate_steps
         from napari_spatial_ar.normative.library import free_folder
         from napari_spatial_ar.review.model_card import write_model_card
 
-        yield
+        yield None
         out = None if name == folder.name else free_folder(name)
         steps = recalibrate_steps(folder, normals, out=out)
         calibrated = yield from run_until_stopped(stop, steps, news=itemgetter(0))
@@ -373,11 +385,13 @@ class Comparison:
         The picture.
     """
 
-    result: Any
+    result: ModelComparison
     png: bytes
 
 
-def compare(stop: threading.Event, first: Path, second: Path, volume: Any) -> Work:
+def compare(
+    stop: threading.Event, first: Path, second: Path, volume: Scan
+) -> Generator[object, None, Comparison | None]:
     """Score a scan with two models, yielding (model, slices done, slices in all) at times.
 
     Returns
@@ -388,7 +402,7 @@ def compare(stop: threading.Event, first: Path, second: Path, volume: Any) -> Wo
     from napari_spatial_ar.normative.model import load_model
     from napari_spatial_ar.review.model_comparison import comparison_steps
 
-    yield
+    yield None
     one, other = load_model(first), load_model(second)
     if one.header.backbone == other.header.backbone:
         # Once is enough: a large one fills a small workstation.
@@ -396,7 +410,9 @@ def compare(stop: threading.Event, first: Path, second: Path, volume: Any) -> Wo
     with TemporaryDirectory() as folder:
         steps = comparison_steps(one, other, volume, folder)
         result = yield from run_until_stopped(stop, steps, news=itemgetter(0))
-        return result and Comparison(result, result.files["png"].read_bytes())
+        if result is None:
+            return None
+        return Comparison(result, result.files["png"].read_bytes())
 
 
 _ARCHIVES = "One file per model (*.zip)"
@@ -421,7 +437,7 @@ class _Action:
     doing: str
     message: str
     act: Callable[..., Any]
-    arguments: tuple[Any, ...] = ()
+    arguments: tuple[object, ...] = ()
     name: str | None = None
     #: What can be undone when it is done; None where it stays as before.
     undo: str | None = None
@@ -456,7 +472,7 @@ class LibraryActions(QObject):
         self._action: _Action | None = None
         self._task: Task | None = None
         self._taken = ""
-        self._checkpoint: Any = None
+        self._checkpoint: ReferenceCheckpoint | None = None
         #: Name of the model that was deleted last and can be brought back; "" for none.
         self.undo_name = ""
 
@@ -478,21 +494,21 @@ class LibraryActions(QObject):
 
     # ------------------------------------------------------------------ what can be done
 
-    def rename(self, entry: Any) -> None:
+    def rename(self, entry: ModelEntry) -> None:
         """Ask for a new name and give it."""
         name = self._ask("Rename", f"New name of {entry.name}:", entry.name)
         if name and name != entry.name:
             message = f"{entry.name} is called {{}} now."
             self._run(_Action("Renaming", message, rename, (entry.name,), name))
 
-    def duplicate(self, entry: Any) -> None:
+    def duplicate(self, entry: ModelEntry) -> None:
         """Ask for a name and make a copy of it."""
         name = self._ask("Duplicate", f"Name of the copy of {entry.name}:", f"{entry.name}-copy")
         if name:
             act = duplicate
             self._run(_Action("Duplicating", "Copied as {}.", act, (entry.folder,), name))
 
-    def delete(self, entry: Any) -> None:
+    def delete(self, entry: ModelEntry) -> None:
         """Move a model to the trash; not asked first, as it can be undone."""
         message = "{} is in the trash."
         self._run(_Action("Deleting", message, delete, name=entry.name, undo=entry.name))
@@ -508,7 +524,7 @@ class LibraryActions(QObject):
         act = restore
         self._run(_Action("Restoring", "{} is back.", act, (name,), name, undo=undo))
 
-    def export(self, entry: Any) -> None:
+    def export(self, entry: ModelEntry) -> None:
         """Ask for a file and write the model to it."""
         start = Path(settings.last_folder(_FOLDER)) / f"{entry.name}.zip"
         chosen, _ = QFileDialog.getSaveFileName(
@@ -532,7 +548,7 @@ class LibraryActions(QObject):
             act = import_file
             self._run(_Action("Importing", "Imported as {}.", act, (Path(chosen),), ""))
 
-    def _import_checkpoint(self, found: Any) -> None:
+    def _import_checkpoint(self, found: ReferenceCheckpoint) -> None:
         """Ask for what a checkpoint does not say, and take it in."""
         dialog = CheckpointDialog(found, self.parent())
 
@@ -544,12 +560,12 @@ class LibraryActions(QObject):
         dialog.accepted.connect(take_in)
         dialog.open()
 
-    def check(self, entry: Any) -> None:
+    def check(self, entry: ModelEntry) -> None:
         """Read a model whole, its backbone too."""
         act = recheck
         self._run(_Action("Checking", "", act, (entry.folder,), changes=False))
 
-    def calibrate(self, entry: Any) -> None:
+    def calibrate(self, entry: ModelEntry) -> None:
         """Ask for a folder of normal scans and measure the model on them."""
         start = settings.last_folder("training")
         title = "Normal scans that the model was not trained on"
@@ -568,7 +584,7 @@ class LibraryActions(QObject):
         name, accepted = QInputDialog.getText(self.parent(), title, label, text=proposed)
         return name.strip() if accepted else ""
 
-    def _pictures(self, entry: Any) -> bool | None:
+    def _pictures(self, entry: ModelEntry) -> bool | None:
         """Ask whether to hand on pictures of patients, where there are any; None to cancel."""
         if not any(entry.folder.glob("*.png")):
             return False
@@ -592,7 +608,7 @@ class LibraryActions(QObject):
         self.message.emit(f"{action.doing}...")
         self.busy.emit(True)
 
-    def _on_step(self, step: tuple[str, int, int] | None) -> None:
+    def _on_step(self, step: Step | None) -> None:
         if step is not None and self._task is not None and not self._task.stopped:
             self.message.emit("{}: {} of {}".format(*step))
 

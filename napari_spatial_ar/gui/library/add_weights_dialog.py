@@ -12,6 +12,7 @@ from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import (
     QDialogButtonBox,
     QFileDialog,
+    QLayout,
     QLineEdit,
     QMessageBox,
     QSpinBox,
@@ -249,7 +250,7 @@ class AddWeightsDialog(Dialog):
                 self.add(overwrite=True)
 
 
-def _stacked(layout: Any) -> QWidget:
+def _stacked(layout: QLayout) -> QWidget:
     made = QWidget()
     layout.setContentsMargins(0, 0, 0, 0)
     made.setLayout(layout)

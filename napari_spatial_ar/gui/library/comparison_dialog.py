@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from napari.layers import Image
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import (
@@ -36,6 +38,11 @@ from napari_spatial_ar.gui.widgets.forms import (
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.files import atomic_write_bytes
 
+if TYPE_CHECKING:
+    from napari_spatial_ar.normative.library import ModelEntry
+    from napari_spatial_ar.review.model_comparison import ModelComparison
+
+
 __all__ = ["ComparisonDialog"]
 
 _NO_SCAN = "No scan is chosen: open one in the Review dock."
@@ -55,7 +62,7 @@ class ComparisonDialog(Dialog):
         The window it belongs to.
     """
 
-    def __init__(self, entries: list[Any], scan: ScanPanel | None, parent: QWidget):
+    def __init__(self, entries: Sequence[ModelEntry], scan: ScanPanel | None, parent: QWidget):
         super().__init__(parent)
         self.setWindowTitle("Compare two models")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
@@ -119,7 +126,7 @@ class ComparisonDialog(Dialog):
         """Whether slices are being scored."""
         return self._task is not None
 
-    def set_scan(self, layer: Any) -> None:
+    def set_scan(self, layer: Image | None) -> None:
         """Take a scan layer, or None."""
         self._layer = layer
         self.scan_note.set_text(
@@ -161,7 +168,7 @@ class ComparisonDialog(Dialog):
             self._task.stop()
             self.note.set_text("Stopping...")
 
-    def _on_step(self, step: Any) -> None:
+    def _on_step(self, step: actions.Step | None) -> None:
         if step is None or self._task is None or self._task.stopped:
             return
         name, done, total = step
@@ -204,7 +211,7 @@ class ComparisonDialog(Dialog):
         self.note.set_text(f"Saved as {path}.")
 
 
-def _in_words(result: Any) -> str:
+def _in_words(result: ModelComparison) -> str:
     """How far two models agree, in two sentences."""
     if result.dice is None:
         outlines = "Neither outlines anything."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSignalBlocker, Qt, QUrl, Signal
 from qtpy.QtGui import QImage, QImageReader, QKeySequence, QResizeEvent, QTextDocument, QTextTable
@@ -34,7 +35,10 @@ from napari_spatial_ar.gui.widgets.forms import Dialog, Note, button, heading, r
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 
 if TYPE_CHECKING:
+    from qtpy.QtWidgets import QAction
+
     from napari_spatial_ar.normative.library import ModelEntry
+    from napari_spatial_ar.normative.model_file import ModelHeader
 
 __all__ = [
     "STATES",
@@ -114,7 +118,7 @@ class CardView(QTextBrowser):
         if self.viewport().width() != self._width:
             self._draw()
 
-    def loadResource(self, kind: Any, name: QUrl) -> QImage:
+    def loadResource(self, kind: int, name: QUrl) -> QImage:
         """Read a picture of the model's folder; nothing else is ever read.
 
         Anything else is an empty picture and not None, for which Qt would look by itself.
@@ -214,7 +218,7 @@ def _card(entry: ModelEntry) -> str:
         return _facts(entry.header)
 
 
-def _facts(header: Any) -> str:
+def _facts(header: ModelHeader | None) -> str:
     if header is None:
         return _NOTHING
     rows = {
@@ -229,7 +233,7 @@ def _facts(header: Any) -> str:
     return f"{_NO_CARD}\n\n| | |\n| --- | --- |\n{lines}\n"
 
 
-def trained_on(header: Any) -> str:
+def trained_on(header: ModelHeader) -> str:
     """Say how many slices / patients a fit had; "" where the file does not say."""
     training = header.training
     if "images" not in training or "subjects" not in training:
@@ -237,7 +241,7 @@ def trained_on(header: Any) -> str:
     return f"{training['images']} / {training['subjects']}"
 
 
-def calibrated_on(header: Any) -> str:
+def calibrated_on(header: ModelHeader) -> str:
     """Say how many patients a calibration rests on; "" without one."""
     calibration = header.calibration
     if calibration is None:
@@ -280,17 +284,17 @@ class ModelTable(QTreeWidget):
         self.currentItemChanged.connect(self._on_current)
 
     @property
-    def entry(self) -> Any:
+    def entry(self) -> ModelEntry | None:
         """The chosen ``ModelEntry``, or None."""
         item = self.currentItem()
         return None if item is None else item.data(0, _ROLE)
 
     @property
-    def entries(self) -> list[Any]:
+    def entries(self) -> list[ModelEntry]:
         """Every ``ModelEntry`` in its order."""
         return [self.topLevelItem(row).data(0, _ROLE) for row in range(self.topLevelItemCount())]
 
-    def set_entries(self, entries: list[Any]) -> None:
+    def set_entries(self, entries: list[ModelEntry]) -> None:
         """List models anew; the chosen one stays so, else that in its place is."""
         before, row = self.entry, self.indexOfTopLevelItem(self.currentItem())
         with QSignalBlocker(self):
@@ -476,7 +480,7 @@ class LibraryDialog(Dialog):
         """Whether models are still being listed or read."""
         return self._listing is not None
 
-    def _on_found(self, found: Any) -> None:
+    def _on_found(self, found: list[ModelEntry] | ModelEntry) -> None:
         if not isinstance(found, list):
             self.table.update_entry(found)
             return
@@ -515,7 +519,7 @@ class LibraryDialog(Dialog):
         self.stop_button.setVisible(self.library.stoppable)
         self.compare_button.setEnabled(len(self._usable()) > 1)
 
-    def _usable(self) -> list[Any]:
+    def _usable(self) -> list[ModelEntry]:
         return [entry for entry in self.table.entries if entry.state in ("ok", "unchecked")]
 
     def _on_made(self, name: str) -> None:
@@ -523,31 +527,35 @@ class LibraryDialog(Dialog):
 
     # ------------------------------------------------------------------ what the buttons do
 
+    def _on_entry(self, act: Callable[[ModelEntry], None]) -> None:
+        if self.table.entry is not None:
+            act(self.table.entry)
+
     def rename(self) -> None:
         """Rename the chosen model."""
         if self.rename_button.isEnabled():
-            self.library.rename(self.table.entry)
+            self._on_entry(self.library.rename)
 
     def duplicate(self) -> None:
         """Copy the chosen model."""
-        self.library.duplicate(self.table.entry)
+        self._on_entry(self.library.duplicate)
 
     def delete(self) -> None:
         """Move the chosen model to the trash."""
         if self.delete_button.isEnabled():
-            self.library.delete(self.table.entry)
+            self._on_entry(self.library.delete)
 
     def export(self) -> None:
         """Write the chosen model as one file."""
-        self.library.export(self.table.entry)
+        self._on_entry(self.library.export)
 
     def check(self) -> None:
         """Read the chosen model whole."""
-        self.library.check(self.table.entry)
+        self._on_entry(self.library.check)
 
     def calibrate(self) -> None:
         """Measure the chosen model on other normal scans."""
-        self.library.calibrate(self.table.entry)
+        self._on_entry(self.library.calibrate)
 
     def compare(self) -> None:
         """Open the comparison, with the chosen model as the first."""
@@ -565,7 +573,7 @@ class LibraryDialog(Dialog):
         if not deleted:
             self.trash_menu.addAction("The trash is empty").setEnabled(False)
 
-    def _on_trashed(self, action: Any) -> None:
+    def _on_trashed(self, action: QAction) -> None:
         self.library.restore(action.data())
 
     def reject(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 from napari.utils.notifications import show_info
 from qtpy.QtCore import Qt, QTimer, Signal
@@ -218,7 +217,7 @@ class WeightsDialog(Dialog):
         super().reject()
 
 
-def _about(offer: Any, link: str) -> str:
+def _about(offer: model_access.WeightsOffer, link: str) -> str:
     """Say whose weights these are, under which licence and from where; links in a colour."""
     pages = [
         f'<a style="color: {link}" href="https://huggingface.co/{escape(name)}">{escape(name)}</a>'

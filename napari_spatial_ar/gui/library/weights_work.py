@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from napari_spatial_ar.errors import Cancelled
+from napari_spatial_ar.gui.jobs import Work
 
 __all__ = ["Arrived", "add", "fetch", "measure"]
 
-Work = Generator[Any, None, Any]
+Run = Generator[None, None, object]
 
 
 class Arrived:
@@ -25,10 +26,10 @@ class Arrived:
         self.done, self.total = done, total
 
 
-def measure(name: str) -> Callable[[threading.Event], Work]:
+def measure(name: str) -> Work:
     """Make a task that gives about how many bytes the weights of a backbone take."""
 
-    def work(stop: threading.Event) -> Work:
+    def work(stop: threading.Event) -> Run:
         from napari_spatial_ar.normative.backbones.backbone import weights_bytes
         from napari_spatial_ar.normative.backbones.weights import spec_of
 
@@ -38,7 +39,7 @@ def measure(name: str) -> Callable[[threading.Event], Work]:
     return work
 
 
-def fetch(name: str, token: str, keep: bool, arrived: Arrived) -> Callable[[threading.Event], Work]:
+def fetch(name: str, token: str, keep: bool, arrived: Arrived) -> Work:
     """Make a task that fetches weights and gives where they are; None where it was stopped.
 
     Parameters
@@ -53,7 +54,7 @@ def fetch(name: str, token: str, keep: bool, arrived: Arrived) -> Callable[[thre
         Is told how far it is.
     """
 
-    def work(stop: threading.Event) -> Work:
+    def work(stop: threading.Event) -> Run:
         from napari_spatial_ar.normative.backbones.weights import pull
 
         def report(done: int, total: int) -> None:
@@ -80,9 +81,7 @@ def _keep(token: str) -> None:
     huggingface_hub.login(token=token, skip_if_logged_in=False)
 
 
-def add(
-    source: Path, name: str, overrides: dict[str, Any], overwrite: bool
-) -> Callable[[threading.Event], Work]:
+def add(source: Path, name: str, overrides: dict[str, Any], overwrite: bool) -> Work:
     """Make a task that adds weights and gives the backbone's name; see `weights.add`.
 
     Parameters
@@ -97,7 +96,7 @@ def add(
         Whether another backbone of this name may be replaced.
     """
 
-    def work(stop: threading.Event) -> Work:
+    def work(stop: threading.Event) -> Run:
         from napari_spatial_ar.normative.backbones.weights import BackboneOverrides
         from napari_spatial_ar.normative.backbones.weights import add as add_weights
 

@@ -7,23 +7,30 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from textwrap import fill
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 from weakref import ref
 
 import numpy as np
-from napari.layers import Image, Layer
+from napari.layers import Image, Labels, Layer
 from qtpy.QtCore import QObject, QSignalBlocker, Qt, QTimer, Signal
-from qtpy.QtWidgets import QButtonGroup, QPushButton, QSlider, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QButtonGroup, QListView, QPushButton, QSlider, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.layer_visibility import LayerVisibility
-from napari_spatial_ar.gui.layers import KEY, heatmap_colormap, kind_of, linked_copy
+from napari_spatial_ar.gui.layers import KEY, heatmap_colormap, kind_of, linked_copy, place_of
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.shortcuts import MODE_KEY, SIDE_KEY, ShortcutsDialog, bind
-from napari_spatial_ar.gui.viewer import camera_of
+from napari_spatial_ar.gui.viewer import camera_of, look_at
 from napari_spatial_ar.gui.widgets.forms import button, combo, folding, row, select_data
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.review.drawing import DEFAULT_COLOURS, HEAT_COLOURS
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.components.grid import GridCanvas
+    from napari.components.overlays import TextOverlay
+    from napari.utils.events import Event
+
 
 __all__ = ["MODES", "Display", "DisplayPanel", "Mode", "SideBySide"]
 
@@ -49,7 +56,11 @@ _BAR_MS = 1500
 _UNIT, _UNIT_WIDTH = "heatmap_unit", 10
 
 
-def unit_overlay(viewer: Any) -> Any:
+# Lines of the unit's text that are as high as a letter and the colour bar below it.
+_BAR_LINES = 9
+
+
+def unit_overlay(viewer: ViewerModel) -> TextOverlay | None:
     """Text beside the colour bars of a viewer; None before napari 0.9, whose views have one text.
 
     It is made once for a viewer.
@@ -60,8 +71,10 @@ def unit_overlay(viewer: Any) -> Any:
     if _UNIT not in canvas.overlays:
         from napari.components.overlays import TextOverlay
 
-        canvas.overlays[_UNIT] = TextOverlay(position="top_right", gridded=True)
-    return canvas.overlays[_UNIT]
+        # Not in each view of a grid: of two side by side, the right one has the results.
+        canvas.overlays[_UNIT] = TextOverlay(position="top_right", box=False)
+    overlay: TextOverlay = canvas.overlays[_UNIT]
+    return overlay
 
 
 class Display(QObject):
@@ -85,9 +98,9 @@ class Display(QObject):
     #: Results are to be drawn whose layer the user has deleted.
     missed = Signal()
 
-    def __init__(self, viewer: Any, visibility: LayerVisibility, parent: QObject):
+    def __init__(self, viewer: ViewerModel, visibility: LayerVisibility, parent: QObject):
         super().__init__(parent)
-        self._without_bar: list[ref[Layer]] = []
+        self._without_bar: list[ref[Image]] = []
         # Its own, so that it ends with the dock.
         self._bar_timer = QTimer(self)
         self._bar_timer.setSingleShot(True)
@@ -107,6 +120,7 @@ class Display(QObject):
         viewer.layers.events.inserted.connect(self._on_inserted)
         visibility.drawn_by_hand.connect(self._follow)
         viewer.layers.events.removed.connect(self._name_unit)
+        grid_of(viewer).events.enabled.connect(self._name_unit)
 
     def set_session(self, session: Session | None) -> None:
         """Draw the results of another scan."""
@@ -138,20 +152,21 @@ class Display(QObject):
         """Go on to the next of `MODES`."""
         self.set_mode(MODES[(MODES.index(self.mode) + 1) % len(MODES)])
 
-    def _layers(self) -> tuple[Layer | None, Layer | None]:
-        session = self._session
-        made = (None, None) if session is None else (session.heatmap, session.mask)
-        heatmap, mask = (layer if layer in self._viewer.layers else None for layer in made)
-        return heatmap, mask
+    def _layers(self) -> tuple[Image | None, Labels | None]:
+        session, layers = self._session, self._viewer.layers
+        if session is None:
+            return None, None
+        heatmap, mask = session.heatmap, session.mask
+        return heatmap if heatmap in layers else None, mask if mask in layers else None
 
-    def _fill(self, mask: Layer) -> None:
+    def _fill(self, mask: Labels) -> None:
         """Fill a mask, or draw its outline."""
         filled = self._mode == "fill"
         if filled != (mask.contour == 0):
             mask.contour = 0 if filled else 1
             mask.opacity = _FILL_OPACITY if filled else _OUTLINE_OPACITY
 
-    def _on_inserted(self, event: Any) -> None:
+    def _on_inserted(self, event: Event) -> None:
         layer = event.value
         kind = kind_of(layer)
         if kind not in ("nll", "mask"):
@@ -177,7 +192,7 @@ class Display(QObject):
                 layer.colorbar.events.visible.connect(self._name_unit)
         self._name_unit()
 
-    def _name_unit(self, event: Any = None) -> None:
+    def _name_unit(self, event: Event | None = None) -> None:
         """Write the unit of the heatmap that is drawn beside its colour bar."""
         if self._unit is None:
             return
@@ -186,10 +201,12 @@ class Display(QObject):
         ]
         units = dict.fromkeys(heatmap.metadata[KEY].get("unit", "") for heatmap in drawn)
         # Narrow, since napari moves the bar aside for it.
-        self._unit.text = "\n\n".join(fill(unit, _UNIT_WIDTH) for unit in filter(None, units))
+        lines = "\n\n".join(fill(unit, _UNIT_WIDTH) for unit in filter(None, units))
+        # napari keeps it clear of colour bars, but not of those in a view of a grid.
+        self._unit.text = "\n" * _BAR_LINES + lines if grid_of(self._viewer).enabled else lines
         self._unit.visible = bool(self._unit.text)
 
-    def _follow(self, event: Any = None) -> None:
+    def _follow(self, event: Event | None = None) -> None:
         """Take the mode from the chosen results, as they are drawn in napari's own controls."""
         (heatmap, mask), (_, layer) = self._visibility.drawn, self._layers()
         if mask and layer is not None and layer.contour == 0:
@@ -219,10 +236,11 @@ class Display(QObject):
             layer.opacity = opacity
         self._saver.start(_SAVE_MS)
 
-    def _heatmaps(self) -> list[Layer]:
-        return [layer for layer in self._viewer.layers if kind_of(layer) == "nll"]
+    def _heatmaps(self) -> list[Image]:
+        layers = self._viewer.layers
+        return [x for x in layers if isinstance(x, Image) and kind_of(x) == "nll"]
 
-    def _on_opacity(self, event: Any) -> None:
+    def _on_opacity(self, event: Event) -> None:
         """Follow napari's own slider."""
         heatmap, _ = self._layers()
         with suppress(RuntimeError):
@@ -245,18 +263,28 @@ _LINKED = ("contrast_limits", "gamma", "colormap", "interpolation2d")
 
 
 @dataclass(frozen=True)
+class _Grid:
+    """How napari's grid stood."""
+
+    enabled: bool
+    stride: int
+    shape: tuple[int, int]
+    spacing: float
+
+
+@dataclass(frozen=True)
 class _Before:
     """What is put back."""
 
     order: tuple[Layer, ...]
     hidden: tuple[Layer, ...]
-    grid: dict[str, Any]
+    grid: _Grid
     zoom: float
     center: tuple[float, ...]
     selection: frozenset[Layer]
 
 
-def grid_of(viewer: Any) -> Any:
+def grid_of(viewer: ViewerModel) -> GridCanvas:
     """Return the viewer's grid."""
     # napari 0.9 moved it into the canvas.
     return viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
@@ -265,15 +293,23 @@ def grid_of(viewer: Any) -> Any:
 def _spacer(scan: Image) -> Layer:
     """Layer that holds a place in a view and draws nothing."""
     # Lies where the scan does: layers in other units would take the mm from the scale bar.
-    place = {name: getattr(scan, name) for name in ("scale", "translate", "units", "axis_labels")}
     return Image(
         np.zeros((2,) * scan.ndim, np.float32),
         name="(place holder)",
         rgb=False,
         visible=False,
         metadata={KEY: {"kind": "spacer"}},
-        **place,
+        **place_of(scan),
     )
+
+
+def _leave_out(window: QWidget, layers: Sequence[Layer]) -> None:
+    """Leave layers out of the list of layers in napari's window."""
+    for view in window.findChildren(QListView):
+        rows = [view.model().index(row, 0) for row in range(view.model().rowCount())]
+        for index in rows:
+            if any(index.data(Qt.ItemDataRole.UserRole) is layer for layer in layers):
+                view.setRowHidden(index.row(), True)
 
 
 class SideBySide(QObject):
@@ -287,18 +323,19 @@ class SideBySide(QObject):
     ----------
     viewer : napari.Viewer
         Where the layers are.
-    parent : QObject
-        The owner.
+    parent : QWidget
+        The owner, in napari's window.
     """
 
     #: Whether the views are side by side.
     changed = Signal(bool)
 
-    def __init__(self, viewer: Any, parent: QObject):
+    def __init__(self, viewer: ViewerModel, parent: QWidget):
         super().__init__(parent)
         self._viewer = viewer
+        self._window = parent
         self._before: _Before | None = None
-        self._scan: Layer | None = None
+        self._scan: Image | None = None
         self._made: tuple[Layer, ...] = ()
         self._stopping = False
         # napari holds this by weak reference.
@@ -310,7 +347,7 @@ class SideBySide(QObject):
         return self._before is not None
 
     @property
-    def scan(self) -> Layer | None:
+    def scan(self) -> Image | None:
         """Scan that is shown so."""
         return self._scan
 
@@ -320,13 +357,13 @@ class SideBySide(QObject):
         if self.active or scan not in layers:
             return
         grid, camera = grid_of(viewer), camera_of(viewer)
-        results = [] if session is None else [session.heatmap, session.mask]
-        results = [layer for layer in results if layer is not None and layer in layers]
+        made = () if session is None else (session.heatmap, session.mask)
+        results = [layer for layer in made if layer is not None and layer in layers]
         others = [layer for layer in layers if layer is not scan and layer not in results]
         self._before = _Before(
             tuple(layers),
             tuple(layer for layer in others if layer.visible),
-            {name: getattr(grid, name) for name in ("enabled", "stride", "shape", "spacing")},
+            _Grid(grid.enabled, grid.stride, grid.shape, grid.spacing),
             float(camera.zoom),
             tuple(camera.center),
             frozenset(layers.selection),
@@ -343,6 +380,7 @@ class SideBySide(QObject):
         for layer in self._made:
             viewer.add_layer(layer)
         self._arrange([*others, *spacers, scan, twin, *results])
+        _leave_out(self._window.window(), spacers)
         layers.link_layers([scan, twin], _LINKED)
         layers.selection = set(self._before.selection)
         before = self._fit()
@@ -350,7 +388,7 @@ class SideBySide(QObject):
         grid.enabled = True
         # The same place, as much nearer or farther as before.
         camera.zoom = self._before.zoom * self._fit() / before
-        camera.center = self._before.center
+        look_at(viewer, self._before.center)
         self.changed.emit(True)
 
     def stop(self) -> None:
@@ -359,11 +397,10 @@ class SideBySide(QObject):
         if before is None:
             return
         layers, grid, camera = self._viewer.layers, grid_of(self._viewer), camera_of(self._viewer)
-        grid.enabled = before.grid["enabled"]
-        for name in ("stride", "shape", "spacing"):
-            setattr(grid, name, before.grid[name])
+        grid.enabled, grid.stride = before.grid.enabled, before.grid.stride
+        grid.shape, grid.spacing = before.grid.shape, before.grid.spacing
         twin = self._made[0]
-        if twin in layers and self._scan in layers:
+        if twin in layers and self._scan is not None and self._scan in layers:
             layers.unlink_layers([self._scan, twin], _LINKED)
         made, self._made, self._scan = self._made, (), None
         for layer in made:
@@ -374,7 +411,8 @@ class SideBySide(QObject):
         for layer in before.hidden:
             layer.visible = True
         layers.selection = {layer for layer in before.selection if layer in layers}
-        camera.zoom, camera.center = before.zoom, before.center
+        camera.zoom = before.zoom
+        look_at(self._viewer, before.center)
         with suppress(RuntimeError):  # the dock may be gone before its Python half is
             self.changed.emit(False)
 
@@ -395,7 +433,7 @@ class SideBySide(QObject):
             if now != at:
                 layers.move(now, at)
 
-    def _on_removed(self, event: Any) -> None:
+    def _on_removed(self, event: Event) -> None:
         if self.active and (event.value is self._scan or kind_of(event.value) == "twin"):
             self.stop()
 
@@ -425,11 +463,11 @@ class DisplayPanel(QWidget):
         The dock: keys work anywhere in it but in text fields, and on the viewer's canvas.
     """
 
-    def __init__(self, viewer: Any, visibility: LayerVisibility, scope: QWidget):
+    def __init__(self, viewer: ViewerModel, visibility: LayerVisibility, scope: QWidget):
         super().__init__()
         self.display = Display(viewer, visibility, self)
         self.views = SideBySide(viewer, self)
-        self._scan: Any = None
+        self._scan: Image | None = None
         self._session: Session | None = None
         self.buttons: dict[Mode, QPushButton] = {}
         group = QButtonGroup(self)
@@ -471,11 +509,11 @@ class DisplayPanel(QWidget):
         self.keys_button.clicked.connect(self._on_keys)
         self.display.changed.connect(self._show)
         self.views.changed.connect(self._show)
-        bind(viewer, scope, MODE_KEY, self.display.cycle)
-        bind(viewer, scope, SIDE_KEY, self.toggle_views)
+        bind(viewer, [scope], MODE_KEY, self.display.cycle)
+        bind(viewer, [scope], SIDE_KEY, self.toggle_views)
         self.set_session(None, None)
 
-    def set_session(self, scan: Any, session: Session | None) -> None:
+    def set_session(self, scan: Image | None, session: Session | None) -> None:
         """Draw the results of a scan's layer; None for no scan, and for no results."""
         self._scan, self._session = scan, session
         self.views.follow(scan)
@@ -489,7 +527,7 @@ class DisplayPanel(QWidget):
             self.views.start(self._scan, self._session)
         self._show()
 
-    def _show(self, *_: Any) -> None:
+    def _show(self, *_: object) -> None:
         display = self.display
         self.buttons[display.mode].setChecked(True)
         with QSignalBlocker(self.colours), QSignalBlocker(self.opacity):
@@ -498,10 +536,10 @@ class DisplayPanel(QWidget):
         self.side_button.setChecked(self.views.active)
         self.side_button.setEnabled(self._scan is not None)
 
-    def _on_mode(self, mode: Mode, *_: Any) -> None:
+    def _on_mode(self, mode: Mode, *_: object) -> None:
         self.display.set_mode(mode)
 
-    def _on_colours(self, *_: Any) -> None:
+    def _on_colours(self, *_: object) -> None:
         self.display.set_colours(self.colours.currentData())
 
     def _on_opacity(self, value: int) -> None:

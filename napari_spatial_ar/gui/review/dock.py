@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import napari.viewer
+from napari.layers import Image
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
 from napari_spatial_ar.gui.jobs import TaskHost, report
@@ -27,6 +28,7 @@ from napari_spatial_ar.gui.viewer import go_to_slice
 from napari_spatial_ar.gui.widgets.dock_page import DockPage
 from napari_spatial_ar.gui.widgets.forms import select_data
 from napari_spatial_ar.gui.worklist.panel import WorklistPanel, show_worklist
+from napari_spatial_ar.imaging.reading import Found
 
 __all__ = ["ReviewDock"]
 
@@ -52,7 +54,9 @@ class ReviewDock(DockPage):
         self.masks = MaskController(self.viewer, self.tasks, self, region.inside)
         self.normal_rank = ScanPValue(self.tasks, self)
         self.domain_shift = DomainShiftCheck(self.shift_note, self.tasks)
-        self.exporter = Exporter(self, self.export, self.threshold, self.masks, self.domain_shift)
+        self.exporter = Exporter(
+            self, self.tasks, self.export, self.threshold, self.masks, self.domain_shift
+        )
         weights = self.model_panel.weights
         self.models = ModelList(self.model_box, self.model_note, weights, self.tasks)
         self.choice = ModelChoice(self.model_box)
@@ -149,7 +153,7 @@ class ReviewDock(DockPage):
         """Whether slices are being scored."""
         return self.scorer.running
 
-    def _show_session(self, layer: Any = None) -> None:
+    def _show_session(self, *_: object) -> None:
         """Bring everything in step with the scan, model and plane that are chosen."""
         session = self.session
         self.display_panel.set_session(self.scan.layer, session)
@@ -175,12 +179,12 @@ class ReviewDock(DockPage):
     def _list_regions(self) -> None:
         self.threshold.form.region.set_scan(self.scan.layer, self.visibility.belongs)
 
-    def _update_status(self, *_: Any) -> None:
+    def _update_status(self, *_: object) -> None:
         """Say how far the scoring of the chosen scan is, and of no other."""
         loading = "Loading the model..." if self._wanted is not None else ""
         self.score_note.set_text(loading or self.scorer.status_text(self.session))
 
-    def _follow(self, layer: Any, session: Session | None) -> None:
+    def _follow(self, layer: Image, session: Session | None) -> None:
         """Choose what was shown by hand in napari's own list."""
         self.scan.list.choose(layer)
         if session is not None and same_model(self.models.model, session.model):
@@ -238,7 +242,7 @@ class ReviewDock(DockPage):
         event.acceptProposedAction()
         self.scan.opener.open(dropped_paths(event.mimeData()))
 
-    def show_worklist(self, paths: Sequence[str] = (), found: Any = None) -> None:
+    def show_worklist(self, paths: Sequence[str] = (), found: Found | None = None) -> None:
         """Show the worklist, with the scans of files and folders if there are any given."""
         self.worklist = show_worklist(self, self.worklist, paths, found or None)
 
@@ -274,7 +278,7 @@ class ReviewDock(DockPage):
 
     # ------------------------------------------------------------------ scoring
 
-    def score(self, what: str, *_: Any) -> None:
+    def score(self, what: str, *_: object) -> None:
         """Score the slice in view (``"slice"``) or all that are left (``"volume"``)."""
         layer, model = self.scan.layer, self.models.model
         if layer is None:

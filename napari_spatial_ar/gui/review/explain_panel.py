@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import ref
 
 import numpy as np
@@ -29,6 +29,16 @@ from napari_spatial_ar.review.explaining import (
 )
 from napari_spatial_ar.steps import run_until_stopped
 
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.utils.events import Event
+
+    from napari_spatial_ar.normative.detectors.explanation import Explanation
+    from napari_spatial_ar.normative.explaining import EmbeddedSlice
+    from napari_spatial_ar.normative.fitting.neighbours import Neighbour
+    from napari_spatial_ar.normative.fitting.plan import FitProgress
+
+
 __all__ = ["ExplainPanel", "Explainer", "PatchContext", "Place", "place_under_cursor"]
 
 _REST_MS = 30
@@ -48,12 +58,12 @@ class PatchContext:
     """What is known of a patch: the slice as it was embedded, its patch, and the explanation."""
 
     session: Session
-    embedded: Any
+    embedded: EmbeddedSlice
     patch: tuple[int, int]
-    explanation: Any
+    explanation: Explanation
 
 
-def place_under_cursor(viewer: Any, session: Session) -> Place | None:
+def place_under_cursor(viewer: ViewerModel, session: Session) -> Place | None:
     """Pixel of a session's scan that the cursor is on; None outside of it and in 3-D display."""
     layer = session.layer
     if viewer.dims.ndisplay != 2:
@@ -65,10 +75,10 @@ def place_under_cursor(viewer: Any, session: Session) -> Place | None:
     return Place(*session.geometry.slice_index((s, p, left)))
 
 
-def _follow(explainer: ref[Explainer]) -> Callable[[Any, Any], None]:
+def _follow(explainer: ref[Explainer]) -> Callable[[ViewerModel, Event], None]:
     """Make what napari calls when the mouse moves; it keeps no dock alive."""
 
-    def move(viewer: Any, event: Any) -> None:
+    def move(viewer: ViewerModel, event: Event) -> None:
         found = explainer()
         if found is not None:
             with suppress(RuntimeError):  # the dock may be gone before its Python half is
@@ -103,7 +113,7 @@ class Explainer(QObject):
     #: A search began or ended.
     searching = Signal(bool)
 
-    def __init__(self, viewer: Any, tasks: TaskHost, parent: QObject):
+    def __init__(self, viewer: ViewerModel, tasks: TaskHost, parent: QObject):
         super().__init__(parent)
         self._viewer = viewer
         self._tasks = tasks
@@ -112,7 +122,7 @@ class Explainer(QObject):
         self.frozen = False
         self.place: Place | None = None
         self.last: PatchContext | None = None
-        self._embedded: tuple[Session, int, Any] | None = None
+        self._embedded: tuple[Session, int, EmbeddedSlice] | None = None
         self._task: Task | None = None
         self._search: Task | None = None
         self._again = False
@@ -165,7 +175,7 @@ class Explainer(QObject):
         same = known is not None and known[0] is session and known[1] == place.index
         embedded = known[2] if same and known is not None else None
 
-        def work(stop: threading.Event) -> Generator[None, None, Any]:
+        def work(stop: threading.Event) -> Generator[None, None, tuple[int, PatchContext] | None]:
             yield
             made = embedded or model_access.embed_plane(session.model, session.volume, place.index)
             if stop.is_set():
@@ -206,7 +216,9 @@ class Explainer(QObject):
             return
         query = context.embedded.embedding(context.patch)
 
-        def work(stop: threading.Event) -> Generator[Any, None, Any]:
+        def work(
+            stop: threading.Event,
+        ) -> Generator[FitProgress, None, tuple[Neighbour, ...] | None]:
             steps = model_access.similar_steps(context.session.model, folders, query)
             return (yield from run_until_stopped(stop, steps))
 
@@ -222,7 +234,7 @@ class Explainer(QObject):
         if self._search is not None:
             self._search.stop()
 
-    def _on_found(self, neighbours: Any) -> None:
+    def _on_found(self, neighbours: tuple[Neighbour, ...] | None) -> None:
         if neighbours is not None:
             self.found.emit(neighbours)
 
@@ -259,7 +271,7 @@ class ExplainPanel(QWidget):
         The dock: its key works anywhere in it but in text fields, and on the viewer's canvas.
     """
 
-    def __init__(self, viewer: Any, tasks: TaskHost, scope: QWidget):
+    def __init__(self, viewer: ViewerModel, tasks: TaskHost, scope: QWidget):
         super().__init__()
         self.explainer = Explainer(viewer, tasks, self)
         self._session: Session | None = None
@@ -309,7 +321,7 @@ class ExplainPanel(QWidget):
             (self.explainer.searching, self._on_searching),
         ):
             signal.connect(slot)
-        bind(viewer, scope, EXPLAIN_KEY, self.toggle)
+        bind(viewer, [scope], EXPLAIN_KEY, self.toggle)
         self._on_moved(None, None)
         self._on_searching(False)
 
@@ -421,12 +433,12 @@ class ExplainPanel(QWidget):
             self.note.set_text("")
         self._enable()
 
-    def _on_progress(self, step: Any) -> None:
+    def _on_progress(self, step: FitProgress) -> None:
         self.bar.setRange(0, step.total)
         self.bar.setValue(step.done)
         self.note.set_text(f"{step.message}: {step.done} of {step.total}...")
 
-    def _on_found(self, neighbours: Any) -> None:
+    def _on_found(self, neighbours: tuple[Neighbour, ...]) -> None:
         context = self.explainer.last
         if context is None or context.session is not self._session:
             return

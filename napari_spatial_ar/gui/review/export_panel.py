@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QUrl, Signal
 from qtpy.QtGui import QDesktopServices
@@ -21,7 +22,7 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QMessageBox, QPushButton, QVB
 from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report, warn
-from napari_spatial_ar.gui.review.mask import MaskController
+from napari_spatial_ar.gui.review.mask import MaskController, Reviewed
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.review.scoring import DomainShiftCheck
 from napari_spatial_ar.gui.review.threshold_panel import ThresholdPanel
@@ -250,7 +251,10 @@ class ReportMaker(QObject):
 
 
 def scan_report_steps(
-    stop: threading.Event, session: Any, result: Callable[[], Any], arguments: dict[str, Any]
+    stop: threading.Event,
+    session: Session,
+    result: Callable[[], Reviewed],
+    arguments: Mapping[str, Any],
 ) -> Generator[str, None, str | None]:
     """Make the report of a scan under review.
 
@@ -349,7 +353,7 @@ _NIFTI_SUFFIXES, _DICOM_SUFFIX = (".nii.gz", ".nii"), ".dcm"
 _NIFTI_FILTER, _DICOM_FILTER = "NIfTI (*.nii.gz *.nii)", "DICOM segmentation (*.dcm)"
 
 
-def _without_rejected(result: Callable[[], Any]) -> Any:
+def _without_rejected(result: Callable[[], Reviewed]) -> npt.NDArray[np.uint8]:
     mask, listed = result()
     return listed.without_rejected(mask)
 
@@ -359,15 +363,16 @@ class Exporter:
 
     def __init__(
         self,
-        dock: Any,
+        dock: QWidget,
+        tasks: TaskHost,
         panel: ExportPanel,
         threshold: ThresholdPanel,
         masks: MaskController,
         shift_check: DomainShiftCheck,
     ):
-        self._dock: QWidget = dock
+        self._dock = dock
         self._panel = panel
-        self._tasks = dock.tasks
+        self._tasks = tasks
         self._threshold = threshold
         self._masks = masks
         self._shift_check = shift_check
@@ -420,7 +425,13 @@ class Exporter:
         path = Path(chosen)
         return path if may_replace(self._dock, "Export mask", [path]) else None
 
-    def _write_seg(self, session: Session, path: Path, result: Any, computed: Any) -> Any:
+    def _write_seg(
+        self,
+        session: Session,
+        path: Path,
+        result: Callable[[], Reviewed],
+        computed: npt.NDArray[np.uint8],
+    ) -> tuple[str, ...]:
         mask = _without_rejected(result)
         write_seg(
             path,
@@ -497,21 +508,21 @@ class Exporter:
         )
         self.reports.start(file, steps)
 
-    def _run(self, write: Callable[[], Any], done: str) -> None:
+    def _run(self, write: Callable[[], tuple[str, ...] | None], done: str) -> None:
         """Write in a worker; what it returns, if anything, are sentences that warn."""
 
-        def work(stop: threading.Event) -> Generator[None, None, Any]:
+        def work(stop: threading.Event) -> Generator[None, None, tuple[str, ...] | None]:
             yield
             try:
                 return write()
             except OSError as error:
                 raise InputError("the export could not be written") from error
 
-        def tell(warnings: tuple[str, ...] | None) -> None:
+        def announce(warnings: tuple[str, ...] | None) -> None:
             show_info(done)
             for text in warnings or ():
                 warn(text)
 
         task = self._tasks.start(work)
-        task.returned.connect(tell)
+        task.returned.connect(announce)
         task.failed.connect(lambda error: report(error, "Export"))

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-from weakref import ref
+from typing import TYPE_CHECKING
 
 import numpy as np
-from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel, Qt, Signal
-from qtpy.QtGui import QBrush, QColor, QKeySequence
+from qtpy.QtCore import (
+    QAbstractTableModel,
+    QModelIndex,
+    QObject,
+    QSortFilterProxyModel,
+    Qt,
+    Signal,
+)
+from qtpy.QtGui import QBrush, QColor
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
     QLineEdit,
-    QShortcut,
     QStyledItemDelegate,
     QStyleOptionViewItem,
     QTableView,
@@ -25,12 +30,17 @@ from qtpy.QtWidgets import (
 from napari_spatial_ar.gui.mask_labels import finding_colour
 from napari_spatial_ar.gui.review.mask import MaskController
 from napari_spatial_ar.gui.review.scored_layer import Session
+from napari_spatial_ar.gui.shortcuts import bind
 from napari_spatial_ar.gui.viewer import go_to_voxel
 from napari_spatial_ar.gui.widgets.forms import Note, WarningNote, button, folding, row
 from napari_spatial_ar.gui.widgets.plots import QUIET
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import slice_range
 from napari_spatial_ar.review.findings import FindingsList, ReviewedFinding, Status
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
 
 __all__ = [
     "COLUMNS",
@@ -109,7 +119,7 @@ class _Column:
     tooltip: str
     width: int
     text: Callable[[ReviewedFinding], str]
-    order: Callable[[ReviewedFinding], Any]
+    order: Callable[[ReviewedFinding], float | str]
 
 
 def _number(value: float | None, form: str = ".1f") -> str:
@@ -222,7 +232,7 @@ class FindingsModel(QAbstractTableModel):
     #: Label of a finding, and what was written.
     commented = Signal(int, str)
 
-    def __init__(self, parent: Any = None):
+    def __init__(self, parent: QObject | None = None):
         super().__init__(parent)
         self.items: tuple[ReviewedFinding, ...] = ()
 
@@ -249,7 +259,7 @@ class FindingsModel(QAbstractTableModel):
 
     def headerData(
         self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
-    ) -> Any:
+    ) -> str | None:
         """Title and tooltip of a column."""
         if orientation != Qt.Orientation.Horizontal:
             return None
@@ -257,7 +267,7 @@ class FindingsModel(QAbstractTableModel):
             return COLUMNS[section].title
         return COLUMNS[section].tooltip if role == Qt.ItemDataRole.ToolTipRole else None
 
-    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> object:
         """Text, sorting value and looks of a cell."""
         item, column = self.items[index.row()], COLUMNS[index.column()]
         if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.EditRole):
@@ -284,7 +294,9 @@ class FindingsModel(QAbstractTableModel):
         flags = super().flags(index)
         return flags | Qt.ItemFlag.ItemIsEditable if index.column() == COMMENT else flags
 
-    def setData(self, index: QModelIndex, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:
+    def setData(
+        self, index: QModelIndex, value: object, role: int = Qt.ItemDataRole.EditRole
+    ) -> bool:
         """Hand on what was written."""
         if role != Qt.ItemDataRole.EditRole or index.column() != COMMENT:
             return False
@@ -362,17 +374,6 @@ KEYS = {
 }
 
 
-def _key(panel: ref[FindingsPanel], action: str) -> Callable[[Any], None]:
-    """Make what napari calls for a key pressed in the viewer's canvas; it keeps no dock alive."""
-
-    def press(viewer: Any) -> None:
-        found = panel()
-        if found is not None:
-            found.act(action)
-
-    return press
-
-
 class FindingsPanel(QWidget):
     """Table of findings, and what a reader says of them.
 
@@ -384,7 +385,7 @@ class FindingsPanel(QWidget):
         The dock: keys work anywhere in it but in text fields, and on the viewer's canvas.
     """
 
-    def __init__(self, viewer: Any, scope: QWidget):
+    def __init__(self, viewer: ViewerModel, scope: QWidget):
         super().__init__()
         self._viewer = viewer
         self._masks: MaskController | None = None
@@ -421,10 +422,7 @@ class FindingsPanel(QWidget):
             made.setMinimumWidth(30)
             made.clicked.connect(getattr(self, name))
         for key, name in KEYS.items():
-            shortcut = QShortcut(QKeySequence(key), scope)
-            shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-            shortcut.activated.connect(getattr(self, name))
-            viewer.bind_key(key.replace("+", "-"), _key(ref(self), name), overwrite=True)
+            bind(viewer, [scope], key, getattr(self, name), while_visible=self)
         self.table.selectionModel().selectionChanged.connect(self._on_selected)
         self.model.commented.connect(self._on_comment)
         self.forget.clicked.connect(self._on_forget)
@@ -507,7 +505,7 @@ class FindingsPanel(QWidget):
         self.strokes.set_text(strokes.sentence if strokes else "")
         self.forget.setVisible(bool(strokes))
 
-    def _on_selected(self, *_: Any) -> None:
+    def _on_selected(self, *_: object) -> None:
         if self._showing or self._masks is None or self._session is None:
             return
         item = self.current
@@ -527,11 +525,6 @@ class FindingsPanel(QWidget):
         go_to_voxel(self._viewer, session.ensure_mask(), geometry.display_index((z, y, x)))
 
     # ------------------------------------------------------------------ what a reader does
-
-    def act(self, action: str) -> None:
-        """Do one of `KEYS`, where the list can be seen."""
-        if self.isVisible():
-            getattr(self, action)()
 
     def next(self) -> None:
         """Go to the next row; to the first where none is chosen."""

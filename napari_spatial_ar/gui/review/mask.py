@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable, Collection, Generator
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from napari.layers import Labels
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_spatial_ar.errors import InputError
@@ -29,7 +30,12 @@ from napari_spatial_ar.review.findings import Finding, FindingsList, Status, lis
 from napari_spatial_ar.review.masks import MaskSettings, make_mask, make_slice_mask
 from napari_spatial_ar.review.strokes import Strokes
 
-__all__ = ["MaskController", "MaskDrawing"]
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.utils.events import Event
+
+
+__all__ = ["MaskController", "MaskDrawing", "Reviewed"]
 
 
 class MaskDrawing(QObject):
@@ -38,15 +44,15 @@ class MaskDrawing(QObject):
     #: A person painted, erased, or undid that.
     touched = Signal()
 
-    def __init__(self, viewer: Any, parent: QObject):
+    def __init__(self, viewer: ViewerModel, parent: QObject):
         super().__init__(parent)
         self._viewer = viewer
-        self._layer: Any = None
-        self._point: Any = None
+        self._layer: Labels | None = None
+        self._point: tuple[float, ...] = ()
         self._drawing = self._brush = self._pending = False
-        self._coloured: tuple[Any, ...] = ()
+        self._coloured: tuple[object, ...] = ()
 
-    def layer(self, session: Session) -> Any:
+    def layer(self, session: Session) -> Labels:
         """Return the session's mask layer, and attend to what is painted on it."""
         layer = session.ensure_mask()
         if layer is not self._layer:
@@ -59,11 +65,11 @@ class MaskDrawing(QObject):
             self._layer, self._point = layer, self._viewer.dims.point
         return layer
 
-    def _on_paint(self, event: Any = None) -> None:
+    def _on_paint(self, event: Event | None = None) -> None:
         self._brush = True
         self._mark_touched()
 
-    def _on_view(self, event: Any = None) -> None:
+    def _on_view(self, event: Event | None = None) -> None:
         """Take note of an undo, which has no event of its own: the same slice drawn again."""
         point, self._point = self._point, self._viewer.dims.point
         if not self._drawing and point == self._point:
@@ -121,7 +127,7 @@ class MaskDrawing(QObject):
         if indices is None or shows_slices(self._viewer, layer, session.geometry, indices):
             self.refresh(layer, thumbnail=thumbnail)
 
-    def _lay(self, session: Session, layer: Any, index: int | None) -> None:
+    def _lay(self, session: Session, layer: Labels, index: int | None) -> None:
         geometry, listed = session.geometry, session.listed
         data, drawn = (geometry.from_display(array) for array in (layer.data, session.drawn))
         axis = geometry.slice_axis
@@ -140,7 +146,7 @@ class MaskDrawing(QObject):
             np.put(data, listed.voxels, values * (np.take(data, listed.voxels) != 0))
         drawn[part] = data[part]
 
-    def _colour(self, session: Session, layer: Any) -> None:
+    def _colour(self, session: Session, layer: Labels) -> None:
         """Give findings their colours and names, where these are not those that they have."""
         items, chosen = session.listed.items, session.chosen
         marks = tuple((i.finding.rank, i.finding.label, i.status) for i in items[:NUMBERED])
@@ -158,7 +164,7 @@ class MaskDrawing(QObject):
         finally:
             self._drawing = False
 
-    def refresh(self, layer: Any, *, thumbnail: bool = False) -> None:
+    def refresh(self, layer: Labels, *, thumbnail: bool = False) -> None:
         """Show what was drawn."""
         self._drawing = True
         try:
@@ -184,9 +190,10 @@ Bools = npt.NDArray[np.bool_]
 Region = Callable[[Session], Bools | None]
 
 
-def reviewed(
-    session: Session, computed: npt.NDArray[np.uint8], strokes: Strokes
-) -> tuple[npt.NDArray[np.uint8], FindingsList]:
+Reviewed = tuple[npt.NDArray[np.uint8], FindingsList]
+
+
+def reviewed(session: Session, computed: npt.NDArray[np.uint8], strokes: Strokes) -> Reviewed:
     """Mask with strokes, rejected findings included, and the list of its findings."""
     mask, marks = strokes.apply(computed), session.listed.marks
     score, geometry = session.score.nll, session.geometry
@@ -221,7 +228,7 @@ class MaskController(QObject):
     #: The region that the mask is restricted to cannot be used: an InputError.
     region_refused = Signal(object)
 
-    def __init__(self, viewer: Any, tasks: TaskHost, parent: QObject, region: Region):
+    def __init__(self, viewer: ViewerModel, tasks: TaskHost, parent: QObject, region: Region):
         super().__init__(parent)
         self._viewer = viewer
         self._tasks = tasks
@@ -361,7 +368,7 @@ class MaskController(QObject):
             session.strokes = Strokes()
             self._timer.start(0)
 
-    def result(self, session: Session) -> Callable[[], tuple[npt.NDArray[np.uint8], FindingsList]]:
+    def result(self, session: Session) -> Callable[[], Reviewed]:
         """Give what makes the mask and its findings as they stand, strokes of the brush included.
 
         It takes a while, for a worker.
@@ -407,7 +414,7 @@ class MaskController(QObject):
             planes[index] = within(planes[index], above)
             self.drawing.overlay(session)
 
-    def _draw_slice(self, session: Session, layer: Any, index: int) -> None:
+    def _draw_slice(self, session: Session, layer: Labels, index: int) -> None:
         """Put acquired slice ``index`` into the layer."""
         axis = session.geometry.slice_axis
         region = self.region(session)
@@ -434,7 +441,7 @@ class MaskController(QObject):
         strokes = session.strokes
         region = self.region(session)  # layers are read on this thread
 
-        def work(stop: threading.Event) -> Generator[None, None, Any]:
+        def work(stop: threading.Event) -> Generator[None, None, Reviewed]:
             yield
             return reviewed(session, self._computed(session, region), strokes)
 
@@ -443,7 +450,7 @@ class MaskController(QObject):
         task.failed.connect(self.failed)
         task.finished.connect(self._on_finished)
 
-    def _show(self, session: Session, result: Any) -> None:
+    def _show(self, session: Session, result: Reviewed) -> None:
         if self._again or session is not self._session or self._ready() is None:
             return
         if self._collect_strokes():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from napari.layers import Layer
 from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
@@ -13,13 +14,18 @@ from napari_spatial_ar.errors import InputError, MissingWeightsError, SpatialARE
 from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.display_windows import model_sees
 from napari_spatial_ar.gui.jobs import TaskHost, report, sentence
-from napari_spatial_ar.gui.layers import KEY, import_ahead
+from napari_spatial_ar.gui.layers import import_ahead, scan_of
 from napari_spatial_ar.gui.library.dialog import LibraryButton
 from napari_spatial_ar.gui.library.weights_row import WeightsRow
 from napari_spatial_ar.gui.widgets.forms import Note, combo, folding
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.acquired import header_shift
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.normative.library import ModelEntry
+
 
 __all__ = ["ModelChoice", "ModelList", "ModelPanel"]
 
@@ -37,15 +43,15 @@ class ModelChoice(QObject):
         super().__init__(box)
         self._box = box
         self._modality = ""
-        self._volume: Any = None
+        self._volume: Scan | None = None
         # Sent for what a person does alone, not for what `follow` does.
         box.activated.connect(self._on_activated)
 
-    def follow(self, layer: Any) -> None:
+    def follow(self, layer: Layer | None) -> None:
         """Choose the model for a scan layer; None leaves all as it is."""
         if layer is None:
             return
-        self._volume = volume = layer.metadata.get(KEY, {}).get("volume")
+        self._volume = volume = scan_of(layer)
         self._modality = str(getattr(volume, "modality", "unknown"))
         index = self._best()
         if index is not None and index != self._box.currentIndex():
@@ -67,7 +73,7 @@ class ModelChoice(QObject):
             return None
         return next(index for index in misfits if misfits[index] == least)
 
-    def _misfits(self, info: Any) -> tuple[bool, int]:
+    def _misfits(self, info: ModelEntry) -> tuple[bool, int]:
         """Whether a model is of another modality, and how much else of the scan does not fit."""
         other = self._modality not in ("unknown", info.modality)
         header = getattr(info, "header", None)
@@ -86,7 +92,7 @@ class ModelChoice(QObject):
         sequence = "" if self._volume is None else self._volume.series.acquisition.sequence
         return (f"{of_modality}/{sequence}", of_modality) if sequence else (of_modality,)
 
-    def _on_activated(self, *_: Any) -> None:
+    def _on_activated(self, *_: object) -> None:
         info = self._box.currentData()
         if self._modality and info is not None:
             for key in self._keys:
@@ -125,7 +131,7 @@ class ModelList(QObject):
         self._weights = weights
         self._tasks = tasks
         self.model: Any = None
-        self._wanted: Any = None
+        self._wanted: ModelEntry | None = None
         model_access.model_events.renamed.connect(self._on_renamed)
         model_access.model_events.changed.connect(self.refresh)
         model_access.weights_news.changed.connect(self._on_index)
@@ -133,9 +139,10 @@ class ModelList(QObject):
         self.refresh()
 
     @property
-    def info(self) -> Any:
+    def info(self) -> ModelEntry | None:
         """`ModelEntry` of the chosen model, or None."""
-        return self._box.currentData()
+        entry: ModelEntry | None = self._box.currentData()
+        return entry
 
     def choose(self, name: str) -> bool:
         """Choose a model by name; False where there is none of that name."""
@@ -182,7 +189,7 @@ class ModelList(QObject):
         settings.remember("model", info.name)
         self.load(info)
 
-    def load(self, info: Any) -> None:
+    def load(self, info: ModelEntry) -> None:
         """Load a model; `loaded` follows, at once where it is loaded already."""
         self._wanted = info
         self.model = None
@@ -200,7 +207,7 @@ class ModelList(QObject):
         task.returned.connect(lambda found: self._take(info, *found))
         task.failed.connect(lambda error: self._fail(info, error))
 
-    def _take(self, info: Any, model: Any, hint: str) -> None:
+    def _take(self, info: ModelEntry, model: Any, hint: str) -> None:
         if info is not self._wanted:
             return
         self.model = model
@@ -209,7 +216,7 @@ class ModelList(QObject):
         self._weights.mean(info.backbone, missing=bool(hint))
         self.loaded.emit(model)
 
-    def _fail(self, info: Any, error: Exception) -> None:
+    def _fail(self, info: ModelEntry, error: Exception) -> None:
         if info is self._wanted:
             self._note.set_text(report(error, "Loading the model"))
             self._weights.mean(info.backbone, missing=isinstance(error, MissingWeightsError))

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
@@ -26,13 +26,25 @@ from qtpy.QtWidgets import (
 
 from napari_spatial_ar.gui import display_windows
 from napari_spatial_ar.gui.jobs import TaskHost, report
-from napari_spatial_ar.gui.layers import KEY, is_scan, kind_of, result_name, scan_behind
+from napari_spatial_ar.gui.layers import (
+    KEY,
+    geometry_of,
+    is_scan,
+    result_name,
+    scan_behind,
+    scan_of,
+)
 from napari_spatial_ar.gui.open_scan import ScanOpener
 from napari_spatial_ar.gui.viewer import patient_marks, plane_in_view, show_plane
 from napari_spatial_ar.gui.widgets.forms import Note, button, combo, folding, row, select_data
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
 from napari_spatial_ar.imaging.scan import Scan
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.utils.events import Event
+
 
 __all__ = [
     "PlaneButtons",
@@ -51,7 +63,7 @@ _KEYS: dict[Plane, str] = {"axial": "Alt+1", "coronal": "Alt+2", "sagittal": "Al
 class PlaneButtons(QWidget):
     """One button a plane, the one in view pressed; hidden where the patient's axes are unknown."""
 
-    def __init__(self, viewer: Any):
+    def __init__(self, viewer: ViewerModel):
         super().__init__()
         self._viewer = viewer
         self._group = QButtonGroup(self)
@@ -88,11 +100,11 @@ class PlaneButtons(QWidget):
             )
         self._show()
 
-    def _on_clicked(self, plane: Plane, *_: Any) -> None:
+    def _on_clicked(self, plane: Plane, *_: object) -> None:
         show_plane(self._viewer, plane)
         self._show()
 
-    def _show(self, event: Any = None) -> None:
+    def _show(self, event: Event | None = None) -> None:
         shown = plane_in_view(self._viewer)
         for plane, made in self.buttons.items():
             made.setChecked(plane == shown)
@@ -109,7 +121,7 @@ class ScanList(QObject):
     #: A layer left the viewer.
     removed = Signal()
 
-    def __init__(self, viewer: Any, box: QComboBox):
+    def __init__(self, viewer: ViewerModel, box: QComboBox):
         super().__init__(box)
         self._viewer = viewer
         self._box = box
@@ -133,16 +145,16 @@ class ScanList(QObject):
         """Select a layer."""
         select_data(self._box, layer)
 
-    def _on_inserted(self, event: Any) -> None:
+    def _on_inserted(self, event: Event) -> None:
         event.value.events.name.connect(self._fill)
         self._fill()
 
-    def _on_removed(self, event: Any) -> None:
+    def _on_removed(self, event: Event) -> None:
         event.value.events.name.disconnect(self._fill)
         self._fill()
         self.removed.emit()
 
-    def _fill(self, event: Any = None) -> None:
+    def _fill(self, event: Event | None = None) -> None:
         scans = [layer for layer in self._viewer.layers if is_scan(layer)]
         self._box.blockSignals(True)
         self._box.clear()
@@ -174,10 +186,9 @@ def _texts(scans: Sequence[Image]) -> list[str]:
     texts = [str(layer.name) for layer in scans]
     alike: dict[str, list[tuple[int, Path]]] = {}
     for index, layer in enumerate(scans):
-        where = path_of(layer)
-        if where is not None:
-            label = layer.metadata[KEY]["volume"].series.label
-            alike.setdefault(label, []).append((index, where))
+        scan, where = scan_of(layer), path_of(layer)
+        if scan is not None and where is not None:
+            alike.setdefault(scan.series.label, []).append((index, where))
     for found in alike.values():
         parts = parts_that_differ([where for _, where in found]) if len(found) > 1 else [""]
         for (index, _), part in zip(found, parts, strict=True):
@@ -212,7 +223,7 @@ class WindowBox(QWidget):
         """Follow another layer; hidden for layers that this plugin did not open."""
         if self._layer is not None:
             self._layer.events.contrast_limits.disconnect(self._show)
-        volume = _volume_of(layer)
+        volume = scan_of(layer)
         self._layer = layer if volume is not None else None
         self.box.clear()
         if volume is not None and layer is not None:
@@ -222,7 +233,7 @@ class WindowBox(QWidget):
         self._show()
         self.setVisible(volume is not None)
 
-    def _show(self, event: Any = None) -> None:
+    def _show(self, event: Event | None = None) -> None:
         """Show which choice gave the limits that are drawn now."""
         if self._layer is None:
             return
@@ -237,14 +248,14 @@ class WindowBox(QWidget):
 
     def _on_activated(self, index: int) -> None:
         choice, layer = self.box.itemData(index), self._layer
-        volume = _volume_of(layer)
+        volume = scan_of(layer)
         if layer is None or volume is None or choice == _BY_HAND:
             return
         if not display_windows.needs_voxels(choice):
             self._draw(layer, volume, choice, display_windows.limits_of(volume, choice))
             return
 
-        def work(stop: threading.Event) -> Generator[None, None, Any]:
+        def work(stop: threading.Event) -> Generator[None, None, tuple[float, float]]:
             yield
             return display_windows.limits_of(volume, choice)
 
@@ -252,20 +263,16 @@ class WindowBox(QWidget):
         task.returned.connect(lambda limits: self._draw(layer, volume, choice, limits))
         task.failed.connect(lambda error: report(error, "Finding the display window"))
 
-    def _draw(self, layer: Image, volume: Scan, choice: str, limits: Any) -> None:
+    def _draw(self, layer: Image, volume: Scan, choice: str, limits: tuple[float, float]) -> None:
         display_windows.remember_choice(volume, choice)
         layer.metadata[KEY]["drawn"] = display_windows.Drawn(choice, limits)
         layer.contrast_limits = limits
         self._show()
 
 
-def _volume_of(layer: Image | None) -> Scan | None:
-    return None if layer is None else layer.metadata.get(KEY, {}).get("volume")
-
-
 def _choice_of(layer: Image, drawn: tuple[float, ...]) -> str:
     """Choice that gives the drawn limits, as far as that is known without reading voxels."""
-    volume = _volume_of(layer)
+    volume = scan_of(layer)
     assert volume is not None
     last: display_windows.Drawn | None = layer.metadata[KEY].get("drawn")
     if last is not None and np.allclose(drawn, last.limits):
@@ -320,22 +327,24 @@ class ScanNames:
         Not kept alive by this.
     """
 
-    def __init__(self, viewer: Any):
+    def __init__(self, viewer: ViewerModel):
         self._viewer = ref(viewer)
         # napari holds these by weak reference.
         viewer.layers.events.inserted.connect(self.refresh)
         viewer.layers.events.removed.connect(self.refresh)
         self.refresh()
 
-    def refresh(self, event: Any = None) -> None:
+    def refresh(self, event: Event | None = None) -> None:
         """Name all layers anew."""
         viewer = self._viewer()
         if viewer is None:
             return
-        scans = [layer for layer in viewer.layers if kind_of(layer) == "scan"]
-        by_label: dict[str, list[Image]] = {}
-        for layer in scans:
-            by_label.setdefault(layer.metadata[KEY]["volume"].series.label, []).append(layer)
+        by_label: dict[str, list[Layer]] = {}
+        for layer in viewer.layers:
+            opened = scan_of(layer)
+            if opened is not None:
+                by_label.setdefault(opened.series.label, []).append(layer)
+        several = sum(map(len, by_label.values())) > 1
         for label, layers in by_label.items():
             for layer in layers:
                 if "number" not in layer.metadata[KEY]:
@@ -347,13 +356,13 @@ class ScanNames:
             scan = scan_behind(layer)
             if scan is not None:
                 facts = layer.metadata[KEY]
-                of = scan.name if len(scans) > 1 else ""
+                of = scan.name if several else ""
                 _rename(layer, result_name(facts["kind"], facts["model"], of))
 
 
 def path_of(layer: Image) -> Path | None:
     """File of a scan's layer, or the folder of its files; None of one that is in no file."""
-    volume = layer.metadata.get(KEY, {}).get("volume")
+    volume = scan_of(layer)
     files = () if volume is None else volume.series.files
     if not files:
         return None
@@ -372,10 +381,10 @@ def _rename(layer: Layer, name: str, *, first: str = "") -> None:
     facts["named"] = name
 
 
-_kept: WeakKeyDictionary[Any, ScanNames] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[ViewerModel, ScanNames] = WeakKeyDictionary()
 
 
-def name_scans(viewer: Any) -> ScanNames:
+def name_scans(viewer: ViewerModel) -> ScanNames:
     """Return what names a viewer's scans, made when first asked for; it lasts as the viewer."""
     if viewer not in _kept:
         _kept[viewer] = ScanNames(viewer)
@@ -405,7 +414,7 @@ class ScanPanel(QWidget):
     #: Another scan layer (or None) is chosen.
     chosen = Signal(object)
 
-    def __init__(self, viewer: Any, tasks: TaskHost):
+    def __init__(self, viewer: ViewerModel, tasks: TaskHost):
         super().__init__()
         self.box = combo(tooltip("scan.scan"), "Scan")
         self.open_button = button(
@@ -456,7 +465,7 @@ class ScanPanel(QWidget):
         self.open_button.setEnabled(not busy)
 
     def _on_chosen(self, layer: Image | None) -> None:
-        geometry = _geometry_of(layer)
+        geometry = geometry_of(layer)
         irregular = geometry is not None and not geometry.regular
         sheared = geometry is not None and geometry.exact
         self.warning.set_text((_SHEARED if sheared else _NOT_REGULAR) if irregular else "")
@@ -465,7 +474,3 @@ class ScanPanel(QWidget):
         self._marks.follow(layer)
         self.fold.update_summary()
         self.chosen.emit(layer)
-
-
-def _geometry_of(layer: Layer | None) -> Geometry | None:
-    return None if layer is None else layer.metadata.get(KEY, {}).get("geometry")

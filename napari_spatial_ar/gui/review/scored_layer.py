@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from napari.layers import Image, Labels
+from napari.layers import Image, Labels, Layer
 
 from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.layers import heatmap_layer, layer_volume, mask_layer
 from napari_spatial_ar.gui.viewer import shows_slices
-from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.imaging.geometry import Geometry, Plane
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.cancellation import cancel_when
 from napari_spatial_ar.normative.scores import ScanScores, SliceScore
 from napari_spatial_ar.normative.scoring import score_slices
@@ -26,6 +27,10 @@ from napari_spatial_ar.review.domain_shift import flagged_warning
 from napari_spatial_ar.review.findings import Finding, FindingsList
 from napari_spatial_ar.review.strokes import Strokes
 from napari_spatial_ar.review.threshold_scales import ScoreCounts
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
 
 __all__ = ["Session", "calibrated_thresholds", "from_slice_outward", "same_model", "score_steps"]
 
@@ -44,9 +49,9 @@ def from_slice_outward(count: int, start: int) -> list[int]:
 def score_steps(
     stop: threading.Event,
     model: Any,
-    volume: Any,
+    volume: Scan,
     slices: Sequence[int],
-    look: Callable[[int], Any] = lambda index: None,
+    look: Callable[[int], object] = lambda index: None,
     stored: ScanScores | None = None,
 ) -> Generator[Scored, None, None]:
     """Score slices in order, yielding what is done about ten times a second.
@@ -110,7 +115,7 @@ class Session:
         If the layer is no scan.
     """
 
-    def __init__(self, viewer: Any, layer: Image, model: Any, plane: Plane | None = None):
+    def __init__(self, viewer: ViewerModel, layer: Image, model: Any, plane: Plane | None = None):
         self.viewer = viewer
         self.layer = layer
         self.model = model
@@ -136,7 +141,7 @@ class Session:
         self._anchors = calibrated_thresholds(model)
 
     @property
-    def geometry(self) -> Any:
+    def geometry(self) -> Geometry:
         """Grid of the scan."""
         return self.volume.geometry
 
@@ -145,7 +150,7 @@ class Session:
         """(N, rows, columns), a view: scores of acquired slices, axes as in (Z, Y, X)."""
         return np.moveaxis(self.score.nll, self.geometry.slice_axis, 0)
 
-    def fits(self, layer: Image, model: Any, plane: Plane | None = None) -> bool:
+    def fits(self, layer: Image | None, model: Any, plane: Plane | None = None) -> bool:
         """Whether this is the session of a layer, model and plane, and the scan is unchanged."""
         data = layer.data if layer is not None else None
         same_scan = layer is self.layer and data is self._data
@@ -221,7 +226,7 @@ class Session:
         if shows_slices(self.viewer, self.heatmap, self.geometry, indices):
             self.heatmap.refresh(thumbnail=False, highlight=False, extent=False)
 
-    def _insert(self, layer: Any) -> None:
+    def _insert(self, layer: Layer) -> None:
         """Add a layer above the scan without changing what the user has selected."""
         selection = self.viewer.layers.selection
         selected = set(selection)

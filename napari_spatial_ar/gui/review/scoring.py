@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Container, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from napari.layers import Image, Layer
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
 
@@ -27,12 +28,19 @@ from napari_spatial_ar.gui.viewer import slice_in_view
 from napari_spatial_ar.gui.widgets.forms import Note, WarningNote, button, row, section
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.acquired import header_shift
 from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review.domain_shift import shift_headline
 from napari_spatial_ar.review.p_values import p_note, p_values
 from napari_spatial_ar.review.provenance import model_window
 from napari_spatial_ar.steps import run_until_stopped
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
+
 
 __all__ = ["DomainShiftCheck", "ScanPValue", "ScorePanel", "Scorer"]
 
@@ -68,7 +76,7 @@ class Scorer(QObject):
     #: Scoring ended, whatever the reason.
     finished = Signal(object)
 
-    def __init__(self, viewer: Any, tasks: TaskHost, parent: QObject):
+    def __init__(self, viewer: ViewerModel, tasks: TaskHost, parent: QObject):
         super().__init__(parent)
         self._viewer = viewer
         self._tasks = tasks
@@ -85,7 +93,9 @@ class Scorer(QObject):
         """Whether slices are being scored."""
         return self._task is not None
 
-    def session_for(self, layer: Any, model: Any, plane: Plane | None = None) -> Session | None:
+    def session_for(
+        self, layer: Image | None, model: Any, plane: Plane | None = None
+    ) -> Session | None:
         """Scores of a layer by a model in a plane (None: that acquired), if there are any."""
         return next((s for s in self._sessions if s.fits(layer, model, plane)), None)
 
@@ -94,7 +104,7 @@ class Scorer(QObject):
         waiting = any(queued.session is session for queued in self._queue)
         return session is not None and (session is self._current or waiting)
 
-    def score(self, layer: Any, model: Any, what: str, plane: Plane | None = None) -> None:
+    def score(self, layer: Image, model: Any, what: str, plane: Plane | None = None) -> None:
         """Score the slice in view (``"slice"``) or all slices that are left (``"volume"``).
 
         Where another scan is being scored, this one waits for its turn.
@@ -145,7 +155,7 @@ class Scorer(QObject):
         return self._sessions
 
     def restore(
-        self, layer: Any, model: Any, plane: Plane | None, kept: ScanScores, *, remaining: bool
+        self, layer: Image, model: Any, plane: Plane | None, kept: ScanScores, *, remaining: bool
     ) -> Session:
         """Show scores that are kept, and with ``remaining`` go on with the slices that are left.
 
@@ -166,7 +176,7 @@ class Scorer(QObject):
             self._run(session, slices, kept)
         return session
 
-    def _new_session(self, layer: Any, model: Any, plane: Plane | None) -> Session:
+    def _new_session(self, layer: Image, model: Any, plane: Plane | None) -> Session:
         session = Session(self._viewer, layer, model, plane)
         self._sessions.append(session)
         self.session_made.emit(session)
@@ -320,7 +330,7 @@ class ScanPValue(QObject):
         # Copies: slices may be scored meanwhile. Of the heatmap nothing is needed.
         score = replace(score, visited=score.visited.copy(), image_scores=score.image_scores.copy())
 
-        def work(stop: threading.Event) -> Generator[None, None, Any]:
+        def work(stop: threading.Event) -> Generator[None, None, tuple[Session, str]]:
             yield
             return session, p_note(p_values(session.model, session.volume, score, session.body))
 
@@ -336,6 +346,23 @@ class ScanPValue(QObject):
 _MOST_KEPT = 32
 
 
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """Layer, voxels, model and plane that are compared; the voxels of a layer may be replaced."""
+
+    layer: Image | None = None
+    data: object = None
+    model: Any = None
+    plane: Plane | None = None
+
+    def same(self, other: _Asked) -> bool:
+        """Whether two are about the same scan and model."""
+        if (self.model is None) != (other.model is None) or self.layer is not other.layer:
+            return False
+        same_scan = self.data is other.data and self.plane == other.plane
+        return same_scan and same_model(self.model, other.model)
+
+
 class DomainShiftCheck(QObject):
     """Looks at a scan once for each model and plane, and says in a note where they differ."""
 
@@ -348,20 +375,22 @@ class DomainShiftCheck(QObject):
         self._tasks = tasks
         self._task: Task | None = None
         self._flagged = ""
-        self._asked: tuple[Any, ...] = ()
-        self._volume: Any = None
-        self._by_header: Any = None
-        self._known: list[tuple[tuple[Any, ...], Any]] = []
+        self._asked = _Asked()
+        self._volume: Scan | None = None
+        self._by_header: DomainShift | None = None
+        self._known: list[tuple[_Asked, DomainShift]] = []
 
-    def check(self, layer: Any, model: Any, plane: Plane | None, session: Session | None) -> None:
+    def check(
+        self, layer: Image | None, model: Any, plane: Plane | None, session: Session | None
+    ) -> None:
         """Compare a layer with a model; any of them may be None.
 
         Of the scan's ``session``, if there is one, it is said too that far more is flagged than
         can be abnormal.
         """
-        asked: tuple[Any, ...] = (layer, getattr(layer, "data", None), model, plane)
+        asked = _Asked(layer, getattr(layer, "data", None), model, plane)
         self._flagged = "" if session is None else session.flagged
-        same = _same(asked, self._asked)
+        same = asked.same(self._asked)
         self._asked = asked
         if not same:
             self._volume = _volume(layer, plane)
@@ -373,11 +402,12 @@ class DomainShiftCheck(QObject):
             self._task.stop()
             self._task = None
         volume = self._volume
-        nothing = volume is None or not hasattr(getattr(model, "header", None), "looks")
-        if nothing or self._find(asked) is not None:
+        if volume is None or not hasattr(getattr(model, "header", None), "looks"):
+            return
+        if self._find(asked) is not None:
             return
 
-        def work(stop: threading.Event) -> Generator[None, None, Any]:
+        def work(stop: threading.Event) -> Generator[None, None, DomainShift | None]:
             from napari_spatial_ar.normative.calibration.appearance import domain_shift_steps
 
             yield
@@ -394,23 +424,23 @@ class DomainShiftCheck(QObject):
         self._task.finished.connect(partial(self._on_finished, self._task))
 
     @property
-    def shift(self) -> Any:
+    def shift(self) -> DomainShift | None:
         """`DomainShift` of what was asked about last, by its header alone until more is known."""
         return self._find(self._asked) or self._by_header
 
-    def of(self, session: Session) -> Any:
+    def of(self, session: Session) -> DomainShift | None:
         """`DomainShift` of a session's scan to its model; None where nothing is known."""
-        asked = (session.layer, session.layer.data, session.model, session.plane)
+        asked = _Asked(session.layer, session.layer.data, session.model, session.plane)
         return self._find(asked) or _by_header(session.model, session.volume)
 
-    def _find(self, asked: tuple[Any, ...]) -> Any:
-        return next((shift for key, shift in self._known if _same(key, asked)), None)
+    def _find(self, asked: _Asked) -> DomainShift | None:
+        return next((shift for key, shift in self._known if key.same(asked)), None)
 
-    def _take(self, asked: tuple[Any, ...], shift: Any) -> None:
+    def _take(self, asked: _Asked, shift: DomainShift | None) -> None:
         if shift is None:
             return
         self._known = [*self._known[1 - _MOST_KEPT :], (asked, shift)]
-        if _same(asked, self._asked):
+        if asked.same(self._asked):
             self._show()
 
     def _show(self) -> None:
@@ -423,14 +453,14 @@ class DomainShiftCheck(QObject):
         if task is self._task:
             self._task = None
 
-    def drop(self, layers: Any) -> None:
+    def drop(self, layers: Container[Layer]) -> None:
         """Forget scans that are not among the layers any more."""
-        self._known = [(key, value) for key, value in self._known if key[0] in layers]
-        if self._asked and self._asked[0] not in layers:
+        self._known = [(key, value) for key, value in self._known if key.layer in layers]
+        if self._asked.layer is not None and self._asked.layer not in layers:
             self.check(None, None, None, None)
 
 
-def _volume(layer: Any, plane: Plane | None) -> Any:
+def _volume(layer: Image | None, plane: Plane | None) -> Scan | None:
     """Scan in a layer; None where it is none that can be scored: scoring it says so."""
     try:
         return None if layer is None else layer_volume(layer).along(plane)
@@ -438,15 +468,9 @@ def _volume(layer: Any, plane: Plane | None) -> Any:
         return None
 
 
-def _by_header(model: Any, volume: Any) -> Any:
+def _by_header(model: Any, volume: Scan | None) -> DomainShift | None:
     """`DomainShift` by what headers say; None without a scan or a model that has a header."""
     header: Any = getattr(model, "header", None)
     if volume is None or not hasattr(header, "acquired"):
         return None
     return header_shift(header, volume)
-
-
-def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    if not a or not b or (a[2] is None) != (b[2] is None):
-        return False
-    return a[0] is b[0] and a[1] is b[1] and same_model(a[2], b[2]) and a[3] == b[3]

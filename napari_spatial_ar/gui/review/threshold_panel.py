@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -42,6 +42,11 @@ from napari_spatial_ar.review.threshold_scales import (
     ShareScale,
     UnitScale,
 )
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.utils.events import Event, EventEmitter
+
 
 __all__ = [
     "PERCENTILE",
@@ -119,16 +124,16 @@ class RegionBox(Combo):
 
     def __init__(self) -> None:
         super().__init__()
-        self._viewer: Any = None
-        self._watched: Any = None
-        self._scan: Any = None
+        self._viewer: ViewerModel | None = None
+        self._watched: Labels | Shapes | None = None
+        self._scan: Layer | None = None
         self._belongs: Callable[[Layer], bool] = lambda layer: True
         self._chosen: WeakKeyDictionary[Layer, Layer | None] = WeakKeyDictionary()
         self.setToolTip(tooltip("mask.within"))
         self.addItem("Whole scan", None)
         self.currentIndexChanged.connect(self._on_chosen)
 
-    def set_viewer(self, viewer: Any) -> None:
+    def set_viewer(self, viewer: ViewerModel) -> None:
         """List the layers of a viewer, and follow them."""
         self._viewer = viewer
         for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
@@ -151,9 +156,10 @@ class RegionBox(Combo):
         self._fill(wanted=None if scan is None else self._chosen.get(scan))
 
     @property
-    def layer(self) -> Any:
+    def layer(self) -> Labels | Shapes | None:
         """The chosen layer; None for the whole scan."""
-        return self.currentData()
+        chosen: Labels | Shapes | None = self.currentData()
+        return chosen
 
     def inside(self, session: Session) -> npt.NDArray[np.bool_] | None:
         """(Z, Y, X) of the scan's grid inside the region; None for the whole scan.
@@ -189,7 +195,7 @@ class RegionBox(Combo):
         """Choose the whole scan."""
         self.setCurrentIndex(0)
 
-    def _on_layers(self, event: Any = None) -> None:
+    def _on_layers(self, event: Event | None = None) -> None:
         self._fill(wanted=self.layer)
 
     def _fill(self, wanted: Layer | None) -> None:
@@ -197,7 +203,7 @@ class RegionBox(Combo):
         with QSignalBlocker(self):
             self.clear()
             self.addItem("Whole scan", None)
-            for layer in self._viewer.layers:
+            for layer in () if self._viewer is None else self._viewer.layers:
                 drawn = isinstance(layer, Labels | Shapes) and KEY not in layer.metadata
                 if drawn and self._belongs(layer):
                     self.addItem(layer.name, layer)
@@ -206,7 +212,7 @@ class RegionBox(Combo):
         if self.layer is not chosen:
             self._on_chosen()
 
-    def _on_chosen(self, *_: Any) -> None:
+    def _on_chosen(self, *_: object) -> None:
         if self._watched is not None:
             for event in _changes(self._watched):
                 event.disconnect(self._on_drawn)
@@ -216,7 +222,7 @@ class RegionBox(Combo):
                 event.connect(self._on_drawn)
         self.changed.emit()
 
-    def _on_drawn(self, event: Any) -> None:
+    def _on_drawn(self, event: Event) -> None:
         # A shape that is being drawn is reported before it is there, too.
         if str(getattr(event, "action", "")).lower().rsplit(".", 1)[-1] not in _BEFORE:
             self.changed.emit()
@@ -225,13 +231,13 @@ class RegionBox(Combo):
 _BEFORE = {"adding", "changing", "removing"}
 
 
-def _changes(layer: Any) -> list[Any]:
+def _changes(layer: Labels | Shapes) -> list[EventEmitter]:
     """Events of a layer that tell that something was drawn."""
     events = layer.events
     return [events.data, events.paint] if isinstance(layer, Labels) else [events.data]
 
 
-def _on_grid(corners: npt.NDArray[Any], layer: Any, session: Session) -> npt.NDArray[np.float64]:
+def _on_grid(corners: npt.NDArray[Any], layer: Shapes, session: Session) -> npt.NDArray[np.float64]:
     """Corners in voxels of the scan as it is displayed; of two axes where the layer has two."""
     target = session.layer
     if layer.ndim == 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Collection, Generator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import (
@@ -32,6 +32,10 @@ from napari_spatial_ar.gui.jobs import Task, TaskHost, sentence
 from napari_spatial_ar.gui.widgets.forms import Dialog, Note, button, icon, row, section, square
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.steps import run_until_stopped
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.datasets.survey import SurveyProgress
+
 
 __all__ = ["ContactSheet", "FolderPanel", "SeriesTicks", "survey_steps"]
 
@@ -146,7 +150,7 @@ _COLUMNS, _ROWS = 4, 2
 
 def survey_steps(
     stop: threading.Event, folders: Sequence[str], asked: dict[str, Any]
-) -> Generator[Any, None, DataSummary | None]:
+) -> Generator[SurveyProgress, None, DataSummary | None]:
     """Look through folders, yielding at most ten times a second; None where ``stop`` was set."""
     split = {key: asked.pop(key) for key in _OF_THE_SPLIT if key in asked}
     found = yield from run_until_stopped(stop, survey(folders, **asked))
@@ -324,7 +328,7 @@ class FolderPanel(QWidget):
             task.stop()
             self._show()
 
-    def _on_step(self, task: Task, step: Any) -> None:
+    def _on_step(self, task: Task, step: SurveyProgress) -> None:
         if task is self._task:
             self.bar.setRange(0, step.total)
             self.bar.setValue(step.done)

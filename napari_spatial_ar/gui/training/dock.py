@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import napari.viewer
 from napari.utils.notifications import show_info
@@ -29,6 +29,11 @@ from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.normative.fitting.config import FitConfig
 from napari_spatial_ar.steps import run_until_stopped
 
+if TYPE_CHECKING:
+    from napari_spatial_ar.normative.fitting.outliers import Outliers
+    from napari_spatial_ar.normative.fitting.plan import FitProgress
+
+
 __all__ = ["StepText", "TrainingDock", "UnfinishedFit", "stage_and_epoch"]
 
 _STAGES = {
@@ -39,7 +44,10 @@ _STAGES = {
 }
 
 
-def stage_and_epoch(step: Any) -> tuple[str, int]:
+Result = TypeVar("Result")
+
+
+def stage_and_epoch(step: FitProgress) -> tuple[str, int]:
     """Tell steps apart that the user shall see at once; for `run_until_stopped`."""
     return step.stage, step.epoch
 
@@ -55,7 +63,7 @@ class StepText:
         """Measure the speed of the stage anew: time was spent on something else."""
         self._stage = ""
 
-    def __call__(self, step: Any) -> str:
+    def __call__(self, step: FitProgress) -> str:
         """Say what is done, how far, how long it will still take, how fast and how well."""
         if step.stage != self._stage:
             self._stage = step.stage
@@ -65,7 +73,7 @@ class StepText:
             parts.append(", ".join([f"{step.done} of {step.total}", *self._more(step)]))
         return ": ".join(parts)
 
-    def _more(self, step: Any) -> list[str]:
+    def _more(self, step: FitProgress) -> list[str]:
         # Not before: it imports torch.
         from napari_spatial_ar.normative.fitting.plan import format_duration
 
@@ -117,7 +125,7 @@ class UnfinishedFit(QWidget):
         self.note.set_text(f"The fit of {self.name} was not finished." if names else "")
         self.setVisible(bool(names))
 
-    def take_up(self, form: Any) -> bool:
+    def take_up(self, form: TrainingForm) -> bool:
         """Set a `TrainingForm` as the fit says; False, having said why, where that cannot be."""
         try:
             form.set_recipe(
@@ -257,7 +265,9 @@ class TrainingDock(DockPage):
         self._fitting = target, list(config.folders)
         self._run(model_access.fit_steps(config, out=target, overwrite=overwrite), self._on_model)
 
-    def _run(self, steps: Generator[Any, None, Any], then: Callable[[Any], None]) -> None:
+    def _run(
+        self, steps: Generator[FitProgress, None, Result], then: Callable[[Result | None], None]
+    ) -> None:
         """Take steps in a worker; ``then`` gets what they return, None where they were stopped."""
         self._text.restart()
         self._go = go = threading.Event()
@@ -316,7 +326,7 @@ class TrainingDock(DockPage):
             self._task.stop()
             self.note.set_text("Stopping...")
 
-    def _on_step(self, step: Any) -> None:
+    def _on_step(self, step: FitProgress) -> None:
         self.progress.setRange(0, step.total)
         self.progress.setValue(min(step.done, step.total))
         if step.epochs:
@@ -340,7 +350,7 @@ class TrainingDock(DockPage):
         if self._fitted is not None and not self.running:
             self._run(model_access.outlier_steps(*self._fitted), self._on_outliers)
 
-    def _on_outliers(self, suspects: Any) -> None:
+    def _on_outliers(self, suspects: Outliers | None) -> None:
         self.note.set_text("" if suspects else "Stopped.")
         if suspects is None:
             return

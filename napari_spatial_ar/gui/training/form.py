@@ -10,7 +10,15 @@ from typing import Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QDoubleSpinBox, QFileDialog, QLineEdit, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QDoubleSpinBox,
+    QFileDialog,
+    QLineEdit,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import InputError, SpatialARError
@@ -43,13 +51,13 @@ class RecipeRow(QWidget):
         Gives and takes recipes: ``recipe()``, ``set_recipe()``.
     """
 
-    def __init__(self, form: Any):
+    def __init__(self, form: TrainingForm):
         super().__init__()
         # A cycle would leave the widgets to the garbage collector, which may run in a worker's
         # thread, where deleting widgets ends the process.
         self._form = weakref.proxy(form)
         #: Settings of a fit that a recipe brought and that the form has no field for.
-        self.others: dict[str, Any] = {}
+        self.others: dict[str, object] = {}
         self.save_button = button(
             "Save recipe...",
             tooltip("training.save_recipe"),
@@ -68,7 +76,7 @@ class RecipeRow(QWidget):
         self.drop_button.clicked.connect(self.drop)
         self.set_others({})
 
-    def set_others(self, others: dict[str, Any]) -> None:
+    def set_others(self, others: dict[str, object]) -> None:
         """Keep settings that the form has no field for, and show them."""
         self.others = others
         settings_text = ", ".join(
@@ -107,7 +115,7 @@ class RecipeRow(QWidget):
             report(error, "Loading the recipe")
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -305,7 +313,7 @@ class TrainingForm(QWidget):
         self._on_backbone()
 
     @staticmethod
-    def _list(items: tuple[tuple[str, str], ...], tooltip: str) -> Any:
+    def _list(items: tuple[tuple[str, str], ...], tooltip: str) -> QComboBox:
         box = combo(tooltip)
         for text, value in items:
             box.addItem(text, value)

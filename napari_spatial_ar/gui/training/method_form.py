@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import create_widget
+from magicgui.widgets import CheckBox, create_widget
+from magicgui.widgets.bases import ValueWidget
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QVBoxLayout, QWidget
@@ -15,6 +16,10 @@ from superqt import QCollapsible
 from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.widgets.forms import Note, button, combo, fields, select_data
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.normative.detectors.base import Detector, Option
+
 
 __all__ = ["MethodForm"]
 
@@ -30,7 +35,7 @@ _LARGEST = 10**9
 _MORE, _LESS = "\u25b8 Options", "\u25be Options"
 
 
-def _editor(option: Any, choices: tuple[Any, ...]) -> Any:
+def _editor(option: Option, choices: tuple[object, ...]) -> ValueWidget[Any]:
     """Make a magicgui widget for an option."""
     default = option.default
     limits: dict[str, Any] = {}
@@ -43,10 +48,11 @@ def _editor(option: Any, choices: tuple[Any, ...]) -> Any:
             "max": ends.get("at most", ends.get("below", _LARGEST)),
         }
         limits = {end: type(default)(limit) for end, limit in limits.items()}
-    made: Any = create_widget(
+    made = create_widget(
         value=default, name=option.name, options={"tooltip": option.text, **limits}
     )
-    if isinstance(default, bool):
+    assert isinstance(made, ValueWidget)
+    if isinstance(made, CheckBox):
         made.text = ""  # its name stands before it already
     if isinstance(default, float):
         digits = f"{default:f}".rstrip("0").partition(".")[2]
@@ -58,7 +64,7 @@ def _editor(option: Any, choices: tuple[Any, ...]) -> Any:
 class _Options(QWidget):
     """The options of one method; they start as they were used last."""
 
-    def __init__(self, method: Any):
+    def __init__(self, method: type[Detector]):
         super().__init__()
         self._name = method.name
         first = _FIRST.get(method.name, {})
@@ -107,13 +113,13 @@ class _Options(QWidget):
         for name, default in self._defaults.items():
             self.editors[name].value = default
 
-    def put(self, values: Mapping[str, Any]) -> None:
+    def put(self, values: Mapping[str, object]) -> None:
         """Show options; one that has no place in its field is left as it was."""
         for name, value in values.items():
             with suppress(ValueError):
                 self.editors[name].value = value
 
-    def take(self) -> dict[str, Any]:
+    def take(self) -> dict[str, object]:
         """Return the options that differ from their defaults, and remember all."""
         values = {name: editor.value for name, editor in self.editors.items()}
         for name, value in values.items():
@@ -151,7 +157,7 @@ class MethodForm(QWidget):
         self._on_method()
 
     @property
-    def method(self) -> Any:
+    def method(self) -> type[Detector]:
         """The method chosen, a subclass of ``Detector``."""
         return self._methods[self.box.currentData()]
 
@@ -168,7 +174,7 @@ class MethodForm(QWidget):
         self.note.setToolTip(tooltip("training.method.chosen", reference=method.reference))
         self.changed.emit()
 
-    def set_method(self, name: str, options: Mapping[str, Any]) -> None:
+    def set_method(self, name: str, options: Mapping[str, object]) -> None:
         """Choose a method and show its options."""
         select_data(self.box, name)
         self.pages[name].put(options)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QLabel, QSpinBox, QVBoxLayout, QWidget
 from superqt import QRangeSlider
@@ -50,9 +52,14 @@ def _ends(summary: DataSummary) -> tuple[tuple[SliceRef, ...], tuple[float, floa
     return (placed[0].ref, placed[-1].ref), size
 
 
+Picture = npt.NDArray[np.uint8]
+#: What was read, and pictures of it.
+Drawn = tuple[tuple[SliceRef, ...], list[Picture]]
+
+
 def _draw(
     stop: threading.Event, refs: tuple[SliceRef, ...], size: tuple[float, float], window: Window
-) -> Generator[None, None, tuple[Any, list[Any]]]:
+) -> Generator[None, None, Drawn]:
     """Read slices and make them small, as the model sees them."""
     drawn = []
     for _, image, ends in iter_slices(refs, window):
@@ -142,7 +149,7 @@ class SelectionForm(QWidget):
         made.setToolTip(tooltip)
         return made
 
-    def _on_range(self, *_: Any) -> None:
+    def _on_range(self, *_: object) -> None:
         low, high = self.range.value()
         if low == high:  # a part of no width holds nothing
             self.range.setValue((low, high + 1) if high < 100 else (low - 1, high))
@@ -222,7 +229,7 @@ class SelectionForm(QWidget):
         self._task.returned.connect(self._on_drawn)
         self._task.failed.connect(self._on_failed)
 
-    def _on_drawn(self, made: tuple[Any, list[Any]]) -> None:
+    def _on_drawn(self, made: Drawn) -> None:
         refs, drawn = made
         if refs == self._asked[0] and len(drawn) == len(set(refs)):
             self._show_ends([drawn[0], drawn[-1]])
@@ -230,7 +237,7 @@ class SelectionForm(QWidget):
     def _on_failed(self, error: Exception) -> None:
         self._show_ends([])
 
-    def _show_ends(self, pictures: list[Any]) -> None:
+    def _show_ends(self, pictures: Sequence[Picture]) -> None:
         for label, picture in zip_longest(self.ends, pictures):
             label.setVisible(picture is not None)
             if picture is not None:

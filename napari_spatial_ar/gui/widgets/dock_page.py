@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
+from napari import Viewer
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QDockWidget, QFrame, QMainWindow, QScrollArea, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui.viewer import viewer_itself
 from napari_spatial_ar.gui.widgets.forms import NoWheel, research_line
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
 
 __all__ = ["DockPage"]
 
@@ -23,10 +28,10 @@ _FOCUS_STYLE = "".join(
     for kind in ("QPushButton", "QToolButton", "QComboBox", "QCheckBox", "QSlider", "QTableView")
 )
 
-_pages: WeakKeyDictionary[Any, dict[type, ref[DockPage]]] = WeakKeyDictionary()
+_pages: WeakKeyDictionary[ViewerModel, dict[type[DockPage], ref[DockPage]]] = WeakKeyDictionary()
 
 
-def _forget(viewer: ref[Any], kind: type, *_: Any) -> None:
+def _forget(viewer: ref[ViewerModel], kind: type[DockPage], *_: object) -> None:
     found = viewer()
     if found is not None:
         _pages.get(found, {}).pop(kind, None)
@@ -40,7 +45,7 @@ class _OneAViewer(type(QWidget)):  # type: ignore[misc]
     without a window, as scripts and tests use it, has no docks to keep to one.
     """
 
-    def __call__(cls, napari_viewer: Any) -> Any:
+    def __call__(cls, napari_viewer: ViewerModel) -> Any:
         viewer = viewer_itself(napari_viewer)
         if not hasattr(viewer, "window"):
             return super().__call__(napari_viewer)
@@ -67,7 +72,7 @@ class DockPage(QWidget, metaclass=_OneAViewer):
         The viewer the dock belongs to.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
+    def __init__(self, napari_viewer: ViewerModel) -> None:
         super().__init__()
         self.viewer = viewer_itself(napari_viewer)
         self._frame: QDockWidget | None = None
@@ -152,7 +157,7 @@ class DockPage(QWidget, metaclass=_OneAViewer):
             return
         self._placed = False
         self.show()  # as Qt hides what changes its parent
-        if before is not None:
+        if before is not None and isinstance(self.viewer, Viewer):
             self.viewer.window.remove_dock_widget(before)
         if self._suspended:
             self._suspended = False

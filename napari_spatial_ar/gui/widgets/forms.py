@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
+    QLayout,
     QPushButton,
     QSizePolicy,
     QSlider,
@@ -253,12 +254,16 @@ def heading(title: str = "") -> QLabel:
     return made
 
 
-def section(title: str, parts: Sequence[Any]) -> QWidget:
+#: What a section is made of: a (label, widget) pair, a widget or a layout.
+Part: TypeAlias = tuple[str, QWidget] | QWidget | QLayout
+
+
+def section(title: str, parts: Sequence[Part]) -> QWidget:
     """Heading, and below it widgets, layouts or (label, widget) pairs."""
     return stack([heading(title), *parts])
 
 
-def stack(parts: Sequence[Any]) -> QWidget:
+def stack(parts: Sequence[Part]) -> QWidget:
     """Widgets, layouts or (label, widget) pairs under each other."""
     made = QWidget()
     outer = QVBoxLayout(made)
@@ -468,7 +473,7 @@ class Fold(QWidget):
         self._content.setVisible(on)
 
 
-def folding(title: str, parts: Sequence[Any], *, key: str, beside: Sequence[QWidget] = ()) -> Fold:
+def folding(title: str, parts: Sequence[Part], *, key: str, beside: Sequence[QWidget] = ()) -> Fold:
     """Make a section as `section` does, open at first, that can be folded away."""
     tip = tooltip("docks.heading", title=title)
     return Fold(title, tip, stack(parts), key=key, expanded=True, strong=True, beside=beside)

@@ -95,6 +95,16 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _painter(widget: QWidget) -> QPainter:
+    """Begin to draw on a widget: smooth lines, small letters."""
+    painter = QPainter(widget)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    font = painter.font()
+    font.setPixelSize(11)
+    painter.setFont(font)
+    return painter
+
+
 class LossPlot(QWidget):
     """Draws NLL by epoch: training, validation, and the best epoch marked."""
 
@@ -122,11 +132,7 @@ class LossPlot(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """Draw axes, both lines and the mark."""
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        font = painter.font()
-        font.setPixelSize(11)
-        painter.setFont(font)
+        painter = _painter(self)
         text = self.palette().color(self.foregroundRole())
         area = QRectF(self.rect()).adjusted(46, 20, -10, -22)
         values = [v for v in (*self.train, *self.valid) if math.isfinite(v)]
@@ -314,11 +320,7 @@ class ScoreHistogram(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """Draw axes, the scan's bars, the line of normal tissue and the thresholds."""
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        font = painter.font()
-        font.setPixelSize(11)
-        painter.setFont(font)
+        painter = _painter(self)
         text = self.palette().color(self.foregroundRole())
         if not self.isEnabled():
             text.setAlpha(110)

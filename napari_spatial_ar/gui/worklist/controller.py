@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from napari.layers import Image
 from qtpy.QtCore import QObject, Signal
 
 from napari_spatial_ar.errors import InUseError, SpatialARError
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report, warn
-from napari_spatial_ar.gui.layers import volume_layer_kwargs
+from napari_spatial_ar.gui.layers import add_scan
 from napari_spatial_ar.gui.open_scan import Loaded, Warned
 from napari_spatial_ar.gui.review.context import ReviewContext
 from napari_spatial_ar.gui.review.scored_layer import Session
@@ -21,12 +22,16 @@ from napari_spatial_ar.gui.widgets.forms import select_data
 from napari_spatial_ar.gui.worklist.listing import row_message
 from napari_spatial_ar.gui.worklist.runner import StoredScan, WorklistRunner, open_steps, save_steps
 from napari_spatial_ar.gui.worklist.table import WorklistModel
-from napari_spatial_ar.review.findings import Finding
+from napari_spatial_ar.review.findings import Finding, Mark
 from napari_spatial_ar.review.report.data import report_message
+from napari_spatial_ar.review.strokes import Strokes
 from napari_spatial_ar.review.worklist.entries import Reading, Summary, toggled
 from napari_spatial_ar.review.worklist.store import Marks, WorklistStore, model_key
 
 __all__ = ["Opened", "WorklistController"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # While the viewer scores a scan, what it has is kept this often.
 _SAVE_SECONDS = 60.0
@@ -59,8 +64,8 @@ class Opened:
     saved: int = 0
     saved_at: float = 0.0
     saving: bool = False
-    marks: Any = None
-    strokes: Any = None
+    marks: tuple[Mark, ...] | None = None
+    strokes: Strokes | None = None
     hold: ExitStack = field(default_factory=ExitStack, repr=False)
 
 
@@ -193,9 +198,9 @@ class WorklistController(QObject):
             by = model_key(self._dock.models.model)
             self._try(self._store.save_summary, opened.key, by, entry.done, summary)
 
-    def _try(self, save: Any, *arguments: Any) -> Any:
+    def _try(self, save: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
         try:
-            return save(*arguments)
+            return save(*args, **kwargs)
         except SpatialARError as error:
             self.message.emit(report(error, "Keeping what was done"))
             return None
@@ -331,7 +336,7 @@ class WorklistController(QObject):
         self._task = task
         self._yield_to_viewer()
 
-    def _take(self, task: Task, key: str, step: Any) -> None:
+    def _take(self, task: Task, key: str, step: object) -> None:
         if task is not self._task:
             return
         if isinstance(step, Loaded):
@@ -342,8 +347,7 @@ class WorklistController(QObject):
     def _add(self, key: str, loaded: Loaded) -> None:
         for text in loaded.volume.warnings:
             warn(text)
-        arguments = volume_layer_kwargs(loaded.volume, loaded.drawn)
-        layer = self._dock.viewer.add_image(**arguments, visible=False)
+        layer = add_scan(self._dock.viewer, loaded.volume, loaded.drawn, visible=False)
         opened = Opened(key, layer, hold=self._hold)
         self.opened.append(opened)
         self._show(opened)

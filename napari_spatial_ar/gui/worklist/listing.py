@@ -7,6 +7,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from napari_spatial_ar.datasets.thumbnails import thumbnail
 from napari_spatial_ar.errors import InputError, SpatialARError
 from napari_spatial_ar.gui.jobs import sentence
@@ -18,6 +21,10 @@ from napari_spatial_ar.review.worklist.entries import Entry, Summary
 from napari_spatial_ar.review.worklist.store import WorklistStore, model_key, scan_key
 
 __all__ = ["Listed", "list_steps", "record_steps", "row_message", "thumbnail_steps"]
+
+
+#: Key of a scan and its picture, (rows, columns) uint8.
+Thumbnail = tuple[str, npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ def row_message(error: Exception) -> str:
 
 def list_steps(
     stop: threading.Event, paths: Sequence[str], found: Found | None = None
-) -> Generator[Any, None, int]:
+) -> Generator[Listed | str, None, int]:
     """Find scans by their headers: yields `Listed`, and lines for the user.
 
     Localizers and derived series are passed over where there is any other scan.
@@ -110,7 +117,7 @@ def record_steps(
 
 def thumbnail_steps(
     stop: threading.Event, scans: Sequence[tuple[str, Scan]]
-) -> Generator[Any, None, None]:
+) -> Generator[Thumbnail, None, None]:
     """Draw pictures: yields key and (rows, columns) uint8. What cannot be drawn is left out."""
     for key, scan in scans:
         if stop.is_set():

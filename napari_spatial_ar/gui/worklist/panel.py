@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-from weakref import ref
+from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QObject, Qt, Signal
-from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeySequence
-from qtpy.QtWidgets import QProgressBar, QPushButton, QShortcut, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report
 from napari_spatial_ar.gui.open_scan import ask_for_scan, dropped_paths
 from napari_spatial_ar.gui.review.context import ReviewContext
 from napari_spatial_ar.gui.review.export_panel import ReportMaker, ask_for_report
+from napari_spatial_ar.gui.shortcuts import bind
 from napari_spatial_ar.gui.widgets.forms import Note, NoWheel, button, row
 from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.gui.worklist.controller import WorklistController
-from napari_spatial_ar.gui.worklist.listing import Listed, list_steps, thumbnail_steps
+from napari_spatial_ar.gui.worklist.listing import Listed, Thumbnail, list_steps, thumbnail_steps
 from napari_spatial_ar.gui.worklist.runner import WorklistRunner
 from napari_spatial_ar.gui.worklist.table import WorklistModel, WorklistTable
 from napari_spatial_ar.imaging.reading import Found
@@ -34,6 +34,10 @@ from napari_spatial_ar.review.worklist.entries import Entry, next_unread, overvi
 from napari_spatial_ar.review.worklist.scoring import MaskRule
 from napari_spatial_ar.review.worklist.store import WorklistStore
 from napari_spatial_ar.steps import mapped, run_until_stopped
+
+if TYPE_CHECKING:
+    pass
+
 
 __all__ = [
     "KEYS",
@@ -97,7 +101,7 @@ class FolderLister(QObject):
         task = self._tasks.start(partial(thumbnail_steps, scans=scans))
         task.progressed.connect(self._take_picture)
 
-    def _take(self, task: Task, step: Any) -> None:
+    def _take(self, task: Task, step: Listed | str) -> None:
         if task is not self._task:
             return
         if isinstance(step, Listed):
@@ -105,7 +109,7 @@ class FolderLister(QObject):
         else:
             self.message.emit(step)
 
-    def _take_picture(self, made: Any) -> None:
+    def _take_picture(self, made: Thumbnail) -> None:
         self._rows.put_picture(*made)
 
     def _on_listed(self, task: Task, passed_over: int) -> None:
@@ -197,17 +201,6 @@ KEYS = {"W": "next_unread", "D": "toggle_done"}
 _INVITATION = "Drop a folder of scans here, or choose one."
 
 
-def _key(panel: ref[WorklistPanel], action: str) -> Callable[[Any], None]:
-    """Make what napari calls for a key pressed in the viewer's canvas; it keeps no panel alive."""
-
-    def press(viewer: Any) -> None:
-        found = panel()
-        if found is not None and found.isVisible():
-            getattr(found, action)()
-
-    return press
-
-
 class WorklistPanel(QWidget):
     """Table of scans with their scores, and how far machine and reader are.
 
@@ -291,11 +284,7 @@ class WorklistPanel(QWidget):
         dock.threshold.settings_changed.connect(self._follow_threshold)
         dock.scorer.progressed.connect(self._on_dock_scores)
         for key, name in KEYS.items():
-            for scope in (self, dock):
-                shortcut = QShortcut(QKeySequence(key), scope)
-                shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-                shortcut.activated.connect(getattr(self, name))
-            dock.viewer.bind_key(key, _key(ref(self), name), overwrite=True)
+            bind(dock.viewer, [self, dock], key, getattr(self, name), while_visible=self)
 
     # ------------------------------------------------------------------ the folder
 

@@ -21,7 +21,7 @@ from napari_spatial_ar.errors import (
 )
 from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report
-from napari_spatial_ar.gui.open_scan import read_steps
+from napari_spatial_ar.gui.open_scan import ReadStep, read_steps
 from napari_spatial_ar.gui.worklist.listing import record_steps, row_message
 from napari_spatial_ar.gui.worklist.table import WorklistModel
 from napari_spatial_ar.imaging.scan import Scan
@@ -217,7 +217,7 @@ def open_steps(
     model: Any,
     hold: ExitStack,
     read: bool = True,
-) -> Generator[Any, None, StoredScan | None]:
+) -> Generator[ReadStep, None, StoredScan | None]:
     """Read a scan (yields as `read_steps`), then what is kept of it by a model.
 
     Where it is read, ``hold`` keeps it to this window from then on.

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSize, QSortFilterProxyModel, Qt, Signal
+from qtpy.QtCore import (
+    QAbstractTableModel,
+    QModelIndex,
+    QObject,
+    QSize,
+    QSortFilterProxyModel,
+    Qt,
+    Signal,
+)
 from qtpy.QtGui import QBrush, QFont, QIcon, QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
@@ -95,7 +103,7 @@ class WorklistModel(QAbstractTableModel):
     #: Entries came, went or changed.
     changed = Signal()
 
-    def __init__(self, parent: Any = None):
+    def __init__(self, parent: QObject | None = None):
         super().__init__(parent)
         self.entries: list[Entry] = []
         self.scans: dict[str, Scan] = {}
@@ -103,27 +111,27 @@ class WorklistModel(QAbstractTableModel):
         self._icons: dict[str, QIcon] = {}
         self._blank = icon(square())
         self._model: Any = None
-        self._unlike: dict[str, str] = {}
+        self._shifts: dict[str, str] = {}
 
     def set_model(self, model: Any) -> None:
         """Mark scans whose headers differ from those of a model's scans."""
-        self._model, self._unlike = model, {}
+        self._model, self._shifts = model, {}
         if self.entries:
             last = self.index(len(self.entries) - 1, len(COLUMNS) - 1)
             self.dataChanged.emit(self.index(0, 0), last)
 
     def shift_warning(self, key: str) -> str:
         """Say in what a scan's header differs from those of the model's scans; "" for nothing."""
-        if key not in self._unlike:
+        if key not in self._shifts:
             found = header_shift_of(self._model, self.scans.get(key))
-            self._unlike[key] = shift_headline(found, "")
-        return self._unlike[key]
+            self._shifts[key] = shift_headline(found, "")
+        return self._shifts[key]
 
     def clear(self) -> None:
         """Forget all scans."""
         self.beginResetModel()
         self.entries, self.scans, self._rows, self._icons = [], {}, {}, {}
-        self._unlike = {}
+        self._shifts = {}
         self.endResetModel()
         self.changed.emit()
 
@@ -177,7 +185,7 @@ class WorklistModel(QAbstractTableModel):
 
     def headerData(
         self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
-    ) -> Any:
+    ) -> str | None:
         """Title and tooltip of a column."""
         if orientation != Qt.Orientation.Horizontal:
             return None
@@ -185,7 +193,7 @@ class WorklistModel(QAbstractTableModel):
             return COLUMNS[section].title
         return COLUMNS[section].tooltip if role == Qt.ItemDataRole.ToolTipRole else None
 
-    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> object:
         """Text, picture and looks of a cell."""
         entry, column = self.entries[index.row()], COLUMNS[index.column()]
         if role == Qt.ItemDataRole.DisplayRole:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from napari.utils.shortcuts import default_shortcuts
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QListView
 
 from napari_spatial_ar.gui.layers import is_scan, kind_of, volume_layer_kwargs
 from napari_spatial_ar.gui.review.display_panel import MODES, grid_of
@@ -110,6 +111,17 @@ def views(made: ReviewDock) -> dict[tuple[int, int], list[str]]:
     return {at: [layers[i].name for i in inside if layers[i].visible] for at, inside in boxes}
 
 
+def listed(made: ReviewDock) -> set[str]:
+    """Names in napari's own list of layers."""
+    layers = list(made.viewer.layers)
+    return {
+        row.data()
+        for view in made.window().findChildren(QListView)
+        for row in (view.model().index(at, 0) for at in range(view.model().rowCount()))
+        if row.data(Qt.ItemDataRole.UserRole) in layers and not view.isRowHidden(row.row())
+    }
+
+
 def state(made: ReviewDock) -> Any:
     grid, camera = grid_of(made.viewer), camera_of(made.viewer)
     return (
@@ -135,6 +147,8 @@ def test_side_by_side_and_back(scored: ReviewDock, others: int, qtbot: Any) -> N
         (0, 1): ["MR series 4 (beside)", "departure: fake", "mask: fake"],
     }
     assert scored.display_panel.side_button.isChecked()
+    assert listed(scored) == {layer.name for layer in viewer.layers if kind_of(layer) != "spacer"}
+    assert not viewer.canvas.overlays["heatmap_unit"].gridded  # beside its colour bar alone
     qtbot.mouseClick(scored.display_panel.side_button, LEFT)
     assert state(scored) == before
     assert not scored.display_panel.side_button.isChecked()
