@@ -28,7 +28,7 @@ _STEPS = 60
 
 
 def _scaled_log_bessel(order: float, kappa: float) -> float:
-    """log I_order(kappa) - order log kappa, finite at kappa = 0."""
+    """Return log I_order(kappa) - order log kappa, finite at kappa = 0."""
     z = kappa / order
     root = math.hypot(1.0, z)
     t = 1.0 / root
@@ -45,7 +45,7 @@ def _scaled_log_bessel(order: float, kappa: float) -> float:
 
 
 def log_normalizer(dimensions: int, kappa: float) -> float:
-    """log C_D(kappa), in nats.
+    """Return log C_D(kappa), in nats.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def log_normalizer(dimensions: int, kappa: float) -> float:
 
 
 def mean_resultant(dimensions: int, kappa: float) -> float:
-    """A_D(kappa) = I_{D/2}(kappa) / I_{D/2 - 1}(kappa): the expected cosine to the mean."""
+    """Return A_D(kappa) = I_{D/2}(kappa) / I_{D/2 - 1}(kappa): the expected cosine to the mean."""
     if kappa == 0:
         return 0.0
     order = dimensions / 2 - 1
@@ -67,7 +67,7 @@ def mean_resultant(dimensions: int, kappa: float) -> float:
 
 
 def concentration(dimensions: int, cosine: float) -> float:
-    """The kappa of greatest likelihood, at which the expected cosine is the one observed.
+    """Return the kappa of greatest likelihood, whose expected cosine is the one observed.
 
     Parameters
     ----------
