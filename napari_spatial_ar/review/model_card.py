@@ -50,6 +50,7 @@ _PANEL, _GAP, _HEAD = 240, 10, 40
 def write_model_card(model: NormativeModel) -> Path | None:
     """Write ``README.md`` and its pictures beside a model that was just fitted or calibrated.
 
+    It begins with the metadata that model hubs read (`huggingface_hub.ModelCard` loads it).
     No patient, file or folder is named. The pictures show slices of the calibration where the
     model has them (`NormativeModel.examples`); those of an earlier calibration are removed.
 
@@ -97,6 +98,18 @@ def write_model_card(model: NormativeModel) -> Path | None:
 
 
 def _text(model: NormativeModel, pictures: set[str]) -> str:
+    from huggingface_hub import ModelCard, ModelCardData
+
+    data = ModelCardData(
+        library_name="napari-spatial-ar",
+        pipeline_tag="image-segmentation",
+        tags=["anomaly-detection", "medical-imaging", model.modality, model.header.method],
+        backbone=model.header.backbone.name,
+    )
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(model, pictures)}"))
+
+
+def _body(model: NormativeModel, pictures: set[str]) -> str:
     parts = [
         _MARK,
         f"# What normal {_KINDS.get(model.modality, 'slices')} look like",

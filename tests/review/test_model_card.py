@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 
 import napari_spatial_ar as nsar
@@ -14,9 +15,14 @@ from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.detectors import DETECTORS
 from napari_spatial_ar.normative.library import card_files
 from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.normative.model_file import read_header
+from napari_spatial_ar.paths import released_models_dir
 from napari_spatial_ar.review.drawing import ACCENT, Line, line_plot
 from napari_spatial_ar.review.model_card import write_model_card
 from tests.normative.test_model import build
+from tests.tiny import TINY
+
+RELEASED = released_models_dir() or Path()
 
 
 def fitted(folder: Path, out: Path, backbone: Backbone, method: str) -> NormativeModel:
@@ -45,6 +51,11 @@ def test_what_a_fit_writes(
     card = write_model_card(model)
     assert card == tmp_path / "DoeJane" / "README.md"
     text = card.read_text()
+    loaded = ModelCard.load(card)
+    assert loaded.data.library_name == "napari-spatial-ar"
+    assert {"mri", method, "anomaly-detection"} <= set(loaded.data.tags)
+    assert loaded.data.backbone == TINY
+    assert loaded.text.lstrip().startswith("<!-- written by napari-spatial-ar -->")
     assert "For research use, not for diagnosis" in text
     assert "9 normal slices of 3 patients" in text
     assert "3 slices of 1 patient," in text
@@ -64,6 +75,19 @@ def test_what_a_fit_writes(
     picture = np.asarray(Image.open(card.parent / "examples.png")).astype(int)
     last = picture[-250:-10]
     assert np.abs(last[:, 10:250] - last[:, 260:500]).max() > 50
+
+
+@pytest.mark.parametrize("path", sorted(RELEASED.glob("*/README.md")), ids=lambda p: p.parent.name)
+def test_metadata_of_released_cards_loads(path: Path) -> None:
+    card = ModelCard.load(path)
+    assert card.data.library_name == "napari-spatial-ar"
+    assert card.data.license
+    model = path.with_name("model.safetensors")
+    if model.exists():
+        header, _ = read_header(model)
+        assert {header.modality, header.method} <= set(card.data.tags)
+        assert card.data.backbone == header.backbone.name
+    assert card.text.lstrip().startswith("# ")
 
 
 def test_pictures_of_an_earlier_model_do_not_stay(tiny_backbone: Backbone, tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ __all__ = [
     "trained_on",
 ]
 
+# What stands before the text for programs.
+_METADATA = re.compile(r"\A---\r?\n.*?\r?\n---\r?\n", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
@@ -84,7 +86,7 @@ class CardView(QTextBrowser):
     def show_card(self, folder: Path, text: str) -> None:
         """Show Markdown that belongs to a model's folder."""
         self._folder = folder
-        text = _COMMENT.sub("", text)
+        text = _COMMENT.sub("", _METADATA.sub("", text))
         text = _PICTURE.sub(self._picture, text)
         self._text = _LINK.sub(r"\1", text)
         self._draw()

@@ -38,6 +38,17 @@ def picture(view: CardView, address: str) -> tuple[int, int]:
     return image.width(), image.height()
 
 
+def test_what_programs_read_is_not_shown(view: CardView, folder: Path) -> None:
+    view.show_card(
+        folder, "---\nlicense: mit\ntags:\n- mri\n---\n\n# Title\n\nabove\n\n---\n\nbelow"
+    )
+    shown = view.toPlainText()
+    assert "Title" in shown
+    assert "above" in shown
+    assert "below" in shown
+    assert "license" not in shown
+
+
 def test_pictures_fit_the_page(view: CardView, folder: Path) -> None:
     view.show_card(folder, "![losses](wide.png)")
     width, height = picture(view, "wide.png")
