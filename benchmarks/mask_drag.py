@@ -25,6 +25,7 @@ from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
+from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.review.masks import MaskSettings
 
 SETTINGS = {
@@ -43,19 +44,6 @@ SETTINGS = {
 }
 
 
-class Model:
-    """No calibration, no window: scores are put in by hand."""
-
-    name = "none"
-    header = None
-
-    def threshold_for_fpr(self, fpr: float) -> float:
-        """As of NormativeModel."""
-        from napari_spatial_ar.errors import InputError
-
-        raise InputError("no calibration")
-
-
 def scored_scan(viewer: napari.Viewer, slices: int, size: int) -> Session:
     """Make a session of a disc of tissue whose scores have many regions, holes and bridges."""
     random = np.random.default_rng(0)
@@ -64,7 +52,7 @@ def scored_scan(viewer: napari.Viewer, slices: int, size: int) -> Session:
     data = disc * random.uniform(100, 200, (slices, 1, 1)).astype(np.float32)
     volume = Scan(data, Geometry(data.shape, np.diag([-0.5, -0.5, 3, 1.0])), "mri", Series("a"))
     layer = viewer.add_image(**volume_layer_kwargs(volume))
-    session = Session(viewer, layer, Model())
+    session = Session(viewer, layer, load_model("brain-flair-focus"))  # scores are put in by hand
     noise = ndimage.gaussian_filter(random.normal(size=data.shape), (0, 10, 10))
     session.score.nll[...] = disc * (1.2 + noise / noise.std())
     session.score.visited[:] = True

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
 
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.scores import ScanScores, SliceScore
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 
 __all__ = ["score_slices"]
 
@@ -15,7 +15,7 @@ _AT_ONCE = 3
 
 
 def score_slices(
-    model: Any,
+    model: ScoringModel,
     volume: Scan,
     slices: Sequence[int] | None = None,
     *,

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.tissue import tissue_mask
-from napari_spatial_ar.imaging.windows import apply_window, display_limits
-from napari_spatial_ar.review.provenance import ModelLike, model_window
+from napari_spatial_ar.imaging.windows import apply_window
+from napari_spatial_ar.normative.scoring_model import ScoringModel
+from napari_spatial_ar.review.provenance import model_window
 
 __all__ = ["Body"]
 
@@ -28,7 +29,7 @@ class Body:
         What scores it.
     """
 
-    def __init__(self, volume: Scan, model: ModelLike) -> None:
+    def __init__(self, volume: Scan, model: ScoringModel) -> None:
         self._volume = volume
         self._model = model
         self._body = np.zeros(volume.geometry.shape, bool)
@@ -36,7 +37,7 @@ class Body:
 
     @cached_property
     def _window(self) -> tuple[float, float]:
-        return model_window(self._model, self._volume) or display_limits(self._volume)
+        return model_window(self._model, self._volume)
 
     def plane(self, index: int) -> npt.NDArray[np.bool_]:
         """Acquired slice ``index``: the two axes of (Z, Y, X) across it; see `tissue_mask`."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
+from napari_spatial_ar.normative.scoring_model import Calibrated
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.threshold_scales import ScoreCounts
 
@@ -28,7 +29,7 @@ _TOPICS_SAID = 2
 
 
 def flagged_warning(
-    model: Any, share_above: Callable[[float], float], *, slices: int, whole: bool
+    model: Calibrated, share_above: Callable[[float], float], *, slices: int, whole: bool
 ) -> str:
     """Say that far more of a scan is flagged than calibration promises; "" where it is not.
 
@@ -43,18 +44,17 @@ def flagged_warning(
     whole : bool
         Whether there are no more.
     """
-    threshold = getattr(model, "threshold_for_fpr", None)
-    if threshold is None or not (whole or slices >= _ENOUGH_SLICES):
+    if not (whole or slices >= _ENOUGH_SLICES):
         return ""
     try:
-        share = share_above(threshold(_LEVEL))
+        share = share_above(model.threshold_for_fpr(_LEVEL))
     except InputError:  # it is not calibrated, or not for this share
         return ""
     if share < _PART:
         return ""
     level = _LEVEL
     with suppress(InputError):
-        share, level = share_above(threshold(_NAMED)), _NAMED
+        share, level = share_above(model.threshold_for_fpr(_NAMED)), _NAMED
     where = "the whole scan" if whole else f"the {slices} slices scored"
     return (
         f"{share:.0%} of the tissue of {where} lies above the threshold that {level:.0%} of "

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.detectors.explanation import Explanation
+from napari_spatial_ar.normative.scoring_model import Calibrated
 from napari_spatial_ar.review.drawing import BACKGROUND, PanelSize, grey_picture, to_image
 from napari_spatial_ar.review.p_values import rarity
 
@@ -18,16 +19,6 @@ __all__ = ["patch_row", "quantity_lines", "score_sentence", "share_sentence"]
 
 _BOX = (255, 205, 40)
 _GAP = 4
-
-
-class CalibratedLike(Protocol):
-    """What is needed of a `NormativeModel` here."""
-
-    def fpr_for_threshold(self, threshold: float) -> float:
-        """Share of normal tissue above a score."""
-
-    def threshold_for_fpr(self, fpr: float) -> float:
-        """Score that a share of normal tissue lies above."""
 
 
 class PictureLike(Protocol):
@@ -47,7 +38,7 @@ def score_sentence(score: float, unit: str) -> str:
     return f"Score here: {score:.3g} {unit}"
 
 
-def share_sentence(model: CalibratedLike, score: float) -> str:
+def share_sentence(model: Calibrated, score: float) -> str:
     """Say how much of normal tissue scores as high, as far as the calibration tells.
 
     Parameters

@@ -30,6 +30,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import atomic_write_text, strict_json
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.json_schemas import FindingsFile, stamped
+from napari_spatial_ar.normative.scoring_model import Calibrated
 from napari_spatial_ar.normative.units import is_nll
 from napari_spatial_ar.review.masks import make_mask, voxel_volume_mm3
 from napari_spatial_ar.review.p_values import NormalRank, extent_of, rarity
@@ -591,7 +592,7 @@ def list_findings(
     nll: npt.NDArray[np.floating],
     geometry: Geometry,
     *,
-    model: object = None,
+    model: Calibrated | None = None,
     body: int | None = None,
     marks: Sequence[Mark] = (),
 ) -> FindingsList:

@@ -25,6 +25,7 @@ from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.normative.scoring import score_slices
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.drawing import (
     BACKGROUND,
     MUTED,
@@ -243,7 +244,7 @@ def comparison_steps(
     return result
 
 
-def _score_steps(model: NormativeModel, volume: Scan) -> Steps[ScanScores]:
+def _score_steps(model: ScoringModel, volume: Scan) -> Steps[ScanScores]:
     scores = ScanScores.empty(volume.geometry)
     for done, _ in enumerate(score_slices(model, volume, scores=scores), start=1):
         yield model.name, done, len(scores.visited)

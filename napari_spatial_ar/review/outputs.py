@@ -39,6 +39,7 @@ from napari_spatial_ar.imaging.segments import (
 from napari_spatial_ar.json_schemas import ProvenanceFile, stamped
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.normative.scores import ScanScores
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.contents import findings_content, mask_content, scores_content
 from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (
@@ -50,7 +51,7 @@ from napari_spatial_ar.review.findings import (
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.p_values import PValues
 from napari_spatial_ar.review.pictures import montage, write_overlays
-from napari_spatial_ar.review.provenance import ModelLike, dicom_algorithm
+from napari_spatial_ar.review.provenance import dicom_algorithm
 from napari_spatial_ar.review.report.data import REPORT_FILE, ScanReport, scan_report
 from napari_spatial_ar.review.report.html import scan_page
 from napari_spatial_ar.review.report.pdf import PDF_FILE, Paper, pdf_of
@@ -163,7 +164,7 @@ def write_scan_outputs(
     out_dir: str | Path,
     volume: Scan,
     score: ScanScores,
-    model: ModelLike,
+    model: ScoringModel,
     *,
     threshold: float,
     fpr: float | None = None,
@@ -379,7 +380,7 @@ def write_scan_outputs(
 
 def _summary(
     results: ScanResults,
-    model: ModelLike,
+    model: ScoringModel,
     likeness: DomainShift | None,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
@@ -401,7 +402,7 @@ def _summary(
             *results.unlike,
             *results.volume.warnings,
             *warnings,
-            *getattr(model, "notes", ()),
+            *model.notes,
         ],
     }
 
@@ -501,7 +502,7 @@ def _write_dicom(
     volume: Scan,
     nll: npt.NDArray[np.float32],
     numbers: npt.NDArray[np.integer],
-    model: ModelLike,
+    model: ScoringModel,
     *,
     segments: Sequence[Segment],
     threshold: float,

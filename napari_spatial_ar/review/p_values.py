@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_spatial_ar.datasets.selection import Selection, place_in_stack
+from napari_spatial_ar.datasets.selection import place_in_stack
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.calibration import Calibration, largest_part
 from napari_spatial_ar.normative.scores import ScanScores
+from napari_spatial_ar.normative.scoring_model import Calibrated, ScoringModel
 from napari_spatial_ar.review.body import Body
 
 __all__ = [
@@ -130,13 +131,13 @@ class NormalRank:
 
 
 def rarity(
-    model: object, peak: float, extent: Extent | None = None, body: int | None = None
+    model: Calibrated | None, peak: float, extent: Extent | None = None, body: int | None = None
 ) -> NormalRank:
     """Rarity of a finding.
 
     Parameters
     ----------
-    model : NormativeModel
+    model : ScoringModel, optional
         What scored it.
     peak : float
         The finding's highest score, in the model's unit.
@@ -151,8 +152,8 @@ def rarity(
     NormalRank
         With ``reason`` where the model has no calibration by patient.
     """
-    calibration = getattr(getattr(model, "header", None), "calibration", None)
-    if not isinstance(calibration, Calibration):
+    calibration = None if model is None else model.header.calibration
+    if calibration is None:
         return NormalRank(reason="the model is not calibrated")
     peaks = calibration.peaks
     if peaks is not None:
@@ -195,7 +196,7 @@ class PValues:
 
 
 def p_values(
-    model: Any, volume: Scan, score: ScanScores, body: Body | None = None
+    model: ScoringModel, volume: Scan, score: ScanScores, body: Body | None = None
 ) -> PValues | None:
     """P-values of a scored scan.
 
@@ -213,11 +214,11 @@ def p_values(
     PValues or None
         None where the model was calibrated without them.
     """
-    calibration = getattr(getattr(model, "header", None), "calibration", None)
-    if not isinstance(calibration, Calibration) or calibration.smallest_p is None:
+    calibration = model.header.calibration
+    if calibration is None or calibration.smallest_p is None:
         return None
     body = body or Body(volume, model)
-    selection: Selection = model.header.selection
+    selection = model.header.selection
 
     def counts(index: int) -> bool:
         if not selection.holds(place_in_stack(volume.geometry, index)):

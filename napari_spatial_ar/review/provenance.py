@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from pydantic import AliasChoices, BaseModel, Field
@@ -18,13 +18,13 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.derived import REMARK, Algorithm, source_uids
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.imaging.windows import Window, display_limits, resolve
+from napari_spatial_ar.imaging.windows import display_limits, resolve
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.normative.units import is_nll
 from napari_spatial_ar.review.masks import MaskSettings
 
 __all__ = [
     "RESEARCH_USE",
-    "ModelLike",
     "dicom_algorithm",
     "model_summary",
     "model_window",
@@ -49,22 +49,6 @@ _LEFT_OUT = (
 )
 
 
-class ModelLike(Protocol):
-    """What is needed of a normative model here (this package's arrows do not need torch)."""
-
-    @property
-    def name(self) -> str:
-        """The model's name, such as ``"brain-flair-focus"``."""
-
-    @property
-    def header(self) -> Any:
-        """The model file's header: a dataclass or a mapping."""
-
-    @property
-    def unit(self) -> str:
-        """Of its scores, such as ``"nats per dimension"``."""
-
-
 def versions() -> dict[str, str]:
     """Versions of Python, this package and the packages a result depends on."""
     found = {"python": platform.python_version()}
@@ -76,10 +60,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def model_summary(model: ModelLike) -> dict[str, Any]:
+def model_summary(model: ScoringModel) -> dict[str, Any]:
     """Return the model's name and its file's header as plain data, without its loss history."""
-    header = model.header.to_dict() if hasattr(model.header, "to_dict") else model.header
-    return {"name": model.name, "sha256": getattr(model, "sha256", ""), **_plain(header)}
+    return {"name": model.name, "sha256": model.sha256, **_plain(model.header.to_dict())}
 
 
 def _plain(value: Any) -> Any:
@@ -113,17 +96,16 @@ def voxels_sha256(volume: Scan) -> str:
     return digest.hexdigest()
 
 
-def model_window(model: ModelLike, volume: Scan) -> tuple[float, float] | None:
-    """Voxel values that the model sees as black and white; None where it does not say."""
-    window = getattr(getattr(model.header, "preprocessing", None), "window", None)
-    return resolve(window, volume) if isinstance(window, Window) else None
+def model_window(model: ScoringModel, volume: Scan) -> tuple[float, float]:
+    """Voxel values that the model sees as black and white."""
+    return resolve(model.header.preprocessing.window, volume)
 
 
-def dicom_algorithm(model: ModelLike, *, threshold: float) -> Algorithm:
+def dicom_algorithm(model: ScoringModel, *, threshold: float) -> Algorithm:
     """Name the maker of a DICOM object: the model, and the start of its sha256."""
     return Algorithm(
         name=model.name,
-        version=str(getattr(model, "sha256", ""))[:16],
+        version=model.sha256[:16],
         parameters={"threshold": f"{threshold:.6g} {model.unit}"},
     )
 
@@ -179,7 +161,7 @@ def recorded_algorithm(mask: Path) -> tuple[Algorithm, bool] | None:
 
 
 def provenance(
-    model: ModelLike,
+    model: ScoringModel,
     volume: Scan,
     *,
     threshold: float,
@@ -231,8 +213,8 @@ def provenance(
         "research_use": RESEARCH_USE,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": model_summary(model),
-        "engine": str(getattr(model, "engine", "")),
-        "backbone_weights": dict(getattr(model, "backbone_weights", {})),
+        "engine": model.engine,
+        "backbone_weights": dict(model.backbone_weights),
         "threshold": {
             "score": float(threshold),
             "unit": model.unit,

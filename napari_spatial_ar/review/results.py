@@ -14,12 +14,13 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.segments import Segment
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.normative.scores import ScanScores
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.domain_shift import flagged_warning, scan_counts, shift_record
 from napari_spatial_ar.review.findings import Finding, FindingsList, list_findings
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from napari_spatial_ar.review.p_values import PValues, p_values
-from napari_spatial_ar.review.provenance import ModelLike, provenance
+from napari_spatial_ar.review.provenance import provenance
 from napari_spatial_ar.review.segments import finding_segment
 
 __all__ = ["ScanResults", "gather_results"]
@@ -97,7 +98,7 @@ class ScanResults:
 def gather_results(
     volume: Scan,
     score: ScanScores,
-    model: ModelLike,
+    model: ScoringModel,
     *,
     threshold: float,
     fpr: float | None = None,

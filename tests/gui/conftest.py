@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,6 @@ from napari.utils.notifications import Notification, notification_manager
 from qtpy.QtCore import QEvent, QSettings
 from qtpy.QtWidgets import QApplication
 
-from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
@@ -28,52 +26,11 @@ from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
-from napari_spatial_ar.normative.scores import SliceScore
+from tests.fake_model import FakeModel
 
 SHAPE = (12, 40, 36)
 # Voxels of the bright box that stands for a lesion, as (z, y, x) slices of the source grid.
 LESION = (slice(5, 8), slice(8, 16), slice(20, 30))
-
-
-@dataclass
-class FakeModel:
-    """Scores a pixel 1 + grey / 100 nats per dimension."""
-
-    name: str = "fake"
-    unit: str = "nats per dimension"
-    modality: str = "mri"
-    header: dict[str, Any] = field(default_factory=lambda: {"method": "fake", "history": [1, 2]})
-    error: Exception | None = None
-    calibrated: bool = True
-    plane: str | None = None
-    asked: list[int] = field(default_factory=list)
-    #: Where given, each slice waits for one release.
-    gate: threading.Semaphore | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def iter_volume(
-        self, volume: Scan, slices: Sequence[int] | None = None
-    ) -> Iterator[tuple[int, SliceScore]]:
-        for index in range(volume.geometry.slice_count) if slices is None else slices:
-            if self.error is not None:
-                raise self.error
-            if self.gate is not None:
-                self.gate.acquire(timeout=5)
-            self.asked.append(index)
-            nll = 1 + volume.slice(index) / 100
-            yield index, SliceScore(nll, nll[:2, :2], float(nll.max()))
-
-    def threshold_for_fpr(self, fpr: float) -> float:
-        if not self.calibrated:
-            raise InputError("no calibration")
-        if not 0.001 <= fpr <= 0.5:
-            raise InputError("not calibrated for this share")
-        return float(1.0 - 0.25 * np.log10(fpr))
-
-    def fpr_for_threshold(self, threshold: float) -> float:
-        if not self.calibrated:
-            raise InputError("no calibration")
-        return float(np.clip(10 ** ((1.0 - threshold) / 0.25), 0.001, 0.5))
 
 
 @dataclass(frozen=True)

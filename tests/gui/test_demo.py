@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,14 @@ from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.demo import show_demo
 from napari_spatial_ar.gui.review.dock import ReviewDock
+from napari_spatial_ar.normative.model_file import BackboneRef
+from tests.fake_model import fake_header
 
 
 def test_the_demo_ends_at_the_highest_slice(
     make_napari_viewer: Any, models: Any, lab: Any, qtbot: Any
 ) -> None:
-    models["fake"].header = SimpleNamespace(backbone=SimpleNamespace(name="fake-backbone"))
+    models["fake"].header = fake_header()
     volume = lab.make_volume()
     volume.data[9, 0, 0] = 150
     ready: list[ReviewDock] = []
@@ -35,7 +36,7 @@ def test_the_demo_ends_at_the_highest_slice(
 def test_missing_weights_are_told_before_a_window_opens(
     models: Any, lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models["fake"].header = SimpleNamespace(backbone=SimpleNamespace(name="gone"))
+    models["fake"].header = fake_header(backbone=BackboneRef("gone", (), ""))
     monkeypatch.setattr(model_access, "weights_hint", lambda name: f"No {name}.")
     monkeypatch.setattr(model_access, "weights_advice", lambda name: f"Run weights pull {name}")
     with pytest.raises(WeightsError, match="weights pull gone"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,8 @@ from napari_spatial_ar.imaging.nifti import read_nifti, write_nifti
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.scores import ScanScores
+from tests.fake_model import FakeModel, fake_header
 from tests.scans import build_image
-
-
-@dataclass
-class Model:
-    name: str = "brain"
-    sha256: str = "ab" * 32
-    unit: str = "nats per dimension"
-    header: dict[str, Any] = field(
-        default_factory=lambda: {"method": "spatial-ar", "training": {"history": [1.0], "seed": 7}}
-    )
 
 
 @pytest.fixture
@@ -82,8 +72,9 @@ def scores(scan: Scan) -> ScanScores:
 
 
 @pytest.fixture
-def model() -> Model:
-    return Model()
+def model() -> FakeModel:
+    header = fake_header(method="spatial-ar", training={"history": [1.0], "seed": 7})
+    return FakeModel("brain", header, "ab" * 32, calibrated=False)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 from napari_spatial_ar.errors import InputError, MemoryShortage
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.review import batch
+from tests.fake_model import FakeModel
 from tests.scans import build_image
 
 
@@ -37,15 +38,9 @@ def write_series(folder: Path, number: int, image_type: list[str], rows: int = 6
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What would be scored: (series, folder's name). No model is needed."""
     calls: list[tuple[str, str]] = []
-    model = SimpleNamespace(
-        name="brain",
-        sha256="ab",
-        unit="nats per dimension",
-        header=SimpleNamespace(calibration=None),
-        backbone=SimpleNamespace(source="here", engine="float32"),
-        use_engine=lambda engine: None,
-        cut=lambda volume, plane: volume,
-    )
+    backbone = SimpleNamespace(source="here", engine="float32")
+    model: Any = FakeModel("brain", sha256="ab", backbone=backbone)
+    model.use_engine = lambda engine: None
 
     def score(volume: Scan, loaded: Any, folder: Path, **options: Any) -> dict[str, Any]:
         if volume.series.label == "MR series 13":

@@ -31,6 +31,7 @@ from napari_spatial_ar.review.earlier import (
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import OUTPUT_FILES, write_scan_outputs
 from napari_spatial_ar.review.provenance import recorded_algorithm, voxels_sha256
+from tests.fake_model import FakeModel
 
 NAME = "nifti-scan-12-x-9-x-4"
 
@@ -46,17 +47,10 @@ def write(path: Path, seed: int = 0, shape: tuple[int, int, int] = (12, 9, 4)) -
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the folders of scans that are really scored, each voxel by itself."""
     calls: list[str] = []
-    model = SimpleNamespace(
-        name="brain",
-        sha256="ab" * 32,
-        header={"method": "fake"},
-        unit="nats",
-        notes=[],
-        backbone=SimpleNamespace(source="here", engine="float32"),
-        use_engine=lambda engine: None,
-        cut=lambda volume, plane: volume,
-    )
-    model.header = SimpleNamespace(calibration=None, to_dict=lambda: {"method": "fake"})
+    backbone = SimpleNamespace(source="here", engine="float32")
+    model: Any = FakeModel("brain", sha256="ab" * 32, unit="nats", backbone=backbone)
+    model.calibrated = False
+    model.use_engine = lambda engine: None
 
     def score(volume: Scan, loaded: Any, folder: Path, *, threshold: float, **options: Any) -> Any:
         for key in ("progress", "reported", "montage"):

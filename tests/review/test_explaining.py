@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.calibration.calibration import Calibration, PatientPeaks
 from napari_spatial_ar.normative.detectors.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.explaining import PatchPicture
@@ -18,15 +18,17 @@ from napari_spatial_ar.review.explaining import (
     score_sentence,
     share_sentence,
 )
+from tests.fake_model import FakeModel, fake_header
 
 CALIBRATION = Calibration((0.5, 0.1, 0.01), (1.0, 2.0, 3.0), (), 9, 3)
 
 
-class Uncalibrated:
-    def fpr_for_threshold(self, threshold: float) -> float:
-        raise InputError("no calibration")
-
-    threshold_for_fpr = fpr_for_threshold
+def calibrated(calibration: Calibration) -> Any:
+    return SimpleNamespace(
+        header=fake_header(calibration=calibration),
+        fpr_for_threshold=calibration.fpr_for_threshold,
+        threshold_for_fpr=calibration.threshold_for_fpr,
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,10 @@ class Uncalibrated:
 def test_the_share_of_normal_tissue_is_not_told_beyond_what_was_measured(
     score: float, words: str
 ) -> None:
-    assert share_sentence(CALIBRATION, score) == f"Of normal tissue, {words} scores as high."
+    assert (
+        share_sentence(calibrated(CALIBRATION), score)
+        == f"Of normal tissue, {words} scores as high."
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,16 +69,11 @@ def test_the_share_of_normal_tissue_is_not_told_beyond_what_was_measured(
 )
 def test_beyond_the_last_share_patients_are_counted(score: float, words: str) -> None:
     calibration = replace(CALIBRATION, peaks=PatientPeaks((0.0,), ((9.0,), (5.0,))))
-    model = SimpleNamespace(
-        header=SimpleNamespace(calibration=calibration),
-        fpr_for_threshold=calibration.fpr_for_threshold,
-        threshold_for_fpr=calibration.threshold_for_fpr,
-    )
-    assert share_sentence(model, score) == words
+    assert share_sentence(calibrated(calibration), score) == words
 
 
 def test_without_calibration_the_share_is_unknown() -> None:
-    assert "not calibrated" in share_sentence(Uncalibrated(), 2.0)
+    assert "not calibrated" in share_sentence(FakeModel(calibrated=False), 2.0)
 
 
 def test_numbers_have_units() -> None:

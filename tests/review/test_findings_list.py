@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.normative.calibration.calibration import Calibration, PatientPeaks
 from napari_spatial_ar.review.findings import FindingsList, list_findings
 from napari_spatial_ar.review.p_values import Extent, extent_of, rarity
+from tests.fake_model import FakeModel, fake_header
 
 GEOMETRY = Geometry((3, 20, 20), np.diag([-0.7, -1.3, 4.0, 1.0]))
 
@@ -45,7 +45,7 @@ def calibrated(
     made = Calibration((0.5, 0.1, 0.01), (1.0, 2.0, 3.0), (), 9, len(shares), (), shares)
     if peaks:
         made = replace(made, peaks=PatientPeaks((0.0, 0.01), peaks))
-    return SimpleNamespace(header=SimpleNamespace(calibration=made))
+    return FakeModel(header=fake_header(calibration=made))
 
 
 def test_diameter_volume_and_scores_agree_with_brute_force() -> None:
@@ -228,7 +228,7 @@ def test_a_finding_is_compared_by_its_largest_part_within_a_slice() -> None:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (object(), "the model is not calibrated"),
+        (FakeModel(), "the model is not calibrated"),
         (calibrated(()), "the model was calibrated without telling patients apart"),
     ],
 )

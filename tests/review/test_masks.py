@@ -19,6 +19,7 @@ from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window, display_limits
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.masks import MaskSettings, make_mask, make_slice_mask
+from tests.fake_model import FakeModel
 
 SHAPE = (7, 30, 26)
 
@@ -182,7 +183,7 @@ def test_the_body_is_found_as_when_the_model_was_calibrated(slice_axis: int) -> 
     data[1:6, 6:24, 5:20] = 100 + np.arange(15)
     geometry = grid(slice_axis)
     volume = Scan(data, geometry, "mri", Series("a scan"))
-    body = Body(volume, model=type("Model", (), {"name": "m", "header": {}})())
+    body = Body(volume, FakeModel())
     window = display_limits(volume)
     planes = [tissue_mask(apply_window(volume.slice(i), *window)) for i in range(SHAPE[slice_axis])]
     whole = body.whole(np.ones(len(planes), bool))

@@ -6,14 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
@@ -21,8 +19,10 @@ from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.calibration.acquired import Acquired
 from napari_spatial_ar.normative.calibration.calibration import Calibration
+from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scores import SliceScore
 from napari_spatial_ar.review.model_comparison import compare_models, comparison_steps
+from tests.fake_model import FakeModel, fake_header
 from tests.json_check import check
 
 CALIBRATION = Calibration((0.5, 0.01, 0.001), (1.0, 2.0, 3.0), (1.0,), slices=1, patients=1)
@@ -50,19 +50,14 @@ def model(
             yield index, SliceScore(nll=heat, grid=heat[:1, :1], image_score=top)
         yield 2, SliceScore(nll=0 * heat, grid=heat[:1, :1], image_score=float("nan"))
 
-    header = SimpleNamespace(
+    header = fake_header(
         calibration=calibration,
-        preprocessing=SimpleNamespace(window=Window("full8")),
-        modality="mri",
-        selection=Selection(),
+        preprocessing=Preprocessing(Window("full8")),
         acquired=Acquired(plane={plane: 3}),
     )
-    return SimpleNamespace(
-        name=name,
-        header=header,
-        iter_volume=iter_volume,
-        cut=lambda volume: volume,
-    )
+    made: Any = FakeModel(name, header)
+    made.iter_volume = iter_volume
+    return made
 
 
 def ramp() -> np.ndarray:

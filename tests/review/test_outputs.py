@@ -11,7 +11,6 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import highdicom as hd
@@ -25,6 +24,8 @@ from PIL import Image
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.normative.model_file import BackboneRef
+from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review import outputs
 from napari_spatial_ar.review.findings import label_components, list_findings
@@ -36,6 +37,7 @@ from napari_spatial_ar.review.outputs import (
     write_scan_outputs,
 )
 from napari_spatial_ar.review.provenance import RESEARCH_USE, dicom_algorithm, recorded_algorithm
+from tests.fake_model import fake_header
 from tests.json_check import check
 
 _POISON = re.compile(rb"(?i)poison|19991231|31\.12\.99")
@@ -271,9 +273,9 @@ def test_a_scan_that_is_not_from_dicom_has_a_sentence_instead(
 def test_the_record_says_what_was_seen(
     tmp_path: Path, dicom_scan: Scan, scores: Any, model: Any
 ) -> None:
-    header = SimpleNamespace(
-        preprocessing=SimpleNamespace(window=Window("fixed", -5, 35)),
-        to_dict=lambda: {"method": "spatial-ar", "backbone": {"sha256": "cd" * 32}},
+    header = fake_header(
+        preprocessing=Preprocessing(Window("fixed", -5, 35)),
+        backbone=BackboneRef("fake-backbone", (), "cd" * 32),
     )
     model = replace(model, header=header)
     write = partial(write_scan_outputs, volume=dicom_scan, score=scores, model=model, threshold=2.0)

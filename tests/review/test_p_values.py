@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 
-from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.calibration.calibration import Calibration, calibrate
+from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review.p_values import p_note, p_values, share_note
+from tests.fake_model import FakeModel, fake_header
 
 TISSUE = np.linspace(0, 1, 1000, dtype=np.float32)
 CALIBRATION = calibrate([TISSUE, TISSUE + 1, TISSUE], [1.0, 2.0, 3.0], ["a", "b", "c"])
@@ -31,13 +29,9 @@ def scan() -> Scan:
     return Scan(data, geometry, "mri", Series("MR series 1"), intensity="grey8")
 
 
-def model(calibration: Calibration | None = CALIBRATION) -> Any:
-    preprocessing = SimpleNamespace(window=Window("full8"))
-    return SimpleNamespace(
-        header=SimpleNamespace(
-            calibration=calibration, preprocessing=preprocessing, selection=Selection()
-        )
-    )
+def model(calibration: Calibration | None = CALIBRATION) -> FakeModel:
+    shown = Preprocessing(Window("full8"))
+    return FakeModel(header=fake_header(calibration=calibration, preprocessing=shown))
 
 
 def scored(scan: Scan, *image_scores: float) -> ScanScores:

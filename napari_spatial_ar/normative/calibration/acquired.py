@@ -19,6 +19,7 @@ from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.model_file import ModelHeader
+    from napari_spatial_ar.normative.scoring_model import Calibrated
 
 __all__ = ["Acquired", "acquired_of", "header_shift", "header_shift_of"]
 
@@ -155,16 +156,16 @@ def header_shift(header: ModelHeader, volume: Scan) -> DomainShift:
     )
 
 
-def header_shift_of(model: Any, scan: Scan | None) -> DomainShift | None:
+def header_shift_of(model: Calibrated | None, scan: Scan | None) -> DomainShift | None:
     """As `header_shift`, for a scan sliced along the plane of the model's training slices.
 
-    None without a scan, or if the model's header is None. If the scan cannot be sliced so, the
+    None without a scan or a model. If the scan cannot be sliced so, the
     acquired slices are compared.
     """
-    header: Any = getattr(model, "header", None)
-    if scan is None or not hasattr(header, "acquired"):
+    if scan is None or model is None:
         return None
-    cut, geometry = header.selection.cut, scan.geometry
+    header, geometry = model.header, scan.geometry
+    cut = header.selection.cut
     if cut is not None and geometry.measurable:
         scan = replace(scan, geometry=geometry.along(cut))
     return header_shift(header, scan)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +24,9 @@ from napari_spatial_ar.normative.calibration.domain_shift import (
     compare_appearance,
 )
 from napari_spatial_ar.normative.detectors.grids import without_air
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 from napari_spatial_ar.steps import finish
-
-if TYPE_CHECKING:
-    from napari_spatial_ar.normative.model import NormativeModel
 
 __all__ = ["domain_shift", "domain_shift_steps", "measure_appearance"]
 
@@ -84,12 +81,12 @@ def measure_appearance(
     return Appearance(measures, mean[::step].cpu().numpy().astype(np.float32))
 
 
-def domain_shift_steps(model: NormativeModel, volume: Scan) -> Generator[None, None, DomainShift]:
+def domain_shift_steps(model: ScoringModel, volume: Scan) -> Generator[None, None, DomainShift]:
     """Compare a scan with a model's training scans, embedding a few slices in its middle.
 
     Parameters
     ----------
-    model : NormativeModel
+    model : ScoringModel
         If its file does not contain the appearance of normal scans, only headers are compared.
     volume : Scan
         The scan, with the slices that the model will score.
@@ -140,7 +137,7 @@ def domain_shift_steps(model: NormativeModel, volume: Scan) -> Generator[None, N
     )
 
 
-def domain_shift(model: NormativeModel, volume: Scan) -> DomainShift:
+def domain_shift(model: ScoringModel, volume: Scan) -> DomainShift:
     """Compare a scan with a model's training scans; see `domain_shift_steps`."""
     return finish(domain_shift_steps(model, volume))
 

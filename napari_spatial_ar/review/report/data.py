@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from napari_spatial_ar.errors import SpatialARError
-from napari_spatial_ar.normative.calibration.calibration import Calibration, scan_score
+from napari_spatial_ar.normative.calibration.calibration import scan_score
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.findings import ReviewedFinding
 from napari_spatial_ar.review.p_values import p_note, share_note
-from napari_spatial_ar.review.provenance import ModelLike
 from napari_spatial_ar.review.report.pictures import Picture, SlicePictures, chosen_slices
 from napari_spatial_ar.review.results import ScanResults
 from napari_spatial_ar.steps import finish
@@ -163,7 +163,7 @@ def report_message(error: Exception) -> str:
 
 def report_steps(
     results: ScanResults,
-    model: ModelLike,
+    model: ScoringModel,
     *,
     warnings: Sequence[str] = (),
     most: int = _MOST,
@@ -195,11 +195,8 @@ def report_steps(
         ((float(score.image_scores[i]), -i) for i in score.scored.nonzero()[0]), default=None
     )
     top = None if highest is None else (-int(highest[1]), highest[0])
-    calibration = getattr(model.header, "calibration", None)
-    note = ""
-    if isinstance(calibration, Calibration):
-        note = share_note(calibration, results.threshold)
-    notes = tuple(getattr(model, "notes", ()))
+    calibration = model.header.calibration
+    note = "" if calibration is None else share_note(calibration, results.threshold)
     return ScanReport(
         title=volume.series.label,
         record=results.record,
@@ -209,7 +206,7 @@ def report_steps(
         p_value=None if results.p_values is None else results.p_values.scan,
         threshold_note=note,
         scan_note=p_note(results.p_values),
-        warnings=tuple(dict.fromkeys((*results.unlike, *volume.warnings, *warnings, *notes))),
+        warnings=tuple(dict.fromkeys((*results.unlike, *volume.warnings, *warnings, *model.notes))),
         model=_model_rows(model, results.record["model"]),
         pictures=drawn,
         legend=pictures.legend() if drawn else None,
@@ -222,7 +219,7 @@ def report_steps(
 
 def scan_report(
     results: ScanResults,
-    model: ModelLike,
+    model: ScoringModel,
     *,
     warnings: Sequence[str] = (),
     most: int = _MOST,
@@ -231,10 +228,10 @@ def scan_report(
     return finish(report_steps(results, model, warnings=warnings, most=most))
 
 
-def _model_rows(model: ModelLike, summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _model_rows(model: ScoringModel, summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Say what a model is, as far as its file's header does."""
     backbone, training = summary.get("backbone") or {}, summary.get("training") or {}
-    source = str(getattr(getattr(model, "backbone", None), "source", "") or "")
+    source = str(model.backbone.source)
     layers = ", ".join(map(str, backbone.get("layers") or ())) or "last"
     weights = str(backbone.get("sha256", ""))[:16]
     rows = {

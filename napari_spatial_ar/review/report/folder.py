@@ -16,6 +16,7 @@ from napari_spatial_ar.imaging.files import atomic_write_bytes, atomic_write_tex
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.normative.scores import ScanScores
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings import list_findings
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
@@ -127,7 +128,7 @@ def kept_report(
     provenance: Mapping[str, Any],
     nll: Path,
     volume: Scan,
-    model: Any,
+    model: ScoringModel,
     *,
     threshold: float,
     fpr: float | None,
@@ -170,7 +171,7 @@ def kept_report(
 
 def worklist_steps(
     listed: Sequence[tuple[Entry, Scan | None]],
-    model: Any,
+    model: ScoringModel,
     store: WorklistStore,
     rule: MaskRule,
     *,
@@ -218,7 +219,7 @@ def _kept_steps(
     done: int,
     entry: Entry,
     scan: Scan,
-    model: Any,
+    model: ScoringModel,
     store: WorklistStore,
     rule: MaskRule,
     fpr: float | None,
@@ -267,10 +268,8 @@ def _kept_steps(
 
 
 def _domain_shift_steps(
-    done: int, model: Any, volume: Scan
-) -> Generator[int, None, DomainShift | None]:
-    if not hasattr(getattr(model, "header", None), "looks"):
-        return None
+    done: int, model: ScoringModel, volume: Scan
+) -> Generator[int, None, DomainShift]:
     # Not before: it imports torch.
     from napari_spatial_ar.normative.calibration.appearance import domain_shift_steps
 

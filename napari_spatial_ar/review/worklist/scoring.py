@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.calibration import scan_score
 from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.normative.scoring import score_slices
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.findings import label_components
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
@@ -47,7 +47,7 @@ class MaskRule:
         return replace(self.settings, smoothing_mm=0.0, min_area_mm2=0.0, min_size_mm3=0.0)
 
 
-def summarise(model: Any, volume: Scan, scores: ScanScores, rule: MaskRule) -> Summary:
+def summarise(model: ScoringModel, volume: Scan, scores: ScanScores, rule: MaskRule) -> Summary:
     """Say what a scan's scores come to.
 
     Parameters
@@ -86,7 +86,7 @@ def summarise(model: Any, volume: Scan, scores: ScanScores, rule: MaskRule) -> S
 
 
 def score_steps(
-    model: Any,
+    model: ScoringModel,
     scan: Scan,
     key: str,
     store: WorklistStore,

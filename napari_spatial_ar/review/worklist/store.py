@@ -40,6 +40,7 @@ from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.scores import ScanScores
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.findings import Mark, Status
 from napari_spatial_ar.review.strokes import Strokes
 from napari_spatial_ar.review.worklist.entries import Reading, Summary
@@ -107,9 +108,9 @@ def _is_telling(start: bytes, uid: str) -> bool:
     return start.startswith((b"\x1f\x8b", b"\x89PNG", b"\xff\xd8\xff"))
 
 
-def model_key(model: Any) -> str:
+def model_key(model: ScoringModel) -> str:
     """Name a model by its content; one that was never saved, by its name."""
-    sha = str(getattr(model, "sha256", "")) or hashlib.sha256(model.name.encode()).hexdigest()
+    sha = model.sha256 or hashlib.sha256(model.name.encode()).hexdigest()
     return sha[:_MODEL_DIGITS]
 
 

@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -26,7 +25,6 @@ from qtpy.QtWidgets import (
     QMessageBox,
 )
 
-from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import MissingWeightsError, WeightsError
 from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.jobs import pool
@@ -35,7 +33,9 @@ from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.viewer import camera_of, go_to_slice
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.calibration.calibration import calibrate
+from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.review.provenance import RESEARCH_USE
+from tests.fake_model import fake_header
 
 Make = Callable[..., ReviewDock]
 Finish = Callable[[ReviewDock], None]
@@ -65,11 +65,9 @@ def test_a_scan_that_is_wholly_scored_says_how_rare_it_is(
     dock: Make, click: Any, finish: Finish, models: Any, qtbot: Any
 ) -> None:
     tissue = np.linspace(1, 2, 1000, dtype=np.float32)
-    models["fake"].header = SimpleNamespace(
+    models["fake"].header = fake_header(
         calibration=calibrate([tissue, tissue], [1.5, 9.0], ["a", "b"]),
-        preprocessing=SimpleNamespace(window=Window("fixed", 0, 100)),
-        selection=Selection(),
-        method="fake",
+        preprocessing=Preprocessing(Window("fixed", 0, 100)),
     )
     made = dock()
     click(made.slice_button)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import dask.array as da
@@ -14,7 +13,7 @@ from dask.callbacks import Callback
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
-from napari_spatial_ar.datasets.selection import Selection
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
@@ -24,8 +23,10 @@ from napari_spatial_ar.imaging.windows import Window, resolve
 from napari_spatial_ar.normative.calibration import appearance
 from napari_spatial_ar.normative.calibration.acquired import Acquired
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
+from napari_spatial_ar.normative.model_file import ModelHeader
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.review.worklist.entries import Entry, Summary
+from tests.fake_model import FakeModel, fake_header
 from tests.gui.conftest import FakeInfo
 
 Make = Callable[..., ReviewDock]
@@ -44,9 +45,6 @@ def looks(monkeypatch: pytest.MonkeyPatch, models: Any) -> list[Any]:
         return DomainShift(reasons, {"body": 0.5}, True, topics)
 
     monkeypatch.setattr(appearance, "domain_shift_steps", steps)
-    models["fake"].header = SimpleNamespace(
-        looks=object(), preprocessing=None, to_dict=lambda: {"method": "fake"}
-    )
     return asked
 
 
@@ -81,7 +79,8 @@ def test_the_window_of_a_large_scan_is_known_before_it_is_scored(
 ) -> None:
     volume = lab.make_volume()
     lazy = replace(volume, voxels=da.from_array(volume.data, chunks=(1, -1, -1)))
-    models["fake"].header.preprocessing = Preprocessing(Window("percentile", 1, 99))
+    shown = Preprocessing(Window("percentile", 1, 99))
+    models["fake"].header = fake_header(preprocessing=shown)
     dock(lazy)
     qtbot.waitUntil(lambda: len(looks) == 1, timeout=5000)
     (compared,) = looks
@@ -206,19 +205,9 @@ def test_a_scan_of_unknown_modality_leaves_the_model(
     qtbot.waitUntil(lambda: made.models.model is not None, timeout=5000)
 
 
-class Header(SimpleNamespace):
-    """Header of a model of axial FLAIR scans."""
-
-    def __init__(self, **sequences: int):
-        super().__init__(
-            modality="mri",
-            selection=Selection(),
-            acquired=Acquired(plane={"axial": 9}, sequence=sequences),
-            preprocessing=None,
-            looks=None,
-            calibration=None,
-            to_dict=lambda: {"method": "fake"},
-        )
+def axial_header(**sequences: int) -> ModelHeader:
+    """Header of a model of axial scans."""
+    return fake_header(acquired=Acquired(plane={"axial": 9}, sequence=sequences))
 
 
 def of_sequence(volume: Any, sequence: str) -> Any:
@@ -228,13 +217,12 @@ def of_sequence(volume: Any, sequence: str) -> Any:
 def test_what_headers_say_does_not_fit_is_there_before_score(
     dock: Make, lab: Any, models: Any, qtbot: Any, finish: Any, monkeypatch: Any
 ) -> None:
-    def nothing(*_: Any) -> Any:
+    def unreadable(*_: Any) -> Any:
         yield
-        pytest.fail("a look at the voxels is not needed for it")
+        raise InputError("is damaged")  # the voxels are not needed for it
 
-    monkeypatch.setattr(appearance, "domain_shift_steps", nothing)
-    models["fake"].header = Header(FLAIR=9)
-    del models["fake"].header.looks
+    monkeypatch.setattr(appearance, "domain_shift_steps", unreadable)
+    models["fake"].header = axial_header(FLAIR=9)
     made = dock(of_sequence(lab.make_volume("PIL"), "T1"))
     assert not made.session
     assert warning(made) == (
@@ -269,12 +257,12 @@ def test_a_row_of_the_worklist_is_marked_beside_its_flagged_regions(lab: Any, qt
 
     assert said() == ["3", "3"]  # there is no model yet
     with qtbot.waitSignal(rows.dataChanged):
-        rows.set_model(SimpleNamespace(header=Header(FLAIR=9)))
+        rows.set_model(FakeModel(header=axial_header(FLAIR=9)))
     assert said() == ["\u26a0 3", "3"]
     t1, flair = said(Qt.ItemDataRole.ToolTipRole)
     assert t1.startswith("Outside the training domain: T1 instead of FLAIR.")
     assert "Unlike" not in flair
-    rows.set_model(SimpleNamespace(header=Header(T1=9)))
+    rows.set_model(FakeModel(header=axial_header(T1=9)))
     assert said() == ["3", "\u26a0 3"]
 
 
@@ -283,7 +271,11 @@ def test_the_model_of_the_scans_sequence_is_chosen(
 ) -> None:
     made = type(models["fake"])
     models.clear()
-    headers = {"flair": Header(FLAIR=9), "t1": Header(T1=9), "other t1": Header(T1=3)}
+    headers = {
+        "flair": axial_header(FLAIR=9),
+        "t1": axial_header(T1=9),
+        "other t1": axial_header(T1=3),
+    }
     models.update({name: made(name=name, header=header) for name, header in headers.items()})
     infos = [FakeInfo(name, tmp_path / name, "mri", header=h) for name, h in headers.items()]
     monkeypatch.setattr(model_access, "list_models", lambda: infos)

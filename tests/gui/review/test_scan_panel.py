@@ -28,6 +28,8 @@ from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.windows import Window
+from napari_spatial_ar.normative.preprocessing import Preprocessing
+from tests.fake_model import fake_header
 
 LEFT = Qt.MouseButton.LeftButton
 
@@ -168,7 +170,7 @@ def test_the_dock_says_what_the_model_sees(
     dock: Any, models: Any, modality: str, window: Window, said: str
 ) -> None:
     models["fake"].modality = modality
-    models["fake"].header = SimpleNamespace(preprocessing=SimpleNamespace(window=window))
+    models["fake"].header = fake_header(preprocessing=Preprocessing(window))
     assert said in dock().model_note.text()
 
 
@@ -244,6 +246,7 @@ def large(lab: Any) -> Any:
 def test_a_large_scan_reads_the_slice_in_view_alone(
     dock: Any, large: Any, models: Any, finish: Any, qtbot: Any
 ) -> None:
+    models["fake"].header = fake_header(preprocessing=Preprocessing(Window("fixed", 0, 120)))
     made = dock(scan=False)
     layer = made.viewer.add_image(**volume_layer_kwargs(large.volume), visible=False)
     show_scan(made.viewer, layer)

@@ -34,6 +34,7 @@ from napari_spatial_ar.review.report.folder import FolderReports
 from napari_spatial_ar.review.report.html import folder_page, scan_page
 from napari_spatial_ar.review.report.pictures import chosen_slices
 from napari_spatial_ar.review.results import gather_results
+from tests.fake_model import fake_header
 from tests.page import Page
 
 EVIL = "</td><script>alert('x')</script><img src=x onerror=alert(1)> \"&amp; 'quoted'"
@@ -192,7 +193,7 @@ def test_calibration_p_value_and_warnings_are_told(scan: Scan, scores: Any, mode
         slices=3,
         patients=3,
     )
-    model.header = type("Header", (dict,), {"calibration": calibration})()
+    model = replace(model, header=fake_header(calibration=calibration))
     unlike = DomainShift(("it is CT, the model was trained on MRI",))
     results = gather_results(scan, scores, model, threshold=2.0, likeness=unlike)
     page = Page(scan_page(scan_report(results, model)))

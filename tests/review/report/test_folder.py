@@ -20,6 +20,7 @@ from napari_spatial_ar.review.strokes import Strokes
 from napari_spatial_ar.review.worklist.entries import Entry
 from napari_spatial_ar.review.worklist.scoring import MaskRule
 from napari_spatial_ar.review.worklist.store import Marks, WorklistStore, model_key, scan_key
+from tests.fake_model import FakeModel
 from tests.page import Page
 from tests.review.worklist.test_worklist import Model, run, write_scan
 
@@ -30,8 +31,8 @@ def store(tmp_path: Path) -> WorklistStore:
 
 
 @pytest.fixture
-def model() -> Model:
-    return Model(header={"method": "fake"})
+def model() -> FakeModel:
+    return Model()
 
 
 def listed_scan(path: Path, bright: float) -> tuple[Entry, Scan]:
@@ -46,7 +47,7 @@ def finish(steps: Any) -> tuple[list[int], FolderReport]:
 
 
 def test_scans_are_reported_with_status_comment_and_strokes(
-    tmp_path: Path, store: WorklistStore, model: Model
+    tmp_path: Path, store: WorklistStore, model: FakeModel
 ) -> None:
     low, high = (listed_scan(tmp_path / f"DOE_{b}.nii.gz", b) for b in (90, 120))
     entries = []
@@ -87,7 +88,7 @@ def test_scans_are_reported_with_status_comment_and_strokes(
 
 
 def test_a_scan_that_is_gone_says_so_and_the_others_go_on(
-    tmp_path: Path, store: WorklistStore, model: Model
+    tmp_path: Path, store: WorklistStore, model: FakeModel
 ) -> None:
     entries = []
     for bright in (90, 120):

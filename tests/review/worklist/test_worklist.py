@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,29 +46,12 @@ from napari_spatial_ar.review.worklist.store import (
     scan_key,
 )
 from napari_spatial_ar.steps import finish
+from tests.fake_model import FakeModel
 
 SHAPE = (6, 20, 16)
 
 
-@dataclass
-class Model:
-    """Scores a pixel grey / 100; fails at the slices it is told to."""
-
-    name: str = "brain"
-    sha256: str = "ab" * 32
-    unit: str = "nats per dimension"
-    plane: Any = None
-    header: Any = None
-    asked: list[int] = field(default_factory=list)
-    fails_at: int | None = None
-
-    def iter_volume(self, volume: Scan, slices: Sequence[int]) -> Iterator[tuple[int, SliceScore]]:
-        for index in slices:
-            if index == self.fails_at:
-                raise InputError("the slice is damaged")
-            self.asked.append(index)
-            nll = (volume.slice(index) / 100).astype(np.float32)
-            yield index, SliceScore(nll, nll[:1, :1], float(nll.max()))
+Model = partial(FakeModel, "brain", sha256="ab" * 32, base=0.0, calibrated=False)
 
 
 def write_scan(path: Path, bright: float = 100, shape: tuple[int, int, int] = SHAPE) -> Path:
@@ -88,7 +71,7 @@ def store(tmp_path: Path) -> WorklistStore:
     return WorklistStore(tmp_path / "kept")
 
 
-def run(model: Model, scan: Scan, store: WorklistStore, rule: MaskRule | None = None) -> Any:
+def run(model: FakeModel, scan: Scan, store: WorklistStore, rule: MaskRule | None = None) -> Any:
     steps = score_steps(model, scan, scan_key(scan), store, lambda: rule or MaskRule(0.5))
     told: list[tuple[int, int]] = []
     summary = finish(steps, told.append)

@@ -1,0 +1,103 @@
+"""What those who score scans by a model, and tell what came of it, need of it. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from napari_spatial_ar.imaging.geometry import Plane
+from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.normative.scores import SliceScore
+
+if TYPE_CHECKING:
+    from napari_spatial_ar.datasets.selection import SlicePlane
+    from napari_spatial_ar.normative.backbones.backbone import Backbone
+    from napari_spatial_ar.normative.model_file import ModelHeader
+
+__all__ = ["Calibrated", "ScoringModel"]
+
+
+class Calibrated(Protocol):
+    """What knows how much of normal tissue a threshold flags."""
+
+    @property
+    def header(self) -> ModelHeader:
+        """Everything the model file says, its calibration among it."""
+
+    def threshold_for_fpr(self, fpr: float) -> float:
+        """Threshold that flags a share ``fpr`` of normal tissue.
+
+        Raises
+        ------
+        InputError
+            If the model has no calibration, or none for this share.
+        """
+
+    def fpr_for_threshold(self, threshold: float) -> float:
+        """Share of normal tissue that a threshold flags.
+
+        Raises
+        ------
+        InputError
+            If the model has no calibration.
+        """
+
+
+class ScoringModel(Calibrated, Protocol):
+    """A fitted model; `napari_spatial_ar.normative.model.NormativeModel` is one."""
+
+    @property
+    def name(self) -> str:
+        """Name of its folder, such as ``"brain-flair-focus"``."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the model file's content; "" for a model never saved."""
+
+    @property
+    def modality(self) -> str:
+        """Modality it was trained on: ``"mri"``, ``"ct"`` or ``"oct"``."""
+
+    @property
+    def unit(self) -> str:
+        """Unit of its scores and of thresholds, such as ``"nats per dimension"``."""
+
+    @property
+    def plane(self) -> Plane | None:
+        """Plane of the slices it learned from; None where they were those acquired."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was done otherwise than asked for because memory ran short, as sentences."""
+
+    @property
+    def engine(self) -> str:
+        """Name of what computes its backbone; "" before that is loaded."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen backbone, loaded on first use.
+
+        Raises
+        ------
+        WeightsError
+            If its weights are missing or are not those the model was trained on.
+        """
+
+    @property
+    def backbone_weights(self) -> Mapping[str, Any]:
+        """Which weights its backbone computes with, for the record; empty before it is loaded."""
+
+    def cut(self, volume: Scan, plane: SlicePlane | None = None) -> Scan:
+        """Return a scan with the slices that the model sees.
+
+        Raises
+        ------
+        InputError
+            If it has no such slices.
+        """
+
+    def iter_volume(
+        self, volume: Scan, slices: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, SliceScore]]:
+        """Score slices one by one in the order given; see `NormativeModel.iter_volume`."""
