@@ -3,7 +3,7 @@
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from napari_spatial_ar.imaging.reading import read
@@ -43,15 +43,17 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import on first use: torch and transformers take seconds, and listing plugins must not."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # to which it would make any name an attribute
 
-    return getattr(import_module(_HOME[name]), name)
+    def __getattr__(name: str) -> object:
+        """Import on first use: torch takes seconds, and listing plugins must not."""
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
     """Names for completion, including those that are not imported yet."""
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -108,6 +108,13 @@ class Geometry:
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
 
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.shape))
+        steps = " x ".join(f"{step:.4g}" for step in self.spacing)
+        unit = "mm" if self.spacing_known else "pixels"
+        kind = "" if self.regular else ", sheared" if self.sheared else ", irregular"
+        return f"Geometry({shape} voxels (Z, Y, X), {steps} {unit}, {self.plane} slices{kind})"
+
     @classmethod
     def without_spacing(cls, shape: tuple[int, int, int]) -> Geometry:
         """Make the grid of pictures without geometry: upright axial slices, 1 x 1 x 1 pixels."""

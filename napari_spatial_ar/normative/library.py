@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -75,6 +75,7 @@ __all__ = [
     "rename_model",
     "restore_model",
     "trained_backbone",
+    "trained_on",
     "trashed_models",
 ]
 
@@ -152,8 +153,12 @@ class ModelEntry:
     @property
     def summary(self) -> str:
         """How much it was trained on, in words."""
-        training = self.header.training if self.header else {}
-        return f"{training.get('images', '?')} slices of {training.get('subjects', '?')} patients"
+        return trained_on(self.header.training if self.header else {})
+
+
+def trained_on(training: Mapping[str, Any]) -> str:
+    """Say in words how much a model was trained on, from `ModelHeader.training`."""
+    return f"{training.get('images', '?')} slices of {training.get('subjects', '?')} patients"
 
 
 def model_files() -> list[Path]:

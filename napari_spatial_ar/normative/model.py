@@ -36,7 +36,7 @@ from napari_spatial_ar.normative.batching import (
 from napari_spatial_ar.normative.calibration.calibration import Calibration
 from napari_spatial_ar.normative.cancellation import check_cancelled
 from napari_spatial_ar.normative.detectors import Detector, score_grid
-from napari_spatial_ar.normative.library import find_model, trained_backbone
+from napari_spatial_ar.normative.library import find_model, trained_backbone, trained_on
 from napari_spatial_ar.normative.memory import one_sentence, release, releases_memory
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.scores import Example, ScanScores, SliceScore
@@ -112,6 +112,12 @@ class NormativeModel:
         )
         backbone.use(self._engine)
         return backbone
+
+    def __repr__(self) -> str:
+        header = self.header
+        trained = trained_on(header.training)
+        parts = (repr(self.name), header.modality, f"{header.method} of {header.backbone.name}")
+        return f"NormativeModel({', '.join(parts)}, trained on {trained}, on {self.device})"
 
     def use_engine(self, engine: str) -> None:
         """Compute the backbone in another way from now on, see `Backbone.use`.

@@ -200,3 +200,13 @@ def test_the_affine_cannot_be_changed_from_outside() -> None:
     assert geometry.affine[0, 0] == 1
     with pytest.raises(ValueError, match="read-only"):
         geometry.affine[0, 0] = 9
+
+
+def test_a_grid_says_what_it_is() -> None:
+    affine = np.diag([-0.5, -1.0, 3.25, 1.0])
+    assert repr(Geometry((5, 30, 20), affine)) == (
+        "Geometry(5 x 30 x 20 voxels (Z, Y, X), 3.25 x 1 x 0.5 mm, axial slices)"
+    )
+    assert "1 x 1 x 1 pixels" in repr(Geometry.without_spacing((1, 4, 4)))
+    assert "irregular" in repr(Geometry((5, 30, 20), affine, regular=False))
+    assert "sheared" in repr(Geometry((5, 30, 20), affine, regular=False, sheared=True))

@@ -329,3 +329,10 @@ def test_real_scan_and_nifti_agree_on_place(tiny_backbone: Backbone, tmp_path: P
     assert (result.nll > 0).all()
     np.testing.assert_array_equal(scan.data, data.T)
     np.testing.assert_allclose(result.geometry.affine, affine)
+
+
+def test_a_model_says_what_it_is(tiny_backbone: Backbone) -> None:
+    assert repr(build(tiny_backbone)) == (
+        f"NormativeModel('tiny', mri, spatial-ar of {TINY}, "
+        "trained on 12 slices of 4 patients, on cpu)"
+    )
