@@ -235,11 +235,11 @@ def test_a_checkpoint_of_the_authors_is_asked_about(
     )
     command = ["models", "import", path]
     error = run(tmp_path, *command, code=1)["error"]
-    assert "does not say its modality, backbone and dilation" in error
+    assert "does not contain its modality, backbone and dilation" in error
     assert "(its folder's name says dinov3_vits16, 1-2-4-8)" in error
     assert "Add --modality mri, ct or oct; --backbone NAME; --dilation 4, 1 or" in error
     command += ["--modality", "mri", "--backbone", tiny_name]
-    assert "does not say its dilation" in run(tmp_path, *command, code=1)["error"]
+    assert "does not contain its dilation" in run(tmp_path, *command, code=1)["error"]
     error = run(tmp_path, *command, "--dilation", "1-2", code=1)["error"]
     assert "2 dilations (1-2) do not fit 5 convolutions" in error
     assert run(tmp_path, *command, "--dilations", "1-2-4-8", "--name", "theirs")["name"] == "theirs"
@@ -401,7 +401,7 @@ def test_score_as_dicom_and_pictures_leaves_out_localizers(tmp_path: Path, fitte
     assert "holds 900, which is the number of no region" in error
     (folder / "findings.json").write_text('{"findings": [{"label": 1}]}')
     error = run(tmp_path, "seg", folder / "findings.nii.gz", *reference, code=1)["error"]
-    assert "does not tell the regions" in error
+    assert "does not list the regions" in error
     assert not (tmp_path / "seg.dcm").exists()
 
 
@@ -566,7 +566,7 @@ def test_score_writes_what_other_programs_and_bids_want(
         assert result["skipped"] == skipped
         folder = Path(result["scans"][0]["folder"])
         (sentence,) = result["without_bids"]
-        assert sentence.endswith("has no BIDS files: its file has no BIDS name in a BIDS data set.")
+        assert sentence.endswith("has no BIDS files: its file has no BIDS name in a BIDS dataset.")
         assert "sub-07" not in str(folder)
         assert "sub-07" not in "".join(path.name for path in folder.iterdir())
         derived = Path(result["bids"]) / "sub-07/anat/sub-07_desc-FLAIRfindings_dseg.nii.gz"

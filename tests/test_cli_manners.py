@@ -205,7 +205,7 @@ def test_ctrl_c_exits_with_130_and_a_sentence(
     target = tmp_path / "result.json"
     result = CliRunner().invoke(app, ["inspect", "x", "--json", str(target)])
     assert result.exit_code == 130
-    assert result.stderr.startswith("error: Stopped. What was finished is kept")
+    assert result.stderr.startswith("error: Stopped. Finished work is kept")
     assert json.loads(target.read_text())["error"].startswith("Stopped.")
 
 

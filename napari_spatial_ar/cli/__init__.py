@@ -26,7 +26,7 @@ from napari_spatial_ar.cli.weights import weights_app
 __all__ = ["app", "main"]
 
 _NAME = "napari-spatial-ar"
-_COMPLETE = "_NAPARI_SPATIAL_AR_COMPLETE"  # of `_NAME`, as typer asks shells to set it
+_COMPLETE = "_NAPARI_SPATIAL_AR_COMPLETE"  # variable for `_NAME` that typer's completion uses
 
 app = App(
     name=_NAME,
@@ -73,7 +73,7 @@ def main() -> None:
         os.environ[_COMPLETE] = f"source_{shell[0]}"
     try:
         app(prog_name=_NAME)
-    except OSError as error:  # of help: commands have said theirs
+    except OSError as error:  # from printing help: commands report their own
         from napari_spatial_ar.imaging.files import storage_error
 
         print_message(f"error: {storage_error(error, 'standard output')}")

@@ -1,7 +1,7 @@
-"""What options may be: enums, and names that a shell completes.
+"""Values of options: enums, and names for shell completion.
 
-None of this imports torch: help and completion have to come at once. Where the names stand
-elsewhere too, a test holds them equal.
+Nothing here imports torch: help and completion have to be instant. If names are defined elsewhere
+too, a test checks that they are equal.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class Modality(StrEnum):
-    """Kinds of scan that models are made for."""
+    """Modalities that models are made for."""
 
     mri = "mri"
     ct = "ct"
@@ -46,7 +46,7 @@ class Modality(StrEnum):
 
 
 class PlaneName(StrEnum):
-    """Planes that volumes are cut into slices along."""
+    """Planes along which volumes are sliced."""
 
     as_acquired = "as-acquired"
     axial = "axial"
@@ -62,21 +62,21 @@ class ContextName(StrEnum):
 
 
 class FuseName(StrEnum):
-    """How several blocks make one embedding."""
+    """How several blocks form one embedding."""
 
     concat = "concat"
     mean = "mean"
 
 
 class SplitName(StrEnum):
-    """Labelled parts of a data set in the BMAD layout."""
+    """Labelled splits of a dataset in the BMAD layout."""
 
     test = "test"
     valid = "valid"
 
 
 class EngineName(StrEnum):
-    """What computes the backbone."""
+    """Engines that compute the backbone."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -129,24 +129,24 @@ def complete_model(incomplete: str) -> Completions:
 
 
 def complete_own_model(incomplete: str) -> Completions:
-    """Models of the user, which may be renamed and deleted."""
+    """Complete the user's models, which can be renamed and deleted."""
     return _begun(incomplete, _own_models())
 
 
 def complete_backbone(incomplete: str) -> Completions:
-    """Backbones by name, with those that the user brought; what is at hand comes first."""
+    """Backbones by name, including the user's own; installed ones come first."""
     files = [path.name for path in _inside(weights_dir())]
     own = [name.removesuffix(_WEIGHTS) for name in files if name.endswith(_WEIGHTS)]
     embedded = embedded_weights()
     ready = {*own, embedded.parent.name if embedded else ""}
     ready |= {name for name in BACKBONE_NAMES for file in files if file.startswith(f"{name}_pre")}
     names = dict.fromkeys((*BACKBONE_NAMES, *sorted(own)))
-    found = [(name, "at hand" if name in ready else "to be pulled") for name in names]
+    found = [(name, "installed" if name in ready else "not installed") for name in names]
     return _begun(incomplete, sorted(found, key=lambda pair: pair[1]))
 
 
 def complete_method(incomplete: str) -> Completions:
-    """Methods by name; what follows a colon is left to the user."""
+    """Methods by name; settings after a colon are not completed."""
     return _begun(incomplete, [(name, "") for name in METHOD_NAMES])
 
 
@@ -174,7 +174,7 @@ def _models_in(folder: Path | None) -> list[str]:
 
 
 def _inside(folder: Path | None) -> Iterator[Path]:
-    """List what lies in a folder; nothing where it cannot be looked into."""
+    """List the contents of a folder; nothing if it cannot be read."""
     try:
         yield from folder.iterdir() if folder else ()
     except OSError:

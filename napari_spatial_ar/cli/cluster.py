@@ -1,4 +1,4 @@
-"""Options of the commands that run on more than one process or machine."""
+"""Options of the commands that can use several processes or machines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LocalCluster = Annotated[
     typer.Option(
         metavar="N",
         min=0,
-        help="Run on N processes of this machine; 0: on this one alone.",
+        help="Run in N processes of this machine; 0: in this one only.",
         rich_help_panel=COMPUTING,
     ),
 ]
@@ -64,10 +64,10 @@ TlsFiles = Annotated[
 def cluster_of(
     scheduler: str, processes: int, resource: str = "", tls: str = ""
 ) -> Iterator[Cluster | None]:
-    """Connect to the cluster that the options name; None where they name none."""
+    """Connect to the cluster named by the options; None without one."""
     if not scheduler and not processes:
         if resource or tls:
-            raise InputError("--worker-resource and --tls are of a cluster: give --scheduler")
+            raise InputError("--worker-resource and --tls belong to a cluster: give --scheduler")
         yield None
         return
     from napari_spatial_ar.distributed.cluster import connect
@@ -83,7 +83,7 @@ def _tls_of(text: str) -> Tls | None:
         return None
     paths = [Path(part).expanduser() for part in text.split(",")]
     if len(paths) != 3:
-        raise InputError("--tls names three files: CA,CERT,KEY")
+        raise InputError("--tls needs three files: CA,CERT,KEY")
     for path in paths:
         if not path.is_file():
             raise InputError("there is no such file", path=path)
@@ -94,31 +94,29 @@ _LIST = "Give a text file with one scan on each line"
 
 
 def _listed_path(line: str) -> Path:
-    """Path that a line says, without blanks around it unless they are in the name."""
+    """Path on a line, without blanks around it unless they belong to the name."""
     return Path(line if os.path.lexists(line) else line.strip())
 
 
 def listed(inputs: list[Path] | None, file: Path | None) -> list[Path]:
-    """Give the inputs of a command, with those that a file lists one a line.
+    """Return the inputs of a command, including those listed in a file, one per line.
 
     Raises
     ------
     InputError
         If the file cannot be read.
     BadParameter
-        If there are none.
+        If there are no inputs.
     """
     found = list(inputs or [])
     if file is not None:
         try:
             data = file.read_bytes().removeprefix(codecs.BOM_UTF8)
         except OSError as error:
-            raise InputError(
-                "is no list of scans that can be read", path=file, fix=_LIST
-            ) from error
+            raise InputError("is not a readable list of scans", path=file, fix=_LIST) from error
         if b"\0" in data:
-            raise InputError("is no list of scans, but of another kind", path=file, fix=_LIST)
-        # File names need not be text, and may hold what `str.splitlines` would split at.
+            raise InputError("is no list of scans but another type of file", path=file, fix=_LIST)
+        # File names need not be valid text, and may contain what `str.splitlines` would split at.
         lines = [os.fsdecode(line.removesuffix(b"\r")) for line in data.split(b"\n")]
         found += [_listed_path(line) for line in lines if line.strip()]
     if not found:

@@ -115,7 +115,7 @@ def _entry(scan: Scan) -> dict[str, Any]:
 
 
 def _spacing(geometry: Geometry) -> list[float | None] | None:
-    """Voxel size along (Z, Y, X) in mm; None where it is not known or differs between slices."""
+    """Voxel size along (Z, Y, X) in mm; None if it is unknown or differs between slices."""
     if not geometry.spacing_known:
         return None
     uneven = geometry.slice_axis if geometry.slice_positions is not None else None
@@ -135,7 +135,7 @@ def _row(scan: Scan, entry: dict[str, Any]) -> list[str]:
         f"{scan.modality} {scan.unit}".rstrip(),
         scan.series.acquisition.sequence,
         " x ".join(map(str, geometry.shape)),
-        f"{' x '.join(spacing)} mm" if spacing else "not known",
+        f"{' x '.join(spacing)} mm" if spacing else "unknown",
         geometry.orientation,
         geometry.plane,
         str(len(scan.series.files)),
@@ -145,7 +145,7 @@ def _row(scan: Scan, entry: dict[str, Any]) -> list[str]:
 
 
 def _damage(scan: Scan) -> InputError | None:
-    """Read all voxels, of a large scan slice by slice; return what is wrong."""
+    """Read all voxels, slice by slice if the scan is large; return what is wrong."""
     from napari_spatial_ar.imaging.scan import is_large
 
     try:
@@ -178,9 +178,9 @@ def summary(
     ] = 0,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Show what a fit would learn from, and what it leaves out.
+    """Show what a fit would learn from, and what it excludes.
 
-    Patients appear as the first digits of a hash.
+    Patients are identified by the first digits of a hash.
     """
     from napari_spatial_ar.datasets.selection import Selection, read_range
     from napari_spatial_ar.datasets.slices import check_fractions
@@ -198,12 +198,12 @@ def summary(
         patient_pattern=patient_pattern,
         selection=selection,
     )
-    with progress(label := "Looking through the files") as bar:
+    with progress(label := "Reading headers") as bar:
         found = finish(steps, lambda step: bar(label, step.done, step.total))
     made = DataSummary(
         found, selection=selection, calibration_fraction=calibration_fraction, seed=seed
     )
-    rows = table("series", "patient", "kind", "slices", "left out")
+    rows = table("series", "patient", "kind", "slices", "excluded")
     for series in found.series:
         reasons = "; ".join(f"{n}: {REASONS[reason]}" for reason, n in series.left_out.items())
         rows.add_row(series.label, series.patient, kind_of(series), str(len(series.refs)), reasons)
@@ -283,7 +283,7 @@ def seg(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Algorithm that made the mask.",
+            help="Algorithm that created the mask.",
             show_default="from provenance.json beside the mask",
         ),
     ] = None,
@@ -291,12 +291,12 @@ def seg(
     overwrite: Overwrite = False,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Write a mask as DICOM SEG onto the series it was drawn on.
+    """Write a mask as DICOM SEG for the series it was drawn on.
 
-    The mask may have any axis order but has to lie on the voxels of the series: nothing is
-    resampled. The file carries the patient's identity from the series, by which a PACS files it.
+    The mask may have any axis order but must have the voxel grid of the series: nothing is
+    resampled. The file contains the patient's identity from the series, by which a PACS files it.
     Without an algorithm, the mask is recorded as drawn by a person. The findings.nii.gz of 'score'
-    gives a segment for each region.
+    gives one segment per region.
     """
     from napari_spatial_ar.imaging.dicom.derived import Algorithm
     from napari_spatial_ar.imaging.mask_to_series import mask_onto_series

@@ -42,7 +42,7 @@ evaluation_app = App()
 _FITTING = "Methods fitted here"
 
 DataSet = Annotated[
-    Path, typer.Argument(metavar="DATASET", help="Folder of a data set in the BMAD layout.")
+    Path, typer.Argument(metavar="DATASET", help="Folder of a dataset in the BMAD layout.")
 ]
 Splits = Annotated[SplitName, typer.Option(help="Labelled slices to measure on.")]
 Fpr = Annotated[
@@ -82,7 +82,7 @@ def evaluate(
         EngineName,
         typer.Option(
             metavar="ENGINE",
-            help=f"What computes the backbone: {', '.join(EngineName)}. 'speed' compares them.",
+            help=f"Engine of the backbone: {', '.join(EngineName)}. 'speed' compares them.",
             rich_help_panel=COMPUTING,
         ),
     ] = EngineName.float32,
@@ -154,7 +154,7 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="METHOD",
-            help="Method to fit on the data set, with settings of 'fit' after a colon: "
+            help="Method to fit on the dataset, with settings of 'fit' after a colon: "
             "spatial-ar:dilation=1. Repeatable. Models go to OUT/models and are reused.",
             autocompletion=complete_method,
             rich_help_panel=_FITTING,
@@ -200,7 +200,7 @@ def compare(
     weights: Weights = None,
     device: Device = "auto",
 ) -> dict[str, Any]:
-    """Compare methods on one data set, in one report."""
+    """Compare methods on one dataset, in one report."""
     from napari_spatial_ar.datasets.folders import bmad_items
     from napari_spatial_ar.evaluation.anomalib_models import anomalib_method, fit_anomalib
     from napari_spatial_ar.evaluation.baselines import check_method, fit_method, grouped
@@ -214,7 +214,7 @@ def compare(
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError as error:
         raise InputError(
-            f"'{seeds}' is no list of seeds", fix="Write whole numbers with commas: 0,1,2"
+            f"'{seeds}' is not a list of seeds", fix="Write whole numbers with commas: 0,1,2"
         ) from error
     settings: dict[str, Any] = {
         "modality": modality.value,
@@ -224,7 +224,7 @@ def compare(
         "patient_pattern": patient_pattern,
         "weights": weights,
     }
-    # What cannot be done is said before anything takes long.
+    # Invalid requests are reported before anything slow.
     bmad_items(dataset, split.value, patient_pattern=patient_pattern)
     for name in method or ():
         for seed in numbers:
@@ -232,7 +232,7 @@ def compare(
     with claimed(out), progress() as bar:
         others = []
         for name in anomalib or ():
-            bar(f"Getting ready anomalib's {name}", 0, 0)
+            bar(f"Preparing anomalib's {name}", 0, 0)
             others.append(anomalib_method(name))
         rivals = grouped([load_model(name, weights=weights, device=device) for name in model or ()])
         for name in method or ():

@@ -1,4 +1,4 @@
-"""Commands that make models: fit, calibrate; and the demonstration."""
+"""Commands that create models: fit, calibrate; and the demonstration."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def fit(
         bool,
         typer.Option(
             "--estimate",
-            help="Only estimate how long the fit would take, by a few seconds of measurement.",
+            help="Only estimate how long the fit would take, from a few seconds of measurement.",
         ),
     ] = False,
     overwrite: Overwrite = False,
@@ -136,8 +136,8 @@ def fit(
 ) -> dict[str, Any]:
     """Learn a normative model from folders of normal scans.
 
-    After Ctrl+C, the same command goes on where it stopped. On a cluster, the slices are embedded
-    there and the model learns here.
+    After Ctrl+C, run the same command again to resume. With a cluster, slices are embedded there
+    and the model is trained here.
     """
     from functools import partial
 
@@ -209,7 +209,7 @@ def fit(
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:
-    """Whether an option stands on the command line."""
+    """Whether an option was given on the command line."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -236,8 +236,8 @@ def calibrate(
         bool,
         typer.Option(
             "--looks-only",
-            help="Keep the calibration; measure only what normal scans look like, so that others "
-            "are recognised.",
+            help="Keep the calibration; measure only the appearance of normal scans, so that a "
+            "domain shift can be detected.",
         ),
     ] = False,
     weights: Weights = None,
@@ -268,7 +268,7 @@ def calibrate(
     looks = calibrated.header.looks
     if looks_only and looks is not None:
         measured = f"{looks.slices} slices of {patients(looks.patients)}"
-        print_message(f"{calibrated.name}: what normal scans look like was measured on {measured}.")
+        print_message(f"{calibrated.name}: measured the appearance of normal scans on {measured}.")
         return {
             "name": calibrated.name,
             "sha256": calibrated.sha256,
@@ -277,11 +277,11 @@ def calibrate(
         }
     found = calibrated.calibration
     print_message(
-        f"{calibrated.name}: calibrated on {found.slices} slices of {patients(found.patients)}; no "
-        f"p-value lies below {found.smallest_p:.3f}."
+        f"{calibrated.name}: calibrated on {found.slices} slices of {patients(found.patients)}; "
+        f"the smallest p-value is {found.smallest_p:.3f}."
     )
     if not found.separate:
-        print_message("warning: it is not known that these slices had no part in the fit.")
+        print_message("warning: these slices may have been used in the fit.")
     return {
         "name": calibrated.name,
         "sha256": calibrated.sha256,

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 __all__ = ["models_app"]
 
-models_app = App(help="List, show, move and compare models.", no_args_is_help=True)
+models_app = App(help="List, show, share and compare models.", no_args_is_help=True)
 
 
 _PTH = "Checkpoints of the paper's authors"
-# Hex digits of a scan's key in a table, enough to tell it by.
+# Hex digits of a scan's key in a table, enough to identify it.
 _KEY_SHOWN = 12
 
 OwnModel = Annotated[
@@ -105,7 +105,7 @@ def models_methods(json: Json = None) -> dict[str, Any]:
     """List the methods of 'fit' and 'compare', with their options."""
     from napari_spatial_ar.normative.detectors import DETECTORS
 
-    rows = table("method", "what is unusual for it", "options and defaults", "after")
+    rows = table("method", "what it measures", "options and defaults", "after")
     found = []
     for name in METHOD_NAMES:
         method = DETECTORS[name]
@@ -132,7 +132,7 @@ def models_methods(json: Json = None) -> dict[str, Any]:
 def models_show(model: ModelName, json: Json = None) -> dict[str, Any]:
     """Show what a model is: training, method, calibration.
 
-    'models show MODEL --json FILE' writes everything that the model file holds.
+    'models show MODEL --json FILE' writes everything in the model file.
     """
     from napari_spatial_ar.normative.library import missing_backbone
     from napari_spatial_ar.normative.model import load_model
@@ -164,15 +164,15 @@ def models_show(model: ModelName, json: Json = None) -> dict[str, Any]:
 
 
 def _calibration_facts(found: Calibration | None) -> dict[str, str]:
-    """Say what the thresholds and p-values of a model rest on."""
+    """Describe the basis of a model's thresholds and p-values."""
     if found is None:
-        return {"Calibration": "none: 'calibrate' measures one on normal scans"}
+        return {"Calibration": "none: run 'calibrate' with normal scans"}
     least = found.smallest_p
     shares = zip(found.fpr, found.thresholds, strict=True)
     return {
         "Calibration": f"{found.slices} normal slices of {patients(found.patients)}"
-        + ("" if found.separate else ", not known to be apart from the fit"),
-        "P-values": "none" if least is None else f"none below {least:.3f}",
+        + ("" if found.separate else ", possibly used in the fit"),
+        "P-values": "none" if least is None else f"smallest {least:.3f}",
         "Thresholds": ", ".join(f"{100 * share:g} %: {value:.4g}" for share, value in shares),
     }
 
@@ -184,7 +184,7 @@ def models_rename(model: OwnModel, new_name: NewName, json: Json = None) -> dict
     from napari_spatial_ar.normative.library import rename_model
 
     folder = rename_model(model, new_name)
-    print_message(f"{model} is called {folder.name} now.")
+    print_message(f"{model} is now named {folder.name}.")
     return {"name": folder.name, "path": str(folder)}
 
 
@@ -206,7 +206,7 @@ def models_delete(model: OwnModel, json: Json = None) -> dict[str, Any]:
     from napari_spatial_ar.normative.library import delete_model
 
     folder = delete_model(model)
-    print_message(f"{model} is in the trash: 'models restore {model}' brings it back.")
+    print_message(f"{model} is in the trash: restore it with 'models restore {model}'.")
     return {"name": model, "path": str(folder)}
 
 
@@ -215,15 +215,15 @@ def models_delete(model: OwnModel, json: Json = None) -> dict[str, Any]:
 def models_restore(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a deleted model.")],
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Bring it back under another name.")
+        str | None, typer.Option(metavar="NAME", help="Restore it under another name.")
     ] = None,
     json: Json = None,
 ) -> dict[str, Any]:
-    """Bring back a deleted model, the latest of that name."""
+    """Restore a deleted model, the latest of that name."""
     from napari_spatial_ar.normative.library import restore_model
 
     folder = restore_model(model, name)
-    print_message(f"{folder.name} is back.")
+    print_message(f"{folder.name} is restored.")
     return {"name": folder.name, "path": str(folder)}
 
 
@@ -233,7 +233,7 @@ def models_export(
     model: ModelName,
     out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")],
     pictures: Annotated[
-        bool, typer.Option(help="Include the pictures of the card, which show normal slices.")
+        bool, typer.Option(help="Include the figures of the card, which show normal slices.")
     ] = True,
     overwrite: Overwrite = False,
     json: Json = None,
@@ -294,10 +294,10 @@ def models_suspects(
     weights: Weights = None,
     device: Device = "auto",
 ) -> dict[str, Any]:
-    """List the training scans least like those of other patients.
+    """List the training outliers: the scans least like those of other patients.
 
-    Look at them before you trust the model: 'fit --exclude KEY' leaves one out. Whatever the
-    method of the model, a scan is compared with a half of the patients that its own is not in.
+    Check them before relying on the model; exclude one with 'fit --exclude KEY'. Whatever the
+    model's method, each scan is compared with a half of the patients that excludes its own.
     """
     from napari_spatial_ar.imaging.files import claimed
     from napari_spatial_ar.normative.fitting.outliers import UNIT, find_outliers
@@ -313,7 +313,7 @@ def models_suspects(
     for *shown, key in rows:
         listed.add_row(*shown, key[:_KEY_SHOWN])
     show(listed)
-    print_message(f"The {len(rows)} most surprising of {found.scans} scans; scores are {UNIT}.")
+    print_message(f"The {len(rows)} strongest outliers of {found.scans} scans; scores are {UNIT}.")
     if out is not None:
         with claimed(out):
             write_outliers(found, out, overwrite=overwrite)
@@ -347,7 +347,7 @@ def models_compare(
     json: Json = None,
     device: Device = "auto",
 ) -> dict[str, Any]:
-    """Score one scan with two models and show how far they agree."""
+    """Score one scan with two models and show how well they agree."""
     from napari_spatial_ar.imaging.files import claimed
     from napari_spatial_ar.imaging.reading import read
     from napari_spatial_ar.normative.model import load_model
@@ -355,7 +355,7 @@ def models_compare(
 
     volumes = read(scan)
     if len(volumes) > 1:
-        raise InputError(f"it holds {len(volumes)} scans", path=scan, fix="Give one of them")
+        raise InputError(f"it contains {len(volumes)} scans", path=scan, fix="Give one of them")
     one, other = (load_model(name, device=device) for name in (first, second))
     with claimed(out), progress() as bar:
         result = compare_models(
@@ -419,7 +419,7 @@ def models_import(
     context: Annotated[
         ContextName | None,
         typer.Option(
-            help="Context of the network, to be checked.",
+            help="Context of the network, checked against the file.",
             show_default="read from the file",
             rich_help_panel=_PTH,
         ),
@@ -430,16 +430,16 @@ def models_import(
             metavar="PIXELS",
             min=1,
             help="Its --img_size.",
-            show_default="read from the file, where it says so",
+            show_default="read from the file, if it contains it",
             rich_help_panel=_PTH,
         ),
     ] = None,
     weights: Weights = None,
 ) -> dict[str, Any]:
-    """Take in a model from elsewhere.
+    """Import a model from elsewhere.
 
-    A checkpoint of the paper's authors does not say its modality, backbone and dilations: give
-    them as options.
+    A checkpoint of the paper's authors does not contain modality, backbone and dilations: give them
+    as options.
     """
     from napari_spatial_ar.normative.importing import import_model, is_reference_checkpoint
 
@@ -481,7 +481,7 @@ def _import_reference(
         said = "-".join(map(str, found.folder_dilations))
         hint = f" (its folder's name says {found.folder_backbone}, {said})" if said else ""
         raise InputError(
-            f"a checkpoint of the paper's authors does not say its {' and '.join(words)}{hint}",
+            f"a checkpoint of the paper's authors does not contain its {' and '.join(words)}{hint}",
             path=source,
             fix=f"Add {'; '.join(missing)}",
         )

@@ -1,4 +1,4 @@
-"""What every command shares: options, output, and errors as one sentence."""
+"""Common parts of all commands: options, output, and errors as one sentence."""
 
 from __future__ import annotations
 
@@ -70,25 +70,25 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
-#: Shows what is going on, how much of it is done, and of how much.
+#: Shows what is being done, how much of it is done, and of how much.
 Bar = Callable[[str, int, int | None], None]
 #: Set to see where an unforeseen error came from.
 _TRACEBACK = "NAPARI_SPATIAL_AR_TRACEBACK"
 _STDOUT = Path("-")
 _UNLIMITED = 100_000
-_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_INTERRUPTED = 130  # 128 + SIGINT, by convention of shells
 
-# Whether JSON goes to standard output, so that nothing else may.
+# Whether JSON goes to standard output, where nothing else may be printed.
 _json_alone: ContextVar[bool] = ContextVar("_json_alone", default=False)
 
 
 class NotAllDone(Exception):
-    """Raised by a command that could do a part of its work alone, which it has said.
+    """Raised by a command that completed only a part of its work, which it has reported.
 
     Parameters
     ----------
     result : dict
-        Of the part that was done.
+        Result of the completed part.
     """
 
     def __init__(self, result: dict[str, Any]) -> None:
@@ -97,7 +97,7 @@ class NotAllDone(Exception):
 
 
 class _Console(Console):
-    """A console that takes nothing in a text, such as a series' description, for markup."""
+    """A console that never interprets text, such as a series' description, as markup."""
 
     def __init__(self, *, stderr: bool):
         plain = "NO_COLOR" in os.environ and os.environ["NO_COLOR"] != ""
@@ -111,16 +111,16 @@ class _Console(Console):
 
     @property
     def is_seen(self) -> bool:
-        """Whether it prints to a terminal; FORCE_COLOR and the like make none of a pipe."""
+        """Whether it prints to a terminal; FORCE_COLOR and the like do not make a pipe one."""
         return bool(self.file.isatty()) and not self.is_dumb_terminal
 
     def on_broken_pipe(self) -> None:
-        """Let what is still said go nowhere: the reader has left, the work goes on."""
+        """Discard further output: the reader has closed the pipe, the work continues."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
     def write(self, text: str) -> None:
-        """Print lines as they are, tabs included, however wide."""
+        """Print lines unchanged, including tabs, however wide."""
         try:
             self.file.write(text)
             self.file.flush()
@@ -246,12 +246,12 @@ Overwrite = Annotated[bool, typer.Option(help="Replace the output of an earlier 
 
 
 def patients(count: int, kind: str = "") -> str:
-    """Say how many patients, in words that fit one too."""
+    """Format a number of patients, with the right plural."""
     return f"1 {kind}patient" if count == 1 else f"{count} {kind}patients"
 
 
 def chosen_backbone(named: str | None, weights: Path | None) -> str:
-    """Name of the backbone to use; where none is named, one is chosen, and a line says which."""
+    """Name of the backbone to use; without a given one, one is chosen and reported."""
     from napari_spatial_ar.normative.backbones.weights import default_backbone, default_note
 
     if named:
@@ -266,7 +266,7 @@ def chosen_backbone(named: str | None, weights: Path | None) -> str:
 def command(
     function: Callable[P, dict[str, Any]],
 ) -> Callable[P, None]:
-    """Turn a function that returns its result into a command that reports it, or its error."""
+    """Turn a function that returns its result into a command that prints it, or its error."""
     name = function.__name__.replace("_", "-")
 
     @functools.wraps(function)
@@ -292,7 +292,7 @@ def command(
         except SpatialARError as error:
             _fail(target, str(error))
         except KeyboardInterrupt:
-            sentence = "Stopped. What was finished is kept: run the same command to go on."
+            sentence = "Stopped. Finished work is kept: run the same command again to resume."
             _fail(target, sentence, _INTERRUPTED)
         except OSError as error:
             _fail(target, f"{error.filename or 'A file'}: {error.strerror or error}.")
@@ -304,8 +304,8 @@ def command(
             what = f"{type(error).__name__}: {error}".rstrip(": .")
             _fail(
                 target,
-                f"This should not have happened ({what}). Please report it, with what "
-                f"{_TRACEBACK}=1 shows.",
+                f"This should not have happened ({what}). Please report it, with the output of "
+                f"{_TRACEBACK}=1.",
             )
         finally:
             _json_alone.reset(token)
@@ -315,7 +315,7 @@ def command(
 
 @contextmanager
 def _warnings_said() -> Iterator[None]:
-    """Say warnings that are meant for users in the way of everything else."""
+    """Print warnings meant for users, formatted like other messages."""
     show = warnings.showwarning
 
     def told(message: Warning | str, category: type[Warning], *where: Any) -> None:
@@ -341,11 +341,11 @@ def _fail(target: object, sentence: str, code: int = 1) -> NoReturn:
 
 
 def _check_writable(target: object) -> None:
-    """See that ``--json`` can be written, as far as that is known before the work is done."""
+    """Check that ``--json`` can be written, as far as possible before the work is done."""
     if not isinstance(target, Path) or target == _STDOUT or not (target := target.resolve()).name:
         return
     if target.is_dir():
-        raise InputError("this is a folder, and --json writes a file", path=target)
+        raise InputError("this is a folder, but --json writes a file", path=target)
     if target.exists() and not target.is_file():
         return
     above = next(folder for folder in target.parents if folder.exists())
@@ -358,7 +358,7 @@ def _check_writable(target: object) -> None:
 
 
 def _write_json(target: object, name: str | None, value: dict[str, Any]) -> None:
-    """Write the result of a command, or an error, where ``--json`` says, if it was given."""
+    """Write the result of a command, or an error, to the file given by ``--json``, if any."""
     if not isinstance(target, Path):
         return
     from napari_spatial_ar.imaging.files import atomic_write_json, storage_error, strict_json
@@ -369,7 +369,7 @@ def _write_json(target: object, name: str | None, value: dict[str, Any]) -> None
     try:
         if target == _STDOUT:
             _Console(stderr=False).write(strict_json(value))
-        elif target.exists() and not target.is_file():  # a pipe or a device is not to be replaced
+        elif target.exists() and not target.is_file():  # a pipe or a device must not be replaced
             target.write_text(strict_json(value), encoding="utf-8", errors="backslashreplace")
         else:
             atomic_write_json(target.resolve(), value)
@@ -378,24 +378,24 @@ def _write_json(target: object, name: str | None, value: dict[str, Any]) -> None
 
 
 def print_message(text: str) -> None:
-    """Print a line to standard error, as it is but for what no terminal prints."""
+    """Print a line to standard error, with unprintable characters escaped."""
     console.print(printable(text), soft_wrap=True)
 
 
 class _Description(ProgressColumn):
-    """What is going on, as it is but for what no terminal prints."""
+    """Describe what is being done, with unprintable characters escaped."""
 
     def render(self, task: Task) -> Text:
         return Text(printable(task.description), no_wrap=True, overflow="ellipsis")
 
 
 class Rows:
-    """A table of texts that are shown as they are, but for what no terminal prints.
+    """A table of texts shown unchanged, except for unprintable characters.
 
     Parameters
     ----------
     columns : tuple of str
-        Titles; left out where all are empty.
+        Titles; omitted if all are empty.
     """
 
     def __init__(self, columns: tuple[str, ...]):
@@ -407,7 +407,7 @@ class Rows:
         self.rows.append(["\n".join(map(printable, cell.split("\n"))) for cell in cells])
 
     def on(self, terminal: Console) -> Table:
-        """Lay out for a terminal; where it is too narrow for a word, each cell gets a line."""
+        """Lay out for a terminal; if it is too narrow for a word, each cell gets a line."""
         shown = _grid(self.columns, self.rows)
         wide = terminal.options.update(max_width=_UNLIMITED)
         if Measurement.get(terminal, wide, shown).minimum <= terminal.width:
@@ -438,18 +438,18 @@ def _grid(columns: tuple[str, ...], rows: Sequence[Sequence[str]]) -> Table:
 
 @contextmanager
 def progress(label: str = "") -> Iterator[Bar]:
-    """Show a progress bar until the block ends, on a terminal alone.
+    """Show a progress bar within the block, on a terminal only.
 
     Parameters
     ----------
     label : str
-        What is shown before the first step.
+        Text before the first step.
 
     Yields
     ------
     callable
-        Takes what is going on, how much of it is done, and of how much: 0 or None where that is
-        not known.
+        Takes what is being done, how much of it is done, and of how much: 0 or None if that is
+        unknown.
     """
     with Progress(
         _Description(),
@@ -475,7 +475,7 @@ def table(*columns: str) -> Rows:
 
 
 def show(result: Rows) -> None:
-    """Print a table to standard output: laid out on a terminal, else whole lines with tabs."""
+    """Print a table to standard output: laid out on a terminal, else full lines with tabs."""
     if _json_alone.get():
         return
     output = _Console(stderr=False)

@@ -1,7 +1,7 @@
-"""How commands are shown: help in sections, as plain text where no wide terminal reads it.
+"""Help pages of commands in sections, as plain text unless a wide terminal shows them.
 
-typer draws boxes with rich where there is one (`Typer.rich_markup_mode`). Its plain pages know no
-sections and cut the summaries of commands; those here do neither.
+typer draws boxes with rich if it is installed (`Typer.rich_markup_mode`). Its plain pages have no
+sections and truncate the summaries of commands; those here do neither.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typer.core import TyperCommand, TyperGroup
 
 __all__ = ["App", "is_wide_terminal"]
 
-# Columns that typer's boxes need.
+# Columns needed for typer's boxes.
 _BOXES = 80
 
 
 def is_wide_terminal() -> bool:
-    """Whether both outputs go to a terminal that has room and use for boxes and colours."""
+    """Whether both outputs go to a terminal that is wide enough and can show boxes and colours."""
     seen = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return seen and not plain and get_terminal_size().columns >= _BOXES
 
 
 def _sections(page: Any, context: Any, formatter: Any) -> None:
-    """Write parameters under the titles that typer gives boxes."""
+    """Write parameters under the titles that typer uses for boxes."""
     found: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
     for param in page.get_params(context):
         record = param.get_help_record(context)
@@ -44,7 +44,7 @@ def _sections(page: Any, context: Any, formatter: Any) -> None:
 
 
 def _without_types(params: list[Any]) -> list[Any]:
-    """Parameters, where no flag is said to take a truth value, and no argument a Python type."""
+    """Parameters, without a truth value for flags or a Python type for arguments."""
     for param in params:
         if getattr(param, "is_flag", False):
             param.metavar = ""
@@ -54,7 +54,7 @@ def _without_types(params: list[Any]) -> list[Any]:
 
 
 def _unwrapped(text: str | None) -> str:
-    """Text with a line for each paragraph: rich keeps line breaks."""
+    """Text with one line per paragraph: rich keeps line breaks."""
     paragraphs = cleandoc(text or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
@@ -97,7 +97,7 @@ class App(typer.Typer):
         )
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
-        """See `typer.Typer.command`."""
+        """Return a decorator that registers a command with this module's help page."""
 
         def register(function: Any) -> Any:
             page = _unwrapped(function.__doc__)

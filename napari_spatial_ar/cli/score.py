@@ -55,7 +55,7 @@ def score(
         list[Path] | None, typer.Argument(metavar="SCAN", help="Scans: files or folders.")
     ] = None,
     inputs_from: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File that lists scans, one on each line.")
+        Path | None, typer.Option(metavar="FILE", help="File that lists scans, one per line.")
     ] = None,
     every_series: Annotated[
         bool, typer.Option("--all", help="Score localizers and derived series too.")
@@ -104,14 +104,14 @@ def score(
             metavar="P",
             min=0,
             max=1,
-            help="Call a scan unusual if its p-value among normal patients is at most this.",
+            help="Report a scan as unusual if its p-value among normal patients is at most this.",
             rich_help_panel=_THRESHOLD,
         ),
     ] = None,
     min_size_mm3: Annotated[
         float,
         typer.Option(
-            metavar="MM3", min=0, help="Leave out regions of less volume.", rich_help_panel=_MASK
+            metavar="MM3", min=0, help="Remove regions of less volume.", rich_help_panel=_MASK
         ),
     ] = 0.0,
     min_area_mm2: Annotated[
@@ -119,7 +119,7 @@ def score(
         typer.Option(
             metavar="MM2",
             min=0,
-            help="Leave out regions of less area, slice by slice.",
+            help="Remove regions of less area, slice by slice.",
             rich_help_panel=_MASK,
         ),
     ] = 0.0,
@@ -139,15 +139,15 @@ def score(
     body_only: Annotated[
         bool,
         typer.Option(
-            "--body-only", help="Leave out what lies outside the body.", rich_help_panel=_MASK
+            "--body-only", help="Exclude everything outside the body.", rich_help_panel=_MASK
         ),
     ] = False,
     montage: Annotated[
-        bool, typer.Option(help="A picture of the highest slices.", rich_help_panel=_FILES)
+        bool, typer.Option(help="An image of the highest slices.", rich_help_panel=_FILES)
     ] = True,
     png: Annotated[
         bool,
-        typer.Option(help="Pictures of the flagged slices, with outlines.", rich_help_panel=_FILES),
+        typer.Option(help="Images of the flagged slices, with outlines.", rich_help_panel=_FILES),
     ] = False,
     png_heat: Annotated[
         bool,
@@ -159,7 +159,7 @@ def score(
         bool,
         typer.Option(
             help="mask.dcm and findings.dcm (DICOM SEG: one segment, and one for each region) and "
-            "nll.dcm (parametric map of the scores), of DICOM scans. They carry the patient's "
+            "nll.dcm (parametric map of the scores), for DICOM scans. They contain the patient's "
             "identity from the scan, by which a PACS files them.",
             rich_help_panel=_FILES,
         ),
@@ -181,7 +181,7 @@ def score(
     bids: Annotated[
         bool,
         typer.Option(
-            help="Masks of scans in a BIDS data set under BIDS names, which hold the subjects' "
+            help="Masks of scans in a BIDS dataset under BIDS names, which contain the subjects' "
             "labels, in the folder bids of --out.",
             rich_help_panel=_FILES,
         ),
@@ -189,7 +189,7 @@ def score(
     report: Annotated[
         bool,
         typer.Option(
-            help="report.html of each scan, and one of all scans unless results go to a URL or "
+            help="report.html for each scan, and one for all scans unless results go to a URL or "
             "come from a cluster.",
             rich_help_panel=_FILES,
         ),
@@ -215,8 +215,8 @@ def score(
 ) -> dict[str, Any]:
     """Score scans and write a heatmap, a mask and findings for each.
 
-    Everything lies on the scan's own grid. A command that was stopped goes on where it was when
-    called again. One command at a time writes to a folder.
+    All results are on the scan's own grid. After an interruption, run the same command again to
+    resume. Only one command at a time can write to a folder.
     """
     from napari_spatial_ar.distributed.scoring import score_many
     from napari_spatial_ar.distributed.storage import is_url
@@ -267,7 +267,7 @@ def score(
             result = score_scans(scans, model, Path(out), bids=bids, **options)
     if result.get("skipped"):
         many = "scans were" if result["skipped"] > 1 else "scan was"
-        print_message(f"{result['skipped']} {many} finished before and skipped.")
+        print_message(f"{result['skipped']} {many} finished earlier and skipped.")
     print_message(f"Backbone: {result['backbone']}.")
     if result["calibration"]:
         print_message(result["calibration"])

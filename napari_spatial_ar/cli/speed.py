@@ -1,4 +1,4 @@
-"""Command about what computes fastest."""
+"""The command that finds the fastest engine."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def speed(
     weights: Weights = None,
     device: Device = "auto",
 ) -> dict[str, Any]:
-    """Find the fastest engine for a model on this machine and keep it.
+    """Find the fastest engine for a model on this machine and use it from now on.
 
-    Engines of less precision than float32 are tried too: if one is kept, the last digits of scores
-    change. Without this command, scoring chooses among those of float32 alone.
+    Engines of lower precision than float32 are tried too: if one is chosen, the last digits of
+    scores change. Without this command, scoring chooses among float32 engines only.
     """
     from napari_spatial_ar.normative.backbones.engines import ENGINES, available
     from napari_spatial_ar.normative.backbones.fastest_engine import (
@@ -61,7 +61,7 @@ def speed(
             continue
         note = "used from now on" if trial.engine == chosen else ""
         if not trial.agrees:
-            note = f"its maps are not those of float32 (below {AGREEMENT:g})"
+            note = f"its maps differ from those of float32 (below {AGREEMENT:g})"
         rows.add_row(
             trial.engine,
             f"{1000 * trial.seconds:.1f}",

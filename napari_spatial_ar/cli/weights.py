@@ -27,7 +27,7 @@ __all__ = ["weights_app"]
 
 _OWN = "A backbone of your own"
 
-weights_app = App(help="List, fetch and add backbone weights.", no_args_is_help=True)
+weights_app = App(help="List, download and add backbone weights.", no_args_is_help=True)
 
 
 @weights_app.command("list")
@@ -60,7 +60,7 @@ def weights_list(json: Json = None) -> dict[str, Any]:
 def _where(info: WeightsInfo) -> str:
     places = [f"blocks 1 to {info.embedded_blocks} with the package"] * bool(info.embedded_blocks)
     places += ["hub cache"] * info.in_hub_cache if info.path is None else [str(info.path)]
-    return "; ".join(places) or "not at hand"
+    return "; ".join(places) or "not installed"
 
 
 @weights_app.command("pull")
@@ -72,13 +72,13 @@ def weights_pull(
             metavar="BACKBONE", help="See 'weights list'.", autocompletion=complete_backbone
         ),
     ],
-    force: Annotated[bool, typer.Option(help="Fetch weights again that are here.")] = False,
+    force: Annotated[bool, typer.Option(help="Download weights even if installed.")] = False,
     json: Json = None,
 ) -> dict[str, Any]:
     """Download the weights of a backbone."""
     from napari_spatial_ar.normative.backbones.weights import pull
 
-    with progress(label := f"Fetching {name}") as bar:
+    with progress(label := f"Downloading {name}") as bar:
         source = pull(
             name,
             force=force,
@@ -92,7 +92,7 @@ Triple = Annotated[
     str | None,
     typer.Option(
         metavar="R,G,B",
-        help="Normalisation of grey values in 0..1 that it was trained with: three numbers, or one "
+        help="Normalisation of intensities in 0..1 that it was trained with: three numbers, or one "
         "for all channels.",
         show_default="read from its files",
         rich_help_panel=_OWN,
@@ -107,7 +107,7 @@ def weights_add(
         Path,
         typer.Argument(
             metavar="PATH",
-            help="File of weights, or folder of transformers, timm or open_clip; recognised by "
+            help="File of weights, or folder of transformers, timm or open_clip; detected by "
             "content. JSON files beside the weights are read too.",
         ),
     ],
@@ -116,7 +116,7 @@ def weights_add(
         typer.Option(
             metavar="NAME",
             help="Which backbone; any new name makes it a backbone of your own.",
-            show_default="from the name of the file",
+            show_default="from the file name",
             autocompletion=complete_backbone,
         ),
     ] = None,
@@ -148,7 +148,7 @@ def weights_add(
         typer.Option(
             metavar="PIXELS",
             min=1,
-            help="Side of a patch, to be checked against the weights.",
+            help="Side of a patch, checked against the weights.",
             show_default="read from the weights",
             rich_help_panel=_OWN,
         ),

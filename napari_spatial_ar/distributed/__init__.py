@@ -1,5 +1,5 @@
-"""Scoring and embedding on more than one process or machine, with results anywhere.
+"""Scoring and embedding in several processes or on several machines, with results anywhere.
 
-The work on one scan is one function; `napari_spatial_ar.distributed.cluster` only says where it
+The work on one scan is one function; `napari_spatial_ar.distributed.cluster` only decides where it
 runs.
 """

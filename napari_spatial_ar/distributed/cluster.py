@@ -1,7 +1,7 @@
-"""Where work runs: here, on processes of this machine, or on a cluster of dask.distributed.
+"""Where work runs: here, in several processes of this machine, or on a dask.distributed cluster.
 
 Functions and their arguments travel between the processes of a cluster as pickles, and whoever
-reaches its scheduler can run code on it: it must be one's own, on one's own network.
+reaches its scheduler can run code on it: it must be your own, in your own network.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from napari_spatial_ar.errors import InputError, MemoryShortage, SpatialARError,
 
 __all__ = ["Cluster", "Keyed", "Run", "Tls", "connect", "here", "own_device"]
 
-_RETRIES = 2  # of a task that failed for something that may pass, such as a network disk
-_PER_THREAD = 3  # tasks handed out to each thread of the cluster at a time
-_SECONDS = 30.0  # that a scheduler or a first worker may take to answer
+_RETRIES = 2  # for a task that failed for a temporary reason, such as a network disk
+_PER_THREAD = 3  # tasks submitted per thread of the cluster at a time
+_SECONDS = 30.0  # limit for an answer of a scheduler or a first worker
 
 
 class Keyed(Protocol):
@@ -30,7 +30,7 @@ class Keyed(Protocol):
 
     @property
     def key(self) -> str:
-        """Name of it that says nothing of the patient."""
+        """Its name, without anything that identifies the patient."""
 
 
 Task = TypeVar("Task", bound=Keyed)
@@ -43,13 +43,13 @@ class Run(Protocol):
     def __call__(
         self, function: Callable[..., Result], tasks: Iterator[Task], shared: Any
     ) -> Iterator[tuple[Task, Result | SpatialARError]]:
-        """Yield each task with what ``function(task, shared)`` gave, or raised on purpose."""
+        """Yield each task with the result of ``function(task, shared)``, or its error."""
 
 
 def here(
     function: Callable[..., Result], tasks: Iterator[Task], shared: Any
 ) -> Iterator[tuple[Task, Result | SpatialARError]]:
-    """Do the tasks one after the other in this process (see `Run`)."""
+    """Run the tasks one after the other in this process (see `Run`)."""
     for task in tasks:
         try:
             outcome: Result | SpatialARError = function(task, shared)
@@ -62,7 +62,7 @@ def here(
 
 @dataclass(frozen=True)
 class Tls:
-    """Files that encrypt what goes over the network: of the authority, and of this client."""
+    """TLS files: the certificate of the authority, and certificate and key of this client."""
 
     ca: Path
     cert: Path
@@ -70,14 +70,14 @@ class Tls:
 
 
 class Cluster:
-    """A cluster that is connected to.
+    """A connected cluster.
 
     Parameters
     ----------
     client : distributed.Client
         The connection.
     resource : str
-        What a worker has to offer for a task, such as ``"GPU"``; "" for nothing.
+        Resource that a worker must offer for a task, such as ``"GPU"``; "" for none.
     """
 
     def __init__(self, client: Any, resource: str = "") -> None:
@@ -86,23 +86,23 @@ class Cluster:
 
     @property
     def threads(self) -> int:
-        """How many tasks its workers do at a time."""
+        """Number of tasks that its workers run at a time."""
         return sum(self.client.nthreads().values())
 
     def run(
         self, function: Callable[..., Result], tasks: Iterator[Task], shared: Any
     ) -> Iterator[tuple[Task, Result | SpatialARError]]:
-        """Do the tasks on the workers (see `Run`).
+        """Run the tasks on the workers (see `Run`).
 
-        Few are handed out at a time, so that many thousand cost no memory and a stop leaves
-        little undone. A task of a worker that is lost goes to another one; a task that loses
-        several workers gives an error. A task of an earlier run that is still under way may be
-        done twice at the same time, to the same end.
+        Only a few are submitted at a time, so that thousands need no memory and a stop leaves
+        little undone. If a worker is lost, its task goes to another one; a task that loses several
+        workers results in an error. A task of an earlier run that is still running may run twice
+        at the same time, with the same result.
         """
         from distributed import as_completed
 
         under_way = as_completed(loop=self.client.loop)
-        # Of this run: a key that an earlier one has cancelled may still be on its way out.
+        # Unique to this run: a key that an earlier run cancelled may still be in use.
         run = uuid.uuid4().hex[:8]
         task_of: dict[Any, Task] = {}
         options = {"resources": {self.resource: 1}} if self.resource else {}
@@ -130,12 +130,12 @@ class Cluster:
                 future = next(under_way)
                 task = task_of.pop(future)
                 outcome = _outcome(future)
-                del future  # or the cluster would keep, and after a loss do again, what is done
+                del future  # or the cluster would hold it, and compute it again after a loss
                 yield task, outcome
                 submit_tasks()
         finally:
             if task_of:
-                with suppress(Exception):  # the scheduler may be what is gone
+                with suppress(Exception):  # the scheduler itself may be lost
                     self.client.cancel(list(task_of))
 
 
@@ -145,23 +145,23 @@ class _Failed:
 
 
 def _quietly(function: Callable[..., Result], task: Any, shared: Any) -> Result | _Failed:
-    """Call a function on a worker so that its log, which has the text of errors, names no file.
+    """Call a function on a worker, without file names in its log, which contains error messages.
 
-    What may pass, such as a network disk that is away, is raised, so that it is tried again.
+    Temporary failures, such as an unreachable network disk, are raised, so that they are retried.
     """
     try:
         return function(task, shared)
     except (MemoryShortage, StorageError):
-        raise  # they are of the worker and of the place for results
+        raise  # about the worker or the storage for results
     except SpatialARError as error:
         return _Failed(error)
     except Exception as error:  # noqa: BLE001 (it goes on under another name)
-        # Only where it happened goes on, not what it says.
+        # Only the location of the error is passed on, not its message.
         raise _Unexpected(type(error).__name__).with_traceback(error.__traceback__) from None
 
 
 class _Unexpected(Exception):
-    """An error that nobody foresaw: its name."""
+    """The name of an unexpected error."""
 
 
 def _outcome(future: Any) -> Any:
@@ -176,13 +176,13 @@ def _outcome(future: Any) -> Any:
         name = type(error).__name__
         if name == "KilledWorker":
             return InputError(
-                "A scan was given up: the workers that were given it were lost, one after another",
-                fix="Look at their memory, and at their logs",
+                "A scan was given up: the workers that received it were lost, one after another",
+                fix="Check their memory and their logs",
             )
         raise InputError(
             f"the cluster cannot do it, or the connection was lost ({name})",
-            fix="See that this package is installed on every worker; what was finished is kept: "
-            "run the same command to go on",
+            fix="Check that this package is installed on every worker. Finished work is kept: run "
+            "the same command again to resume",
         ) from error
 
 
@@ -195,27 +195,27 @@ def connect(
     tls: Tls | None = None,
     seconds: float = _SECONDS,
 ) -> Iterator[Cluster]:
-    """Connect to a cluster, or make one of processes of this machine for as long as it is used.
+    """Connect to a cluster, or start one from processes of this machine within a context.
 
     Parameters
     ----------
     address : str
         Of a scheduler, such as ``tcp://10.0.0.5:8786`` or ``tls://...``; "" for ``processes``.
     processes : int
-        How many to start here, each with its share of the cores and a GPU of its own, as far
-        as there are as many.
+        Number of processes to start here, each with its share of the cores and, if there are
+        enough, its own GPU.
     resource : str
         See `Cluster`.
     tls : Tls, optional
-        For a scheduler that asks for it.
+        For a scheduler that requires it.
     seconds : float
         How long to wait for the scheduler and for its first worker.
 
     Raises
     ------
     InputError
-        If dask.distributed is not installed, no scheduler answers, or it has no worker that
-        would take a task.
+        If dask.distributed is not installed, no scheduler answers, or it has no worker that would
+        accept a task.
     """
     if find_spec("distributed") is None:
         raise InputError(
@@ -256,7 +256,7 @@ def connect(
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"no scheduler answers at {address}",
-            fix="Start one with 'dask scheduler', and see that address and encryption are its own",
+            fix="Start one with 'dask scheduler', and check the address and the encryption",
         ) from error
     with client:
         _see_workers(client, address, resource, seconds)
@@ -264,7 +264,7 @@ def connect(
 
 
 def _see_workers(client: Any, address: str, resource: str, seconds: float) -> None:
-    """Refuse a cluster that would never do a task."""
+    """Refuse a cluster that would never run a task."""
     try:
         client.wait_for_workers(1, timeout=seconds)
     except TimeoutError as error:
@@ -280,9 +280,9 @@ def _see_workers(client: Any, address: str, resource: str, seconds: float) -> No
 
 
 def own_device(device: str) -> str:
-    """Device for this process: of several GPUs, one for each worker that `connect` started.
+    """Device for this process: with several GPUs, one for each worker started by `connect`.
 
-    A worker of any other cluster is to see its own GPU alone (CUDA_VISIBLE_DEVICES).
+    Workers of other clusters should see only their own GPU (CUDA_VISIBLE_DEVICES).
     """
     if device not in ("auto", "cuda"):
         return device
@@ -291,7 +291,7 @@ def own_device(device: str) -> str:
 
         number = int(get_worker().name)
     except (ImportError, ValueError, TypeError):
-        return device  # no worker, or one that is named by somebody else
+        return device  # not a worker, or one named by someone else
     import torch
 
     count = torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""Embedding the slices of a fit on a cluster; the grids come back and are kept here."""
+"""Embed the slices of a fit on a cluster; the grids are returned and stored here."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from napari_spatial_ar.normative.preprocessing import Preprocessing
 
 __all__ = ["EmbedJob", "EmbedTask", "embed_some", "extract_on"]
 
-# Slices of a task, all of one volume or all pictures: some seconds on a CPU, and some 40 MB of
-# grids of 28 x 28 x 384 float16.
+# Slices per task, all of one volume or all separate images: some seconds on a CPU, and some 40 MB
+# of grids of 28 x 28 x 384 float16.
 _TOGETHER = 64
 
 
 @dataclass(frozen=True)
 class EmbedJob:
-    """What all slices are embedded with; the backbone's weights are on every machine."""
+    """Settings for embedding all slices; the backbone's weights are on every machine."""
 
     backbone: str
     sha256: str
@@ -43,7 +43,7 @@ class EmbedJob:
 
 @dataclass(frozen=True)
 class EmbedTask:
-    """Some slices. Its text names none, since schedulers log it."""
+    """Some slices. Its text names none of them, since schedulers log it."""
 
     key: str
     refs: tuple[SliceRef, ...] = field(repr=False)
@@ -68,7 +68,7 @@ def embed_some(task: EmbedTask, job: EmbedJob) -> list[npt.NDArray[np.float16]]:
     InputError
         If a slice cannot be read or is smaller than a patch.
     WeightsError
-        If the backbone's weights are missing here or are others.
+        If the backbone's weights are missing here or different.
     """
     store = FeatureStore(_backbone_of(job, own_device(job.device)), job.preprocessing)
     grids = dict(store.embed(task.refs))
@@ -83,28 +83,28 @@ def extract_on(
     weights: str | Path | None = None,
     device: str = "auto",
 ) -> Iterator[int]:
-    """Embed the slices whose grids are missing, as `FeatureStore.extract` does.
+    """Embed the slices whose grids are missing, like `FeatureStore.extract`.
 
     Parameters
     ----------
     run : Run
-        Where: `Cluster.run`.
+        Where to run: `Cluster.run`.
     store : FeatureStore
-        Where the grids are kept.
+        Where to store the grids.
     refs : sequence of SliceRef
-        The slices; every machine finds their files at the same places.
+        The slices; their files have the same paths on every machine.
     weights, device : Path, str
         See `load_backbone`; on every machine.
 
     Yields
     ------
     int
-        Number of slices whose grids are there.
+        Number of slices with stored grids.
 
     Raises
     ------
     SpatialARError
-        If a slice cannot be embedded. The others' grids that came before are kept.
+        If a slice cannot be embedded. Grids of other slices received before are stored.
     """
     missing = store.missing(refs)
     store.check_room(len(missing))

@@ -1,7 +1,7 @@
-"""Which scans are finished: one small JSON file each, so that many may write at once.
+"""The ledger of finished scans: one small JSON file each, so that many may write concurrently.
 
-An entry is written after the scan's results, by whoever wrote them. A run that is stopped at any
-moment, in any of its processes, therefore goes on by asking the ledger.
+An entry is written after the scan's results, by the process that wrote them. A run that is stopped
+at any moment, in any of its processes, therefore resumes with the help of the ledger.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ _FOLDER = "ledger"
 
 @dataclass(frozen=True)
 class Entry:
-    """A scan whose results are written.
+    """A scan whose results have been written.
 
     Parameters
     ----------
     key : str
-        Of the scan, see `ScanTask`.
+        Key of the scan, see `ScanTask`.
     job : str
-        Of model and settings, see `ScoreJob.digest`.
+        Hash of model and settings, see `ScoreJob.digest`.
     folder : str
-        The scan's own, in the place of the ledger.
+        The scan's own folder, in the storage of the ledger.
     files : mapping of str to (int, str)
-        Bytes and sha256 of each file in it.
+        Size in bytes and sha256 of each file in it.
     record : mapping
-        What `score_scan` says of it; names no file of the scan and no patient.
+        The record returned by `score_scan`; names no file of the scan and no patient.
     finished : str
         When, ISO 8601 in UTC.
     seconds : float
-        From reading to writing.
+        Time from reading to writing.
     process : int
+        Number of the process on its machine.
         Which process of its machine scored it.
     """
 
@@ -55,19 +56,19 @@ class Entry:
 
 
 class Ledger:
-    """The finished scans of a place.
+    """The finished scans in a storage.
 
     Parameters
     ----------
     place : Place
-        Where results and ledger are.
+        Storage of results and ledger.
     """
 
     def __init__(self, place: Place) -> None:
         self.place = place
 
     def entry(self, key: str) -> Entry | None:
-        """Entry of a scan; None where there is none, or one cut short."""
+        """Entry of a scan; None if there is none, or it is truncated."""
         data = self.place.read(f"{_FOLDER}/{key}.json")
         try:
             return parse_json(data or b"", Entry)
@@ -75,12 +76,12 @@ class Ledger:
             return None
 
     def is_whole(self, entry: Entry) -> bool:
-        """Whether every file of a finished scan is there with its size."""
+        """Whether every file of a finished scan exists with its size."""
         sizes = self.place.sizes(entry.folder)
         return all(sizes.get(name) == size for name, (size, _) in entry.files.items())
 
     def add(self, entry: Entry) -> None:
-        """Write an entry; its results are to be written before.
+        """Write an entry, after its results.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Scoring of many scans, each once: what one scan needs, what is done with it, what is skipped."""
+"""Score many scans, each once: what a scan needs, what is done with it, what is skipped."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class ScanTask:
     Parameters
     ----------
     key : str
-        Hash of where the scan's files are, their sizes and times, and its place among them: the
-        same until a file changes.
+        Hash of the locations, sizes and times of the scan's files, and of its index among them:
+        unchanged until a file changes.
     folder : str
         For its results; from the series' label and the key, so that it does not depend on what
         else is scored.
     source, number : Source, int
-        The files that are read together, and which of the scans in them.
+        The files that are read together, and the index of the scan in them.
     """
 
     key: str
@@ -65,19 +65,19 @@ class ScanTask:
 
     @classmethod
     def of(cls, scan: Scan, source: Source, number: int) -> ScanTask:
-        """Make the task of a scan.
+        """Create the task of a scan.
 
         Raises
         ------
         InputError
-            If a file is not there any more.
+            If a file no longer exists.
         """
         digest = hashlib.sha256(str(number).encode())
         for path in source.files:
             try:
                 status = path.stat()
             except OSError as error:
-                raise InputError("cannot be read any more", path=path) from error
+                raise InputError("can no longer be read", path=path) from error
             where = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
             digest.update(hashlib.sha256(where.encode(errors="surrogateescape")).digest())
         key = digest.hexdigest()[:32]
@@ -93,17 +93,17 @@ class ScoreJob:
     Parameters
     ----------
     model, model_sha256 : str
-        File of the model, at the same place on every machine, and what it must hold.
+        File of the model, with the same path on every machine, and its hash.
     out : str
         See `Place.of`.
     flagging : Flagging
-        Threshold and what becomes of the voxels above it.
+        Threshold, and how the voxels above it become the mask.
     plane, montage, keep_uids, dicom, png, png_heat, seg_nrrd, itksnap
         See `napari_spatial_ar.review.batch.score_scans`.
     report : bool
-        Also write ``report.html`` of each scan.
+        Also write ``report.html`` for each scan.
     pdf : {"A4", "Letter"}, optional
-        Also write ``report.pdf`` of each scan, on this paper.
+        Also write ``report.pdf`` for each scan, on this paper.
     weights, device : str or None, str
         See `load_model`; on every machine.
     """
@@ -127,13 +127,13 @@ class ScoreJob:
 
     @property
     def digest(self) -> str:
-        """Hash of all that the results depend on but the scan."""
+        """Hash of everything that the results depend on, except the scan."""
         values = asdict(self)
         for name in ("model", "out", "weights", "device"):
             del values[name]
         for name in ("report", "pdf", "seg_nrrd", "itksnap"):
             if not values[name]:
-                del values[name]  # what was finished before there were such files still counts
+                del values[name]  # results finished before there were such files still count
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -142,19 +142,19 @@ def _model_of(path: str, sha256: str, weights: str | None, device: str) -> Norma
     model = load_model(path, weights=weights, device=device)
     if model.sha256 != sha256:
         raise ModelFileError(
-            "another model is at this place on a worker than where the run was started",
+            "a worker has another model under this path than the machine that started the run",
             path=path,
             fix="Put the same model there on every machine",
         )
-    # Workers beside each other would disturb what they measure.
+    # Workers on the same machine would disturb each other's measurement.
     settle(model, measure=False)
     return model
 
 
 def score_one(task: ScanTask, job: ScoreJob) -> Entry:
-    """Score a scan, write its results and then its entry in the ledger; or give that entry.
+    """Score a scan, write its results and then its entry in the ledger; returns the entry.
 
-    It may be called again at any time, in any process: what is finished is not done again.
+    It may be called again at any time, in any process: finished work is not repeated.
 
     Raises
     ------
@@ -230,10 +230,10 @@ def score_many(
     progress: Progress | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Score scans that are not finished yet, on a cluster or here, with results at any place.
+    """Score unfinished scans, on a cluster or here, with results in any storage.
 
-    Called again with the same arguments after it was stopped, or after some of the scans were
-    changed, it does what is left.
+    Called again with the same arguments after an interruption, or after some of the scans changed,
+    it does the rest.
 
     Parameters
     ----------
@@ -242,11 +242,11 @@ def score_many(
     out : str
         See `Place.of`.
     run : Run
-        Where it is done: `here`, or `Cluster.run`.
+        Where to run: `here`, or `Cluster.run`.
     overwrite : bool
-        Whether results of another model or other settings are replaced.
+        Whether to replace results of another model or other settings.
     progress : callable, optional
-        Called with ("N scans", scans done, inputs in all as far as they are looked through).
+        Called with ("N scans", scans done, inputs in all as far as they have been read).
     **options
         ``plane``, ``montage``, ``keep_uids``, ``dicom``, ``png``, ``png_heat``, ``report``,
         ``pdf``, ``seg_nrrd``, ``itksnap``.
@@ -254,22 +254,22 @@ def score_many(
     Returns
     -------
     dict
-        As of `score_scans`, in the order of the inputs, with ``skipped``: how many scans were
-        finished before. Folders and files are named within ``out``.
+        As for `score_scans`, in the order of the inputs, with ``skipped``: the number of scans
+        finished earlier. Folders and files are relative to ``out``.
 
     Raises
     ------
     SpatialARError
-        If the model or the place cannot be used, another process writes to the same folder
-        (`InUseError`; of a place at a URL that is not known), or no input could be scored.
+        If the model or the storage cannot be used, another process writes to the same folder
+        (`InUseError`; for a URL this is unknown), or no input could be scored.
     """
     if options.get("pdf"):
         need_pdf()
     place = Place.of(out)
     if run is not here and not place.is_shared:
         raise InputError(
-            f"{place.url} is kept by each process for itself, so a cluster's results would be lost",
-            fix="Choose a place that all of its machines reach",
+            f"{place.url} is private to each process, so results of a cluster would be lost",
+            fix="Choose a location that all of its machines can reach",
         )
     with ExitStack() as held:
         if place.local is not None:
@@ -300,7 +300,7 @@ def score_many(
             if isinstance(outcome, Entry):
                 done[task.key] = outcome
             elif isinstance(outcome, ModelFileError | WeightsError | StorageError):
-                raise outcome  # every other scan would end so
+                raise outcome  # every other scan would fail in the same way
             else:
                 plan.errors.append(outcome)
             if progress is not None:
@@ -331,7 +331,7 @@ def score_many(
 
 
 class _Plan:
-    """Tasks of the scans that are not finished, found while others are under way."""
+    """Tasks of the unfinished scans, found while others are being scored."""
 
     def __init__(
         self,
@@ -344,7 +344,7 @@ class _Plan:
         self.errors: list[SpatialARError] = []
         self.left_out: list[str] = []
         self.skipped: dict[str, Entry] = {}
-        #: Key of a scan: the input that it was found in, in the order found.
+        #: Key of a scan: its input, in the order found.
         self.inputs_of: dict[str, Path] = {}
         self._inputs = inputs
         self._ledger = ledger
@@ -355,7 +355,7 @@ class _Plan:
 
     @property
     def total(self) -> int:
-        """Scans found so far, an input not yet looked through counting as one."""
+        """Number of scans found so far; an input not read yet counts as one."""
         return len(self.inputs_of) + len(self.errors) + self._ahead
 
     def __iter__(self) -> Iterator[ScanTask]:
@@ -376,7 +376,7 @@ class _Plan:
                     where = self._ledger.place.url
                     raise InputError(
                         f"results of another model or other settings are in {where}",
-                        fix="Choose another place, or ask for them to be overwritten",
+                        fix="Choose another location, or overwrite them",
                     )
 
     def _tasks(self, source: Path) -> list[ScanTask]:

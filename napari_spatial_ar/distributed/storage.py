@@ -1,4 +1,4 @@
-"""Where results go: a folder of this machine, or any place that fsspec reaches."""
+"""Storage for results: a folder of this machine, or any location that fsspec reaches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Place", "digests", "is_url"]
 
 
 def is_url(out: str) -> bool:
-    """Whether a place is named by a URL, such as ``s3://bucket/folder``, and not by a path."""
+    """Whether a location is a URL, such as ``s3://bucket/folder``, and not a path."""
     return "://" in out
 
 
@@ -28,12 +28,12 @@ class Place:
     Parameters
     ----------
     url : str
-        As a user gives it, but with a path made absolute, so that it means the same wherever
-        it is opened.
+        As given by the user, but with an absolute path, so that it means the same wherever it is
+        opened.
     files : fsspec.AbstractFileSystem
-        What reads and writes there.
+        Reads and writes there.
     root : str
-        The folder, as ``files`` names it.
+        The folder, by its name in ``files``.
     """
 
     url: str
@@ -42,18 +42,18 @@ class Place:
 
     @classmethod
     def of(cls, out: str) -> Place:
-        """Open a place.
+        """Open a location.
 
         Parameters
         ----------
         out : str
-            A path, or a URL of a protocol that fsspec knows. Who may write there is for the
-            environment to say, never for the URL.
+            A path, or a URL of a protocol that fsspec supports. Credentials come from the
+            environment, never from the URL.
 
         Raises
         ------
         InputError
-            If the protocol is not known, or a package that it needs is missing.
+            If the protocol is unknown, or a package that it needs is missing.
         """
         try:
             from fsspec.core import url_to_fs
@@ -72,28 +72,28 @@ class Place:
             ) from error
         except ValueError as error:
             raise InputError(
-                f"nothing is known of places that begin with {protocol}://",
+                f"locations that begin with {protocol}:// are not supported",
                 fix="Give a folder, or a URL such as s3://bucket/folder",
             ) from error
         return cls(url, files, root.rstrip("/"))
 
     @property
     def local(self) -> Path | None:
-        """The folder, where it is one of this machine or mounted on it."""
+        """The folder, if it is on this machine or mounted on it."""
         return Path(self.root) if "file" in _protocols(self.files) else None
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes see what is written; ``memory://`` is each process's own."""
+        """Whether other processes see what is written; ``memory://`` is private to a process."""
         return "memory" not in _protocols(self.files)
 
     def read(self, name: str) -> bytes | None:
-        """Content of a file; None where there is none.
+        """Content of a file; None if there is none.
 
         Raises
         ------
         StorageError
-            If the place cannot be reached.
+            If the storage cannot be reached.
         """
         with self._reached():
             try:
@@ -103,7 +103,7 @@ class Place:
             return data
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file; in a folder of this machine whole or not at all.
+        """Write a small file; in a folder of this machine completely or not at all.
 
         Raises
         ------
@@ -118,15 +118,15 @@ class Place:
             self.files.pipe_file(f"{self.root}/{name}", data)
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of each file under a folder, by its name within it; {} where there is no folder.
+        """Size in bytes of each file under a folder, by relative name; {} without the folder.
 
         Raises
         ------
         StorageError
-            If the place cannot be reached.
+            If the storage cannot be reached.
         """
         with self._reached():
-            # What was listed before may have been deleted since.
+            # A file listed before may have been deleted since.
             self.files.invalidate_cache()
             found = self.files.find(f"{self.root}/{folder}", detail=True)
             return {
@@ -135,7 +135,7 @@ class Place:
 
     @contextmanager
     def folder(self, name: str) -> Iterator[Path]:
-        """Give a folder of this machine to write to, which is in the place when the block ends.
+        """Provide a local folder to write to, whose content is stored when the block ends.
 
         Raises
         ------
@@ -146,7 +146,7 @@ class Place:
             yield self.local / name
             return
         with work_folder(tempfile.gettempdir()) as temporary:
-            # Not the temporary folder itself: the writer of results wants to make its own.
+            # Not the temporary folder itself: the writer of results creates its own.
             made = temporary / "scan"
             yield made
             with self._reached():
@@ -165,11 +165,11 @@ class Place:
         except StorageError:
             raise
         except Exception as error:
-            # Each of the many file systems fails in words of its own.
+            # Each of the many file systems has its own error messages.
             reason = f"{type(error).__name__}: {error}".rstrip(".")
             raise StorageError(
                 f"could not be read or written ({reason})",
-                fix=f"See that {self.url} is there and that you may write to it",
+                fix=f"Check that {self.url} exists and that you may write to it",
             ) from error
 
 
@@ -178,7 +178,7 @@ def _protocols(files: Any) -> tuple[str, ...]:
 
 
 def digests(folder: Path) -> dict[str, tuple[int, str]]:
-    """Bytes and sha256 of each file under a folder, by its name within it."""
+    """Size in bytes and sha256 of each file under a folder, by relative name."""
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         with open(path, "rb") as file:

@@ -1,1 +1,1 @@
-"""Data sets in the BMAD layout, metrics and comparisons."""
+"""Datasets in the BMAD layout, metrics and comparisons."""

@@ -1,8 +1,8 @@
-"""All that calls the anomalib library; importing this imports it, and Lightning.
+"""All calls to the anomalib library; importing this module imports it, and Lightning.
 
-Slices come resized and as grey values in 0..1. What a method does to them before its network
-(most normalise them) is applied here rather than left to anomalib's callback, because not all
-that looks at a training slice passes that callback: the first centroid of CFA does not.
+Slices arrive resized, as intensities in 0..1. What a method does to them before its network (most
+normalise them) is applied here rather than left to anomalib's callback, because not everything that
+reads a training slice passes that callback: the first centroid of CFA does not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 __all__ = ["VERSION", "build", "options", "train"]
 
 VERSION: str = anomalib.__version__
-# What anomalib does around a network, and is done here by the comparison.
+# Parts of anomalib around a network that the comparison does itself.
 _AROUND = ("pre_processor", "post_processor", "evaluator", "visualizer")
 
 
@@ -36,7 +36,7 @@ def options(kind: str) -> dict[str, Any]:
 
 
 def build(kind: str, settings: dict[str, Any], size: int, seed: int) -> tuple[Any, Any]:
-    """Make a model that has not learned yet.
+    """Build an untrained model.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def train(
     device: torch.device,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Let a model learn from normal slices.
+    """Train a model on normal slices.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def train(
     slices : dataset of (3, size, size)
         In 0..1.
     epochs, batch_size, seed, device
-        Of the training.
+        Settings of the training.
     progress : callable
         Called with (batches done, batches in all).
     """
@@ -127,7 +127,7 @@ class _Progress(Callback):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep advice for developers, and of downloads that are tried again, from the user."""
+    """Suppress advice for developers, and reports of repeated downloads."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

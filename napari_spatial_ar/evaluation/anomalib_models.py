@@ -1,4 +1,4 @@
-"""Methods of the anomalib library: which there are, fitting them, and scoring slices with them."""
+"""Methods of the anomalib library: listing them, fitting them, and scoring slices with them."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class Kind:
     Parameters
     ----------
     name : str
-        Of the class.
+        Name of the class.
     frozen : str
-        Attribute of the network that holds the frozen backbone; "" where there is none.
+        Attribute of the network that contains the frozen backbone; "" if there is none.
     epochs : int
-        What its authors or anomalib's examples train; 1 for what looks at a slice once.
+        Epochs used by its authors or anomalib's examples; 1 for methods that see a slice once.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Kind:
 
     @property
     def numbers(self) -> dict[str, int]:
-        """What holds of its training and its slices, unless said otherwise."""
+        """Default settings of its training and its slices."""
         return {"epochs": self.epochs, "batch_size": 32, "size": 256}
 
 
@@ -89,7 +89,7 @@ METHODS = {
 }
 
 
-# What a failing library raises; the sentence for it says what it said.
+# Errors of a failing library; the message quotes them.
 ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -99,7 +99,7 @@ _LINK = "napari_spatial_ar.evaluation.anomalib_link"
 _NOISE = "none"
 
 
-_PICTURES = (".jpg", ".jpeg", ".png")  # anomalib goes by the ending
+_PICTURES = (".jpg", ".jpeg", ".png")  # anomalib selects by extension
 
 
 # Networks halve a slice up to five times.
@@ -108,7 +108,7 @@ _STEP = 32
 
 @dataclass(frozen=True)
 class AnomalibMethod:
-    """A method with its settings, all of which anomalib knows.
+    """A method with settings, all of which anomalib accepts.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class AnomalibMethod:
     given : dict
         Settings of anomalib's class that differ from its defaults.
     epochs, batch_size : int
-        Of its training.
+        Settings of its training.
     size : int
         Rows and columns that slices are resized to.
     """
@@ -135,23 +135,23 @@ class AnomalibMethod:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """Settings of the class, those given and the defaults."""
+        """Settings of the class: those given, and defaults."""
         return {**link().options(self.kind.name), **self.given}
 
     @property
     def pretrained(self) -> bool:
-        """Whether its backbone has learned from photographs, as published."""
+        """Whether its backbone was trained on photographs, as published."""
         return bool(self.options.get("pre_trained", True))
 
     @property
     def backbone(self) -> str:
-        """Name of the backbone, as it stands in reports."""
+        """Name of the backbone, for reports."""
         name = self.options.get("backbone", "no backbone")
         return str(name) if self.pretrained else f"{name} with random weights"
 
     @property
     def label(self) -> str:
-        """The method as it stands in reports; what makes it another method is not to be missed."""
+        """Name of the method for reports, which shows deviations from the published one."""
         shown = {k: v for k, v in self.given.items() if k not in ("pre_trained", "dtd_dir")}
         numbers = {key: getattr(self, key) for key in self.kind.numbers}
         shown |= {k: value for k, value in numbers.items() if value != self.kind.numbers[k]}
@@ -175,7 +175,7 @@ class AnomalibMethod:
         return tuple(notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """All that makes it this method."""
+        """Everything that distinguishes this method."""
         return asdict(self)
 
     @property
@@ -183,19 +183,19 @@ class AnomalibMethod:
         return self.given.get("dtd_dir") == _NOISE
 
     def build(self, seed: int = 0, *, weights: bool = True) -> tuple[Any, Any]:
-        """Make the model, not trained yet: see `anomalib_link.build`.
+        """Build the untrained model: see `anomalib_link.build`.
 
         Parameters
         ----------
         seed : int
-            Of everything drawn at random.
+            Seed of everything drawn at random.
         weights : bool
-            False where weights of the backbone are to be loaded afterwards anyway.
+            False if weights of the backbone will be loaded afterwards anyway.
 
         Raises
         ------
         WeightsError
-            If its pretrained weights are not at hand.
+            If its pretrained weights are missing.
         InputError
             If a setting is out of range.
         """
@@ -213,7 +213,7 @@ class AnomalibMethod:
                     fix += f", or try the command out with {self.name}:pre_trained=false"
                 raise WeightsError(
                     f"the pretrained weights of anomalib's {self.name} ({self.backbone}) are "
-                    "neither at hand nor could they be fetched",
+                    "neither installed nor could they be downloaded",
                     fix=fix,
                 ) from error
             except ERRORS as error:
@@ -221,7 +221,7 @@ class AnomalibMethod:
 
 
 def anomalib_method(text: str) -> AnomalibMethod:
-    """Read a method, with settings after a colon where wanted, and see that it can run here.
+    """Parse a method, optionally with settings after a colon, and check that it can run here.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def anomalib_method(text: str) -> AnomalibMethod:
     InputError
         If there is no such method or setting, or anomalib does not import.
     WeightsError
-        If its pretrained weights are not at hand and cannot be fetched.
+        If its pretrained weights are missing and cannot be downloaded.
     """
     name, _, given = text.partition(":")
     if name not in METHODS:
@@ -245,7 +245,7 @@ def anomalib_method(text: str) -> AnomalibMethod:
     numbers = kind.numbers
     known = {*numbers, *link().options(kind.name)}
     if kind.epochs == 1:
-        known.remove("epochs")  # it looks at a slice once, whatever is asked for
+        known.remove("epochs")  # the method sees each slice once, whatever is requested
     settings = read_settings(given, sorted(known))
     numbers |= {key: settings.pop(key) for key in numbers if key in settings}
     for key, value in numbers.items():
@@ -260,20 +260,20 @@ def anomalib_method(text: str) -> AnomalibMethod:
 
 
 def _check_textures(folder: Any) -> None:
-    """See that there is a folder; anomalib would fill one by itself, or be content with none."""
+    """Check that there is a folder; anomalib would fill one by itself, or do without."""
     if folder == _NOISE:
         return
     pictures = Path(folder).rglob("*") if isinstance(folder, str) else iter(())
     if not any(path.suffix.lower() in _PICTURES for path in pictures):
         raise InputError(
             "anomalib's draem paints textures into normal slices, and there is no folder of them",
-            fix="Write draem:dtd_dir=FOLDER with the pictures of the Describable Textures Dataset, "
+            fix="Write draem:dtd_dir=FOLDER with the images of the Describable Textures Dataset, "
             "or try the command out with draem:dtd_dir=none (noise instead)",
         )
 
 
 def link() -> Any:
-    """Import what calls anomalib.
+    """Import the module that calls anomalib.
 
     Raises
     ------
@@ -281,7 +281,7 @@ def link() -> Any:
         If anomalib is not installed or does not import.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # of what anomalib imports
+        with warnings.catch_warnings(action="ignore"):  # from anomalib's own imports
             return importlib.import_module(_LINK)
     except (ImportError, OSError, *ERRORS) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "anomalib":
@@ -291,17 +291,17 @@ def link() -> Any:
             ) from error
         raise InputError(
             f"anomalib does not import here: {_said(error)}",
-            fix="Install builds of torch and torchvision that belong together",
+            fix="Install matching builds of torch and torchvision",
         ) from error
 
 
 def failed(name: str, error: Exception) -> InputError:
-    """Turn what anomalib raised into a sentence."""
+    """Turn an error of anomalib into a sentence."""
     return InputError(f"anomalib's {name} failed: {_said(error)}")
 
 
 def _said(error: Exception) -> str:
-    """Give the first line of an error, or its kind."""
+    """Return the first line of an error, or its type."""
     return next(iter(str(error).splitlines()), "").rstrip(".! ") or type(error).__name__
 
 
@@ -311,19 +311,19 @@ Prepare = Callable[[Tensor], Tensor]
 _FILE = "anomalib.safetensors"
 
 
-# Patches in a side of what our own methods see (448 / 16).
+# Patches per side of the input of our own methods (448 / 16).
 _PATCHES = 28
 
 
 @dataclass(frozen=True)
 class MapScoring(Scoring):
-    """Scoring for maps of pixels: smoothing still counts patches, 28 of which make a side.
+    """Scoring for maps of pixels: smoothing still counts patches, 28 per side.
 
-    1 leaves the map as the method gives it.
+    With 1 the map is not smoothed.
     """
 
     def smooth(self, scores: Tensor) -> Tensor:
-        """Mean-filter maps (B, H, W) over as much of them as so many patches cover."""
+        """Mean-filter maps (B, H, W) over the area of this many patches."""
         for axis in (1, 2) if self.smoothing > 1 else ():
             half = round(scores.shape[axis] * self.smoothing / _PATCHES) // 2
             kernel = (2 * half + 1, 1) if axis == 1 else (1, 2 * half + 1)
@@ -353,15 +353,15 @@ class AnomalibModel:
     Parameters
     ----------
     name, header
-        As of `NormativeModel`; the header only names the backbone, which the network holds.
+        As for `NormativeModel`; the header only names the backbone, which the network contains.
     network : Module
-        From slices, prepared, to an anomaly map and an image score.
+        Maps prepared slices to an anomaly map and an image score.
     prepare : callable
-        From slices (B, 3, H, W) in 0..1 to the network's input.
+        Maps slices (B, 3, H, W) in 0..1 to the network's input.
     frozen : str
-        Attribute of the network that holds a frozen backbone, or "".
+        Attribute of the network that contains a frozen backbone, or "".
     sha256 : str
-        Of its file.
+        Hash of its file.
     device : torch.device
         Where it scores.
     """
@@ -387,12 +387,12 @@ class AnomalibModel:
     def score_slice(
         self, image: npt.NDArray[Any], *, window: tuple[float, float] | None = None
     ) -> SliceScore:
-        """Score one upright slice (Y, X); the grid is the method's map, a value a pixel.
+        """Score one upright slice (Y, X); the grid is the method's map, one value per pixel.
 
         Raises
         ------
         InputError
-            If the method gives scores that are no numbers.
+            If the method returns scores that are not finite.
         """
         preprocessing, scoring = self.header.preprocessing, self.header.scoring
         low, high = window or resolve(preprocessing.window, image)
@@ -419,27 +419,27 @@ def fit_anomalib(
     device: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ComparedMethod:
-    """Fit a method on a data set once for each seed, or load what an earlier run fitted.
+    """Fit a method on a dataset once for each seed, or load models fitted by an earlier run.
 
     Parameters
     ----------
     root : path
-        Data set in the BMAD layout.
+        Dataset in the BMAD layout.
     method : AnomalibMethod
-        What learns.
+        The method.
     seeds : sequence of int
-        One model each.
+        One model per seed.
     folder : Path
-        Where the models go, a folder each.
+        Where to store the models, one folder each.
     modality, patient_pattern, device
         As for `fit_steps`; the window is the modality's.
     progress : callable, optional
-        Called with (what is going on, batches done, batches in all).
+        Called with (what is being done, batches done, batches in all).
 
     Raises
     ------
     InputError
-        If the data set cannot be used, a folder holds a model of other settings, or anomalib
+        If the dataset cannot be used, a folder contains a model of other settings, or anomalib
         fails.
     ModelFileError
         If a file of an earlier run is damaged.
@@ -478,7 +478,7 @@ def fit_anomalib(
             network, prepare = _learn(method, slices, seed, where, at)
             taken = time.perf_counter() - begin
             with atomic_path(path) as temporary:
-                # A tensor that shares its memory with another is written as its own.
+                # Tensors that share memory are written as separate ones.
                 state = {k: v.contiguous().clone() for k, v in network.state_dict().items()}
                 save_file(state, temporary)
             record(out, asked, taken)
@@ -522,13 +522,13 @@ def _load(path: Path, method: AnomalibMethod) -> tuple[nn.Module, Prepare]:
         module.model.load_state_dict(load_file(path))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ModelFileError(
-            "this is no whole model of anomalib", path=path, fix="Delete it and run this again"
+            "this is not a complete model of anomalib", path=path, fix="Delete it and run again"
         ) from error
     return module.model, prepare
 
 
 class _Slices(torch.utils.data.Dataset[Tensor]):
-    """Training slices as the networks are shown them, read when they are asked for."""
+    """Training slices as inputs of the networks, read on access."""
 
     def __init__(self, refs: Sequence[SliceRef], preprocessing: Preprocessing) -> None:
         self._refs, self._preprocessing = refs, preprocessing

@@ -1,4 +1,4 @@
-"""Methods that are compared: models of several seeds that count as one, given or fitted here."""
+"""The methods of a comparison: models of several seeds that count as one, given or fitted here."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class ComparedMethod:
     Parameters
     ----------
     name : str
-        As it stands in reports.
+        Its name in reports.
     models : tuple of Scorer
-        One a seed.
+        One per seed.
     notes : tuple of str
         What a reader of its figures has to know, a sentence each.
     """
@@ -56,18 +56,18 @@ class ComparedMethod:
 
     @property
     def fit_seconds(self) -> tuple[float | None, ...]:
-        """Seconds that each model took to learn after embedding, where they were measured."""
+        """Seconds that each model took to learn after embedding, if they were measured."""
         return tuple(model.header.training.get("seconds") for model in self.models)
 
 
 def grouped(models: Sequence[NormativeModel]) -> list[ComparedMethod]:
-    """Take models whose names differ in a last number alone for seeds of one method.
+    """Group models whose names differ only in a final number, as seeds of one method.
 
     Parameters
     ----------
     models : sequence of NormativeModel
         ``dilated-seed0`` and ``dilated-seed1`` are two seeds of ``dilated``. A number counts as a
-        seed only where another model has the same name before it and the same method.
+        seed only if another model has the same name before it and the same method.
 
     Raises
     ------
@@ -92,14 +92,14 @@ def grouped(models: Sequence[NormativeModel]) -> list[ComparedMethod]:
 
 
 def check_method(method: str, **settings: Any) -> None:
-    """See that a method and its settings can be used; the parameters are those of `fit_method`.
+    """Check that a method and its settings can be used; the parameters are those of `fit_method`.
 
-    Nothing is read or loaded for it, so that all rivals can be checked before the first is fitted.
+    Nothing is read or loaded, so that all methods can be checked before the first is fitted.
 
     Raises
     ------
     InputError
-        If a setting is not known, of another kind or out of range.
+        If a setting is unknown, of another type or out of range.
     """
     _, wanted = _read(method, settings)
     known = {*FitConfig.model_fields, *NETWORK_SETTINGS}
@@ -117,29 +117,29 @@ def fit_method(
     progress: Callable[[FitProgress], None] | None = None,
     **settings: Any,
 ) -> ComparedMethod:
-    """Fit a method on a data set once for each seed, or load what an earlier run fitted.
+    """Fit a method on a dataset once for each seed, or load models fitted by an earlier run.
 
     Parameters
     ----------
     root : path
-        Data set in the BMAD layout.
+        Dataset in the BMAD layout.
     method : str
-        A key of `DETECTORS`, with options of its own or settings of `FitConfig` after a colon
-        where wanted: ``spatial-ar:dilation=1,epochs=20``.
+        A key of `DETECTORS`, optionally followed by a colon and options of its own or settings of
+        `FitConfig`: ``spatial-ar:dilation=1,epochs=20``.
     seeds : sequence of int
-        One model each.
+        One model per seed.
     folder : Path
-        Where the models go, a folder each.
+        Where to store the models, one folder each.
     progress : callable, optional
         See `fit`.
     **settings
-        For `fit`; those after the colon win.
+        For `fit`; those after the colon take precedence.
 
     Raises
     ------
     InputError
-        If a setting is not known or is no number where one is wanted, or a folder holds a model of
-        other settings.
+        If a setting is unknown or not a number where one is needed, or a folder contains a model
+        of other settings.
     """
     label, wanted = _read(method, settings)
     models = [
@@ -150,7 +150,7 @@ def fit_method(
 
 
 def _read(method: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Give the label of a rival, and keyword arguments of `fit` for it."""
+    """Return the label of a method, and keyword arguments of `fit` for it."""
     name, _, text = method.partition(":")
     if name not in DETECTORS:
         raise InputError(f"there is no method '{name}'", fix=f"Choose: {', '.join(DETECTORS)}")
@@ -169,7 +169,7 @@ def folder_name(label: str, seed: int) -> str:
 
 
 def describe_method(name: str, settings: dict[str, Any]) -> str:
-    """Write a method's name with its settings, as it stands in reports."""
+    """Format a method's name with its settings, for reports."""
     values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
     return " ".join([name, *(f"{key}={value}" for key, value in values.items())])
 
@@ -186,7 +186,7 @@ def _fit_once(
     if (out / MODEL_FILE).is_file():
         recorded_seconds(out, asked)
         return load_model(out, **where)
-    record(out, asked)  # before the model: whoever finds one knows what it was fitted with
+    record(out, asked)  # before the model, so that the settings of every model are known
     model = fit(root, progress=progress, out=out, **wanted)
     record(out, asked, model.header.training["seconds"])
     return model
@@ -194,19 +194,19 @@ def _fit_once(
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What is recorded beside a model: all that it was fitted with, as text, and how long."""
+    """The record beside a model: the settings of its fit, as text, and its duration."""
 
     settings: dict[str, str]
     seconds: float | None
 
 
 def record(out: Path, settings: dict[str, str], seconds: float | None = None) -> None:
-    """Write beside a model with which settings, and how fast, it is or was fitted."""
+    """Write the settings and the time of a fit beside its model."""
     atomic_write_json(out / _RECORD, asdict(_Fitted(settings, seconds)))
 
 
 def recorded_seconds(out: Path, settings: dict[str, str]) -> float:
-    """Time of the fit whose model is here.
+    """Time of the fit of an existing model.
 
     Raises
     ------
@@ -224,5 +224,5 @@ def recorded_seconds(out: Path, settings: dict[str, str]) -> float:
             path=out,
             fix="Choose another folder for the results, or delete this one",
         )
-    # Of a fit that was killed after the model was written.
+    # Missing if the fit was killed after the model was written.
     return float("nan") if known.seconds is None else known.seconds

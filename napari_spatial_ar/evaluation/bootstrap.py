@@ -1,11 +1,11 @@
 """Intervals by resampling patients.
 
-Images of a patient are alike, so patients and not pixels or images are drawn with replacement.
-Nothing is sorted again for a draw: each patient's pixels are counted once at some 2,500 shared
-thresholds, those of the exact curves, and the counts are added up with the weights of the draw.
-Image scores, Dice at a threshold and the realised share are exact in every draw; the areas over
-pixels know these thresholds alone, which is within about 0.001 of the exact figure and serves
-intervals alone.
+Images of a patient are not independent, so patients and not pixels or images are drawn with
+replacement. Nothing is sorted again for a draw: each patient's pixels are counted once at some
+2,500 shared thresholds, those of the exact curves, and the counts are added up with the weights of
+the draw. Image scores, Dice at a threshold and the realised share are exact in every draw; areas
+over pixels use these thresholds only, which is within about 0.001 of the exact figure and suffices
+for intervals.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ __all__ = [
     "resample_shares",
 ]
 
-# Draws worked on at a time: bounds the memory.
+# Draws processed at a time: limits the memory.
 _CHUNK = 50
 
 
 def draw_weights(patients: int, draws: int, seed: int) -> npt.NDArray[np.float64]:
-    """How often each patient occurs in each resampled set of as many: (draws, patients)."""
+    """How often each patient occurs in each resampled set of the same size: (draws, patients)."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(patients, np.full(patients, 1 / patients), draws).astype(np.float64)
 
 
 def interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
-    """Give the percentile interval of a figure's draws; None where too few draws have one.
+    """Return the percentile interval of a figure's draws; None if too few draws have one.
 
     Parameters
     ----------
     values : (draws,) float64
-        NaN where a draw had no abnormal or no normal part.
+        NaN if a draw had no abnormal or no normal part.
     level : float
         Share of the draws inside.
     """
@@ -57,9 +57,9 @@ def interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class PixelSample:
-    """Pixels of each patient at or above shared falling thresholds, as of `per_patient`.
+    """Number of pixels of each patient at or above shared falling thresholds, by `per_patient`.
 
-    The last threshold is the lowest score, so the last column counts them all.
+    The last threshold is the lowest score, so the last column counts all pixels.
     """
 
     patients: tuple[str, ...]
@@ -69,12 +69,12 @@ class PixelSample:
 
     @classmethod
     def of(cls, scores: PixelScores, thresholds: npt.NDArray[np.float32]) -> PixelSample:
-        """Count the pixels of each patient at thresholds as of `Curve`."""
+        """Count the pixels of each patient at the thresholds of a `Curve`."""
         patients, normal, abnormal, share = scores.per_patient(thresholds)
         return cls(tuple(patients), normal, abnormal, share)
 
     def ordered(self, patients: tuple[str, ...]) -> PixelSample:
-        """Give the same with the patients in another order."""
+        """Return the same with the patients in another order."""
         row = {patient: number for number, patient in enumerate(self.patients)}
         index = [row[patient] for patient in patients]
         return PixelSample(patients, self.normal[index], self.abnormal[index], self.share[index])
@@ -90,9 +90,9 @@ def resample_pixels(
     sample : PixelSample
         Counts of each patient.
     weights : (draws, patients) float64
-        As from `draw_weights`; a row of ones gives the figures of the whole set.
+        From `draw_weights`; a row of ones gives the figures of the complete set.
     max_fpr : float
-        Where the area under the PRO curve ends.
+        Upper limit of the area under the PRO curve.
 
     Returns
     -------
@@ -123,9 +123,9 @@ def _areas(normal: Floats, abnormal: Floats, share: Floats, max_fpr: float) -> d
         overlap = share / share[:, -1:]
         precision = abnormal / (normal + abnormal)
         dice = 2 * abnormal / (normal + abnormal + abnormal[:, -1:])
-    # Where the patient with the highest scores is not drawn, nothing is found at first.
+    # If the patient with the highest scores is not drawn, nothing is found at first.
     aupr = np.sum(np.diff(recall, axis=1) * np.nan_to_num(precision[:, 1:]), axis=1)
-    # The part of each step in the false-positive rate that lies below the limit.
+    # The part of each step in the false-positive rate that is below the limit.
     width = np.diff(fpr, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         part = np.nan_to_num(np.clip((max_fpr - fpr[:, :-1]) / width, 0, 1))
@@ -179,9 +179,9 @@ def resample_shares(counts: Mapping[str, Floats], weights: Floats) -> dict[str, 
     ----------
     counts : mapping of str to (patients,) float64
         ``found``, ``false`` and ``abnormal`` pixels for Dice; ``flagged`` and ``tissue`` pixels
-        of the normal images for the realised share. Either group may be left out.
+        of the normal images for the realised share. Either group may be omitted.
     weights : (draws, patients) float64
-        As from `draw_weights`.
+        From `draw_weights`.
     """
     sums = {name: weights @ values for name, values in counts.items()}
     figures = {}

@@ -1,4 +1,4 @@
-"""Models that score the same images, each image embedded once for all of them."""
+"""Models that score the same images, with each image embedded once for all of them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ __all__ = ["Candidate", "Scored", "label_of", "score_items"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model as it takes part: at which smoothing, with which threshold.
+    """A model in a comparison, with its smoothing and threshold.
 
     Parameters
     ----------
     model : Scorer
-        What scores.
+        The model.
     smoothing : int, optional
-        Instead of the one saved with the model.
+        Replaces the one saved with the model.
     threshold : float, optional
-        Calibrated at this smoothing for the share wanted.
+        Calibrated at this smoothing for the requested share.
     fit_seconds : float, optional
-        Time of its fit.
+        Duration of its fit.
     """
 
     model: Scorer
@@ -47,7 +47,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Scored:
-    """One image with what each contender makes of it.
+    """One image with the scores of each candidate.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ class Scored:
     image : (rows, columns)
         Its voxels.
     window : (float, float)
-        What the first model sees as black and white.
+        Intensities that the first model sees as black and white.
     scores : list of SliceScore
-        Of each contender.
+        Scores of each candidate.
     """
 
     item: BmadItem
@@ -74,17 +74,17 @@ def score_items(
 ) -> Iterator[Scored]:
     """Score images with several models.
 
-    A model that takes part with several smoothings scores once; only the smoothing is repeated.
+    A model with several smoothings scores once; only the smoothing is repeated.
 
     Parameters
     ----------
     items : iterable of BmadItem
         The images.
     contenders : sequence of Candidate
-        What scores.
+        The models.
     times : sequence of Times, optional
-        Of each contender, to be filled; the first image of a run warms up and is not counted
-        where there are others.
+        Times of each candidate, to be filled; the first image of a run warms up and is not
+        counted if there are others.
 
     Yields
     ------
@@ -125,9 +125,9 @@ def _score(
 
 
 def _smoothed(score: SliceScore, contender: Candidate, shape: tuple[int, ...]) -> SliceScore:
-    """Make the heatmap again from the patch scores where another smoothing is wanted.
+    """Compute the heatmap again from the patch scores if another smoothing is requested.
 
-    The image score follows, unless the method has one of its own that patch scores do not say.
+    The image score follows, unless the method has one of its own that is not from patch scores.
     """
     model, smoothing = contender.model, contender.smoothing
     saved = model.header.scoring
@@ -143,12 +143,12 @@ def _smoothed(score: SliceScore, contender: Candidate, shape: tuple[int, ...]) -
 
 
 def label_of(item: BmadItem, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """Abnormal pixels of an image; none where it has no label file.
+    """Abnormal pixels of an image; none if it has no label file.
 
     Raises
     ------
     InputError
-        If the label is not of the image's shape.
+        If the label does not have the image's shape.
     """
     if item.label is None:
         return np.zeros(shape, bool)

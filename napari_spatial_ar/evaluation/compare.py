@@ -1,4 +1,4 @@
-"""Several methods on one data set, under one rule, with paired intervals."""
+"""Several methods on one dataset, under the same rules, with paired intervals."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ __all__ = ["FIGURES", "RATIOS", "SMOOTHINGS", "Comparison", "Ratio", "Result", "
 
 #: Sides of the mean filter over patch scores that are tried on the validation split.
 SMOOTHINGS = (1, 3, 5, 7)
-#: Figures that have a mean over seeds and an interval.
+#: Figures for which a mean over seeds and an interval are reported.
 FIGURES = (
     *("pixel_auroc", "pixel_aupr", "pixel_aupro", "best_dice_oracle", "dice_at_fpr"),
     *("realised_fpr", "image_auroc", "image_ap"),
 )
-#: Figures whose ratio to the first method is given.
+#: Figures for which the ratio to the first method is reported.
 RATIOS = ("pixel_aupr", "image_auroc")
-# Heatmap values of normal tissue kept of a slice, and of all slices together.
+# Number of heatmap values of normal tissue used per slice, and for all slices together.
 _SAMPLE, _ALL_SAMPLES = 20_000, 4_000_000
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one method did.
+    """Results of one method.
 
     Parameters
     ----------
@@ -49,10 +49,10 @@ class Result:
     smoothing : int
         Side of the mean filter, the same for all its seeds.
     valid_aupr : dict of int to float
-        Mean pixel AUPR over seeds on the validation split for each smoothing tried; empty where
+        Mean pixel AUPR over seeds on the validation split for each smoothing tried; empty if
         none was chosen there.
     measured : tuple of Measured
-        Of each seed.
+        Results of each seed.
     """
 
     rival: ComparedMethod
@@ -61,19 +61,19 @@ class Result:
     measured: tuple[Measured, ...]
 
     def mean(self, figure: str) -> float | None:
-        """Mean of a figure over seeds; None where it is not known."""
+        """Mean of a figure over seeds; None if it is unknown."""
         values = [getattr(measured.evaluation, figure) for measured in self.measured]
         return None if None in values else float(np.mean(values))
 
     def seed_range(self, figure: str) -> tuple[float, float] | None:
-        """Lowest and highest of the seeds; None for one seed or where it is not known."""
+        """Lowest and highest of the seeds; None for one seed or if it is unknown."""
         values = [getattr(measured.evaluation, figure) for measured in self.measured]
         if len(values) < 2 or None in values:
             return None
         return min(values), max(values)
 
     def draws(self, figure: str) -> npt.NDArray[np.float64] | None:
-        """Mean over seeds in each resampled set; None where the figure is not known."""
+        """Mean over seeds in each resampled set; None if the figure is unknown."""
         values = [m.draws[figure] for m in self.measured if figure in m.draws]
         return np.mean(values, axis=0) if len(values) == len(self.measured) else None
 
@@ -110,7 +110,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A figure of the first method over that of another, over the same resampled patients."""
+    """Ratio of a figure of the first method to another's, over the same resampled patients."""
 
     figure: str
     first: str
@@ -121,22 +121,22 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a report says.
+    """Contents of a report.
 
     Parameters
     ----------
     dataset : str
-        Name of the data set's folder.
+        Name of the dataset's folder.
     split : {"test", "valid"}
-        What was scored.
+        The split that was scored.
     items : list of BmadItem
-        Its images. Their names may be patients': not to be shown.
+        Its images. Their names may contain patients': do not show them.
     results : tuple of Result
-        Of each method, as given.
+        Results of each method, in the given order.
     notes : tuple of str
         What a reader has to know, a sentence each.
     settings : dict
-        What was asked for.
+        The requested settings.
     """
 
     dataset: str
@@ -195,7 +195,7 @@ def compare(
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Comparison:
-    """Score a data set with several methods under one rule.
+    """Score a dataset with several methods under the same rules.
 
     Each method has the smoothing with the best mean pixel AUPR on the validation split, and a
     threshold calibrated at that smoothing on the normal images of that split.
@@ -203,22 +203,22 @@ def compare(
     Parameters
     ----------
     root : path
-        Data set in the BMAD layout.
+        Dataset in the BMAD layout.
     rivals : sequence of ComparedMethod
-        What is compared; the first is the one that ratios are of.
+        The methods; ratios are relative to the first.
     split : {"test", "valid"}
-        What the figures are of.
+        The split to score.
     smoothing : int, optional
-        One for all, instead of the best of each.
+        Smoothing for all methods, instead of the best of each.
     fpr, patient_pattern, draws, seed
         As for `evaluate`.
     progress : callable, optional
-        Called with (what is going on, images done, images in all).
+        Called with (what is being done, images done, images in all).
 
     Raises
     ------
     InputError
-        If the data set or a setting cannot be used.
+        If the dataset or a setting cannot be used.
     StorageError
         See `evaluate`.
     """
@@ -280,7 +280,7 @@ def _choose(
     labelled = any(i.abnormal for i in items) and all(i.label or not i.abnormal for i in items)
     if smoothing is None and not labelled:
         notes.append(
-            "The validation split has no labelled abnormal images: each method keeps the "
+            "The validation split has no labelled abnormal images: each method uses the "
             "smoothing saved with its model."
         )
     trials: list[list[Candidate]] = []
@@ -305,7 +305,7 @@ def _choose(
                 aupr.setdefault(contender.smoothing, []).append(value)
         means = {side: float(np.mean(values)) for side, values in aupr.items()}
         best = max(means, key=lambda side: means[side]) if means else trial[0].smoothing
-        assert best is not None  # every trial names its smoothing
+        assert best is not None  # every trial specifies its smoothing
         contenders = [
             Candidate(c.model, best, _threshold(c, calibration, fpr, notes), c.fit_seconds)
             for c, _, calibration in seen
@@ -335,7 +335,7 @@ def _trial(
     labelled: bool,
     report: Callable[[str, int, int], None],
 ) -> list[tuple[float | None, Calibration | None]]:
-    """Pixel AUPR and calibration of each contender on the validation split."""
+    """Pixel AUPR and calibration of each candidate on the validation split."""
     items = sorted(items, key=lambda item: item.group)
     normal = sum(not item.abnormal for item in items)
     keep = min(_SAMPLE, max(100, _ALL_SAMPLES // max(1, normal)))

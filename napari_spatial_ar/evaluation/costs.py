@@ -1,4 +1,4 @@
-"""What a model costs: time a slice, size, memory; and embedding a slice once for many models."""
+"""Costs of a model: time per slice, size, memory; models with one backbone embed a slice once."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ __all__ = [
 
 
 class SharedBackbone:
-    """A backbone that several models use: what one of them embedded, the others are given.
+    """A backbone shared by several models, which embeds each slice only once.
 
-    Stands in for `Backbone`. What a call to one of its ``embed...`` methods gave is kept until
-    `forget`, with the time it took, so that a model that is given it can be charged for it.
+    Stands in for `Backbone`. The results of its ``embed...`` methods are cached until `forget`,
+    with the time they took, which is charged to every model that uses them.
 
     Parameters
     ----------
     backbone : Backbone
-        The one that works.
+        The actual backbone.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -47,7 +47,7 @@ class SharedBackbone:
         self._kept: list[tuple[tuple[Any, ...], Any, float]] = []
         #: Seconds embedding took, or would have taken, since `forget` or `start`.
         self.charged = 0.0
-        #: Those of them that were not spent, because the result was kept.
+        #: The part of these that was saved by the cache.
         self.saved = 0.0
 
     def __getattr__(self, name: str) -> Any:
@@ -77,24 +77,24 @@ class SharedBackbone:
         return result
 
     def start(self) -> None:
-        """Count the time of the next model from nought."""
+        """Reset the time for the next model."""
         self.charged = self.saved = 0.0
 
     def forget(self) -> None:
-        """Go to the next slice: keep nothing of the last."""
+        """Empty the cache before the next slice."""
         self._kept.clear()
 
 
 class InnerBackbone:
-    """Stands for the backbone of a model that keeps it to itself: neither shared nor timed."""
+    """Stand-in for a backbone inside another library's model: neither shared nor timed."""
 
     charged, saved = math.nan, 0.0
 
     def start(self) -> None:
-        """Nothing is counted."""
+        """Do nothing: there is no time to count."""
 
     def forget(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: there is no cache."""
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -107,12 +107,12 @@ def _equal(one: Any, other: Any) -> bool:
 
 @contextmanager
 def shared(models: Sequence[Scorer]) -> Iterator[list[SharedBackbone | InnerBackbone]]:
-    """Let models that were trained on the same backbone use one copy of it, for a while.
+    """Within a context, let models that were trained on the same backbone share one copy of it.
 
     Yields
     ------
     list of SharedBackbone or InnerBackbone
-        The one of each model.
+        The one for each model.
     """
     found: dict[tuple[BackboneRef, torch.device], SharedBackbone] = {}
     own: list[tuple[NormativeModel, Backbone | None]] = []
@@ -133,13 +133,13 @@ def shared(models: Sequence[Scorer]) -> Iterator[list[SharedBackbone | InnerBack
         yield result
     finally:
         for model, before in own:
-            del model.backbone  # one that had none loads its own when it needs it
+            del model.backbone  # if there was none, the model loads its own when needed
             if before is not None:
                 model.backbone = before
 
 
 class Times:
-    """Seconds of each slice: in all, and beyond the backbone."""
+    """Seconds for each slice: in total, and excluding the backbone."""
 
     def __init__(self) -> None:
         self._slices: list[tuple[float, float, bool]] = []
@@ -150,16 +150,16 @@ class Times:
         Parameters
         ----------
         spent : float
-            Seconds its scoring took.
+            Seconds for scoring it.
         charged, saved : float
-            See `SharedBackbone`; NaN where the backbone's time is not told apart.
+            See `SharedBackbone`; NaN if the backbone's time is unknown.
         warm : bool
-            False for the first, in which memory is allocated.
+            False for the first slice, for which memory is allocated.
         """
         self._slices.append((spent + saved, spent + saved - charged, warm))
 
     def summary(self) -> dict[str, Any]:
-        """Median and 95th percentile in milliseconds, of the slices that came warm if any."""
+        """Median and 95th percentile in milliseconds, of warm slices if there are any."""
         warm = [slice_ for slice_ in self._slices if slice_[2]] or self._slices
         whole, beyond, _ = map(np.array, zip(*warm, strict=True))
         return {
@@ -172,15 +172,15 @@ class Times:
 
 
 def model_bytes(model: Scorer) -> int:
-    """Bytes of what the method learned, without the backbone."""
+    """Size in bytes of what the method learned, without the backbone."""
     tensors = model.detector.tensors().values()
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def peak_rss_mb() -> float | None:
-    """Give the largest resident memory of this process so far, in MiB; None on Windows."""
+    """Return the peak resident memory of this process so far, in MiB; None on Windows."""
     status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count the parent's from before the program started
+    if status.is_file():  # getrusage would include the parent's before the program started
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) / 2**10
@@ -193,7 +193,7 @@ def peak_rss_mb() -> float | None:
 
 
 def peak_gpu_mb(device: torch.device) -> float | None:
-    """Give the largest memory of a CUDA device that torch held so far, in MiB; None elsewhere."""
+    """Return the peak memory that torch used on a CUDA device, in MiB; None on other devices."""
     if device.type != "cuda":
         return None
     return torch.cuda.max_memory_allocated(device) / 2**20

@@ -1,4 +1,4 @@
-"""How well models find what is labelled abnormal in a data set of the BMAD layout."""
+"""How well models find the labelled abnormalities in a dataset of the BMAD layout."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ __all__ = [
 ]
 
 Split = Literal["valid", "test"]
-#: Resampled sets that an interval rests on.
+#: Number of resampled sets for an interval.
 DRAWS = 1000
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a model on one split; None where a figure needs labels that are not there.
+    """Figures of a model on one split; None if a figure needs labels that do not exist.
 
     Parameters
     ----------
@@ -69,11 +69,11 @@ class Evaluation:
     fpr, threshold : float or None
         The nominal share and its threshold; None for a model without calibration.
     unit : str
-        Of the threshold.
+        Unit of the threshold.
     base_rate : float or None
         Share of abnormal pixels: the AUPR of a random heatmap.
     images, abnormal_images, patients : int
-        What was scored.
+        Numbers scored.
     intervals : dict of str to (float, float)
         95 % intervals of the figures, from patients drawn with replacement; empty for one patient.
     smoothing : int
@@ -81,11 +81,11 @@ class Evaluation:
     ms_per_slice, ms_per_slice_p95 : float
         Median and 95th percentile of the time of a slice, from pixels in memory to heatmap.
     ms_beyond_backbone : float or None
-        Median of the part of it that is not the backbone's; None where that is not told apart.
+        Median of this time excluding the backbone; None if the backbone's time is unknown.
     model_bytes : int
-        What the method learned, without the backbone.
+        Size of what the method learned, without the backbone.
     fit_seconds : float or None
-        Time that learning took after embedding, where it was measured.
+        Time for learning after embedding, if it was measured.
     peak_rss_mb, peak_gpu_mb : float or None
         Largest resident memory of this process, and of torch on the GPU, so far, in MiB.
     """
@@ -123,14 +123,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Measured:
-    """An evaluation with what it rests on.
+    """An evaluation with the data that it is based on.
 
     Parameters
     ----------
     evaluation : Evaluation
         The figures.
     draws : dict of str to (draws,) float64
-        Each figure in each resampled set; draw n is of the same patients for every model.
+        Each figure in each resampled set; draw n has the same patients for every model.
     curve : Curve or None
         None without pixel labels.
     patients : tuple of str
@@ -163,17 +163,17 @@ def evaluate(
     Parameters
     ----------
     root : path
-        Data set in the BMAD layout.
+        Dataset in the BMAD layout.
     model : NormativeModel
-        What scores.
+        The model.
     split : {"test", "valid"}
-        Which images.
+        The split to score.
     fpr : float
         Share of normal tissue for the calibrated threshold.
     patient_pattern : str, optional
         See `find_slices`.
     draws, seed : int
-        Resampled sets of patients that intervals rest on.
+        Number and seed of the resampled sets of patients for intervals.
     progress : callable, optional
         Called with (images done, images in all).
 
@@ -182,8 +182,8 @@ def evaluate(
     InputError
         If the folder is not in the BMAD layout, or an image or label cannot be used.
     StorageError
-        If the disk has no room for the scores of all pixels (4 to 8 bytes each), which are in
-        the system's temporary folder meanwhile.
+        If the disk has no room for the scores of all pixels (4 to 8 bytes each), which are stored
+        temporarily in the system's folder.
     """
     items = bmad_items(root, split, patient_pattern=patient_pattern)
     calibrated = model.header.calibration is not None
@@ -208,21 +208,21 @@ def measure(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Measured]:
-    """Score images with several models at once and compare with the labels.
+    """Score images with several models and compare with the labels.
 
     Parameters
     ----------
     items : sequence of BmadItem
         The images.
     contenders : sequence of Candidate
-        What scores; models on the same backbone and preprocessing embed each image once.
+        The models; those with the same backbone and preprocessing embed each image once.
     split, fpr, draws, seed, progress
         As for `evaluate`.
 
     Returns
     -------
     list of Measured
-        Of each contender, over the same resampled sets of patients.
+        Results of each candidate, over the same resampled sets of patients.
     """
     items = sorted(items, key=lambda item: item.group)
     patients = tuple(dict.fromkeys(item.group for item in items))
@@ -248,14 +248,14 @@ def measure(
 
 
 def _body(scored: Scored) -> npt.NDArray[np.bool_] | None:
-    """Body pixels of a normal image; None of an abnormal one."""
+    """Body pixels of a normal image; None for an abnormal one."""
     if scored.item.abnormal:
         return None
     return tissue_mask(apply_window(scored.image, *scored.window))
 
 
 class _Tally:
-    """What one contender's figures are made of, gathered image by image."""
+    """Data for the figures of one candidate, accumulated image by image."""
 
     def __init__(
         self, contender: Candidate, pixels: PixelScores | None, patients: tuple[str, ...]

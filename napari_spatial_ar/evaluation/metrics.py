@@ -1,9 +1,9 @@
-"""Detection metrics over pixels and images; scores of pixels are kept on disk, in order.
+"""Detection metrics over pixels and images; scores of pixels are stored on disk, sorted.
 
-An external merge sort: the pixels of a patient are sorted in memory, equal scores counted
-together, and written as a run to a temporary file; at the end the runs are cut at common scores
-and merged piece by piece. What comes out is exact, ties included; what is in memory is bounded by
-the size of a run and of a piece, whatever the number of pixels.
+An external merge sort: the pixels of a patient are sorted in memory, with equal scores counted
+together, and written as a run to a temporary file; at the end the runs are cut at common scores and
+merged piece by piece. The result is exact, including ties; memory is limited by the size of a run
+and of a piece, whatever the number of pixels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 
 
-# A normal pixel adds to a count alone, an abnormal one also its share of its region.
+# A normal pixel adds only to a count, an abnormal one also its share of its region.
 _NORMAL = np.dtype([("score", "<f4"), ("count", "<u4")])
 
 
@@ -51,14 +51,14 @@ _RUN = 4_000_000
 _PIECE = 4_000_000
 
 
-# Every so many-th record of a run is kept in memory, to choose where pieces end.
+# Every n-th record of a run is held in memory, to choose where pieces end.
 _SAMPLE = 1024
 
 
 class Block(NamedTuple):
-    """Distinct scores, falling, and how many pixels have each: all (n,).
+    """Distinct scores, falling, and the number of pixels with each: all (n,).
 
-    ``share`` is the sum over these abnormal pixels of 1 / size of the region each is in.
+    ``share`` is the sum, over these abnormal pixels, of 1 / size of the region of each.
     """
 
     score: npt.NDArray[np.float32]
@@ -69,7 +69,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Totals:
-    """How many pixels of each kind, and how many connected abnormal regions."""
+    """Number of pixels of each kind, and of connected abnormal regions."""
 
     normal: int
     abnormal: int
@@ -99,13 +99,13 @@ class _Runs:
         self.samples.append(records["score"][_SAMPLE // 2 :: _SAMPLE].copy())
 
     def read(self, first: int, last: int) -> npt.NDArray[Any]:
-        """Give records first to last - 1 of the file."""
+        """Return records first to last - 1 of the file."""
         self._file.seek(first * self.dtype.itemsize)
         data = self._file.read((last - first) * self.dtype.itemsize)
         return np.frombuffer(data, self.dtype)
 
     def cuts(self, splitters: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """Where each run goes above each splitter: (runs, pieces + 1) record numbers."""
+        """Where each run exceeds each splitter: (runs, pieces + 1) record numbers."""
         cuts = []
         for first, last in zip(self.ends[:-1], self.ends[1:], strict=True):
             inner = np.searchsorted(self.read(first, last)["score"], splitters, side="right")
@@ -113,7 +113,7 @@ class _Runs:
         return np.stack(cuts)
 
     def close(self) -> None:
-        """Give the disk back."""
+        """Release the disk space."""
         self._file.close()
 
 
@@ -123,10 +123,10 @@ class PixelScores:
     Parameters
     ----------
     folder : Path, optional
-        Where the temporary files are; the system's temporary folder by default. They take 4 to 8
-        bytes for each normal pixel and up to 16 for each abnormal one.
+        Folder of the temporary files; by default the system's. They take 4 to 8 bytes for each
+        normal pixel and up to 16 for each abnormal one.
     run : int
-        Pixels sorted at a time.
+        Number of pixels sorted at a time.
 
     Raises
     ------
@@ -176,7 +176,7 @@ class PixelScores:
         label : (rows, columns) bool
             True where abnormal; regions are 8-connected.
         patient : str
-            Whose image it is. Add a patient's images one after the other: fewer, longer runs.
+            Patient of the image. Add a patient's images consecutively, for fewer and longer runs.
 
         Raises
         ------
@@ -188,7 +188,7 @@ class PixelScores:
         if scores.shape != label.shape:
             raise InputError(f"the label has {label.shape} pixels and its heatmap {scores.shape}")
         if not np.isfinite(scores).all():
-            raise InputError("the heatmap holds values that are not finite numbers")
+            raise InputError("the heatmap contains values that are not finite numbers")
         if patient != self._patient or self._pending_pixels + scores.size > self._run:
             self._flush()
         self._patient = patient
@@ -209,7 +209,7 @@ class PixelScores:
 
     @property
     def totals(self) -> Totals:
-        """What was added so far."""
+        """Number of pixels and regions added so far."""
         return self._totals
 
     def _flush(self) -> None:
@@ -234,7 +234,7 @@ class PixelScores:
         self._owners.append(self._patient)
 
     def descending(self, piece: int = _PIECE) -> Iterator[Block]:
-        """Give all distinct scores from high to low, in blocks of about ``piece`` or fewer."""
+        """Yield all distinct scores from high to low, in blocks of about ``piece`` or fewer."""
         self._flush()
         if not self._owners:
             return
@@ -322,16 +322,16 @@ def _at_or_above(
 PRO_MAX_FPR = 0.3
 
 
-# A curve keeps a point where one of its shares passes another of so many steps.
+# A curve has a point wherever one of its shares passes another of this many steps.
 _STEPS = 1024
 
 
-# The low false-positive shares are kept finer: so many points for each power of ten.
+# Low false-positive shares are resolved more finely: this many points per power of ten.
 _STEPS_A_DECADE = 64
 
 
 def roc_auc(labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> float | None:
-    """Area under the ROC curve; None unless both classes are there.
+    """Area under the ROC curve; None unless both classes occur.
 
     Raises
     ------
@@ -375,7 +375,7 @@ def _at_each_score(
 
 
 def dice(found: float, false: float, abnormal: float) -> float | None:
-    """Dice overlap of a mask with the label; None where both are empty.
+    """Dice overlap of a mask with the label; None if both are empty.
 
     Parameters
     ----------
@@ -395,13 +395,13 @@ class Curve:
     Parameters
     ----------
     threshold : float32
-        A pixel is found where its score is at least this.
+        A pixel is found if its score is at least this.
     fpr : float64
         Share of the normal pixels found.
     recall : float64
         Share of the abnormal pixels found.
     precision : float64
-        Share of what is found that is abnormal.
+        Share of the pixels found that are abnormal.
     overlap : float64
         Mean over connected abnormal regions of the share of the region found.
     """
@@ -415,7 +415,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class PixelFigures:
-    """Exact figures over all pixels at once; see `pixel_figures`."""
+    """Exact figures over all pixels, in memory; see `pixel_figures`."""
 
     auroc: float
     aupr: float
@@ -426,14 +426,14 @@ class PixelFigures:
 
 
 def pixel_figures(scores: PixelScores, *, max_fpr: float = PRO_MAX_FPR) -> PixelFigures | None:
-    """Work out every threshold-free figure in one pass over the scores from high to low.
+    """Compute every threshold-free figure in one pass over the scores from high to low.
 
     - AUROC: area under recall against the false-positive rate, ties as straight lines.
     - AUPR: average precision, the sum of precision times the step in recall over all distinct
       scores (scikit-learn's definition).
     - AUPRO (Bergmann et al., CVPR 2020): area under the mean overlap of connected regions against
       the false-positive rate up to ``max_fpr``, as a share of that.
-    - Best Dice: the largest over all thresholds. The threshold is chosen with the labels, so it
+    - Best Dice: the maximum over all thresholds. The threshold is chosen with the labels, so it
       is an oracle's.
 
     Parameters
@@ -441,12 +441,12 @@ def pixel_figures(scores: PixelScores, *, max_fpr: float = PRO_MAX_FPR) -> Pixel
     scores : PixelScores
         Every pixel.
     max_fpr : float
-        Where the area under the PRO curve ends.
+        Upper limit of the area under the PRO curve.
 
     Returns
     -------
     PixelFigures or None
-        None unless there are normal and abnormal pixels. The curve holds at most some 2,500
+        None unless there are normal and abnormal pixels. The curve has at most some 2,500
         points; the areas are over all.
     """
     totals = scores.totals
@@ -490,7 +490,7 @@ def pixel_figures(scores: PixelScores, *, max_fpr: float = PRO_MAX_FPR) -> Pixel
 
 
 def _worth_keeping(fpr: Floats, recall: Floats) -> npt.NDArray[np.intp]:
-    """Index of the points after which a share enters another step; the last one always is."""
+    """Index of the points at which a share enters another step, and of the last point."""
     low = np.log10(np.maximum(fpr, 1e-6)) * _STEPS_A_DECADE
     steps = [np.floor(values) for values in (fpr * _STEPS, recall * _STEPS, low)]
     passes = np.any([np.diff(step) != 0 for step in steps], axis=0)

@@ -1,4 +1,4 @@
-"""A comparison as files: results.json, report.md and a report.html that needs nothing else."""
+"""A comparison as files: results.json, report.md and a self-contained report.html."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 Rgb = npt.NDArray[np.float64]
 
 
-#: Of the methods in turn; told apart with colour-blind eyes too (Okabe and Ito).
+#: Colours of the methods, distinguishable with colour blindness (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
@@ -141,8 +141,9 @@ class Example:
     patient : int
         Index into ``Measured.patients``.
     value : float
-        What the patient was ranked by.
+        The figure by which patients were ranked.
     pictures : tuple of str
+        ``data:`` URLs of PNGs: the slice with the outline of its label, then each method.
         ``data:`` addresses of PNGs: the slice with the outline of its label, then each method.
     """
 
@@ -153,7 +154,7 @@ class Example:
 
 
 def examples(comparison: Comparison) -> list[Example]:
-    """Draw a slice of the patients in whom the first method does best, middling and worst."""
+    """Draw one slice each of the patients with the first method's best, median and worst result."""
     measured = comparison.results[0].measured[0]
     known = np.flatnonzero(np.isfinite(measured.patient_aupr))
     if not len(known):
@@ -174,7 +175,7 @@ def examples(comparison: Comparison) -> list[Example]:
 
 
 def _largest(items: Sequence[BmadItem], patient: str) -> BmadItem:
-    """Give the patient's abnormal image with the largest label."""
+    """Return the patient's abnormal image with the largest label."""
     mine = [item for item in items if item.group == patient and item.abnormal]
 
     def area(item: BmadItem) -> int:
@@ -236,8 +237,8 @@ _COLUMNS = {
 }
 
 
-# As a scan's report: light or dark as the reader's system is, light on paper. Curves keep a white
-# ground, for one of their colours is black.
+# As in a scan's report: light or dark as the reader's system, light on paper. Curves have a white
+# background, since one of their colours is black.
 _STYLE = """
 :root{color-scheme:light dark;--page:#fff;--text:#1a1a1a;--quiet:#4a4a4a;--line:#ccc;--strong:#666;
 --use:#800;--border:#a00}
@@ -273,7 +274,7 @@ img{width:100%;height:auto;max-width:224px}
 def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     """Write a comparison into a folder.
 
-    No patient is named: patients are called by `patient_labels`, images not at all.
+    No patient is named: patients are identified by `patient_labels`, images not at all.
 
     Returns
     -------
@@ -294,14 +295,14 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def patient_labels(patients: Sequence[str]) -> list[str]:
-    """Short names that cannot be turned back without the list of all patients.
+    """Short names that cannot be reversed without the list of all patients.
 
     Parameters
     ----------
     patients : sequence of str
-        All of the set: the same set gives the same names.
+        All patients of the dataset: the same dataset gives the same names.
     """
-    # Names are taken from file names, which need not be text.
+    # Names come from file names, which need not be valid text.
     key = hashlib.sha256("\n".join(sorted(patients)).encode(errors="surrogatepass")).digest()
     return [
         hashlib.blake2b(patient.encode(errors="surrogatepass"), key=key, digest_size=4).hexdigest()
@@ -314,7 +315,7 @@ def _title(comparison: Comparison) -> str:
 
 
 def _lines(comparison: Comparison) -> list[str]:
-    """Say what was measured and how, a sentence or two each."""
+    """Describe what was measured and how, a sentence or two each."""
     first = comparison.results[0].measured[0].evaluation
     rate = first.base_rate
     fixed = comparison.settings["smoothing"]
@@ -331,10 +332,10 @@ def _lines(comparison: Comparison) -> list[str]:
         f"Smoothing: {fixed} x {fixed} patches for all."
         if fixed is not None
         else "Smoothing: for each method the side with the best pixel AUPR on the validation "
-        "split, where that has labels.",
+        "split, if that has labels.",
         f"The threshold is calibrated for {100 * comparison.settings['fpr']:g} % of the tissue in "
         "the normal images of the validation split. The best Dice is an oracle's: its threshold "
-        "is chosen with the labels of this very split.",
+        "is chosen with the labels of the evaluated split.",
         f"In brackets: 95 % intervals over patients ({comparison.settings['draws']} resampled "
         "sets). Figures of several seeds are means; the range is that of the seeds.",
         "Peak memory is that of the whole process, in which all methods were loaded. The time of "
@@ -369,7 +370,7 @@ def _cost_row(result: Result) -> list[str]:
 
 
 _COSTS = (
-    *("ms a slice (median)", "ms a slice (95th percentile)", "ms beyond the backbone"),
+    *("ms a slice (median)", "ms a slice (95th percentile)", "ms excluding the backbone"),
     *("fit s (after embedding)", "model MB"),
 )
 

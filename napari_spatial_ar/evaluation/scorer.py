@@ -1,4 +1,4 @@
-"""What a comparison asks of a model, ours or another library's."""
+"""The interface of models in a comparison, ours or another library's."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ class Fitted(Protocol):
 
     @property
     def heatmap_divisor(self) -> float:
-        """Number that the scores in `SliceScore.grid` are divided by to make the heatmap."""
+        """Divisor of the scores in `SliceScore.grid` that gives the heatmap."""
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Give the learned tensors by name, those of a frozen backbone left out."""
+        """Return the learned tensors by name, without those of a frozen backbone."""
 
 
 class Scorer(Protocol):
-    """A model that takes part; `NormativeModel` is one.
+    """A model in a comparison; `NormativeModel` is one.
 
-    ``header.scoring`` makes the heatmap from `SliceScore.grid`, so that other smoothings can be
+    ``header.scoring`` computes the heatmap from `SliceScore.grid`, so that other smoothings can be
     tried on a slice that was scored once.
     """
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name."""
 
     @property
     def sha256(self) -> str:
-        """Digest of its file; "" where it has none."""
+        """Hash of its file; "" if it has none."""
 
     @property
     def unit(self) -> str:
-        """Of its heatmaps."""
+        """Unit of its heatmaps."""
 
     @property
     def header(self) -> ModelHeader:
@@ -51,7 +51,7 @@ class Scorer(Protocol):
 
     @property
     def detector(self) -> Fitted:
-        """What was learned."""
+        """The trained method."""
 
     @property
     def device(self) -> torch.device:

@@ -1,8 +1,8 @@
-"""The models at hand: list and check them, and rename, duplicate, delete and restore the user's.
+"""The available models: list and check them; rename, duplicate, delete, restore the user's own.
 
-Every change is one rename on one disk, after whatever takes long was made in a folder whose name
-starts with a dot and which nothing lists. So a crash or a second program leaves each model whole,
-under its old name or its new one. Models released with the package are never changed.
+Every change is a single rename on one disk; anything slow is prepared in a folder whose name starts
+with a dot, which is not listed. So a crash or a second program leaves each model intact, under its
+old name or its new one. Models released with the package are never changed.
 """
 
 from __future__ import annotations
@@ -88,25 +88,25 @@ _UNCHECKED = "Its content has not been compared with its sha256 yet: check it."
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One model of the library, whole or not.
+    """One model of the library, intact or not.
 
     Parameters
     ----------
     folder : Path
-        Where it lies; its name is the model's.
+        Its folder, whose name is the model's.
     header : ModelHeader or None
-        What its file says; None where that cannot be read.
+        The header of its file; None if it cannot be read.
     state : {"unchecked", "ok", "weights", "version", "damaged"}
-        ``"weights"``: its backbone's weights are missing, or are others. ``"version"``: it needs
+        ``"weights"``: its backbone's weights are missing or different. ``"version"``: it needs
         another version of this program.
     advice : str
         The state in a sentence or two, with what to do.
     written : datetime or None
         When its file was written here (UTC); None for a released one.
     sha256 : str
-        Of its content; "" until that was read whole.
+        Hash of its content; "" until it was read completely.
     damage : str or None
-        Why its file cannot be used, with its path; None where it can, as far as was read.
+        Why its file cannot be used, with its path; None if no damage was found so far.
     needs : str or None
         See `missing_backbone`.
     """
@@ -137,22 +137,22 @@ class ModelEntry:
 
     @property
     def modality(self) -> str:
-        """Modality it was trained on; "" where its header cannot be read."""
+        """Modality it was trained on; "" if its header cannot be read."""
         return self.header.modality if self.header else ""
 
     @property
     def backbone(self) -> str:
-        """Name of its backbone; "" where its header cannot be read."""
+        """Name of its backbone; "" if its header cannot be read."""
         return self.header.backbone.name if self.header else ""
 
     @property
     def method(self) -> str:
-        """Its method; "" where its header cannot be read."""
+        """Its method; "" if its header cannot be read."""
         return self.header.method if self.header else ""
 
     @property
     def summary(self) -> str:
-        """How much it was trained on, in words."""
+        """Size of its training set, in words."""
         return trained_on(self.header.training if self.header else {})
 
 
@@ -162,9 +162,9 @@ def trained_on(training: Mapping[str, Any]) -> str:
 
 
 def model_files() -> list[Path]:
-    """Model file of every model, whole or not: the user's and then those released.
+    """Model file of every model, intact or not: the user's, then the released ones.
 
-    What else lies in the user's folder, or cannot be looked into, is passed over.
+    Anything else in the user's folder, and folders that cannot be read, are skipped.
     """
     found = []
     for root in (user_models_dir(), released_models_dir()):
@@ -172,7 +172,7 @@ def model_files() -> list[Path]:
             folders = sorted(root.iterdir()) if root and root.is_dir() else []
         except OSError:
             continue
-        # Those that begin with a dot are copies that are not finished, or the trash.
+        # Names that begin with a dot are unfinished copies, or the trash.
         found += [f / MODEL_FILE for f in folders if not f.name.startswith(".") and _holds(f)]
     return found
 
@@ -180,17 +180,17 @@ def model_files() -> list[Path]:
 def _holds(folder: Path) -> bool:
     try:
         return (folder / MODEL_FILE).exists()
-    except OSError:  # a folder that may not be looked into
+    except OSError:  # a folder without permission to read it
         return False
 
 
 def list_entries() -> list[ModelEntry]:
-    """Every model of the user's and then every released one, by its header alone."""
+    """All models, the user's and then the released ones, read by their headers only."""
     return [read_entry(file.parent) for file in model_files()]
 
 
 def list_models() -> list[ModelEntry]:
-    """Models that can be chosen by their name: the first of each, those damaged left out."""
+    """Models that can be chosen by name: the first of each name, without damaged ones."""
     found: dict[str, ModelEntry] = {}
     for entry in list_entries():
         if entry.header is not None:
@@ -199,19 +199,19 @@ def list_models() -> list[ModelEntry]:
 
 
 def read_entry(folder: Path) -> ModelEntry:
-    """Look at a model's header alone: fast, and ``"unchecked"`` at best."""
+    """Read a model's header only: fast, but at best ``"unchecked"``."""
     return _entry(folder, lambda header: None)
 
 
 def check_entry(folder: Path, *, weights: bool = False) -> ModelEntry:
-    """Read a model whole and compare it with its sha256.
+    """Read a model completely and compare it with its sha256.
 
     Parameters
     ----------
     folder : Path
-        The model's.
+        The model's folder.
     weights : bool
-        Whether to load its backbone too, if it is at hand, and compare the weights' sha256.
+        Whether to load its backbone too, if it is installed, and compare the weights' sha256.
     """
 
     def judge(header: ModelHeader) -> str:
@@ -224,12 +224,12 @@ def check_entry(folder: Path, *, weights: bool = False) -> ModelEntry:
 
 
 def check_models(name: str | Path | None = None) -> list[ModelEntry]:
-    """Read models whole and compare their content with their sha256.
+    """Read models completely and compare their content with their sha256.
 
     Parameters
     ----------
     name : str or path, optional
-        One model; by default all of the user's and all released ones, damaged ones too.
+        One model; by default all of the user's and all released ones, including damaged ones.
 
     Raises
     ------
@@ -243,11 +243,11 @@ def check_models(name: str | Path | None = None) -> list[ModelEntry]:
 
 
 def _entry(folder: Path, judge: Callable[[ModelHeader], str | None]) -> ModelEntry:
-    """Say what a model is; ``judge`` gives its sha256 if it was read whole, or raises."""
+    """Describe a model; ``judge`` returns its sha256 if it was read completely, or raises."""
     released = is_released(folder)
     written = header = damage = needs = sha256 = None
     if not released:
-        with suppress(OSError):  # deleted at this moment
+        with suppress(OSError):  # deleted in the meantime
             written = datetime.fromtimestamp((folder / MODEL_FILE).stat().st_mtime, UTC)
     state: State
     try:
@@ -273,7 +273,7 @@ def _entry(folder: Path, judge: Callable[[ModelHeader], str | None]) -> ModelEnt
 
 
 def _without_path(error: SpatialARError) -> str:
-    """Give an error's sentence without its path, which the reader of a list does not need."""
+    """Return an error's sentence without its path, which readers of a list do not need."""
     return _capital(str(type(error)(error.what, fix=error.fix)))
 
 
@@ -282,7 +282,7 @@ def _capital(text: str) -> str:
 
 
 def find_model(path_or_name: str | Path) -> Path:
-    """Model file of a path or name, as `load_model` takes it; it may be damaged.
+    """Model file for a path or name, as accepted by `load_model`; it may be damaged.
 
     Raises
     ------
@@ -295,7 +295,7 @@ def find_model(path_or_name: str | Path) -> Path:
             path = path / MODEL_FILE
         if path.is_file():
             return path
-    except (OSError, ValueError):  # of names that can be none
+    except (OSError, ValueError):  # names that are invalid as paths
         pass
     named: dict[str, Path] = {}
     for file in model_files():
@@ -309,14 +309,14 @@ def find_model(path_or_name: str | Path) -> Path:
     return named[str(path_or_name)]
 
 
-#: The model card's file; pictures that it shows stand beside it as PNG.
+#: The model card's file; figures that it shows are PNG files beside it.
 CARD = "README.md"
 
 
 _TRASH = ".trash"
 
 
-# Names that Windows keeps for devices.
+# Names that Windows reserves for devices.
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{d}{n}" for d in ("COM", "LPT") for n in range(1, 10))}
 
 
@@ -324,13 +324,13 @@ _STAMP = "%Y%m%dT%H%M%S%fZ"
 
 
 def is_released(folder: str | Path) -> bool:
-    """Whether a model's folder is among those that came with the package."""
+    """Whether a model's folder is one of those released with the package."""
     released = released_models_dir()
     return released is not None and Path(folder).resolve().parent == released.resolve()
 
 
 def card_files(folder: Path) -> list[Path]:
-    """Model card of a model's folder, and the pictures beside it that the card shows."""
+    """Model card of a model's folder, and the figures beside it that the card shows."""
     card = folder / CARD
     if not card.is_file():
         return []
@@ -346,26 +346,26 @@ def copy_model(source: Path, folder: Path) -> None:
 
 
 def check_model(file: Path) -> None:
-    """Read a model file whole, as scoring would.
+    """Read a model file completely, as for scoring.
 
     Raises
     ------
     ModelFileError
-        If it is missing, damaged, of another version or of a method that is not known.
+        If it is missing, damaged, of another version or of an unknown method.
     """
     model_file.read_detector(file)
 
 
 def free_folder(name: str) -> Path:
-    """Folder that a new model of the user's gets, once its name is seen to be good and free.
+    """Folder for a new model of the user's, after checking that its name is valid and free.
 
     Raises
     ------
     InputError
-        If it is no name, or taken (`NameTakenError`).
+        If the name is invalid, or in use (`NameTakenError`).
     """
     if not is_plain_name(name):
-        raise InputError(f"'{name}' is no name for a model", fix="Use letters, digits and hyphens")
+        raise InputError(f"'{name}' is not a valid name", fix="Use letters, digits and hyphens")
     check_name_length(name)
     folder = user_models_dir() / name
     if (folder / MODEL_FILE).exists():
@@ -374,7 +374,7 @@ def free_folder(name: str) -> Path:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name can be a folder's on every system, and be printed."""
+    """Whether a name is a valid folder name on every system, and printable."""
     return (
         bool(name)
         and name == name.strip(" .") == printable(name) == Path(name).name
@@ -390,7 +390,7 @@ def _taken(folder: Path) -> NameTakenError:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename a folder; an existing one that holds anything is never replaced."""
+    """Rename a folder; an existing folder is replaced only if it is empty."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(source, target)
@@ -402,7 +402,7 @@ def _move(source: Path, target: Path) -> None:
 
 @contextmanager
 def new_model(name: str) -> Iterator[Path]:
-    """Give a folder to make a model in, which becomes the user's model when the block ends well.
+    """Provide a folder to build a model in, which becomes the user's model if the block succeeds.
 
     Parameters
     ----------
@@ -417,9 +417,9 @@ def new_model(name: str) -> Iterator[Path]:
     Raises
     ------
     InputError
-        If the name is taken or is no name.
+        If the name is in use or invalid.
     StorageError
-        If the disk is full or may not be written to.
+        If the disk is full or write-protected.
     """
     remove_partial(user_models_dir())
     target = free_folder(name)
@@ -457,12 +457,12 @@ def _see_unclaimed(folder: Path) -> None:
 
 
 def rename_model(name: str, new_name: str) -> Path:
-    """Rename one of the user's models; gives its new folder.
+    """Rename one of the user's models; returns its new folder.
 
     Raises
     ------
     InputError
-        If the new name is taken or is no name, the model is a released one, or another process
+        If the new name is in use or invalid, the model is a released one, or another process
         writes to it.
     ModelFileError
         If the user has no such model.
@@ -474,12 +474,12 @@ def rename_model(name: str, new_name: str) -> Path:
 
 
 def duplicate_model(model: str | Path, new_name: str) -> Path:
-    """Copy a model, released or not, with its card; gives the copy's folder.
+    """Copy a model, released or not, with its card; returns the copy's folder.
 
     Raises
     ------
     InputError
-        If the new name is taken or is no name.
+        If the new name is in use or invalid.
     ModelFileError
         If there is no such model, or it is damaged.
     """
@@ -501,7 +501,7 @@ class Trashed:
     deleted : datetime
         When it was deleted (UTC).
     folder : Path
-        Where it lies now.
+        Its folder in the trash.
     """
 
     name: str
@@ -510,20 +510,20 @@ class Trashed:
 
 
 def trashed_models() -> list[Trashed]:
-    """List deleted models, the last one first."""
+    """List deleted models, the latest first."""
     found = []
     for folder in (user_models_dir() / _TRASH).glob("*"):
         stamp, _, name = folder.name.partition("-")
         try:
             deleted = datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC)
         except ValueError:
-            continue  # not put there by this program
+            continue  # not created by this program
         found.append(Trashed(name, deleted, folder))
     return sorted(found, key=lambda trashed: trashed.deleted, reverse=True)
 
 
 def delete_model(name: str) -> Path:
-    """Move one of the user's models to the trash; gives its folder there.
+    """Move one of the user's models to the trash; returns its folder there.
 
     Raises
     ------
@@ -541,12 +541,12 @@ def delete_model(name: str) -> Path:
 
 
 def restore_model(name: str, new_name: str | None = None) -> Path:
-    """Take the last deleted model of a name back out of the trash; gives its folder.
+    """Restore the last deleted model of a name from the trash; returns its folder.
 
     Raises
     ------
     InputError
-        If the trash holds no such model, or the name is taken meanwhile.
+        If the trash has no such model, or the name is in use.
     """
     found = [trashed for trashed in trashed_models() if trashed.name == name]
     if not found:
@@ -560,13 +560,13 @@ def restore_model(name: str, new_name: str | None = None) -> Path:
 
 
 def missing_backbone(header: ModelHeader) -> str | None:
-    """Say what a model needs before it can score; None where its backbone is at hand."""
+    """State what a model needs before it can score; None if its backbone is installed."""
     name = header.backbone.name
     spec = find_spec(name)
     if spec is None:
         return (
-            f"It needs the backbone {name}, which this version does not know. Update "
-            "napari-spatial-ar; or, if it is one that somebody brought, add it by "
+            f"It needs the backbone {name}, which is unknown here. Update napari-spatial-ar; or, "
+            "if it is somebody's own backbone, add it with "
             f"'napari-spatial-ar weights add PATH --name {name}'."
         )
     spec = replace(spec, layers=header.backbone.layers)
@@ -587,9 +587,9 @@ def trained_backbone(
     Parameters
     ----------
     header : ModelHeader
-        The model's.
+        Header of the model.
     name : str
-        What errors call the model.
+        Name of the model, for errors.
     weights, device
         See `load_backbone`.
 

@@ -45,7 +45,7 @@ from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
 __all__ = ["NormativeModel", "load_model"]
 
-# Where slices are scored in batches: threads that prepare them, and slices ready at most.
+# For scoring in batches: number of threads that prepare slices, and of slices ready at most.
 _THREADS, _AHEAD = min(8, os.cpu_count() or 1), 96
 
 
@@ -57,15 +57,15 @@ class NormativeModel:
     name : str
         Name of its folder.
     header : ModelHeader
-        Everything the model file says of it.
+        The header of the model file.
     detector : Detector
         The method that scores embeddings.
     sha256 : str
-        Of the model file's content; "" for a model never saved.
+        Hash of the model file's content; "" for a model never saved.
     backbone : Backbone, optional
-        Loaded on first use where left out.
+        By default loaded on first use.
     weights : path, optional
-        Where to load the backbone from.
+        File to load the backbone from.
     device : str or torch.device
         Where to score.
     """
@@ -86,11 +86,11 @@ class NormativeModel:
         self.sha256 = sha256
         self.device = resolve_device(device)
         self.detector = detector.to(self.device)
-        #: Where it was saved or loaded from.
+        #: The file it was saved to or loaded from.
         self.folder: Path | None = None
-        #: Slices of the calibration that was just made; none in a model that was loaded.
+        #: Slices of a calibration made in this session; empty for a model that was loaded.
         self.examples: tuple[Example, ...] = ()
-        #: What its user should know of the scans of that calibration, a sentence each.
+        #: Notices about the scans of that calibration, one sentence each.
         self.warnings: tuple[str, ...] = ()
         self._moved = ""
         self._engine = "float32"
@@ -100,7 +100,7 @@ class NormativeModel:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The frozen backbone, loaded on first use and checked to be the one trained on.
+        """The frozen backbone, loaded on first use after checking that it is the one trained on.
 
         Raises
         ------
@@ -120,9 +120,9 @@ class NormativeModel:
         return f"NormativeModel({', '.join(parts)}, trained on {trained}, on {self.device})"
 
     def use_engine(self, engine: str) -> None:
-        """Compute the backbone in another way from now on, see `Backbone.use`.
+        """Switch the backbone to another engine, see `Backbone.use`.
 
-        Where it is not loaded yet, that is done once it is.
+        If it is not loaded yet, this happens once it is.
         """
         engines.check(engine, self.device)
         if engine == (self.engine or self._engine):
@@ -131,31 +131,31 @@ class NormativeModel:
         if "backbone" in vars(self):
             with self.turns.taken():
                 self.backbone.use(engine)
-                vars(self).pop("_batches", None)  # it may hold graphs of the engine before
+                vars(self).pop("_batches", None)  # it may hold graphs of the previous engine
 
     @property
     def turns(self) -> FairLock:
-        """Its backbone's, held by a thread while it scores or explains a slice or a batch.
+        """The lock of the backbone, held while a thread scores or explains a slice or a batch.
 
-        Threads that share a model stay out of each other's way so: on a graphics card results of a
-        replayed graph are good until the next replay, nothing else may run while one is captured,
-        and a model that moves to the CPU does that between two slices.
+        It keeps threads that share a model apart: on a GPU the results of a replayed graph are
+        valid until the next replay, nothing else may run while a graph is captured, and a model
+        may move to the CPU only between two slices.
         """
         return self.backbone.turns
 
     @property
     def engine(self) -> str:
-        """Name of what computes its backbone; "" before that is loaded."""
+        """Name of the backbone's engine; "" before the backbone is loaded."""
         return vars(self)["backbone"].engine if "backbone" in vars(self) else ""
 
     @property
     def backbone_weights(self) -> dict[str, Any]:
-        """Which weights its backbone computes with, for the record; empty before it is loaded."""
+        """Which weights the backbone uses, for the record; empty before it is loaded."""
         return vars(self)["backbone"].weights_record if "backbone" in vars(self) else {}
 
     @property
     def notes(self) -> list[str]:
-        """What was done otherwise than asked for because memory ran short, as sentences."""
+        """Changes made because memory ran short, as sentences."""
         moved = [self._moved] if self._moved else []
         return [*moved, *(self.backbone.portions.warnings if "backbone" in vars(self) else [])]
 
@@ -185,8 +185,7 @@ class NormativeModel:
         Raises
         ------
         InputError
-            If the image is not a finite two-dimensional image with something in it, or is
-            smaller than a patch.
+            If the image is not finite, not two-dimensional, constant, or smaller than a patch.
         """
         self._check(image)
         if window is None:
@@ -204,25 +203,25 @@ class NormativeModel:
                 fix="Check that the scan is not a thumbnail, and which axis is the slice axis",
             )
         if not np.isfinite(image).all():
-            raise InputError("the slice holds values that are not finite numbers")
+            raise InputError("the slice contains values that are not finite numbers")
         if image.min() == image.max():
             raise InputError(f"all pixels of the slice have the same value, {image.min():g}")
 
     def _prepared(self, unit: npt.NDArray[np.float32]) -> Prepared:
-        """Find the patches of a windowed slice that go through the backbone."""
+        """Find the patches of a windowed slice that the backbone processes."""
         if not self._in_batches:
             return Prepared(unit)
         present = self.header.preprocessing.present(unit, self.backbone.patch)
         return Prepared(unit, None if present is None else KeptTokens.of(present[None]))
 
     def _score(self, shown: Prepared) -> SliceScore:
-        """Score a windowed slice; on the CPU from now on where the device has no room for it."""
+        """Score a windowed slice; if the device has too little memory, move to the CPU for good."""
         try:
             return self._score_here(shown)
         except MemoryShortage:
             if self.device.type == "cpu":
                 raise
-        # Not in the handler: the error holds on to what the failed try has made.
+        # Outside the handler: the error holds references to tensors of the failed attempt.
         with self.turns.taken():
             self._move_to_cpu()
         return self._score_here(shown)
@@ -252,9 +251,9 @@ class NormativeModel:
 
     @property
     def _in_batches(self) -> bool:
-        """Whether slices are prepared and scored on a graphics card, where many cost like few."""
+        """Whether slices are prepared and scored on a GPU, where large batches are efficient."""
         preprocessing = self.header.preprocessing
-        # A stand-in for the backbone embeds in a way of its own.
+        # A stand-in for the backbone has its own way of embedding.
         return (
             self.device.type == "cuda"
             and torch.cuda.is_available()
@@ -288,11 +287,11 @@ class NormativeModel:
 
     @property
     def plane(self) -> Plane | None:
-        """Plane of the slices it learned from; None where they were those acquired."""
+        """Plane of the training slices; None if they were as acquired."""
         return self.header.selection.cut
 
     def cut(self, volume: Scan, plane: SlicePlane | None = None) -> Scan:
-        """Return a scan with the slices that the model sees, see `score_volume`.
+        """Return a scan with the slices that the model scores, see `score_volume`.
 
         Raises
         ------
@@ -307,26 +306,26 @@ class NormativeModel:
     ) -> Generator[tuple[int, SliceScore], None, None]:
         """Score slices one by one; stop iterating to cancel.
 
-        Where memory runs short, less is computed at once, and then all on the CPU: see `notes`.
+        If memory runs short, batches get smaller, and finally the CPU is used: see `notes`.
 
         Parameters
         ----------
         volume : Scan
             The scan; percentile windows are those of the whole volume.
         slices : sequence of int, optional
-            Indices along ``volume.geometry.slice_axis``, in the order wanted; all by default.
+            Indices along ``volume.geometry.slice_axis``, in the requested order; all by default.
 
         Yields
         ------
         (int, SliceScore)
-            A slice that shows no body gets a heatmap of zeros and the image score NaN.
+            A slice without body gets a heatmap of zeros and the image score NaN.
 
         Raises
         ------
         InputError
             If an index is out of range or the slices are smaller than a patch.
         MemoryShortage
-            If the CPU has no room for a slice either.
+            If even the CPU has too little memory for one slice.
         """
         count = volume.geometry.slice_count
         order = range(count) if slices is None else slices
@@ -364,9 +363,10 @@ class NormativeModel:
         volume, slices
             As for `iter_volume`.
         progress : callable, optional
-            Called with (slices done, slices in all) after each; what it raises stops the work.
+            Called with (slices done, slices in all) after each; an exception that it raises stops
+            the work.
         plane : {"as-acquired", "axial", "coronal", "sagittal"}, optional
-            Slices that the model sees; by default those of the plane it learned from.
+            Slices to score; by default those of the plane it was trained on.
 
         Returns
         -------
@@ -376,7 +376,7 @@ class NormativeModel:
         Raises
         ------
         InputError
-            As `iter_volume` and `Scan.along`.
+            As for `iter_volume` and `Scan.along`.
         """
         volume = self.cut(volume, plane)
         result = ScanScores.empty(volume.geometry)
@@ -417,14 +417,14 @@ class NormativeModel:
         """
         if self.header.calibration is None:
             raise InputError(
-                f"the model '{self.name}' has no calibration, so a share of normal tissue has no "
-                "threshold and scores have no p-values",
+                f"the model '{self.name}' has no calibration, so there are no thresholds for "
+                "shares of normal tissue, and no p-values",
                 fix="Give a threshold instead, or run 'napari-spatial-ar calibrate'",
             )
         return self.header.calibration
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``model.safetensors`` into a folder, whole or not at all."""
+        """Write ``model.safetensors`` into a folder, completely or not at all."""
         self.folder = Path(folder)
         path = self.folder / MODEL_FILE
         self.sha256 = model_file.write(path, self.header, self.detector.tensors())
@@ -453,15 +453,14 @@ def load_model(
     path_or_name : path or str
         A model file, its folder, or the name of a model that `list_models` lists.
     weights : path, optional
-        File of the backbone's weights, where they are not where `load_backbone` looks.
+        File of the backbone's weights, if `load_backbone` would not find them.
     device : str or torch.device
         Where to score.
 
     Raises
     ------
     ModelFileError
-        If there is no such model, or it is damaged, of another version or of a method that is not
-        known.
+        If there is no such model, or it is damaged, of another version or of an unknown method.
     """
     path = find_model(path_or_name)
     header, detector, digest = model_file.read_detector(path)

@@ -1,4 +1,4 @@
-"""What scoring gives, per slice and per scan on the scan's own grid. No torch."""
+"""Results of scoring, per slice and per scan on the scan's own grid. No torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class SliceScore:
     Parameters
     ----------
     nll : (Y, X) float32
-        Heatmap at the slice's own size, in the model's unit. Only where the method is Spatial AR
-        is it a negative log-likelihood; `scores` is the same array for any method.
+        Heatmap at the slice's own size, in the model's unit. It is a negative log-likelihood only
+        if the method is Spatial AR; `scores` is the same array for any method.
     grid : (Hp, Wp) float32 or None
-        Patch scores as the method gives them, unsmoothed: of Spatial AR, A_ij in nats. NaN where
-        a patch of air is skipped (``nll`` is 0 there); None if they were not stored.
+        Unsmoothed patch scores of the method; for Spatial AR, A_ij in nats. NaN where a patch of
+        air is skipped (``nll`` is 0 there); None if they were not stored.
     image_score : float
-        One number for the slice, in the unit of ``nll``; NaN for a slice with nothing in it,
-        which is not scored.
+        One number for the slice, in the unit of ``nll``; NaN for a slice without body, which is
+        not scored.
     """
 
     nll: npt.NDArray[np.float32] = field(repr=False)
@@ -35,19 +35,19 @@ class SliceScore:
 
     @property
     def scores(self) -> npt.NDArray[np.float32]:
-        """``nll`` by the name that is true for every method."""
+        """``nll`` under the name that is correct for every method."""
         return self.nll
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> SliceScore:
-        """Of a slice of (rows, columns) pixels that shows no body."""
+        """Scores of a slice of (rows, columns) pixels without body."""
         nothing = np.zeros(shape, np.float32)
         return cls(nll=nothing, grid=nothing[:1, :1], image_score=float("nan"))
 
 
 @dataclass(frozen=True)
 class Example:
-    """A slice with its heatmap, for a picture. Nothing says whose it is.
+    """A slice with its heatmap, for a figure, without anything that identifies the patient.
 
     Parameters
     ----------
@@ -66,18 +66,18 @@ class Example:
 
 @dataclass(eq=False)
 class ScanScores:
-    """How unusual each voxel of a scan is, as far as its slices are scored.
+    """How unusual each voxel of a scan is, for the slices scored so far.
 
     Parameters
     ----------
     nll : (Z, Y, X) float32
         On the scan's source grid, in the model's unit, 0 where not scored; see `SliceScore`.
     geometry : Geometry
-        The scan's, with the slices that the model sees.
+        The scan's, with the slices that the model scores.
     visited : (N,) bool
-        Slices that the model has seen.
+        Slices that were scored or found empty.
     image_scores : (N,) float32
-        One number a slice; NaN where not seen, or where there was nothing to see.
+        One number per slice; NaN if it was not visited, or is empty.
     """
 
     nll: npt.NDArray[np.float32] = field(repr=False)
@@ -98,17 +98,17 @@ class ScanScores:
 
     @property
     def scores(self) -> npt.NDArray[np.float32]:
-        """``nll`` by the name that is true for every method."""
+        """``nll`` under the name that is correct for every method."""
         return self.nll
 
     @property
     def scored(self) -> npt.NDArray[np.bool_]:
-        """(N,), slices with a score: seen, and not empty."""
+        """(N,), slices with a score: visited, and not empty."""
         return np.asarray(self.visited & np.isfinite(self.image_scores))
 
     @property
     def left(self) -> list[int]:
-        """Slices that the model has not seen."""
+        """Slices not visited yet."""
         return [int(index) for index in np.flatnonzero(~self.visited)]
 
     def put(self, index: int, score: SliceScore) -> None:
@@ -118,12 +118,12 @@ class ScanScores:
         self.visited[index] = True
 
     def slice_score(self, index: int) -> SliceScore:
-        """Score of a slice that was seen, without its patch scores."""
+        """Scores of a visited slice, without its patch scores."""
         nll = np.asarray(self.geometry.to_slices(self.nll)[index])
         return SliceScore(nll, None, float(self.image_scores[index]))
 
     def copy(self) -> ScanScores:
-        """Scores as they stand, of which nothing changes any more."""
+        """Return a read-only snapshot of the scores."""
         return ScanScores(
             self.nll.copy(), self.geometry, self.visited.copy(), self.image_scores.copy()
         )

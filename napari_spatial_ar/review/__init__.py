@@ -1,1 +1,1 @@
-"""What a scan's scores mean to a reader: findings, provenance, pictures, files. No Qt."""
+"""What a scan's scores mean to a reader: findings, provenance, images, files. No Qt."""

@@ -1,4 +1,4 @@
-"""Scoring scans one after the other, each into a folder of its own."""
+"""Score scans one after the other, each into a folder of its own."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Flagging:
-    """What is flagged in the scans of one run.
+    """The rules by which scans of one run are flagged.
 
     Parameters
     ----------
     threshold : float
-        Of the mask, in the model's unit.
+        Threshold of the mask, in the model's unit.
     share : float or None
-        Of normal tissue that it flags, as far as the model was calibrated.
+        Share of normal tissue that it flags, if the model's calibration covers it.
     settings : MaskSettings or None
-        What becomes of the voxels above it.
+        How the voxels above it become the mask.
     alpha : float or None
-        Largest p-value of a scan that is called unusual.
+        Largest p-value of a scan that is reported as unusual.
     """
 
     threshold: float
@@ -75,12 +75,12 @@ class Flagging:
         settings: MaskSettings | None,
         hysteresis_fpr: float | None,
     ) -> Flagging:
-        """Find it for a model; the parameters are those of `score_scans`.
+        """Derive the rules for a model; the parameters are those of `score_scans`.
 
         Raises
         ------
         InputError
-            If the model's calibration cannot carry what is asked for.
+            If the model's calibration does not cover the request.
         """
         if threshold is not None and not math.isfinite(threshold):
             raise InputError(f"the threshold {threshold} is not a number")
@@ -101,18 +101,18 @@ class Flagging:
         return cls(cut, share, settings, alpha)
 
     def of_files(self) -> list[Any]:
-        """List what of it the written results depend on, as plain JSON values."""
+        """Everything that the written results depend on, as plain JSON values."""
         return [self.threshold, self.share, asdict(self.settings or MaskSettings())]
 
     def judged(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Return a scan's record with ``unusual``, where a largest p-value was given."""
+        """Return a scan's record with ``unusual``, if a largest p-value was given."""
         if self.alpha is None:
             return record
         p = record["p_value"]
         return {**record, "unusual": None if p is None else p <= self.alpha + 1e-12}
 
     def note(self, model: NormativeModel) -> str | None:
-        """One sentence on what the threshold rests on; None where that was never measured."""
+        """One sentence on the basis of the threshold; None if it was never measured."""
         calibration = model.header.calibration
         return share_note(calibration, self.threshold) if calibration else None
 
@@ -144,41 +144,41 @@ def score_scans(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score every scan found in the inputs, reading each while the one before it is scored.
+    """Score every scan found in the inputs, reading each while the previous one is scored.
 
-    Called again with the same arguments after it was stopped, or after some of the scans were
-    changed, it does what is left. The folder is this process's alone meanwhile.
+    Called again with the same arguments after an interruption, or after some of the scans changed,
+    it does the rest. The output folder is locked by this process meanwhile.
 
     Parameters
     ----------
     inputs : sequence of Path
-        Files or folders; each may hold several series.
+        Files or folders; each may contain several series.
     model : str or Path
         See `load_model`.
     out : Path
-        Gets one folder a scan, named after its series and never after a patient or a file. Scans
+        Gets one folder per scan, named after its series and never after a patient or a file. Scans
         whose series have one name get the start of a hash of their content as well.
     fpr, threshold
         The mask's threshold: that which flags a share ``fpr`` of normal tissue, or a number in
         the model's unit.
     alpha : float, optional
-        Call a scan unusual where its p-value is at most this.
+        Report a scan as unusual if its p-value is at most this.
     report : bool
-        Also write ``report.html`` of each scan, and one of all of them into ``out``.
+        Also write ``report.html`` for each scan, and one for all of them into ``out``.
     pdf : {"A4", "Letter"}, optional
         Also write ``report.pdf`` in the same way, on this paper.
     hysteresis_fpr : float, optional
-        Keep only regions that hold a voxel above the threshold for this smaller share, instead of
+        Keep only regions with a voxel above the threshold for this smaller share, instead of
         ``settings.hysteresis``.
     settings, montage, keep_uids, dicom, png, png_heat, seg_nrrd, itksnap, overwrite
         See `score_scan`.
     bids : bool
-        Also write the masks of scans in a BIDS data set under BIDS names, with the subjects'
+        Also write the masks of scans in a BIDS dataset under BIDS names, with the subjects'
         labels, into the folder ``bids`` of ``out``; see `BidsDerivatives`.
     plane : {"as-acquired", "axial", "coronal", "sagittal"}, optional
-        Slices that the model sees; by default those of the plane it learned from.
+        Slices to score; by default those of the plane that the model was trained on.
     every_series : bool
-        Also score localizers and derived series where an input holds an original one.
+        Also score localizers and derived series if an input contains an original one.
     weights, device
         See `load_model`.
     progress : callable, optional
@@ -189,18 +189,17 @@ def score_scans(
     dict
         ``scans``: one record each; ``failed``: one sentence for each input that could not be
         read or scored while others could; ``left_out``: one sentence for each series that was
-        not scored for what it is; ``backbone``: where its weights came from; ``engine``: what
-        computed it; ``calibration``: one sentence on what the threshold rests on, None where it
-        was never measured; ``skipped``: how many scans were finished before; ``report``,
-        ``report_pdf``: the reports of all scans, None where none was asked for. With ``bids``,
-        also ``bids``: the folder, and ``without_bids``: one sentence for each scan that has no
-        files there.
+        excluded for its type; ``backbone``: where its weights came from; ``engine``: what
+        computed it; ``calibration``: one sentence on the basis of the threshold, None if it
+        was never measured; ``skipped``: number of scans finished earlier; ``report``,
+        ``report_pdf``: the reports of all scans, None if not requested. With ``bids``, also
+        ``bids``: the folder, and ``without_bids``: one sentence for each scan without files there.
 
     Raises
     ------
     SpatialARError
         If another process writes to the folder (`InUseError`), the model cannot be used, its
-        calibration cannot carry ``fpr`` or ``alpha``, a PDF cannot be written here, or no input
+        calibration does not cover ``fpr`` or ``alpha``, a PDF cannot be written here, or no input
         could be scored.
     """
     if pdf:
@@ -223,7 +222,7 @@ def score_scans(
             "png_heat": png_heat,
             "report": report,
             "pdf": pdf,
-            # Without them, what was finished before there were such files still counts.
+            # Without them, results finished before there were such files still count.
             **({"seg_nrrd": True} if seg_nrrd else {}),
             **({"itksnap": True} if itksnap else {}),
         }
@@ -232,7 +231,7 @@ def score_scans(
         earlier = EarlierResults(out)
         reports = None
         if report or pdf:
-            # Where every result is of this very command, so is the report.
+            # If every result is of exactly this command, so is the report.
             same = earlier.commands == {command}
             reports = FolderReports(out, overwrite=overwrite or same, html=report, pdf=pdf)
         settle(loaded)
@@ -254,7 +253,7 @@ def score_scans(
                     if scan.found is None:
                         record = finished.get(scan.key)
                         if record is None:
-                            continue  # it failed, which was said
+                            continue  # it failed, which was reported
                     elif isinstance(scan.found, _Finished):
                         record = scan.found.kept.record
                         if reports is not None:
@@ -312,7 +311,7 @@ def score_scans(
 def _derive(
     derived: BidsDerivatives | None, files: Sequence[Path], record: Mapping[str, Any]
 ) -> str | None:
-    """Write BIDS files of a scan that is scored; say why there are none, if so."""
+    """Write BIDS files of a scored scan; returns the reason if there are none."""
     try:
         return None if derived is None else derived.add(files, Path(record["folder"]))
     except InputError as error:
@@ -325,7 +324,7 @@ def _hashed(values: Any) -> str:
 
 @dataclass(frozen=True)
 class _Finished:
-    """A scan that needs no scoring; its voxels only where they are needed for a report."""
+    """A scan that needs no scoring, with its voxels only if a report needs them."""
 
     kept: Kept
     volume: Scan | None
@@ -345,23 +344,22 @@ class _Finished:
 
 @dataclass
 class _Next:
-    """What is to be done with a scan.
+    """What to do with a scan.
 
     Parameters
     ----------
     source : Path
-        The input that it was found in.
+        The input in which it was found.
     found : Scan, _Finished, InputError or None
-        Its voxels, to be scored; its results; what is wrong with it. None where it came before in
-        this run.
+        Its voxels, to be scored; its results; or its error. None for a duplicate in this run.
     name : str
-        Of its folder; "" where it has none.
+        Name of its folder; "" if it has none.
     key : str
         See `scan_sha256`.
     files : tuple of Path
-        The scan's.
+        Files of the scan.
     replaces : bool
-        Whether results in its folder are to be replaced.
+        Whether to replace the results in its folder.
     """
 
     source: Path
@@ -386,7 +384,7 @@ class _Walk:
     reports: bool
 
     def scans(self, inputs: Sequence[Path]) -> Iterator[_Next]:
-        """Walk through them; of what is finished, only what a report needs is read."""
+        """Iterate over them; for finished scans only what a report needs is read."""
         seen: set[str] = set()
         for source in inputs:
             try:
@@ -427,23 +425,23 @@ class _Walk:
 
 
 def scans_to_score(scans: Sequence[Scan], every_series: bool, left_out: list[str]) -> list[Scan]:
-    """Choose the original scans of an input, or all where there is none or all are wanted.
+    """Choose the original scans of an input; all if there is none, or if all are requested.
 
     Parameters
     ----------
     scans : sequence of Scan
-        What was found in it.
+        The scans of the input.
     every_series : bool
         Whether localizers and derived series are scored beside original ones.
     left_out : list of str
-        Gets one sentence for each scan that is not.
+        Gets one sentence for each excluded scan.
     """
     original = [scan for scan in scans if scan.role == "original"]
     if every_series or not original:
         return list(scans)
     left_out += [
         f"{scan.series.label} is {'a localizer' if scan.role == 'localizer' else 'derived'} and "
-        "was left out."
+        "was excluded."
         for scan in scans
         if scan.role != "original"
     ]
@@ -472,14 +470,14 @@ def score_scan(
     run: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score one volume and write what comes out of it.
+    """Score one volume and write the results.
 
     Parameters
     ----------
     volume : Scan
-        The scan, with the slices that the model is to see.
+        The scan, with the slices to be scored.
     model : NormativeModel
-        What scores it.
+        The model.
     folder : Path
         See `write_scan_outputs`, as for ``threshold``, ``fpr``, ``settings``, ``keep_uids``,
         ``dicom``, ``png``, ``png_heat``, ``report``, ``pdf``, ``seg_nrrd``, ``itksnap``,
@@ -487,7 +485,7 @@ def score_scan(
     montage : bool
         Also write ``montage.png`` with the highest-scoring slices.
     reported : callable, optional
-        Called with what ``report.html`` or ``report.pdf`` says.
+        Called with the contents of ``report.html`` or ``report.pdf``.
     progress : callable, optional
         Called with (series label, slices done, slices in all).
 
@@ -495,9 +493,9 @@ def score_scan(
     -------
     dict
         Series label, folder, number of findings, flagged voxels, the highest image score, the
-        scan's p-value and the number of patients that it rests on (None where there is none),
-        why it is outside the training domain, the warnings of the scan and of its outputs,
-        and the files written.
+        scan's p-value and the number of patients it is based on (None if there is none), why it is
+        outside the training domain, the warnings of the scan and of its outputs, and the files
+        written.
     """
     label = volume.series.label
 

@@ -1,7 +1,7 @@
-"""Masks under the names of BIDS derivatives, for scans that lie in a BIDS data set.
+"""Masks under the names of BIDS derivatives, for scans in a BIDS dataset.
 
-After the specification's "Derivatives: imaging, discrete and binary segmentations". The names hold
-the subjects' labels: what is written here identifies whom the data set identifies.
+Reference: "Derivatives: imaging, discrete and binary segmentations" of the specification. The names
+contain the subjects' labels: files written here identify whoever the dataset identifies.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DESCRIPTION = "dataset_description.json"
 _SCAN = re.compile(r"(sub-[a-zA-Z0-9]+(?:_[a-zA-Z]+-[a-zA-Z0-9+]+)*)_([a-zA-Z0-9]+)\.nii(?:\.gz)?")
 _COLUMNS = {
     "index": ("rank", "Value of the region's voxels, 1 for the highest peak"),
-    "name": ("name", "Flagged region, or finding where a reader kept it"),
+    "name": ("name", "Flagged region, or finding if a reader kept it"),
     "color": ("colour", "As #rrggbb"),
     "voxels": ("voxels", "Number of voxels"),
     "volume_ml": ("volume_ml", "Volume in ml"),
@@ -41,14 +41,14 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class BidsScan:
-    """A scan's file in a BIDS data set.
+    """A scan's file in a BIDS dataset.
 
     Parameters
     ----------
     root : Path
-        The data set: the folder with its ``dataset_description.json``.
+        The dataset: the folder with its ``dataset_description.json``.
     file : PurePosixPath
-        The scan's, within it: ``sub-01/anat/sub-01_FLAIR.nii.gz``.
+        The scan's file in it: ``sub-01/anat/sub-01_FLAIR.nii.gz``.
     """
 
     root: Path
@@ -56,7 +56,7 @@ class BidsScan:
 
     @classmethod
     def of(cls, path: Path) -> BidsScan | None:
-        """Find the data set that a file belongs to; None where it is in none or not named so."""
+        """Find the dataset that a file belongs to; None without a dataset or a BIDS name."""
         path = path.absolute()
         if _SCAN.fullmatch(path.name) is None:
             return None
@@ -68,13 +68,13 @@ class BidsScan:
 
     @property
     def stem(self) -> str:
-        """Path of what is derived from it, without its suffix and ending."""
+        """Path of its derivatives, without suffix and extension."""
         match = _SCAN.fullmatch(self.file.name)
         assert match is not None
         entities, suffix = match[1].split("_"), match[2]
         said = [part.removeprefix("desc-") for part in entities if part.startswith("desc-")]
         kept = [part for part in entities if not part.startswith("desc-")]
-        # Of a subject's FLAIR and T1w each has findings of its own.
+        # FLAIR and T1w of one subject have findings of their own.
         name = "_".join((*kept, f"desc-{''.join(said)}{suffix}findings"))
         return str(self.file.parent / name)
 
@@ -87,12 +87,12 @@ class _Description:
 
 
 class BidsDerivatives:
-    """A data set of BIDS derivatives that gets the masks of a run.
+    """A dataset of BIDS derivatives for the masks of a run.
 
     Parameters
     ----------
     folder : Path
-        The data set, made with the first scan.
+        The dataset, created with the first scan.
     model : str
         Name of the model.
     """
@@ -109,27 +109,27 @@ class BidsDerivatives:
         Parameters
         ----------
         files : sequence of Path
-            The scan's.
+            Files of the scan.
         results : Path
             Folder of its results, see `write_scan_outputs`.
 
         Returns
         -------
         str or None
-            Why there is nothing to name so, as part of a sentence; None where it was written.
+            Why it has no BIDS name, as part of a sentence; None if it was written.
 
         Raises
         ------
         InputError
-            If the folder holds derivatives of another data set.
+            If the folder contains derivatives of another dataset.
         StorageError
             If a file cannot be written.
         """
         scan = BidsScan.of(files[0]) if len(files) == 1 else None
         if scan is None:
-            return "its file has no BIDS name in a BIDS data set"
+            return "its file has no BIDS name in a BIDS dataset"
         if self._from.setdefault((scan.root, scan.stem), results) != results:
-            return "its file holds several volumes, which BIDS names do not tell apart"
+            return "its file contains several volumes, which BIDS names do not distinguish"
         if not (results / OUTPUT_FILES["findings"]).is_file():
             return "its results are of an earlier version: score it again"
         self._describe(scan.root)
@@ -159,9 +159,9 @@ class BidsDerivatives:
                 known = _Description({})
             if known.DatasetLinks != {"raw": link}:
                 raise InputError(
-                    "this folder holds another BIDS data set, or what is derived from another",
+                    "this folder contains another BIDS dataset, or derivatives of another",
                     path=self.folder,
-                    fix="Score each data set into a folder of its own",
+                    fix="Score each dataset into a folder of its own",
                 )
         name, version = software().split(" ", 1)
         document = {

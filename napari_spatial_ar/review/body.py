@@ -1,4 +1,4 @@
-"""Where the body is in a scan that a model scored."""
+"""The body in a scan that a model scored."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["Body"]
 
 
 class Body:
-    """Where the body is, found slice by slice when it is asked for, and kept.
+    """Finds the body slice by slice on request, and caches the result.
 
-    It is judged in the window that the model sees, as when the model was calibrated.
+    The body is determined in the model window, as in calibration.
 
     Parameters
     ----------
     volume : Scan
         The scan.
     model : NormativeModel
-        What scores it.
+        The model that scores it.
     """
 
     def __init__(self, volume: Scan, model: ScoringModel) -> None:
@@ -49,12 +49,12 @@ class Body:
         return np.asarray(np.moveaxis(self._body, geometry.slice_axis, 0)[index])
 
     def largest(self, scored: npt.NDArray[np.bool_]) -> int:
-        """Pixels of the body in the slice that shows most of it, of those (N,) that are scored."""
+        """Pixels of the body in the slice with the most of it, among those (N,) that are scored."""
         areas = (int(np.count_nonzero(self.plane(int(i)))) for i in np.flatnonzero(scored))
         return max(areas, default=0)
 
     def whole(self, scored: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """(Z, Y, X), right in the acquired slices (N,) that are scored."""
+        """(Z, Y, X), valid in the acquired slices (N,) that are scored."""
         for index in np.flatnonzero(scored):
             self.plane(int(index))
         return self._body

@@ -1,4 +1,4 @@
-"""Whether a scan's scores, taken together, are those of a scan like the model's own."""
+"""Whether a scan's scores as a whole are plausible for the model's training domain."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from napari_spatial_ar.review.threshold_scales import ScoreCounts
 
 __all__ = ["flagged_warning", "scan_counts", "shift_headline", "shift_record"]
 
-# Where so large a part of a scan lies above the threshold for so small a share of normal tissue,
-# it is no lesion: three scans with gliomas reached a quarter at most, a FLAIR scan without a skull,
+# If such a large part of a scan is above the threshold for such a small share of normal tissue, it
+# is no lesion: three scans with gliomas reached at most a quarter; a FLAIR scan without a skull,
 # two T1 scans and a CT more than half.
 _LEVEL, _PART = 0.05, 0.5
 _NAMED = 0.01
-# A few slices through a lesion are no scan.
+# A few slices through a lesion say nothing about the scan.
 _ENOUGH_SLICES = 5
 _TOPICS_SAID = 2
 
@@ -31,18 +31,18 @@ _TOPICS_SAID = 2
 def flagged_warning(
     model: Calibrated, share_above: Callable[[float], float], *, slices: int, whole: bool
 ) -> str:
-    """Say that far more of a scan is flagged than calibration promises; "" where it is not.
+    """Warn if far more of a scan is flagged than calibration promises; "" if not.
 
     Parameters
     ----------
     model : NormativeModel
-        What scored it.
+        The model that scored it.
     share_above : callable
-        Gets a threshold in the model's unit and gives the share of the scored tissue above it.
+        Maps a threshold in the model's unit to the share of the scored tissue above it.
     slices : int
-        How many slices are scored; of fewer than five of a scan nothing is said.
+        Number of slices scored; with fewer than five of a scan there is no warning.
     whole : bool
-        Whether there are no more.
+        Whether these are all slices.
     """
     if not (whole or slices >= _ENOUGH_SLICES):
         return ""
@@ -57,9 +57,9 @@ def flagged_warning(
         share, level = share_above(model.threshold_for_fpr(_NAMED)), _NAMED
     where = "the whole scan" if whole else f"the {slices} slices scored"
     return (
-        f"{share:.0%} of the tissue of {where} lies above the threshold that {level:.0%} of "
-        "normal tissue exceeds: more likely the scan is outside the training domain than "
-        "that so much is abnormal."
+        f"{share:.0%} of the tissue of {where} is above the threshold that {level:.0%} of normal "
+        "tissue exceeds: the scan is more likely outside the training domain than abnormal to "
+        "that extent."
     )
 
 
@@ -75,27 +75,27 @@ def scan_counts(
 
 
 def shift_headline(likeness: DomainShift | None, flagged: str) -> str:
-    """Sum up in one short sentence what `DomainShift.warning` and `flagged_warning` say in full.
+    """Summarise `DomainShift.warning` and `flagged_warning` in one short sentence.
 
     Parameters
     ----------
     likeness : DomainShift or None
-        What was found before the scan was scored.
+        Result of the check before the scan was scored.
     flagged : str
-        What `flagged_warning` said of its scores.
+        Result of `flagged_warning`.
 
     Returns
     -------
     str
-        "" where there is nothing to warn of.
+        "" if there is nothing to warn about.
     """
     if likeness is None or not likeness.reasons:
         return "More is flagged than is likely to be abnormal." if flagged else ""
-    # Several reasons can be about the same.
+    # Several reasons can have the same topic.
     topics = list(dict.fromkeys([*likeness.topics, *(["share flagged"] if flagged else [])]))
     if not topics:
         return "Outside the training domain."
-    # One more is shorter said than counted.
+    # Naming one more is shorter than counting it.
     most = len(topics) if len(topics) == _TOPICS_SAID + 1 else _TOPICS_SAID
     more = len(topics) - most
     said = ", ".join(topics[:most]) + (f" and {more} more" if more > 0 else "")
@@ -103,6 +103,6 @@ def shift_headline(likeness: DomainShift | None, flagged: str) -> str:
 
 
 def shift_record(likeness: DomainShift | None, flagged: str) -> Mapping[str, Any]:
-    """JSON form of what was found before a scan was scored and after."""
+    """JSON form of the checks before and after a scan was scored."""
     found = {} if likeness is None else likeness.to_dict()
     return {**found, "flagged": flagged or None}

@@ -1,8 +1,8 @@
-"""What pictures of slices are drawn with: colours of heatmaps, panels, outlines, text, line plots.
+"""Tools for figures of slices: colours of heatmaps, panels, outlines, text, line plots.
 
 Inferno and viridis (Smith and van der Walt 2015, CC0) and cividis (Nunez, Anderton and Renslow
-2018) rise evenly in lightness to the eye, cividis also to one that does not tell red from green;
-"red" is of one hue. All fade in from their low end, so that the scan is seen through.
+2018) are perceptually uniform in lightness, cividis also with red-green colour blindness; "red" has
+a single hue. All fade in from their low end, so that the scan shows through.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class HeatColours:
     Parameters
     ----------
     title : str
-        Its name for people.
+        Its name for users.
     rgba : (256, 4) float32
         From low to high, in [0, 1]; the low end is transparent.
     """
@@ -111,7 +111,7 @@ def _fading(title: str, rgb: npt.NDArray[np.float32]) -> HeatColours:
     return HeatColours(title, rgba)
 
 
-#: Colours to choose from, by the name that is remembered.
+#: Available colours, by the name that is stored.
 HEAT_COLOURS = {
     "inferno": _fading("Inferno", INFERNO),
     "viridis": _fading("Viridis", _table(_VIRIDIS)),
@@ -129,7 +129,7 @@ def inferno(unit: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     Parameters
     ----------
     unit : (...) floating
-        Values in [0, 1]; what lies outside is drawn as the nearest end.
+        Values in [0, 1]; values outside are clipped.
 
     Returns
     -------
@@ -156,27 +156,27 @@ MUTED = (150, 150, 150)
 _OUTLINE = np.array([0.0, 0.9, 1.0], dtype=np.float32)
 
 
-# Enough slices for the median and the highest scores of a scan.
+# Number of slices that suffice for the median and the highest scores of a scan.
 _SLICES_LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
 class PanelSize:
-    """Size of one picture of a slice, in pixels."""
+    """Size of the image of a slice, in pixels."""
 
     height: int
     width: int
 
 
 def write_png(path: str | Path, picture: Image.Image) -> None:
-    """Save a picture as PNG; the file appears whole or not at all (`StorageError`)."""
+    """Save an image as PNG; the file is written completely or not at all (`StorageError`)."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     atomic_write_bytes(Path(path), buffer.getvalue())
 
 
 def to_image(picture: Rgb) -> Image.Image:
-    """Picture of (rows, columns, 3) in [0, 1]."""
+    """Image of an array (rows, columns, 3) in [0, 1]."""
     return Image.fromarray(np.rint(picture * 255).astype(np.uint8))
 
 
@@ -198,7 +198,7 @@ def heat_limits(
     image_scores: npt.NDArray[np.floating],
     threshold: float,
 ) -> tuple[float, float]:
-    """From the median score of the body to its highest, at least as far above the threshold."""
+    """Range from the body's median score to its highest, at least as far above the threshold."""
     scored = np.flatnonzero(np.isfinite(image_scores))
     values = [
         scores[i][tissue_mask(apply_window(volume.slice(i), *window))]
@@ -210,7 +210,7 @@ def heat_limits(
 
 
 def panel_size(geometry: Geometry, shape: tuple[int, ...], longest: int) -> PanelSize:
-    """Size of a picture with square mm whose longer side has ``longest`` pixels."""
+    """Size of an image with square pixels in mm whose longer side has ``longest`` pixels."""
     s, p, left = geometry.display_spacing
     row, column = {"axial": (p, left), "coronal": (s, left), "sagittal": (s, p)}[geometry.plane]
     height, width = shape[0] * row, shape[1] * column
@@ -225,7 +225,7 @@ def resized(plane: npt.NDArray[Any], size: PanelSize, how: Image.Resampling) -> 
 
 
 def with_heat(base: Rgb, heat: Rgb, low: float, high: float) -> Rgb:
-    """Lay the colour over the scan, more opaque the higher the score: normal stays visible."""
+    """Blend colour over the scan, more opaque the higher the score: normal tissue stays visible."""
     unit = np.clip((heat - low) / (high - low), 0, 1)
     opacity = (0.85 * unit**0.7)[..., None]
     return np.asarray(base * (1 - opacity) + inferno(unit) * opacity, dtype=np.float32)
@@ -246,7 +246,7 @@ def write_text(
     anchor: str = "la",
     fill: tuple[int, int, int] = _TEXT,
 ) -> None:
-    """Write text with a dark rim, so that it can be read on any picture."""
+    """Write text with a dark outline, so that it is legible on any image."""
     font = ImageFont.load_default(size)
     draw.text(at, text, fill=fill, font=font, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
 
@@ -254,7 +254,7 @@ def write_text(
 def write_marks(
     draw: ImageDraw.ImageDraw, geometry: Geometry, place: tuple[int, int], size: PanelSize
 ) -> None:
-    """Letters for the patient's sides, where the scan says how the patient lies."""
+    """Letters for the patient's sides, if the scan's orientation is known."""
     if not geometry.spacing_known:
         return
     letters = ("A", "P") if geometry.plane == "sagittal" else ("R", "L")
@@ -281,7 +281,7 @@ _TICKS = 5
 
 @dataclass(frozen=True)
 class Line:
-    """One line: its points, its colour, and its name ("" to leave it out of the legend)."""
+    """One line: its points, its colour, and its name ("" to omit it from the legend)."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -297,8 +297,8 @@ def line_plot(
     Parameters
     ----------
     lines : sequence of Line
-        What to draw, the last on top. Points that are not finite, or not positive on a
-        logarithmic axis, are left out.
+        The lines, the last on top. Points that are not finite, or not positive on a logarithmic
+        axis, are omitted.
     title, x_label, y_label : str
         Written above, below and beside the frame.
     log_y : bool
@@ -307,7 +307,7 @@ def line_plot(
     Returns
     -------
     PIL.Image.Image
-        RGB; an empty frame where there is no point.
+        RGB; an empty frame if there is no point.
     """
     kept = [(line, _points(line, log_y)) for line in lines]
     everything = np.concatenate([points for _, points in kept] or [np.empty((0, 2))])

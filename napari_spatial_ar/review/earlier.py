@@ -1,7 +1,7 @@
-"""What earlier runs left in a folder of results: of which scans, and whether all of it is there.
+"""Results of earlier runs in a folder: of which scans they are, and whether they are complete.
 
-Each scan's folder holds a ``provenance.json`` that is put there last. It names the scan by its
-content, the settings by a hash, and every other file with its size and sha256.
+Each scan's folder has a ``provenance.json`` that is written last. It identifies the scan by its
+content and the settings by a hash, and lists every other file with its size and sha256.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from napari_spatial_ar.review.provenance import voxels_sha256
 __all__ = ["EarlierResults", "Kept", "results_folder", "scan_sha256", "tidy"]
 
 _DIGITS = 8
-# Of a summary, what is said at the end of a run.
+# Keys of a summary that are reported at the end of a run.
 _SAID = {"series", "findings", "p_value", "p_value_patients", "warnings", "files"}
 
 
 def scan_sha256(scan: Scan) -> str:
-    """Name a scan by its content: that of its files, its place in them and its grid.
+    """Identify a scan by content: that of its files, its position in them and its grid.
 
-    Neither names nor places of files count.
+    Names and locations of files do not matter.
 
     Raises
     ------
     InputError
-        If a file is gone or may not be read.
+        If a file is missing or cannot be read.
     """
     geometry, series = scan.geometry, scan.series
     facts = (series.label, series.frames, geometry.shape, geometry.slice_axis)
@@ -59,7 +59,7 @@ def scan_sha256(scan: Scan) -> str:
 def tidy(out: Path) -> None:
     """Finish or remove what killed processes left in the folders of scans.
 
-    Folders that another process is writing to are left alone.
+    Folders that another process writes to are left alone.
     """
     for folder in sorted(path for path in out.iterdir() if path.is_dir()):
         if not holds_leftovers(folder):
@@ -67,7 +67,7 @@ def tidy(out: Path) -> None:
         with suppress(InUseError), claimed(folder):
             finish_interrupted(folder)
         with suppress(OSError):
-            folder.rmdir()  # where nothing had come to be in it
+            folder.rmdir()  # if nothing was written to it
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Kept:
     Parameters
     ----------
     folder : Path
-        Where they are.
+        Folder of the results.
     provenance : mapping
         Their ``provenance.json``.
     """
@@ -87,7 +87,7 @@ class Kept:
 
     @classmethod
     def of(cls, folder: Path) -> Kept | None:
-        """Return the results in a folder; None where it holds no whole record of any."""
+        """Return the results in a folder; None if it has no complete record."""
         try:
             found = parse_json((folder / OUTPUT_FILES["provenance"]).read_bytes(), dict[str, Any])
         except (OSError, ValueError):
@@ -98,7 +98,7 @@ class Kept:
 
     @property
     def scan(self) -> str:
-        """`scan_sha256` of the scan; "" where `score` did not write the results."""
+        """`scan_sha256` of the scan; "" if the results were not written by `score`."""
         return str(self._run.get("scan", ""))
 
     @property
@@ -110,30 +110,30 @@ class Kept:
 
     @property
     def command(self) -> str:
-        """Hash of the command that wrote them; "" where `score` did not."""
+        """Hash of the command that wrote them; "" if it was not `score`."""
         return str(self._run.get("command", ""))
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `score_scan` says of the scan."""
-        # Records of earlier versions name the unit beside the threshold alone.
+        """The scan's record, as returned by `score_scan`."""
+        # Records of earlier versions state the unit only beside the threshold.
         unit = self.provenance["threshold"]["unit"]
         return in_folder({**self.provenance["summary"], "unit": unit}, self.folder)
 
     def is_finished(self, settings: str, *, overwrite: bool) -> bool:
-        """Whether a scan needs no scoring, since all that would be written is there.
+        """Whether a scan needs no scoring, because all its results exist.
 
         Parameters
         ----------
         settings : str
             Hash of model and settings.
         overwrite : bool
-            Whether results of other settings, and results that were changed since, are replaced.
+            Whether to replace results of other settings, and results that were changed since.
 
         Raises
         ------
         InputError
-            If there are such results and they are not to be replaced.
+            If there are such results and they must not be replaced.
         """
         if self._run.get("settings") != settings:
             if overwrite:
@@ -141,7 +141,7 @@ class Kept:
             raise InputError(
                 "results of an earlier run with another model or other settings are in this folder",
                 path=self.folder,
-                fix="Choose another folder, or ask for them to be overwritten",
+                fix="Choose another folder, or overwrite them",
             )
         there = {
             name: self.folder / name
@@ -154,16 +154,16 @@ class Kept:
             raise InputError(
                 "has changed since an earlier run wrote it",
                 path=self.folder / changed[0],
-                fix="Move it away to have it written again, or ask for it to be overwritten",
+                fix="Move it away to have it written again, or overwrite it",
             )
         return not changed and len(there) == len(written)
 
 
 def results_folder(out: Path, volume: Scan) -> Path:
-    """Choose a scan's folder in one that may hold other results: not one of another scan.
+    """Choose a scan's folder in one that may contain other results: not one of another scan.
 
-    Unlike `EarlierResults.name_for` it goes by the voxels, for results of any origin; those without
-    a record may be the scan's.
+    Unlike `EarlierResults.name_for` it compares voxels, so it works with results of any origin;
+    those without a record may be the scan's.
     """
     voxels: str | None = None
     name, digits = scan_folder_name(volume), _DIGITS
@@ -178,12 +178,12 @@ def results_folder(out: Path, volume: Scan) -> Path:
 
 
 class EarlierResults:
-    """The results in a folder, one folder a scan, and names for those that come.
+    """The results in a folder, one folder per scan, and names for new ones.
 
     Parameters
     ----------
     out : Path
-        The folder, claimed by this process.
+        The folder, locked by this process.
     """
 
     def __init__(self, out: Path) -> None:
@@ -206,9 +206,9 @@ class EarlierResults:
         return None if folder is None else Kept.of(folder)
 
     def name_for(self, volume: Scan, scan: str) -> str:
-        """Name a scan's folder: its own, where there is one, and never that of another scan.
+        """Name a scan's folder: its own if there is one, and never that of another scan.
 
-        The name is that of its series. Where another scan has that already, the start of the
+        The name is that of its series. If another scan has this name already, the start of the
         scan's own hash is added.
         """
         known = self._folders.get(scan)
@@ -230,5 +230,5 @@ class EarlierResults:
         kept = Kept.of(folder)
         if kept is None or kept.scan:
             return False
-        # Of an earlier version, or exported by hand: only the voxels tell whose they are.
+        # Of an earlier version, or exported by hand: only the voxels show which scan it is.
         return bool(kept.provenance["scan"].get("voxels_sha256") == voxels_sha256(volume))

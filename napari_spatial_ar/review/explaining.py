@@ -1,4 +1,4 @@
-"""Why a patch scores as it does: in words, and beside normal patches like it."""
+"""Why a patch scores as it does: in words, and beside similar normal patches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GAP = 4
 
 
 class PictureLike(Protocol):
-    """What is needed of a `PatchPicture` here."""
+    """The parts of `PatchPicture` used here."""
 
     @property
     def image(self) -> npt.NDArray[np.float32]:
@@ -30,21 +30,21 @@ class PictureLike(Protocol):
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """First row and column of the patch, and those after its last."""
+        """First row and column of the patch, and the row and column after its last."""
 
 
 def score_sentence(score: float, unit: str) -> str:
-    """Say the score of the heatmap at a place."""
+    """State the score of the heatmap at a point."""
     return f"Score here: {score:.3g} {unit}"
 
 
 def share_sentence(model: Calibrated, score: float) -> str:
-    """Say how much of normal tissue scores as high, as far as the calibration tells.
+    """State how much of normal tissue scores as high, according to the calibration.
 
     Parameters
     ----------
     model : NormativeModel
-        Its calibration is asked.
+        Has the calibration.
     score : float
         Value of the heatmap.
     """
@@ -56,14 +56,14 @@ def share_sentence(model: Calibrated, score: float) -> str:
         end = float(model.threshold_for_fpr(share))
     except InputError:
         end = score
-    # The share is held at the ends of what was measured.
+    # The share is clamped to the calibrated range.
     slack = 1e-3 * max(1.0, abs(score))
     held = (
         "less than " if score > end + slack else "more than " if score < end - slack else "about "
     )
     said = f"Of normal tissue, {held}{100 * share:.2g} % scores as high."
     patients = rarity(model, score)
-    # Beyond the last share patients are all there is left to count.
+    # Beyond the lowest calibrated share only patients can be counted.
     if held == "less than " and patients.patients and patients.exact:
         return f"{said} {patients.sentence}"
     return said
@@ -75,12 +75,12 @@ def quantity_lines(explanation: Explanation) -> list[str]:
 
 
 def patch_row(pictures: Sequence[PictureLike], side: int) -> Image.Image:
-    """Pictures of patches side by side, each patch in a box; RGB.
+    """Images of patches side by side, each patch in a box; RGB.
 
     Parameters
     ----------
     pictures : sequence of PatchPicture
-        The patch itself, then those like it.
+        The patch itself, then similar ones.
     side : int
         Height and width of each in pixels.
     """

@@ -1,16 +1,15 @@
-"""From a mask to findings a reader can go through.
+"""From a mask to findings that a reader can go through.
 
 Slices are counted along the acquired axis, from 0, in the order of the file.
 
-A status is kept with the voxels that the region had when it was given (a `Mark`). A region of
-any later mask takes the marks that it overlaps, so that moving the threshold there and back
+A status is stored with the voxels that the region had when it was given (a `Mark`). A region of
+any later mask inherits the marks that it overlaps, so that moving the threshold there and back
 changes nothing:
 
-- A region that grows, shrinks or splits keeps its status; one that vanishes gets it back when
-  it returns.
-- Where several marked regions merge, "keep" wins, then "unsure"; between "reject" and regions
-  not yet read, whichever holds more voxels. `ReviewedFinding.note` says so, and comments are
-  joined.
+- A region that grows, shrinks or splits keeps its status; one that vanishes has it again when it
+  returns.
+- If several marked regions merge, "keep" wins, then "unsure"; between "reject" and unread regions,
+  whichever has more voxels. `ReviewedFinding.note` reports it, and comments are joined.
 """
 
 from __future__ import annotations
@@ -76,32 +75,32 @@ class Finding:
     rank : int
         The finding's number: 1 for the region with the highest peak score.
     label : int
-        The region's number in `label_components` of the same mask. In what is exported, the value
-        of its voxels in the map of findings: its rank, or 0 where it is rejected.
+        The region's number in `label_components` of the same mask. In exports, the value of its
+        voxels in the map of findings: its rank, or 0 if it is rejected.
     side : {"left", "right", "midline", "unknown"}
-        The patient's side, judged by the centroid against the middle of the volume along
-        left-right (which is not RAS x = 0); "midline" within `MIDLINE_MM`, "unknown" where the
-        scan does not say where the patient lies.
+        The patient's side, from the centroid relative to the middle of the volume along
+        left-right (which is not RAS x = 0); "midline" within `MIDLINE_MM`, "unknown" if the
+        scan's orientation is unknown.
     centroid_ras_mm : (float, float, float) or None
         Unweighted centre in patient space (x to the right, y to anterior, z to superior), mm;
-        None without a known spacing or for slices of which no affine holds every voxel.
+        None without a known spacing or for slices that have no common affine.
     centroid_zyx : (float, float, float)
         The same centre in voxels of ``Scan.data``, axes (Z, Y, X).
     first_slice, last_slice, peak_slice : int
-        Acquired slices, from 0: the range, and the one that holds the highest score.
+        Acquired slices, from 0: the range, and the one with the highest score.
     voxels : int
         Number of voxels.
     volume_ml : float or None
-        None where ``centroid_ras_mm`` is None.
+        None if ``centroid_ras_mm`` is None.
     largest_area_mm2 : float or None
-        Area in the slice where it is largest; None without a known spacing.
+        Largest area within a slice; None without a known spacing.
     longest_diameter_mm : float or None
-        Largest caliper (Feret) distance within an acquired slice, over all slices; one pixel
+        Largest caliper (Feret) diameter within an acquired slice, over all slices; one pixel
         measures one pixel. None without a known spacing.
     longest_diameter_px : float
         The same in pixels.
     peak_zyx : (int, int, int)
-        The voxel of ``Scan.data`` with the highest score; of several, the first.
+        The voxel of ``Scan.data`` with the highest score; the first if there are several.
     peak_score, mean_score : float
         Highest and mean score in the region, in the model's unit.
     """
@@ -125,7 +124,7 @@ class Finding:
 
 
 def label_components(mask: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    """Give the connected regions (26 neighbours) of a mask numbers from 1; 0 is outside."""
+    """Label the connected regions (26 neighbours) of a mask from 1; 0 is outside."""
     labels = np.zeros(mask.shape, dtype=np.int32)
     ndimage.label(mask != 0, structure=_NEIGHBOURS_26, output=labels)
     return labels
@@ -149,7 +148,7 @@ def find_findings(
     geometry : Geometry
         The scan's grid.
     labels : (Z, Y, X) int32, optional
-        What `label_components` gives for the mask, where it is at hand.
+        Result of `label_components` for the mask, if available.
 
     Returns
     -------
@@ -225,7 +224,7 @@ def _measure(
 
 
 def _side(x: float, geometry: Geometry) -> Side:
-    """Patient's side of a RAS x. The scanner's x = 0 need not be the patient's middle."""
+    """Patient's side of a RAS x. The scanner's x = 0 need not be the patient's midline."""
     across_slices = geometry.plane == "sagittal"
     if not geometry.spacing_known or (across_slices and not geometry.exact):
         return "unknown"
@@ -265,7 +264,7 @@ def _largest_in_plane(
 
 
 def _outline(plane: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Points of a region between which the longest distance is found: the ends of its rows.
+    """Points of a region that suffice to find the longest distance: the ends of its rows.
 
     A pixel is measured between the middles of its edges, so that n pixels in a row measure n.
     """
@@ -300,7 +299,7 @@ _CSV_COLUMNS = (
 
 
 def _row(finding: Finding, unit: str, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the tables have of a finding, scores under their earlier names too where true."""
+    """Return a finding's fields for tables, with earlier names of scores if they are correct."""
     nll = {"peak_nll": finding.peak_score, "mean_nll": finding.mean_score} if is_nll(unit) else {}
     return {**asdict(finding), "unit": unit, **nll, **more}
 
@@ -308,12 +307,12 @@ def _row(finding: Finding, unit: str, more: Mapping[str, Any]) -> dict[str, Any]
 def findings_to_csv(
     findings: Sequence[Finding], more: Sequence[Mapping[str, Any]] | None = None, *, unit: str
 ) -> str:
-    """Table with one row a finding.
+    """Table with one row per finding.
 
-    Units of lengths and volumes stand in the column names, that of scores, ``unit``, in a column.
-    Slices count from 0, centroids are RAS. What is not known is left empty. ``more`` holds further
-    columns, the same for each finding. Scores in nats per dimension stand under ``peak_nll`` and
-    ``mean_nll`` as well, as in earlier versions.
+    Units of lengths and volumes are in the column names, that of scores is in the column ``unit``.
+    Slices count from 0, centroids are RAS. Unknown values are empty. ``more`` contains further
+    columns, the same for each finding. Scores in nats per dimension are repeated as ``peak_nll``
+    and ``mean_nll``, as in earlier versions.
     """
     further = more or [{}] * len(findings)
     names = [*_CSV_COLUMNS, *(["peak_nll", "mean_nll"] if is_nll(unit) else [])]
@@ -339,8 +338,8 @@ def findings_to_json(
 ) -> str:
     """Return the findings as a JSON object with the key ``findings``, in full precision.
 
-    Under ``p_values`` stands what `PValues.to_dict` gives, or null; ``unit`` is that of scores,
-    ``more`` as for `findings_to_csv`.
+    ``p_values`` is `PValues.to_dict`, or null; ``unit`` is that of scores, ``more`` as for
+    `findings_to_csv`.
     """
     document = {
         "research_use": RESEARCH_USE,
@@ -368,7 +367,7 @@ def write_findings_csv(
     *,
     unit: str,
 ) -> None:
-    """Write `findings_to_csv`; the file appears whole or not at all (`StorageError`)."""
+    """Write `findings_to_csv`, completely or not at all (`StorageError`)."""
     atomic_write_text(path, findings_to_csv(findings, more, unit=unit))
 
 
@@ -380,7 +379,7 @@ def write_findings_json(
     unit: str,
     more: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write `findings_to_json`; the file appears whole or not at all (`StorageError`)."""
+    """Write `findings_to_json`, completely or not at all (`StorageError`)."""
     atomic_write_text(path, findings_to_json(findings, p_values, unit=unit, more=more))
 
 
@@ -392,14 +391,14 @@ _Voxels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Mark:
-    """What a reader said of a region, and where it was then.
+    """A reader's verdict on a region, and the region's voxels at that time.
 
     Parameters
     ----------
     voxels : (n,) int64
         Flat indices of the (Z, Y, X) grid, rising. No two marks share one.
     status : {"unread", "keep", "unsure", "reject"}
-        "unread" for a region that stood beside one that was read: it counts when they merge.
+        "unread" for a region that existed beside one that was read: it counts when they merge.
     comment : str
         Free text.
     """
@@ -411,7 +410,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class ReviewedFinding:
-    """A finding with what is said of it.
+    """A finding with the reader's verdict.
 
     Parameters
     ----------
@@ -422,7 +421,7 @@ class ReviewedFinding:
     status, comment : str
         As in `Mark`.
     note : str
-        A sentence where the region merged from several; else "".
+        A sentence if the region merged from several; else "".
     """
 
     finding: Finding
@@ -433,7 +432,7 @@ class ReviewedFinding:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What the tables have of it besides its measures."""
+        """Its fields for tables besides its measures."""
         return {
             "status": self.status,
             "comment": self.comment,
@@ -448,14 +447,14 @@ class ReviewedFinding:
 
 @dataclass(frozen=True)
 class FindingsList:
-    """Findings of one mask, and the marks that they take their status from.
+    """Findings of one mask, and the marks from which they inherit their status.
 
     Parameters
     ----------
     items : tuple of ReviewedFinding
         Highest peak first.
     marks : tuple of Mark
-        Those of regions that are not in the mask now, too.
+        Including those of regions that are not in the mask now.
     voxels, labels : (n,) int64 and (n,) int32
         Flat indices of the mask's voxels, rising, and the `Finding.label` of each.
     """
@@ -494,11 +493,11 @@ class FindingsList:
         Parameters
         ----------
         shape : (int, int, int)
-            Of the grid, (Z, Y, X).
+            Shape of the grid, (Z, Y, X).
 
         Returns
         -------
-        (Z, Y, X) uint16, or int32 where there are more findings than that counts
+        (Z, Y, X) uint16, or int32 if there are more findings than uint16 can count
         """
         wide = len(self.items) > np.iinfo(np.uint16).max
         ranks = np.zeros(len(self.items) + 1, np.int32 if wide else np.uint16)
@@ -509,7 +508,7 @@ class FindingsList:
         return numbers
 
     def without_rejected(self, mask: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """Mask (Z, Y, X) that is exported; a copy."""
+        """Mask (Z, Y, X) for export; a copy."""
         out = np.array(mask != 0, dtype=np.uint8, order="C")
         out.flat[self.rejected] = 0
         return out
@@ -517,12 +516,12 @@ class FindingsList:
     def decide(
         self, label: int, *, status: Status | None = None, comment: str | None = None
     ) -> FindingsList:
-        """Give a finding a status, a comment or both; None leaves what was.
+        """Set the status, the comment or both of a finding; None leaves it unchanged.
 
         Raises
         ------
         KeyError
-            If there is no finding of that label.
+            If there is no finding with that label.
         """
         items = {item.finding.label: item for item in self.items}
         mine, region = items[label], self.region(label)
@@ -538,13 +537,13 @@ class FindingsList:
         return self.with_marks(tuple(marks))
 
     def _overlaps(self, mark: Mark) -> dict[int, int]:
-        """Voxels that each region shares with a mark, by label."""
+        """Count the voxels that each region shares with a mark, by label."""
         _, here, _ = np.intersect1d(self.voxels, mark.voxels, True, return_indices=True)
         numbers, counts = np.unique(self.labels[here], return_counts=True)
         return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
 
     def heir(self, old: FindingsList, label: int) -> int | None:
-        """Label here of the finding that has most voxels of one of another list; None for none."""
+        """Label here of the finding with the most voxels of another list's finding, or None."""
         shared = self._overlaps(Mark(old.region(label)))
         return max(shared, key=shared.__getitem__) if shared else None
 
@@ -559,7 +558,7 @@ class FindingsList:
         return self.with_marks(old.decide(label, comment=comment).marks)
 
     def with_marks(self, marks: tuple[Mark, ...]) -> FindingsList:
-        """List with the status and comment that other marks give."""
+        """List with the status and comment from other marks."""
         met: dict[int, list[tuple[Mark, int]]] = {}
         for mark in marks:
             for number, shared in self._overlaps(mark).items():
@@ -569,7 +568,7 @@ class FindingsList:
 
 
 def _merged(item: ReviewedFinding, met: list[tuple[Mark, int]]) -> ReviewedFinding:
-    """Give a finding what the marks that it overlaps say together."""
+    """Combine the marks that a finding overlaps."""
     if not met:
         return replace(item, status="unread", comment="", note="")
     shared: dict[Status, int] = dict.fromkeys(get_args(Status), 0)
@@ -596,18 +595,18 @@ def list_findings(
     body: int | None = None,
     marks: Sequence[Mark] = (),
 ) -> FindingsList:
-    """Measure a mask's regions and give each the status that its voxels were given before.
+    """Measure a mask's regions; each inherits the status given to its voxels before.
 
     Parameters
     ----------
     mask, nll, geometry : (Z, Y, X) array, (Z, Y, X) floating, Geometry
         As for `find_findings`.
     model : NormativeModel, optional
-        Whose calibration says how rare a finding is.
+        Its calibration gives the rank of a finding among normal patients.
     body : int, optional
         See `rarity`: without it, sizes are not compared with those in normal patients.
     marks : sequence of Mark
-        Of an earlier list on the same grid.
+        Those of an earlier list on the same grid.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""From scores to a mask: threshold, hysteresis, smoothing, holes, smallest sizes, limits.
+"""From scores to a mask: threshold, hysteresis, smoothing, holes, minimum sizes, limits.
 
 "Per slice" means per acquired slice; connected regions have 8 neighbours there and 26 in 3-D.
 """
@@ -21,25 +21,25 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """What becomes of the voxels above a threshold, in the order of the parameters.
+    """How the voxels above a threshold become the mask, in the order of the parameters.
 
-    Sizes are in mm, or in pixels and voxels for scans in which nothing is measured in mm.
+    Sizes are in mm, or in pixels and voxels for scans without a spacing in mm.
 
     Parameters
     ----------
     body_only : bool
-        Leave out what lies outside the body.
+        Exclude everything outside the body.
     hysteresis : float, optional
-        A second, higher threshold in the model's unit: a region is kept only if it holds a voxel
-        whose score is greater.
+        A second, higher threshold in the model's unit: a region is kept only if it has a voxel
+        with a higher score.
     smoothing_mm, smoothing_pixels : float
-        Radius of the disc that parts of a region must have room for, per slice (an opening).
+        Radius of a disc; parts of a region narrower than it are removed, per slice (an opening).
     fill_holes : bool
-        Add what a region encloses, per slice.
+        Add areas enclosed by a region, per slice.
     min_area_mm2, min_pixels : float, int
-        Leave out smaller regions, per slice.
+        Remove smaller regions, per slice.
     min_size_mm3, min_voxels : float, int
-        Leave out smaller regions, in 3-D.
+        Remove smaller regions, in 3-D.
 
     Raises
     ------
@@ -61,7 +61,7 @@ class MaskSettings:
         sizes = (*self._in_mm, self.smoothing_pixels, self.min_pixels, self.min_voxels)
         for size in sizes:
             if not (np.isfinite(size) and size >= 0):
-                raise InputError(f"{size:g} is no size", fix="Give 0 or more")
+                raise InputError(f"{size:g} is not a valid size", fix="Give 0 or more")
         if self.hysteresis is not None and not np.isfinite(self.hysteresis):
             raise InputError(f"the higher threshold {self.hysteresis} is not a number")
 
@@ -70,16 +70,16 @@ class MaskSettings:
         return self.smoothing_mm, self.min_area_mm2, self.min_size_mm3
 
     def check_fits(self, geometry: Geometry) -> None:
-        """Refuse sizes in mm for a grid in which nothing is measured in mm (`InputError`)."""
+        """Refuse sizes in mm for a grid without a spacing in mm (`InputError`)."""
         if any(self._in_mm) and not geometry.exact:
             raise InputError(
-                "smallest sizes and smoothing in mm need a scan whose spacing is known",
+                "minimum sizes and smoothing in mm need a scan with a known spacing",
                 fix="Give them in pixels and voxels instead",
             )
 
 
 def voxel_volume_mm3(geometry: Geometry) -> float | None:
-    """Volume of one voxel in mm3, or None where it is not known."""
+    """Volume of one voxel in mm3, or None if it is unknown."""
     return geometry.voxel_volume if geometry.exact else None
 
 
@@ -93,24 +93,24 @@ def make_mask(
     body: Bools | None = None,
     region: Bools | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Voxels whose score lies above a threshold, treated as the settings say.
+    """Voxels with scores above a threshold, processed according to the settings.
 
     Parameters
     ----------
     nll : (Z, Y, X) floating
         Scores in source order, in the model's unit.
     threshold : float
-        In the model's unit; a voxel is in the mask where its score is greater.
+        In the model's unit; a voxel is in the mask if its score is greater.
     settings : MaskSettings, optional
-        By default only the threshold counts.
+        By default only the threshold is applied.
     geometry : Geometry
         The scan's grid.
     scored : (N,) bool, optional
-        Which acquired slices have been scored; the others are never masked. All by default.
+        Which acquired slices have been scored; others are never masked. All by default.
     body : (Z, Y, X) bool, optional
-        Where the body is; needed where the mask keeps to it.
+        The body; needed if the mask is restricted to it.
     region : (Z, Y, X) bool, optional
-        Nothing outside is in the mask.
+        Region to which the mask is restricted.
 
     Returns
     -------
@@ -120,8 +120,8 @@ def make_mask(
     Raises
     ------
     InputError
-        If an array is not on the grid, the threshold is not a number, the body is needed and not
-        given, or a size in mm is asked of a scan without a known spacing.
+        If an array is not on the grid, the threshold is not a number, the body is needed but
+        missing, or a size in mm is given for a scan without a known spacing.
     """
     settings = MaskSettings() if settings is None else settings
     settings.check_fits(geometry)
@@ -158,10 +158,10 @@ def make_slice_mask(
     body: Bools | None = None,
     region: Bools | None = None,
 ) -> Bools:
-    """Mask of one acquired slice by itself, fast enough to follow a drag.
+    """Mask of a single acquired slice, fast enough to follow a drag.
 
-    As `make_mask` for a scan of this slice alone, but for the smallest volume, which a slice
-    cannot tell: where regions reach into other slices, hysteresis keeps less than in 3-D.
+    Like `make_mask` for a scan with this slice only, but without the minimum volume, which a slice
+    cannot determine. Hysteresis keeps less than in 3-D if regions extend to other slices.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def _allowed(settings: MaskSettings, body: Bools | None, region: Bools | None) -
     if not settings.body_only:
         return region
     if body is None:
-        raise InputError("the mask keeps to the body, and where that is was not given")
+        raise InputError("the mask is restricted to the body, but the body was not given")
     return body if region is None else body & region
 
 
@@ -199,7 +199,7 @@ def _label(mask: Bools) -> npt.NDArray[np.int32]:
 
 
 def _holding(mask: Bools, core: Bools) -> Bools:
-    """Regions of a mask that hold a voxel of the core."""
+    """Regions of a mask that contain a voxel of the core."""
     labels = _label(mask)
     keep = np.zeros(int(labels.max()) + 1, bool)
     keep[labels[core]] = True
@@ -208,19 +208,19 @@ def _holding(mask: Bools, core: Bools) -> Bools:
 
 
 def _large(mask: Bools, smallest: float) -> Bools:
-    """Regions of a mask with at least so many voxels."""
+    """Regions of a mask with at least this many voxels."""
     if smallest <= 1:
         return mask
     labels = _label(mask)
-    # A hair of slack, so that a region of exactly the asked size survives rounding.
+    # A little tolerance, so that a region of exactly the given size survives rounding.
     keep = np.bincount(labels.ravel()) >= smallest * (1 - 1e-6)
     keep[0] = False
     return np.asarray(keep[labels])
 
 
 def _opened(plane: Bools, radius: float, spacing: list[float]) -> Bools:
-    """Open with a disc, by exact distances; what lies outside the slice does not count."""
-    # A distance transform needs somewhere to measure to (scikit-image's openings do not check).
+    """Open with a disc, by exact distances; the area outside the slice does not count."""
+    # A distance transform needs background to measure to (scikit-image's openings do not check).
     if plane.all():
         return plane
     eroded = ndimage.distance_transform_edt(plane, sampling=spacing) > radius
@@ -230,11 +230,11 @@ def _opened(plane: Bools, radius: float, spacing: list[float]) -> Bools:
 
 
 def _tidy(plane: Bools, settings: MaskSettings, geometry: Geometry, allowed: Bools | None) -> Bools:
-    """Do what is done per slice: smoothing, holes, smallest area."""
+    """Apply what is done per slice: smoothing, holes, minimum area."""
     rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
     if not len(rows):
         return plane
-    # Only what is around the mask: a slice is mostly air. One pixel of background is enough.
+    # Crop to the mask: a slice is mostly air. One pixel of background is enough.
     box = tuple(slice(max(0, int(s[0]) - 1), int(s[-1]) + 2) for s in (rows, columns))
     part = plane[box]
     spacing = [s for a, s in enumerate(geometry.spacing) if a != geometry.slice_axis]
@@ -242,9 +242,9 @@ def _tidy(plane: Bools, settings: MaskSettings, geometry: Geometry, allowed: Boo
         spacing = [1.0, 1.0]
     radius = settings.smoothing_mm or settings.smoothing_pixels
     if radius > 0:
-        # Opening rather than closing or a mean of the scores: it only takes away, so the share of
-        # normal tissue flagged stays at most the calibrated one. Averaged scores would be others
-        # than those that were calibrated.
+        # Opening rather than closing or averaging scores: it only removes voxels, so the share of
+        # normal tissue flagged stays at most the calibrated one. Averaged scores would differ from
+        # those that were calibrated.
         steps = spacing if settings.smoothing_mm else [1.0, 1.0]
         part = _opened(part, radius, steps)
     if settings.fill_holes:

@@ -1,4 +1,4 @@
-"""The card that stands beside a model: what it is, what it was trained on, what its scores mean."""
+"""The card of a model: what it is, what it was trained on, what its scores mean."""
 
 from __future__ import annotations
 
@@ -38,32 +38,32 @@ from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 __all__ = ["model_facts", "write_model_card"]
 
-# By this a card is known again that this program wrote, and may write anew.
+# Marks a card written by this program, which it may overwrite.
 _MARK = "<!-- written by napari-spatial-ar -->"
 _LOSSES, _CALIBRATION, _EXAMPLES = "losses.png", "calibration.png", "examples.png"
 _SHARE = 0.01
-# Of more patients the range is said.
+# For more patients than this the range is given.
 _PEAKS_LISTED = 20
 _PANEL, _GAP, _HEAD = 240, 10, 40
 
 
 def write_model_card(model: NormativeModel) -> Path | None:
-    """Write ``README.md`` and its pictures beside a model that was just fitted or calibrated.
+    """Write ``README.md`` and its figures beside a model that was just fitted or calibrated.
 
     It begins with the metadata that model hubs read (`huggingface_hub.ModelCard` loads it).
-    No patient, file or folder is named. The pictures show slices of the calibration where the
+    No patient, file or folder is named. The figures show slices of the calibration if the
     model has them (`NormativeModel.examples`); those of an earlier calibration are removed.
 
     Parameters
     ----------
     model : NormativeModel
-        Saved.
+        The model, which has been saved.
 
     Returns
     -------
     Path or None
-        The card; None where there is one that a person wrote, which stays, and where it cannot be
-        written. The model does without, so that is a `Notice`.
+        The card; None if a person wrote the existing card, which is not replaced, or if it cannot
+        be written. The model works without, so that is a `Notice`.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def write_model_card(model: NormativeModel) -> Path | None:
         If the model was never saved.
     """
     if model.folder is None:
-        raise InputError("a model has its card beside it, and this one is not saved")
+        raise InputError("the card is written beside the model, which is not saved yet")
     card = model.folder / CARD
     if card.exists() and _MARK not in card.read_text(encoding="utf-8", errors="replace"):
         return None
@@ -127,13 +127,13 @@ def _body(model: NormativeModel, pictures: set[str]) -> str:
             f"![Slices and their heatmaps]({_EXAMPLES})",
             "The middle slice of up to three patients, and last the slice with the highest image "
             f"score of all. Outlined: above the threshold for {_SHARE:.0%} of normal tissue. "
-            "Colour begins where half of normal tissue lies below. These are slices of patients: "
-            "`models export --no-pictures` leaves them out.",
+            "Colour begins at the median of normal tissue. These are slices of patients: "
+            "`models export --no-pictures` excludes them.",
         ]
     parts += [
-        "## What it does not do",
-        "- Normal is what it was shown: other scanners, sequences, windows, ages or parts of the "
-        "body score high although nothing is wrong with them.\n"
+        "## Limits",
+        "- Normal is what it was trained on: other scanners, sequences, windows, ages or parts of "
+        "the body score high although nothing is wrong with them.\n"
         "- It flags what is unusual, not a disease. This card has no figures on labelled scans.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -148,7 +148,7 @@ def _table(model: NormativeModel) -> str:
 
 
 def model_facts(model: NormativeModel) -> dict[str, str]:
-    """Say in words what a model is, what it was trained on and how; without what is not known."""
+    """Describe a model and its training in words, without what is unknown."""
     header, training = model.header, model.header.training
     window, backbone = header.preprocessing.window, header.backbone
     blocks = ", ".join(map(str, backbone.layers)) or "last"
@@ -175,7 +175,7 @@ def model_facts(model: NormativeModel) -> dict[str, str]:
 
 
 def _settings(parameters: Mapping[str, Any], within: str = "") -> Iterator[str]:
-    """Name and value of each setting; those of a part of the method come after the part's name."""
+    """Name and value of each setting; names of a part of the method are preceded by the part's."""
     for key, value in parameters.items():
         if isinstance(value, Mapping):
             yield from _settings(value, f"{within}{key}.")
@@ -188,7 +188,7 @@ def _settings(parameters: Mapping[str, Any], within: str = "") -> Iterator[str]:
 
 
 def _acquired(acquired: Acquired | None) -> str:
-    """Say how the scans were acquired, as far as their headers did."""
+    """Describe how the scans were acquired, according to their headers."""
     if acquired is None:
         return ""
     agent = {"yes": "with contrast agent", "no": "without contrast agent"}
@@ -202,13 +202,13 @@ def _acquired(acquired: Acquired | None) -> str:
 
 
 def _slices(selection: Selection) -> str:
-    """Say what part of a scan the model is for; "" where it is all that shows enough body."""
+    """Describe the part of a scan that the model is for; "" if it is all with enough body."""
     if selection == Selection():
         return ""
     low, high = selection.slice_range
     return (
-        f"{selection.plane.replace('-', ' ')}, from {low:.0%} to {high:.0%} of the stack, body on "
-        f"{selection.min_body:.0%} at least"
+        f"{selection.plane.replace('-', ' ')}, from {low:.0%} to {high:.0%} of the stack, at least "
+        f"{selection.min_body:.0%} body"
     )
 
 
@@ -241,14 +241,14 @@ def _course(model: NormativeModel) -> str:
 
 
 def _calibration(calibration: Calibration, unit: str) -> list[str]:
-    """Say what the thresholds rest on, with a table and a plot."""
+    """Describe the basis of the thresholds, with a table and a plot."""
     origin = (
-        f"those of training too, in {calibration.folds} folds, each scored by a model that had not "
-        "learned from it"
+        f"including the training patients in {calibration.folds} folds, each scored by a model "
+        "trained without it"
         if calibration.folds
-        else "which had no part in the fit"
+        else "not used in the fit"
         if calibration.separate
-        else "which may have chosen the best epoch: other normal scans score a little higher then"
+        else "possibly used to choose the best epoch: other normal scans then score a little higher"
     )
     lines = [
         "| share of normal tissue flagged | threshold | lowest to highest patient | at most, on "
@@ -268,8 +268,8 @@ def _calibration(calibration: Calibration, unit: str) -> list[str]:
         f"![Share of normal tissue above each threshold]({_CALIBRATION})",
         "It gives no p-values."
         if least is None
-        else f"P-values of slices and scans rest on {_patients(calibration.patients)}: none lies "
-        f"below {least:.3f}.",
+        else f"P-values of slices and scans are based on {_patients(calibration.patients)}: the "
+        f"smallest is {least:.3f}.",
         *([_peaks(calibration.peaks)] if calibration.peaks else []),
     ]
 

@@ -1,4 +1,4 @@
-"""Two models on one scan: their heatmaps in one unit side by side, and how far they agree."""
+"""Two models on one scan: their heatmaps side by side in one unit, and their agreement."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Steps = Generator[tuple[str, int, int], None, Made]
 
 _SHARE, _RANK = "share of normal tissue", "rank in this scan"
 
-# Body voxels that ranks are taken over, at most: enough for three digits.
+# Maximum number of body voxels for the rank correlation: enough for three digits.
 _SAMPLE = 500_000
 _MARGIN, _GAP, _HEAD, _FOOT = 16, 10, 62, 30
 
@@ -65,22 +65,22 @@ class ModelComparison:
     models : (str, str)
         Their names.
     unit : str
-        What the heatmaps are shown in, and the masks cut at: ``"share of normal tissue"`` where
-        both models are calibrated, else ``"rank in this scan"``.
+        Unit of the heatmaps and of the masks' thresholds: ``"share of normal tissue"`` if both
+        models are calibrated, else ``"rank in this scan"``.
     share : float
-        Of normal tissue, or of the scan's own body, that each mask flags.
+        Share of normal tissue, or of the scan's own body, that each mask flags.
     rank_correlation : float or None
-        Spearman's, over voxels of the body; None where a heatmap is constant.
+        Spearman's, over voxels of the body; None if a heatmap is constant.
     dice : float or None
-        Of the two masks; None where both are empty.
+        Dice coefficient of the two masks; None if both are empty.
     flagged_voxels : (int, int)
-        In each mask.
+        Number of voxels in each mask.
     slices : int
-        Slices that both scored.
+        Number of slices that both scored.
     files : dict of str to Path
         ``"png"`` and ``"json"``.
     unlike : tuple of str
-        A sentence for each model of which the scan's header says that it does not fit.
+        A warning for each model whose training scans differ from the scan's header.
     """
 
     models: tuple[str, str]
@@ -147,15 +147,15 @@ def comparison_steps(
     Parameters
     ----------
     first, second : NormativeModel
-        What scores.
+        The models.
     volume : Scan
         The scan.
     out : path
         Folder for the files.
     share : float
-        Share at which the masks are cut, in (0, 1).
+        Share that the masks flag, in (0, 1).
     rows : int
-        Slices in the picture: those that the two models together find most unusual.
+        Number of slices in the figure: those that the two models together find most unusual.
     overwrite : bool
         Whether files of an earlier run may be replaced.
 
@@ -171,10 +171,10 @@ def comparison_steps(
     Raises
     ------
     InputError
-        If there are files of an earlier run, no slice can be scored, the models see slices of
-        different planes, or a calibration cannot carry the share.
+        If there are files of an earlier run, no slice can be scored, the models use slices of
+        different planes, or a calibration does not cover the share.
     WeightsError
-        If a backbone is not at hand.
+        If the weights of a backbone are missing.
     """
     files = {kind: Path(out) / f"compare.{kind}" for kind in ("png", "json")}
     if not overwrite and any(path.exists() for path in files.values()):
@@ -185,7 +185,7 @@ def comparison_steps(
     seen = [model.cut(volume) for model in models]
     if seen[0].geometry.slice_axis != seen[1].geometry.slice_axis:
         raise InputError(
-            f"'{first.name}' sees {seen[0].geometry.plane} slices of this scan and "
+            f"'{first.name}' scores {seen[0].geometry.plane} slices of this scan but "
             f"'{second.name}' {seen[1].geometry.plane} ones, so they cannot be compared",
             fix="Choose models of the same plane",
         )
@@ -258,7 +258,7 @@ def _body(
 
 
 def _rank_scale(sample: Floats) -> Callable[[Floats], Floats]:
-    """From heatmap to 0 (the median of the scan's body) .. 1 (its highest)."""
+    """Scale a heatmap to 0 (the median of the scan's body) .. 1 (its highest value)."""
     rising = np.sort(sample)
     return lambda heat: np.clip(
         2 * np.searchsorted(rising, heat) / len(rising) - 1, 0, 1, dtype=np.float32
@@ -271,7 +271,7 @@ def _picture(
     panels: list[list[tuple[Floats, npt.NDArray[np.bool_]]]],
     result: ModelComparison,
 ) -> Image.Image:
-    """Rows of scan | first model | second model, colours in the shared unit, masks outlined."""
+    """Rows of scan | first model | second model, coloured in the shared unit, masks outlined."""
     geometry, window = volume.geometry, display_limits(volume)
     size = panel_size(geometry, panels[0][0][0].shape, 300)
     width = 2 * _MARGIN + 3 * size.width + 2 * _GAP

@@ -1,4 +1,4 @@
-"""The most surprising scans of a fit, as a picture and a table."""
+"""Training outliers of a fit, as a figure and a table."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ __all__ = [
     "write_outliers",
 ]
 
-#: Of the table.
+#: Columns of the table.
 COLUMNS = ("rank", "score", "patient", "scan", "slice", "slices", "key")
 _PANEL, _GAP, _HEAD, _FOOT, _LINE = 170, 10, 56, 30, 24
 _ACROSS = 3
 
 
 def outlier_rows(suspects: Outliers) -> list[tuple[str, ...]]:
-    """Rows of the table under `COLUMNS`, most surprising first."""
+    """Rows of the table under `COLUMNS`, the strongest outlier first."""
     return [
         (
             str(rank),
@@ -60,19 +60,19 @@ def outlier_rows(suspects: Outliers) -> list[tuple[str, ...]]:
 
 
 def heat_range(examples: Iterable[Example]) -> tuple[float, float]:
-    """Scores at the dark and the bright end of the colours: the body's median, and its highest."""
+    """Scores at the dark and the bright end of the colours: the body's median and its maximum."""
     body = np.concatenate([one.nll[tissue_mask(one.image)] for one in examples])
     low, high = (float(value) for value in np.percentile(body, [50, 99.8]))
     return low, max(high, low + 1e-3)
 
 
 def slice_and_heat(example: Example, limits: tuple[float, float], longest: int) -> Image.Image:
-    """Slice, and beside it the same with its heatmap, RGB.
+    """Draw a slice, and beside it the same slice with its heatmap, RGB.
 
     Parameters
     ----------
     example : Example
-        What to draw.
+        The slice.
     limits : (float, float)
         See `heat_range`.
     longest : int
@@ -90,7 +90,7 @@ def slice_and_heat(example: Example, limits: tuple[float, float], longest: int) 
 
 
 def contact_sheet(suspects: Outliers) -> Image.Image:
-    """All of the suspects, each as its slice and heatmap, RGB. Patients are named by a code."""
+    """All outliers, each as its slice and heatmap, RGB. Patients are identified by a code."""
     limits = heat_range([one.example for one in suspects.ranked])
     across = min(_ACROSS, len(suspects.ranked))
     down = -(-len(suspects.ranked) // across)
@@ -99,9 +99,7 @@ def contact_sheet(suspects: Outliers) -> Image.Image:
         "RGB", (max(2 * _GAP + across * width, 640), _HEAD + down * height + _FOOT), BACKGROUND
     )
     draw = ImageDraw.Draw(page)
-    title = (
-        f"Look at these first: the {len(suspects.ranked)} most surprising of {suspects.scans} scans"
-    )
+    title = f"Check these first: {len(suspects.ranked)} outliers of {suspects.scans} training scans"
     write_text(draw, (_GAP, 8), title, 17)
     colours = f"slice | {UNIT} from the other patients, {limits[0]:.3g} to {limits[1]:.3g}"
     write_text(draw, (_GAP, _HEAD - 8), colours, 13, anchor="ls", fill=MUTED)

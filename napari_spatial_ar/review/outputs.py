@@ -1,4 +1,4 @@
-"""The files that a scored scan gives; DICOM objects, pictures and more where asked for."""
+"""The files written for a scored scan; DICOM objects, images and more on request."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ __all__ = [
     "write_scan_outputs",
 ]
 
-#: Key in the result of `write_scan_outputs`: file name.
+#: File names by their key in the result of `write_scan_outputs`.
 OUTPUT_FILES = {
     "score": "score.nii.gz",
-    "nll": "nll.nii.gz",  # the same map by its earlier name, for one more release
+    "nll": "nll.nii.gz",  # the same heatmap under its earlier name, for one more release
     "mask": "mask.nii.gz",
     "findings": "findings.nii.gz",
     "findings_csv": "findings.csv",
@@ -85,7 +85,7 @@ OUTPUT_FILES = {
     "provenance": "provenance.json",
 }
 MONTAGE = "montage"
-#: Keys and names of what is written only where it is asked for.
+#: Keys and names of files that are written only on request.
 DICOM_FILES = {"mask_dicom": "mask.dcm", "nll_dicom": "nll.dcm", "findings_dicom": "findings.dcm"}
 _SEGMENT_FILES = {"seg_nrrd": "findings.seg.nrrd", "itksnap": "findings.label"}
 OVERLAYS = "overlays"
@@ -98,33 +98,33 @@ _OPTIONAL = {
     **DICOM_FILES,
     **_SEGMENT_FILES,
 }
-# Results that are whole, on their way to their place.
+# Name of the folder with complete results that are being moved into place.
 _READY = ".napari-spatial-ar-ready"
 
 
 @dataclass(frozen=True)
 class ScanOutputs:
-    """What was written for a scan.
+    """The files written for a scan.
 
     Parameters
     ----------
     files : dict of str to Path
-        Keys as in `OUTPUT_FILES`, and where asked for ``"montage"``, ``"overlays"`` (a folder)
-        and those of `DICOM_FILES`.
+        Keys as in `OUTPUT_FILES`, and on request ``"montage"``, ``"overlays"`` (a folder) and
+        those of `DICOM_FILES`.
     findings : tuple of Finding
-        Highest peak first, rejected ones (label 0) among them.
+        Highest peak first, including rejected ones (label 0).
     mask : (Z, Y, X) uint8
         The mask as written.
     warnings : tuple of str
-        Why something that was asked for is not there, or what to know about it.
+        Why a requested file is missing, or what to know about it.
     p_values : PValues or None
-        None where the model was calibrated without them.
+        None if the model was calibrated without them.
     unlike : tuple of str
-        Sentences that warn of a scan outside the training domain.
+        Warnings about a domain shift.
     report : ScanReport or None
-        What ``report.html`` and ``report.pdf`` say, where one was written.
+        Contents of ``report.html`` and ``report.pdf``, if one was written.
     summary : dict
-        What the results come to, as ``score`` says it; ``files`` by their names in the folder.
+        Summary of the results, as printed by ``score``; ``files`` by their names in the folder.
     """
 
     files: dict[str, Path]
@@ -138,14 +138,14 @@ class ScanOutputs:
 
 
 def scan_folder_name(volume: Scan, taken: Collection[str] = ()) -> str:
-    """Folder name for a scan's outputs, from the series label, which names no patient.
+    """Folder name for a scan's outputs, from the series label, which contains no patient name.
 
     Parameters
     ----------
     volume : Scan
         The scan.
     taken : collection of str
-        Names that are in use: a number is added until the name is new.
+        Names in use: a number is added until the name is unique.
 
     Returns
     -------
@@ -187,21 +187,21 @@ def write_scan_outputs(
 ) -> ScanOutputs:
     """Write scores, mask, findings and provenance of one scan into one folder.
 
-    The folder is claimed meanwhile. Everything is written into a hidden folder in it and moved to
-    its place at the end, the record last. Files of an earlier run are set aside before that and
-    come back if a move fails; where the process is killed in between, whoever writes to the folder
-    next does the moves that are left. So it holds one run's files or the other's; other files in
-    it are left alone.
+    The folder is locked meanwhile. Everything is written into a hidden folder in it and moved into
+    place at the end, the record last. Files of an earlier run are set aside before that and
+    restored if a move fails; if the process is killed in between, whoever writes to the folder next
+    completes the moves. So it contains one run's files or the other's; other files in it are left
+    alone.
 
-    Memory: scores and mask are held whole, 5 bytes a voxel, and each while it is written up to
-    3 times more; the scan itself is read slice by slice where it is large.
+    Memory: scores and mask are held in memory, 5 bytes a voxel, and each while it is written up to
+    3 times more; the scan itself is read slice by slice if it is large.
 
     Parameters
     ----------
     out_dir : path-like
-        The scan's own folder; made where it does not exist.
+        The scan's own folder; created if it does not exist.
     volume, score, model : Scan, ScanScores, NormativeModel
-        The scan, its scores and the model that gave them.
+        The scan, its scores and the model that computed them.
     threshold : float
         In the model's unit.
     fpr : float or None
@@ -209,58 +209,58 @@ def write_scan_outputs(
     settings, region : MaskSettings, (Z, Y, X) bool, optional
         As for `make_mask`.
     mask : (Z, Y, X) integer, optional
-        The mask to write instead of the one that the threshold gives: one that a person edited.
+        The mask to write instead of the thresholded one: one that a person edited.
     reviewed : FindingsList, optional
-        What a person said of the findings of the mask. Rejected ones are left out of the masks
-        and pictures and stay in the tables, marked so, with label 0.
+        A person's verdicts on the findings of the mask. Rejected ones are excluded from masks and
+        images and stay in the tables, marked as rejected, with label 0.
     keep_uids : bool
         As for `provenance`.
     overwrite : bool
         Replace files of an earlier run.
     montage_too : bool
-        Also write ``montage.png``, a picture of the highest-scoring slices.
+        Also write ``montage.png``, a figure of the highest-scoring slices.
     dicom : bool
         Also write ``mask.dcm`` (a DICOM segmentation), ``findings.dcm`` (another, with a segment
-        for each finding, where there is one) and ``nll.dcm`` (a parametric map of the scores) of
-        a scan that came from DICOM; of any other, ``warnings`` say why not. By the patient's
-        identity in them, copied from the scan, a PACS files them: they are no anonymous files.
+        for each finding, if there are any) and ``nll.dcm`` (a parametric map of the scores) for a
+        scan that came from DICOM; for any other, ``warnings`` state the reason. They contain the
+        patient's identity, copied from the scan, by which a PACS files them: they are not
+        anonymous.
     png : bool
-        Also write the folder ``overlays``: pictures of the slices that the mask touches with its
-        outline, or of the highest-scoring ones where it is empty.
+        Also write the folder ``overlays``: images of the slices that the mask touches with its
+        outline, or of the highest-scoring ones if it is empty.
     png_heat : bool
-        Lay the scores over these pictures.
+        Overlay the scores on these images.
     report : bool
         Also write ``report.html``, see `napari_spatial_ar.review.report.data`.
     pdf : {"A4", "Letter"}, optional
         Also write it as ``report.pdf``, on this paper; see `need_pdf`.
     seg_nrrd : bool
-        Also write ``findings.seg.nrrd``, the findings with names and colours for 3D Slicer; where
-        slices are unevenly spaced, which it cannot say, ``warnings`` say so.
+        Also write ``findings.seg.nrrd``, the findings with names and colours for 3D Slicer; not
+        for unevenly spaced slices, which the format cannot represent: see ``warnings``.
     itksnap : bool
         Also write ``findings.label``, the same names and colours for ITK-SNAP.
     likeness : DomainShift, optional
-        How the scan compares with those the model was trained on, where that was looked at; what
-        is unlike stands in ``unlike`` and in the record, as does a share of flagged tissue that
-        no scan like them has.
+        How the scan compares with the model's training scans, if that was checked. Differences are
+        in ``unlike`` and in the record, and so is a share of flagged tissue that is implausible
+        within the training domain.
     run : mapping, optional
-        By what scan, settings and command are known again, for the record.
+        Identifies scan, settings and command, for the record.
 
     Returns
     -------
     ScanOutputs
         ``score.nii.gz`` is float32 (in the model's unit, 0 in slices not scored) and
-        ``mask.nii.gz`` uint8, ``findings.nii.gz`` has the rank of each finding in its voxels; all
-        on the scan's own grid. ``nll.nii.gz`` is the same file as
-        ``score.nii.gz``, which a negative log-likelihood is only where the method is Spatial AR:
-        the header says what it holds.
+        ``mask.nii.gz`` uint8; ``findings.nii.gz`` has the rank of each finding in its voxels. All
+        are on the scan's own grid. ``nll.nii.gz`` is the same file as ``score.nii.gz``, which is a
+        negative log-likelihood only if the method is Spatial AR: the header states what it is.
 
     Raises
     ------
     InputError
-        If the folder holds results and ``overwrite`` is False, or is a file, or another process
-        writes to it, or the mask does not fit.
+        If the folder has results and ``overwrite`` is False, or is a file, or another process
+        writes to it, or the mask does not match.
     StorageError
-        If the disk is full or the place may not be written to.
+        If the disk is full or write-protected.
     """
     out_dir = Path(out_dir)
     with claimed(out_dir):
@@ -364,13 +364,13 @@ def write_scan_outputs(
                     image_scores = [float(value) for value in score.image_scores]
                     record["run"] = {**run, "image_scores": image_scores}
                 atomic_write_json(made["provenance"], stamped(ProvenanceFile, record))
-                # From here on the new results stay, whatever happens to this process.
+                # From here on the new results remain, whatever happens to this process.
                 os.replace(work, out_dir / _READY)
                 finish_interrupted(out_dir)
             except OSError as error:
                 raise storage_error(error, out_dir) from error
             except StorageError as error:
-                # Not with the hidden folder's name, which nobody knows.
+                # Without the hidden folder's name, which users do not know.
                 raise StorageError(error.what, path=out_dir, fix=error.fix) from error
     files = {key: out_dir / path.name for key, path in made.items()}
     return ScanOutputs(
@@ -384,7 +384,7 @@ def _summary(
     likeness: DomainShift | None,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """Say what the results of a scan come to; names no file and no patient."""
+    """Summarise the results of a scan, without file names and patient data."""
     scores, found = results.score.image_scores, results.p_values
     any_scored = bool(results.score.scored.any())
     return {
@@ -414,7 +414,7 @@ def in_folder(summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """Size and sha256 of a file, by which a result is known to be as it was written."""
+    """Size and sha256 of a file, to verify later that it is unchanged."""
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": sha256}
@@ -429,32 +429,32 @@ def _facts_under(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def refuse_earlier(folder: Path) -> None:
-    """Refuse a folder that holds results (`InputError`)."""
+    """Refuse a folder that has results (`InputError`)."""
     if earlier_files(folder):
         raise InputError(
             "results of an earlier run are in this folder",
             path=folder,
-            fix="Choose another folder, or ask for them to be overwritten",
+            fix="Choose another folder, or overwrite them",
         )
 
 
 def earlier_files(folder: Path) -> list[Path]:
-    """List what an earlier run left in a folder."""
-    # The record first: without it, no one takes the others for a run's results.
+    """List the files of an earlier run in a folder."""
+    # The record first: without it, the others do not count as a run's results.
     names = (OUTPUT_FILES["provenance"], *OUTPUT_FILES.values(), *_OPTIONAL.values())
     return [folder / name for name in dict.fromkeys(names) if os.path.exists(folder / name)]
 
 
 def finish_interrupted(folder: Path) -> None:
-    """Put results in place that are whole but not all where they belong.
+    """Move complete results to where they belong.
 
-    They are those that this process has just made, or those of one that was killed as it moved
-    them. What an earlier run left goes; if a move fails, all is as it was before (OSError).
+    They are those just written by this process, or by one that was killed while it moved them.
+    Files of an earlier run are removed; if a move fails, everything is as before (OSError).
 
     Parameters
     ----------
     folder : Path
-        Claimed by this process.
+        Locked by this process.
     """
     ready, record = folder / _READY, OUTPUT_FILES["provenance"]
     if not ready.is_dir():
@@ -463,7 +463,7 @@ def finish_interrupted(folder: Path) -> None:
     with work_folder(folder) as aside:
         try:
             new = _listed(ready / record)
-            if new:  # the record comes last: without it, all is in its place
+            if new:  # the record is last: without it, everything is in place
                 for old in earlier_files(folder):
                     if old.name not in new or (ready / old.name).exists():
                         os.replace(old, aside / old.name)
@@ -477,7 +477,7 @@ def finish_interrupted(folder: Path) -> None:
                 os.replace(now, before)
             raise
         finally:
-            # In one step: half of it would be taken for what is left to be moved.
+            # In one step: a partial folder would be mistaken for files still to be moved.
             os.replace(ready, aside / _READY)
 
 
@@ -489,7 +489,7 @@ class _Record:
 
 
 def _listed(record: Path) -> set[str]:
-    """Names of the files and folders that a record was written beside; none without a record."""
+    """Names of the files and folders that belong to a record; none without a record."""
     try:
         files = parse_json(record.read_bytes(), _Record).files
         return {PurePosixPath(name).parts[0] for name in files}
@@ -509,7 +509,7 @@ def _write_dicom(
     unit: str,
     edited: bool,
 ) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Write what `DICOM_FILES` names, or say why a scan allows none."""
+    """Write the files of `DICOM_FILES`, or state why it is impossible for a scan."""
     algorithm = dicom_algorithm(model, threshold=threshold)
     made = {key: work / name for key, name in DICOM_FILES.items()}
     warnings = caveats(volume)
@@ -535,13 +535,13 @@ def _write_dicom(
     except InputError as error:
         for path in made.values():
             path.unlink(missing_ok=True)
-        # Without the path: a file name may hold a patient's name.
+        # Without the path: a file name may contain a patient's name.
         return {}, (f"No DICOM mask and map were written: {error.what}.",)
     return made, warnings
 
 
 def _write_again(path: Path, other: Path) -> None:
-    """Give a file a second name, or a copy where the file system has no second names."""
+    """Create a hard link to a file, or a copy if the file system has no hard links."""
     try:
         os.link(path, other)
     except OSError:

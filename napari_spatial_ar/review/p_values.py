@@ -1,8 +1,8 @@
 """How rare findings, slices and whole scans are among the normal patients of the calibration.
 
-Patients are counted, not tissue: only they may be exchanged for each other. Two things of a
-finding are compared with the same of each patient: its highest voxel, and its largest part within
-a slice with regions of that size (see `napari_spatial_ar.normative.calibration.calibration`).
+Patients are counted, not tissue: only patients are exchangeable. Two properties of a finding are
+compared with those of each patient: its highest voxel, and its largest part within a slice with
+regions of that size (see `napari_spatial_ar.normative.calibration.calibration`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Extent:
     pixels : int
         Its area.
     level : float
-        Its lowest score: of a mask that is nothing but a threshold, just above that.
+        Its lowest score; for a mask that is only thresholded, just above the threshold.
     """
 
     pixels: int
@@ -68,18 +68,18 @@ class NormalRank:
     Parameters
     ----------
     patients : int
-        The calibration patients, n; 0 where the model does not know them.
+        Number of calibration patients, n; 0 if the model does not record it.
     reaching : int
-        How many of them score as high as the finding's highest voxel; at most so many where
-        ``exact`` is False.
+        How many of them score as high as the finding's highest voxel; an upper limit if ``exact``
+        is False.
     exact : bool
-        False of a model from before each patient's highest score was kept: it knows only who
+        False for models that do not store each patient's highest score: these know only who
         reaches the highest calibrated threshold below the score.
     as_large : int or None
         How many of them have a region as large within a slice that scores as high throughout as
-        the finding's largest part; None where that was not measured.
+        the finding's largest part; None if that was not measured.
     reason : str
-        Why there is no figure; "" where there is one.
+        Why the rank is unknown; "" if it is known.
     """
 
     patients: int = 0
@@ -111,14 +111,14 @@ class NormalRank:
 
     @property
     def sentence(self) -> str:
-        """What a reader may say of it."""
+        """A sentence for the reader."""
         if not self.patients:
             return f"How rare this is among normal patients is unknown: {self.reason}."
         whom = f"{self.patients} normal patients" if self.patients > 1 else "the 1 normal patient"
         if not self._certain:
             return (
-                f"Scores as high in at most {self.reaching} of {whom}: how high they score was "
-                "not kept with this model (calibrate it again to know)."
+                f"Scores as high in at most {self.reaching} of {whom}: this model does not store "
+                "how high they score (calibrate it again to know)."
             )
         if self.reaching:
             said = f"Scores as high in {self.reaching} of {whom}"
@@ -133,24 +133,24 @@ class NormalRank:
 def rarity(
     model: Calibrated | None, peak: float, extent: Extent | None = None, body: int | None = None
 ) -> NormalRank:
-    """Rarity of a finding.
+    """Rank of a finding among normal patients.
 
     Parameters
     ----------
     model : ScoringModel, optional
-        What scored it.
+        The model that scored it.
     peak : float
         The finding's highest score, in the model's unit.
     extent : Extent, optional
         The finding's largest part.
     body : int, optional
-        Pixels of the body in the scored slice that shows most of it. As calibration goes by each
+        Pixels of the body in the scored slice with the most of it. Since calibration uses each
         slice's own body, a region counts as smaller rather than larger here, and so as less rare.
 
     Returns
     -------
     NormalRank
-        With ``reason`` where the model has no calibration by patient.
+        With ``reason`` if the model has no calibration by patient.
     """
     calibration = None if model is None else model.header.calibration
     if calibration is None:
@@ -163,7 +163,7 @@ def rarity(
         return NormalRank(len(peaks.scores), peaks.reaching(peak), as_large=as_large)
     shares = calibration.fpr_of_patients(peak)
     if not shares:
-        return NormalRank(reason="the model was calibrated without telling patients apart")
+        return NormalRank(reason="the model was calibrated without distinguishing patients")
     return NormalRank(len(shares), sum(share > 0 for share in shares), exact=False)
 
 
@@ -174,15 +174,15 @@ class PValues:
     Parameters
     ----------
     scan : float or None
-        Of the scan as a whole; None where slices with enough body in them are not scored.
+        P-value of the whole scan; None if slices with enough body are not scored.
     slices : tuple of float or None
-        One a slice; None where it is not scored, shows too little body or lies outside the part
-        of the stack that the model is for, as such slices were not calibrated on. Each speaks of
-        this slice alone: of many normal slices some are low.
+        One per slice; None if it is not scored, has too little body or is outside the part of the
+        stack that the model is for, since such slices were not used in calibration. Each is about
+        this slice alone: among many normal slices some are low.
     patients : int
-        Normal patients that they rest on.
+        Number of normal patients that they are based on.
     smallest : float
-        The smallest that there can be, 1 / (patients + 1).
+        The smallest possible p-value, 1 / (patients + 1).
     """
 
     scan: float | None
@@ -203,16 +203,16 @@ def p_values(
     Parameters
     ----------
     model : NormativeModel
-        What scored it.
+        The model that scored it.
     volume, score : Scan, ScanScores
         The scan and its scores.
     body : Body, optional
-        Where the body is, if somebody has looked already.
+        The body, if it was determined already.
 
     Returns
     -------
     PValues or None
-        None where the model was calibrated without them.
+        None if the model was calibrated without them.
     """
     calibration = model.header.calibration
     if calibration is None or calibration.smallest_p is None:
@@ -240,7 +240,7 @@ def p_values(
 
 
 def p_note(found: PValues | None) -> str:
-    """One sentence on how rare a whole scan is; nothing where it has no p-value."""
+    """One sentence on how rare a whole scan is; empty if it has no p-value."""
     if found is None or found.scan is None:
         return ""
     reached = round(found.scan * (found.patients + 1)) - 1
@@ -256,7 +256,7 @@ def p_note(found: PValues | None) -> str:
 
 
 def share_note(calibration: Calibration, threshold: float) -> str:
-    """One sentence on the share of normal tissue above a threshold, and what it rests on."""
+    """One sentence on the share of normal tissue above a threshold, and its basis."""
     share, patients = calibration.fpr_for_threshold(threshold), calibration.patients
     low, high = calibration.thresholds[0], calibration.thresholds[-1]
     beyond = "less than " if threshold > high else "more than " if threshold < low else ""
@@ -266,6 +266,6 @@ def share_note(calibration: Calibration, threshold: float) -> str:
     if bound is None:
         return f"{text}."
     return (
-        f"{text} ({min(shares):.2%} to {max(shares):.2%} from one to another); so few promise at "
-        f"most {bound:.2%} on average for the next one."
+        f"{text} ({min(shares):.2%} to {max(shares):.2%} from one to another); with this many, "
+        f"at most {bound:.2%} can be promised on average for the next one."
     )

@@ -1,4 +1,4 @@
-"""Pictures of a scored scan: its most unusual slices in one, and each flagged slice alone."""
+"""Figures of a scored scan: a montage of its most unusual slices, and each flagged slice alone."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def highest_slices(
     Parameters
     ----------
     image_scores : (N,) floating
-        One score a slice, NaN where not scored.
+        One score per slice, NaN if not scored.
     count : int
-        How many to give at most.
+        Maximum number of slices.
     apart : int
-        Least distance between two of them, so that one lesion does not fill every row; given
-        up where it would leave rows empty.
+        Minimum distance between two of them, so that one lesion does not fill every row; ignored
+        if it would leave rows empty.
     """
     order = [int(i) for i in np.argsort(-image_scores) if np.isfinite(image_scores[i])]
     chosen: list[int] = []
@@ -81,10 +81,10 @@ def montage(
     rows: int = 4,
     panel: int = 300,
 ) -> Image.Image:
-    """Picture of the highest scoring slices: scan | heatmap over scan | mask outlines.
+    """Figure of the highest-scoring slices: scan | heatmap over scan | mask outlines.
 
-    Slices stand upright the radiological way (patient's left on the right of the picture),
-    with square millimetres.
+    Slices are upright in the radiological convention (patient's left on the right of the image),
+    with square pixels in mm.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def montage(
     nll : (Z, Y, X) floating
         Scores in source order, in ``unit``.
     image_scores : (N,) floating
-        One score a slice; NaN where not scored.
+        One score per slice; NaN if not scored.
     mask : (Z, Y, X) integer
         Nonzero inside.
     threshold : float
@@ -101,9 +101,9 @@ def montage(
     fpr : float, optional
         Share of normal tissue flagged at the threshold, in [0, 1].
     unit : str
-        Of scores and threshold, see `NormativeModel.unit`.
+        Unit of scores and threshold, see `NormativeModel.unit`.
     title : str
-        First line, such as the model's and the series' name. No patient data.
+        First line, such as the names of model and series. No patient data.
     limits : (float, float), optional
         Scores at the dark and the bright end of the colour bar; by default from the median of
         the body, so that colour begins where scores are higher than usual.
@@ -183,7 +183,7 @@ def _draw_bar(
     if low < threshold < high:
         at = top + height * (1 - (threshold - low) / (high - low))
         draw.line((x - 4, at, x + 17, at), fill=(0, 229, 255), width=2)
-        # Kept clear of the two end labels.
+        # Avoids the two end labels.
         beside = min(max(at, top + 24), top + height - 24)
         write_text(draw, (x + 20, beside), f"{threshold:.2f}", 13, anchor="lm", fill=(0, 229, 255))
 
@@ -198,7 +198,7 @@ def overlay_slices(
     *,
     at_least: int = 4,
 ) -> list[int]:
-    """Slices worth a picture: those that the mask touches, else the highest-scoring ones.
+    """Slices to be drawn: those that the mask touches, else the highest-scoring ones.
 
     Parameters
     ----------
@@ -207,9 +207,9 @@ def overlay_slices(
     mask : (Z, Y, X) integer
         Nonzero inside.
     image_scores : (N,) floating
-        One score a slice; NaN where not scored.
+        One score per slice; NaN if not scored.
     at_least : int
-        How many of the highest-scoring ones where the mask is empty.
+        Number of highest-scoring slices if the mask is empty.
     """
     inside = volume.geometry.to_slices(mask)
     touched = [index for index, plane in enumerate(inside) if plane.any()]
@@ -228,22 +228,22 @@ def overlays(
 ) -> Iterator[tuple[int, Image.Image]]:
     """Draw slices of a scan in its display window, with the outline of the mask.
 
-    Slices stand upright the radiological way, with square mm, marked with the patient's sides
-    where they are known; one is drawn at a time.
+    Slices are upright in the radiological convention, with square pixels in mm, marked with the
+    patient's sides if known; one is drawn at a time.
 
     Parameters
     ----------
     volume, nll, image_scores, mask, threshold
         As for `napari_spatial_ar.review.pictures.montage`.
     heat : bool
-        Also lay the scores over the scan in colour.
+        Also overlay the scores in colour.
     longest : int
         Longer side of a slice in pixels.
 
     Yields
     ------
     (int, PIL.Image.Image)
-        Number of the slice, from 0, and its picture (RGB).
+        Number of the slice, from 0, and its image (RGB).
     """
     geometry = volume.geometry
     chosen = overlay_slices(volume, mask, image_scores)
@@ -281,7 +281,7 @@ def write_overlays(
     threshold: float,
     heat: bool = False,
 ) -> list[Path]:
-    """Write what `overlays` draws as ``slice_012.png`` and so on into a folder.
+    """Write the images of `overlays` as ``slice_012.png`` and so on into a folder.
 
     Raises
     ------

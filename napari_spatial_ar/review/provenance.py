@@ -1,4 +1,4 @@
-"""Where a result comes from: enough to repeat it, nothing that names the patient."""
+"""Where a result comes from: enough to reproduce it, nothing that identifies the patient."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ __all__ = [
     "voxels_sha256",
 ]
 
-#: Stands in every dock, picture and file this package gives out.
+#: Appears in every dock, image and file of this package.
 RESEARCH_USE = REMARK
 
 _PACKAGES = (
     *("napari-spatial-ar", "torch", "transformers", "numpy", "scipy"),
     *("nibabel", "pydicom", "highdicom"),
 )
-# Loss histories and whatever is listed by slice or patient are for the model's own file.
+# Loss histories and lists by slice or patient are only in the model's own file.
 _LEFT_OUT = (
     *("history", "losses", "slice_keys", "mean_embedding"),
     *("image_scores", "image_patients", "patient_fpr", "patient_peaks"),
@@ -66,7 +66,7 @@ def model_summary(model: ScoringModel) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Turn dataclasses, arrays and paths into what JSON can hold; NaN becomes None."""
+    """Convert dataclasses, arrays and paths to JSON values; NaN becomes None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -102,7 +102,7 @@ def model_window(model: ScoringModel, volume: Scan) -> tuple[float, float]:
 
 
 def dicom_algorithm(model: ScoringModel, *, threshold: float) -> Algorithm:
-    """Name the maker of a DICOM object: the model, and the start of its sha256."""
+    """Identify the algorithm of a DICOM object: the model, and the start of its sha256."""
     return Algorithm(
         name=model.name,
         version=model.sha256[:16],
@@ -116,31 +116,31 @@ class _RecordedModel(BaseModel):
 
 
 class _RecordedThreshold(BaseModel):
-    # Earlier versions gave it the second name whatever its unit.
+    # Earlier versions used the second name whatever the unit.
     score: float = Field(validation_alias=AliasChoices("score", "nats_per_dimension"))
     unit: str = ""
     mask_edited_by_hand: bool
 
 
 class _Record(BaseModel):
-    """What of ``provenance.json`` says how a mask was made."""
+    """The parts of ``provenance.json`` that describe how a mask was made."""
 
     model: _RecordedModel
     threshold: _RecordedThreshold
 
 
 def recorded_threshold(record: Mapping[str, Any]) -> float:
-    """Threshold that a `provenance` record names, of this version or an earlier one."""
+    """Threshold in a `provenance` record of this version or an earlier one."""
     return _RecordedThreshold.model_validate(record["threshold"]).score
 
 
 def recorded_algorithm(mask: Path) -> tuple[Algorithm, bool] | None:
-    """Read what made a mask or map of findings from the ``provenance.json`` beside it.
+    """Read the algorithm of a mask or map of findings from the ``provenance.json`` beside it.
 
     Returns
     -------
     (Algorithm, bool) or None
-        The model, and whether a person edited the mask; None where there is no such record.
+        The model, and whether a person edited the mask; None if there is no such record.
     """
     beside = mask.with_name("provenance.json")
     if mask.name not in ("mask.nii.gz", "findings.nii.gz") or not beside.is_file():
@@ -184,23 +184,23 @@ def provenance(
         In the model's unit.
     fpr : float or None
         Share of normal tissue that the threshold flags by the model's calibration, in [0, 1];
-        None where the model has none.
+        None if the model has none.
     scored : int
-        Number of slices that were scored.
+        Number of slices scored.
     settings : MaskSettings, optional
-        What became of the voxels above the threshold.
+        How the voxels above the threshold became the mask.
     region_voxels : int, optional
-        Size of the drawn region that the mask was restricted to; None where there was none.
+        Size of the drawn region to which the mask was restricted; None if there was none.
     mask_edited : bool
         Whether a person changed the mask by hand.
     keep_uids : bool
         Write the UIDs of series, study and frame of reference themselves. Otherwise their sha256,
-        with which the scan can be found again by whoever holds it.
+        by which whoever has the scan can find it again.
 
     Returns
     -------
     dict
-        Plain data for JSON. Holds no file name, since file names may hold patients' names.
+        Plain data for JSON, without file names, since these may contain patients' names.
     """
     geometry = volume.geometry
     uid = volume.series.uid
@@ -218,7 +218,7 @@ def provenance(
         "threshold": {
             "score": float(threshold),
             "unit": model.unit,
-            # Its earlier name, for one more release where it is true.
+            # Its earlier name, for one more release, if it is correct.
             **({"nats_per_dimension": float(threshold)} if is_nll(model.unit) else {}),
             "share_of_normal_tissue_flagged": None if fpr is None else float(fpr),
             **dataclasses.asdict(settings or MaskSettings()),
@@ -236,7 +236,7 @@ def provenance(
             "intensity": volume.intensity,
             "unit": volume.unit or None,
             "role": volume.role,
-            # Voxel values drawn black and white, and those that the model saw as 0 and 1.
+            # Voxel values displayed as black and white, and those that the model saw as 0 and 1.
             "display_window": list(display_limits(volume)),
             "model_window": model_window(model, volume),
             "shape_zyx": list(geometry.shape),

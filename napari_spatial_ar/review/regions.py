@@ -1,4 +1,4 @@
-"""Drawn outlines as voxels."""
+"""Converts drawn outlines to voxels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ellipse_outline", "outlined_voxels"]
 
 
 def ellipse_outline(corners: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """(64, D) points of the ellipse that touches the sides of a box of four corners (4, D)."""
+    """(64, D) points of the ellipse inscribed in a box with four corners (4, D)."""
     centre = corners.mean(axis=0)
     first, second = (corners[1] - corners[0]) / 2, (corners[3] - corners[0]) / 2
     turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)[:, None]
@@ -24,15 +24,15 @@ def ellipse_outline(corners: npt.NDArray[np.floating]) -> npt.NDArray[np.float64
 def outlined_voxels(
     shape: tuple[int, int, int], outlines: Sequence[npt.NDArray[np.floating]]
 ) -> npt.NDArray[np.bool_]:
-    """Voxels whose centres lie inside any of some polygons.
+    """Voxels whose centres are inside any of several polygons.
 
     Parameters
     ----------
     shape : (int, int, int)
-        Of the grid.
+        Shape of the grid.
     outlines : sequence of (n, 3) or (n, 2) floating
-        Corners in voxels of the grid. With three coordinates a polygon holds in the slice that
-        it was drawn in, whichever axis that is across; with the last two, in all slices.
+        Corners in voxels of the grid. A polygon with three coordinates applies to the slice in
+        which it was drawn, whatever its axis; one with the last two applies to all slices.
 
     Returns
     -------
@@ -41,10 +41,10 @@ def outlined_voxels(
     Raises
     ------
     InputError
-        If a polygon lies in no slice, or there is none.
+        If a polygon is not within one slice, or there is none.
     """
     if not outlines:
-        raise InputError("the layer holds no closed outline", fix="Draw a polygon in it")
+        raise InputError("the layer has no closed outline", fix="Draw a polygon in it")
     inside = np.zeros(shape, bool)
     for outline in outlines:
         if outline.shape[1] == 2:
@@ -53,7 +53,7 @@ def outlined_voxels(
         spread = np.ptp(outline, axis=0)
         across = int(np.argmin(spread))
         if spread[across] > 0.5:
-            raise InputError("an outline lies across slices", fix="Draw it in a slice, in 2-D")
+            raise InputError("an outline extends across slices", fix="Draw it in a slice, in 2-D")
         index = round(float(outline[:, across].mean()))
         if 0 <= index < shape[across]:
             planes = np.moveaxis(inside, across, 0)

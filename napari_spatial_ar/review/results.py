@@ -1,4 +1,4 @@
-"""What a scored scan comes to: mask, findings, p-values and the record of where they come from."""
+"""The results of a scored scan: mask, findings, p-values and the record of their origin."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ __all__ = ["ScanResults", "gather_results"]
 
 @dataclass(frozen=True, eq=False)
 class ScanResults:
-    """What is written of a scan, in one format or another.
+    """Everything written for a scan, independent of the format.
 
     Parameters
     ----------
     volume, score : Scan, ScanScores
         The scan and its scores.
     threshold : float
-        Of the mask, in the model's unit.
+        Threshold of the mask, in the model's unit.
     mask : (Z, Y, X) uint8
-        Rejected findings are left out.
+        Without rejected findings.
     listed : FindingsList
-        Findings with what a person said of them, rejected ones among them.
+        Findings with a person's verdicts, including rejected ones.
     p_values : PValues or None
-        None where the model was calibrated without them.
+        None if the model was calibrated without them.
     record : dict
         See `provenance`, with ``likeness`` and ``p_values``.
     unlike : tuple of str
-        Sentences that warn of a scan outside the training domain.
+        Warnings about a domain shift.
     """
 
     volume: Scan
@@ -59,17 +59,17 @@ class ScanResults:
 
     @property
     def unit(self) -> str:
-        """Of scores and threshold."""
+        """Unit of scores and threshold."""
         return str(self.record["threshold"]["unit"])
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Highest peak first, rejected ones (label 0) among them."""
+        """Highest peak first, including rejected ones (label 0)."""
         return self.listed.exported
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """One for each finding, rejected ones among them, in their order."""
+        """One for each finding, including rejected ones, in their order."""
         scan = f"{self.volume.series.uid} {self.record['scan']['voxels_sha256']}"
         model = self.record["model"]["sha256"] or self.record["model"]["name"]
         return tuple(finding_segment(item, scan, model) for item in self.listed.items)
@@ -82,7 +82,7 @@ class ScanResults:
 
     @property
     def more(self) -> list[dict[str, Any]]:
-        """What the tables have of each finding besides its measures."""
+        """Fields of each finding for tables besides its measures."""
         return [
             {
                 "name": segment.name,
@@ -109,19 +109,19 @@ def gather_results(
     keep_uids: bool = False,
     likeness: DomainShift | None = None,
 ) -> ScanResults:
-    """Work out what is to be written of a scan.
+    """Compute everything to be written for a scan.
 
     Parameters
     ----------
     volume, score, model : Scan, ScanScores, NormativeModel
-        The scan, its scores and the model that gave them.
+        The scan, its scores and the model that computed them.
     threshold, fpr, settings, region, mask, reviewed, keep_uids, likeness
         See `napari_spatial_ar.review.outputs.write_scan_outputs`.
 
     Raises
     ------
     InputError
-        If the mask does not fit.
+        If the mask does not match the scan's grid.
     """
     settings = MaskSettings() if settings is None else settings
     geometry, body = volume.geometry, Body(volume, model)

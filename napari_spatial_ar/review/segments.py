@@ -1,4 +1,4 @@
-"""Findings as segments: the number, name, colour and identity that one has in every file."""
+"""Findings as segments, with the same number, name, colour and identity in every file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["finding_name", "finding_segment", "recorded_segments"]
 
 
 def finding_name(item: ReviewedFinding) -> str:
-    """Name for people: a flagged region is called a finding once a reader keeps it."""
+    """Name for users: a flagged region is called a finding once a reader keeps it."""
     kind = "Finding" if item.status == "keep" else "Flagged region"
     return f"{kind} {item.finding.rank}"
 
@@ -27,9 +27,9 @@ def finding_segment(item: ReviewedFinding, scan: str, model: str) -> Segment:
     item : ReviewedFinding
         The finding.
     scan, model : str
-        What names the scan and the model by their content. With the voxel of the peak they make
-        the tracking UID, so that a region is the same one in a later export, also where another
-        threshold or a stroke made it larger.
+        Identify the scan and the model by content. With the voxel of the peak they determine the
+        tracking UID, so that a region has the same one in a later export, even if another threshold
+        or a manual edit made it larger.
     """
     peak = ",".join(map(str, item.finding.peak_zyx))
     made = uuid.uuid5(uuid.NAMESPACE_OID, f"{scan} {model} {peak}")
@@ -53,7 +53,7 @@ def recorded_segments(numbers: Path) -> tuple[Segment, ...]:
     Raises
     ------
     InputError
-        If that file is no table of findings.
+        If that file is not a table of findings.
     """
     beside = numbers.with_name("findings.json")
     if numbers.name != "findings.nii.gz" or not beside.is_file():
@@ -72,7 +72,7 @@ def recorded_segments(numbers: Path) -> tuple[Segment, ...]:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            "does not tell the regions of the map beside it", path=beside, fix="Give mask.nii.gz"
+            "does not list the regions of the map beside it", path=beside, fix="Give mask.nii.gz"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What a person painted into a computed mask and erased from it, kept apart from the mask."""
+"""Manual edits of a computed mask (painted and erased voxels), stored apart from the mask."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Strokes"]
 
 @dataclass(frozen=True)
 class Strokes:
-    """An overlay that is applied to every mask that is computed anew.
+    """An overlay that is applied to every newly computed mask.
 
     Parameters
     ----------
@@ -53,13 +53,13 @@ class Strokes:
         computed : (n,) bool
             Whether each would be by its score alone.
         undone : bool
-            The change was an undo (or redo) rather than a stroke: where it takes back what a
-            stroke did, the voxel follows the score again, wherever the threshold is by now.
+            The change was an undo (or redo) rather than a stroke: where it reverts a stroke, the
+            voxel follows the score again, whatever the threshold is by now.
 
         Returns
         -------
         Strokes
-            A stroke stays one even where the mask agrees with it at this threshold.
+            A stroke is retained even if the mask agrees with it at this threshold.
         """
         painted, erased = inside, ~inside
         if undone:
@@ -72,7 +72,7 @@ class Strokes:
 
     @property
     def sentence(self) -> str:
-        """How much was painted and erased; "" for nothing."""
+        """How much was painted and erased; "" if nothing was."""
         if not self:
             return ""
         return f"By hand: {len(self.painted)} voxels painted, {len(self.erased)} erased."

@@ -13,7 +13,7 @@ from napari_spatial_ar.errors import printable
 
 __all__ = ["csv_text"]
 
-# What spreadsheets take for the start of a formula (OWASP, CSV injection), in wide forms too.
+# Characters that begin a formula in spreadsheets (OWASP, CSV injection), including wide forms.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -21,9 +21,9 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """Write rows as CSV.
 
-    Numbers stay numbers; what is None or no finite number is left empty. Text that a spreadsheet
-    would compute gets a ``'`` before it; what no terminal prints becomes an escape. Text may have
-    several lines.
+    Numbers stay numbers; None and numbers that are not finite are left empty. Text that a
+    spreadsheet would evaluate is preceded by ``'``; unprintable characters become escapes. Text may
+    have several lines.
 
     Parameters
     ----------

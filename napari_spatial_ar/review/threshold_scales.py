@@ -1,7 +1,7 @@
 """One threshold, three views of it: share of normal tissue, the model's unit, percentile.
 
-The threshold itself is always a number in the model's unit; a scale turns it into what is shown
-and typed, and into a place on a slider, where more to the right always flags less.
+The threshold itself is always a number in the model's unit; a scale converts it to the number shown
+and typed, and to a slider position, where moving right always flags less.
 
 The histogram beside it grows slice by slice.
 """
@@ -23,14 +23,14 @@ __all__ = ["PercentileScale", "Scale", "ScoreCounts", "ShareScale", "UnitScale",
 _BINS = 2048
 
 
-_NARROWEST = 1e-6  # of the scores' size: a first slice of one value has to have a width
+_NARROWEST = 1e-6  # relative to the scores: a first slice with a single value needs a width
 
 
 class ScoreCounts:
-    """Counts of scores in equal bins, kept by slice, so that a slice may be scored again.
+    """Counts of scores in equal bins, by slice, so that a slice may be scored again.
 
-    The bins widen twofold whenever a score lies outside, so nothing is counted twice or read
-    again, and memory and time are those of 2,048 numbers a slice.
+    The bins double in width whenever a score is outside, so nothing is counted twice or read again,
+    and memory and time are those of 2,048 numbers per slice.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class ScoreCounts:
         self._low = self._width = 0.0  # width of all bins together; 0 before the first score
 
     def put(self, index: int, scores: npt.NDArray[np.floating]) -> None:
-        """Count a slice's scores (any shape), in place of those it had; NaN is left out."""
+        """Count a slice's scores (any shape), replacing its previous ones; NaN is ignored."""
         scores = scores[np.isfinite(scores)]
         self._counts[index] = 0
         if not scores.size:
@@ -78,13 +78,13 @@ class ScoreCounts:
         return np.linspace(self._low, self._low + self._width, _BINS + 1)
 
     def shares_above(self) -> npt.NDArray[np.float64]:
-        """(2049,), share of the scores above each edge, 1 to 0; of no scores, 0."""
+        """(2049,), share of the scores above each edge, 1 to 0; 0 without scores."""
         counts = self._counts.sum(axis=0, dtype=np.int64)
         above = np.append(np.cumsum(counts[::-1])[::-1], 0)
         return np.asarray(above / max(1, above[0]), np.float64)
 
     def share_above(self, threshold: float) -> float:
-        """Share of the scores above a threshold, to the width of a bin; of no scores, 0."""
+        """Share of the scores above a threshold, to within a bin; 0 without scores."""
         if not self._width:
             return 0.0
         return float(np.interp(threshold, self.edges, self.shares_above()))
@@ -99,10 +99,10 @@ class ScoreCounts:
 def normal_shares(
     anchors: Mapping[float, float], edges: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Share of normal tissue between each two edges, as a model's calibration implies it.
+    """Share of normal tissue between successive edges, according to a model's calibration.
 
-    Between calibrated thresholds the logarithm of the share above is interpolated, as
-    `Calibration` does. Nothing is known of the rest.
+    Between calibrated thresholds the logarithm of the share above is interpolated, as in
+    `Calibration`. Nothing is known elsewhere.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def normal_shares(
     Returns
     -------
     (n,) float64
-        NaN in bins that do not lie between the lowest and the highest calibrated threshold.
+        NaN in bins that are not between the lowest and the highest calibrated threshold.
     """
     if len(anchors) < 2:
         return np.full(len(edges) - 1, np.nan)
@@ -125,7 +125,7 @@ def normal_shares(
     return np.where(outside, np.nan, -np.diff(above))
 
 
-# Of a scan's tissue: the finest share above the threshold that the slider reaches.
+# For percentiles of a scan: the smallest share above the threshold that the slider reaches.
 _FINEST_SHARE = 1e-4
 
 
@@ -133,21 +133,21 @@ class Scale(Protocol):
     """A view of thresholds."""
 
     def shown(self, threshold: float) -> tuple[str, float]:
-        """Give a threshold's number, with "<" or ">" where it lies beyond what is known."""
+        """Return a threshold's number, with "<" or ">" if it is beyond the known range."""
 
     def threshold(self, number: float) -> float:
-        """Threshold of a number as it is shown; what there is none for is an `InputError`."""
+        """Threshold of a displayed number; `InputError` if there is none for it."""
 
     def place(self, threshold: float) -> float:
-        """Place on the slider, 0 to 1; held at the ends."""
+        """Position on the slider, 0 to 1; clamped at the ends."""
 
     def at(self, place: float) -> float:
-        """Threshold of a place on the slider."""
+        """Threshold of a position on the slider."""
 
 
 @dataclass(frozen=True)
 class UnitScale:
-    """The model's own unit, evenly spread.
+    """The model's own unit, on a linear scale.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ class ShareScale:
     anchors : mapping of float to float
         Thresholds by the share that they flag, at least one.
     threshold_for_fpr, fpr_for_threshold : callable
-        The model's, see `Calibration`. The first refuses shares that were not calibrated.
+        Those of the model, see `Calibration`. The first refuses shares that were not calibrated.
     """
 
     anchors: Mapping[float, float]
@@ -219,7 +219,7 @@ class ShareScale:
 
 @dataclass(frozen=True)
 class PercentileScale:
-    """Percentile of the scores in this scan's tissue; the slider goes by the share above.
+    """Percentile of the scores in this scan's tissue; the slider uses the share above.
 
     Parameters
     ----------
@@ -239,7 +239,7 @@ class PercentileScale:
     def threshold(self, number: float) -> float:
         """See `Scale`."""
         if not 0 <= number <= 100:
-            raise InputError(f"{number:g} is no percentile", fix="Give one from 0 to 100")
+            raise InputError(f"{number:g} is not a percentile", fix="Give one from 0 to 100")
         return float(np.interp(1 - number / 100, self.above[::-1], self.edges[::-1]))
 
     def _share(self, threshold: float) -> float:

@@ -168,9 +168,9 @@ def test_bad_scans_are_said_and_the_others_done(
 def test_places_that_cannot_be_used(
     scans: list[Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="nothing is known of places that begin with nowhere://"):
+    with pytest.raises(InputError, match="locations that begin with nowhere:// are not supported"):
         Place.of("nowhere://a/b")
-    with pytest.raises(InputError, match="kept by each process for itself"):
+    with pytest.raises(InputError, match="private to each process"):
         run(scans, model, "memory://a", run=lambda *_: iter(()))
     (tmp_path / "file").write_text("")
     with pytest.raises((InputError, StorageError)):

@@ -94,7 +94,7 @@ def test_an_earlier_fit_is_found_again(
     assert one.image_score == two.image_score == pytest.approx(one.grid.max())
     (path,) = tmp_path.glob("anomalib*/anomalib.safetensors")
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ModelFileError, match="no whole model"):
+    with pytest.raises(ModelFileError, match="not a complete model"):
         fitted(cohort, tmp_path, "padim:size=64,gain=2.0")
     record = path.with_name("fit.json")
     record.write_text(record.read_text().replace("2.0.fake", "2.1"))

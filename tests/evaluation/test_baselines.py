@@ -132,7 +132,7 @@ def test_tiled_models_take_part_in_a_comparison(
 
 def test_a_setting_that_is_not_there(cohort: Path, tmp_path: Path) -> None:
     for method in ("spatial-ar:dilatoin=1", "spatial-ar:dilation", "memory-bank:seed=1"):
-        with pytest.raises(InputError, match="no setting of a fit"):
+        with pytest.raises(InputError, match="not a setting of a fit"):
             fit_method(cohort, method, [0], tmp_path)
     for setting in ("clahe=strong", "tile=[64,64]", "smoothing=3.5"):
         with pytest.raises(InputError, match=f"{setting.split('=')[0]} must be a"):

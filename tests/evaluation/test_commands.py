@@ -51,8 +51,8 @@ def test_wrong_use_is_one_sentence(tmp_path: Path, cohort: Path) -> None:
     wrong = {
         "nothing to compare": [],
         "anomalib": ["--anomalib", "padim"],
-        "no list of seeds": ["--method", "memory-bank", "--seeds", "a"],
-        "no setting of a fit": ["--method", "memory-bank:nonsense=1"],
+        "not a list of seeds": ["--method", "memory-bank", "--seeds", "a"],
+        "not a setting of a fit": ["--method", "memory-bank:nonsense=1"],
         "seed must be at least 0, not -1": ["--method", "memory-bank", "--seeds", "0,-1"],
         "coreset must be above 0 and at most 1, not 7": [
             *("--method", "memory-bank", "--method", "memory-bank:coreset=7")

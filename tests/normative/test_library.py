@@ -78,7 +78,7 @@ def test_a_name_that_is_taken_or_none_is_refused(models: Path, change: object) -
         change("mine", "other")  # type: ignore[operator]
     ugly = ("a\nb", "a\x1b[31mb", "a\u202eb", "a\udcff", "a:b", "nul.x", "a.", " a", "a?")
     for bad in ("", "../escape", "a/b", ".hidden", "a\\b", *ugly):
-        with pytest.raises(InputError, match="is no name"):
+        with pytest.raises(InputError, match="is not a valid name"):
             change("mine", bad)  # type: ignore[operator]
     with pytest.raises(ModelFileError, match="no model"):
         change("nobody", "new")  # type: ignore[operator]
@@ -189,4 +189,4 @@ def test_a_model_says_which_backbone_it_needs(
     monkeypatch.setattr(weights, "local_file", lambda spec: Path("here"))
     assert missing_backbone(header) is None
     monkeypatch.delitem(BACKBONES, tiny_backbone.spec.name)
-    assert "does not know" in str(missing_backbone(header))
+    assert "is unknown here" in str(missing_backbone(header))

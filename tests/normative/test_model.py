@@ -295,7 +295,7 @@ def test_models_are_listed_by_name_and_imported(tiny_backbone: Backbone, tmp_pat
         assert nsar.load_model("second", device="cpu").name == "second"
         with pytest.raises(InputError, match="already exists"):
             import_model(tmp_path / "first", "second")
-        with pytest.raises(InputError, match="is no name"):
+        with pytest.raises(InputError, match="is not a valid name"):
             import_model(tmp_path / "first", "../escape")
         path.write_bytes(b"damaged")
         assert "second" not in {m.name for m in list_models()}

@@ -62,8 +62,8 @@ def test_localizers_and_derived_series_are_left_out_unless_asked(
     result = batch.score_scans([tmp_path / "in"], "brain", tmp_path / "out", threshold=1)
     assert scored == [("MR series 4", "mr-series-4")]
     assert result["left_out"] == [
-        "MR series 1 is a localizer and was left out.",
-        "MR series 5 is derived and was left out.",
+        "MR series 1 is a localizer and was excluded.",
+        "MR series 5 is derived and was excluded.",
     ]
     scored.clear()
     batch.score_scans([tmp_path / "in"], "brain", tmp_path / "out", threshold=1, every_series=True)

@@ -79,7 +79,7 @@ def test_the_data_set_says_what_it_is_and_of_what(data_set: Path, results: Path)
     other = results / "another"
     (other / FLAIR).parent.mkdir(parents=True)
     (other / "dataset_description.json").write_text("{}")
-    with pytest.raises(InputError, match="another BIDS data set"):
+    with pytest.raises(InputError, match="another BIDS dataset"):
         BidsDerivatives(results / "bids", "brain").add([other / FLAIR], results)
     assert BidsDerivatives(results / "bids", "brain").add([data_set / FLAIR], results) is None
 
@@ -120,7 +120,7 @@ def test_a_name_of_the_data_set_keeps_its_entities(data_set: Path, name: str, st
 )
 def test_other_files_have_no_bids_name(data_set: Path, results: Path, name: str) -> None:
     derived = BidsDerivatives(results / "bids", "brain")
-    assert derived.add([data_set / name], results) == "its file has no BIDS name in a BIDS data set"
+    assert derived.add([data_set / name], results) == "its file has no BIDS name in a BIDS dataset"
     assert not (results / "bids").exists()
 
 

@@ -121,7 +121,7 @@ def test_warnings_stand_in_the_record_and_in_what_is_said(
     record = json.loads((tmp_path / "out" / "provenance.json").read_text())["likeness"]
     assert record["unlike"] == list(found.reasons)
     assert outputs.unlike == (found.warning, record["flagged"])
-    assert "% of the tissue of the whole scan lies above" in record["flagged"]
+    assert "% of the tissue of the whole scan is above" in record["flagged"]
 
 
 def test_of_a_slice_or_two_nothing_is_concluded(

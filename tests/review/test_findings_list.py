@@ -229,7 +229,7 @@ def test_a_finding_is_compared_by_its_largest_part_within_a_slice() -> None:
     ("model", "reason"),
     [
         (FakeModel(), "the model is not calibrated"),
-        (calibrated(()), "the model was calibrated without telling patients apart"),
+        (calibrated(()), "the model was calibrated without distinguishing patients"),
     ],
 )
 def test_without_patients_there_is_a_reason_instead_of_a_rarity(model: Any, reason: str) -> None:

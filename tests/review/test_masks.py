@@ -173,7 +173,7 @@ def test_mm_without_a_known_spacing_are_refused(nll: np.ndarray, name: str) -> N
     geometry = Geometry.without_spacing(SHAPE)
     with pytest.raises(InputError, match="pixels and voxels instead"):
         make_mask(nll, 0, MaskSettings(**{name: 1.0}), geometry=geometry)
-    with pytest.raises(InputError, match="is no size"):
+    with pytest.raises(InputError, match="is not a valid size"):
         MaskSettings(**{name: -1.0})
 
 

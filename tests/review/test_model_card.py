@@ -59,7 +59,7 @@ def test_what_a_fit_writes(
     assert "For research use, not for diagnosis" in text
     assert "9 normal slices of 3 patients" in text
     assert "3 slices of 1 patient," in text
-    assert "none lies below 0.500" in text
+    assert "the smallest is 0.500" in text
     assert f"in each patient: {model.calibration.peaks.scores[0][0]:.4g}." in text
     assert DETECTORS[method].summary in text
     assert model.sha256[:16] in text

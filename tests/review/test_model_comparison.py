@@ -125,7 +125,7 @@ def test_what_cannot_be_compared(head: Scan, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
     coronal = model("c", flat)
     coronal.cut = lambda volume: volume.along("coronal")
-    with pytest.raises(InputError, match="'a' sees axial slices of this scan and 'c' coronal"):
+    with pytest.raises(InputError, match="'a' scores axial slices of this scan but 'c' coronal"):
         compare_models(model("a", flat), coronal, head, tmp_path / "x")
     nothing = model("a", flat)
     nothing.iter_volume = lambda volume, slices: iter(())

@@ -67,5 +67,5 @@ def test_the_percentile_is_that_of_the_scan() -> None:
     scale = percentile_scale()
     for number in (10, 50, 99, 99.9):
         assert scale.threshold(number) == pytest.approx(np.percentile(values, number), abs=0.02)
-    with pytest.raises(InputError, match="no percentile"):
+    with pytest.raises(InputError, match="not a percentile"):
         scale.threshold(101)

@@ -1,7 +1,7 @@
-"""What a report says of a scan and of a folder of scans: plain data, made from results.
+"""Contents of a report on a scan or on a folder of scans: plain data, derived from results.
 
 `napari_spatial_ar.review.report.html` turns it into text. Nothing in it names a patient, a file or
-a series' free text; UIDs are hashed unless the record of the results keeps them.
+a series' free text; UIDs are hashed unless the record of the results contains them.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ __all__ = [
 ]
 
 REPORT_FILE = "report.html"
-#: Pictures of each scan in the report of a folder, which a browser has to hold whole.
+#: Images per scan in the report of a folder, all of which a browser has to hold in memory.
 IN_A_FOLDER = 4
 _MOST = 16
 
 
 @dataclass(frozen=True)
 class ScanReport:
-    """What is said of one scan.
+    """Contents of the report on one scan.
 
     Parameters
     ----------
@@ -48,25 +48,25 @@ class ScanReport:
     record : mapping
         See `ScanResults.record`.
     items : tuple of ReviewedFinding
-        Highest peak first, rejected ones among them.
+        Highest peak first, including rejected ones.
     score : float or None
-        `scan_score`, in the model's unit; None where no slice is scored.
+        `scan_score`, in the model's unit; None if no slice is scored.
     highest : (int, float) or None
-        The slice with the highest score, and that.
+        The slice with the highest score, and that score.
     p_value : float or None
-        Of the scan as a whole.
+        P-value of the whole scan.
     threshold_note, scan_note : str
-        One sentence on what threshold and p-value rest on; "" where there is none.
+        One sentence on the basis of threshold and p-value; "" if there is none.
     warnings : tuple of str
         What to know before reading on.
     model : tuple of (str, str)
-        What the model is: headings and values.
+        Description of the model: headings and values.
     pictures : tuple of Picture
-        Of findings, then of the highest-scoring slices.
+        Images of findings, then of the highest-scoring slices.
     legend, thumbnail : Picture or None
-        None where no slice is scored.
+        None if no slice is scored.
     without_picture : int
-        Findings, not rejected, whose slice is not among the pictures.
+        Number of findings, not rejected, whose slice is not among the images.
     """
 
     title: str
@@ -85,17 +85,17 @@ class ScanReport:
     without_picture: int = 0
 
     def shortened(self, most: int = IN_A_FOLDER) -> ScanReport:
-        """Return it with its first pictures alone, for the report of a folder."""
+        """Return it with its first images only, for the report of a folder."""
         return replace(self, pictures=self.pictures[:most]) if len(self.pictures) > most else self
 
     @property
     def unit(self) -> str:
-        """Of scores and threshold."""
+        """Unit of scores and threshold."""
         return str(self.record["threshold"]["unit"])
 
     @property
     def counts(self) -> dict[str, int]:
-        """Findings by status, those that there are."""
+        """Number of findings by status, without those that do not occur."""
         statuses = [item.status for item in self.items]
         return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
 
@@ -107,18 +107,18 @@ class ScanReport:
 
 @dataclass(frozen=True)
 class FolderEntry:
-    """A scan of a folder, with its report or why there is none.
+    """A scan of a folder, with its report or the reason why there is none.
 
     Parameters
     ----------
     label : str
-        The series' label, or what an input without one is called: no file name.
+        The series' label, or a name for an input without one: not a file name.
     report : ScanReport or None
-        None where it failed or is not scored.
+        None if it failed or is not scored.
     trouble : str
         Why there is none: a sentence.
     reading : str
-        "unread", "seen" or "done"; "" where nobody keeps that.
+        "unread", "seen" or "done"; "" if that is not recorded.
     """
 
     label: str
@@ -129,14 +129,14 @@ class FolderEntry:
 
 @dataclass(frozen=True)
 class FolderReport:
-    """What is said of all scans of a folder.
+    """Contents of the report on a folder of scans.
 
     Parameters
     ----------
     entries : tuple of FolderEntry
         In any order.
     left_out : tuple of str
-        One sentence for each series that was not scored for what it is.
+        One sentence for each series that was excluded for its type.
     """
 
     entries: tuple[FolderEntry, ...]
@@ -154,7 +154,7 @@ class FolderReport:
 
 
 def report_message(error: Exception) -> str:
-    """One sentence on an error, without the file's name, which may be a patient's."""
+    """One sentence on an error, without the file's name, which may contain a patient's."""
     if isinstance(error, SpatialARError):
         text = str(SpatialARError(error.what, fix=error.fix))
         return text[:1].upper() + text[1:]
@@ -168,18 +168,18 @@ def report_steps(
     warnings: Sequence[str] = (),
     most: int = _MOST,
 ) -> Generator[None, None, ScanReport]:
-    """Make the report of a scan, yielding after each picture.
+    """Compile the report of a scan, yielding after each image.
 
     Parameters
     ----------
     results : ScanResults
-        What was found.
+        The results.
     model : NormativeModel
-        By what.
+        The model that scored it.
     warnings : sequence of str
-        To be told beside those of scan, model and results.
+        Reported beside those of scan, model and results.
     most : int
-        Pictures of slices at most.
+        Maximum number of images of slices.
     """
     volume, score = results.volume, results.score
     pictures = SlicePictures(results)
@@ -224,12 +224,12 @@ def scan_report(
     warnings: Sequence[str] = (),
     most: int = _MOST,
 ) -> ScanReport:
-    """Make the report of a scan; see `report_steps`."""
+    """Compile the report of a scan; see `report_steps`."""
     return finish(report_steps(results, model, warnings=warnings, most=most))
 
 
 def _model_rows(model: ScoringModel, summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Say what a model is, as far as its file's header does."""
+    """Describe a model, according to its file's header."""
     backbone, training = summary.get("backbone") or {}, summary.get("training") or {}
     source = str(model.backbone.source)
     layers = ", ".join(map(str, backbone.get("layers") or ())) or "last"
@@ -241,7 +241,7 @@ def _model_rows(model: ScoringModel, summary: Mapping[str, Any]) -> tuple[tuple[
         "Settings": _settings(summary.get("parameters") or {}),
         "Modality": str(summary.get("modality", "")),
         "Backbone": f"{backbone['name']}, block {layers}" if backbone.get("name") else "",
-        # Of a file only its name: folders name the user.
+        # Only the name of a file: folders contain the user's name.
         "Backbone's weights": ", from ".join(filter(None, (weights, Path(source).name))),
         "Trained on": _count(training.get("images"), training.get("subjects")),
         "Calibration": _calibration(summary.get("calibration")),
@@ -267,8 +267,8 @@ def _count(slices: Any, patients: Any) -> str:
 
 def _calibration(found: Mapping[str, Any] | None) -> str:
     if not found:
-        return "none: shares of normal tissue and p-values are not known"
+        return "none: shares of normal tissue and p-values are unknown"
     text = f"on {_count(found.get('slices'), found.get('patients'))}"
     if found.get("folds"):
         return f"{text}, in {found['folds']} folds"
-    return text if found.get("separate") else f"{text}, which may have had a part in the fit"
+    return text if found.get("separate") else f"{text}, possibly used in the fit"

@@ -1,4 +1,4 @@
-"""The report of a folder, made while its scans are scored, or from what a worklist keeps."""
+"""The report of a folder, written while its scans are scored, or from a worklist's store."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ __all__ = ["FolderReports", "kept_report", "worklist_steps"]
 
 
 class FolderReports:
-    """Collects what the report of a run says of each scan.
+    """Collects the reports on the scans of a run.
 
     Parameters
     ----------
     folder : Path
-        Gets them.
+        Folder for the reports.
     overwrite : bool
         Replace those of an earlier run.
     html : bool
@@ -77,36 +77,36 @@ class FolderReports:
             raise InputError(
                 "a report of an earlier run is in this folder",
                 path=folder,
-                fix="Choose another folder, or ask for it to be overwritten",
+                fix="Choose another folder, or overwrite it",
             )
 
     def add(self, report: ScanReport) -> None:
-        """Take a scan."""
+        """Add a scan."""
         self.entries.append(FolderEntry(report.title, report.shortened()))
 
     def fail(self, error: Exception, number: int, name: str = "") -> None:
-        """Take a scan that could not be read or scored.
+        """Add a scan that could not be read or scored.
 
         Parameters
         ----------
         error : Exception
-            Why.
+            The reason.
         number : int
-            Of the input that it was found in, from 0.
+            Number of the input in which it was found, from 0.
         name : str
-            What its folder would have been called; "" where it has no name but its file's, which
-            may be a patient's.
+            Name that its folder would have had; "" if only its file has a name, which may contain
+            a patient's.
         """
         label = f"Input {number + 1}" + (f", {name}" if name else "")
         self.entries.append(FolderEntry(label, trouble=report_message(error)))
 
     def write(self, left_out: Sequence[str] = ()) -> dict[str, str]:
-        """Write what is asked for, each file whole or not at all, and say where.
+        """Write the requested files, each completely or not at all, and return their paths.
 
         Returns
         -------
         dict of str to str
-            "report" and "report_pdf": the files, of those that there are.
+            "report" and "report_pdf": those that were requested.
 
         Raises
         ------
@@ -134,7 +134,7 @@ def kept_report(
     fpr: float | None,
     settings: MaskSettings | None,
 ) -> ScanReport:
-    """Say what results that `score` wrote before say of a scan, without scoring it again.
+    """Compile the report on results that `score` wrote earlier, without scoring again.
 
     Parameters
     ----------
@@ -143,9 +143,9 @@ def kept_report(
     nll : Path
         Their heatmap.
     volume, model : Scan, NormativeModel
-        The scan, with the slices that the model saw, and what scored it.
+        The scan, with the slices that were scored, and the model.
     threshold, fpr, settings
-        Those that the results were made with.
+        Those of the results.
 
     Raises
     ------
@@ -158,12 +158,12 @@ def kept_report(
         image_scores = np.array(provenance["run"]["image_scores"], np.float32)
         warnings = tuple(map(str, provenance["summary"]["warnings"]))
     except (OSError, EOFError, ValueError, TypeError, KeyError, zlib.error) as error:
-        raise InputError("cannot be read any more", path=nll, fix="Score it again") from error
+        raise InputError("can no longer be read", path=nll, fix="Score it again") from error
     if found.shape != geometry.shape or image_scores.shape != (geometry.slice_count,):
         raise InputError("is not on the grid of its scan", path=nll, fix="Score it again")
     score = ScanScores(found, geometry, np.ones(len(image_scores), bool), image_scores)
     results = gather_results(volume, score, model, threshold=threshold, fpr=fpr, settings=settings)
-    # What was said then, of the likeness too, which is measured with the backbone.
+    # Warnings from that time, including the domain shift, which needs the backbone.
     return replace(
         scan_report(results, model), record=provenance, warnings=tuple(dict.fromkeys(warnings))
     )
@@ -177,18 +177,18 @@ def worklist_steps(
     *,
     fpr: float | None = None,
 ) -> Generator[int, None, FolderReport]:
-    """Make the report of a worklist from what is kept of its scans, one in memory at a time.
+    """Compile the report of a worklist from its store, with one scan in memory at a time.
 
     Parameters
     ----------
     listed : sequence of (Entry, Scan or None)
-        The scans; None for a file that holds none.
+        The scans; None for a file without a scan.
     model : NormativeModel
-        What scored them.
+        The model that scored them.
     store : WorklistStore
-        Where scores, status, comments and strokes are kept.
+        Where scores, status, comments and manual edits are stored.
     rule : MaskRule
-        What is a finding; its threshold is known.
+        Defines findings; its threshold is known.
     fpr : float, optional
         Share of normal tissue that the threshold flags.
 
@@ -224,7 +224,7 @@ def _kept_steps(
     rule: MaskRule,
     fpr: float | None,
 ) -> Generator[int, None, ScanReport | None]:
-    """Make the report of a scan of which all scores are kept; None where some are missing."""
+    """Compile the report of a scan if all its scores are stored; else None."""
     if entry.state != "scored" or rule.threshold is None:
         return None
     volume, by = scan.read().along(model.plane), model_key(model)
@@ -270,7 +270,7 @@ def _kept_steps(
 def _domain_shift_steps(
     done: int, model: ScoringModel, volume: Scan
 ) -> Generator[int, None, DomainShift]:
-    # Not before: it imports torch.
+    # Imported only here: it imports torch.
     from napari_spatial_ar.normative.calibration.appearance import domain_shift_steps
 
     return (yield from mapped(domain_shift_steps(model, volume), lambda _: done))

@@ -1,4 +1,4 @@
-"""Reports as HTML that needs nothing but the one file: style, pictures and all inside it."""
+"""Reports as self-contained HTML: style, images and everything else in one file."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ def scan_page(report: ScanReport) -> str:
     Parameters
     ----------
     report : ScanReport
-        What is said.
+        Contents of the report.
 
     Returns
     -------
     str
-        A whole HTML document. Every text is escaped; nothing is loaded or run.
+        A complete HTML document. Every text is escaped; nothing is loaded or run.
     """
     return _page(title=f"Report: {report.title}", first=report, scan=report)
 
 
 def folder_page(report: FolderReport) -> str:
-    """Write the report of a folder: a table of all scans, then what is said of each, folded.
+    """Write the report of a folder: a table of all scans, then the report on each, collapsed.
 
     Parameters
     ----------
     report : FolderReport
-        What is said.
+        Contents of the report.
 
     Returns
     -------
     str
-        As of `scan_page`.
+        As for `scan_page`.
     """
     ranked = report.ranked
     written = [entry.report for entry in ranked if entry.report is not None]
@@ -93,7 +93,7 @@ def _environment() -> Environment:
 
 
 def _one_threshold(reports: Sequence[ScanReport]) -> dict[str, object]:
-    """Say the threshold above the table where all scans have the same."""
+    """State the threshold above the table if all scans have the same."""
     said = {(recorded_threshold(r.record), r.unit, r.threshold_note) for r in reports}
     if len(said) != 1:
         return {"same": False, "text": "The scans were masked at different thresholds: see each."}
@@ -136,7 +136,7 @@ def _counts(report: ScanReport) -> str:
 
 
 def _mask_settings(report: ScanReport) -> str:
-    """Say what became of the voxels above the threshold, as far as anything did."""
+    """Describe how the voxels above the threshold became the mask, as far as settings apply."""
     found = report.record["threshold"]
     said = []
     for key, text in (
@@ -204,7 +204,7 @@ def _diameter(found: Finding) -> Markup:
 
 
 def _data(value: float | None, form: str = ".4g", *, text: str = "") -> Markup:
-    """Write a number for people, with the whole of it for machines."""
+    """Write a rounded number for people, with the full value for machines."""
     if value is None:
         return Markup("")
     shown = text or format(value, form)

@@ -22,8 +22,8 @@ Paper = Literal["A4", "Letter"]
 PAPERS: tuple[Paper, ...] = get_args(Paper)
 PDF_FILE = "report.pdf"
 
-# Only what paper needs beyond the page's own print style. Columns have fixed widths, in mm and the
-# last one the rest of 186 mm: fitting them to their texts takes several times longer.
+# Only what paper needs beyond the page's own print style. Columns have fixed widths in mm, the last
+# one the rest of 186 mm: fitting them to their texts takes several times longer.
 _STYLE = """
 @page{size:%s;font-family:"DejaVu Sans","Segoe UI","Helvetica Neue",Arial,sans-serif}
 body{font-size:9.5pt;margin:0;padding:0;max-width:none;
@@ -56,23 +56,23 @@ _LIBRARIES = {
     "win32": "with MSYS2: pacman -S mingw-w64-ucrt-x86_64-pango",
 }
 
-# What is asked at each step is the whole process's, and two at a time would be no faster.
+# The check for cancellation at each step is global, and two reports at a time would not be faster.
 _one_at_a_time = threading.Lock()
 
 
 def need_pdf() -> None:
-    """Make sure that a PDF can be written, before any work is done for it.
+    """Check that a PDF can be written, before any work is done for it.
 
     Raises
     ------
     InputError
-        If WeasyPrint or a library of the system that it loads is missing: what to install.
+        If WeasyPrint or a system library that it loads is missing; states what to install.
     """
     _weasyprint()
 
 
 def pdf_of(page: str, *, paper: Paper = "A4", stopped: Callable[[], bool] = lambda: False) -> bytes:
-    """Set a report on paper.
+    """Render a report on paper.
 
     Parameters
     ----------
@@ -81,18 +81,18 @@ def pdf_of(page: str, *, paper: Paper = "A4", stopped: Callable[[], bool] = lamb
     paper : {"A4", "Letter"}
         Its size.
     stopped : callable
-        Whether the work is to end; asked before each page.
+        Returns whether to stop; called before each page.
 
     Returns
     -------
     bytes
-        The PDF file. Each of its pages has its number, how many there are and the sentence on
-        research use; each scan of a folder begins a page, and has a bookmark.
+        The PDF file. Each page has its number, the number of pages and the sentence on research
+        use; each scan of a folder starts on a new page, and has a bookmark.
 
     Raises
     ------
     InputError
-        As of `need_pdf`.
+        As for `need_pdf`.
     Cancelled
         If it was stopped.
     """
@@ -101,7 +101,7 @@ def pdf_of(page: str, *, paper: Paper = "A4", stopped: Callable[[], bool] = lamb
     with _one_at_a_time, _asked_at_each_step(stopped):
         document = weasyprint.HTML(
             string=page.replace("</head>", style, 1),
-            base_url="about:blank",  # none in a page is relative
+            base_url="about:blank",  # no URL in a page is relative
             url_fetcher=_fetcher(weasyprint),
         )
         made: bytes = document.write_pdf(pdf_tags=True)
@@ -115,7 +115,7 @@ def _cancelled() -> Cancelled:
 
 
 def _fetcher(weasyprint: Any) -> Any:
-    """Make what reads ``data:`` URLs and refuses every other; what is refused is left out."""
+    """Return a fetcher that reads ``data:`` URLs and refuses all others, which are omitted."""
 
     class DataOnly(weasyprint.urls.URLFetcher):  # type: ignore[misc]
         def fetch(self, url: str, headers: Any = None) -> Any:
@@ -127,7 +127,7 @@ def _fetcher(weasyprint: Any) -> Any:
 
 
 class _Stopper(logging.Handler):
-    """Ends the work where it says how far it is: WeasyPrint knows no other way to be stopped."""
+    """Stops the work where it reports progress: WeasyPrint has no other way to be stopped."""
 
     def __init__(self, stopped: Callable[[], bool]) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class _Stopper(logging.Handler):
 
 @contextlib.contextmanager
 def _asked_at_each_step(stopped: Callable[[], bool]) -> Iterator[None]:
-    """Raise `Cancelled` from the next step, of which each page is one, once it is stopped."""
+    """Raise `Cancelled` at the next step (each page is one) once it is stopped."""
     logger, handler = logging.getLogger("weasyprint.progress"), _Stopper(stopped)
     before = logger.level, logger.propagate
     logger.addHandler(handler)
@@ -155,8 +155,8 @@ def _asked_at_each_step(stopped: Callable[[], bool]) -> Iterator[None]:
 
 
 def _weasyprint() -> Any:
-    """Import it (`InputError` where that cannot be)."""
-    # It only prefers this library, and prints advice where another is missing.
+    """Import it (`InputError` if that fails)."""
+    # HarfBuzz-Subset is only preferred; advice is printed if it is missing.
     warnings.filterwarnings("ignore", "HarfBuzz-Subset will be required", DeprecationWarning)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""Pictures of a report: a slice as the scan, with its scores and with its findings outlined."""
+"""Images of a report: a slice as acquired, with its scores, and with its findings outlined."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ __all__ = ["Picture", "SlicePictures", "chosen_slices"]
 
 _PANEL, _GAP, _FOOT, _THUMB = 320, 6, 24, 96
 _CYAN = (0, 229, 255)
-# More numbers than this nobody reads in pictures.
+# Nobody reads more numbers than this in an image.
 _NUMBERED = 99
-# In the order in which findings get a picture where there are too many of them.
+# Findings are drawn in this order of status if there are too many of them.
 _IMPORTANCE = {"keep": 0, "unsure": 1, "unread": 2}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as it stands in a file.
+    """An encoded image with its texts.
 
     Parameters
     ----------
@@ -54,9 +54,9 @@ class Picture:
     width, height : int
         Pixels.
     alt : str
-        What it shows, for those who cannot see it.
+        Description for those who cannot see it.
     caption : str
-        What stands below it.
+        Text below it.
     """
 
     data: bytes = field(repr=False)
@@ -76,23 +76,23 @@ class Picture:
 def chosen_slices(
     results: ScanResults, most: int, *, highest: int = 4
 ) -> list[tuple[int, tuple[ReviewedFinding, ...]]]:
-    """Choose the slices worth a picture.
+    """Choose the slices to be drawn.
 
     Parameters
     ----------
     results : ScanResults
-        Of a scan.
+        Results of a scan.
     most : int
-        How many at most.
+        Maximum number of slices.
     highest : int
-        How many of the highest-scoring slices, whatever was found in them.
+        Number of the highest-scoring slices, whether or not anything was found in them.
 
     Returns
     -------
     list of (int, tuple of ReviewedFinding)
-        The slice with the peak of each finding that is not rejected, those kept before those
-        unsure before those not read, each with the findings that have their peak there; then the
-        highest-scoring ones.
+        The slice with the peak of each finding that is not rejected, in the order kept, unsure,
+        unread, each with the findings that have their peak there; then the highest-scoring
+        slices.
     """
     shown = [item for item in results.listed.items if item.status != "reject"]
     shown.sort(key=lambda item: (_IMPORTANCE[item.status], item.finding.rank))
@@ -100,7 +100,7 @@ def chosen_slices(
     for item in shown:
         slices.setdefault(item.finding.peak_slice, []).append(item)
     scores = results.score.image_scores
-    # Some of the room is theirs, however many findings there are.
+    # Some of the space is reserved for these, however many findings there are.
     top = highest_slices(scores, min(highest, most), apart=max(1, len(scores) // 16))
     new = [index for index in top if index not in slices]
     picked = list(slices)[: max(0, most - len(new))] + new
@@ -110,8 +110,8 @@ def chosen_slices(
 class SlicePictures:
     """Draws slices of a scored scan, one at a time.
 
-    Slices stand upright the radiological way, with square mm, marked with the patient's sides
-    where they are known.
+    Slices are upright in the radiological convention, with square pixels in mm, marked with the
+    patient's sides if known.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ class SlicePictures:
     def draw(
         self, chosen: Sequence[tuple[int, tuple[ReviewedFinding, ...]]]
     ) -> Generator[None, None, tuple[Picture, ...]]:
-        """Draw what `chosen_slices` gives, yielding after each slice."""
+        """Draw the slices of `chosen_slices`, yielding after each slice."""
         made = []
         for index, items in chosen:
             made.append(self.slice(index, items))
@@ -152,7 +152,7 @@ class SlicePictures:
     def slice(self, index: int, items: Sequence[ReviewedFinding] = ()) -> Picture:
         """Scan, scores in colour over it, and the outline of the mask, side by side.
 
-        The number of each finding that is not rejected stands beside its outline.
+        The number of each finding that is not rejected is beside its outline.
         """
         volume, size = self._results.volume, self._size
         base = grey_of(volume, index, self._window, size)
@@ -204,7 +204,7 @@ class SlicePictures:
         return np.asarray(geometry.to_slices(ranks))
 
     def thumbnail(self, index: int) -> Picture:
-        """Draw a small picture of a slice with its scores."""
+        """Draw a thumbnail of a slice with its scores."""
         geometry = self._results.volume.geometry
         size = panel_size(geometry, self._scores.shape[1:], _THUMB)
         base = grey_of(self._results.volume, index, self._window, size)

@@ -1,1 +1,1 @@
-"""Scans waiting to be read: their order, their scores, and what is kept of them. No Qt."""
+"""Scans waiting to be read: their order, their scores, and what is stored of them. No Qt."""

@@ -1,4 +1,4 @@
-"""Scans of a folder that are to be read: where each stands, which comes first, how they sort."""
+"""Scans of a folder to be read: their state, their order, and how they sort."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ Column = Literal["scan", "description", "slices", "score", "p", "findings", "sta
 
 @dataclass(frozen=True)
 class Summary:
-    """What a scan that is wholly scored comes to.
+    """Summary of a completely scored scan.
 
     Parameters
     ----------
     score : float or None
-        `scan_score`, in the model's unit; None where no slice shows body.
+        `scan_score`, in the model's unit; None if no slice has body.
     p_value : float or None
-        Of the scan as a whole; None where the model has no p-values.
+        P-value of the whole scan; None if the model has no p-values.
     patients : int
-        Normal patients that the p-value rests on; 0 where there is none.
+        Normal patients that the p-value is based on; 0 without one.
     findings : int or None
-        Regions of the mask, those that were rejected left out; None where no threshold is known.
+        Number of regions of the mask, without rejected ones; None if no threshold is known.
     threshold : float or None
-        That of the mask, in the model's unit.
+        Threshold of the mask, in the model's unit.
     """
 
     score: float | None = None
@@ -56,18 +56,18 @@ class Entry:
     Parameters
     ----------
     key : str
-        What the scan is known by on disk, see `scan_key`; of a file in which no scan can be found,
-        something that no scan has.
+        Identifies the scan on disk, see `scan_key`; for a file without a scan, a key that no scan
+        has.
     label : str
         As in `Series`: names no patient.
     description : str
         As in `Series`, or the file's name: for the screen only.
     slices, done : int
-        Slices that the model sees, and how many of them are scored.
+        Number of slices to score, and of slices scored so far.
     state : {"waiting", "scoring", "scored", "failed"}
-        Where the machine stands.
+        Progress of scoring.
     reading : {"unread", "seen", "done"}
-        Where the reader stands.
+        Progress of the reader.
     summary : Summary
         Once scored.
     trouble : str
@@ -88,33 +88,33 @@ class Entry:
     reason: str = ""
 
     def at(self, done: int, slices: int) -> Entry:
-        """Return it while it is being scored."""
+        """Return it in the state "scoring"."""
         return replace(self, state="scoring", done=done, slices=slices, trouble="")
 
     def scored(self, summary: Summary) -> Entry:
-        """Return it when it is scored."""
+        """Return it in the state "scored"."""
         return replace(self, state="scored", done=self.slices, summary=summary, trouble="")
 
     def failed(self, trouble: str, reason: str = "") -> Entry:
-        """Return it when it could not be scored."""
+        """Return it in the state "failed"."""
         return replace(self, state="failed", trouble=trouble, reason=reason)
 
     def again(self) -> Entry:
-        """Return it when it is to be tried again; one that did not fail as it is."""
+        """Return it queued again if it failed, else unchanged."""
         if self.state != "failed":
             return self
         return replace(self, state="waiting", trouble="", reason="")
 
     def set_down(self) -> Entry:
-        """Return it when its scoring was stopped on the way."""
+        """Return it queued again after its scoring was stopped."""
         return replace(self, state="waiting") if self.state == "scoring" else self
 
 
 def order_of_need(entries: Iterable[Entry], open_key: str = "") -> list[str]:
-    """Keys of the scans that are still to be scored, in the order in which they are needed.
+    """Keys of the scans still to be scored, in the order in which they are needed.
 
-    First the one that is being looked at, then those begun, then those not read yet in the order
-    of the list, then those that the reader has seen or is done with.
+    First the open one, then those begun, then unread ones in the order of the list, then those that
+    the reader has seen or marked as done.
     """
     left = [e for e in entries if e.state in ("waiting", "scoring")]
     rank = {reading: at for at, reading in enumerate(get_args(Reading))}
@@ -123,7 +123,7 @@ def order_of_need(entries: Iterable[Entry], open_key: str = "") -> list[str]:
 
 
 def sort_value(entry: Entry, column: Column) -> Any:
-    """Value to sort a column by; None where there is none, which goes last either way."""
+    """Value to sort a column by; None if there is none, which sorts last in either direction."""
     summary = entry.summary
     states, readings = ("scoring", "waiting", "scored", "failed"), get_args(Reading)
     values: dict[Column, Any] = {
@@ -140,19 +140,19 @@ def sort_value(entry: Entry, column: Column) -> Any:
 
 
 def next_unread(shown: Sequence[Entry], after: str = "") -> str | None:
-    """Key of the next scan that nobody has read, in the order shown and round its end.
+    """Key of the next unread scan in the order shown, wrapping around at the end.
 
     Parameters
     ----------
     shown : sequence of Entry
         In the order in which the reader sees them.
     after : str
-        Key of the one at hand; from the top where there is none.
+        Key of the open scan; without one, the search starts at the top.
 
     Returns
     -------
     str or None
-        None where all are read. Scans that failed are passed over.
+        None if all are read. Scans that failed are skipped.
     """
     keys = [entry.key for entry in shown]
     start = keys.index(after) + 1 if after in keys else 0
@@ -163,12 +163,12 @@ def next_unread(shown: Sequence[Entry], after: str = "") -> str | None:
 
 
 def toggled(reading: Reading) -> Reading:
-    """Done, or where it was done already, seen: the same again takes it back."""
+    """Toggle between done and seen."""
     return "seen" if reading == "done" else "done"
 
 
 def overview(entries: Sequence[Entry]) -> str:
-    """One line on how far machine and reader are."""
+    """One line on the progress of scoring and reading."""
     states = [entry.state for entry in entries]
     readings = [entry.reading for entry in entries]
     parts = [f"{states.count('scored')} of {len(entries)} scored"]

@@ -1,4 +1,4 @@
-"""Scoring a scan of a worklist slice by slice, so that it can be set down and taken up again."""
+"""Scores a scan of a worklist slice by slice, so that scoring can be paused and resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from napari_spatial_ar.review.worklist.store import WorklistStore, model_key
 
 __all__ = ["MaskRule", "score_steps", "summarise"]
 
-# Scores of a scan that is under way are written this often: a crash costs no more than that.
+# Scores of an unfinished scan are written this often: a crash costs no more than that.
 _SAVE_SECONDS = 60.0
 
 
@@ -32,34 +32,34 @@ class MaskRule:
     Parameters
     ----------
     threshold : float or None
-        In the model's unit; None where none is known, and nothing is counted.
+        In the model's unit; None if unknown, and nothing is counted.
     settings : MaskSettings
-        Sizes in mm do not count in scans in which nothing is measured in mm.
+        Sizes in mm are ignored for scans without a spacing in mm.
     """
 
     threshold: float | None = None
     settings: MaskSettings = field(default_factory=MaskSettings)
 
     def settings_for(self, geometry: Geometry) -> MaskSettings:
-        """Return what counts of the settings in a scan."""
+        """Return the settings that apply to a scan."""
         if geometry.exact:
             return self.settings
         return replace(self.settings, smoothing_mm=0.0, min_area_mm2=0.0, min_size_mm3=0.0)
 
 
 def summarise(model: ScoringModel, volume: Scan, scores: ScanScores, rule: MaskRule) -> Summary:
-    """Say what a scan's scores come to.
+    """Summarise a scan's scores.
 
     Parameters
     ----------
     model : NormativeModel
-        What scored it.
+        The model that scored it.
     volume : Scan
-        The scan, with the slices that the model saw.
+        The scan, with the slices that were scored.
     scores : ScanScores
-        Of all its slices.
+        Scores of all its slices.
     rule : MaskRule
-        What is a finding.
+        Defines findings.
     """
     scored, geometry, body = scores.scored, volume.geometry, Body(volume, model)
     found = p_values(model, volume, scores, body)
@@ -92,21 +92,21 @@ def score_steps(
     store: WorklistStore,
     rule: Callable[[], MaskRule],
 ) -> Generator[tuple[int, int], None, Summary]:
-    """Score the slices of a scan that are left, from the middle outward, and keep the result.
+    """Score the remaining slices of a scan, from the middle outward, and store the result.
 
-    However it ends (closed, an error, killed a minute ago), what is scored is on disk and is not
-    scored again.
+    However it ends (closed, an error, the process killed), scores are on disk and are not computed
+    again, except those of the last minute before a kill.
 
     Parameters
     ----------
     model : NormativeModel
-        What scores it, in the plane it learned from.
+        The model, which scores in the plane of its training slices.
     scan : Scan
-        Read here, and let go of at the end.
+        Read here, and released at the end.
     key, store : str, WorklistStore
-        Where scores are kept, and by what name.
+        Where scores are stored, and under which key.
     rule : callable
-        Asked at the end what is a finding.
+        Called at the end for the definition of findings.
 
     Yields
     ------

@@ -1,16 +1,16 @@
-"""What is kept on disk of scans that were scored and read, so that nothing is done twice.
+"""Stored results and verdicts of scans that were scored and read, so that nothing is done twice.
 
 Each scan has a folder named by a hash of its content: a file or folder that is moved or renamed
-keeps its state, and nothing there names a patient or a file. In it are
+keeps its state, and nothing there names a patient or a file. It contains
 
-- ``reading.json``: how far the reader is with the scan;
+- ``reading.json``: the reader's progress with the scan;
 - ``MODEL.npz``: the scores by a model, of some slices or of all;
-- ``MODEL.json``: what the scores come to;
+- ``MODEL.json``: a summary of the scores;
 - ``MODEL.failed.json``: why it could not be read or scored, in one sentence;
-- ``MODEL.marks.json``: what the reader said of findings, and painted and erased.
+- ``MODEL.marks.json``: the reader's verdicts on findings, and manual edits.
 
-MODEL is the start of the model's sha256. Every file is written whole or not at all; one that
-cannot be understood counts as not there. Nothing is pickled.
+MODEL is the start of the model's sha256. Every file is written completely or not at all; an invalid
+one is ignored. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ _PEEKED_FILES = 5
 
 
 def scan_key(scan: Scan) -> str:
-    """Name a scan by its content.
+    """Identify a scan by its content.
 
-    The hash covers its grid, its place in its files, the sizes of all of them and the first and
-    last 64 KiB of up to five; neither their names nor their places. Where that need not tell two
-    patients apart (uncompressed voxels, whose ends may be air), a hash of all of the content
-    follows after a hyphen.
+    The hash covers its grid, its position in its files, the sizes of all of them and the first and
+    last 64 KiB of up to five, but neither names nor locations. If that may not distinguish two
+    patients (uncompressed voxels, whose ends may be air), a hash of the complete content follows
+    after a hyphen.
 
     Raises
     ------
     InputError
-        If a file is gone or may not be read.
+        If a file is missing or cannot be read.
     """
     geometry, series = scan.geometry, scan.series
     digest = hashlib.sha256()
@@ -98,10 +98,10 @@ def scan_key(scan: Scan) -> str:
 
 
 def _is_telling(start: bytes, uid: str) -> bool:
-    """Whether no two patients' files of a kind, told by its start, are alike at both ends.
+    """Whether files of this type, detected by its start, always differ between patients at an end.
 
-    Those of DICOM have UIDs, unless these were emptied; those of the others end with a checksum,
-    or with voxels that are packed, so that each depends on those before it.
+    DICOM files have UIDs, unless these were emptied; others end with a checksum, or with compressed
+    voxels, so that each depends on those before it.
     """
     if start[128:132] == b"DICM":
         return bool(uid)
@@ -109,14 +109,14 @@ def _is_telling(start: bytes, uid: str) -> bool:
 
 
 def model_key(model: ScoringModel) -> str:
-    """Name a model by its content; one that was never saved, by its name."""
+    """Identify a model by its content; one that was never saved, by its name."""
     sha = model.sha256 or hashlib.sha256(model.name.encode()).hexdigest()
     return sha[:_MODEL_DIGITS]
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What a reader said of findings, and changed of the mask by hand."""
+    """A reader's verdicts on findings, and manual edits of the mask."""
 
     marks: tuple[Mark, ...] = ()
     strokes: Strokes = field(default_factory=Strokes)
@@ -124,18 +124,18 @@ class Marks:
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a scan without reading its scores.
+    """What is known about a scan without reading its scores.
 
     Parameters
     ----------
     reading : {"unread", "seen", "done"}
-        Of the scan, whatever the model.
+        The reader's progress with the scan, whatever the model.
     done : int
-        Slices that the model has seen.
+        Number of slices scored or found empty.
     summary : Summary or None
         None until all are scored.
     failure : str
-        Why the last try failed: a sentence without the file's name; "" where it did not.
+        Why the last attempt failed: a sentence without the file's name; "" if it did not.
     """
 
     reading: Reading = "unread"
@@ -184,7 +184,7 @@ class WorklistStore:
     Parameters
     ----------
     folder : Path
-        Where they are; made when first written to.
+        Folder of the files; created when first written to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -198,33 +198,33 @@ class WorklistStore:
         return folder / name
 
     def _take_over(self, earlier: Path, folder: Path) -> None:
-        """Take what a version that looked at the ends of files alone kept of a scan.
+        """Adopt what an earlier version, which hashed only the ends of files, stored for a scan.
 
-        Not where it met another scan that was the same to it: whose it is, nobody knows.
+        Not if that version met another scan with the same hash: then it is unknown whose it is.
         """
         if not earlier.with_name(f"{earlier.name}-2").exists():
             with suppress(OSError):  # another window was faster
                 earlier.rename(folder)
 
     def hold(self, scan: str) -> AbstractContextManager[None]:
-        """Keep what is kept of a scan to this window, as long as the context lasts.
+        """Reserve a scan's files for this window within a context.
 
         Raises
         ------
         InUseError
-            If another window has it.
+            If another window has reserved them.
         """
         self._path(scan, "")
         return _held(self.folder / scan)
 
-    # ------------------------------------------------------------------ what the reader did
+    # ------------------------------------------------------------------ the reader's work
 
     def save_reading(self, scan: str, reading: Reading) -> None:
-        """Keep how far the reader is."""
+        """Store the reader's progress."""
         self._write(scan, "reading.json", {"reading": reading})
 
     def see(self, scan: str) -> Reading:
-        """Keep that the reader has seen a scan, unless more is kept already; gives what is."""
+        """Store that the reader has seen a scan, unless it is done; returns what is stored."""
         known = self._read(scan, "reading.json", _ReadingFile)
         if known is not None and known.reading != "unread":
             return known.reading
@@ -232,7 +232,7 @@ class WorklistStore:
         return "seen"
 
     def save_marks(self, scan: str, model: str, kept: Marks) -> None:
-        """Keep what was said of findings, and the strokes."""
+        """Store verdicts on findings, and manual edits."""
         marks = [
             {"status": mark.status, "comment": mark.comment, "runs": _runs(mark.voxels)}
             for mark in kept.marks
@@ -241,7 +241,7 @@ class WorklistStore:
         self._write(scan, f"{model}.marks.json", {"marks": marks, **strokes})
 
     def load_marks(self, scan: str, model: str, shape: Sequence[int]) -> Marks:
-        """Return what was said of findings on a grid of a shape; nothing where it does not fit."""
+        """Return the verdicts on a grid of this shape; none if it does not match."""
         found = self._read(scan, f"{model}.marks.json", _MarksFile)
         if found is None:
             return Marks()
@@ -253,10 +253,10 @@ class WorklistStore:
             return Marks()
         return Marks(marks, Strokes(painted, erased))
 
-    # ------------------------------------------------------------------ what the model did
+    # ------------------------------------------------------------------ the model's work
 
     def record(self, scan: str, model: str) -> Record:
-        """Say how far reader and model are."""
+        """Return the progress of reader and model."""
         there = self._path(scan, f"{model}.npz").is_file()
         reading = self._read(scan, "reading.json", _ReadingFile)
         scored = self._read(scan, f"{model}.json", _ScoresFile) if there else None
@@ -266,16 +266,16 @@ class WorklistStore:
             reading="unread" if reading is None else reading.reading,
             done=0 if scored is None else scored.done,
             summary=summary,
-            # What was scored after all is no failure any more.
+            # A scan scored later is no longer a failure.
             failure="" if failed is None or summary is not None else failed.reason,
         )
 
     def save_failure(self, scan: str, model: str, reason: str) -> None:
-        """Keep why a scan could not be read or scored: a sentence that names no file."""
+        """Store why a scan could not be read or scored: a sentence that names no file."""
         self._write(scan, f"{model}.failed.json", {"reason": reason})
 
     def forget_failure(self, scan: str, model: str) -> None:
-        """Let a scan be tried again (`StorageError`)."""
+        """Remove a stored failure, so that the scan is tried again (`StorageError`)."""
         try:
             self._path(scan, f"{model}.failed.json").unlink(missing_ok=True)
         except OSError as error:
@@ -284,9 +284,9 @@ class WorklistStore:
     def save_scores(
         self, scan: str, model: str, scores: ScanScores, summary: Summary | None = None
     ) -> None:
-        """Keep scores, and what they come to where they are all there.
+        """Store scores, and their summary if they are complete.
 
-        The scores first: a summary never stands beside scores that are not there.
+        The scores first: a summary must never exist without its scores.
         """
         path = self._path(scan, f"{model}.npz")
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -300,12 +300,12 @@ class WorklistStore:
         self.save_summary(scan, model, int(scores.visited.sum()), summary)
 
     def save_summary(self, scan: str, model: str, done: int, summary: Summary | None) -> None:
-        """Keep what the scores come to."""
+        """Store the summary of the scores."""
         kept = None if summary is None else asdict(summary)
         self._write(scan, f"{model}.json", {"done": done, "summary": kept})
 
     def load_scores(self, scan: str, model: str, geometry: Geometry) -> ScanScores | None:
-        """Scores of a scan on its grid; None where there are none that fit."""
+        """Scores of a scan on its grid; None if there are none that match."""
         path = self._path(scan, f"{model}.npz")
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
@@ -349,12 +349,12 @@ def _held(folder: Path) -> Iterator[None]:
                 fix="Close it there first",
             ) from error
         except StorageError:
-            pass  # then nobody keeps anything, which is said by whoever tries
+            pass  # then nothing is stored, which every attempt to store reports
         yield
 
 
 def _runs(voxels: npt.NDArray[np.int64]) -> list[int]:
-    """Rising indices as first, count, first, count, ..."""
+    """Encode rising indices as first, count, first, count, ..."""
     if not len(voxels):
         return []
     breaks = np.flatnonzero(np.diff(voxels) != 1) + 1
@@ -365,7 +365,7 @@ def _runs(voxels: npt.NDArray[np.int64]) -> list[int]:
 
 
 def _voxels(runs: list[int], size: int) -> npt.NDArray[np.int64]:
-    """Undo `_runs`; ValueError where an index lies outside 0..size - 1."""
+    """Inverse of `_runs`; ValueError if an index is outside 0..size - 1."""
     pairs = np.asarray(runs, np.int64).reshape(-1, 2)
     first, count = pairs[:, 0], pairs[:, 1]
     if (first < 0).any() or (count < 1).any() or (count > size - first).any():

@@ -152,7 +152,7 @@ def test_a_fit_learns_from_what_is_chosen_and_its_model_says_so(
     card = (out / "README.md").read_text()
     assert "coronal, from 40% to 60% of the stack" in card
     assert "| Calibrated on | 8 normal slices of 1 patient |" in card
-    assert "which had no part in the fit" in card
+    assert "not used in the fit" in card
     with pytest.raises(InputError, match=f"{3 * slices} of its {5 * slices} slices were used"):
         recalibrate(out, patients, out=tmp_path / "again", device="cpu")
     steps = find_outliers(load_model(out, device="cpu"), patients)

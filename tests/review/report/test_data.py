@@ -235,7 +235,7 @@ def test_a_folder_is_ranked_and_says_what_failed_without_its_file(
         results = gather_results(named, these, model, threshold=2.0)
         reports.add(scan_report(results, model))
     reports.fail(InputError("is damaged", path="/data/DOE_JANE.nii", fix="Copy it again"), 2)
-    written = reports.write(["MR series 1 is a localizer and was left out."])
+    written = reports.write(["MR series 1 is a localizer and was excluded."])
     assert written == {"report": str(tmp_path / "report.html")}
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(html)
