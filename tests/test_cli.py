@@ -668,7 +668,7 @@ def test_a_method_and_its_options(
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("all", "half")]
     assert sizes[1] < 0.7 * sizes[0]
     wrong = run(tmp_path, *arguments, "memory-bank:core=1", "--out", tmp_path / "x", code=1)
-    assert "'core=1' is no setting of a fit" in wrong["error"]
+    assert "'core=1' is not a setting of a fit" in wrong["error"]
 
 
 def test_options_of_any_method(
@@ -722,7 +722,7 @@ def test_a_fit_of_a_recipe_and_what_wins_over_it(
     assert "no series there has the key 'abc'" in error
     recipe.write_text("schema = 1\nsede = 1")
     error = run(tmp_path, *fit, tmp_path / "x", code=1)["error"]
-    assert error.startswith(f"{recipe}: 'sede' is no setting of a fit: choose from")
+    assert error.startswith(f"{recipe}: 'sede' is not a setting of a fit: choose from")
     assert not (tmp_path / "x").exists()
 
 

@@ -72,7 +72,7 @@ __all__ = [
 P = ParamSpec("P")
 #: Shows what is being done, how much of it is done, and of how much.
 Bar = Callable[[str, int, int | None], None]
-#: Set to see where an unforeseen error came from.
+#: Environment variable that shows where an unexpected error came from.
 _TRACEBACK = "NAPARI_SPATIAL_AR_TRACEBACK"
 _STDOUT = Path("-")
 _UNLIMITED = 100_000

@@ -1,7 +1,7 @@
-"""All that decides a fit: one class behind `fit`, recipes, the Training dock and the command line.
+"""Everything that determines a fit: one class for `fit`, recipes, Training dock and command line.
 
-A new setting is a field of `FitConfig`. torch is imported only when a configuration is made, so
-that forms and help pages can ask for the fields at once.
+A new setting is a field of `FitConfig`. torch is imported only when a configuration is created, so
+that forms and help pages can list the fields immediately.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ __all__ = [
 
 DEFAULT_METHOD = "change-novelty"
 _SPATIAL_AR = "spatial-ar"
-_COMMA = re.compile(r",(?![^\[]*\])")  # not those in a list
-#: Options of the AR network that `FitConfig.of` takes as settings; they choose Spatial AR where no
+_COMMA = re.compile(r",(?![^\[]*\])")  # not those inside a list
+#: Options of the AR network that `FitConfig.of` accepts as settings; they choose Spatial AR if no
 #: method is named.
 NETWORK_SETTINGS = ("dilation", "context", "epochs", "patience", "batch_size", "learning_rate")
 Folders = str | Path | Sequence[str | Path]
@@ -56,13 +56,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _as_tuple(value: Any) -> Any:
-    """TOML and callers have lists and sets where the configuration has tuples."""
+    """Convert lists and sets from TOML and callers to the tuples of the configuration."""
     plain = isinstance(value, str | bytes | Mapping) or not isinstance(value, Collection)
     return value if plain else tuple(value)
 
 
 class _WindowTable(BaseModel):
-    """An intensity window as a recipe has it."""
+    """An intensity window as stored in a recipe."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     kind: WindowKind
@@ -91,12 +91,12 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-#: Titles under which the command line's help shows settings.
+#: Titles of groups of settings in the command line's help.
 SLICES = "Which slices"
 PREPROCESSING = "Preprocessing"
 SCORES = "Calibration and scores"
 COMPUTING = "Computing"
-#: In this order; those of a method's own options are named after it.
+#: In this order; a method's own options are titled with its name.
 SECTIONS = ("", SLICES, PREPROCESSING, f"Method {_SPATIAL_AR}", SCORES, COMPUTING)
 
 
@@ -109,18 +109,18 @@ class Option:
     help : str
         What it does, with its unit or range.
     section : str
-        Title in help pages under which it stands; "" for the first.
+        Title of its group in help pages; "" for the first.
     metavar : str, optional
-        What stands for its value.
+        Placeholder for its value.
     flag : str, optional
-        Its name, where that is not the field's.
+        Its option name, if it differs from the field's.
     kind : type, optional
-        What it is read as, where that is not the field's type: a text for what has a form of its
-        own.
+        Type of its command-line value, if it differs from the field's: text for values with a
+        syntax of their own.
     default : str, optional
-        Its default as it is written, where that is not the field's.
+        Its default as text, if it differs from the field's.
     shown_default : str or None, optional
-        What help says in place of the default; None says nothing of one.
+        Replaces the default in help; None shows no default.
     least, most : float, optional
         Range of a number.
     """
@@ -137,16 +137,16 @@ class Option:
 
 
 class FitConfig(BaseModel):
-    """All that decides the weights of a fit, and nothing of where it runs.
+    """Everything that determines the weights of a fit, and nothing about where it runs.
 
-    What is left out is filled in: the backbone (see `default_backbone`), the modality's window,
-    the defaults of the method's options. So a configuration that is kept as a recipe says the same
-    to a later version whose defaults are others.
+    Missing settings are filled in: the backbone (see `default_backbone`), the modality's window,
+    the defaults of the method's options. So a configuration stored as a recipe means the same to a
+    later version with other defaults.
 
     Raises
     ------
     InputError
-        If a setting is unknown, of another kind or out of range.
+        If a setting is unknown, of another type or out of range.
     """
 
     model_config = ConfigDict(
@@ -155,11 +155,11 @@ class FitConfig(BaseModel):
         extra="forbid",
         arbitrary_types_allowed=True,
         use_attribute_docstrings=True,
-        defer_build=True,  # help pages have the fields alone
+        defer_build=True,  # help pages need only the fields
     )
 
     folders: Names = ()
-    """Normal scans: folders of pictures, NIfTI or DICOM, or the root of a data set in the BMAD
+    """Normal scans: folders of images, NIfTI or DICOM, or the root of a dataset in the BMAD
     layout, whose ``valid/good`` are then the validation slices."""
     modality: Annotated[Literal["mri", "ct", "oct"], Option("Modality of the scans.")] = "mri"
     """Chooses the default window."""
@@ -167,12 +167,12 @@ class FitConfig(BaseModel):
         SlicePlane,
         Option(
             "Plane of the slices: as-acquired, axial, coronal or sagittal. Nothing is "
-            "interpolated. Pictures have no plane and are left out unless it is as-acquired.",
+            "interpolated. Images have no plane and are excluded unless it is as-acquired.",
             section=SLICES,
             metavar="PLANE",
         ),
     ] = AS_ACQUIRED
-    """Slices that volumes are cut into; saved with the model, which scores scans in this plane."""
+    """Plane of the slices; saved with the model, which scores scans in this plane."""
     slice_range: Annotated[
         Any,
         BeforeValidator(_as_tuple),
@@ -190,25 +190,25 @@ class FitConfig(BaseModel):
     min_body: Annotated[
         float,
         Option(
-            "Leave out slices of which the body covers less than this share.",
+            "Exclude slices in which the body covers less than this share.",
             section=SLICES,
             metavar="SHARE",
             least=0,
             most=1,
         ),
     ] = 0.10
-    """Slices of which body covers a smaller share are left out."""
+    """Slices in which the body covers a smaller share are excluded."""
     exclude: Annotated[
         Names,
         Option(
-            "Leave out the series with this key, as 'summary --json' and 'models suspects' "
-            "give it. Repeatable.",
+            "Exclude the series with this key, as listed by 'summary --json' and 'models suspects'."
+            " Repeatable.",
             section=SLICES,
             metavar="KEY",
             kind=list[str],
         ),
     ] = ()
-    """Keys of series to leave out, see `find_slices`."""
+    """Keys of series to exclude, see `find_slices`."""
     patient_pattern: Annotated[
         str | None,
         Option(
@@ -230,7 +230,7 @@ class FitConfig(BaseModel):
             shown_default="soft tissue for CT, else p0.5:99.5",
         ),
     ] = Field(default_factory=lambda known: default_window(known.get("modality", "mri")))
-    """How voxels become grey values, by default the modality's."""
+    """How voxels become intensities in 0..1; by default the modality's window."""
     size: Annotated[
         Any,
         BeforeValidator(_as_tuple),
@@ -253,8 +253,8 @@ class FitConfig(BaseModel):
             least=0,
         ),
     ] = 0
-    """Side of the tiles that the resized slice is cut into, half of each over the next; each is a
-    slice to the method. 0 for none."""
+    """Side of the tiles into which the resized slice is cut, each overlapping the next by half;
+    each is a slice to the method. 0 for none."""
     clahe: Annotated[
         float,
         Option(
@@ -279,10 +279,10 @@ class FitConfig(BaseModel):
         Option(
             "Backbone: see 'weights list'.",
             metavar="BACKBONE",
-            shown_default="dinov3_vits16 if its weights are at hand, else dinov2_vits14_focus",
+            shown_default="dinov3_vits16 if its weights are installed, else dinov2_vits14_focus",
         ),
     ] = ""
-    """A key of `known_backbones`; by default DINOv3 where its weights are at hand."""
+    """A key of `known_backbones`; by default DINOv3 if its weights are installed."""
     layers: Annotated[
         Any,
         BeforeValidator(_as_tuple),
@@ -295,18 +295,18 @@ class FitConfig(BaseModel):
         ),
     ] = None
     """Blocks of the backbone to read, counted from 1, also as text: ``"5,7,9"``, or ``"last4"``
-    for its last four; by default those that the method asks for, else the backbone's own."""
+    for its last four; by default those of the method, else the backbone's own."""
     fuse: Annotated[
         Literal["concat", "mean"],
-        Option("Concatenate several blocks, or take their mean.", section=PREPROCESSING),
+        Option("Concatenate several blocks, or average them.", section=PREPROCESSING),
     ] = "concat"
-    """How several blocks make one embedding: one after the other, or their mean, which is no wider
-    than one of them."""
+    """How several blocks form one embedding: concatenated, or averaged, which keeps the width of
+    one."""
     weights: Annotated[
         str | None,
         BeforeValidator(_as_text),
         Option(
-            "Backbone weights that 'weights add' has not taken in.",
+            "Backbone weights that were not added with 'weights add'.",
             section=COMPUTING,
             metavar="FILE",
             kind=Path,
@@ -321,7 +321,7 @@ class FitConfig(BaseModel):
             shown_default="change-novelty, or spatial-ar with one of its options below",
         ),
     ] = DEFAULT_METHOD
-    """What learns: a key of `DETECTORS`."""
+    """The method: a key of `DETECTORS`."""
     options: Annotated[dict[str, Any], BeforeValidator(_as_dict)] = {}
     """The method's own options, see `Detector.options`."""
     seed: Annotated[
@@ -329,7 +329,7 @@ class FitConfig(BaseModel):
         Field(ge=0, le=2**63 - 1),  # torch takes no larger one
         Option("The same seed gives the same weights.", metavar="N", least=0),
     ] = 0
-    """Of everything drawn at random."""
+    """Seed of everything drawn at random."""
     smoothing: Annotated[
         int,
         Option(
@@ -343,63 +343,62 @@ class FitConfig(BaseModel):
     top_share: Share = 0.01
     """Share of a slice's highest scores whose mean is the score of the slice, see `Scoring`."""
     valid_fraction: float = 0.2
-    """Share of slices kept for validation, by whole patients, where the folder does not say
-    which."""
+    """Share of slices held out for validation, by patient, if the folder does not define the
+    split."""
     calibration_fraction: Annotated[
         float,
         Option(
-            "Share of the slices kept, by whole patients, for calibration alone; 0: calibrate on "
-            "those kept for validation.",
+            "Share of the slices held out, by patient, for calibration alone; 0: calibrate on the "
+            "slices held out for validation.",
             section=SCORES,
             metavar="SHARE",
             least=0,
             most=1,
         ),
     ] = 0.0
-    """Share of slices kept for calibration alone, by whole patients. With 0, the slices for
-    validation serve, which may have chosen the best epoch."""
+    """Share of slices held out for calibration alone, by patient. With 0, the validation slices are
+    used, which may have chosen the best epoch."""
     calibration_folds: Annotated[
         int,
         Option(
-            "Calibrate on the training patients too, in N folds, each scored by what is learned "
-            "from the others; takes N more fits. 0: held-out patients only.",
+            "Calibrate on the training patients too, in N folds, each scored by a model trained on "
+            "the others; takes N more fits. 0: held-out patients only.",
             section=SCORES,
             metavar="N",
             least=0,
         ),
     ] = 0
-    """At least 2: the training patients have a part in the calibration too, dealt into so many
-    folds, each scored by what is learned from the others, which takes as many fits more; see
-    `napari_spatial_ar.normative.fitting.folds`. 0: only the held-out patients have."""
+    """At least 2: the training patients are used for calibration too, divided into this many
+    folds, each scored by a model trained on the others, which takes as many more fits; see
+    `napari_spatial_ar.normative.fitting.folds`. 0: only the held-out patients are used."""
     acquired: Annotated[
         str,
         Option(
-            "How the scans were acquired, where neither headers nor file names say so (pictures): "
+            "How the scans were acquired, if neither headers nor file names state it (images): "
             "'axial FLAIR'. Scans acquired otherwise then come with a warning.",
             metavar="WORDS",
             shown_default=None,
         ),
     ] = ""
-    """How scans were acquired whose headers and names do not say so, such as ``"axial FLAIR"``;
+    """How scans were acquired whose headers and names do not state it, such as ``"axial FLAIR"``;
     see `read_acquired`."""
 
     @classmethod
     def of(cls, folders: Folders, **settings: Any) -> Self:
-        """Make a configuration as `fit` does: settings that are None are left at their defaults.
+        """Create a configuration as in `fit`: settings that are None keep their defaults.
 
         Parameters
         ----------
         folders : path or sequence of paths
             Normal scans.
         **settings
-            Fields of this class, and the options of the AR network that are named in
-            `NETWORK_SETTINGS`. Those choose Spatial AR where no method is named; other methods do
-            not look at them.
+            Fields of this class, and the options of the AR network in `NETWORK_SETTINGS`. Those
+            choose Spatial AR if no method is named; other methods ignore them.
 
         Raises
         ------
         InputError
-            If a setting is unknown, of another kind or out of range.
+            If a setting is unknown, of another type or out of range.
         """
         given = {name: value for name, value in settings.items() if value is not None}
         network = {name: given.pop(name) for name in NETWORK_SETTINGS if name in given}
@@ -412,7 +411,7 @@ class FitConfig(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _in_a_sentence(cls, values: Any, handler: Callable[[Any], Self]) -> Self:
-        """Raise what pydantic finds as an error of this package."""
+        """Convert pydantic's errors to one of this package."""
         try:
             return handler(values)
         except ValidationError as error:
@@ -433,7 +432,7 @@ class FitConfig(BaseModel):
         check_fractions(self.valid_fraction, self.calibration_fraction)
         if self.calibration_folds and self.calibration_fraction:
             raise InputError(
-                "calibration_folds and calibration_fraction are two answers to one question",
+                "calibration_folds and calibration_fraction cannot be combined",
                 fix="Choose folds of the training patients, or patients for calibration alone",
             )
         if self.method not in DETECTORS:
@@ -453,7 +452,7 @@ class FitConfig(BaseModel):
             backbone=backbone,
             size=size,
             slice_range=self.selection.slice_range,
-            # A whole number is welcome where a fraction may stand, and means the same.
+            # A whole number is accepted in place of a fraction, and means the same.
             options={name: type(v)(options[name]) for name, v in method.options().items()},
         )
         return self
@@ -461,7 +460,7 @@ class FitConfig(BaseModel):
     def preprocessing(
         self, backbone: str | Backbone, size: tuple[int, int] | None = None
     ) -> Preprocessing:
-        """Put together how slices are shown to a backbone, see `preprocessing_for`."""
+        """Settings of a backbone's preprocessing, see `preprocessing_for`."""
         return preprocessing_for(
             backbone,
             self.window,
@@ -473,12 +472,12 @@ class FitConfig(BaseModel):
 
     @property
     def selection(self) -> Selection:
-        """Which slices of the volumes are used."""
+        """Rule by which slices of the volumes are selected."""
         return Selection(self.plane, self.slice_range, self.min_body)
 
     @property
     def chosen_options(self) -> dict[str, Any]:
-        """The method's options that are not at their defaults."""
+        """The method's options that differ from their defaults."""
         from napari_spatial_ar.normative.detectors import DETECTORS
 
         defaults = DETECTORS[self.method].options()
@@ -486,7 +485,7 @@ class FitConfig(BaseModel):
 
     @classmethod
     def offered(cls) -> dict[str, Option]:
-        """List the settings that the command line offers, and how."""
+        """List the settings that the command line offers, with their options."""
         return {
             name: part
             for name, field in cls.model_fields.items()
@@ -499,12 +498,12 @@ class FitConfig(BaseModel):
         return {name: getattr(self, name) for name in type(self).model_fields if name != "folders"}
 
     def changed(self, given: Mapping[str, Any]) -> FitConfig:
-        """Put settings, as `of` takes them, in place of its own; options of one method one by one.
+        """Replace settings, with values as in `of`; options of one method one by one.
 
         Raises
         ------
         InputError
-            If a setting is unknown, of another kind or out of range.
+            If a setting is unknown, of another type or out of range.
         """
         method = given.get("method") or self.method
         kept = self.options if method == self.method else {}
@@ -517,7 +516,7 @@ class FitConfig(BaseModel):
         return FitConfig(**{"folders": self.folders, **settings})
 
     def differs(self, other: FitConfig) -> list[str]:
-        """Names of the settings in which another configuration is not the same."""
+        """Names of the settings in which another configuration differs."""
         return [n for n in type(self).model_fields if getattr(self, n) != getattr(other, n)]
 
 
@@ -536,12 +535,12 @@ _KINDS = {
 
 
 def _sentence(error: ValidationError, within: str = "") -> str:
-    """Say what is wrong with a setting, the first where there are several."""
+    """Describe what is wrong with a setting, the first if there are several."""
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         known = _WindowTable.model_fields if within else [*FitConfig.model_fields]
-        return f"'{name}' is no setting of a {within or 'fit'}: choose from {', '.join(known)}"
+        return f"'{name}' is not a setting of a {within or 'fit'}: choose from {', '.join(known)}"
     if first["type"] == "missing":
         return f"the {within} has no '{name}'"
     limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in first.get("ctx", {}).items()}
@@ -579,19 +578,19 @@ def preprocessing_for(
     tile: int = 0,
     skip_air: bool = False,
 ) -> Preprocessing:
-    """Put together how slices are shown to a backbone, normalised as it was trained.
+    """Combine the settings of a backbone's preprocessing, with its own normalisation.
 
     Parameters
     ----------
     backbone : str or Backbone
-        Its name, or itself. Of a name that is not known nothing is checked here.
+        Its name, or the backbone itself. With an unknown name nothing is checked here.
     window, size, clahe, tile, skip_air
         See `Preprocessing`.
 
     Raises
     ------
     InputError
-        If the sizes do not fit the backbone, see `Tiling.of`.
+        If the sizes do not match the backbone, see `Tiling.of`.
     """
     from napari_spatial_ar.normative.backbones.registry import find_spec
     from napari_spatial_ar.normative.preprocessing import Preprocessing
@@ -606,19 +605,19 @@ def preprocessing_for(
 
 
 def read_settings(text: str, known: Sequence[str]) -> dict[str, Any]:
-    """Read ``key=value,key=value``; values are JSON (lists become tuples) or plain words.
+    """Parse ``key=value,key=value``; values are JSON (lists become tuples) or plain words.
 
     Raises
     ------
     InputError
-        If a part is not of that form, or its key is not among the known ones.
+        If a part is not of that form, or its key is unknown.
     """
     found: dict[str, Any] = {}
     for part in filter(None, _COMMA.split(text)):
         key, equals, value = part.partition("=")
         if not equals or key not in known:
             raise InputError(
-                f"'{part}' is no setting of a fit",
+                f"'{part}' is not a setting of a fit",
                 fix=f"Write METHOD:KEY=VALUE,... where a key is {', '.join(dict.fromkeys(known))}",
             )
         try:
@@ -635,13 +634,13 @@ def read_size(size: str | int | Sequence[int]) -> tuple[int, int]:
     Raises
     ------
     InputError
-        If it is none of these.
+        If it has another form.
     """
     text = _joined("x", size)
     found = re.fullmatch(r"(\d+)(?: ?x ?(\d+))?", text.strip().lower())
     if not found:
         raise InputError(
-            f"'{text}' is no size", fix="Write one number for a square, or ROWSxCOLUMNS: 448x896"
+            f"'{text}' is not a size", fix="Write one number for a square, or ROWSxCOLUMNS: 448x896"
         )
     return int(found.group(1)), int(found.group(2) or found.group(1))
 
@@ -652,7 +651,7 @@ def read_layers(layers: Layers, backbone: str, method: str) -> tuple[int, ...] |
     Parameters
     ----------
     layers : str, int or sequence of int, optional
-        ``"5,7,9"``, ``"last4"`` or numbers; None for those that the method asks for.
+        ``"5,7,9"``, ``"last4"`` or numbers; None for the method's own choice.
     backbone : str
         Its name.
     method : str
@@ -661,7 +660,7 @@ def read_layers(layers: Layers, backbone: str, method: str) -> tuple[int, ...] |
     Raises
     ------
     InputError
-        If the text says no blocks.
+        If the text does not name blocks.
     """
     from napari_spatial_ar.normative.backbones.registry import find_spec
     from napari_spatial_ar.normative.detectors import DETECTORS
@@ -674,7 +673,7 @@ def read_layers(layers: Layers, backbone: str, method: str) -> tuple[int, ...] |
 
 
 def check_loaded(spec: BackboneSpec, layers: Layers, fuse: Fuse) -> None:
-    """See that a backbone that is loaded already reads what is asked for, where anything is.
+    """Check that a loaded backbone reads the requested blocks, if any were requested.
 
     Raises
     ------
@@ -683,11 +682,11 @@ def check_loaded(spec: BackboneSpec, layers: Layers, fuse: Fuse) -> None:
     """
     blocks = None if layers is None else _numbers(layers, spec.config.get("num_hidden_layers", 0))
     if blocks not in (None, spec.layers) or fuse not in ("concat", spec.fuse):
-        raise InputError("the backbone is loaded already, with other blocks to read")
+        raise InputError("the backbone is already loaded, with other blocks to read")
 
 
 def _numbers(layers: str | int | Sequence[int], depth: int) -> tuple[int, ...]:
-    """Read blocks; which of them there are is for the backbone to say."""
+    """Parse blocks; whether they exist is checked by the backbone."""
     layers = _joined(",", layers)
     last = re.fullmatch(r"last([1-9]\d*)", layers.strip())
     if last:
@@ -697,14 +696,14 @@ def _numbers(layers: str | int | Sequence[int], depth: int) -> tuple[int, ...]:
         return tuple(range(depth - count + 1, depth + 1))
     if not re.fullmatch(r"(\s*\d+\s*(,\s*\d+\s*)*)?", layers):
         raise InputError(
-            f"'{layers}' does not say which blocks to read",
+            f"'{layers}' does not state which blocks to read",
             fix="Write their numbers with commas, such as 5,7,9, or last4 for the last four",
         )
     return tuple(int(number) for number in layers.split(",") if number)
 
 
 def _joined(between: str, value: object) -> str:
-    """Write a value as text, a list with something between its parts."""
+    """Format a value as text, a list with a separator between its parts."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return between.join(map(str, value))
     return str(value)

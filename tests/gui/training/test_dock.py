@@ -615,7 +615,7 @@ def test_a_file_that_is_no_recipe_is_one_sentence(
     chosen.parent.mkdir()
     chosen.write_text("schema = 1\nsede = 1")
     click(dock.form.recipes.load_button)
-    assert notes[0].startswith(f"{chosen}: 'sede' is no setting of a fit: choose from")
+    assert notes[0].startswith(f"{chosen}: 'sede' is not a setting of a fit: choose from")
 
 
 def test_the_fit_of_the_dock_and_of_its_recipe_give_the_same_model(

@@ -146,5 +146,5 @@ def test_folds_step_over_one_and_travel_in_the_recipe(form: TrainingForm) -> Non
     form.set_recipe(saved)
     assert folds.value() == 3
     form.selection.calibration.setValue(20)
-    with pytest.raises(InputError, match="two answers to one question"):
+    with pytest.raises(InputError, match="cannot be combined"):
         form.recipe()
