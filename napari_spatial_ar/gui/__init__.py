@@ -1,1 +1,1 @@
-"""napari's side: readers, writers and docks. Thin; what they know stands elsewhere."""
+"""napari's side: readers, writers and docks. A thin layer over the packages below it."""

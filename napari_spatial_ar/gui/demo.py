@@ -1,4 +1,4 @@
-"""napari with a scored scan, ready to look at."""
+"""napari with a scored scan, ready for review."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = ["DEMO_MODEL", "open_review", "show_demo"]
 
 #: The released model that the demonstration uses.
 DEMO_MODEL = "brain-flair-change"
-# How often it is looked whether the mask of the whole scan is drawn.
+# Interval of the check whether the mask of the whole scan is drawn.
 _LOOK_MS = 50
 
 
 def open_review(viewer: Viewer) -> ReviewDock:
-    """Open the Review dock in a viewer, or bring the one that is open to the front."""
+    """Open the Review dock in a viewer, or bring the open one to the front."""
     dock: ReviewDock
     _, dock = viewer.window.add_plugin_dock_widget("napari-spatial-ar", "Review")
     dock.bring_to_front()
@@ -45,7 +45,7 @@ def show_demo(
     block: bool = True,
     ready: Callable[[ReviewDock], None] | None = None,
 ) -> ReviewDock:
-    """Open napari with a scan that is scored at once, and stop at its most unusual slice.
+    """Open napari with a scan that is scored immediately, at its most unusual slice.
 
     Parameters
     ----------

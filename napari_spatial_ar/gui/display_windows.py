@@ -1,6 +1,6 @@
-"""Which grey values a scan is drawn with: what its header asks for, percentiles, CT presets.
+"""Display windows of a scan: from its header, percentiles, or CT presets.
 
-The display alone: what a model sees is the model's own setting.
+They affect the display only: the model window is the model's own setting.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Drawn:
 
 
 def choices(scan: Scan) -> dict[str, str]:
-    """Windows that a scan can be drawn with: key and text for the user."""
+    """Available windows for a scan: key and text for the user."""
     found = {}
     if scan.window is not None:
         found[_HEADER] = "From the scan"
@@ -48,7 +48,7 @@ def choices(scan: Scan) -> dict[str, str]:
 
 
 def first_choice(scan: Scan) -> str:
-    """Window to open a scan with: the one used last for such scans, else the scan's own.
+    """Choose the initial window: the one used last for this kind of scan, else the scan's own.
 
     Without either, soft tissue for a CT and percentiles for any other scan.
     """
@@ -62,7 +62,7 @@ def first_choice(scan: Scan) -> str:
 
 
 def remember_choice(scan: Scan, choice: str) -> None:
-    """Open the next scan of this kind with the same window."""
+    """Use this window for the next scan of this kind."""
     settings.remember(_key(scan), choice)
 
 
@@ -71,7 +71,7 @@ def _key(scan: Scan) -> str:
 
 
 def needs_voxels(choice: str) -> bool:
-    """Whether `limits_of` looks at the voxels, which takes time for a large scan."""
+    """Whether `limits_of` reads the voxels, which takes time for a large scan."""
     return choice == _PERCENTILES
 
 
@@ -81,7 +81,7 @@ def limits_of(volume: Scan, choice: str) -> tuple[float, float]:
     Raises
     ------
     InputError
-        If a large scan is read for it and a file is damaged or gone.
+        If a large scan is read for it and a file is damaged or missing.
     """
     if choice in CT_PRESETS:
         return CT_PRESETS[choice].low, CT_PRESETS[choice].high
@@ -91,7 +91,7 @@ def limits_of(volume: Scan, choice: str) -> tuple[float, float]:
 
 
 def opening_window(volume: Scan) -> Drawn:
-    """Window to open a scan with; may read slices of a large scan.
+    """Choose the initial window of a scan; may read slices of a large one.
 
     Raises
     ------
@@ -103,18 +103,18 @@ def opening_window(volume: Scan) -> Drawn:
 
 
 def describe(window: Window, unit: str, *, short: bool = False) -> str:
-    """Window as text, such as ``"-160..240 HU"``; ``short`` where room is scarce."""
+    """Window as text, such as ``"-160..240 HU"``; ``short`` where space is limited."""
     ends = f"{window.low:g}..{window.high:g}"
     if window.kind == "percentile":
         return f"{ends} %" if short else f"percentiles {ends}"
     if window.kind == "full8":
-        return "grey values 0..255"
+        return "grey levels 0..255"
     return f"{ends} {unit}".rstrip()
 
 
 def model_sees(model: Any) -> str:
-    """Say in one sentence which grey values a model sees; "" where it does not tell."""
+    """State in one sentence which intensities a model sees; "" if unknown."""
     window = getattr(getattr(model.header, "preprocessing", None), "window", None)
     if not isinstance(window, Window):
         return ""
-    return f"The model sees {describe(window, 'HU' if model.modality == 'ct' else '')}."
+    return f"Model window: {describe(window, 'HU' if model.modality == 'ct' else '')}."

@@ -1,4 +1,4 @@
-"""Long work off the GUI thread: generators that stop when asked and never raise into Qt."""
+"""Long work off the GUI thread: generators that stop on request and never raise into Qt."""
 
 from __future__ import annotations
 
@@ -62,19 +62,19 @@ class _Failure:
 _hosts: weakref.WeakSet[TaskHost] = weakref.WeakSet()
 
 
-# How long the program waits at its end for workers that were asked to stop.
+# How long the program waits on exit for workers that were asked to stop.
 _LAST_MS = 20_000
 
 
-# Workers that run or wait for a thread: Qt holds only the half of them that is not Python's.
+# Running and queued workers: Qt holds only their C++ half.
 _started: set[QRunnable] = set()
 
 
-# As many at once at least: some rest for long, and what the viewer does must not wait for them.
+# Minimum number of threads: some workers pause for long, and the viewer's must not wait for them.
 _THREADS = 8
 
 
-# How far workers stand back behind the GUI thread where both want the processor (Linux's nice).
+# Niceness of workers (Linux), so that the GUI thread takes precedence.
 _NICENESS = 5
 
 
@@ -82,7 +82,8 @@ _NICENESS = 5
 def pool() -> QThreadPool:
     """Threads of this plugin's workers, apart from those of napari and other plugins.
 
-    They stand back for good, as a user may lower a thread's priority but not raise it again.
+    Their priority is lowered permanently, since a user may lower a thread's priority but not raise
+    it again.
     """
     made = QThreadPool()
     made.setMaxThreadCount(max(_THREADS, made.maxThreadCount()))
@@ -90,8 +91,8 @@ def pool() -> QThreadPool:
 
 
 def _stand_back() -> None:
-    """Let the GUI thread go first, before this one and those that torch starts from it."""
-    # Elsewhere niceness is one for the whole program.
+    """Give the GUI thread precedence over this thread and those that torch starts from it."""
+    # On other systems niceness applies to the whole process.
     if sys.platform == "linux":
         with suppress(OSError):
             thread = threading.get_native_id()
@@ -100,13 +101,13 @@ def _stand_back() -> None:
 
 
 def _end_workers() -> None:
-    """Wait for workers before Qt and Python are taken apart under them."""
+    """Wait for workers before Qt and Python are torn down."""
     for host in list(_hosts):
         host.stop_all()
     pool().waitForDone(_LAST_MS)
 
 
-# Run before Qt's own, which is registered earlier: also where no event loop ever ran or quit.
+# Runs before Qt's own handler, which is registered earlier, even without an event loop.
 atexit.register(_end_workers)
 
 
@@ -142,7 +143,7 @@ class Task(QObject):
             try:
                 return (yield from work(stop))
             except Exception as error:  # noqa: BLE001 - any error must reach the user as a sentence
-                # Handed to the GUI as a value: raised here, napari would show a traceback.
+                # Passed to the GUI as a value: raised here, napari would show a traceback.
                 logger.debug("a worker ended with %s", type(error).__name__)
                 yield _Failure(error)
                 return None
@@ -150,7 +151,7 @@ class Task(QObject):
         self._failed = False
         worker: GeneratorWorker[object, None, object] = GeneratorWorker(steps)
         with suppress(TypeError, RuntimeError):
-            # Where napari would show each of a library's warnings to the user.
+            # Otherwise napari would show each warning of a library to the user.
             worker.warned.disconnect()
         worker.warned.connect(_log_warning)
         worker.yielded.connect(self._on_yielded)
@@ -165,7 +166,7 @@ class Task(QObject):
         pool().start(self._worker)
 
     def stop(self) -> None:
-        """Ask the generator to end; it looks at its stop event between slices or steps."""
+        """Request the generator to stop; it checks its stop event between slices or steps."""
         self.stopped = True
         self._stop.set()
 
@@ -187,14 +188,14 @@ class Task(QObject):
 
 
 class TaskHost(QObject):
-    """Starts tasks for a widget and ends them with the widget or the application."""
+    """Starts tasks for a widget and stops them with the widget or the application."""
 
     def __init__(self, parent: QObject):
         super().__init__(parent)
         _hosts.add(self)
         stops: set[threading.Event] = set()
         self._stops = stops
-        # A free function over plain data: the widget is half gone when "destroyed" is sent.
+        # A free function over plain data: the widget is half destroyed when "destroyed" is sent.
         parent.destroyed.connect(partial(_stop_all, stops))
         application = QCoreApplication.instance()
         if application is not None:
@@ -213,18 +214,18 @@ class TaskHost(QObject):
         return task
 
     def stop_all(self) -> None:
-        """Ask every task to end."""
+        """Request all tasks to stop."""
         _stop_all(self._stops)
 
 
-#: What to do about missing weights, where a `WeightsRow` stands.
-GET_OR_ADD = "Get weights... fetches them, Add file... takes them from a file."
+#: What to do about missing weights, beside a `WeightsRow`.
+GET_OR_ADD = "Get weights... downloads them; Add file... adds them from a file."
 
 
 def sentence(error: BaseException, doing: str) -> str:
-    """One sentence for an error met while doing something, such as ``"Scoring"``."""
+    """One sentence for an error during an action, such as ``"Scoring"``."""
     if isinstance(error, MissingWeightsError):
-        # Its advice is for the command line.
+        # Its own advice is for the command line.
         return f"{MissingWeightsError(error.what)!s} {GET_OR_ADD}"
     if isinstance(error, SpatialARError):
         return str(error)
@@ -237,9 +238,9 @@ def sentence(error: BaseException, doing: str) -> str:
 
 
 def report(error: BaseException, doing: str) -> str:
-    """Show an error as one sentence and give it back; log what nobody foresaw.
+    """Show an error as one sentence and return it; log unexpected ones.
 
-    The log gets the kind of error and where it arose but not its message, which may hold a
+    The log gets the type of error and its location but not its message, which may contain a
     file name and with it a patient's name.
     """
     text = sentence(error, doing)
@@ -250,7 +251,7 @@ def report(error: BaseException, doing: str) -> str:
 
 
 def log(error: BaseException, doing: str) -> None:
-    """Log what nobody foresaw, and nothing of an error that is a sentence."""
+    """Log an unexpected error, and nothing for an error that is a sentence."""
     if not isinstance(error, SpatialARError):
         places = "".join(traceback.format_tb(error.__traceback__))
         logger.error("%s: %s\n%s", doing, type(error).__name__, places)
@@ -265,7 +266,7 @@ _SHOW_AFTER_MS = 400
 
 
 def main_window() -> QMainWindow | None:
-    """Return a window that a dialog can belong to; None in scripts and in other threads."""
+    """Return a parent window for a dialog; None in scripts and in other threads."""
     application = QApplication.instance()
     if application is None or QThread.currentThread() is not application.thread():
         return None
@@ -278,11 +279,11 @@ def run_waiting(
     title: str,
     parent: QWidget,
 ) -> tuple[list[Step], Result]:
-    """Run a generator in a worker while the window stays alive.
+    """Run a generator in a worker while the window stays responsive.
 
     Returns
     -------
-    list, object
+        Its yielded values except lines for the user, and its return value.
         What it yielded besides lines for the user, and what it returned.
 
     Raises

@@ -1,4 +1,4 @@
-"""What is seen of a viewer's layers: one scan and what belongs to it, never two patients."""
+"""Visibility of a viewer's layers: one scan and what belongs to it, never two patients."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 __all__ = ["LayerVisibility"]
 
 _RESULTS = ("nll", "mask")
-# Of two views side by side: those know themselves what is seen.
+# Attribute of two views side by side, which control visibility themselves.
 _PLACES = ("twin", "spacer")
-# Two scans lie at the same place where their edges are no farther apart than this part of them.
+# Two scans cover the same region if their edges are no farther apart than this share of them.
 _ALIKE = 0.25
 
 
 @dataclass(frozen=True)
 class _View:
-    """Where a scan was left."""
+    """Position of the view when a scan was left."""
 
     point: tuple[float, ...]
     order: tuple[int, ...]
@@ -46,30 +46,30 @@ class _View:
 class LayerVisibility(QObject):
     """The one place that shows and hides layers.
 
-    Visible are the scan that the dock has chosen and the results of the chosen model and plane, as
-    far as they are drawn; what the user drew or added while a scan was chosen belongs to that scan
-    and is seen with it. Everything else is hidden. The view stays inside the chosen scan: the
-    sliders reach from its first slice to its last, and a scan that lies elsewhere is brought into
-    view. A scan that is deleted takes its results along; what was drawn on it stays, hidden.
+    The chosen scan is visible, with the results of the chosen model and plane if they are drawn.
+    What the user drew or added while a scan was chosen belongs to that scan and is visible with it.
+    Everything else is hidden. The view stays inside the chosen scan: the sliders reach from its
+    first slice to its last, and a scan elsewhere in space is brought into view. If a scan is
+    deleted, its results are deleted too; what was drawn on it remains, hidden.
 
-    What is shown by hand in napari's own list of layers is followed: the dock is asked, with
-    `wanted`, to choose what it belongs to. Selecting a layer there shows nothing.
+    Visibility set by hand in napari's own layer list is followed: the signal `wanted` asks the dock
+    to choose what the layer belongs to. Selecting a layer there has no effect.
 
     Parameters
     ----------
     viewer : napari.Viewer
-        Where the layers are.
+        The viewer.
     sessions : callable
-        Gives the sessions that there are, whose layers are results.
+        Returns the existing sessions, whose layers are results.
     parent : QObject
         The owner.
     """
 
-    #: What is not chosen was shown by hand: the layer of the scan, and the session or None.
+    #: Something not chosen was shown by hand: the layer of the scan, and the session or None.
     wanted = Signal(object, object)
-    #: The heatmap or mask of what is chosen was shown or hidden by hand.
+    #: The heatmap or mask of the chosen scan was shown or hidden by hand.
     drawn_by_hand = Signal()
-    #: A layer of the user was shown by hand, and belongs to what is chosen from now on.
+    #: A layer of the user was shown by hand, and now belongs to the chosen scan.
     given = Signal()
 
     def __init__(
@@ -114,7 +114,7 @@ class LayerVisibility(QObject):
         self._arrange(before)
 
     def draw(self, *, heatmap: bool, mask: bool) -> None:
-        """Say which results are drawn over the scan."""
+        """Set which results are drawn over the scan."""
         self._drawn |= {"nll": heatmap, "mask": mask}
         self._arrange(self._scan)
 
@@ -124,7 +124,7 @@ class LayerVisibility(QObject):
         return self._drawn["nll"], self._drawn["mask"]
 
     def set_suspended(self, suspended: bool) -> None:
-        """Leave the layers as they are, as napari does, until it is over."""
+        """Leave all layers to napari until the dock is resumed."""
         self._suspended = suspended
         if suspended:
             self._set_range(list(self._viewer.layers))
@@ -132,7 +132,7 @@ class LayerVisibility(QObject):
             self._arrange(None)
 
     def belongs(self, layer: Layer) -> bool:
-        """Whether a layer of the user goes with the chosen scan, or with none."""
+        """Whether a layer of the user belongs to the chosen scan, or to none."""
         if layer not in self._owners:
             return True
         return self._scan is not None and self._owner(layer) is self._scan
@@ -140,7 +140,7 @@ class LayerVisibility(QObject):
     # ------------------------------------------------------------------ showing and hiding
 
     def _wanted(self, layer: Layer) -> bool | None:
-        """Whether a layer is to be seen; None where that is up to the user."""
+        """Whether a layer should be visible; None if that is up to the user."""
         if self._is_chosen(layer):
             return self._drawn[_kind(layer)]
         if is_scan(layer) or self._session_of(layer) is not None:
@@ -156,7 +156,7 @@ class LayerVisibility(QObject):
         return any(layer is mine for mine in (self._scan, *results))
 
     def _session_of(self, layer: Layer) -> Session | None:
-        """Session that made a layer; None of a copy that the user made of one."""
+        """Session that made a layer; None for a copy that the user made of one."""
         return next((s for s in self._sessions() if layer is s.heatmap or layer is s.mask), None)
 
     def _arrange(self, before: Image | None) -> None:
@@ -164,7 +164,7 @@ class LayerVisibility(QObject):
             return
         with self._own_changes():
             layers = list(self._viewer.layers)
-            # First away, and shown last of all: of a large scan no slice but that in view is read.
+            # Hide first and show last: of a large scan only the slice in view is then read.
             for layer in layers:
                 if layer.visible and self._wanted(layer) is False:
                     layer.visible = False
@@ -175,12 +175,12 @@ class LayerVisibility(QObject):
                 if not layer.visible and self._wanted(layer):
                     layer.visible = True
                     self._hidden.discard(layer)
-        # Not now: napari may be deleting what is selected, one layer after the other.
+        # Deferred: napari may be deleting the selected layers one after the other.
         self._tidier.start(0)
 
     @contextmanager
     def _own_changes(self) -> Iterator[None]:
-        """Tell what is done here from what a person does."""
+        """Distinguish changes made here from those made by a person."""
         before, self._working = self._working, True
         try:
             yield
@@ -191,7 +191,7 @@ class LayerVisibility(QObject):
         if self._working or self._suspended:
             return
         layer, session = event.source, self._session_of(event.source)
-        with suppress(RuntimeError):  # the dock may be gone before its Python half is
+        with suppress(RuntimeError):  # Qt may delete the dock before its Python half
             if self._is_chosen(layer):
                 self._drawn[_kind(layer)] = layer.visible
                 self.drawn_by_hand.emit()
@@ -214,7 +214,7 @@ class LayerVisibility(QObject):
         return None if held is None else held()
 
     def _give(self, layer: Layer, scan: Image | None) -> None:
-        """Let a layer that is neither a scan nor made by this plugin belong to a scan."""
+        """Assign a layer that is neither a scan nor made by this plugin to a scan."""
         made = kind_of(layer) in _PLACES or self._session_of(layer) is not None
         if scan is not None and not is_scan(layer) and not made:
             self._owners[layer] = ref(scan)
@@ -242,10 +242,10 @@ class LayerVisibility(QObject):
         self._remove(results, event.index)
 
     def _remove(self, made: list[Layer], index: int) -> None:
-        """Take layers out of the list, from which another was just removed at an index."""
+        """Remove layers from the list, after another was removed at an index."""
         layers = self._viewer.layers
         for layer in made:
-            # napari may be going through its selection, or down through a part of its list.
+            # napari may be iterating over its selection, or down through its list.
             if layer in layers.selection or layers.index(layer) < index:
                 with self._own_changes():
                     layer.visible = False
@@ -255,7 +255,7 @@ class LayerVisibility(QObject):
                 layers.remove(layer)
 
     def _tidy(self) -> None:
-        """Delete what is left of a scan, and select what is seen: brush and limits act on it."""
+        """Delete what remains of a scan, and select what is visible: brush and limits act on it."""
         layers, (leaving, self._leaving) = self._viewer.layers, (self._leaving, [])
         for layer in leaving:
             if layer in layers:
@@ -272,10 +272,10 @@ class LayerVisibility(QObject):
         return _View(tuple(dims.point), tuple(dims.order), tuple(camera.center), float(camera.zoom))
 
     def _bring_into_view(self, before: Image | None) -> None:
-        """Turn to the plane, a slice and a part of the chosen scan that there is something to see.
+        """Turn to a plane, slice and part of the chosen scan with something visible.
 
-        Scans at the same place, as of one patient, keep slice and zoom; one that lies elsewhere
-        comes back as it was left.
+        Scans of the same region, as of one patient, keep slice and zoom; one elsewhere returns to
+        where it was left.
         """
         viewer, scan = self._viewer, self._scan
         assert scan is not None
@@ -308,7 +308,7 @@ class LayerVisibility(QObject):
         return bool(((low <= center) & (center <= high)).all())
 
     def _point_inside(self, scan: Image, left: _View | None) -> list[float]:
-        """Give the viewer's point, but where it is outside of a scan, where that was left."""
+        """Return the viewer's point, or, outside of a scan, the one where that was left."""
         dims, ndim = self._viewer.dims, scan.ndim
         now = list(dims.point[-ndim:])
         low, high = np.asarray(scan.extent.world)
@@ -322,7 +322,7 @@ class LayerVisibility(QObject):
         ]
 
     def _hold_range(self, event: Event | None = None) -> None:
-        """Keep napari's sliders to the chosen scan: by itself it lets them reach hidden ones."""
+        """Restrict napari's sliders to the chosen scan; by default they reach hidden ones."""
         scan = self._scan
         if not self._suspended and scan is not None and scan in self._viewer.layers:
             self._set_range([scan])
@@ -339,7 +339,7 @@ class LayerVisibility(QObject):
             dims.range = tuple(RangeTuple(*each) for each in wanted)
 
     def _on_reset_view(self, event: Event | None = None) -> None:
-        """Fit the chosen scan where napari has fitted all layers, hidden ones too."""
+        """Fit the chosen scan after napari has fitted all layers, including hidden ones."""
         scan = self._scan
         if self._working or self._suspended:
             return
@@ -350,12 +350,12 @@ class LayerVisibility(QObject):
 
 
 def _kind(layer: Layer) -> str:
-    """Tell which of what is drawn a layer is; scans that another plugin opened are scans too."""
+    """Identify the kind of a drawn layer; scans opened by another plugin are scans too."""
     return kind_of(layer) or "scan"
 
 
 def _at_one_place(a: Image, b: Image) -> bool:
-    """Whether two scans cover about the same part of space."""
+    """Whether two scans cover about the same region of space."""
     if a.ndim != b.ndim:
         return False
     first, second = (np.asarray(layer.extent.world) for layer in (a, b))

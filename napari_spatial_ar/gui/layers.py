@@ -50,24 +50,24 @@ __all__ = [
     "volume_layer_kwargs",
 ]
 
-#: Where this plugin's facts stand in ``layer.metadata``.
+#: Key of this plugin's data in ``layer.metadata``.
 KEY = "napari-spatial-ar"
 
 
-#: Directions in which the axes of every layer grow.
+#: Directions of the axes of every layer.
 AXES = ("S", "P", "L")
 
 
 def volume_layer_kwargs(volume: Scan, drawn: Drawn | None = None) -> dict[str, Any]:
-    """Arguments of ``viewer.add_image`` that draw a scan where it lies in the patient.
+    """Arguments of ``viewer.add_image`` that draw a scan at its position in the patient.
 
     Parameters
     ----------
     volume : Scan
         The scan.
     drawn : Drawn, optional
-        Display window; `opening_window` of the scan where left out, which may read many slices
-        of a large one.
+        Display window; by default the `opening_window` of the scan, for which many slices of a
+        large one may be read.
 
     Returns
     -------
@@ -109,7 +109,7 @@ class _Place(TypedDict):
 def _place(geometry: Geometry) -> _Place:
     scale, translate = geometry.display_spacing, geometry.display_translate
     if geometry.spacing_known and not geometry.regular:
-        # Nothing in mm: pixels of the slices keep their shape, slices lie one pixel apart or more.
+        # Nothing in mm: pixels stay square, and slices are at least one pixel apart.
         within = [s for axis, s in enumerate(scale) if axis != geometry.display_slice_axis]
         s, p, left = (step / min(within) for step in scale)
         scale, translate = (s, p, left), (0.0, 0.0, 0.0)
@@ -133,7 +133,7 @@ def is_scan(layer: Layer) -> TypeGuard[Image]:
 
 
 def kind_of(layer: Layer) -> str:
-    """Tell what this plugin made a layer for: "scan", "nll", "mask", "twin"; "" for another's."""
+    """Identify what this plugin made a layer for: "scan", "nll", "mask", "twin"; else ""."""
     return str(_known_of(layer, "kind") or "")
 
 
@@ -157,13 +157,13 @@ def _known_of(layer: Layer | None, name: str) -> Any:
 
 
 def scan_behind(layer: Layer) -> Image | None:
-    """Return the layer of the scan that a heatmap or mask was made for; None where it is gone."""
+    """Return the layer of the scan that a heatmap or mask belongs to; None if it was removed."""
     held = _known_of(layer, "scan")
     return None if held is None else held()
 
 
 def linked_copy(layer: Image) -> Image:
-    """Second drawing of a scan's layer, of the same voxels; it is offered as a scan nowhere."""
+    """Second drawing of a scan's layer, with the same voxels; it is never offered as a scan."""
     data, state, _ = layer.as_layer_data_tuple()
     facts = {"kind": "twin", "geometry": geometry_of(layer)}
     state |= {"name": f"{layer.name} (beside)", "metadata": {KEY: facts}, "visible": True}
@@ -173,8 +173,8 @@ def linked_copy(layer: Image) -> Image:
 def layer_volume(layer: Image) -> Scan:
     """Scan behind an image layer.
 
-    A layer that another reader made is taken as upright slices, one after the other: nothing is
-    known of how the patient lies, so lengths are given in pixels and no side is named.
+    A layer from another reader is treated as upright slices, one after the other: the patient's
+    orientation is unknown, so lengths are in pixels and no side is named.
 
     Raises
     ------
@@ -197,16 +197,16 @@ def layer_volume(layer: Image) -> Scan:
     geometry = _plain_geometry(
         data.shape, layer.scale, layer.translate, layer.affine.affine_matrix, layer.rotate, layer
     )
-    with np.errstate(over="ignore"):  # what is too large is told below
+    with np.errstate(over="ignore"):  # values that are too large are reported below
         voxels = np.asarray(data, dtype=np.float32).reshape(geometry.shape)
     if not np.isfinite(voxels).all():
-        raise InputError(f"the layer '{layer.name}' holds values that are not numbers")
-    # Not the layer's name, which may be a file name and with it a patient's.
+        raise InputError(f"the layer '{layer.name}' contains values that are not numbers")
+    # Not the layer's name, which may be a file name and contain a patient's.
     return Scan(voxels, geometry, "unknown", Series(label="scan"))
 
 
 def _same_voxels(data: object, volume: Scan) -> bool:
-    """Whether a layer's data is what a scan is drawn with, and not a part or a flip of it."""
+    """Whether a layer's data is exactly that of a scan, and not a part or a flip of it."""
     drawn = volume.geometry.to_display(drawable(volume))
     if volume.lazy:
         # The name of a dask array says how it is made.
@@ -215,7 +215,7 @@ def _same_voxels(data: object, volume: Scan) -> bool:
 
 
 def _view_of(array: npt.NDArray[Any]) -> tuple[object, ...]:
-    """Tell which memory an array shows, and how."""
+    """Identify the memory of an array, and its strides."""
     return array.__array_interface__["data"][0], array.shape, array.strides, array.dtype
 
 
@@ -248,7 +248,7 @@ def _plain_geometry(
 
 
 def _beside(layer: Image, volume: Scan) -> _Place:
-    """Take place, units and axis names from the scan's layer."""
+    """Copy position, units and axis names from the scan's layer."""
     if layer.ndim != 3:
         return _place(volume.geometry)
     return place_of(layer)
@@ -267,28 +267,28 @@ def place_of(layer: Layer) -> _Place:
 def _facts(kind: str, volume: Scan, layer: Image, model: Any) -> dict[str, Any]:
     about = {"kind": kind, "geometry": volume.geometry, "like": volume.path}
     by = {"model": getattr(model, "name", "model"), "unit": str(getattr(model, "unit", ""))}
-    # Weak: napari copies what it finds here with a layer that is duplicated.
+    # A weak reference: napari copies the metadata with a layer that is duplicated.
     return {KEY: {**about, **by, "scan": ref(layer)}}
 
 
 def result_name(kind: str, model: str, scan: str = "") -> str:
-    """Name of what a model made of a scan; the scan's where there are several.
+    """Name of a model's result for a scan; includes the scan if several are open.
 
-    napari's list cuts names short in their middle.
+    napari's list shortens names in the middle.
     """
     made = f"{'departure' if kind == 'nll' else 'mask'}: {model}"
     return f"{made}, {scan}" if scan else made
 
 
 def heatmap_colormap(colours: str = DEFAULT_COLOURS) -> Colormap:
-    """One of `HEAT_COLOURS`: it fades in, so that normal tissue stays visible."""
+    """One of `HEAT_COLOURS`; it fades in, so that normal tissue stays visible."""
     return Colormap(HEAT_COLOURS[colours].rgba, name=f"{colours} (fading)")
 
 
 def heatmap_layer(
     layer: Image, volume: Scan, nll: npt.NDArray[np.float32], model: Any = None
 ) -> Image:
-    """Layer that draws scores (Z, Y, X) by a model over a scan's layer, as a view of them."""
+    """Layer that draws a model's scores (Z, Y, X) over a scan's layer, as a view of them."""
     heatmap = Image(
         volume.geometry.to_display(nll),
         name=result_name("nll", getattr(model, "name", "model")),
@@ -304,7 +304,7 @@ def heatmap_layer(
 
 
 def import_ahead() -> None:
-    """Import, in a worker, what napari imports with its first labels layer: it takes a second."""
+    """Import, in a worker, what napari needs for its first labels layer, which takes a second."""
     with suppress(ImportError):
         importlib.import_module("pandas")
 
@@ -312,7 +312,7 @@ def import_ahead() -> None:
 def mask_layer(
     layer: Image, volume: Scan, mask: npt.NDArray[np.uint8], model: Any = None
 ) -> Labels:
-    """Layer that outlines a mask (Z, Y, X) by a model on a scan's layer, as a view of it."""
+    """Layer that outlines a model's mask (Z, Y, X) on a scan's layer, as a view of it."""
     labels = Labels(
         volume.geometry.to_display(mask),
         name=result_name("mask", getattr(model, "name", "model")),
@@ -329,14 +329,14 @@ def mask_layer(
 def source_array(
     data: npt.ArrayLike, attributes: Mapping[str, Any]
 ) -> tuple[npt.NDArray[Any], Geometry, Path | None]:
-    """Turn a layer's data back to the scan's own grid.
+    """Convert a layer's data to the scan's own grid.
 
     Parameters
     ----------
     data : (S, P, L) array
         The layer's data.
     attributes : dict
-        The layer's state, as napari hands it to writers.
+        The layer's state, as passed by napari to writers.
 
     Returns
     -------
@@ -346,12 +346,12 @@ def source_array(
     Raises
     ------
     InputError
-        If the layer does not fit the scan it says it lies on, or that can no longer be read.
+        If the layer does not match its scan, or the scan can no longer be read.
     """
     facts = attributes.get("metadata", {}).get(KEY, {})
     geometry, volume = facts.get("geometry"), facts.get("volume")
     if volume is not None and _same_voxels(data, volume):
-        # Not what is drawn, in which slices that cannot be read are blank.
+        # Not the drawn array, in which unreadable slices are blank.
         return np.asarray(volume.data), geometry, volume.path
     data = np.asarray(data)
     if geometry is None:
@@ -371,10 +371,10 @@ def source_array(
 
 
 def drawable(volume: Scan) -> npt.NDArray[np.float32]:
-    """Voxels of a scan for drawing alone: what can no longer be read is not a number.
+    """Voxels of a scan for drawing only: slices that can no longer be read are NaN.
 
-    napari reads them while it draws, where an error would come again with every slice; it is
-    told once, and again only after a slice could be read.
+    napari reads them while it draws, so that an error would repeat with every slice; it is reported
+    once, and again only after a slice could be read.
 
     Parameters
     ----------
@@ -384,7 +384,7 @@ def drawable(volume: Scan) -> npt.NDArray[np.float32]:
     Returns
     -------
     (Z, Y, X) float32 array
-        ``volume.data`` itself, or, where that is lazy, one with a name that tells whose it is.
+        ``volume.data`` itself, or, if it is lazy, one with a name that identifies its scan.
     """
     if not volume.lazy:
         return volume.data
@@ -395,7 +395,7 @@ def drawable(volume: Scan) -> npt.NDArray[np.float32]:
         nonlocal reported
         part = data.blocks[tuple(block_info[None]["chunk-location"])]
         try:
-            # This runs in one of dask's threads already.
+            # This already runs in one of dask's threads.
             voxels: npt.NDArray[np.float32] = part.compute(scheduler="synchronous")
         except SpatialARError as error:
             if not reported:

@@ -1,4 +1,4 @@
-"""What the values on a mask's layer mean: findings by their numbers, with colours and names."""
+"""Meaning of the values of a mask's layer: findings by number, with colours and names."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = [
     "within",
 ]
 
-#: Findings with a number up to this have a value of their own, which is the number.
+#: Findings numbered up to this have a value of their own, which is the number.
 NUMBERED = 250
-#: In the mask, and no finding of its own: not measured yet, or one of a higher number.
+#: Value of mask voxels without a finding of their own: not measured yet, or numbered higher.
 IN_MASK = 255
 # The same by (chosen, rejected).
 _MORE = {(False, False): IN_MASK, (False, True): 254, (True, False): 253, (True, True): 252}
-# Of these, red, green, blue and opacity.
+# Red, green, blue and opacity for these.
 _COLOURS = {
     (False, False): (0.0, 0.9, 1.0, 1.0),
     (False, True): (0.6, 0.6, 0.6, 0.6),
@@ -41,7 +41,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def finding_colour(item: ReviewedFinding) -> tuple[int, int, int] | None:
-    """Red, green, blue of a finding's own; None for one that is rejected or of a high number."""
+    """Return a finding's own red, green, blue; None if rejected or numbered too high."""
     rank = item.finding.rank
     return None if item.status == "reject" or rank > NUMBERED else colour_of(rank)
 
@@ -93,5 +93,5 @@ def label_features(items: Sequence[ReviewedFinding]) -> dict[str, list[object]]:
 
 
 def within(old: Bytes, inside: npt.NDArray[np.bool_]) -> Bytes:
-    """Values of a mask whose voxels keep the finding that they had."""
+    """Values of a mask whose voxels keep their previous finding."""
     return np.where(inside, np.where(old > 0, old, IN_MASK), 0).astype(np.uint8)

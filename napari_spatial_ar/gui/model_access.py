@@ -1,4 +1,4 @@
-"""Doors to the model code, opened when first needed: importing torch takes seconds."""
+"""Access to the model code, imported on first use: importing torch takes seconds."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ _loading = threading.Lock()
 
 
 class WeightsNews(QObject):
-    """Tells every dock when there are new weights."""
+    """Notifies every dock of new weights."""
 
     #: Name of the backbone whose weights are on this machine now.
     changed = Signal(str)
 
 
 class ModelEvents(QObject):
-    """Tells every dock when there is a new model."""
+    """Notifies every dock of changed models."""
 
     #: A model was made or removed.
     changed = Signal()
@@ -93,7 +93,7 @@ def list_models() -> list[ModelEntry]:
 
 
 def load_model(path: str | Path) -> NormativeModel:
-    """Model from its folder, kept for the next time until its file changes.
+    """Load a model from its folder; cached until its file changes.
 
     Raises
     ------
@@ -105,14 +105,14 @@ def load_model(path: str | Path) -> NormativeModel:
     with _loading:
         key = (str(path), _stamp(Path(path)))
         if key not in _loaded:
-            # One model at a time: a large backbone fills a small workstation.
+            # One model at a time: a large backbone takes much of a small workstation's memory.
             _loaded.clear()
             _loaded[key] = load(path)
         return _loaded[key]
 
 
 def choose_engine(model: Any) -> None:
-    """Let a model compute in the fastest way, which is measured once on a machine; in a worker."""
+    """Switch a model to its fastest engine, measured once per machine; in a worker."""
     from napari_spatial_ar.normative.backbones.fastest_engine import settle
     from napari_spatial_ar.normative.model import NormativeModel
 
@@ -150,7 +150,7 @@ def fit_steps(
 
 
 def estimate_steps(config: FitConfig, *, out: Path) -> Generator[FitProgress, None, str]:
-    """Say how long a fit will take; see `estimate.estimate_steps`.
+    """Estimate how long a fit will take; see `estimate.estimate_steps`.
 
     Returns
     -------
@@ -202,14 +202,14 @@ def outlier_steps(
 
 
 def methods() -> list[type[Detector]]:
-    """Methods to learn by, subclasses of ``Detector``; first that which a fit takes by itself."""
+    """Methods, subclasses of ``Detector``; first the default of a fit."""
     from napari_spatial_ar.normative.detectors import DETECTORS
 
     return sorted(DETECTORS.values(), key=lambda m: (m.name != DEFAULT_METHOD, m.title.lower()))
 
 
 def backbone_names() -> list[tuple[str, bool]]:
-    """Backbones and whether their weights are on this machine; a fit's own choice comes first."""
+    """Backbones and whether their weights are installed; the default of a fit comes first."""
     from napari_spatial_ar.normative.backbones.weights import default_backbone, list_weights
 
     default = default_backbone()
@@ -218,7 +218,7 @@ def backbone_names() -> list[tuple[str, bool]]:
 
 
 def backbones_with(channels: int) -> list[tuple[str, bool]]:
-    """Backbones whose embeddings have so many channels; see `backbone_names`."""
+    """Backbones whose embeddings have this many channels; see `backbone_names`."""
     from napari_spatial_ar.normative.backbones.registry import find_spec
 
     found = [(find_spec(name), present) for name, present in backbone_names()]
@@ -258,7 +258,7 @@ def named_by(path: Path) -> str | None:
 
 
 def usual_normalisation() -> tuple[str, str]:
-    """Mean and standard deviation of ImageNet, as they are written."""
+    """Mean and standard deviation of ImageNet, formatted for fields."""
     from napari_spatial_ar.normative.backbones.registry import IMAGENET_MEAN, IMAGENET_STD
 
     return ", ".join(map(str, IMAGENET_MEAN)), ", ".join(map(str, IMAGENET_STD))
@@ -266,16 +266,16 @@ def usual_normalisation() -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class WeightsOffer:
-    """Weights that can be fetched.
+    """Weights that can be downloaded.
 
     Parameters
     ----------
     name, licence : str
         The backbone and the licence of its weights.
     repositories : tuple of str
-        Where on the model hub they are; empty for those that come through pip.
+        Its repositories on the model hub; empty for weights that come through pip.
     gated : bool
-        Whether the first asks for a licence to be accepted, and the second does not.
+        Whether the first requires acceptance of a licence and the second does not.
     """
 
     name: str
@@ -285,9 +285,9 @@ class WeightsOffer:
 
 
 def weights_offers(wanted: str = "") -> list[WeightsOffer]:
-    """List weights that can be fetched and are not on this machine, and those that are wanted.
+    """List weights that can be downloaded and are not on this machine, and the requested ones.
 
-    Of what is wanted a part may be here: some of the blocks.
+    Of requested weights some blocks may be installed.
     """
     from napari_spatial_ar.normative.backbones.registry import BACKBONES
     from napari_spatial_ar.normative.backbones.weights import at_hand
@@ -300,14 +300,14 @@ def weights_offers(wanted: str = "") -> list[WeightsOffer]:
 
 
 def weights_hint(backbone: str, header: ModelHeader | None = None) -> str:
-    """Say that a backbone's weights are missing; "" where they are on this machine.
+    """State that a backbone's weights are missing; "" if they are installed.
 
     Parameters
     ----------
     backbone : str
         Its name.
     header : ModelHeader, optional
-        Of a model, which may need more blocks of it than other models do.
+        Header of a model, which may need more blocks than other models.
     """
     from napari_spatial_ar.normative.library import missing_backbone
 
@@ -318,25 +318,25 @@ def weights_hint(backbone: str, header: ModelHeader | None = None) -> str:
 
 
 def weights_missing(backbone: str) -> str:
-    """Say that a backbone's weights are missing."""
+    """State that a backbone's weights are missing."""
     return f"The weights of {backbone} are not on this machine."
 
 
 def weights_advice(backbone: str) -> str:
-    """Say how to get a backbone's weights by the command line."""
+    """Explain how to get a backbone's weights with the command line."""
     from napari_spatial_ar.normative.backbones.weights import how_to_get, spec_of
 
     return how_to_get(spec_of(backbone))
 
 
 def default_note(backbone: str) -> str:
-    """Say why a backbone is the one that fits default to; "" of any other, and of DINOv3."""
+    """Explain why a backbone is the default of fits; "" for any other, and for DINOv3."""
     from napari_spatial_ar.normative.backbones.registry import DEFAULT_BACKBONE, OFFLINE_BACKBONE
     from napari_spatial_ar.normative.backbones.weights import default_backbone
 
     if not backbone == default_backbone() == OFFLINE_BACKBONE:
         return ""
-    return f"It comes with the package. {DEFAULT_BACKBONE} is preferred where its weights are here."
+    return f"It comes with the package. {DEFAULT_BACKBONE} is preferred if installed."
 
 
 def user_models_dir() -> Path:

@@ -1,4 +1,4 @@
-"""What napari's manifest names: readers, writers and sample data (npe2)."""
+"""The entry points of napari's manifest: readers, writers and sample data (npe2)."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ Paths = str | Sequence[str]
 LayerData = tuple[Any, ...]
 
 
-# What npe2 takes as "opened, but no layer".
+# Return value that npe2 treats as "opened, but no layer".
 _NOTHING: list[LayerData] = [(None,)]
 
 
-# napari asks every reader about each dropped folder: the first files tell.
+# napari asks every reader about each dropped folder: the first files suffice.
 _FILES_LOOKED_AT = 300
 
 
 def get_reader(path: Paths) -> Callable[[Paths], list[LayerData]] | None:
-    """Reader for a path, or None where nothing in it looks like a scan."""
+    """Reader for a path, or None if nothing in it looks like a scan."""
     paths = [path] if isinstance(path, str) else list(path)
     return read_layers if paths and all(_may_hold_scan(Path(p)) for p in paths) else None
 
@@ -79,25 +79,25 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether a file is a scan by its content: names that other programs use too say little."""
+    """Whether a file is a scan by its content, since other programs use the same extensions."""
     return kind_of(path) not in (None, "packed")
 
 
 def read_layers(path: Paths) -> list[LayerData]:
     """Read the scans in a file, folder or list of files.
 
-    Where napari's window is open and there are several scans, the user is asked which to open.
+    If napari's window is open and there are several scans, the user is asked which to open.
 
     Returns
     -------
     list of tuple
-        napari's layer tuples; ``[(None,)]``, which npe2 takes as nothing, where the user
+        napari's layer tuples; ``[(None,)]``, which npe2 treats as nothing, if the user
         cancelled or an error was shown.
 
     Raises
     ------
     InputError
-        If there is none, and no window to say so in.
+        If there is none, and no window to report it in.
     """
     window = main_window()
     if window is None:
@@ -131,13 +131,13 @@ def _ask_and_read(paths: list[str], window: QMainWindow) -> list[Loaded]:
 
 
 def layer_data(scans: Sequence[Loaded]) -> list[LayerData]:
-    """Turn scans into napari's layer tuples, and show what is to be known of them.
+    """Convert scans to napari's layer tuples, and show their warnings.
 
-    Where napari runs, the first scan is then shown in its own plane, the others wait hidden.
+    If napari is running, the first scan is then shown in its own plane, the others are hidden.
     """
     viewer = napari.current_viewer()
     layers: list[LayerData] = []
-    # The stacks of a series have most of their warnings in common.
+    # The stacks of a series share most of their warnings.
     for text in dict.fromkeys(text for loaded in scans for text in loaded.volume.warnings):
         warn(text)
     for loaded in scans:
@@ -159,14 +159,14 @@ def _show(viewer: ViewerModel, volume: Scan) -> None:
 
 
 def write_labels(path: str, data: npt.ArrayLike, attributes: dict[str, Any]) -> list[str]:
-    """Write a Labels layer: uint8, or int32 where labels above 255 are used.
+    """Write a Labels layer: uint8, or int32 if it has labels above 255.
 
-    Of the Review dock's mask, 1 in the mask and 0 elsewhere, in rejected findings too.
+    The mask of the Review dock is written as 1 and 0, with 1 also in rejected findings.
 
     Raises
     ------
     InputError, StorageError
-        If the layer fits no scan, or the file cannot be written.
+        If the layer matches no scan, or the file cannot be written.
     """
     array, geometry, like = source_array(data, attributes)
     facts = attributes.get("metadata", {}).get(KEY, {})
@@ -186,7 +186,7 @@ def write_image(path: str, data: npt.ArrayLike, attributes: dict[str, Any]) -> l
     Raises
     ------
     InputError, StorageError
-        If the layer fits no scan, or the file cannot be written.
+        If the layer matches no scan, or the file cannot be written.
     """
     array, geometry, like = source_array(data, attributes)
     facts = attributes.get("metadata", {}).get(KEY, {})

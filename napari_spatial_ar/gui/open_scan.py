@@ -1,4 +1,4 @@
-"""From a drop, a dialog or a worklist's row to scan layers, by way of a worker."""
+"""From a drop, a dialog or a row of the worklist to scan layers, by way of a worker."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ __all__ = [
 _MODALITIES = {"mri": "MRI", "ct": "CT", "oct": "OCT", "other": "other", "unknown": ""}
 
 
-# More scans than this are not opened unasked.
+# More scans than this are not opened by default.
 _MANY = 4
 
 
 def columns(scan: Scan) -> tuple[str, ...]:
-    """Label, description, modality, plane, size, spacing, what is special."""
+    """Label, description, modality, plane, size, spacing, peculiarities."""
     geometry = scan.geometry
     return (
         scan.series.label,
@@ -83,7 +83,7 @@ def columns(scan: Scan) -> tuple[str, ...]:
 
 
 def _file_name(scan: Scan) -> str:
-    """Name by which the user knows the file, or the folder of the pictures: for the screen only."""
+    """Name of the file, or of the folder of images, known to the user: for the screen only."""
     if not scan.series.files:
         return ""
     first = scan.series.files[0]
@@ -126,10 +126,10 @@ def notes(scan: Scan) -> tuple[str, ...]:
 
 
 def ticked_at_first(scans: Sequence[Scan]) -> list[bool]:
-    """Which scans are opened if the user changes nothing.
+    """Choose the scans that are opened if the user changes nothing.
 
-    All originals; where these are many, the first of each run (time points, b-values), and where
-    there are many runs, the first scan.
+    All originals; if there are many, the first of each run (time points, b-values), and if there
+    are many runs, the first scan.
     """
     originals = [index for index, scan in enumerate(scans) if scan.role == "original"]
     wanted = originals or [0]
@@ -144,12 +144,12 @@ def ticked_at_first(scans: Sequence[Scan]) -> list[bool]:
 
 
 def _run(scan: Scan) -> Hashable:
-    """Return what scans of one run have in common: their series, or their files."""
+    """Return what the scans of one run have in common: their series, or their files."""
     return scan.series.uid or scan.series.files or id(scan)
 
 
-#: What is said meanwhile.
-LOOKING = "Looking for scans..."
+#: Shown while searching.
+LOOKING = "Searching for scans..."
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Loaded:
     Parameters
     ----------
     volume : Scan
-        The scan; a large one has read only what the display window needed.
+        The scan; for a large one, only what the display window needs has been read.
     drawn : Drawn
         Its display window.
     """
@@ -170,7 +170,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Warned:
-    """A sentence that the user should see."""
+    """A sentence for the user."""
 
     text: str
 
@@ -180,7 +180,7 @@ ReadStep = str | Loaded | Warned
 
 
 def find_steps(stop: threading.Event, paths: Sequence[str]) -> Generator[str, None, Found]:
-    """Look for scans by their headers.
+    """Find scans by their headers.
 
     Raises
     ------
@@ -194,10 +194,10 @@ def find_steps(stop: threading.Event, paths: Sequence[str]) -> Generator[str, No
 def read_steps(
     stop: threading.Event, scans: Sequence[Scan], errors: Sequence[InputError] = ()
 ) -> Generator[ReadStep, None, None]:
-    """Read scans: before each a line for the user is yielded, after it `Loaded`.
+    """Read scans: yields a line for the user before each, and `Loaded` after it.
 
-    What cannot be read is left out, and a `Warned` says so at the end; ``errors`` are those met
-    earlier.
+    Unreadable scans are skipped, and a `Warned` at the end reports them; ``errors`` are those
+    found earlier.
 
     Raises
     ------
@@ -237,16 +237,16 @@ def has_several(found: Found) -> bool:
 
 
 class SeriesChooser(Dialog):
-    """Lists scans with a picture of each; `chosen` tells which are wanted.
+    """Lists scans with a thumbnail of each; `chosen` returns the ticked ones.
 
     Parameters
     ----------
     found : Found
-        What there is.
+        The scans.
     parent : QWidget, optional
-        The window it belongs to.
+        The parent window.
     worklist : bool
-        Offer to go through all of them as a worklist, see `as_worklist`.
+        Offer to open all of them as a worklist, see `as_worklist`.
     """
 
     def __init__(self, found: Found, parent: QWidget | None = None, *, worklist: bool = False):
@@ -254,7 +254,7 @@ class SeriesChooser(Dialog):
         self.setWindowTitle("Choose scans to open")
         self._scans = found.scans
         self._alone: Scan | None = None
-        #: Whether all scans are wanted, as a worklist.
+        #: Whether the user asked for all scans as a worklist.
         self.as_worklist = False
         self._tasks = TaskHost(self)
         self.table = self._table()
@@ -348,7 +348,7 @@ class SeriesChooser(Dialog):
         self.accept()
 
     def done(self, result: int) -> None:
-        """Close, stop drawing pictures and remember the size."""
+        """Close, stop drawing thumbnails and store the size."""
         self._tasks.stop_all()
         settings.remember("chooser_size", f"{self.width()}x{self.height()}")
         super().done(result)
@@ -407,7 +407,7 @@ _FILTER = (
 )
 
 
-# What napari asks about when such a file is dropped on its canvas.
+# The types for which napari asks when such a file is dropped on its canvas.
 _DEFAULT_FOR = ("*.nii", "*.nii.gz", "*.dcm")
 
 
@@ -417,7 +417,7 @@ def dropped_paths(mime: QMimeData) -> list[str]:
 
 
 def ask_for_scan(parent: QWidget, folder: bool) -> list[str]:
-    """Paths chosen in a dialog, for files or for one folder; empty where it was cancelled."""
+    """Paths chosen in a dialog, for files or for one folder; empty if it was cancelled."""
     start = settings.last_folder("open")
     if folder:
         chosen = QFileDialog.getExistingDirectory(parent, "Open a folder of scans", start)
@@ -440,17 +440,17 @@ def become_default_reader() -> None:
 
 
 class ScanOpener(QObject):
-    """Finds scans in a worker, asks which to open where there are several, and adds layers."""
+    """Finds scans in a worker, asks which to open if there are several, and adds layers."""
 
-    #: A line about what is going on.
+    #: A line about the current step.
     message = Signal(str)
     #: Work that can be cancelled began (True) or ended (False).
     busy = Signal(bool)
     #: The first layer was added; others may follow.
     began = Signal(object)
-    #: list of the layers that were added; empty where nothing was opened.
+    #: list of the added layers; empty if nothing was opened.
     opened = Signal(object)
-    #: list of paths, `Found`: the user wants all that is there as a worklist.
+    #: list of paths, `Found`: the user chose to open all scans as a worklist.
     listed = Signal(object, object)
 
     def __init__(self, viewer: ViewerModel, tasks: TaskHost, parent: QWidget):
@@ -462,11 +462,11 @@ class ScanOpener(QObject):
         self._layers: list[Image] = []
         self._paths: list[str] = []
         self._reported: set[str] = set()
-        #: The dialog that is open, if any.
+        #: The open dialog, if any.
         self.chooser: SeriesChooser | None = None
 
     def menu(self, parent: QWidget) -> QMenu:
-        """Menu with the two dialogs, and the offer to read such files from now on."""
+        """Menu with the two dialogs, and the offer to always open such files with this plugin."""
         menu = QMenu(parent)
         menu.addAction("Files...", lambda: self.open(ask_for_scan(parent, folder=False)))
         menu.addAction("Folder...", lambda: self.open(ask_for_scan(parent, folder=True)))
@@ -475,7 +475,7 @@ class ScanOpener(QObject):
         return menu
 
     def open(self, paths: Sequence[str]) -> None:
-        """Open what is in files or folders, after asking where it is more than one scan."""
+        """Open scans in files or folders, after asking which if there is more than one."""
         if not paths or self._task is not None or self.chooser is not None:
             return
         first = Path(paths[0])
@@ -486,7 +486,7 @@ class ScanOpener(QObject):
         task.returned.connect(lambda found: self._ask(task, found))
 
     def cancel(self) -> None:
-        """Stop looking or reading; what is read already stays."""
+        """Stop searching or reading; scans read so far stay open."""
         if self._task is not None:
             task, self._task = self._task, None
             task.stop()
@@ -562,7 +562,7 @@ class ScanOpener(QObject):
 
     def _add(self, loaded: Loaded) -> None:
         for text in loaded.volume.warnings:
-            # The stacks of a series have most of theirs in common.
+            # The stacks of a series share most of their warnings.
             if text not in self._reported:
                 warn(text)
             self._reported.add(text)

@@ -1,4 +1,4 @@
-"""What the docks remember between sessions."""
+"""Settings that the docks store between sessions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _store() -> QSettings:
 
 
 def recall(key: str, default: Value) -> Value:
-    """Remembered value, of the default's type; the default where there is none that fits."""
+    """Return a stored value of the default's type; the default if there is no valid one."""
     try:
         value = _store().value(key)
         if value is None:
@@ -35,16 +35,16 @@ def recall(key: str, default: Value) -> Value:
 
 
 def remember(key: str, value: str | float | None) -> None:
-    """Keep a text, number or truth value."""
+    """Store a text, number or truth value."""
     _store().setValue(key, value)
 
 
 def last_folder(kind: str) -> str:
-    """Folder used last for "open", "export" or "training"; the home folder at first."""
+    """Folder used last for "open", "export" or "training"; initially the home folder."""
     folder = recall(f"folder/{kind}", "")
     return folder if folder and os.path.isdir(folder) else str(Path.home())
 
 
 def remember_folder(kind: str, folder: str | Path) -> None:
-    """Keep a folder for `last_folder`."""
+    """Store a folder for `last_folder`."""
     remember(f"folder/{kind}", str(folder))

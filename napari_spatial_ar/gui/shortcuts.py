@@ -1,4 +1,4 @@
-"""Keys of the Review dock: one table of them, and how they are bound."""
+"""Keyboard shortcuts of the Review dock: a table of them, and how they are bound."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ __all__ = ["EXPLAIN_KEY", "MODE_KEY", "SHORTCUTS", "SIDE_KEY", "ShortcutsDialog"
 
 #: Keys that napari gives to no layer and to no menu.
 MODE_KEY, SIDE_KEY, EXPLAIN_KEY = "H", "G", "Q"
-#: Key and what it does, as shown to people.
+#: Key and its action, as shown to users.
 SHORTCUTS: tuple[tuple[str, str], ...] = (
     (MODE_KEY, "Results: heatmap and outline, outline, filled, heatmap, off"),
     (SIDE_KEY, "Scan and results side by side, and back"),
     (EXPLAIN_KEY, "Explain the patch under the cursor: freeze it, or follow the mouse again"),
     ("N", "Next flagged region"),
     ("P or Shift+N", "Previous flagged region"),
-    ("K", "Keep the region: it is a finding then"),
+    ("K", "Keep the region as a finding"),
     ("U", "Mark the region as unsure"),
-    ("R", "Reject the region; again: take it back"),
+    ("R", "Reject the region; press again to undo"),
     ("W", "Open the next unread scan of the worklist"),
-    ("D", "Mark the chosen scan of the worklist as done; again: take it back"),
+    ("D", "Mark the chosen scan of the worklist as done; press again to undo"),
     ("Alt+1, 2, 3", "Axial, coronal, sagittal slices"),
-    ("Left, Right", "Slice before, slice after (napari)"),
+    ("Left, Right", "Previous slice, next slice (napari)"),
     ("Ctrl+R", "Fit the view to the window (napari)"),
 )
 
@@ -56,18 +56,18 @@ def bind(
     *,
     while_visible: QWidget | None = None,
 ) -> None:
-    """Let a key call a bound method, from docks and from the viewer's canvas.
+    """Bind a key to a method, in docks and from the viewer's canvas.
 
     Parameters
     ----------
     viewer : napari.Viewer
-        Whose canvas takes the key.
+        Whose canvas receives the key.
     scopes : sequence of QWidget
         The docks: the key works in them but in text fields.
     key : str
         Such as ``"H"`` or ``"Shift+N"``.
     slot : bound method
-        Not kept alive by the viewer.
+        Held by weak reference.
     while_visible : QWidget, optional
         On the canvas the key works only while this can be seen.
     """
@@ -92,7 +92,7 @@ class ShortcutsDialog(Dialog):
         super().__init__(parent)
         self.setWindowTitle("Keys of the Review dock")
         self.table = QTableWidget(len(SHORTCUTS), 2)
-        self.table.setHorizontalHeaderLabels(["Key", "What it does"])
+        self.table.setHorizontalHeaderLabels(["Key", "Action"])
         self.table.verticalHeader().hide()
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)

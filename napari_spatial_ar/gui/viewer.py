@@ -1,4 +1,4 @@
-"""A viewer's slice in view, its right way up, and R, L, A, P, S, I at its edges."""
+"""A viewer's current slice, its orientation, and the letters R, L, A, P, S, I at its edges."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ __all__ = [
 
 V = TypeVar("V")
 
-# Axis shown across the screen last: sagittal slices show anterior on the left.
+# Axis shown across the screen last: sagittal slices have anterior on the left.
 _ORDER: dict[Plane, tuple[int, int, int]] = {
     "axial": (0, 1, 2),
     "coronal": (1, 0, 2),
@@ -58,9 +58,9 @@ _ORDER: dict[Plane, tuple[int, int, int]] = {
 
 
 def viewer_itself(viewer: V) -> V:
-    """Return the viewer behind the proxy that napari hands plugins.
+    """Return the viewer behind the proxy that napari passes to plugins.
 
-    What it gives are proxies too: a layer that was added by it is not the layer in the viewer.
+    The proxy returns proxies too: a layer added through it is not the layer in the viewer.
     """
     own: V = getattr(viewer, "__wrapped__", viewer)
     return own
@@ -97,7 +97,7 @@ def fit_view(viewer: ViewerModel, layer: Layer) -> None:
 
 
 def _canvas_size(viewer: ViewerModel, ndim: int) -> npt.NDArray[np.float64]:
-    """Height and width that a layer may take, in pixels; 0 where napari does not tell."""
+    """Maximum height and width of a layer in pixels; 0 if napari does not state it."""
     known = getattr(getattr(viewer, "canvas", None), "size", None)
     return np.zeros(ndim) if known is None or ndim != 2 else 0.95 * np.asarray(known)
 
@@ -110,7 +110,7 @@ def _index_along(viewer: ViewerModel, layer: Layer, axis: int) -> int:
 
 
 def view_index(viewer: ViewerModel, layer: Layer) -> tuple[int, int] | None:
-    """Layer axis and index that are in view; None in 3-D display."""
+    """Layer axis and index in view; None in 3-D display."""
     hidden = [a - (viewer.dims.ndim - layer.ndim) for a in viewer.dims.not_displayed]
     hidden = [a for a in hidden if a >= 0]
     if viewer.dims.ndisplay != 2 or len(hidden) != 1:
@@ -122,14 +122,14 @@ def slice_in_view(viewer: ViewerModel, layer: Layer, geometry: Geometry) -> int:
     """Acquired slice (from 0, file order) at the viewer's point."""
     if layer.ndim != 3:
         return 0
-    # Counting backwards twice is counting forwards: slice_position is its own inverse.
+    # Reversing twice is the identity: slice_position is its own inverse.
     return geometry.slice_position(_index_along(viewer, layer, geometry.display_slice_axis))
 
 
 def shows_slices(
     viewer: ViewerModel, layer: Layer, geometry: Geometry, indices: Collection[int]
 ) -> bool:
-    """Whether anything of acquired slices ``indices`` is in view."""
+    """Whether any part of acquired slices ``indices`` is in view."""
     view = view_index(viewer, layer)
     if view is None or view[0] != geometry.display_slice_axis:
         return bool(indices)
@@ -148,7 +148,7 @@ def go_to_slice(viewer: ViewerModel, layer: Image, geometry: Geometry, index: in
 
 
 def go_to_voxel(viewer: ViewerModel, layer: Layer, at: tuple[int, int, int]) -> None:
-    """Show a voxel of a layer with axes (S, P, L) in the plane in view, in the middle of it."""
+    """Show a voxel of a layer with axes (S, P, L) in the current plane, centred."""
     world = [float(value) for value in layer.data_to_world(at)]
     first = viewer.dims.ndim - 3
     viewer.dims.set_point(range(first, first + 3), world)
@@ -157,15 +157,15 @@ def go_to_voxel(viewer: ViewerModel, layer: Layer, at: tuple[int, int, int]) -> 
 
 
 def show_acquired_plane(viewer: ViewerModel, geometry: Geometry) -> None:
-    """Turn a 2-D view to the plane the slices were acquired in, and fit it to the window."""
+    """Turn a 2-D view to the plane of acquisition, and fit it to the window."""
     if viewer.dims.ndisplay == 2:
         show_plane(viewer, geometry.plane)
 
 
 def show_scan(viewer: ViewerModel, layer: Layer) -> None:
-    """Show a hidden scan in the plane of its slices, where no Review dock does.
+    """Show a hidden scan in the plane of its slices, if there is no Review dock to do it.
 
-    In this order: of a large scan, only the slice in view is read, and no other plane of it.
+    The order matters: of a large scan, only the slice in view is read, and no other plane.
     """
     geometry = geometry_of(layer)
     if geometry is not None:
@@ -174,7 +174,7 @@ def show_scan(viewer: ViewerModel, layer: Layer) -> None:
 
 
 def show_plane(viewer: ViewerModel, plane: Plane) -> None:
-    """Show slices of a plane in 2-D, at the point that is in view, fitted to the window."""
+    """Show slices of a plane in 2-D, at the current point, fitted to the window."""
     dims = viewer.dims
     if dims.ndim < 3:
         return
@@ -186,7 +186,7 @@ def show_plane(viewer: ViewerModel, plane: Plane) -> None:
 
 
 def plane_in_view(viewer: ViewerModel) -> Plane | None:
-    """Plane that is in view, whichever way it is turned; None in 3-D display."""
+    """Plane in view, in any orientation; None in 3-D display."""
     dims = viewer.dims
     if dims.ndisplay != 2 or dims.ndim < 3:
         return None
@@ -195,9 +195,9 @@ def plane_in_view(viewer: ViewerModel) -> Plane | None:
 
 
 def keep_upright(viewer: ViewerModel) -> None:
-    """Draw superior at the top, whatever plane is shown; napari counts downwards."""
+    """Draw superior at the top in every plane; napari's axes point down."""
     dims = viewer.dims
-    # Of the layers: before napari 0.9 the viewer's own axes did not take their names.
+    # Set on the layers: before napari 0.9 the viewer's own axes did not adopt their names.
     if dims.ndim < 3 or not any(tuple(layer.axis_labels) == AXES for layer in viewer.layers):
         return
     vertical = dims.order[-2] - (dims.ndim - 3)
@@ -209,15 +209,15 @@ def keep_upright(viewer: ViewerModel) -> None:
     )
 
 
-# Letters for the way against and along each RAS axis.
+# Letters for the negative and positive direction of each RAS axis.
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
-# RAS axis and sign in which each axis of (S, P, L) grows.
+# RAS axis and sign of each axis of (S, P, L).
 _GROWS = ((2, 1.0), (1, -1.0), (0, -1.0))
 
 
-# A second letter tells that slices are tilted by more than about 20 degrees.
+# A second letter marks slices tilted by more than about 20 degrees.
 _TILT = 0.35
 
 
@@ -232,7 +232,7 @@ class Edges:
 
 
 def axis_directions(geometry: Geometry) -> npt.NDArray[np.float64]:
-    """Where the axes of a scan's layer grow to in the patient.
+    """Directions of the axes of a scan's layer in the patient.
 
     Parameters
     ----------
@@ -277,13 +277,13 @@ def edge_letters(
     displayed : (int, int)
         Axis of (S, P, L) drawn along the screen's vertical, and along its horizontal.
     orientation2d : (str, str)
-        Where the two axes grow to on the screen: "down" or "up", "right" or "left", as the
-        camera has it.
+        Directions of the two axes on the screen: "down" or "up", "right" or "left", as set in
+        the camera.
 
     Returns
     -------
     Edges
-        An axial slice drawn the usual way has R on the left and A at the top.
+        An axial slice in the usual orientation has R on the left and A at the top.
     """
     vertical, horizontal = (directions[axis] for axis in displayed)
     down, right = _letters(vertical), _letters(horizontal)
@@ -320,12 +320,12 @@ _MOVES = ("scale", "rotate", "shear", "affine", "visible")
 
 
 class PatientMarks:
-    """Keeps letters, slice number, scale bar and the way up in step with what a viewer shows.
+    """Keeps letters, slice number, scale bar and orientation in step with what a viewer shows.
 
     Parameters
     ----------
     viewer : napari.Viewer
-        The viewer; not kept alive by this.
+        The viewer; held by weak reference.
     """
 
     def __init__(self, viewer: ViewerModel):
@@ -334,10 +334,10 @@ class PatientMarks:
         self._followed: Layer | None = None
         self._held = False
         self._overlays = _text_overlays(viewer)
-        #: Units of layers that were given others, as they came.
+        #: Original units of layers whose units were changed.
         self._units: WeakKeyDictionary[Layer, tuple[Unit, ...]] = WeakKeyDictionary()
         self.edges: Edges | None = None
-        #: "Slice 4 of 12", in the plane in view and in file order; "" where no slice of it is seen.
+        #: "Slice 4 of 12", in the plane in view and in file order; "" if no slice of it is visible.
         self.place = ""
         # napari holds these by weak reference.
         if self._overlays is not None:
@@ -368,7 +368,7 @@ class PatientMarks:
             self.refresh()
 
     def refresh(self, event: Event | None = None) -> None:
-        """Bring letters and scale bar up to date."""
+        """Update letters and scale bar."""
         viewer = self._viewer()
         if viewer is None:
             return
@@ -382,16 +382,16 @@ class PatientMarks:
         self._on_point()
 
     def _agree_on_units(self, viewer: ViewerModel, scan: Layer | None) -> None:
-        """Let all layers count in the unit of the scan in view.
+        """Set the units of all layers to that of the scan in view.
 
-        Where one counts in millimetres and another in pixels, as a picture does, or what another
-        plugin adds, napari warns of it and draws no scale. Lengths are the same, only what they
-        are called: what is not in view need not be called right.
+        If one layer has millimetres and another pixels, like an image or a layer from another
+        plugin, napari warns and draws no scale bar. Only the name of the unit changes, not the
+        lengths, so units of layers out of view need not be right.
         """
         if scan is None:
             return
         seen = self._units.get(scan, scan.units)
-        wanted = (seen[0],) * (3 - len(seen)) + tuple(seen)[-3:]  # of a picture, as if of a stack
+        wanted = (seen[0],) * (3 - len(seen)) + tuple(seen)[-3:]  # an image counts as a stack
         for layer in viewer.layers:
             own = self._units.get(layer, tuple(layer.units))
             asked = wanted[-len(own) :]
@@ -403,20 +403,20 @@ class PatientMarks:
                 layer.units = units
 
     def _on_point(self, event: Event | None = None) -> None:
-        """Write which slice is in view, counted as on a scanner and as in the docks."""
+        """Show the number of the slice in view, counted as on a scanner and as in the docks."""
         viewer = self._viewer()
         if viewer is None:
             return
         self.place = _place(viewer, self._followed)
         if self._overlays is not None:
-            # A text that is set is drawn anew, also where it is the same.
+            # Setting a text redraws it even if it is unchanged.
             overlay = self._overlays["slice"]
             if self.place and overlay.text != self.place:
                 overlay.text = self.place
             overlay.visible = bool(self.place)
 
     def _scan_in_view(self, viewer: ViewerModel) -> Layer | None:
-        """Scan that the letters speak of: the chosen, else the selected, else the topmost."""
+        """Scan described by the letters: the chosen one, else the selected, else the topmost."""
         wanted = [self._chosen, viewer.layers.selection.active, *reversed(list(viewer.layers))]
         for layer in wanted:
             if layer is not None and layer in viewer.layers and layer.visible and is_scan(layer):
@@ -428,12 +428,12 @@ class PatientMarks:
             getattr(layer.events, name).connect(self.refresh)
 
     def _hold(self, event: Event | None = None) -> None:
-        """Let napari draw a layer that comes not before it agrees with the others on units."""
+        """Keep napari from drawing a new layer before its units agree with the others."""
         viewer = self._viewer()
         if viewer is not None and len(viewer.layers) and hasattr(viewer.layers, "batched_update"):
             self._held = True
             viewer.layers.events.begin_batch()
-            # Also where something else fails in between.
+            # Also if something else fails in between.
             QTimer.singleShot(0, self._release)
 
     def _release(self) -> None:
@@ -441,7 +441,7 @@ class PatientMarks:
         if viewer is None or not self._held:
             return
         self._held = False
-        # napari collects garbage here, for layers that went: half a second where torch is loaded.
+        # napari collects garbage here for removed layers: half a second if torch is loaded.
         thawed = gc.get_freeze_count() == 0
         if thawed:
             gc.freeze()
@@ -464,7 +464,7 @@ class PatientMarks:
         self._show_guides()
 
     def _show_guides(self) -> None:
-        """Show a scale bar where there are millimetres; in 3-D, arrows in place of letters."""
+        """Show a scale bar if there are millimetres; in 3-D, arrows in place of letters."""
         viewer, geometry = self._viewer(), geometry_of(self._followed)
         if viewer is None or geometry is None:
             return
@@ -565,7 +565,7 @@ def _place(viewer: ViewerModel, layer: Layer | None) -> str:
 
 
 def _straight(layer: Layer) -> bool:
-    """Whether a layer is still drawn along its own axes, not turned or mirrored by the user."""
+    """Whether a layer is still aligned with its own axes, not rotated or mirrored by the user."""
     turned = layer.affine.affine_matrix[:-1, :-1] @ layer.rotate
     return bool(
         np.allclose(turned, np.eye(layer.ndim))
@@ -578,7 +578,7 @@ _attended: WeakKeyDictionary[ViewerModel, PatientMarks] = WeakKeyDictionary()
 
 
 def patient_marks(viewer: ViewerModel) -> PatientMarks:
-    """Return a viewer's marks, made when first asked for; they last as long as the viewer."""
+    """Return a viewer's marks, created on first use; they last as long as the viewer."""
     if viewer not in _attended:
         _attended[viewer] = PatientMarks(viewer)
     return _attended[viewer]

@@ -126,7 +126,7 @@ def test_a_model_name_that_no_file_system_takes_is_told_before_the_fit(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("schema = 1\nseed = 99999999999\n", "no place for what the recipe says of seed"),
+        ("schema = 1\nseed = 99999999999\n", "no field for the recipe's seed"),
         ("a = " + "[" * 20_000, "it is nested too deeply"),
     ],
 )
@@ -152,7 +152,7 @@ def test_layers_of_values_too_large_for_scores_are_told(dock: Make, notes: list[
     made = dock(scan=False)
     made.viewer.add_image(1e300 * np.random.default_rng(0).random((3, 9, 9)), name="odd")
     made.score("volume")
-    assert notes == ["the layer 'odd' holds values that are not numbers."]
+    assert notes == ["the layer 'odd' contains values that are not numbers."]
     assert not made.running
 
 

@@ -163,7 +163,7 @@ def comparison(window: QWidget, lab: Any) -> QDialog:
 def weights(window: QWidget, lab: Any) -> QDialog:
     made = WeightsDialog("dinov3_vits16", window)
     made.progress.show()
-    made.note.set_text("86 MB of 86 MB have arrived. " * 3)
+    made.note.set_text("86 MB of 86 MB downloaded. " * 3)
     return made
 
 

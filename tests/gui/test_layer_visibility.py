@@ -269,7 +269,7 @@ def test_a_scan_deleted_with_work_by_hand_comes_back_with_it(person: Person) -> 
     person.look()
     assert layers.isdisjoint(viewer.layers)
     assert not dock.shelf.isHidden()
-    assert dock.shelf.note.text() == "Deleted with strokes, decisions or comments: A."
+    assert dock.shelf.note.text() == "Deleted with manual edits, decisions or comments: A."
     b = person.open("BB")
     person.score()
     assert not region.visible

@@ -241,7 +241,7 @@ def test_a_folder_of_three_series_asks_and_opens_what_is_ticked(
 ) -> None:
     made = dock(scan=False, show=True)
     made.scan.opener.open([str(study)])
-    assert made.scan.note.text() == "Looking for scans..."
+    assert made.scan.note.text() == "Searching for scans..."
     assert made.scan.cancel_button.isVisible()
     qtbot.waitUntil(lambda: made.scan.opener.chooser is not None, timeout=10_000)
     dialog = made.scan.opener.chooser
@@ -373,7 +373,7 @@ def test_looking_on_the_canvas_can_be_cancelled(
         if not isinstance(dialog, QProgressDialog):
             QTimer.singleShot(50, press_cancel)
             return
-        assert dialog.labelText() == "Looking for scans..."
+        assert dialog.labelText() == "Searching for scans..."
         qtbot.mouseClick(dialog.findChild(QPushButton), LEFT)
 
     QTimer.singleShot(50, press_cancel)

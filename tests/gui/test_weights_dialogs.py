@@ -155,7 +155,7 @@ def test_what_arrives_is_told_and_every_dock_hears_of_it(
     with qtbot.waitSignal(getting.finished, timeout=10_000):
         hub.gate.set()
     assert news == got == [DEFAULT_BACKBONE]
-    assert notes == [f"The weights of {DEFAULT_BACKBONE} are here."]
+    assert notes == [f"The weights of {DEFAULT_BACKBONE} are installed."]
     assert dict(model_access.backbone_names())[DEFAULT_BACKBONE]
 
 

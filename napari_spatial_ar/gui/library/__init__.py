@@ -1,1 +1,1 @@
-"""The dialog of models: what is there, what each is, and what can be done with it."""
+"""The dialog of models: which there are, what each is, and actions on it."""

@@ -72,7 +72,7 @@ _CHOOSE = "Choose..."
 _LARGEST = 8192
 
 
-# Settings: what was said of the last checkpoint.
+# Settings: the latest entries for a checkpoint.
 _MODALITY, _BACKBONE = "checkpoint/modality", "checkpoint/backbone"
 
 
@@ -80,17 +80,17 @@ _DILATIONS, _SIZE = "checkpoint/dilations", "checkpoint/size"
 
 
 class CheckpointDialog(Dialog):
-    """Asks for name, modality, backbone, dilations and, where the file lacks it, the size.
+    """Asks for name, modality, backbone, dilations and, if the file lacks it, the size.
 
-    Fields hold what the file and the name of its folder say, or else what was said of the last
-    checkpoint.
+    Fields are filled from the file and the name of its folder, or else with the latest entries for
+    a checkpoint.
 
     Parameters
     ----------
     found : ReferenceCheckpoint
-        What the file says.
+        Contents of the file.
     parent : QWidget
-        The window it belongs to.
+        The parent window.
     """
 
     def __init__(self, found: ReferenceCheckpoint, parent: QWidget):
@@ -132,7 +132,7 @@ class CheckpointDialog(Dialog):
         select_data(self.backbone, found.folder_backbone or settings.recall(_BACKBONE, ""))
         folder = "-".join(map(str, found.folder_dilations))
         self.dilations.setText(folder or settings.recall(_DILATIONS, ""))
-        # The file says it: shown, and not to be changed.
+        # Known from the file: shown, and not editable.
         self.context.addItem(found.context.capitalize(), found.context)
         self.context.setEnabled(False)
         self.size.setRange(0, _LARGEST)
@@ -186,7 +186,7 @@ class CheckpointDialog(Dialog):
         layout.addWidget(research_line())
 
     def _check(self, *_: object) -> None:
-        """Say what is missing or does not fit; the button waits for it."""
+        """State what is missing or does not match; the button is disabled meanwhile."""
         problem = self._problem()
         self.import_button.setEnabled(not problem)
         self.note.set_text(problem)
@@ -212,12 +212,12 @@ class CheckpointDialog(Dialog):
         if not self.size.value():
             return "Give the size that images were resized to."
         if self.size.value() % patch:
-            return f"{self.size.value()} pixels are no whole patches of {patch}, as {backbone} has."
+            return f"{self.size.value()} pixels is no multiple of the patch size of {backbone}."
         return ""
 
     @property
     def choices(self) -> dict[str, Any]:
-        """What `importing.import_reference` is to be told."""
+        """Arguments of `importing.import_reference`."""
         return {
             "modality": self.modality.currentData(),
             "backbone": self.backbone.currentData(),
@@ -226,7 +226,7 @@ class CheckpointDialog(Dialog):
         }
 
     def accept(self) -> None:
-        """Keep what was said for the next checkpoint, and close."""
+        """Store the entries for the next checkpoint, and close."""
         settings.remember(_MODALITY, self.modality.currentData())
         settings.remember(_BACKBONE, self.backbone.currentData())
         settings.remember(_DILATIONS, self.dilations.text().strip())
@@ -234,7 +234,7 @@ class CheckpointDialog(Dialog):
         super().accept()
 
 
-# Larger models are compared with their sha256 on demand alone: some would fill the memory.
+# Larger models are compared with their sha256 only on request: some would fill the memory.
 _CHECKED_UNASKED = 512 << 20
 
 
@@ -243,7 +243,7 @@ Step = tuple[str, int, int]
 
 
 def once(act: Callable[..., object], *arguments: object) -> Work:
-    """Make a worker's task of one call that cannot be stopped."""
+    """Make a worker's task of a single call that cannot be stopped."""
 
     def work(stop: threading.Event) -> Generator[None, None, object]:
         yield
@@ -255,7 +255,7 @@ def once(act: Callable[..., object], *arguments: object) -> Work:
 def find_entries(
     stop: threading.Event,
 ) -> Generator[list[ModelEntry] | ModelEntry, None, None]:
-    """Yield the list of ``ModelEntry``, and then one by one those that were read whole."""
+    """Yield the list of ``ModelEntry``, and then one by one those that were read completely."""
     from napari_spatial_ar.normative.library import check_entry, list_entries
 
     entries = list_entries()
@@ -270,12 +270,12 @@ def find_entries(
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
-    except OSError:  # deleted at this moment
+    except OSError:  # deleted in the meantime
         return 0
 
 
 def recheck(folder: Path) -> ModelEntry:
-    """``ModelEntry`` of a model that was read whole, its backbone's weights too."""
+    """``ModelEntry`` of a model that was read completely, with its backbone's weights."""
     from napari_spatial_ar.normative.library import check_entry
 
     return check_entry(folder, weights=True)
@@ -304,7 +304,7 @@ def delete(name: str) -> str:
 
 
 def restore(name: str, new_name: str) -> str:
-    """Take a model out of the trash; see `library.restore_model`."""
+    """Restore a model from the trash; see `library.restore_model`."""
     from napari_spatial_ar.normative.library import restore_model
 
     return restore_model(name, new_name).name
@@ -318,19 +318,19 @@ def trashed() -> list[Trashed]:
 
 
 def export(folder: Path, target: Path, pictures: bool) -> str:
-    """Write a model as one file, in place of any of this name; see `archive.export_model`."""
+    """Write a model as one file, replacing any of this name; see `archive.export_model`."""
     from napari_spatial_ar.normative.archive import export_model
 
     return str(export_model(folder, target, pictures=pictures, overwrite=True))
 
 
 def import_file(source: Path, name: str) -> str | ReferenceCheckpoint:
-    """Take a model in, under its own name where none is given; see `importing.import_model`.
+    """Import a model, under its own name if none is given; see `importing.import_model`.
 
     Returns
     -------
     str or ReferenceCheckpoint
-        Its name; of a checkpoint of the paper's authors what it says, for the rest must be asked.
+        Its name; for a checkpoint of the paper's authors its contents, to be completed by the user.
     """
     from napari_spatial_ar.normative.importing import import_model, is_reference_checkpoint
     from napari_spatial_ar.normative.reference_checkpoint import read_reference_checkpoint
@@ -341,17 +341,17 @@ def import_file(source: Path, name: str) -> str | ReferenceCheckpoint:
 
 
 def import_checkpoint(source: Path, choices: dict[str, Any], name: str) -> str:
-    """Make a model of a checkpoint; see `importing.import_reference`."""
+    """Create a model from a checkpoint; see `importing.import_reference`."""
     from napari_spatial_ar.normative.importing import import_reference
 
     return import_reference(source, name, **choices).parent.name
 
 
 def calibrate(folder: Path, normals: Path, name: str) -> Work:
-    """Make a task that calibrates the user's model ``name``, or a new copy of that name.
+    """Make a task that calibrates the user's model ``name``, or a new copy with that name.
 
-    It yields (what is done, slices done, slices in all) at times, and gives the name; None where
-    it was stopped. See `calibrate.recalibrate_steps`.
+    It yields (what is done, slices done, slices in all) at intervals, and returns the name; None
+    if it was stopped. See `calibrate.recalibrate_steps`.
     """
 
     def work(
@@ -380,9 +380,9 @@ class Comparison:
     Parameters
     ----------
     result : ModelComparison
-        Figures; its files are gone.
+        Figures; its files are deleted.
     png : bytes
-        The picture.
+        The image.
     """
 
     result: ModelComparison
@@ -392,12 +392,12 @@ class Comparison:
 def compare(
     stop: threading.Event, first: Path, second: Path, volume: Scan
 ) -> Generator[object, None, Comparison | None]:
-    """Score a scan with two models, yielding (model, slices done, slices in all) at times.
+    """Score a scan with two models, yielding (model, slices done, slices in all) at intervals.
 
     Returns
     -------
     Comparison or None
-        None where it was stopped.
+        None if it was stopped.
     """
     from napari_spatial_ar.normative.model import load_model
     from napari_spatial_ar.review.model_comparison import comparison_steps
@@ -405,7 +405,7 @@ def compare(
     yield None
     one, other = load_model(first), load_model(second)
     if one.header.backbone == other.header.backbone:
-        # Once is enough: a large one fills a small workstation.
+        # One model at a time: a large one takes much of a small workstation's memory.
         other.backbone = one.backbone
     with TemporaryDirectory() as folder:
         steps = comparison_steps(one, other, volume, folder)
@@ -425,43 +425,43 @@ _FOLDER = "models"
 
 
 _PICTURES = (
-    "Take the pictures of the card along? They show slices of the normal scans of the fit, which "
-    "are slices of patients."
+    "Include the images of the model card? They show slices of the normal scans of the fit, that "
+    "is, of patients."
 )
 
 
 @dataclass(frozen=True)
 class _Action:
-    """One change: ``act(*arguments, name)`` gives a name, which ``said`` tells the user."""
+    """One change: ``act(*arguments, name)`` returns a name, which ``said`` shows to the user."""
 
     doing: str
     message: str
     act: Callable[..., Any]
     arguments: tuple[object, ...] = ()
     name: str | None = None
-    #: What can be undone when it is done; None where it stays as before.
+    #: Model whose deletion can be undone afterwards; None if that does not change.
     undo: str | None = None
     changes: bool = True
-    #: Whether ``act`` gives a task that tells its steps and can be stopped.
+    #: Whether ``act`` returns a task that reports its steps and can be stopped.
     steps: bool = False
 
 
 class LibraryActions(QObject):
-    """Asks what needs asking, works, and tells the docks.
+    """Asks the necessary questions, does the work, and notifies the docks.
 
     Parameters
     ----------
     parent : QWidget
-        The dialog, which questions belong to.
+        The dialog, parent of the questions.
     tasks : TaskHost
-        Where the work is done.
+        Runs the work.
     """
 
     #: A line for the user.
     message = Signal(str)
-    #: Work began or ended.
+    #: Work started or ended.
     busy = Signal(bool)
-    #: Name of the model that was changed or made; before the list is read anew.
+    #: Name of a changed or new model; emitted before the list is read again.
     made = Signal(str)
     #: ``ModelEntry`` that was checked.
     checked = Signal(object)
@@ -473,32 +473,32 @@ class LibraryActions(QObject):
         self._task: Task | None = None
         self._taken = ""
         self._checkpoint: ReferenceCheckpoint | None = None
-        #: Name of the model that was deleted last and can be brought back; "" for none.
+        #: Name of the model that was deleted last and can be restored; "" for none.
         self.undo_name = ""
 
     @property
     def running(self) -> bool:
-        """Whether something is being done."""
+        """Whether work is in progress."""
         return self._action is not None
 
     @property
     def stoppable(self) -> bool:
-        """Whether what is being done can be stopped."""
+        """Whether the current work can be stopped."""
         return self._action is not None and self._action.steps
 
     def stop(self) -> None:
-        """Stop what can be; the models stay as they were."""
+        """Stop the current work if possible; the models do not change."""
         if self.stoppable and self._task is not None:
             self._task.stop()
             self.message.emit("Stopping...")
 
-    # ------------------------------------------------------------------ what can be done
+    # ------------------------------------------------------------------ actions
 
     def rename(self, entry: ModelEntry) -> None:
-        """Ask for a new name and give it."""
+        """Ask for a new name and rename a model."""
         name = self._ask("Rename", f"New name of {entry.name}:", entry.name)
         if name and name != entry.name:
-            message = f"{entry.name} is called {{}} now."
+            message = f"{entry.name} is now named {{}}."
             self._run(_Action("Renaming", message, rename, (entry.name,), name))
 
     def duplicate(self, entry: ModelEntry) -> None:
@@ -509,20 +509,20 @@ class LibraryActions(QObject):
             self._run(_Action("Duplicating", "Copied as {}.", act, (entry.folder,), name))
 
     def delete(self, entry: ModelEntry) -> None:
-        """Move a model to the trash; not asked first, as it can be undone."""
+        """Move a model to the trash, without confirmation since it can be undone."""
         message = "{} is in the trash."
         self._run(_Action("Deleting", message, delete, name=entry.name, undo=entry.name))
 
     def undo(self) -> None:
-        """Bring the model back that was deleted last."""
+        """Restore the model that was deleted last."""
         if self.undo_name:
             self.restore(self.undo_name)
 
     def restore(self, name: str) -> None:
-        """Bring a deleted model back."""
+        """Restore a deleted model."""
         undo = "" if name == self.undo_name else None
         act = restore
-        self._run(_Action("Restoring", "{} is back.", act, (name,), name, undo=undo))
+        self._run(_Action("Restoring", "{} is restored.", act, (name,), name, undo=undo))
 
     def export(self, entry: ModelEntry) -> None:
         """Ask for a file and write the model to it."""
@@ -539,7 +539,7 @@ class LibraryActions(QObject):
         self._run(_Action("Exporting", message, export, arguments, changes=False))
 
     def import_file(self) -> None:
-        """Ask for a file and take the model in."""
+        """Ask for a file and import the model."""
         chosen, _ = QFileDialog.getOpenFileName(
             self.parent(), "Import a model", settings.last_folder(_FOLDER), _SOURCES
         )
@@ -549,7 +549,7 @@ class LibraryActions(QObject):
             self._run(_Action("Importing", "Imported as {}.", act, (Path(chosen),), ""))
 
     def _import_checkpoint(self, found: ReferenceCheckpoint) -> None:
-        """Ask for what a checkpoint does not say, and take it in."""
+        """Ask for what a checkpoint does not contain, and import it."""
         dialog = CheckpointDialog(found, self.parent())
 
         def take_in() -> None:
@@ -561,12 +561,12 @@ class LibraryActions(QObject):
         dialog.open()
 
     def check(self, entry: ModelEntry) -> None:
-        """Read a model whole, its backbone too."""
+        """Read a model completely, with its backbone."""
         act = recheck
         self._run(_Action("Checking", "", act, (entry.folder,), changes=False))
 
     def calibrate(self, entry: ModelEntry) -> None:
-        """Ask for a folder of normal scans and measure the model on them."""
+        """Ask for a folder of normal scans and calibrate the model on them."""
         start = settings.last_folder("training")
         title = "Normal scans that the model was not trained on"
         normals = QFileDialog.getExistingDirectory(self.parent(), title, start)
@@ -578,14 +578,14 @@ class LibraryActions(QObject):
             message = "{} is calibrated on these scans."
             self._run(_Action("Calibrating", message, act, arguments, name=name, steps=True))
 
-    # ------------------------------------------------------------------ how it is done
+    # ------------------------------------------------------------------ execution
 
     def _ask(self, title: str, label: str, proposed: str) -> str:
         name, accepted = QInputDialog.getText(self.parent(), title, label, text=proposed)
         return name.strip() if accepted else ""
 
     def _pictures(self, entry: ModelEntry) -> bool | None:
-        """Ask whether to hand on pictures of patients, where there are any; None to cancel."""
+        """Ask whether to include images of patients, if there are any; None to cancel."""
         if not any(entry.folder.glob("*.png")):
             return False
         buttons = QMessageBox.StandardButton
@@ -652,7 +652,7 @@ class LibraryActions(QObject):
         if checkpoint is not None:
             self._import_checkpoint(checkpoint)
         if action is not None and taken:
-            label = f"There is a model {taken} already. Another name:"
+            label = f"A model named {taken} already exists. Another name:"
             name = self._ask(action.doing, label, f"{taken}-2")
             if name:
                 self._run(replace(action, name=name))

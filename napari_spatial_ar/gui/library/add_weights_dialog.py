@@ -1,4 +1,4 @@
-"""Adding weights that are on this machine, of a known backbone or as one of the user's own."""
+"""Adding weights from this machine, for a known backbone or as one of the user's own."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ _FILES = (
     "config.json);;All files (*)"
 )
 _OWN = "Another, under a name of its own"
-_ASKED = "Its files do not say all that is needed. Fill in what stands above, and add it again."
-_INVITATION = "Choose a file or folder, or drop one here. Its kind is detected from its content."
+_ASKED = "Its files do not state everything needed. Fill in the fields above and add it again."
+_INVITATION = "Choose a file or folder, or drop one here. Its type is detected from its content."
 
 
 class AddWeightsDialog(Dialog):
-    """Takes a file or folder of weights; asks for what its files do not say.
+    """Adds a file or folder of weights; asks for what its files do not state.
 
     Parameters
     ----------
     backbone : str
-        What they are thought to be of; "" where nothing is known.
+        The expected backbone; "" if unknown.
     parent : QWidget
-        The window it belongs to.
+        The parent window.
     """
 
     #: Name of the backbone whose weights were added.
@@ -136,7 +136,7 @@ class AddWeightsDialog(Dialog):
             made.setAutoDefault(False)
         self.add_button.setDefault(True)
 
-    # ------------------------------------------------------------------ what is added
+    # ------------------------------------------------------------------ file or folder
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Accept a file or folder."""
@@ -144,7 +144,7 @@ class AddWeightsDialog(Dialog):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        """Take what was dropped."""
+        """Accept what was dropped."""
         event.acceptProposedAction()
         self.path.setText(dropped_paths(event.mimeData())[0])
 
@@ -159,7 +159,7 @@ class AddWeightsDialog(Dialog):
             self.path.setText(chosen)
 
     def _on_path(self) -> None:
-        """Guess by its name what it is; what was asked of another file is asked no more."""
+        """Guess the backbone from the name; hide fields shown for another file."""
         path = Path(self.path.text().strip())
         named = model_access.named_by(path)
         if named:
@@ -179,12 +179,12 @@ class AddWeightsDialog(Dialog):
     # ------------------------------------------------------------------ adding
 
     def overrides(self) -> dict[str, Any]:
-        """Return what the visible fields hold, as arguments of `BackboneOverrides`.
+        """Return the contents of the visible fields, as arguments of `BackboneOverrides`.
 
         Raises
         ------
         InputError
-            If a field of numbers holds none.
+            If a field of numbers has none.
         """
         overrides: dict[str, Any] = {}
         if not self.backbone.currentData():
@@ -199,7 +199,7 @@ class AddWeightsDialog(Dialog):
         return overrides
 
     def add(self, *_: object, overwrite: bool = False) -> None:
-        """Add what is chosen."""
+        """Add the chosen file or folder."""
         if self._task is not None:
             return
         try:
@@ -242,7 +242,7 @@ class AddWeightsDialog(Dialog):
         if self._taken:
             self._taken = False
             name = self.name.text().strip()
-            text = f"There is another backbone {name} already. Replace it? Models that were fitted "
+            text = f"Another backbone named {name} already exists. Replace it? Models fitted "
             buttons = QMessageBox.StandardButton
             if QMessageBox.question(self, "Add weights", f"{text}with it will not score.") == (
                 buttons.Yes
@@ -258,15 +258,15 @@ def _stacked(layout: QLayout) -> QWidget:
 
 
 def _proposed(path: Path) -> str:
-    """Propose a name for a backbone of the user's own, by where its weights lie."""
-    # As the hub's client lays repositories out: models--owner--name/snapshots/revision/file.
+    """Suggest a name for a backbone of the user's own, from the location of its weights."""
+    # The layout of the hub client's cache: models--owner--name/snapshots/revision/file.
     cached = [part for part in path.parts if part.startswith("models--")]
     plain = path.parent.name if path.stem.split(".")[0] in _PLAIN else path.stem
     name = cached[-1].split("--")[-1] if cached else plain
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._").lower()
 
 
-#: File names that say nothing.
+#: File names that are not informative.
 _PLAIN = ("model", "pytorch_model", "open_clip_model", "open_clip_pytorch_model", "config")
 
 

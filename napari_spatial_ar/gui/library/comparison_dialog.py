@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["ComparisonDialog"]
 
 _NO_SCAN = "No scan is chosen: open one in the Review dock."
-_PLACEHOLDER = "Both models' heatmaps of the slices that they find most unusual come here."
+_PLACEHOLDER = "Both models' heatmaps of the slices that they find most unusual appear here."
 
 
 class ComparisonDialog(Dialog):
@@ -57,9 +57,9 @@ class ComparisonDialog(Dialog):
     entries : list of ModelEntry
         Models to choose from.
     scan : ScanPanel or None
-        Where the scan is chosen.
+        The list of scans.
     parent : QWidget
-        The window it belongs to.
+        The parent window.
     """
 
     def __init__(self, entries: Sequence[ModelEntry], scan: ScanPanel | None, parent: QWidget):
@@ -127,7 +127,7 @@ class ComparisonDialog(Dialog):
         return self._task is not None
 
     def set_scan(self, layer: Image | None) -> None:
-        """Take a scan layer, or None."""
+        """Set a scan layer, or None."""
         self._layer = layer
         self.scan_note.set_text(
             _NO_SCAN if layer is None else f"Scan: {layer.name}, in the slices as acquired."
@@ -163,7 +163,7 @@ class ComparisonDialog(Dialog):
         self._enable()
 
     def cancel(self) -> None:
-        """Stop after the slice at hand."""
+        """Stop after the current slice."""
         if self._task is not None:
             self._task.stop()
             self.note.set_text("Stopping...")
@@ -212,14 +212,14 @@ class ComparisonDialog(Dialog):
 
 
 def _in_words(result: ModelComparison) -> str:
-    """How far two models agree, in two sentences."""
+    """Describe in two sentences how well two models agree."""
     if result.dice is None:
         outlines = "Neither outlines anything."
     else:
-        outlines = f"What they outline overlaps to {result.dice:.2f} (Dice, 1: the same)."
+        outlines = f"Overlap of their outlines (Dice, 1: identical): {result.dice:.2f}."
     if result.rank_correlation is None:
-        return f"{outlines} A heatmap is the same everywhere, so their order cannot be compared."
+        return f"{outlines} One heatmap is constant, so there is no rank correlation."
     return (
-        f"{outlines} Voxels of the body are in the same order to {result.rank_correlation:.2f} "
-        "(rank correlation, 1: the same)."
+        f"{outlines} Rank correlation over voxels of the body (1: same order): "
+        f"{result.rank_correlation:.2f}."
     )

@@ -62,7 +62,7 @@ _LINK = re.compile(r"(?<!!)\[([^\]\n]*)\]\([^)\n]*\)")
 _PICTURE = re.compile(r"!\[([^\]\n]*)\]\(([^)\n]*)\)")
 
 
-# More pixels would fill the memory: the card of an imported model is not to be trusted.
+# Larger images could fill the memory: the card of an imported model is not to be trusted.
 _MOST_PIXELS = 32_000_000
 
 
@@ -70,14 +70,14 @@ _MARGIN = 12
 
 
 class CardView(QTextBrowser):
-    """Shows Markdown; pictures are PNG files that stand beside it, and links are plain text."""
+    """Shows Markdown; images are PNG files beside it, and links are plain text."""
 
     def __init__(self, parent: QWidget | None = None):
         super().__init__(parent)
         self.setOpenLinks(False)
         self.setAccessibleName("Model card")
         self.setToolTip(tooltip("models.card"))
-        # Always: the width that pictures get would depend on the text's length otherwise.
+        # Always: otherwise the width of images would depend on the text's length.
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
         self._text = ""
         self._folder = Path()
@@ -94,10 +94,10 @@ class CardView(QTextBrowser):
     def _picture(self, found: re.Match[str]) -> str:
         if self._file(found[2]) is not None:
             return found[0]
-        return f"*{found[1]} (not shown: no picture in the model's folder)*"
+        return f"*{found[1]} (not shown: not an image in the model's folder)*"
 
     def _file(self, target: str) -> Path | None:
-        """PNG of the model's folder that is meant; None for any other path or address."""
+        """PNG in the model's folder for a link; None for any other path or address."""
         if set(target) & set("/\\:") or not target.lower().endswith(".png"):
             return None
         file = self._folder / target
@@ -107,7 +107,7 @@ class CardView(QTextBrowser):
         self._width = self.viewport().width()
         self.document().clear()
         feature = QTextDocument.MarkdownFeature
-        # PyQt5 makes a mere number of the two.
+        # PyQt5 returns a plain number.
         features = feature(feature.MarkdownDialectGitHub | feature.MarkdownNoHTML)
         self.document().setMarkdown(self._text, features)
         for frame in self.document().rootFrame().childFrames():
@@ -121,9 +121,9 @@ class CardView(QTextBrowser):
             self._draw()
 
     def loadResource(self, kind: int, name: QUrl) -> QImage:
-        """Read a picture of the model's folder; nothing else is ever read.
+        """Read an image of the model's folder; nothing else is ever read.
 
-        Anything else is an empty picture and not None, for which Qt would look by itself.
+        Anything else becomes an empty image, not None, for which Qt would search by itself.
         """
         file = self._file(name.toString()) if name.isRelative() else None
         if file is not None:
@@ -142,7 +142,7 @@ class CardView(QTextBrowser):
 
 
 def _tidy(table: QTextTable) -> None:
-    """Draw single lines, and no headings where a table has none: Markdown must have a row."""
+    """Draw thin lines, and no heading if a table has none: Markdown requires a heading row."""
     form = table.format()
     form.setBorderCollapse(True)
     form.setBorder(1)
@@ -153,7 +153,7 @@ def _tidy(table: QTextTable) -> None:
         table.removeRows(0, 1)
 
 
-#: What a state is called.
+#: Names of states.
 STATES = {
     "unchecked": "Not checked",
     "ok": "OK",
@@ -169,13 +169,13 @@ _CARD = "README.md"
 _LONGEST = 1 << 18
 
 
-_NO_CARD = "This model has no card. Its file says:"
+_NO_CARD = "This model has no card. Its file contains:"
 
 
-_NOT_CALIBRATED = "nothing: no threshold is known for a share of normal tissue"
+_NOT_CALIBRATED = "nothing: thresholds for shares of normal tissue are unknown"
 
 
-_NOTHING = "This program cannot read what the file says of the model."
+_NOTHING = "This program cannot read the model's description in its file."
 
 
 class ModelDetails(QWidget):
@@ -206,7 +206,7 @@ class ModelDetails(QWidget):
             return
         origin = "released with the package" if entry.released else "yours"
         self.title.setText(f"{entry.name} ({origin})")
-        # The advice about weights is for the command line.
+        # The entry's own advice about weights is for the command line.
         hint = model_access.weights_hint(name, header) if header is not None else ""
         self.state.set_text(f"{STATES[entry.state]}. {hint or entry.advice}")
         self.card.show_card(entry.folder, _card(entry))
@@ -227,7 +227,7 @@ def _facts(header: ModelHeader | None) -> str:
         "Modality": header.modality.upper(),
         "Method": header.method,
         "Backbone": header.backbone.name,
-        "Slices / patients": trained_on(header) or "not known",
+        "Slices / patients": trained_on(header) or "unknown",
         "Calibrated on": calibrated_on(header) or _NOT_CALIBRATED,
         "File": f"format {header.format_version}",
     }
@@ -236,7 +236,7 @@ def _facts(header: ModelHeader | None) -> str:
 
 
 def trained_on(header: ModelHeader) -> str:
-    """Say how many slices / patients a fit had; "" where the file does not say."""
+    """Format the slices / patients of a fit; "" if the file does not state them."""
     training = header.training
     if "images" not in training or "subjects" not in training:
         return ""
@@ -244,7 +244,7 @@ def trained_on(header: ModelHeader) -> str:
 
 
 def calibrated_on(header: ModelHeader) -> str:
-    """Say how many patients a calibration rests on; "" without one."""
+    """Format the number of patients of a calibration; "" without one."""
     calibration = header.calibration
     if calibration is None:
         return ""
@@ -272,7 +272,7 @@ _WIDEST_NAME = 180
 class ModelTable(QTreeWidget):
     """Lists ``ModelEntry`` values and keeps the chosen one chosen."""
 
-    #: Another model is chosen, or what is known of it changed.
+    #: Another model was chosen, or information about the chosen one changed.
     chosen = Signal()
 
     def __init__(self) -> None:
@@ -297,7 +297,7 @@ class ModelTable(QTreeWidget):
         return [self.topLevelItem(row).data(0, _ROLE) for row in range(self.topLevelItemCount())]
 
     def set_entries(self, entries: list[ModelEntry]) -> None:
-        """List models anew; the chosen one stays so, else that in its place is."""
+        """List models again; the chosen one stays chosen, else the one in its row."""
         before, row = self.entry, self.indexOfTopLevelItem(self.currentItem())
         with QSignalBlocker(self):
             self.clear()
@@ -313,7 +313,7 @@ class ModelTable(QTreeWidget):
         self.chosen.emit()
 
     def update_entry(self, entry: ModelEntry) -> None:
-        """Show what was found of a model since it was listed."""
+        """Update a model with what was found since it was listed."""
         for place, known in enumerate(self.entries):
             if known.folder == entry.folder:
                 item = self.topLevelItem(place)
@@ -322,7 +322,7 @@ class ModelTable(QTreeWidget):
                     self.chosen.emit()
 
     def choose(self, name: str) -> bool:
-        """Choose the first model of a name; False where there is none."""
+        """Choose the first model with a name; False if there is none."""
         found = self.findItems(name, Qt.MatchFlag.MatchExactly, 0)
         if found:
             self.setCurrentItem(found[0])
@@ -337,7 +337,7 @@ class ModelTable(QTreeWidget):
                 header.modality.upper(),
                 header.method,
                 header.backbone.name,
-                trained_on(header) or "not known",
+                trained_on(header) or "unknown",
                 calibrated_on(header) or "no",
             )
         texts = (entry.name, STATES[entry.state], *known, _added(entry))
@@ -363,7 +363,7 @@ class LibraryDialog(Dialog):
     Parameters
     ----------
     parent : QWidget
-        The window it belongs to, in which the Review dock is looked for.
+        The parent window, in which the Review dock is searched.
     """
 
     def __init__(self, parent: QWidget):
@@ -433,7 +433,7 @@ class LibraryDialog(Dialog):
         layout.addWidget(self.buttons)
         layout.addWidget(research_line())
         for made in self.findChildren(QPushButton):
-            # Enter in the list would press one of them.
+            # Otherwise Enter in the list would press one of them.
             made.setAutoDefault(False)
 
     def _connect(self) -> None:
@@ -465,9 +465,9 @@ class LibraryDialog(Dialog):
     # ------------------------------------------------------------------ what is shown
 
     def refresh(self, *_: object) -> None:
-        """List the models anew, and read them whole one after the other."""
+        """List the models again, and then read them completely one by one."""
         if self._listing is not None:
-            # What it still finds may be of before the change.
+            # Its remaining results may be outdated by the change.
             self._listing.stop()
             self._listing.progressed.disconnect(self._on_found)
             self._listing.failed.disconnect(self._on_failed)
@@ -492,7 +492,7 @@ class LibraryDialog(Dialog):
             self._wanted = ""
 
     def _on_failed(self, error: Exception) -> None:
-        self.note.set_text(report(error, "Looking for models"))
+        self.note.set_text(report(error, "Listing models"))
 
     def _on_listed(self) -> None:
         self._listing = None
@@ -527,7 +527,7 @@ class LibraryDialog(Dialog):
     def _on_made(self, name: str) -> None:
         self._wanted = name
 
-    # ------------------------------------------------------------------ what the buttons do
+    # ------------------------------------------------------------------ actions of the buttons
 
     def _on_entry(self, act: Callable[[ModelEntry], None]) -> None:
         if self.table.entry is not None:
@@ -552,11 +552,11 @@ class LibraryDialog(Dialog):
         self._on_entry(self.library.export)
 
     def check(self) -> None:
-        """Read the chosen model whole."""
+        """Read the chosen model completely."""
         self._on_entry(self.library.check)
 
     def calibrate(self) -> None:
-        """Measure the chosen model on other normal scans."""
+        """Calibrate the chosen model on other normal scans."""
         self._on_entry(self.library.calibrate)
 
     def compare(self) -> None:
@@ -579,7 +579,7 @@ class LibraryDialog(Dialog):
         self.library.restore(action.data())
 
     def reject(self) -> None:
-        """Close, unless a model is being changed: nobody would be told how it ended."""
+        """Close, unless a model is being changed, whose result would go unreported."""
         if not self.library.running:
             super().reject()
 
@@ -593,7 +593,7 @@ class LibraryButton(QPushButton):
         self.clicked.connect(self.open)
 
     def open(self) -> None:
-        """Show the dialog, or bring the one that is open to the front."""
+        """Show the dialog, or bring the open one to the front."""
         window = _main_window(self)
         dialog = window.findChild(LibraryDialog) or LibraryDialog(window)
         dialog.show()
@@ -602,7 +602,7 @@ class LibraryButton(QPushButton):
 
 
 def _main_window(widget: QWidget) -> QWidget:
-    """Window that a dock belongs to, also where it floats; the widget's own outside of one."""
+    """Window of a dock, even if it floats; without one the widget's own."""
     parent = widget.parentWidget()
     while parent is not None and not isinstance(parent, QMainWindow):
         parent = parent.parentWidget()

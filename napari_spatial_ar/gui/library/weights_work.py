@@ -1,4 +1,4 @@
-"""What the dialogs of weights do in workers; torch is imported here, when it is first needed."""
+"""Workers of the dialogs of weights; torch is imported here, on first use."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Run = Generator[None, None, object]
 
 
 class Arrived:
-    """How many bytes have arrived, of how many: written by one thread and read by another."""
+    """How many bytes have been downloaded, of how many: written in one thread, read in another."""
 
     def __init__(self) -> None:
         self.done = self.total = 0
 
     def put(self, done: int, total: int) -> None:
-        """Take what the download tells."""
+        """Record the progress of the download."""
         self.done, self.total = done, total
 
 
 def measure(name: str) -> Work:
-    """Make a task that gives about how many bytes the weights of a backbone take."""
+    """Make a task that returns the approximate size of a backbone's weights in bytes."""
 
     def work(stop: threading.Event) -> Run:
         from napari_spatial_ar.normative.backbones.backbone import weights_bytes
@@ -40,18 +40,18 @@ def measure(name: str) -> Work:
 
 
 def fetch(name: str, token: str, keep: bool, arrived: Arrived) -> Work:
-    """Make a task that fetches weights and gives where they are; None where it was stopped.
+    """Make a task that downloads weights and returns their location; None if it was stopped.
 
     Parameters
     ----------
     name : str
         The backbone.
     token : str
-        Of the model hub; "" for the one that its client keeps.
+        Token of the model hub; "" for the one stored by its client.
     keep : bool
-        Hand the token to the hub's client, to be kept, once it has served.
+        Pass the token to the hub's client for storage, once it has worked.
     arrived : Arrived
-        Is told how far it is.
+        Records the progress.
     """
 
     def work(stop: threading.Event) -> Run:
@@ -75,14 +75,14 @@ def fetch(name: str, token: str, keep: bool, arrived: Arrived) -> Work:
 
 
 def _keep(token: str) -> None:
-    """Let the hub's client keep a token where it keeps its own."""
+    """Store a token where the hub's client keeps its own."""
     import huggingface_hub
 
     huggingface_hub.login(token=token, skip_if_logged_in=False)
 
 
 def add(source: Path, name: str, overrides: dict[str, Any], overwrite: bool) -> Work:
-    """Make a task that adds weights and gives the backbone's name; see `weights.add`.
+    """Make a task that adds weights and returns the backbone's name; see `weights.add`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What of the Review dock the worklist may use."""
+"""The parts of the Review dock that the worklist uses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ReviewContext"]
 
 
 class ReviewContext(Protocol):
-    """The Review dock, as its worklist sees it."""
+    """The Review dock, as seen by its worklist."""
 
     viewer: Viewer
     scan: ScanPanel

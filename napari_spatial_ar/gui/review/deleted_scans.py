@@ -1,4 +1,4 @@
-"""Scans that were deleted with work by hand on them, and the way back."""
+"""Deleted scans with manual work, and how to restore them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["DeletedScan", "DeletedScans"]
 
 @dataclass(frozen=True, eq=False)
 class DeletedScan:
-    """A deleted scan, and the sessions in which something was drawn, decided or written."""
+    """A deleted scan, and its sessions with manual edits, decisions or comments."""
 
     layer: Image
     sessions: tuple[Session, ...]
 
 
 class DeletedScans(QWidget):
-    """Holds deleted scans until they are brought back or discarded; hidden while there are none.
+    """Holds deleted scans until they are restored or discarded; hidden while there are none.
 
-    napari cannot be asked not to delete a layer, and its scan, strokes and decisions are one piece
-    of work: so they are kept together.
+    napari cannot be kept from deleting a layer, and a scan, its manual edits and decisions are one
+    piece of work, so they are held together.
     """
 
-    #: A `DeletedScan` scan is wanted back in the viewer.
+    #: A `DeletedScan` is to be restored to the viewer.
     wanted = Signal(object)
 
     def __init__(self) -> None:
@@ -49,21 +49,21 @@ class DeletedScans(QWidget):
         self._update_text()
 
     def put(self, sessions: Sequence[Session]) -> None:
-        """Take sessions of scans that were deleted."""
+        """Add the sessions of deleted scans."""
         layers = dict.fromkeys(session.layer for session in sessions)
         for layer in layers:
             self.held.append(DeletedScan(layer, tuple(s for s in sessions if s.layer is layer)))
         self._update_text()
 
     def bring_back(self) -> None:
-        """Give back the scan that was deleted last."""
+        """Restore the scan that was deleted last."""
         if self.held:
             last = self.held.pop()
             self._update_text()
             self.wanted.emit(last)
 
     def discard(self) -> None:
-        """Let the scan that was deleted last go for good."""
+        """Discard the scan that was deleted last permanently."""
         if self.held:
             self.held.pop()
             self._update_text()
@@ -71,6 +71,6 @@ class DeletedScans(QWidget):
     def _update_text(self) -> None:
         self.setVisible(bool(self.held))
         if self.held:
-            others = f" Before it: {len(self.held) - 1}." if len(self.held) > 1 else ""
+            others = f" Earlier: {len(self.held) - 1} more." if len(self.held) > 1 else ""
             name = self.held[-1].layer.name
-            self.note.set_text(f"Deleted with strokes, decisions or comments: {name}.{others}")
+            self.note.set_text(f"Deleted with manual edits, decisions or comments: {name}.{others}")

@@ -37,7 +37,7 @@ __all__ = ["MODES", "Display", "DisplayPanel", "Mode", "SideBySide"]
 Mode = Literal["both", "outline", "fill", "heatmap", "off"]
 
 
-#: In the order in which the key goes through them.
+#: In the order in which the key cycles through them.
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
@@ -61,9 +61,9 @@ _BAR_LINES = 9
 
 
 def unit_overlay(viewer: ViewerModel) -> TextOverlay | None:
-    """Text beside the colour bars of a viewer; None before napari 0.9, whose views have one text.
+    """Text beside the colour bars of a viewer; None before napari 0.9, whose views share one text.
 
-    It is made once for a viewer.
+    It is created once per viewer.
     """
     canvas = getattr(viewer, "canvas", None)
     if canvas is None or not hasattr(canvas, "overlays"):
@@ -78,22 +78,22 @@ def unit_overlay(viewer: ViewerModel) -> TextOverlay | None:
 
 
 class Display(QObject):
-    """Draws heatmap and mask of the chosen scan in one of `MODES`, in the colours that were chosen.
+    """Draws heatmap and mask of the chosen scan in one of `MODES`, in the chosen colours.
 
-    Colours and opacity are remembered; the mode is not, so that no session begins with results
-    that are not drawn.
+    Colours and opacity are stored; the mode is not, so that no session begins with results that
+    are not drawn.
 
     Parameters
     ----------
     viewer : napari.Viewer
-        Where the layers are.
+        The viewer.
     visibility : LayerVisibility
-        What shows and hides them.
+        Shows and hides the layers.
     parent : QObject
         The owner.
     """
 
-    #: Mode, colours or opacity are others, whoever changed them.
+    #: Mode, colours or opacity changed, whoever changed them.
     changed = Signal()
     #: Results are to be drawn whose layer the user has deleted.
     missed = Signal()
@@ -101,7 +101,7 @@ class Display(QObject):
     def __init__(self, viewer: ViewerModel, visibility: LayerVisibility, parent: QObject):
         super().__init__(parent)
         self._without_bar: list[ref[Image]] = []
-        # Its own, so that it ends with the dock.
+        # A timer of its own, so that it ends with the dock.
         self._bar_timer = QTimer(self)
         self._bar_timer.setSingleShot(True)
         self._bar_timer.timeout.connect(self._show_colorbars)
@@ -131,11 +131,11 @@ class Display(QObject):
 
     @property
     def mode(self) -> Mode:
-        """As the layers stand, which may have been shown or hidden in napari's own list."""
+        """The mode of the layers, which may have been shown or hidden in napari's own list."""
         return self._mode
 
     def set_mode(self, mode: Mode) -> None:
-        """Draw the results in another way."""
+        """Draw the results in another mode."""
         self._mode = mode
         heatmap, mask = self._layers()
         if self._session is not None and (
@@ -149,7 +149,7 @@ class Display(QObject):
         self.changed.emit()
 
     def cycle(self) -> None:
-        """Go on to the next of `MODES`."""
+        """Switch to the next of `MODES`."""
         self.set_mode(MODES[(MODES.index(self.mode) + 1) % len(MODES)])
 
     def _layers(self) -> tuple[Image | None, Labels | None]:
@@ -176,7 +176,7 @@ class Display(QObject):
             layer.opacity = self.opacity
             layer.events.opacity.connect(self._on_opacity)
             layer.events.visible.connect(self._name_unit)
-            # Made in a turn of its own: it takes napari as long as the layer itself.
+            # Created separately: it takes napari as long as the layer itself.
             self._without_bar.append(ref(layer))
             self._bar_timer.start(_BAR_MS)
         else:
@@ -187,13 +187,13 @@ class Display(QObject):
         waiting, self._without_bar = self._without_bar, []
         for held in waiting:
             layer = held()
-            if layer is not None and hasattr(layer, "colorbar"):  # napari before 0.6 has none
+            if layer is not None and hasattr(layer, "colorbar"):  # not before napari 0.6
                 layer.colorbar.visible = True
                 layer.colorbar.events.visible.connect(self._name_unit)
         self._name_unit()
 
     def _name_unit(self, event: Event | None = None) -> None:
-        """Write the unit of the heatmap that is drawn beside its colour bar."""
+        """Write the unit of the drawn heatmap beside its colour bar."""
         if self._unit is None:
             return
         drawn = [
@@ -207,7 +207,7 @@ class Display(QObject):
         self._unit.visible = bool(self._unit.text)
 
     def _follow(self, event: Event | None = None) -> None:
-        """Take the mode from the chosen results, as they are drawn in napari's own controls."""
+        """Read the mode from the chosen results, as drawn in napari's own controls."""
         (heatmap, mask), (_, layer) = self._visibility.drawn, self._layers()
         if mask and layer is not None and layer.contour == 0:
             self._mode = "fill"
@@ -215,7 +215,7 @@ class Display(QObject):
             self._mode = "both" if heatmap else "outline"
         else:
             self._mode = "heatmap" if heatmap else "off"
-        # The dock may be gone before its Python half is.
+        # Qt may delete the dock before its Python half.
         with suppress(RuntimeError):
             self.changed.emit()
 
@@ -274,7 +274,7 @@ class _Grid:
 
 @dataclass(frozen=True)
 class _Before:
-    """What is put back."""
+    """The state to be restored."""
 
     order: tuple[Layer, ...]
     hidden: tuple[Layer, ...]
@@ -291,8 +291,8 @@ def grid_of(viewer: ViewerModel) -> GridCanvas:
 
 
 def _spacer(scan: Image) -> Layer:
-    """Layer that holds a place in a view and draws nothing."""
-    # Lies where the scan does: layers in other units would take the mm from the scale bar.
+    """Layer that occupies a view and draws nothing."""
+    # At the position of the scan: layers in other units would remove the mm from the scale bar.
     return Image(
         np.zeros((2,) * scan.ndim, np.float32),
         name="(place holder)",
@@ -315,14 +315,14 @@ def _leave_out(window: QWidget, layers: Sequence[Layer]) -> None:
 class SideBySide(QObject):
     """Two views with one camera and one slice: the bare scan left, scan and results right.
 
-    napari's grid puts each run of ``stride`` layers of the list into a view, hidden ones counted.
-    So the scan is made the last of its run, by layers that hold places where there are no others,
-    and a second drawing of it, heatmap and mask are the next run. All is put back in the end.
+    napari's grid puts each run of ``stride`` layers of the list into a view, including hidden ones.
+    So the scan is made the last of its run, with placeholder layers if there are not enough others;
+    a second drawing of it, heatmap and mask are the next run. Everything is restored at the end.
 
     Parameters
     ----------
     viewer : napari.Viewer
-        Where the layers are.
+        The viewer.
     parent : QWidget
         The owner, in napari's window.
     """
@@ -348,7 +348,7 @@ class SideBySide(QObject):
 
     @property
     def scan(self) -> Image | None:
-        """Scan that is shown so."""
+        """The scan shown side by side."""
         return self._scan
 
     def start(self, scan: Image, session: Session | None) -> None:
@@ -386,13 +386,13 @@ class SideBySide(QObject):
         before = self._fit()
         grid.stride, grid.shape, grid.spacing = _STRIDE, (1, 2), _SPACING
         grid.enabled = True
-        # The same place, as much nearer or farther as before.
+        # The same centre, with the zoom scaled.
         camera.zoom = self._before.zoom * self._fit() / before
         look_at(viewer, self._before.center)
         self.changed.emit(True)
 
     def stop(self) -> None:
-        """Put layers, grid and view back; which slice is in view stays."""
+        """Restore layers, grid and view, but keep the current slice."""
         before, self._before = self._before, None
         if before is None:
             return
@@ -413,16 +413,16 @@ class SideBySide(QObject):
         layers.selection = {layer for layer in before.selection if layer in layers}
         camera.zoom = before.zoom
         look_at(self._viewer, before.center)
-        with suppress(RuntimeError):  # the dock may be gone before its Python half is
+        with suppress(RuntimeError):  # Qt may delete the dock before its Python half
             self.changed.emit(False)
 
     def follow(self, scan: Layer | None) -> None:
-        """Go back where another scan was chosen."""
+        """Leave the mode when another scan is chosen."""
         if self.active and scan is not self._scan:
             self.stop()
 
     def _fit(self) -> float:
-        """Fit the view to the window, and give its zoom."""
+        """Fit the view to the window, and return its zoom."""
         self._viewer.reset_view()
         return float(camera_of(self._viewer).zoom)
 
@@ -447,7 +447,7 @@ _MODES: dict[Mode, tuple[str, str]] = {
 }
 
 
-_STEPS = 20  # of the opacity
+_STEPS = 20  # of the opacity slider
 
 
 class DisplayPanel(QWidget):
@@ -456,11 +456,11 @@ class DisplayPanel(QWidget):
     Parameters
     ----------
     viewer : napari.Viewer
-        Where the layers are.
+        The viewer.
     visibility : LayerVisibility
-        What shows and hides them.
+        Shows and hides the layers.
     scope : QWidget
-        The dock: keys work anywhere in it but in text fields, and on the viewer's canvas.
+        The dock: keys work anywhere in it except in text fields, and on the viewer's canvas.
     """
 
     def __init__(self, viewer: ViewerModel, visibility: LayerVisibility, scope: QWidget):
@@ -520,7 +520,7 @@ class DisplayPanel(QWidget):
         self.display.set_session(session)
 
     def toggle_views(self) -> None:
-        """Go to two views, or back to one."""
+        """Switch to two views, or back to one."""
         if self.views.active:
             self.views.stop()
         elif self._scan is not None:

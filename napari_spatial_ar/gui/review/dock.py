@@ -34,7 +34,7 @@ __all__ = ["ReviewDock"]
 
 
 class ReviewDock(DockPage):
-    """Dock in which a scan is scored, thresholded and exported.
+    """Dock for scoring, thresholding and exporting a scan.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class ReviewDock(DockPage):
         )
         self.progress, self.cancel_button = self.scoring.progress, self.scoring.cancel_button
         self.score_note, self.p_value_note = self.scoring.note, self.scoring.p_value_note
-        # After the list of scans, which has to know a scan that is to be chosen.
+        # After the list of scans, which must contain a scan before it is chosen.
         self.visibility = LayerVisibility(self.viewer, lambda: self.scorer.sessions, self)
         self.display_panel = DisplayPanel(self.viewer, self.visibility, self)
         self.threshold = ThresholdPanel()
@@ -154,7 +154,7 @@ class ReviewDock(DockPage):
         return self.scorer.running
 
     def _show_session(self, *_: object) -> None:
-        """Bring everything in step with the scan, model and plane that are chosen."""
+        """Update everything for the chosen scan, model and plane."""
         session = self.session
         self.display_panel.set_session(self.scan.layer, session)
         self.visibility.show(self.scan.layer, session)
@@ -180,7 +180,7 @@ class ReviewDock(DockPage):
         self.threshold.form.region.set_scan(self.scan.layer, self.visibility.belongs)
 
     def _update_status(self, *_: object) -> None:
-        """Say how far the scoring of the chosen scan is, and of no other."""
+        """Show the scoring status of the chosen scan, and of no other."""
         loading = "Loading the model..." if self._wanted is not None else ""
         self.score_note.set_text(loading or self.scorer.status_text(self.session))
 
@@ -221,7 +221,7 @@ class ReviewDock(DockPage):
             self.export.report_button.setEnabled(True)  # it cancels
 
     def export_report(self) -> None:
-        """Write a report of the chosen scan, or cancel the one that is being made."""
+        """Write a report of the chosen scan, or cancel the one in progress."""
         self.exporter.report(self.session)
 
     def show_highest(self) -> None:
@@ -238,12 +238,12 @@ class ReviewDock(DockPage):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        """Open what was dropped."""
+        """Open dropped files."""
         event.acceptProposedAction()
         self.scan.opener.open(dropped_paths(event.mimeData()))
 
     def show_worklist(self, paths: Sequence[str] = (), found: Found | None = None) -> None:
-        """Show the worklist, with the scans of files and folders if there are any given."""
+        """Show the worklist, with the scans of files and folders if any are given."""
         self.worklist = show_worklist(self, self.worklist, paths, found or None)
 
     def _on_layer_removed(self) -> None:
@@ -252,7 +252,7 @@ class ReviewDock(DockPage):
         self._enable()
 
     def _bring_back(self, shelved: DeletedScan) -> None:
-        """Put a deleted scan into the viewer again, with what was done to it."""
+        """Restore a deleted scan to the viewer, with all work on it."""
         self.scorer.adopt(shelved.sessions)
         self.viewer.add_layer(shelved.layer)
         for session in shelved.sessions:
@@ -279,7 +279,7 @@ class ReviewDock(DockPage):
     # ------------------------------------------------------------------ scoring
 
     def score(self, what: str, *_: object) -> None:
-        """Score the slice in view (``"slice"``) or all that are left (``"volume"``)."""
+        """Score the slice in view (``"slice"``) or all remaining slices (``"volume"``)."""
         layer, model = self.scan.layer, self.models.model
         if layer is None:
             return
@@ -292,7 +292,7 @@ class ReviewDock(DockPage):
         self._enable()
 
     def cancel(self) -> None:
-        """Stop scoring, or waiting to; what is scored stays."""
+        """Stop scoring, or leave the queue; scores so far are kept."""
         self._wanted = None
         self.scorer.cancel(self.session)
         self._update_status()

@@ -1,4 +1,4 @@
-"""What stands under the cursor: its score at once, the method's explanation from a worker."""
+"""The patch under the cursor: its score immediately, the method's explanation from a worker."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _REST_MS = 30
 
 @dataclass(frozen=True)
 class Place:
-    """Acquired slice, row and column of a pixel of it."""
+    """Acquired slice, and row and column of a pixel in it."""
 
     index: int
     row: int
@@ -55,7 +55,7 @@ class Place:
 
 @dataclass(frozen=True)
 class PatchContext:
-    """What is known of a patch: the slice as it was embedded, its patch, and the explanation."""
+    """What is known about a patch: the embedded slice, its patch, and the explanation."""
 
     session: Session
     embedded: EmbeddedSlice
@@ -64,7 +64,7 @@ class PatchContext:
 
 
 def place_under_cursor(viewer: ViewerModel, session: Session) -> Place | None:
-    """Pixel of a session's scan that the cursor is on; None outside of it and in 3-D display."""
+    """Pixel of a session's scan under the cursor; None outside of it and in 3-D display."""
     layer = session.layer
     if viewer.dims.ndisplay != 2:
         return None
@@ -76,12 +76,12 @@ def place_under_cursor(viewer: ViewerModel, session: Session) -> Place | None:
 
 
 def _follow(explainer: ref[Explainer]) -> Callable[[ViewerModel, Event], None]:
-    """Make what napari calls when the mouse moves; it keeps no dock alive."""
+    """Create the callback for mouse moves; it holds the dock by weak reference."""
 
     def move(viewer: ViewerModel, event: Event) -> None:
         found = explainer()
         if found is not None:
-            with suppress(RuntimeError):  # the dock may be gone before its Python half is
+            with suppress(RuntimeError):  # Qt may delete the dock before its Python half
                 found.refresh()
 
     return move
@@ -93,14 +93,14 @@ class Explainer(QObject):
     Parameters
     ----------
     viewer : napari.Viewer
-        Whose cursor is followed.
+        The viewer whose cursor is followed.
     tasks : TaskHost
         Runs workers.
     parent : QObject
         The owner.
     """
 
-    #: Place, score there (None where it is not scored); None and None where there is no scan.
+    #: Position, and score there (None if not scored); None and None without a scan.
     moved = Signal(object, object)
     #: PatchContext.
     explained = Signal(object)
@@ -108,7 +108,7 @@ class Explainer(QObject):
     found = Signal(object)
     #: A step of the search: FitProgress.
     progressed = Signal(object)
-    #: One sentence on what went wrong.
+    #: One sentence about an error.
     failed = Signal(str)
     #: A search began or ended.
     searching = Signal(bool)
@@ -140,7 +140,7 @@ class Explainer(QObject):
             self.moved.emit(None, None)
 
     def refresh(self) -> None:
-        """Look soon at what is under the cursor."""
+        """Schedule an update for the position of the cursor."""
         if self.on and not self.frozen and self._session is not None:
             self._timer.start(_REST_MS)
 
@@ -153,7 +153,7 @@ class Explainer(QObject):
             self.show(place)
 
     def show(self, place: Place) -> None:
-        """Tell of a place: its score now, the rest when the worker knows."""
+        """Report a position: its score now, the rest when the worker has finished."""
         session = self._session
         if session is None:
             return
@@ -207,10 +207,10 @@ class Explainer(QObject):
             self._again = False
             self._ask()
 
-    # ------------------------------------------------------------------ normal patches like it
+    # ------------------------------------------------------------------ similar normal patches
 
     def search(self, folders: Sequence[str]) -> None:
-        """Find the normal patches that are most like the one explained last."""
+        """Find the normal patches most similar to the one explained last."""
         context = self.last
         if context is None or self._search is not None:
             return
@@ -230,7 +230,7 @@ class Explainer(QObject):
         self.searching.emit(True)
 
     def cancel(self) -> None:
-        """End the search; embeddings made so far stay stored."""
+        """Stop the search; embeddings computed so far stay stored."""
         if self._search is not None:
             self._search.stop()
 
@@ -253,22 +253,22 @@ _ASK = "Move the mouse over the scan."
 
 
 _LIKE = (
-    "This patch, then the most similar normal ones, each of another patient. Cosine distance "
+    "This patch, then the most similar normal ones, each from another patient. Cosine distance "
     "between embeddings: {}"
 )
 
 
 class ExplainPanel(QWidget):
-    """Score, meaning and parts of the patch under the cursor, and normal patches like it.
+    """Score, meaning and parts of the patch under the cursor, and similar normal patches.
 
     Parameters
     ----------
     viewer : napari.Viewer
-        Whose cursor is followed.
+        The viewer whose cursor is followed.
     tasks : TaskHost
         Runs workers.
     scope : QWidget
-        The dock: its key works anywhere in it but in text fields, and on the viewer's canvas.
+        The dock: its key works anywhere in it except in text fields, and on the viewer's canvas.
     """
 
     def __init__(self, viewer: ViewerModel, tasks: TaskHost, scope: QWidget):
@@ -332,7 +332,7 @@ class ExplainPanel(QWidget):
         self._enable()
 
     def toggle(self) -> None:
-        """Open the panel; once it is open, freeze what it shows or follow the mouse again."""
+        """Open the panel; if it is open, freeze its contents or follow the mouse again."""
         if not self.fold.isExpanded():
             self.fold.expand()
         else:
@@ -363,7 +363,7 @@ class ExplainPanel(QWidget):
             self.parts.set_text("")
         else:
             model = self._session.model
-            # All three from 1, as a scanner counts.
+            # All three count from 1, as on a scanner.
             at, line, column = (slice_number(n) for n in (place.index, place.row, place.column))
             self.where.set_text(f"Slice {at}, row {line}, column {column}")
             self.score.set_text(score_sentence(score, model.unit))
@@ -388,7 +388,7 @@ class ExplainPanel(QWidget):
             else tooltip("explain.similar_normal_patches.unknown")
         )
 
-    # ------------------------------------------------------------------ normal patches like it
+    # ------------------------------------------------------------------ similar normal patches
 
     _busy = False
 
@@ -397,7 +397,7 @@ class ExplainPanel(QWidget):
         return f"normals/{getattr(model, 'sha256', '')[:16] or getattr(model, 'name', '')}"
 
     def _folders(self) -> list[str]:
-        """Where the model's normal slices are, as far as is known: else where the last fit's."""
+        """Folder of the model's normal slices, if known, else that of the last fit."""
         if self._session is None:
             return []
         known = settings.recall(self._key(), "") or settings.recall("training_folder", "")
@@ -428,7 +428,7 @@ class ExplainPanel(QWidget):
         if on:
             self.bar.setRange(0, 0)
             self.picture.hide()
-            self.note.set_text("Looking through the normal slices...")
+            self.note.set_text("Searching the normal slices...")
         elif self.note.text().endswith("..."):
             self.note.set_text("")
         self._enable()

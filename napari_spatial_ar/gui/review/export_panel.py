@@ -1,4 +1,4 @@
-"""Saving what was found: what goes along, reports, and files that exist already."""
+"""Export of results: options, reports, and files that exist already."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ _NAMED = 12
 
 
 def may_replace(parent: QWidget, title: str, paths: Sequence[Path]) -> bool:
-    """Ask whether those of the files that exist may be replaced; True where there are none.
+    """Ask whether existing files may be replaced; True if there are none.
 
-    Cancel is what Enter and Escape choose.
+    Enter and Escape cancel.
     """
     there = [path.name for path in paths if os.path.exists(path)]
     if not there:
         return True
     if len(there) == 1:
-        text = f"There is a file named {there[0]} already. Replace it?"
+        text = f"There is already a file named {there[0]}. Replace it?"
     else:
         names = ", ".join(there[:_NAMED]) + (", ..." if len(there) > _NAMED else "")
         text = f"{len(there)} files of an earlier export will be replaced: {names}. Replace them?"
@@ -80,7 +80,7 @@ def may_replace(parent: QWidget, title: str, paths: Sequence[Path]) -> bool:
     return bool(answer == QMessageBox.StandardButton.Yes)
 
 
-#: Setting: whether a report is opened once it is written.
+#: Setting: whether to open a report after writing it.
 OPEN_REPORTS = "open_report"
 
 
@@ -93,20 +93,20 @@ _HTML = "HTML (*.html)"
 _PDF: dict[str, Paper] = {f"PDF, {paper} (*.pdf)": paper for paper in PAPERS}
 
 
-#: Yields lines for the user and gives the page's text, or None where it was stopped.
+#: Yields lines for the user and returns the page's text, or None if it was stopped.
 Steps = Callable[[threading.Event], Generator[str, None, str | None]]
 
 
 @dataclass(frozen=True)
 class ReportFile:
-    """Where a report goes.
+    """Where to write a report, and its format.
 
     Parameters
     ----------
     path : Path
         The file.
     paper : {"A4", "Letter"} or None
-        Of a PDF; None for HTML.
+        Paper of a PDF; None for HTML.
     """
 
     path: Path
@@ -114,15 +114,15 @@ class ReportFile:
 
     @classmethod
     def of(cls, name: str, kind: str) -> ReportFile:
-        """Make it from what a file dialog gives.
+        """Create it from the result of a file dialog.
 
         Parameters
         ----------
         name : str
-            The file, with or without an ending.
+            The file, with or without an extension.
         kind : str
-            The filter. One of PDF outweighs the ending, which may be that of the name offered;
-            a name that ends with .pdf is a PDF whatever the filter.
+            The filter. A PDF filter takes precedence over the extension, which may be that of the
+            suggested name; a name that ends with .pdf is a PDF whatever the filter.
         """
         path = Path(name)
         ending = path.suffix.lower()
@@ -137,14 +137,14 @@ class ReportFile:
 
 
 def ask_for_report(parent: QWidget, name: str) -> ReportFile | None:
-    """Ask where a report goes, and whether what is there may be replaced; None for nowhere.
+    """Ask where to write a report, and whether existing files may be replaced; None if cancelled.
 
     Parameters
     ----------
     parent : QWidget
-        Over which it is asked.
+        The parent window.
     name : str
-        What is offered, with the ending .html; that of a PDF where the last report was one.
+        The suggested name, with the extension .html; a PDF is suggested if the last report was one.
     """
     last = settings.recall(_KIND, _HTML)
     offered = ReportFile.of(name, last).path.name
@@ -154,7 +154,7 @@ def ask_for_report(parent: QWidget, name: str) -> ReportFile | None:
         str(Path(settings.last_folder("export")) / offered),
         ";;".join((_HTML, *_PDF)),
         last,
-        # Asked below, for the name with its ending.
+        # Asked below, for the name with its extension.
         QFileDialog.Option.DontConfirmOverwrite,
     )
     if not chosen:
@@ -174,14 +174,14 @@ class ReportMaker(QObject):
     Parameters
     ----------
     button : QPushButton
-        Says "Cancel report" while there is one.
+        Shows "Cancel report" while there is one.
     tasks : TaskHost
-        Where the worker runs.
+        Runs the worker.
     """
 
     #: A line for the user.
     message = Signal(str)
-    #: A report was begun or ended.
+    #: A report was started or finished.
     changed = Signal()
 
     def __init__(self, button: QPushButton, tasks: TaskHost):
@@ -193,7 +193,7 @@ class ReportMaker(QObject):
 
     @property
     def busy(self) -> bool:
-        """Whether a report is being made."""
+        """Whether a report is being written."""
         return self._task is not None
 
     def cancel(self) -> None:
@@ -203,18 +203,18 @@ class ReportMaker(QObject):
             self.message.emit("Stopping...")
 
     def start(self, file: ReportFile, steps: Steps) -> None:
-        """Make a report and write it, whole or not at all."""
+        """Compile a report and write it, completely or not at all."""
 
         def work(stop: threading.Event) -> Generator[str, None, bool]:
             if file.paper is not None:
-                need_pdf()  # said before the scans are gone through
+                need_pdf()  # fails early, before the scans are processed
             page = yield from steps(stop)
             if page is None or stop.is_set():
                 return False
             if file.paper is None:
                 atomic_write_text(file.path, page)
                 return True
-            yield "Report: setting its pages..."
+            yield "Report: laying out pages..."
             try:
                 data = pdf_of(page, paper=file.paper, stopped=stop.is_set)
             except Cancelled:
@@ -237,7 +237,7 @@ class ReportMaker(QObject):
 
     def _on_written(self, path: Path, written: bool) -> None:
         if not written:
-            show_info("The report was cancelled; nothing is written.")
+            show_info("The report was cancelled; nothing was written.")
             return
         show_info(f"The report is saved in {path.name}.")
         if settings.recall(OPEN_REPORTS, False):
@@ -256,16 +256,16 @@ def scan_report_steps(
     result: Callable[[], Reviewed],
     arguments: Mapping[str, Any],
 ) -> Generator[str, None, str | None]:
-    """Make the report of a scan under review.
+    """Compile the report of a scan under review.
 
     Parameters
     ----------
     session : Session
         The scan and its scores.
     result : callable
-        Gives mask and findings, see `MaskController.result`.
+        Returns mask and findings, see `MaskController.result`.
     arguments : dict
-        Of `gather_results`.
+        For `gather_results`.
     """
     yield "Report: measuring regions..."
     mask, listed = result()
@@ -281,7 +281,7 @@ def scan_report_steps(
 
 
 class ExportPanel(QWidget):
-    """What can be saved of a scored scan."""
+    """Export options of a scored scan."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -322,7 +322,7 @@ class ExportPanel(QWidget):
         return box
 
     def set_scan(self, volume: Scan | None) -> None:
-        """Offer DICOM for scans that came from it."""
+        """Offer DICOM for scans read from it."""
         self.from_dicom = volume is not None and is_from_dicom(volume)
         self.dicom.setEnabled(self.from_dicom)
         self.dicom.setToolTip(
@@ -332,13 +332,13 @@ class ExportPanel(QWidget):
         )
 
     def enable(self, ready: bool) -> None:
-        """Allow to export, or not."""
+        """Enable or disable the export."""
         self.mask_button.setEnabled(ready)
         self.all_button.setEnabled(ready)
         self.report_button.setEnabled(ready)
 
     def extras(self) -> dict[str, bool]:
-        """Arguments of `write_scan_outputs` for what goes along."""
+        """Arguments of `write_scan_outputs` for the ticked options."""
         return {
             "dicom": self.from_dicom and self.dicom.isChecked(),
             "png": self.png.isChecked(),
@@ -359,7 +359,7 @@ def _without_rejected(result: Callable[[], Reviewed]) -> npt.NDArray[np.uint8]:
 
 
 class Exporter:
-    """Asks where to, and writes in a worker."""
+    """Asks for a destination, and writes in a worker."""
 
     def __init__(
         self,
@@ -380,7 +380,7 @@ class Exporter:
         self.reports.message.connect(panel.report_note.set_text)
 
     def mask(self, session: Session | None) -> None:
-        """Ask for a file and save the mask layer as it stands, on the scan's own grid."""
+        """Ask for a file and save the current mask layer, on the scan's own grid."""
         if session is None:
             return
         path = self._ask_for_mask_file()
@@ -391,7 +391,7 @@ class Exporter:
         if path.name.lower().endswith(_DICOM_SUFFIX):
             self._run(
                 partial(self._write_seg, session, path, result, computed),
-                f"The mask is saved in {path.name}. It holds the patient's identity.",
+                f"The mask is saved in {path.name}. It contains the patient's identity.",
             )
             return
         volume = session.volume
@@ -411,14 +411,14 @@ class Exporter:
             str(start),
             ";;".join(kinds),
             "",
-            # Asked below, for the name with its ending.
+            # Asked below, for the name with its extension.
             QFileDialog.Option.DontConfirmOverwrite,
         )
         if not chosen:
             return None
         suffixes = (*_NIFTI_SUFFIXES, _DICOM_SUFFIX)
         if kind == _DICOM_FILTER and chosen.lower().endswith(_NIFTI_SUFFIXES):
-            # The suggested name stands while the user picks another kind of file.
+            # The suggested name remains while the user selects another file type.
             chosen = re.sub(r"(?i)\.nii(\.gz)?$", _DICOM_SUFFIX, chosen)
         elif not chosen.lower().endswith(suffixes):
             chosen += _DICOM_SUFFIX if kind == _DICOM_FILTER else _NIFTI_SUFFIXES[0]
@@ -481,7 +481,7 @@ class Exporter:
         )
 
     def _arguments(self, session: Session) -> dict[str, Any]:
-        """Give what a session's results rest on: arguments of `gather_results`."""
+        """Return what a session's results are based on: arguments of `gather_results`."""
         return {
             "threshold": self._threshold.threshold,
             "fpr": self._threshold.fpr,
@@ -491,7 +491,7 @@ class Exporter:
         }
 
     def report(self, session: Session | None) -> None:
-        """Ask for a file and write a report; or cancel the one that is being made."""
+        """Ask for a file and write a report; or cancel the one in progress."""
         if self.reports.busy:
             self.reports.cancel()
             return
@@ -509,7 +509,7 @@ class Exporter:
         self.reports.start(file, steps)
 
     def _run(self, write: Callable[[], tuple[str, ...] | None], done: str) -> None:
-        """Write in a worker; what it returns, if anything, are sentences that warn."""
+        """Write in a worker; it returns sentences of warnings, if any."""
 
         def work(stop: threading.Event) -> Generator[None, None, tuple[str, ...] | None]:
             yield

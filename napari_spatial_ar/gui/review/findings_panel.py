@@ -1,4 +1,4 @@
-"""The table of flagged regions, and what a reader decides and writes about them."""
+"""The table of flagged regions, with a reader's decisions and comments."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ __all__ = [
 
 
 class CommentEditor(QStyledItemDelegate):
-    """Makes the field of one cell at a time, and opens it again on the row that its finding got.
+    """Creates the editor of one cell at a time, and reopens it on the finding's new row.
 
     Parameters
     ----------
     table : QTableView
-        Where comments are written.
+        The table with the comments.
     """
 
     def __init__(self, table: QTableView):
@@ -71,24 +71,24 @@ class CommentEditor(QStyledItemDelegate):
     def createEditor(
         self, parent: QWidget, option: QStyleOptionViewItem, index: QModelIndex
     ) -> QWidget:
-        """See Qt."""
+        """Create the editor of a comment."""
         self._field = QLineEdit(parent)
         self._field.setFrame(False)
         return self._field
 
     def destroyEditor(self, editor: QWidget, index: QModelIndex) -> None:
-        """See Qt."""
+        """Forget the editor when Qt destroys it."""
         if editor is self._field:
             self._field = None
         super().destroyEditor(editor, index)
 
     @property
     def field(self) -> QLineEdit | None:
-        """The field that is open."""
+        """The open editor."""
         return self._field
 
     def close(self) -> tuple[str, int] | None:
-        """Close the field and give what was typed and where the cursor was; None without one."""
+        """Close the editor and return its text and the cursor position; None without one."""
         field = self._field
         if field is None:
             return None
@@ -97,7 +97,7 @@ class CommentEditor(QStyledItemDelegate):
         return typed
 
     def reopen(self, index: QModelIndex, typed: tuple[str, int]) -> None:
-        """Go on writing in a cell."""
+        """Reopen the editor in a cell."""
         self._table.edit(index)
         if self._field is not None:
             self._field.setText(typed[0])
@@ -135,7 +135,7 @@ def _size(item: ReviewedFinding) -> str:
     if ml is None:
         return f"{item.finding.voxels} vx"
     if ml < 1:
-        # Two figures, as in ml: 0.0063 ml would need more room than there is.
+        # Two digits, as in ml: 0.0063 ml would need more space than there is.
         return f"{float(f'{1000 * ml:.2g}'):g} µl"
     return f"{ml:.0f} ml" if ml >= 10 else f"{ml:.1f} ml"
 
@@ -229,7 +229,7 @@ NUMBER, COMMENT = 0, len(COLUMNS) - 1
 class FindingsModel(QAbstractTableModel):
     """Rows of a `FindingsList`; only comments can be edited."""
 
-    #: Label of a finding, and what was written.
+    #: Label of a finding, and its new comment.
     commented = Signal(int, str)
 
     def __init__(self, parent: QObject | None = None):
@@ -237,9 +237,9 @@ class FindingsModel(QAbstractTableModel):
         self.items: tuple[ReviewedFinding, ...] = ()
 
     def show(self, listed: FindingsList) -> None:
-        """Take the findings of another mask, or another status of the same."""
+        """Set the findings of another mask, or another status of the same ones."""
         if len(listed.items) == len(self.items):
-            # Keeps what is selected or being written.
+            # Preserves the selection and an open editor.
             self.items = listed.items
             if self.items:
                 last = self.index(len(self.items) - 1, COMMENT)
@@ -268,7 +268,7 @@ class FindingsModel(QAbstractTableModel):
         return COLUMNS[section].tooltip if role == Qt.ItemDataRole.ToolTipRole else None
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Text, sorting value and looks of a cell."""
+        """Text, sorting value and appearance of a cell."""
         item, column = self.items[index.row()], COLUMNS[index.column()]
         if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.EditRole):
             return column.text(item)
@@ -290,14 +290,14 @@ class FindingsModel(QAbstractTableModel):
         return None
 
     def flags(self, index: QModelIndex) -> Qt.ItemFlag:
-        """Let comments be edited."""
+        """Make comments editable."""
         flags = super().flags(index)
         return flags | Qt.ItemFlag.ItemIsEditable if index.column() == COMMENT else flags
 
     def setData(
         self, index: QModelIndex, value: object, role: int = Qt.ItemDataRole.EditRole
     ) -> bool:
-        """Hand on what was written."""
+        """Emit an edited comment."""
         if role != Qt.ItemDataRole.EditRole or index.column() != COMMENT:
             return False
         self.commented.emit(self.items[index.row()].finding.label, str(value).strip())
@@ -314,7 +314,7 @@ QHeaderView::section { font-size: 11px; font-weight: normal; padding: 1px; }
 
 
 class FindingsTable(QTableView):
-    """Sorts by any column; a comment is written with a double click."""
+    """Sorts by any column; a comment is edited with a double click."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -349,13 +349,13 @@ class FindingsTable(QTableView):
             widget.setToolTip(tooltip("findings.table"))
 
     def widen(self) -> None:
-        """Give columns the room that their texts need; the last takes what is left."""
+        """Give columns the width that their texts need; the last takes the rest."""
         for index, column in enumerate(COLUMNS[:COMMENT]):
             self.setColumnWidth(index, max(column.width, self.sizeHintForColumn(index)))
 
     @property
     def label_written(self) -> int | None:
-        """Label of the finding whose comment is being typed."""
+        """Label of the finding whose comment is being edited."""
         index = self.currentIndex()
         if self.comments.field is None or not index.isValid():
             return None
@@ -375,14 +375,14 @@ KEYS = {
 
 
 class FindingsPanel(QWidget):
-    """Table of findings, and what a reader says of them.
+    """Table of findings, and a reader's decisions about them.
 
     Parameters
     ----------
     viewer : napari.Viewer
         Where findings are shown.
     scope : QWidget
-        The dock: keys work anywhere in it but in text fields, and on the viewer's canvas.
+        The dock: keys work anywhere in it except in text fields, and on the viewer's canvas.
     """
 
     def __init__(self, viewer: ViewerModel, scope: QWidget):
@@ -429,14 +429,14 @@ class FindingsPanel(QWidget):
         self._show(None)
 
     def connect_masks(self, masks: MaskController) -> None:
-        """Follow what a controller finds."""
+        """Follow the findings of a controller."""
         self._masks = masks
         masks.listed_changed.connect(self._show)
 
     # ------------------------------------------------------------------ what is shown
 
     def warn(self, headline: str) -> None:
-        """Say above the list in what the scan differs from those of the model; "" for nothing."""
+        """Show above the list how the scan differs from the training data; "" for nothing."""
         self._headline = headline
         self.shift_note.set_text(headline if self.model.items else "", "")
 
@@ -461,13 +461,13 @@ class FindingsPanel(QWidget):
         self._update_text()
 
     def _written(self, session: Session | None) -> tuple[tuple[int, int], tuple[str, int]] | None:
-        """Take the comment that is being typed before the list is replaced.
+        """Close an open comment editor before the list is replaced.
 
         Returns
         -------
         ((row, column), (text, cursor)) or None
-            Where the same finding is in the new list and what stands there; None where nothing
-            is typed, or the finding is gone: then its comment comes back with it.
+            Row and column of the same finding in the new list, with its text; None if nothing is
+            being edited, or the finding is gone: then its comment comes back with it.
         """
         listed = FindingsList() if session is None else session.listed
         label = None if listed is self._listed else self.table.label_written
@@ -484,7 +484,7 @@ class FindingsPanel(QWidget):
         return None
 
     def _select_chosen(self) -> None:
-        """Select the row of the finding that is outlined, which may have moved."""
+        """Select the row of the outlined finding, which may have moved."""
         chosen = None if self._session is None else self._session.chosen
         labels = [item.finding.label for item in self.model.items]
         if chosen is None or chosen.label not in labels:
@@ -515,7 +515,7 @@ class FindingsPanel(QWidget):
             self._go_to(self._session, item)
 
     def _go_to(self, session: Session, item: ReviewedFinding) -> None:
-        """Show the finding's voxel nearest to its middle in the slice with the highest score."""
+        """Show the finding's voxel nearest to its centre in the slice with the highest score."""
         geometry = session.geometry
         region = session.listed.region(item.finding.label)
         voxels = np.stack(np.unravel_index(region, geometry.shape), axis=1)
@@ -524,14 +524,14 @@ class FindingsPanel(QWidget):
         z, y, x = (int(value) for value in voxels[nearest])
         go_to_voxel(self._viewer, session.ensure_mask(), geometry.display_index((z, y, x)))
 
-    # ------------------------------------------------------------------ what a reader does
+    # ------------------------------------------------------------------ a reader's decisions
 
     def next(self) -> None:
-        """Go to the next row; to the first where none is chosen."""
+        """Go to the next row; to the first if none is chosen."""
         self._step(1)
 
     def previous(self) -> None:
-        """Go to the row before; to the first where none is chosen."""
+        """Go to the previous row; to the first if none is chosen."""
         self._step(-1)
 
     def _step(self, by: int) -> None:
@@ -549,13 +549,13 @@ class FindingsPanel(QWidget):
         self._decide("unsure")
 
     def reject(self) -> None:
-        """Leave the chosen finding out of what is exported."""
+        """Exclude the chosen finding from exports."""
         self._decide("reject")
 
     def _decide(self, status: Status) -> None:
         item = self.current
         if item is not None and self._masks is not None:
-            # The same again takes it back.
+            # Pressing again undoes it.
             new: Status = "unread" if item.status == status else status
             self._masks.decide(item.finding.label, status=new)
 
@@ -569,7 +569,7 @@ class FindingsPanel(QWidget):
 
 
 def _detail(item: ReviewedFinding) -> str:
-    """Say what has no column."""
+    """Details without a column."""
     place = ""
     if item.finding.centroid_ras_mm is not None:
         x, y, z = item.finding.centroid_ras_mm

@@ -39,9 +39,9 @@ __all__ = ["MaskController", "MaskDrawing", "Reviewed"]
 
 
 class MaskDrawing(QObject):
-    """Draws masks, and tells strokes of the brush from what it drew itself."""
+    """Draws masks, and distinguishes brush edits from what it drew itself."""
 
-    #: A person painted, erased, or undid that.
+    #: A person painted, erased, or undid an edit.
     touched = Signal()
 
     def __init__(self, viewer: ViewerModel, parent: QObject):
@@ -53,7 +53,7 @@ class MaskDrawing(QObject):
         self._coloured: tuple[object, ...] = ()
 
     def layer(self, session: Session) -> Labels:
-        """Return the session's mask layer, and attend to what is painted on it."""
+        """Return the session's mask layer, and connect to its edits."""
         layer = session.ensure_mask()
         if layer is not self._layer:
             if self._layer is not None:
@@ -70,28 +70,28 @@ class MaskDrawing(QObject):
         self._mark_touched()
 
     def _on_view(self, event: Event | None = None) -> None:
-        """Take note of an undo, which has no event of its own: the same slice drawn again."""
+        """Detect an undo, which has no event of its own: the same slice drawn again."""
         point, self._point = self._point, self._viewer.dims.point
         if not self._drawing and point == self._point:
             self._mark_touched()
 
     def _mark_touched(self) -> None:
         self._pending = True
-        # The dock may be gone before its Python half is.
+        # Qt may delete the dock before its Python half.
         with suppress(RuntimeError):
             self.touched.emit()
 
     def collect_strokes(self, session: Session, threshold: float, *, compare: bool = False) -> bool:
-        """Add to the session's strokes what a person changed; False where nothing was.
+        """Add a person's changes to the session's manual edits; False if there were none.
 
         Parameters
         ----------
         session : Session
-            Whose layer is looked at.
+            The session with the layer.
         threshold : float
-            The one that the layer was drawn with, in the model's unit.
+            The one with which the layer was drawn, in the model's unit.
         compare : bool
-            Compare the layer even where no event told of a change.
+            Compare the layer even if no event reported a change.
         """
         if not (self._pending or compare) or session.mask not in self._viewer.layers:
             return False
@@ -109,14 +109,14 @@ class MaskDrawing(QObject):
         return True
 
     def draw(self, session: Session, mask: npt.NDArray[np.uint8]) -> None:
-        """Draw a mask (Z, Y, X) of the whole volume, strokes included."""
+        """Draw a mask (Z, Y, X) of the whole volume, including manual edits."""
         self.layer(session).data[...] = session.geometry.to_display(mask) * np.uint8(IN_MASK)
         self.overlay(session, thumbnail=True)
 
     def overlay(
         self, session: Session, indices: Collection[int] | None = None, *, thumbnail: bool = False
     ) -> None:
-        """Lay strokes over a mask just drawn, number its findings and give each its colour.
+        """Apply manual edits to a new mask, number its findings and give each its colour.
 
         ``indices`` are the acquired slices that were drawn; None for all of them.
         """
@@ -141,13 +141,13 @@ class MaskDrawing(QObject):
         data[painted] = np.where(data[painted] == 0, IN_MASK, data[painted])
         data[voxels(session.strokes.erased)] = 0
         if index is None:
-            # Of a slice alone, which follows each step of the threshold, voxels keep their number.
+            # In a single slice, which follows each step of the threshold, voxels keep their number.
             values = label_values(listed.items, session.chosen)[listed.labels]
             np.put(data, listed.voxels, values * (np.take(data, listed.voxels) != 0))
         drawn[part] = data[part]
 
     def _colour(self, session: Session, layer: Labels) -> None:
-        """Give findings their colours and names, where these are not those that they have."""
+        """Set colours and names of findings, if they changed."""
         items, chosen = session.listed.items, session.chosen
         marks = tuple((i.finding.rank, i.finding.label, i.status) for i in items[:NUMBERED])
         coloured = (layer, marks, None if chosen is None else chosen.label)
@@ -165,7 +165,7 @@ class MaskDrawing(QObject):
             self._drawing = False
 
     def refresh(self, layer: Labels, *, thumbnail: bool = False) -> None:
-        """Show what was drawn."""
+        """Refresh the layer."""
         self._drawing = True
         try:
             layer.refresh(thumbnail=thumbnail, highlight=False, extent=False)
@@ -173,14 +173,14 @@ class MaskDrawing(QObject):
             self._drawing = False
 
 
-# The volume follows when the slider has rested this long, and now and then while scoring.
+# The volume is updated when the slider has not moved for this long, and periodically in scoring.
 _REST_MS = 150
 
 
 _SCORING_MS = 1500
 
 
-# The mask's layer is made this long after the heatmap's: each holds up the viewer for a while.
+# The mask's layer is created this long after the heatmap's: each blocks the viewer for a while.
 _FIRST_MS = 100
 
 
@@ -194,7 +194,7 @@ Reviewed = tuple[npt.NDArray[np.uint8], FindingsList]
 
 
 def reviewed(session: Session, computed: npt.NDArray[np.uint8], strokes: Strokes) -> Reviewed:
-    """Mask with strokes, rejected findings included, and the list of its findings."""
+    """Mask with manual edits, including rejected findings, and the list of its findings."""
     mask, marks = strokes.apply(computed), session.listed.marks
     score, geometry = session.score.nll, session.geometry
     body = session.body.largest(session.score.scored)
@@ -202,7 +202,7 @@ def reviewed(session: Session, computed: npt.NDArray[np.uint8], strokes: Strokes
 
 
 def _same(chosen: Finding | None, listed: FindingsList) -> Finding | None:
-    """Find the finding of a new list that is the chosen one: that with the same peak."""
+    """Find the chosen finding in a new list: the one with the same peak."""
     peak = None if chosen is None else (chosen.peak_score, chosen.peak_slice)
     found = (item.finding for item in listed.items)
     return next((f for f in found if (f.peak_score, f.peak_slice) == peak), None)
@@ -214,16 +214,16 @@ class MaskController(QObject):
     Parameters
     ----------
     viewer, tasks, parent
-        Where layers are, what runs workers, and the owner.
+        The viewer, the host of workers, and the owner.
     region : callable
-        Gives what of a session's scan the mask may cover, see `RegionBox.inside`.
+        Returns the region to which a session's mask is restricted, see `RegionBox.inside`.
     """
 
-    #: list of Finding that are not rejected, for the session that is shown.
+    #: list of Finding that are not rejected, for the displayed session.
     findings_changed = Signal(object)
     #: The session whose `listed`, `chosen` or `strokes` changed, or None.
     listed_changed = Signal(object)
-    #: An exception met in the worker.
+    #: An exception raised in the worker.
     failed = Signal(object)
     #: The region that the mask is restricted to cannot be used: an InputError.
     region_refused = Signal(object)
@@ -255,7 +255,7 @@ class MaskController(QObject):
         return not (self._busy or self._again or self._timer.isActive() or self._first.isActive())
 
     def set_session(self, session: Session | None) -> None:
-        """Work on another scan; None to rest."""
+        """Work on another scan; None to pause."""
         self._collect_strokes()
         self._session = session
         if self._ready() is not None and session is not None:
@@ -274,7 +274,7 @@ class MaskController(QObject):
             self._timer.start(_REST_MS)
 
     def set_settings(self, settings: MaskSettings) -> None:
-        """Change what becomes of the voxels above the threshold, and look at the region again."""
+        """Set how the voxels above the threshold become the mask, and read the region again."""
         self._collect_strokes()
         self.settings = settings
         self._inside = None
@@ -284,7 +284,7 @@ class MaskController(QObject):
             self._timer.start(_REST_MS)
 
     def computed(self, session: Session) -> npt.NDArray[np.uint8]:
-        """Mask that threshold, settings and region give."""
+        """Mask computed from threshold, settings and region."""
         return self._computed(session, self.region(session))
 
     def region(self, session: Session) -> Bools | None:
@@ -311,7 +311,7 @@ class MaskController(QObject):
         )
 
     def slices_scored(self, indices: list[int]) -> None:
-        """Take newly scored slices into the mask."""
+        """Add newly scored slices to the mask."""
         session = self._ready()
         if session is None:
             return
@@ -336,7 +336,7 @@ class MaskController(QObject):
             self._timer.start(_SCORING_MS)
 
     def finish(self) -> None:
-        """Bring the whole volume up to date now."""
+        """Update the whole volume now."""
         if self._ready() is not None:
             self._timer.start(0)
 
@@ -352,7 +352,7 @@ class MaskController(QObject):
     def decide(
         self, label: int, *, status: Status | None = None, comment: str | None = None
     ) -> None:
-        """Give a finding a status or a comment."""
+        """Set the status or comment of a finding."""
         session = self._ready()
         if session is not None:
             self._collect_strokes()
@@ -361,7 +361,7 @@ class MaskController(QObject):
             self._announce(session)
 
     def forget_strokes(self) -> None:
-        """Go back to the mask that the scores give."""
+        """Go back to the mask computed from the scores."""
         session = self._ready()
         if session is not None:
             self._collect_strokes()
@@ -369,9 +369,9 @@ class MaskController(QObject):
             self._timer.start(0)
 
     def result(self, session: Session) -> Callable[[], Reviewed]:
-        """Give what makes the mask and its findings as they stand, strokes of the brush included.
+        """Return a function that computes the current mask and its findings, with manual edits.
 
-        It takes a while, for a worker.
+        It takes a while, so it runs in a worker.
         """
         self.drawing.collect_strokes(session, self._threshold, compare=True)
         return partial(reviewed, session, self.computed(session), session.strokes)
@@ -400,7 +400,7 @@ class MaskController(QObject):
             self._draw_slice(session, layer, at)
             self.drawing.overlay(session, [at])
         else:
-            # Across the acquired slices, what is done per slice waits for the volume.
+            # Across acquired slices, per-slice steps wait for the volume.
             above = geometry.to_display(session.score.nll).take(index, axis) > self._threshold
             backwards = geometry.slice_position(0) != 0
             scored = session.score.scored[::-1] if backwards else session.score.scored

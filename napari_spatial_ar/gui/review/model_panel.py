@@ -1,4 +1,4 @@
-"""The model that scores: the list of models, which one is chosen for a scan, and the one loaded."""
+"""The list of models, which one is chosen for a scan, and which one is loaded."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class ModelChoice(QObject):
         self._box = box
         self._modality = ""
         self._volume: Scan | None = None
-        # Sent for what a person does alone, not for what `follow` does.
+        # Emitted for a person's choice only, not for that of `follow`.
         box.activated.connect(self._on_activated)
 
     def follow(self, layer: Layer | None) -> None:
-        """Choose the model for a scan layer; None leaves all as it is."""
+        """Choose the model for a scan layer; None changes nothing."""
         if layer is None:
             return
         self._volume = volume = scan_of(layer)
@@ -58,14 +58,14 @@ class ModelChoice(QObject):
             self._box.setCurrentIndex(index)
 
     def _best(self) -> int | None:
-        """Item to choose; None where that which is chosen will do."""
+        """Item to choose; None if the current one is suitable."""
         infos = [self._box.itemData(index) for index in range(self._box.count())]
         misfits = {i: self._misfits(info) for i, info in enumerate(infos) if info is not None}
         least = min(misfits.values(), default=None)
         for key in self._keys:
             wanted = settings.recall(key, "")
             for index in misfits:
-                # Picked for such scans; what was picked for a modality has to fit no less well.
+                # A choice stored for a modality must match the scan at least as well.
                 picked = infos[index].name == wanted
                 if picked and (key == self._keys[0] or misfits[index] == least):
                     return index
@@ -74,20 +74,20 @@ class ModelChoice(QObject):
         return next(index for index in misfits if misfits[index] == least)
 
     def _misfits(self, info: ModelEntry) -> tuple[bool, int]:
-        """Whether a model is of another modality, and how much else of the scan does not fit."""
+        """Whether a model has another modality, and how many other differences there are."""
         other = self._modality not in ("unknown", info.modality)
         header = getattr(info, "header", None)
         if header is None or self._volume is None:
             return other, 0
         try:
             seen = self._volume.along(header.selection.cut)
-        except InputError:  # it cannot be cut so: scoring it says why
+        except InputError:  # it has no such slices, which scoring reports
             return other, 1
         return other, len(header_shift(header, seen).reasons)
 
     @property
     def _keys(self) -> tuple[str, ...]:
-        """Where a choice is remembered: for scans of this sequence, and of this modality."""
+        """Setting for a choice: for scans of this sequence, and of this modality."""
         of_modality = f"model/{self._modality}"
         sequence = "" if self._volume is None else self._volume.series.acquisition.sequence
         return (f"{of_modality}/{sequence}", of_modality) if sequence else (of_modality,)
@@ -102,7 +102,7 @@ class ModelChoice(QObject):
 _TOOLTIP = Qt.ItemDataRole.ToolTipRole
 
 
-_NONE = "There is no model yet. Fit one in the Training dock, or take one in by Manage... > Import."
+_NONE = "There is no model yet. Fit one in the Training dock, or import one (Manage... > Import)."
 
 
 class ModelList(QObject):
@@ -111,17 +111,17 @@ class ModelList(QObject):
     Parameters
     ----------
     box, note, weights : QComboBox, Note, WeightsRow
-        What it fills: the list, what there is to know of the chosen model, and the ways to its
-        backbone's weights where they are missing.
+        Widgets that it fills: the list, information about the chosen model, and the ways to get
+        its backbone's weights if they are missing.
     tasks : TaskHost
-        Where models are loaded.
+        Runs the loading.
     """
 
-    #: A model is loaded and ready.
+    #: A model has been loaded.
     loaded = Signal(object)
-    #: Another model is being loaded; none is ready until it is.
+    #: Another model is being loaded; none is ready until then.
     left = Signal()
-    #: The chosen model cannot be loaded; the reason stands in the note.
+    #: The chosen model cannot be loaded; the note contains the reason.
     unusable = Signal()
 
     def __init__(self, box: QComboBox, note: Note, weights: WeightsRow, tasks: TaskHost):
@@ -145,20 +145,20 @@ class ModelList(QObject):
         return entry
 
     def choose(self, name: str) -> bool:
-        """Choose a model by name; False where there is none of that name."""
+        """Choose a model by name; False if there is none of that name."""
         index = self._box.findText(name)
         if index >= 0:
             self._box.setCurrentIndex(index)
         return bool(index >= 0)
 
     def refresh(self) -> None:
-        """Look for models again, keeping the choice."""
+        """List models again, keeping the choice."""
         name = self._box.currentText() if self.info is not None else settings.recall("model", "")
         try:
             infos = model_access.list_models()
         except SpatialARError as error:
             infos = []
-            self._note.set_text(sentence(error, "Looking for models"))
+            self._note.set_text(sentence(error, "Listing models"))
         self._box.blockSignals(True)
         self._box.clear()
         for info in infos:
@@ -190,7 +190,7 @@ class ModelList(QObject):
         self.load(info)
 
     def load(self, info: ModelEntry) -> None:
-        """Load a model; `loaded` follows, at once where it is loaded already."""
+        """Load a model; `loaded` follows, immediately if it is loaded already."""
         self._wanted = info
         self.model = None
         self._note.set_text("Loading...")
@@ -224,7 +224,7 @@ class ModelList(QObject):
 
 
 class ModelPanel(QWidget):
-    """List of models, what is known of the chosen one, and the plane of the slices."""
+    """List of models, information about the chosen one, and the plane of the slices."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ class ModelPanel(QWidget):
         self.weights.hide()
         self.plane_box = combo(
             tooltip("model.slices"),
-            "Slices that the model sees",
+            "Slices that the model scores",
         )
         self.plane_box.addItem("Slices as acquired", None)
         for plane in get_args(Plane):

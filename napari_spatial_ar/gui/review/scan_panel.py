@@ -61,7 +61,7 @@ _KEYS: dict[Plane, str] = {"axial": "Alt+1", "coronal": "Alt+2", "sagittal": "Al
 
 
 class PlaneButtons(QWidget):
-    """One button a plane, the one in view pressed; hidden where the patient's axes are unknown."""
+    """One button per plane, the current one pressed; hidden if the patient's axes are unknown."""
 
     def __init__(self, viewer: ViewerModel):
         super().__init__()
@@ -90,7 +90,7 @@ class PlaneButtons(QWidget):
         known = geometry is not None and geometry.spacing_known
         self.setVisible(known)
         for plane, made in self.buttons.items():
-            # A hidden button would still take its key.
+            # A hidden button would still respond to its key.
             made.setEnabled(known)
             key = _KEYS[plane]
             made.setToolTip(
@@ -116,9 +116,9 @@ _TOOLTIP = Qt.ItemDataRole.ToolTipRole
 class ScanList(QObject):
     """Keeps a combo box in step with a viewer's image layers."""
 
-    #: Another scan (or None) is chosen.
+    #: Another scan (or None) was chosen.
     chosen = Signal(object)
-    #: A layer left the viewer.
+    #: A layer was removed from the viewer.
     removed = Signal()
 
     def __init__(self, viewer: ViewerModel, box: QComboBox):
@@ -127,7 +127,7 @@ class ScanList(QObject):
         self._box = box
         self._current: Image | None = None
         events = viewer.layers.events
-        # napari lets go of these by itself when the box is deleted.
+        # napari disconnects these by itself when the box is deleted.
         events.inserted.connect(self._on_inserted)
         events.removed.connect(self._on_removed)
         events.reordered.connect(self._fill)
@@ -138,7 +138,7 @@ class ScanList(QObject):
 
     @property
     def layer(self) -> Image | None:
-        """The scan that is chosen."""
+        """The chosen scan."""
         return self._current
 
     def choose(self, layer: Image) -> None:
@@ -166,7 +166,7 @@ class ScanList(QObject):
             self._box.addItem("No scan is open", None)
         self._box.setEnabled(bool(scans))
         if not select_data(self._box, self._current):
-            # What is on top of the others is what is seen.
+            # The topmost one is the one that is visible.
             seen = [layer for layer in scans if layer.visible]
             select_data(self._box, seen[-1] if seen else None)
         self._box.blockSignals(False)
@@ -182,7 +182,7 @@ class ScanList(QObject):
 
 
 def _texts(scans: Sequence[Image]) -> list[str]:
-    """Names of scans, those of one label with the part of their paths in which they differ."""
+    """Names of scans, those with equal labels followed by the part of their paths that differs."""
     texts = [str(layer.name) for layer in scans]
     alike: dict[str, list[tuple[int, Path]]] = {}
     for index, layer in enumerate(scans):
@@ -234,7 +234,7 @@ class WindowBox(QWidget):
         self.setVisible(volume is not None)
 
     def _show(self, event: Event | None = None) -> None:
-        """Show which choice gave the limits that are drawn now."""
+        """Show which choice gave the current limits."""
         if self._layer is None:
             return
         drawn = tuple(float(v) for v in self._layer.contrast_limits)
@@ -271,7 +271,7 @@ class WindowBox(QWidget):
 
 
 def _choice_of(layer: Image, drawn: tuple[float, ...]) -> str:
-    """Choice that gives the drawn limits, as far as that is known without reading voxels."""
+    """Choice that gives the current limits, as far as known without reading voxels."""
     volume = scan_of(layer)
     assert volume is not None
     last: display_windows.Drawn | None = layer.metadata[KEY].get("drawn")
@@ -289,18 +289,18 @@ _SUFFIXES = re.compile(r"(\.nii|\.nrrd|\.mha|\.dcm|\.png|\.tiff?)?(\.gz)?$", re.
 
 
 def parts_that_differ(paths: Sequence[Path]) -> list[str]:
-    """Shortest part of each path by which all are told apart, the nearest to the file.
+    """Shortest part of each path that distinguishes all, the nearest to the file.
 
     Parameters
     ----------
     paths : sequence of Path
-        Files, or folders of scans that are in several.
+        Files, or folders of scans with several files.
 
     Returns
     -------
     list of str
-        One or more parts of each path, in a row, the file's without its usual suffix; "" for
-        each where paths are equal.
+        One or more consecutive parts of each path, the file's without its usual suffix; "" for
+        each if paths are equal.
     """
     if len(set(paths)) < len(paths):
         return [""] * len(paths)
@@ -313,18 +313,18 @@ def parts_that_differ(paths: Sequence[Path]) -> list[str]:
             shown = ["/".join(reversed(own[start : start + count])) for own in reversed_parts]
             if len(set(shown)) == len(shown) and all(shown):
                 return shown
-    return [path.name for path in paths]  # they differ in a suffix alone
+    return [path.name for path in paths]  # they differ in the suffix only
 
 
 class ScanNames:
     """Keeps the names of a viewer's scans and results in step with what is open.
 
-    A name that the user gave a layer stays.
+    A name that the user gave a layer is kept.
 
     Parameters
     ----------
     viewer : napari.Viewer
-        Not kept alive by this.
+        Held by weak reference.
     """
 
     def __init__(self, viewer: ViewerModel):
@@ -335,7 +335,7 @@ class ScanNames:
         self.refresh()
 
     def refresh(self, event: Event | None = None) -> None:
-        """Name all layers anew."""
+        """Name all layers again."""
         viewer = self._viewer()
         if viewer is None:
             return
@@ -361,7 +361,7 @@ class ScanNames:
 
 
 def path_of(layer: Image) -> Path | None:
-    """File of a scan's layer, or the folder of its files; None of one that is in no file."""
+    """File of a scan's layer, or the folder of its files; None if it has no file."""
     volume = scan_of(layer)
     files = () if volume is None else volume.series.files
     if not files:
@@ -370,7 +370,7 @@ def path_of(layer: Image) -> Path | None:
 
 
 def _rename(layer: Layer, name: str, *, first: str = "") -> None:
-    """Give a layer a name, unless the user gave it one; ``first`` is the one it began with."""
+    """Name a layer, unless the user has renamed it; ``first`` is its initial name."""
     facts = layer.metadata[KEY]
     given = facts.get("named", first or layer.name)
     # napari adds a number to a name that another layer has.
@@ -385,7 +385,7 @@ _kept: WeakKeyDictionary[ViewerModel, ScanNames] = WeakKeyDictionary()
 
 
 def name_scans(viewer: ViewerModel) -> ScanNames:
-    """Return what names a viewer's scans, made when first asked for; it lasts as the viewer."""
+    """Return the namer of a viewer's scans, created on first use; it lasts as the viewer does."""
     if viewer not in _kept:
         _kept[viewer] = ScanNames(viewer)
     return _kept[viewer]
@@ -408,10 +408,10 @@ class ScanPanel(QWidget):
     viewer : napari.Viewer
         The viewer whose layers are listed.
     tasks : TaskHost
-        Where scans are read.
+        Reads scans.
     """
 
-    #: Another scan layer (or None) is chosen.
+    #: Another scan layer (or None) was chosen.
     chosen = Signal(object)
 
     def __init__(self, viewer: ViewerModel, tasks: TaskHost):
@@ -450,14 +450,14 @@ class ScanPanel(QWidget):
         # The line stays, so that what is below it stays under the cursor.
         self.opener.message.connect(lambda text: self.note.set_text(text or _INVITATION))
         self.opener.busy.connect(self._on_busy)
-        # Of several, the first is shown; the list has the others.
+        # If there are several, the first is shown; the list has the others.
         self.opener.began.connect(self.list.choose)
         self.list.chosen.connect(self._on_chosen)
         self._on_chosen(self.list.layer)
 
     @property
     def layer(self) -> Image | None:
-        """The scan that is chosen."""
+        """The chosen scan."""
         return self.list.layer
 
     def _on_busy(self, busy: bool) -> None:

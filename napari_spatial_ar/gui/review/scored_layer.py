@@ -1,4 +1,4 @@
-"""One scan layer, scored by one model: scores, heatmap and mask that belong together."""
+"""One scan layer scored by one model: its scores, heatmap and mask."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "calibrated_thresholds", "from_slice_outward", "same_model", "score_steps"]
 
-# Slices are handed to the GUI this often at most: each batch costs it a redraw.
+# Minimum interval between batches of slices for the GUI: each costs it a redraw.
 _YIELD_SECONDS = 0.1
 _FPRS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 
@@ -42,7 +42,7 @@ Scored = list[tuple[int, SliceScore]]
 
 
 def from_slice_outward(count: int, start: int) -> list[int]:
-    """Slices 0..count-1 from a slice outward."""
+    """Slices 0..count-1 from one slice outward."""
     return sorted(range(count), key=lambda index: (abs(index - start), index))
 
 
@@ -54,11 +54,11 @@ def score_steps(
     look: Callable[[int], object] = lambda index: None,
     stored: ScanScores | None = None,
 ) -> Generator[Scored, None, None]:
-    """Score slices in order, yielding what is done about ten times a second.
+    """Score slices in order, yielding finished ones about ten times a second.
 
-    Stops soon after ``stop`` is set, in the middle of a slice, which then counts as not scored;
-    what is done is still yielded. ``look`` is called with each slice that is done, still in the
-    worker; of what is ``stored``, nothing is computed again.
+    Stops soon after ``stop`` is set, even within a slice, which then counts as not scored; finished
+    slices are still yielded. ``look`` is called in the worker with each finished slice; slices that
+    are ``stored`` are not computed again.
     """
     batch: Scored = []
     last = 0.0
@@ -79,13 +79,13 @@ def score_steps(
 
 
 def same_model(a: Any, b: Any) -> bool:
-    """Whether two models are one, which may have been loaded twice."""
+    """Whether two models are the same, which may have been loaded twice."""
     known = getattr(a, "sha256", "")
     return a is b or bool(known and (a.name, known) == (b.name, getattr(b, "sha256", "")))
 
 
 def calibrated_thresholds(model: Any) -> dict[float, float]:
-    """Thresholds by share of normal tissue flagged, as far as the model is calibrated."""
+    """Thresholds by share of normal tissue flagged, in the calibrated range."""
     found: dict[float, float] = {}
     for fpr in _FPRS:
         try:
@@ -96,7 +96,7 @@ def calibrated_thresholds(model: Any) -> dict[float, float]:
 
 
 class Session:
-    """Everything that scoring a layer made.
+    """All results of scoring a layer.
 
     Parameters
     ----------
@@ -105,14 +105,14 @@ class Session:
     layer : napari.layers.Image
         The scan. Sessions are bound to it: renaming it changes nothing.
     model : NormativeModel
-        What scores it.
+        The model.
     plane : {"axial", "coronal", "sagittal"}, optional
-        Slices that it sees; by default those that were acquired.
+        Plane of the slices to score; by default as acquired.
 
     Raises
     ------
     InputError
-        If the layer is no scan.
+        If the layer is not a scan.
     """
 
     def __init__(self, viewer: ViewerModel, layer: Image, model: Any, plane: Plane | None = None):
@@ -126,16 +126,16 @@ class Session:
         self.counts = ScoreCounts(self.geometry.slice_count)
         self.heatmap: Image | None = None
         self.mask: Labels | None = None
-        self.drawn = np.zeros((0, 0, 0), np.uint8)  # the mask layer's data, strokes left out
+        self.drawn = np.zeros((0, 0, 0), np.uint8)  # the mask layer's data without manual edits
         self.strokes = Strokes()
         self.normal_rank = ""  # of the whole scan among normal ones, as a sentence
-        self.flagged = ""  # that far more of it is flagged than can be abnormal, as a sentence
-        self.status = ""  # of the scoring, last
-        self.highest = -np.inf  # score of a voxel so far, in the model's unit
+        self.flagged = ""  # a warning that far more of it is flagged than is plausible
+        self.status = ""  # latest status of the scoring
+        self.highest = -np.inf  # highest voxel score so far, in the model's unit
         self.typical_high = 0.0  # 99th percentile of the first slice that was scored
         self.listed = FindingsList()
         self.chosen: Finding | None = None
-        self.on_disk = False  # whether a worklist keeps what a reader does
+        self.on_disk = False  # whether a worklist stores what a reader does
         self._data = layer.data
         self._drawn: tuple[float, float] | None = None
         self._anchors = calibrated_thresholds(model)
@@ -163,7 +163,7 @@ class Session:
 
     @property
     def holds_work(self) -> bool:
-        """Whether something was drawn, decided or written by hand that is kept nowhere else."""
+        """Whether there is manual work that is stored nowhere else."""
         if self.on_disk:
             return False
         painted = self.mask is not None and not np.array_equal(self.mask.data, self.drawn)
@@ -183,7 +183,7 @@ class Session:
         return int(np.nanargmax(self.score.image_scores))
 
     def put(self, batch: Scored) -> list[int]:
-        """Take scored slices, draw them, and say which."""
+        """Add scored slices, draw them, and return their indices."""
         for index, slice_score in batch:
             self.score.put(index, slice_score)
             if self.score.scored[index]:
@@ -197,7 +197,7 @@ class Session:
         return indices
 
     def judge(self) -> None:
-        """Fill in `flagged` from the scores as they stand."""
+        """Update `flagged` from the current scores."""
         self.flagged = flagged_warning(
             self.model,
             self.counts.share_above,
@@ -206,12 +206,12 @@ class Session:
         )
 
     def ensure_heatmap(self) -> None:
-        """Draw the heatmap anew where the user deleted it."""
+        """Create the heatmap again if the user deleted it."""
         if self.any_scored and self.heatmap not in self.viewer.layers:
             self._draw_heatmap(np.flatnonzero(self.score.scored).tolist())
 
     def show_again(self) -> None:
-        """Put heatmap and mask back into the viewer, strokes of the brush included."""
+        """Restore heatmap and mask in the viewer, including manual edits."""
         for layer in (self.heatmap, self.mask):
             if layer is not None and layer not in self.viewer.layers:
                 self._insert(layer)
@@ -222,15 +222,15 @@ class Session:
             self._drawn = None
             self._insert(self.heatmap)
         self._set_limits(indices)
-        # Drawing is what costs the GUI most, and most slices come in out of view.
+        # Drawing is the main cost in the GUI, and most slices arrive out of view.
         if shows_slices(self.viewer, self.heatmap, self.geometry, indices):
             self.heatmap.refresh(thumbnail=False, highlight=False, extent=False)
 
     def _insert(self, layer: Layer) -> None:
-        """Add a layer above the scan without changing what the user has selected."""
+        """Add a layer above the scan without changing the user's selection."""
         selection = self.viewer.layers.selection
         selected = set(selection)
-        # napari selects what is added, and would show its controls only to hide them again.
+        # napari selects a new layer, and would show its controls only to hide them again.
         with selection.events.blocker_all():
             self.viewer.add_layer(layer)
             self.viewer.layers.selection = selected
@@ -238,10 +238,10 @@ class Session:
             self.viewer.layers.selection = {self.layer}
 
     def _set_limits(self, indices: Iterable[int]) -> None:
-        """Colour from the median of normal tissue to the scan's high scores.
+        """Colours range from the median of normal tissue to the scan's high scores.
 
-        The upper end only ever grows, so that slices that come in do not make it flicker; limits
-        that the user changed stay as they are.
+        The upper end only ever grows, so that new slices do not make it flicker; limits that the
+        user changed are kept.
         """
         assert self.heatmap is not None
         shown = tuple(float(v) for v in self.heatmap.contrast_limits)
@@ -249,7 +249,7 @@ class Session:
             return
         slices = self.geometry.to_slices(self.score.nll)
         new = [i for i in indices if self.score.scored[i]]
-        # Every other pixel is enough for a percentile and keeps the GUI free.
+        # Every other pixel is enough for a percentile and keeps the GUI responsive.
         highs = [float(np.percentile(slices[i, ::2, ::2], 99.8)) for i in new]
         if self._anchors:
             low = max(self._anchors.values()) if 0.5 not in self._anchors else self._anchors[0.5]
@@ -266,7 +266,7 @@ class Session:
             self._drawn = (float(low), float(high))
 
     def ensure_mask(self) -> Labels:
-        """Return the mask layer, made anew where the user deleted or replaced it."""
+        """Return the mask layer, created again if the user deleted or replaced it."""
         fits = (
             self.mask is not None
             and self.mask in self.viewer.layers

@@ -55,23 +55,23 @@ class _QueuedScan:
 
     @property
     def left(self) -> list[int]:
-        """Slices to score now: of a whole scan those that are not scored yet, or else all."""
+        """Slices to score now: for a whole scan those not scored yet, or else all."""
         new = [i for i in self.slices if not self.session.score.visited[i]]
         return (new or self.slices) if self.whole else self.slices
 
 
 class Scorer(QObject):
-    """One scan is scored at a time, others wait; results arrive slice by slice."""
+    """Scores one scan at a time, with a queue of others; results arrive slice by slice."""
 
     #: The status of a session changed.
     status_changed = Signal(object)
-    #: A scan cannot be scored: why, as a sentence.
+    #: A scan cannot be scored: the reason, as a sentence.
     refused = Signal(str)
     #: Slices done, slices in all.
     progressed = Signal(int, int)
-    #: A session was made for a scan and model that had none.
+    #: A session was created for a scan and model without one.
     session_made = Signal(object)
-    #: Session, list of the slices that came in.
+    #: Session, list of new slices.
     scored = Signal(object, object)
     #: Scoring ended, whatever the reason.
     finished = Signal(object)
@@ -100,14 +100,14 @@ class Scorer(QObject):
         return next((s for s in self._sessions if s.fits(layer, model, plane)), None)
 
     def busy_with(self, session: Session | None) -> bool:
-        """Whether a session is being scored or waits to be."""
+        """Whether a session is being scored or queued."""
         waiting = any(queued.session is session for queued in self._queue)
         return session is not None and (session is self._current or waiting)
 
     def score(self, layer: Image, model: Any, what: str, plane: Plane | None = None) -> None:
-        """Score the slice in view (``"slice"``) or all slices that are left (``"volume"``).
+        """Score the slice in view (``"slice"``) or all remaining slices (``"volume"``).
 
-        Where another scan is being scored, this one waits for its turn.
+        If another scan is being scored, this one is queued.
         """
         if self.busy_with(self.session_for(layer, model, plane)):
             return
@@ -128,22 +128,22 @@ class Scorer(QObject):
             self._next()
 
     def _update_status(self, session: Session, text: str) -> None:
-        """Say something of a session."""
+        """Set the status of a session."""
         session.status = text
         self.status_changed.emit(session)
 
     def status_text(self, session: Session | None) -> str:
-        """Tell how far the scoring of a session is (None: there is none), and what else goes on."""
+        """Describe the scoring of a session (None: there is none), and of other scans."""
         lines = [] if session is None or not session.status else [session.status]
         if self._current is not None and self._current is not session:
             lines.append(f"Another scan is being scored: {self._current.status}")
         count = len(self._queue)
         if count:
-            lines.append(f"{count} {'scan waits' if count == 1 else 'scans wait'}.")
+            lines.append(f"{count} {'scan' if count == 1 else 'scans'} in the queue.")
         return " ".join(lines)
 
     def _next(self) -> None:
-        """Begin with what has waited longest and is still there."""
+        """Start the first session of the queue that still exists."""
         self._queue = [queued for queued in self._queue if queued.session.alive]
         if self._queue and not self.running:
             queued = self._queue.pop(0)
@@ -151,20 +151,20 @@ class Scorer(QObject):
 
     @property
     def sessions(self) -> list[Session]:
-        """All scores there are, of any scan by any model in any plane."""
+        """All sessions, of any scan by any model in any plane."""
         return self._sessions
 
     def restore(
         self, layer: Image, model: Any, plane: Plane | None, kept: ScanScores, *, remaining: bool
     ) -> Session:
-        """Show scores that are kept, and with ``remaining`` go on with the slices that are left.
+        """Show stored scores, and with ``remaining`` score the remaining slices.
 
-        Only where nothing is being scored. The slice in view comes first.
+        Only while nothing is being scored. The slice in view comes first.
 
         Raises
         ------
         InputError
-            If the layer is no scan, or has no such slices.
+            If the layer is not a scan, or has no such slices.
         """
         session = self.session_for(layer, model, plane)
         session = session or self._new_session(layer, model, plane)
@@ -200,7 +200,7 @@ class Scorer(QObject):
         self._task = task
 
     def cancel(self, session: Session | None = None) -> None:
-        """Stop scoring; what is scored stays. A session that waits only waits no longer."""
+        """Stop scoring and keep the scores so far; a queued session is removed from the queue."""
         left = [queued for queued in self._queue if queued.session is not session]
         if session is not None and len(left) < len(self._queue):
             self._queue = left
@@ -211,12 +211,12 @@ class Scorer(QObject):
                 self._update_status(self._current, "Stopping...")
 
     def stop(self) -> None:
-        """Stop scoring, and let none wait."""
+        """Stop scoring, and empty the queue."""
         self._queue = []
         self.cancel()
 
     def drop_removed(self) -> list[Session]:
-        """Forget sessions whose scan left the viewer, and stop scoring it; give them back."""
+        """Remove sessions whose scan left the viewer, and stop scoring it; returns them."""
         self._queue = [queued for queued in self._queue if queued.session.alive]
         if self._current is not None and not self._current.alive:
             self.cancel()
@@ -225,7 +225,7 @@ class Scorer(QObject):
         return gone
 
     def adopt(self, sessions: Sequence[Session]) -> None:
-        """Take sessions back whose scan is in the viewer again."""
+        """Restore sessions whose scan is in the viewer again."""
         self._sessions += [s for s in sessions if s not in self._sessions]
 
     def _take(self, session: Session, batch: Scored) -> None:
@@ -262,10 +262,10 @@ class Scorer(QObject):
 
 
 class ScorePanel(QWidget):
-    """Score, cancel, and what is said of it; the bar is there while slices are scored.
+    """Buttons and status of scoring; the bar is visible while slices are scored.
 
-    The buttons are the last row of a panel at the foot of the dock: whatever is said, and however
-    late, they stay under the cursor.
+    The buttons are the last row of a panel at the bottom of the dock, so that they stay under the
+    cursor whatever is reported, and however late.
     """
 
     def __init__(self) -> None:
@@ -298,7 +298,7 @@ class ScorePanel(QWidget):
         self.enable(False, False)
 
     def enable(self, ready: bool, running: bool) -> None:
-        """Allow to score, and to cancel, or not."""
+        """Enable or disable scoring and cancelling."""
         self.slice_button.setEnabled(ready)
         self.volume_button.setEnabled(ready)
         self.cancel_button.setEnabled(running)
@@ -307,7 +307,7 @@ class ScorePanel(QWidget):
 
     def show_progress(self, done: int, total: int) -> None:
         """Move the bar."""
-        # Qt would repaint the bar at once, and the whole window with it, canvas and all.
+        # Qt would repaint the bar immediately, and the whole window with it, canvas and all.
         self.progress.setUpdatesEnabled(False)
         self.progress.setRange(0, total)
         self.progress.setValue(done)
@@ -317,7 +317,7 @@ class ScorePanel(QWidget):
 class ScanPValue(QObject):
     """Fills in `Session.normal_rank`, a line for the user."""
 
-    #: The session whose line is there.
+    #: The session whose line is ready.
     measured = Signal(object)
 
     def __init__(self, tasks: TaskHost, parent: QObject):
@@ -325,9 +325,9 @@ class ScanPValue(QObject):
         self._tasks = tasks
 
     def measure(self, session: Session) -> None:
-        """Look at the scores of a session as they stand."""
+        """Evaluate the current scores of a session."""
         score = session.score
-        # Copies: slices may be scored meanwhile. Of the heatmap nothing is needed.
+        # Copies: slices may be scored meanwhile. The heatmap is not needed.
         score = replace(score, visited=score.visited.copy(), image_scores=score.image_scores.copy())
 
         def work(stop: threading.Event) -> Generator[None, None, tuple[Session, str]]:
@@ -364,7 +364,7 @@ class _Asked:
 
 
 class DomainShiftCheck(QObject):
-    """Looks at a scan once for each model and plane, and says in a note where they differ."""
+    """Checks a scan once for each model and plane, and warns of differences in a note."""
 
     #: The short sentence of the note; "" for none.
     message = Signal(str)
@@ -385,8 +385,8 @@ class DomainShiftCheck(QObject):
     ) -> None:
         """Compare a layer with a model; any of them may be None.
 
-        Of the scan's ``session``, if there is one, it is said too that far more is flagged than
-        can be abnormal.
+        For the scan's ``session``, if there is one, it also warns if far more is flagged than is
+        plausible.
         """
         asked = _Asked(layer, getattr(layer, "data", None), model, plane)
         self._flagged = "" if session is None else session.flagged
@@ -411,9 +411,9 @@ class DomainShiftCheck(QObject):
             from napari_spatial_ar.normative.calibration.appearance import domain_shift_steps
 
             yield
-            # A file may be gone or weights missing: scoring says so.
+            # A file may be missing or weights not installed: scoring reports it.
             try:
-                # Known from here on, so that the first heatmap need not wait for it.
+                # Cached from here on, so that the first heatmap need not wait for it.
                 model_window(model, volume)
                 return (yield from run_until_stopped(stop, domain_shift_steps(model, volume)))
             except SpatialARError:
@@ -425,11 +425,11 @@ class DomainShiftCheck(QObject):
 
     @property
     def shift(self) -> DomainShift | None:
-        """`DomainShift` of what was asked about last, by its header alone until more is known."""
+        """Latest `DomainShift`, from the header only until more is known."""
         return self._find(self._asked) or self._by_header
 
     def of(self, session: Session) -> DomainShift | None:
-        """`DomainShift` of a session's scan to its model; None where nothing is known."""
+        """`DomainShift` of a session's scan for its model; None if nothing is known."""
         asked = _Asked(session.layer, session.layer.data, session.model, session.plane)
         return self._find(asked) or _by_header(session.model, session.volume)
 
@@ -454,14 +454,14 @@ class DomainShiftCheck(QObject):
             self._task = None
 
     def drop(self, layers: Container[Layer]) -> None:
-        """Forget scans that are not among the layers any more."""
+        """Forget scans that are no longer among the layers."""
         self._known = [(key, value) for key, value in self._known if key.layer in layers]
         if self._asked.layer is not None and self._asked.layer not in layers:
             self.check(None, None, None, None)
 
 
 def _volume(layer: Image | None, plane: Plane | None) -> Scan | None:
-    """Scan in a layer; None where it is none that can be scored: scoring it says so."""
+    """Scan in a layer; None if it cannot be scored, which scoring reports."""
     try:
         return None if layer is None else layer_volume(layer).along(plane)
     except SpatialARError:
@@ -469,7 +469,7 @@ def _volume(layer: Image | None, plane: Plane | None) -> Scan | None:
 
 
 def _by_header(model: Any, volume: Scan | None) -> DomainShift | None:
-    """`DomainShift` by what headers say; None without a scan or a model that has a header."""
+    """`DomainShift` according to headers; None without a scan or a model that has a header."""
     header: Any = getattr(model, "header", None)
     if volume is None or not hasattr(header, "acquired"):
         return None

@@ -64,7 +64,7 @@ SHARE, UNIT, PERCENTILE = "share", "unit", "percentile"
 
 
 class UnitBox(Combo):
-    """Offers the views of a threshold that there are; the one that was chosen is remembered."""
+    """Lists the available views of a threshold; the chosen one is stored."""
 
     #: Another unit was chosen.
     chosen = Signal()
@@ -90,9 +90,9 @@ class UnitBox(Combo):
         ends: tuple[float, float],
         counts: ScoreCounts | None,
     ) -> tuple[Scale, str]:
-        """Scale in the unit that is wanted, or in the first that there is, and its suffix.
+        """Scale in the chosen unit, or in the first available one, and its suffix.
 
-        Shares of normal tissue need a calibrated model, percentiles scores of the scan.
+        Shares of normal tissue need a calibrated model, percentiles need scores of the scan.
         """
         scales: dict[str, tuple[Scale, str]] = {}
         if anchors:
@@ -117,9 +117,9 @@ _CLOSED = {"polygon", "rectangle", "ellipse"}
 
 
 class RegionBox(Combo):
-    """Chooses a Shapes or Labels layer, and gives its inside on a scan's grid."""
+    """Chooses a Shapes or Labels layer, and returns its inside on a scan's grid."""
 
-    #: Another region was chosen, or the chosen one was drawn on.
+    #: Another region was chosen, or the chosen one was edited.
     changed = Signal()
 
     def __init__(self) -> None:
@@ -134,21 +134,21 @@ class RegionBox(Combo):
         self.currentIndexChanged.connect(self._on_chosen)
 
     def set_viewer(self, viewer: ViewerModel) -> None:
-        """List the layers of a viewer, and follow them."""
+        """List the layers of a viewer, and follow changes."""
         self._viewer = viewer
         for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
             event.connect(self._on_layers)
         self._on_layers()
 
     def set_scan(self, scan: Layer | None, belongs: Callable[[Layer], bool]) -> None:
-        """List the regions of another scan, of which one may have been chosen before.
+        """List the regions for another scan, one of which may have been chosen before.
 
         Parameters
         ----------
         scan : napari.layers.Layer or None
             The scan.
         belongs : callable
-            Tells of a layer whether it goes with the chosen scan.
+            Returns whether a layer belongs to the chosen scan.
         """
         if self._scan is not None:
             self._chosen[self._scan] = self.layer
@@ -167,7 +167,7 @@ class RegionBox(Combo):
         Raises
         ------
         InputError
-            If the layer does not lie on the scan's grid, or holds no outline.
+            If the layer is not on the scan's grid, or has no outline.
         """
         layer, geometry = self.layer, session.geometry
         if layer is None:
@@ -179,7 +179,7 @@ class RegionBox(Combo):
             )
             if not on_grid:
                 raise InputError(
-                    "the labels do not lie on the scan's grid",
+                    "the labels are not on the scan's grid",
                     fix="Draw them in a Labels layer made for this scan",
                 )
             return np.asarray(geometry.from_display(np.asarray(layer.data) > 0), dtype=bool)
@@ -223,7 +223,7 @@ class RegionBox(Combo):
         self.changed.emit()
 
     def _on_drawn(self, event: Event) -> None:
-        # A shape that is being drawn is reported before it is there, too.
+        # A shape being drawn is reported before it exists, too.
         if str(getattr(event, "action", "")).lower().rsplit(".", 1)[-1] not in _BEFORE:
             self.changed.emit()
 
@@ -232,13 +232,13 @@ _BEFORE = {"adding", "changing", "removing"}
 
 
 def _changes(layer: Labels | Shapes) -> list[EventEmitter]:
-    """Events of a layer that tell that something was drawn."""
+    """Events of a layer that indicate drawing."""
     events = layer.events
     return [events.data, events.paint] if isinstance(layer, Labels) else [events.data]
 
 
 def _on_grid(corners: npt.NDArray[Any], layer: Shapes, session: Session) -> npt.NDArray[np.float64]:
-    """Corners in voxels of the scan as it is displayed; of two axes where the layer has two."""
+    """Corners in voxels of the scan as displayed; with two axes if the layer has two."""
     target = session.layer
     if layer.ndim == 2:
         offset = np.asarray(target.translate)[-2:], np.asarray(target.scale)[-2:]
@@ -250,7 +250,7 @@ def _on_grid(corners: npt.NDArray[Any], layer: Shapes, session: Session) -> npt.
 
 
 def size_box(tooltip: str, name: str, *, decimals: int = 0, step: float = 50) -> QDoubleSpinBox:
-    """Make a field for a length, area or volume; 0 is none."""
+    """Create a field for a length, area or volume; 0 is none."""
     made = QDoubleSpinBox()
     made.setRange(0, 1_000_000)
     made.setDecimals(decimals)
@@ -261,11 +261,11 @@ def size_box(tooltip: str, name: str, *, decimals: int = 0, step: float = 50) ->
 
 
 class MaskForm(QWidget):
-    """Hysteresis, smoothing, holes, smallest area, body and region; folded away at first."""
+    """Hysteresis, smoothing, holes, minimum area, body and region; collapsed at first."""
 
     #: Something changed.
     changed = Signal()
-    #: One sentence on what was not taken; "" once something is.
+    #: One sentence on a refused value; "" once a value is accepted.
     refused = Signal(str)
 
     def __init__(self) -> None:
@@ -322,7 +322,7 @@ class MaskForm(QWidget):
         self.higher.refused.connect(self.refused)
 
     def settings(self, smallest: float) -> MaskSettings:
-        """Everything that is set, with the smallest volume (mm3, or voxels)."""
+        """All settings, with the minimum volume (mm3, or voxels)."""
         in_mm = self._in_mm
         smoothing, area = self.smoothing.value(), self.min_area.value()
         return MaskSettings(
@@ -338,17 +338,17 @@ class MaskForm(QWidget):
         )
 
     def set_measurable(self, measurable: bool) -> None:
-        """Count in mm, or in pixels where nothing can be measured in mm."""
+        """Use mm, or pixels if nothing can be measured in mm."""
         self._in_mm = measurable
         self.smoothing.setSuffix(" mm" if measurable else " pixels")
         self.min_area.setSuffix(" mm²" if measurable else " pixels")
 
     def set_scale(self, scale: Scale, suffix: str) -> None:
-        """Show the higher threshold as the slider shows its own."""
+        """Show the higher threshold in the unit of the slider."""
         self.higher.set_scale(scale, suffix)
 
     def set_higher(self, threshold: float) -> None:
-        """Put the higher threshold, in the unit of a model that was just chosen."""
+        """Set the higher threshold, in the unit of a newly chosen model."""
         self._higher = threshold
         self.higher.set_threshold(threshold)
 
@@ -366,7 +366,7 @@ class MaskForm(QWidget):
         self.changed.emit()
 
     def _update_text(self) -> None:
-        """Say on the fold how many settings are at work, so that none is forgotten there."""
+        """Show in the heading how many settings are active, so that none is overlooked."""
         self.higher.setEnabled(self.hysteresis.isChecked())
         ticks = (self.hysteresis, self.fill_holes, self.body_only)
         count = sum(tick.isChecked() for tick in ticks)
@@ -392,13 +392,13 @@ class MaskForm(QWidget):
 _DEFAULT_FPR = 0.01
 
 
-# Below the median of normal tissue and above the rarest calibrated scores the axis goes on, in
-# parts of the calibrated range.
+# Below the median of normal tissue and above the rarest calibrated scores the axis continues, by
+# these parts of the calibrated range.
 _BELOW, _ABOVE = 0.5, 1.0
 
 
 def meaning(model: Any, threshold: float, anchors: dict[float, float]) -> str:
-    """Say in one line what a threshold means."""
+    """State in one line what a threshold means."""
     if not anchors:
         return "This model is not calibrated: what the threshold flags in normal tissue is unknown."
     try:
@@ -413,13 +413,13 @@ def meaning(model: Any, threshold: float, anchors: dict[float, float]) -> str:
 
 
 class ThresholdPanel(QWidget):
-    """Histogram, slider, what becomes of the mask, and the count of findings."""
+    """Histogram, slider, mask settings, and the count of findings."""
 
     #: The threshold moved, by hand or with a new model; in the model's unit.
     threshold_changed = Signal(float)
-    #: A MaskSettings; sent also when the region was drawn on.
+    #: A MaskSettings; emitted also when the region was edited.
     settings_changed = Signal(object)
-    #: The user wants to see the slice with the highest score.
+    #: The user asks for the slice with the highest score.
     highest_wanted = Signal()
 
     def __init__(self) -> None:
@@ -478,13 +478,13 @@ class ThresholdPanel(QWidget):
 
     @property
     def settings(self) -> MaskSettings:
-        """What becomes of the voxels above the threshold."""
+        """How the voxels above the threshold become the mask."""
         return self.form.settings(self.min_size.value())
 
     # ------------------------------------------------------------------ model and scan
 
     def set_model(self, model: Any) -> None:
-        """Take unit, range and start from a model and its calibration."""
+        """Set unit, range and start from a model and its calibration."""
         self._model = model
         self._name_unit(model)
         self._anchors = calibrated_thresholds(model)
@@ -505,7 +505,7 @@ class ThresholdPanel(QWidget):
         self._update_text()
 
     def set_scores(self, highest: float, typical_high: float) -> None:
-        """Widen the range to the scan's highest score; without calibration, start from the scan."""
+        """Extend the range to the scan's highest score; if not calibrated, start from the scan."""
         if not self._anchors and not self.slider.isEnabled():
             self._set_range(0.0, highest)
             self._enable(True)
@@ -521,7 +521,7 @@ class ThresholdPanel(QWidget):
         self._apply_scale()
 
     def set_measurable(self, measurable: bool) -> None:
-        """Count sizes in mm, or in voxels where nothing can be measured in mm."""
+        """Use mm for sizes, or voxels if nothing can be measured in mm."""
         before = self.settings
         self._unit = "mm³" if measurable else "voxels"
         self.min_size.setSuffix(f" {self._unit}")
@@ -530,7 +530,7 @@ class ThresholdPanel(QWidget):
             self.settings_changed.emit(self.settings)
 
     def refuse_region(self, error: InputError) -> None:
-        """Say why a drawn region cannot be used, and go back to the whole scan."""
+        """Report why a drawn region cannot be used, and go back to the whole scan."""
         self.form.region.reset()
         self.form.note.set_text(sentence(error, "Restricting the mask"))
 
@@ -563,7 +563,7 @@ class ThresholdPanel(QWidget):
     # ------------------------------------------------------------------ findings
 
     def show_findings(self, findings: Sequence[Finding]) -> None:
-        """Tell how many regions are flagged and not rejected, and of the largest."""
+        """Show how many regions are flagged and not rejected, and the largest."""
         if not findings:
             self.findings.set_text("Nothing is flagged at this threshold.")
             return
@@ -574,7 +574,7 @@ class ThresholdPanel(QWidget):
         self.findings.set_text(f"{len(findings)} flagged {plural}, largest {size}")
 
     def clear_findings(self) -> None:
-        """Forget the findings of another scan."""
+        """Clear the findings of another scan."""
         self.findings.set_text("No slice is scored yet.")
 
     # ------------------------------------------------------------------ changes

@@ -1,4 +1,4 @@
-"""The Normal scans section: folders, what was found in them, which series are used."""
+"""The Normal scans section: folders, their contents, and which series are used."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ContactSheet", "FolderPanel", "SeriesTicks", "survey_steps"]
 
-_HEADINGS = ("Series", "Patient", "Kind", "Slices", "Left out")
+_HEADINGS = ("Series", "Patient", "Kind", "Slices", "Excluded")
 
 
 class SeriesTicks(Dialog):
-    """Lists what was found with a picture of each; what is not ticked is taken out.
+    """Lists series with a thumbnail of each; those not ticked are excluded.
 
     Parameters
     ----------
     summary : DataSummary
-        What was found, and what is taken out already.
+        The survey, with the series excluded so far.
     parent : QWidget, optional
-        The window it belongs to.
+        The parent window.
     """
 
     def __init__(self, summary: DataSummary, parent: QWidget | None = None):
@@ -151,7 +151,7 @@ _COLUMNS, _ROWS = 4, 2
 def survey_steps(
     stop: threading.Event, folders: Sequence[str], asked: dict[str, Any]
 ) -> Generator[SurveyProgress, None, DataSummary | None]:
-    """Look through folders, yielding at most ten times a second; None where ``stop`` was set."""
+    """Survey folders, yielding at most ten times a second; None if ``stop`` was set."""
     split = {key: asked.pop(key) for key in _OF_THE_SPLIT if key in asked}
     found = yield from run_until_stopped(stop, survey(folders, **asked))
     chosen = {"selection": asked["selection"]} if "selection" in asked else {}
@@ -159,7 +159,7 @@ def survey_steps(
 
 
 class ContactSheet(QWidget):
-    """Pictures of some of the series, as the model sees them."""
+    """Thumbnails of some of the series, as the model sees them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class ContactSheet(QWidget):
         self.show_series(None)
 
     def show_series(self, summary: DataSummary | None) -> None:
-        """Show as many series as there is room for, spread over all that are used."""
+        """Show as many series as fit, spread over all that are used."""
         used = summary.used if summary is not None else ()
         count = min(len(used), len(self.tiles))
         for number, tile in enumerate(self.tiles):
@@ -194,13 +194,13 @@ class ContactSheet(QWidget):
 
 
 class FolderPanel(QWidget):
-    """Chooses folders, looks through them in a worker and shows what was found."""
+    """Chooses folders, surveys them in a worker and shows the result."""
 
-    #: Other folders.
+    #: The folders changed.
     changed = Signal()
-    #: The folders are to be looked through: whoever knows the settings calls `start_survey`.
+    #: The folders are to be surveyed: the owner of the settings calls `start_survey`.
     survey_requested = Signal()
-    #: The summary is another, or there is none any more.
+    #: The summary changed, or there is none any more.
     summarised = Signal()
 
     def __init__(self) -> None:
@@ -208,7 +208,7 @@ class FolderPanel(QWidget):
         self._tasks = TaskHost(self)
         self._task: Task | None = None
         self.summary: DataSummary | None = None
-        #: Keys of the series taken out; those of other folders have nothing to do with these.
+        #: Keys of the excluded series; they are cleared with other folders.
         self.excluded: frozenset[str] = frozenset()
         self.folder = QLineEdit(settings.recall("training_folder", ""))
         self.folder.setAccessibleName("Folder of normal scans")
@@ -241,29 +241,29 @@ class FolderPanel(QWidget):
 
     @property
     def folders(self) -> list[str]:
-        """The folders, as they are written."""
+        """The folders, as entered."""
         text = self.folder.text().strip()
         parts = [text] if os.path.isdir(text) else text.split(_BETWEEN)
         return [part.strip() for part in parts if part.strip()]
 
     @property
     def surveying(self) -> bool:
-        """Whether folders are being looked through."""
+        """Whether folders are being surveyed."""
         return self._task is not None
 
     def set_folders(self, folders: Sequence[str], excluded: Collection[str] = ()) -> None:
-        """Take other folders, without some of their series, and ask for a look through them."""
+        """Set other folders and excluded series, and request a survey."""
         self.folder.setText(_BETWEEN.join(folders))
         self.excluded = frozenset(excluded)
         self.survey_requested.emit()
 
     def checked_folders(self) -> list[str]:
-        """Return the folders, of which there is one at least, and remember them.
+        """Return the folders, at least one, and store them.
 
         Raises
         ------
         InputError
-            If there is none, or one is not there.
+            If there is none, or one does not exist.
         """
         if not self.folders:
             raise InputError("no folder of normal scans is chosen", fix="Choose one first")
@@ -297,12 +297,12 @@ class FolderPanel(QWidget):
             self.survey_requested.emit()
 
     def start_survey(self, asked: dict[str, Any]) -> None:
-        """Look through the folders with a modality, a window and a seed.
+        """Survey the folders with a modality, a window and a seed.
 
         Raises
         ------
         InputError
-            As `checked_folders`.
+            As for `checked_folders`.
         """
         self.stop()
         folders = self.checked_folders()
@@ -317,12 +317,12 @@ class FolderPanel(QWidget):
         self._show()
 
     def survey_again(self) -> None:
-        """Look once more where something that was asked for has changed."""
+        """Survey again if a relevant setting has changed."""
         if self.surveying or self.summary is not None:
             self.survey_requested.emit()
 
     def stop(self) -> None:
-        """Stop looking."""
+        """Stop the survey."""
         if self._task is not None:
             task, self._task = self._task, None
             task.stop()
@@ -345,7 +345,7 @@ class FolderPanel(QWidget):
         if task is self._task:
             self._task = None
             self._show()
-            self.note.set_text(sentence(error, "Looking through the folder"))
+            self.note.set_text(sentence(error, "Reading the folder"))
 
     def _show(self) -> None:
         self.survey_button.setText("Stop" if self.surveying else "Check folders")
@@ -359,7 +359,7 @@ class FolderPanel(QWidget):
     # ------------------------------------------------------------------ slices and series
 
     def choose(self, selection: Selection, calibration_fraction: float) -> None:
-        """Use other slices of those that were found; look again where that is going on."""
+        """Select other slices of those found; survey again if that is in progress."""
         if self.surveying:
             self.survey_again()
         elif self.summary is not None:
@@ -367,7 +367,7 @@ class FolderPanel(QWidget):
             self._show()
 
     def exclude(self, keys: frozenset[str]) -> None:
-        """Take these series out, and no others."""
+        """Exclude these series, and no others."""
         self.excluded = keys
         if self.summary is None:
             self.note.set_text(f"Scans you excluded: {len(keys)}.")

@@ -1,4 +1,4 @@
-"""The Training dock: start, pause and resume a fit, and how far it is."""
+"""The Training dock: start, pause and resume a fit, and its progress."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ Result = TypeVar("Result")
 
 
 def stage_and_epoch(step: FitProgress) -> tuple[str, int]:
-    """Tell steps apart that the user shall see at once; for `run_until_stopped`."""
+    """Distinguish steps that the user should see immediately; for `run_until_stopped`."""
     return step.stage, step.epoch
 
 
 class StepText:
-    """Words for where a fit stands."""
+    """Describes the progress of a fit."""
 
     def __init__(self) -> None:
         self._stage = ""
         self._began = (0.0, 0)
 
     def restart(self) -> None:
-        """Measure the speed of the stage anew: time was spent on something else."""
+        """Restart the measurement of speed: time was spent on something else."""
         self._stage = ""
 
     def __call__(self, step: FitProgress) -> str:
-        """Say what is done, how far, how long it will still take, how fast and how well."""
+        """Describe what is done, how far, the remaining time, speed and quality."""
         if step.stage != self._stage:
             self._stage = step.stage
             self._began = (time.monotonic(), step.done)
@@ -74,18 +74,18 @@ class StepText:
         return ": ".join(parts)
 
     def _more(self, step: FitProgress) -> list[str]:
-        # Not before: it imports torch.
+        # Imported only here: it imports torch.
         from napari_spatial_ar.normative.fitting.plan import format_duration
 
         more = []
         if step.seconds_left is not None:
-            more.append(f"about {format_duration(step.seconds_left)} left in all")
+            more.append(f"about {format_duration(step.seconds_left)} left in total")
         else:
             began, first = self._began
             done, seconds = step.done - first, time.monotonic() - began
             if done >= 1 and seconds >= 1:
                 left = seconds / done * (step.total - step.done)
-                more.append(f"about {format_duration(left)} left of this")
+                more.append(f"about {format_duration(left)} left for this step")
         if step.images_per_second:
             more.append(f"{step.images_per_second:.3g} images a second")
         if step.best_epoch >= 0:
@@ -94,9 +94,9 @@ class StepText:
 
 
 class UnfinishedFit(QWidget):
-    """Offers to go on with a fit of an earlier session; hidden where there is none.
+    """Offers to resume a fit of an earlier session; hidden if there is none.
 
-    The fit's recipe is kept in the user's folder, in a file with the name of the model.
+    The fit's recipe is stored in the user's folder, in a file with the name of the model.
     """
 
     def __init__(self) -> None:
@@ -120,13 +120,13 @@ class UnfinishedFit(QWidget):
         return sorted(model_access.unfinished_dir().glob("*.toml"))
 
     def _show(self, names: list[str]) -> None:
-        #: Name of the model that was to be made; "" where no fit is offered.
+        #: Name of the model to be created; "" if no fit is offered.
         self.name = next(iter(names), "")
         self.note.set_text(f"The fit of {self.name} was not finished." if names else "")
         self.setVisible(bool(names))
 
     def take_up(self, form: TrainingForm) -> bool:
-        """Set a `TrainingForm` as the fit says; False, having said why, where that cannot be."""
+        """Set a `TrainingForm` to the fit's settings; False, with a message, if that fails."""
         try:
             form.set_recipe(
                 model_access.read_recipe(model_access.unfinished_dir() / f"{self.name}.toml")
@@ -138,7 +138,7 @@ class UnfinishedFit(QWidget):
         return True
 
     def keep(self, name: str, config: FitConfig) -> None:
-        """Remember a fit that starts, in place of the one before, and offer none meanwhile."""
+        """Store a new fit in place of the previous one, and hide the offer meanwhile."""
         self.forget()
         try:
             model_access.write_recipe(model_access.unfinished_dir() / f"{name}.toml", config)
@@ -146,21 +146,21 @@ class UnfinishedFit(QWidget):
             warn(f"This fit will not be offered again after a restart of napari: {error}")
 
     def forget(self) -> None:
-        """Remember none."""
+        """Forget the stored fit."""
         for path in self._files():
-            with suppress(OSError):  # it is then offered once more, and can be discarded
+            with suppress(OSError):  # then it is offered once more, and can be discarded
                 path.unlink()
         self._show([])
 
 
-_STOPPED = "Stopped. Start goes on from here with the same settings."
+_STOPPED = "Stopped. Start resumes from here with the same settings."
 
 
 _PAUSED = "Paused. Resume continues from here; Cancel still works."
 
 
 class TrainingDock(DockPage):
-    """Dock in which a normative model is fitted.
+    """Dock for fitting a normative model.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ class TrainingDock(DockPage):
 
     @property
     def paused(self) -> bool:
-        """Whether the worker waits until it is to go on."""
+        """Whether the worker is paused."""
         return self.running and not self._go.is_set()
 
     def _on_method(self) -> None:
@@ -241,7 +241,7 @@ class TrainingDock(DockPage):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        """Take dropped folders as those of normal scans."""
+        """Use dropped folders as normal scans."""
         event.acceptProposedAction()
         self.form.normals.set_folders(dropped_paths(event.mimeData()))
 
@@ -268,7 +268,7 @@ class TrainingDock(DockPage):
     def _run(
         self, steps: Generator[FitProgress, None, Result], then: Callable[[Result | None], None]
     ) -> None:
-        """Take steps in a worker; ``then`` gets what they return, None where they were stopped."""
+        """Run steps in a worker; ``then`` receives their result, None if they were stopped."""
         self._text.restart()
         self._go = go = threading.Event()
         go.set()
@@ -285,7 +285,7 @@ class TrainingDock(DockPage):
         self._enable()
 
     def estimate(self) -> None:
-        """Measure how long the fit will take."""
+        """Estimate how long the fit will take."""
         if self.running:
             return
         try:
@@ -299,12 +299,12 @@ class TrainingDock(DockPage):
         self.note.set_text(found or "Stopped.")
 
     def resume_unfinished(self) -> None:
-        """Start the fit that an earlier session did not finish."""
+        """Resume the fit that an earlier session did not finish."""
         if self.unfinished.take_up(self.form):
             self.start()
 
     def pause_or_resume(self) -> None:
-        """Let the worker wait after the step at hand, or go on."""
+        """Pause the worker after the current step, or resume."""
         if self.paused:
             self._text.restart()
             self._go.set()
@@ -316,12 +316,12 @@ class TrainingDock(DockPage):
 
     def _may_overwrite(self, name: str) -> bool:
         answer = QMessageBox.question(
-            self, "Training", f"There is a model named {name} already. Replace it?"
+            self, "Training", f"A model named {name} already exists. Replace it?"
         )
         return bool(answer == QMessageBox.StandardButton.Yes)
 
     def cancel(self) -> None:
-        """Stop after the step at hand."""
+        """Stop after the current step."""
         if self._task is not None:
             self._task.stop()
             self.note.set_text("Stopping...")
@@ -346,7 +346,7 @@ class TrainingDock(DockPage):
         model_access.model_events.changed.emit()
 
     def show_outliers(self) -> None:
-        """Find the scans of the last fit that are least like the others, and show them."""
+        """Find the training outliers of the last fit, and show them."""
         if self._fitted is not None and not self.running:
             self._run(model_access.outlier_steps(*self._fitted), self._on_outliers)
 
@@ -354,7 +354,7 @@ class TrainingDock(DockPage):
         self.note.set_text("" if suspects else "Stopped.")
         if suspects is None:
             return
-        # Not before: it imports torch.
+        # Imported only here: it imports torch.
         from napari_spatial_ar.gui.training.outliers_dialog import OutliersDialog
 
         self.dialog = OutliersDialog(suspects, self.window())

@@ -43,20 +43,20 @@ _FILTER = "Recipe (*.toml)"
 
 
 class RecipeRow(QWidget):
-    """Two buttons, and what came from a recipe without having a field in the form.
+    """Two buttons, and the settings of a recipe that have no field in the form.
 
     Parameters
     ----------
     form : TrainingForm
-        Gives and takes recipes: ``recipe()``, ``set_recipe()``.
+        Sets and returns recipes: ``recipe()``, ``set_recipe()``.
     """
 
     def __init__(self, form: TrainingForm):
         super().__init__()
-        # A cycle would leave the widgets to the garbage collector, which may run in a worker's
-        # thread, where deleting widgets ends the process.
+        # A reference cycle would leave the widgets to the garbage collector, which may run in a
+        # worker's thread, where deleting widgets ends the process.
         self._form = weakref.proxy(form)
-        #: Settings of a fit that a recipe brought and that the form has no field for.
+        #: Settings of a recipe for which the form has no field.
         self.others: dict[str, object] = {}
         self.save_button = button(
             "Save recipe...",
@@ -77,7 +77,7 @@ class RecipeRow(QWidget):
         self.set_others({})
 
     def set_others(self, others: dict[str, object]) -> None:
-        """Keep settings that the form has no field for, and show them."""
+        """Keep settings for which the form has no field, and show them."""
         self.others = others
         settings_text = ", ".join(
             f"{name.replace('_', ' ')} {_text(v)}" for name, v in others.items()
@@ -86,11 +86,11 @@ class RecipeRow(QWidget):
         self.drop_button.setVisible(bool(others))
 
     def drop(self) -> None:
-        """Forget the settings that the form has no field for."""
+        """Forget the settings for which the form has no field."""
         self.set_others({})
 
     def save(self) -> None:
-        """Ask for a file and write the settings as they stand."""
+        """Ask for a file and write the current settings."""
         try:
             config = self._form.recipe()
             start = Path(settings.last_folder("recipe")) / "recipe.toml"
@@ -103,7 +103,7 @@ class RecipeRow(QWidget):
             report(error, "Saving the recipe")
 
     def load(self) -> None:
-        """Ask for a file and set the form as it says."""
+        """Ask for a file and set the form accordingly."""
         start = settings.last_folder("recipe")
         chosen, _ = QFileDialog.getOpenFileName(self, "Load recipe", start, _FILTER)
         if not chosen:
@@ -129,14 +129,14 @@ _LARGEST = 1_000_000.0
 
 
 class WindowForm(QWidget):
-    """The modality's own window, a CT preset, or ends of the user's own; remembered."""
+    """The modality's own window, a CT preset, or the user's own limits; stored."""
 
     def __init__(self) -> None:
         super().__init__()
         tip = tooltip("training.model_window")
         self.setToolTip(tip)
         self._modality: Modality = "mri"
-        self.box = combo(tip, "Window that the model sees")
+        self.box = combo(tip, "Model window")
         self.low, self.high = QDoubleSpinBox(), QDoubleSpinBox()
         self.low.setToolTip(tooltip("training.model_window.lower"))
         self.high.setToolTip(tooltip("training.model_window.upper"))
@@ -147,14 +147,14 @@ class WindowForm(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(5)
         layout.addWidget(self.box)
-        # Under each other: beside each other they have no room for a long value and its unit.
+        # Below each other: side by side there is no room for a long value and its unit.
         layout.addWidget(self.low)
         layout.addWidget(self.high)
         self.box.currentIndexChanged.connect(self._on_choice)
         self.set_modality("mri")
 
     def set_modality(self, modality: Modality) -> None:
-        """Offer the windows of a modality."""
+        """List the windows of a modality."""
         self._modality = modality
         unit = "HU" if modality == "ct" else ""
         self.box.blockSignals(True)
@@ -189,7 +189,7 @@ class WindowForm(QWidget):
             spin.setValue(settings.recall(self._key(name), usual))
 
     def set_window(self, window: Window) -> None:
-        """Show a window, or what comes nearest to it."""
+        """Show a window, or the closest choice."""
         named = [name for name, preset in CT_PRESETS.items() if preset == window]
         usual = window == default_window(self._modality)
         for choice in (_DEFAULT,) if usual else (*named, window.kind):
@@ -203,12 +203,12 @@ class WindowForm(QWidget):
         return f"training_window/{self._modality}/{self.box.currentData()}_{name}"
 
     def window(self) -> Window | None:
-        """Return the window for the fit, None for the modality's own, and remember the choice.
+        """Return the window for the fit, None for the modality's own, and store the choice.
 
         Raises
         ------
         InputError
-            If the ends do not make a window.
+            If the limits do not form a window.
         """
         choice = self.box.currentData()
         made = None
@@ -240,7 +240,7 @@ _FIELDS = (
 )
 
 
-# Settings without a field that say what is used of the folders.
+# Settings without a field that affect which slices of the folders are used.
 _OF_THE_LOOK = ("patient_pattern", "valid_fraction")
 
 
@@ -248,7 +248,7 @@ _MODALITIES = (("MRI", "mri"), ("CT", "ct"), ("OCT", "oct"))
 
 
 class TrainingForm(QWidget):
-    """Folder of normal scans and how to learn from it."""
+    """Folder of normal scans and the settings of the fit."""
 
     #: A setting changed.
     changed = Signal()
@@ -320,13 +320,13 @@ class TrainingForm(QWidget):
         return box
 
     def showEvent(self, event: QShowEvent) -> None:
-        """List what is at hand by now, in the colours of the theme."""
+        """List what is currently available, in the colours of the theme."""
         super().showEvent(event)
         self.ensurePolished()
         self.fill_backbones()
 
     def fill_backbones(self) -> None:
-        """List backbones, saying whose weights are on this machine."""
+        """List backbones, marking those whose weights are installed."""
         chosen = self.backbone.currentData()
         self.backbone.blockSignals(True)
         self.backbone.clear()
@@ -342,7 +342,7 @@ class TrainingForm(QWidget):
         self.backbone.blockSignals(False)
 
     def _start_survey(self) -> None:
-        """Look through the folders with the settings on which it depends what is used of them."""
+        """Survey the folders with the settings that affect which slices are used."""
         try:
             self.normals.start_survey(
                 {
@@ -364,7 +364,7 @@ class TrainingForm(QWidget):
     def _on_summary(self) -> None:
         try:
             window = self.window.window()
-        except InputError:  # which the look tells
+        except InputError:  # which the survey reports
             window = None
         usual = default_window(self.modality.currentData())
         self.selection.show_summary(self.normals.summary, window or usual)
@@ -385,7 +385,7 @@ class TrainingForm(QWidget):
         name = self.backbone.currentData() or ""
         hint = model_access.weights_hint(name)
         self.backbone_note.set_text(hint or model_access.default_note(name))
-        # There are others to be got where this one is here.
+        # Others can be downloaded if this one is installed.
         self.weights.mean(name if hint else "")
         self._suggest_name()
 
@@ -404,11 +404,11 @@ class TrainingForm(QWidget):
 
     @property
     def target(self) -> Path:
-        """Folder of the model to be made."""
+        """Folder of the new model."""
         return model_access.user_models_dir() / str(self.name.text()).strip()
 
     def config(self) -> FitConfig:
-        """Return the fit that the form describes, once it can be run; its settings are remembered.
+        """Return the fit described by the form, if it can be run; stores its settings.
 
         Raises
         ------
@@ -441,7 +441,7 @@ class TrainingForm(QWidget):
         )
 
     def recipe(self) -> FitConfig:
-        """Return the settings as they stand, whether or not there is a folder yet.
+        """Return the current settings, with or without a folder.
 
         Raises
         ------
@@ -451,12 +451,12 @@ class TrainingForm(QWidget):
         return self._config(self.normals.folders)
 
     def set_recipe(self, recipe: FitConfig) -> None:
-        """Show a configuration in the form; without folders in it, those of the form stay.
+        """Show a configuration in the form; without folders in it, those of the form are kept.
 
         Raises
         ------
         InputError
-            If a field cannot hold its value; the form then stays as it was.
+            If a field cannot hold its value; the form is then unchanged.
         """
         before = self.recipe()
         if not recipe.folders:
@@ -466,7 +466,7 @@ class TrainingForm(QWidget):
         if lost:
             self._show_recipe(before)
             raise InputError(
-                f"this form has no place for what the recipe says of {', '.join(lost)}",
+                f"this form has no field for the recipe's {', '.join(lost)}",
                 fix="Run it with 'napari-spatial-ar fit --recipe FILE'",
             )
 

@@ -1,4 +1,4 @@
-"""Which method learns what is normal, and its own options."""
+"""Choice of the method, and its own options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MethodForm"]
 
-# Options that stand above the others, by method: their labels, and words for their values.
+# Options above the others, by method: their labels, and names of their values.
 _FIRST: dict[str, dict[str, tuple[str, tuple[tuple[str, Any], ...]]]] = {
     "spatial-ar": {
         "dilation": ("Reach", (("Wide (dilation 4)", 4), ("Close (dilation 1)", 1))),
@@ -36,7 +36,7 @@ _MORE, _LESS = "\u25b8 Options", "\u25be Options"
 
 
 def _editor(option: Option, choices: tuple[object, ...]) -> ValueWidget[Any]:
-    """Make a magicgui widget for an option."""
+    """Create a magicgui widget for an option."""
     default = option.default
     limits: dict[str, Any] = {}
     if choices:
@@ -53,16 +53,16 @@ def _editor(option: Option, choices: tuple[object, ...]) -> ValueWidget[Any]:
     )
     assert isinstance(made, ValueWidget)
     if isinstance(made, CheckBox):
-        made.text = ""  # its name stands before it already
+        made.text = ""  # its label is beside it already
     if isinstance(default, float):
         digits = f"{default:f}".rstrip("0").partition(".")[2]
         made.native.setDecimals(len(digits) + 2)
-        made.value = default  # which was rounded to the decimals it had
+        made.value = default  # which was rounded to the widget's decimals
     return made
 
 
 class _Options(QWidget):
-    """The options of one method; they start as they were used last."""
+    """The options of one method; initially as they were used last."""
 
     def __init__(self, method: type[Detector]):
         super().__init__()
@@ -75,7 +75,7 @@ class _Options(QWidget):
             for option in options
         }
         for name, editor in self.editors.items():
-            with suppress(ValueError):  # kept by another version, for which it was in range
+            with suppress(ValueError):  # stored by another version with another range
                 editor.value = settings.recall(self._key(name), self._defaults[name])
         self.defaults_button = button("Defaults", tooltip("training.defaults"))
         self.defaults_button.clicked.connect(self.set_defaults)
@@ -89,7 +89,7 @@ class _Options(QWidget):
         within.setContentsMargins(0, 0, 0, 0)
         within.addLayout(fields(self._pairs(rest)))
         within.addWidget(self.defaults_button, 0, Qt.AlignmentFlag.AlignRight)
-        # Arrows as text: superqt's icons do not take the colour of napari's theme.
+        # Arrows as text: superqt's icons do not adopt the colour of napari's theme.
         self.more = QCollapsible(_MORE, expandedIcon=QIcon(), collapsedIcon=QIcon())
         self.more.toggled.connect(self._on_more)
         self.more.toggleButton().setToolTip(tooltip("training.options"))
@@ -109,18 +109,18 @@ class _Options(QWidget):
         return f"training_options/{self._name}/{name}"
 
     def set_defaults(self) -> None:
-        """Set every option back."""
+        """Reset all options."""
         for name, default in self._defaults.items():
             self.editors[name].value = default
 
     def put(self, values: Mapping[str, object]) -> None:
-        """Show options; one that has no place in its field is left as it was."""
+        """Show options; one that does not fit its field is left unchanged."""
         for name, value in values.items():
             with suppress(ValueError):
                 self.editors[name].value = value
 
     def take(self) -> dict[str, object]:
-        """Return the options that differ from their defaults, and remember all."""
+        """Return the options that differ from their defaults, and store all."""
         values = {name: editor.value for name, editor in self.editors.items()}
         for name, value in values.items():
             settings.remember(self._key(name), value)
@@ -128,9 +128,9 @@ class _Options(QWidget):
 
 
 class MethodForm(QWidget):
-    """Chooses a method and sets its options; both are remembered."""
+    """Chooses a method and sets its options; both are stored."""
 
-    #: Another method is chosen.
+    #: Another method was chosen.
     changed = Signal()
 
     def __init__(self) -> None:
@@ -158,12 +158,12 @@ class MethodForm(QWidget):
 
     @property
     def method(self) -> type[Detector]:
-        """The method chosen, a subclass of ``Detector``."""
+        """The chosen method, a subclass of ``Detector``."""
         return self._methods[self.box.currentData()]
 
     @property
     def is_default(self) -> bool:
-        """Whether it is the method that a fit takes by itself."""
+        """Whether it is the default method of a fit."""
         return bool(self.box.currentIndex() == 0)
 
     def _on_method(self) -> None:
@@ -180,7 +180,7 @@ class MethodForm(QWidget):
         self.pages[name].put(options)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the settings of a `FitConfig` that say how to learn; remember them."""
+        """Return the settings of a `FitConfig` for learning; store them."""
         name = self.method.name
         settings.remember("training_method", name)
         return {"method": name, "options": self.pages[name].take()}

@@ -1,4 +1,4 @@
-"""The scans of a fit that are least like the others, and which of them to leave out."""
+"""Training outliers of a fit, and which of them to exclude."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _LARGE = 300
 
 
 class OutliersDialog(Dialog):
-    """Lists scans with pictures, the most surprising first; `excluded` tells which are ticked.
+    """Lists scans with images, the strongest outlier first; `excluded` returns the ticked ones.
 
     Parameters
     ----------
     suspects : Outliers
         At least one.
     parent : QWidget, optional
-        The window it belongs to.
+        The parent window.
     """
 
     def __init__(self, suspects: Outliers, parent: QWidget | None = None):
@@ -45,9 +45,9 @@ class OutliersDialog(Dialog):
         self._suspects = suspects
         self._limits = heat_range([one.example for one in suspects.ranked])
         self.about = Note(
-            f"Look at these before you trust the model: of {suspects.scans} scans they are least "
-            f"like those of the other patients ({UNIT}). Rare is not always abnormal. Tick what "
-            "the model should not learn from."
+            f"Check these before relying on the model: of {suspects.scans} scans they are least "
+            f"like those of the other patients ({UNIT}). Rare is not always abnormal. Tick those "
+            "to exclude from training."
         )
         self.picture = QLabel()
         self.picture.setMinimumWidth(2 * _LARGE + 2)

@@ -1,4 +1,4 @@
-"""Which slices of the folders a model learns from, and how many patients are for calibration."""
+"""Which slices of the folders are used, and the share of patients for calibration."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _REST_MS = 250
 
 
 def _ends(summary: DataSummary) -> tuple[tuple[SliceRef, ...], tuple[float, float]]:
-    """First and last slice used of a volume in the middle of the list, and their pixels' size."""
+    """First and last slice used of a volume in the middle of the list, with pixel sizes."""
     volumes = [one for one in summary.used if one.refs[0].index is not None]
     if not volumes:
         return (), (1.0, 1.0)
@@ -60,7 +60,7 @@ Drawn = tuple[tuple[SliceRef, ...], list[Picture]]
 def _draw(
     stop: threading.Event, refs: tuple[SliceRef, ...], size: tuple[float, float], window: Window
 ) -> Generator[None, None, Drawn]:
-    """Read slices and make them small, as the model sees them."""
+    """Read slices as thumbnails, as the model sees them."""
     drawn = []
     for _, image, ends in iter_slices(refs, window):
         if stop.is_set():
@@ -71,11 +71,11 @@ def _draw(
 
 
 class SelectionForm(QWidget):
-    """Plane, part of the stack, least body and calibration share; remembered."""
+    """Plane, part of the stack, minimum body area and calibration share; stored."""
 
-    #: Volumes are to be cut along another plane: the folders are to be looked through anew.
+    #: Another plane was chosen: the folders have to be surveyed again.
     plane_changed = Signal()
-    #: Other slices of those that were found, or another share for calibration.
+    #: Other slices of those found were chosen, or another share for calibration.
     changed = Signal()
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class SelectionForm(QWidget):
         self._task: Task | None = None
         self._asked: tuple[Any, ...] = ()
         self._folds = 0
-        # Pictures are read once the slider rests.
+        # Thumbnails are read once the slider stops moving.
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_REST_MS)
@@ -151,26 +151,26 @@ class SelectionForm(QWidget):
 
     def _on_range(self, *_: object) -> None:
         low, high = self.range.value()
-        if low == high:  # a part of no width holds nothing
+        if low == high:  # an empty range contains nothing
             self.range.setValue((low, high + 1) if high < 100 else (low - 1, high))
             return
         self.range_text.setText(f"{low} to {high} %")
         self.changed.emit()
 
     def _on_folds(self, folds: int) -> None:
-        if folds == 1:  # one fold would leave nobody to learn from
+        if folds == 1:  # with a single fold nobody would be left to learn from
             self.folds.setValue(0 if self._folds > 1 else 2)
         self._folds = self.folds.value()
 
     # ------------------------------------------------------------------ values
 
     def selection(self) -> Selection:
-        """Return what is chosen."""
+        """Return the selection."""
         low, high = self.range.value()
         return Selection(self.plane.currentData(), (low / 100, high / 100), self.body.value() / 100)
 
     def arguments(self) -> dict[str, Any]:
-        """Return settings of a `FitConfig`; remember them."""
+        """Return settings of a `FitConfig`; store them."""
         chosen = self.selection()
         settings.remember("training_plane", chosen.plane)
         for name, value in zip(("low", "high"), self.range.value(), strict=True):
@@ -187,13 +187,13 @@ class SelectionForm(QWidget):
 
     @property
     def calibration_fraction(self) -> float:
-        """Share of the slices for calibration alone."""
+        """Share of the slices used only for calibration."""
         return float(self.calibration.value() / 100)
 
     def set_values(
         self, selection: Selection, calibration_fraction: float, calibration_folds: int = 0
     ) -> None:
-        """Show what is chosen, to whole percents."""
+        """Show a selection, in whole percents."""
         select_data(self.plane, selection.plane)
         low, high = selection.slice_range
         self.range.setValue((round(100 * low), round(100 * high)))
@@ -201,10 +201,10 @@ class SelectionForm(QWidget):
         self.calibration.setValue(round(100 * calibration_fraction))
         self.folds.setValue(calibration_folds)
 
-    # ------------------------------------------------------------------ what is found
+    # ------------------------------------------------------------------ result
 
     def show_summary(self, summary: DataSummary | None, window: Window) -> None:
-        """Say how many slices there are, and soon show the first and last of a volume."""
+        """Show how many slices are used, and soon the first and last of a volume."""
         if self._task is not None:
             self._task.stop()
         refs, size = ((), (1.0, 1.0)) if summary is None else _ends(summary)
@@ -214,7 +214,7 @@ class SelectionForm(QWidget):
         else:
             out = summary.left_out
             self.count.set_text(
-                f"{summary.total.slices} slices used; left out: {out.get('range', 0)} outside the "
+                f"{summary.total.slices} slices used; excluded: {out.get('range', 0)} outside the "
                 f"range, {out.get('empty', 0)} with little body"
             )
         if refs:
@@ -245,7 +245,7 @@ class SelectionForm(QWidget):
 
 
 def _recalled() -> tuple[Selection, float]:
-    """Return what was used last."""
+    """Return the selection used last."""
     low, high, body, calibration = (
         settings.recall(f"training_{name}", usual) / 100
         for name, usual in (("low", 0), ("high", 100), ("body", 10), ("calibration", 0))

@@ -1,4 +1,4 @@
-"""A dock of this plugin: one of its kind a viewer, one look, and one place as tabs."""
+"""A dock of this plugin: one of each kind per viewer, one look, and one place as tabs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DockPage"]
 
-# A frame around the widget that keys go to: napari's themes draw none. Read on its dark and light
-# backgrounds alike.
+# A frame around the widget with keyboard focus, which napari's themes do not draw. It is visible
+# on their dark and light backgrounds.
 _FOCUS_STYLE = "".join(
     f"{kind}:focus {{ border: 2px solid #2f8fe0; }}"
     for kind in ("QPushButton", "QToolButton", "QComboBox", "QCheckBox", "QSlider", "QTableView")
@@ -38,11 +38,11 @@ def _forget(viewer: ref[ViewerModel], kind: type[DockPage], *_: object) -> None:
 
 
 class _OneAViewer(type(QWidget)):  # type: ignore[misc]
-    """Gives a viewer's dock of a kind back where there is one, in place of a second one.
+    """Returns a viewer's existing dock of a kind, in place of a second one.
 
-    napari knows a dock by its name, and names it otherwise in its menu than for ``napari -w``, so
-    that it asks for a new one though there is one. Two would both draw on the same layers. A viewer
-    without a window, as scripts and tests use it, has no docks to keep to one.
+    napari identifies a dock by its name, which differs between its menu and ``napari -w``, so that
+    it may ask for a new one although there is one. Two would both draw on the same layers. A viewer
+    without a window, as in scripts and tests, is not restricted.
     """
 
     def __call__(cls, napari_viewer: ViewerModel) -> Any:
@@ -61,10 +61,10 @@ class _OneAViewer(type(QWidget)):  # type: ignore[misc]
 
 
 class DockPage(QWidget, metaclass=_OneAViewer):
-    """What this plugin's docks have in common. A viewer has one of each kind, however opened.
+    """Common parts of this plugin's docks. A viewer has one of each kind, however it was opened.
 
-    Where napari puts it into a second dock widget, the first one goes. Closed, it rests with all
-    it knows, and is the same when it is opened again.
+    If napari puts it into a second dock widget, the first one is removed. A closed dock is
+    suspended with its state, and is unchanged when it is opened again.
 
     Parameters
     ----------
@@ -92,9 +92,9 @@ class DockPage(QWidget, metaclass=_OneAViewer):
         stretch: int | None = None,
         foot: QWidget | None = None,
     ) -> None:
-        """Put sections under each other; the foot and the research-use line always stand below.
+        """Stack sections vertically; the foot and the research-use line are always below them.
 
-        The sections scroll where the window is too low for them.
+        The sections scroll if the window is too low for them.
         """
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
@@ -110,7 +110,7 @@ class DockPage(QWidget, metaclass=_OneAViewer):
         self._widen()
 
     def _widen(self) -> None:
-        """Give the sections all of their width, beside a scroll bar: nothing scrolls sideways."""
+        """Give the sections their full width, beside a scroll bar: nothing scrolls sideways."""
         bar = self.scroll.verticalScrollBar().sizeHint().width()
         self.scroll.setMinimumWidth(self.scroll.widget().minimumSizeHint().width() + bar)
 
@@ -123,24 +123,24 @@ class DockPage(QWidget, metaclass=_OneAViewer):
     # ------------------------------------------------------------------ in napari's window
 
     def set_suspended(self, suspended: bool) -> None:
-        """Leave the viewer alone while the dock is closed (True), and go on (False)."""
+        """Leave the viewer alone while the dock is closed (True), and resume (False)."""
 
     def frame(self) -> QDockWidget | None:
-        """Return the dock widget that napari put this page into."""
+        """Return the dock widget that contains this page."""
         parent = self.parentWidget()
         while parent is not None and not isinstance(parent, QDockWidget):
             parent = parent.parentWidget()
         return parent
 
     def bring_to_front(self) -> None:
-        """Show the dock, above those that share its place."""
+        """Show the dock, in front of its tabs."""
         frame = self.frame()
         if frame is not None:
             frame.show()
             frame.raise_()
 
     def event(self, event: QEvent) -> bool:
-        """Follow napari as it puts the page into a dock widget, or takes it out."""
+        """Follow napari as it adds the page to a dock widget, or removes it."""
         if event.type() == QEvent.Type.ParentChange:
             self._on_parent()
         return bool(super().event(event))
@@ -152,11 +152,11 @@ class DockPage(QWidget, metaclass=_OneAViewer):
         self._frame = frame
         if before is not None and frame is None:
             self._window = before.parentWidget()
-            self._closing.start(0)  # unless it is on its way into another
+            self._closing.start(0)  # unless it is being moved into another
         if frame is None:
             return
         self._placed = False
-        self.show()  # as Qt hides what changes its parent
+        self.show()  # Qt hides a widget whose parent changes
         if before is not None and isinstance(self.viewer, Viewer):
             self.viewer.window.remove_dock_widget(before)
         if self._suspended:
@@ -167,7 +167,7 @@ class DockPage(QWidget, metaclass=_OneAViewer):
         if self._frame is None and not self._suspended:
             self._suspended = True
             self.set_suspended(True)
-            # Kept by the window, so that it lasts as long.
+            # Owned by the window, so that it lasts as long.
             window, self._window = self._window, None
             self.setParent(window)
 
@@ -176,11 +176,11 @@ class DockPage(QWidget, metaclass=_OneAViewer):
         super().showEvent(event)
         if not self._placed:
             self._placed = True
-            # Not before the dock has been put into the window.
+            # Only after the dock has been added to the window.
             QTimer.singleShot(0, self._join)
 
     def _join(self) -> None:
-        """Become a tab beside the plugin's other dock: under it, neither would have room."""
+        """Become a tab beside the plugin's other dock: below it, neither would have room."""
         window = self.window()
         if not isinstance(window, QMainWindow):
             return
@@ -201,7 +201,7 @@ def _scrolling(sections: Sequence[QWidget], stretch: int | None) -> QScrollArea:
     layout.setSpacing(9)
     for index, part in enumerate(sections):
         layout.addWidget(part, 1 if index == stretch else 0)
-    # Takes what is left over where nothing stretches, or what does is hidden.
+    # Takes the remaining space if no other widget stretches.
     layout.addStretch(0)
     scroll = QScrollArea()
     scroll.setFrameShape(QFrame.Shape.NoFrame)

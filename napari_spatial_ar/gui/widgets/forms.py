@@ -1,4 +1,4 @@
-"""Small pieces every dock is built from."""
+"""Basic widgets of every dock."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ __all__ = [
     "stack",
 ]
 
-#: What Qt would change by the wheel: a value, a choice, or which page is shown.
+#: Widgets that Qt would change with the wheel: a value, a choice, or the current page.
 _CHANGED_BY_WHEEL = (QComboBox, QAbstractSpinBox, QSlider, QDial, QTabBar)
 
 
@@ -71,11 +71,11 @@ _NEW = (QEvent.Type.ChildAdded, QEvent.Type.ChildPolished)
 
 
 class NoWheel(QObject):
-    """Hands the wheel over a combo box, spin box or slider on to what scrolls behind it.
+    """Forwards the wheel over a combo box, spin box or slider to the scroll area behind it.
 
-    A reader who scrolls a dock would otherwise change the model, the plane or the threshold under
-    the cursor without noticing. Keys and the mouse button change them as ever; the list of an open
-    combo box scrolls. Widgets that come later, those of another library included, are guarded too.
+    Otherwise a reader who scrolls a dock would change the model, the plane or the threshold under
+    the cursor without noticing. Keys and the mouse button work as usual; the list of an open combo
+    box scrolls. Widgets added later, including those of other libraries, are guarded too.
 
     Parameters
     ----------
@@ -93,22 +93,22 @@ class NoWheel(QObject):
         self.look()
 
     def look(self) -> None:
-        """Guard the widgets that there are now."""
+        """Guard all current widgets."""
         for widget in (self._root, *self._root.findChildren(QWidget)):
-            # Installed once, however often it is asked for.
+            # Installed once, however often it is requested.
             widget.installEventFilter(self)
             takes = widget.focusPolicy() == Qt.FocusPolicy.WheelFocus
             if takes and isinstance(widget, _CHANGED_BY_WHEEL):
                 widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Ignore the wheel where it would change something, so that it goes on to the parent."""
+        """Ignore the wheel if it would change something, so that the parent receives it."""
         kind = event.type()
         if kind == QEvent.Type.Wheel and isinstance(watched, _CHANGED_BY_WHEEL):
             event.ignore()
             return True
         if kind in _NEW:
-            # Not now: a child that is being added is not a whole widget yet.
+            # Deferred: a child being added is not complete yet.
             self._later.start()
         elif kind == QEvent.Type.Show and watched is self._root:
             self.look()
@@ -118,7 +118,7 @@ class NoWheel(QObject):
 _LABEL_WIDTH = 96
 
 
-# The widest of what is listed, of average letters, its frame and arrow included.
+# Maximum width in average letters, including its frame and arrow.
 _LETTERS = 30
 # Above and below an item of a list together, in pixels.
 _ROOM = 6
@@ -144,7 +144,7 @@ class Note(QLabel):
 
 
 def button(text: str, tooltip: str, name: str = "") -> QPushButton:
-    """Make a push button; what has no words for its text needs a name to be read aloud."""
+    """Create a push button; if its text has no words it needs a name for screen readers."""
     made = QPushButton(text)
     made.setToolTip(tooltip)
     made.setAccessibleName(name)
@@ -152,35 +152,35 @@ def button(text: str, tooltip: str, name: str = "") -> QPushButton:
 
 
 class _Item(QStyledItemDelegate):
-    """An item of a list, with some room above and below its text."""
+    """An item of a list, with some space above and below its text."""
 
     def sizeHint(self, option: QStyleOptionViewItem, index: QModelIndex) -> QSize:
-        """Add the room."""
+        """Add the space."""
         return QSize(super().sizeHint(option, index)) + QSize(0, _ROOM)
 
 
 class Combo(QComboBox):
-    """A list that is as wide as its choices, up to what a dock has room for.
+    """A list as wide as its items, up to a limit.
 
-    A name that is longer, as people give them, is shortened in its middle; its tooltip, and that
-    of its item, has all of it.
+    A longer name, as users may give, is elided in the middle; its tooltip, and that of its item,
+    show it in full.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        # Some styles draw the items as those of a menu, which have no colours of their own.
+        # Some styles draw the items like those of a menu, without colours of their own.
         self.setItemDelegate(_Item(self))
 
     def minimumSizeHint(self) -> QSize:
-        """Give room for every choice, or for as many letters as fit into a dock."""
+        """Make room for every item, up to the maximum width of a dock."""
         hint = super().minimumSizeHint()
         most = _LETTERS * self.fontMetrics().averageCharWidth()
         return QSize(min(hint.width(), most), hint.height())
 
     def room(self) -> int:
-        """Width that there is for the text, in pixels."""
+        """Available width for the text, in pixels."""
         option = QStyleOptionComboBox()
         self.initStyleOption(option)
         kind, part = QStyle.ComplexControl.CC_ComboBox, QStyle.SubControl.SC_ComboBoxEditField
@@ -188,11 +188,11 @@ class Combo(QComboBox):
 
     @property
     def shortened(self) -> bool:
-        """Whether the text has no room, so that a part of it is seen."""
+        """Whether the text is elided."""
         return bool(self.fontMetrics().horizontalAdvance(self.currentText()) > self.room() - 4)
 
     def event(self, event: QEvent) -> bool:
-        """Say in the tooltip what is not seen."""
+        """Show an elided text in the tooltip."""
         if event.type() == QEvent.Type.ToolTip and self.shortened:
             said = as_tooltip(f"{self.currentText()}\n{self.toolTip()}")
             QToolTip.showText(event.globalPos(), said, self)
@@ -200,17 +200,17 @@ class Combo(QComboBox):
         return bool(super().event(event))
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw the text shortened where it has no room."""
+        """Draw the text, elided if it is too long."""
         painter, option = QStylePainter(self), QStyleOptionComboBox()
         self.initStyleOption(option)
         text, middle = option.currentText, Qt.TextElideMode.ElideMiddle
-        # Two pixels at either side, which styles leave.
+        # Two pixels on either side, which styles leave.
         option.currentText = self.fontMetrics().elidedText(text, middle, self.room() - 4)
         painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
         painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
 
     def showPopup(self) -> None:
-        """Make the list as wide as its widest item, where the screen has room for it."""
+        """Make the popup as wide as its widest item, if the screen is wide enough."""
         view = self.view()
         wide = view.sizeHintForColumn(0) + view.verticalScrollBar().sizeHint().width()
         screen = self.screen().availableGeometry().width()
@@ -220,7 +220,7 @@ class Combo(QComboBox):
 
 
 def combo(tooltip: str, name: str = "") -> Combo:
-    """Make a list; `fields` gives it a name."""
+    """Create a list; `fields` sets its accessible name."""
     made = Combo()
     made.setToolTip(tooltip)
     made.setAccessibleName(name)
@@ -228,7 +228,7 @@ def combo(tooltip: str, name: str = "") -> Combo:
 
 
 def select_data(box: QComboBox, value: object) -> bool:
-    """Select the item that holds a value, compared by identity first; False where none does."""
+    """Select the item with a value, compared by identity first; False if there is none."""
     for index in range(box.count()):
         data = box.itemData(index)
         if data is value or (isinstance(value, str | int) and data == value):
@@ -248,7 +248,7 @@ def row(*widgets: QWidget) -> QHBoxLayout:
 
 
 def heading(title: str = "") -> QLabel:
-    """Make the title of a section."""
+    """Create the title of a section."""
     made = QLabel(title)
     made.setStyleSheet("font-weight: bold;")
     return made
@@ -264,7 +264,7 @@ def section(title: str, parts: Sequence[Part]) -> QWidget:
 
 
 def stack(parts: Sequence[Part]) -> QWidget:
-    """Widgets, layouts or (label, widget) pairs under each other."""
+    """Widgets, layouts or (label, widget) pairs, stacked vertically."""
     made = QWidget()
     outer = QVBoxLayout(made)
     outer.setContentsMargins(0, 0, 0, 0)
@@ -279,9 +279,9 @@ def stack(parts: Sequence[Part]) -> QWidget:
 
 
 def fields(pairs: Sequence[tuple[str, QWidget]]) -> QGridLayout:
-    """Widgets under each other, each with its label before it."""
+    """Widgets stacked vertically, each with a label before it."""
     grid = QGridLayout()
-    # The same in every grid, so that they line up.
+    # The same width in every grid, so that they line up.
     grid.setColumnMinimumWidth(0, _LABEL_WIDTH)
     grid.setColumnStretch(1, 1)
     grid.setVerticalSpacing(5)
@@ -296,7 +296,7 @@ def fields(pairs: Sequence[tuple[str, QWidget]]) -> QGridLayout:
 
 
 def research_line() -> QLabel:
-    """Make the line that stands at the foot of every dock."""
+    """Create the research-use line at the foot of every dock."""
     line = QLabel(RESEARCH_USE)
     line.setAlignment(Qt.AlignmentFlag.AlignHCenter)
     line.setStyleSheet("font-weight: bold; padding: 3px;")
@@ -305,7 +305,7 @@ def research_line() -> QLabel:
 
 
 class Dialog(QDialog):
-    """What this plugin's dialogs have in common: the wheel changes no value in them."""
+    """Common parts of this plugin's dialogs: the wheel changes no value in them."""
 
     def __init__(self, parent: QWidget | None = None):
         super().__init__(parent)
@@ -313,7 +313,7 @@ class Dialog(QDialog):
 
 
 def square(picture: npt.NDArray[np.uint8] | None = None) -> QPixmap:
-    """Put a picture, (rows, columns) uint8, in the middle of a black square."""
+    """Centre an image, (rows, columns) uint8, in a black square."""
     made = QPixmap(THUMBNAIL_SIZE, THUMBNAIL_SIZE)
     made.fill(Qt.GlobalColor.black)
     if picture is not None:
@@ -326,14 +326,14 @@ def square(picture: npt.NDArray[np.uint8] | None = None) -> QPixmap:
 
 
 def coloured(picture: Image.Image) -> QPixmap:
-    """Make Qt's picture of an RGB one."""
+    """Convert an RGB image to Qt's."""
     width, rows = picture.size
     image = QImage(picture.tobytes(), width, rows, 3 * width, QImage.Format.Format_RGB888)
     return QPixmap.fromImage(image)
 
 
 def icon(picture: QPixmap) -> QIcon:
-    """Make an icon that Qt does not tint in a selected row."""
+    """Create an icon that Qt does not tint in a selected row."""
     made = QIcon(picture)
     made.addPixmap(picture, QIcon.Mode.Selected)
     return made
@@ -345,35 +345,35 @@ _FOLD_STYLE = "QPushButton {{ text-align: left; padding: 1px 4px; background: tr
 _BOLD = "font-weight: bold;"
 
 
-# In pixels: what a heading has at least, and what of it is no text.
+# In pixels: minimum width of a heading, and the width of its margins.
 _LEAST, _PADDING = 60, 14
 
 
 class _Heading(QPushButton):
-    """A button that is as narrow as it has to be: its text is shortened at the end."""
+    """A button that can be as narrow as necessary: its text is elided at the end."""
 
     def __init__(self) -> None:
         super().__init__()
         self._text = ""
 
     def set_text(self, text: str) -> None:
-        """Show a text, in which an ampersand is one."""
+        """Set a text, in which an ampersand is shown as such."""
         self._text = text
         self._shorten()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Show as much of the text as there is room for."""
+        """Show as much of the text as fits."""
         super().resizeEvent(event)
         self._shorten()
 
     def minimumSizeHint(self) -> QSize:
-        """Ask for no more than the first letters."""
+        """Require only the width of the first letters."""
         return QSize(_LEAST, super().minimumSizeHint().height())
 
     def _shorten(self) -> None:
         room = self.width() - _PADDING
         shown = self.fontMetrics().elidedText(self._text, Qt.TextElideMode.ElideRight, room)
-        # Of an ampersand, Qt would make a key.
+        # Qt would turn an ampersand into a shortcut.
         self.setText(shown.replace("&", "&&"))
         whole = shown == self._text
         self.setAccessibleName("" if whole else self._text)
@@ -382,23 +382,23 @@ class _Heading(QPushButton):
 class Fold(QWidget):
     """A heading, pressed to show or hide its content.
 
-    Where the content stays as it is, superqt's QCollapsible does the same; that one keeps the
-    height that its content had when it was opened.
+    superqt's QCollapsible does the same for content of constant height: it keeps the height that
+    the content had when it was opened.
 
     Parameters
     ----------
     title, tooltip : str
-        Of the heading.
+        Title and tooltip of the heading.
     content : QWidget
-        What is folded away.
+        The content.
     key : str
-        Where given, whether it is open is remembered under this name.
+        If given, the setting in which its state is stored.
     expanded : bool
-        Whether it is open at first.
+        Whether it is initially open.
     strong : bool
-        Draw the title as that of a section.
+        Draw the title like that of a section.
     beside : sequence of QWidget
-        What stands at the right of the heading, folded or not.
+        Widgets to the right of the heading, visible in both states.
     """
 
     #: Whether it is open now.
@@ -443,12 +443,12 @@ class Fold(QWidget):
         self._show()
 
     def set_summary(self, summary: Callable[[], str]) -> None:
-        """Say in the heading, while it is folded, what there is to know of the content."""
+        """Set a summary of the content, shown in the heading while it is collapsed."""
         self._summary = summary
         self.update_summary()
 
     def update_summary(self) -> None:
-        """Say it anew."""
+        """Update the heading."""
         self._show()
 
     def isExpanded(self) -> bool:
@@ -474,7 +474,7 @@ class Fold(QWidget):
 
 
 def folding(title: str, parts: Sequence[Part], *, key: str, beside: Sequence[QWidget] = ()) -> Fold:
-    """Make a section as `section` does, open at first, that can be folded away."""
+    """Create a section like `section`, initially open, that can be collapsed."""
     tip = tooltip("docks.heading", title=title)
     return Fold(title, tip, stack(parts), key=key, expanded=True, strong=True, beside=beside)
 
@@ -491,14 +491,14 @@ _NOTE_STYLE = """
 
 
 class WarningNote(QFrame):
-    """A warning that stands out: on amber, with a bar at its side; *Why?* unfolds it.
+    """A conspicuous warning: on amber, with a bar at its side; *Why?* shows the reasons.
 
-    The text keeps the theme's own colour, as no amber is read on dark and light alike.
+    The text keeps the theme's own colour, since no amber text is legible on both dark and light.
 
     Parameters
     ----------
     tooltip : str
-        Of *Why?*.
+        Tooltip of *Why?*.
     """
 
     def __init__(self, tooltip: str) -> None:
@@ -525,7 +525,7 @@ class WarningNote(QFrame):
         self.set_text("", "")
 
     def text(self) -> str:
-        """Return the short sentence; "" for none."""
+        """Return the short sentence; "" without one."""
         return str(self.line.text())
 
     def set_text(self, text: str, reasons: str) -> None:
@@ -536,7 +536,7 @@ class WarningNote(QFrame):
         text : str
             One short sentence.
         reasons : str
-            The full ones, folded away when they are new.
+            The full sentences, collapsed again when they change.
         """
         if reasons != self.reasons.text():
             self.why.setChecked(False)

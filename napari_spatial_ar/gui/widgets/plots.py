@@ -1,4 +1,4 @@
-"""Plots of the docks: loss while a model learns, and scores beside those of normal tissue."""
+"""Plots of the docks: training loss, and scores compared with those of normal tissue."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Pair:
-    """A colour for dark themes, and one for light ones.
+    """A pair of colours for dark and light themes.
 
     Parameters
     ----------
@@ -53,13 +53,13 @@ class Pair:
     light: str
 
     def on(self, widget: object) -> QColor:
-        """Return the colour for the theme that a widget has now; the dark one without a widget."""
+        """Return the colour for a widget's current theme; the dark one without a widget."""
         light = isinstance(widget, QWidget) and is_light(widget)
         return QColor(self.light if light else self.dark)
 
 
 def is_light(widget: QWidget) -> bool:
-    """Whether a widget writes dark on light, as it is drawn now."""
+    """Whether a widget currently draws dark text on light."""
     return bool(widget.palette().color(QPalette.ColorRole.WindowText).lightness() < 128)
 
 
@@ -73,13 +73,13 @@ FLAGGED = Pair("#00a5b8", "#007d8c")
 NORMAL = Pair("#e08a2e", "#a34f00")
 
 
-#: The loss of training, which the validation's (`NORMAL`) follows; and links.
+#: The training loss (the validation loss is drawn as `NORMAL`), and links.
 FOLLOWED = Pair("#8ab4f8", "#2459b3")
 
 
-#: Text of what has to be got first, on the background of lists.
+#: Text of items that are not installed yet, on the background of lists.
 MISSING = Pair("#a9aeb8", "#5f5f5f")
-#: Text of rows that are done with, and of rows with trouble.
+#: Text of finished rows, and of rows with errors.
 QUIET = Pair("#8c8c8c", "#6b6b6b")
 TROUBLE = Pair("#f07864", "#b3261e")
 
@@ -119,7 +119,7 @@ class LossPlot(QWidget):
         self.setToolTip(tooltip("fit.loss"))
 
     def sizeHint(self) -> QSize:
-        """Return a size that shows the curve's shape."""
+        """Return a size that shows the shape of the curve."""
         return QSize(280, 170)
 
     def show_losses(
@@ -131,7 +131,7 @@ class LossPlot(QWidget):
         self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw axes, both lines and the mark."""
+        """Draw axes, both lines and the marker."""
         painter = _painter(self)
         text = self.palette().color(self.foregroundRole())
         area = QRectF(self.rect()).adjusted(46, 20, -10, -22)
@@ -223,7 +223,7 @@ _STEPS = {  # as a share of the axis
 }
 
 
-_LEAST = 1e-5  # lowest share that is drawn
+_LEAST = 1e-5  # lowest share on the axis
 
 
 class ScoreHistogram(QWidget):
@@ -249,26 +249,26 @@ class ScoreHistogram(QWidget):
         self.setToolTip(tooltip("threshold.histogram"))
 
     def sizeHint(self) -> QSize:
-        """Return a size that leaves room for the rest of the dock."""
+        """Return a size that leaves space for the rest of the dock."""
         return QSize(280, 118)
 
     def set_anchors(self, anchors: Mapping[float, float]) -> None:
-        """Draw normal tissue from thresholds by the share that they flag; none: not drawn."""
+        """Draw normal tissue, given thresholds by the share that they flag; none: not drawn."""
         self._anchors = anchors
         self.update()
 
     def set_counts(self, counts: ScoreCounts | None) -> None:
-        """Draw a scan's scores; call again when there are more of them."""
+        """Draw a scan's scores; call again when there are more."""
         self._counts = counts
         self.update()
 
     def set_range(self, low: float, high: float) -> None:
-        """Choose the ends of the axis."""
+        """Set the ends of the axis."""
         self._low, self._high = low, high
         self.update()
 
     def set_thresholds(self, threshold: float, higher: float | None = None) -> None:
-        """Put the line, and a dashed one at the higher threshold of hysteresis."""
+        """Set the line, and a dashed one at the higher threshold of hysteresis."""
         self._threshold, self._higher = threshold, higher
         self.setAccessibleDescription(f"Threshold {threshold:.4g}")
         self.update()
@@ -276,7 +276,7 @@ class ScoreHistogram(QWidget):
     # ------------------------------------------------------------------ moving the line
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Take the line to the mouse."""
+        """Move the line to the mouse."""
         if event.button() == Qt.MouseButton.LeftButton:
             self._move_to(self._score_at(_x(event)))
 
@@ -331,7 +331,7 @@ class ScoreHistogram(QWidget):
         normal = normal_shares(self._anchors, edges)
         drawn = np.append(scan, normal[np.isfinite(normal)])
         drawn = drawn[drawn >= _LEAST]
-        # Whole decades, so that the axis does not move with every slice that comes in.
+        # Whole decades, so that the axis does not move with every new slice.
         top = math.ceil(math.log10(drawn.max())) if drawn.size else 0
         bottom = math.floor(math.log10(drawn.min())) if drawn.size else -3
         bottom = min(bottom, top - 1)

@@ -1,4 +1,4 @@
-"""A slider and a field for one threshold, in a unit that the user chooses."""
+"""A slider and a field for one threshold, in a unit of the user's choice."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _DECIMALS, _DIGITS = 6, 4
 
 
 class ScaleField(QDoubleSpinBox):
-    """A threshold as a number of a scale; what the scale refuses is not taken."""
+    """A threshold as a number of a scale; numbers refused by the scale are not accepted."""
 
     #: A threshold in the model's unit was typed or stepped to.
     edited = Signal(float)
-    #: One sentence on why a number was not taken; "" once one is.
+    #: One sentence on a refused number; "" once a number is accepted.
     refused = Signal(str)
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class ScaleField(QDoubleSpinBox):
         self.valueChanged.connect(self._on_value)
 
     def textFromValue(self, value: float) -> str:
-        """Write four digits that count."""
+        """Format with four significant digits."""
         before = math.floor(math.log10(abs(value))) + 1 if value else 1
         decimals = min(max(_DIGITS - before, 0), _DECIMALS)
         text: str = self.locale().toString(value, "f", decimals)
@@ -50,7 +50,7 @@ class ScaleField(QDoubleSpinBox):
         self.set_threshold(self._threshold)
 
     def set_threshold(self, threshold: float) -> None:
-        """Show a threshold, in the model's unit; nothing is emitted."""
+        """Show a threshold, in the model's unit, without emitting a signal."""
         self._threshold = threshold
         sign, number = self._scale.shown(threshold)
         with QSignalBlocker(self):
@@ -60,7 +60,7 @@ class ScaleField(QDoubleSpinBox):
     def _on_value(self, number: float) -> None:
         _, shown = self._scale.shown(self._threshold)
         if self.textFromValue(number) == self.textFromValue(shown) and not self.prefix():
-            # Read back from its own text, rounded, when the field loses the focus.
+            # Qt reads it back from its own rounded text when the field loses the focus.
             self.set_threshold(self._threshold)
             return
         try:
@@ -77,13 +77,13 @@ class ScaleField(QDoubleSpinBox):
 class ThresholdSlider(QWidget):
     """Slider with a field beside it.
 
-    `value` is always the threshold in the model's unit, whatever the scale shows, and changing
-    the scale does not change it.
+    `value` is always the threshold in the model's unit, whatever the scale shows; changing the
+    scale does not change it.
     """
 
     #: The threshold, in the model's unit, moved.
     valueChanged = Signal(float)
-    #: As of `ScaleField`.
+    #: As in `ScaleField`.
     refused = Signal(str)
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class ThresholdSlider(QWidget):
         return self._high
 
     def set_range(self, low: float, high: float) -> None:
-        """Choose the lowest and highest threshold; a value outside is brought in."""
+        """Set the lowest and highest threshold; a value outside is clamped."""
         self._low, self._high = low, high
         self.setValue(self._value)
 
@@ -139,7 +139,7 @@ class ThresholdSlider(QWidget):
         self._show()
 
     def setToolTip(self, text: str) -> None:
-        """Give slider and field the same tooltip."""
+        """Set the same tooltip for slider and field."""
         super().setToolTip(text)
         self.bar.setToolTip(text)
         self.field.setToolTip(text)

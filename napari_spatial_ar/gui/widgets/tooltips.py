@@ -1,8 +1,8 @@
 """Every tooltip of the docks and dialogs, in one table.
 
-A text is one to three sentences that start with a capital; the last has no full stop. What is in
-braces is filled in where the tooltip is shown. docs/reference/controls.md is made of this table by
-docs/make_controls.py.
+A text is one to three sentences that start with a capital; the last has no full stop. Names in
+braces are filled in when the tooltip is shown. docs/make_controls.py generates
+docs/reference/controls.md from this table.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from types import MappingProxyType
 
 __all__ = ["TOOLTIPS", "as_tooltip", "tooltip"]
 
-# Letters in a line: a wider tooltip covers what it explains.
+# Letters per line: a wider tooltip covers what it explains.
 _WIDTH = 72
 
 _DOCKS = {
-    "docks.research_use": "This software is no medical device. Do not base decisions on it",
+    "docks.research_use": "This software is not a medical device. Do not base decisions on it",
     "docks.heading": "Show or hide this part of the dock: {title}",
     "docks.models": "View, rename, copy, delete, share and compare models",
 }
 
 _REVIEW = {
     "scan.scan": "The scan to review: an image layer of this viewer",
-    "scan.open_scan": "Open DICOM, NIfTI, OCT or picture files; you can also drop them here",
+    "scan.open_scan": "Open DICOM, NIfTI, OCT or image files; you can also drop them here",
     "scan.worklist": "A folder of scans: scored in the background, read one after the other",
     "scan.cancel": "Stop searching or reading; open scans stay open",
     "scan.planes": "Show {plane} slices ({key})",
     "scan.planes.of_a_scan": (
-        "Show {plane} slices ({key}). It does not change what the model sees: {seen} slices, as "
-        "acquired, unless another plane is chosen below the model"
+        "Show {plane} slices ({key}). The model still scores {seen} slices, as acquired, unless "
+        "another plane is chosen below the model"
     ),
     "scan.display_window": (
         "Intensities shown as black and as white. Affects the display only; the model has its "
@@ -39,8 +39,8 @@ _REVIEW = {
     ),
     "model.model": "The normative model: what normal looks like",
     "model.slices": (
-        "Slices that the model is given: those acquired, or of another plane, for scans with "
-        "voxels of about the same size in all directions"
+        "Slices that the model scores: as acquired, or of another plane, for scans with voxels of "
+        "about the same size in all directions"
     ),
     "model.why": "Show how this scan differs from the training data; press again to hide",
     "score.score_this_slice": "Score the slice in view",
@@ -52,29 +52,29 @@ _REVIEW = {
     "shelf.restore": "Reopen the scan with its results and your edits",
     "shelf.discard": "Discard permanently",
     "threshold.histogram": (
-        "How much of this scan's tissue has which score (bars), and of held-out normal tissue "
-        "(line, as far as it was calibrated). Drag the threshold, or use the arrow keys"
+        "Distribution of the scores of this scan's tissue (bars) and of held-out normal tissue "
+        "(line, in the calibrated range). Drag the threshold, or use the arrow keys"
     ),
     "threshold.unit": "Unit of the slider; the threshold itself does not change",
-    "threshold.slider": "Tissue whose score lies above this value ({unit}) is in the mask",
-    "threshold.minimum_size": "Connected regions smaller than this are excluded from the mask",
+    "threshold.slider": "Tissue with a score above this value ({unit}) is in the mask",
+    "threshold.minimum_size": "Connected regions smaller than this are removed from the mask",
     "threshold.show_highest": "Go to the slice with the highest score",
     "mask.advanced": "Hysteresis, smoothing, minimum area, body and region",
     "mask.only_around_scores_above": (
-        "Hysteresis: a region is kept only if it holds a voxel above this higher threshold"
+        "Hysteresis: a region is kept only if it has a voxel above this higher threshold"
     ),
     "mask.higher_threshold": "The higher threshold, in the unit of the slider",
     "mask.smoothing": (
         "Removes parts of the mask narrower than a disc of this radius, slice by slice "
         "(opening): thin bridges, specks. Nothing is added"
     ),
-    "mask.minimum_area": "In each slice, connected regions smaller than this are excluded",
+    "mask.minimum_area": "In each slice, connected regions smaller than this are removed",
     "mask.within": (
-        "Keep the mask within polygons of a Shapes layer, each in the slice that it is drawn in, "
-        "or within the labels of a Labels layer"
+        "Restrict the mask to polygons of a Shapes layer, each in the slice in which it was drawn, "
+        "or to the labels of a Labels layer"
     ),
     "mask.fill_holes": "Fills holes in the mask, slice by slice",
-    "mask.body_only": "Excludes air around the body",
+    "mask.body_only": "Excludes the air around the body",
     "findings.table": "Keys: N next, P previous, K keep, R reject, U unsure",
     "findings.columns.rank": "Rank: 1 for the highest peak score",
     "findings.columns.status": (
@@ -92,8 +92,8 @@ _REVIEW = {
     "findings.columns.peak": "Highest score, in the unit of the threshold",
     "findings.columns.mean": "Mean score, in the unit of the threshold",
     "findings.columns.normals": (
-        "In how many of the normal patients of the calibration something scores as high as the "
-        "peak; \u2264 where an older model does not say exactly"
+        "Number of normal patients of the calibration in whom something scores as high as the "
+        "peak; \u2264: upper limit, with an older model"
     ),
     "findings.columns.comment": (
         "Double-click to write. Comments appear in exported tables: do not name the patient"
@@ -112,11 +112,11 @@ _REVIEW = {
     "results.colours": "Colours of the heatmap; low scores are transparent in all of them",
     "results.opacity": "Opacity of the heatmap",
     "results.side_by_side": (
-        "The scan alone left, with its results right, and back (G). Both have the same slice, "
-        "zoom and window"
+        "The scan alone on the left, with its results on the right, or back to one view (G). Both "
+        "have the same slice, zoom and window"
     ),
     "results.keys": "Table of keyboard shortcuts",
-    "explain.heading": "Why it scores as it does, and the normal patches most like it (Q)",
+    "explain.heading": "Why it scores as it does, and the most similar normal patches (Q)",
     "explain.freeze": "Freeze this patch, or follow the mouse again (Q)",
     "explain.similar_normal_patches": "Search the slices that the model was trained on",
     "explain.similar_normal_patches.unknown": (
@@ -130,26 +130,25 @@ _REVIEW = {
     "export.export_all": "Save heatmap, mask, flagged regions and provenance in a folder",
     "export.with_dicom": (
         "Also write mask and flagged regions as DICOM segmentations and the heatmap as DICOM "
-        "parametric map, for a PACS: they hold the patient's identity, copied from the scan"
+        "parametric map, for a PACS: they contain the patient's identity, copied from the scan"
     ),
     "export.with_dicom.unavailable": "Only for scans read from DICOM files",
-    "export.with_pictures": "Also write PNG pictures of the slices with the mask's outline",
+    "export.with_pictures": "Also write PNG images of the slices with the mask's outline",
     "export.slicer": (
-        "Also write the flagged regions with names and colours as 3D Slicer reads them (.seg.nrrd)"
+        "Also write the flagged regions with names and colours for 3D Slicer (.seg.nrrd)"
     ),
     "export.itk_snap": (
-        "Also write names and colours of the flagged regions as ITK-SNAP reads them, for "
-        "findings.nii.gz"
+        "Also write names and colours of the flagged regions for ITK-SNAP, for findings.nii.gz"
     ),
     "export.export_report": (
-        "Save pictures, flagged regions and all figures of this scan in one file: HTML or PDF"
+        "Save images, flagged regions and all figures of this scan in one file: HTML or PDF"
     ),
     "export.open_reports": "Show a report as soon as it is written",
 }
 
 _WORKLIST = {
     "worklist.folder": "Choose a folder of scans, or drop one here",
-    "worklist.start": "Score the scans that are left",
+    "worklist.start": "Score the remaining scans",
     "worklist.pause": "Pause after this slice",
     "worklist.cancel": "Stop scoring after this slice; the scores so far are kept",
     "worklist.try_again": "Read and score failed scans again",
@@ -157,13 +156,13 @@ _WORKLIST = {
     "worklist.next_unread": "Open the next unread scan in the order shown (W)",
     "worklist.done": "Mark the chosen scan as done (D); D again takes it back",
     "worklist.report": (
-        "Save one report of all scans of the list: their scores, flagged regions and pictures, in "
+        "Save one report on all scans of the list: their scores, flagged regions and images, in "
         "one file: HTML or PDF"
     ),
     "worklist.table": "Double click or Enter opens a scan; a click on a heading sorts",
-    "worklist.columns.scan": "The series, as its layer will be called",
+    "worklist.columns.scan": "The series, as its layer will be named",
     "worklist.columns.description": (
-        "Description of the series, or its file name: on this screen only"
+        "Description of the series, or its file name: only on this screen"
     ),
     "worklist.columns.slices": "Slices of the scan",
     "worklist.columns.score": (
@@ -187,8 +186,8 @@ _TRAINING = {
     "normals.progress": "Files read",
     "normals.picture": "Series {label}, {kind}, patient {patient}: {slices} slices",
     "slices.plane": (
-        "Slices that volumes are cut into, without interpolation. Images have no plane, and are "
-        "excluded if one is chosen"
+        "Plane along which volumes are sliced, without interpolation. Images have no plane, and "
+        "are excluded if one is chosen"
     ),
     "slices.part_of_stack": (
         "Part of each volume's stack, in percent of its slices, both ends included: from inferior "
@@ -196,8 +195,8 @@ _TRAINING = {
     ),
     "slices.minimum_body_area": "Exclude slices in which the body covers less than this share",
     "slices.calibration": (
-        "Share of the slices, by whole patients, used only to calibrate thresholds. 0: calibrate "
-        "on the validation patients, which may have chosen the best epoch"
+        "Share of the slices, by patient, used only to calibrate thresholds. 0: calibrate on the "
+        "validation patients, which may have chosen the best epoch"
     ),
     "slices.folds": (
         "With few held-out patients: also calibrate on the training patients by cross-validation "
@@ -205,14 +204,14 @@ _TRAINING = {
     ),
     "slices.first": "First slice used of one of the volumes",
     "slices.last": "Last slice used of one of the volumes",
-    "training.modality": "Kind of scans; chooses the window",
+    "training.modality": "Modality of the scans; chooses the window",
     "training.model_window": (
         "Intensity range that the model distinguishes; saved in the model. It is separate from "
         "the display window in the Review dock"
     ),
     "training.model_window.usual": "Usual: {window}",
-    "training.model_window.lower": "Lower end of the window: everything beyond it looks the same",
-    "training.model_window.upper": "Upper end of the window: everything beyond it looks the same",
+    "training.model_window.lower": "Lower end of the window: everything below it looks the same",
+    "training.model_window.upper": "Upper end of the window: everything above it looks the same",
     "training.backbone": (
         "The frozen network whose embeddings are modelled; \u2713: its weights are installed"
     ),
@@ -222,7 +221,7 @@ _TRAINING = {
     "training.options": "Show or hide the other options of this method",
     "training.defaults": "Reset all options of this method",
     "training.seed": "The same seed and settings give the same model",
-    "training.name": "The model's name: a folder of this name is made for it",
+    "training.name": "The model's name: a folder with this name is created for it",
     "training.load_recipe": "Load settings from a file",
     "training.save_recipe": (
         "Write these settings, folders included, to a file: "
@@ -236,7 +235,7 @@ _TRAINING = {
     "fit.start": "Fit the model; resumes a cancelled fit with these settings",
     "fit.estimate_time": "Measure for a few seconds how long the fit will take on this machine",
     "fit.pause": "Pause after the current step",
-    "fit.cancel": "Stop; progress is kept for the next start",
+    "fit.cancel": "Stop; progress is kept for the next run",
     "fit.progress": "Progress of the stage below",
     "fit.training_outliers": (
         "After a fit: the training scans least like the others. Check them before relying on the "
@@ -254,17 +253,17 @@ _DIALOGS = {
     "chooser.all": "Tick every scan",
     "chooser.none": "Tick no scan",
     "chooser.worklist_of_all": "Score every scan in the background, and read one after the other",
-    "series.table": "Tick what the model learns from; patients are named by a code",
+    "series.table": "Tick what the model learns from; patients are identified by a code",
     "series.all": "Tick every series",
     "series.none": "Tick no series",
     "series.only_one_plane": (
         "Untick series acquired in a plane other than {plane}, that of most series"
     ),
-    "suspects.table": "Patients are named by a code; slices are counted from 1",
+    "suspects.table": "Patients are identified by a code; slices are counted from 1",
     "suspects.picture": "The highest-scoring slice of the scan, with its heatmap",
     "suspects.fit_again_without_these": "Exclude the ticked scans and fit again",
     "models.table": "Your models and those released with the package",
-    "models.card": "What the model is for, what it learned from, and its limits",
+    "models.card": "What the model is for, what it was trained on, and its limits",
     "models.rename": "Give the chosen model another name (F2)",
     "models.duplicate": "Make a copy of the chosen model",
     "models.delete": "Move the chosen model to the trash (Del)",
@@ -292,59 +291,59 @@ _DIALOGS = {
     "comparison.compare": "Score the whole scan with both models",
     "comparison.cancel": "Stop after the current slice",
     "comparison.progress": "Slices scored by the current model",
-    "comparison.save_picture": "Save the picture as PNG, without the patient's name",
+    "comparison.save_picture": "Save the image as PNG, without the patient's name",
     "checkpoint.name": "Name of the model",
     "checkpoint.modality": "What it was trained on; the file does not state it",
     "checkpoint.backbone": (
-        "Whose embeddings it predicts, of those with as many channels; \u2713: its weights are on "
-        "this machine"
+        "The backbone whose embeddings it predicts, among those with as many channels; \u2713: its "
+        "weights are installed"
     ),
     "checkpoint.dilations": (
-        "Its --dilation_schedule: 4 for all convolutions, or 1-2-4-8, the last one counting for "
+        "Its --dilation_schedule: 4 for all convolutions, or 1-2-4-8, the last one applying to "
         "the last two"
     ),
-    "checkpoint.context": "Which patches predict a patch; the file states it by its masks",
+    "checkpoint.context": "Which patches predict a patch; known from the file's masks",
     "checkpoint.size": "Side that images were resized to, its --img_size",
-    "checkpoint.import": "Make a model of it; it is not calibrated yet",
-    "weights.get_weights": "Fetch weights of a backbone: licence and size are shown first",
+    "checkpoint.import": "Create a model from it; it is not calibrated yet",
+    "weights.get_weights": "Download weights of a backbone: licence and size are shown first",
     "weights.add_file": (
-        "Add weights that are on this machine: Meta's .pth, safetensors of timm, transformers or "
+        "Add weights from this machine: Meta's .pth, safetensors of timm, transformers or "
         "open_clip, or a folder of one of these"
     ),
-    "weights.backbone": "The backbone to fetch; those already installed are not listed",
+    "weights.backbone": "The backbone to download; those already installed are not listed",
     "weights.token": (
         "An access token of the model hub, from the settings of your account there. It is used "
-        "for this download and then forgotten, unless it is to be kept"
+        "for this download and then forgotten, unless you choose to store it"
     ),
     "weights.keep_token": (
-        "Hand the token to the hub's own client, which keeps it for all programs of this user"
+        "Pass the token to the hub's own client, which stores it for all programs of this user"
     ),
     "weights.progress": "Downloaded so far",
-    "weights.get": "Accept the licence and fetch the weights",
-    "weights.stop": "Stop fetching; what was downloaded is kept",
+    "weights.get": "Accept the licence and download the weights",
+    "weights.stop": "Stop the download; what was downloaded is kept",
     "weights.path": "The file or folder of weights",
     "weights.choose_file": "Choose a file of weights",
     "weights.choose_folder": (
         "Choose a folder of transformers, timm or open_clip, also one in the cache of the hub's "
         "client"
     ),
-    "weights.kind": "Which backbone the weights are of. They are checked before they are added",
+    "weights.kind": "Backbone that the weights belong to. They are checked before they are added",
     "weights.name": "Name of the backbone; models fitted with it refer to it by this name",
-    "weights.licence": "Licence of the weights, shown in lists; it may be left empty",
+    "weights.licence": "Licence of the weights, shown in lists; optional",
     "weights.heads": "Attention heads of a block; the weights do not state it",
     "weights.activation": "Activation of the MLPs: quick_gelu in OpenAI's CLIP, gelu in most",
     "weights.mean": (
-        "Mean of the normalisation that it was trained with, of grey values in 0..1; of ImageNet: "
+        "Mean of the normalisation that it was trained with, for intensities in 0..1; of ImageNet: "
         "{usual}"
     ),
     "weights.std": (
         "Standard deviation of the normalisation that it was trained with; of ImageNet: {usual}"
     ),
-    "weights.add": "Read the weights, see that they fit, and copy them to the user's folder",
-    "keys.table": "They work in the dock, but in text fields, and on the canvas",
+    "weights.add": "Read and check the weights, and copy them to the user's folder",
+    "keys.table": "They work in the dock, except in text fields, and on the canvas",
 }
 
-#: Texts by dotted key: the part of a dock or the dialog, the control, and its state where there are
+#: Texts by dotted key: the part of a dock or the dialog, the control, and its state if there are
 #: several texts.
 TOOLTIPS: Mapping[str, str] = MappingProxyType(
     {**_DOCKS, **_REVIEW, **_WORKLIST, **_TRAINING, **_DIALOGS}
@@ -352,24 +351,24 @@ TOOLTIPS: Mapping[str, str] = MappingProxyType(
 
 
 def tooltip(key: str, /, **values: object) -> str:
-    """Return the tooltip of a control, in lines that Qt would not break by itself.
+    """Return the tooltip of a control, with line breaks that Qt would not insert by itself.
 
     Parameters
     ----------
     key : str
         Dotted name in the table, such as ``"threshold.slider"``.
     **values : object
-        What stands in the text's braces.
+        Values for the names in the text's braces.
 
     Raises
     ------
     KeyError
-        If the table has no such key, or a value that its text needs is not given; it names either.
+        If the table has no such key, or a value that its text needs is missing; names either.
     """
     return fill(TOOLTIPS[key].format(**values), _WIDTH)
 
 
 def as_tooltip(text: str) -> str:
-    """Make a tooltip of a text of any length, of which Qt takes nothing as markup."""
+    """Format a text of any length as tooltip, without interpreting markup."""
     lines = escape(text).replace("\n", "<br>")
     return f"<qt>{lines}</qt>" if text else ""

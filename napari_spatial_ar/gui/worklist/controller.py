@@ -1,4 +1,4 @@
-"""Opens a worklist's scans in the viewer, and keeps on disk what happens to them there."""
+"""Opens a worklist's scans in the viewer, and stores the work on them."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ __all__ = ["Opened", "WorklistController"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# While the viewer scores a scan, what it has is kept this often.
+# Interval for storing scores of a scan that the viewer is scoring.
 _SAVE_SECONDS = 60.0
 
 
 @dataclass(eq=False)
 class Opened:
-    """A scan of the list that is in the viewer.
+    """A scan of the list that is open in the viewer.
 
     Parameters
     ----------
     key, layer : str, napari.layers.Image
-        Which, and where it is drawn.
+        Its key and layer.
     ready : bool
-        What is on disk of it by the current model was looked up: nothing is written before.
+        Whether the stored results of the current model have been loaded: nothing is written before.
     session : Session or None
         Its scores by the current model.
     saved : int
-        Slices of the session that are on disk.
+        Number of slices of the session that are stored.
     marks, strokes
-        What of the session is on disk.
+        The stored ones of the session.
     hold : ExitStack
-        Keeps the scan to this window.
+        Reserves the scan for this window.
     """
 
     key: str
@@ -70,7 +70,7 @@ class Opened:
 
 
 def _release_all(opened: list[Opened], *_: object) -> None:
-    """Let other windows have the scans."""
+    """Release the scans for other windows."""
     for one in opened:
         one.hold.close()
 
@@ -78,8 +78,8 @@ def _release_all(opened: list[Opened], *_: object) -> None:
 class WorklistController(QObject):
     """Between the worklist and the viewer: one scan of the list is open at a time.
 
-    The next scan takes the place of the last. Scores, findings and brush edits are written to
-    disk as they come in, and brought back when the scan is opened again.
+    The next scan replaces the previous one. Scores, findings and brush edits are written to disk as
+    they arrive, and restored when the scan is opened again.
 
     Parameters
     ----------
@@ -90,14 +90,14 @@ class WorklistController(QObject):
     runner : WorklistRunner
         Scores the list in the background.
     tasks : TaskHost
-        Where scans are read and results written.
+        Reads scans and writes results.
     store : WorklistStore
-        Where results are kept.
+        Stores the results.
     """
 
     #: A line for the user.
     message = Signal(str)
-    #: Key of the scan that is in the viewer now.
+    #: Key of the open scan.
     shown = Signal(str)
 
     def __init__(
@@ -115,7 +115,7 @@ class WorklistController(QObject):
         self._runner = runner
         self._tasks = tasks
         self._store = store
-        #: Scans in the viewer, the one opened last at the end.
+        #: Open scans, the latest last.
         self.opened: list[Opened] = []
         self._task: Task | None = None
         self._wanted = ""
@@ -129,12 +129,12 @@ class WorklistController(QObject):
         dock.scan.list.removed.connect(self._on_removed)
 
     def find(self, key: str) -> Opened | None:
-        """Return a scan that is in the viewer."""
+        """Return an open scan."""
         layers = self._dock.viewer.layers
         return next((o for o in self.opened if o.key == key and o.layer in layers), None)
 
     def _of(self, session: Session | None) -> Opened | None:
-        """Return the scan of a session that is kept: by the current model, in its own plane."""
+        """Return the scan of a session that is stored: by the current model, in its own plane."""
         if session is None or session.plane != session.model.plane:
             return None
         for opened in self.opened:
@@ -147,32 +147,32 @@ class WorklistController(QObject):
     # ------------------------------------------------------------------ the reader
 
     def set_reading(self, key: str, reading: Reading) -> None:
-        """Say how far the reader is with a scan."""
+        """Set the reader's progress with a scan."""
         entry = self._rows.entry(key)
         if entry is not None and key in self._rows.scans:
             self._rows.put(replace(entry, reading=reading))
             self._try(self._store.save_reading, key, reading)
 
     def see(self, key: str) -> None:
-        """Take note that a scan is looked at, unless more was said of it, in any window."""
+        """Mark a scan as seen, unless it is done, in any window."""
         entry = self._rows.entry(key)
         if entry is not None and entry.reading == "unread":
             reading: Reading = self._try(self._store.see, key) or "seen"
             self._rows.put(replace(entry, reading=reading))
 
     def keep_failure(self, key: str, reason: str) -> None:
-        """Keep why a scan cannot be read: a sentence that names no file."""
+        """Store why a scan cannot be read: a sentence that names no file."""
         if self._runner.model is not None:
             self._try(self._store.save_failure, key, model_key(self._runner.model), reason)
 
     def toggle_done(self, key: str) -> None:
-        """Mark a scan as done, or take that back."""
+        """Mark a scan as done, or undo it."""
         entry = self._rows.entry(key)
         if entry is not None:
             self.set_reading(key, toggled(entry.reading))
 
     def keep_marks(self, opened: Opened) -> None:
-        """Keep what was said of findings and painted, where that is new."""
+        """Store new verdicts and manual edits."""
         session = opened.session
         if session is None or not opened.ready:
             return
@@ -183,7 +183,7 @@ class WorklistController(QObject):
             self._try(self._store.save_marks, opened.key, by, Marks(marks, strokes))
 
     def _on_findings(self, findings: list[Finding]) -> None:
-        """Take the findings of the scan in view as they stand, and what was said of them."""
+        """Update a scan's stored findings and verdicts from the view."""
         opened = self._of(self._dock.session)
         if opened is None:
             return
@@ -202,7 +202,7 @@ class WorklistController(QObject):
         try:
             return save(*args, **kwargs)
         except SpatialARError as error:
-            self.message.emit(report(error, "Keeping what was done"))
+            self.message.emit(report(error, "Storing the edits"))
             return None
 
     # ------------------------------------------------------------------ scores
@@ -226,14 +226,14 @@ class WorklistController(QObject):
         self._restore()
 
     def keep_scores(self, opened: Opened) -> None:
-        """Write scores that are not on disk yet, in a worker."""
+        """Write scores that are not stored yet, in a worker."""
         session = opened.session
         count = 0 if session is None else int(session.score.visited.sum())
         if session is None or not opened.ready or opened.saving or count <= opened.saved:
             return
         opened.saved, opened.saved_at, opened.saving = count, time.monotonic(), True
         scores = session.score.copy()  # slices may be scored meanwhile
-        # Until it is written the worker may not start from what is there.
+        # Until they are written, the worker must not start from the stored ones.
         self._runner.plan.hold(opened.key)
         work = partial(
             save_steps,
@@ -246,7 +246,7 @@ class WorklistController(QObject):
         )
         task = self._tasks.start(work)
         task.returned.connect(partial(self._on_kept, opened.key, session.model, count))
-        task.failed.connect(partial(report, doing="Keeping scores"))
+        task.failed.connect(partial(report, doing="Storing scores"))
         task.finished.connect(partial(self._on_written, opened))
 
     def _on_kept(self, key: str, model: Any, count: int, summary: Summary | None) -> None:
@@ -265,7 +265,7 @@ class WorklistController(QObject):
             self.release(opened)
 
     def release(self, opened: Opened) -> None:
-        """Give a scan that is in the viewer no more back to the worker, once it is written."""
+        """Release a scan that is no longer open to the worker, once it is written."""
         if not opened.saving and opened.key not in {other.key for other in self.opened}:
             opened.hold.close()
             self._runner.plan.release(opened.key)
@@ -275,18 +275,18 @@ class WorklistController(QObject):
 
     @property
     def current(self) -> str:
-        """Key of the scan that is in the viewer; "" where there is none."""
+        """Key of the open scan; "" without one."""
         layers = self._dock.viewer.layers
         found = (o.key for o in reversed(self.opened) if o.layer in layers)
         return next(found, "")
 
     @property
     def busy(self) -> bool:
-        """Whether a scan is being read or its scores brought back."""
+        """Whether a scan is being read or its scores loaded."""
         return self._task is not None or self._next is not None
 
     def open(self, key: str) -> None:
-        """Show a scan: its heatmap and mask at once where it is scored, else it is scored now."""
+        """Open a scan: with heatmap and mask if it is scored, else it is scored now."""
         entry = self._rows.entry(key)
         if entry is None or key not in self._rows.scans:
             self.message.emit("" if entry is None else entry.trouble)
@@ -299,7 +299,7 @@ class WorklistController(QObject):
         self._start(key, read=known is None)
 
     def stop(self) -> None:
-        """Let go of what is being opened."""
+        """Cancel the opening of a scan."""
         self._next = None
         if self._task is not None:
             task, self._task = self._task, None
@@ -310,7 +310,7 @@ class WorklistController(QObject):
         self._yield_to_viewer()
 
     def _yield_to_viewer(self) -> None:
-        """Let the worker rest while the viewer is at work."""
+        """Pause the worker while the viewer is scoring."""
         self._runner.set_busy(self.busy or self._dock.running)
 
     def _start(self, key: str, *, read: bool) -> None:
@@ -360,17 +360,17 @@ class WorklistController(QObject):
         self.shown.emit(opened.key)
 
     def _close(self, opened: Opened) -> None:
-        """Take a scan and its results out of the viewer; what was done to it is kept."""
+        """Remove a scan and its results from the viewer; work on it remains stored."""
         self.keep_marks(opened)
         self.keep_scores(opened)
         layers = self._dock.viewer.layers
         self.opened.remove(opened)
         self.release(opened)
         if opened.layer in layers:
-            layers.remove(opened.layer)  # which takes its results along
+            layers.remove(opened.layer)  # its results are removed too
 
     def _on_removed(self) -> None:
-        """Take note of a scan that was taken out of the viewer by hand."""
+        """Handle a scan that was removed from the viewer by hand."""
         for opened in list(self.opened):
             if opened.layer not in self._dock.viewer.layers:
                 self._close(opened)
@@ -407,7 +407,7 @@ class WorklistController(QObject):
         self._yield_to_viewer()
 
     def _on_model(self, model: Any) -> None:
-        """Look up what another model made of the scan in the viewer."""
+        """Load another model's results for the open scan."""
         for opened in self.opened:
             self.keep_marks(opened)
             opened.ready, opened.session, opened.saved = False, None, 0
@@ -422,7 +422,7 @@ class WorklistController(QObject):
         self._yield_to_viewer()
 
     def _bring_back(self, opened: Opened, kept: StoredScan) -> None:
-        """Show what is kept, and where the list is being scored, score what is left."""
+        """Show stored results, and, if the list is being scored, score the remaining slices."""
         dock, scores = self._dock, kept.scores
         model = dock.models.model
         if model is None or opened.layer not in dock.viewer.layers:

@@ -1,4 +1,4 @@
-"""Listing a folder's scans for a worklist in a worker, with what is on disk of them."""
+"""Lists a folder's scans for a worklist in a worker, with their stored results."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Thumbnail = tuple[str, npt.NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Listed:
-    """A scan that was found, or a file that holds none."""
+    """A scan that was found, or a file without one."""
 
     entry: Entry
     scan: Scan | None
 
 
 def row_message(error: Exception) -> str:
-    """One sentence for the row of a scan: as `sentence`, without the folders that lead to it."""
+    """One sentence for the row of a scan: like `sentence`, without folders."""
     if not isinstance(error, SpatialARError) or error.path is None:
         return sentence(error, "Scoring")
     return str(SpatialARError(error.what, path=error.path.name, fix=error.fix))
@@ -47,19 +47,19 @@ def list_steps(
 ) -> Generator[Listed | str, None, int]:
     """Find scans by their headers: yields `Listed`, and lines for the user.
 
-    Localizers and derived series are passed over where there is any other scan.
+    Localizers and derived series are skipped if there is any other scan.
 
     Returns
     -------
     int
-        How many were passed over.
+        Number of skipped series.
 
     Raises
     ------
     InputError
-        As `find_sources`.
+        As for `find_sources`.
     """
-    yield "Looking for scans..."
+    yield "Searching for scans..."
     scans, errors = (list(found.scans), list(found.errors)) if found else ([], [])
     for source in find_sources(list(paths)) if found is None else ():
         if stop.is_set():
@@ -68,7 +68,7 @@ def list_steps(
             scans += scans_in(source)
         except InputError as error:
             errors.append(error)
-        yield f"Looking for scans: {len(scans)} so far..."
+        yield f"Searching for scans: {len(scans)} so far..."
     wanted = [scan for scan in scans if scan.role == "original"] or scans
     taken: dict[str, int] = {}
     for scan in wanted:
@@ -94,7 +94,7 @@ def list_steps(
 def record_steps(
     stop: threading.Event, entries: Sequence[Entry], store: WorklistStore, model: Any
 ) -> Generator[Entry, None, None]:
-    """Look up what is on disk of scans, for a model or (None) for none."""
+    """Load the stored results of scans, for a model or (None) for none."""
     for entry in entries:
         if stop.is_set():
             return
@@ -118,7 +118,7 @@ def record_steps(
 def thumbnail_steps(
     stop: threading.Event, scans: Sequence[tuple[str, Scan]]
 ) -> Generator[Thumbnail, None, None]:
-    """Draw pictures: yields key and (rows, columns) uint8. What cannot be drawn is left out."""
+    """Draw thumbnails: yields key and (rows, columns) uint8. Unreadable scans are skipped."""
     for key, scan in scans:
         if stop.is_set():
             return

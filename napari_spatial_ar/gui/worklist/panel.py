@@ -50,7 +50,7 @@ __all__ = [
 
 
 def last_listed() -> list[str]:
-    """Files and folders that were listed last; none where they are not there any more."""
+    """Files and folders that were listed last; none if they no longer exist."""
     paths = str(settings.recall("worklist", "")).split("\n")
     return paths if all(path and os.path.exists(path) for path in paths) else []
 
@@ -61,14 +61,14 @@ class FolderLister(QObject):
     Parameters
     ----------
     rows : WorklistModel
-        Where scans are put.
+        The rows.
     tasks : TaskHost
-        Where they are looked for.
+        Searches for scans.
     """
 
     #: A line for the user.
     message = Signal(str)
-    #: Every scan is listed.
+    #: All scans are listed.
     listed = Signal()
 
     def __init__(self, rows: WorklistModel, tasks: TaskHost, parent: QObject):
@@ -79,11 +79,11 @@ class FolderLister(QObject):
 
     @property
     def listing(self) -> bool:
-        """Whether scans are being looked for."""
+        """Whether a search for scans is in progress."""
         return self._task is not None
 
     def list_folder(self, paths: Sequence[str], found: Found | None = None) -> None:
-        """List what is in files and folders, in place of what was listed before."""
+        """List the contents of files and folders, replacing the list."""
         first = Path(paths[0])
         settings.remember_folder("open", first if os.path.isdir(first) else first.parent)
         settings.remember("worklist", "\n".join(paths))
@@ -95,7 +95,7 @@ class FolderLister(QObject):
         self._rows.clear()
 
     def draw(self, entries: Sequence[Entry]) -> None:
-        """Draw pictures of scans, in this order."""
+        """Draw thumbnails of scans, in this order."""
         known = self._rows.scans
         scans = [(entry.key, known[entry.key]) for entry in entries if entry.key in known]
         task = self._tasks.start(partial(thumbnail_steps, scans=scans))
@@ -115,27 +115,27 @@ class FolderLister(QObject):
     def _on_listed(self, task: Task, passed_over: int) -> None:
         if task is self._task:
             self._task = None
-            more = f"{passed_over} localizers and derived series are left out."
+            more = f"{passed_over} localizers and derived series are excluded."
             self.message.emit(more if passed_over else "")
             self.listed.emit()
 
     def _on_failed(self, task: Task, error: Exception) -> None:
         if task is self._task:
             self._task = None
-            self.message.emit(report(error, "Looking for scans"))
+            self.message.emit(report(error, "Searching for scans"))
 
 
 class FolderReporter(ReportMaker):
-    """Makes it from what is kept on disk of the scans.
+    """Compiles it from the stored results of the scans.
 
     Parameters
     ----------
     button, tasks
         See `ReportMaker`.
     dock : ReviewContext
-        Whose threshold says what a finding is.
+        Its threshold defines findings.
     rows, runner, controller, store
-        The list, its model, what keeps results, and where.
+        The list, its model, what stores results, and where.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class FolderReporter(ReportMaker):
         return scored and known and self._runner.model is not None
 
     def press(self) -> None:
-        """Ask where to, and make the report; or cancel the one that is being made."""
+        """Ask for a file, and write the report; or cancel the one in progress."""
         if self.busy:
             self.cancel()
             return
@@ -194,7 +194,7 @@ def _page_steps(
     return None if made is None else folder_page(made)
 
 
-#: Key: what it does, in the list, in the Review dock and on the viewer's canvas.
+#: Key: its action, in the list, in the Review dock and on the viewer's canvas.
 KEYS = {"W": "next_unread", "D": "toggle_done"}
 
 
@@ -202,12 +202,12 @@ _INVITATION = "Drop a folder of scans here, or choose one."
 
 
 class WorklistPanel(QWidget):
-    """Table of scans with their scores, and how far machine and reader are.
+    """Table of scans with their scores, and the progress of scoring and reading.
 
     Parameters
     ----------
     dock : ReviewContext
-        Where scans are looked at, with the model that scores them.
+        Where scans are reviewed, with the model that scores them.
     """
 
     def __init__(self, dock: ReviewContext):
@@ -234,7 +234,7 @@ class WorklistPanel(QWidget):
         self.folder_button = button("Folder...", tooltip("worklist.folder"))
         self.start_button = button("Start", tooltip("worklist.start"))
         self.cancel_button = button("Cancel", tooltip("worklist.cancel"))
-        self.again_button = button("Try again", tooltip("worklist.try_again"))
+        self.again_button = button("Retry", tooltip("worklist.try_again"))
         self.next_button = button("Next unread", tooltip("worklist.next_unread"))
         self.done_button = button("Done", tooltip("worklist.done"))
         self.report_button = button(
@@ -246,7 +246,7 @@ class WorklistPanel(QWidget):
         self.progress.setToolTip(tooltip("worklist.progress"))
         self.progress.setMaximumWidth(160)
         self.note = Note(_INVITATION)
-        # As high as the row: asked for more, the window would outgrow a small screen.
+        # As high as the row: if it were higher, the window would outgrow a small screen.
         self.note.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)
         top = row(self.folder_button, self.start_button, self.cancel_button, self.progress)
         top.addWidget(self.note, 1)
@@ -304,9 +304,9 @@ class WorklistPanel(QWidget):
         paths : sequence of str
             Files and folders.
         found : Found, optional
-            What there is, where it is known already.
+            Their contents, if known already.
         again : bool
-            Leave the scoring at rest where it was paused last.
+            Whether to leave the scoring paused if it was paused last.
         """
         if not again:
             settings.remember("worklist_paused", False)
@@ -334,7 +334,7 @@ class WorklistPanel(QWidget):
     # ------------------------------------------------------------------ scoring
 
     def start_or_pause(self) -> None:
-        """Start, pause or go on; which is remembered."""
+        """Start, pause or resume, and store which."""
         pause = self.runner.wanted
         settings.remember("worklist_paused", pause)
         if pause:
@@ -348,12 +348,12 @@ class WorklistPanel(QWidget):
         self.runner.cancel()
 
     def try_again(self) -> None:
-        """Read and score again what failed."""
+        """Read and score failed scans again."""
         settings.remember("worklist_paused", False)
         self.runner.try_again()
         paths = last_listed()
         if paths and any(entry.key not in self.rows.scans for entry in self.rows.entries):
-            self.set_paths(paths)  # files in which no scan was found are looked at anew
+            self.set_paths(paths)  # files without a scan are read again
 
     def _follow_threshold(self, *_: object) -> None:
         threshold = self._dock.threshold
@@ -367,7 +367,7 @@ class WorklistPanel(QWidget):
     # ------------------------------------------------------------------ reading
 
     def next_unread(self) -> None:
-        """Open the scan that nobody has read after the open one, in the order shown."""
+        """Open the next unread scan after the open one, in the order shown."""
         key = next_unread(self.table.shown, self.controller.current)
         if key is None:
             self._update_status(
@@ -378,7 +378,7 @@ class WorklistPanel(QWidget):
             self.controller.open(key)
 
     def toggle_done(self) -> None:
-        """Mark the chosen scan as done, or take that back."""
+        """Mark the chosen scan as done, or undo it."""
         if self.table.current:
             self.controller.toggle_done(self.table.current)
 
@@ -432,11 +432,11 @@ def show_worklist(
     paths: Sequence[str] = (),
     found: Found | None = None,
 ) -> WorklistPanel:
-    """Show a dock's worklist below the canvas, making it where there is none (None) yet."""
+    """Show a dock's worklist below the canvas, creating it if there is none (None) yet."""
     made = WorklistPanel(dock) if panel is None else panel
     frame = made.parentWidget()
     if frame is None:
-        # New, or its dock widget was closed, which takes it out of the window.
+        # New, or its dock widget was closed, which removes it from the window.
         frame = dock.viewer.window.add_dock_widget(made, name="Worklist", area="bottom")
         frame.show()
         made.show()
@@ -445,7 +445,7 @@ def show_worklist(
         frame.raise_()
     again = panel is None and not paths
     if again:
-        # Where it was left off last.
+        # Continue with the latest list.
         paths = last_listed()
     if paths:
         made.set_paths(paths, found, again=again)

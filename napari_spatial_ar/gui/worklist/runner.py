@@ -49,17 +49,17 @@ __all__ = [
 _LOOK_SECONDS = 0.1
 
 
-# Between looks at a scan that another window has.
+# Interval of checks for a scan that another window has reserved.
 _ELSEWHERE_SECONDS = 1.0
 
 
-# What each scan would meet again, so the first is the end of it.
+# Errors that every scan would meet, so that the first ends the run.
 _HOPELESS = (WeightsError, ModelFileError, StorageError)
 
 
 @dataclass(frozen=True)
 class StoredScan:
-    """What is on disk of a scan: scores, and what the reader said."""
+    """The stored results of a scan: scores, and the reader's verdicts."""
 
     scores: ScanScores
     marks: Marks
@@ -67,7 +67,7 @@ class StoredScan:
 
 @dataclass(frozen=True)
 class Scored:
-    """News of a scan: it began or went on, it is scored, it failed, or it was set down."""
+    """Progress of a scan: started or continued, scored, failed, or set aside."""
 
     key: str
     done: int = 0
@@ -80,18 +80,18 @@ class Scored:
 
 @dataclass
 class Plan:
-    """What is to be scored next: told by the window, asked by the worker.
+    """What to score next: set by the window, read by the worker.
 
-    Every attribute is replaced whole, never changed in place.
+    Attributes are only replaced, never modified in place.
 
     Parameters
     ----------
     queue : tuple of (str, Scan)
         In the order of need.
     held : frozenset of str
-        Scans that the viewer has: they are scored there.
+        Scans open in the viewer: they are scored there.
     rule : MaskRule
-        What is a finding.
+        Defines findings.
     """
 
     queue: tuple[tuple[str, Scan], ...] = ()
@@ -101,42 +101,42 @@ class Plan:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def hold(self, key: str) -> None:
-        """Keep the worker off a scan; one that it has at hand it sets down after the slice."""
+        """Keep the worker off a scan; a current one is set aside after the slice."""
         with self._lock:
             self.held = self.held | {key}
 
     def release(self, key: str) -> None:
-        """Let the worker have a scan again."""
+        """Release a scan to the worker again."""
         with self._lock:
             self.held = self.held - {key}
 
     def take(self, but: set[str]) -> tuple[str, Scan] | None:
-        """Take the scan that is needed most, those that were tried left out."""
+        """Take the scan that is needed most, except those that were tried."""
         with self._lock:
             left = [pair for pair in self.queue if pair[0] not in self.held | but]
             self.at_work = left[0][0] if left else ""
             return left[0] if left else None
 
     def set_down(self) -> None:
-        """Say that no scan is at hand."""
+        """Report that no scan is being scored."""
         self.at_work = ""
 
 
 def scoring_steps(
     stop: threading.Event, go: threading.Event, plan: Plan, model: Any, store: WorklistStore
 ) -> Generator[Scored, None, None]:
-    """Score what the plan says, one scan in memory at a time, until there is none left.
+    """Score the queue of the plan, one scan in memory at a time, until it is empty.
 
-    A scan that cannot be read or scored is told of, which is kept, and the others go on; one that
-    another window has is waited for, as the last. It is computed in the fastest way, which is
-    measured first where that was never done.
+    A scan that cannot be read or scored is reported and stored as failed, and the others follow; a
+    scan reserved by another window is tried last. The fastest engine is used, and measured first
+    if that was never done.
 
     Raises
     ------
     WeightsError, ModelFileError, StorageError
-        What no other scan would fare better with.
+        An error that every other scan would meet too.
     InputError
-        If the environment asks for an engine that there is not.
+        If the environment variable names an engine that does not exist.
     """
     if not _wait(stop, go):
         return
@@ -172,7 +172,7 @@ def scoring_steps(
         except Exception as error:  # noqa: BLE001 - a scan's trouble is its own
             tried.add(key)
             told = row_message(error), report_message(error)
-            with suppress(StorageError):  # then it is only tried again
+            with suppress(StorageError):  # then it is merely tried again
                 store.save_failure(key, model_key(model), told[1])
             yield Scored(key, trouble=told[0], reason=told[1], ended=True)
         finally:
@@ -180,7 +180,7 @@ def scoring_steps(
 
 
 def _wait(stop: threading.Event, go: threading.Event) -> bool:
-    """Wait while paused; False where it is to end."""
+    """Wait while paused; False if it should stop."""
     while not stop.is_set() and not go.wait(_LOOK_SECONDS):
         pass
     return not stop.is_set()
@@ -193,7 +193,7 @@ def _one(
     key: str,
     steps: Generator[tuple[int, int], None, Summary],
 ) -> Generator[Scored, None, bool]:
-    """Go through the slices of a scan; say whether it is scored to the end."""
+    """Score the slices of a scan; returns whether it is scored completely."""
     while not stop.is_set() and key not in plan.held:
         if not go.wait(_LOOK_SECONDS):
             continue
@@ -218,9 +218,9 @@ def open_steps(
     hold: ExitStack,
     read: bool = True,
 ) -> Generator[ReadStep, None, StoredScan | None]:
-    """Read a scan (yields as `read_steps`), then what is kept of it by a model.
+    """Read a scan (yields like `read_steps`), then its stored results by a model.
 
-    Where it is read, ``hold`` keeps it to this window from then on.
+    On reading, ``hold`` reserves it for this window from then on.
 
     Returns
     -------
@@ -233,14 +233,14 @@ def open_steps(
         If it cannot be read, has no slices of the model's plane, or another window has it
         (`InUseError`).
     """
-    # Its scores so far are on disk, and nobody has it, once the worker has set it down.
+    # Its scores so far are on disk, and nobody has reserved it, once the worker set it aside.
     while plan.at_work == key and not stop.is_set():
         time.sleep(_LOOK_SECONDS)
     if stop.is_set():
         return None
     if read:
         hold.enter_context(store.hold(key))
-        if stop.is_set():  # just now, and nobody would let go of it
+        if stop.is_set():  # just now, and nobody would release it
             hold.close()
             return None
         yield from read_steps(stop, [scan])
@@ -263,12 +263,12 @@ def save_steps(
     scores: ScanScores,
     rule: MaskRule,
 ) -> Generator[None, None, Summary | None]:
-    """Keep the scores that the viewer made.
+    """Store the scores computed in the viewer.
 
     Returns
     -------
     Summary or None
-        None where slices are left.
+        None if slices remain.
     """
     yield
     summary = None if scores.left else summarise(model, volume, scores, rule)
@@ -280,21 +280,21 @@ _OPEN = ("waiting", "scoring")
 
 
 class WorklistRunner(QObject):
-    """Keeps the rows in step with what is on disk and what the worker does.
+    """Keeps the rows in step with the stored results and the worker.
 
     Parameters
     ----------
     rows : WorklistModel
         The scans.
     tasks : TaskHost
-        Where they are scored.
+        Runs the scoring.
     store : WorklistStore
-        Where results are kept.
+        Stores the results.
     """
 
-    #: What can be started or stopped changed.
+    #: The available actions changed.
     changed = Signal()
-    #: An error that ended the scoring, as a sentence; "" when it goes on.
+    #: An error that ended the scoring, as a sentence; "" when it resumes.
     stopped = Signal(str)
 
     def __init__(self, rows: WorklistModel, tasks: TaskHost, store: WorklistStore, parent: QObject):
@@ -305,7 +305,7 @@ class WorklistRunner(QObject):
         self.plan = Plan()
         self.model: Any = None
         self.open_key = ""
-        #: Whether the user wants scans to be scored.
+        #: Whether the user has started the scoring.
         self.wanted = False
         self._go = threading.Event()
         self._task: Task | None = None
@@ -316,39 +316,39 @@ class WorklistRunner(QObject):
 
     @property
     def running(self) -> bool:
-        """Whether a worker is there, at work or paused."""
+        """Whether a worker exists, running or paused."""
         return self._task is not None
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest will take at the speed so far; None while that is not known."""
+        """Remaining time at the speed so far; None while unknown."""
         if not self._slices or not self._go.is_set():
             return None
         left = sum(e.slices - e.done for e in self._rows.entries if e.state in _OPEN)
         return (time.monotonic() - self._began) / self._slices * left
 
-    # ------------------------------------------------------------------ what the user does
+    # ------------------------------------------------------------------ actions of the user
 
     def start(self) -> None:
-        """Score what is left, or go on after a pause."""
+        """Score the remaining scans, or resume after a pause."""
         self.wanted = True
         self.stopped.emit("")
         self.refresh()
 
     def pause(self) -> None:
-        """Rest after the slice at hand."""
+        """Pause after the current slice."""
         self.wanted = False
         self.refresh()
 
     def cancel(self) -> None:
-        """Stop after the slice at hand; what is scored is kept."""
+        """Stop after the current slice; scores so far are kept."""
         self.wanted = False
         if self._task is not None:
             self._task.stop()
         self.refresh()
 
     def try_again(self) -> None:
-        """Score what failed anew; a worker that has tried it already makes room for another."""
+        """Score failed scans again; a worker that has tried them already is replaced."""
         failed = [
             e for e in self._rows.entries if e.state == "failed" and e.key in self._rows.scans
         ]
@@ -367,7 +367,7 @@ class WorklistRunner(QObject):
     # ------------------------------------------------------------------ what it follows
 
     def set_model(self, model: Any) -> None:
-        """Score by another model from now on; what it scored before is there at once."""
+        """Score with another model from now on; its earlier results are available immediately."""
         if model is self.model:
             return
         self.model = model
@@ -375,22 +375,22 @@ class WorklistRunner(QObject):
         self.load_states()
 
     def set_busy(self, busy: bool) -> None:
-        """Rest while the viewer scores a scan itself."""
+        """Pause while the viewer scores a scan itself."""
         if busy != self._busy:
             self._busy = busy
             self.refresh()
 
     def set_rule(self, rule: MaskRule) -> None:
-        """Count findings by another rule in scans that are scored from now on."""
+        """Count findings by another rule in scans scored from now on."""
         self.plan.rule = rule
 
     def load_states(self) -> None:
-        """Take the state of every scan from disk, then go on."""
+        """Read the state of every scan from disk, then continue."""
         self._ready = False
         if self._lookup is not None:
             self._lookup.stop()
         if self._task is not None:
-            # What it has at hand is on disk when it ends.
+            # Results of the current scan are on disk when it ends.
             self._again = True
             self._task.stop()
             return
@@ -418,7 +418,7 @@ class WorklistRunner(QObject):
             self.refresh()
 
     def refresh(self) -> None:
-        """Tell the worker what is needed now, and start one where there is none."""
+        """Update the worker's plan, and start one if there is none."""
         needed = order_of_need(self._rows.entries, self.open_key)
         scans = self._rows.scans
         self.plan.queue = tuple((key, scans[key]) for key in needed if key in scans)

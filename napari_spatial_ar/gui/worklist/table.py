@@ -100,7 +100,7 @@ _NUMBERS = ("slices", "score", "p", "findings")
 class WorklistModel(QAbstractTableModel):
     """Entries by key, in the order in which they were found."""
 
-    #: Entries came, went or changed.
+    #: Entries were added, removed or changed.
     changed = Signal()
 
     def __init__(self, parent: QObject | None = None):
@@ -121,14 +121,14 @@ class WorklistModel(QAbstractTableModel):
             self.dataChanged.emit(self.index(0, 0), last)
 
     def shift_warning(self, key: str) -> str:
-        """Say in what a scan's header differs from those of the model's scans; "" for nothing."""
+        """Describe how a scan's header differs from the training scans; "" if it does not."""
         if key not in self._shifts:
             found = header_shift_of(self._model, self.scans.get(key))
             self._shifts[key] = shift_headline(found, "")
         return self._shifts[key]
 
     def clear(self) -> None:
-        """Forget all scans."""
+        """Remove all scans."""
         self.beginResetModel()
         self.entries, self.scans, self._rows, self._icons = [], {}, {}, {}
         self._shifts = {}
@@ -136,7 +136,7 @@ class WorklistModel(QAbstractTableModel):
         self.changed.emit()
 
     def add(self, entry: Entry, scan: Scan | None) -> None:
-        """Put a scan at the end; None for a file that holds none."""
+        """Append a scan; None for a file without one."""
         row = len(self.entries)
         self.beginInsertRows(QModelIndex(), row, row)
         self.entries.append(entry)
@@ -152,7 +152,7 @@ class WorklistModel(QAbstractTableModel):
         return None if row is None else self.entries[row]
 
     def put(self, entry: Entry) -> None:
-        """Take what is new of a scan; nothing where it is not listed."""
+        """Update a scan's entry, if it is listed."""
         row = self._rows.get(entry.key)
         if row is not None and entry != self.entries[row]:
             self.entries[row] = entry
@@ -160,18 +160,18 @@ class WorklistModel(QAbstractTableModel):
             self.changed.emit()
 
     def put_picture(self, key: str, picture: npt.NDArray[np.uint8]) -> None:
-        """Take a scan's thumbnail, (rows, columns) uint8."""
+        """Set a scan's thumbnail, (rows, columns) uint8."""
         row = self._rows.get(key)
         if row is not None:
             self._icons[key] = icon(square(picture))
             self.dataChanged.emit(self.index(row, 0), self.index(row, 0))
 
     def has_picture(self, key: str) -> bool:
-        """Whether a scan's thumbnail is there."""
+        """Whether a scan has a thumbnail."""
         return key in self._icons
 
     def row_of(self, key: str) -> QModelIndex:
-        """Return the first cell of a scan; an invalid index where it is not listed."""
+        """Return the first cell of a scan; an invalid index if it is not listed."""
         row = self._rows.get(key)
         return QModelIndex() if row is None else self.index(row, 0)
 
@@ -194,7 +194,7 @@ class WorklistModel(QAbstractTableModel):
         return COLUMNS[section].tooltip if role == Qt.ItemDataRole.ToolTipRole else None
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Text, picture and looks of a cell."""
+        """Text, thumbnail and appearance of a cell."""
         entry, column = self.entries[index.row()], COLUMNS[index.column()]
         if role == Qt.ItemDataRole.DisplayRole:
             marked = (
@@ -234,14 +234,14 @@ def _tip(entry: Entry, column: _Column) -> str:
 
 
 class WorklistOrder(QSortFilterProxyModel):
-    """Sorts by numbers where they are numbers; what has no value goes last either way."""
+    """Sorts numbers as numbers; rows without a value are last in either direction."""
 
     def lessThan(self, left: QModelIndex, right: QModelIndex) -> bool:
         """Compare two rows by a column."""
         model, column = self.sourceModel(), COLUMNS[left.column()].name
         a, b = (sort_value(model.entries[at.row()], column) for at in (left, right))
         if a is None or b is None:
-            # In falling order Qt asks the other way round.
+            # Qt swaps the arguments in descending order.
             last = self.sortOrder() == Qt.SortOrder.DescendingOrder
             return (a is None) == last and (a is None) != (b is None)
         return bool(a < b)
@@ -254,7 +254,7 @@ class WorklistOrder(QSortFilterProxyModel):
         return [entries[row] for row in rows]
 
 
-# No taller: beside napari's own docks there is little room below the canvas of a small screen.
+# No taller: beside napari's own docks there is little space below the canvas of a small screen.
 _PICTURE = 34
 
 
@@ -267,9 +267,9 @@ class WorklistTable(QTableView):
         The scans.
     """
 
-    #: Key of the row that is chosen now; "" for none.
+    #: Key of the chosen row; "" for none.
     chosen = Signal(str)
-    #: Key of the scan that is to be opened.
+    #: Key of the scan to open.
     opened = Signal(str)
 
     def __init__(self, rows: WorklistModel):
@@ -307,7 +307,7 @@ class WorklistTable(QTableView):
 
     @property
     def current(self) -> str:
-        """Key of the chosen row; "" where there is none."""
+        """Key of the chosen row; "" if there is none."""
         index = self.currentIndex()
         if not index.isValid():
             return ""

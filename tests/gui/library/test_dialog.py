@@ -233,7 +233,7 @@ def test_rename(
     assert asked == ["New name of other: [other]"]
     assert sorted(path.name for path in folder.iterdir()) == ["mine", "other-brains"]
     assert dialog.table.entry.name == "other-brains"
-    assert dialog.note.text() == "other is called other-brains now."
+    assert dialog.note.text() == "other is now named other-brains."
     assert len(news) == 1
 
 
@@ -243,7 +243,7 @@ def test_a_name_that_is_taken_is_asked_again(
     dialog.table.choose("other")
     asked = answer("mine", "second")
     click(dialog.rename_button)
-    assert asked[1] == "There is a model mine already. Another name: [mine-2]"
+    assert asked[1] == "A model named mine already exists. Another name: [mine-2]"
     assert names(dialog) == ["mine", "second", *RELEASED]
     answer("mine", None)
     click(dialog.rename_button)
@@ -441,12 +441,12 @@ def test_a_name_that_a_checkpoint_cannot_have_is_asked_again(
     assert (made.backbone.currentData(), made.dilations.text()) == (TINY, "4-4-4-4")
     assert "size that images were resized to" in made.note.text()
     made.size.setValue(100)
-    assert "100 pixels are no whole patches of 16" in made.note.text()
+    assert "100 pixels is no multiple of the patch size" in made.note.text()
     made.size.setValue(64)
     qtbot.mouseClick(made.import_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: "theirs" in names(dialog), timeout=20_000)
     wait(dialog)
-    assert asked == ["There is a model mine already. Another name: [mine-2]"]
+    assert asked == ["A model named mine already exists. Another name: [mine-2]"]
     assert line(dialog, "theirs")[0] == "theirs"
     header = load_model("theirs", device="cpu").header
     assert (header.modality, header.preprocessing.size) == ("mri", (64, 64))
@@ -485,7 +485,7 @@ def test_two_models_are_compared_on_the_open_scan(
     assert not comparison.compare_button.isEnabled()
     qtbot.waitUntil(lambda: not comparison.running, timeout=20_000)
     # The two models are the same.
-    assert "same order to 1.00" in comparison.note.text()
+    assert ": 1.00." in comparison.note.text()
     shown = comparison.picture.pixmap()
     path = tmp_path / "picture"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a: (str(path), ""))

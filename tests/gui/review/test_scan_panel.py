@@ -162,8 +162,8 @@ def test_ct_presets_are_for_ct_alone(dock: Any, lab: Any) -> None:
 @pytest.mark.parametrize(
     ("modality", "window", "said"),
     [
-        ("ct", Window("fixed", -160, 240), "The model sees -160..240 HU."),
-        ("mri", Window("percentile", 0.5, 99.5), "The model sees percentiles 0.5..99.5."),
+        ("ct", Window("fixed", -160, 240), "Model window: -160..240 HU."),
+        ("mri", Window("percentile", 0.5, 99.5), "Model window: percentiles 0.5..99.5."),
     ],
 )
 def test_the_dock_says_what_the_model_sees(

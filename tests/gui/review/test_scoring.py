@@ -35,7 +35,7 @@ def test_a_second_scan_waits_for_its_turn(two: Any, qtbot: Any, lab: Any, models
     made = two.dock
     assert made.volume_button.isEnabled()
     qtbot.mouseClick(made.volume_button, Qt.MouseButton.LeftButton)
-    assert "1 scan waits" in made.score_note.text()
+    assert "1 scan in the queue" in made.score_note.text()
     assert not made.volume_button.isEnabled()  # it waits already
     made.scan.list.choose(two.first)
     assert not made.volume_button.isEnabled()  # it is being scored

@@ -229,6 +229,6 @@ def test_a_region_that_cannot_be_used_is_refused_and_the_whole_scan_stays(
     scored.viewer.add_layer(Labels(np.ones((3, 4, 5), int), name="other"))
     form.region.setCurrentText("other")
     finish(scored)
-    assert "do not lie on the scan's grid" in form.note.text()
+    assert "are not on the scan's grid" in form.note.text()
     assert form.region.layer is None
     assert mask_of(scored).sum() == 240

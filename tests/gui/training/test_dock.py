@@ -586,7 +586,7 @@ def test_what_the_form_has_no_field_for_is_shown_and_passed_on(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"window": Window("percentile", 0.25, 99)}, "no place for what the recipe says of window"),
+        ({"window": Window("percentile", 0.25, 99)}, "no field for the recipe's window"),
         ({"window": Window("full8")}, "of window"),
         ({"backbone": "unlisted"}, "of backbone"),
         ({"slice_range": (0.125, 1.0)}, "of slice_range"),
@@ -666,7 +666,7 @@ def test_cancel_keeps_what_is_done_and_start_goes_on(
     qtbot.waitUntil(lambda: not dock.running, timeout=5000)
     assert fit.closed == 1
     assert fit.epochs_done == 3
-    assert dock.note.text().startswith("Stopped. Start goes on from here")
+    assert dock.note.text().startswith("Stopped. Start resumes from here")
     fit.gate.release(10)
     click(dock.start_button)
     qtbot.waitUntil(lambda: not dock.running, timeout=5000)

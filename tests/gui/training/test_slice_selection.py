@@ -54,13 +54,13 @@ def test_the_count_follows_the_slider_without_another_look(
 ) -> None:
     look(form, patients, qtbot)
     chosen = form.selection
-    assert chosen.count.text().startswith("114 slices used; left out: 0 outside")
+    assert chosen.count.text().startswith("114 slices used; excluded: 0 outside")
     looks: list[object] = []
     form.normals.survey_requested.connect(looks.append)
     chosen.range.setValue((20, 50))
     # Middles of 30 slices and of 24: 9 and 7 of them, the coronal ones counted from anterior.
     assert (
-        chosen.count.text() == "34 slices used; left out: 80 outside the range, 0 with little body"
+        chosen.count.text() == "34 slices used; excluded: 80 outside the range, 0 with little body"
     )
     assert "Left out: 80 slices, outside the range of slices chosen." in form.normals.note.text()
     assert chosen.range_text.text() == "20 to 50 %"

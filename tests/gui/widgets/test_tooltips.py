@@ -245,7 +245,7 @@ def test_values_are_filled_in() -> None:
     told = tooltip("threshold.slider", unit="nats per dimension")
     assert (
         " ".join(told.split())
-        == "Tissue whose score lies above this value (nats per dimension) is in the mask"
+        == "Tissue with a score above this value (nats per dimension) is in the mask"
     )
     assert "Alt+1" in tooltip("scan.planes", plane="axial", key="Alt+1")
 
