@@ -124,7 +124,7 @@ def test_calibrate_and_score_say_p_values_and_their_n(tmp_path: Path, fitted: Pa
     for number in range(4):
         pixels = np.random.default_rng(number).integers(60, 250, (48, 40), dtype=np.uint8)
         Image.fromarray(pixels).save(normals / f"doe{number}_0.png")
-    assert "may have chosen the best epoch" in (fitted / "README.md").read_text()
+    assert "used to choose the best epoch" in (fitted / "README.md").read_text()
     result = run(tmp_path, "calibrate", fitted, normals, "--device", "cpu")
     assert "had no part in the fit" in (fitted / "README.md").read_text()
     assert (result["patients"], result["smallest_p"], result["separate"]) == (4, 0.2, True)

@@ -54,7 +54,10 @@ OTHERS = (
     ("weights add {}", "no weights|no such file or folder"),
     ("weights pull {}", "no backbone"),
     ("fit --recipe {}", "recipe"),
-    (f"score --inputs-from {{}} --model {MODEL} --out OUT", "no list of scans|no such file"),
+    (
+        f"score --inputs-from {{}} --model {MODEL} --out OUT",
+        "not a readable list of scans|no list of scans|no such file",
+    ),
 )
 
 
@@ -160,7 +163,7 @@ def test_series_of_several_kinds_are_told_apart(tmp_path: Path) -> None:
     command = ["models", "compare", MODEL, OTHER, str(tmp_path / "in")]
     result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
-    assert "it holds 2 scans. Give one of them." in result.stderr
+    assert "it contains 2 scans. Give one of them." in result.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -152,9 +152,9 @@ def test_no_pretrained_weights(
     ("text", "words"),
     [
         ("resnet", "no method 'resnet' of anomalib here"),
-        ("padim:nonsense=1", "no setting"),
-        ("padim:epochs=2", "no setting"),  # it looks at a slice once
-        ("padim:visualizer=true", "no setting"),
+        ("padim:nonsense=1", "not a setting"),
+        ("padim:epochs=2", "not a setting"),  # it looks at a slice once
+        ("padim:visualizer=true", "not a setting"),
         ("padim:size=100", "multiple of 32"),
         ("draem:dtd_dir=none,epochs=0", "epochs .* above 0"),
         ("draem:dtd_dir=none,batch_size=true", "batch_size .* above 0"),

@@ -90,7 +90,7 @@ def test_one_run_does_not_mix_two_data_sets(data_set: Path, results: Path) -> No
     before = {p: p.read_bytes() for p in (results / "bids").rglob("*") if p.is_file()}
     second = data_set.with_name("raw2")
     shutil.copytree(data_set, second)
-    with pytest.raises(InputError, match=r"another BIDS data set.*a folder of its own"):
+    with pytest.raises(InputError, match=r"another BIDS dataset.*a folder of its own"):
         derived.add([second / FLAIR], results)
     assert {p: p.read_bytes() for p in (results / "bids").rglob("*") if p.is_file()} == before
     assert derived.add([data_set / FLAIR.replace("FLAIR", "T1w")], results / ".") is None

@@ -460,7 +460,7 @@ class FitConfig(BaseModel):
     def preprocessing(
         self, backbone: str | Backbone, size: tuple[int, int] | None = None
     ) -> Preprocessing:
-        """Settings of a backbone's preprocessing, see `preprocessing_for`."""
+        """Combine the settings of a backbone's preprocessing, see `preprocessing_for`."""
         return preprocessing_for(
             backbone,
             self.window,

@@ -16,7 +16,9 @@ def test_words_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert say(FitProgress("features", 4, 40)) == "Embedding slices: 4 of 40"
     now += 8
     step = FitProgress("features", 8, 40, images_per_second=0.5, message="Embedding with it")
-    assert say(step) == ("Embedding with it: 8 of 40, about 64 s left for this step, 0.5 images a second")
+    assert say(step) == (
+        "Embedding with it: 8 of 40, about 64 s left for this step, 0.5 images a second"
+    )
     whole = FitProgress(
         "training", 30, 90, 3, 9, (2.0,) * 3, (2.0, 1.0, 1.5), 1, 12.34, 350.0, "Training"
     )

@@ -137,7 +137,7 @@ def test_settings_given_win() -> None:
         ("schema = true", "'schema' is True"),
         ("seed = 1", "it has no 'schema'"),
         ("schema = 1\nsede = 1", "'sede' is not a setting of a fit: choose from folders, modality"),
-        ("schema = 1\nepochs = 1", "'epochs' is no setting"),
+        ("schema = 1\nepochs = 1", "'epochs' is not a setting"),
         ('schema = 1\nseed = "1"', "seed must be a whole number, not '1'"),
         ("schema = 1\nseed = true", "seed must be a whole number, not True"),
         ("schema = 1\nclahe = 1979-05-27", "clahe must be a number, not"),
