@@ -57,11 +57,20 @@ def names(requirements: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(r).name) for r in requirements}
 
 
+def _is_typing(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+
+
 def imported_distributions() -> set[str]:
-    """Distributions that the package's modules import, by the names pip knows."""
+    """Distributions that the package's modules import when run, by the names pip knows."""
     modules: set[str] = set()
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and _is_typing(n.test)]
+        unused = {id(inner) for block in typing for inner in ast.walk(block)}
+        for node in ast.walk(tree):
+            if id(node) in unused:
+                continue
             if isinstance(node, ast.Import):
                 modules.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
