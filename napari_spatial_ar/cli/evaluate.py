@@ -234,13 +234,15 @@ def compare(
         for name in anomalib or ():
             bar(f"Preparing anomalib's {name}", 0, 0)
             others.append(anomalib_method(name))
-        rivals = grouped([load_model(name, weights=weights, device=device) for name in model or ()])
+        methods = grouped(
+            [load_model(name, weights=weights, device=device) for name in model or ()]
+        )
         for name in method or ():
 
             def fitting(step: FitProgress, name: str = name) -> None:
                 bar(f"{name}: {step.message}", step.done, step.total)
 
-            rivals.append(
+            methods.append(
                 fit_method(
                     dataset,
                     name,
@@ -251,7 +253,7 @@ def compare(
                     **settings,
                 )
             )
-        rivals += [
+        methods += [
             fit_anomalib(
                 dataset,
                 other,
@@ -266,7 +268,7 @@ def compare(
         ]
         result = compare_methods(
             dataset,
-            rivals,
+            methods,
             split=split.value,
             smoothing=smoothing,
             fpr=fpr,
@@ -279,7 +281,7 @@ def compare(
     for one in result.results:
         ends = one.interval("pixel_aupr")
         rows.add_row(
-            one.rival.name,
+            one.method.name,
             str(one.smoothing),
             _number(one.mean("pixel_aupr")),
             "" if ends is None else f"{ends[0]:.3f}-{ends[1]:.3f}",

@@ -82,13 +82,13 @@ def grouped(models: Sequence[NormativeModel]) -> list[ComparedMethod]:
     for model in models:
         stem = _SEED.sub("", model.name) or model.name
         stems.setdefault((stem, model.header.method), []).append(model)
-    rivals, taken = [], set[str]()
+    methods, taken = [], set[str]()
     for (stem, _), together in stems.items():
         name = stem if len(together) > 1 else together[0].name
         name = name if name not in taken else f"{name} ({together[0].header.method})"
         taken.add(name)
-        rivals.append(ComparedMethod(name, tuple(together)))
-    return rivals
+        methods.append(ComparedMethod(name, tuple(together)))
+    return methods
 
 
 def check_method(method: str, **settings: Any) -> None:

@@ -69,7 +69,7 @@ class Scored:
 
 def score_items(
     items: Iterable[BmadItem],
-    contenders: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     times: Sequence[Times] | None = None,
 ) -> Iterator[Scored]:
     """Score images with several models.
@@ -80,7 +80,7 @@ def score_items(
     ----------
     items : iterable of BmadItem
         The images.
-    contenders : sequence of Candidate
+    candidates : sequence of Candidate
         The models.
     times : sequence of Times, optional
         Times of each candidate, to be filled; the first image of a run warms up and is not
@@ -95,7 +95,7 @@ def score_items(
     InputError
         If an image cannot be used.
     """
-    models = list(dict.fromkeys(contender.model for contender in contenders))
+    models = list(dict.fromkeys(candidate.model for candidate in candidates))
     with shared(models) as backbones:
         for number, item in enumerate(items):
             image, intensity = read_raster(item.image)
@@ -109,9 +109,9 @@ def score_items(
                 spent[model] = time.perf_counter() - begin, backbone.charged, backbone.saved
             for backbone in backbones:
                 backbone.forget()
-            for contender, taken in zip(contenders, times or (), strict=times is not None):
-                taken.add(*spent[contender.model], warm=number > 0)
-            scores = [_smoothed(by_model[c.model], c, image.shape) for c in contenders]
+            for candidate, taken in zip(candidates, times or (), strict=times is not None):
+                taken.add(*spent[candidate.model], warm=number > 0)
+            scores = [_smoothed(by_model[c.model], c, image.shape) for c in candidates]
             yield Scored(item, image, windows[0], scores)
 
 
@@ -124,12 +124,12 @@ def _score(
         raise InputError(error.what, path=error.path or item.image, fix=error.fix) from error
 
 
-def _smoothed(score: SliceScore, contender: Candidate, shape: tuple[int, ...]) -> SliceScore:
+def _smoothed(score: SliceScore, candidate: Candidate, shape: tuple[int, ...]) -> SliceScore:
     """Compute the heatmap again from the patch scores if another smoothing is requested.
 
     The image score follows, unless the method has one of its own that is not from patch scores.
     """
-    model, smoothing = contender.model, contender.smoothing
+    model, smoothing = candidate.model, candidate.smoothing
     saved = model.header.scoring
     if smoothing is None or smoothing == saved.smoothing:
         return score

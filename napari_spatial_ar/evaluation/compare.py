@@ -44,7 +44,7 @@ class Result:
 
     Parameters
     ----------
-    rival : ComparedMethod
+    method : ComparedMethod
         The method.
     smoothing : int
         Side of the mean filter, the same for all its seeds.
@@ -55,7 +55,7 @@ class Result:
         Results of each seed.
     """
 
-    rival: ComparedMethod
+    method: ComparedMethod
     smoothing: int
     valid_aupr: dict[int, float]
     measured: tuple[Measured, ...]
@@ -86,9 +86,9 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        first = self.rival.models[0].header
+        first = self.method.models[0].header
         return {
-            "name": self.rival.name,
+            "name": self.method.name,
             "method": first.method,
             "backbone": first.backbone.name,
             "smoothing": self.smoothing,
@@ -103,7 +103,7 @@ class Result:
                     "seed": model.header.training.get("seed"),
                     **measured.evaluation.to_dict(),
                 }
-                for model, measured in zip(self.rival.models, self.measured, strict=True)
+                for model, measured in zip(self.method.models, self.measured, strict=True)
             ],
         }
 
@@ -180,12 +180,12 @@ def _ratio(first: Result, other: Result, figure: str) -> Ratio | None:
     with np.errstate(divide="ignore", invalid="ignore"):
         paired = draws / other_draws
     ends = interval(paired) if len(first.measured[0].patients) > 1 else None
-    return Ratio(figure, first.rival.name, other.rival.name, one / two, ends)
+    return Ratio(figure, first.method.name, other.method.name, one / two, ends)
 
 
 def compare(
     root: str | Path,
-    rivals: Sequence[ComparedMethod],
+    methods: Sequence[ComparedMethod],
     *,
     split: Split = "test",
     smoothing: int | None = None,
@@ -204,7 +204,7 @@ def compare(
     ----------
     root : path
         Dataset in the BMAD layout.
-    rivals : sequence of ComparedMethod
+    methods : sequence of ComparedMethod
         The methods; ratios are relative to the first.
     split : {"test", "valid"}
         The split to score.
@@ -222,19 +222,19 @@ def compare(
     StorageError
         See `evaluate`.
     """
-    if not rivals:
+    if not methods:
         raise InputError("there is nothing to compare", fix="Give --model or --method")
     if smoothing is not None and (smoothing < 1 or smoothing % 2 == 0):
         raise InputError(f"smoothing must be an odd number of patches, not {smoothing}")
     items = bmad_items(root, split, patient_pattern=patient_pattern)
     report = progress or (lambda what, done, total: None)
-    chosen, notes = _choose(root, rivals, smoothing, fpr, patient_pattern, report)
-    notes += [note for rival in rivals for note in rival.notes]
-    contenders = [contender for choice in chosen for contender in choice.contenders]
+    chosen, notes = _choose(root, methods, smoothing, fpr, patient_pattern, report)
+    notes += [note for method in methods for note in method.notes]
+    candidates = [candidate for choice in chosen for candidate in choice.candidates]
     measured = iter(
         measure(
             items,
-            contenders,
+            candidates,
             split=split,
             fpr=fpr,
             draws=draws,
@@ -244,12 +244,12 @@ def compare(
     )
     results = tuple(
         Result(
-            rival,
+            method,
             choice.smoothing,
             choice.valid_aupr,
-            tuple(next(measured) for _ in choice.contenders),
+            tuple(next(measured) for _ in choice.candidates),
         )
-        for rival, choice in zip(rivals, chosen, strict=True)
+        for method, choice in zip(methods, chosen, strict=True)
     )
     settings = {"smoothing": smoothing, "fpr": fpr, "draws": draws, "bootstrap_seed": seed}
     return Comparison(Path(root).resolve().name, split, items, results, tuple(notes), settings)
@@ -259,12 +259,12 @@ def compare(
 class _Choice:
     smoothing: int
     valid_aupr: dict[int, float]
-    contenders: list[Candidate]
+    candidates: list[Candidate]
 
 
 def _choose(
     root: str | Path,
-    rivals: Sequence[ComparedMethod],
+    methods: Sequence[ComparedMethod],
     smoothing: int | None,
     fpr: float,
     patient_pattern: str | None,
@@ -284,42 +284,42 @@ def _choose(
             "smoothing saved with its model."
         )
     trials: list[list[Candidate]] = []
-    for rival in rivals:
-        own = rival.models[0].header.scoring.smoothing
+    for method in methods:
+        own = method.models[0].header.scoring.smoothing
         sides = (smoothing,) if smoothing is not None else SMOOTHINGS if labelled else (own,)
         trials.append(
             [
                 Candidate(model, side, fit_seconds=seconds)
                 for side in sides
-                for model, seconds in zip(rival.models, rival.fit_seconds, strict=True)
+                for model, seconds in zip(method.models, method.fit_seconds, strict=True)
             ]
         )
-    flat = [contender for trial in trials for contender in trial]
+    flat = [candidate for trial in trials for candidate in trial]
     found = iter(_trial(items, flat, labelled, report) if items else [(None, None)] * len(flat))
     choices = []
     for trial in trials:
-        seen = [(contender, *next(found)) for contender in trial]
+        seen = [(candidate, *next(found)) for candidate in trial]
         aupr: dict[int, list[float]] = {}
-        for contender, value, _ in seen:
-            if value is not None and contender.smoothing is not None:
-                aupr.setdefault(contender.smoothing, []).append(value)
+        for candidate, value, _ in seen:
+            if value is not None and candidate.smoothing is not None:
+                aupr.setdefault(candidate.smoothing, []).append(value)
         means = {side: float(np.mean(values)) for side, values in aupr.items()}
         best = max(means, key=lambda side: means[side]) if means else trial[0].smoothing
         assert best is not None  # every trial specifies its smoothing
-        contenders = [
+        candidates = [
             Candidate(c.model, best, _threshold(c, calibration, fpr, notes), c.fit_seconds)
             for c, _, calibration in seen
             if c.smoothing == best
         ]
-        choices.append(_Choice(best, means, contenders))
+        choices.append(_Choice(best, means, candidates))
     return choices, list(dict.fromkeys(notes))
 
 
 def _threshold(
-    contender: Candidate, calibration: Calibration | None, fpr: float, notes: list[str]
+    candidate: Candidate, calibration: Calibration | None, fpr: float, notes: list[str]
 ) -> float | None:
-    if calibration is None and contender.smoothing == contender.model.header.scoring.smoothing:
-        calibration = contender.model.header.calibration
+    if calibration is None and candidate.smoothing == candidate.model.header.scoring.smoothing:
+        calibration = candidate.model.header.calibration
     if calibration is None:
         return None
     try:
@@ -331,7 +331,7 @@ def _threshold(
 
 def _trial(
     items: Sequence[BmadItem],
-    contenders: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     labelled: bool,
     report: Callable[[str, int, int], None],
 ) -> list[tuple[float | None, Calibration | None]]:
@@ -339,13 +339,13 @@ def _trial(
     items = sorted(items, key=lambda item: item.group)
     normal = sum(not item.abnormal for item in items)
     keep = min(_SAMPLE, max(100, _ALL_SAMPLES // max(1, normal)))
-    tissue: list[list[npt.NDArray[np.float32]]] = [[] for _ in contenders]
-    scores: list[list[float]] = [[] for _ in contenders]
+    tissue: list[list[npt.NDArray[np.float32]]] = [[] for _ in candidates]
+    scores: list[list[float]] = [[] for _ in candidates]
     groups = [item.group for item in items if not item.abnormal]
     rng = np.random.default_rng(0)
     with ExitStack() as stack:
-        pixels = [stack.enter_context(PixelScores()) for _ in contenders] if labelled else []
-        for done, scored in enumerate(score_items(items, contenders), start=1):
+        pixels = [stack.enter_context(PixelScores()) for _ in candidates] if labelled else []
+        for done, scored in enumerate(score_items(items, candidates), start=1):
             for tally, score in zip(pixels, scored.scores, strict=labelled):
                 tally.add(score.nll, label_of(scored.item, scored.image.shape))
             if not scored.item.abnormal:
@@ -363,5 +363,5 @@ def _trial(
             auprs[number] if auprs else None,
             calibrate(tissue[number], scores[number], groups) if groups else None,
         )
-        for number in range(len(contenders))
+        for number in range(len(candidates))
     ]

@@ -187,20 +187,20 @@ def evaluate(
     """
     items = bmad_items(root, split, patient_pattern=patient_pattern)
     calibrated = model.header.calibration is not None
-    contender = Candidate(
+    candidate = Candidate(
         model,
         threshold=model.threshold_for_fpr(fpr) if calibrated else None,
         fit_seconds=model.header.training.get("seconds"),
     )
     (measured,) = measure(
-        items, [contender], split=split, fpr=fpr, draws=draws, seed=seed, progress=progress
+        items, [candidate], split=split, fpr=fpr, draws=draws, seed=seed, progress=progress
     )
     return measured.evaluation
 
 
 def measure(
     items: Sequence[BmadItem],
-    contenders: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     *,
     split: Split = "test",
     fpr: float = 0.01,
@@ -214,7 +214,7 @@ def measure(
     ----------
     items : sequence of BmadItem
         The images.
-    contenders : sequence of Candidate
+    candidates : sequence of Candidate
         The models; those with the same backbone and preprocessing embed each image once.
     split, fpr, draws, seed, progress
         As for `evaluate`.
@@ -228,15 +228,15 @@ def measure(
     patients = tuple(dict.fromkeys(item.group for item in items))
     labelled = all(item.label is not None or not item.abnormal for item in items)
     weights = draw_weights(len(patients), draws, seed)
-    times = [Times() for _ in contenders]
+    times = [Times() for _ in candidates]
     with ExitStack() as stack:
         tallies = []
-        for contender in contenders:
+        for candidate in candidates:
             pixels = stack.enter_context(PixelScores()) if labelled else None
-            tallies.append(_Tally(contender, pixels, patients))
-        for done, scored in enumerate(score_items(items, contenders, times), start=1):
+            tallies.append(_Tally(candidate, pixels, patients))
+        for done, scored in enumerate(score_items(items, candidates, times), start=1):
             label = label_of(scored.item, scored.image.shape) if labelled else None
-            body = _body(scored) if any(c.threshold is not None for c in contenders) else None
+            body = _body(scored) if any(c.threshold is not None for c in candidates) else None
             for tally, score in zip(tallies, scored.scores, strict=True):
                 tally.add(scored.item, score, label, body)
             if progress is not None:
@@ -258,9 +258,9 @@ class _Tally:
     """Data for the figures of one candidate, accumulated image by image."""
 
     def __init__(
-        self, contender: Candidate, pixels: PixelScores | None, patients: tuple[str, ...]
+        self, candidate: Candidate, pixels: PixelScores | None, patients: tuple[str, ...]
     ) -> None:
-        self.contender = contender
+        self.candidate = candidate
         self.pixels = pixels
         self.patients = patients
         self.row = {patient: number for number, patient in enumerate(patients)}
@@ -279,9 +279,9 @@ class _Tally:
         self.images.append((score.image_score, item.abnormal, row))
         if label is not None and self.pixels is not None:
             self.pixels.add(score.nll, label, item.group)
-        if self.contender.threshold is None:
+        if self.candidate.threshold is None:
             return
-        mask = score.nll > self.contender.threshold
+        mask = score.nll > self.candidate.threshold
         if label is not None:
             self.counts["found"][row] += int((mask & label).sum())
             self.counts["false"][row] += int((mask & ~label).sum())
@@ -293,7 +293,7 @@ class _Tally:
     def measured(
         self, split: Split, fpr: float, weights: npt.NDArray[np.float64], times: Times
     ) -> Measured:
-        contender, model = self.contender, self.contender.model
+        candidate, model = self.candidate, self.candidate.model
         scores, abnormal, rows = map(np.array, zip(*self.images, strict=True))
         draws = resample_images(ImageSample(scores, abnormal, rows), weights)
         of_patient = np.full(len(self.patients), -np.inf)
@@ -306,13 +306,13 @@ class _Tally:
             of_patient = resample_pixels(sample, np.eye(len(self.patients)))["pixel_aupr"]
         totals = None if self.pixels is None else self.pixels.totals
         share: dict[str, float | None] = {}
-        if contender.threshold is not None:
+        if candidate.threshold is not None:
             used = ["flagged", "tissue"] if self.counts["tissue"].any() else []
             used += ["found", "false", "abnormal"] if totals is not None else []
             counts = {name: self.counts[name] for name in used}
             draws |= resample_shares(counts, weights)
             share = _at_threshold({name: float(values.sum()) for name, values in counts.items()})
-        smoothing = contender.smoothing
+        smoothing = candidate.smoothing
         found = {name: interval(values) for name, values in draws.items()}
         evaluation = Evaluation(
             split=split,
@@ -327,8 +327,8 @@ class _Tally:
             image_ap=average_precision(abnormal, scores),
             dice_at_fpr=share.get("dice_at_fpr"),
             realised_fpr=share.get("realised_fpr"),
-            fpr=None if contender.threshold is None else fpr,
-            threshold=contender.threshold,
+            fpr=None if candidate.threshold is None else fpr,
+            threshold=candidate.threshold,
             unit=model.unit,
             base_rate=totals.abnormal / (totals.abnormal + totals.normal) if totals else None,
             intervals={name: ends for name, ends in found.items() if ends is not None}
@@ -337,7 +337,7 @@ class _Tally:
             smoothing=model.header.scoring.smoothing if smoothing is None else smoothing,
             **times.summary(),
             model_bytes=model_bytes(model),
-            fit_seconds=contender.fit_seconds,
+            fit_seconds=candidate.fit_seconds,
             peak_rss_mb=peak_rss_mb(),
             peak_gpu_mb=peak_gpu_mb(model.device),
         )

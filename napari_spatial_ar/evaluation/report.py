@@ -163,9 +163,9 @@ def examples(comparison: Comparison) -> list[Example]:
     ranks = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
     chosen = {rank: int(patient) for rank, patient in ranks.items()}
     items = [_largest(comparison.items, measured.patients[p]) for p in chosen.values()]
-    contenders = [Candidate(r.rival.models[0], r.smoothing) for r in comparison.results]
-    scored = list(score_items(items, contenders))
-    limits = [_limits(scored, number) for number in range(len(contenders))]
+    candidates = [Candidate(r.method.models[0], r.smoothing) for r in comparison.results]
+    scored = list(score_items(items, candidates))
+    limits = [_limits(scored, number) for number in range(len(candidates))]
     return [
         Example(
             rank, patient, float(measured.patient_aupr[patient]), tuple(_picture_row(one, limits))
@@ -391,9 +391,9 @@ def _markdown(comparison: Comparison) -> str:
     for result in comparison.results:
         cells = [" ".join(filter(None, _figure(result, name)[:2])) for name in _COLUMNS]
         side = f"{result.smoothing} x {result.smoothing}"
-        parts.append(_row(result.rival.name, side, str(len(result.measured)), *cells))
+        parts.append(_row(result.method.name, side, str(len(result.measured)), *cells))
     parts += ["", _row("method", *_COSTS), _row(*["---"] * (1 + len(_COSTS)))]
-    parts += [_row(result.rival.name, *_cost_row(result)) for result in comparison.results]
+    parts += [_row(result.method.name, *_cost_row(result)) for result in comparison.results]
     ratios = list(_ratio_lines(comparison))
     if ratios:
         parts += ["", "Paired over the same resampled patients:", ""]
@@ -426,7 +426,7 @@ def _html(comparison: Comparison) -> str:
 
 def _name(number: int, result: Result) -> str:
     colour = COLOURS[number % len(COLOURS)]
-    return f'<span class="key" style="background:{colour}"></span>{escape(result.rival.name)}'
+    return f'<span class="key" style="background:{colour}"></span>{escape(result.method.name)}'
 
 
 def _figures_table(comparison: Comparison) -> str:
@@ -467,7 +467,7 @@ def _examples(comparison: Comparison) -> str:
     measured = comparison.results[0].measured[0]
     labels = patient_labels(measured.patients)
     ranked = "pixel AUPR" if measured.curve is not None else "image score"
-    names = [escape(result.rival.name) for result in comparison.results]
+    names = [escape(result.method.name) for result in comparison.results]
     head = "".join(f"<th>{name}</th>" for name in ("patient", "slice, label in cyan", *names))
     rows = []
     for example in drawn:

@@ -1,4 +1,4 @@
-"""Methods of the anomalib library as rivals: with a fake of it, and itself where installed."""
+"""Methods of the anomalib library in comparisons: with a fake of it, and itself where installed."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def fitted(cohort: Path, out: Path, text: str = "padim:size=64", *seeds: int) ->
 
 @pytest.mark.usefixtures("fake")
 def test_takes_part_beside_our_models(cohort: Path, tmp_path: Path, bank: NormativeModel) -> None:
-    rival = fitted(cohort, tmp_path / "models", "padim:size=64", 0, 1)
+    compared = fitted(cohort, tmp_path / "models", "padim:size=64", 0, 1)
     comparison = compare(
-        cohort, [rival, ComparedMethod("bank", (bank,))], fpr=0.1, draws=50, smoothing=None
+        cohort, [compared, ComparedMethod("bank", (bank,))], fpr=0.1, draws=50, smoothing=None
     )
     theirs, ours = comparison.results
     assert set(theirs.valid_aupr) == set(ours.valid_aupr) == {1, 3, 5, 7}
@@ -66,7 +66,7 @@ def test_takes_part_beside_our_models(cohort: Path, tmp_path: Path, bank: Normat
     assert evaluation.model_bytes == 8  # mean and noise, without the backbone
     assert (evaluation.fit_seconds or 0) > 0
     assert ours.measured[0].evaluation.ms_beyond_backbone is not None
-    assert comparison.notes == rival.notes
+    assert comparison.notes == compared.notes
     assert "anomalib 2.0.fake, resnet18, slices of 64 x 64, 1 epoch." in comparison.notes[0]
     found = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))["methods"][0]
     assert (found["method"], found["backbone"]) == ("anomalib padim", "resnet18")
@@ -106,13 +106,13 @@ def test_an_earlier_fit_is_found_again(
 def test_it_learns_from_the_training_slices_alone(cohort: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     method = anomalib_method("draem:dtd_dir=none,size=32,batch_size=4,epochs=3")
-    rival = fit_anomalib(
+    compared = fit_anomalib(
         cohort, method, [0], tmp_path, device="cpu", progress=lambda *at: seen.append(at)
     )
     # 6 slices: 2 batches an epoch.
     assert seen[-1] == (f"{method.label}: Learning", 6, 6)
-    assert rival.notes[0].endswith("no backbone, slices of 32 x 32, 3 epochs.")
-    (model,) = rival.models
+    assert compared.notes[0].endswith("no backbone, slices of 32 x 32, 3 epochs.")
+    (model,) = compared.models
     # There is no frozen part, so that all of the network counts.
     assert model_bytes(model) == 8 + 64
 
@@ -129,8 +129,8 @@ def test_what_is_not_the_published_method_is_named_so(cohort: Path, tmp_path: Pa
         method = anomalib_method(text)
         assert f"({words})" in method.label
         assert "is not the published method" in method.notes[1]
-    rival = fitted(cohort, tmp_path, "padim:pre_trained=false,size=64")
-    assert rival.models[0].header.backbone.name == "resnet18 with random weights"
+    compared = fitted(cohort, tmp_path, "padim:pre_trained=false,size=64")
+    assert compared.models[0].header.backbone.name == "resnet18 with random weights"
 
 
 def test_no_pretrained_weights(
@@ -196,9 +196,9 @@ def test_what_fails_in_the_library_is_a_sentence(
 
 @pytest.mark.usefixtures("fake")
 def test_scores_that_are_no_numbers(cohort: Path, tmp_path: Path) -> None:
-    rival = fitted(cohort, tmp_path, "padim:size=64,gain=NaN")
+    compared = fitted(cohort, tmp_path, "padim:size=64,gain=NaN")
     with pytest.raises(InputError, match="not finite") as caught:
-        measure(bmad_items(cohort, "test"), [Candidate(rival.models[0])])
+        measure(bmad_items(cohort, "test"), [Candidate(compared.models[0])])
     assert caught.value.path is not None
 
 
@@ -282,17 +282,17 @@ def test_command_without_the_library(
     ],
 )
 def test_the_library_itself(text: str, cohort: Path, tmp_path: Path) -> None:
-    rival = fitted(cohort, tmp_path, text)
+    compared = fitted(cohort, tmp_path, text)
     again = fitted(cohort, tmp_path, text)
     image = np.random.default_rng(0).integers(0, 255, (40, 48)).astype(np.uint8)
-    one, two = (r.models[0].score_slice(image) for r in (rival, again))
+    one, two = (r.models[0].score_slice(image) for r in (compared, again))
     np.testing.assert_allclose(one.nll, two.nll, rtol=1e-4)
     assert np.isfinite(one.nll).all()
     assert one.nll.std() > 0
     frozen = METHODS[text.partition(":")[0]].frozen
-    (model,) = rival.models
+    (model,) = compared.models
     whole = sum(t.nbytes for t in model.detector.network.state_dict().values())  # type: ignore[attr-defined]
     assert 0 < model_bytes(model) <= whole
     assert (model_bytes(model) < whole) == bool(frozen)
-    figures = compare(cohort, [rival], fpr=0.1, draws=5).results[0].measured[0].evaluation
+    figures = compare(cohort, [compared], fpr=0.1, draws=5).results[0].measured[0].evaluation
     assert figures.pixel_aupr is not None

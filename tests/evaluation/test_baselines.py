@@ -27,7 +27,7 @@ def models(*names: str) -> list[Any]:
 
 def test_a_last_number_is_a_seed_where_there_are_others() -> None:
     given = models("dilated-seed0", "bank", "dilated-seed1", "dilated_2", "resnet50", "wide-s3")
-    found = {rival.name: [m.name for m in rival.models] for rival in grouped(given)}
+    found = {compared.name: [m.name for m in compared.models] for compared in grouped(given)}
     assert found == {
         "dilated": ["dilated-seed0", "dilated-seed1", "dilated_2"],
         "bank": ["bank"],
@@ -42,9 +42,9 @@ def test_options_of_several_kinds_are_said_after_a_colon(
 ) -> None:
     settings = {"backbone": tiny_name, "epochs": 1, "batch_size": 4, "size": (64, 64)}
     said = "spatial-ar:dilations=1-2-1,convolutions=3,whiten=true"
-    rival = fit_method(cohort, said, [0], tmp_path / "models", **settings)
-    assert rival.name == "spatial-ar dilations=1-2-1 convolutions=3 whiten=true"
-    parameters = rival.models[0].header.parameters
+    compared = fit_method(cohort, said, [0], tmp_path / "models", **settings)
+    assert compared.name == "spatial-ar dilations=1-2-1 convolutions=3 whiten=true"
+    parameters = compared.models[0].header.parameters
     assert (parameters["dilation"], parameters["whiten"]) == ([1, 2, 1], True)
     wrong = "spatial-ar:dilations=1-2-1"
     with pytest.raises(InputError, match=r"3 dilations .* for 5 convolutions"):
@@ -54,7 +54,7 @@ def test_options_of_several_kinds_are_said_after_a_colon(
 def test_other_methods_of_the_same_stem_stay_apart() -> None:
     one, two = models("brain-0", "brain-1")
     two.header.method = "other"
-    assert [rival.name for rival in grouped([one, two])] == ["brain-0", "brain-1"]
+    assert [compared.name for compared in grouped([one, two])] == ["brain-0", "brain-1"]
 
 
 def test_a_model_given_twice() -> None:
@@ -70,18 +70,18 @@ def test_fits_each_seed_once(
     settings = {"backbone": tiny_name, "epochs": 1, "batch_size": 4, "size": (64, 64)}
     arguments = (cohort, "spatial-ar:dilation=1", [0, 1], tmp_path / "models")
     seen: list[str] = []
-    rival = fit_method(*arguments, progress=lambda s: seen.append(s.stage), **settings)
-    assert rival.name == "spatial-ar dilation=1"
-    assert [m.header.training["seed"] for m in rival.models] == [0, 1]
-    assert all(m.header.parameters["dilation"] == 1 for m in rival.models)
-    assert rival.models[0].sha256 != rival.models[1].sha256
-    assert rival.fit_seconds == tuple(m.header.training["seconds"] for m in rival.models)
-    assert all(seconds is not None and seconds > 0 for seconds in rival.fit_seconds)
+    compared = fit_method(*arguments, progress=lambda s: seen.append(s.stage), **settings)
+    assert compared.name == "spatial-ar dilation=1"
+    assert [m.header.training["seed"] for m in compared.models] == [0, 1]
+    assert all(m.header.parameters["dilation"] == 1 for m in compared.models)
+    assert compared.models[0].sha256 != compared.models[1].sha256
+    assert compared.fit_seconds == tuple(m.header.training["seconds"] for m in compared.models)
+    assert all(seconds is not None and seconds > 0 for seconds in compared.fit_seconds)
     assert "training" in seen
     monkeypatch.setattr(baselines, "fit", None)  # no need of it the second time
     again = fit_method(*arguments, **settings)
-    assert [m.sha256 for m in again.models] == [m.sha256 for m in rival.models]
-    assert again.fit_seconds == rival.fit_seconds
+    assert [m.sha256 for m in again.models] == [m.sha256 for m in compared.models]
+    assert again.fit_seconds == compared.fit_seconds
     with pytest.raises(InputError, match="other settings"):
         fit_method(*arguments, **{**settings, "epochs": 2})
 
@@ -89,8 +89,8 @@ def test_fits_each_seed_once(
 @pytest.mark.usefixtures("tiny_weights")
 def test_options_of_a_method_reach_it(cohort: Path, tmp_path: Path, tiny_name: str) -> None:
     method = "patch-gaussian:components=3,size=[64,64],layers=last2,fuse=mean"
-    rival = fit_method(cohort, method, [0], tmp_path, backbone=tiny_name)
-    (model,) = rival.models
+    compared = fit_method(cohort, method, [0], tmp_path, backbone=tiny_name)
+    (model,) = compared.models
     assert model.header.parameters["components"] == 3
     assert (model.header.backbone.layers, model.header.backbone.fuse) == ((1, 2), "mean")
     assert model.header.preprocessing.size == (64, 64)

@@ -37,21 +37,21 @@ class NoisyModel(BrightnessModel):
         return self.header.scoring(torch.from_numpy(grid), image.shape, 1.0)  # type: ignore[no-any-return]
 
 
-def rival(name: str, *models: BrightnessModel) -> ComparedMethod:
+def compared(name: str, *models: BrightnessModel) -> ComparedMethod:
     return ComparedMethod(name, models)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def rivals() -> list[ComparedMethod]:
+def methods() -> list[ComparedMethod]:
     return [
-        rival("good", NoisyModel(0, 20), NoisyModel(1, 20)),
-        rival("poor", NoisyModel(0, 60), NoisyModel(1, 60)),
+        compared("good", NoisyModel(0, 20), NoisyModel(1, 20)),
+        compared("poor", NoisyModel(0, 60), NoisyModel(1, 60)),
     ]
 
 
 @pytest.fixture
-def comparison(cohort: Path, rivals: list[ComparedMethod]) -> Comparison:
-    return compare(cohort, rivals, fpr=0.1, draws=200)
+def comparison(cohort: Path, methods: list[ComparedMethod]) -> Comparison:
+    return compare(cohort, methods, fpr=0.1, draws=200)
 
 
 def test_each_has_its_best_smoothing_of_the_validation_split(
@@ -62,7 +62,7 @@ def test_each_has_its_best_smoothing_of_the_validation_split(
         by_hand = {}
         for side in result.valid_aupr:
             values = []
-            for model in result.rival.models:
+            for model in result.method.models:
                 noisy = NoisyModel(model.seed, model.noise)  # type: ignore[attr-defined]
                 noisy.header.scoring = Scoring(side)
                 figures = evaluate(cohort, noisy, split="valid", fpr=0.1, draws=2)  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ def test_each_has_its_best_smoothing_of_the_validation_split(
 
 def test_thresholds_are_calibrated_at_that_smoothing(cohort: Path, comparison: Comparison) -> None:
     result = comparison.results[0]
-    model = result.rival.models[0]
+    model = result.method.models[0]
     scores = []
     for item in bmad_items(cohort, "valid"):
         if not item.abnormal:
@@ -108,7 +108,7 @@ def test_ratios_are_paired_and_means_over_seeds(comparison: Comparison) -> None:
 
 
 def test_a_method_against_itself_is_exactly_one(cohort: Path) -> None:
-    twins = [rival("one", NoisyModel(0, 20)), rival("two", NoisyModel(0, 20))]
+    twins = [compared("one", NoisyModel(0, 20)), compared("two", NoisyModel(0, 20))]
     result = compare(cohort, twins, smoothing=3, fpr=0.1, draws=50)
     assert [r.smoothing for r in result.results] == [3, 3]
     assert all(r.ratio == 1 and r.interval == (1, 1) for r in result.ratios)
@@ -124,11 +124,11 @@ def test_as_json_names_no_patient(comparison: Comparison) -> None:
 
 
 def test_without_labels_models_keep_their_smoothing(
-    cohort: Path, rivals: list[ComparedMethod]
+    cohort: Path, methods: list[ComparedMethod]
 ) -> None:
     for split in ("valid", "test"):
         shutil.rmtree(cohort / split / "Ungood" / "label")
-    result = compare(cohort, rivals, fpr=0.1, draws=20)
+    result = compare(cohort, methods, fpr=0.1, draws=20)
     assert [r.smoothing for r in result.results] == [1, 1]
     assert "no labelled abnormal images" in result.notes[0]
     assert result.results[0].mean("pixel_aupr") is None
@@ -137,29 +137,29 @@ def test_without_labels_models_keep_their_smoothing(
 
 
 def test_without_validation_split_the_models_own_threshold_holds(
-    cohort: Path, rivals: list[ComparedMethod]
+    cohort: Path, methods: list[ComparedMethod]
 ) -> None:
     shutil.rmtree(cohort / "valid")
-    result = compare(cohort, rivals, fpr=0.1, draws=20)
+    result = compare(cohort, methods, fpr=0.1, draws=20)
     assert "no validation split" in result.notes[0]
     assert result.results[0].measured[0].evaluation.threshold == 150.0
-    smooth = compare(cohort, rivals, smoothing=3, fpr=0.1, draws=20)
+    smooth = compare(cohort, methods, smoothing=3, fpr=0.1, draws=20)
     assert smooth.results[0].measured[0].evaluation.threshold is None
 
 
 def test_a_share_that_was_not_calibrated_is_a_note(
-    cohort: Path, rivals: list[ComparedMethod]
+    cohort: Path, methods: list[ComparedMethod]
 ) -> None:
-    result = compare(cohort, rivals, smoothing=1, fpr=0.0001, draws=20)
+    result = compare(cohort, methods, smoothing=1, fpr=0.0001, draws=20)
     assert any("was not calibrated" in note for note in result.notes)
     assert result.results[0].mean("dice_at_fpr") is None
 
 
-def test_wrong_use(cohort: Path, rivals: list[ComparedMethod]) -> None:
+def test_wrong_use(cohort: Path, methods: list[ComparedMethod]) -> None:
     with pytest.raises(InputError, match="nothing to compare"):
         compare(cohort, [])
     with pytest.raises(InputError, match="odd number"):
-        compare(cohort, rivals, smoothing=2)
+        compare(cohort, methods, smoothing=2)
 
 
 def test_the_bad_image_is_named(cohort: Path, bank: Any) -> None:

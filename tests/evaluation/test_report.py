@@ -31,11 +31,11 @@ def comparison(cohort: Path) -> Comparison:
     quick, slow = BrightnessModel(), BrightnessModel()
     quick.header.training = {"seed": 0, "seconds": 1.0}
     slow.header.training = {"seed": 0, "seconds": 3.0}
-    rivals = [
+    methods = [
         ComparedMethod("bright <b>", (quick, slow)),  # type: ignore[arg-type]
         ComparedMethod("dark | side", (BrightnessModel(inverted=True),)),  # type: ignore[arg-type]
     ]
-    return compare(cohort, rivals, smoothing=1, fpr=0.1, draws=50)
+    return compare(cohort, methods, smoothing=1, fpr=0.1, draws=50)
 
 
 def test_three_files_say_the_same(comparison: Comparison, tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_the_page_can_be_read_on_any_screen_and_on_paper(
         "spatial-ar:dilations=1-2-4-2-1,whiten=true,hidden=512",
         *(f"bank {n}" for n in "123456"),
     ]
-    rivals = [ComparedMethod(name, (BrightnessModel(),)) for name in names]  # type: ignore[arg-type]
-    page = write_report(compare(cohort, rivals, smoothing=1, fpr=0.1, draws=20), tmp_path)[2]
+    methods = [ComparedMethod(name, (BrightnessModel(),)) for name in names]  # type: ignore[arg-type]
+    page = write_report(compare(cohort, methods, smoothing=1, fpr=0.1, draws=20), tmp_path)[2]
     browser.check_page(page, paper_mm=297)
     reader = pypdf.PdfReader(io.BytesIO(browser.pdf()))
     texts = [" ".join(sheet.extract_text().split()) for sheet in reader.pages]
@@ -151,8 +151,8 @@ def test_the_picture_of_a_patient_is_that_of_the_largest_label(
 
 def test_without_labels_there_are_no_curves(cohort: Path, tmp_path: Path) -> None:
     shutil.rmtree(cohort / "test" / "Ungood" / "label")
-    rivals = [ComparedMethod("bright", (BrightnessModel(),))]  # type: ignore[arg-type]
-    comparison = compare(cohort, rivals, smoothing=1, fpr=0.1, draws=20)
+    methods = [ComparedMethod("bright", (BrightnessModel(),))]  # type: ignore[arg-type]
+    comparison = compare(cohort, methods, smoothing=1, fpr=0.1, draws=20)
     page = write_report(comparison, tmp_path / "out")[2].read_text()
     assert "<svg" not in page
     assert "<img" in page
