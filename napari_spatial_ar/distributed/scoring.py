@@ -28,7 +28,7 @@ from napari_spatial_ar.errors import (
 from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.reading import Source, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.normative.backbones.fastest_engine import settle
+from napari_spatial_ar.normative.backbones.fastest_engine import choose_engine
 from napari_spatial_ar.normative.library import find_model
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.batch import Flagging, scans_to_score, score_scan
@@ -147,7 +147,7 @@ def _model_of(path: str, sha256: str, weights: str | None, device: str) -> Norma
             fix="Put the same model there on every machine",
         )
     # Workers on the same machine would disturb each other's measurement.
-    settle(model, measure=False)
+    choose_engine(model, measure=False)
     return model
 
 

@@ -113,11 +113,11 @@ def load_model(path: str | Path) -> NormativeModel:
 
 def choose_engine(model: Any) -> None:
     """Switch a model to its fastest engine, measured once per machine; in a worker."""
-    from napari_spatial_ar.normative.backbones.fastest_engine import settle
+    from napari_spatial_ar.normative.backbones import fastest_engine
     from napari_spatial_ar.normative.model import NormativeModel
 
     if isinstance(model, NormativeModel):
-        settle(model)
+        fastest_engine.choose_engine(model)
 
 
 def _stamp(path: Path) -> int:

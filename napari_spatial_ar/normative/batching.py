@@ -155,7 +155,7 @@ class BatchScorer:
         Where to score.
     graphs : bool
         Whether a single slice may be replayed as a CUDA graph.
-    turns : FairLock, optional
+    lock : FairLock, optional
         Held while a batch is submitted to the device, and while its result is awaited.
     """
 
@@ -166,12 +166,12 @@ class BatchScorer:
         device: torch.device,
         *,
         graphs: bool = False,
-        turns: FairLock | None = None,
+        lock: FairLock | None = None,
     ) -> None:
         self._maps = maps
         self._alone = alone
         self._device = device
-        self._turns = turns or FairLock()
+        self._lock = lock or FairLock()
         self._single = CudaGraphs(self._work) if graphs and device.type == "cuda" else self._work
 
     def _work(self, units: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
@@ -241,7 +241,7 @@ class BatchScorer:
 
     def _launch(self, pairs: Sequence[tuple[Any, Prepared]]) -> _Batch:
         # From input to the copies of the results: a graph has a single buffer for each.
-        with self._turns.taken(), torch.inference_mode():
+        with self._lock.held(), torch.inference_mode():
             return self._launch_now(pairs)
 
     def _launch_now(self, pairs: Sequence[tuple[Any, Prepared]]) -> _Batch:
@@ -265,7 +265,7 @@ class BatchScorer:
 
     def _collect(self, batch: _Batch) -> Iterator[tuple[Any, SliceScore]]:
         if batch.ready is not None:
-            with self._turns.taken():
+            with self._lock.held():
                 batch.ready.synchronize()
         heat, patches, images = (t.numpy() for t in batch.maps)
         for (key, shown), nll, grid, image in zip(batch.pairs, heat, patches, images, strict=True):

@@ -122,7 +122,7 @@ class EmbeddedSlice:
         if self.grids[tile, 0, row, column].isnan():
             return Explanation("The patch shows air, which the model leaves out.", ())
         with (
-            model.turns.taken(),
+            model.lock.held(),
             one_sentence("Explaining a patch", model.device),
             torch.inference_mode(),
         ):
@@ -169,6 +169,6 @@ def embed_plane(
     """
     preprocessing = model.header.preprocessing
     unit = apply_window(volume.slice(index), *(window or resolve(preprocessing.window, volume)))
-    with model.turns.taken(), one_sentence("Embedding a slice", model.device):
+    with model.lock.held(), one_sentence("Embedding a slice", model.device):
         grids = embed_slice(model.backbone, preprocessing, unit).cpu()
     return EmbeddedSlice(unit, grids, Tiling.of(preprocessing, model.backbone.patch))

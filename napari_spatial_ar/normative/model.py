@@ -129,19 +129,19 @@ class NormativeModel:
             return
         self._engine = engine
         if "backbone" in vars(self):
-            with self.turns.taken():
+            with self.lock.held():
                 self.backbone.use(engine)
                 vars(self).pop("_batches", None)  # it may hold graphs of the previous engine
 
     @property
-    def turns(self) -> FairLock:
+    def lock(self) -> FairLock:
         """The lock of the backbone, held while a thread scores or explains a slice or a batch.
 
         It keeps threads that share a model apart: on a GPU the results of a replayed graph are
         valid until the next replay, nothing else may run while a graph is captured, and a model
         may move to the CPU only between two slices.
         """
-        return self.backbone.turns
+        return self.backbone.lock
 
     @property
     def engine(self) -> str:
@@ -222,7 +222,7 @@ class NormativeModel:
             if self.device.type == "cpu":
                 raise
         # Outside the handler: the error holds references to tensors of the failed attempt.
-        with self.turns.taken():
+        with self.lock.held():
             self._move_to_cpu()
         return self._score_here(shown)
 
@@ -241,7 +241,7 @@ class NormativeModel:
 
     def _score_here(self, shown: Prepared) -> SliceScore:
         preprocessing, (rows, columns) = self.header.preprocessing, shown.unit.shape
-        with self.turns.taken(), one_sentence("Scoring a slice", self.device):
+        with self.lock.held(), one_sentence("Scoring a slice", self.device):
             if self._in_batches:
                 return self._batches.one(shown)
             grids = embed_slice(self.backbone, preprocessing, shown.unit)
@@ -268,7 +268,7 @@ class NormativeModel:
             self._score,
             self.device,
             graphs=self.detector.replayable,
-            turns=self.turns,
+            lock=self.lock,
         )
 
     @cached_property

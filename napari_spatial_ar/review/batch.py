@@ -18,7 +18,7 @@ from napari_spatial_ar.imaging.files import claimed
 from napari_spatial_ar.imaging.guard import one_source
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.normative.backbones.fastest_engine import settle
+from napari_spatial_ar.normative.backbones.fastest_engine import choose_engine
 from napari_spatial_ar.normative.calibration.appearance import domain_shift
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.bids import BidsDerivatives
@@ -234,7 +234,7 @@ def score_scans(
             # If every result is of exactly this command, so is the report.
             same = earlier.commands == {command}
             reports = FolderReports(out, overwrite=overwrite or same, html=report, pdf=pdf)
-        settle(loaded)
+        choose_engine(loaded)
         derived = BidsDerivatives(out / _BIDS, loaded.name) if bids else None
         without_bids: list[str] = []
         scans: list[dict[str, Any]] = []

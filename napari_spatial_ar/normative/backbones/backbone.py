@@ -163,7 +163,7 @@ class Backbone(nn.Module):
         self.device = device
         #: Held by a thread while it computes a slice or a batch: engines overwrite their own
         #: buffers, and may be built, exchanged or moved only between batches.
-        self.turns = FairLock()
+        self.lock = FairLock()
         depth = max(spec.layers, default=0)
         state = {name: t for name, t in state.items() if is_used(name, depth)}
         #: The dtype the weights were rounded to, such as "float16"; "" if they are as published.
@@ -263,13 +263,13 @@ class Backbone(nn.Module):
     def compute(self, images: Tensor, kept: KeptTokens | None = None) -> Tensor:
         """Embed all images in one batch; torch's own errors are raised if memory runs short."""
         self.check_images(images)
-        with self.turns.taken():
+        with self.lock.held():
             return self._computed(self._engine, images, kept)
 
     def compute_with(self, engine: str, images: Tensor, kept: KeptTokens | None = None) -> Tensor:
         """Embed like `compute` but with another engine, for comparison (raises like `use`)."""
         self.check_images(images)
-        with self.turns.taken():
+        with self.lock.held():
             return self._computed(self._built(engine), images, kept)
 
     def _computed(self, engine: engines.Engine, images: Tensor, kept: KeptTokens | None) -> Tensor:
@@ -304,7 +304,7 @@ class Backbone(nn.Module):
         InputError
             If the engine is not available on this device.
         """
-        with self.turns.taken():
+        with self.lock.held():
             self._engine = self._built(engine)
 
     def _built(self, engine: str) -> engines.Engine:
@@ -315,7 +315,7 @@ class Backbone(nn.Module):
     @contextmanager
     def in_float32(self) -> Iterator[None]:
         """Compute in float32 within a block (one slice), holding the backbone exclusively."""
-        with self.turns.taken():
+        with self.lock.held():
             had = self.engine
             self.use("float32")
             try:
@@ -325,7 +325,7 @@ class Backbone(nn.Module):
 
     def move(self, device: torch.device) -> None:
         """Run on another device from now on."""
-        with self.turns.taken():
+        with self.lock.held():
             self.to(device)
             self.device = device
             self._engines = {"float32": engines.build("float32", self.network, device)}

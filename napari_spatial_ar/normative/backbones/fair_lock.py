@@ -11,7 +11,7 @@ from napari_spatial_ar.normative.cancellation import check_cancelled
 
 __all__ = ["FairLock"]
 
-_LOOK_SECONDS = 0.05
+_CHECK_SECONDS = 0.05
 
 
 class FairLock:
@@ -28,7 +28,7 @@ class FairLock:
         self._depth = 0
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
         """Hold the lock within a block, which should compute a slice or a batch.
 
         Raises
@@ -36,20 +36,20 @@ class FairLock:
         Cancelled
             If this thread is cancelled while it waits.
         """
-        self._take()
+        self._acquire()
         try:
             yield
         finally:
-            self._give()
+            self._release()
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
         me, ticket = threading.get_ident(), object()
         with self._changed:
             if self._owner != me:
                 self._waiting.append(ticket)
                 try:
                     while self._owner is not None or self._waiting[0] is not ticket:
-                        self._changed.wait(_LOOK_SECONDS)
+                        self._changed.wait(_CHECK_SECONDS)
                         check_cancelled()
                     self._owner = me
                 finally:
@@ -57,7 +57,7 @@ class FairLock:
                     self._changed.notify_all()
             self._depth += 1
 
-    def _give(self) -> None:
+    def _release(self) -> None:
         with self._changed:
             self._depth -= 1
             if not self._depth:

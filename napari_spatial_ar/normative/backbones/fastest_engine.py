@@ -35,10 +35,10 @@ __all__ = [
     "AGREEMENT",
     "VARIABLE",
     "Trial",
+    "choose_engine",
     "fastest",
     "recalled",
     "remember",
-    "settle",
     "trials",
 ]
 
@@ -122,7 +122,7 @@ def fastest(tried: Iterable[Trial]) -> str:
     return min(better, key=lambda trial: trial.seconds, default=of_engines["float32"]).engine
 
 
-def settle(model: NormativeModel, *, measure: bool = True) -> str:
+def choose_engine(model: NormativeModel, *, measure: bool = True) -> str:
     """Switch a model to its fastest float32 engine, or to the one requested earlier.
 
     Parameters
@@ -222,7 +222,7 @@ def _tried(
     model.backbone.compute_with(engine, *inputs[0])
     for number in range(_REPEATS):
         # Release the backbone after each input, so that scoring in another thread is not delayed.
-        with model.turns.taken():
+        with model.lock.held():
             begin = time.perf_counter()
             grid = model.backbone.compute_with(engine, *inputs[number % len(inputs)])
             wait(model.device)

@@ -58,7 +58,7 @@ class PixelBackbone(Backbone):
         )
         self.source = "none needed"
         self.device = device
-        self.turns = FairLock()
+        self.lock = FairLock()
         # In place of weights, a model file holds the hash of the rule itself.
         self.sha256 = hashlib.sha256(f"first channel, {name}".encode()).hexdigest()
         self.weights_sha256, self.rounded_to = self.sha256, ""

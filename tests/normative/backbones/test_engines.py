@@ -19,9 +19,9 @@ from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.engines import ENGINES, Engine, Float32
 from napari_spatial_ar.normative.backbones.fastest_engine import (
     Trial,
+    choose_engine,
     fastest,
     recalled,
-    settle,
     trials,
 )
 from napari_spatial_ar.normative.cancellation import cancel_when
@@ -181,14 +181,14 @@ def test_the_choice_is_measured_once_and_remembered(
     added("fast", lambda grid: grid + 0.0)
     timed["fast"] = 0.5
     assert recalled(model) == ""
-    assert settle(model, measure=False) == "float32"
-    assert settle(model) == model.engine == "fast"
+    assert choose_engine(model, measure=False) == "float32"
+    assert choose_engine(model) == model.engine == "fast"
     timed["fast"] = 2.0  # would not be taken if it were measured again
     model.use_engine("float32")
-    assert settle(model) == "fast"
+    assert choose_engine(model) == "fast"
     assert recalled(build(tiny_backbone)) == "fast"
     del timed["fast"]  # gone from this machine
-    assert settle(model) == "float32"
+    assert choose_engine(model) == "float32"
 
 
 def test_the_environment_has_the_last_word(
@@ -197,10 +197,10 @@ def test_the_environment_has_the_last_word(
     model = build(tiny_backbone)
     fastest_engine.remember(model, "bfloat16")
     monkeypatch.setenv(fastest_engine.VARIABLE, "float32")
-    assert settle(model) == "float32"
+    assert choose_engine(model) == "float32"
     monkeypatch.setenv(fastest_engine.VARIABLE, "abacus")
     with pytest.raises(InputError, match="there is no engine 'abacus'"):
-        settle(model)
+        choose_engine(model)
 
 
 def test_stopping_while_it_is_measured_stops(
@@ -210,7 +210,7 @@ def test_stopping_while_it_is_measured_stops(
     timed["fast"] = 0.5
     added("fast", lambda grid: grid + 0.0)
     with cancel_when(lambda: True), pytest.raises(Cancelled):
-        settle(model)
+        choose_engine(model)
     assert recalled(model) == ""
 
 
@@ -230,6 +230,6 @@ def test_fewer_digits_and_what_takes_long_are_tried_only_when_asked_for(
         added(name, lambda grid: grid + 0.0)
         timed[name] = 0.1
     assert [trial.engine for trial in trials(model)] == ["float32"]
-    assert settle(model) == "float32"
+    assert choose_engine(model) == "float32"
     asked = list(trials(model, ["float32", "openvino-int8"]))
     assert fastest(asked) == "openvino-int8"

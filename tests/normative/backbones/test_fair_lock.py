@@ -120,41 +120,41 @@ def test_engines_that_are_tried_are_not_what_others_compute_with(
 
 
 def test_each_stops_for_itself_also_while_it_waits() -> None:
-    turns, inside, go = FairLock(), threading.Event(), threading.Event()
+    lock, inside, go = FairLock(), threading.Event(), threading.Event()
 
     def holds() -> str:
-        with cancel_when(lambda: False), turns.taken():
+        with cancel_when(lambda: False), lock.held():
             inside.set()
             assert go.wait(WAIT)
         return "done"
 
     def waits() -> str:
         assert inside.wait(WAIT)
-        with cancel_when(lambda: True), pytest.raises(Cancelled), turns.taken():
+        with cancel_when(lambda: True), pytest.raises(Cancelled), lock.held():
             pass
         go.set()  # the other one holds it still
         return "cancelled"
 
     assert together(holds, waits) == ["done", "cancelled"]
-    with turns.taken(), turns.taken():  # and it is free, for the same thread more than once
+    with lock.held(), lock.held():  # and it is free, for the same thread more than once
         pass
 
 
 def test_who_waits_comes_next() -> None:
-    turns, order, asked = FairLock(), [], threading.Event()
+    lock, order, asked = FairLock(), [], threading.Event()
 
     def slices() -> None:
         for number in range(50):
-            with turns.taken():
+            with lock.held():
                 order.append(number)
                 if number == 0:
                     assert asked.wait(WAIT)
-                    until(lambda: bool(turns._waiting))
+                    until(lambda: bool(lock._waiting))
 
     def explains() -> None:
         until(lambda: bool(order))
         asked.set()
-        with turns.taken():
+        with lock.held():
             order.append("explained")
 
     together(slices, explains)
@@ -170,8 +170,8 @@ def test_a_batch_is_copied_out_before_the_next_uses_its_buffers() -> None:
         result = buffer.clone()
         return result, result, result.flatten(1).mean(dim=1)
 
-    turns = FairLock()
-    scorer = BatchScorer(maps, lambda unit: None, torch.device("cpu"), turns=turns)  # type: ignore[arg-type, return-value]
+    lock = FairLock()
+    scorer = BatchScorer(maps, lambda unit: None, torch.device("cpu"), lock=lock)  # type: ignore[arg-type, return-value]
 
     def score(value: int) -> list[float]:
         shown = Prepared(np.full((4, 4), value, np.float32))
