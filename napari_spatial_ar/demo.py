@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from napari_spatial_ar.imaging.files import claimed
+from napari_spatial_ar.imaging.files import locked
 from napari_spatial_ar.imaging.samples import sample_path, sample_volume
 from napari_spatial_ar.normative.backbones.registry import BACKBONES
 from napari_spatial_ar.normative.backbones.weights import source_of
@@ -64,7 +64,7 @@ def run_demo(
         show_demo(model=DEMO_MODEL)
         return result
     threshold = model.threshold_for_fpr(0.01)
-    with claimed(out):
+    with locked(out):
         pass  # what cannot be written to is said before a minute of scoring
     record = score_scan(
         sample_volume(),

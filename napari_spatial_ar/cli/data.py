@@ -227,7 +227,7 @@ def convert(
 
     Localizers, derived series and every time point are included.
     """
-    from napari_spatial_ar.imaging.files import claimed
+    from napari_spatial_ar.imaging.files import locked
     from napari_spatial_ar.imaging.nifti import Content, write_nifti
     from napari_spatial_ar.imaging.reading import find_scans
     from napari_spatial_ar.review.outputs import scan_folder_name
@@ -236,7 +236,7 @@ def convert(
     errors = list(found.errors)
     written: dict[str, Path] = {}
     taken: set[str] = set()
-    with claimed(out):
+    with locked(out):
         for scan in found.scans:
             name = scan_folder_name(scan, taken)
             taken.add(name)

@@ -206,7 +206,7 @@ def compare(
     from napari_spatial_ar.evaluation.baselines import check_method, fit_method, grouped
     from napari_spatial_ar.evaluation.compare import compare as compare_methods
     from napari_spatial_ar.evaluation.report import write_report
-    from napari_spatial_ar.imaging.files import claimed
+    from napari_spatial_ar.imaging.files import locked
     from napari_spatial_ar.normative.fitting.plan import FitProgress
     from napari_spatial_ar.normative.model import load_model
 
@@ -229,7 +229,7 @@ def compare(
     for name in method or ():
         for seed in numbers:
             check_method(name, **settings, seed=seed)
-    with claimed(out), progress() as bar:
+    with locked(out), progress() as bar:
         others = []
         for name in anomalib or ():
             bar(f"Preparing anomalib's {name}", 0, 0)

@@ -299,7 +299,7 @@ def models_suspects(
     Check them before relying on the model; exclude one with 'fit --exclude KEY'. Whatever the
     model's method, each scan is compared with a half of the patients that excludes its own.
     """
-    from napari_spatial_ar.imaging.files import claimed
+    from napari_spatial_ar.imaging.files import locked
     from napari_spatial_ar.normative.fitting.outliers import UNIT, find_outliers
     from napari_spatial_ar.normative.model import load_model
     from napari_spatial_ar.review.outliers import COLUMNS, outlier_rows, write_outliers
@@ -315,7 +315,7 @@ def models_suspects(
     show(listed)
     print_message(f"The {len(rows)} strongest outliers of {found.scans} scans; scores are {UNIT}.")
     if out is not None:
-        with claimed(out):
+        with locked(out):
             write_outliers(found, out, overwrite=overwrite)
         print_message(f"See {out / 'suspects.png'}.")
     names = ("key", "patient", "label", "slices", "place", "score")
@@ -348,7 +348,7 @@ def models_compare(
     device: Device = "auto",
 ) -> dict[str, Any]:
     """Score one scan with two models and show how well they agree."""
-    from napari_spatial_ar.imaging.files import claimed
+    from napari_spatial_ar.imaging.files import locked
     from napari_spatial_ar.imaging.reading import read
     from napari_spatial_ar.normative.model import load_model
     from napari_spatial_ar.review.model_comparison import compare_models
@@ -357,7 +357,7 @@ def models_compare(
     if len(volumes) > 1:
         raise InputError(f"it contains {len(volumes)} scans", path=scan, fix="Give one of them")
     one, other = (load_model(name, device=device) for name in (first, second))
-    with claimed(out), progress() as bar:
+    with locked(out), progress() as bar:
         result = compare_models(
             one,
             other,

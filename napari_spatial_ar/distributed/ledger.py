@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from napari_spatial_ar.distributed.storage import Place
+from napari_spatial_ar.distributed.storage import Storage
 from napari_spatial_ar.imaging.files import strict_json
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.json_schemas import LedgerEntry, stamped
@@ -60,16 +60,16 @@ class Ledger:
 
     Parameters
     ----------
-    place : Place
+    storage : Storage
         Storage of results and ledger.
     """
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
 
     def entry(self, key: str) -> Entry | None:
         """Entry of a scan; None if there is none, or it is truncated."""
-        data = self.place.read(f"{_FOLDER}/{key}.json")
+        data = self.storage.read(f"{_FOLDER}/{key}.json")
         try:
             return parse_json(data or b"", Entry)
         except ValueError:
@@ -77,7 +77,7 @@ class Ledger:
 
     def is_whole(self, entry: Entry) -> bool:
         """Whether every file of a finished scan exists with its size."""
-        sizes = self.place.sizes(entry.folder)
+        sizes = self.storage.sizes(entry.folder)
         return all(sizes.get(name) == size for name, (size, _) in entry.files.items())
 
     def add(self, entry: Entry) -> None:
@@ -89,4 +89,4 @@ class Ledger:
             If it cannot be written.
         """
         line = strict_json(stamped(LedgerEntry, asdict(entry)), indent=None)
-        self.place.write(f"{_FOLDER}/{entry.key}.json", line.encode(errors="backslashreplace"))
+        self.storage.write(f"{_FOLDER}/{entry.key}.json", line.encode(errors="backslashreplace"))

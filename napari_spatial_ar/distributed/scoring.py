@@ -17,7 +17,7 @@ from typing import Any
 from napari_spatial_ar.datasets.selection import SlicePlane
 from napari_spatial_ar.distributed.cluster import Run, here, own_device
 from napari_spatial_ar.distributed.ledger import Entry, Ledger
-from napari_spatial_ar.distributed.storage import Place, digests
+from napari_spatial_ar.distributed.storage import Storage, digests
 from napari_spatial_ar.errors import (
     InputError,
     ModelFileError,
@@ -25,7 +25,7 @@ from napari_spatial_ar.errors import (
     StorageError,
     WeightsError,
 )
-from napari_spatial_ar.imaging.files import claimed
+from napari_spatial_ar.imaging.files import locked
 from napari_spatial_ar.imaging.reading import Source, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.backbones.fastest_engine import choose_engine
@@ -95,7 +95,7 @@ class ScoreJob:
     model, model_sha256 : str
         File of the model, with the same path on every machine, and its hash.
     out : str
-        See `Place.of`.
+        See `Storage.of`.
     flagging : Flagging
         Threshold, and how the voxels above it become the mask.
     plane, montage, keep_uids, dicom, png, png_heat, seg_nrrd, itksnap
@@ -165,15 +165,15 @@ def score_one(task: ScanTask, job: ScoreJob) -> Entry:
     StorageError
         If the results cannot be written.
     """
-    place = Place.of(job.out)
-    ledger = Ledger(place)
+    storage = Storage.of(job.out)
+    ledger = Ledger(storage)
     finished = ledger.entry(task.key)
     if finished and finished.job == job.digest and ledger.is_whole(finished):
         return finished
     start = time.perf_counter()
     model = _model_of(job.model, job.model_sha256, job.weights, own_device(job.device))
     volume = model.cut(scans_in(task.source)[task.number].read(), job.plane)
-    with place.folder(task.folder) as folder:
+    with storage.folder(task.folder) as folder:
         record = score_scan(
             volume,
             model,
@@ -240,7 +240,7 @@ def score_many(
     inputs, model, fpr, threshold, alpha, settings, hysteresis_fpr, weights, device, every_series
         See `napari_spatial_ar.review.batch.score_scans`.
     out : str
-        See `Place.of`.
+        See `Storage.of`.
     run : Run
         Where to run: `here`, or `Cluster.run`.
     overwrite : bool
@@ -265,16 +265,16 @@ def score_many(
     """
     if options.get("pdf"):
         need_pdf()
-    place = Place.of(out)
-    if run is not here and not place.is_shared:
+    storage = Storage.of(out)
+    if run is not here and not storage.is_shared:
         raise InputError(
-            f"{place.url} is private to each process, so results of a cluster would be lost",
+            f"{storage.url} is private to each process, so results of a cluster would be lost",
             fix="Choose a location that all of its machines can reach",
         )
     with ExitStack() as held:
-        if place.local is not None:
-            held.enter_context(claimed(place.local))
-            tidy(place.local)
+        if storage.local is not None:
+            held.enter_context(locked(storage.local))
+            tidy(storage.local)
         path = find_model(model).resolve()
         loaded = load_model(path, weights=weights, device="cpu")
         flagging = Flagging.of(
@@ -288,13 +288,13 @@ def score_many(
         job = ScoreJob(
             str(path),
             loaded.sha256,
-            place.url,
+            storage.url,
             flagging,
             weights=None if weights is None else str(weights.resolve()),
             device=device,
             **options,
         )
-        plan = _Plan(inputs, Ledger(place), job.digest, every_series, overwrite)
+        plan = _Plan(inputs, Ledger(storage), job.digest, every_series, overwrite)
         done: dict[str, Entry] = {}
         for task, outcome in run(score_one, iter(plan), job):
             if isinstance(outcome, Entry):
@@ -318,7 +318,7 @@ def score_many(
             "model": loaded.name,
             "model_sha256": loaded.sha256,
             "backbone": records[0]["backbone"],
-            "out": place.url,
+            "out": storage.url,
             "threshold": flagging.threshold,
             "unit": loaded.unit,
             "fpr": flagging.share,
@@ -373,7 +373,7 @@ class _Plan:
                 elif entry.job == self._job or self._overwrite:
                     yield task
                 else:
-                    where = self._ledger.place.url
+                    where = self._ledger.storage.url
                     raise InputError(
                         f"results of another model or other settings are in {where}",
                         fix="Choose another location, or overwrite them",

@@ -13,7 +13,7 @@ from typing import Any
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.imaging.files import atomic_write_bytes, work_folder
 
-__all__ = ["Place", "digests", "is_url"]
+__all__ = ["Storage", "digests", "is_url"]
 
 
 def is_url(out: str) -> bool:
@@ -22,7 +22,7 @@ def is_url(out: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Place:
+class Storage:
     """A folder for results.
 
     Parameters
@@ -41,7 +41,7 @@ class Place:
     root: str = field(repr=False)
 
     @classmethod
-    def of(cls, out: str) -> Place:
+    def of(cls, out: str) -> Storage:
         """Open a location.
 
         Parameters

@@ -33,8 +33,8 @@ __all__ = [
     "atomic_write_json",
     "atomic_write_text",
     "check_room",
-    "claimed",
     "holds_leftovers",
+    "locked",
     "remove_partial",
     "storage_error",
     "strict_json",
@@ -231,7 +231,7 @@ def work_folder(parent: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def claimed(folder: str | Path) -> Iterator[None]:
+def locked(folder: str | Path) -> Iterator[None]:
     """Keep a folder to this process until the block ends or the process does.
 
     Missing folders are made, and removed again where nothing was written. What killed processes

@@ -29,7 +29,7 @@ from napari_spatial_ar.errors import (
 )
 from napari_spatial_ar.imaging.files import (
     atomic_path,
-    claimed,
+    locked,
     remove_partial,
     storage_error,
     work_folder,
@@ -450,9 +450,9 @@ def _own(name: str, verb: str) -> Path:
     )
 
 
-def _see_unclaimed(folder: Path) -> None:
+def _check_unlocked(folder: Path) -> None:
     """Refuse a model that another process is fitting or calibrating (`InUseError`)."""
-    with claimed(folder):
+    with locked(folder):
         pass
 
 
@@ -468,7 +468,7 @@ def rename_model(name: str, new_name: str) -> Path:
         If the user has no such model.
     """
     source, target = _own(name, "renamed"), free_folder(new_name)
-    _see_unclaimed(source)
+    _check_unlocked(source)
     _move(source, target)
     return target
 
@@ -533,7 +533,7 @@ def delete_model(name: str) -> Path:
         If the user has no such model.
     """
     source = _own(name, "deleted")
-    _see_unclaimed(source)
+    _check_unlocked(source)
     stamp = datetime.now(UTC).strftime(_STAMP)
     target = user_models_dir() / _TRASH / f"{stamp}-{name}"
     _move(source, target)

@@ -14,7 +14,7 @@ from typing import Any
 from napari_spatial_ar.datasets.read_ahead import one_ahead
 from napari_spatial_ar.datasets.selection import AS_ACQUIRED, SlicePlane
 from napari_spatial_ar.errors import InputError, MemoryShortage, SpatialARError
-from napari_spatial_ar.imaging.files import claimed
+from napari_spatial_ar.imaging.files import locked
 from napari_spatial_ar.imaging.guard import one_source
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
@@ -22,7 +22,7 @@ from napari_spatial_ar.normative.backbones.fastest_engine import choose_engine
 from napari_spatial_ar.normative.calibration.appearance import domain_shift
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.review.bids import BidsDerivatives
-from napari_spatial_ar.review.earlier import EarlierResults, Kept, scan_sha256
+from napari_spatial_ar.review.earlier import EarlierResults, StoredResults, scan_sha256
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import (
     OUTPUT_FILES,
@@ -204,7 +204,7 @@ def score_scans(
     """
     if pdf:
         need_pdf()
-    with claimed(out):
+    with locked(out):
         loaded = load_model(model, weights=weights, device=device)
         flagging = Flagging.of(
             loaded,
@@ -326,7 +326,7 @@ def _hashed(values: Any) -> str:
 class _Finished:
     """A scan that needs no scoring, with its voxels only if a report needs them."""
 
-    kept: Kept
+    kept: StoredResults
     volume: Scan | None
 
     def report(self, model: NormativeModel, flagging: Flagging) -> ScanReport:

@@ -17,7 +17,7 @@ import numpy as np
 
 from napari_spatial_ar.datasets.slices import file_digest
 from napari_spatial_ar.errors import InputError, InUseError
-from napari_spatial_ar.imaging.files import claimed, holds_leftovers
+from napari_spatial_ar.imaging.files import holds_leftovers, locked
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.review.outputs import (
@@ -30,7 +30,7 @@ from napari_spatial_ar.review.outputs import (
 )
 from napari_spatial_ar.review.provenance import voxels_sha256
 
-__all__ = ["EarlierResults", "Kept", "results_folder", "scan_sha256", "tidy"]
+__all__ = ["EarlierResults", "StoredResults", "results_folder", "scan_sha256", "tidy"]
 
 _DIGITS = 8
 # Keys of a summary that are reported at the end of a run.
@@ -64,14 +64,14 @@ def tidy(out: Path) -> None:
     for folder in sorted(path for path in out.iterdir() if path.is_dir()):
         if not holds_leftovers(folder):
             continue
-        with suppress(InUseError), claimed(folder):
+        with suppress(InUseError), locked(folder):
             finish_interrupted(folder)
         with suppress(OSError):
             folder.rmdir()  # if nothing was written to it
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredResults:
     """Results of a scan that an earlier run wrote.
 
     Parameters
@@ -86,7 +86,7 @@ class Kept:
     provenance: Mapping[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, folder: Path) -> Kept | None:
+    def of(cls, folder: Path) -> StoredResults | None:
         """Return the results in a folder; None if it has no complete record."""
         try:
             found = parse_json((folder / OUTPUT_FILES["provenance"]).read_bytes(), dict[str, Any])
@@ -168,7 +168,7 @@ def results_folder(out: Path, volume: Scan) -> Path:
     voxels: str | None = None
     name, digits = scan_folder_name(volume), _DIGITS
     folder = out / name
-    while (kept := Kept.of(folder)) is not None:
+    while (kept := StoredResults.of(folder)) is not None:
         voxels = voxels or voxels_sha256(volume)
         if kept.provenance["scan"].get("voxels_sha256") == voxels:
             break
@@ -189,21 +189,21 @@ class EarlierResults:
     def __init__(self, out: Path) -> None:
         self.out = out
         tidy(out)
-        #: `Kept.command` of all results.
+        #: `StoredResults.command` of all results.
         self.commands: set[str] = set()
         self._folders: dict[str, Path] = {}
         self._given: set[str] = set()
         for folder in sorted(path for path in out.iterdir() if path.is_dir()):
-            kept = Kept.of(folder)  # one record at a time: there may be thousands
+            kept = StoredResults.of(folder)  # one record at a time: there may be thousands
             if kept is not None:
                 self.commands.add(kept.command)
                 if kept.scan:
                     self._folders.setdefault(kept.scan, folder)
 
-    def of(self, scan: str) -> Kept | None:
+    def of(self, scan: str) -> StoredResults | None:
         """Results of a scan, named by `scan_sha256`."""
         folder = self._folders.get(scan)
-        return None if folder is None else Kept.of(folder)
+        return None if folder is None else StoredResults.of(folder)
 
     def name_for(self, volume: Scan, scan: str) -> str:
         """Name a scan's folder: its own if there is one, and never that of another scan.
@@ -227,7 +227,7 @@ class EarlierResults:
         folder = self.out / name
         if not earlier_files(folder):
             return True
-        kept = Kept.of(folder)
+        kept = StoredResults.of(folder)
         if kept is None or kept.scan:
             return False
         # Of an earlier version, or exported by hand: only the voxels show which scan it is.

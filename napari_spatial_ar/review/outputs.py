@@ -22,7 +22,7 @@ from napari_spatial_ar.imaging.files import (
     atomic_write_bytes,
     atomic_write_json,
     atomic_write_text,
-    claimed,
+    locked,
     storage_error,
     work_folder,
 )
@@ -263,7 +263,7 @@ def write_scan_outputs(
         If the disk is full or write-protected.
     """
     out_dir = Path(out_dir)
-    with claimed(out_dir):
+    with locked(out_dir):
         finish_interrupted(out_dir)
         if not overwrite:
             refuse_earlier(out_dir)

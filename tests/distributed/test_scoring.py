@@ -14,9 +14,9 @@ from napari_spatial_ar.distributed import scoring
 from napari_spatial_ar.distributed.cluster import here
 from napari_spatial_ar.distributed.ledger import Ledger
 from napari_spatial_ar.distributed.scoring import score_many
-from napari_spatial_ar.distributed.storage import Place
+from napari_spatial_ar.distributed.storage import Storage
 from napari_spatial_ar.errors import InputError, InUseError, StorageError
-from napari_spatial_ar.imaging.files import claimed
+from napari_spatial_ar.imaging.files import locked
 from napari_spatial_ar.review.batch import score_scans
 from tests.distributed.conftest import NAMES, names_under
 from tests.json_check import check
@@ -99,9 +99,9 @@ def test_a_folder_is_one_commands_at_a_time(
     scans: list[Path], model: Path, tmp_path: Path, counted: list[str]
 ) -> None:
     out = tmp_path / "out"
-    for place in (str(out), out.as_uri()):
-        with claimed(out), pytest.raises(InUseError, match="another process is writing"):
-            run(scans[:1], model, place)
+    for storage in (str(out), out.as_uri()):
+        with locked(out), pytest.raises(InUseError, match="another process is writing"):
+            run(scans[:1], model, storage)
     assert counted == []
     # What a killed one left goes, in the ledger too.
     for folder in ("ledger", "nifti-old", "."):
@@ -169,7 +169,7 @@ def test_places_that_cannot_be_used(
     scans: list[Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="locations that begin with nowhere:// are not supported"):
-        Place.of("nowhere://a/b")
+        Storage.of("nowhere://a/b")
     with pytest.raises(InputError, match="private to each process"):
         run(scans, model, "memory://a", run=lambda *_: iter(()))
     (tmp_path / "file").write_text("")
@@ -178,7 +178,7 @@ def test_places_that_cannot_be_used(
 
 
 def test_text_of_a_task_names_nobody(scans: list[Path], model: Path, tmp_path: Path) -> None:
-    tasks = list(scoring._Plan(scans, Ledger(Place.of(str(tmp_path))), "", False, False))
+    tasks = list(scoring._Plan(scans, Ledger(Storage.of(str(tmp_path))), "", False, False))
     assert len({task.key for task in tasks}) == len(scans)
     assert not any(name in repr(tasks) for name in NAMES)
     assert json.dumps([task.folder for task in tasks]).count("nifti") == len(scans)

@@ -24,7 +24,7 @@ from napari_spatial_ar.imaging.files import (
     atomic_write_json,
     atomic_write_text,
     check_room,
-    claimed,
+    locked,
     remove_partial,
     work_folder,
 )
@@ -174,29 +174,29 @@ def test_what_a_killed_process_left_goes_with_the_next_write(
 @forks
 def test_one_process_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "out"
-    with another_process(partial(claimed, folder)):
+    with another_process(partial(locked, folder)):
         with pytest.raises(InUseError, match="another process is writing to this folder"):
-            claimed(folder).__enter__()
-        with claimed(tmp_path / "other"):
+            locked(folder).__enter__()
+        with locked(tmp_path / "other"):
             pass
-    with claimed(folder):  # the kernel let go of it
+    with locked(folder):  # the kernel let go of it
         (folder / "a.txt").write_text("whole")
         (folder / f"{LEFT}.txt").write_text("half")
         (folder / ".hidden").write_text("the user's")
         with pytest.raises(InUseError):
-            claimed(folder).__enter__()  # in this process too
+            locked(folder).__enter__()  # in this process too
     assert sorted(path.name for path in folder.iterdir()) == [".hidden", f"{LEFT}.txt", "a.txt"]
-    with claimed(folder):
+    with locked(folder):
         assert sorted(path.name for path in folder.glob("[!.]*")) == ["a.txt"]
     assert sorted(path.name for path in folder.iterdir()) == [".hidden", "a.txt"]
 
 
 def test_a_claim_leaves_no_empty_folder(tmp_path: Path) -> None:
-    with claimed(tmp_path / "a" / "b"):
+    with locked(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b").is_dir()
     assert not list(tmp_path.iterdir())
     (tmp_path / "empty").mkdir()
-    with claimed(tmp_path / "empty"):
+    with locked(tmp_path / "empty"):
         pass
     assert (tmp_path / "empty").is_dir()
 
@@ -204,11 +204,11 @@ def test_a_claim_leaves_no_empty_folder(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_claimed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="a file, not a folder"):
-        claimed(tmp_path / "file").__enter__()
+        locked(tmp_path / "file").__enter__()
     with pytest.raises(StorageError, match="could not be written"):
-        claimed(tmp_path / "file" / "inside").__enter__()
+        locked(tmp_path / "file" / "inside").__enter__()
     with pytest.raises(StorageError, match="name is too long"):
-        claimed(tmp_path / ("x" * 300)).__enter__()
+        locked(tmp_path / ("x" * 300)).__enter__()
 
 
 def test_many_threads_never_hold_a_folder_together(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_many_threads_never_hold_a_folder_together(tmp_path: Path) -> None:
     def work() -> None:
         for _ in range(100):
             try:
-                with claimed(tmp_path / "out"):
+                with locked(tmp_path / "out"):
                     inside[0] += 1
                     most[0] = max(most[0], inside[0])
                     taken[0] += 1
@@ -246,7 +246,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     os.utime(old, (0, 0))
     with ExitStack() as stack:
         with pytest.warns(UnguardedWarning, match="without locks"):
-            stack.enter_context(claimed(tmp_path))
+            stack.enter_context(locked(tmp_path))
         atomic_write_text(tmp_path / "a.txt", "whole")
         assert stack.enter_context(work_folder(tmp_path)).is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == [LEFT.replace("1", "2"), "a.txt"]

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 from napari_spatial_ar.errors import InputError, InUseError, StorageError
-from napari_spatial_ar.imaging.files import claimed
+from napari_spatial_ar.imaging.files import locked
 from napari_spatial_ar.imaging.reading import find_scans
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review import batch, outputs
 from napari_spatial_ar.review.earlier import (
     EarlierResults,
-    Kept,
+    StoredResults,
     results_folder,
     scan_sha256,
 )
@@ -264,14 +264,14 @@ def test_an_export_never_goes_into_another_scans_folder(
 def test_a_record_that_cannot_be_understood_is_none(tmp_path: Path, damage: str) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "provenance.json").write_text(damage)
-    kept = Kept.of(tmp_path / "a")
+    kept = StoredResults.of(tmp_path / "a")
     assert kept is None or kept.scan == ""
     assert EarlierResults(tmp_path).of("") is None
 
 
 def test_a_folder_in_use_is_refused_before_anything_is_read(tmp_path: Path, run: Run) -> None:
     path = write(tmp_path / "a.nii")
-    with claimed(tmp_path / "out"), pytest.raises(InUseError, match="another process is writing"):
+    with locked(tmp_path / "out"), pytest.raises(InUseError, match="another process is writing"):
         run(path)
     assert not (tmp_path / "out").exists()
 
@@ -335,7 +335,7 @@ def test_a_process_killed_at_any_move_leaves_one_run_or_the_other(
             shutil.copytree(earlier, out)
         old = content(out)
         killed = killed_at(number, out)
-        with claimed(out):
+        with locked(out):
             outputs.finish_interrupted(out)
         found = content(out)
         ends.add(found == old)

@@ -14,7 +14,7 @@ from napari_spatial_ar.datasets.folders import SliceRef, content_key, find_slice
 from napari_spatial_ar.datasets.slices import geometry_of
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.acquisition import read_acquired
-from napari_spatial_ar.imaging.files import claimed
+from napari_spatial_ar.imaging.files import locked
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.calibration.acquired import acquired_of
@@ -191,7 +191,7 @@ def recalibrate_steps(
             fix="Give a folder for the calibrated copy (--out)",
         )
     stated = read_acquired(acquired)
-    with claimed(target):
+    with locked(target):
         if target != source and (target / MODEL_FILE).exists() and not overwrite:
             raise InputError(
                 "a model already exists",

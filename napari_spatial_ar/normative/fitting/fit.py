@@ -14,7 +14,7 @@ from typing import Any
 from napari_spatial_ar.datasets.folders import SliceRef, find_slices, split_slices
 from napari_spatial_ar.errors import InputError, InUseError
 from napari_spatial_ar.imaging.acquisition import read_acquired
-from napari_spatial_ar.imaging.files import claimed
+from napari_spatial_ar.imaging.files import locked
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.backbones.weights import default_note
@@ -124,7 +124,7 @@ def fit_steps(
     with ExitStack() as held:
         if out:
             target = Path(out)
-            held.enter_context(claimed(target))
+            held.enter_context(locked(target))
         else:
             target = _claim_free_folder(held, f"{config.modality}-{backbone.spec.name}", overwrite)
         if (target / MODEL_FILE).exists() and not overwrite:
@@ -301,7 +301,7 @@ def _claim_free_folder(held: ExitStack, name: str, overwrite: bool) -> Path:
     while True:
         if overwrite or not (folder / MODEL_FILE).exists():
             try:
-                held.enter_context(claimed(folder))
+                held.enter_context(locked(folder))
             except InUseError:
                 pass  # by another fit that chooses its own folder
             else:

@@ -33,7 +33,7 @@ from napari_spatial_ar.errors import InputError, InUseError, StorageError
 from napari_spatial_ar.imaging.files import (
     atomic_path,
     atomic_write_json,
-    claimed,
+    locked,
     storage_error,
 )
 from napari_spatial_ar.imaging.geometry import Geometry
@@ -342,7 +342,7 @@ class WorklistStore:
 def _held(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
-            stack.enter_context(claimed(folder))
+            stack.enter_context(locked(folder))
         except InUseError as error:
             raise InUseError(
                 "this scan is open, or being scored, in another window",
