@@ -259,7 +259,7 @@ def anomalib_method(text: str) -> AnomalibMethod:
     return method
 
 
-def _check_textures(folder: Any) -> None:
+def _check_textures(folder: object) -> None:
     """Check that there is a folder; anomalib would fill one by itself, or do without."""
     if folder == _NOISE:
         return

@@ -91,7 +91,7 @@ def grouped(models: Sequence[NormativeModel]) -> list[ComparedMethod]:
     return methods
 
 
-def check_method(method: str, **settings: Any) -> None:
+def check_method(method: str, **settings: object) -> None:
     """Check that a method and its settings can be used; the parameters are those of `fit_method`.
 
     Nothing is read or loaded, so that all methods can be checked before the first is fitted.
@@ -115,7 +115,7 @@ def fit_method(
     folder: Path,
     *,
     progress: Callable[[FitProgress], None] | None = None,
-    **settings: Any,
+    **settings: object,
 ) -> ComparedMethod:
     """Fit a method on a dataset once for each seed, or load models fitted by an earlier run.
 

@@ -403,12 +403,12 @@ def atomic_write_text(target: str | Path, text: str) -> None:
     atomic_write_bytes(target, text.encode(errors="backslashreplace"))
 
 
-def strict_json(value: Any, *, indent: int | None = 2) -> str:
+def strict_json(value: object, *, indent: int | None = 2) -> str:
     """Write value as JSON that every reader takes: NaN and infinity become null."""
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -418,6 +418,6 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def atomic_write_json(target: str | Path, value: Any) -> None:
+def atomic_write_json(target: str | Path, value: object) -> None:
     """Write value as indented JSON (see `strict_json`), whole or not at all."""
     atomic_write_text(target, strict_json(value))

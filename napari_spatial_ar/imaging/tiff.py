@@ -349,7 +349,7 @@ def _axis_remark(axes: str, shape: tuple[int, ...], stack: int | None) -> tuple[
     )
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     return str(getattr(value, "name", value))
 
 

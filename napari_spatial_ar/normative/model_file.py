@@ -293,7 +293,7 @@ def _content(path: Path) -> tuple[dict[str, Any], str]:
     return content, outer["sha256"]
 
 
-def _check_version(outer: Any, path: Path) -> None:
+def _check_version(outer: object, path: Path) -> None:
     header = outer.get("header") if isinstance(outer, dict) else None
     version = header.get("format_version") if isinstance(header, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:

@@ -175,7 +175,7 @@ class _Training(Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _in_pairs(cls, values: Any) -> Any:
+    def _in_pairs(cls, values: object) -> Any:
         for one, other in (
             ("images", "subjects"),
             ("valid_images", "valid_subjects"),

@@ -29,35 +29,35 @@ def machine(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
-def recall(key: Sequence[Any]) -> float | None:
+def recall(key: Sequence[object]) -> float | None:
     """Seconds stored under a key of plain JSON values; None if there are none."""
     seconds = _all().get(_name(key))
     known = isinstance(seconds, float) and math.isfinite(seconds) and seconds > 0
     return seconds if known else None
 
 
-def remember(key: Sequence[Any], seconds: float) -> None:
+def remember(key: Sequence[object], seconds: float) -> None:
     """Store seconds, replacing those stored before."""
     _keep(key, float(seconds))
 
 
-def recall_choice(key: Sequence[Any]) -> str:
+def recall_choice(key: Sequence[object]) -> str:
     """Choice stored under a key of plain JSON values; "" if there is none."""
     chosen = _all().get(_name(key))
     return chosen if isinstance(chosen, str) else ""
 
 
-def remember_choice(key: Sequence[Any], chosen: str) -> None:
+def remember_choice(key: Sequence[object], chosen: str) -> None:
     """Store a choice, replacing the one stored before."""
     _keep(key, chosen)
 
 
-def _keep(key: Sequence[Any], value: float | str) -> None:
+def _keep(key: Sequence[object], value: float | str) -> None:
     with suppress(StorageError):
         atomic_write_json(speeds_file(), {**_all(), _name(key): value})
 
 
-def _name(key: Sequence[Any]) -> str:
+def _name(key: Sequence[object]) -> str:
     return json.dumps(list(key), sort_keys=True)
 
 

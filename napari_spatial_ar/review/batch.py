@@ -318,7 +318,7 @@ def _derive(
         return str(error).rstrip(".")
 
 
-def _hashed(values: Any) -> str:
+def _hashed(values: object) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

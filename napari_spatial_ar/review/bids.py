@@ -176,7 +176,7 @@ class BidsDerivatives:
         self._raw = raw
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return "n/a"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -123,7 +123,7 @@ class Finding:
     mean_score: float
 
 
-def label_components(mask: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+def label_components(mask: npt.NDArray[np.bool_ | np.uint8]) -> npt.NDArray[np.int32]:
     """Label the connected regions (26 neighbours) of a mask from 1; 0 is outside."""
     labels = np.zeros(mask.shape, dtype=np.int32)
     ndimage.label(mask != 0, structure=_NEIGHBOURS_26, output=labels)
@@ -131,7 +131,7 @@ def label_components(mask: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
 
 
 def find_findings(
-    mask: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_ | np.uint8],
     nll: npt.NDArray[np.floating],
     geometry: Geometry,
     *,
@@ -507,7 +507,7 @@ class FindingsList:
         numbers.flat[self.voxels] = ranks[self.labels]
         return numbers
 
-    def without_rejected(self, mask: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    def without_rejected(self, mask: npt.NDArray[np.bool_ | np.uint8]) -> npt.NDArray[np.uint8]:
         """Mask (Z, Y, X) for export; a copy."""
         out = np.array(mask != 0, dtype=np.uint8, order="C")
         out.flat[self.rejected] = 0
@@ -587,7 +587,7 @@ def _merged(item: ReviewedFinding, met: list[tuple[Mark, int]]) -> ReviewedFindi
 
 
 def list_findings(
-    mask: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_ | np.uint8],
     nll: npt.NDArray[np.floating],
     geometry: Geometry,
     *,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +70,7 @@ def montage(
     volume: Scan,
     nll: npt.NDArray[np.floating],
     image_scores: npt.NDArray[np.floating],
-    mask: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_ | np.uint8],
     *,
     threshold: float,
     fpr: float | None = None,
@@ -193,7 +192,7 @@ _FOOT = 44
 
 def overlay_slices(
     volume: Scan,
-    mask: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_ | np.uint8],
     image_scores: npt.NDArray[np.floating],
     *,
     at_least: int = 4,
@@ -220,7 +219,7 @@ def overlays(
     volume: Scan,
     nll: npt.NDArray[np.floating],
     image_scores: npt.NDArray[np.floating],
-    mask: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_ | np.uint8],
     *,
     threshold: float,
     heat: bool = False,
@@ -276,7 +275,7 @@ def write_overlays(
     volume: Scan,
     nll: npt.NDArray[np.floating],
     image_scores: npt.NDArray[np.floating],
-    mask: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_ | np.uint8],
     *,
     threshold: float,
     heat: bool = False,

@@ -65,7 +65,7 @@ def model_summary(model: ScoringModel) -> dict[str, Any]:
     return {"name": model.name, "sha256": model.sha256, **_plain(model.header.to_dict())}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """Convert dataclasses, arrays and paths to JSON values; NaN becomes None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}

@@ -104,7 +104,7 @@ def gather_results(
     fpr: float | None = None,
     settings: MaskSettings | None = None,
     region: npt.NDArray[np.bool_] | None = None,
-    mask: npt.NDArray[Any] | None = None,
+    mask: npt.NDArray[np.bool_ | np.uint8] | None = None,
     reviewed: FindingsList | None = None,
     keep_uids: bool = False,
     likeness: DomainShift | None = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,7 @@ class Strokes:
     def __bool__(self) -> bool:
         return bool(len(self.painted) or len(self.erased))
 
-    def apply(self, mask: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    def apply(self, mask: npt.NDArray[np.bool_ | np.uint8]) -> npt.NDArray[np.uint8]:
         """Mask (Z, Y, X) with the strokes in it; a copy."""
         out = np.array(mask != 0, dtype=np.uint8, order="C")
         out.flat[self.painted] = 1

@@ -200,18 +200,18 @@ def signs_of(header: Header, groups: Groups, kind: Kind) -> tuple[Any, ...]:
     )
 
 
-def _moment(both: Any, date: Any, time: Any) -> str | None:
+def _moment(both: object, date: object, time: object) -> str | None:
     """Date and time as text that sorts as they do; None without a time."""
     if both not in (None, ""):
         return str(both)
     return None if time in (None, "") else f"{date or ''}{str(time).replace(':', '')}"
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return None if value in (None, "") else str(value)
 
 
-def axes_of(value: Any) -> npt.NDArray[np.float64] | None:
+def axes_of(value: object) -> npt.NDArray[np.float64] | None:
     """Two unit vectors at a right angle from ImageOrientationPatient, if it holds such."""
     flat = numbers(value, 6)
     if flat is None:

@@ -35,7 +35,7 @@ _SERIES_NUMBER = 9001
 
 def write_seg(
     path: str | Path,
-    mask: npt.NDArray[Any],
+    mask: npt.NDArray[np.generic],
     scan: Scan,
     *,
     algorithm: Algorithm | None,

@@ -255,7 +255,7 @@ def fit(
     overwrite: bool = False,
     progress: Callable[[FitProgress], None] | None = None,
     extract: Callable[[FeatureStore, Sequence[SliceRef]], Iterator[int]] = FeatureStore.extract,
-    **settings: Any,
+    **settings: object,
 ) -> NormativeModel:
     """Fit a model on a folder of normal scans.
 

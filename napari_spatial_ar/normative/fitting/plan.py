@@ -97,7 +97,7 @@ def embedding(
 
 def learning(
     method: type[Detector],
-    grids: Sequence[Any],
+    grids: Sequence[object],
     setup: FitContext,
     options: Mapping[str, Any],
     tiles: int = 1,

@@ -105,7 +105,7 @@ def _as_written(content: dict[str, Any]) -> dict[str, Any]:
 def _placed(content: dict[str, Any], root: Path) -> dict[str, Any]:
     """Paths relative to a folder."""
 
-    def placed(value: Any) -> Any:
+    def placed(value: object) -> Any:
         if isinstance(value, list):
             return [placed(part) for part in value]
         return str(root / os.path.expanduser(value)) if isinstance(value, str) else value

@@ -259,7 +259,7 @@ def _settings(values: Mapping[str, Any]) -> str:
     return ", ".join(said)
 
 
-def _count(slices: Any, patients: Any) -> str:
+def _count(slices: object, patients: object) -> str:
     if slices is None:
         return ""
     return f"{slices} slices" + ("" if patients is None else f" of {patients} patients")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -64,7 +63,7 @@ def folder_page(report: FolderReport) -> str:
     )
 
 
-def _page(**content: Any) -> str:
+def _page(**content: object) -> str:
     return _environment().get_template("report.html.jinja").render(content)
 
 
