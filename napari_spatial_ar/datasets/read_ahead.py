@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 __all__ = ["one_ahead"]
 
 T = TypeVar("T")
-_END: Any = object()
+_END: Final = object()
 
 
 def one_ahead(items: Iterable[T]) -> Generator[T, None, None]:

@@ -34,6 +34,7 @@ class Keyed(Protocol):
 
 
 Task = TypeVar("Task", bound=Keyed)
+Shared = TypeVar("Shared")
 Result = TypeVar("Result")
 
 
@@ -41,13 +42,13 @@ class Run(Protocol):
     """Calls a function for each of many tasks, in any order."""
 
     def __call__(
-        self, function: Callable[..., Result], tasks: Iterator[Task], shared: Any
+        self, function: Callable[[Task, Shared], Result], tasks: Iterator[Task], shared: Shared
     ) -> Iterator[tuple[Task, Result | SpatialARError]]:
         """Yield each task with the result of ``function(task, shared)``, or its error."""
 
 
 def here(
-    function: Callable[..., Result], tasks: Iterator[Task], shared: Any
+    function: Callable[[Task, Shared], Result], tasks: Iterator[Task], shared: Shared
 ) -> Iterator[tuple[Task, Result | SpatialARError]]:
     """Run the tasks one after the other in this process (see `Run`)."""
     for task in tasks:
@@ -90,7 +91,7 @@ class Cluster:
         return sum(self.client.nthreads().values())
 
     def run(
-        self, function: Callable[..., Result], tasks: Iterator[Task], shared: Any
+        self, function: Callable[[Task, Shared], Result], tasks: Iterator[Task], shared: Shared
     ) -> Iterator[tuple[Task, Result | SpatialARError]]:
         """Run the tasks on the workers (see `Run`).
 
@@ -144,7 +145,9 @@ class _Failed:
     error: SpatialARError = field(repr=False)
 
 
-def _quietly(function: Callable[..., Result], task: Any, shared: Any) -> Result | _Failed:
+def _quietly(
+    function: Callable[[Task, Shared], Result], task: Task, shared: Shared
+) -> Result | _Failed:
     """Call a function on a worker, without file names in its log, which contains error messages.
 
     Temporary failures, such as an unreachable network disk, are raised, so that they are retried.

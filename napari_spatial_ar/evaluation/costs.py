@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -44,7 +44,7 @@ class SharedBackbone:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        self._kept: list[tuple[tuple[Any, ...], Any, float]] = []
+        self._kept: list[tuple[tuple[object, ...], object, float]] = []
         #: Seconds embedding took, or would have taken, since `forget` or `start`.
         self.charged = 0.0
         #: The part of these that was saved by the cache.
@@ -55,14 +55,18 @@ class SharedBackbone:
         if not (name.startswith("embed") and callable(value)):
             return value
 
-        def embed(*args: Any, **kwargs: Any) -> Any:
+        def embed(*args: object, **kwargs: object) -> object:
             return self._once(value, (name, *args, *sorted(kwargs.items())), args, kwargs)
 
         return embed
 
     def _once(
-        self, method: Any, key: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+        self,
+        method: Callable[..., object],
+        key: tuple[object, ...],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> object:
         for known, result, seconds in self._kept:
             if _equal(known, key):
                 self.charged += seconds
@@ -97,7 +101,7 @@ class InnerBackbone:
         """Do nothing: there is no cache."""
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: object, other: object) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, tuple) and isinstance(other, tuple):

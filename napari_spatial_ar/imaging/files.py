@@ -21,7 +21,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import lock_descriptor
 
@@ -408,7 +407,7 @@ def strict_json(value: object, *, indent: int | None = 2) -> str:
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _finite(value: object) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

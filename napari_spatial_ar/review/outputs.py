@@ -170,7 +170,7 @@ def write_scan_outputs(
     fpr: float | None = None,
     settings: MaskSettings | None = None,
     region: npt.NDArray[np.bool_] | None = None,
-    mask: npt.NDArray[Any] | None = None,
+    mask: npt.NDArray[np.bool_ | np.uint8] | None = None,
     reviewed: FindingsList | None = None,
     keep_uids: bool = False,
     overwrite: bool = False,

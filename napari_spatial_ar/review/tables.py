@@ -7,7 +7,6 @@ import io
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from napari_spatial_ar.errors import printable
 
@@ -35,7 +34,7 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def _cell(value: object) -> Any:
+def _cell(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return ""
     if not isinstance(value, str):
