@@ -56,7 +56,7 @@ MEASURED, SHRINKAGE = 128, 0.1
 
 @dataclass(frozen=True)
 class Variant:
-    """What is unlike the paper's dilated network; dilations are those of its convolutions."""
+    """Differences from the paper's dilated network; dilations are those of its convolutions."""
 
     name: str
     dilations: tuple[int, ...] = (4, 4, 4, 4, 4)

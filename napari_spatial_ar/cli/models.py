@@ -374,7 +374,7 @@ def models_compare(
     )
     for sentence in volumes[0].warnings:
         print_message(f"warning: {sentence}")
-    for sentence in result.unlike:
+    for sentence in result.shift_warnings:
         print_message(f"warning: {sentence}")
     return {**said, "files": {kind: str(path) for kind, path in result.files.items()}}
 

@@ -503,7 +503,7 @@ def score_scan(
         if progress is not None:
             progress(label, done, total)
 
-    likeness = domain_shift(model, volume)
+    shift = domain_shift(model, volume)
     score = model.score_volume(volume, progress=tell, plane=AS_ACQUIRED)
     outputs = write_scan_outputs(
         folder,
@@ -523,7 +523,7 @@ def score_scan(
         pdf=pdf,
         seg_nrrd=seg_nrrd,
         itksnap=itksnap,
-        likeness=likeness,
+        shift=shift,
         run=run,
     )
     if reported is not None and outputs.report is not None:

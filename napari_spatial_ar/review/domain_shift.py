@@ -74,12 +74,12 @@ def scan_counts(
     return counts
 
 
-def shift_headline(likeness: DomainShift | None, flagged: str) -> str:
+def shift_headline(shift: DomainShift | None, flagged: str) -> str:
     """Summarise `DomainShift.warning` and `flagged_warning` in one short sentence.
 
     Parameters
     ----------
-    likeness : DomainShift or None
+    shift : DomainShift or None
         Result of the check before the scan was scored.
     flagged : str
         Result of `flagged_warning`.
@@ -89,10 +89,10 @@ def shift_headline(likeness: DomainShift | None, flagged: str) -> str:
     str
         "" if there is nothing to warn about.
     """
-    if likeness is None or not likeness.reasons:
+    if shift is None or not shift.reasons:
         return "More is flagged than is likely to be abnormal." if flagged else ""
     # Several reasons can have the same topic.
-    topics = list(dict.fromkeys([*likeness.topics, *(["share flagged"] if flagged else [])]))
+    topics = list(dict.fromkeys([*shift.topics, *(["share flagged"] if flagged else [])]))
     if not topics:
         return "Outside the training domain."
     # Naming one more is shorter than counting it.
@@ -102,7 +102,7 @@ def shift_headline(likeness: DomainShift | None, flagged: str) -> str:
     return f"Outside the training domain: {said}."
 
 
-def shift_record(likeness: DomainShift | None, flagged: str) -> Mapping[str, Any]:
+def shift_record(shift: DomainShift | None, flagged: str) -> Mapping[str, Any]:
     """JSON form of the checks before and after a scan was scored."""
-    found = {} if likeness is None else likeness.to_dict()
+    found = {} if shift is None else shift.to_dict()
     return {**found, "flagged": flagged or None}

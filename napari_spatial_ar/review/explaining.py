@@ -13,7 +13,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.detectors.explanation import Explanation
 from napari_spatial_ar.normative.scoring_model import Calibrated
 from napari_spatial_ar.review.drawing import BACKGROUND, PanelSize, grey_picture, to_image
-from napari_spatial_ar.review.p_values import rarity
+from napari_spatial_ar.review.p_values import normal_rank
 
 __all__ = ["patch_row", "quantity_lines", "score_sentence", "share_sentence"]
 
@@ -62,7 +62,7 @@ def share_sentence(model: Calibrated, score: float) -> str:
         "less than " if score > end + slack else "more than " if score < end - slack else "about "
     )
     said = f"Of normal tissue, {held}{100 * share:.2g} % scores as high."
-    patients = rarity(model, score)
+    patients = normal_rank(model, score)
     # Beyond the lowest calibrated share only patients can be counted.
     if held == "less than " and patients.patients and patients.exact:
         return f"{said} {patients.sentence}"

@@ -32,7 +32,7 @@ from napari_spatial_ar.json_schemas import FindingsFile, stamped
 from napari_spatial_ar.normative.scoring_model import Calibrated
 from napari_spatial_ar.normative.units import is_nll
 from napari_spatial_ar.review.masks import make_mask, voxel_volume_mm3
-from napari_spatial_ar.review.p_values import NormalRank, extent_of, rarity
+from napari_spatial_ar.review.p_values import NormalRank, extent_of, normal_rank
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 from napari_spatial_ar.review.tables import csv_text
 
@@ -416,7 +416,7 @@ class ReviewedFinding:
     ----------
     finding : Finding
         Its measures.
-    rarity : NormalRank
+    normal_rank : NormalRank
         How many normal patients score as high.
     status, comment : str
         As in `Mark`.
@@ -425,7 +425,7 @@ class ReviewedFinding:
     """
 
     finding: Finding
-    rarity: NormalRank
+    normal_rank: NormalRank
     status: Status = "unread"
     comment: str = ""
     note: str = ""
@@ -433,15 +433,16 @@ class ReviewedFinding:
     @property
     def columns(self) -> dict[str, Any]:
         """Its fields for tables besides its measures."""
+        rank = self.normal_rank
         return {
             "status": self.status,
             "comment": self.comment,
             "review_note": self.note,
-            "normal_patients_as_high": self.rarity.reaching if self.rarity.patients else None,
-            "normal_patients_as_large": self.rarity.as_large,
-            "normal_patients": self.rarity.patients or None,
-            "one_in_normal_patients": self.rarity.one_in,
-            "rarity": self.rarity.sentence,
+            "normal_patients_as_high": rank.reaching if rank.patients else None,
+            "normal_patients_as_large": rank.as_large,
+            "normal_patients": rank.patients or None,
+            "one_in_normal_patients": rank.one_in,
+            "rarity": rank.sentence,
         }
 
 
@@ -604,7 +605,7 @@ def list_findings(
     model : NormativeModel, optional
         Its calibration gives the rank of a finding among normal patients.
     body : int, optional
-        See `rarity`: without it, sizes are not compared with those in normal patients.
+        See `normal_rank`: without it, sizes are not compared with those in normal patients.
     marks : sequence of Mark
         Those of an earlier list on the same grid.
 
@@ -620,7 +621,7 @@ def list_findings(
         box = boxes[finding.label - 1]
         inside = np.moveaxis(labels[box] == finding.label, geometry.slice_axis, 0)
         extent = extent_of(inside, np.moveaxis(nll[box], geometry.slice_axis, 0))
-        items.append(ReviewedFinding(finding, rarity(model, finding.peak_score, extent, body)))
+        items.append(ReviewedFinding(finding, normal_rank(model, finding.peak_score, extent, body)))
     flat = labels.ravel()
     voxels = np.flatnonzero(flat)
     return FindingsList(tuple(items), (), voxels, flat[voxels]).with_marks(tuple(marks))

@@ -79,7 +79,7 @@ class ModelComparison:
         Number of slices that both scored.
     files : dict of str to Path
         ``"png"`` and ``"json"``.
-    unlike : tuple of str
+    shift_warnings : tuple of str
         A warning for each model whose training scans differ from the scan's header.
     """
 
@@ -91,7 +91,7 @@ class ModelComparison:
     flagged_voxels: tuple[int, int]
     slices: int
     files: dict[str, Path] = field(repr=False)
-    unlike: tuple[str, ...] = ()
+    shift_warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, without the files."""
@@ -104,7 +104,7 @@ class ModelComparison:
             "dice": self.dice,
             "flagged_voxels": list(self.flagged_voxels),
             "slices": self.slices,
-            "unlike": list(self.unlike),
+            "unlike": list(self.shift_warnings),
         }
 
 
@@ -225,7 +225,7 @@ def comparison_steps(
         flagged_voxels=(sizes[0], sizes[1]),
         slices=len(both),
         files=files,
-        unlike=tuple(
+        shift_warnings=tuple(
             f"{model.name}: {found.warning}"
             for model in models
             if (found := header_shift(model.header, volume)).reasons

@@ -119,7 +119,7 @@ class ScanOutputs:
         Why a requested file is missing, or what to know about it.
     p_values : PValues or None
         None if the model was calibrated without them.
-    unlike : tuple of str
+    shift_warnings : tuple of str
         Warnings about a domain shift.
     report : ScanReport or None
         Contents of ``report.html`` and ``report.pdf``, if one was written.
@@ -132,7 +132,7 @@ class ScanOutputs:
     mask: npt.NDArray[np.uint8] = field(repr=False)
     warnings: tuple[str, ...] = ()
     p_values: PValues | None = None
-    unlike: tuple[str, ...] = ()
+    shift_warnings: tuple[str, ...] = ()
     report: ScanReport | None = field(default=None, repr=False)
     summary: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -182,7 +182,7 @@ def write_scan_outputs(
     pdf: Paper | None = None,
     seg_nrrd: bool = False,
     itksnap: bool = False,
-    likeness: DomainShift | None = None,
+    shift: DomainShift | None = None,
     run: Mapping[str, str] | None = None,
 ) -> ScanOutputs:
     """Write scores, mask, findings and provenance of one scan into one folder.
@@ -239,10 +239,10 @@ def write_scan_outputs(
         for unevenly spaced slices, which the format cannot represent: see ``warnings``.
     itksnap : bool
         Also write ``findings.label``, the same names and colours for ITK-SNAP.
-    likeness : DomainShift, optional
+    shift : DomainShift, optional
         How the scan compares with the model's training scans, if that was checked. Differences are
-        in ``unlike`` and in the record, and so is a share of flagged tissue that is implausible
-        within the training domain.
+        in ``shift_warnings`` and in the record, and so is a share of flagged tissue that is
+        implausible within the training domain.
     run : mapping, optional
         Identifies scan, settings and command, for the record.
 
@@ -278,7 +278,7 @@ def write_scan_outputs(
             mask=mask,
             reviewed=reviewed,
             keep_uids=keep_uids,
-            likeness=likeness,
+            shift=shift,
         )
         final, findings, record, unit = (
             results.mask,
@@ -357,7 +357,7 @@ def write_scan_outputs(
                 if pdf:
                     made[REPORT_PDF] = work / _OPTIONAL[REPORT_PDF]
                     atomic_write_bytes(made[REPORT_PDF], pdf_of(page, paper=pdf))
-                summary = _summary(results, model, likeness, warnings)
+                summary = _summary(results, model, shift, warnings)
                 summary["files"] = {key: path.name for key, path in made.items()}
                 record |= {"summary": summary, "files": _facts_under(work)}
                 if run is not None:
@@ -374,14 +374,21 @@ def write_scan_outputs(
                 raise StorageError(error.what, path=out_dir, fix=error.fix) from error
     files = {key: out_dir / path.name for key, path in made.items()}
     return ScanOutputs(
-        files, findings, final, warnings, results.p_values, results.unlike, written_up, summary
+        files,
+        findings,
+        final,
+        warnings,
+        results.p_values,
+        results.shift_warnings,
+        written_up,
+        summary,
     )
 
 
 def _summary(
     results: ScanResults,
     model: ScoringModel,
-    likeness: DomainShift | None,
+    shift: DomainShift | None,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
     """Summarise the results of a scan, without file names and patient data."""
@@ -397,9 +404,9 @@ def _summary(
         "p_value_patients": found.patients if found else None,
         "findings": len(results.findings),
         "flagged_voxels": int(np.count_nonzero(results.mask)),
-        "unlike": list(likeness.reasons) if likeness else [],
+        "unlike": list(shift.reasons) if shift else [],
         "warnings": [
-            *results.unlike,
+            *results.shift_warnings,
             *results.volume.warnings,
             *warnings,
             *model.notes,

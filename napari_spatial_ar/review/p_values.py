@@ -25,9 +25,9 @@ __all__ = [
     "NormalRank",
     "PValues",
     "extent_of",
+    "normal_rank",
     "p_note",
     "p_values",
-    "rarity",
     "share_note",
 ]
 
@@ -130,7 +130,7 @@ class NormalRank:
         return f"{said}; {self.as_large or 'none'} {have} a region as large at this threshold."
 
 
-def rarity(
+def normal_rank(
     model: Calibrated | None, peak: float, extent: Extent | None = None, body: int | None = None
 ) -> NormalRank:
     """Rank of a finding among normal patients.

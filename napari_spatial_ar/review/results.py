@@ -44,7 +44,7 @@ class ScanResults:
         None if the model was calibrated without them.
     record : dict
         See `provenance`, with ``likeness`` and ``p_values``.
-    unlike : tuple of str
+    shift_warnings : tuple of str
         Warnings about a domain shift.
     """
 
@@ -55,7 +55,7 @@ class ScanResults:
     listed: FindingsList = field(repr=False)
     p_values: PValues | None
     record: dict[str, Any] = field(repr=False)
-    unlike: tuple[str, ...] = ()
+    shift_warnings: tuple[str, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -107,7 +107,7 @@ def gather_results(
     mask: npt.NDArray[np.bool_ | np.uint8] | None = None,
     reviewed: FindingsList | None = None,
     keep_uids: bool = False,
-    likeness: DomainShift | None = None,
+    shift: DomainShift | None = None,
 ) -> ScanResults:
     """Compute everything to be written for a scan.
 
@@ -115,7 +115,7 @@ def gather_results(
     ----------
     volume, score, model : Scan, ScanScores, NormativeModel
         The scan, its scores and the model that computed them.
-    threshold, fpr, settings, region, mask, reviewed, keep_uids, likeness
+    threshold, fpr, settings, region, mask, reviewed, keep_uids, shift
         See `napari_spatial_ar.review.outputs.write_scan_outputs`.
 
     Raises
@@ -160,7 +160,7 @@ def gather_results(
         slices=int(np.count_nonzero(score.scored)),
         whole=bool(score.scored.all()),
     )
-    record["likeness"] = shift_record(likeness, flagged)
+    record["likeness"] = shift_record(shift, flagged)
     record["p_values"] = None if found is None else found.to_dict()
-    unlike = tuple(filter(None, (likeness.warning if likeness else "", flagged)))
-    return ScanResults(volume, score, threshold, final, listed, found, record, unlike)
+    shift_warnings = tuple(filter(None, (shift.warning if shift else "", flagged)))
+    return ScanResults(volume, score, threshold, final, listed, found, record, shift_warnings)

@@ -115,12 +115,10 @@ def test_warnings_stand_in_the_record_and_in_what_is_said(
     scores.visited[:], scores.image_scores[4] = True, 1.0
     found = DomainShift(("it is CT, the model was trained on MRI",), {"body": 0.5}, True)
     model.threshold_for_fpr = lambda fpr: 0.1
-    outputs = write_scan_outputs(
-        tmp_path / "out", scan, scores, model, threshold=2.0, likeness=found
-    )
+    outputs = write_scan_outputs(tmp_path / "out", scan, scores, model, threshold=2.0, shift=found)
     record = json.loads((tmp_path / "out" / "provenance.json").read_text())["likeness"]
     assert record["unlike"] == list(found.reasons)
-    assert outputs.unlike == (found.warning, record["flagged"])
+    assert outputs.shift_warnings == (found.warning, record["flagged"])
     assert "% of the tissue of the whole scan is above" in record["flagged"]
 
 
@@ -130,7 +128,7 @@ def test_of_a_slice_or_two_nothing_is_concluded(
     model.threshold_for_fpr = lambda fpr: 0.1
     scores.visited[2:] = False
     outputs = write_scan_outputs(tmp_path / "out", scan, scores, model, threshold=2.0)
-    assert outputs.unlike == ()
+    assert outputs.shift_warnings == ()
     record = json.loads((tmp_path / "out" / "provenance.json").read_text())["likeness"]
     assert record == {"flagged": None}
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.normative.calibration.calibration import Calibration, PatientPeaks
 from napari_spatial_ar.review.findings import FindingsList, list_findings
-from napari_spatial_ar.review.p_values import Extent, extent_of, rarity
+from napari_spatial_ar.review.p_values import Extent, extent_of, normal_rank
 from tests.fake_model import FakeModel, fake_header
 
 GEOMETRY = Geometry((3, 20, 20), np.diag([-0.7, -1.3, 4.0, 1.0]))
@@ -175,33 +175,35 @@ def test_parts_of_a_split_region_are_decided_apart() -> None:
 
 def test_an_older_model_says_at_most_how_many_patients_score_as_high() -> None:
     model = calibrated(((0.6, 0.2, 0.1), (0.5, 0.1, 0.0), (0.4, 0.0, 0.0)))
-    assert [rarity(model, peak).reaching for peak in (0.5, 1.5, 2.5, 3.5, 99)] == [3, 3, 2, 1, 1]
-    assert rarity(model, 3.5).share == 2 / 4
-    assert rarity(model, 3.5).one_in == 2
+    peaks = (0.5, 1.5, 2.5, 3.5, 99)
+    assert [normal_rank(model, peak).reaching for peak in peaks] == [3, 3, 2, 1, 1]
+    assert normal_rank(model, 3.5).share == 2 / 4
+    assert normal_rank(model, 3.5).one_in == 2
     # Above the highest threshold: nobody knows whether the one patient scores 99 too.
-    assert rarity(model, 99).sentence.startswith("Scores as high in at most 1 of 3 normal patients")
-    assert rarity(model, 99).count == "at most 1 of 3"
-    assert rarity(model, 2.5).one_in == 1  # 4 / 3 is no "1 in 2"
-    none = rarity(calibrated(((0.6, 0.2, 0.0),) * 12), 1e9)
+    rank = normal_rank(model, 99)
+    assert rank.sentence.startswith("Scores as high in at most 1 of 3 normal patients")
+    assert rank.count == "at most 1 of 3"
+    assert normal_rank(model, 2.5).one_in == 1  # 4 / 3 is no "1 in 2"
+    none = normal_rank(calibrated(((0.6, 0.2, 0.0),) * 12), 1e9)
     assert none.share == 1 / 13
     assert none.sentence == "Scores higher than in any of 12 normal patients."
 
 
 def test_rarity_counts_patients_by_their_own_highest_scores() -> None:
     model = calibrated(((0.6, 0.2, 0.1),) * 4, ((5.0, 3.0), (9.0, 2.0), (7.0, 7.0), (8.0, 1.0)))
-    found = rarity(model, 7.0)
+    found = normal_rank(model, 7.0)
     assert (found.reaching, found.count, found.share, found.as_large) == (3, "3 of 4", 4 / 5, None)
     assert found.sentence == "Scores as high in 3 of 4 normal patients."
-    above = rarity(model, 9.5, Extent(30, 2.5), 1000)
+    above = normal_rank(model, 9.5, Extent(30, 2.5), 1000)
     assert (above.reaching, above.as_large, above.one_in) == (0, 2, 5)
     assert above.sentence == (
         "Scores higher than in any of 4 normal patients; 2 have a region as large at this "
         "threshold."
     )
     # Less than the smallest size that was measured: any voxel may be as large.
-    assert rarity(model, 9.5, Extent(5, 6.0), 1000).as_large == 3
-    assert "none has a region" in rarity(model, 9.5, Extent(30, 8.0), 1000).sentence
-    one = rarity(calibrated(((0.5, 0.2, 0.1),), ((5.0, 3.0),)), 6.0)
+    assert normal_rank(model, 9.5, Extent(5, 6.0), 1000).as_large == 3
+    assert "none has a region" in normal_rank(model, 9.5, Extent(30, 8.0), 1000).sentence
+    one = normal_rank(calibrated(((0.5, 0.2, 0.1),), ((5.0, 3.0),)), 6.0)
     assert one.sentence == "Scores higher than in the 1 normal patient."
 
 
@@ -210,10 +212,10 @@ def test_a_finding_is_compared_by_its_largest_part_within_a_slice() -> None:
     model = calibrated(((0.6, 0.2, 0.1),) * 2, ((6.0, 3.0), (5.5, 2.5)))
     # At 1.5 both hills are one finding of 25 + 25 + 2 pixels, the saddle of 2 its lowest score.
     found = list_findings(nll > 1.5, nll, GEOMETRY, model=model, body=100).items[0]
-    assert (found.rarity.reaching, found.rarity.as_large) == (1, 2)
+    assert (found.normal_rank.reaching, found.normal_rank.as_large) == (1, 2)
     # At 2.5 each hill of 25 stands alone, with 3 as its lowest score.
     found = list_findings(nll > 2.5, nll, GEOMETRY, model=model, body=100).items[0]
-    assert (found.rarity.reaching, found.rarity.as_large) == (1, 1)
+    assert (found.normal_rank.reaching, found.normal_rank.as_large) == (1, 1)
     # Joined through the next slice, its parts within a slice stay what they are.
     joined = nll.copy()
     joined[2, 4:9, 2:14] = 3.2
@@ -233,7 +235,7 @@ def test_a_finding_is_compared_by_its_largest_part_within_a_slice() -> None:
     ],
 )
 def test_without_patients_there_is_a_reason_instead_of_a_rarity(model: Any, reason: str) -> None:
-    found = rarity(model, 5.0)
+    found = normal_rank(model, 5.0)
     assert found.share is None
     assert found.one_in is None
     assert reason in found.sentence

@@ -94,12 +94,12 @@ def test_opposite_heatmaps_do_not(head: Scan, tmp_path: Path) -> None:
     result = compare_models(model("a", ramp()), model("b", 3 - ramp()), head, tmp_path, share=0.01)
     assert result.rank_correlation == pytest.approx(-1)
     assert result.dice == 0
-    assert result.unlike == ()
+    assert result.shift_warnings == ()
 
 
 def test_a_scan_that_does_not_fit_a_model_is_said_of_that_model(head: Scan, tmp_path: Path) -> None:
     other = model("b", ramp(), plane="coronal")
-    (said,) = compare_models(model("a", ramp()), other, head, tmp_path).unlike
+    (said,) = compare_models(model("a", ramp()), other, head, tmp_path).shift_warnings
     assert said.startswith(
         "b: This scan differs from those the model was trained on: its slices are"
     )

@@ -184,7 +184,7 @@ class ComparisonDialog(Dialog):
         picture = QPixmap()
         picture.loadFromData(self._png, "PNG")
         self.picture.setPixmap(picture)
-        warnings = [f"\u26a0 {sentence}" for sentence in comparison.result.unlike]
+        warnings = [f"\u26a0 {sentence}" for sentence in comparison.result.shift_warnings]
         self.note.set_text("\n".join([*warnings, _in_words(comparison.result)]))
 
     def _on_failed(self, error: Exception) -> None:

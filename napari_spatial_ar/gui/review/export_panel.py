@@ -487,7 +487,7 @@ class Exporter:
             "fpr": self._threshold.fpr,
             "settings": self._masks.settings,
             "region": self._masks.region(session),
-            "likeness": self._shift_check.of(session),
+            "shift": self._shift_check.of(session),
         }
 
     def report(self, session: Session | None) -> None:

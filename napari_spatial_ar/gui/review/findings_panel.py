@@ -145,8 +145,8 @@ def _diameter(item: ReviewedFinding) -> str:
     return f"{item.finding.longest_diameter_px:.0f} px" if mm is None else f"{mm:.0f}"
 
 
-def _rarity(item: ReviewedFinding) -> str:
-    return item.rarity.count.replace("at most ", "\u2264").replace("unknown", "?")
+def _normals(item: ReviewedFinding) -> str:
+    return item.normal_rank.count.replace("at most ", "\u2264").replace("unknown", "?")
 
 
 COLUMNS = (
@@ -210,8 +210,8 @@ COLUMNS = (
         "Normals",
         tooltip("findings.columns.normals"),
         52,
-        _rarity,
-        lambda item: item.rarity.share if item.rarity.share is not None else 2.0,
+        _normals,
+        lambda item: item.normal_rank.share if item.normal_rank.share is not None else 2.0,
     ),
     _Column(
         "Comment",
@@ -576,4 +576,4 @@ def _detail(item: ReviewedFinding) -> str:
         letters = ("R" if x >= 0 else "L", "A" if y >= 0 else "P", "S" if z >= 0 else "I")
         parts = zip(letters, (x, y, z), strict=True)
         place = f"Centre {', '.join(f'{a} {abs(v):.0f}' for a, v in parts)} mm. "
-    return f"{place}{item.rarity.sentence} {item.note}".strip()
+    return f"{place}{item.normal_rank.sentence} {item.note}".strip()

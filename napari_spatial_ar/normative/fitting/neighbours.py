@@ -81,13 +81,13 @@ def nearest_patches(
     best: dict[str, Nearest] = {}
     for done, ref in enumerate(refs, start=1):
         tiles = functional.normalize(load_batch(store.paths([ref])), dim=1)
-        likeness = torch.einsum("tdrc,d->trc", tiles, wanted)
-        flat = int(likeness.nan_to_num(-torch.inf).argmax())
-        _, rows, columns = likeness.shape
+        similarity = torch.einsum("tdrc,d->trc", tiles, wanted)
+        flat = int(similarity.nan_to_num(-torch.inf).argmax())
+        _, rows, columns = similarity.shape
         tile, within = divmod(flat, rows * columns)
         top, left = store.tiling.offsets[tile]
         row, column = divmod(within, columns)
-        distance = max(0.0, 1 - float(likeness.flatten()[flat]))
+        distance = max(0.0, 1 - float(similarity.flatten()[flat]))
         found = Nearest(distance, ref, (top + row, left + column))
         mine = best.get(ref.group)
         if mine is None or distance < mine.distance:

@@ -206,7 +206,9 @@ def report_steps(
         p_value=None if results.p_values is None else results.p_values.scan,
         threshold_note=note,
         scan_note=p_note(results.p_values),
-        warnings=tuple(dict.fromkeys((*results.unlike, *volume.warnings, *warnings, *model.notes))),
+        warnings=tuple(
+            dict.fromkeys((*results.shift_warnings, *volume.warnings, *warnings, *model.notes))
+        ),
         model=_model_rows(model, results.record["model"]),
         pictures=drawn,
         legend=pictures.legend() if drawn else None,

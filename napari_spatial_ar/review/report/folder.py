@@ -261,7 +261,7 @@ def _kept_steps(
         settings=settings,
         mask=mask,
         reviewed=reviewed,
-        likeness=(yield from _domain_shift_steps(done, model, volume)),
+        shift=(yield from _domain_shift_steps(done, model, volume)),
     )
     steps = report_steps(results, model, most=IN_A_FOLDER)
     return (yield from mapped(steps, lambda _: done))

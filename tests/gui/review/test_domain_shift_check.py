@@ -1,4 +1,4 @@
-"""The model that fits a scan is chosen, and a scan that is unlike its scans is marked so."""
+"""The model that fits a scan is chosen, and a scan outside its training domain is marked."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def looks(monkeypatch: pytest.MonkeyPatch, models: Any) -> list[Any]:
     def steps(model: Any, volume: Any) -> Generator[None, None, DomainShift]:
         yield
         asked.append(volume)
-        unlike = volume.modality == "ct"
-        reasons, topics = (("it is CT",), ("modality",)) if unlike else ((), ())
+        differs = volume.modality == "ct"
+        reasons, topics = (("it is CT",), ("modality",)) if differs else ((), ())
         return DomainShift(reasons, {"body": 0.5}, True, topics)
 
     monkeypatch.setattr(appearance, "domain_shift_steps", steps)

@@ -53,12 +53,12 @@ def named(modality: str, sequence: str = "") -> Scan:
     return replace(scan(modality="unknown"), series=Series("x", acquired=said))
 
 
-def unlike(header: Header, volume: Scan) -> DomainShift:
+def shift_of(header: Header, volume: Scan) -> DomainShift:
     return header_shift(header, volume)  # type: ignore[arg-type]
 
 
 def test_a_sagittal_t1_does_not_fit_an_axial_flair_model() -> None:
-    found = unlike(Header(AXIAL_FLAIR), scan("T1", "sagittal"))
+    found = shift_of(Header(AXIAL_FLAIR), scan("T1", "sagittal"))
     assert found.reasons == (
         "it is T1, the model was trained on FLAIR",
         "its slices are sagittal, the model was trained on axial ones",
@@ -68,7 +68,7 @@ def test_a_sagittal_t1_does_not_fit_an_axial_flair_model() -> None:
     )
     # Cut along the model's plane, only the sequence is left.
     cut = scan("T1", "sagittal").along("axial")
-    assert unlike(Header(AXIAL_FLAIR), cut).topics == ("T1 instead of FLAIR",)
+    assert shift_of(Header(AXIAL_FLAIR), cut).topics == ("T1 instead of FLAIR",)
 
 
 @pytest.mark.parametrize(
@@ -85,12 +85,12 @@ def test_a_sagittal_t1_does_not_fit_an_axial_flair_model() -> None:
     ],
 )
 def test_what_fits_or_is_not_known_gives_no_reason(header: Header, volume: Scan) -> None:
-    assert unlike(header, volume) == DomainShift()
+    assert shift_of(header, volume) == DomainShift()
 
 
 def test_pictures_have_no_plane() -> None:
     flat = replace(scan("FLAIR"), geometry=Geometry.without_spacing((6, 20, 20)))
-    assert unlike(Header(replace(AXIAL_FLAIR, plane={"sagittal": 3})), flat) == DomainShift()
+    assert shift_of(Header(replace(AXIAL_FLAIR, plane={"sagittal": 3})), flat) == DomainShift()
 
 
 @pytest.mark.parametrize(
@@ -127,11 +127,11 @@ def test_pictures_have_no_plane() -> None:
     ],
 )
 def test_what_does_not_fit_is_one_topic(header: Header, volume: Scan, topic: str) -> None:
-    assert unlike(header, volume).topics == (topic,)
+    assert shift_of(header, volume).topics == (topic,)
 
 
 def test_what_only_a_name_says_is_said_so() -> None:
-    (reason,) = unlike(Header(AXIAL_FLAIR), named("mri", "T1")).reasons
+    (reason,) = shift_of(Header(AXIAL_FLAIR), named("mri", "T1")).reasons
     assert reason == "according to its name, it is T1, the model was trained on FLAIR"
 
 

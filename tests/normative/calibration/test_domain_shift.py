@@ -1,4 +1,4 @@
-"""Whether a scan is known to be unlike those a model learned from."""
+"""Whether a scan is known to be outside the training domain of a model."""
 
 from __future__ import annotations
 

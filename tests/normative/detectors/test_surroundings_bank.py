@@ -88,11 +88,11 @@ def test_means_stand_for_the_patches_around_them(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     torch.testing.assert_close(one.float().norm(dim=1), torch.ones(60), atol=2e-3, rtol=0)
-    likeness = whole @ one.float().T
+    similarity = whole @ one.float().T
     drawn = SurroundingsBank.fit(train, rows=60).bank.float()
-    assert likeness.amax(dim=1).mean() > (whole @ drawn.T).amax(dim=1).mean() + 0.02
+    assert similarity.amax(dim=1).mean() > (whole @ drawn.T).amax(dim=1).mean() + 0.02
     # Each is the direction of the mean of those that it is nearest to, but for the last move.
-    nearest = likeness.argmax(dim=1)
+    nearest = similarity.argmax(dim=1)
     moved = torch.stack([whole[nearest == n].mean(dim=0) for n in nearest.unique()])
     moved = torch.nn.functional.normalize(moved)
     assert (moved * one[nearest.unique()].float()).sum(dim=1).mean() > 0.99

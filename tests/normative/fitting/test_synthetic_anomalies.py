@@ -75,16 +75,16 @@ def test_another_grey_keeps_the_texture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     only(monkeypatch, "tissue")
-    likeness, steps = [], []
+    similarity, steps = [], []
     for seed in range(20):
         changed, magnitude = change(image, body, np.random.default_rng(seed))
         inside = ndimage.binary_erosion(magnitude > 0.05, iterations=2)
         if inside.sum() < 30:
             continue
         fine = [picture - ndimage.gaussian_filter(picture, 1.5) for picture in (image, changed)]
-        likeness.append(np.corrcoef(fine[0][inside], fine[1][inside])[0, 1])
+        similarity.append(np.corrcoef(fine[0][inside], fine[1][inside])[0, 1])
         steps.append((changed - image)[inside].mean())
-    assert np.median(likeness) > 0.7
+    assert np.median(similarity) > 0.7
     assert min(steps) < -0.05
     assert max(steps) > 0.05
 

@@ -194,8 +194,8 @@ def test_calibration_p_value_and_warnings_are_told(scan: Scan, scores: Any, mode
         patients=3,
     )
     model = replace(model, header=fake_header(calibration=calibration))
-    unlike = DomainShift(("it is CT, the model was trained on MRI",))
-    results = gather_results(scan, scores, model, threshold=2.0, likeness=unlike)
+    shift = DomainShift(("it is CT, the model was trained on MRI",))
+    results = gather_results(scan, scores, model, threshold=2.0, shift=shift)
     page = Page(scan_page(scan_report(results, model)))
     assert "The threshold flags 1.00% of the tissue of 3 normal patients." in page.text
     assert "differs from those the model was trained on: it is CT" in page.text
