@@ -1,8 +1,8 @@
-"""Makes docs/reference/controls.md: every control of the docks and dialogs with its tooltip.
+"""Generates docs/reference/controls.md: all controls of the docks and dialogs with tooltips.
 
 python docs/make_controls.py [--out FILE]
 
-The texts are those of napari_spatial_ar/gui/widgets/tooltips.py; Qt and a display are not needed.
+The texts come from napari_spatial_ar/gui/widgets/tooltips.py; Qt and a display are not needed.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pathlib import Path
 
 from napari_spatial_ar.gui.widgets.tooltips import TOOLTIPS
 
-# By the first part of a key: where its controls are.
+# Location of controls, by the first part of their key.
 PARTS = {
-    "docks": "Every dock",
+    "docks": "All docks",
     "scan": "Review dock: Scan",
     "model": "Review dock: Model",
     "score": "Review dock: Score",
-    "shelf": "Review dock: a deleted scan with work by hand on it",
+    "deleted_scans": "Review dock: a deleted scan with manual work",
     "threshold": "Review dock: Threshold",
     "mask": "Review dock: Threshold, Advanced",
-    "findings": "Review dock: Findings",
+    "findings": "Review dock: Flagged regions",
     "results": "Review dock: Results over the scan",
     "explain": "Review dock: Explain the patch under the cursor",
     "export": "Review dock: Export",
@@ -33,20 +33,20 @@ PARTS = {
     "fit": "Training dock: Fit",
     "chooser": "Choose scans to open",
     "series": "Choose series to learn from",
-    "suspects": "Training outliers",
+    "outliers": "Training outliers",
     "models": "Models",
     "comparison": "Compare two models",
     "checkpoint": "Import a checkpoint of the paper's authors",
     "weights": "Get weights and Add weights",
-    "keys": "Keys",
+    "keys": "Keyboard shortcuts",
 }
 HEAD = """# Every control
 
-This is what appears when the mouse rests on a control. Words in *italics* stand for what is filled
-in, such as the model's unit. What a method's own options mean stands in their tooltips in the
-Training dock, and in [method.md](../explanation/method.md). For research use, not for diagnosis.
+The tooltips of all controls. Words in *italics* are replaced by the actual value, such as the
+model's unit. The options of each method are explained by their tooltips in the Training dock, and
+in [method.md](../explanation/method.md). For research use, not for diagnosis.
 
-`docs/make_controls.py` makes this page from `napari_spatial_ar/gui/widgets/tooltips.py`.
+`docs/make_controls.py` generates this page from `napari_spatial_ar/gui/widgets/tooltips.py`.
 """
 
 
@@ -60,7 +60,7 @@ def control(key: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Write a text as a cell of a table in Markdown; what is filled in stands in italics."""
+    """Format a text as a cell of a Markdown table, with placeholders in italics."""
     text = text.replace("|", r"\|").replace("<", "&lt;")
     return re.sub(r"\{(\w+)\}", r"*\1*", text)
 

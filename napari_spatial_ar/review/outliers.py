@@ -43,7 +43,7 @@ _PANEL, _GAP, _HEAD, _FOOT, _LINE = 170, 10, 56, 30, 24
 _ACROSS = 3
 
 
-def outlier_rows(suspects: Outliers) -> list[tuple[str, ...]]:
+def outlier_rows(outliers: Outliers) -> list[tuple[str, ...]]:
     """Rows of the table under `COLUMNS`, the strongest outlier first."""
     return [
         (
@@ -55,7 +55,7 @@ def outlier_rows(suspects: Outliers) -> list[tuple[str, ...]]:
             str(one.slices),
             one.key,
         )
-        for rank, one in enumerate(suspects.ranked, start=1)
+        for rank, one in enumerate(outliers.ranked, start=1)
     ]
 
 
@@ -89,21 +89,21 @@ def slice_and_heat(example: Example, limits: tuple[float, float], longest: int) 
     return pair
 
 
-def contact_sheet(suspects: Outliers) -> Image.Image:
+def contact_sheet(outliers: Outliers) -> Image.Image:
     """All outliers, each as its slice and heatmap, RGB. Patients are identified by a code."""
-    limits = heat_range([one.example for one in suspects.ranked])
-    across = min(_ACROSS, len(suspects.ranked))
-    down = -(-len(suspects.ranked) // across)
+    limits = heat_range([one.example for one in outliers.ranked])
+    across = min(_ACROSS, len(outliers.ranked))
+    down = -(-len(outliers.ranked) // across)
     width, height = 2 * _PANEL + 2 + _GAP, _PANEL + _LINE + _GAP
     page = Image.new(
         "RGB", (max(2 * _GAP + across * width, 640), _HEAD + down * height + _FOOT), BACKGROUND
     )
     draw = ImageDraw.Draw(page)
-    title = f"Check these first: {len(suspects.ranked)} outliers of {suspects.scans} training scans"
+    title = f"Check these first: {len(outliers.ranked)} outliers of {outliers.scans} training scans"
     write_text(draw, (_GAP, 8), title, 17)
     colours = f"slice | {UNIT} from the other patients, {limits[0]:.3g} to {limits[1]:.3g}"
     write_text(draw, (_GAP, _HEAD - 8), colours, 13, anchor="ls", fill=MUTED)
-    for number, one in enumerate(suspects.ranked):
+    for number, one in enumerate(outliers.ranked):
         x, y = _GAP + number % across * width, _HEAD + number // across * height
         page.paste(slice_and_heat(one.example, limits, _PANEL), (x, y + _LINE))
         place = f"patient {one.patient}, slice {slice_number(one.place)}"
@@ -113,8 +113,8 @@ def contact_sheet(suspects: Outliers) -> Image.Image:
     return page
 
 
-def write_outliers(suspects: Outliers, folder: str | Path, *, overwrite: bool = False) -> None:
-    """Write ``suspects.png`` and ``suspects.csv``.
+def write_outliers(outliers: Outliers, folder: str | Path, *, overwrite: bool = False) -> None:
+    """Write ``outliers.png`` and ``outliers.csv``.
 
     Raises
     ------
@@ -131,5 +131,5 @@ def write_outliers(suspects: Outliers, folder: str | Path, *, overwrite: bool = 
             fix="Choose another folder, or overwrite them",
         )
     Path(folder).mkdir(parents=True, exist_ok=True)
-    write_png(png, contact_sheet(suspects))
-    atomic_write_text(table, csv_text([COLUMNS, *outlier_rows(suspects)]))
+    write_png(png, contact_sheet(outliers))
+    atomic_write_text(table, csv_text([COLUMNS, *outlier_rows(outliers)]))

@@ -38,8 +38,8 @@ class DeletedScans(QWidget):
         super().__init__()
         self.held: list[DeletedScan] = []
         self.note = Note(strong=True)
-        self.back_button = button("Restore", tooltip("shelf.restore"))
-        self.discard_button = button("Discard", tooltip("shelf.discard"))
+        self.back_button = button("Restore", tooltip("deleted_scans.restore"))
+        self.discard_button = button("Discard", tooltip("deleted_scans.discard"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.note)

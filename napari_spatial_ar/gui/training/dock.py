@@ -350,14 +350,14 @@ class TrainingDock(DockPage):
         if self._fitted is not None and not self.running:
             self._run(model_access.outlier_steps(*self._fitted), self._on_outliers)
 
-    def _on_outliers(self, suspects: Outliers | None) -> None:
-        self.note.set_text("" if suspects else "Stopped.")
-        if suspects is None:
+    def _on_outliers(self, outliers: Outliers | None) -> None:
+        self.note.set_text("" if outliers else "Stopped.")
+        if outliers is None:
             return
         # Imported only here: it imports torch.
         from napari_spatial_ar.gui.training.outliers_dialog import OutliersDialog
 
-        self.dialog = OutliersDialog(suspects, self.window())
+        self.dialog = OutliersDialog(outliers, self.window())
         self.dialog.accepted.connect(self._fit_without)
         self.dialog.finished.connect(self.dialog.deleteLater)
         self.dialog.open()

@@ -32,33 +32,33 @@ class OutliersDialog(Dialog):
 
     Parameters
     ----------
-    suspects : Outliers
+    outliers : Outliers
         At least one.
     parent : QWidget, optional
         The parent window.
     """
 
-    def __init__(self, suspects: Outliers, parent: QWidget | None = None):
+    def __init__(self, outliers: Outliers, parent: QWidget | None = None):
         super().__init__(parent)
         self.setWindowTitle("Training outliers")
         self.resize(1180, 560)
-        self._suspects = suspects
-        self._limits = heat_range([one.example for one in suspects.ranked])
+        self._outliers = outliers
+        self._limits = heat_range([one.example for one in outliers.ranked])
         self.about = Note(
-            f"Check these before relying on the model: of {suspects.scans} scans they are least "
+            f"Check these before relying on the model: of {outliers.scans} scans they are least "
             f"like those of the other patients ({UNIT}). Rare is not always abnormal. Tick those "
             "to exclude from training."
         )
         self.picture = QLabel()
         self.picture.setMinimumWidth(2 * _LARGE + 2)
         self.picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.picture.setToolTip(tooltip("suspects.picture"))
+        self.picture.setToolTip(tooltip("outliers.picture"))
         self.table = self._table()
         self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         self.again_button = self.buttons.addButton(
             "Fit again without these", QDialogButtonBox.ButtonRole.AcceptRole
         )
-        self.again_button.setToolTip(tooltip("suspects.fit_again_without_these"))
+        self.again_button.setToolTip(tooltip("outliers.fit_again_without_these"))
         layout = QVBoxLayout(self)
         layout.addWidget(self.about)
         middle = QHBoxLayout()
@@ -81,8 +81,8 @@ class OutliersDialog(Dialog):
         table.setUniformRowHeights(True)
         table.setIconSize(QSize(2 * THUMBNAIL_SIZE + 2, THUMBNAIL_SIZE))
         table.setAccessibleName("Scans")
-        table.setToolTip(tooltip("suspects.table"))
-        for one in self._suspects.ranked:
+        table.setToolTip(tooltip("outliers.table"))
+        for one in self._outliers.ranked:
             place = str(slice_number(one.place))
             numbers = (f"{one.score:.3g}", one.patient, place, str(one.slices))
             item = QTreeWidgetItem(table, [one.label, *numbers])
@@ -97,7 +97,7 @@ class OutliersDialog(Dialog):
         """Keys of the scans that are ticked."""
         return frozenset(
             one.key
-            for number, one in enumerate(self._suspects.ranked)
+            for number, one in enumerate(self._outliers.ranked)
             if self.table.topLevelItem(number).checkState(0) == Qt.CheckState.Checked
         )
 
@@ -105,5 +105,5 @@ class OutliersDialog(Dialog):
         self.again_button.setEnabled(bool(self.excluded))
 
     def _on_current(self, item: QTreeWidgetItem, *_: object) -> None:
-        example = self._suspects.ranked[self.table.indexOfTopLevelItem(item)].example
+        example = self._outliers.ranked[self.table.indexOfTopLevelItem(item)].example
         self.picture.setPixmap(coloured(slice_and_heat(example, self._limits, _LARGE)))

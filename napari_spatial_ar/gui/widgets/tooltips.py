@@ -49,8 +49,8 @@ _REVIEW = {
     "score.cancel": (
         "Stop scoring and keep the scores so far, or remove a waiting scan from the queue"
     ),
-    "shelf.restore": "Reopen the scan with its results and your edits",
-    "shelf.discard": "Discard permanently",
+    "deleted_scans.restore": "Reopen the scan with its results and your edits",
+    "deleted_scans.discard": "Discard permanently",
     "threshold.histogram": (
         "Distribution of the scores of this scan's tissue (bars) and of held-out normal tissue "
         "(line, in the calibrated range). Drag the threshold, or use the arrow keys"
@@ -151,7 +151,7 @@ _WORKLIST = {
     "worklist.start": "Score the remaining scans",
     "worklist.pause": "Pause after this slice",
     "worklist.cancel": "Stop scoring after this slice; the scores so far are kept",
-    "worklist.try_again": "Read and score failed scans again",
+    "worklist.retry": "Read and score failed scans again",
     "worklist.progress": "Slices scored, of all scans",
     "worklist.next_unread": "Open the next unread scan in the order shown (W)",
     "worklist.done": "Mark the chosen scan as done (D); D again takes it back",
@@ -259,9 +259,9 @@ _DIALOGS = {
     "series.only_one_plane": (
         "Untick series acquired in a plane other than {plane}, that of most series"
     ),
-    "suspects.table": "Patients are identified by a code; slices are counted from 1",
-    "suspects.picture": "The highest-scoring slice of the scan, with its heatmap",
-    "suspects.fit_again_without_these": "Exclude the ticked scans and fit again",
+    "outliers.table": "Patients are identified by a code; slices are counted from 1",
+    "outliers.picture": "The highest-scoring slice of the scan, with its heatmap",
+    "outliers.fit_again_without_these": "Exclude the ticked scans and fit again",
     "models.table": "Your models and those released with the package",
     "models.card": "What the model is for, what it was trained on, and its limits",
     "models.rename": "Give the chosen model another name (F2)",

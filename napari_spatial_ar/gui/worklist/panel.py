@@ -234,7 +234,7 @@ class WorklistPanel(QWidget):
         self.folder_button = button("Folder...", tooltip("worklist.folder"))
         self.start_button = button("Start", tooltip("worklist.start"))
         self.cancel_button = button("Cancel", tooltip("worklist.cancel"))
-        self.again_button = button("Retry", tooltip("worklist.try_again"))
+        self.again_button = button("Retry", tooltip("worklist.retry"))
         self.next_button = button("Next unread", tooltip("worklist.next_unread"))
         self.done_button = button("Done", tooltip("worklist.done"))
         self.report_button = button(

@@ -196,19 +196,19 @@ def find_outliers(
         yield FitProgress("calibration", len(scores), len(refs), message="Scoring slices")
     highest = {max(one.refs, key=scores.__getitem__): one for one in series}
     ranked = sorted(highest, key=scores.__getitem__, reverse=True)[:top]
-    suspects = []
+    outliers = []
     for ref, image, window in iter_slices(ranked, preprocessing.window):
         one, (rows, columns) = highest[ref], image.shape
         score = judge.score(ref, (rows, columns))
         example = Example(apply_window(image, *window), score.nll, score.image_score)
         place = one.refs.index(ref) if ref.index is None else ref.index
-        suspects.append(
+        outliers.append(
             Outlier(
                 one.key, one.label, one.patient, len(one.refs), place, score.image_score, example
             )
         )
-    suspects.sort(key=lambda suspect: suspect.score, reverse=True)
-    return Outliers(tuple(suspects), len(series))
+    outliers.sort(key=lambda outlier: outlier.score, reverse=True)
+    return Outliers(tuple(outliers), len(series))
 
 
 def survey_again(
