@@ -101,7 +101,7 @@ def test_more_flagged_than_calibration_promises_is_a_warning(
     finish(made)
     assert warning(made) == "\u26a0 More is flagged than is likely to be abnormal."
     said = made.shift_note.reasons.text()
-    assert said.startswith("100% of the tissue of the whole scan lies above the threshold")
+    assert said.startswith("100% of the tissue of the whole scan is above the threshold")
 
 
 def test_the_warning_takes_two_lines_until_it_is_asked_why(

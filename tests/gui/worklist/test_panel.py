@@ -470,7 +470,7 @@ def test_a_report_of_all_scans_has_what_was_said_of_them(
     assert panel.report_button.text() == "Report..."
     page = Page(out.read_text(encoding="utf-8"))
     page.check_alone()
-    (head,) = [at for at, row in enumerate(page.rows) if row[:2] == ["No.", "Picture"]]
+    (head,) = [at for at, row in enumerate(page.rows) if row[:2] == ["No.", "Image"]]
     rows = page.rows[head + 1 : head + 5]
     assert [row[3] for row in rows[:3]] == ["2.2", "1.9", "1.6"]
     assert [row[5] for row in rows[:3]] == ["1 (1 kept)", "1 (1 not read)", "1 (1 not read)"]

@@ -172,7 +172,7 @@ def test_where_there_are_many_findings_those_kept_have_their_pictures(
     assert [item.finding.rank for item in chosen[0][1]] == [2]
     report = scan_report(results, model, most=1)
     assert report.without_picture == 1
-    assert "1 more region has no picture here." in Page(scan_page(report)).text
+    assert "1 more region has no image here." in Page(scan_page(report)).text
     whole = scan_report(results, model)
     assert len(whole.shortened(2).pictures) == 2
 
@@ -240,7 +240,7 @@ def test_a_folder_is_ranked_and_says_what_failed_without_its_file(
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(html)
     page.check_alone()
-    (head,) = [at for at, row in enumerate(page.rows) if row[:2] == ["No.", "Picture"]]
+    (head,) = [at for at, row in enumerate(page.rows) if row[:2] == ["No.", "Image"]]
     first, second, third = page.rows[head + 1 : head + 4]
     assert (first[2], second[2]) == ("high", "low")
     score = np.nanquantile(scores.image_scores.astype(float), 0.95)
@@ -279,7 +279,7 @@ def test_a_scan_without_findings_or_scores_has_a_report(
     results = gather_results(scan, scores, model, threshold=9.0)
     page = Page(scan_page(scan_report(results, model)))
     page.check_alone()
-    assert "Nothing lies above the threshold." in page.text
+    assert "Nothing is above the threshold." in page.text
     assert len(page.pictures) == 5  # the colours and the four scored slices
     scores.visited[:] = False
     scores.image_scores[:] = np.nan
