@@ -43,9 +43,9 @@ from napari_spatial_ar.gui.worklist import panel as worklist_panel
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.normative.detectors import DETECTORS
-from tests.gui.fitting import misfits
 from tests.gui.training.test_outliers_dialog import suspects
 from tests.gui.widgets.test_dock_page import by_command_line, by_menu
+from tests.gui.window_size import misfits
 
 WIDTH, HEIGHT = 1366, 768
 

@@ -18,7 +18,7 @@ from napari_spatial_ar.gui.viewer import camera_of, go_to_slice, slice_in_view
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
-from tests.gui.stage_check import assert_inside, assert_nothing_left, assert_one_patient
+from tests.gui.one_patient import assert_inside, assert_nothing_left, assert_one_patient
 
 
 def volume_at(

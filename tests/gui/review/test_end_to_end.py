@@ -30,7 +30,7 @@ from napari_spatial_ar.imaging.samples import sample_path
 from napari_spatial_ar.normative.fitting.fit import fit
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.paths import user_models_dir
-from tests.gui.stage_check import assert_nothing_left, assert_one_patient
+from tests.gui.one_patient import assert_nothing_left, assert_one_patient
 
 LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
 RELEASED = "brain-flair-change"

@@ -21,7 +21,7 @@ from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.backbones.registry import BACKBONES, find_spec, known_backbones
 from napari_spatial_ar.normative.backbones.weights import BackboneOverrides, add
 from napari_spatial_ar.normative.library import missing_backbone
-from tests.normative.backbones.test_weight_layouts import fuse, renamed
+from tests.normative.backbones.test_weight_files import fuse, renamed
 
 NAME = "brought-by-a-test"
 SMALL = {
@@ -329,7 +329,7 @@ def test_clip_with_its_text_tower(tmp_path: Path) -> None:
 
 def test_dinov2_of_timm_with_registers_and_dinov3_of_meta(tmp_path: Path) -> None:
     """MedDINOv3's kind: a teacher in a .pth, with heads of training and no config."""
-    from tests.normative.backbones.test_weight_layouts import as_meta
+    from tests.normative.backbones.test_weight_files import as_meta
 
     model = random_model("dinov3", layer_norm_eps=1e-5)
     state = {f"backbone.{n}": t for n, t in as_meta(model.state_dict(), gated=False).items()}

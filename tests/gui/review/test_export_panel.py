@@ -21,7 +21,7 @@ from qtpy.QtWidgets import QFileDialog, QMessageBox
 from napari_spatial_ar.gui.review import export_panel
 from napari_spatial_ar.review.outputs import scan_folder_name
 from napari_spatial_ar.review.results import gather_results
-from tests.gui.test_series_chooser import series
+from tests.gui.test_open_scan import series
 from tests.page import Page
 
 LEFT = Qt.MouseButton.LeftButton
