@@ -82,11 +82,11 @@ def show_demo(
     def finished(session: Session) -> None:
         dock.scorer.finished.disconnect(finished)
         dock.show_highest()
-        tell()
+        announce()
 
-    def tell() -> None:
+    def announce() -> None:
         if not dock.masks.settled:
-            QTimer.singleShot(_LOOK_MS, tell)
+            QTimer.singleShot(_LOOK_MS, announce)
         elif ready is not None:
             ready(dock)
 

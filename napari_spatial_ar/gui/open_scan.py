@@ -34,6 +34,7 @@ from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.display_windows import Drawn, opening_window
 from napari_spatial_ar.gui.jobs import Task, TaskHost, Work, report, warn
 from napari_spatial_ar.gui.layers import add_scan
+from napari_spatial_ar.gui.widgets.choosing import choose_folder
 from napari_spatial_ar.gui.widgets.forms import Dialog, Note, button, icon, row, square
 from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.imaging.gather import left_out
@@ -418,10 +419,10 @@ def dropped_paths(mime: QMimeData) -> list[str]:
 
 def ask_for_scan(parent: QWidget, folder: bool) -> list[str]:
     """Paths chosen in a dialog, for files or for one folder; empty if it was cancelled."""
-    start = settings.last_folder("open")
     if folder:
-        chosen = QFileDialog.getExistingDirectory(parent, "Open a folder of scans", start)
+        chosen = choose_folder(parent, "Open a folder of scans", "open")
         return [chosen] if chosen else []
+    start = settings.last_folder("open")
     paths, _ = QFileDialog.getOpenFileNames(parent, "Open scans", start, _FILTER)
     return list(paths)
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from qtpy.QtCore import QSettings
 
-__all__ = ["last_folder", "recall", "remember", "remember_folder"]
+__all__ = [
+    "folders_in",
+    "joined_folders",
+    "last_folder",
+    "recall",
+    "remember",
+    "remember_folder",
+]
 
 Value = TypeVar("Value", bound=str | int | float)
 
 _NAME = "napari-spatial-ar"
+# Between folders that are written in one line.
+_BETWEEN = "; "
 
 
 def _store() -> QSettings:
@@ -43,6 +53,26 @@ def last_folder(kind: str) -> str:
     """Folder used last for "open", "export" or "training"; initially the home folder."""
     folder = recall(f"folder/{kind}", "")
     return folder if folder and os.path.isdir(folder) else str(Path.home())
+
+
+def folders_in(text: str) -> list[str]:
+    """Folders written one after the other, with "; " between them; see `joined_folders`.
+
+    A folder that is there is taken whole, also where its own name has a "; " in it.
+    """
+    parts = text.split(_BETWEEN)
+    found = []
+    while parts:
+        ends = range(len(parts), 0, -1)
+        count = next((n for n in ends if os.path.isdir(_BETWEEN.join(parts[:n]).strip())), 1)
+        found.append(_BETWEEN.join(parts[:count]).strip())
+        parts = parts[count:]
+    return [folder for folder in found if folder]
+
+
+def joined_folders(folders: Sequence[str]) -> str:
+    """Write folders one after the other."""
+    return _BETWEEN.join(folders)
 
 
 def remember_folder(kind: str, folder: str | Path) -> None:

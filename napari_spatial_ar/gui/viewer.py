@@ -379,6 +379,7 @@ class PatientMarks:
         self._agree_on_units(viewer, layer)
         self.edges = self._edges(viewer, layer)
         self._draw(viewer)
+        self._make_room()
         self._on_point()
 
     def _agree_on_units(self, viewer: ViewerModel, scan: Layer | None) -> None:
@@ -476,16 +477,14 @@ class PatientMarks:
         bar.visible = geometry.measurable
         axes.colored = False
         axes.visible = geometry.spacing_known and viewer.dims.ndisplay == 3
-        self._make_room()
 
     def _make_room(self, event: Event | None = None) -> None:
         """Keep what stands in the corners off the letters: in a narrow view, above or below them.
 
-        napari puts what has the same position side by side or one above the other, as it is told;
-        of what has another position it knows nothing.
+        napari lays out what has the same position; what has another one may lie over it.
         """
         viewer = self._viewer()
-        if viewer is None:
+        if viewer is None or geometry_of(self._followed) is None:
             return
         if self._overlays is None:  # napari before 0.9, with one text for all
             viewer.scale_bar.position = "bottom_left"

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import (
     QDialogButtonBox,
-    QFileDialog,
     QInputDialog,
     QLineEdit,
     QMessageBox,
@@ -26,6 +25,7 @@ from napari_spatial_ar.errors import NameTakenError, SpatialARError
 from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, Work, report
 from napari_spatial_ar.gui.library.weights_row import WeightsRow
+from napari_spatial_ar.gui.widgets.choosing import choose_file, choose_folder, choose_target
 from napari_spatial_ar.gui.widgets.forms import (
     Dialog,
     Note,
@@ -36,6 +36,7 @@ from napari_spatial_ar.gui.widgets.forms import (
 )
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.imaging.series import Modality
 from napari_spatial_ar.steps import run_until_stopped
 
 if TYPE_CHECKING:
@@ -77,6 +78,15 @@ _MODALITY, _BACKBONE = "checkpoint/modality", "checkpoint/backbone"
 
 
 _DILATIONS, _SIZE = "checkpoint/dilations", "checkpoint/size"
+
+
+class Choices(TypedDict):
+    """What a checkpoint does not say of itself, as arguments of `importing.import_reference`."""
+
+    modality: Modality
+    backbone: str
+    dilation: list[int]
+    size: int
 
 
 class CheckpointDialog(Dialog):
@@ -216,7 +226,7 @@ class CheckpointDialog(Dialog):
         return ""
 
     @property
-    def choices(self) -> dict[str, Any]:
+    def choices(self) -> Choices:
         """Arguments of `importing.import_reference`."""
         return {
             "modality": self.modality.currentData(),
@@ -340,7 +350,7 @@ def import_file(source: Path, name: str) -> str | ReferenceCheckpoint:
     return import_model(source, name or None).parent.name
 
 
-def import_checkpoint(source: Path, choices: dict[str, Any], name: str) -> str:
+def import_checkpoint(source: Path, choices: Choices, name: str) -> str:
     """Create a model from a checkpoint; see `importing.import_reference`."""
     from napari_spatial_ar.normative.importing import import_reference
 
@@ -526,10 +536,8 @@ class LibraryActions(QObject):
 
     def export(self, entry: ModelEntry) -> None:
         """Ask for a file and write the model to it."""
-        start = Path(settings.last_folder(_FOLDER)) / f"{entry.name}.zip"
-        chosen, _ = QFileDialog.getSaveFileName(
-            self.parent(), "Export the model as one file", str(start), _ARCHIVES
-        )
+        title = "Export the model as one file"
+        chosen, _ = choose_target(self.parent(), title, _FOLDER, f"{entry.name}.zip", _ARCHIVES)
         pictures = self._pictures(entry) if chosen else None
         if pictures is None:
             return
@@ -540,13 +548,10 @@ class LibraryActions(QObject):
 
     def import_file(self) -> None:
         """Ask for a file and import the model."""
-        chosen, _ = QFileDialog.getOpenFileName(
-            self.parent(), "Import a model", settings.last_folder(_FOLDER), _SOURCES
-        )
-        if chosen:
-            settings.remember_folder(_FOLDER, Path(chosen).parent)
+        chosen = choose_file(self.parent(), "Import a model", _FOLDER, _SOURCES)
+        if chosen is not None:
             act = import_file
-            self._run(_Action("Importing", "Imported as {}.", act, (Path(chosen),), ""))
+            self._run(_Action("Importing", "Imported as {}.", act, (chosen,), ""))
 
     def _import_checkpoint(self, found: ReferenceCheckpoint) -> None:
         """Ask for what a checkpoint does not contain, and import it."""
@@ -567,9 +572,8 @@ class LibraryActions(QObject):
 
     def calibrate(self, entry: ModelEntry) -> None:
         """Ask for a folder of normal scans and calibrate the model on them."""
-        start = settings.last_folder("training")
         title = "Normal scans that the model was not trained on"
-        normals = QFileDialog.getExistingDirectory(self.parent(), title, start)
+        normals = choose_folder(self.parent(), title, "training")
         name = entry.name if normals else ""
         if name and entry.released:
             name = self._ask("Calibrate", "Name of the copy that is calibrated:", f"{name}-here")

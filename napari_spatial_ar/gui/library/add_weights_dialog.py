@@ -11,10 +11,8 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import (
     QDialogButtonBox,
-    QFileDialog,
     QLayout,
     QLineEdit,
-    QMessageBox,
     QSpinBox,
     QVBoxLayout,
     QWidget,
@@ -25,6 +23,7 @@ from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, log, sentence
 from napari_spatial_ar.gui.library import weights_work
 from napari_spatial_ar.gui.open_scan import dropped_paths
+from napari_spatial_ar.gui.widgets.choosing import choose_file, choose_folder, confirmed
 from napari_spatial_ar.gui.widgets.forms import (
     Dialog,
     Note,
@@ -149,13 +148,13 @@ class AddWeightsDialog(Dialog):
         self.path.setText(dropped_paths(event.mimeData())[0])
 
     def _choose(self, *, folder: bool) -> None:
-        start = settings.last_folder(_FOLDER)
         if folder:
-            chosen = QFileDialog.getExistingDirectory(self, "Folder of weights", start)
+            chosen = choose_folder(self, "Folder of weights", _FOLDER)
+            if chosen:
+                settings.remember_folder(_FOLDER, Path(chosen).parent)
         else:
-            chosen, _ = QFileDialog.getOpenFileName(self, "File of weights", start, _FILES)
+            chosen = str(choose_file(self, "File of weights", _FOLDER, _FILES) or "")
         if chosen:
-            settings.remember_folder(_FOLDER, Path(chosen).parent)
             self.path.setText(chosen)
 
     def _on_path(self) -> None:
@@ -243,10 +242,7 @@ class AddWeightsDialog(Dialog):
             self._taken = False
             name = self.name.text().strip()
             text = f"Another backbone named {name} already exists. Replace it? Models fitted "
-            buttons = QMessageBox.StandardButton
-            if QMessageBox.question(self, "Add weights", f"{text}with it will not score.") == (
-                buttons.Yes
-            ):
+            if confirmed(self, "Add weights", f"{text}with it will not score."):
                 self.add(overwrite=True)
 
 

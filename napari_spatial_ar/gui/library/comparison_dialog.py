@@ -12,7 +12,6 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import (
     QDialogButtonBox,
-    QFileDialog,
     QLabel,
     QProgressBar,
     QScrollArea,
@@ -26,6 +25,7 @@ from napari_spatial_ar.gui.jobs import Task, TaskHost, report
 from napari_spatial_ar.gui.layers import layer_volume
 from napari_spatial_ar.gui.library import actions
 from napari_spatial_ar.gui.review.scan_panel import ScanPanel
+from napari_spatial_ar.gui.widgets.choosing import choose_target
 from napari_spatial_ar.gui.widgets.forms import (
     Dialog,
     Note,
@@ -197,8 +197,7 @@ class ComparisonDialog(Dialog):
 
     def save(self) -> None:
         """Ask for a file and write the picture."""
-        start = Path(settings.last_folder("export")) / "compare.png"
-        chosen, _ = QFileDialog.getSaveFileName(self, "Save picture", str(start), "PNG (*.png)")
+        chosen, _ = choose_target(self, "Save picture", "export", "compare.png", "PNG (*.png)")
         if not chosen:
             return
         path = Path(chosen) if Path(chosen).suffix else Path(chosen).with_suffix(".png")

@@ -20,6 +20,7 @@ from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.gui import model_access
 from napari_spatial_ar.gui.jobs import Task, TaskHost, log, sentence
 from napari_spatial_ar.gui.library import weights_work
+from napari_spatial_ar.gui.widgets.colours import FOLLOWED
 from napari_spatial_ar.gui.widgets.forms import (
     Dialog,
     Note,
@@ -29,7 +30,6 @@ from napari_spatial_ar.gui.widgets.forms import (
     research_line,
     row,
 )
-from napari_spatial_ar.gui.widgets.plots import FOLLOWED
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 
 __all__ = ["WeightsDialog"]

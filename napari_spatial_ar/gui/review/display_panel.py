@@ -333,7 +333,6 @@ class SideBySide(QObject):
     def __init__(self, viewer: ViewerModel, parent: QWidget):
         super().__init__(parent)
         self._viewer = viewer
-        self._window = parent
         self._before: _Before | None = None
         self._scan: Image | None = None
         self._made: tuple[Layer, ...] = ()
@@ -380,7 +379,7 @@ class SideBySide(QObject):
         for layer in self._made:
             viewer.add_layer(layer)
         self._arrange([*others, *spacers, scan, twin, *results])
-        _leave_out(self._window.window(), spacers)
+        _leave_out(self.parent().window(), spacers)
         layers.link_layers([scan, twin], _LINKED)
         layers.selection = set(self._before.selection)
         before = self._fit()
@@ -463,6 +462,9 @@ class DisplayPanel(QWidget):
         The dock: keys work anywhere in it except in text fields, and on the viewer's canvas.
     """
 
+    #: Results are to be drawn whose layer the user has deleted.
+    missed = Signal()
+
     def __init__(self, viewer: ViewerModel, visibility: LayerVisibility, scope: QWidget):
         super().__init__()
         self.display = Display(viewer, visibility, self)
@@ -508,6 +510,7 @@ class DisplayPanel(QWidget):
         self.side_button.clicked.connect(self.toggle_views)
         self.keys_button.clicked.connect(self._on_keys)
         self.display.changed.connect(self._show)
+        self.display.missed.connect(self.missed)
         self.views.changed.connect(self._show)
         bind(viewer, [scope], MODE_KEY, self.display.cycle)
         bind(viewer, [scope], SIDE_KEY, self.toggle_views)

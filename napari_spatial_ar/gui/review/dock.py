@@ -50,7 +50,7 @@ class ReviewDock(DockPage):
         self.worklist: WorklistPanel | None = None
         self.scorer = Scorer(self.viewer, self.tasks, self)
         self._build()
-        region = self.threshold.form.region
+        region = self.threshold.region
         self.masks = MaskController(self.viewer, self.tasks, self, region.inside)
         self.normal_rank = ScanPValue(self.tasks, self)
         self.domain_shift = DomainShiftCheck(self.shift_note, self.tasks)
@@ -127,12 +127,12 @@ class ReviewDock(DockPage):
         self.threshold.highest_wanted.connect(self.show_highest)
         self.visibility.wanted.connect(self._follow)
         self.visibility.given.connect(self._list_regions)
-        self.display_panel.display.missed.connect(self._draw_again)
+        self.display_panel.missed.connect(self._draw_again)
         self.masks.findings_changed.connect(self.threshold.show_findings)
         self.findings.connect_masks(self.masks)
         self.masks.failed.connect(partial(report, doing="Making the mask"))
         self.masks.set_settings(self.threshold.settings)
-        self.threshold.form.region.set_viewer(self.viewer)
+        self.threshold.region.set_viewer(self.viewer)
         self.export.mask_button.clicked.connect(lambda: self.exporter.mask(self.session))
         self.export.all_button.clicked.connect(lambda: self.exporter.everything(self.session))
         self.export.report_button.clicked.connect(self.export_report)
@@ -177,7 +177,7 @@ class ReviewDock(DockPage):
         self._enable()
 
     def _list_regions(self) -> None:
-        self.threshold.form.region.set_scan(self.scan.layer, self.visibility.belongs)
+        self.threshold.region.set_scan(self.scan.layer, self.visibility.belongs)
 
     def _update_status(self, *_: object) -> None:
         """Show the scoring status of the chosen scan, and of no other."""

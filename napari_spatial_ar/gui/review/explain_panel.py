@@ -12,12 +12,13 @@ from weakref import ref
 
 import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
-from qtpy.QtWidgets import QFileDialog, QLabel, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QProgressBar, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import model_access, settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, sentence
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.shortcuts import EXPLAIN_KEY, bind
+from napari_spatial_ar.gui.widgets.choosing import choose_folder
 from napari_spatial_ar.gui.widgets.forms import Fold, Note, button, coloured, row
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import slice_number
@@ -246,9 +247,6 @@ class Explainer(QObject):
 _SIDE = 72
 
 
-_BETWEEN = "; "
-
-
 _ASK = "Move the mouse over the scan."
 
 
@@ -401,12 +399,12 @@ class ExplainPanel(QWidget):
         if self._session is None:
             return []
         known = settings.recall(self._key(), "") or settings.recall("training_folder", "")
-        folders = [part for part in known.split(_BETWEEN) if part.strip()]
+        folders = settings.folders_in(known)
         return folders if all(os.path.isdir(part) for part in folders) else []
 
     def _on_folder(self) -> None:
-        start = (self._folders() or [settings.last_folder("training")])[0]
-        chosen = QFileDialog.getExistingDirectory(self, "Folder of normal scans", start)
+        start = next(iter(self._folders()), "")
+        chosen = choose_folder(self, "Folder of normal scans", "training", start=start)
         if chosen:
             settings.remember(self._key(), chosen)
             self._enable()

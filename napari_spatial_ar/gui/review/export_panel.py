@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QUrl, Signal
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QCheckBox, QFileDialog, QMessageBox, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QPushButton, QVBoxLayout, QWidget
 
 from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.gui import settings
@@ -26,6 +26,7 @@ from napari_spatial_ar.gui.review.mask import MaskController, Reviewed
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.review.scoring import DomainShiftCheck
 from napari_spatial_ar.gui.review.threshold_panel import ThresholdPanel
+from napari_spatial_ar.gui.widgets.choosing import choose_folder, choose_target, confirmed
 from napari_spatial_ar.gui.widgets.forms import Note, button, row, section
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.dicom.derived import caveats, is_from_dicom
@@ -33,8 +34,10 @@ from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.files import atomic_write_bytes, atomic_write_text
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.contents import mask_content
 from napari_spatial_ar.review.earlier import results_folder
+from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import (
     earlier_files,
     scan_folder_name,
@@ -74,10 +77,7 @@ def may_replace(parent: QWidget, title: str, paths: Sequence[Path]) -> bool:
     else:
         names = ", ".join(there[:_NAMED]) + (", ..." if len(there) > _NAMED else "")
         text = f"{len(there)} files of an earlier export will be replaced: {names}. Replace them?"
-    cancel = QMessageBox.StandardButton.Cancel
-    buttons = QMessageBox.StandardButton.Yes | cancel
-    answer = QMessageBox.question(parent, title, text, buttons, cancel)
-    return bool(answer == QMessageBox.StandardButton.Yes)
+    return confirmed(parent, title, text)
 
 
 #: Setting: whether to open a report after writing it.
@@ -148,14 +148,14 @@ def ask_for_report(parent: QWidget, name: str) -> ReportFile | None:
     """
     last = settings.recall(_KIND, _HTML)
     offered = ReportFile.of(name, last).path.name
-    chosen, kind = QFileDialog.getSaveFileName(
+    chosen, kind = choose_target(
         parent,
         "Export report",
-        str(Path(settings.last_folder("export")) / offered),
+        "export",
+        offered,
         ";;".join((_HTML, *_PDF)),
-        last,
-        # Asked below, for the name with its extension.
-        QFileDialog.Option.DontConfirmOverwrite,
+        chosen_filter=last,
+        confirm=False,  # asked below, for the name with its extension
     )
     if not chosen:
         return None
@@ -250,11 +250,21 @@ class ReportMaker(QObject):
         self.changed.emit()
 
 
+class Basis(TypedDict):
+    """What results rest on, as arguments of `gather_results`."""
+
+    threshold: float
+    fpr: float | None
+    settings: MaskSettings
+    region: npt.NDArray[np.bool_] | None
+    likeness: DomainShift | None
+
+
 def scan_report_steps(
     stop: threading.Event,
     session: Session,
     result: Callable[[], Reviewed],
-    arguments: Mapping[str, Any],
+    arguments: Basis,
 ) -> Generator[str, None, str | None]:
     """Compile the report of a scan under review.
 
@@ -264,7 +274,7 @@ def scan_report_steps(
         The scan and its scores.
     result : callable
         Returns mask and findings, see `MaskController.result`.
-    arguments : dict
+    arguments : Basis
         For `gather_results`.
     """
     yield "Report: measuring regions..."
@@ -278,6 +288,15 @@ def scan_report_steps(
     )
     made = yield from run_until_stopped(stop, steps)
     return None if made is None else scan_page(made)
+
+
+class Extras(TypedDict):
+    """What goes along, as arguments of `write_scan_outputs`."""
+
+    dicom: bool
+    png: bool
+    seg_nrrd: bool
+    itksnap: bool
 
 
 class ExportPanel(QWidget):
@@ -337,7 +356,7 @@ class ExportPanel(QWidget):
         self.all_button.setEnabled(ready)
         self.report_button.setEnabled(ready)
 
-    def extras(self) -> dict[str, bool]:
+    def extras(self) -> Extras:
         """Arguments of `write_scan_outputs` for the ticked options."""
         return {
             "dicom": self.from_dicom and self.dicom.isChecked(),
@@ -404,15 +423,13 @@ class Exporter:
 
     def _ask_for_mask_file(self) -> Path | None:
         kinds = [_NIFTI_FILTER, _DICOM_FILTER] if self._panel.from_dicom else [_NIFTI_FILTER]
-        start = Path(settings.last_folder("export")) / "mask.nii.gz"
-        chosen, kind = QFileDialog.getSaveFileName(
+        chosen, kind = choose_target(
             self._dock,
             "Export mask",
-            str(start),
+            "export",
+            "mask.nii.gz",
             ";;".join(kinds),
-            "",
-            # Asked below, for the name with its extension.
-            QFileDialog.Option.DontConfirmOverwrite,
+            confirm=False,  # asked below, for the name with its extension
         )
         if not chosen:
             return None
@@ -446,9 +463,7 @@ class Exporter:
         """Ask for a folder and write heatmap, mask, findings and provenance into a new one."""
         if session is None:
             return
-        chosen = QFileDialog.getExistingDirectory(
-            self._dock, "Export all: choose a folder", settings.last_folder("export")
-        )
+        chosen = choose_folder(self._dock, "Export all: choose a folder", "export")
         if not chosen:
             return
         settings.remember_folder("export", chosen)
@@ -456,11 +471,7 @@ class Exporter:
         earlier = earlier_files(folder)
         if not may_replace(self._dock, "Export all", earlier):
             return
-        arguments = {
-            **self._arguments(session),
-            **self._panel.extras(),
-            "overwrite": bool(earlier),
-        }
+        arguments, extras = self._arguments(session), self._panel.extras()
         result = self._masks.result(session)
 
         def write() -> tuple[str, ...]:
@@ -472,7 +483,9 @@ class Exporter:
                 session.model,
                 mask=mask,
                 reviewed=listed,
+                overwrite=bool(earlier),
                 **arguments,
+                **extras,
             ).warnings
 
         self._run(
@@ -480,7 +493,7 @@ class Exporter:
             f"Heatmap, mask, flagged regions and provenance are saved in the folder {folder.name}.",
         )
 
-    def _arguments(self, session: Session) -> dict[str, Any]:
+    def _arguments(self, session: Session) -> Basis:
         """Return what a session's results are based on: arguments of `gather_results`."""
         return {
             "threshold": self._threshold.threshold,

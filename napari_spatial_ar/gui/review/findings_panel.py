@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import (
-    QAbstractTableModel,
     QModelIndex,
     QObject,
     QSortFilterProxyModel,
@@ -32,8 +31,9 @@ from napari_spatial_ar.gui.review.mask import MaskController
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.shortcuts import bind
 from napari_spatial_ar.gui.viewer import go_to_voxel
+from napari_spatial_ar.gui.widgets.colours import QUIET
+from napari_spatial_ar.gui.widgets.column_model import ColumnModel
 from napari_spatial_ar.gui.widgets.forms import Note, WarningNote, button, folding, row
-from napari_spatial_ar.gui.widgets.plots import QUIET
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import slice_range
 from napari_spatial_ar.review.findings import FindingsList, ReviewedFinding, Status
@@ -226,14 +226,14 @@ COLUMNS = (
 NUMBER, COMMENT = 0, len(COLUMNS) - 1
 
 
-class FindingsModel(QAbstractTableModel):
+class FindingsModel(ColumnModel):
     """Rows of a `FindingsList`; only comments can be edited."""
 
     #: Label of a finding, and its new comment.
     commented = Signal(int, str)
 
     def __init__(self, parent: QObject | None = None):
-        super().__init__(parent)
+        super().__init__(COLUMNS, parent)
         self.items: tuple[ReviewedFinding, ...] = ()
 
     def show(self, listed: FindingsList) -> None:
@@ -241,31 +241,16 @@ class FindingsModel(QAbstractTableModel):
         if len(listed.items) == len(self.items):
             # Preserves the selection and an open editor.
             self.items = listed.items
-            if self.items:
-                last = self.index(len(self.items) - 1, COMMENT)
-                self.dataChanged.emit(self.index(0, 0), last)
+            self.emit_all_changed()
             return
         self.beginResetModel()
         self.items = listed.items
         self.endResetModel()
 
-    def rowCount(self, parent: QModelIndex | None = None) -> int:
-        """Count findings."""
-        return 0 if parent is not None and parent.isValid() else len(self.items)
-
-    def columnCount(self, parent: QModelIndex | None = None) -> int:
-        """Count columns."""
-        return 0 if parent is not None and parent.isValid() else len(COLUMNS)
-
-    def headerData(
-        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
-    ) -> str | None:
-        """Title and tooltip of a column."""
-        if orientation != Qt.Orientation.Horizontal:
-            return None
-        if role == Qt.ItemDataRole.DisplayRole:
-            return COLUMNS[section].title
-        return COLUMNS[section].tooltip if role == Qt.ItemDataRole.ToolTipRole else None
+    @property
+    def row_items(self) -> Sequence[object]:
+        """See `ColumnModel`."""
+        return self.items
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> object:
         """Text, sorting value and appearance of a cell."""
@@ -480,7 +465,7 @@ class FindingsPanel(QWidget):
             rows = [item.finding.label for item in listed.items]
             return (rows.index(heir), COMMENT), typed
         if mine is not None:
-            mine.listed = mine.listed.keep_comment(self._listed, label, typed[0].strip())
+            mine.keep_comment(self._listed, label, typed[0].strip())
         return None
 
     def _select_chosen(self) -> None:

@@ -26,7 +26,7 @@ from napari_spatial_ar.gui.mask_labels import (
 )
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.viewer import shows_slices, view_index
-from napari_spatial_ar.review.findings import Finding, FindingsList, Status, list_findings
+from napari_spatial_ar.review.findings import FindingsList, Status, list_findings
 from napari_spatial_ar.review.masks import MaskSettings, make_mask, make_slice_mask
 from napari_spatial_ar.review.strokes import Strokes
 
@@ -102,8 +102,10 @@ class MaskDrawing(QObject):
         now, before = (session.geometry.from_display(array) for array in (data, session.drawn))
         changed = np.flatnonzero((now != 0) != (before != 0))
         where = np.unravel_index(changed, now.shape)
-        session.strokes = session.strokes.with_stroke(
-            changed, now[where] != 0, session.score.nll[where] > threshold, undone=undone
+        session.set_strokes(
+            session.strokes.with_stroke(
+                changed, now[where] != 0, session.score.nll[where] > threshold, undone=undone
+            )
         )
         session.drawn[...] = data
         return True
@@ -199,13 +201,6 @@ def reviewed(session: Session, computed: npt.NDArray[np.uint8], strokes: Strokes
     score, geometry = session.score.nll, session.geometry
     body = session.body.largest(session.score.scored)
     return mask, list_findings(mask, score, geometry, model=session.model, body=body, marks=marks)
-
-
-def _same(chosen: Finding | None, listed: FindingsList) -> Finding | None:
-    """Find the chosen finding in a new list: the one with the same peak."""
-    peak = None if chosen is None else (chosen.peak_score, chosen.peak_slice)
-    found = (item.finding for item in listed.items)
-    return next((f for f in found if (f.peak_score, f.peak_slice) == peak), None)
 
 
 class MaskController(QObject):
@@ -344,9 +339,8 @@ class MaskController(QObject):
         """Outline a finding in another colour than the rest; None: none of them."""
         session = self._ready()
         if session is not None:
-            by_label = {item.finding.label: item.finding for item in session.listed.items}
             self._collect_strokes()
-            session.chosen = None if label is None else by_label.get(label)
+            session.choose(label)
             self.drawing.overlay(session)
 
     def decide(
@@ -356,7 +350,7 @@ class MaskController(QObject):
         session = self._ready()
         if session is not None:
             self._collect_strokes()
-            session.listed = session.listed.decide(label, status=status, comment=comment)
+            session.decide(label, status=status, comment=comment)
             self.drawing.overlay(session)
             self._announce(session)
 
@@ -365,7 +359,7 @@ class MaskController(QObject):
         session = self._ready()
         if session is not None:
             self._collect_strokes()
-            session.strokes = Strokes()
+            session.set_strokes(Strokes())
             self._timer.start(0)
 
     def result(self, session: Session) -> Callable[[], Reviewed]:
@@ -457,8 +451,7 @@ class MaskController(QObject):
             self._timer.start(0)
             return
         mask, listed = result
-        session.listed = listed.with_marks(session.listed.marks)
-        session.chosen = _same(session.chosen, session.listed)
+        session.set_findings(listed)
         self.drawing.draw(session, mask)
         self._announce(session)
 

@@ -25,6 +25,7 @@ from napari_spatial_ar.normative.calibration.acquired import header_shift
 
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.library import ModelEntry
+    from napari_spatial_ar.normative.model import NormativeModel
 
 
 __all__ = ["ModelChoice", "ModelList", "ModelPanel"]
@@ -196,7 +197,7 @@ class ModelList(QObject):
         self._note.set_text("Loading...")
         self.left.emit()
 
-        def work(stop: threading.Event) -> Generator[None, None, Any]:
+        def work(stop: threading.Event) -> Generator[None, None, tuple[NormativeModel, str]]:
             import_ahead()
             yield
             return model_access.load_model(info.file), model_access.weights_hint(

@@ -24,7 +24,7 @@ from napari_spatial_ar.normative.scores import ScanScores, SliceScore
 from napari_spatial_ar.normative.scoring import score_slices
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.domain_shift import flagged_warning
-from napari_spatial_ar.review.findings import Finding, FindingsList
+from napari_spatial_ar.review.findings import Finding, FindingsList, Mark, Status
 from napari_spatial_ar.review.strokes import Strokes
 from napari_spatial_ar.review.threshold_scales import ScoreCounts
 
@@ -96,7 +96,9 @@ def calibrated_thresholds(model: Any) -> dict[float, float]:
 
 
 class Session:
-    """All results of scoring a layer.
+    """All results of scoring a layer, and what a reader decided about them.
+
+    Other modules read its fields; only its own methods set them.
 
     Parameters
     ----------
@@ -167,8 +169,8 @@ class Session:
         if self.on_disk:
             return False
         painted = self.mask is not None and not np.array_equal(self.mask.data, self.drawn)
-        said = any(mark.comment or mark.status != "unread" for mark in self.listed.marks)
-        return bool(self.strokes) or painted or said
+        marked = any(mark.comment or mark.status != "unread" for mark in self.listed.marks)
+        return bool(self.strokes) or painted or marked
 
     @property
     def any_scored(self) -> bool:
@@ -196,6 +198,16 @@ class Session:
             self._draw_heatmap(indices)
         return indices
 
+    # ------------------------------------------------------------------ what is said of it
+
+    def set_status(self, text: str) -> None:
+        """Take the last word on the scoring."""
+        self.status = text
+
+    def set_normal_rank(self, text: str) -> None:
+        """Take a sentence on the whole scan among normal ones."""
+        self.normal_rank = text
+
     def judge(self) -> None:
         """Update `flagged` from the current scores."""
         self.flagged = flagged_warning(
@@ -204,6 +216,45 @@ class Session:
             slices=int(np.count_nonzero(self.score.scored)),
             whole=bool(self.score.visited.all()),
         )
+
+    # ------------------------------------------------------------------ what a reader does
+
+    def set_findings(self, listed: FindingsList) -> None:
+        """Take the findings of another mask; what was said of them, and which is chosen, stays."""
+        self.listed = listed.with_marks(self.listed.marks)
+        peak = None if self.chosen is None else (self.chosen.peak_score, self.chosen.peak_slice)
+        found = (item.finding for item in self.listed.items)
+        self.chosen = next((f for f in found if (f.peak_score, f.peak_slice) == peak), None)
+
+    def choose(self, label: int | None) -> None:
+        """Choose a finding by its label; None: none of them."""
+        found = (item.finding for item in self.listed.items)
+        self.chosen = next((f for f in found if f.label == label), None)
+
+    def decide(
+        self, label: int, *, status: Status | None = None, comment: str | None = None
+    ) -> None:
+        """Give a finding a status or a comment."""
+        self.listed = self.listed.decide(label, status=status, comment=comment)
+
+    def keep_comment(self, listed: FindingsList, label: int, comment: str) -> None:
+        """Keep what was written of a finding of an earlier list that is in this one no more."""
+        self.listed = self.listed.keep_comment(listed, label, comment)
+
+    def set_strokes(self, strokes: Strokes) -> None:
+        """Take what was painted and erased by hand so far."""
+        self.strokes = strokes
+
+    def bring_back(self, marks: tuple[Mark, ...], strokes: Strokes) -> None:
+        """Take what a worklist kept, where nothing was said or painted since."""
+        if not self.listed.marks and not self.strokes:
+            self.listed, self.strokes = self.listed.with_marks(marks), strokes
+
+    def keep_on_disk(self) -> None:
+        """Note that a worklist keeps what a reader does."""
+        self.on_disk = True
+
+    # ------------------------------------------------------------------ layers
 
     def ensure_heatmap(self) -> None:
         """Create the heatmap again if the user deleted it."""

@@ -129,7 +129,7 @@ class Scorer(QObject):
 
     def _update_status(self, session: Session, text: str) -> None:
         """Set the status of a session."""
-        session.status = text
+        session.set_status(text)
         self.status_changed.emit(session)
 
     def status_text(self, session: Session | None) -> str:
@@ -339,7 +339,7 @@ class ScanPValue(QObject):
 
     def _on_returned(self, found: tuple[Session, str]) -> None:
         session, line = found
-        session.normal_rank = line
+        session.set_normal_rank(line)
         self.measured.emit(session)
 
 

@@ -434,6 +434,7 @@ class ThresholdPanel(QWidget):
         self.refusal = Note()
         self.min_size = size_box(tooltip("threshold.minimum_size"), "Minimum size")
         self.form = MaskForm()
+        self.region = self.form.region
         self.highest = button("Show highest", tooltip("threshold.show_highest"))
         self.findings = Note("No slice is scored yet.", strong=True)
         layout = QVBoxLayout(self)

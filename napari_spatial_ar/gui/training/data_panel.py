@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import (
     QDialogButtonBox,
-    QFileDialog,
     QGridLayout,
     QHeaderView,
     QLabel,
@@ -29,6 +28,7 @@ from napari_spatial_ar.datasets.thumbnails import THUMBNAIL_SIZE
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, sentence
+from napari_spatial_ar.gui.widgets.choosing import choose_folder
 from napari_spatial_ar.gui.widgets.forms import Dialog, Note, button, icon, row, section, square
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.steps import run_until_stopped
@@ -139,9 +139,6 @@ class SeriesTicks(Dialog):
 _YIELD_SECONDS = 0.1
 
 
-_BETWEEN = "; "
-
-
 _OF_THE_SPLIT = ("seed", "valid_fraction", "calibration_fraction")
 
 
@@ -242,9 +239,7 @@ class FolderPanel(QWidget):
     @property
     def folders(self) -> list[str]:
         """The folders, as entered."""
-        text = self.folder.text().strip()
-        parts = [text] if os.path.isdir(text) else text.split(_BETWEEN)
-        return [part.strip() for part in parts if part.strip()]
+        return settings.folders_in(self.folder.text())
 
     @property
     def surveying(self) -> bool:
@@ -253,7 +248,7 @@ class FolderPanel(QWidget):
 
     def set_folders(self, folders: Sequence[str], excluded: Collection[str] = ()) -> None:
         """Set other folders and excluded series, and request a survey."""
-        self.folder.setText(_BETWEEN.join(folders))
+        self.folder.setText(settings.joined_folders(folders))
         self.excluded = frozenset(excluded)
         self.survey_requested.emit()
 
@@ -275,8 +270,8 @@ class FolderPanel(QWidget):
         return self.folders
 
     def _choose(self) -> None:
-        start = (self.folders or [settings.last_folder("training")])[0]
-        folder = QFileDialog.getExistingDirectory(self, "Folder of normal scans", start)
+        start = next(iter(self.folders), "")
+        folder = choose_folder(self, "Folder of normal scans", "training", start=start)
         if folder:
             self.set_folders([folder])
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import napari.viewer
 from napari.utils.notifications import show_info
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QMessageBox, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
 
 from napari_spatial_ar.errors import Cancelled, SpatialARError
 from napari_spatial_ar.gui import model_access
@@ -22,6 +22,7 @@ from napari_spatial_ar.gui.jobs import Task, TaskHost, report, warn
 from napari_spatial_ar.gui.library.dialog import LibraryButton
 from napari_spatial_ar.gui.open_scan import dropped_paths
 from napari_spatial_ar.gui.training.form import TrainingForm
+from napari_spatial_ar.gui.widgets.choosing import confirmed
 from napari_spatial_ar.gui.widgets.dock_page import DockPage
 from napari_spatial_ar.gui.widgets.forms import Note, button, row, section
 from napari_spatial_ar.gui.widgets.plots import LossPlot
@@ -315,10 +316,7 @@ class TrainingDock(DockPage):
         self._enable()
 
     def _may_overwrite(self, name: str) -> bool:
-        answer = QMessageBox.question(
-            self, "Training", f"A model named {name} already exists. Replace it?"
-        )
-        return bool(answer == QMessageBox.StandardButton.Yes)
+        return confirmed(self, "Training", f"A model named {name} already exists. Replace it?")
 
     def cancel(self) -> None:
         """Stop after the current step."""

@@ -6,14 +6,12 @@ import re
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
-    QFileDialog,
     QLineEdit,
     QSpinBox,
     QVBoxLayout,
@@ -29,11 +27,12 @@ from napari_spatial_ar.gui.library.weights_row import WeightsRow
 from napari_spatial_ar.gui.training.data_panel import FolderPanel
 from napari_spatial_ar.gui.training.method_form import MethodForm
 from napari_spatial_ar.gui.training.slice_selection import SelectionForm
+from napari_spatial_ar.gui.widgets.choosing import choose_file, choose_target
+from napari_spatial_ar.gui.widgets.colours import MISSING
 from napari_spatial_ar.gui.widgets.forms import Note, button, combo, row, section, select_data
-from napari_spatial_ar.gui.widgets.plots import MISSING
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.series import Modality
-from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, default_window
+from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, WindowKind, default_window
 from napari_spatial_ar.normative.fitting.config import FitConfig
 from napari_spatial_ar.paths import check_name_length
 
@@ -93,8 +92,7 @@ class RecipeRow(QWidget):
         """Ask for a file and write the current settings."""
         try:
             config = self._form.recipe()
-            start = Path(settings.last_folder("recipe")) / "recipe.toml"
-            chosen, _ = QFileDialog.getSaveFileName(self, "Save recipe", str(start), _FILTER)
+            chosen, _ = choose_target(self, "Save recipe", "recipe", "recipe.toml", _FILTER)
             if chosen:
                 path = Path(chosen)
                 model_access.write_recipe(path, config)
@@ -104,11 +102,9 @@ class RecipeRow(QWidget):
 
     def load(self) -> None:
         """Ask for a file and set the form accordingly."""
-        start = settings.last_folder("recipe")
-        chosen, _ = QFileDialog.getOpenFileName(self, "Load recipe", start, _FILTER)
-        if not chosen:
+        chosen = choose_file(self, "Load recipe", "recipe", _FILTER)
+        if chosen is None:
             return
-        settings.remember_folder("recipe", Path(chosen).parent)
         try:
             self._form.set_recipe(model_access.read_recipe(chosen))
         except SpatialARError as error:
@@ -122,7 +118,7 @@ def _text(value: object) -> str:
 _DEFAULT, _PERCENTILE, _FIXED = "default", "percentile", "fixed"
 
 
-_CUSTOM = {_PERCENTILE: (0.5, 99.5), _FIXED: (0.0, 1000.0)}
+_CUSTOM: dict[WindowKind, tuple[float, float]] = {"percentile": (0.5, 99.5), "fixed": (0.0, 1000.0)}
 
 
 _LARGEST = 1_000_000.0
@@ -210,12 +206,10 @@ class WindowForm(QWidget):
         InputError
             If the limits do not form a window.
         """
-        choice = self.box.currentData()
-        made = None
-        if choice in CT_PRESETS:
-            made = CT_PRESETS[choice]
-        elif choice in _CUSTOM:
-            kind: Any = choice
+        choice: str = self.box.currentData()
+        made = CT_PRESETS.get(choice)
+        kind = next((kind for kind in _CUSTOM if kind == choice), None)
+        if kind is not None:
             made = Window(kind, self.low.value(), self.high.value())
             settings.remember(self._key("low"), made.low)
             settings.remember(self._key("high"), made.high)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["MethodForm"]
 
 # Options above the others, by method: their labels, and names of their values.
-_FIRST: dict[str, dict[str, tuple[str, tuple[tuple[str, Any], ...]]]] = {
+_FIRST: dict[str, dict[str, tuple[str, tuple[tuple[str, object], ...]]]] = {
     "spatial-ar": {
         "dilation": ("Reach", (("Wide (dilation 4)", 4), ("Close (dilation 1)", 1))),
         "context": ("Context", (("Causal", "causal"), ("Bidirectional", "bidirectional"))),
@@ -38,16 +38,14 @@ _MORE, _LESS = "\u25b8 Options", "\u25be Options"
 def _editor(option: Option, choices: tuple[object, ...]) -> ValueWidget[Any]:
     """Create a magicgui widget for an option."""
     default = option.default
-    limits: dict[str, Any] = {}
+    limits: dict[str, object] = {}
     if choices:
         limits = {"choices": choices}
     elif isinstance(default, int | float) and not isinstance(default, bool):
         ends = dict(option.limits)
-        limits = {
-            "min": ends.get("at least", ends.get("above", -_LARGEST)),
-            "max": ends.get("at most", ends.get("below", _LARGEST)),
-        }
-        limits = {end: type(default)(limit) for end, limit in limits.items()}
+        least = ends.get("at least", ends.get("above", -_LARGEST))
+        most = ends.get("at most", ends.get("below", _LARGEST))
+        limits = {"min": type(default)(least), "max": type(default)(most)}
     made = create_widget(
         value=default, name=option.name, options={"tooltip": option.text, **limits}
     )

@@ -82,7 +82,7 @@ class SelectionForm(QWidget):
         super().__init__()
         self._tasks = TaskHost(self)
         self._task: Task | None = None
-        self._asked: tuple[Any, ...] = ()
+        self._asked: tuple[tuple[SliceRef, ...], tuple[float, float], Window] | None = None
         self._folds = 0
         # Thumbnails are read once the slider stops moving.
         self._timer = QTimer(self)
@@ -224,6 +224,8 @@ class SelectionForm(QWidget):
             self._show_ends([])
 
     def _draw_ends(self) -> None:
+        if self._asked is None:
+            return
         refs, size, window = self._asked
         self._task = self._tasks.start(partial(_draw, refs=refs, size=size, window=window))
         self._task.returned.connect(self._on_drawn)
@@ -231,7 +233,7 @@ class SelectionForm(QWidget):
 
     def _on_drawn(self, made: Drawn) -> None:
         refs, drawn = made
-        if refs == self._asked[0] and len(drawn) == len(set(refs)):
+        if self._asked is not None and refs == self._asked[0] and len(drawn) == len(set(refs)):
             self._show_ends([drawn[0], drawn[-1]])
 
     def _on_failed(self, error: Exception) -> None:

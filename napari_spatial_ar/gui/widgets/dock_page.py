@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
 from napari import Viewer
@@ -45,19 +45,21 @@ class _OneAViewer(type(QWidget)):  # type: ignore[misc]
     without a window, as in scripts and tests, is not restricted.
     """
 
-    def __call__(cls, napari_viewer: ViewerModel) -> Any:
+    def __call__(cls, napari_viewer: ViewerModel) -> DockPage:
+        made: DockPage
         viewer = viewer_itself(napari_viewer)
         if not hasattr(viewer, "window"):
-            return super().__call__(napari_viewer)
+            made = super().__call__(napari_viewer)
+            return made
         known = _pages.setdefault(viewer, {})
         page = known[cls]() if cls in known else None
         if page is not None:
             page.bring_to_front()
             return page
-        page = super().__call__(napari_viewer)
-        known[cls] = ref(page)
-        page.destroyed.connect(partial(_forget, ref(viewer), cls))
-        return page
+        made = super().__call__(napari_viewer)
+        known[cls] = ref(made)
+        made.destroyed.connect(partial(_forget, ref(viewer), cls))
+        return made
 
 
 class DockPage(QWidget, metaclass=_OneAViewer):

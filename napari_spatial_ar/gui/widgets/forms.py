@@ -194,8 +194,8 @@ class Combo(QComboBox):
     def event(self, event: QEvent) -> bool:
         """Show an elided text in the tooltip."""
         if event.type() == QEvent.Type.ToolTip and self.shortened:
-            said = as_tooltip(f"{self.currentText()}\n{self.toolTip()}")
-            QToolTip.showText(event.globalPos(), said, self)
+            text = as_tooltip(f"{self.currentText()}\n{self.toolTip()}")
+            QToolTip.showText(event.globalPos(), text, self)
             return True
         return bool(super().event(event))
 
@@ -468,8 +468,8 @@ class Fold(QWidget):
     def _show(self) -> None:
         on = self.isExpanded()
         summary = self._summary() if self._summary is not None and not on else ""
-        told = f"{self._title}: {summary}" if summary else self._title
-        self.heading.set_text(f"{'▾' if on else '▸'} {told}")
+        title = f"{self._title}: {summary}" if summary else self._title
+        self.heading.set_text(f"{'▾' if on else '▸'} {title}")
         self._content.setVisible(on)
 
 

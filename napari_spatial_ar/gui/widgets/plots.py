@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
@@ -14,74 +13,25 @@ from qtpy.QtGui import (
     QMouseEvent,
     QPainter,
     QPaintEvent,
-    QPalette,
     QPen,
     QPolygonF,
 )
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
+from napari_spatial_ar.gui.widgets.colours import (
+    FLAGGED,
+    FOLLOWED,
+    MEASURED,
+    NORMAL,
+)
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.review.threshold_scales import ScoreCounts, normal_shares
 
 __all__ = [
-    "FLAGGED",
-    "FOLLOWED",
-    "MEASURED",
-    "MISSING",
-    "NORMAL",
-    "QUIET",
-    "TROUBLE",
     "LossPlot",
-    "Pair",
     "ScoreHistogram",
-    "is_light",
     "nice_ticks",
 ]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A pair of colours for dark and light themes.
-
-    Parameters
-    ----------
-    dark, light : str
-        As ``#rrggbb``, by the theme's background.
-    """
-
-    dark: str
-    light: str
-
-    def on(self, widget: object) -> QColor:
-        """Return the colour for a widget's current theme; the dark one without a widget."""
-        light = isinstance(widget, QWidget) and is_light(widget)
-        return QColor(self.light if light else self.dark)
-
-
-def is_light(widget: QWidget) -> bool:
-    """Whether a widget currently draws dark text on light."""
-    return bool(widget.palette().color(QPalette.ColorRole.WindowText).lightness() < 128)
-
-
-#: Scores of the scan, those above the threshold, and those of normal tissue.
-MEASURED = Pair("#8a8f98", "#7d828b")
-
-
-FLAGGED = Pair("#00a5b8", "#007d8c")
-
-
-NORMAL = Pair("#e08a2e", "#a34f00")
-
-
-#: The training loss (the validation loss is drawn as `NORMAL`), and links.
-FOLLOWED = Pair("#8ab4f8", "#2459b3")
-
-
-#: Text of items that are not installed yet, on the background of lists.
-MISSING = Pair("#a9aeb8", "#5f5f5f")
-#: Text of finished rows, and of rows with errors.
-QUIET = Pair("#8c8c8c", "#6b6b6b")
-TROUBLE = Pair("#f07864", "#b3261e")
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -69,7 +70,7 @@ class Opened:
     hold: ExitStack = field(default_factory=ExitStack, repr=False)
 
 
-def _release_all(opened: list[Opened], *_: object) -> None:
+def _release_all(opened: list[Opened]) -> None:
     """Release the scans for other windows."""
     for one in opened:
         one.hold.close()
@@ -121,7 +122,8 @@ class WorklistController(QObject):
         self._wanted = ""
         self._hold = ExitStack()
         self._next: tuple[Opened, StoredScan] | None = None
-        self.destroyed.connect(partial(_release_all, self.opened))
+        # Not by `destroyed`: PyQt may have let go of the slot by then, and calls it all the same.
+        weakref.finalize(self, _release_all, self.opened)
         dock.scorer.scored.connect(self._on_scored)
         dock.scorer.finished.connect(self._on_finished)
         dock.masks.findings_changed.connect(self._on_findings)
@@ -140,7 +142,7 @@ class WorklistController(QObject):
         for opened in self.opened:
             if opened.layer is session.layer and session.model is self._dock.models.model:
                 opened.session = session
-                session.on_disk = True
+                session.keep_on_disk()
                 return opened
         return None
 
@@ -181,6 +183,11 @@ class WorklistController(QObject):
             opened.marks, opened.strokes = marks, strokes
             by = model_key(session.model)
             self._try(self._store.save_marks, opened.key, by, Marks(marks, strokes))
+
+    def keep_all_marks(self) -> None:
+        """Keep what was said and painted in every scan that is in the viewer."""
+        for opened in self.opened:
+            self.keep_marks(opened)
 
     def _on_findings(self, findings: list[Finding]) -> None:
         """Update a scan's stored findings and verdicts from the view."""
@@ -408,8 +415,8 @@ class WorklistController(QObject):
 
     def _on_model(self, model: Any) -> None:
         """Load another model's results for the open scan."""
+        self.keep_all_marks()
         for opened in self.opened:
-            self.keep_marks(opened)
             opened.ready, opened.session, opened.saved = False, None, 0
         key = self.current
         if key in self._rows.scans and self._task is None:
@@ -439,9 +446,7 @@ class WorklistController(QObject):
         except SpatialARError as error:
             self.message.emit(report(error, "Opening the scan"))
             return
-        if not session.listed.marks and not session.strokes:
-            session.listed = session.listed.with_marks(kept.marks.marks)
-            session.strokes = kept.marks.strokes
+        session.bring_back(kept.marks.marks, kept.marks.strokes)
         opened.session = session
-        session.on_disk = True
+        session.keep_on_disk()
         opened.marks, opened.strokes = session.listed.marks, session.strokes

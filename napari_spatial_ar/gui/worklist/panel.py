@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QProgressBar, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = [
     "KEYS",
     "FolderLister",
-    "FolderReporter",
     "WorklistPanel",
     "last_listed",
     "show_worklist",
@@ -125,67 +124,6 @@ class FolderLister(QObject):
             self.message.emit(report(error, "Searching for scans"))
 
 
-class FolderReporter(ReportMaker):
-    """Compiles it from the stored results of the scans.
-
-    Parameters
-    ----------
-    button, tasks
-        See `ReportMaker`.
-    dock : ReviewContext
-        Its threshold defines findings.
-    rows, runner, controller, store
-        The list, its model, what stores results, and where.
-    """
-
-    def __init__(
-        self,
-        button: QPushButton,
-        tasks: TaskHost,
-        dock: ReviewContext,
-        rows: WorklistModel,
-        runner: WorklistRunner,
-        controller: WorklistController,
-        store: WorklistStore,
-    ):
-        super().__init__(button, tasks)
-        self._dock = dock
-        self._rows = rows
-        self._runner = runner
-        self._controller = controller
-        self._store = store
-        button.clicked.connect(self.press)
-
-    @property
-    def ready(self) -> bool:
-        """Whether there is anything to report, or a report to cancel."""
-        if self.busy:
-            return True
-        scored = any(entry.state == "scored" for entry in self._rows.entries)
-        known = self._runner.plan.rule.threshold is not None
-        return scored and known and self._runner.model is not None
-
-    def press(self) -> None:
-        """Ask for a file, and write the report; or cancel the one in progress."""
-        if self.busy:
-            self.cancel()
-            return
-        file = ask_for_report(self._button.window(), REPORT_FILE)
-        if file is None or not self.ready:
-            return
-        for opened in self._controller.opened:
-            self._controller.keep_marks(opened)
-        listed = [(entry, self._rows.scans.get(entry.key)) for entry in self._rows.entries]
-        steps = worklist_steps(
-            listed,
-            self._runner.model,
-            self._store,
-            self._runner.plan.rule,
-            fpr=self._dock.threshold.fpr,
-        )
-        self.start(file, partial(_page_steps, steps=steps, scans=len(listed)))
-
-
 def _page_steps(
     stop: threading.Event, steps: Generator[int, None, FolderReport], scans: int
 ) -> Generator[str, None, str | None]:
@@ -218,13 +156,11 @@ class WorklistPanel(QWidget):
         self.rows = WorklistModel(self)
         self.table = WorklistTable(self.rows)
         self.folder = FolderLister(self.rows, self.tasks, self)
-        store = WorklistStore(worklist_dir())
+        self._store = store = WorklistStore(worklist_dir())
         self.runner = WorklistRunner(self.rows, self.tasks, store, self)
         self.controller = WorklistController(dock, self.rows, self.runner, self.tasks, store, self)
         self._build()
-        self.reports = FolderReporter(
-            self.report_button, self.tasks, dock, self.rows, self.runner, self.controller, store
-        )
+        self.reports = ReportMaker(self.report_button, self.tasks)
         self._connect()
         self._follow_threshold()
         self.runner.set_model(dock.models.model)
@@ -274,6 +210,7 @@ class WorklistPanel(QWidget):
         self.rows.changed.connect(self._show)
         self.runner.changed.connect(self._show)
         self.folder.listed.connect(self._on_listed)
+        self.report_button.clicked.connect(self.report)
         self.reports.changed.connect(self._show)
         for speaker in (self.folder, self.controller, self.reports):
             speaker.message.connect(self._update_status)
@@ -359,7 +296,7 @@ class WorklistPanel(QWidget):
         threshold = self._dock.threshold
         known = threshold.threshold if threshold.slider.isEnabled() else None
         self.runner.set_rule(MaskRule(known, threshold.settings))
-        self.report_button.setEnabled(self.reports.ready)
+        self.report_button.setEnabled(self.reports.busy or self._reportable)
 
     def _on_dock_scores(self, *_: object) -> None:
         self.runner.set_busy(True)
@@ -385,6 +322,35 @@ class WorklistPanel(QWidget):
     def _on_chosen(self, key: str) -> None:
         self.runner.open_key = key
         self.runner.refresh()
+
+    # ------------------------------------------------------------------ report
+
+    @property
+    def _reportable(self) -> bool:
+        """Whether there is anything to report."""
+        scored = any(entry.state == "scored" for entry in self.rows.entries)
+        return (
+            scored and self.runner.plan.rule.threshold is not None and self.runner.model is not None
+        )
+
+    def report(self) -> None:
+        """Ask where to, and write a report of what is on disk; or cancel the one being made."""
+        if self.reports.busy:
+            self.reports.cancel()
+            return
+        file = ask_for_report(self.window(), REPORT_FILE)
+        if file is None or not self._reportable:
+            return
+        self.controller.keep_all_marks()
+        listed = [(entry, self.rows.scans.get(entry.key)) for entry in self.rows.entries]
+        steps = worklist_steps(
+            listed,
+            self.runner.model,
+            self._store,
+            self.runner.plan.rule,
+            fpr=self._dock.threshold.fpr,
+        )
+        self.reports.start(file, partial(_page_steps, steps=steps, scans=len(listed)))
 
     # ------------------------------------------------------------------ what is shown
 
@@ -412,7 +378,7 @@ class WorklistPanel(QWidget):
         self.again_button.setVisible(len(scored) < len(entries))
         self.next_button.setEnabled(any(entry.reading == "unread" for entry in scored))
         self.done_button.setEnabled(bool(self.table.current))
-        self.report_button.setEnabled(self.reports.ready)
+        self.report_button.setEnabled(self.reports.busy or self._reportable)
 
     def _line(self) -> str:
         parts = [overview(self.rows.entries)]

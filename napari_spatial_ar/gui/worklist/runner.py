@@ -171,10 +171,10 @@ def scoring_steps(
             yield Scored(key, ended=True)
         except Exception as error:  # noqa: BLE001 - a scan's trouble is its own
             tried.add(key)
-            told = row_message(error), report_message(error)
+            sentences = row_message(error), report_message(error)
             with suppress(StorageError):  # then it is merely tried again
-                store.save_failure(key, model_key(model), told[1])
-            yield Scored(key, trouble=told[0], reason=told[1], ended=True)
+                store.save_failure(key, model_key(model), sentences[1])
+            yield Scored(key, trouble=sentences[0], reason=sentences[1], ended=True)
         finally:
             plan.set_down()
 

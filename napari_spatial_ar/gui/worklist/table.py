@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from qtpy.QtCore import (
-    QAbstractTableModel,
     QModelIndex,
     QObject,
     QSize,
@@ -20,8 +19,9 @@ from qtpy.QtCore import (
 from qtpy.QtGui import QBrush, QFont, QIcon, QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
+from napari_spatial_ar.gui.widgets.colours import QUIET, TROUBLE
+from napari_spatial_ar.gui.widgets.column_model import ColumnModel
 from napari_spatial_ar.gui.widgets.forms import icon, square
-from napari_spatial_ar.gui.widgets.plots import QUIET, TROUBLE
 from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.acquired import header_shift_of
@@ -97,14 +97,14 @@ SCORE = next(at for at, column in enumerate(COLUMNS) if column.name == "score")
 _NUMBERS = ("slices", "score", "p", "findings")
 
 
-class WorklistModel(QAbstractTableModel):
+class WorklistModel(ColumnModel):
     """Entries by key, in the order in which they were found."""
 
     #: Entries were added, removed or changed.
     changed = Signal()
 
     def __init__(self, parent: QObject | None = None):
-        super().__init__(parent)
+        super().__init__(COLUMNS, parent)
         self.entries: list[Entry] = []
         self.scans: dict[str, Scan] = {}
         self._rows: dict[str, int] = {}
@@ -116,9 +116,7 @@ class WorklistModel(QAbstractTableModel):
     def set_model(self, model: Any) -> None:
         """Mark scans whose headers differ from those of a model's scans."""
         self._model, self._shifts = model, {}
-        if self.entries:
-            last = self.index(len(self.entries) - 1, len(COLUMNS) - 1)
-            self.dataChanged.emit(self.index(0, 0), last)
+        self.emit_all_changed()
 
     def shift_warning(self, key: str) -> str:
         """Describe how a scan's header differs from the training scans; "" if it does not."""
@@ -175,23 +173,10 @@ class WorklistModel(QAbstractTableModel):
         row = self._rows.get(key)
         return QModelIndex() if row is None else self.index(row, 0)
 
-    def rowCount(self, parent: QModelIndex | None = None) -> int:
-        """Count scans."""
-        return 0 if parent is not None and parent.isValid() else len(self.entries)
-
-    def columnCount(self, parent: QModelIndex | None = None) -> int:
-        """Count columns."""
-        return 0 if parent is not None and parent.isValid() else len(COLUMNS)
-
-    def headerData(
-        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
-    ) -> str | None:
-        """Title and tooltip of a column."""
-        if orientation != Qt.Orientation.Horizontal:
-            return None
-        if role == Qt.ItemDataRole.DisplayRole:
-            return COLUMNS[section].title
-        return COLUMNS[section].tooltip if role == Qt.ItemDataRole.ToolTipRole else None
+    @property
+    def row_items(self) -> Sequence[object]:
+        """See `ColumnModel`."""
+        return self.entries
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> object:
         """Text, thumbnail and appearance of a cell."""

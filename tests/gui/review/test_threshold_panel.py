@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.review.threshold_panel import PERCENTILE, SHARE, UNIT
-from napari_spatial_ar.gui.widgets.plots import FLAGGED, MEASURED, NORMAL
+from napari_spatial_ar.gui.widgets.colours import FLAGGED, MEASURED, NORMAL
 from napari_spatial_ar.review.masks import MaskSettings
 
 LEFT = Qt.MouseButton.LeftButton

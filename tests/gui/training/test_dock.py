@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QApplication,
     QComboBox,
     QDialogButtonBox,
+    QFileDialog,
     QLabel,
     QMessageBox,
 )
@@ -34,11 +35,11 @@ from napari_spatial_ar.gui.jobs import pool
 from napari_spatial_ar.gui.layers import volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.training import data_panel
-from napari_spatial_ar.gui.training import form as recipe_row
 from napari_spatial_ar.gui.training.dock import TrainingDock
 from napari_spatial_ar.gui.training.form import TrainingForm
+from napari_spatial_ar.gui.widgets.colours import FOLLOWED, NORMAL
 from napari_spatial_ar.gui.widgets.forms import select_data
-from napari_spatial_ar.gui.widgets.plots import FOLLOWED, NORMAL, LossPlot, nice_ticks
+from napari_spatial_ar.gui.widgets.plots import LossPlot, nice_ticks
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, default_window
 from napari_spatial_ar.normative.detectors import DETECTORS
 from napari_spatial_ar.normative.fitting.config import DEFAULT_METHOD, FitConfig
@@ -514,7 +515,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The file that every dialog gives."""
     path = tmp_path / "saved" / "recipe.toml"
     for name in ("getSaveFileName", "getOpenFileName"):
-        monkeypatch.setattr(recipe_row.QFileDialog, name, lambda *a: (str(path), ""))
+        monkeypatch.setattr(QFileDialog, name, lambda *a: (str(path), ""))
     return path
 
 

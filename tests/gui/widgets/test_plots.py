@@ -9,8 +9,7 @@ from napari.utils.theme import get_theme
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QWidget
 
-from napari_spatial_ar.gui.widgets import plots
-from napari_spatial_ar.gui.widgets.plots import (
+from napari_spatial_ar.gui.widgets.colours import (
     FLAGGED,
     FOLLOWED,
     MEASURED,
@@ -18,8 +17,9 @@ from napari_spatial_ar.gui.widgets.plots import (
     QUIET,
     TROUBLE,
     Pair,
-    ScoreHistogram,
+    is_light,
 )
+from napari_spatial_ar.gui.widgets.plots import ScoreHistogram
 
 TEXT, GRAPHIC = 4.5, 3.0  # least contrast by WCAG 2.1
 
@@ -79,7 +79,7 @@ def test_the_histogram_follows_the_theme(qtbot: Any) -> None:
         drawn.append(
             {image.pixelColor(x, y).name() for x in range(300) for y in range(image.height())}
         )
-        assert plots.is_light(plot) == (theme == "light")
+        assert is_light(plot) == (theme == "light")
     assert NORMAL.dark in drawn[0]
     assert NORMAL.light in drawn[1]
     assert NORMAL.dark not in drawn[1]
