@@ -569,7 +569,7 @@ def test_what_the_form_has_no_field_for_is_shown_and_passed_on(
     )
     write_recipe(chosen, recipe)
     click(form.recipes.load_button)
-    said = "From the recipe: size 896 x 448, valid fraction 0.5, patient pattern (doe).*"
+    said = "From the recipe: patient pattern (doe).*, size 896 x 448, valid fraction 0.5"
     assert form.recipes.note.text() == said
     others = {"size": (896, 448), "valid_fraction": 0.5, "patient_pattern": "(doe).*"}
     assert others.items() <= form.config().settings().items()
@@ -588,10 +588,10 @@ def test_what_the_form_has_no_field_for_is_shown_and_passed_on(
     ("settings", "words"),
     [
         ({"window": Window("percentile", 0.25, 99)}, "no field for the recipe's window"),
-        ({"window": Window("full8")}, "of window"),
-        ({"backbone": "unlisted"}, "of backbone"),
-        ({"slice_range": (0.125, 1.0)}, "of slice_range"),
-        ({"method": "change-novelty", "options": {"weight": 0.123456789}}, "of options"),
+        ({"window": Window("full8")}, "the recipe's window"),
+        ({"backbone": "unlisted"}, "the recipe's backbone"),
+        ({"slice_range": (0.125, 1.0)}, "the recipe's slice_range"),
+        ({"method": "change-novelty", "options": {"weight": 0.123456789}}, "the recipe's options"),
     ],
 )
 def test_a_recipe_that_the_form_cannot_hold_changes_nothing(
