@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 from pydantic import TypeAdapter, ValidationError
 
-__all__ = ["parse_json"]
+__all__ = ["from_plain", "parse_json"]
 
 Kind = TypeVar("Kind")
 
@@ -37,9 +37,35 @@ def parse_json(text: str | bytes, kind: Any = Any) -> Any:
     try:
         return _adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from error
+        raise ValueError(_clause(error)) from error
+
+
+def from_plain(values: Any, kind: type[Kind]) -> Kind:
+    """Make what JSON was written of from the plain values in it: lists become tuples and so on.
+
+    Parameters
+    ----------
+    values : dict
+        Of one with a ``to_dict``, what that gave.
+    kind : type
+        As for `parse_json`.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit: in a sentence that names the field and not its value.
+    """
+    try:
+        found: Kind = _adapter(cast(Any, kind)).validate_python(values)
+        return found
+    except ValidationError as error:
+        raise ValueError(_clause(error)) from error
+
+
+def _clause(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where, what = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
 
 
 @lru_cache(maxsize=64)

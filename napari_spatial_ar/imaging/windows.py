@@ -73,20 +73,6 @@ class Window:
         """Return plain values for JSON."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Window:
-        """Make a window from what `to_dict` gave.
-
-        Raises
-        ------
-        InputError
-            If an entry is missing or is not valid.
-        """
-        try:
-            return cls(kind=values["kind"], low=float(values["low"]), high=float(values["high"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{values!r} does not describe an intensity window") from error
-
 
 #: Windows radiologists use for a CT, Hounsfield units (centre and width as is usual in PACS).
 CT_PRESETS: dict[str, Window] = {

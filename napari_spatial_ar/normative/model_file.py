@@ -20,6 +20,7 @@ from torch import Tensor
 from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.errors import ModelFileError, ModelVersionError, SpatialARError
 from napari_spatial_ar.imaging.files import atomic_path
+from napari_spatial_ar.imaging.json_text import from_plain
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.registry import Fuse
 from napari_spatial_ar.normative.backbones.weight_files import content_sha256
@@ -89,11 +90,6 @@ class BackboneRef:
         values = {"name": self.name, "layers": list(self.layers), "sha256": self.sha256}
         return values if self.fuse == "concat" else {**values, "fuse": self.fuse}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> BackboneRef:
-        """Inverse of `to_dict`."""
-        return cls(**{**values, "layers": tuple(values["layers"])})
-
 
 @dataclass(frozen=True)
 class ModelHeader:
@@ -144,26 +140,6 @@ class ModelHeader:
             **({"looks": self.looks.to_dict()} if self.looks else {}),
             **({"acquired": self.acquired.to_dict()} if self.acquired else {}),
         }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ModelHeader:
-        """Inverse of `to_dict`."""
-        calibration, looks = values["calibration"], values.get("looks")
-        acquired = values.get("acquired")
-        return cls(
-            method=values["method"],
-            parameters=dict(values["parameters"]),
-            modality=values["modality"],
-            backbone=BackboneRef.from_dict(values["backbone"]),
-            preprocessing=Preprocessing.from_dict(values["preprocessing"]),
-            scoring=Scoring(**values["scoring"]),
-            training=dict(values["training"]),
-            calibration=Calibration.from_dict(calibration) if calibration else None,
-            format_version=values["format_version"],
-            selection=Selection(**values.get("selection", {})),
-            looks=NormalAppearance.from_dict(looks) if looks else None,
-            acquired=Acquired.from_dict(acquired) if acquired else None,
-        )
 
 
 def _without_seconds(header: dict[str, Any]) -> dict[str, Any]:
@@ -306,6 +282,6 @@ def _check_version(outer: object, path: Path) -> None:
 
 def _header(content: dict[str, Any], path: Path) -> ModelHeader:
     try:
-        return ModelHeader.from_dict(content)
-    except (KeyError, TypeError, ValueError, AttributeError, SpatialARError) as error:
+        return from_plain(content, ModelHeader)
+    except (ValueError, SpatialARError) as error:
         raise _damaged(path, f"its header is not valid: {error}") from error

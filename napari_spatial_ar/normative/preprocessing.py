@@ -140,16 +140,3 @@ class Preprocessing:
         values = {**asdict(self), "window": self.window.to_dict()}
         later = ("clahe", "tile", "skip_air")
         return {key: v for key, v in values.items() if key not in later or v}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """Inverse of `to_dict`."""
-        return cls(
-            window=Window.from_dict(values["window"]),
-            size=tuple(values["size"]),
-            mean=tuple(values["mean"]),
-            std=tuple(values["std"]),
-            clahe=values.get("clahe", 0.0),
-            tile=values.get("tile", 0),
-            skip_air=values.get("skip_air", False),
-        )

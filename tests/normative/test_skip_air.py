@@ -15,6 +15,7 @@ from torch import Tensor
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import WeightsError
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.json_text import from_plain
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.windows import Window
@@ -84,7 +85,7 @@ def test_body_and_its_neighbours_are_kept() -> None:
 
 def test_it_is_saved_only_if_it_is_on() -> None:
     assert SHOWN.to_dict()["skip_air"] is True
-    assert Preprocessing.from_dict(SHOWN.to_dict()) == SHOWN
+    assert from_plain(SHOWN.to_dict(), Preprocessing) == SHOWN
     assert "skip_air" not in replace(SHOWN, skip_air=False).to_dict()
 
 

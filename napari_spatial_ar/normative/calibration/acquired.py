@@ -75,13 +75,6 @@ class Acquired:
         """JSON form, stored in the model file."""
         return {name: dict(getattr(self, name)) for name in _FIELDS}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Mapping[str, int]]) -> Acquired:
-        """Inverse of `to_dict`; fields of later versions are ignored."""
-        return cls(
-            **{name: {str(k): int(n) for k, n in values.get(name, {}).items()} for name in _FIELDS}
-        )
-
 
 _FIELDS = ("plane", "sequence", "contrast_agent", "kernel")
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 from scipy import ndimage
 
 from napari_spatial_ar.errors import InputError
@@ -87,14 +88,6 @@ class PatientPeaks:
     def to_dict(self) -> dict[str, Any]:
         """JSON form, stored in the model file."""
         return {"sizes": list(self.sizes), "scores": [list(row) for row in self.scores]}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PatientPeaks:
-        """Inverse of `to_dict`."""
-        return cls(
-            tuple(float(size) for size in values["sizes"]),
-            tuple(tuple(float(score) for score in row) for row in values["scores"]),
-        )
 
 
 class PeakCounter:
@@ -215,7 +208,7 @@ class Calibration:
     patient_fpr: tuple[tuple[float, ...], ...] = ()
     separate: bool = False
     folds: int = 0
-    peaks: PatientPeaks | None = None
+    peaks: Annotated[PatientPeaks | None, Field(validation_alias="patient_peaks")] = None
 
     def threshold_for_fpr(self, fpr: float) -> float:
         """Heatmap value that a share ``fpr`` of normal tissue exceeds.
@@ -346,23 +339,6 @@ class Calibration:
             **({"folds": self.folds} if self.folds else {}),
             **({"patient_peaks": self.peaks.to_dict()} if self.peaks else {}),
         }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Calibration:
-        """Inverse of `to_dict`."""
-        peaks = values.get("patient_peaks")
-        return cls(
-            fpr=tuple(values["fpr"]),
-            thresholds=tuple(values["thresholds"]),
-            image_scores=tuple(values["image_scores"]),
-            slices=int(values["slices"]),
-            patients=int(values["patients"]),
-            image_patients=tuple(values.get("image_patients", ())),
-            patient_fpr=tuple(tuple(shares) for shares in values.get("patient_fpr", ())),
-            separate=bool(values.get("separate", False)),
-            folds=int(values.get("folds", 0)),
-            peaks=PatientPeaks.from_dict(peaks) if peaks else None,
-        )
 
 
 def calibrate(

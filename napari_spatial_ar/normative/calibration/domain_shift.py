@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 __all__ = [
     "GREYS",
@@ -82,7 +83,9 @@ class NormalAppearance:
     patients: int
     slices: int
     quantiles: Mapping[str, tuple[float, ...]]
-    embedding: tuple[float, ...] = field(default=(), repr=False)
+    embedding: Annotated[tuple[float, ...], Field(validation_alias="mean_embedding")] = field(
+        default=(), repr=False
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, stored in the model file."""
@@ -92,22 +95,6 @@ class NormalAppearance:
             "quantiles": {name: list(values) for name, values in self.quantiles.items()},
             "mean_embedding": list(self.embedding),
         }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> NormalAppearance:
-        """Inverse of `to_dict`."""
-        found = {
-            str(name): tuple(float(q) for q in quantiles)
-            for name, quantiles in values["quantiles"].items()
-        }
-        if any(len(quantiles) != len(_QUANTILES) for quantiles in found.values()):
-            raise ValueError("quantiles that are not five")
-        return cls(
-            patients=int(values["patients"]),
-            slices=int(values["slices"]),
-            quantiles=found,
-            embedding=tuple(float(value) for value in values["mean_embedding"]),
-        )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from napari_spatial_ar.datasets.folders import find_slices
 from napari_spatial_ar.datasets.selection import Selection
 from napari_spatial_ar.imaging.acquisition import Acquisition
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
+from napari_spatial_ar.imaging.json_text import from_plain
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.normative.calibration.acquired import Acquired, acquired_of, header_shift
@@ -146,7 +147,7 @@ def test_scans_are_counted_and_come_back() -> None:
     assert found.sequence == {"FLAIR": 2, "T1": 1, "unknown": 1}
     assert found.contrast_agent == {"unknown": 3, "yes": 1}
     assert found.usual("contrast_agent") == ()
-    assert Acquired.from_dict({**found.to_dict(), "of a later version": {}}) == found
+    assert from_plain({**found.to_dict(), "of a later version": {}}, Acquired) == found
     stated = Acquired.of(scans, "coronal", Acquisition("T2"))
     assert stated is not None
     assert stated.plane == {"axial": 3, "coronal": 1}

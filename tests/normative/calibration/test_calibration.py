@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.json_text import from_plain
 from napari_spatial_ar.normative.calibration.calibration import Calibration, calibrate, scan_score
 
 TISSUE = np.linspace(0, 1, 1000, dtype=np.float32)
@@ -32,7 +33,7 @@ def test_p_values_by_hand() -> None:
     assert calibration.scan_p([4.0]) == pytest.approx((1 + 1) / 4)
     assert calibration.scan_p([4.0, np.nan]) == calibration.scan_p([4.0])
     assert calibration.scan_p([0.0, 0.0]) == 1
-    assert Calibration.from_dict(calibration.to_dict()) == calibration
+    assert from_plain(calibration.to_dict(), Calibration) == calibration
 
 
 def test_p_values_keep_their_promise_for_the_next_patient() -> None:
@@ -92,7 +93,7 @@ def test_older_models_give_no_p_values() -> None:
     values = of([[1.0], [2.0]]).to_dict()
     for added in ("image_patients", "patient_fpr", "separate"):
         values.pop(added)
-    old = Calibration.from_dict(values)
+    old = from_plain(values, Calibration)
     assert old.smallest_p is None
     assert old.fpr_bound(0.5) is None
     assert old.threshold_for_fpr(0.1) == pytest.approx(0.9, abs=0.01)

@@ -12,6 +12,7 @@ import torch
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.json_text import from_plain
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.normative import model_file
@@ -151,9 +152,9 @@ def test_of_many_reasons_three_are_said_and_the_rest_counted() -> None:
 
 def test_a_header_keeps_what_normal_scans_look_like() -> None:
     looks = normal()
-    assert NormalAppearance.from_dict(looks.to_dict()) == looks
-    with pytest.raises(ValueError, match="five"):
-        NormalAppearance.from_dict({**looks.to_dict(), "quantiles": {"body": [1.0]}})
+    assert from_plain(looks.to_dict(), NormalAppearance) == looks
+    with pytest.raises(ValueError, match=r"^quantiles\.body\.0: "):
+        from_plain({**looks.to_dict(), "quantiles": {"body": ["a"]}}, NormalAppearance)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
+from napari_spatial_ar.imaging.json_text import from_plain
 from napari_spatial_ar.normative.calibration.calibration import (
     SIZES,
     Calibration,
@@ -65,7 +66,7 @@ def test_patients_are_counted_by_size() -> None:
     peaks = PatientPeaks((0.0, 0.01, 0.1), ((9.0, 5.0, 1.0), (8.0, 6.0, 2.0)))
     assert [peaks.reaching(score) for score in (10, 9, 8.5, 8, 0)] == [0, 1, 1, 2, 2]
     assert [peaks.reaching(5.5, size) for size in (0.001, 0.01, 0.05, 0.1, 0.9)] == [2, 1, 1, 0, 0]
-    assert PatientPeaks.from_dict(peaks.to_dict()) == peaks
+    assert from_plain(peaks.to_dict(), PatientPeaks) == peaks
 
 
 @pytest.mark.parametrize(
@@ -75,15 +76,15 @@ def test_damaged_peaks_are_refused(
     sizes: tuple[float, ...], scores: tuple[tuple[float, ...], ...]
 ) -> None:
     with pytest.raises(ValueError, match="size"):
-        PatientPeaks.from_dict({"sizes": sizes, "scores": scores})
+        from_plain({"sizes": sizes, "scores": scores}, PatientPeaks)
 
 
 def test_a_calibration_with_peaks_comes_back_and_one_without_stays_so() -> None:
     old = calibrate([np.linspace(0, 1, 1000, dtype=np.float32)], [1.0], ["a"])
     assert "patient_peaks" not in old.to_dict()
-    assert Calibration.from_dict(old.to_dict()) == old
+    assert from_plain(old.to_dict(), Calibration) == old
     peaks = {"sizes": [0.0], "scores": [[4.0]]}
-    new = Calibration.from_dict({**old.to_dict(), "patient_peaks": peaks})
+    new = from_plain({**old.to_dict(), "patient_peaks": peaks}, Calibration)
     assert new.peaks == PatientPeaks((0.0,), ((4.0,),))
     assert new.to_dict()["patient_peaks"] == peaks
 

@@ -17,6 +17,7 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.datasets.folders import find_slices, split_by_group
 from napari_spatial_ar.datasets.survey import survey
 from napari_spatial_ar.errors import InputError, StorageError, WeightsError
+from napari_spatial_ar.imaging.json_text import from_plain
 from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.registry import Fuse, with_layers
@@ -465,7 +466,7 @@ def test_calibration_finds_the_quantiles_of_tissue() -> None:
     assert calibration.fpr_for_threshold(-np.log(0.05)) == pytest.approx(0.05, rel=0.05)
     assert calibration.image_scores == (1.0, 2.0, 3.0, 4.0, 5.0)
     assert (calibration.slices, calibration.patients) == (5, 3)
-    assert Calibration.from_dict(calibration.to_dict()) == calibration
+    assert from_plain(calibration.to_dict(), Calibration) == calibration
     few = calibrate([scores[0][:100]], [1.0], ["a"])
     assert few.fpr[-1] == 0.1, "a share that rests on fewer than 10 pixels is not promised"
     with pytest.raises(InputError, match="no tissue"):
