@@ -294,7 +294,7 @@ def test_what_files_do_not_say_is_asked(
     assert all(field.isHidden() for field in asked.values())
     click(adding.add_button)
     qtbot.waitUntil(lambda: idle(adding), timeout=20_000)
-    assert "do not say" in adding.note.text()
+    assert "do not state" in adding.note.text()
     assert not any(field.isHidden() for field in asked.values())
     adding.heads.setValue(2)
     adding.activation.setCurrentText("gelu")

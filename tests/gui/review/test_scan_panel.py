@@ -65,7 +65,7 @@ def test_buttons_turn_the_view_and_show_which_plane_it_is(dock: Any, lab: Any, q
 
     assert pressed() == ["sagittal"]
     told = " ".join(buttons["axial"].toolTip().split())
-    assert "what the model sees: sagittal slices, as acquired" in told
+    assert "still scores sagittal slices, as acquired" in told
     for plane, order, up in (
         ("axial", (0, 1, 2), "down"),
         ("coronal", (1, 0, 2), "up"),
