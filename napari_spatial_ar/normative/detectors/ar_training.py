@@ -413,6 +413,16 @@ def _key(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class _Record:
+    """The metadata of a checkpoint."""
+
+    key: str
+    best_epoch: int
+    history: list[Epoch]
+    seconds: float = 0.0
+
+
 def _save(
     state: TrainingState, optimizer: torch.optim.Optimizer, checkpoint: Path, key: str
 ) -> None:
@@ -420,12 +430,7 @@ def _save(
     tensors |= {f"best.{k}": v for k, v in state.best.items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
-    record = {
-        "key": key,
-        "best_epoch": state.best_epoch,
-        "history": [asdict(epoch) for epoch in state.history],
-        "seconds": state.seconds,
-    }
+    record = asdict(_Record(key, state.best_epoch, state.history, state.seconds))
     data = save(
         {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
         metadata={_METADATA_KEY: json.dumps(record)},
@@ -442,17 +447,17 @@ def _resume(
         return
     try:
         with safe_open(checkpoint, "pt") as file:
-            record = parse_json((file.metadata() or {}).get(_METADATA_KEY, "{}"))
-        if not isinstance(record, dict) or record.get("key") != key:
+            record = parse_json((file.metadata() or {}).get(_METADATA_KEY, "{}"), _Record)
+        if record.key != key:
             return
         tensors = load_file(checkpoint)
     except (SafetensorError, OSError, ValueError):
         return
     state.network.load_state_dict(_under("network.", tensors))
     state.best = _under("best.", tensors)
-    state.best_epoch = record["best_epoch"]
-    state.history = [Epoch(**epoch) for epoch in record["history"]]
-    state.seconds = record.get("seconds", 0.0)
+    state.best_epoch = record.best_epoch
+    state.history = record.history
+    state.seconds = record.seconds
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _under("optimizer.", tensors).items():
         index, moment = name.split(".")

@@ -28,6 +28,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -430,6 +431,15 @@ def _key(grids: Sequence[Tensor], settings: list[Any]) -> str:
     return hashlib.sha256(json.dumps([names, settings], sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class _Record:
+    """The metadata of a checkpoint."""
+
+    key: str
+    done: int
+    seconds: float = 0.0
+
+
 class _Checkpoint:
     """Weights and moments on disk, if a path is given, and the training time."""
 
@@ -447,7 +457,7 @@ class _Checkpoint:
         tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
         for index, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
-        record = {"key": self._key, "done": done, "seconds": self.seconds}
+        record = asdict(_Record(self._key, done, self.seconds))
         data = save(
             {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
             metadata={_METADATA_KEY: json.dumps(record)},
@@ -461,8 +471,8 @@ class _Checkpoint:
             return 0
         try:
             with safe_open(self._path, "pt") as file:
-                record = parse_json((file.metadata() or {}).get(_METADATA_KEY, "{}"))
-            if not isinstance(record, dict) or record.get("key") != self._key:
+                record = parse_json((file.metadata() or {}).get(_METADATA_KEY, "{}"), _Record)
+            if record.key != self._key:
                 return 0
             tensors = load_file(self._path)
         except (SafetensorError, OSError, ValueError):
@@ -474,9 +484,9 @@ class _Checkpoint:
             moments.setdefault(int(index), {})[moment] = tensor
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.seconds = record.get("seconds", 0.0)
+        self.seconds = record.seconds
         self._begin = time.perf_counter() - self.seconds
-        return int(record["done"])
+        return record.done
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.devices import VARIABLE
+from napari_spatial_ar.normative.detectors import ar_training
+from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
+from napari_spatial_ar.normative.detectors.ar_training import Epoch, TrainingState
 from napari_spatial_ar.normative.fitting.plan import FitProgress
 from tests.tiny import fit_steps
 
@@ -103,6 +109,28 @@ def test_a_fit_that_ended_early_trains_no_more_when_resumed(
     nsar.fit(normal_slices, out=tmp_path / "m", progress=seen.append, **settings)
     trained = [step for step in seen if step.stage == "training"]
     assert len(trained) == 1, "only where it stands is told"
+
+
+@pytest.mark.parametrize("change", [{"history": [{"train_nll": 1.0}]}, {"best_epoch": "2"}])
+def test_a_checkpoint_with_a_damaged_record_is_not_taken_up(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    network = SpatialAR(8, hidden=4, layers=2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    file = tmp_path / "checkpoint"
+    history = [Epoch(2.0, 1.5), Epoch(1.0, float("nan"))]
+    begun = TrainingState(network, history=history, best_epoch=0, seconds=3.0)
+    ar_training._save(begun, optimizer, file, "key")
+    whole = TrainingState(network)
+    ar_training._resume(whole, optimizer, file, "key")
+    assert (whole.history[0], len(whole.history), whole.seconds) == (history[0], 2, 3.0)
+    with safe_open(file, "pt") as opened:
+        record = json.loads(opened.metadata()[ar_training._METADATA_KEY])
+    metadata = {ar_training._METADATA_KEY: json.dumps({**record, **change})}
+    save_file(load_file(file), file, metadata)
+    damaged = TrainingState(network)
+    ar_training._resume(damaged, optimizer, file, "key")
+    assert (damaged.history, damaged.best_epoch) == ([], -1)
 
 
 def test_patience_below_0(normal_slices: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
