@@ -318,6 +318,15 @@ class ScoreResult(Document):
     without_bids: list[str] | None = None
 
 
+class LesionSizes(Part):
+    """Lesions of about one size, in pixels, and the mean share of them found."""
+
+    smallest: int
+    largest: int
+    lesions: int
+    sensitivity: float
+
+
 class Figures(Part):
     """Figures of a model on one split of a data set."""
 
@@ -329,6 +338,14 @@ class Figures(Part):
     pixel_aupr: float | None
     pixel_aupro: float | None
     best_dice_oracle: float | None
+    lesions: int | None = None
+    lesion_sensitivity: float | None = Field(
+        None,
+        description="Mean share of lesions found at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false-positive "
+        "regions per patient; a region hits a lesion by its centre or an IoU above 0.1.",
+    )
+    lesion_sensitivity_at: dict[str, float] = Field({}, description="The share at each of these.")
+    lesion_sizes: list[LesionSizes] = []
     image_auroc: float | None
     image_ap: float | None
     dice_at_fpr: float | None

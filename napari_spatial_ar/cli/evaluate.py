@@ -105,9 +105,13 @@ def evaluate(
             progress=partial(bar, "Scoring"),
         ).to_dict()
     rows = table("figure", "value", "95 % interval")
-    for name, value in result.items():
-        if name == "intervals":
-            continue
+    shown = {name: v for name, v in result.items() if not isinstance(v, dict | list | tuple)}
+    for rate, value in result["lesion_sensitivity_at"].items():
+        shown[f"lesion_sensitivity at {rate} false positives"] = value
+    for part in result["lesion_sizes"]:
+        pixels = f"{part['smallest']} to {part['largest']} pixels"
+        shown[f"lesion_sensitivity, {pixels}"] = part["sensitivity"]
+    for name, value in shown.items():
         ends = result["intervals"].get(name)
         rows.add_row(
             name.replace("_", " "),

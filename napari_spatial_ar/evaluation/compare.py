@@ -30,7 +30,7 @@ SMOOTHINGS = (1, 3, 5, 7)
 #: Figures for which a mean over seeds and an interval are reported.
 FIGURES = (
     *("pixel_auroc", "pixel_aupr", "pixel_aupro", "best_dice_oracle", "dice_at_fpr"),
-    *("realised_fpr", "image_auroc", "image_ap"),
+    *("realised_fpr", "lesion_sensitivity", "image_auroc", "image_ap"),
 )
 #: Figures for which the ratio to the first method is reported.
 RATIOS = ("pixel_aupr", "image_auroc")

@@ -23,6 +23,14 @@ from napari_spatial_ar.evaluation.bootstrap import (
 )
 from napari_spatial_ar.evaluation.candidates import Candidate, Scored, label_of, score_items
 from napari_spatial_ar.evaluation.costs import Times, model_bytes, peak_gpu_mb, peak_rss_mb
+from napari_spatial_ar.evaluation.froc import (
+    FALSE_POSITIVES,
+    Froc,
+    Heatmaps,
+    SizeClass,
+    free_response,
+    resample_froc,
+)
 from napari_spatial_ar.evaluation.metrics import (
     Curve,
     PixelScores,
@@ -48,6 +56,7 @@ __all__ = [
 Split = Literal["valid", "test"]
 #: Number of resampled sets for an interval.
 DRAWS = 1000
+_RATES = [f"{rate:g}" for rate in FALSE_POSITIVES]
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,15 @@ class Evaluation:
         Over all pixels of all images at their own resolution; AUPRO up to an FPR of 0.3.
     best_dice_oracle : float or None
         Pooled Dice at the threshold that is best for these very labels.
+    lesions : int or None
+        Number of lesions: 8-connected parts of the labels.
+    lesion_sensitivity : float or None
+        Mean share of them found at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false-positive regions per
+        patient; `evaluation.froc` states what a hit is.
+    lesion_sensitivity_at : dict of str to float
+        The share at each of these; empty without lesions.
+    lesion_sizes : tuple of SizeClass
+        The share found of the smallest, middle and largest third of the lesions.
     image_auroc, image_ap : float or None
         Over image scores.
     dice_at_fpr : float or None
@@ -98,6 +116,10 @@ class Evaluation:
     pixel_aupr: float | None
     pixel_aupro: float | None
     best_dice_oracle: float | None
+    lesions: int | None
+    lesion_sensitivity: float | None
+    lesion_sensitivity_at: dict[str, float]
+    lesion_sizes: tuple[SizeClass, ...]
     image_auroc: float | None
     image_ap: float | None
     dice_at_fpr: float | None
@@ -133,6 +155,8 @@ class Measured:
         Each figure in each resampled set; draw n has the same patients for every model.
     curve : Curve or None
         None without pixel labels.
+    froc : Froc or None
+        None without lesions.
     patients : tuple of str
         Groups, in the order of ``patient_aupr``.
     patient_aupr : (patients,) float64
@@ -143,6 +167,7 @@ class Measured:
     evaluation: Evaluation
     draws: dict[str, npt.NDArray[np.float64]] = field(repr=False)
     curve: Curve | None = field(repr=False)
+    froc: Froc | None = field(repr=False)
     patients: tuple[str, ...] = field(repr=False)
     patient_aupr: npt.NDArray[np.float64] = field(repr=False)
 
@@ -182,7 +207,7 @@ def evaluate(
     InputError
         If the folder is not in the BMAD layout, or an image or label cannot be used.
     StorageError
-        If the disk has no room for the scores of all pixels (4 to 8 bytes each), which are stored
+        If the disk has no room for the scores of all pixels (8 to 12 bytes each), which are stored
         temporarily in the system's folder.
     """
     items = bmad_items(root, split, patient_pattern=patient_pattern)
@@ -233,7 +258,8 @@ def measure(
         tallies = []
         for candidate in candidates:
             pixels = stack.enter_context(PixelScores()) if labelled else None
-            tallies.append(_Tally(candidate, pixels, patients))
+            heatmaps = stack.enter_context(Heatmaps()) if labelled else None
+            tallies.append(_Tally(candidate, pixels, heatmaps, patients))
         for done, scored in enumerate(score_items(items, candidates, times), start=1):
             label = label_of(scored.item, scored.image.shape) if labelled else None
             body = _body(scored) if any(c.threshold is not None for c in candidates) else None
@@ -258,10 +284,15 @@ class _Tally:
     """Data for the figures of one candidate, accumulated image by image."""
 
     def __init__(
-        self, candidate: Candidate, pixels: PixelScores | None, patients: tuple[str, ...]
+        self,
+        candidate: Candidate,
+        pixels: PixelScores | None,
+        heatmaps: Heatmaps | None,
+        patients: tuple[str, ...],
     ) -> None:
         self.candidate = candidate
         self.pixels = pixels
+        self.heatmaps = heatmaps
         self.patients = patients
         self.row = {patient: number for number, patient in enumerate(patients)}
         names = ("found", "false", "abnormal", "flagged", "tissue")
@@ -279,6 +310,8 @@ class _Tally:
         self.images.append((score.image_score, item.abnormal, row))
         if label is not None and self.pixels is not None:
             self.pixels.add(score.nll, label, item.group)
+        if label is not None and self.heatmaps is not None:
+            self.heatmaps.add(score.nll, label, item.group)
         if self.candidate.threshold is None:
             return
         mask = score.nll > self.candidate.threshold
@@ -304,6 +337,11 @@ class _Tally:
             sample = PixelSample.of(self.pixels, figures.curve.threshold).ordered(self.patients)
             draws |= resample_pixels(sample, weights)
             of_patient = resample_pixels(sample, np.eye(len(self.patients)))["pixel_aupr"]
+        froc = None
+        if self.heatmaps is not None and figures is not None:
+            froc = free_response(self.heatmaps)
+            draws["lesion_sensitivity"] = resample_froc(froc, weights)
+        found_at = (froc.sensitivities() if froc else None) or []
         totals = None if self.pixels is None else self.pixels.totals
         share: dict[str, float | None] = {}
         if candidate.threshold is not None:
@@ -323,6 +361,10 @@ class _Tally:
             pixel_aupr=figures.aupr if figures else None,
             pixel_aupro=figures.aupro if figures else None,
             best_dice_oracle=figures.best_dice if figures else None,
+            lesions=froc.lesions if froc else None,
+            lesion_sensitivity=float(np.mean(found_at)) if found_at else None,
+            lesion_sensitivity_at=dict(zip(_RATES, found_at, strict=False)),
+            lesion_sizes=froc.by_size() if froc else (),
             image_auroc=roc_auc(abnormal, scores),
             image_ap=average_precision(abnormal, scores),
             dice_at_fpr=share.get("dice_at_fpr"),
@@ -342,7 +384,7 @@ class _Tally:
             peak_gpu_mb=peak_gpu_mb(model.device),
         )
         return Measured(
-            evaluation, draws, figures.curve if figures else None, self.patients, of_patient
+            evaluation, draws, figures.curve if figures else None, froc, self.patients, of_patient
         )
 
 

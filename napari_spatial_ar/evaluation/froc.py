@@ -24,7 +24,14 @@ from scipy import ndimage
 
 from napari_spatial_ar.imaging.files import storage_error
 
-__all__ = ["FALSE_POSITIVES", "Froc", "Heatmaps", "free_response", "resample_froc"]
+__all__ = [
+    "FALSE_POSITIVES",
+    "Froc",
+    "Heatmaps",
+    "SizeClass",
+    "free_response",
+    "resample_froc",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,7 +42,7 @@ HIT_IOU = 0.1
 
 _ALL_AROUND = np.ones((3, 3), bool)
 # Thresholds: this many among the highest local maxima of images, and below them among all pixels.
-_PEAKS, _BELOW = 128, 32
+_PEAKS, _BELOW = 96, 24
 _PEAKS_OF_IMAGE = 16
 _LARGEST_SHARE = 0.3
 # Every n-th pixel of a heatmap is held in memory to choose the thresholds below the peaks.
@@ -123,6 +130,26 @@ class Heatmaps:
 
 
 @dataclass(frozen=True)
+class SizeClass:
+    """Lesions of about one size.
+
+    Parameters
+    ----------
+    smallest, largest : int
+        Area of the smallest and of the largest, in pixels.
+    lesions : int
+        How many.
+    sensitivity : float
+        Mean over `FALSE_POSITIVES` of the share found.
+    """
+
+    smallest: int
+    largest: int
+    lesions: int
+    sensitivity: float
+
+
+@dataclass(frozen=True)
 class Froc:
     """Lesions found and false positives of each scan, at falling thresholds.
 
@@ -174,14 +201,8 @@ class Froc:
         found = self.found[chosen].mean(axis=0)
         return [float(value) for value in _at_rates(false[None], found[None])[0]]
 
-    def by_size(self, parts: int = 3) -> list[tuple[int, int, list[float]]]:
-        """Sensitivities of the smallest lesions up to the largest, in equal parts.
-
-        Returns
-        -------
-        list of (int, int, list of float)
-            Area of the smallest and the largest lesion of a part in pixels, and `sensitivities`.
-        """
+    def by_size(self, parts: int = 3) -> tuple[SizeClass, ...]:
+        """Sensitivity of the smallest lesions up to the largest, in equal parts."""
         found = []
         for members in np.array_split(np.argsort(self.area, kind="stable"), parts):
             if not len(members):
@@ -191,8 +212,10 @@ class Froc:
             values = self.sensitivities(chosen)
             assert values is not None
             area = self.area[members]
-            found.append((int(area.min()), int(area.max()), values))
-        return found
+            found.append(
+                SizeClass(int(area.min()), int(area.max()), len(area), float(np.mean(values)))
+            )
+        return tuple(found)
 
 
 def free_response(heatmaps: Heatmaps) -> Froc:
@@ -210,8 +233,12 @@ def free_response(heatmaps: Heatmaps) -> Froc:
         lesions, count = ndimage.label(label, _ALL_AROUND)
         area = np.bincount(lesions.ravel(), minlength=count + 1)[1:]
         hits = np.zeros((count, len(thresholds)), bool)
-        for column in range(int(np.argmax(thresholds <= heat.max())), len(thresholds)):
-            hit, missed = _count(heat >= thresholds[column], lesions, area)
+        flagged = heat.size - np.searchsorted(np.sort(heat, axis=None), thresholds)
+        before, hit, missed = 0, hits[:, 0], 0
+        for column, pixels in enumerate(flagged.tolist()):
+            if pixels > before:
+                hit, missed = _count(heat >= thresholds[column], lesions, area)
+            before = pixels
             hits[:, column] = hit
             false[row][column] += missed
         found.append(hits)

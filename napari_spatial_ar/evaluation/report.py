@@ -232,6 +232,7 @@ _COLUMNS = {
     "best_dice_oracle": "best Dice (oracle)",
     "dice_at_fpr": "Dice at threshold",
     "realised_fpr": "realised share",
+    "lesion_sensitivity": "lesion sensitivity",
     "image_auroc": "image AUROC",
     "image_ap": "image AP",
 }

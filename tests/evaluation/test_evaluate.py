@@ -38,6 +38,11 @@ def test_figures(dataset: Path) -> None:
     assert result.realised_fpr == pytest.approx(1 / 480)
     assert result.dice_at_fpr == pytest.approx(2 * 50 / (50 + 50 + 2))
     assert result.best_dice_oracle == 1.0
+    assert result.lesions == result.abnormal_images
+    assert result.lesion_sensitivity == 1.0
+    assert result.lesion_sensitivity_at["0.125"] == 1.0
+    assert sum(part.lesions for part in result.lesion_sizes) == result.lesions
+    assert "lesion_sensitivity" in result.intervals
     assert result.base_rate == pytest.approx(50 / (4 * 480))
     assert 0 < result.ms_per_slice <= result.ms_per_slice_p95
     assert (result.model_bytes, result.fit_seconds, result.peak_gpu_mb) == (12, None, None)

@@ -12,6 +12,7 @@ from napari_spatial_ar.evaluation.froc import (
     FALSE_POSITIVES,
     Froc,
     Heatmaps,
+    SizeClass,
     free_response,
     resample_froc,
 )
@@ -75,14 +76,14 @@ def test_a_hit_is_a_centre_in_the_lesion_or_enough_overlap(
 def test_small_and_large_lesions_are_told_apart() -> None:
     label = picture(a=(slice(1, 2), slice(1, 3), 1), b=(slice(5, 9), slice(1, 9), 1)) > 0
     froc = froc_of((picture(b=(slice(5, 9), slice(1, 9), 3.0)), label, "a"))
-    assert froc.by_size(2) == [(2, 2, [0.0] * 7), (32, 32, [1.0] * 7)]
+    assert froc.by_size(2) == (SizeClass(2, 2, 1, 0.0), SizeClass(32, 32, 1, 1.0))
     assert froc.by_size(3) == froc.by_size(2)
 
 
 def test_nothing_abnormal_has_no_sensitivity() -> None:
     froc = froc_of((picture(a=(*OTHER, 1.0)), NONE, "a"))
     assert froc.sensitivities() is None
-    assert froc.by_size() == []
+    assert froc.by_size() == ()
     assert np.isnan(resample_froc(froc, np.ones((1, 1)))).all()
 
 
