@@ -51,6 +51,9 @@ class FakeModel:
     engine: str = ""
     backbone: Any = field(default_factory=lambda: SimpleNamespace(source=""))
     backbone_weights: dict[str, Any] = field(default_factory=dict)
+    lock: Any = None
+    detector: Any = None
+    device: Any = None
     base: float = 1.0
     #: Whether it knows shares of normal tissue by a formula, whatever its header says.
     calibrated: bool = True

@@ -6,11 +6,11 @@ They affect the display only: the model window is the model's own setting.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from napari_spatial_ar.gui import settings
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, display_limits
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 
 __all__ = [
     "Drawn",
@@ -112,9 +112,7 @@ def describe(window: Window, unit: str, *, short: bool = False) -> str:
     return f"{ends} {unit}".rstrip()
 
 
-def model_sees(model: Any) -> str:
-    """State in one sentence which intensities a model sees; "" if unknown."""
-    window = getattr(getattr(model.header, "preprocessing", None), "window", None)
-    if not isinstance(window, Window):
-        return ""
+def model_sees(model: ScoringModel) -> str:
+    """State in one sentence which intensities a model sees."""
+    window = model.header.preprocessing.window
     return f"Model window: {describe(window, 'HU' if model.modality == 'ct' else '')}."

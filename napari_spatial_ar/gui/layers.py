@@ -23,6 +23,7 @@ from napari_spatial_ar.gui.mask_labels import IN_MASK, label_colormap
 from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.drawing import DEFAULT_COLOURS, HEAT_COLOURS
 
 if TYPE_CHECKING:
@@ -264,11 +265,15 @@ def place_of(layer: Layer) -> _Place:
     }
 
 
-def _facts(kind: str, volume: Scan, layer: Image, model: Any) -> dict[str, Any]:
+def _facts(kind: str, volume: Scan, layer: Image, model: ScoringModel | None) -> dict[str, Any]:
     about = {"kind": kind, "geometry": volume.geometry, "like": volume.path}
-    by = {"model": getattr(model, "name", "model"), "unit": str(getattr(model, "unit", ""))}
+    by = {"model": _name_of(model), "unit": "" if model is None else model.unit}
     # A weak reference: napari copies the metadata with a layer that is duplicated.
     return {KEY: {**about, **by, "scan": ref(layer)}}
+
+
+def _name_of(model: ScoringModel | None) -> str:
+    return "model" if model is None else model.name
 
 
 def result_name(kind: str, model: str, scan: str = "") -> str:
@@ -286,12 +291,12 @@ def heatmap_colormap(colours: str = DEFAULT_COLOURS) -> Colormap:
 
 
 def heatmap_layer(
-    layer: Image, volume: Scan, nll: npt.NDArray[np.float32], model: Any = None
+    layer: Image, volume: Scan, nll: npt.NDArray[np.float32], model: ScoringModel | None = None
 ) -> Image:
     """Layer that draws a model's scores (Z, Y, X) over a scan's layer, as a view of them."""
     heatmap = Image(
         volume.geometry.to_display(nll),
-        name=result_name("nll", getattr(model, "name", "model")),
+        name=result_name("nll", _name_of(model)),
         rgb=False,
         contrast_limits=(1.0, 2.0),
         blending="translucent_no_depth",
@@ -310,12 +315,12 @@ def import_ahead() -> None:
 
 
 def mask_layer(
-    layer: Image, volume: Scan, mask: npt.NDArray[np.uint8], model: Any = None
+    layer: Image, volume: Scan, mask: npt.NDArray[np.uint8], model: ScoringModel | None = None
 ) -> Labels:
     """Layer that outlines a model's mask (Z, Y, X) on a scan's layer, as a view of it."""
     labels = Labels(
         volume.geometry.to_display(mask),
-        name=result_name("mask", getattr(model, "name", "model")),
+        name=result_name("mask", _name_of(model)),
         colormap=label_colormap(),
         opacity=0.9,
         metadata=_facts("mask", volume, layer, model),

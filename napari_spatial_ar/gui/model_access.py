@@ -6,12 +6,13 @@ import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.fitting.config import DEFAULT_METHOD, FitConfig
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +112,7 @@ def load_model(path: str | Path) -> NormativeModel:
         return _loaded[key]
 
 
-def choose_engine(model: Any) -> None:
+def choose_engine(model: ScoringModel) -> None:
     """Switch a model to its fastest engine, measured once per machine; in a worker."""
     from napari_spatial_ar.normative.backbones import fastest_engine
     from napari_spatial_ar.normative.model import NormativeModel
@@ -176,7 +177,7 @@ def write_recipe(path: str | Path, config: FitConfig) -> None:
     write(path, config)
 
 
-def embed_plane(model: Any, volume: Scan, index: int) -> EmbeddedSlice:
+def embed_plane(model: ScoringModel, volume: Scan, index: int) -> EmbeddedSlice:
     """Embed a slice; see `explaining.embed_plane`."""
     from napari_spatial_ar.normative.explaining import embed_plane as embed
 
@@ -184,7 +185,7 @@ def embed_plane(model: Any, volume: Scan, index: int) -> EmbeddedSlice:
 
 
 def similar_steps(
-    model: Any, folders: Sequence[str | Path], query: Tensor
+    model: ScoringModel, folders: Sequence[str | Path], query: Tensor
 ) -> Generator[FitProgress, None, tuple[Neighbour, ...]]:
     """Find the most similar normal patches; see `neighbours.similar_patches`."""
     from napari_spatial_ar.normative.fitting.neighbours import similar_patches

@@ -13,7 +13,7 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import apply_window, resolve
 from napari_spatial_ar.normative.detectors.explanation import Explanation
 from napari_spatial_ar.normative.memory import one_sentence
-from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
 __all__ = ["EmbeddedSlice", "PatchPicture", "embed_plane", "patch_at", "picture_around"]
@@ -110,7 +110,7 @@ class EmbeddedSlice:
         """Cut out the patch and its surroundings."""
         return picture_around(self.unit, patch, self.tiling.grid)
 
-    def explain(self, model: NormativeModel, patch: tuple[int, int]) -> Explanation:
+    def explain(self, model: ScoringModel, patch: tuple[int, int]) -> Explanation:
         """Explain a patch by the model's method, see `Detector.explain`.
 
         Raises
@@ -145,13 +145,13 @@ class EmbeddedSlice:
 
 
 def embed_plane(
-    model: NormativeModel, volume: Scan, index: int, window: tuple[float, float] | None = None
+    model: ScoringModel, volume: Scan, index: int, window: tuple[float, float] | None = None
 ) -> EmbeddedSlice:
     """Embed a slice of a scan as for scoring.
 
     Parameters
     ----------
-    model : NormativeModel
+    model : ScoringModel
         Backbone and preprocessing.
     volume : Scan
         The scan, sliced as it was scored.

@@ -10,8 +10,12 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.scores import SliceScore
 
 if TYPE_CHECKING:
+    import torch
+
     from napari_spatial_ar.datasets.selection import SlicePlane
     from napari_spatial_ar.normative.backbones.backbone import Backbone
+    from napari_spatial_ar.normative.backbones.fair_lock import FairLock
+    from napari_spatial_ar.normative.detectors import Detector
     from napari_spatial_ar.normative.model_file import ModelHeader
 
 __all__ = ["Calibrated", "ScoringModel"]
@@ -83,6 +87,18 @@ class ScoringModel(Calibrated, Protocol):
         WeightsError
             If its weights are missing or are not those the model was trained on.
         """
+
+    @property
+    def lock(self) -> FairLock:
+        """Lock of its backbone, held by a thread while it computes a slice."""
+
+    @property
+    def detector(self) -> Detector:
+        """The method that scores and explains embeddings."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
 
     @property
     def backbone_weights(self) -> Mapping[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import napari.viewer
 from napari.layers import Image
@@ -29,6 +28,7 @@ from napari_spatial_ar.gui.widgets.dock_page import DockPage
 from napari_spatial_ar.gui.widgets.forms import select_data
 from napari_spatial_ar.gui.worklist.panel import WorklistPanel, show_worklist
 from napari_spatial_ar.imaging.reading import Found
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 
 __all__ = ["ReviewDock"]
 
@@ -259,7 +259,7 @@ class ReviewDock(DockPage):
             session.show_again()
         self._follow(shelved.layer, shelved.sessions[-1])
 
-    def _on_model(self, model: Any) -> None:
+    def _on_model(self, model: ScoringModel) -> None:
         self.model_panel.fold.update_summary()
         self.threshold.set_model(model)
         followed, self._followed = self._followed, None

@@ -392,7 +392,7 @@ class ExplainPanel(QWidget):
 
     def _key(self) -> str:
         model = None if self._session is None else self._session.model
-        return f"normals/{getattr(model, 'sha256', '')[:16] or getattr(model, 'name', '')}"
+        return "normals/" + ("" if model is None else model.sha256[:16] or model.name)
 
     def _folders(self) -> list[str]:
         """Folder of the model's normal slices, if known, else that of the last fit."""

@@ -22,6 +22,7 @@ from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.acquired import header_shift
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.library import ModelEntry
@@ -131,7 +132,7 @@ class ModelList(QObject):
         self._note = note
         self._weights = weights
         self._tasks = tasks
-        self.model: Any = None
+        self.model: ScoringModel | None = None
         self._wanted: ModelEntry | None = None
         model_access.model_events.renamed.connect(self._on_renamed)
         model_access.model_events.changed.connect(self.refresh)
@@ -208,7 +209,7 @@ class ModelList(QObject):
         task.returned.connect(lambda found: self._take(info, *found))
         task.failed.connect(lambda error: self._fail(info, error))
 
-    def _take(self, info: ModelEntry, model: Any, hint: str) -> None:
+    def _take(self, info: ModelEntry, model: ScoringModel, hint: str) -> None:
         if info is not self._wanted:
             return
         self.model = model

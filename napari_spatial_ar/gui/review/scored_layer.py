@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.cancellation import cancel_when
 from napari_spatial_ar.normative.scores import ScanScores, SliceScore
 from napari_spatial_ar.normative.scoring import score_slices
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.domain_shift import flagged_warning
 from napari_spatial_ar.review.findings import Finding, FindingsList, Mark, Status
@@ -48,7 +49,7 @@ def from_slice_outward(count: int, start: int) -> list[int]:
 
 def score_steps(
     stop: threading.Event,
-    model: Any,
+    model: ScoringModel,
     volume: Scan,
     slices: Sequence[int],
     look: Callable[[int], object] = lambda index: None,
@@ -78,13 +79,14 @@ def score_steps(
         yield batch
 
 
-def same_model(a: Any, b: Any) -> bool:
+def same_model(a: ScoringModel | None, b: ScoringModel | None) -> bool:
     """Whether two models are the same, which may have been loaded twice."""
-    known = getattr(a, "sha256", "")
-    return a is b or bool(known and (a.name, known) == (b.name, getattr(b, "sha256", "")))
+    if a is None or b is None:
+        return a is b
+    return a is b or bool(a.sha256 and (a.name, a.sha256) == (b.name, b.sha256))
 
 
-def calibrated_thresholds(model: Any) -> dict[float, float]:
+def calibrated_thresholds(model: ScoringModel) -> dict[float, float]:
     """Thresholds by share of normal tissue flagged, in the calibrated range."""
     found: dict[float, float] = {}
     for fpr in _FPRS:
@@ -117,7 +119,9 @@ class Session:
         If the layer is not a scan.
     """
 
-    def __init__(self, viewer: ViewerModel, layer: Image, model: Any, plane: Plane | None = None):
+    def __init__(
+        self, viewer: ViewerModel, layer: Image, model: ScoringModel, plane: Plane | None = None
+    ):
         self.viewer = viewer
         self.layer = layer
         self.model = model
@@ -152,7 +156,9 @@ class Session:
         """(N, rows, columns), a view: scores of acquired slices, axes as in (Z, Y, X)."""
         return np.moveaxis(self.score.nll, self.geometry.slice_axis, 0)
 
-    def fits(self, layer: Image | None, model: Any, plane: Plane | None = None) -> bool:
+    def fits(
+        self, layer: Image | None, model: ScoringModel | None, plane: Plane | None = None
+    ) -> bool:
         """Whether this is the session of a layer, model and plane, and the scan is unchanged."""
         data = layer.data if layer is not None else None
         same_scan = layer is self.layer and data is self._data

@@ -7,7 +7,7 @@ import time
 from collections.abc import Container, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Image, Layer
 from qtpy.QtCore import QObject, Signal
@@ -31,6 +31,7 @@ from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.acquired import header_shift
 from napari_spatial_ar.normative.scores import ScanScores
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.domain_shift import shift_headline
 from napari_spatial_ar.review.p_values import p_note, p_values
 from napari_spatial_ar.review.provenance import model_window
@@ -94,7 +95,7 @@ class Scorer(QObject):
         return self._task is not None
 
     def session_for(
-        self, layer: Image | None, model: Any, plane: Plane | None = None
+        self, layer: Image | None, model: ScoringModel | None, plane: Plane | None = None
     ) -> Session | None:
         """Scores of a layer by a model in a plane (None: that acquired), if there are any."""
         return next((s for s in self._sessions if s.fits(layer, model, plane)), None)
@@ -104,7 +105,9 @@ class Scorer(QObject):
         waiting = any(queued.session is session for queued in self._queue)
         return session is not None and (session is self._current or waiting)
 
-    def score(self, layer: Image, model: Any, what: str, plane: Plane | None = None) -> None:
+    def score(
+        self, layer: Image, model: ScoringModel, what: str, plane: Plane | None = None
+    ) -> None:
         """Score the slice in view (``"slice"``) or all remaining slices (``"volume"``).
 
         If another scan is being scored, this one is queued.
@@ -155,7 +158,13 @@ class Scorer(QObject):
         return self._sessions
 
     def restore(
-        self, layer: Image, model: Any, plane: Plane | None, kept: ScanScores, *, remaining: bool
+        self,
+        layer: Image,
+        model: ScoringModel,
+        plane: Plane | None,
+        kept: ScanScores,
+        *,
+        remaining: bool,
     ) -> Session:
         """Show stored scores, and with ``remaining`` score the remaining slices.
 
@@ -176,7 +185,7 @@ class Scorer(QObject):
             self._run(session, slices, kept)
         return session
 
-    def _new_session(self, layer: Image, model: Any, plane: Plane | None) -> Session:
+    def _new_session(self, layer: Image, model: ScoringModel, plane: Plane | None) -> Session:
         session = Session(self._viewer, layer, model, plane)
         self._sessions.append(session)
         self.session_made.emit(session)
@@ -352,7 +361,7 @@ class _Asked:
 
     layer: Image | None = None
     data: object = None
-    model: Any = None
+    model: ScoringModel | None = None
     plane: Plane | None = None
 
     def same(self, other: _Asked) -> bool:
@@ -381,7 +390,11 @@ class DomainShiftCheck(QObject):
         self._known: list[tuple[_Asked, DomainShift]] = []
 
     def check(
-        self, layer: Image | None, model: Any, plane: Plane | None, session: Session | None
+        self,
+        layer: Image | None,
+        model: ScoringModel | None,
+        plane: Plane | None,
+        session: Session | None,
     ) -> None:
         """Compare a layer with a model; any of them may be None.
 
@@ -402,7 +415,7 @@ class DomainShiftCheck(QObject):
             self._task.stop()
             self._task = None
         volume = self._volume
-        if volume is None or not hasattr(getattr(model, "header", None), "looks"):
+        if volume is None or model is None:
             return
         if self._find(asked) is not None:
             return
@@ -468,9 +481,8 @@ def _volume(layer: Image | None, plane: Plane | None) -> Scan | None:
         return None
 
 
-def _by_header(model: Any, volume: Scan | None) -> DomainShift | None:
-    """`DomainShift` according to headers; None without a scan or a model that has a header."""
-    header: Any = getattr(model, "header", None)
-    if volume is None or not hasattr(header, "acquired"):
+def _by_header(model: ScoringModel | None, volume: Scan | None) -> DomainShift | None:
+    """`DomainShift` according to headers; None without a scan or a model."""
+    if volume is None or model is None:
         return None
-    return header_shift(header, volume)
+    return header_shift(model.header, volume)

@@ -30,7 +30,7 @@ from napari_spatial_ar.gui.widgets.forms import (
 from napari_spatial_ar.gui.widgets.plots import ScoreHistogram
 from napari_spatial_ar.gui.widgets.threshold_slider import ScaleField, ThresholdSlider
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
-from napari_spatial_ar.normative.calibration.calibration import Calibration
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.findings import Finding
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.p_values import share_note
@@ -85,7 +85,7 @@ class UnitBox(Combo):
 
     def scale(
         self,
-        model: Any,
+        model: ScoringModel | None,
         anchors: Mapping[float, float],
         ends: tuple[float, float],
         counts: ScoreCounts | None,
@@ -95,7 +95,7 @@ class UnitBox(Combo):
         Shares of normal tissue need a calibrated model, percentiles need scores of the scan.
         """
         scales: dict[str, tuple[Scale, str]] = {}
-        if anchors:
+        if anchors and model is not None:
             share = ShareScale(anchors, model.threshold_for_fpr, model.fpr_for_threshold)
             scales[SHARE] = share, " %"
         scales[UNIT] = UnitScale(*ends), ""
@@ -397,12 +397,12 @@ _DEFAULT_FPR = 0.01
 _BELOW, _ABOVE = 0.5, 1.0
 
 
-def meaning(model: Any, threshold: float, anchors: dict[float, float]) -> str:
+def meaning(model: ScoringModel | None, threshold: float, anchors: dict[float, float]) -> str:
     """State in one line what a threshold means."""
-    if not anchors:
+    if model is None or not anchors:
         return "This model is not calibrated: what the threshold flags in normal tissue is unknown."
     try:
-        fpr = float(model.fpr_for_threshold(threshold))
+        fpr = model.fpr_for_threshold(threshold)
     except InputError as error:
         return str(error)
     if threshold > max(anchors.values()):
@@ -424,7 +424,7 @@ class ThresholdPanel(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._model: Any = None
+        self._model: ScoringModel | None = None
         self._anchors: dict[float, float] = {}
         self._counts: ScoreCounts | None = None
         self.histogram = ScoreHistogram()
@@ -475,7 +475,9 @@ class ThresholdPanel(QWidget):
     @property
     def fpr(self) -> float | None:
         """Share of normal tissue flagged, in [0, 1]; None without a calibrated model."""
-        return float(self._model.fpr_for_threshold(self.threshold)) if self._anchors else None
+        if self._model is None or not self._anchors:
+            return None
+        return self._model.fpr_for_threshold(self.threshold)
 
     @property
     def settings(self) -> MaskSettings:
@@ -484,7 +486,7 @@ class ThresholdPanel(QWidget):
 
     # ------------------------------------------------------------------ model and scan
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: ScoringModel) -> None:
         """Set unit, range and start from a model and its calibration."""
         self._model = model
         self._name_unit(model)
@@ -496,7 +498,7 @@ class ThresholdPanel(QWidget):
             wanted = settings.recall("fpr", _DEFAULT_FPR)
             nearest = min(self._anchors, key=lambda fpr: abs(fpr - wanted))
             try:
-                start = float(model.threshold_for_fpr(wanted))
+                start = model.threshold_for_fpr(wanted)
             except InputError:
                 start = self._anchors[nearest]
             self.slider.setValue(start)
@@ -535,7 +537,7 @@ class ThresholdPanel(QWidget):
         self.form.region.reset()
         self.form.note.set_text(sentence(error, "Restricting the mask"))
 
-    def _name_unit(self, model: Any) -> None:
+    def _name_unit(self, model: ScoringModel | None) -> None:
         unit = "model's unit" if model is None else model.unit
         self.heading.setText(f"Threshold ({unit})")
         self.slider.setToolTip(tooltip("threshold.slider", unit=unit))
@@ -582,8 +584,8 @@ class ThresholdPanel(QWidget):
 
     def _update_text(self) -> None:
         self.meaning.set_text(meaning(self._model, self.threshold, self._anchors))
-        calibration = getattr(getattr(self._model, "header", None), "calibration", None)
-        if isinstance(calibration, Calibration):
+        calibration = None if self._model is None else self._model.header.calibration
+        if calibration is not None:
             self.meaning.setToolTip(share_note(calibration, self.threshold))
         self.histogram.set_thresholds(self.threshold, self.settings.hysteresis)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from napari.layers import Image
 from qtpy.QtCore import QObject, Signal
@@ -23,6 +23,7 @@ from napari_spatial_ar.gui.widgets.forms import select_data
 from napari_spatial_ar.gui.worklist.listing import row_message
 from napari_spatial_ar.gui.worklist.runner import StoredScan, WorklistRunner, open_steps, save_steps
 from napari_spatial_ar.gui.worklist.table import WorklistModel
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.findings import Finding, Mark
 from napari_spatial_ar.review.report.data import report_message
 from napari_spatial_ar.review.strokes import Strokes
@@ -196,14 +197,14 @@ class WorklistController(QObject):
             return
         self.keep_marks(opened)
         entry = self._rows.entry(opened.key)
-        if entry is None or entry.state != "scored" or self._dock.running:
+        model = self._dock.models.model
+        if entry is None or entry.state != "scored" or self._dock.running or model is None:
             return
         threshold = self._dock.threshold.threshold
         summary = replace(entry.summary, findings=len(findings), threshold=threshold)
         if summary != entry.summary:
             self._rows.put(entry.scored(summary))
-            by = model_key(self._dock.models.model)
-            self._try(self._store.save_summary, opened.key, by, entry.done, summary)
+            self._try(self._store.save_summary, opened.key, model_key(model), entry.done, summary)
 
     def _try(self, save: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
         try:
@@ -256,7 +257,7 @@ class WorklistController(QObject):
         task.failed.connect(partial(report, doing="Storing scores"))
         task.finished.connect(partial(self._on_written, opened))
 
-    def _on_kept(self, key: str, model: Any, count: int, summary: Summary | None) -> None:
+    def _on_kept(self, key: str, model: ScoringModel, count: int, summary: Summary | None) -> None:
         entry = self._rows.entry(key)
         if entry is None or model is not self._dock.models.model:
             return
@@ -397,7 +398,9 @@ class WorklistController(QObject):
                 self.keep_failure(key, report_message(error))
         self._yield_to_viewer()
 
-    def _on_returned(self, task: Task, key: str, model: Any, kept: StoredScan | None) -> None:
+    def _on_returned(
+        self, task: Task, key: str, model: ScoringModel | None, kept: StoredScan | None
+    ) -> None:
         if task is not self._task:
             return
         self._task = None
@@ -413,7 +416,7 @@ class WorklistController(QObject):
                 self._restore()
         self._yield_to_viewer()
 
-    def _on_model(self, model: Any) -> None:
+    def _on_model(self, model: ScoringModel | None) -> None:
         """Load another model's results for the open scan."""
         self.keep_all_marks()
         for opened in self.opened:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from napari_spatial_ar.gui.jobs import sentence
 from napari_spatial_ar.gui.open_scan import columns
 from napari_spatial_ar.imaging.reading import Found, find_sources, scans_in
 from napari_spatial_ar.imaging.scan import Scan
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.report.data import report_message
 from napari_spatial_ar.review.worklist.entries import Entry, Summary
 from napari_spatial_ar.review.worklist.store import WorklistStore, model_key, scan_key
@@ -92,7 +92,10 @@ def list_steps(
 
 
 def record_steps(
-    stop: threading.Event, entries: Sequence[Entry], store: WorklistStore, model: Any
+    stop: threading.Event,
+    entries: Sequence[Entry],
+    store: WorklistStore,
+    model: ScoringModel | None,
 ) -> Generator[Entry, None, None]:
     """Load the stored results of scans, for a model or (None) for none."""
     for entry in entries:

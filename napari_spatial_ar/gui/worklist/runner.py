@@ -8,7 +8,6 @@ from collections.abc import Generator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
@@ -27,6 +26,7 @@ from napari_spatial_ar.gui.worklist.table import WorklistModel
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.cancellation import cancel_when
 from napari_spatial_ar.normative.scores import ScanScores
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.report.data import report_message
 from napari_spatial_ar.review.worklist.entries import Entry, Summary, order_of_need
 from napari_spatial_ar.review.worklist.scoring import MaskRule, score_steps, summarise
@@ -123,7 +123,11 @@ class Plan:
 
 
 def scoring_steps(
-    stop: threading.Event, go: threading.Event, plan: Plan, model: Any, store: WorklistStore
+    stop: threading.Event,
+    go: threading.Event,
+    plan: Plan,
+    model: ScoringModel,
+    store: WorklistStore,
 ) -> Generator[Scored, None, None]:
     """Score the queue of the plan, one scan in memory at a time, until it is empty.
 
@@ -214,7 +218,7 @@ def open_steps(
     key: str,
     scan: Scan,
     store: WorklistStore,
-    model: Any,
+    model: ScoringModel | None,
     hold: ExitStack,
     read: bool = True,
 ) -> Generator[ReadStep, None, StoredScan | None]:
@@ -247,8 +251,9 @@ def open_steps(
     if model is None:
         return None
     plane = model.plane
-    same = plane is None or plane == scan.geometry.plane
-    geometry = scan.geometry if same else scan.geometry.along(plane)
+    geometry = scan.geometry
+    if plane is not None and plane != geometry.plane:
+        geometry = geometry.along(plane)
     by = model_key(model)
     scores = store.load_scores(key, by, geometry) or ScanScores.empty(geometry)
     return StoredScan(scores, store.load_marks(key, by, geometry.shape))
@@ -258,7 +263,7 @@ def save_steps(
     stop: threading.Event,
     key: str,
     store: WorklistStore,
-    model: Any,
+    model: ScoringModel,
     volume: Scan,
     scores: ScanScores,
     rule: MaskRule,
@@ -303,7 +308,7 @@ class WorklistRunner(QObject):
         self._tasks = tasks
         self._store = store
         self.plan = Plan()
-        self.model: Any = None
+        self.model: ScoringModel | None = None
         self.open_key = ""
         #: Whether the user has started the scoring.
         self.wanted = False
@@ -353,8 +358,9 @@ class WorklistRunner(QObject):
             e for e in self._rows.entries if e.state == "failed" and e.key in self._rows.scans
         ]
         try:
-            for entry in failed if self.model is not None else ():
-                self._store.forget_failure(entry.key, model_key(self.model))
+            if self.model is not None:
+                for entry in failed:
+                    self._store.forget_failure(entry.key, model_key(self.model))
         except StorageError as error:
             self.stopped.emit(report(error, "Trying again"))
             return
@@ -366,7 +372,7 @@ class WorklistRunner(QObject):
 
     # ------------------------------------------------------------------ what it follows
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: ScoringModel | None) -> None:
         """Score with another model from now on; its earlier results are available immediately."""
         if model is self.model:
             return
@@ -429,17 +435,15 @@ class WorklistRunner(QObject):
         else:
             self._go.clear()
         free = [key for key, _ in self.plan.queue if key not in self.plan.held]
-        able = self._ready and self.model is not None and self._task is None
-        if self._go.is_set() and able and free:
-            self._start()
+        able = self._ready and self._task is None
+        if self._go.is_set() and able and free and self.model is not None:
+            self._start(self.model)
         self.changed.emit()
 
     # ------------------------------------------------------------------ the worker
 
-    def _start(self) -> None:
-        work = partial(
-            scoring_steps, go=self._go, plan=self.plan, model=self.model, store=self._store
-        )
+    def _start(self, model: ScoringModel) -> None:
+        work = partial(scoring_steps, go=self._go, plan=self.plan, model=model, store=self._store)
         task = self._tasks.start(work)
         task.progressed.connect(self._take)
         task.failed.connect(self._on_failed)

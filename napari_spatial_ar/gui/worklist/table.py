@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from napari_spatial_ar.gui.widgets.forms import icon, square
 from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.acquired import header_shift_of
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.domain_shift import shift_headline
 from napari_spatial_ar.review.p_values import PValues, p_note
 from napari_spatial_ar.review.worklist.entries import Column, Entry, sort_value
@@ -110,10 +110,10 @@ class WorklistModel(ColumnModel):
         self._rows: dict[str, int] = {}
         self._icons: dict[str, QIcon] = {}
         self._blank = icon(square())
-        self._model: Any = None
+        self._model: ScoringModel | None = None
         self._shifts: dict[str, str] = {}
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: ScoringModel | None) -> None:
         """Mark scans whose headers differ from those of a model's scans."""
         self._model, self._shifts = model, {}
         self.emit_all_changed()

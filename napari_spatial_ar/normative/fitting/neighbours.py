@@ -24,7 +24,7 @@ from napari_spatial_ar.normative.explaining import PatchPicture, picture_around
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.fitting.outliers import series_of_fit, survey_again
 from napari_spatial_ar.normative.fitting.plan import FitProgress, embedding
-from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 
 __all__ = ["Nearest", "Neighbour", "nearest_patches", "similar_patches"]
 
@@ -98,7 +98,7 @@ def nearest_patches(
 
 
 def similar_patches(
-    model: NormativeModel,
+    model: ScoringModel,
     folders: str | Path | Sequence[str | Path],
     query: Tensor,
     *,
@@ -109,7 +109,7 @@ def similar_patches(
 
     Parameters
     ----------
-    model : NormativeModel
+    model : ScoringModel
         Determines backbone, preprocessing, and which slices it was trained on.
     folders : path-like or sequence of path-like
         Folders that it was fitted on.
@@ -169,7 +169,7 @@ def similar_patches(
     )
 
 
-def _learned_from(model: NormativeModel, refs: Sequence[SliceRef]) -> list[SliceRef]:
+def _learned_from(model: ScoringModel, refs: Sequence[SliceRef]) -> list[SliceRef]:
     keys = (model.header.training.get("slice_keys") or {}).get("train")
     if keys is None:
         return list(refs)

@@ -37,6 +37,7 @@ from napari_spatial_ar.normative.fitting.plan import FitProgress, embedding, lea
 from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scores import Example, SliceScore
+from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.steps import mapped
 
 __all__ = [
@@ -212,7 +213,7 @@ def find_outliers(
 
 
 def survey_again(
-    model: NormativeModel,
+    model: ScoringModel,
     folders: str | Path | Sequence[str | Path],
     patient_pattern: str | None,
 ) -> Generator[FitProgress, None, Survey]:
@@ -234,7 +235,7 @@ def survey_again(
     )
 
 
-def series_of_fit(model: NormativeModel, found: Survey) -> list[SurveyedSeries]:
+def series_of_fit(model: ScoringModel, found: Survey) -> list[SurveyedSeries]:
     """Series with those of their slices that were used in the fit, according to the model."""
     keys = model.header.training.get("slice_keys")
     series = found.series
