@@ -385,7 +385,7 @@ class AnomalibModel:
         self._prepare = prepare
 
     def score_slice(
-        self, image: npt.NDArray[Any], *, window: tuple[float, float] | None = None
+        self, image: npt.NDArray[np.generic], *, window: tuple[float, float] | None = None
     ) -> SliceScore:
         """Score one upright slice (Y, X); the grid is the method's map, one value per pixel.
 

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +61,7 @@ class Scored:
     """
 
     item: BmadItem
-    image: npt.NDArray[Any]
+    image: npt.NDArray[np.generic]
     window: tuple[float, float]
     scores: list[SliceScore]
 
@@ -116,7 +115,7 @@ def score_items(
 
 
 def _score(
-    model: Scorer, item: BmadItem, image: npt.NDArray[Any], window: tuple[float, float]
+    model: Scorer, item: BmadItem, image: npt.NDArray[np.generic], window: tuple[float, float]
 ) -> SliceScore:
     try:
         return model.score_slice(image, window=window)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -35,6 +35,8 @@ _PLANE_OF_WORLD_AXIS: dict[int, Plane] = {0: "sagittal", 1: "coronal", 2: "axial
 _FARTHEST_MM = 1e13
 # Signs that turn RAS millimetres (x, y, z) into display millimetres (S, P, L).
 _RAS_TO_SPL = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
+
+Voxel = TypeVar("Voxel", bound=np.generic)
 
 
 def slice_number(index: int) -> int:
@@ -185,8 +187,8 @@ class Geometry:
         return int(self._towards[2 - data_axis, 0])
 
     def _arrange(
-        self, array: npt.NDArray[Any], axes: list[int], flips: list[bool]
-    ) -> npt.NDArray[Any]:
+        self, array: npt.NDArray[Voxel], axes: list[int], flips: list[bool]
+    ) -> npt.NDArray[Voxel]:
         if array.shape[:3] != self.shape:
             raise InputError(f"an array of shape {array.shape} is not on the grid {self.shape}")
         view = array.transpose(*axes, *range(3, array.ndim))
@@ -200,12 +202,12 @@ class Geometry:
         voxel = int(np.flatnonzero(closest[:, 0] == world)[0])
         return 2 - voxel, bool(closest[voxel, 1] * sign < 0)
 
-    def to_display(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def to_display(self, array: npt.NDArray[Voxel]) -> npt.NDArray[Voxel]:
         """View of a (Z, Y, X, ...) source array with axes (S, P, L, ...)."""
         axes, flips = zip(*(self._axis_towards(d) for d in "SPL"), strict=True)
         return self._arrange(array, list(axes), list(flips))
 
-    def from_display(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def from_display(self, array: npt.NDArray[Voxel]) -> npt.NDArray[Voxel]:
         """View of an (S, P, L, ...) array with the source's axes (Z, Y, X, ...).
 
         Raises
@@ -229,7 +231,7 @@ class Geometry:
         )
         return s, p, left
 
-    def to_slices(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def to_slices(self, array: npt.NDArray[Voxel]) -> npt.NDArray[Voxel]:
         """View of a (Z, Y, X) source array as upright slices (N, rows, columns).
 
         Slice n is index n along ``slice_axis``, never reordered. Rows grow to posterior in

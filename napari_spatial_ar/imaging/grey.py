@@ -32,7 +32,7 @@ def is_wide(dtype: np.dtype[Any]) -> bool:
     return dtype.itemsize > (2 if dtype.kind in "iu" else 4)
 
 
-def span(parts: Iterable[npt.NDArray[Any]]) -> tuple[float, float] | None:
+def span(parts: Iterable[npt.NDArray[np.generic]]) -> tuple[float, float] | None:
     """Lowest and highest finite number, exact (int where they are); None if none is finite."""
     ends: list[float] = []
     for part in parts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +75,7 @@ class Look:
 class Picture:
     """Decoded pages (N, rows, columns), grey as stored, and whether they were coloured."""
 
-    pages: npt.NDArray[Any]
+    pages: npt.NDArray[np.generic]
     coloured: bool
 
 
@@ -200,7 +199,7 @@ def _check_end(path: Path, kind: str | None, head: bytes, size: int) -> None:
         raise ValueError("cut short")
 
 
-def _decode_pillow(path: Path) -> npt.NDArray[Any]:
+def _decode_pillow(path: Path) -> npt.NDArray[np.generic]:
     """Pixels (1, rows, columns, channels) of a PNG, JPEG or BMP file, read to its end."""
     if _head(path).startswith(PNG):
         png = read_png(path.read_bytes())

@@ -77,9 +77,9 @@ class _Stored:
     shape: tuple[int, int, int, int, int]
     header: ItkHeader
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _kept: npt.NDArray[Any] | None = field(default=None, repr=False)
+    _kept: npt.NDArray[np.generic] | None = field(default=None, repr=False)
 
-    def voxels(self, *, keep: bool) -> npt.NDArray[Any]:
+    def voxels(self, *, keep: bool) -> npt.NDArray[np.generic]:
         """All voxels (T, Z, Y, X, C) of the stored type."""
         with self._lock:
             if self._kept is not None:
@@ -147,7 +147,7 @@ class _ItkVoxels:
             warnings = finite(whole, path)
             return whole if index is None else whole[place], (*narrow.warnings, *warnings)
 
-    def _narrowing(self, voxels: npt.NDArray[Any]) -> Narrowing:
+    def _narrowing(self, voxels: npt.NDArray[np.generic]) -> Narrowing:
         """How the volume's values become float32, looked up once."""
         if self._narrow is None:
             ends = span([voxels]) if is_wide(voxels.dtype) else None

@@ -200,7 +200,7 @@ def read_nifti(path: str | Path, index: int | None = None) -> Scan:
 
 def write_nifti(
     path: str | Path,
-    array: npt.NDArray[Any],
+    array: npt.NDArray[np.generic],
     geometry: Geometry,
     *,
     like: str | Path | None = None,
@@ -255,7 +255,7 @@ def write_nifti(
             image.to_stream(file)
 
 
-def _new_image(array: npt.NDArray[Any], geometry: Geometry) -> Any:
+def _new_image(array: npt.NDArray[np.generic], geometry: Geometry) -> Any:
     kind: Any = nib.Nifti1Image
     if geometry.slice_positions is not None:
         image = kind(array.T, None)
@@ -271,7 +271,7 @@ def _new_image(array: npt.NDArray[Any], geometry: Geometry) -> Any:
     return image
 
 
-def _image_like(like: Path, array: npt.NDArray[Any], geometry: Geometry) -> Any:
+def _image_like(like: Path, array: npt.NDArray[np.generic], geometry: Geometry) -> Any:
     """Image with all the header fields of a file that say where its voxels are."""
     found = read_header(like)
     with guard(like, DAMAGED):

@@ -80,9 +80,9 @@ class StoredVoxels:
     shape: tuple[int, int, int, int]
     packed: bool
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _kept: dict[int, npt.NDArray[Any]] = field(default_factory=dict, repr=False)
+    _kept: dict[int, npt.NDArray[np.generic]] = field(default_factory=dict, repr=False)
 
-    def volume(self, number: int, *, keep: bool) -> npt.NDArray[Any]:
+    def volume(self, number: int, *, keep: bool) -> npt.NDArray[np.generic]:
         """Volume ``number`` (Z, Y, X) of the stored type.
 
         A view into the file where it is not packed: only what is indexed is read. Of a packed
@@ -110,14 +110,14 @@ class StoredVoxels:
         _, z, y, x = self.shape
         return z * y * x * self.dtype.itemsize
 
-    def _mapped(self, number: int) -> npt.NDArray[Any]:
+    def _mapped(self, number: int) -> npt.NDArray[np.generic]:
         start = self.offset + number * self._volume_bytes
         # What is mapped beyond the end of a file ends the process when it is touched.
         if self.path.stat().st_size < start + self._volume_bytes:
             raise InputError(DAMAGED, path=self.path, fix="Export or copy it again")
         return np.memmap(self.path, self.dtype, "r", offset=start, shape=self.shape[1:])
 
-    def _unpacked(self, start: int, count: int) -> npt.NDArray[Any]:
+    def _unpacked(self, start: int, count: int) -> npt.NDArray[np.generic]:
         """Bytes of the file's voxels, the file read to its checksum unless it was before.
 
         A few bytes can be packed voxels of any number: many go to a file that has no name and is
@@ -208,7 +208,7 @@ class NiftiVoxels:
                 data[bad] = self._lowest_finite(stored)
             return data
 
-    def _lowest_finite(self, stored: npt.NDArray[Any]) -> float:
+    def _lowest_finite(self, stored: npt.NDArray[np.generic]) -> float:
         """Lowest finite value of the volume, so that a slice is the same alone and in it."""
         if self._lowest is None:
             narrow = self._narrowing(stored)

@@ -69,7 +69,7 @@ class OctImage:
     """
 
     shape: tuple[int, int, int]
-    read: Callable[[], npt.NDArray[Any]] = field(repr=False)
+    read: Callable[[], npt.NDArray[np.generic]] = field(repr=False)
     spacing: tuple[float, float, float] | None
     eye: Eye
     parallel: bool = True
@@ -273,7 +273,7 @@ def find_vol(path: Path) -> list[OctImage]:
     steps = step, deep, wide
     good = all(math.isfinite(s) and s > 0 for s in steps)
 
-    def read() -> npt.NDArray[Any]:
+    def read() -> npt.NDArray[np.generic]:
         scans = reader.HeVolReader(str(path)).parsed_file.bscans
         return np.stack([grey(np.array(scan.data)) for scan in scans])
 
@@ -336,7 +336,7 @@ def _b_scans(series: Any) -> list[Any]:
     return found
 
 
-def _read_e2e(path: Path, place: int) -> npt.NDArray[Any]:
+def _read_e2e(path: Path, place: int) -> npt.NDArray[np.generic]:
     module = _eyepy("eyepy.io.he.e2e_reader", path)
     grey = _eyepy("eyepy.core.utils", path).from_e2e_intensity
     with module.HeE2eReader(str(path)) as reader:
@@ -402,7 +402,7 @@ class _OctVoxels:
     path: Path
     image: OctImage
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _kept: npt.NDArray[Any] | None = field(default=None, repr=False)
+    _kept: npt.NDArray[np.generic] | None = field(default=None, repr=False)
 
     def whole(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
         """All B-scans."""
@@ -418,7 +418,7 @@ class _OctVoxels:
             plane: npt.NDArray[np.float32] = self._kept[index].astype(np.float32)
             return plane
 
-    def _read(self) -> npt.NDArray[Any]:
+    def _read(self) -> npt.NDArray[np.generic]:
         check_fits(2 * math.prod(self.image.shape), self.path)
         stored = self.image.read()
         if stored.shape != self.image.shape:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.geometry import Geometry, Voxel
 
 __all__ = ["SAME_GRID_MM", "distance_between", "onto_grid"]
 
@@ -40,7 +40,7 @@ def _order(
 
 
 def _turned(
-    array: npt.NDArray[Any], axes: tuple[int, ...], flips: tuple[bool, ...]
+    array: npt.NDArray[Voxel], axes: tuple[int, ...], flips: tuple[bool, ...]
 ) -> npt.NDArray[Any]:
     view = array.transpose(*axes, *range(3, array.ndim))
     return view[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
@@ -71,8 +71,8 @@ def distance_between(
 
 
 def onto_grid(
-    array: npt.NDArray[Any], affine_from: npt.NDArray[np.float64], geometry_to: Geometry
-) -> npt.NDArray[Any]:
+    array: npt.NDArray[Voxel], affine_from: npt.NDArray[np.float64], geometry_to: Geometry
+) -> npt.NDArray[Voxel]:
     """Put an array into another grid's axis order, without changing where a voxel lies.
 
     Parameters

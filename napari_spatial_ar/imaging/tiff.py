@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -380,7 +380,7 @@ def _spacing(
     return (found[0], found[1], found[2]) if good else None
 
 
-def read_tiff_pages(stack: TiffStack, page: int | None = None) -> npt.NDArray[Any]:
+def read_tiff_pages(stack: TiffStack, page: int | None = None) -> npt.NDArray[np.generic]:
     """Read the pages of a stack, or one of them.
 
     Returns
@@ -417,7 +417,7 @@ def read_tiff_pages(stack: TiffStack, page: int | None = None) -> npt.NDArray[An
 
 def _through_tifffile(
     path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, planes: tuple[int, ...]
-) -> npt.NDArray[Any]:
+) -> npt.NDArray[np.generic]:
     """Planes of a series, (planes, rows, columns, samples); one by one where that is possible."""
     page = series.keyframe
     count = math.prod(_planes(series)[1])
@@ -442,7 +442,7 @@ def _through_tifffile(
     return np.moveaxis(pixels, 1 + page.axes.index("S"), -1)
 
 
-def _inverted(pixels: npt.NDArray[Any], page: tifffile.TiffPage) -> npt.NDArray[Any]:
+def _inverted(pixels: npt.NDArray[np.generic], page: tifffile.TiffPage) -> npt.NDArray[np.generic]:
     """Bright for dark, where 0 is white; numbers below 0 and of floating point stay."""
     if pixels.dtype.kind != "u":
         return pixels
@@ -452,7 +452,7 @@ def _inverted(pixels: npt.NDArray[Any], page: tifffile.TiffPage) -> npt.NDArray[
 
 def _through_pillow(
     stack: TiffStack, pages: list[int], first: tifffile.TiffPage
-) -> npt.NDArray[Any]:
+) -> npt.NDArray[np.generic]:
     """Pages whose compression or colours tifffile does not decode."""
     decoded = []
     with Image.open(stack.path, formats=("TIFF",)) as image:

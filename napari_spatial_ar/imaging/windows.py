@@ -183,7 +183,9 @@ def display_limits(volume: Scan) -> tuple[float, float]:
         return low, low + 1.0
 
 
-def apply_window(image: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.float32]:
+def apply_window(
+    image: npt.NDArray[np.generic], low: float, high: float
+) -> npt.NDArray[np.float32]:
     """Map low..high to [0, 1], clipped.
 
     Parameters

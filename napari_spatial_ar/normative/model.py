@@ -170,7 +170,7 @@ class NormativeModel:
         return self.detector.unit
 
     def score_slice(
-        self, image: npt.NDArray[Any], *, window: tuple[float, float] | None = None
+        self, image: npt.NDArray[np.generic], *, window: tuple[float, float] | None = None
     ) -> SliceScore:
         """Score one upright slice.
 
@@ -192,7 +192,7 @@ class NormativeModel:
             window = resolve(self.header.preprocessing.window, image, _intensity_of(image))
         return self._score(self._prepared(apply_window(image, *window)))
 
-    def _check(self, image: npt.NDArray[Any]) -> None:
+    def _check(self, image: npt.NDArray[np.generic]) -> None:
         if image.ndim != 2:
             raise InputError(f"a slice has two axes (Y, X), not shape {image.shape}")
         patch = self.backbone.patch
@@ -431,7 +431,7 @@ class NormativeModel:
         return path
 
 
-def _intensity_of(image: npt.NDArray[Any]) -> Intensity:
+def _intensity_of(image: npt.NDArray[np.generic]) -> Intensity:
     if image.dtype == np.uint8:
         return "grey8"
     low, high = float(image.min()), float(image.max())

@@ -11,7 +11,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -218,7 +217,7 @@ def panel_size(geometry: Geometry, shape: tuple[int, ...], longest: int) -> Pane
     return PanelSize(max(1, round(height * scale)), max(1, round(width * scale)))
 
 
-def resized(plane: npt.NDArray[Any], size: PanelSize, how: Image.Resampling) -> Rgb:
+def resized(plane: npt.NDArray[np.generic], size: PanelSize, how: Image.Resampling) -> Rgb:
     """Plane (rows, columns) as (height, width) float32."""
     picture = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
     return np.asarray(picture.resize((size.width, size.height), how), dtype=np.float32)

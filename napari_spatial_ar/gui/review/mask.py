@@ -395,7 +395,8 @@ class MaskController(QObject):
             self.drawing.overlay(session, [at])
         else:
             # Across acquired slices, per-slice steps wait for the volume.
-            above = geometry.to_display(session.score.nll).take(index, axis) > self._threshold
+            shown = np.moveaxis(geometry.to_display(session.score.nll), axis, 0)[index]
+            above = shown > self._threshold
             backwards = geometry.slice_position(0) != 0
             scored = session.score.scored[::-1] if backwards else session.score.scored
             across = [1, 1, 1]

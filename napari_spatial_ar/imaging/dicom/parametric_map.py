@@ -32,7 +32,7 @@ _SERIES_NUMBER = 9002
 
 def write_parametric_map(
     path: str | Path,
-    scores: npt.NDArray[Any],
+    scores: npt.NDArray[np.generic],
     scan: Scan,
     *,
     algorithm: Algorithm,

@@ -64,7 +64,7 @@ _WITH_HEADER = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000Transfe
 class Decoded(NamedTuple):
     """Grey stored values (frames, rows, columns), and sentences on what is odd about them."""
 
-    frames: npt.NDArray[Any]
+    frames: npt.NDArray[np.generic]
     notes: tuple[str, ...]
 
 
@@ -146,7 +146,7 @@ def _options(storage: Storage, frames: int, found: Codestream | None = None) -> 
 
 def _native(
     file: BinaryIO, storage: Storage, number: int | None, path: Path, notes: set[str]
-) -> npt.NDArray[Any]:
+) -> npt.NDArray[np.generic]:
     """Values of a frame, or of all, that are not compressed."""
     options = {**_options(storage, storage.frames), "pixel_vr": storage.vr or "OW"}
     array, found = get_decoder(storage.syntax).as_array(file, index=number, raw=True, **options)
@@ -220,7 +220,9 @@ def _begins_frame(file: BinaryIO, at: int) -> bool:
     return file.read(4).startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
 
 
-def _decompressed(frame: bytes, storage: Storage, path: Path, notes: set[str]) -> npt.NDArray[Any]:
+def _decompressed(
+    frame: bytes, storage: Storage, path: Path, notes: set[str]
+) -> npt.NDArray[np.generic]:
     """Values of one compressed frame, RGB where it is in colour."""
     found = read_codestream(frame)
     syntax = storage.syntax
@@ -289,7 +291,7 @@ def _check_agreement(found: Codestream, storage: Storage, path: Path) -> None:
 
 
 def _in_words(
-    array: npt.NDArray[Any],
+    array: npt.NDArray[np.generic],
     storage: Storage,
     path: Path,
     notes: set[str],
@@ -351,14 +353,14 @@ def _check_other_bits(
         )
 
 
-def _as_rgb(array: npt.NDArray[Any], photometric: str) -> npt.NDArray[Any]:
+def _as_rgb(array: npt.NDArray[np.generic], photometric: str) -> npt.NDArray[np.generic]:
     """Colours as RGB."""
     if photometric in ("YBR_FULL", "YBR_FULL_422"):
         return convert_color_space(array, "YBR_FULL", "RGB")
     return array
 
 
-def _through_gdcm(frame: bytes, storage: Storage) -> npt.NDArray[Any]:
+def _through_gdcm(frame: bytes, storage: Storage) -> npt.NDArray[np.generic]:
     """Decode JPEG of 12 bits: no decoder that pydicom calls does, but GDCM's own reader does."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -383,7 +385,9 @@ def _through_gdcm(frame: bytes, storage: Storage) -> npt.NDArray[Any]:
     return np.frombuffer(raw, "<u2").reshape(storage.rows, storage.columns)
 
 
-def _through_palette(array: npt.NDArray[Any], header: pydicom.Dataset) -> npt.NDArray[Any]:
+def _through_palette(
+    array: npt.NDArray[np.generic], header: pydicom.Dataset
+) -> npt.NDArray[np.generic]:
     """Colours of a palette image, 0 to 255."""
     if not header.original_encoding[1]:
         # pydicom takes the tables for little-endian.

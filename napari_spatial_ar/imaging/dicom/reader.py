@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +39,7 @@ class FrameReader:
         data, odd = finite(data, self.frames[0].file)
         return data, (*notes, *narrow.warnings, *odd)
 
-    def _values(self, notes: dict[str, None]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    def _values(self, notes: dict[str, None]) -> Iterator[tuple[int, npt.NDArray[np.generic]]]:
         """Place of each slice and its values, file by file."""
         places: dict[Path, list[int]] = {}
         for place, frame in enumerate(self.frames):

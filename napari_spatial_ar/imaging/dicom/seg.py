@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -79,7 +78,7 @@ def write_seg(
         If the file cannot be written.
     """
     path = Path(path)
-    inside: npt.NDArray[Any] = np.asarray(mask) != 0
+    inside: npt.NDArray[np.generic] = np.asarray(mask) != 0
     if inside.shape != scan.geometry.shape:
         raise InputError(
             f"a mask of {inside.shape} is not on the scan's grid {scan.geometry.shape}"
