@@ -257,7 +257,7 @@ class Basis(TypedDict):
     fpr: float | None
     settings: MaskSettings
     region: npt.NDArray[np.bool_] | None
-    likeness: DomainShift | None
+    shift: DomainShift | None
 
 
 def scan_report_steps(

@@ -339,13 +339,14 @@ class WorklistPanel(QWidget):
             self.reports.cancel()
             return
         file = ask_for_report(self.window(), REPORT_FILE)
-        if file is None or not self._reportable:
+        model = self.runner.model
+        if file is None or model is None or not self._reportable:
             return
         self.controller.keep_all_marks()
         listed = [(entry, self.rows.scans.get(entry.key)) for entry in self.rows.entries]
         steps = worklist_steps(
             listed,
-            self.runner.model,
+            model,
             self._store,
             self.runner.plan.rule,
             fpr=self._dock.threshold.fpr,
