@@ -1,8 +1,8 @@
-"""What the JSON says that this program writes for machines: one model a kind of document.
+"""Schemas of the JSON that this program writes for machines: one model per kind of document.
 
-Every document names its kind and that kind's version under ``schema``. A field that is added
-leaves the version; a field that goes, or means something else, raises it. The JSON Schemas in
-``docs/reference/schema`` are made from these models (``python docs/make_schemas.py``).
+Every document states its kind and that kind's version under ``schema``. Adding a field keeps the
+version; removing one, or changing its meaning, raises it. The JSON Schemas in
+``docs/reference/schema`` are generated from these models (``python docs/make_schemas.py``).
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ Share = Field(description="Share of normal tissue, in [0, 1].", ge=0, le=1)
 
 
 def _earlier(name: str) -> Any:
-    """Field that has a new name; only there where its old one is true."""
+    """Earlier name of a field; present only if it is correct."""
     return Field(None, deprecated=True, description=f"Earlier name of '{name}'.")
 
 
 class Part(BaseModel):
-    """Part of a document. Later versions may say more."""
+    """Part of a document. Later versions may add fields."""
 
-    #: Whether this version says more than is told here.
+    #: Whether fields beyond those declared here are allowed.
     SAYS_MORE: ClassVar[bool] = False
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=())
 
 
 class Kind(Part):
-    """What a document is."""
+    """Kind and version of a document."""
 
     name: str
     version: int = Field(ge=1)
 
 
 class Document(Part):
-    """A whole document."""
+    """A complete document."""
 
     NAME: ClassVar[str]
     VERSION: ClassVar[int] = 1
@@ -52,7 +52,7 @@ class Document(Part):
 
 
 def stamped(document: type[Document], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a document with its kind and version in front."""
+    """Return the values of a document, preceded by its kind and version."""
     schema = {"name": _PREFIX + document.NAME, "version": document.VERSION}
     return {"schema": schema, **values}
 
@@ -80,7 +80,7 @@ def json_schema(document: type[Document]) -> dict[str, Any]:
 
 
 class Units(Part):
-    """What figures are measured in."""
+    """Units of figures."""
 
     score: str
     nll: str | None = _earlier("score")
@@ -95,7 +95,7 @@ class PValues(Part):
     scan: float | None
     slices: list[float | None]
     patients: int
-    smallest: float = Field(description="The smallest that so many patients can give.")
+    smallest: float = Field(description="The smallest possible with this number of patients.")
 
 
 class FoundRegion(Part):
@@ -103,7 +103,7 @@ class FoundRegion(Part):
 
     rank: int = Field(ge=1, description="Its number: 1 has the highest peak.")
     label: int = Field(
-        ge=0, description="Its voxels' value in findings.nii.gz: its rank; 0 where rejected."
+        ge=0, description="Its voxels' value in findings.nii.gz: its rank; 0 if rejected."
     )
     side: Literal["left", "right", "midline", "unknown"]
     centroid_ras_mm: tuple[float, float, float] | None
@@ -151,7 +151,7 @@ class FindingsFile(Document):
 
 
 class Threshold(Part):
-    """What of the scores became the mask. Scores are in its unit, 'hysteresis' too."""
+    """How scores became the mask. Scores are in its unit, 'hysteresis' too."""
 
     score: float
     unit: str = Unit
@@ -171,7 +171,7 @@ class Threshold(Part):
 
 
 class ModelFacts(Part):
-    """What the model's file says of it."""
+    """The model, according to its file."""
 
     SAYS_MORE = True
 
@@ -180,7 +180,7 @@ class ModelFacts(Part):
 
 
 class ScoredScan(Part):
-    """The scan; UIDs are hashes unless they were asked for."""
+    """The scan; UIDs are hashes unless requested otherwise."""
 
     series: str
     series_uid: str | None
@@ -190,7 +190,7 @@ class ScoredScan(Part):
     voxels_sha256: str
     modality: str
     intensity: str
-    unit: str | None = Field(description="Of voxel values.")
+    unit: str | None = Field(description="Unit of voxel values.")
     role: str
     display_window: tuple[float, float]
     model_window: tuple[float, float] | None
@@ -208,7 +208,7 @@ class ScoredScan(Part):
 
 
 class ScanSummary(Part):
-    """What the results of a scan come to."""
+    """Summary of the results of a scan."""
 
     series: str
     slices_scored: int
@@ -232,7 +232,7 @@ class FileFacts(Part):
 
 
 class Run(Part):
-    """By what 'score' knows scan and settings again."""
+    """Identifies scan and settings for 'score'."""
 
     scan: str
     settings: str
@@ -279,7 +279,7 @@ class LedgerEntry(Document):
 
 
 class ErrorResult(Document):
-    """--json of a command that could not do what it was asked to."""
+    """--json of a command that failed."""
 
     NAME = "error"
 
@@ -291,7 +291,7 @@ class ScanResult(ScanSummary):
 
     input: str
     folder: str
-    unusual: bool | None = Field(None, description="Where --alpha was given.")
+    unusual: bool | None = Field(None, description="With --alpha.")
 
 
 class ScoreResult(Document):
@@ -328,7 +328,7 @@ class LesionSizes(Part):
 
 
 class Figures(Part):
-    """Figures of a model on one split of a data set."""
+    """Figures of a model on one split of a dataset."""
 
     split: str
     images: int
@@ -398,7 +398,7 @@ class ComparedMethod(Part):
 
 
 class Comparison(Part):
-    """Methods on one data set."""
+    """Methods on one dataset."""
 
     dataset: str
     split: str
@@ -466,13 +466,13 @@ class CalibrateResult(Document):
 
 
 class Series(Part):
-    """A series of 'inspect'. Axes are (Z, Y, X), but those of the affine."""
+    """A series of 'inspect'. Axes are (Z, Y, X), except those of the affine."""
 
     label: str
     role: str
     modality: str
     intensity: str
-    unit: str | None = Field(description="Of voxel values.")
+    unit: str | None = Field(description="Unit of voxel values.")
     shape: tuple[int, int, int]
     spacing_mm: tuple[float | None, float | None, float | None] | None
     affine: list[list[float]] = Field(description="Voxel (i, j, k) to RAS mm.")

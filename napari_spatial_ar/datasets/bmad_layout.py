@@ -1,7 +1,7 @@
-"""Where a data set in the BMAD layout keeps what, under all the names that its sets use.
+"""The BMAD layout of datasets, in all its variants.
 
-The sets of BMAD differ: ``valid`` or ``val``, ``Ungood`` or ``ungood``, ``test`` or ``Test``, and
-``img`` inside ``good`` or the other way round. Training pictures lie in ``train/good`` itself or
+The datasets of BMAD differ: ``valid`` or ``val``, ``Ungood`` or ``ungood``, ``test`` or ``Test``,
+and ``img`` inside ``good`` or the other way round. Training images are in ``train/good`` itself or
 in ``train/good/img``.
 """
 
@@ -21,19 +21,19 @@ def bmad_folder(
     kind: Literal["good", "Ungood"],
     part: Literal["img", "label"] = "img",
 ) -> Path | None:
-    """Find one folder of a data set.
+    """Find one folder of a dataset.
 
     Parameters
     ----------
     root : Path
-        The data set.
+        The dataset.
     split, kind, part
-        Which pictures; case is not minded.
+        Which images; case is ignored.
 
     Returns
     -------
     Path or None
-        None where there is no such folder.
+        None if there is no such folder.
     """
     base = _child(root, *_NAMES.get(split, (split,)))
     if base is None:
@@ -44,7 +44,7 @@ def bmad_folder(
 
 
 def _child(folder: Path, *names: str) -> Path | None:
-    """Give the folder inside another that has one of these names, whatever the case."""
+    """Return the sub-folder with one of these names, ignoring case."""
     if not folder.is_dir():
         return None
     wanted = [name.lower() for name in names]

@@ -1,4 +1,4 @@
-"""Folders of scans as slices to train on, and data sets in the BMAD layout."""
+"""Folders of scans as training slices, and datasets in the BMAD layout."""
 
 from __future__ import annotations
 
@@ -54,35 +54,35 @@ def find_slices(
     Parameters
     ----------
     folder : path-like or sequence of path-like
-        NIfTI, DICOM and pictures in any mix and depth, or the root of a data set in the BMAD
+        NIfTI, DICOM and images in any mix and depth, or the root of a dataset in the BMAD
         layout (with ``train/good``; its ``valid/good/img`` are then the validation slices).
     modality : {"mri", "ct", "oct", "other", "unknown"}
-        Chooses the window by which body is told from air, where ``window`` is not given. MRI,
-        CT and OCT leave out series that are one of the others.
+        Chooses the window for separating body and air if ``window`` is not given. MRI, CT and
+        OCT exclude series of the other modalities.
     window : Window, optional
         The model's window.
     patient_pattern : str, optional
         Regular expression that finds the patient in a file's path relative to the folder
-        (its first group if it has one), such as ``r"sub-\d+"``. Without it: the PatientID
-        of a DICOM file, the sub-folder where files lie in several, else the file name
-        without its last number.
+        (its first group if it has one), such as ``r"sub-\d+"``. By default: the PatientID
+        of a DICOM file, the sub-folder if there are several, else the file name without its last
+        number.
     exclude : collection of str
-        Keys of series to leave out, see `SurveyedSeries`; the start of a key is enough.
+        Keys of series to exclude, see `SurveyedSeries`; the start of a key is enough.
     selection : Selection, optional
-        What of the volumes is used; without it, all slices that show enough body.
+        Which slices of the volumes are used; by default all with enough body.
 
     Returns
     -------
     SliceSet
-        Pictures and slices of volumes. Localizers, derived series and what else `survey` leaves
-        out is in none.
+        Images and slices of volumes, without localizers, derived series and everything else that
+        `survey` excludes.
 
     Raises
     ------
     InputError
-        If there is no such folder, it holds no readable image, no slice can be used,
-        ``patient_pattern`` is no regular expression or does not match a file, or what is to be
-        left out is not there.
+        If there is no such folder, it has no readable image, no slice can be used,
+        ``patient_pattern`` is not a regular expression or does not match a file, or a series to
+        exclude does not exist.
     """
     steps = survey(
         folder,
@@ -106,33 +106,33 @@ def find_slices(
 
 
 def _keys_of(found: Survey, start: str, folder: str | Path) -> set[str]:
-    """Key of the series meant by its start; a set of one."""
+    """Key of the series identified by its start; a set of one."""
     keys = {series.key for series in found.series if series.key.startswith(start)}
     if len(keys) != 1:
         raise InputError(
             f"{len(keys)} series there have a key that starts with '{start}'"
             if keys
-            else f"no series there has the key '{start}', so it cannot be left out",
+            else f"no series there has the key '{start}', so it cannot be excluded",
             path=folder,
-            fix="'models suspects' and 'summary --json FILE' give the keys as they are now",
+            fix="'models suspects' and 'summary --json FILE' list the current keys",
         )
     return keys
 
 
 @dataclass(frozen=True)
 class BmadItem:
-    """One picture of a data set in the BMAD layout.
+    """One image of a dataset in the BMAD layout.
 
     Parameters
     ----------
     image : Path
-        The picture.
+        The image.
     label : Path or None
-        Picture of its label (0 normal, 255 abnormal), None where there is none.
+        Image of its label (0 normal, 255 abnormal), None if there is none.
     abnormal : bool
-        Whether the picture shows something abnormal.
+        Whether the image shows something abnormal.
     group : str
-        The patient, as far as the file name tells.
+        The patient, according to the file name.
     """
 
     image: Path
@@ -147,14 +147,14 @@ def bmad_items(
     *,
     patient_pattern: str | None = None,
 ) -> list[BmadItem]:
-    """Pictures of one split of a data set in the BMAD layout.
+    """Images of one split of a dataset in the BMAD layout.
 
     Parameters
     ----------
     root : path-like
         Folder with ``train/good`` and ``{valid,test}/{good,Ungood}/{img,label}``.
     split : {"train", "valid", "test"}
-        Which pictures.
+        The split.
     patient_pattern : str, optional
         As in `find_slices`.
 
@@ -166,7 +166,7 @@ def bmad_items(
     Raises
     ------
     InputError
-        If the folder is not laid out so, or the split has no picture.
+        If the folder does not have this layout, or the split has no image.
     """
     if not Path(root).exists():
         raise InputError("there is no such folder", path=root)
@@ -186,8 +186,8 @@ def bmad_items(
         items += [BmadItem(p, labels.get(p.stem), abnormal, groups[p]) for p in images]
     if not items:
         raise InputError(
-            f"there are no pictures in {split}/good or {split}/Ungood",
+            f"there are no images in {split}/good or {split}/Ungood",
             path=root,
-            fix="Choose the root of a data set in the BMAD layout",
+            fix="Choose the root of a dataset in the BMAD layout",
         )
     return items

@@ -1,4 +1,4 @@
-"""Whose scan a file is, as far as its name tells."""
+"""The patient that a file belongs to, according to its name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from napari_spatial_ar.imaging.reading import Source
 
 __all__ = ["check_pattern", "groups_by_name"]
 
-# Both eyes are one patient's (1221_OD_o_2 -> 1221); else the last number is the slice's
+# Both eyes belong to one patient (1221_OD_o_2 -> 1221); else the last number is the slice's
 # (vol000_0064 -> vol000).
 _EYE = re.compile(r"[_\-. ](?:OD|OS|OI|OU)(?![A-Za-z0-9]).*$", re.IGNORECASE)
 _LAST_NUMBER = re.compile(r"[_\-. ]*[0-9]+$")
@@ -21,9 +21,9 @@ _LAST_NUMBER = re.compile(r"[_\-. ]*[0-9]+$")
 def groups_by_name(
     folder: Path, sources: Sequence[Source], patient_pattern: str | None
 ) -> dict[Path, str]:
-    """Patient of each file that begins a volume or is a picture, as far as its name tells.
+    """Patient of each file that begins a volume or is an image, according to its name.
 
-    A DICOM file's is inside it (`patient_key`), unless there is a pattern.
+    For DICOM files it is read from the file (`patient_key`), unless there is a pattern.
     """
     check_pattern(patient_pattern)
     sources = [source for source in sources if source.format != "closed"]
@@ -49,7 +49,7 @@ def groups_by_name(
 
 
 def check_pattern(pattern: str | None) -> None:
-    """See that a patient pattern is a regular expression (`InputError`), before files are read."""
+    """Check that a patient pattern is a regular expression (`InputError`), before reading files."""
     try:
         re.compile(pattern or "")
     except re.error as error:

@@ -1,4 +1,4 @@
-"""Reading the next scan while the one before it is computed on."""
+"""Reads the next scan while the previous one is being processed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _END: Final = object()
 
 
 def one_ahead(items: Iterable[T]) -> Generator[T, None, None]:
-    """Walk through items, each made by one background thread while the one before is in use.
+    """Iterate over items, each created by a background thread while the previous one is in use.
 
     Parameters
     ----------
     items : iterable
-        Made lazily. Two are in memory at a time at most: that in use and the next.
+        Created lazily. At most two are in memory at a time: the current one and the next.
 
     Yields
     ------
     T
-        The items in their order. What making one raises is raised in its place. Close the
-        generator to stop: it waits for the item that is being made and makes no further one.
+        The items in their order. An exception is raised in place of its item. Close the generator
+        to stop: it waits for the item being created and creates no further one.
     """
     source = iter(items)
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:

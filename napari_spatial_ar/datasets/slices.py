@@ -1,4 +1,4 @@
-"""Slices to train on: where each is, whose it is, what it holds."""
+"""Training slices: where each is, its patient, its content."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ORDER = 2
 
 @dataclass(frozen=True)
 class SliceRef:
-    """Where to find one upright slice.
+    """Location of one upright slice.
 
     Parameters
     ----------
@@ -45,15 +45,15 @@ class SliceRef:
         The file the slice is in.
     index : int or None
         Index of the slice in its volume (`Scan.slices`), cut along ``plane``; None for a
-        picture.
+        image.
     group : str
-        The patient, as far as files tell. It may be part of a file name: not to be shown.
+        The patient, according to the files. May be part of a file name: do not show it.
     source : Source
         The files that are read together to get the volume.
     volume : int
-        Which of the volumes in source it is in.
+        Index of the volume in source.
     plane : {"axial", "coronal", "sagittal"}, optional
-        Plane that its volume is cut along, where it is another than the acquired one.
+        Plane along which its volume is sliced, if it is not the acquired one.
     """
 
     path: Path
@@ -66,10 +66,10 @@ class SliceRef:
 
 @dataclass(frozen=True)
 class SliceSet:
-    """Slices of a folder: to train on, to validate on (empty where the folder does not say).
+    """Slices of a folder: for training, and for validation (empty if the folder defines none).
 
-    ``warnings`` has one sentence for each thing left out; ``calibration`` is empty where those
-    to validate on serve.
+    ``warnings`` has one sentence for each exclusion; ``calibration`` is empty if the validation
+    slices are used for it.
     """
 
     train: tuple[SliceRef, ...]
@@ -86,7 +86,7 @@ def iter_slices(
     Parameters
     ----------
     refs : sequence of SliceRef
-        What to read. Slices of one volume come one after the other, whatever their order here.
+        Slices to read. Slices of one volume are consecutive, whatever their order here.
     window : Window
         The model's window.
 
@@ -102,7 +102,7 @@ def iter_slices(
     Raises
     ------
     InputError
-        If a file cannot be read any more, or is no picture with something to see.
+        If a file can no longer be read, or is not an image with any contrast.
     """
     together: dict[tuple[Source, int, Plane | None], list[SliceRef]] = {}
     for ref in refs:
@@ -127,23 +127,23 @@ def _head(source: Source, number: int, plane: Plane | None) -> tuple[Geometry, A
 
 
 def geometry_of(ref: SliceRef) -> Geometry | None:
-    """Grid of the volume that a slice is in, from its headers; None for a picture.
+    """Grid of the volume that a slice belongs to, from its headers; None for an image.
 
     Raises
     ------
     InputError
-        If a file cannot be read any more.
+        If a file can no longer be read.
     """
     return None if ref.index is None else _head(ref.source, ref.volume, ref.plane)[0]
 
 
 def acquisition_of(ref: SliceRef) -> tuple[Plane | None, Acquisition]:
-    """Plane of a slice, None where it is not known, and how its scan was acquired.
+    """Plane of a slice, None if unknown, and how its scan was acquired.
 
     Raises
     ------
     InputError
-        If a file cannot be read any more.
+        If a file can no longer be read.
     """
     if ref.index is None:
         return None, acquisition_of_files((ref.path,))
@@ -161,12 +161,12 @@ def split_by_group(
     refs : sequence of SliceRef
         Slices of at least two groups.
     fraction : float
-        Share of the slices to validate on, in (0, 1); reached or passed by less than one
+        Share of the slices for validation, in (0, 1); reached or exceeded by less than one
         group, and each side gets at least one.
     seed : int
         The same seed and slices give the same split.
     keep : int
-        Groups that train gets at least.
+        Minimum number of groups for training.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def split_by_group(
 
 
 def check_fractions(valid: float, calibration: float) -> None:
-    """See that shares for validation and calibration leave something to train on.
+    """Check that shares for validation and calibration leave something to train on.
 
     Raises
     ------
@@ -221,11 +221,11 @@ def split_slices(
     Parameters
     ----------
     slices : SliceSet
-        What was found; where the folder says what to validate on, it stays.
+        What was found; a validation set defined by the folder is kept.
     valid_fraction : float
-        Share of the slices to validate on, in (0, 1), see `split_by_group`.
+        Share of the slices for validation, in (0, 1), see `split_by_group`.
     calibration_fraction : float
-        Share of the slices that take part in neither; 0 for none.
+        Share of the slices used for neither; 0 for none.
     seed : int
         The same seed and slices give the same split.
 
@@ -264,27 +264,27 @@ def _digest(path: Path, size: int, changed_ns: int) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Sha256 hex digest of a file's content, kept until the file changes.
+    """Sha256 hex digest of a file's content, cached until the file changes.
 
     Raises
     ------
     InputError
-        If it is not there any more.
+        If it no longer exists.
     """
     try:
         status = path.stat()
         return _digest(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
-        raise InputError("cannot be read any more", path=path) from error
+        raise InputError("can no longer be read", path=path) from error
 
 
 def content_key(ref: SliceRef) -> str:
-    """Sha256 hex digest of all that a slice's voxels come from: file contents and its place.
+    """Sha256 hex digest of everything a slice's voxels come from: file contents and position.
 
     Raises
     ------
     InputError
-        If a file is not there any more.
+        If a file no longer exists.
     """
     cut = "" if ref.plane is None else f" {ref.plane}"
     key = hashlib.sha256(f"{_ORDER} {ref.volume}/{ref.index}{cut}".encode())

@@ -1,4 +1,4 @@
-"""What a fit would learn from: counts, ranges, and what the split by patient can promise."""
+"""Summary of the data of a fit: counts, ranges, and what the split by patient can promise."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from napari_spatial_ar.errors import InputError
 __all__ = ["DataSummary", "Side", "kind_of"]
 
 _MODALITIES = {"mri": "MRI", "ct": "CT", "oct": "OCT", "other": "another modality"}
-# Fewer held-out patients than this tell little about the next one.
+# Fewer held-out patients than this say little about the next one.
 _FEW = 5
-# The share of normal tissue that a mask may flag at first.
+# The default share of normal tissue that a mask may flag.
 _USUAL_SHARE = 0.01
 _SIDES = ("training", "validation", "calibration")
 _BARS = "▁▂▃▄▅▆▇█"
@@ -31,7 +31,7 @@ _SPREAD = 8  # bins of a histogram of sizes
 
 @dataclass(frozen=True)
 class Side:
-    """One side of the split: how many slices, of how many patients."""
+    """One side of the split: numbers of slices and patients."""
 
     slices: int
     patients: int
@@ -44,14 +44,14 @@ class Side:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """A survey in numbers and sentences; no path or name that may be a patient's is in them.
+    """A survey in numbers and sentences, without any path or name that may be a patient's.
 
     Parameters
     ----------
     survey : Survey
         What was found.
     excluded : frozenset of str
-        Keys of series that the user has taken out.
+        Keys of series that the user has excluded.
     selection : Selection
         What the survey was made with.
     valid_fraction, calibration_fraction, seed
@@ -66,7 +66,7 @@ class DataSummary:
     seed: int = 0
 
     def without(self, keys: Collection[str]) -> DataSummary:
-        """Summarise the same survey with other series taken out."""
+        """Summarise the same survey with other series excluded."""
         return replace(self, excluded=frozenset(keys))
 
     def choosing(self, selection: Selection, calibration_fraction: float) -> DataSummary:
@@ -90,7 +90,7 @@ class DataSummary:
 
     @cached_property
     def left_out(self) -> dict[Reason, int]:
-        """Slices left out, by reason."""
+        """Excluded slices, by reason."""
         counts: Counter[Reason] = Counter()
         for series in self.survey.series:
             counts.update(series.left_out)
@@ -100,14 +100,14 @@ class DataSummary:
 
     @cached_property
     def unreadable(self) -> dict[str, int]:
-        """Files and series that cannot be read, by what is wrong."""
+        """Files and series that cannot be read, by reason."""
         return dict(Counter(error.what for error in self.survey.errors))
 
     @cached_property
     def split(self) -> tuple[Side, ...] | None:
-        """Training, validation, and calibration where it has patients of its own.
+        """Training, validation, and calibration if it has patients of its own.
 
-        The last is what a model is calibrated on. None where there are too few patients.
+        A model is calibrated on the last one. None if there are too few patients.
         """
         refs, held_out = (
             tuple(ref for s in self.used if s.held_out == valid for ref in s.refs)
@@ -140,7 +140,7 @@ class DataSummary:
         return counts
 
     def promise(self) -> str:
-        """Say what the split cannot promise; "" where there are patients enough."""
+        """State what the split cannot promise; "" if there are enough patients."""
         if not self.used:
             return "There is nothing to learn from."
         if self.split is None and self.calibration_fraction and self.total.patients > 1:
@@ -150,7 +150,7 @@ class DataSummary:
             )
         if self.split is None:
             return (
-                "All slices seem to be of one patient, so none can be kept for validation: a model "
+                "All slices seem to be of one patient, so none can be held out: a model "
                 "cannot be fitted. Put each patient's files in a folder of their own."
             )
         patients, share = self.split[-1].patients, self.least_share
@@ -165,7 +165,7 @@ class DataSummary:
         )
 
     def lines(self) -> list[str]:
-        """Give what there is to know, a line each; `promise` is the last where there is one."""
+        """Describe the data, one line each; `promise` is the last if there is one."""
         said = [
             f"{_count(self.total.slices, 'slice')} of {_count(self.total.patients, 'patient')} "
             f"in {len(self.used)} series."
@@ -174,7 +174,7 @@ class DataSummary:
             said += [f"{self._kinds()}.", f"{self._sizes()}.", f"{self._greys()}."]
             said += self._planes()
         said += [
-            f"Left out: {_count(count, 'slice')}, {REASONS[reason]}."
+            f"Excluded: {_count(count, 'slice')}, {REASONS[reason]}."
             for reason, count in self.left_out.items()
         ]
         said += [
@@ -197,7 +197,7 @@ class DataSummary:
 
     @cached_property
     def usual_plane(self) -> str:
-        """Plane that most of the series that are used were acquired in; "" where none is known."""
+        """Plane of acquisition of most of the used series; "" if none is known."""
         planes = Counter(series.plane for series in self.used if series.plane)
         return planes.most_common(1)[0][0] if planes else ""
 
@@ -216,7 +216,7 @@ class DataSummary:
         said = f"Slices of {columns} x {rows} pixels"
         spacings = [series.spacing for series in self.used if series.spacing]
         if not spacings:
-            return f"{said}; spacing not known"
+            return f"{said}; spacing unknown"
         said += f", {_spread([s for spacing in spacings for s in spacing[1:]])} mm a pixel"
         apart = [spacing[0] for spacing in spacings if spacing[0] is not None]
         return f"{said}, {_spread(apart)} mm apart" if apart else said
@@ -225,7 +225,7 @@ class DataSummary:
         counts = self.histogram
         coarse = counts.reshape(-1, 2).sum(axis=1)
         white = counts[-1] / max(int(counts.sum()), 1)
-        return f"Grey values: {_bars(coarse)} ({100 * white:.0f} % white)"
+        return f"Intensities: {_bars(coarse)} ({100 * white:.0f} % white)"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -250,7 +250,7 @@ class DataSummary:
 def kind_of(series: SurveyedSeries) -> str:
     """Modality and plane in words."""
     if series.modality == "unknown":
-        return f"{series.plane}, modality not known" if series.plane else "pictures"
+        return f"{series.plane}, modality unknown" if series.plane else "images"
     return f"{_MODALITIES[series.modality]} {series.plane}".rstrip()
 
 
@@ -275,13 +275,13 @@ def _count(number: int, noun: str) -> str:
 
 
 def _bars(counts: npt.NDArray[np.int64]) -> str:
-    """Draw a histogram in one word."""
+    """Draw a histogram as one word."""
     top = max(int(counts.max()), 1)
     return "".join(_BARS[int((len(_BARS) - 1) * count / top)] for count in counts)
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Say a range, with a histogram of how values lie in it."""
+    """Format a range, with a histogram of the values in it."""
     said = _range(values)
     return f"{said} ({_bars(np.histogram(values, _SPREAD)[0])})" if " " in said else said
 

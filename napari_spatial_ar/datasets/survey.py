@@ -1,4 +1,4 @@
-"""What folders of scans hold, series by series: slices to train on, and what is left out."""
+"""Survey of folders of scans, series by series: usable slices, and what is excluded and why."""
 
 from __future__ import annotations
 
@@ -52,34 +52,34 @@ BINS = 32
 LEAST_SIDE = 14
 
 
-#: Why slices are left out, in words that go after "left out:".
+#: Why slices are excluded, in words that follow "excluded:".
 REASONS: dict[Reason, str] = {
     "localizer": "localizer (scout) images",
     "derived": "derived series (projections, maps)",
     "modality": "another modality than the one chosen",
-    "plane": "pictures and uneven stacks, which cannot be cut along the plane chosen",
+    "plane": "images and uneven stacks, which cannot be cut along the plane chosen",
     "small": f"less than {LEAST_SIDE} pixels wide or high",
     "range": "outside the range of slices chosen",
     "empty": "little body on them",
     "copy": "copies of other files",
-    "excluded": "taken out by you",
+    "excluded": "excluded by you",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class SurveyedSlice:
-    """One slice that is large enough, whether it is used or not.
+    """One slice that is large enough, used or not.
 
     Parameters
     ----------
     ref : SliceRef
-        Where it is.
+        Its location.
     place : float or None
-        See `place_in_stack`; None for a picture.
+        See `place_in_stack`; None for an image.
     body : float
-        Share of it that shows body.
+        Share of it that is body.
     histogram : (BINS,) int32
-        Its body pixels by grey value.
+        Its body pixels by intensity.
     """
 
     ref: SliceRef
@@ -90,36 +90,36 @@ class SurveyedSlice:
 
 @dataclass(frozen=True, eq=False)
 class SurveyedSeries:
-    """One volume, or the pictures of one patient in one folder.
+    """One volume, or the images of one patient in one folder.
 
     Parameters
     ----------
     key : str
-        Sha256 hex digest of its content, wherever it lies.
+        Sha256 hex digest of its content, wherever it is.
     label : str
         Short name that is safe to show.
     group : str
-        The patient, as far as files tell. It may be part of a file name: not to be shown.
+        The patient, according to the files. May be part of a file name: do not show it.
     modality : {"mri", "ct", "oct", "other", "unknown"}
-        As its header says.
+        According to its header.
     plane : str
-        Anatomical plane that it was acquired in; "" where the file does not tell.
+        Anatomical plane of acquisition; "" if unknown.
     sizes : frozenset of (int, int)
         Rows and columns of its slices.
     spacing : (float or None, float, float) or None
-        Millimetres between slices (None where uneven), rows and columns; None where not known.
+        Millimetres between slices (None if uneven), rows and columns; None if unknown.
     slices : tuple of SurveyedSlice
-        What there is to choose from.
+        All candidates.
     refs : tuple of SliceRef
-        Slices to train on.
+        Slices selected for training.
     left_out : mapping of str to int
-        Slices that are left out, by reason.
+        Number of excluded slices, by reason.
     histogram : (BINS,) int64
-        Body pixels of ``refs`` by grey value, from the window's black to its white.
+        Body pixels of ``refs`` by intensity, from the window's black to its white.
     picture : (rows, columns) uint8, optional
-        The middle one of ``refs``, small, as the model sees it.
+        Thumbnail of the middle one of ``refs``, as the model sees it.
     held_out : bool
-        Whether it is for validation, as the folder says.
+        Whether it is for validation, according to the folder.
     """
 
     key: str
@@ -144,7 +144,7 @@ class SurveyedSeries:
         return hashlib.sha256(self.group.encode(errors="surrogatepass")).hexdigest()[:8]
 
     def chosen(self, selection: Selection) -> SurveyedSeries:
-        """Use other slices of the same; the selection's plane is that it was looked at in."""
+        """Select other slices; the selection must have the plane of the survey."""
         used, out = [], {k: n for k, n in self.left_out.items() if k not in ("range", "empty")}
         for one in self.slices:
             if not selection.holds(one.place):
@@ -171,17 +171,17 @@ class Survey:
     errors: tuple[InputError, ...] = ()
 
     def chosen(self, selection: Selection) -> Survey:
-        """Use other slices of the same series, see `SurveyedSeries.chosen`."""
+        """Select other slices of the same series, see `SurveyedSeries.chosen`."""
         return replace(self, series=tuple(one.chosen(selection) for one in self.series))
 
 
 def slices_left_out(series: Iterable[SurveyedSeries]) -> list[str]:
-    """Sentences that say how many slices are left out, one for each reason."""
+    """Sentences that state how many slices are excluded, one for each reason."""
     counts: Counter[Reason] = Counter()
     for one in series:
         counts.update(one.left_out)
     return [
-        f"{counts[reason]} slice{'s' if counts[reason] > 1 else ''} left out: {words}."
+        f"{counts[reason]} slice{'s' if counts[reason] > 1 else ''} excluded: {words}."
         for reason, words in REASONS.items()
         if counts[reason]
     ]
@@ -192,7 +192,7 @@ _KNOWN = ("mri", "ct", "oct")
 
 @dataclass(frozen=True)
 class SurveyProgress:
-    """How many files were looked at, of how many (0: not known yet)."""
+    """How many files were read, of how many (0: not known yet)."""
 
     done: int
     total: int
@@ -206,7 +206,7 @@ def survey(
     patient_pattern: str | None = None,
     selection: Selection | None = None,
 ) -> Generator[SurveyProgress, None, Survey]:
-    """Look through folders of scans, slice by slice; stop iterating to cancel.
+    """Survey folders of scans, slice by slice; stop iterating to cancel.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def survey(
     modality, window, patient_pattern
         As for `find_slices`.
     selection : Selection, optional
-        What of the volumes is used; without it, all slices that show enough body.
+        Which slices of the volumes are used; by default all with enough body.
 
     Yields
     ------
@@ -229,8 +229,8 @@ def survey(
     Raises
     ------
     InputError
-        If there is no such folder, one holds no image or none that can be read, or the pattern is
-        no regular expression or does not match a file.
+        If there is no such folder, one has no readable image, or the pattern is not a regular
+        expression or does not match a file.
     """
     check_pattern(patient_pattern)
     yield SurveyProgress(0, 0)
@@ -254,7 +254,7 @@ def survey(
 
 
 def _parts(folder: Path) -> list[tuple[Path, bool]]:
-    """Folders to search, and whether what they hold is for validation."""
+    """Folders to search, and whether their contents are for validation."""
     train = bmad_folder(folder, "train", "good")
     if train is None:
         return [(folder, False)]
@@ -291,7 +291,7 @@ class _Slices:
 
 
 class _Walk:
-    """Goes through sources one after the other, knowing what it has seen."""
+    """Processes sources one after the other, remembering what it has seen."""
 
     def __init__(self, modality: Modality, window: Window, selection: Selection) -> None:
         self.modality, self.window, self.selection = modality, window, selection
@@ -301,7 +301,7 @@ class _Walk:
         self._seen: set[str] = set()
 
     def source(self, source: Source, groups: Mapping[Path, str]) -> Iterator[int]:
-        """Look at one source; yields the number of its files that are done."""
+        """Survey one source; yields the number of its files that are done."""
         if source.format != "raster":
             yield from self._volumes(source, groups.get(source.files[0]))
             return
@@ -345,7 +345,7 @@ class _Walk:
             if slices.slices and (shown is None or number <= len(paths) // 2):
                 shown = downscale(unit)
         if slices.sizes or slices.left_out:
-            count = "1 picture" if len(paths) == 1 else f"{len(paths)} pictures"
+            count = "1 image" if len(paths) == 1 else f"{len(paths)} images"
             found = SurveyedSeries(
                 key.hexdigest(), count, group, "unknown", "", frozenset(), held_out=self.held_out
             )
@@ -387,7 +387,7 @@ class _Walk:
         )
 
     def _whole(self, scan: Scan, key: str) -> Reason | None:
-        """Give the reason for which none of its slices is wanted, if there is one."""
+        """Return the reason for which none of its slices is used, if there is one."""
         if not self._is_new(key):
             return "copy"
         if scan.role != "original":
@@ -409,7 +409,7 @@ class _Walk:
             return
         volume, slices = scan.read().along(self.selection.cut), _Slices()
         geometry, ends = volume.geometry, resolve(self.window, volume)
-        # The same slices are the same whether this plane was asked for or is their own.
+        # The same slices have the same key whether this plane was requested or is their own.
         plane = None if geometry.slice_axis == scan.geometry.slice_axis else geometry.plane
         files = volume.series.files
         one_each = plane is None and len(files) == geometry.slice_count

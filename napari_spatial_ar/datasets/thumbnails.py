@@ -1,4 +1,4 @@
-"""Small pictures of scans."""
+"""Thumbnails of scans."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def thumbnail(scan: Scan) -> npt.NDArray[np.uint8]:
     Parameters
     ----------
     scan : Scan
-        What was found.
+        The scan.
 
     Returns
     -------
     (rows, columns) uint8
-        Grey values, the longer side `THUMBNAIL_SIZE`.
+        Intensities, the longer side `THUMBNAIL_SIZE`.
 
     Raises
     ------
     InputError
-        If the slice's file is damaged or gone.
+        If the slice's file is damaged or missing.
     """
     geometry = scan.geometry
     slice_ = scan.slice(geometry.slice_count // 2)
@@ -46,7 +46,7 @@ def thumbnail(scan: Scan) -> npt.NDArray[np.uint8]:
 def downscale(
     unit: npt.NDArray[np.float32], spacing: Sequence[float] = (1.0, 1.0)
 ) -> npt.NDArray[np.uint8]:
-    """Make a slice small, in proportion.
+    """Reduce a slice in size, in proportion.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def downscale(
     Returns
     -------
     (rows, columns) uint8
-        Grey values, the longer side `THUMBNAIL_SIZE`.
+        Intensities, the longer side `THUMBNAIL_SIZE`.
     """
     grey = (255 * unit).astype(np.uint8)
     lengths = np.array(grey.shape) * spacing

@@ -65,7 +65,7 @@ class Prepared:
     Parameters
     ----------
     unit : (rows, columns) float32
-        Grey values in 0..1.
+        Intensities in 0..1.
     kept : KeptTokens or None
         What of it goes through the backbone; None for all.
     filled : bool

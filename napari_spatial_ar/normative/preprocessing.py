@@ -115,7 +115,7 @@ class Preprocessing:
         Parameters
         ----------
         unit : (rows, columns) float32
-            Grey values in 0..1.
+            Intensities in 0..1.
         patch : int
             Side of a patch in pixels of the resized slice.
 

@@ -161,7 +161,7 @@ def test_a_folder_without_slices_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no image"):
         find_slices(tmp_path)
     save_scan(tmp_path / "a.nii.gz")
-    with pytest.raises(InputError, match=r"be used\. 7 slices left out: little body"):
+    with pytest.raises(InputError, match=r"be used\. 7 slices excluded: little body"):
         find_slices(tmp_path, window=Window("fixed", 5000, 6000))
 
 
@@ -232,7 +232,7 @@ def test_localizers_and_derived_series_are_left_out(
     monkeypatch.setattr(survey, "scans_in", with_roles)
     slices = find_slices(tmp_path)
     assert {ref.path.name for ref in slices.train} == {"b.nii.gz"}
-    assert any("left out" in text for text in slices.warnings)
+    assert any("excluded" in text for text in slices.warnings)
 
 
 def test_a_picture_that_turns_bad_is_named_when_it_is_read(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_content_key_follows_the_content(tmp_path: Path) -> None:
     os.utime(tmp_path / "b_1.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert content_key(moved) != before
     (tmp_path / "b_1.png").unlink()
-    with pytest.raises(InputError, match="cannot be read any more"):
+    with pytest.raises(InputError, match="can no longer be read"):
         content_key(moved)
 
 
@@ -308,7 +308,7 @@ def test_bmad_items(tmp_path: Path) -> None:
         ("vol3_1.jpg", "vol3_1.png", True, "vol3"),
     ]
     assert [i.image.name for i in bmad_items(tmp_path, "train")] == ["vol1_1.png"]
-    with pytest.raises(InputError, match="no pictures in valid/good"):
+    with pytest.raises(InputError, match="no images in valid/good"):
         bmad_items(tmp_path, "valid")
 
 

@@ -116,8 +116,8 @@ def test_what_is_left_out_is_counted_and_live_choices_are_those_of_a_new_look(
     assert fresh.total.slices == len(kept)
     assert fresh.left_out == {"range": len(outside), "empty": 18 - len(kept) - len(outside)}
     said = "\n".join(fresh.lines())
-    assert f"Left out: {len(outside)} slices, outside the range of slices chosen." in said
-    assert f"Left out: {18 - len(kept) - len(outside)} slices, little body on them." in said
+    assert f"Excluded: {len(outside)} slices, outside the range of slices chosen." in said
+    assert f"Excluded: {18 - len(kept) - len(outside)} slices, little body on them." in said
     live = look(tmp_path, Selection("axial")).choosing(chosen, 0.0)
     assert live.to_dict() == fresh.to_dict()
     assert [r.index for r in find_slices(tmp_path, selection=chosen).train] == [
@@ -128,7 +128,7 @@ def test_what_is_left_out_is_counted_and_live_choices_are_those_of_a_new_look(
 def test_pictures_have_no_plane(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(90, 255, (20, 20)).astype(np.uint8)
     Image.fromarray(noise).save(tmp_path / "a_1.png")
-    with pytest.raises(InputError, match=r"1 slice left out: pictures .* cannot be cut") as caught:
+    with pytest.raises(InputError, match=r"1 slice excluded: images .* cannot be cut") as caught:
         find_slices(tmp_path, selection=Selection("axial"))
     assert "\n" not in str(caught.value)
     assert len(find_slices(tmp_path, selection=Selection(slice_range=(0.8, 0.9))).train) == 1

@@ -91,14 +91,14 @@ def test_a_fit_gets_just_what_the_summary_counts(mixed: Path) -> None:
     found = summarise(mixed, modality="mri")
     slices = find_slices(mixed, modality="mri")
     assert slices.train == tuple(ref for series in found.used for ref in series.refs)
-    assert any("4 slices left out: copies" in text for text in slices.warnings)
+    assert any("4 slices excluded: copies" in text for text in slices.warnings)
     (key,) = (series.key for series in found.used if series.modality == "mri")
     fewer = found.without({key})
     assert fewer.left_out["excluded"] == 2
     left = find_slices(mixed, modality="mri", exclude={key}).train
     assert left == tuple(ref for series in fewer.used for ref in series.refs)
     assert len(left) == 5
-    with pytest.raises(InputError, match=r"no slice in it can be used\. 2 slices left out: local"):
+    with pytest.raises(InputError, match=r"no slice in it can be used\. 2 slices excluded: local"):
         find_slices(mixed, modality="mri", exclude={series.key for series in found.used})
 
 

@@ -398,7 +398,7 @@ def test_a_series_that_is_not_ticked_is_not_learned_from(
     click(ok)
     key = panel.summary.survey.series[1].key
     assert panel.excluded == {key}
-    assert "Left out: 2 slices, taken out by you." in panel.note.text()
+    assert "Excluded: 2 slices, excluded by you." in panel.note.text()
     assert sum(not tile.isHidden() for tile in panel.sheet.tiles) == 2
     click(dock.start_button)
     qtbot.waitUntil(lambda: not dock.running, timeout=5000)

@@ -62,7 +62,7 @@ def test_the_count_follows_the_slider_without_another_look(
     assert (
         chosen.count.text() == "34 slices used; excluded: 80 outside the range, 0 with little body"
     )
-    assert "Left out: 80 slices, outside the range of slices chosen." in form.normals.note.text()
+    assert "Excluded: 80 slices, outside the range of slices chosen." in form.normals.note.text()
     assert chosen.range_text.text() == "20 to 50 %"
     assert not looks
     chosen.calibration.setValue(25)

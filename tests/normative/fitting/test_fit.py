@@ -437,7 +437,7 @@ def test_folders_that_cannot_be_fitted(tmp_path: Path, settings: dict[str, Any])
     rng = np.random.default_rng(0)
     for name in ("a_1.png", "b_1.png"):
         Image.fromarray(rng.integers(0, 255, (9, 9), np.uint8)).save(folder / name)
-    with pytest.raises(InputError, match="2 slices left out: less than 14 pixels"):
+    with pytest.raises(InputError, match="2 slices excluded: less than 14 pixels"):
         nsar.fit(folder, out=tmp_path / "m", **settings)
     assert not (tmp_path / "m").exists()
 
