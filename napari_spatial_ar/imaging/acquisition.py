@@ -1,8 +1,8 @@
-"""How a scan was acquired, as far as its header or its file name says: in a closed vocabulary.
+"""How a scan was acquired, according to its header or file name, in a closed vocabulary.
 
-Names of protocols, series and files are free text that may name a patient. They are looked
-through for words of the trade here and nowhere kept: what leaves this module is one of a few
-values that are safe to store in a model and to write into a report.
+Names of protocols, series and files are free text that may name a patient. They are searched for
+technical terms here and stored nowhere: this module returns one of a few values that are safe to
+store in a model and to write into a report.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 Plane = Literal["axial", "coronal", "sagittal"]
-#: Weighting of an MR image, or the technique where that says more; "" where it is not known.
+#: Weighting of an MR image, or the technique if that is more specific; "" if unknown.
 SequenceName = Literal[
     "", "FLAIR", "T1", "T2", "T2*", "PD", "STIR", "DWI", "ADC", "SWI", "TOF", "BOLD", "perfusion"
 ]
@@ -37,20 +37,20 @@ Kernel = Literal["", "soft", "sharp"]
 
 @dataclass(frozen=True)
 class Acquisition:
-    """What is known of how a scan was acquired.
+    """What is known about how a scan was acquired.
 
     Parameters
     ----------
     sequence : str
         See `SequenceName`.
     contrast_agent : bool or None
-        Whether a contrast agent was given; None where nothing is said.
+        Whether a contrast agent was given; None if unknown.
     kernel : {"", "soft", "sharp"}
-        Of a CT.
+        Reconstruction kernel of a CT.
     modality : {"", "mri", "ct"}
-        What a file name says of a scan whose format has no place for it.
+        According to a file name, for formats without a field for it.
     by_name : bool
-        Whether it is the file's name that says so, which may be wrong, and not a header.
+        Whether it comes from the file's name, which may be wrong, and not from a header.
     """
 
     sequence: SequenceName = ""
@@ -60,8 +60,8 @@ class Acquisition:
     by_name: bool = False
 
 
-# Words as they stand in names of protocols, series and files, between other letters than those
-# given: "sagT1", "T1w", "T1MPRAGE" and "t1_mprage" all have one, "AT1R" has none.
+# Words in names of protocols, series and files, with other neighbours than the excluded letters:
+# "sagT1", "T1w", "T1MPRAGE" and "t1_mprage" all have one, "AT1R" has none.
 _BEFORE = r"(?<![a-z0-9])(?:ax|axial|sag|sagittal|cor|coronal|tra|trans|obl|[23]d|se|tse|fse|gre)?"
 _SEQUENCES: tuple[tuple[SequenceName, str], ...] = (
     ("FLAIR", r"flair|dark.?fluid|(?<![a-z0-9])t2f(?![a-z0-9])"),
@@ -82,7 +82,7 @@ _SEQUENCES: tuple[tuple[SequenceName, str], ...] = (
     ("BOLD", r"(?<![a-z])(?:bold|fmri)(?![a-z])"),
     ("perfusion", r"(?<![a-z])(?:perf|perfusion|pwi|dsc|dce|asl|pcasl)(?![a-z])"),
 )
-# What is said beside these weightings is only how they were made.
+# Terms beside these weightings only describe how they were acquired.
 _WEIGHTINGS = {"T1", "T2", "PD"}
 _WITH_AGENT = (
     r"(?<![a-z])(?:gd|gad|gado|gadolinium|ce|post[-_. ]?(?:gd|contrast|con)|contrast|cect|cta|km)"
@@ -98,7 +98,7 @@ _MR = r"(?<![a-z])(?:mri|mra)(?![a-z])"  # "Mr" stands before names
 
 @lru_cache(maxsize=4096)
 def words_of(text: str) -> Acquisition:
-    """Read what names of protocols, series or files say; nothing where they say two things."""
+    """Parse names of protocols, series or files; nothing if they are ambiguous."""
     text = text.lower()
     found = {name for name, pattern in _SEQUENCES if re.search(pattern, text)}
     if len(found - _WEIGHTINGS) == 1 and found != {"FLAIR", "T1"}:
@@ -117,7 +117,7 @@ def words_of(text: str) -> Acquisition:
 
 
 def acquisition_of_files(files: Sequence[Path]) -> Acquisition:
-    """Read what the name of a scan's file says, and where that is silent, its folder's."""
+    """Parse the name of a scan's file, and if that has no information, its folder's."""
     if not files:
         return Acquisition()
     own = words_of(files[0].name) if len(files) == 1 else Acquisition()
@@ -132,7 +132,7 @@ def acquisition_of_files(files: Sequence[Path]) -> Acquisition:
 
 
 def read_acquired(text: str) -> tuple[Plane | None, Acquisition]:
-    """Read what a person says of scans, such as ``"axial FLAIR"`` or ``"soft contrast"``.
+    """Parse a person's description of scans, such as ``"axial FLAIR"`` or ``"soft contrast"``.
 
     Returns
     -------

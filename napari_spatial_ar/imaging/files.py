@@ -1,10 +1,10 @@
-"""Writing files whole or not at all, and folders that one process at a time writes to.
+"""Write files completely or not at all, and folders that one process at a time writes to.
 
-Whatever is under way has a name that begins with ``.partial-`` and is locked by its process (POSIX
-flock; the kernel lets go of it when the process ends, however that is). What is not locked was
-left by a process that was killed, and the next one that writes to the folder removes it. A whole
-folder is claimed in the same way, by a lock on a file in it. On NFS, locks hold between machines
-where the server grants them (NFSv4, or NFSv3 with lockd).
+Anything in progress has a name that begins with ``.partial-`` and is locked by its process (POSIX
+flock; the kernel releases it when the process ends, however that is). Whatever is not locked was
+left by a killed process, and the next one that writes to the folder removes it. A complete folder
+is locked in the same way, by a lock on a file in it. On NFS, locks hold between machines if the
+server grants them (NFSv4, or NFSv3 with lockd).
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ __all__ = [
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
-# Of a file system without locks.
+# Error numbers of a file system without locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _PARTIAL = ".partial-"
 _PARTIAL_NAME = re.compile(r"\.partial-[0-9a-f]{32}(\.|$)")
 _HIDDEN = ".napari-spatial-ar"
 _LOCK = f"{_HIDDEN}.lock"
-# Without locks, what was not touched for so long is nobody's.
+# Without locks, anything not modified for this long is considered abandoned.
 _ABANDONED_SECONDS = 3600.0
 # A Windows lock keeps its own process from writing through another handle.
 _LOCKS_WHILE_WRITING = os.name != "nt"
@@ -58,7 +58,7 @@ _FULL_BYTES = 1 << 16
 
 
 def storage_error(error: OSError, path: str | Path) -> StorageError:
-    """Turn an operating-system error met while writing to path into a sentence.
+    """Convert an operating-system error while writing to path into a sentence.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def storage_error(error: OSError, path: str | Path) -> StorageError:
 
 
 def _is_full(path: Path) -> bool:
-    """Whether the disk of a file has no room left, which not every writer says."""
+    """Whether the disk of a file is full, which not every writer reports."""
     try:
         return shutil.disk_usage(_existing(path)).free < _FULL_BYTES
     except OSError:
@@ -103,14 +103,14 @@ def _existing(path: Path) -> Path:
 
 
 def check_room(needed: int, folder: Path, what: str, *, fix: str = "Free some space") -> None:
-    """Refuse to begin with more than a disk has room for.
+    """Refuse to begin with more data than a disk has room for.
 
     Parameters
     ----------
     needed : int
         Bytes.
     folder : Path
-        Where they would go; it need not exist.
+        Destination; it need not exist.
     what : str
         What they are, in the plural: ``"the embeddings of 3 slices"``.
     fix : str
@@ -142,9 +142,9 @@ def _describe(size: int) -> str:
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Give a temporary path to write to, which becomes target when the block ends well.
+    """Provide a temporary path to write to, which becomes target if the block succeeds.
 
-    What earlier processes left half-written in the folder is removed.
+    Partial files of earlier processes in the folder are removed.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     except StorageError:
         raise
     except Exception as error:
-        # Writers in other languages have errors of their own.
+        # Writers in other languages raise errors of their own.
         if _is_full(target):
             raise storage_error(OSError(errno.ENOSPC, str(error)), target) from error
         raise
@@ -193,7 +193,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def work_folder(parent: str | Path) -> Iterator[Path]:
-    """Give an empty folder inside another to make something in; it is removed afterwards.
+    """Provide an empty folder inside another to work in; it is removed afterwards.
 
     Raises
     ------
@@ -211,7 +211,7 @@ def work_folder(parent: str | Path) -> Iterator[Path]:
             try:
                 held = _lock(folder / _LOCK)
             except (BlockingIOError, FileNotFoundError):
-                continue  # another process took it for abandoned, before it was locked
+                continue  # another process removed it as abandoned, before it was locked
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
@@ -231,20 +231,20 @@ def work_folder(parent: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Keep a folder to this process until the block ends or the process does.
+    """Reserve a folder for this process until the block ends or the process does.
 
-    Missing folders are made, and removed again where nothing was written. What killed processes
-    left half-written in the folder is removed. Where the file system has no locks, there is an
+    Missing folders are created, and removed again if nothing was written. Partial files of killed
+    processes in the folder are removed. If the file system has no locks, there is an
     `UnguardedWarning` and no protection.
 
     Raises
     ------
     InUseError
-        If another process, or another part of this one, has claimed it.
+        If another process, or another part of this one, has locked it.
     InputError
         If it is a file.
     StorageError
-        If it may not be written to.
+        If it is write-protected.
     """
     folder = Path(folder)
     if os.path.isfile(folder):
@@ -280,7 +280,7 @@ def locked(folder: str | Path) -> Iterator[None]:
             _unlink(lock)
         with suppress(OSError):
             for made in missing:
-                made.rmdir()  # of those that hold something, none
+                made.rmdir()  # only if empty
 
 
 def _unlink(path: Path) -> None:
@@ -308,7 +308,7 @@ def _lock(path: Path, *, create: bool = True) -> int:
         except (FileNotFoundError, FileExistsError) as error:
             if not create:
                 raise
-            lost = error  # the folder was removed, empty, by the one who had it before
+            lost = error  # the folder was removed, empty, by its previous owner
             continue
         try:
             if not lock_descriptor(descriptor, blocking=False):
@@ -319,12 +319,12 @@ def _lock(path: Path, *, create: bool = True) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # the file was removed by the one who had it before
+        os.close(descriptor)  # the file was removed by its previous owner
     raise lost or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def _hold_while_writing(path: Path) -> int | None:
-    """Make a file and lock it; None where a lock would be in the way, or there are none."""
+    """Create a file and lock it; None if locks would be in the way, or there are none."""
     if not _LOCKS_WHILE_WRITING:
         return None
     try:
@@ -336,10 +336,10 @@ def _hold_while_writing(path: Path) -> int | None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what processes that were killed left half-written in a folder.
+    """Remove partial files that killed processes left in a folder.
 
-    What another process is writing is left alone: it is locked, or, where there are no locks, was
-    touched within the hour.
+    Files of other running processes are left alone: they are locked, or, without locks, were
+    modified within the hour.
     """
     try:
         with os.scandir(folder) as entries:
@@ -352,7 +352,7 @@ def remove_partial(folder: Path) -> None:
 
 
 def holds_leftovers(folder: Path) -> bool:
-    """Whether there is anything hidden of this program in a folder: under way, or abandoned."""
+    """Whether a folder has hidden files of this program: in progress, or abandoned."""
     try:
         with os.scandir(folder) as entries:
             return any(
@@ -388,22 +388,22 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def atomic_write_bytes(target: str | Path, data: bytes) -> None:
-    """Write bytes to target, whole or not at all (see `atomic_path`)."""
+    """Write bytes to target, completely or not at all (see `atomic_path`)."""
     with atomic_path(target) as temporary:
         temporary.write_bytes(data)
 
 
 def atomic_write_text(target: str | Path, text: str) -> None:
-    r"""Write UTF-8 text to target, whole or not at all; line ends are kept as given.
+    r"""Write UTF-8 text to target, completely or not at all; line ends are kept as given.
 
-    Halves of characters, of file names that are no text, become escapes such as ``\udcff``, which
+    Lone surrogates, from file names that are not valid text, become escapes like ``\udcff``, which
     JSON reads back.
     """
     atomic_write_bytes(target, text.encode(errors="backslashreplace"))
 
 
 def strict_json(value: object, *, indent: int | None = 2) -> str:
-    """Write value as JSON that every reader takes: NaN and infinity become null."""
+    """Format value as JSON that every reader accepts: NaN and infinity become null."""
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -418,5 +418,5 @@ def _finite(value: object) -> object:
 
 
 def atomic_write_json(target: str | Path, value: object) -> None:
-    """Write value as indented JSON (see `strict_json`), whole or not at all."""
+    """Write value as indented JSON (see `strict_json`), completely or not at all."""
     atomic_write_text(target, strict_json(value))

@@ -1,4 +1,4 @@
-"""Reading many things of which some may be bad."""
+"""Read many items of which some may be bad."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from napari_spatial_ar.imaging.scan import Scan
 __all__ = ["attempt", "gather", "left_out", "note_errors", "safe_name"]
 
 logger = logging.getLogger(__name__)
-# Words in names that scanners and archives give to files.
+# Words in file names given by scanners and archives.
 _SAFE_WORDS = {
     *("im", "img", "image", "i", "slice", "mr", "ct", "pt", "oct", "frame", "series", "page"),
     *("dcm", "dicom", "ima", "nii", "gz", "png", "jpg", "jpeg", "tif", "tiff", "bmp", "nrrd"),
@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 
 def attempt(calls: Iterable[Callable[[], T]]) -> tuple[list[T], list[InputError]]:
-    """Make all calls; return what the good ones gave, in order, and the others' errors.
+    """Make all calls; return the results of the good ones, in order, and the others' errors.
 
-    Whatever else a call may raise counts as an error of it alone (see `one_source`).
+    Any exception of a call counts as an error of that call only (see `one_source`).
 
     Raises
     ------
@@ -51,9 +51,9 @@ def attempt(calls: Iterable[Callable[[], T]]) -> tuple[list[T], list[InputError]
 
 
 def left_out(errors: Sequence[InputError]) -> tuple[str, ...]:
-    """Sentence that says how many inputs are left out and why the first is; none if none are.
+    """Sentence on how many inputs were excluded and why the first was; none if none were.
 
-    The first is named where its name is safe (see `safe_name`); no folder is in it.
+    The first is named if its name is safe (see `safe_name`); no folder is mentioned.
     """
     if not errors:
         return ()
@@ -64,9 +64,9 @@ def left_out(errors: Sequence[InputError]) -> tuple[str, ...]:
 
 
 def safe_name(path: Path) -> str:
-    """Name of a file that only numbers it, such as IM-0001.dcm; "" for any other.
+    """Name of a file that merely numbers it, such as IM-0001.dcm; "" for any other.
 
-    Warnings are written into reports, and other names may hold a patient's name or ID.
+    Warnings are written into reports, and other names may contain a patient's name or ID.
     """
     parts = re.findall(r"[^\W\d_]+|[0-9]+", path.name)
     numbers = [part.lstrip("0") for part in parts if part.isdecimal()]
@@ -77,7 +77,7 @@ def safe_name(path: Path) -> str:
 
 
 def note_errors(volumes: list[Scan], errors: Sequence[InputError]) -> list[Scan]:
-    """Put `left_out` among the warnings of the first volume."""
+    """Add `left_out` to the warnings of the first volume."""
     first, *others = volumes
     return [replace(first, warnings=(*first.warnings, *left_out(errors))), *others]
 

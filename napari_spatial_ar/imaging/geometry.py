@@ -1,10 +1,10 @@
-"""Where voxels are in the patient, and how a scan is turned for people and for models.
+"""Positions of voxels in the patient, and orientation of a scan for people and for models.
 
-Three orders of the same voxels are used, and only here are they converted:
+Three orders of the same voxels are used, and converted only here:
 
 source
     ``Scan.data`` (Z, Y, X): the axes as stored in the file, reversed to NumPy order, so
-    ``data[z, y, x]`` is NIfTI voxel ``(i, j, k) = (x, y, z)``. Everything exported is in it.
+    ``data[z, y, x]`` is NIfTI voxel ``(i, j, k) = (x, y, z)``. All exports use it.
 display
     (S, P, L): index 0 grows to superior, 1 to posterior, 2 to the patient's left. napari
     draws it as a radiologist expects (patient's left on the right of the screen).
@@ -31,24 +31,24 @@ from napari_spatial_ar.imaging.acquisition import Plane
 __all__ = ["Geometry", "Plane", "orientation", "slice_number", "slice_range"]
 
 _PLANE_OF_WORLD_AXIS: dict[int, Plane] = {0: "sagittal", 1: "coronal", 2: "axial"}
-# No scan is that large; numbers far beyond overflow where lengths are made of them.
+# No scan is that large; much larger numbers overflow when lengths are computed from them.
 _FARTHEST_MM = 1e13
-# Signs that turn RAS millimetres (x, y, z) into display millimetres (S, P, L).
+# Signs that convert RAS millimetres (x, y, z) to display millimetres (S, P, L).
 _RAS_TO_SPL = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
 
 Voxel = TypeVar("Voxel", bound=np.generic)
 
 
 def slice_number(index: int) -> int:
-    """Return the number by which people know slice ``index``: from 1, as on a scanner.
+    """Return the number of slice ``index`` as shown to users: from 1, as on a scanner.
 
-    Python, and every file that machines read, count from 0.
+    Python, and all files for machines, count from 0.
     """
     return index + 1
 
 
 def slice_range(first: int, last: int, to: str = " to ") -> str:
-    """Say from which slice to which, as people count: "4 to 9", or "4" of one."""
+    """Format a range of slices as users count: "4 to 9", or "4" for one."""
     ends = f"{slice_number(first)}", f"{slice_number(last)}"
     return ends[0] if first == last else to.join(ends)
 
@@ -72,15 +72,15 @@ class Geometry:
     slice_axis : {0, 1, 2}
         Axis of (Z, Y, X) along which acquired slices are stacked.
     spacing_known : bool
-        False where the source has no spacing (a PNG): lengths are then in pixels, not mm.
+        False if the source has no spacing (a PNG): lengths are then in pixels, not mm.
     regular : bool
-        False where the slices do not lie straight above each other at even distances: nothing
-        may be measured in mm, but where they are only sheared.
+        False if the slices are not stacked straight at even distances: nothing may be measured in
+        mm, unless they are only sheared.
     sheared : bool
-        Whether slices that are not regular lie at even steps along a line that is oblique to them
-        (a tilted gantry): the affine then holds every voxel.
+        Whether slices that are not regular are at even steps along a line oblique to them (a
+        tilted gantry): the affine is then valid for every voxel.
     slice_positions : (N, 3) float64, optional
-        Where the affine does not hold the slices (uneven distances): RAS millimetres of the
+        If the affine is not valid for the slices (uneven distances): RAS millimetres of the
         first voxel of each, index 0 in the two other axes. The affine then has the mean step.
 
     Raises
@@ -119,17 +119,17 @@ class Geometry:
 
     @classmethod
     def without_spacing(cls, shape: tuple[int, int, int]) -> Geometry:
-        """Make the grid of pictures without geometry: upright axial slices, 1 x 1 x 1 pixels."""
+        """Create the grid of images without geometry: upright axial slices, 1 x 1 x 1 pixels."""
         return cls(shape=shape, affine=np.diag([-1.0, -1.0, 1.0, 1.0]), spacing_known=False)
 
     @property
     def measurable(self) -> bool:
-        """Whether lengths, areas and volumes in mm mean something, in whatever direction."""
+        """Whether lengths, areas and volumes in mm are meaningful, in any direction."""
         return self.spacing_known and self.regular
 
     @property
     def exact(self) -> bool:
-        """Whether the affine holds every voxel: volumes mean something, and sizes in a slice."""
+        """Whether the affine is valid for every voxel: volumes and sizes in a slice make sense."""
         return self.spacing_known and (self.regular or self.sheared)
 
     @property
@@ -139,23 +139,23 @@ class Geometry:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Voxel size along (Z, Y, X), in mm (in pixels where ``spacing_known`` is False)."""
+        """Voxel size along (Z, Y, X), in mm (in pixels if ``spacing_known`` is False)."""
         x, y, z = (float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0))
         return z, y, x
 
     @property
     def voxel_volume(self) -> float:
-        """Volume of one voxel in cubic mm (cubic pixels where ``spacing_known`` is False)."""
+        """Volume of one voxel in cubic mm (cubic pixels if ``spacing_known`` is False)."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
     @cached_property
     def _towards(self) -> npt.NDArray[np.float64]:
-        """See the function `orientation`; each slice asks for it several times."""
+        """Like the function `orientation`, cached: each slice asks for it several times."""
         return orientation(self.affine)
 
     @property
     def orientation(self) -> str:
-        """Closest anatomical direction in which i, j and k grow, such as ``"LPS"``."""
+        """Closest anatomical directions of i, j and k, such as ``"LPS"``."""
         letters = (("L", "R"), ("P", "A"), ("I", "S"))
         return "".join(letters[int(axis)][int(sign > 0)] for axis, sign in self._towards)
 
@@ -165,12 +165,12 @@ class Geometry:
         return _PLANE_OF_WORLD_AXIS[self._world_axis_of(self.slice_axis)]
 
     def along(self, plane: Plane) -> Geometry:
-        """Return the same grid with the slices of another plane, such as to show or score those.
+        """Return the same grid with the slices of another plane, for example to score those.
 
         Raises
         ------
         InputError
-            If the grid is not measurable: its voxels are then no bricks to cut in any direction.
+            If the grid is not measurable: its voxels then cannot be cut in any direction.
         """
         if plane == self.plane:
             return self
@@ -195,7 +195,7 @@ class Geometry:
         return view[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
 
     def _axis_towards(self, direction: str) -> tuple[int, bool]:
-        """Axis of (Z, Y, X) that runs along a direction letter, and whether it runs against it."""
+        """Axis of (Z, Y, X) along a direction letter, and whether it is reversed."""
         world = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}[direction]
         sign = 1.0 if direction in "RAS" else -1.0
         closest = self._towards
@@ -224,7 +224,7 @@ class Geometry:
         return view.transpose(*np.argsort(axes), *range(3, array.ndim))
 
     def display_index(self, index: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Where `to_display` puts the voxel at (Z, Y, X)."""
+        """Display index of the voxel at (Z, Y, X)."""
         s, p, left = (
             self.shape[axis] - 1 - index[axis] if flip else index[axis]
             for axis, flip in map(self._axis_towards, "SPL")
@@ -245,12 +245,12 @@ class Geometry:
 
     @cached_property
     def _across(self) -> list[tuple[int, bool]]:
-        """Axis of (Z, Y, X), and whether it runs backwards, for rows and columns of slices."""
+        """Axis of (Z, Y, X), and whether it is reversed, for rows and columns of slices."""
         letters = {"axial": "PL", "coronal": "IL", "sagittal": "IP"}[self.plane]
         return [self._axis_towards(letter) for letter in letters]
 
     def slice_index(self, index: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Where `to_slices` puts the voxel that `to_display` puts at (S, P, L)."""
+        """Slice, row and column of the voxel that `to_display` puts at (S, P, L)."""
         source = [0, 0, 0]
         for at, (axis, flip) in zip(index, map(self._axis_towards, "SPL"), strict=True):
             source[axis] = self.shape[axis] - 1 - at if flip else at
@@ -274,10 +274,10 @@ class Geometry:
 
     @property
     def display_translate(self) -> tuple[float, float, float]:
-        """Place of display voxel (0, 0, 0) in (S, P, L) millimetres: napari's ``translate``.
+        """Position of display voxel (0, 0, 0) in (S, P, L) millimetres: napari's ``translate``.
 
-        The centre of the volume lies where it lies in the patient; an oblique volume is
-        drawn unrotated about it (napari does not draw rotated slices).
+        The centre of the volume is at its position in the patient; an oblique volume is drawn
+        unrotated about it (napari does not draw rotated slices).
         """
         centre_index = (np.array(self.shape[::-1]) - 1) / 2
         centre = _RAS_TO_SPL @ (self.affine[:3, :3] @ centre_index + self.affine[:3, 3])

@@ -1,4 +1,4 @@
-"""Stored pixels and voxels as grey float32 numbers."""
+"""Stored pixels and voxels as float32 intensities."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def is_wide(dtype: np.dtype[Any]) -> bool:
-    """Whether numbers of a type may be more than float32 holds."""
+    """Whether numbers of a type may exceed the precision of float32."""
     return dtype.itemsize > (2 if dtype.kind in "iu" else 4)
 
 
@@ -44,13 +44,14 @@ def span(parts: Iterable[npt.NDArray[np.generic]]) -> tuple[float, float] | None
 
 @dataclass(frozen=True, slots=True)
 class Narrowing:
-    """How numbers become float32, the type of all voxels, and what that loses.
+    """How numbers become float32, the type of all voxels, and what is lost.
 
     Parameters
     ----------
     base : int or float
         Subtracted from all first.
     warnings : tuple of str
+        What the user should know about it.
         What the user should know of it.
     """
 
@@ -67,7 +68,7 @@ class Narrowing:
             Lowest and highest of them.
         whole : bool
             Whether they are whole numbers, of which none should change. Others are rounded to
-            24 bits in any case; that matters only where they lie close together, far from 0.
+            24 bits in any case; that matters only if they are close together, far from 0.
         """
         largest = 0.0 if ends is None else max(map(abs, ends))
         if ends is None or (whole and largest <= _WHOLE_NUMBERS) or largest > _LARGEST:
@@ -95,7 +96,7 @@ class Narrowing:
         )
 
     def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Turn numbers into float32; those that are too large for it become infinite."""
+        """Convert numbers to float32; those that are too large become infinite."""
         if self.base:
             values = values - values.dtype.type(self.base)
         with np.errstate(all="ignore"):
@@ -103,12 +104,12 @@ class Narrowing:
 
 
 def grey_of(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], bool]:
-    """Grey values of pixels with channels, and whether they were coloured.
+    """Intensities of pixels with channels, and whether they were coloured.
 
     Parameters
     ----------
     pixels : (..., channels) of numbers
-        The channels are grey, grey and alpha, RGB, or RGB and alpha; alpha is put on black.
+        The channels are grey, grey and alpha, RGB, or RGB and alpha; alpha is blended with black.
 
     Returns
     -------
@@ -133,7 +134,7 @@ def grey_of(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], bool]:
 
 
 def finite(voxels: npt.NDArray[np.float32], path: Path) -> tuple[str, ...]:
-    """Put the lowest finite value where a voxel is no finite number, and say how many there are.
+    """Replace non-finite voxels by the lowest finite value, and report how many there are.
 
     Parameters
     ----------

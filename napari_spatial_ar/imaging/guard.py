@@ -1,4 +1,4 @@
-"""A guard around what reads files of unknown origin: it succeeds, or says why it cannot."""
+"""A guard around readers of files of unknown origin: they succeed, or state why they cannot."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LOGGERS = ("PIL", "nibabel.global", "pydicom", "tifffile")
 
 
 class _Silence:
-    """No warnings and no logs of reading libraries while any thread is in the block.
+    """Suppress warnings and logs of reading libraries while any thread is in the block.
 
-    Both are the whole process's, so that the first thread in turns them off and the last one out
-    turns them on again; each by itself would put back what another had turned off.
+    Both are global, so the first thread that enters turns them off and the last one to leave turns
+    them on again; each by itself would restore what another had turned off.
     """
 
     def __init__(self) -> None:
@@ -58,21 +58,21 @@ _silence = _Silence()
 
 @contextmanager
 def one_source(path: Path | None, what: str | None = None) -> Iterator[None]:
-    """Let whatever goes wrong with one scan be that scan's trouble alone: one InputError.
+    """Convert any problem with one scan into a single InputError for that scan.
 
     Parameters
     ----------
     path : Path, optional
-        The file that the error names.
+        The file named in the error.
     what : str, optional
-        What is wrong where the block fails for a reason that has no sentence of its own; by
-        default that it cannot be read, and the kind of error, which no file can write into.
+        What is wrong if the block fails for a reason without a sentence of its own; by default
+        that it cannot be read, and the type of error, which no file can influence.
 
     Raises
     ------
     InputError
-        For any exception of the block but those that this package raises on purpose, which pass
-        as they are, and those that are no error (KeyboardInterrupt).
+        For any exception of the block except those that this package raises on purpose, which
+        pass unchanged, and those that are not errors (KeyboardInterrupt).
     """
     try:
         yield
@@ -109,9 +109,9 @@ def one_source(path: Path | None, what: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def guard(path: Path | None, what: str | None = None) -> Iterator[None]:
-    """Make reading a file either succeed in silence or raise one InputError (see `one_source`).
+    """Make reading a file either succeed silently or raise one InputError (see `one_source`).
 
-    Reading libraries meet damaged files with every kind of exception, and quote odd values and
+    Reading libraries raise every kind of exception for damaged files, and quote odd values and
     file names in warnings and logs, which may name a patient.
     """
     with one_source(path, what), _silence:

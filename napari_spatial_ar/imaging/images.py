@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF and BMP files: what their headers say, and their pixels."""
+"""PNG, JPEG, TIFF and BMP files: their headers, and their pixels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _DAMAGED = (
 
 @dataclass(frozen=True)
 class Look:
-    """What the header of a picture file says of one stack of pages in it.
+    """Header of an image file, for one stack of pages in it.
 
     Parameters
     ----------
@@ -51,9 +51,9 @@ class Look:
     in_colour : bool
         Whether pixels are stored as colours (which may all be grey).
     turned : bool
-        Whether the file asks to be turned or mirrored (EXIF orientation); it is not.
+        Whether the file requests rotation or mirroring (EXIF orientation); it is not applied.
     stack : TiffStack, optional
-        Which of the file's pages they are; None where it is no TIFF file.
+        Which of the file's pages they are; None if it is not a TIFF file.
     """
 
     path: Path
@@ -67,7 +67,7 @@ class Look:
 
     @property
     def intensity(self) -> Intensity:
-        """Unit of the grey values."""
+        """Unit of the intensities."""
         return "grey8" if self.dtype in ("uint8", "bool") else "arbitrary"
 
 
@@ -88,25 +88,25 @@ def _head(path: Path) -> bytes:
 
 
 def is_raster_head(head: bytes) -> bool:
-    """Whether a file that starts with these bytes is a PNG, JPEG, TIFF or BMP picture."""
+    """Whether a file that starts with these bytes is a PNG, JPEG, TIFF or BMP image."""
     bitmap = head[:2] == b"BM" and head[6:10] == b"\0\0\0\0"
     return head.startswith((PNG, _JPEG, *tiff.SIGNATURES)) or bitmap
 
 
 def page_count(path: str | Path) -> int:
-    """Pages of a picture file, without decoding them; 1 if it cannot be read."""
+    """Pages of an image file, without decoding them; 1 if it cannot be read."""
     with suppress(InputError):
         return sum(found.pages for found in look(Path(path)))
     return 1
 
 
 def look(path: Path) -> list[Look]:
-    """Read a picture's header: one stack of pages, or several of a TIFF file.
+    """Read an image's header: one stack of pages, or several of a TIFF file.
 
     Raises
     ------
     InputError
-        If it is missing, no picture, cut short, or claims more than the file can hold.
+        If it is missing, not an image, truncated, or claims more than the file can hold.
     """
     with guard(path, _DAMAGED):
         if not _head(path).startswith(tiff.SIGNATURES):
@@ -127,12 +127,12 @@ def look(path: Path) -> list[Look]:
 
 
 def decode(found: Look, page: int | None = None) -> Picture:
-    """Read pixels, of one page or of all, never turned by an orientation tag.
+    """Read pixels, of one page or of all, ignoring orientation tags.
 
     Raises
     ------
     InputError
-        If the file is missing or damaged, or no longer what it was when it was looked at.
+        If the file is missing or damaged, or was changed since its header was read.
     """
     count = found.rows * found.columns * (found.pages if page is None else 1)
     width = np.dtype(found.dtype).itemsize * (4 if found.in_colour else 1)
@@ -180,7 +180,7 @@ def _info_from_pillow(path: Path) -> Look:
 
 
 def _check_end(path: Path, kind: str | None, head: bytes, size: int) -> None:
-    """See that the end of a PNG, JPEG or BMP file is there, without reading all of a PNG or BMP.
+    """Check that the end of a PNG, JPEG or BMP file exists, without reading all of a PNG or BMP.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Compressed files: never more inflated than their header claims, and read to their checksum."""
+"""Compressed files: never inflated beyond what their header claims, and read to their checksum."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ __all__ = ["MOST_COMPRESSION", "InflatedFile", "Inflater", "Packing", "read_to_t
 #: only one of them without a checksum.
 Packing = Literal["gzip", "zlib", "deflate"]
 
-#: Deflate cannot pack more than 1032 bytes into one: a header that claims more is lying.
+#: Deflate cannot compress more than 1032 bytes into one: a header that claims more is wrong.
 MOST_COMPRESSION = 1100
 _WINDOW_BITS = {"gzip": 31, "zlib": 15, "deflate": -15}
 _PIECE = 2**20
 _GZIP = b"\x1f\x8b"
-#: Files that were read to their checksum, and their size and time of change then.
+#: Files that were read to their checksum, with their size and modification time.
 _MOST_CHECKED = 65_536
 _CHECKED: dict[Path, tuple[int, int]] = {}
 
 
 class Inflater:
-    """Stream of what a compressed file holds, a piece in memory at a time.
+    """Stream of the content of a compressed file, one piece in memory at a time.
 
     Parameters
     ----------
     file : binary file
-        Stands where the compressed data begin.
+        Positioned where the compressed data begin.
     packing : {"gzip", "zlib", "deflate"}
         How they are compressed.
     most_bytes : int
         More than this is never inflated. May be raised between reads, but not after an error.
     path : Path
-        The file that errors name.
+        The file named in errors.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Inflater:
         self._waiting = b""
 
     def read(self, count: int) -> bytes:
-        """Read ``count`` bytes, fewer only where the data end, whole and as their checksum says.
+        """Read ``count`` bytes, fewer only where the data end, verified by their checksum.
 
         Raises
         ------
@@ -68,31 +68,31 @@ class Inflater:
         return bytes(read)
 
     def skip(self, count: int) -> None:
-        """Read ``count`` bytes, or those that there are, keeping nothing.
+        """Read up to ``count`` bytes without keeping them.
 
         Raises
         ------
         InputError
-            As `read`.
+            As for `read`.
         """
         end = self.count + count
         while self.count < end and not self.ended:
             self._piece(min(_PIECE, end - self.count))
 
     def finish(self) -> None:
-        """Read on to the end, keeping nothing.
+        """Read to the end without keeping anything.
 
         Raises
         ------
         InputError
-            As `read`.
+            As for `read`.
         """
         while not self.ended:
             self._piece(_PIECE)
 
     def _piece(self, count: int) -> bytes:
         packed = self._waiting or self._file.read(_PIECE)
-        # One more than allowed tells whether there are more.
+        # One more than allowed shows whether there are more.
         wanted = min(count, self.most_bytes - self.count + 1)
         try:
             piece = self._stream.decompress(packed, wanted)
@@ -111,7 +111,7 @@ class Inflater:
         return piece
 
     def _next_member(self) -> None:
-        """Go on where another gzip member follows; what else follows is padding."""
+        """Continue with another gzip member if one follows; anything else is padding."""
         rest = self._stream.unused_data
         rest += self._file.read(2) if self._packing == "gzip" and len(rest) < 2 else b""
         if self._packing == "gzip" and rest[:2] == _GZIP:
@@ -125,10 +125,10 @@ class Inflater:
 
 
 def read_to_the_end(stream: Inflater, path: Path, *, least: int = 0) -> None:
-    """Read on to the checksum of a file, unless the same file was read so far before.
+    """Read to the checksum of a file, unless the same file was read that far before.
 
-    A file that is read one slice or volume at a time is then read to its end once only, and again
-    when its size or time of change is another.
+    A file that is read one slice or volume at a time is then read to its end only once, and again
+    when its size or modification time changes.
 
     Raises
     ------
@@ -151,14 +151,14 @@ def read_to_the_end(stream: Inflater, path: Path, *, least: int = 0) -> None:
 
 
 class InflatedFile(io.RawIOBase):
-    """Compressed data as a file to seek in: inflated, and kept, as far as was asked for.
+    """Compressed data as a seekable file: inflated, and kept, as far as requested.
 
     Parameters
     ----------
     inflater : Inflater
         The data; its ``most_bytes`` may be changed between reads.
     before : bytes
-        What the file begins with.
+        First bytes of the file.
     """
 
     def __init__(self, inflater: Inflater, before: bytes = b"") -> None:
@@ -176,11 +176,11 @@ class InflatedFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Where it stands."""
+        """Return the current position."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Go to a place; to one counted from the end, all is inflated."""
+        """Go to a position; if it is relative to the end, everything is inflated."""
         if whence == io.SEEK_END:
             while self._grow(_PIECE):
                 pass
@@ -189,7 +189,7 @@ class InflatedFile(io.RawIOBase):
         return self._at
 
     def size(self) -> int:
-        """Bytes in it. All is inflated, but what was not read before is not kept and is lost."""
+        """Return the number of bytes. Everything is inflated, but unread bytes are not kept."""
         self.inflater.finish()
         return self._before + self.inflater.count
 

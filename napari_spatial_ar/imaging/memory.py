@@ -1,4 +1,4 @@
-"""Whether what a header claims fits into memory, before any is taken for it."""
+"""Whether what a header claims fits into memory, before any is allocated."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from napari_spatial_ar.errors import InputError
 
 __all__ = ["check_fits", "fits", "free_bytes"]
 
-# Less than this is not worth asking for, slice after slice.
+# Smaller requests are not checked, slice after slice.
 _LITTLE = 2**24
-# Limit of a container (Linux, version 2 and 1), and what its statistics call memory in use that
-# cannot be given back, as the cache of files can.
+# Limit of a container (Linux, versions 2 and 1), and the statistics of its memory in use that
+# cannot be reclaimed, unlike the file cache.
 _LIMITS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.stat", "anon"),
     (
@@ -26,7 +26,7 @@ _LIMITS = (
 
 
 def free_bytes() -> int:
-    """Bytes of memory that this process can still take: of the machine, container and user."""
+    """Bytes of memory that this process can still allocate: of the machine, container and user."""
     free = int(psutil.virtual_memory().available)
     for limit, statistics, name in _LIMITS:
         with suppress(OSError, ValueError, KeyError):  # another system, or no limit ("max")
@@ -43,19 +43,19 @@ def free_bytes() -> int:
 
 
 def fits(claimed: int) -> bool:
-    """Whether so many bytes are free; 16 MiB always count as free."""
+    """Whether this many bytes are free; 16 MiB always count as free."""
     return claimed <= _LITTLE or claimed <= free_bytes()
 
 
 def check_fits(claimed: int, path: Path | None) -> None:
-    """Refuse what does not fit into the memory that is free.
+    """Refuse what does not fit into the free memory.
 
     Parameters
     ----------
     claimed : int
-        Bytes that will be taken at once.
+        Bytes that will be allocated.
     path : Path, optional
-        The file that the error names.
+        The file named in the error.
 
     Raises
     ------

@@ -35,7 +35,7 @@ _GEOMETRY_FIELDS = (
 
 @dataclass(frozen=True)
 class Content:
-    """What the voxels of a file are, as its header says it. Neither names a patient.
+    """Description of a file's voxels, as stored in its header. It never names a patient.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ class Content:
 
     @classmethod
     def scan(cls, scan: Scan) -> Content:
-        """Return that of a scan's own voxels."""
+        """Return the description of a scan's own voxels."""
         kind = "scan" if scan.modality == "unknown" else f"{scan.modality.upper()} scan"
         return cls("scan", f"{kind} in {scan.unit}" if scan.unit else kind)
 
     def write(self, header: Any) -> None:
-        """Put it into a header; what that says before stays in front."""
+        """Add it to a header, after any existing description."""
         said = header["descrip"].item()
         about = b"; ".join(filter(None, (said, self.about.encode("ascii", "replace"))))
         header["descrip"] = about[:79]
@@ -110,14 +110,13 @@ def find_nifti(path: str | Path) -> list[Scan]:
 
     Returns
     -------
-    list of Scan
-        In file order. Of a plain file only what is asked for is read. A packed one is unpacked
-        whole; where slices are asked for, it then stays in memory, as stored.
+        In file order. Of an uncompressed file only what is requested is read. A compressed one is
+        unpacked completely; if slices are requested, it then stays in memory, as stored.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, Analyze 7.5 (which does not tell left from right), has
+        If the file is missing, damaged, Analyze 7.5 (which leaves left and right open), has
         complex voxels, or its header claims more than it can hold.
     """
     path = Path(path)
@@ -184,8 +183,8 @@ def read_nifti(path: str | Path, index: int | None = None) -> Scan:
     Raises
     ------
     InputError
-        As for `find_nifti`; if there are several volumes and none is asked for, or not the one
-        asked for; if the voxels are cut short, all the same, or none is a finite number.
+        As for `find_nifti`; if there are several volumes and none was chosen, or the chosen one
+        does not exist; if the voxels are truncated, all the same, or none is a finite number.
     """
     scans = find_nifti(path)
     if index is None and len(scans) > 1:
@@ -206,17 +205,17 @@ def write_nifti(
     like: str | Path | None = None,
     content: Content = Content("image"),
 ) -> None:
-    """Write an array on a scan's grid, so that it lies exactly on the scan.
+    """Write an array on a scan's grid, so that it coincides with the scan.
 
     Parameters
     ----------
     path : path-like
-        The .nii or .nii.gz to write, whole or not at all.
+        The .nii or .nii.gz to write, completely or not at all.
     array : (Z, Y, X) float32, uint8, uint16, int32 or bool
         In source order. Its type is kept; bool becomes uint8.
     geometry : Geometry
-        The scan's. Where its slices are unevenly spaced no affine holds them: none is written
-        (sform and qform codes 0, unit unknown), and the header's description says so first.
+        The scan's. If its slices are unevenly spaced there is no valid affine: none is written
+        (sform and qform codes 0, unit unknown), and the header's description begins with that.
     like : path-like, optional
         The file the scan was read from. If it is a NIfTI file, its sform, qform, their codes
         and its unit are copied bit by bit.
@@ -226,7 +225,7 @@ def write_nifti(
     Raises
     ------
     InputError
-        If the name, the type or the shape does not fit, or ``like`` is on another grid.
+        If the name, the type or the shape is invalid, or ``like`` is on another grid.
     StorageError
         If the file cannot be written.
     """

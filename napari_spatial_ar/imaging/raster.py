@@ -1,4 +1,4 @@
-"""Pictures (PNG, JPEG, TIFF, BMP) as slices and stacks of slices."""
+"""Images (PNG, JPEG, TIFF, BMP) as slices and stacks of slices."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def natural_key(path: Path) -> list[tuple[int, int | str]]:
-    """Sort key under which slice_9 stands before slice_10."""
+    """Sort key by which slice_9 precedes slice_10."""
     return [(0, int(t)) if t.isdecimal() else (1, t) for t in re.split(r"([0-9]+)", str(path)) if t]
 
 
 def read_raster(path: str | Path) -> tuple[npt.NDArray[np.float32], Intensity]:
-    """Read one picture as a grey slice.
+    """Read one image as a grey slice.
 
     Parameters
     ----------
@@ -61,14 +61,14 @@ def read_raster(path: str | Path) -> tuple[npt.NDArray[np.float32], Intensity]:
     Returns
     -------
     image : (rows, columns) float32
-        Grey values as stored; colour becomes luminance (ITU-R BT.601), alpha is put on black.
+        Intensities as stored; colour becomes luminance (ITU-R BT.601), alpha is blended with black.
     intensity : {"grey8", "arbitrary"}
-        ``"grey8"`` for 8-bit pictures, in 0..255.
+        ``"grey8"`` for 8-bit images, in 0..255.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged or no picture, has several pages, or its pixels are
+        If the file is missing, damaged or not an image, has several pages, or its pixels are
         not finite or all the same.
     """
     path = Path(path)
@@ -87,12 +87,12 @@ def _one_page(path: Path, what: str, fix: str | None = None) -> Look:
 
 
 def read_label(path: str | Path) -> npt.NDArray[np.bool_]:
-    """Read a label picture: (rows, columns) bool, True where it is not 0.
+    """Read a label image: (rows, columns) bool, True where it is not 0.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, no picture, or has several pages.
+        If the file is missing, damaged, not an image, or has several pages.
     """
     return np.asarray(decode(_one_page(Path(path), "label")).pages[0] > 0)
 
@@ -119,7 +119,7 @@ class _StackVoxels:
         return data, (*((COLOUR_WARNING,) if coloured else ()), *narrow.warnings)
 
     def plane(self, index: int) -> npt.NDArray[np.float32]:
-        """One page; only its file, and where the file allows it only its page, is decoded."""
+        """One page; only its file, and if possible only its page, is decoded."""
         for found in self.looks:
             if index < found.pages:
                 break
@@ -130,7 +130,7 @@ class _StackVoxels:
         return page
 
     def _narrowing(self) -> Narrowing:
-        """How grey values become float32; where float32 may not hold them, all are looked at."""
+        """How intensities become float32; if float32 may not hold them, all are read."""
         if self._narrow is None:
             wide = [np.dtype(found.dtype) for found in self.looks if is_wide(np.dtype(found.dtype))]
             whole = all(dtype.kind in "iu" for dtype in wide)
@@ -140,7 +140,7 @@ class _StackVoxels:
 
 
 def _stack(looks: Sequence[Look]) -> Scan:
-    """One scan of pictures of equal size and type."""
+    """One scan of images of equal size and type."""
     first = looks[0]
     count, rows, columns = sum(found.pages for found in looks), first.rows, first.columns
     label = f"Picture {columns} x {rows}" if count == 1 else f"Stack {columns} x {rows} x {count}"
@@ -181,26 +181,25 @@ def _stack(looks: Sequence[Look]) -> Scan:
 
 
 def find_stacks(files: Sequence[str | Path]) -> list[Scan]:
-    """Find stacks among pictures that lie side by side, by their headers.
+    """Find stacks among images in one folder, by their headers.
 
     Parameters
     ----------
     files : sequence of path-like
-        Pictures of one folder; they are stacked by name, slice_9 before slice_10.
+        Images of one folder; they are stacked by name, slice_9 before slice_10.
 
     Returns
     -------
     list of Scan
-        One with a slice for each picture (and page) where sizes and pixel types agree, else one
-        for each picture, and one for each channel and time point of a TIFF file that has several.
-        Without spacing (see `Geometry.without_spacing`) but for an ImageJ or OME-TIFF file that
-        gives one. Pictures that cannot be read are left out, which a warning of the first scan
-        says.
+        One with a slice for each image (and page) if sizes and pixel types agree, else one for
+        each image, and one for each channel and time point of a TIFF file that has several.
+        Without spacing (see `Geometry.without_spacing`), except for an ImageJ or OME-TIFF file
+        that has one. Unreadable images are excluded, which a warning of the first scan reports.
 
     Raises
     ------
     InputError
-        If no picture could be read.
+        If no image could be read.
     """
     paths = sorted(map(Path, files), key=natural_key)
     files_looks, errors = attempt(partial(look, path) for path in paths)
@@ -212,7 +211,7 @@ def find_stacks(files: Sequence[str | Path]) -> list[Scan]:
 
 
 def read_stack(files: Sequence[str | Path]) -> list[Scan]:
-    """Read pictures that lie side by side: one stack if all are alike, else each by itself.
+    """Read images in one folder: one stack if all are alike, else each by itself.
 
     Parameters
     ----------
@@ -222,12 +221,12 @@ def read_stack(files: Sequence[str | Path]) -> list[Scan]:
     Returns
     -------
     list of Scan
-        As `find_stacks` finds them.
+        As found by `find_stacks`.
 
     Raises
     ------
     InputError
-        If no picture could be read, or one of a stack is damaged.
+        If no image could be read, or one of a stack is damaged.
     """
 
     def read(scan: Scan) -> list[Scan]:

@@ -1,4 +1,4 @@
-"""Opening scans: a file, several files or a folder, each told by its content."""
+"""Open scans: a file, several files or a folder, each format detected by content."""
 
 from __future__ import annotations
 
@@ -43,11 +43,10 @@ _READABLE = "NIfTI, DICOM, PNG, JPEG, TIFF, BMP, NRRD, MetaImage and OCT (see do
 
 @dataclass(frozen=True)
 class Source:
-    """Files that are read together: a NIfTI file, a DICOM series, the pictures of a folder.
+    """Files that are read together: a NIfTI file, a DICOM series, the images of a folder.
 
-    Or what is named as left out and not passed over: a folder that may not be opened ("closed"),
-    a file that is read, but not packed by gzip ("packed"), a DICOMDIR some of whose files are not
-    there ("dicomdir").
+    Or an item that is reported rather than skipped: a folder without permission ("closed"), a
+    supported format compressed by gzip ("packed"), a DICOMDIR with missing files ("dicomdir").
     """
 
     format: Format
@@ -80,19 +79,19 @@ def _suffix(path: Path) -> str:
 
 
 def _files_of(path: Path, closed: list[Path]) -> list[Path]:
-    """Files meant by a path: a DICOMDIR with its own, the file itself, or all in a folder.
+    """Files behind a path: a DICOMDIR with its own, the file itself, or all in a folder.
 
-    Where a scan stands in two files (.hdr and .img), the one with the header is meant.
+    If a scan has two files (.hdr and .img), the one with the header is returned.
     """
     files = [*dicomdir_files(path), path] if is_dicomdir(path) else _files_under(path, closed)
     return [pair_header(file) or file for file in files]
 
 
 def _files_under(path: Path, closed: list[Path]) -> list[Path]:
-    """List the file itself, or all files of a folder and its sub-folders but hidden ones.
+    """List the file itself, or all files of a folder and its sub-folders except hidden ones.
 
-    Links to folders are not followed: they may lead round in circles. Folders that may not be
-    opened are put into ``closed``.
+    Links to folders are not followed: they may be circular. Folders that cannot be opened are
+    added to ``closed``.
     """
     try:
         if path.is_file():
@@ -117,19 +116,19 @@ def _closed(path: Path) -> InputError:
 
 
 def find_sources(path: str | Path | Sequence[str | Path]) -> list[Source]:
-    """Find what there is to read, without reading voxels.
+    """Find readable sources, without reading voxels.
 
     Parameters
     ----------
     path : path-like or sequence of path-like
-        Files and folders; folders are searched to the bottom, hidden files left out.
+        Files and folders; folders are searched recursively, without hidden files.
 
     Returns
     -------
     list of Source
-        Ordered by name: NIfTI files, then DICOM series, folders of pictures, NRRD and MetaImage
-        files, files of OCT scanners, and what cannot be read as it is. Files of other kinds are
-        passed over.
+        Ordered by name: NIfTI files, then DICOM series, folders of images, NRRD and MetaImage
+        files, files of OCT scanners, and anything that cannot be read as it is. Other files are
+        skipped.
 
     Raises
     ------
@@ -170,7 +169,7 @@ def _by_folder(files: Iterable[Path]) -> list[tuple[Path, ...]]:
 
 @dataclass(frozen=True)
 class Found:
-    """What files and folders hold: scans, and why some of them hold none."""
+    """Contents of files and folders: scans, and why some have none."""
 
     scans: tuple[Scan, ...]
     errors: tuple[InputError, ...] = ()
@@ -182,7 +181,7 @@ def scans_in(source: Source) -> list[Scan]:
     Raises
     ------
     InputError
-        If there is none that can be read.
+        If there is no readable scan.
     """
     with guard(source.files[0]):
         return _find(source)
@@ -232,9 +231,9 @@ def find_scans(path: str | Path | Sequence[str | Path]) -> Found:
 def _find_all(
     path: str | Path | Sequence[str | Path],
 ) -> tuple[list[Scan], list[InputError], list[InputError]]:
-    """Give scans, why sources hold none, and why pictures beside others cannot be read.
+    """Return scans, why sources have none, and why images beside others cannot be read.
 
-    Of the last, the first scan's warnings say so already, without their names.
+    The first scan's warnings already report the latter, without their names.
     """
     sources = find_sources(path)
     groups, errors = attempt(partial(scans_in, source) for source in sources)
@@ -248,7 +247,7 @@ def _find_all(
 
 
 def _why_unread(picture: Path) -> InputError | None:
-    """Error of a picture that is in no stack; None where it can be read after all."""
+    """Error of an image that is in no stack; None if it can be read after all."""
     try:
         with guard(picture):
             look(picture)
@@ -269,7 +268,7 @@ def read_source(source: Source) -> list[Scan]:
 
 
 def _read_all(scans: Sequence[Scan]) -> list[Scan]:
-    """Read scans, slice by slice when needed where together they are large."""
+    """Read scans, slice by slice on demand if together they are large."""
     lazy = True if is_large(sum(scan.size for scan in scans)) else None
 
     def one(scan: Scan) -> list[Scan]:
@@ -284,21 +283,21 @@ def read(path: str | Path | Sequence[str | Path]) -> list[Scan]:
     Parameters
     ----------
     path : path-like or sequence of path-like
-        NIfTI, DICOM, PNG, JPEG, TIFF, BMP, NRRD, MetaImage or OCT files, or folders of them; told
-        by content.
+        NIfTI, DICOM, PNG, JPEG, TIFF, BMP, NRRD, MetaImage or OCT files, or folders of them;
+        detected by content.
 
     Returns
     -------
     list of Scan
-        Each 3-D scan of a NIfTI file or a DICOM series and each folder of equal pictures is one
-        volume. If some could not be read, the first volume's ``warnings`` say so. Where they are
-        large (see `napari_spatial_ar.imaging.scan.is_large`), slices are read when needed.
+        Each 3-D scan of a NIfTI file or a DICOM series and each folder of equal images is one
+        volume. If some could not be read, the first volume's ``warnings`` report it. If they are
+        large (see `napari_spatial_ar.imaging.scan.is_large`), slices are read on demand.
 
     Raises
     ------
     InputError
-        If the path does not exist, a folder is empty or holds no image, or nothing in it can
-        be read (then the first error met).
+        If the path does not exist, a folder is empty or has no image, or nothing in it can
+        be read (then the first error).
     """
     (first, *others), errors, _ = _find_all(path)
     return _read_all([first.warn(*left_out(errors)), *others])

@@ -1,4 +1,4 @@
-"""The same voxels in another order: a mask made in one file's axes, put into another's."""
+"""Reorder voxels: a mask made in one file's axes is converted to another's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from napari_spatial_ar.imaging.geometry import Geometry, Voxel
 
 __all__ = ["SAME_GRID_MM", "distance_between", "onto_grid"]
 
-#: Two grids whose corners lie this close to each other are one.
+#: Two grids are the same if their corners are this close to each other.
 SAME_GRID_MM = 1e-2
 
 
@@ -29,7 +29,7 @@ def _corners(affine: npt.NDArray[np.float64], shape: tuple[int, ...]) -> npt.NDA
 def _order(
     affine_from: npt.NDArray[np.float64], geometry_to: Geometry
 ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """For each axis (Z, Y, X) of the target: the axis that runs along it, and whether against."""
+    """For each axis (Z, Y, X) of the target: the axis along it, and whether it is reversed."""
     steps: npt.NDArray[np.float64] = (
         np.linalg.inv(geometry_to.affine[:3, :3]) @ affine_from[:3, :3]
     )[::-1, ::-1]
@@ -51,7 +51,7 @@ def distance_between(
 ) -> float:
     """Largest distance of a corner of one grid from the same corner of another, mm.
 
-    Axis order and direction do not count; infinite where the numbers of voxels differ.
+    Axis order and direction do not matter; infinite if the numbers of voxels differ.
 
     Parameters
     ----------
@@ -73,16 +73,16 @@ def distance_between(
 def onto_grid(
     array: npt.NDArray[Voxel], affine_from: npt.NDArray[np.float64], geometry_to: Geometry
 ) -> npt.NDArray[Voxel]:
-    """Put an array into another grid's axis order, without changing where a voxel lies.
+    """Convert an array to another grid's axis order, without changing the position of a voxel.
 
     Parameters
     ----------
     array : (Z, Y, X, ...) of any type
         Voxels in source order (see `napari_spatial_ar.imaging.geometry`).
     affine_from : (4, 4) float64
-        Where they lie: voxel (i, j, k) = (x, y, z) to RAS mm.
+        Their positions: voxel (i, j, k) = (x, y, z) to RAS mm.
     geometry_to : Geometry
-        The grid to put them on, which must be the same but for order and direction of its axes.
+        The target grid, which must be the same except for order and direction of its axes.
 
     Returns
     -------
@@ -92,8 +92,8 @@ def onto_grid(
     Raises
     ------
     InputError
-        If the grids differ in size, or a corner lies more than `SAME_GRID_MM` off: nothing is
-        ever resampled.
+        If the grids differ in size, or a corner is more than `SAME_GRID_MM` off: nothing is ever
+        resampled.
     """
     shape = array.shape[:3]
     apart = distance_between(shape, affine_from, geometry_to)

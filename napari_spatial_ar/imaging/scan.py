@@ -1,4 +1,4 @@
-"""A scan: found by its headers, its voxels read when they are needed, or held in memory."""
+"""A scan: found by its headers, with voxels read on demand or held in memory."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _SAMPLED_SLICES = 32
 
 
 def is_large(voxels: int) -> bool:
-    """Whether so many voxels are read slice by slice when needed, not all at once.
+    """Whether this many voxels are read slice by slice on demand, not all together.
 
-    The limit is 512 MiB of float32 (512 slices of 512 x 512), or as many MiB as the environment
-    variable NAPARI_SPATIAL_AR_LAZY_MB says.
+    The limit is 512 MiB of float32 (512 slices of 512 x 512), or the number of MiB in the
+    environment variable NAPARI_SPATIAL_AR_LAZY_MB.
     """
     setting = os.environ.get("NAPARI_SPATIAL_AR_LAZY_MB", "")
     limit = int(setting) * 2**20 if setting.isdecimal() else _LARGE_BYTES
@@ -41,7 +41,7 @@ def is_large(voxels: int) -> bool:
 def check_voxels(
     voxels: npt.NDArray[np.float32], *, path: Path | None = None
 ) -> tuple[float, float]:
-    """Refuse an image that holds nothing to look at.
+    """Refuse an image without any contrast.
 
     Returns
     -------
@@ -73,12 +73,12 @@ def check_voxels(
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Voxels that stand for all of an image where its percentiles are asked for.
+    """Voxels that represent all of an image for percentiles.
 
     Parameters
     ----------
     minimum, maximum : float
-        Of the image; of its slices looked at where it is read slice by slice.
+        Of the image; of its sampled slices if it is read slice by slice.
     foreground : (N,) number
         Values above the minimum (the background), at most a million of them, drawn at random.
     """
@@ -94,9 +94,9 @@ class Sample:
         extremes: tuple[float, float] | None = None,
         background: float | None = None,
     ) -> Sample:
-        """Look at voxels, of which lowest and highest value may be known; seeded.
+        """Sample voxels, of which lowest and highest value may be known; seeded.
 
-        Those of the value ``background`` are left out.
+        Voxels with the value ``background`` are excluded.
         """
         if background is not None:
             shown = voxels != background
@@ -108,7 +108,7 @@ class Sample:
         minimum, maximum = extremes or (float(voxels.min()), float(voxels.max()))
         if voxels.size > _SAMPLE:
             voxels = voxels.reshape(-1)[np.random.default_rng(0).integers(0, voxels.size, _SAMPLE)]
-        # What is filled up with may lie above what a scan shows.
+        # The padding value may be above the values of the scan.
         voxels = voxels if background is None else voxels[voxels != background]
         return cls(minimum, maximum, voxels[voxels > minimum])
 
@@ -118,12 +118,12 @@ class VoxelReader(Protocol):
     """Reads voxels of one scan, in source order and in the scan's unit."""
 
     def whole(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
-        """All voxels (Z, Y, X), and what only showed when they were read.
+        """All voxels (Z, Y, X), and warnings that only reading could show.
 
         Raises
         ------
         InputError
-            If a file is damaged or gone.
+            If a file is damaged or missing.
         """
 
     def plane(self, index: int) -> npt.NDArray[np.float32]:
@@ -132,48 +132,45 @@ class VoxelReader(Protocol):
         Raises
         ------
         InputError
-            If a file is damaged or gone.
+            If a file is damaged or missing.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A scan: voxels and where they are in the patient.
+    """A scan: voxels and their positions in the patient.
 
-    One class for all that is known of a scan: as it is found, by headers alone (``voxels`` is a
-    reader); as `read` returns it, in memory or slice by slice; and as computed (``voxels`` is the
-    array).
+    One class for all stages of a scan: as found, by headers only (``voxels`` is a reader); as
+    returned by `read`, in memory or slice by slice; and as computed (``voxels`` is the array).
 
     Parameters
     ----------
     voxels : VoxelReader or (Z, Y, X) float32 array
-        What reads the voxels, or the voxels: a NumPy array, or a ``dask.array`` that is read when
-        it is needed.
+        The reader, or the voxels: a NumPy array, or a ``dask.array`` that is read on demand.
     geometry : Geometry
-        Where the voxels are in the patient.
+        Positions of the voxels in the patient.
     modality : {"mri", "ct", "oct", "other", "unknown"}
-        ``"unknown"`` where the file does not say (NIfTI, PNG).
+        ``"unknown"`` if the file does not state it (NIfTI, PNG).
     series : Series
         Which series this is.
     intensity : {"grey8", "hu", "arbitrary"}
         The unit of the voxels.
     unit : str
-        The unit's name where the file has one: "HU", "BQML" (becquerel per ml, a PET), else "".
+        The unit's name if the file has one: "HU", "BQML" (becquerel per ml, a PET), else "".
     window : (float, float), optional
-        Voxel values that whoever made the scan wants drawn black and white.
+        Voxel values to be displayed black and white, from the scan's header.
     role : {"original", "derived", "localizer"}
-        What the scan is for.
+        Purpose of the scan.
     warnings : tuple of str
         One sentence for each thing the user should know about this scan.
     background : float, optional
-        Value of voxels that only fill the picture up and show nothing (padding): no statistics
-        count them.
+        Value of padding voxels, which are excluded from statistics.
 
     Raises
     ------
     InputError
-        If an array is not (Z, Y, X) on the geometry's grid or, where it is in memory, is not
-        finite or the same everywhere.
+        If an array is not (Z, Y, X) on the geometry's grid or, if it is in memory, is not
+        finite or is constant.
     """
 
     voxels: VoxelReader | npt.NDArray[np.float32] = field(repr=False)
@@ -196,7 +193,7 @@ class Scan:
                 path=self.path,
             )
         if not self.lazy:
-            # Known from here on: looking through a large scan takes a tenth of a second.
+            # Cached: computing it for a large scan takes a tenth of a second.
             vars(self)["extremes"] = check_voxels(self.voxels, path=self.path)
 
     @property
@@ -212,14 +209,14 @@ class Scan:
 
     @property
     def lazy(self) -> bool:
-        """Whether voxels are read when they are needed (``data`` is a dask array)."""
+        """Whether voxels are read on demand (``data`` is a dask array)."""
         return not isinstance(self.voxels, np.ndarray)
 
     @property
     def data(self) -> npt.NDArray[np.float32]:
         """Voxels (Z, Y, X) in source order (see `napari_spatial_ar.imaging.geometry`).
 
-        A ``dask.array`` with one acquired slice a chunk where the scan is `lazy`.
+        A ``dask.array`` with one acquired slice per chunk if the scan is `lazy`.
         """
         return self._delayed(self.voxels) if isinstance(self.voxels, VoxelReader) else self.voxels
 
@@ -230,17 +227,17 @@ class Scan:
 
     @cached_property
     def extremes(self) -> tuple[float, float]:
-        """Lowest and highest voxel value; of a scan that is read slice by slice, all are read."""
+        """Lowest and highest voxel value; for a scan read slice by slice, all slices are read."""
         return float(self.data.min()), float(self.data.max())
 
     @cached_property
     def sample(self) -> Sample:
-        """Its voxels for percentiles; read once, from 32 slices, where it is read slice by slice.
+        """Its voxels for percentiles; sampled once, from 32 slices if it is read slice by slice.
 
         Raises
         ------
         InputError
-            If they are read now and a file is damaged or gone.
+            If they are read now and a file is damaged or missing.
         """
         if not self.lazy:
             return Sample.of(self.data, self.extremes, self.background)
@@ -259,8 +256,8 @@ class Scan:
         Raises
         ------
         InputError
-            If its geometry is not known or not regular, or it is read slice by slice, where a
-            slice of another plane would be all of them.
+            If its geometry is unknown or not regular, or it is read slice by slice, since a
+            slice of another plane would need all of them.
         """
         if plane is None or plane == self.geometry.plane:
             return self
@@ -279,7 +276,7 @@ class Scan:
         Raises
         ------
         InputError
-            If there is no such slice, or it is read now and its file is damaged or gone.
+            If there is no such slice, or it is read now and its file is damaged or missing.
         """
         if not 0 <= index < self.geometry.slice_count:
             raise InputError(f"there is no slice {index}: it has {self.geometry.slice_count}")
@@ -296,14 +293,14 @@ class Scan:
         Parameters
         ----------
         lazy : bool, optional
-            Whether to read slices only when they are needed; by default where the scan
-            `is_large`, or larger than the memory that is free. Voxels in memory stay there.
+            Whether to read slices only on demand; by default if the scan `is_large`, or larger
+            than the free memory. Voxels in memory stay there.
 
         Raises
         ------
         InputError
-            If a file is damaged or gone, the memory for all voxels is not there, or all have the
-            same value.
+            If a file is damaged or missing, memory does not suffice for all voxels, or all have
+            the same value.
         """
         if not self.lazy:
             return self
@@ -316,12 +313,12 @@ class Scan:
         return replace(self, voxels=data, warnings=(*self.warnings, *found))
 
     def whole(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
-        """All voxels (Z, Y, X) in memory, be they all the same, and what only reading showed.
+        """All voxels (Z, Y, X) in memory, even if constant, and warnings that reading showed.
 
         Raises
         ------
         InputError
-            If a file is damaged or gone.
+            If a file is damaged or missing.
         """
         if not isinstance(self.voxels, VoxelReader):
             return np.asarray(self.voxels), ()

@@ -1,4 +1,4 @@
-"""Label maps with names and colours, as 3D Slicer (.seg.nrrd) and ITK-SNAP read them."""
+"""Label maps with names and colours, in the formats of 3D Slicer (.seg.nrrd) and ITK-SNAP."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = [
     "write_seg_nrrd",
 ]
 
-#: Of a DICOM segmentation with one a region: what hundreds of specks are is nobody's question, and
-#: each of them takes a frame of the scan's size in every slice that it touches.
+#: Most segments of a DICOM segmentation with one per region: hundreds of specks are of no
+#: interest, and each of them takes a frame of the scan's size in every slice that it touches.
 MOST_SEGMENTS = 500
 UNEVEN_SLICES = "its slices are unevenly spaced, which no affine holds"
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 # Turned by the golden angle, hues of consecutive numbers are far apart, however many there are.
 _GOLDEN_TURN = (3 - 5**0.5) / 2
-# Yellow is left out: it marks the region that is chosen.
+# Yellow is excluded: it marks the chosen region.
 _FIRST_HUE, _HUES = 0.2, 0.9
 # Saturation and value. Where they give a dark colour, white is added up to this share of white's
 # brightness: outlines lie over dark scans, and black numbers over the colours.
@@ -55,7 +55,7 @@ class Segment:
     colour : (int, int, int)
         Red, green, blue in 0..255.
     tracking_id, tracking_uid : str
-        By which DICOM knows the same region again in other files.
+        By which DICOM identifies the same region in other files.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""What a series of images is, without saying whose."""
+"""What a series of images is, without identifying the patient."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ class Series:
     files : tuple of Path
         The files the volume was read from, in slice order: one for each slice, or one for all.
     uid : str
-        SeriesInstanceUID, or "" where there is none.
+        SeriesInstanceUID, or "" if there is none.
     description : str
-        What whoever made the scan called it, dates and the patient's name and ID taken out where
-        they are known. Free text: for the screen of the person who opens the scan, never for a
+        Description by whoever acquired the scan, without dates and the patient's name and ID if
+        these are known. Free text: for the screen of the person who opens the scan, never for a
         layer name, a log, a report or a file.
     frames : tuple of int
         DICOM only: for each slice, the index of its frame in its file, counted from 0. Empty
-        where slices are no frames of their own (a mosaic, any other format). See
+        if slices are not frames of their own (a mosaic, any other format). See
         `napari_spatial_ar.imaging.dicom.sources.dicom_sources`.
     acquired : Acquisition or None
+        How it was acquired, according to the header; None if the format has no field for it.
         What the header says of how it was acquired; None where the format has no place for it.
     """
 
@@ -51,5 +52,5 @@ class Series:
 
     @property
     def acquisition(self) -> Acquisition:
-        """How it was acquired, as far as the header, or else the file's name, says."""
+        """How it was acquired, according to the header, or else to the file's name."""
         return acquisition_of_files(self.files) if self.acquired is None else self.acquired

@@ -1,8 +1,8 @@
-"""What kind of file this is, by its first bytes; where several signatures are there, the strongest.
+"""File types by their first bytes; if there are several signatures, the strongest counts.
 
-A DICOM file's first 128 bytes are free (PS3.10 7.1): whole-slide images and others are TIFF files
-too. So a signature at its own place in a file beats what stands in front of it, and a long one a
-short one.
+The first 128 bytes of a DICOM file are free (PS3.10 7.1): whole-slide images and others are TIFF
+files too. So a signature at its own offset in a file takes precedence over one at the start, and a
+long one over a short one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from napari_spatial_ar.imaging.oct import is_oct_head
 
 __all__ = ["HEAD_BYTES", "Kind", "is_nifti", "is_raster", "kind_of", "kind_of_head"]
 
-#: "packed": what is read from a file of its own, but packed by gzip. Only NIfTI is read packed.
+#: "packed": a supported format compressed by gzip. Only NIfTI is read compressed.
 Kind = Literal["dicom", "dicomdir", "nifti", "raster", "itk", "oct", "packed"]
 
-#: So much of a file's beginning is looked at.
+#: Number of bytes examined at the beginning of a file.
 HEAD_BYTES = 4096
 _GZIP = b"\x1f\x8b"
 # The first element behind "DICM": the length of the file meta information, four bytes long.
@@ -34,7 +34,7 @@ _FILE_META = b"\x02\0\0\0UL\x04\0"
 
 
 def kind_of(path: Path) -> Kind | None:
-    """Tell a file by its first bytes; None where they say nothing, or it cannot be opened."""
+    """Detect a file's type by its first bytes; None if unknown, or if it cannot be opened."""
     try:
         if not path.is_file():  # a pipe or a device would never end
             return None
@@ -45,7 +45,7 @@ def kind_of(path: Path) -> Kind | None:
 
 
 def kind_of_head(head: bytes, path: Path) -> Kind | None:
-    """Tell a file by its first bytes.
+    """Detect a file's type by its first bytes.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def kind_of_head(head: bytes, path: Path) -> Kind | None:
     if head.startswith(PNG):
         return "raster"
     if head[128:132] == b"DICM" or head[132:140] == _FILE_META:
-        return "dicom"  # also where damage took one of the two: it is named then
+        return "dicom"  # also if damage removed one of the two, which is reported later
     if is_raster_head(head):
         return "raster"
     if is_itk_head(head, path):
@@ -78,7 +78,7 @@ def kind_of_head(head: bytes, path: Path) -> Kind | None:
 
 
 def _is_whole_nifti(head: bytes) -> bool:
-    """Whether a header says both its length and its magic word."""
+    """Whether a header has both its length and its magic word."""
     if len(head) < 348:
         return False
     sizes = {struct.unpack_from(f"{order}i", head)[0] for order in "<>"}
@@ -88,10 +88,10 @@ def _is_whole_nifti(head: bytes) -> bool:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file says inside that it is a NIfTI scan, packed or not, or a pair's header."""
+    """Whether a file's content is a NIfTI scan, compressed or not, or the header of a pair."""
     return kind_of(path) == "nifti"
 
 
 def is_raster(path: Path) -> bool:
-    """Whether a file says inside that it is a PNG, JPEG, TIFF or BMP picture, and nothing else."""
+    """Whether a file's content is a PNG, JPEG, TIFF or BMP image, and nothing else."""
     return kind_of(path) == "raster"

@@ -1,4 +1,4 @@
-"""Where the body is in a slice."""
+"""The body in a slice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPECK = 1e-3  # share of the slice below which a bright spot in the air is not 
 
 
 def has_tissue(unit_image: npt.NDArray[Any]) -> bool:
-    """Whether a slice shows any body: whether `tissue_mask` would find some, told sooner.
+    """Whether a slice shows any body: whether `tissue_mask` would find some, computed faster.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def has_tissue(unit_image: npt.NDArray[Any]) -> bool:
     least = _SPECK * bright.size
     if np.count_nonzero(bright) < least:
         return False
-    # A bright square is a connected spot. Where one is large enough, nothing need be labelled.
+    # A bright square is a connected spot. If one is large enough, no labelling is needed.
     side = math.ceil(math.sqrt(least))
     rows, columns = (n // side for n in bright.shape)
     # One axis after the other: numpy takes four times as long over both at once.
@@ -54,9 +54,9 @@ def tissue_mask(unit_image: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     Returns
     -------
     (rows, columns) bool
-        True in the body. Connected spots smaller than 0.1 % of the slice are left out; dark
-        regions that do not reach the edge of the slice (air in the bowel, ventricles) belong
-        to it.
+        True in the body. Connected spots smaller than 0.1 % of the slice are excluded; dark
+        regions that do not reach the edge of the slice (air in the bowel, ventricles) are
+        included.
     """
     spots, _ = ndimage.label(unit_image > _THRESHOLD)
     is_body = np.bincount(spots.ravel()) >= _SPECK * spots.size
