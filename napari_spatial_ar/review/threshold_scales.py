@@ -159,19 +159,19 @@ class UnitScale:
     high: float
 
     def shown(self, threshold: float) -> tuple[str, float]:
-        """See `Scale`."""
+        """Return a threshold's number, with "<" or ">" if it is beyond the known range."""
         return "", threshold
 
     def threshold(self, number: float) -> float:
-        """See `Scale`."""
+        """Threshold of a displayed number; `InputError` if there is none for it."""
         return number
 
     def place(self, threshold: float) -> float:
-        """See `Scale`."""
+        """Position on the slider, 0 to 1; clamped at the ends."""
         return float(np.clip((threshold - self.low) / ((self.high - self.low) or 1), 0, 1))
 
     def at(self, place: float) -> float:
-        """See `Scale`."""
+        """Threshold of a position on the slider."""
         return self.low + place * (self.high - self.low)
 
 
@@ -192,7 +192,7 @@ class ShareScale:
     fpr_for_threshold: Callable[[float], float] = field(repr=False)
 
     def shown(self, threshold: float) -> tuple[str, float]:
-        """See `Scale`."""
+        """Return a threshold's number, with "<" or ">" if it is beyond the known range."""
         few, many = min(self.anchors), max(self.anchors)
         if threshold > self.anchors[few]:
             return "<", 100 * few
@@ -201,17 +201,17 @@ class ShareScale:
         return "", 100 * self.fpr_for_threshold(threshold)
 
     def threshold(self, number: float) -> float:
-        """See `Scale`."""
+        """Threshold of a displayed number; `InputError` if there is none for it."""
         return float(self.threshold_for_fpr(number / 100))
 
     def place(self, threshold: float) -> float:
-        """See `Scale`."""
+        """Position on the slider, 0 to 1; clamped at the ends."""
         few, many = min(self.anchors), max(self.anchors)
         share = float(np.clip(self.fpr_for_threshold(threshold), few, many))
         return math.log(many / share) / (math.log(many / few) or 1)
 
     def at(self, place: float) -> float:
-        """See `Scale`."""
+        """Threshold of a position on the slider."""
         few, many = min(self.anchors), max(self.anchors)
         share = many * (few / many) ** place
         return float(self.threshold_for_fpr(float(np.clip(share, few, many))))
@@ -233,11 +233,11 @@ class PercentileScale:
     above: npt.NDArray[np.float64] = field(repr=False)
 
     def shown(self, threshold: float) -> tuple[str, float]:
-        """See `Scale`."""
+        """Return a threshold's number, with "<" or ">" if it is beyond the known range."""
         return "", 100 * (1 - self._share(threshold))
 
     def threshold(self, number: float) -> float:
-        """See `Scale`."""
+        """Threshold of a displayed number; `InputError` if there is none for it."""
         if not 0 <= number <= 100:
             raise InputError(f"{number:g} is not a percentile", fix="Give one from 0 to 100")
         return float(np.interp(1 - number / 100, self.above[::-1], self.edges[::-1]))
@@ -246,10 +246,10 @@ class PercentileScale:
         return float(np.interp(threshold, self.edges, self.above))
 
     def place(self, threshold: float) -> float:
-        """See `Scale`."""
+        """Position on the slider, 0 to 1; clamped at the ends."""
         share = max(self._share(threshold), _FINEST_SHARE)
         return math.log(share) / math.log(_FINEST_SHARE)
 
     def at(self, place: float) -> float:
-        """See `Scale`."""
+        """Threshold of a position on the slider."""
         return self.threshold(100 * (1 - _FINEST_SHARE**place))

@@ -249,7 +249,7 @@ class FindingsModel(ColumnModel):
 
     @property
     def row_items(self) -> Sequence[object]:
-        """See `ColumnModel`."""
+        """The findings, one per row."""
         return self.items
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> object:

@@ -175,7 +175,7 @@ class WorklistModel(ColumnModel):
 
     @property
     def row_items(self) -> Sequence[object]:
-        """See `ColumnModel`."""
+        """The entries, one per row."""
         return self.entries
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> object:

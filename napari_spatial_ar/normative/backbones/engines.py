@@ -469,7 +469,7 @@ class OpenVinoInt8(OpenVino):
         return "nncf is missing; 'pip install \"napari-spatial-ar[int8]\"' installs it"
 
     def __call__(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
-        """See `Engine`."""
+        """Embed images one by one."""
         one_by_one = torch.split(images, 1)
         few = [None] * len(images) if kept is None else torch.split(kept, 1)
         pairs = zip(one_by_one, few, strict=True)

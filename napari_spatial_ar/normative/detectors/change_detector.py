@@ -219,7 +219,7 @@ class ChangeDetector(Detector):
     def from_tensors(
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> ChangeDetector:
-        """See `Detector.from_tensors`."""
+        """Rebuild from a model file; `ModelFileError` if its parts do not match."""
         whitening = Whitening.from_tensors(tensors)
         hidden = take(tensors, "network.hidden.bias", None)
         weights = {
@@ -233,7 +233,7 @@ class ChangeDetector(Detector):
         return cls(whitening, weights, parameters["zero"])
 
     def to(self, device: torch.device) -> ChangeDetector:
-        """See `Detector.to`."""
+        """Move its tensors to a device, in place."""
         self.whitening = self.whitening.to(device)
         self.network.to(device)
         return self

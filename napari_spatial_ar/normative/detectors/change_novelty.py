@@ -225,7 +225,7 @@ class ChangeNovelty(Detector):
     def from_tensors(
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> ChangeNovelty:
-        """See `Detector.from_tensors`."""
+        """Rebuild from a model file; `ModelFileError` if its parts do not match."""
         own: dict[str, dict[str, Tensor]] = {name: {} for name in _PARTS}
         for key, tensor in tensors.items():
             name, _, rest = key.partition(".")
@@ -237,7 +237,7 @@ class ChangeNovelty(Detector):
         return cls(change, novelty, take(tensors, "usual", 3, 2), parameters["weight"])
 
     def to(self, device: torch.device) -> ChangeNovelty:
-        """See `Detector.to`."""
+        """Move its tensors to a device, in place."""
         for detector in self._detectors:
             detector.to(device)
         self.usual = self.usual.to(device)

@@ -380,11 +380,11 @@ class Dinomaly(Detector):
 
     @classmethod
     def from_tensors(cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]) -> Dinomaly:
-        """See `Detector.from_tensors`."""
+        """Rebuild from a model file; `ModelFileError` if its parts do not match."""
         return cls(loaded(lambda: DinomalyNetwork(**parameters), tensors))
 
     def to(self, device: torch.device) -> Dinomaly:
-        """See `Detector.to`."""
+        """Move its tensors to a device, in place."""
         self.network.to(device)
         return self
 

@@ -228,12 +228,12 @@ class DirichletMixture(Detector):
     def from_tensors(
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> DirichletMixture:
-        """See `Detector.from_tensors`."""
+        """Rebuild from a model file; `ModelFileError` if its parts do not match."""
         del parameters
         means = take(tensors, "means", None, None)
         return cls(means, take(tensors, "weights", len(means)))
 
     def to(self, device: torch.device) -> DirichletMixture:
-        """See `Detector.to`."""
+        """Move its tensors to a device, in place."""
         self.means, self.weights = self.means.to(device), self.weights.to(device)
         return self

@@ -209,7 +209,7 @@ class HierarchicalMatching(Detector):
     def from_tensors(
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> HierarchicalMatching:
-        """See `Detector.from_tensors`."""
+        """Rebuild from a model file; `ModelFileError` if its parts do not match."""
         centres = take(tensors, "centres", None, None, None, None, kinds=BANK)
         count, stages, _, channels = centres.shape
         width = stages * channels
@@ -222,7 +222,7 @@ class HierarchicalMatching(Detector):
         )
 
     def to(self, device: torch.device) -> HierarchicalMatching:
-        """See `Detector.to`."""
+        """Move its tensors to a device, in place."""
         self._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
         return self
 

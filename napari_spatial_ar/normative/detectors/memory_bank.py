@@ -151,11 +151,11 @@ class MemoryBank(Detector):
 
     @classmethod
     def from_tensors(cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]) -> MemoryBank:
-        """See `Detector.from_tensors`."""
+        """Rebuild from a model file; `ModelFileError` if its parts do not match."""
         return cls(take(tensors, "bank", None, None, kinds=BANK), parameters.get("coreset", 1.0))
 
     def to(self, device: torch.device) -> MemoryBank:
-        """See `Detector.to`."""
+        """Move its tensors to a device, in place."""
         self.bank = self.bank.to(device)
         return self
 

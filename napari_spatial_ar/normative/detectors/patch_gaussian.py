@@ -177,7 +177,7 @@ class PatchGaussian(Detector):
 
     @classmethod
     def check_shape(cls, options: Mapping[str, Any], rows: int, columns: int) -> None:
-        """See `Detector.check_shape`."""
+        """Check that the grid fills all cells of a positional Gaussian."""
         if options["position"] == "patch":
             _check_cells(rows, columns, options["cells"])
 
@@ -226,7 +226,7 @@ class PatchGaussian(Detector):
     def from_tensors(
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> PatchGaussian:
-        """See `Detector.from_tensors`."""
+        """Rebuild from a model file; `ModelFileError` if its parts do not match."""
         basis = take(tensors, "basis", None, None)
         width, channels = basis.shape
         neighbours = parameters["neighbours"]
@@ -245,7 +245,7 @@ class PatchGaussian(Detector):
         )
 
     def to(self, device: torch.device) -> PatchGaussian:
-        """See `Detector.to`."""
+        """Move its tensors to a device, in place."""
         self._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
         return self
 

@@ -219,7 +219,7 @@ class SpatialARDetector(Detector):
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
-        """See `Detector.check`."""
+        """Check the kernel, and that the raster and the dilations suit the network."""
         if options["kernel"] % 2 == 0:
             raise InputError(f"kernel must be an odd number, not {options['kernel']}")
         if options["raster"] == "both" and options["context"] != "causal":
@@ -296,7 +296,7 @@ class SpatialARDetector(Detector):
     def from_tensors(
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> SpatialARDetector:
-        """See `Detector.from_tensors`."""
+        """Rebuild from a model file; `ModelFileError` if its parts do not match."""
         arguments, plain = dict(parameters), dict(tensors)
         whitens = arguments.pop("whiten", False)
         whitened = _taken(_WHITENING, plain) if whitens else {}
@@ -309,7 +309,7 @@ class SpatialARDetector(Detector):
         return cls(*networks, whitening=whitening)
 
     def to(self, device: torch.device) -> SpatialARDetector:
-        """See `Detector.to`."""
+        """Move its tensors to a device, in place."""
         for network in (self.network, self.backward):
             if network is not None:
                 network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -227,12 +227,12 @@ class SurroundingsBank(Detector):
     def from_tensors(
         cls, parameters: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> SurroundingsBank:
-        """See `Detector.from_tensors`."""
+        """Rebuild from a model file; `ModelFileError` if its parts do not match."""
         whitening = Whitening.from_tensors(tensors)
         return cls(whitening, take(tensors, "bank", None, whitening.basis.shape[1], kinds=BANK))
 
     def to(self, device: torch.device) -> SurroundingsBank:
-        """See `Detector.to`."""
+        """Move its tensors to a device, in place."""
         self.whitening, self.bank = self.whitening.to(device), self.bank.to(device)
         return self
 

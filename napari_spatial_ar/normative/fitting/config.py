@@ -217,7 +217,7 @@ class FitConfig(BaseModel):
             metavar="REGEX",
         ),
     ] = None
-    """See `find_slices`."""
+    """Regular expression that finds the patient in a path, as for `find_slices`."""
     window: Annotated[
         Window,
         BeforeValidator(_as_window),
