@@ -571,7 +571,7 @@ def test_what_the_form_has_no_field_for_is_shown_and_passed_on(
     click(form.recipes.load_button)
     said = "From the recipe: patient pattern (doe).*, size 896 x 448, valid fraction 0.5"
     assert form.recipes.note.text() == said
-    others = {"size": (896, 448), "valid_fraction": 0.5, "patient_pattern": "(doe).*"}
+    others = {"patient_pattern": "(doe).*", "size": (896, 448), "valid_fraction": 0.5}
     assert others.items() <= form.config().settings().items()
     qtbot.waitUntil(lambda: form.normals.summary is not None, timeout=10_000)
     assert form.normals.summary.valid_fraction == 0.5
