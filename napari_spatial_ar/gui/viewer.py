@@ -342,7 +342,8 @@ class PatientMarks:
         # napari holds these by weak reference.
         if self._overlays is not None:
             viewer.canvas.events.size.connect(self._make_room)
-            viewer.canvas.grid.events.enabled.connect(self._make_room)
+            # Last: napari has to make the views of a grid first.
+            viewer.canvas.grid.events.enabled.connect(self._make_room, position="last")
         viewer.dims.events.order.connect(self._on_order)
         viewer.dims.events.point.connect(self._on_point)
         viewer.dims.events.ndisplay.connect(self._on_ndisplay)
@@ -498,7 +499,8 @@ class PatientMarks:
         bar.position = "bottom_center" if narrow else "bottom_left"  # notifications: on the right
         bar.gridded = narrow
         self._overlays["slice"].position = "bottom_center" if narrow else "top_left"
-        canvas.overlays[_CLEARANCE].visible = narrow
+        # Not hidden: napari cannot show a text anew in the views of a grid.
+        canvas.overlays[_CLEARANCE].position = "top_right" if narrow else "bottom_right"
         way = Orientation.VERTICAL if narrow else Orientation.HORIZONTAL
         canvas.overlay_tiling.top_right = way
 
@@ -547,7 +549,12 @@ def _text_overlays(viewer: ViewerModel) -> dict[str, TextOverlay] | None:
         canvas.overlays[f"patient_{side}"] = overlay
     # As high as a letter, so that in a narrow view a colour bar begins below it.
     canvas.overlays[_CLEARANCE] = TextOverlay(
-        position="top_right", font_size=_FONT_SIZE, text=" ", gridded=True, box=False
+        position="bottom_right",
+        font_size=_FONT_SIZE,
+        text=" ",
+        gridded=True,
+        box=False,
+        visible=True,
     )
     return made
 

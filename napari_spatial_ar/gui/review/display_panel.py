@@ -120,7 +120,8 @@ class Display(QObject):
         viewer.layers.events.inserted.connect(self._on_inserted)
         visibility.drawn_by_hand.connect(self._follow)
         viewer.layers.events.removed.connect(self._name_unit)
-        grid_of(viewer).events.enabled.connect(self._name_unit)
+        # Last: napari has to make the views of a grid first.
+        grid_of(viewer).events.enabled.connect(self._name_unit, position="last")
 
     def set_session(self, session: Session | None) -> None:
         """Draw the results of another scan."""

@@ -15,7 +15,7 @@ from napari_spatial_ar.gui.review.display_panel import MODES, grid_of
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.review.findings_panel import KEYS
 from napari_spatial_ar.gui.shortcuts import EXPLAIN_KEY, MODE_KEY, SHORTCUTS, SIDE_KEY
-from napari_spatial_ar.gui.viewer import camera_of
+from napari_spatial_ar.gui.viewer import camera_of, patient_marks
 from napari_spatial_ar.review.drawing import HEAT_COLOURS
 
 LEFT = Qt.MouseButton.LeftButton
@@ -130,6 +130,26 @@ def state(made: ReviewDock) -> Any:
         (camera.zoom, tuple(camera.center)),
         {layer.name for layer in made.viewer.layers.selection},
     )
+
+
+@on_screen
+def test_views_that_become_narrow_side_by_side_make_room(
+    scored: ReviewDock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canvas = scored.viewer.canvas
+    monkeypatch.setattr("napari_spatial_ar.gui.viewer._NARROW", 0.75 * canvas.size[1])
+    place, unit = canvas.overlays["patient_slice"], canvas.overlays["heatmap_unit"]
+    scored.display_panel.display._show_colorbars()
+    for _ in range(2):
+        patient_marks(scored.viewer).refresh()
+        assert place.position == "top_left"
+        assert unit.text == unit.text.lstrip()
+        scored.display_panel.toggle_views()
+        scored.viewer.screenshot(flash=False)
+        assert place.position == "bottom_center"
+        assert unit.text.startswith("\n")  # below the colour bar of its view
+        scored.display_panel.toggle_views()
+        scored.viewer.screenshot(flash=False)
 
 
 @on_screen
