@@ -1,4 +1,4 @@
-"""What the header of a compressed frame says: JPEG, JPEG-LS, JPEG 2000 or HTJ2K."""
+"""Headers of compressed frames: JPEG, JPEG-LS, JPEG 2000 or HTJ2K."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def read_codestream(data: bytes) -> Codestream | None:
 
 
 def _jpeg_2000(data: bytes) -> Codestream:
-    """Size marker (ISO 15444-1 A.5.1); bit 14 of the capabilities says HTJ2K (15444-15)."""
+    """Size marker (ISO 15444-1 A.5.1); bit 14 of the capabilities means HTJ2K (15444-15)."""
     if len(data) < 43:
         raise ValueError("the header of a compressed frame is cut short")
     right, bottom, left, top = (

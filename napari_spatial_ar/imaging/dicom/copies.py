@@ -27,8 +27,8 @@ _IMAGES_KEPT = 16_384
 def without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], tuple[str, ...]]:
     """Return each image once, in order, and sentences on what was left out or is odd.
 
-    Pixels are read of images only that share a UID, or that lie at one place and differ in nothing
-    that the header says of how and when they were acquired.
+    Pixels are read of images only that share a UID, or that are at one position and do not
+    differ in how and when they were acquired, according to the header.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def _uid(frame: Frame) -> Hashable | None:
 
 
 def _acquisition(frame: Frame) -> Hashable | None:
-    """All that tells an image but its number and UID; None where it does not say where it lies."""
+    """Everything that identifies an image except number and UID; None without a position."""
     kind = replace(frame.kind, alone="")
     return (_place(frame), kind, frame.signs) if frame.located else None
 

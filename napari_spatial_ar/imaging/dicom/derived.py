@@ -58,10 +58,10 @@ REMARK = "For research use, not for diagnosis."
 _PRODUCT = "napari-spatial-ar"
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _TOO_LITTLE = "its header does not hold what a DICOM object made from it needs"
-# A slice may lie off its regular grid by rounding (see `napari_spatial_ar.imaging.dicom`).
+# A slice may be off its regular grid by rounding (see `napari_spatial_ar.imaging.dicom`).
 _SAME_PLACE_MM = 0.2
 _SAME_AXES = 1e-2
-# Attributes of the patient and the study that must stand in the object, if only empty.
+# Attributes of the patient and the study that the object must have, even if empty.
 _MUST_STAND = (
     *("PatientID", "PatientName", "PatientBirthDate"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
@@ -168,8 +168,8 @@ def source_slices(scan: Scan) -> list[SourceSlice]:
     Raises
     ------
     InputError
-        If the scan is not from DICOM, its files are gone or changed, they do not say where in
-        the patient they lie, or several have one UID.
+        If the scan is not from DICOM, its files are missing or changed, they do not state their
+        position in the patient, or several have one UID.
     """
     geometry = scan.geometry
     if not scan.series.uid and dicom_sources(scan) is not None:
@@ -228,7 +228,7 @@ def _sources(scan: Scan) -> tuple[tuple[Path, int], ...]:
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Where an image lies, as its header says: LPS mm, unit vectors, mm between rows, columns."""
+    """Position of an image in its header: LPS mm, unit vectors, mm between rows, columns."""
 
     position: Floats
     axes: Floats
@@ -258,7 +258,7 @@ def _place(header: Dataset, number: int) -> _Place | None:
 
 
 def _as_read(header: Dataset, place: _Place) -> _Place:
-    """Where an image was put when it was read, which for rows stored reversed is not as it says."""
+    """Position of an image as read, which for rows stored reversed differs from its header."""
     if not rows_reversed(header):
         return place
     spacing, rows = float(place.spacing[0]), int(header.Rows)
@@ -266,7 +266,7 @@ def _as_read(header: Dataset, place: _Place) -> _Place:
 
 
 def _check_place(scan: Scan, index: int, place: _Place, path: Path) -> None:
-    """Refuse when a slice does not lie where the volume has it: the files have changed."""
+    """Refuse a slice whose position is not that in the volume: the files have changed."""
     geometry = scan.geometry
     directions = np.stack([geometry.affine[:3, a] / geometry.spacing[2 - a] for a in (0, 1)])
     off = np.abs(place.position * _LPS_TO_RAS - _first_voxel(scan, index)).max()
@@ -307,7 +307,7 @@ def _source_slice(
     if header.get("PatientIdentityRemoved") == "YES":
         said = whole.get("DeidentificationMethod")
         header.DeidentificationMethod = said or "see the source images"
-    header.SOPClassUID = MRImageStorage  # any class of single images: highdicom only looks at it
+    header.SOPClassUID = MRImageStorage  # any class of single images: highdicom only checks it
     header.SOPInstanceUID = hd.UID()
     header.ImagePositionPatient = _decimals(place.position)
     header.ImageOrientationPatient = _decimals(place.axes.ravel())
@@ -374,7 +374,7 @@ def finish(made: Dataset, slices: Sequence[SourceSlice]) -> None:
     for source in slices:
         used.setdefault(source.sop_instance, []).append(source)
     made.SourceImageSequence = [_reference(group) for group in used.values()]
-    # Of a whole file here: a frame's own reference stands with the frame.
+    # For complete files: a frame's own reference is stored with the frame.
     made.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [
         _reference(group[:1], frames=False) for group in used.values()
     ]

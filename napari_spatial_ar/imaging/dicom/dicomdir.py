@@ -54,7 +54,7 @@ def dicomdir_files(path: Path) -> list[Path]:
 
 
 def check_dicomdir(path: Path) -> None:
-    """Check that what a DICOMDIR names is there: a series that is copied in part looks whole.
+    """Check that all files of a DICOMDIR exist: a partly copied series would look complete.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def _named(path: Path) -> list[Path | None]:
 
 
 def _beside(root: Path, parts: str | Sequence[str]) -> Path | None:
-    """File that a record names, if it is there; nothing that does not lie beside the table."""
+    """File named by a record, if it exists; never a file outside the folder of the table."""
     steps = [parts] if isinstance(parts, str) else list(parts)
     with suppress(OSError, ValueError, RuntimeError):  # a name that is none, links in a circle
         file = root.joinpath(*map(str, steps)).resolve()

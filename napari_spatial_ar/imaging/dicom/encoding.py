@@ -1,4 +1,4 @@
-"""Data sets read in the encoding that they are in, whatever their transfer syntax says."""
+"""Read data sets in their actual encoding, whatever their transfer syntax states."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def parse(file: BinaryIO, tags: Sequence[BaseTag | int] = ()) -> pydicom.Dataset
 
 
 def _encoding_at(file: BinaryIO, syntax: UID | None) -> _Encoding:
-    """Tell the encoding of the element that a file stands at, else what the syntax says."""
+    """Detect the encoding of the element at the current position, else that of the syntax."""
     said = _Encoding(
         implicit=syntax is None or syntax == ImplicitVRLittleEndian,
         little=syntax != ExplicitVRBigEndian,

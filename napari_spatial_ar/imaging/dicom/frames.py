@@ -1,4 +1,4 @@
-"""DICOM headers as frames: one 2-D image each, with where it lies and what its values mean."""
+"""DICOM headers as frames: one 2-D image each, with position and meaning of its values."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ class Frame:
     modality : str
         As in the header: ``"MR"``, ``"CT"``, ...
     kind : Kind
-        What tells apart the volumes that share a series.
+        Distinguishes volumes that share a series.
     signs : tuple
-        What may tell apart images at one place, see `napari_spatial_ar.imaging.dicom.groups.SIGNS`.
+        May distinguish images at one position, see `napari_spatial_ar.imaging.dicom.groups.SIGNS`.
     order : int
         InstanceNumber of the file, 0 without one.
     index : tuple of int
@@ -90,7 +90,7 @@ class Frame:
     remarks : tuple of str
         Sentences on what the user should know of it.
     acquisition : Acquisition
-        How it was acquired, as far as the header says.
+        How it was acquired, according to the header.
     """
 
     file: Path
@@ -120,7 +120,7 @@ class Frame:
 
     @property
     def located(self) -> bool:
-        """Whether the header says where in the patient the frame lies."""
+        """Whether the header states the position of the frame in the patient."""
         return self.position is not None and self.axes is not None
 
     @property
@@ -157,7 +157,7 @@ def read_frames(path: Path) -> tuple[Frame, ...]:
 def series_key(path: Path) -> tuple[str, ...]:
     """Return what the files of one series share: study, patient and SeriesInstanceUID.
 
-    Where an anonymiser emptied the UID, all else that is one series' own stands in for it.
+    If an anonymiser emptied the UID, everything else that is specific to a series replaces it.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def series_key(path: Path) -> tuple[str, ...]:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    """Size and time of change, by which a changed file is told."""
+    """Size and modification time, by which a changed file is detected."""
     with guard(path, DAMAGED):
         state = path.stat()
         return state.st_size, state.st_mtime_ns
@@ -203,9 +203,9 @@ def _series_key(header: Header, path: Path) -> tuple[str, ...]:
 
 
 def _plain(header: pydicom.Dataset) -> Header:
-    """Attributes of the top level; looked up here a good deal faster than in the data set.
+    """Attributes of the top level, with faster access than in the data set.
 
-    One that is not what its type says is left out: it is missing, the file is not damaged.
+    An attribute with a value of the wrong type counts as missing; the file is not damaged.
     """
     plain: dict[Any, Any] = {}
     for tag in header.keys():  # noqa: SIM118 (iterating over the data set would read values)
@@ -272,17 +272,17 @@ def _index(groups: Groups) -> tuple[int, ...]:
 def reversed_rows(
     position: Floats, axes: Floats, spacing: float, rows: int
 ) -> tuple[Floats, Floats]:
-    """Where an image lies whose rows are stored from the last to the first: place and axes."""
+    """Position and axes of an image whose rows are stored from the last to the first."""
     return position + axes[1] * spacing * (rows - 1), axes * [[1.0], [-1.0]]
 
 
 def _place(header: Header, groups: Groups, number: int) -> tuple[Floats | None, Floats | None]:
-    """Position and axes of a frame, LPS; None where the header does not say."""
+    """Position and axes of a frame, LPS; None if the header does not state them."""
     axes = axes_of(groups.get("PlaneOrientationSequence", "ImageOrientationPatient"))
     position = numbers(groups.get("PlanePositionSequence", "ImagePositionPatient"), 3)
     offsets = numbers(header.get("GridFrameOffsetVector"))
     if position is not None and axes is not None and offsets is not None and number < len(offsets):
-        # A dose grid: one position, and how far along the normal each frame lies from it. The
+        # A dose grid: one position, and the distance of each frame from it along the normal. The
         # first may be an absolute coordinate instead (PS3.3 C.8.8.3.2), so count from it.
         position = position + (offsets[number] - offsets[0]) * np.cross(axes[0], axes[1])
     return position, axes

@@ -1,4 +1,4 @@
-"""Where the slices of a DICOM stack lie: on a regular grid, or named for why not."""
+"""Grid of a DICOM stack: regular, or with the reason why it is not."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def patient_grid(frames: Sequence[Frame], path: Path) -> tuple[Geometry, tuple[s
     Raises
     ------
     InputError
-        If there is no pixel spacing, or most slices lie at the place of another.
+        If there is no pixel spacing, or most slices are at the position of another.
     """
     first = frames[0]
     if first.axes is None or first.spacing is None:

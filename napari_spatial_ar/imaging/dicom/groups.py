@@ -15,7 +15,7 @@ from napari_spatial_ar.imaging.dicom.words import says_component
 
 __all__ = ["CLOCKS", "SIGNS", "TIMES", "Groups", "Kind", "axes_of", "kind_of", "signs_of"]
 
-#: What may tell apart images at one place, the most telling first (see `signs_of`).
+#: Attributes that may distinguish images at one position, most specific first (see `signs_of`).
 SIGNS = (
     *("image type", "series number", "temporal position", "b-value and gradient direction"),
     *("echo time", "inversion time", "flip angle", "repetition time", "tube voltage"),

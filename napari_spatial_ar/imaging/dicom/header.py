@@ -1,4 +1,4 @@
-"""DICOM files told by content, and their headers read no further than is needed."""
+"""Detect DICOM files by content, and read their headers no further than needed."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ __all__ = [
 ]
 
 DAMAGED = "is not a DICOM file that can be read: it is cut short or damaged"
-# What File Meta says of the file, not what is said of others further on: class and syntax.
+# Class and syntax from the File Meta of the file itself, not of files that it refers to.
 _DICOMDIR = re.compile(rb"\x02\0\x02\0(?:UI)?.{2,4}1\.2\.840\.10008\.1\.3\.10(?![.0-9])", re.DOTALL)
 _DEFLATED = re.compile(
     rb"\x02\0\x10\0(?:UI)?.{2,4}1\.2\.840\.10008\.1\.2\.1\.99(?![.0-9])", re.DOTALL
 )
 # An element of the first group in any encoding.
 _PLAIN = re.compile(rb"\x08\0.\0(?:[A-Z]{2}|.\0\0\0)|\0\x08\0.[A-Z]{2}", re.DOTALL)
-# So many elements at the start of a file tell a data set without a preamble.
+# This many valid elements at the start of a file identify a data set without a preamble.
 _BARE_ELEMENTS = 3
 _BARE_GROUPS = (0x0002, 0x0008)
 # A deflated file may hold so much beside its pixels: a few bytes can claim any size.
@@ -146,9 +146,9 @@ def is_deflated_head(head: bytes) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file says inside that it is DICOM, with or without a preamble.
+    """Whether a file's content is DICOM, with or without a preamble.
 
-    A DICOMDIR is not counted: it holds no image, and the files it names stand beside it.
+    A DICOMDIR is not counted: it has no image, and the files it names are beside it.
     """
     try:
         with open(path, "rb") as file:
@@ -177,7 +177,7 @@ def opened(path: Path, pixel_bytes: int = 0) -> Iterator[tuple[BinaryIO, bool]]:
     Yields
     ------
     (binary file, bool)
-        The file at its start, and whether it says that it is DICOM. Reading from it raises
+        The file at its start, and whether it is DICOM. Reading from it raises
         InputError where a deflated file holds more than its pixels and 16 MiB beside.
     """
     with open(path, "rb") as file:
@@ -219,7 +219,7 @@ def read_header(path: Path) -> tuple[pydicom.Dataset, Storage | None]:
 
 
 def _size(file: BinaryIO) -> int:
-    """Bytes in a file that stands at its pixels, and stays there."""
+    """Bytes of a file positioned at its pixels; the position does not change."""
     at = file.tell()
     if isinstance(file, InflatedFile):
         # As many as the element of the pixels claims (explicit VR, so in its second four bytes).

@@ -63,7 +63,7 @@ class TileReader:
 
 
 def find_tiles(frame: Frame) -> tuple[TileReader, Geometry, tuple[str, ...]]:
-    """Tiles of a picture, where they lie by the scanner's private header, and what is odd there.
+    """Tiles of an image, their positions from the scanner's private header, and its oddities.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def find_tiles(frame: Frame) -> tuple[TileReader, Geometry, tuple[str, ...]]:
 
 
 def _tile_shape(frame: Frame, what: str, count: int, down: int, across: int) -> Shape:
-    """Slices, rows and columns of the tiles of a grid of so many (`InputError` if it is none)."""
+    """Slices, rows and columns of a grid with this many tiles (`InputError` if there is none)."""
     rows, columns = frame.shape
     if rows % down or columns % across:
         raise InputError(

@@ -38,7 +38,7 @@ def write_parametric_map(
     algorithm: Algorithm,
     unit: str,
 ) -> None:
-    """Write scores as a DICOM parametric map of float32 that lies exactly on the scan.
+    """Write scores as a DICOM parametric map of float32 that coincides with the scan.
 
     The patient's identity is copied from the scan, as by
     `napari_spatial_ar.imaging.dicom.seg.write_seg`. Every slice is stored; those that were not
@@ -116,6 +116,6 @@ def write_parametric_map(
             image_flavor=ImageFlavorValues.VOLUME if regular else ImageFlavorValues.PARALLEL,
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
-        made.Laterality = ""  # unknown; must stand where the body part may be one of a pair
+        made.Laterality = ""  # unknown; required if the body part may be one of a pair
         finish(made, slices)
     save(made, path)

@@ -90,7 +90,7 @@ def decode(path: Path, storage: Storage, number: int | None = None) -> Decoded:
     Raises
     ------
     InputError
-        If the pixels are cut short or damaged, are not what the header says, or no decoder for
+        If the pixels are cut short or damaged, do not match the header, or no decoder for
         their compression is there.
     """
     with guard(path, _DAMAGED_PIXELS):
@@ -257,7 +257,7 @@ def _decompressed(
 
 
 def _no_decoder(syntax: UID, path: Path) -> InputError:
-    # Of one that is not registered, the text could say anything.
+    # An unregistered one could have any text.
     name = "an unknown syntax" if syntax.name == str(syntax) else syntax.name
     return InputError(
         f"its pixels are compressed as {name}, for which no decoder is installed",
@@ -267,7 +267,7 @@ def _no_decoder(syntax: UID, path: Path) -> InputError:
 
 
 def _check_agreement(found: Codestream, storage: Storage, path: Path) -> None:
-    """Refuse a compressed frame that is not of the size and depth that the header says."""
+    """Refuse a compressed frame whose size or depth differs from the header."""
     sizes = [(f.rows, f.columns, f.samples) for f in (found, storage)]
     if sizes[0] != sizes[1]:
         inside, said = (" x ".join(map(str, size)) for size in sizes)

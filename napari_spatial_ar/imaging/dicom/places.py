@@ -1,4 +1,4 @@
-"""Where images lie along their normal: which lie at one place, and whether they are even."""
+"""Positions of images along their normal: which coincide, and whether they are even."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ __all__ = ["places_of", "same_place_mm", "seem_missing", "uneven"]
 
 Floats = npt.NDArray[np.float64]
 
-# Images lie at one place if they are closer than this share of the distance between slices.
+# Images are at one position if they are closer than this share of the distance between slices.
 _SAME_SHARE = 0.05
 # Writers round each coordinate to 0.1 mm: of the ends of a stack, and of a slice between them.
 _UNEVEN_MM = 0.1 * 3**0.5 + 1e-6
-# However thin they are, slices may not lie further from their place than this share of a step.
+# However thin they are, slices may not be further from their position than this share of a step.
 _UNEVEN_SHARE = 0.25
 _WHOLE_GAPS = 0.1
 
 
 def same_place_mm(heights: Floats, thickness: float) -> float:
-    """Greatest distance of two images that lie at one place.
+    """Maximum distance of two images that count as being at one position.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def seem_missing(positions: Floats, normal: Floats, same: float) -> int:
 
 
 def uneven(positions: Floats, normal: Floats, same: float) -> str:
-    """Say how the slices of a stack do not lie at even steps on one line; "" where they do.
+    """Describe how the slices of a stack deviate from even steps on one line; "" if they do not.
 
     Parameters
     ----------

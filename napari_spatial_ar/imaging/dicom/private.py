@@ -137,7 +137,7 @@ def b_value(header: Header) -> float | None:
 
 
 def gradient(header: Header) -> tuple[float, ...] | None:
-    """Direction of the diffusion gradient, in the maker's own axes: good to tell it from others."""
+    """Direction of the diffusion gradient, in the maker's own axes, as an identifier."""
     for maker, element in ((SIEMENS, 0x0E), (UIH, 0x37)):
         found = numbers(private(header, maker, element), 3)
         if found is not None:
@@ -155,7 +155,7 @@ def gradient(header: Header) -> tuple[float, ...] | None:
 
 
 def complex_part(header: Header) -> str:
-    """Which part of the complex signal the maker says it is: M, P, R, I, or ""."""
+    """Part of the complex signal according to the maker: M, P, R, I, or ""."""
     ge = _first(private(header, GE, 0x2F))
     if ge is not None and 0 <= ge < len(_COMPLEX):
         return _COMPLEX[int(ge)]
@@ -174,7 +174,7 @@ def label_or_control(header: Header) -> str:
 
 
 def rows_reversed(header: Elements) -> bool | None:
-    """Whether rows are stored from the last to the first, against what the header says.
+    """Whether rows are stored from the last to the first, contrary to the header.
 
     GE's sequence epi_pepolar stores images of reversed phase encoding so (as dcm2niix found out):
     all of a series where user variable 12 is 1, every second volume where it is 2 or 3. None

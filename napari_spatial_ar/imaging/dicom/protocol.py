@@ -36,7 +36,7 @@ _NO_AGENT = {"", "NO", "NONE", "N", "0", "NO CONTRAST"}
 
 
 def acquisition_of(header: Header, groups: Groups) -> Acquisition:
-    """Read what the header of a frame says.
+    """Read the acquisition from the header of a frame.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def _inverted(inversion: float, echo: float) -> SequenceName:
 
 
 def _agent(header: Header) -> bool | None:
-    """Whether a contrast agent was given; an empty attribute says no, a missing one nothing."""
+    """Whether a contrast agent was given; an empty attribute means no, a missing one is unknown."""
     if "ContrastBolusAgent" not in header:
         return None
     return str(header["ContrastBolusAgent"] or "").strip().upper() not in _NO_AGENT

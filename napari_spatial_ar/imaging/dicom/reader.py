@@ -60,7 +60,7 @@ class FrameReader:
                 yield place, self.frames[place].values(stored[number])
 
     def _narrowing(self) -> Narrowing:
-        """How values become float32; where it may not hold them, all frames are looked at."""
+        """How values become float32; if it may not hold them, all frames are read."""
         if self._narrow is None:
             wide = [frame for frame in self.frames if _is_wide(frame)]
             whole = all(f.values.as_stored and not f.storage.floating for f in wide)
@@ -85,7 +85,7 @@ def _is_wide(frame: Frame) -> bool:
 def finite(
     data: npt.NDArray[np.float32], path: Path
 ) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
-    """Put the lowest finite value where there is none, and say how often."""
+    """Replace values that are not finite by the lowest finite one, and report how many."""
     good = np.isfinite(data)
     count = data.size - int(np.count_nonzero(good))
     if not count:

@@ -42,7 +42,7 @@ def write_seg(
     label: str = "Departure from normal",
     segments: Sequence[Segment] = (),
 ) -> None:
-    """Write a mask as a DICOM segmentation (SEG, BINARY) that lies exactly on the scan.
+    """Write a mask as a DICOM segmentation (SEG, BINARY) that coincides with the scan.
 
     The patient's name, ID and dates and the study's identification are copied from the scan
     into the file, as DICOM demands: by them a PACS files it. All regions are one segment, or each
@@ -67,13 +67,13 @@ def write_seg(
         Name of the segment: 64 characters are kept, others than ASCII become question marks.
     segments : sequence of Segment
         Numbers that the mask holds. DICOM counts segments without gaps, so that of a segment may
-        be lower than its number, which stands in its label.
+        be lower than its number, which is in its label.
 
     Raises
     ------
     InputError
         If the mask is not on the scan's grid, the scan is not from DICOM, its files are gone or
-        changed, or they do not say where in the patient they lie.
+        changed, or they do not state their position in the patient.
     StorageError
         If the file cannot be written.
     """

@@ -1,4 +1,4 @@
-"""DICOM series as scans, found by their headers, or a sentence that says why they are none."""
+"""DICOM series as scans, found by their headers, or a sentence on why they are none."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _MODALITIES: dict[str, Modality] = {"CT": "ct", "MR": "mri", "OPT": "oct", "OCT"
 def group_series(files: Sequence[str | Path]) -> list[tuple[Path, ...]]:
     """Group files by series (study, patient and UID), in the order the series are met.
 
-    A file that cannot be read is a group by itself: reading it says why.
+    A file that cannot be read is a group by itself: reading it reports the reason.
     """
     groups: dict[tuple[str, ...], list[Path]] = {}
     for number, path in enumerate(map(Path, files)):
@@ -140,7 +140,7 @@ def find_series(files: Sequence[str | Path]) -> list[Scan]:
         One, or one for each image type, echo, time point, b-value, run, orientation, size and
         pixel spacing in the series (see `find_stacks`). Slices are sorted along their normal;
         voxels (Z, Y, X) = (slice, row, column) are rescaled (Hounsfield units in a CT).
-        ``warnings`` say what was set apart, and what of the geometry is not regular.
+        ``warnings`` report what was set apart, and irregular geometry.
 
     Raises
     ------

@@ -29,7 +29,7 @@ Indices = npt.NDArray[np.intp]
 
 _SAME_AXES = 1e-3
 _SAME_SPACING = 1e-3
-# A run of so few slices says little about whether it is even.
+# A run of this few slices is not enough to judge whether it is even.
 _FEWEST_IN_RUN = 3
 _NUMBERING = "their numbering alone"
 _BESIDE = "place within the slice"
@@ -139,7 +139,7 @@ def _same_spacing(one: Frame, other: Frame) -> bool:
 
 
 def same_place_of(frames: Sequence[Frame]) -> float:
-    """Greatest distance along the normal, mm, of images that lie at one place."""
+    """Maximum distance along the normal, mm, of images at one position."""
     first = frames[0]
     # Where no thickness is given, a slice is rather thicker than its pixels are wide.
     thickness = first.thickness or 4 * max(first.spacing or (1.0,))
@@ -210,7 +210,7 @@ class _Layout:
         return text, number, min(_numbering(self.frames[k]) for k in group)
 
     def counts(self, part: Indices) -> npt.NDArray[np.intp]:
-        """How many images of a part lie at each place."""
+        """Count the images of a part at each position."""
         return np.bincount(self.places[part], minlength=self.count)
 
     def distinct(self, part: Indices) -> bool:
@@ -244,7 +244,7 @@ def _moment(frame: Frame) -> tuple[float, float, tuple[int, int]]:
 
 
 def _by_place(frames: list[Frame]) -> list[Stack]:
-    """One stack; or several, if images at the same places can be told apart cleanly."""
+    """One stack; or several, if images at the same positions can be distinguished cleanly."""
     if frames[0].sheet:
         return [Stack((frame,)) for frame in sorted(frames, key=_numbering)]
     if not frames[0].located:
@@ -265,7 +265,7 @@ def _by_place(frames: list[Frame]) -> list[Stack]:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Images of one volume, and the signs that told it from others; as runs of slices or not."""
+    """Images of one volume, and the signs that distinguish it; as runs of slices or not."""
 
     images: Indices
     signs: tuple[str, ...] = ()
@@ -308,14 +308,14 @@ def _divide(layout: _Layout, part: Indices) -> Iterator[_Part]:
 
 
 def _fill_the_places(layout: _Layout, part: Indices, classes: Sequence[Indices], name: str) -> bool:
-    """Whether images that share a value lie equally often at all places of a part.
+    """Whether images that share a value occur equally often at all positions of a part.
 
     One class may lack an image at some: the acquisition was stopped, so of times it is the last. Of
     other signs, which do not change within a volume, half of them may where no class has two images
     at one place: files are missing.
     """
     there = np.flatnonzero(layout.counts(part))
-    # As most classes are whole, this is a sum that they make. It spares a look at thousands.
+    # As most classes are whole, this is a sum that they make. It saves reading thousands.
     if len(there) * len(classes) > 2 * len(part):
         return False
     incomplete = []
@@ -427,9 +427,9 @@ def _nth(images: Indices, sequence: Indices, most: int) -> list[Indices]:
 
 
 def _runs(layout: _Layout, part: Indices) -> tuple[list[Indices], str]:
-    """Find runs of slices that overlap or follow each other, and what told them, if there are any.
+    """Find runs of slices that overlap or follow each other, and their sign.
 
-    A stack that would be even if slices were not missing is one, whatever its slices say.
+    A stack that would be even if slices were not missing is one, whatever the headers of its slices state.
     """
     if layout.plausible(part):
         return [], ""

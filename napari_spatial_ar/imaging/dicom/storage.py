@@ -38,13 +38,13 @@ _FIX = "Export or copy it again"
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How the pixels of one file are stored, as found and not as said.
+    """How the pixels of one file are stored, as found and not as declared.
 
     Parameters
     ----------
     syntax : UID
         Transfer syntax of the pixels: explicit VR of either byte order where they are not
-        compressed, else what the file says. Of a compressed frame, its own header counts.
+        compressed, else as declared in the file. For a compressed frame, its own header counts.
     photometric : str
         PhotometricInterpretation.
     frames, rows, columns, samples : int
@@ -58,11 +58,11 @@ class Storage:
     lowest : int
         Bits of that word below the value: HighBit + 1 - BitsStored, 0 in any file since 2014.
     overlays : bool
-        Whether overlays stand in the bits of that word that hold no value.
+        Whether overlays use the bits of that word that hold no value.
     planar : bool
         Whether colours are stored one after the other, not pixel by pixel.
     packed : bool
-        Whether they are compressed: in fragments, whatever the syntax says.
+        Whether they are compressed: in fragments, whatever the syntax states.
     start : int
         Where the value of the pixels' element begins in the file (inflated, where it is deflated).
     keyword, vr : str
@@ -113,7 +113,7 @@ class Storage:
 
     @property
     def display(self) -> bool:
-        """Whether values are 8-bit grey or colour, made to be looked at."""
+        """Whether values are 8-bit grey or colour, for display."""
         palette = self.photometric == "PALETTE COLOR"
         return palette or (self.bits == 8 and not self.signed and not self.floating)
 
@@ -283,7 +283,7 @@ def _is_image(header: pydicom.Dataset) -> bool:
 
 
 def _embedded(header: pydicom.Dataset, group: int) -> bool:
-    """Whether an overlay stands in the pixels' own words: then it has bits of their size."""
+    """Whether an overlay is in the pixels' own words: then it has bits of their size."""
     tag = (group, 0x0100)  # OverlayBitsAllocated
     return tag in header and bool(header[tag].value != 1)
 

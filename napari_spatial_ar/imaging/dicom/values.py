@@ -33,7 +33,7 @@ _NO_RESCALE = (
 
 
 def numbers(value: Any, count: int | None = None) -> npt.NDArray[np.float64] | None:
-    """Finite numbers of an attribute, as many as asked for, else None.
+    """Finite numbers of an attribute, as many as requested, else None.
 
     Numbers as text count whatever the attribute's value representation: some writers give one
     that does not split values at backslashes (UT, LT), or none (UN).
@@ -61,13 +61,13 @@ def _number(value: Any) -> float | None:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Table:
-    """Values looked up: of stored value ``first`` the first entry, and so on."""
+    """A lookup table: the first entry is for stored value ``first``, and so on."""
 
     first: float
     entries: npt.NDArray[np.float64] = field(repr=False)
 
     def __call__(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Look up; what lies outside has the value of the nearest end."""
+        """Look up; values outside map to the nearest end."""
         place = np.clip(stored - self.first, 0, len(self.entries) - 1)
         found: npt.NDArray[Any] = self.entries[place.astype(np.intp)]
         return found
@@ -278,7 +278,7 @@ def _unpadded(header: Header, get: Get, storage: Storage) -> Values:
         unit, remarks = "", (_UNKNOWN_UNIT,)
     else:
         unit = known
-    # In a unit, known or not, numbers are numbers; inverted is what is only there to be looked at.
+    # Values with a unit, known or not, are never inverted; only display values are.
     mirror = None
     limits = storage.limits
     if storage.photometric == "MONOCHROME1" and not (unit or remarks) and limits is not None:

@@ -71,7 +71,7 @@ def says_component(value: str) -> bool:
 
 
 def type_words(image_type: Iterable[str]) -> str:
-    """Say what ImageType says of a volume in words that cannot name a patient; else ""."""
+    """Describe a volume by its ImageType in words that cannot name a patient; else ""."""
     words = (_WORDS.get(value.strip().upper(), "") for value in tuple(image_type)[2:])
     return " ".join(dict.fromkeys(word for word in words if word))
 
