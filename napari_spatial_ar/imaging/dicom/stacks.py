@@ -429,7 +429,7 @@ def _nth(images: Indices, sequence: Indices, most: int) -> list[Indices]:
 def _runs(layout: _Layout, part: Indices) -> tuple[list[Indices], str]:
     """Find runs of slices that overlap or follow each other, and their sign.
 
-    A stack that would be even if slices were not missing is one, whatever the headers of its slices state.
+    A stack that would be even without missing slices is one, whatever its headers state.
     """
     if layout.plausible(part):
         return [], ""
