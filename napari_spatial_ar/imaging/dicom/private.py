@@ -137,7 +137,7 @@ def b_value(header: Header) -> float | None:
 
 
 def gradient(header: Header) -> tuple[float, ...] | None:
-    """Direction of the diffusion gradient, in the maker's own axes: enough to compare directions."""
+    """Direction of the diffusion gradient in the maker's own axes: enough to compare them."""
     for maker, element in ((SIEMENS, 0x0E), (UIH, 0x37)):
         found = numbers(private(header, maker, element), 3)
         if found is not None:
