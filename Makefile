@@ -61,7 +61,7 @@ format:
 	"$(VENV)/bin/ruff" format .
 
 bench:
-	scripts/setup.sh "$(VENV)" "$(QT),bench"
+	scripts/setup.sh "$(VENV)" "$(QT)"
 	mkdir -p bench_out
 	"$(VENV)/bin/python" benchmarks/bench.py --json bench_out/speed.json --plot bench_out/speed.png $(ARGS)
 

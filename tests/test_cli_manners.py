@@ -238,7 +238,8 @@ def test_fit_offers_the_settings_of_its_configuration() -> None:
 
 def test_help_version_and_completion_come_without_torch() -> None:
     watched = (
-        "import sys; sys.argv[0] = 'torch napari qtpy numpy napari_spatial_ar.json_schemas'\n"
+        "import sys; sys.argv[0] = 'torch napari qtpy numpy matplotlib '\n"
+        "sys.argv[0] += 'napari_spatial_ar.json_schemas'\n"
         "from napari_spatial_ar.cli import app\n"
         "try: app(sys.argv[1:], prog_name='napari-spatial-ar')\n"
         "finally: print([m for m in sys.argv[0].split() if m in sys.modules])"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +27,14 @@ from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.json_schemas import ComparisonFile, stamped
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 __all__ = [
     "COLOURS",
     "RESEARCH_USE",
     "Example",
+    "curve_figures",
     "curves_svg",
     "examples",
     "patient_labels",
@@ -42,7 +48,8 @@ Rgb = npt.NDArray[np.float64]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
-_WIDTH, _HEIGHT, _LEFT, _FOOT, _TOP = 320, 300, 46, 40, 26
+# Of an SVG file, what has no use within a page.
+_NOT_INLINE = r"<metadata>.*?</metadata>|\s+xmlns(:\w+)?=\"[^\"]*\""
 
 
 _LABEL = np.array([0.0, 0.9, 1.0])
@@ -59,20 +66,48 @@ def curves_svg(results: Sequence[Result]) -> str:
     str
         Three ``<svg>`` elements.
     """
+    return "\n".join(_inline(title, figure) for title, figure in curve_figures(results).items())
+
+
+def curve_figures(results: Sequence[Result]) -> dict[str, Figure]:
+    """Plot the ROC, precision-recall and PRO curves of every seed; none without pixel labels."""
+    from matplotlib.figure import Figure
+
     curves = [
         (COLOURS[number % len(COLOURS)], measured.curve)
         for number, result in enumerate(results)
         for measured in result.measured
         if measured.curve is not None
     ]
-    if not curves:
-        return ""
-    panels = [
+    figures = {}
+    for title, across, up, most, points in (
         ("ROC", "false-positive rate", "recall", 1.0, _roc),
         ("Precision and recall", "recall", "precision", 1.0, _precision_recall),
         ("PRO", "false-positive rate", "mean overlap of regions", PRO_MAX_FPR, _pro),
-    ]
-    return "\n".join(_panel(*panel, curves) for panel in panels)
+    ):
+        figure = Figure((3.4, 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(color="#ddd")
+        for colour, curve in curves:
+            axes.plot(*points(curve), color=colour, linewidth=1)
+        axes.set(title=title, xlabel=across, ylabel=up, xlim=(0, most), ylim=(0, 1))
+        figures[title] = figure
+    return figures if curves else {}
+
+
+def _inline(title: str, figure: Figure) -> str:
+    """Write a figure as an element of a page: without a prolog, and with its text as text."""
+    import matplotlib as mpl
+
+    drawn = io.StringIO()
+    # Parts are named by hashes of their content and the salt, the same in every run.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    text = re.sub(
+        r"<metadata>.*?</metadata>|\s+xmlns(:\w+)?=\"[^\"]*\"", "", drawn.getvalue(), flags=re.S
+    )
+    element = text[text.index("<svg") + len("<svg") :].strip()
+    return f'<svg role="img" aria-label="{escape(title)} curves" {element}'
 
 
 Points = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
@@ -91,43 +126,6 @@ def _pro(curve: Curve) -> Points:
     inside = x <= PRO_MAX_FPR
     end = np.interp(PRO_MAX_FPR, x, y)
     return np.append(x[inside], PRO_MAX_FPR), np.append(y[inside], end)
-
-
-def _panel(
-    title: str,
-    across: str,
-    up: str,
-    most: float,
-    points: Callable[[Curve], Points],
-    curves: Sequence[tuple[str, Curve]],
-) -> str:
-    width, height = _WIDTH - _LEFT - 10, _HEIGHT - _FOOT - _TOP
-    parts = [f'<text x="{_LEFT}" y="16" class="title">{escape(title)}</text>']
-    for tick in np.linspace(0, 1, 6):
-        x, y = _LEFT + tick * width, _TOP + (1 - tick) * height
-        parts += [
-            f'<path class="grid" d="M{x:.1f} {_TOP}v{height}M{_LEFT} {y:.1f}h{width}"/>',
-            f'<text x="{x:.1f}" y="{_TOP + height + 14}" class="x">{tick * most:.2g}</text>',
-            f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" class="y">{tick:.1g}</text>',
-        ]
-    for colour, curve in curves:
-        across_values, up_values = points(curve)
-        x = np.round(_LEFT + across_values / most * width, 1)
-        y = np.round(_TOP + (1 - up_values) * height, 1)
-        new = np.append(True, (np.diff(x) != 0) | (np.diff(y) != 0))
-        path = " ".join(f"{a:g},{b:g}" for a, b in zip(x[new], y[new], strict=True))
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
-    middle = _TOP + height / 2
-    parts += [
-        f'<text x="{_LEFT + width / 2}" y="{_HEIGHT - 8}" class="x">{escape(across)}</text>',
-        f'<text x="12" y="{middle}" class="x" transform="rotate(-90 12 {middle})">'
-        f"{escape(up)}</text>",
-    ]
-    label = escape(f"{title} curves")
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" role="img" '
-        f'aria-label="{label}">{"".join(parts)}</svg>'
-    )
 
 
 @dataclass(frozen=True)
@@ -253,9 +251,7 @@ overflow-wrap:normal}
 th{border-bottom:2px solid var(--strong);vertical-align:bottom}
 td:first-child,th:first-child{text-align:left}
 small{color:var(--quiet);white-space:nowrap}.wide{overflow-x:auto}
-svg{background:#fff;max-width:100%}svg text{font-size:11px;fill:#333}
-svg .x{text-anchor:middle}svg .y{text-anchor:end}
-svg .title{font-size:13px;font-weight:bold}svg .grid{stroke:#ddd;fill:none}
+svg{background:#fff;max-width:100%}
 .key{display:inline-block;width:1.1em;height:.7em;margin-right:.4em;outline:1px solid var(--line)}
 .use{border:2px solid var(--border);color:var(--use);font-weight:bold;padding:.3rem .6rem;
 display:inline-block}img{display:block}

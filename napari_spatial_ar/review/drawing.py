@@ -268,14 +268,8 @@ ACCENT = (0, 229, 255)
 QUIET = (110, 110, 110)
 
 
-_SIZE = (760, 420)
-
-
-# Left, top, right, bottom of the plot's frame.
-_FRAME = (90, 56, 730, 360)
-
-
-_TICKS = 5
+# Pixels of a plot.
+_SIZE, _DPI = (760, 420), 100
 
 
 @dataclass(frozen=True)
@@ -308,47 +302,36 @@ def line_plot(
     PIL.Image.Image
         RGB; an empty frame if there is no point.
     """
-    kept = [(line, _points(line, log_y)) for line in lines]
-    everything = np.concatenate([points for _, points in kept] or [np.empty((0, 2))])
-    page = Image.new("RGB", _SIZE, BACKGROUND)
-    draw = ImageDraw.Draw(page)
-    left, top, right, bottom = _FRAME
-    write_text(draw, (left, 12), title, 16)
-    write_text(draw, ((left + right) / 2, _SIZE[1] - 8), x_label, 13, anchor="ms", fill=MUTED)
-    write_text(draw, (left, top - 6), y_label, 13, anchor="ls", fill=MUTED)
-    draw.rectangle(_FRAME, outline=MUTED)
-    if not len(everything):
-        return page
-    low, high = everything.min(axis=0), everything.max(axis=0)
-    span = np.where(high > low, high - low, 1.0)
-    corner, size = np.array([left, bottom]), np.array([right - left, top - bottom])
-    for tick in np.linspace(0, 1, _TICKS):
-        x, y = corner + tick * size
-        at_x, at_y = low + tick * span
-        draw.line((x, bottom, x, bottom + 5), fill=MUTED)
-        draw.line((left - 5, y, left, y), fill=MUTED)
-        write_text(draw, (x, bottom + 8), f"{at_x:.4g}", 12, anchor="ma", fill=MUTED)
-        value = 10**at_y if log_y else at_y
-        write_text(draw, (left - 8, y), f"{value:.3g}", 12, anchor="rm", fill=MUTED)
-    names = 0
-    for line, points in kept:
-        placed = [tuple(corner + (point - low) / span * size) for point in points]
-        if len(placed) > 1:
-            draw.line(placed, fill=line.colour, width=2)
-        elif placed:
-            x, y = placed[0]
-            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=line.colour)
-        if line.name:
-            place = (right - 8, top + 8 + 18 * names)
-            write_text(draw, place, line.name, 13, anchor="ra", fill=line.colour)
-            names += 1
-    return page
+    from matplotlib.figure import Figure
+
+    width, height = (side / _DPI for side in _SIZE)
+    figure = Figure((width, height), dpi=_DPI, facecolor=_rgb(BACKGROUND), layout="constrained")
+    axes = figure.subplots()
+    axes.set_facecolor(_rgb(BACKGROUND))
+    axes.set_title(title, loc="left", color=_rgb(_TEXT))
+    axes.set_xlabel(x_label, color=_rgb(MUTED))
+    axes.set_ylabel(y_label, color=_rgb(MUTED))
+    axes.tick_params(which="both", colors=_rgb(MUTED))
+    axes.spines[:].set_color(_rgb(MUTED))
+    axes.set_yscale("log" if log_y else "linear")
+    for line in lines:
+        x, y = _points(line, log_y)
+        marker = "o" if len(x) == 1 else ""
+        label = line.name or "_"  # matplotlib leaves out names that begin so
+        axes.plot(x, y, color=_rgb(line.colour), label=label, linewidth=1.5, marker=marker)
+    if any(line.name for line in lines):
+        axes.legend(frameon=False, labelcolor="linecolor")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    return Image.open(drawn).convert("RGB")
 
 
-def _points(line: Line, log_y: bool) -> npt.NDArray[np.float64]:
-    points: npt.NDArray[np.float64] = np.column_stack([line.x, line.y]).astype(float).reshape(-1, 2)
-    if log_y:
-        points = points[points[:, 1] > 0]
-        points[:, 1] = np.log10(points[:, 1])
-    finite: npt.NDArray[np.float64] = points[np.isfinite(points).all(axis=1)]
-    return finite
+def _rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    red, green, blue = colour
+    return red / 255, green / 255, blue / 255
+
+
+def _points(line: Line, log_y: bool) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    x, y = (np.asarray(values, np.float64) for values in (line.x, line.y))
+    shown = np.isfinite(x) & np.isfinite(y) & (y > 0 if log_y else True)
+    return x[shown], y[shown]

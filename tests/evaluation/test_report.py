@@ -9,7 +9,6 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -19,7 +18,13 @@ from napari_spatial_ar.datasets.folders import BmadItem
 from napari_spatial_ar.evaluation import report
 from napari_spatial_ar.evaluation.baselines import ComparedMethod
 from napari_spatial_ar.evaluation.compare import Comparison, compare
-from napari_spatial_ar.evaluation.report import curves_svg, examples, patient_labels, write_report
+from napari_spatial_ar.evaluation.report import (
+    curve_figures,
+    curves_svg,
+    examples,
+    patient_labels,
+    write_report,
+)
 from tests.browser import Browser
 from tests.evaluation.conftest import BrightnessModel
 from tests.json_check import check
@@ -99,21 +104,31 @@ def test_the_page_can_be_read_on_any_screen_and_on_paper(
 
 
 def test_curves_are_drawn_where_they_are(comparison: Comparison) -> None:
-    drawn = curves_svg(comparison.results)
-    roc, _, pro = (ElementTree.fromstring(part) for part in drawn.splitlines())
-    lines = roc.findall("polyline")
-    assert len(lines) == 3  # two seeds and one
-    points = [np.array([p.split(",") for p in e.get("points", "").split()], float) for e in lines]
-    # Screen coordinates back to rates: the frame is 264 x 234 pixels at (46, 26).
-    x, y = (points[0][:, 0] - 46) / 264, 1 - (points[0][:, 1] - 26) / 234
-    auroc = comparison.results[0].mean("pixel_auroc")
-    assert np.trapezoid(y, x) == pytest.approx(auroc, abs=3e-3)
-    assert (x[0], y[0], x[-1], y[-1]) == pytest.approx((0, 0, 1, 1), abs=1e-3)
-    drawn_pro = np.array(
-        [p.split(",") for p in pro.findall("polyline")[0].get("points", "").split()], float
+    roc, both, pro = curve_figures(comparison.results).values()
+    mean = comparison.results[0].mean
+    for figure, name in ((roc, "pixel_auroc"), (pro, "pixel_aupro")):
+        (axes,) = figure.axes
+        lines = axes.lines
+        assert len(lines) == 3  # two seeds and one
+        assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
+        x, y = lines[0].get_data()
+        most = axes.get_xlim()[1]
+        assert np.trapezoid(y, x) / most == pytest.approx(mean(name), abs=3e-3)
+        assert (x[0], y[0], x[-1]) == pytest.approx((0, 0, most), abs=1e-3)
+    recall, precision = both.axes[0].lines[0].get_data()
+    assert np.sum(np.diff(recall, prepend=0) * precision) == pytest.approx(
+        mean("pixel_aupr"), abs=3e-3
     )
-    x, y = (drawn_pro[:, 0] - 46) / 264, 1 - (drawn_pro[:, 1] - 26) / 234
-    assert np.trapezoid(y, x) == pytest.approx(comparison.results[0].mean("pixel_aupro"), abs=3e-3)
+
+
+def test_curves_are_elements_with_names_and_text(comparison: Comparison) -> None:
+    drawn = curves_svg(comparison.results)
+    assert drawn == curves_svg(comparison.results)
+    names = re.findall(r'<svg role="img" aria-label="([^"]*)"', drawn)
+    assert names == ["ROC curves", "Precision and recall curves", "PRO curves"]
+    for text in ("false-positive rate", "mean overlap of regions", "0.30"):
+        assert f">{text}</text>" in drawn
+    assert not re.search(r"<\?|<!DOCTYPE|http", drawn)
 
 
 def test_examples_are_the_best_median_and_worst_patients(comparison: Comparison) -> None:
