@@ -203,7 +203,8 @@ class SpatialAR(nn.Module):
         -------
         (B, D, Hp, Wp), same dtype (bfloat16 under autocast)
         """
-        mu: Tensor = self.net(grid.masked_fill(grid[:, :1].isnan(), 0.0))
+        # masked_fill would change the memory layout, and with it the last bit of convolutions.
+        mu: Tensor = self.net(torch.where(grid[:, :1].isnan(), 0.0, grid))
         return mu
 
     def nll(self, grid: Tensor) -> Tensor:
@@ -223,6 +224,6 @@ class SpatialAR(nn.Module):
         """
         missing = grid[:, :1].isnan()
         # Filled before it is squared: a gradient through NaN is NaN.
-        error = (grid.float() - self(grid).float()).masked_fill(missing, 0.0)
+        error = torch.where(missing, 0.0, grid.float() - self(grid).float())
         nll: Tensor = self.channels / 2 * math.log(2 * math.pi) + error.square().sum(dim=1) / 2
         return nll.masked_fill(missing[:, 0], torch.nan)
