@@ -236,7 +236,7 @@ def test_a_checkpoint_of_the_authors_is_asked_about(
     command = ["models", "import", path]
     error = run(tmp_path, *command, code=1)["error"]
     assert "does not contain its modality, backbone and dilation" in error
-    assert "(its folder's name says dinov3_vits16, 1-2-4-8)" in error
+    assert "(its folder's name has dinov3_vits16, 1-2-4-8)" in error
     assert "Add --modality mri, ct or oct; --backbone NAME; --dilation 4, 1 or" in error
     command += ["--modality", "mri", "--backbone", tiny_name]
     assert "does not contain its dilation" in run(tmp_path, *command, code=1)["error"]

@@ -479,7 +479,7 @@ def _import_reference(
         *words, last = (option.split()[0].removeprefix("--") for option in missing)
         words = [", ".join(words), last] if words else [last]
         said = "-".join(map(str, found.folder_dilations))
-        hint = f" (its folder's name says {found.folder_backbone}, {said})" if said else ""
+        hint = f" (its folder's name has {found.folder_backbone}, {said})" if said else ""
         raise InputError(
             f"a checkpoint of the paper's authors does not contain its {' and '.join(words)}{hint}",
             path=source,

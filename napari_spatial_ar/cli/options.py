@@ -298,7 +298,7 @@ def command(
             _fail(target, f"{error.filename or 'A file'}: {error.strerror or error}.")
         except MemoryError:
             _fail(target, "There is not enough memory for this scan or setting.")
-        except Exception as error:  # noqa: BLE001 -- a fault of this program, said in a sentence
+        except Exception as error:  # noqa: BLE001 -- a fault of this program, reported as a sentence
             if os.environ.get(_TRACEBACK):
                 traceback.print_exc()
             what = f"{type(error).__name__}: {error}".rstrip(": .")

@@ -99,7 +99,7 @@ def add_scan(viewer: ViewerModel, volume: Scan, drawn: Drawn, *, visible: bool =
 
 
 class _Place(TypedDict):
-    """Where a layer lies, as arguments of it."""
+    """Position of a layer, as its arguments."""
 
     scale: Sequence[float]
     translate: Sequence[float]
@@ -210,7 +210,7 @@ def _same_voxels(data: object, volume: Scan) -> bool:
     """Whether a layer's data is exactly that of a scan, and not a part or a flip of it."""
     drawn = volume.geometry.to_display(drawable(volume))
     if volume.lazy:
-        # The name of a dask array says how it is made.
+        # The name of a dask array identifies how it is computed.
         return bool(getattr(data, "name", "") == getattr(drawn, "name", None))
     return isinstance(data, np.ndarray) and _view_of(data) == _view_of(drawn)
 
@@ -256,7 +256,7 @@ def _beside(layer: Image, volume: Scan) -> _Place:
 
 
 def place_of(layer: Layer) -> _Place:
-    """Arguments by which another layer lies where this one does."""
+    """Arguments that put another layer at the position of this one."""
     return {
         "scale": tuple(layer.scale),
         "translate": tuple(layer.translate),

@@ -309,7 +309,7 @@ _FONT_SIZE = 15
 _SMALL_FONT_SIZE = 11
 
 
-# In a view with less room, in pixels, what stands in the corners would lie over the letters.
+# In a smaller view, in pixels, the items in the corners would cover the letters.
 _NARROW = 370
 
 
@@ -480,9 +480,9 @@ class PatientMarks:
         axes.visible = geometry.spacing_known and viewer.dims.ndisplay == 3
 
     def _make_room(self, event: Event | None = None) -> None:
-        """Keep what stands in the corners off the letters: in a narrow view, above or below them.
+        """Keep items in the corners off the letters: in a narrow view, above or below them.
 
-        napari lays out what has the same position; what has another one may lie over it.
+        napari arranges items in the same corner; items in another one may overlap them.
         """
         viewer = self._viewer()
         if viewer is None or geometry_of(self._followed) is None:
@@ -499,7 +499,7 @@ class PatientMarks:
         bar.position = "bottom_center" if narrow else "bottom_left"  # notifications: on the right
         bar.gridded = narrow
         self._overlays["slice"].position = "bottom_center" if narrow else "top_left"
-        # Not hidden: napari cannot show a text anew in the views of a grid.
+        # Not hidden: napari cannot show a text again in the views of a grid.
         canvas.overlays[_CLEARANCE].position = "top_right" if narrow else "bottom_right"
         way = Orientation.VERTICAL if narrow else Orientation.HORIZONTAL
         canvas.overlay_tiling.top_right = way

@@ -81,7 +81,7 @@ class BidsScan:
 
 @dataclass(frozen=True)
 class _Description:
-    """What of a ``dataset_description.json`` says what the data set is derived from."""
+    """The part of a ``dataset_description.json`` that states the source dataset."""
 
     DatasetLinks: dict[str, str]
 

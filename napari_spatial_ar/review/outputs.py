@@ -490,7 +490,7 @@ def finish_interrupted(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Record:
-    """What of ``provenance.json`` says which files it was written beside."""
+    """The part of ``provenance.json`` that lists the files it was written with."""
 
     files: dict[str, Any]
 

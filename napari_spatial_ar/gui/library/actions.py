@@ -81,7 +81,7 @@ _DILATIONS, _SIZE = "checkpoint/dilations", "checkpoint/size"
 
 
 class Choices(TypedDict):
-    """What a checkpoint does not say of itself, as arguments of `importing.import_reference`."""
+    """What a checkpoint does not contain, as arguments of `importing.import_reference`."""
 
     modality: Modality
     backbone: str

@@ -51,7 +51,7 @@ __all__ = [
     "trained_on",
 ]
 
-# What stands before the text for programs.
+# Metadata for programs, before the text.
 _METADATA = re.compile(r"\A---\r?\n.*?\r?\n---\r?\n", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 

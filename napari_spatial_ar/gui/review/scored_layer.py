@@ -204,7 +204,7 @@ class Session:
             self._draw_heatmap(indices)
         return indices
 
-    # ------------------------------------------------------------------ what is said of it
+    # ------------------------------------------------------------------ decisions and comments
 
     def set_status(self, text: str) -> None:
         """Take the last word on the scoring."""
@@ -226,7 +226,7 @@ class Session:
     # ------------------------------------------------------------------ what a reader does
 
     def set_findings(self, listed: FindingsList) -> None:
-        """Take the findings of another mask; what was said of them, and which is chosen, stays."""
+        """Set the findings of another mask; verdicts and the chosen finding are kept."""
         self.listed = listed.with_marks(self.listed.marks)
         peak = None if self.chosen is None else (self.chosen.peak_score, self.chosen.peak_slice)
         found = (item.finding for item in self.listed.items)
@@ -252,7 +252,7 @@ class Session:
         self.strokes = strokes
 
     def bring_back(self, marks: tuple[Mark, ...], strokes: Strokes) -> None:
-        """Take what a worklist kept, where nothing was said or painted since."""
+        """Restore what a worklist stored, unless there are newer verdicts or edits."""
         if not self.listed.marks and not self.strokes:
             self.listed, self.strokes = self.listed.with_marks(marks), strokes
 

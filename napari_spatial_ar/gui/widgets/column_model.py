@@ -61,7 +61,7 @@ class ColumnModel(QAbstractTableModel):
         return self._columns[section].tooltip if role == Qt.ItemDataRole.ToolTipRole else None
 
     def emit_all_changed(self) -> None:
-        """Have every cell drawn anew."""
+        """Redraw every cell."""
         if self.row_items:
             last = self.index(len(self.row_items) - 1, len(self._columns) - 1)
             self.dataChanged.emit(self.index(0, 0), last)

@@ -186,7 +186,7 @@ class WorklistController(QObject):
             self._try(self._store.save_marks, opened.key, by, Marks(marks, strokes))
 
     def keep_all_marks(self) -> None:
-        """Keep what was said and painted in every scan that is in the viewer."""
+        """Store the verdicts and manual edits of every open scan."""
         for opened in self.opened:
             self.keep_marks(opened)
 

@@ -289,7 +289,7 @@ def describe(
         family=family,
         patch=config["patch_size"],
         width=config["hidden_size"],
-        licence=said.licence or "as its owner says",
+        licence=said.licence or "see its owner",
         config=config,
         pinned_sha256=content_sha256(state),
         mean=mean,

@@ -431,7 +431,7 @@ def add(
     if name is None:
         check_kind(file)
         raise InputError(
-            "cannot tell which backbone this is",
+            "cannot identify the backbone",
             path=path,
             fix=f"Give --name with one of {', '.join(BACKBONES)}, or with a name of your own",
         )

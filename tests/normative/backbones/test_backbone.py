@@ -207,7 +207,7 @@ def test_add_checks_and_keeps(tiny_spec: BackboneSpec, tmp_path: Path) -> None:
         assert pull(TINY) == str(path)
     finally:
         path.unlink()
-    with pytest.raises(InputError, match="cannot tell which backbone"):
+    with pytest.raises(InputError, match="cannot identify the backbone"):
         add(source.rename(tmp_path / "weights.pth"))
     with pytest.raises(WeightsError, match="not weights of dinov3_vits16"):
         add(tmp_path / "weights.pth", "dinov3_vits16")

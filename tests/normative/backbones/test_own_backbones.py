@@ -202,7 +202,7 @@ def test_a_name_is_not_taken_twice_unless_asked(tmp_path: Path) -> None:
         ("pixels4", "taken for another"),
         ("DINOv2_vits14", "taken for another"),
         ("dinov3_vits16_pretrain-mine", "taken for another"),
-        (None, "cannot tell which backbone"),
+        (None, "cannot identify the backbone"),
     ],
 )
 def test_names_that_cannot_be(tmp_path: Path, name: str | None, words: str) -> None:
