@@ -181,6 +181,12 @@ class Froc:
         """Number of lesions."""
         return len(self.area)
 
+    def curve(self) -> tuple[Floats, Floats]:
+        """Return false positives per scan, rising, and the share of lesions found by then, (n,)."""
+        order = np.argsort(self.false.mean(axis=0), kind="stable")
+        found = np.maximum.accumulate(self.found.mean(axis=0)[order])
+        return self.false.mean(axis=0)[order], found
+
     def sensitivities(self, chosen: npt.NDArray[np.bool_] | None = None) -> list[float] | None:
         """Share of the lesions found at each of `FALSE_POSITIVES` per scan.
 

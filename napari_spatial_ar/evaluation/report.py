@@ -20,6 +20,7 @@ from scipy import ndimage
 from napari_spatial_ar.datasets.folders import BmadItem
 from napari_spatial_ar.evaluation.candidates import Candidate, Scored, label_of, score_items
 from napari_spatial_ar.evaluation.compare import Comparison, Result
+from napari_spatial_ar.evaluation.froc import FALSE_POSITIVES, Froc
 from napari_spatial_ar.evaluation.metrics import PRO_MAX_FPR, Curve
 from napari_spatial_ar.imaging.files import atomic_write_json, atomic_write_text
 from napari_spatial_ar.imaging.raster import read_label
@@ -48,10 +49,6 @@ Rgb = npt.NDArray[np.float64]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
-# Of an SVG file, what has no use within a page.
-_NOT_INLINE = r"<metadata>.*?</metadata>|\s+xmlns(:\w+)?=\"[^\"]*\""
-
-
 _LABEL = np.array([0.0, 0.9, 1.0])
 
 
@@ -59,26 +56,26 @@ _SIDE = 224
 
 
 def curves_svg(results: Sequence[Result]) -> str:
-    """Draw the ROC, precision-recall and PRO curves of every seed; "" without pixel labels.
+    """Draw the ROC, precision-recall, PRO and FROC curves of every seed; "" without pixel labels.
 
     Returns
     -------
     str
-        Three ``<svg>`` elements.
+        Four ``<svg>`` elements.
     """
     return "\n".join(_inline(title, figure) for title, figure in curve_figures(results).items())
 
 
 def curve_figures(results: Sequence[Result]) -> dict[str, Figure]:
-    """Plot the ROC, precision-recall and PRO curves of every seed; none without pixel labels."""
+    """Plot ROC, precision-recall, PRO and FROC curves of every seed; none without pixel labels."""
     from matplotlib.figure import Figure
 
-    curves = [
-        (COLOURS[number % len(COLOURS)], measured.curve)
+    seeds = [
+        (COLOURS[number % len(COLOURS)], measured)
         for number, result in enumerate(results)
         for measured in result.measured
-        if measured.curve is not None
     ]
+    curves = [(colour, one.curve) for colour, one in seeds if one.curve is not None]
     figures = {}
     for title, across, up, most, points in (
         ("ROC", "false-positive rate", "recall", 1.0, _roc),
@@ -92,7 +89,31 @@ def curve_figures(results: Sequence[Result]) -> dict[str, Figure]:
             axes.plot(*points(curve), color=colour, linewidth=1)
         axes.set(title=title, xlabel=across, ylabel=up, xlim=(0, most), ylim=(0, 1))
         figures[title] = figure
-    return figures if curves else {}
+    if not curves:
+        return {}
+    figures["FROC"] = _froc([(colour, one.froc) for colour, one in seeds if one.froc is not None])
+    return figures
+
+
+def _froc(curves: Sequence[tuple[str, Froc]]) -> Figure:
+    """Plot the share of lesions found against false positives per patient, on a log axis."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((3.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(color="#ddd")
+    for colour, froc in curves:
+        axes.step(*froc.curve(), where="post", color=colour, linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(FALSE_POSITIVES, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
+    axes.set(
+        title="FROC",
+        xlabel="false positives per patient",
+        ylabel="lesions found",
+        xlim=(FALSE_POSITIVES[0], FALSE_POSITIVES[-1]),
+        ylim=(0, 1),
+    )
+    return figure
 
 
 def _inline(title: str, figure: Figure) -> str:
@@ -142,7 +163,6 @@ class Example:
         The figure by which patients were ranked.
     pictures : tuple of str
         ``data:`` URLs of PNGs: the slice with the outline of its label, then each method.
-        ``data:`` addresses of PNGs: the slice with the outline of its label, then each method.
     """
 
     rank: str
@@ -454,7 +474,7 @@ def _curves(comparison: Comparison) -> str:
     if not drawn:
         return ""
     key = " ".join(_name(number, result) for number, result in enumerate(comparison.results))
-    return f"<h2>Curves over pixels</h2><p>{key}. A line for each seed.</p>{drawn}"
+    return f"<h2>Curves over pixels and lesions</h2><p>{key}. A line for each seed.</p>{drawn}"
 
 
 def _examples(comparison: Comparison) -> str:

@@ -79,7 +79,7 @@ def test_the_page_needs_nothing_from_elsewhere(comparison: Comparison, tmp_path:
     assert all(address.startswith("data:image/png;base64,") for address in addresses)
     assert "http:" not in page.replace("Content-Security-Policy", "")
     assert "bright &lt;b&gt;" in page
-    assert tags.count("svg") == 3
+    assert tags.count("svg") == 4
 
 
 def test_the_page_can_be_read_on_any_screen_and_on_paper(
@@ -104,7 +104,7 @@ def test_the_page_can_be_read_on_any_screen_and_on_paper(
 
 
 def test_curves_are_drawn_where_they_are(comparison: Comparison) -> None:
-    roc, both, pro = curve_figures(comparison.results).values()
+    roc, both, pro, froc = curve_figures(comparison.results).values()
     mean = comparison.results[0].mean
     for figure, name in ((roc, "pixel_auroc"), (pro, "pixel_aupro")):
         (axes,) = figure.axes
@@ -115,6 +115,12 @@ def test_curves_are_drawn_where_they_are(comparison: Comparison) -> None:
         most = axes.get_xlim()[1]
         assert np.trapezoid(y, x) / most == pytest.approx(mean(name), abs=3e-3)
         assert (x[0], y[0], x[-1]) == pytest.approx((0, 0, most), abs=1e-3)
+    (axes,) = froc.axes
+    assert len(axes.lines) == 3
+    false, found = axes.lines[0].get_data()
+    at = comparison.results[0].measured[0].evaluation.lesion_sensitivity_at
+    for rate, sensitivity in at.items():
+        assert found[false <= float(rate)].max(initial=0) == pytest.approx(sensitivity)
     recall, precision = both.axes[0].lines[0].get_data()
     assert np.sum(np.diff(recall, prepend=0) * precision) == pytest.approx(
         mean("pixel_aupr"), abs=3e-3
@@ -125,7 +131,7 @@ def test_curves_are_elements_with_names_and_text(comparison: Comparison) -> None
     drawn = curves_svg(comparison.results)
     assert drawn == curves_svg(comparison.results)
     names = re.findall(r'<svg role="img" aria-label="([^"]*)"', drawn)
-    assert names == ["ROC curves", "Precision and recall curves", "PRO curves"]
+    assert names == ["ROC curves", "Precision and recall curves", "PRO curves", "FROC curves"]
     for text in ("false-positive rate", "mean overlap of regions", "0.30"):
         assert f">{text}</text>" in drawn
     assert not re.search(r"<\?|<!DOCTYPE|http", drawn)
