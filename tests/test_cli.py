@@ -126,7 +126,7 @@ def test_calibrate_and_score_say_p_values_and_their_n(tmp_path: Path, fitted: Pa
         Image.fromarray(pixels).save(normals / f"doe{number}_0.png")
     assert "used to choose the best epoch" in (fitted / "README.md").read_text()
     result = run(tmp_path, "calibrate", fitted, normals, "--device", "cpu")
-    assert "had no part in the fit" in (fitted / "README.md").read_text()
+    assert "not used in the fit" in (fitted / "README.md").read_text()
     assert (result["patients"], result["smallest_p"], result["separate"]) == (4, 0.2, True)
     assert run(tmp_path, "models", "show", fitted)["calibration"]["patients"] == 4
     scan = normals / "doe3_0.png"
