@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative.detectors.explanation import Explanation
 from napari_spatial_ar.normative.scoring_model import Calibrated
 from napari_spatial_ar.review.drawing import BACKGROUND, PanelSize, grey_picture, to_image
 from napari_spatial_ar.review.p_values import normal_rank
+
+if TYPE_CHECKING:  # its package imports torch
+    from napari_spatial_ar.normative.detectors.explanation import Explanation
 
 __all__ = ["patch_row", "quantity_lines", "score_sentence", "share_sentence"]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -680,3 +682,11 @@ def test_removing_and_adding_layers_keeps_the_list_right(dock: Make, lab: Any) -
     assert isinstance(made.scan.layer, Image)
     made.viewer.layers.remove(layer)
     assert made.scan.layer is None
+
+
+def test_docks_are_imported_without_torch() -> None:
+    """It takes seconds, and is imported when a model is loaded."""
+    modules = ("review.dock", "training.dock", "worklist.panel", "library.dialog")
+    names = ", ".join(f"napari_spatial_ar.gui.{name}" for name in modules)
+    code = f"import sys, {names}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
