@@ -46,7 +46,8 @@ __all__ = [
 # The newest version. A model is written in the oldest version that can represent it, so that older
 # programs read what they can and refuse the rest: 2 adds `BackboneRef.fuse`,
 # `Preprocessing.clahe` and `Preprocessing.tile`; 3 adds `ModelHeader.selection`; 4 adds
-# `Preprocessing.skip_air`. Fields that do not change scores need no new version:
+# `Preprocessing.skip_air` and the likelihood of Spatial AR. Fields that do not change scores need
+# no new version:
 # `ModelHeader.looks` and `acquired`, and `Calibration.folds` and `peaks`, are ignored by programs
 # that do not know them.
 FORMAT_VERSION = 4
@@ -117,7 +118,7 @@ class ModelHeader:
         shown = self.preprocessing
         new = self.backbone.fuse != "concat" or shown.clahe or shown.tile
         least = 3 if self.selection != Selection() else 2 if new else 1
-        least = 4 if shown.skip_air else least
+        least = 4 if shown.skip_air or "likelihood" in self.parameters else least
         object.__setattr__(self, "format_version", max(least, self.format_version))
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,13 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.normative.detectors.von_mises_fisher import concentration, log_normalizer
 
-__all__ = ["Context", "MaskedConv2d", "Sees", "SpatialAR"]
+__all__ = ["Context", "Likelihood", "MaskedConv2d", "Sees", "SpatialAR"]
 
 Context = Literal["causal", "bidirectional"]
+Likelihood = Literal["gaussian", "von-mises-fisher"]
 # Which neighbours a convolution sees: those before the centre in raster order ("A"), the same plus
 # the centre ("B"), all but the centre ("hollow"), all ("open").
 Sees = Literal["A", "B", "hollow", "open"]
+
+
+# Channels for which the normaliser of directions is accurate.
+_LEAST_DIRECTIONS = 8
+# Concentration per channel at which training begins, and the share by which it follows each batch.
+_LEAST_KAPPA, _KAPPA_RATE = 0.1, 0.1
 
 
 class MaskedConv2d(nn.Module):
@@ -125,12 +133,18 @@ class SpatialAR(nn.Module):
         Causal: each position sees only positions before it in raster order. Bidirectional: the
         first layer hides only the centre and the rest are plain convolutions, so from the second
         layer on the centre leaks back through its neighbours. That is the paper's variant.
+    likelihood : {"gaussian", "von-mises-fisher"}
+        Conditional of an embedding: the paper's Gaussian N(mu, I), or of its direction alone, von
+        Mises-Fisher around the direction of mu with one concentration ``kappa`` for all patches,
+        fitted by maximum likelihood along with the weights.
 
     Raises
     ------
     InputError
         If a parameter is out of range, or the number of dilations is not that of the layers.
     """
+
+    kappa: Tensor
 
     def __init__(
         self,
@@ -140,10 +154,20 @@ class SpatialAR(nn.Module):
         kernel: int = 3,
         dilation: int | Sequence[int] = 4,
         context: Context = "causal",
+        likelihood: Likelihood = "gaussian",
     ) -> None:
         super().__init__()
         if context not in get_args(Context):
             raise InputError(f"context must be 'causal' or 'bidirectional', not {context!r}")
+        if likelihood not in get_args(Likelihood):
+            raise InputError(
+                f"likelihood must be 'gaussian' or 'von-mises-fisher', not {likelihood!r}"
+            )
+        if likelihood == "von-mises-fisher" and channels < _LEAST_DIRECTIONS:
+            raise InputError(
+                f"directions need at least {_LEAST_DIRECTIONS} channels, not {channels}",
+                fix="Choose the likelihood 'gaussian'",
+            )
         if kernel % 2 == 0 or kernel < 3:
             raise InputError(f"the kernel side must be odd and at least 3, not {kernel}")
         dilations = list(dilation) if isinstance(dilation, Sequence) else [dilation] * layers
@@ -171,7 +195,12 @@ class SpatialAR(nn.Module):
             # that allowed only one.
             "dilation": dilations if isinstance(dilation, Sequence) else dilation,
             "context": context,
+            # Files of the paper's model are the same as before there was a choice.
+            **({} if likelihood == "gaussian" else {"likelihood": likelihood}),
         }
+        self.likelihood = likelihood
+        if likelihood == "von-mises-fisher":
+            self.register_buffer("kappa", torch.tensor(_LEAST_KAPPA * channels))
         first: Sees = "A" if context == "causal" else "hollow"
         rest: Sees = "B" if context == "causal" else "open"
         widths = [channels, *[hidden] * (layers - 1), channels]
@@ -208,9 +237,10 @@ class SpatialAR(nn.Module):
         return mu
 
     def nll(self, grid: Tensor) -> Tensor:
-        """Conditional negative log-likelihood A_ij of each patch.
+        """Conditional negative log-likelihood A_ij of each patch, in nats.
 
-        ``A_ij = D/2 log(2 pi) + |F_ij - mu_ij|^2 / 2``, in nats.
+        Gaussian: ``A_ij = D/2 log(2 pi) + |F_ij - mu_ij|^2 / 2``. Von Mises-Fisher, of the
+        direction: ``A_ij = -log C_D(kappa) - kappa cos(F_ij, mu_ij)``, which may be negative.
 
         Parameters
         ----------
@@ -223,7 +253,44 @@ class SpatialAR(nn.Module):
             NaN where a patch was skipped.
         """
         missing = grid[:, :1].isnan()
+        if self.likelihood == "von-mises-fisher":
+            deviance = self.kappa * (1 - self._cosines(grid))
+            return (deviance + self.least_nll).masked_fill(missing[:, 0], torch.nan)
         # Filled before it is squared: a gradient through NaN is NaN.
         error = torch.where(missing, 0.0, grid.float() - self(grid).float())
         nll: Tensor = self.channels / 2 * math.log(2 * math.pi) + error.square().sum(dim=1) / 2
         return nll.masked_fill(missing[:, 0], torch.nan)
+
+    @property
+    def least_nll(self) -> float:
+        """NLL of an embedding that is exactly as predicted, in nats."""
+        if self.likelihood == "gaussian":
+            return self.channels / 2 * math.log(2 * math.pi)
+        kappa = float(self.kappa)
+        return -log_normalizer(self.channels, kappa) - kappa
+
+    def loss(self, grid: Tensor) -> Tensor:
+        """Mean NLL of the patches that were not skipped, in nats, to be minimised.
+
+        Von Mises-Fisher: at the concentration of greatest likelihood for these very patches, which
+        ``kappa`` follows.
+
+        Parameters
+        ----------
+        grid : (B, D, Hp, Wp) float
+            Patch embeddings F.
+        """
+        if self.likelihood == "gaussian":
+            nll = self.nll(grid)
+            return nll[~nll.isnan()].mean()
+        cosine = self._cosines(grid)[~grid[:, 0].isnan()].mean()
+        # At a concentration of 0 nothing would be learned.
+        kappa = max(concentration(self.channels, cosine.item()), _LEAST_KAPPA * self.channels)
+        with torch.no_grad():
+            self.kappa.lerp_(torch.full_like(self.kappa, kappa), _KAPPA_RATE)
+        return -log_normalizer(self.channels, kappa) - kappa * cosine
+
+    def _cosines(self, grid: Tensor) -> Tensor:
+        """Cosine between each embedding and its prediction, (B, Hp, Wp) float32; 0 if skipped."""
+        target = torch.where(grid[:, :1].isnan(), 0.0, grid.float())
+        return functional.cosine_similarity(target, self(grid).float(), dim=1)

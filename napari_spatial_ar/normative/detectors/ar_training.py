@@ -331,8 +331,7 @@ def _gradients(
     patches = count_present(grid)
     for part in torch.split(grid, size):
         with precision(device):
-            nll = network.nll(_laid_out(part.to(device)))
-            loss = nll[~nll.isnan()].mean() / network.channels
+            loss = network.loss(_laid_out(part.to(device))) / network.channels
         loss = loss * (count_present(part) / patches)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()

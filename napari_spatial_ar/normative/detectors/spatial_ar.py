@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.normative.detectors.ar_network import Context, SpatialAR
+from napari_spatial_ar.normative.detectors.ar_network import Context, Likelihood, SpatialAR
 from napari_spatial_ar.normative.detectors.ar_training import (
     OptimizerName,
     TrainingSettings,
@@ -39,6 +39,10 @@ from napari_spatial_ar.normative.units import NATS_PER_DIMENSION
 
 __all__ = ["SpatialARDetector"]
 
+_MEANING_OF_DIRECTIONS = (
+    "How far the direction of the patch's embedding is from the one predicted from the patches "
+    "before it, in nats for each of its dimensions: 0 is a perfect prediction."
+)
 # Directions in which the networks of a raster run.
 _RASTERS = {"forward": ("forward",), "both": ("forward", "backward")}
 _OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
@@ -57,6 +61,7 @@ class _Stored(Closed):
     context: Context
     raster: Literal["forward", "both"] = "forward"
     whiten: bool = False
+    likelihood: Likelihood = "gaussian"
 
     @model_validator(mode="after")
     def _fits(self) -> _Stored:
@@ -107,6 +112,8 @@ class SpatialARDetector(Detector):
         self.network = network.eval().requires_grad_(False)
         self.backward = None if backward is None else backward.eval().requires_grad_(False)
         self.whitening = whitening
+        if network.likelihood == "von-mises-fisher":
+            self.meaning = _MEANING_OF_DIRECTIONS  # type: ignore[misc]
 
     @classmethod
     def learn(
@@ -119,6 +126,7 @@ class SpatialARDetector(Detector):
         context: str = "causal",
         raster: str = "forward",
         whiten: bool = False,
+        likelihood: str = "gaussian",
         hidden: int = 256,
         convolutions: int = 5,
         kernel: int = 3,
@@ -149,6 +157,9 @@ class SpatialARDetector(Detector):
         whiten : bool
             Transform the embeddings to principal components of equal variance before the network,
             as measured on at most 128 training slices.
+        likelihood : {"gaussian", "von-mises-fisher"}
+            Conditional of an embedding: the paper's Gaussian, or von Mises-Fisher, which judges
+            its direction alone.
         hidden : int, at least 1
             Channels between the layers of the network.
         convolutions : int, at least 2
@@ -187,6 +198,7 @@ class SpatialARDetector(Detector):
                 "kernel": kernel,
                 "dilation": each or dilation,
                 "context": cast(Context, context),
+                **({} if likelihood == "gaussian" else {"likelihood": likelihood}),
             },
             seed=setup.seed,
             batch_size=batch_size,
@@ -243,13 +255,13 @@ class SpatialARDetector(Detector):
 
     @torch.inference_mode()
     def score(self, grid: Tensor) -> Tensor:
-        """A_ij in nats; see `Detector.score`."""
+        """A_ij in nats; of directions, above that of a perfect prediction."""
         grid = self._seen(grid)
-        nll = self.network.nll(grid.contiguous(memory_format=torch.channels_last))
+        nll = _nll(self.network, grid.contiguous(memory_format=torch.channels_last))
         if self.backward is None:
             return nll
         turned = turn(grid).contiguous(memory_format=torch.channels_last)
-        return (nll + turn(self.backward.nll(turned))) / 2
+        return (nll + turn(_nll(self.backward, turned))) / 2
 
     def _seen(self, grid: Tensor) -> Tensor:
         """Check a grid and return the input of the networks."""
@@ -315,6 +327,12 @@ class SpatialARDetector(Detector):
                 network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.whitening = self.whitening and self.whitening.to(device)
         return self
+
+
+def _nll(network: SpatialAR, grid: Tensor) -> Tensor:
+    """A_ij in nats; of directions, above that of a perfect prediction, which depends on kappa."""
+    nll = network.nll(grid)
+    return nll if network.likelihood == "gaussian" else nll - network.least_nll
 
 
 def _read_dilations(text: str, convolutions: int) -> list[int]:

@@ -42,6 +42,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("spatial-ar", {"raster": "both", "dilation": 1, "hidden": 16, "epochs": 15, "batch_size": 4}),
     ("spatial-ar", {"context": "bidirectional", "dilation": 1, "hidden": 16, "epochs": 15}),
     ("spatial-ar", {"dilations": "1-2-1-2-1", "whiten": True, "hidden": 16, "epochs": 15}),
+    ("spatial-ar", {"likelihood": "von-mises-fisher", "dilation": 1, "hidden": 16, "epochs": 30}),
     ("memory-bank", {}),
     ("memory-bank", {"coreset": 0.1}),
     ("patch-gaussian", {}),
@@ -310,11 +311,11 @@ def test_blocks_are_said_in_words_or_numbers(
         nsar.fit(normal_slices, out=tmp_path / "x", backbone=both.backbone, fuse="mean")
     for layers, words in (
         ("last3", "has 2 blocks to choose from, not 3"),
-        ("middle", "'middle' does not say"),
-        ([1.5], "'1.5' does not say"),
-        (1.5, "'1.5' does not say"),
-        (True, "'True' does not say"),
-        ("1 2", "'1 2' does not say"),
+        ("middle", "'middle' does not state"),
+        ([1.5], "'1.5' does not state"),
+        (1.5, "'1.5' does not state"),
+        (True, "'True' does not state"),
+        ("1 2", "'1 2' does not state"),
         ("3", "cannot give the blocks 3"),
         ("", "needs at least two"),
     ):
