@@ -65,7 +65,7 @@ def run_demo(
         return result
     threshold = model.threshold_for_fpr(0.01)
     with locked(out):
-        pass  # what cannot be written to is said before a minute of scoring
+        pass  # a folder that cannot be written to is reported before a minute of scoring
     record = score_scan(
         sample_volume(),
         model,

@@ -107,7 +107,7 @@ class Image:
 
 @pytest.fixture
 def write_volumes(tmp_path: Path) -> Callable[..., list[Path]]:
-    """Write volumes of one series that lie at the same places, as files named in no order.
+    """Write volumes of one series that are at the same positions, as files named in no order.
 
     The stored values are those of `volume_voxels`. ``describe`` puts into an image what tells its
     volume; ``number`` gives its InstanceNumber (None: none). ``without`` lists the images

@@ -398,7 +398,7 @@ def test_score_as_dicom_and_pictures_leaves_out_localizers(tmp_path: Path, fitte
     nib.save(nib.Nifti1Image(numbers, drawn.affine, drawn.header), folder / "findings.nii.gz")
     (tmp_path / "seg.dcm").unlink()
     error = run(tmp_path, "seg", folder / "findings.nii.gz", *reference, code=1)["error"]
-    assert "holds 900, which is the number of no region" in error
+    assert "holds 900, for which there is no region" in error
     (folder / "findings.json").write_text('{"findings": [{"label": 1}]}')
     error = run(tmp_path, "seg", folder / "findings.nii.gz", *reference, code=1)["error"]
     assert "does not list the regions" in error

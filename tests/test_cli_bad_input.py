@@ -132,7 +132,7 @@ def test_a_broken_picture_among_others_is_named(
         return result.stderr
 
     pictures = draw_pictures(tmp_path / "pictures", seed=0)
-    broken = f"{pictures / 'p2_0.png'}: is not a PNG, JPEG, TIFF or BMP picture that can be read"
+    broken = f"{pictures / 'p2_0.png'}: is not a PNG, JPEG, TIFF or BMP image that can be read"
     assert f"could not be read: {broken}" in said(0, "inspect", pictures)
     assert f"could not be read: {broken}" in said(0, "summary", pictures)
     converted = said(1, "convert", pictures, "--out", tmp_path / "out")

@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_claimed_is_said(
     scan = tmp_path / "a.nii"
     nib.save(nib.Nifti1Image(np.arange(60, dtype=np.float32).reshape(5, 4, 3), np.eye(4)), scan)
     said, _ = run(tmp_path / "result.json", "convert", scan, "--out", tmp_path / "out")
-    assert f"warning: {tmp_path / 'out'} lies on a file system without locks" in said
+    assert f"warning: {tmp_path / 'out'} is on a file system without locks" in said
     assert UnguardedWarning.__name__ not in said
 
 

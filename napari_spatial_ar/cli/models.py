@@ -110,8 +110,10 @@ def models_methods(json: Json = None) -> dict[str, Any]:
     for name in METHOD_NAMES:
         method = DETECTORS[name]
         options = method.described_options()
-        said = [f"{o.name}={o.default}" + (f" ({o.rule})" if o.rule else "") for o in options]
-        rows.add_row(name, f"{method.summary}\n({method.cost})", "\n".join(said), method.reference)
+        settings = [f"{o.name}={o.default}" + (f" ({o.rule})" if o.rule else "") for o in options]
+        rows.add_row(
+            name, f"{method.summary}\n({method.cost})", "\n".join(settings), method.reference
+        )
         found.append(
             {
                 "name": name,
@@ -367,16 +369,16 @@ def models_compare(
             overwrite=overwrite,
             progress=lambda name, done, total: bar(f"Scoring with {name}", done, total),
         )
-    said = result.to_dict()
+    summary = result.to_dict()
     print_message(
-        f"In {result.unit}: rank correlation {_digits(said['rank_correlation'])}, Dice "
-        f"{_digits(said['dice'])} of masks at {share:g}. See {result.files['png']}."
+        f"In {result.unit}: rank correlation {_digits(summary['rank_correlation'])}, Dice "
+        f"{_digits(summary['dice'])} of masks at {share:g}. See {result.files['png']}."
     )
     for sentence in volumes[0].warnings:
         print_message(f"warning: {sentence}")
     for sentence in result.shift_warnings:
         print_message(f"warning: {sentence}")
-    return {**said, "files": {kind: str(path) for kind, path in result.files.items()}}
+    return {**summary, "files": {kind: str(path) for kind, path in result.files.items()}}
 
 
 @models_app.command("import")
@@ -478,8 +480,8 @@ def _import_reference(
     if modality is None or backbone is None or dilation is None or missing:
         *words, last = (option.split()[0].removeprefix("--") for option in missing)
         words = [", ".join(words), last] if words else [last]
-        said = "-".join(map(str, found.folder_dilations))
-        hint = f" (its folder's name has {found.folder_backbone}, {said})" if said else ""
+        dilations = "-".join(map(str, found.folder_dilations))
+        hint = f" (its folder's name has {found.folder_backbone}, {dilations})" if dilations else ""
         raise InputError(
             f"a checkpoint of the paper's authors does not contain its {' and '.join(words)}{hint}",
             path=source,

@@ -279,7 +279,7 @@ def command(
         token = _json_alone.set(target == _STDOUT)
         try:
             code = 0
-            with _warnings_said():
+            with _show_warnings():
                 try:
                     result = function(*args, **kwargs)
                 except NotAllDone as partly:
@@ -314,11 +314,11 @@ def command(
 
 
 @contextmanager
-def _warnings_said() -> Iterator[None]:
+def _show_warnings() -> Iterator[None]:
     """Print warnings meant for users, formatted like other messages."""
     show = warnings.showwarning
 
-    def told(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    def show_notice(message: Warning | str, category: type[Warning], *where: Any) -> None:
         if issubclass(category, Notice):
             print_message(f"warning: {message}")
         else:
@@ -326,7 +326,7 @@ def _warnings_said() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", Notice)
-        warnings.showwarning = told  # type: ignore[assignment]
+        warnings.showwarning = show_notice  # type: ignore[assignment]
         yield
 
 

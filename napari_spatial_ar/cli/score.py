@@ -279,9 +279,9 @@ def score(
         if scan["p_value"] is not None:
             unusual = {True: ", unusual", False: ", not unusual"}.get(scan.get("unusual"), "")
             n = scan["p_value_patients"]
-            said = f"p = {scan['p_value']:.3f} among {patients(n, 'normal ')}{unusual}"
+            p_value = f"p = {scan['p_value']:.3f} among {patients(n, 'normal ')}{unusual}"
             least = f"the smallest p possible with {n} patients is {1 / (n + 1):.3f}"
-            print_message(f"{scan['folder']}: {said} ({least})")
+            print_message(f"{scan['folder']}: {p_value} ({least})")
         for warning in scan["warnings"]:
             print_message(f"warning: {scan['series']}: {warning}")
     for key in ("report", "report_pdf"):

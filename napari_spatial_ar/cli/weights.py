@@ -169,10 +169,10 @@ def weights_add(
     """
     from napari_spatial_ar.normative.backbones.weights import BackboneOverrides, add, spec_of
 
-    said = BackboneOverrides(
+    overrides = BackboneOverrides(
         patch, heads, activation, _numbers("--mean", mean), _numbers("--std", std), licence
     )
-    stored = add(path, name, said=said, overwrite=overwrite)
+    stored = add(path, name, overrides=overrides, overwrite=overwrite)
     spec = spec_of(stored.stem)
     print_message(f"Added as {stored}.")
     if spec.own:

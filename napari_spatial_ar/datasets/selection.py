@@ -1,4 +1,4 @@
-"""Which slices of volumes a model learns from: their plane, place in the stack, body on them."""
+"""Selection of slices for training: their plane, position in the stack, and body in them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ AS_ACQUIRED: SlicePlane = "as-acquired"
 
 @dataclass(frozen=True)
 class Selection:
-    """What of the scans is used.
+    """Which slices of the scans are used.
 
     Parameters
     ----------
     plane : {"as-acquired", "axial", "coronal", "sagittal"}
-        Slices that volumes are cut into. Pictures are of no plane: with one of the last three
-        they are left out.
+        Plane of the slices. Images have no plane: with one of the last three, they are excluded.
     slice_range : (float, float)
         Part of each volume's stack, both ends included, see `place_in_stack`; also as text:
-        ``"0.2:0.8"``. Pictures are in no stack, and stay.
+        ``"0.2:0.8"``. Images are not in a stack and are always used.
     min_body : float
-        Slices of which body covers a smaller share than this are left out.
+        Slices are excluded if body covers a smaller share of them.
 
     Raises
     ------
@@ -56,11 +55,11 @@ class Selection:
 
     @property
     def cut(self) -> Plane | None:
-        """Plane that volumes are cut along; None for that of each."""
+        """Plane along which volumes are sliced; None for the acquired plane of each."""
         return None if self.plane == AS_ACQUIRED else cast(Plane, self.plane)
 
     def holds(self, place: float | None) -> bool:
-        """Whether the range holds a place in the stack; None is that of a picture."""
+        """Whether the range contains a position in the stack; None is that of an image."""
         low, high = self.slice_range
         return place is None or low <= place <= high
 
@@ -70,9 +69,9 @@ class Selection:
 
 
 def place_in_stack(geometry: Geometry, index: int) -> float:
-    """Where the middle of slice ``index`` lies between the two ends of its stack, 0 and 1.
+    """Position of the middle of slice ``index`` between the two ends of its stack, 0 and 1.
 
-    It is counted in the patient, whatever the order in the file: from inferior to superior in
+    It is measured in the patient, whatever the order in the file: from inferior to superior in
     axial slices, from anterior to posterior in coronal ones, from right to left in sagittal ones.
     """
     return (geometry.slice_position(index) + 0.5) / geometry.slice_count
@@ -92,9 +91,9 @@ def read_range(text: str | Sequence[float]) -> tuple[float, float]:
     except (TypeError, ValueError):
         low = high = float("nan")
     if not 0 <= low < high <= 1:
-        said = text if isinstance(text, str) else ":".join(map(str, _listed(text)))
+        given = text if isinstance(text, str) else ":".join(map(str, _listed(text)))
         raise InputError(
-            f"'{said}' is no part of a stack of slices",
+            f"'{given}' is not a part of a stack of slices",
             fix="Write two shares from 0 to 1, such as 0.2:0.8",
         )
     return low, high

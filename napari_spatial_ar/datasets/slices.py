@@ -44,8 +44,7 @@ class SliceRef:
     path : Path
         The file the slice is in.
     index : int or None
-        Index of the slice in its volume (`Scan.slices`), cut along ``plane``; None for a
-        image.
+        Index of the slice in its volume (`Scan.slices`), cut along ``plane``; None for an image.
     group : str
         The patient, according to the files. May be part of a file name: do not show it.
     source : Source

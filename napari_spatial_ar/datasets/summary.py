@@ -20,7 +20,7 @@ from napari_spatial_ar.errors import InputError
 __all__ = ["DataSummary", "Side", "kind_of"]
 
 _MODALITIES = {"mri": "MRI", "ct": "CT", "oct": "OCT", "other": "another modality"}
-# Fewer held-out patients than this say little about the next one.
+# Thresholds from fewer held-out patients than this are rough.
 _FEW = 5
 # The default share of normal tissue that a mask may flag.
 _USUAL_SHARE = 0.01
@@ -166,18 +166,18 @@ class DataSummary:
 
     def lines(self) -> list[str]:
         """Describe the data, one line each; `promise` is the last if there is one."""
-        said = [
+        parts = [
             f"{_count(self.total.slices, 'slice')} of {_count(self.total.patients, 'patient')} "
             f"in {len(self.used)} series."
         ]
         if self.used:
-            said += [f"{self._kinds()}.", f"{self._sizes()}.", f"{self._greys()}."]
-            said += self._planes()
-        said += [
+            parts += [f"{self._kinds()}.", f"{self._sizes()}.", f"{self._greys()}."]
+            parts += self._planes()
+        parts += [
             f"Excluded: {_count(count, 'slice')}, {REASONS[reason]}."
             for reason, count in self.left_out.items()
         ]
-        said += [
+        parts += [
             f"Cannot be read: {_count(count, 'file')} ({what})."
             for what, count in self.unreadable.items()
         ]
@@ -187,8 +187,8 @@ class DataSummary:
                 f"{name} on {_count(side.slices, 'slice')} of {_count(side.patients, 'patient')}"
                 for name, side in sides
             )
-            said.append(f"{named.capitalize()}.")
-        return [*said, self.promise()] if self.promise() else said
+            parts.append(f"{named.capitalize()}.")
+        return [*parts, self.promise()] if self.promise() else parts
 
     def _kinds(self) -> str:
         kinds = Counter(kind_of(series) for series in self.used)
@@ -213,13 +213,13 @@ class DataSummary:
     def _sizes(self) -> str:
         sizes = {size for series in self.used for size in series.sizes}
         rows, columns = (_range([size[axis] for size in sizes]) for axis in (0, 1))
-        said = f"Slices of {columns} x {rows} pixels"
+        text = f"Slices of {columns} x {rows} pixels"
         spacings = [series.spacing for series in self.used if series.spacing]
         if not spacings:
-            return f"{said}; spacing unknown"
-        said += f", {_spread([s for spacing in spacings for s in spacing[1:]])} mm a pixel"
+            return f"{text}; spacing unknown"
+        text += f", {_spread([s for spacing in spacings for s in spacing[1:]])} mm a pixel"
         apart = [spacing[0] for spacing in spacings if spacing[0] is not None]
-        return f"{said}, {_spread(apart)} mm apart" if apart else said
+        return f"{text}, {_spread(apart)} mm apart" if apart else text
 
     def _greys(self) -> str:
         counts = self.histogram
@@ -282,8 +282,8 @@ def _bars(counts: npt.NDArray[np.int64]) -> str:
 
 def _spread(values: Sequence[float]) -> str:
     """Format a range, with a histogram of the values in it."""
-    said = _range(values)
-    return f"{said} ({_bars(np.histogram(values, _SPREAD)[0])})" if " " in said else said
+    text = _range(values)
+    return f"{text} ({_bars(np.histogram(values, _SPREAD)[0])})" if " " in text else text
 
 
 def _range(values: Sequence[float]) -> str:

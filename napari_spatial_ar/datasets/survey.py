@@ -243,9 +243,9 @@ def survey(
         groups = groups_by_name(folder, sources, patient_pattern)
         walk.held_out = held_out
         for source in sources:
-            looked = 0
-            for looked in walk.source(source, groups):
-                yield SurveyProgress(done + looked, total)
+            examined = 0
+            for examined in walk.source(source, groups):
+                yield SurveyProgress(done + examined, total)
             done += len(source.files)
             yield SurveyProgress(done, total)
     if walk.errors and not walk.series:

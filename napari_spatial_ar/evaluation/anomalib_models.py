@@ -170,7 +170,7 @@ class AnomalibMethod:
         ]
         if not self.pretrained or self._noise:
             notes.append(
-                f"{self.label} is not the published method, and its figures do not stand for that."
+                f"{self.label} is not the published method, and its figures do not represent it."
             )
         return tuple(notes)
 
@@ -290,17 +290,17 @@ def link() -> Any:
                 fix='Run: pip install "napari-spatial-ar[anomalib]"',
             ) from error
         raise InputError(
-            f"anomalib does not import here: {_said(error)}",
+            f"anomalib does not import here: {_describe_error(error)}",
             fix="Install matching builds of torch and torchvision",
         ) from error
 
 
 def failed(name: str, error: Exception) -> InputError:
     """Turn an error of anomalib into a sentence."""
-    return InputError(f"anomalib's {name} failed: {_said(error)}")
+    return InputError(f"anomalib's {name} failed: {_describe_error(error)}")
 
 
-def _said(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     """Return the first line of an error, or its type."""
     return next(iter(str(error).splitlines()), "").rstrip(".! ") or type(error).__name__
 

@@ -424,14 +424,14 @@ def _row(*cells: str) -> str:
 
 def _html(comparison: Comparison) -> str:
     title = escape(_title(comparison))
-    said = "".join(f"<li>{escape(t)}</li>" for t in (*_lines(comparison), *comparison.notes))
+    items = "".join(f"<li>{escape(t)}</li>" for t in (*_lines(comparison), *comparison.notes))
     ratios = "".join(f"<li>{escape(line)}</li>" for line in _ratio_lines(comparison))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <style>{_STYLE}</style></head><body>
-<h1>{title}</h1><p class="use">{RESEARCH_USE}</p><ul>{said}</ul>
+<h1>{title}</h1><p class="use">{RESEARCH_USE}</p><ul>{items}</ul>
 <h2>Figures</h2><div class="wide">{_figures_table(comparison)}</div>
 <h2>Costs</h2><div class="wide">{_costs_table(comparison)}</div>
 {f"<h2>Ratios</h2><p>Over the same resampled patients.</p><ul>{ratios}</ul>" if ratios else ""}

@@ -255,7 +255,7 @@ class SeriesChooser(Dialog):
         self.setWindowTitle("Choose scans to open")
         self._scans = found.scans
         self._alone: Scan | None = None
-        #: Whether the user asked for all scans as a worklist.
+        #: Whether the user chose to open all scans as a worklist.
         self.as_worklist = False
         self._tasks = TaskHost(self)
         self.table = self._table()

@@ -93,7 +93,7 @@ _WITHOUT_AGENT = (
     r"(?:non?|w/?o|without|ohne)[-_. ]?(?:contrast|ce|gd|km))(?![a-z])|(?<![a-z0-9])t1n(?![a-z])"
 )
 _CT = r"(?<![a-z])(?:ct|cta|ctp|cect|ncct|nect|hrct|cbct)(?![a-z])"
-_MR = r"(?<![a-z])(?:mri|mra)(?![a-z])"  # "Mr" stands before names
+_MR = r"(?<![a-z])(?:mri|mra)(?![a-z])"  # "Mr" precedes names
 
 
 @lru_cache(maxsize=4096)
@@ -160,7 +160,7 @@ def read_acquired(text: str) -> tuple[Plane | None, Acquisition]:
         else:
             known = [*get_args(Plane), *filter(None, get_args(SequenceName))]
             raise InputError(
-                f"'{word}' says nothing of how scans were acquired that is understood here",
+                f"'{word}' is not a known term for how scans were acquired",
                 fix=f"Choose from {', '.join(known)}, contrast, no-contrast, soft and sharp",
             )
     return plane, found

@@ -263,7 +263,7 @@ def locked(folder: str | Path) -> Iterator[None]:
         if error.errno not in _NO_LOCKS:
             raise storage_error(error, folder) from error
         warnings.warn(
-            f"{folder} lies on a file system without locks: let no other process write to it.",
+            f"{folder} is on a file system without locks: no other process should write to it.",
             UnguardedWarning,
             stacklevel=3,
         )
@@ -271,7 +271,7 @@ def locked(folder: str | Path) -> Iterator[None]:
         remove_partial(folder)
         yield
     finally:
-        # POSIX: while it is locked, so that nobody locks a file that is about to go.
+        # POSIX: while it is locked, so that no process locks a file that is about to be removed.
         if _LOCKS_WHILE_WRITING:
             _unlink(lock)
         if held is not None:

@@ -105,7 +105,7 @@ class Geometry:
                 f"the voxel-to-patient matrix is not a finite 4 x 4: {affine.tolist()}"
             )
         if not np.isfinite(orientation(affine)).all():
-            raise InputError("the voxel-to-patient matrix is singular, so voxels have no place")
+            raise InputError("the voxel-to-patient matrix is singular, so voxels have no position")
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -150,7 +150,7 @@ class Geometry:
 
     @cached_property
     def _towards(self) -> npt.NDArray[np.float64]:
-        """Like the function `orientation`, cached: each slice asks for it several times."""
+        """Like the function `orientation`, cached: it is needed several times for each slice."""
         return orientation(self.affine)
 
     @property

@@ -14,15 +14,15 @@ from napari_spatial_ar.errors import InputError
 
 __all__ = ["COLOUR_WARNING", "WIDE_WARNING", "Narrowing", "finite", "grey_of", "is_wide", "span"]
 
-COLOUR_WARNING = "Colour was turned into grey (luminance)."
-#: For scans that are read slice by slice, of which it does not show before.
+COLOUR_WARNING = "Colour was converted to grey (luminance)."
+#: For scans that are read slice by slice, for which it is not known in advance.
 WIDE_WARNING = (
-    "Values that float32 cannot hold are rounded, or counted from the lowest of them where they "
-    "lie close together."
+    "Values that float32 cannot represent are rounded, or stored relative to the lowest if they "
+    "are close together."
 )
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
-_WHOLE_NUMBERS = 2**24  # float32 holds all of them up to here
+_WHOLE_NUMBERS = 2**24  # float32 represents all integers up to this
 _FEWEST_LEVELS = 4096  # between the lowest and the highest value
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -52,7 +52,6 @@ class Narrowing:
         Subtracted from all first.
     warnings : tuple of str
         What the user should know about it.
-        What the user should know of it.
     """
 
     base: float = 0
@@ -81,7 +80,7 @@ class Narrowing:
             return cls(
                 low,
                 (
-                    f"Its values lie between {low} and {high}, where float32 numbers are "
+                    f"Its values are between {low} and {high}, where float32 numbers are "
                     f"{step:g} apart: {low} was subtracted from all.",
                 ),
             )

@@ -89,17 +89,17 @@ def one_source(path: Path | None, what: str | None = None) -> Iterator[None]:
             fix="Close other programs, or use a machine with more memory",
         ) from error
     except RecursionError as error:
-        raise InputError("is nested more deeply than what is read", path=path) from error
+        raise InputError("is nested too deeply", path=path) from error
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise InputError(
-            f"its header claims more than the {most} million pixels of a picture that is read",
+            f"its header claims more than the {most} million pixels allowed for an image",
             path=path,
         ) from error
     except Exception as error:
-        said = error.strerror if isinstance(error, OSError) and error.errno is not None else ""
-        if said:
-            raise InputError(f"cannot be read ({said})", path=path) from error
+        reason = error.strerror if isinstance(error, OSError) and error.errno is not None else ""
+        if reason:
+            raise InputError(f"cannot be read ({reason})", path=path) from error
         raise InputError(
             what or f"cannot be read ({type(error).__name__})",
             path=path,

@@ -22,7 +22,7 @@ from napari_spatial_ar.imaging.png import read_png
 from napari_spatial_ar.imaging.series import Intensity
 from napari_spatial_ar.imaging.tiff import TiffStack
 
-__all__ = ["PNG", "Look", "Picture", "decode", "is_raster_head", "look", "page_count"]
+__all__ = ["PNG", "ImageInfo", "Picture", "decode", "image_infos", "is_raster_head", "page_count"]
 
 _FORMATS = ("PNG", "JPEG", "BMP")
 _JPEG = b"\xff\xd8\xff"
@@ -31,13 +31,13 @@ _MOST_PIXELS_A_BYTE = 8 * MOST_COMPRESSION
 _TAIL_BYTES = 4096
 _HEADER_BYTES = 30
 _DAMAGED = (
-    "is not a PNG, JPEG, TIFF or BMP picture that can be read: it is cut short, damaged or of "
+    "is not a PNG, JPEG, TIFF or BMP image that can be read: it is cut short, damaged or of "
     "another kind"
 )
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageInfo:
     """Header of an image file, for one stack of pages in it.
 
     Parameters
@@ -96,11 +96,11 @@ def is_raster_head(head: bytes) -> bool:
 def page_count(path: str | Path) -> int:
     """Pages of an image file, without decoding them; 1 if it cannot be read."""
     with suppress(InputError):
-        return sum(found.pages for found in look(Path(path)))
+        return sum(found.pages for found in image_infos(Path(path)))
     return 1
 
 
-def look(path: Path) -> list[Look]:
+def image_infos(path: Path) -> list[ImageInfo]:
     """Read an image's header: one stack of pages, or several of a TIFF file.
 
     Raises
@@ -112,7 +112,7 @@ def look(path: Path) -> list[Look]:
         if not _head(path).startswith(tiff.SIGNATURES):
             return [_info_from_pillow(path)]
         return [
-            Look(
+            ImageInfo(
                 path=path,
                 pages=len(stack.planes),
                 rows=stack.rows,
@@ -126,7 +126,7 @@ def look(path: Path) -> list[Look]:
         ]
 
 
-def decode(found: Look, page: int | None = None) -> Picture:
+def decode(found: ImageInfo, page: int | None = None) -> Picture:
     """Read pixels, of one page or of all, ignoring orientation tags.
 
     Raises
@@ -136,7 +136,7 @@ def decode(found: Look, page: int | None = None) -> Picture:
     """
     count = found.rows * found.columns * (found.pages if page is None else 1)
     width = np.dtype(found.dtype).itemsize * (4 if found.in_colour else 1)
-    check_fits(count * (2 * width + 4), found.path)  # unpacked, decoded and as grey numbers
+    check_fits(count * (2 * width + 4), found.path)  # decompressed, decoded and as grey values
     with guard(found.path, _DAMAGED):
         if found.stack is not None:
             pixels = tiff.read_tiff_pages(found.stack, page)
@@ -147,28 +147,28 @@ def decode(found: Look, page: int | None = None) -> Picture:
     size = (found.pages if page is None else 1, found.rows, found.columns)
     if pages.shape != size:
         raise InputError(
-            f"its pixels ({' x '.join(map(str, pages.shape))}) are not of the size that its header "
-            f"says ({' x '.join(map(str, size))})",
+            f"its pixels ({' x '.join(map(str, pages.shape))}) do not have the size stated in its "
+            f"header ({' x '.join(map(str, size))})",
             path=found.path,
             fix="Export or copy it again",
         )
     return Picture(pages, coloured)
 
 
-def _info_from_pillow(path: Path) -> Look:
+def _info_from_pillow(path: Path) -> ImageInfo:
     head = _head(path)
     size = path.stat().st_size
     with Image.open(path, formats=_FORMATS) as image:
         columns, rows = image.size
         mode, kind = image.mode, image.format
         if getattr(image, "n_frames", 1) > 1:
-            raise InputError("is an animation, which is not read", path=path)
+            raise InputError("is an animation, which is not supported", path=path)
         turned = image.getexif().get(_ORIENTATION, 1) if kind == "JPEG" else 1
     if columns * rows > _MOST_PIXELS_A_BYTE * size:
         raise ValueError("its header claims more pixels than the file can hold")
     _check_end(path, kind, head, size)
     deep = mode in ("I", "F") or mode.startswith("I;") or (kind == "PNG" and head[24] == 16)
-    return Look(
+    return ImageInfo(
         path=path,
         pages=1,
         rows=rows,

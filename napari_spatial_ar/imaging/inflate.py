@@ -101,9 +101,7 @@ class Inflater:
         self._waiting = self._stream.unconsumed_tail
         self.count += len(piece)
         if self.count > self.most_bytes:
-            raise self._error(
-                f"holds more than the {self.most_bytes} bytes that there may be when inflated"
-            )
+            raise self._error(f"inflates to more than the {self.most_bytes} bytes that it may have")
         if self._stream.eof:
             self._next_member()
         elif not packed and not piece:

@@ -1,4 +1,4 @@
-"""NRRD and MetaImage scans, through SimpleITK (the extra ``itk``)."""
+"""NRRD and MetaImage scans, read with SimpleITK (the extra ``itk``)."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ from napari_spatial_ar.imaging.series import Series
 __all__ = ["ITK_SUFFIXES", "find_itk", "is_itk_head"]
 
 _MOST_VOLUMES = 10_000
-# Writers pad: so much more than what the header claims may follow.
+# Writers pad: up to this many bytes may follow what the header claims.
 _MOST_BEYOND = 2**26
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 def _simpleitk(path: Path) -> Any:
-    """SimpleITK, which is an optional dependency."""
+    """Import SimpleITK, an optional dependency."""
     try:
         sitk = importlib.import_module("SimpleITK")
     except ImportError:
         raise InputError(
-            "NRRD and MetaImage files are read through SimpleITK, which is not installed",
+            "NRRD and MetaImage files are read with SimpleITK, which is not installed",
             path=path,
             fix='Run: pip install "napari-spatial-ar[itk]"',
         ) from None
@@ -61,16 +61,16 @@ def _simpleitk(path: Path) -> Any:
 
 @dataclass(eq=False)
 class _Stored:
-    """Voxels of a file as they are stored, shared by its volumes and read once.
+    """Voxels of a file as stored, shared by its volumes and read once.
 
     Parameters
     ----------
     path : Path
         The file.
     shape : (T, Z, Y, X, C)
-        Volumes, their size, and numbers at each voxel.
+        Number of volumes, their size, and components per voxel.
     header : ItkHeader
-        Where they are, and how they are packed.
+        Where the voxels are, and how they are compressed.
     """
 
     path: Path
@@ -86,7 +86,7 @@ class _Stored:
                 return self._kept
             self._check_packed()
             sitk = _simpleitk(self.path)
-            check_fits(2 * self.header.claimed, self.path)  # SimpleITK's own, and an array of them
+            check_fits(2 * self.header.claimed, self.path)  # SimpleITK's copy and the array
             read: npt.NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(self.path)))
             read = read.reshape(self.shape)
             if keep:
@@ -94,7 +94,7 @@ class _Stored:
             return read
 
     def _check_packed(self) -> None:
-        """Read packed voxels to their checksum, which SimpleITK does not look at."""
+        """Verify the checksum of compressed voxels, which SimpleITK ignores."""
         if self.header.packing != "gzip":
             return
         voxel_file = self.header.files[-1]
@@ -123,7 +123,7 @@ class _ItkVoxels:
         return self._volume(keep=several)
 
     def plane(self, index: int) -> npt.NDArray[np.float32]:
-        """Acquired slice ``index``: (Z, Y, X) without the slice axis; all is read and kept."""
+        """Slice ``index``: (Z, Y, X) without the slice axis. The volume stays in memory."""
         data, _ = self._volume(keep=True, index=index)
         return data
 
@@ -142,13 +142,13 @@ class _ItkVoxels:
             data = narrow(one[place])
             if np.isfinite(data).all():
                 return data, narrow.warnings
-            # A slice is the same alone and in its volume.
+            # A slice has the same values read alone as in its volume.
             whole = data if index is None else narrow(one)
             warnings = finite(whole, path)
             return whole if index is None else whole[place], (*narrow.warnings, *warnings)
 
     def _narrowing(self, voxels: npt.NDArray[np.generic]) -> Narrowing:
-        """How the volume's values become float32, looked up once."""
+        """Conversion of the volume's values to float32, determined once."""
         if self._narrow is None:
             ends = span([voxels]) if is_wide(voxels.dtype) else None
             self._narrow = Narrowing.of(ends, whole=voxels.dtype.kind in "iu")
@@ -156,19 +156,19 @@ class _ItkVoxels:
 
 
 def find_itk(path: str | Path) -> list[Scan]:
-    """Find the volumes of an NRRD (.nrrd, .nhdr) or MetaImage (.mha, .mhd) file by its header.
+    """Find the volumes of an NRRD (.nrrd, .nhdr) or MetaImage (.mha, .mhd) file from its header.
 
     Parameters
     ----------
     path : path-like
-        The file; told by content. Of a 4-D file each 3-D volume is a scan, and of voxels with
-        several numbers (but for colours) each number.
+        The file, detected by content. Each 3-D volume of a 4-D file is a scan, and so is each
+        component of multi-component voxels other than colours.
 
     Returns
     -------
     list of Scan
-        In file order. The voxels of the file are read all at once; where slices or several
-        volumes are asked for, they then stay in memory, as stored.
+        In file order. The voxels of the file are read together; if slices or several volumes are
+        requested, they then stay in memory, as stored.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def find_itk(path: str | Path) -> list[Scan]:
         spacing, origin = reader.GetSpacing(), reader.GetOrigin()
         direction = np.array(reader.GetDirection()).reshape(len(spacing), -1)
     if not 2 <= len(spacing) <= 4 or "complex" in kind or min(size) < 1:
-        raise InputError(f"holds a {len(spacing)}-D image of {kind} voxels, no scan", path=path)
+        raise InputError(f"is not a scan but a {len(spacing)}-D image of {kind} voxels", path=path)
     bits = int("".join(filter(str.isdecimal, kind)) or 8)
     if math.prod(size) * channels * bits // 8 != header.claimed:
         raise InputError("its header contradicts itself", path=path, fix="Export or copy it again")
@@ -228,7 +228,7 @@ def _geometry(
     origin: tuple[float, ...],
     direction: npt.NDArray[np.float64],
 ) -> tuple[Geometry, tuple[str, ...]]:
-    """Grid from ITK's LPS directions, spacing and origin, and what is odd about it."""
+    """Grid from ITK's LPS directions, spacing and origin, and warnings about it."""
     z, y, x = shape
     length = 1.0 if header.mm is None else header.mm
     axes = min(3, len(spacing))
@@ -240,16 +240,16 @@ def _geometry(
     affine[:3, 3] = _LPS_TO_RAS @ place * length
     warnings = []
     if not header.spacing_known:
-        warnings.append("The file does not say how large a voxel is: lengths are in pixels.")
+        warnings.append("The file does not state the voxel size: lengths are in pixels.")
     elif header.mm is None:
-        warnings.append("The file's unit of length is not known: mm is assumed.")
+        warnings.append("The file's unit of length is unknown: mm is assumed.")
     elif length != 1.0:
         warnings.append(
-            f"The file's lengths are in units of {length:g} mm and were turned into mm."
+            f"The file's lengths are in units of {length:g} mm and were converted to mm."
         )
     if not header.located or axes < 3:
         warnings.append(
-            "The file does not say how the patient lies: its axes are assumed to run to the "
+            "The file does not state the patient's orientation: its axes are assumed to run to the "
             "patient's left, back and head, and left and right may be wrong."
         )
     try:

@@ -1,6 +1,6 @@
-"""Text headers of NRRD and MetaImage files: what SimpleITK does not tell, and what is not safe.
+"""Text headers of NRRD and MetaImage files: what SimpleITK does not report, and what is unsafe.
 
-SimpleITK sees a file only if its header holds together: some headers end the process in there.
+SimpleITK is given a file only if its header is consistent: some headers crash the process in it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _MM_PER_UNIT = {
     **dict.fromkeys(("cm", "centimeter", "centimeters"), 10.0),
     **dict.fromkeys(("m", "meter", "meters"), 1000.0),
 }
-# Bytes of voxels that one byte of a file may hold, by how it is packed.
+# Maximum bytes of voxels for each byte of a file, by compression.
 _MOST_COMPRESSION = {"raw": 1, "text": 8, "gzip": MOST_COMPRESSION}
-# Axes of a scan that is read: three of space, one of time, and one of the numbers at each voxel.
+# Axes of a supported scan: three of space, one of time, and one of the components of a voxel.
 _MOST_AXES = {"NRRD": 5, "MetaImage": 4}
 _LARGEST = 2**31 - 1
 _BYTES = {
@@ -53,7 +53,7 @@ _BYTES = {
     **dict.fromkeys(("met_long_long", "met_ulong_long", "met_double"), 8),
     **dict.fromkeys(("met_long", "met_ulong"), 4),  # of MetaIO, on every machine
 }
-# Fields of MetaImage with a number for each axis, and those with a matrix.
+# Fields of MetaImage with one number per axis, and those with a matrix.
 _PER_AXIS = ("elementspacing", "elementsize", "offset", "origin", "position", "centerofrotation")
 _MATRICES = ("transformmatrix", "rotation", "orientation")
 _FIX = "Export or copy it again"
@@ -65,28 +65,28 @@ _ENCODINGS = {
 
 @dataclass(frozen=True)
 class ItkHeader:
-    """What the text header of a file says.
+    """Contents of the text header of a file.
 
     Parameters
     ----------
     kind : str
         ``"NRRD"`` or ``"MetaImage"``.
     files : tuple of Path
-        The file itself, and the one with the voxels where it is another.
+        The file itself, and the one with the voxels if it is a separate file.
     axes : int
-        Axes, that of the numbers at each voxel counted.
+        Number of axes, including that of the components of a voxel.
     claimed : int
         Bytes of voxels.
     start : int
-        Bytes of the file with the voxels before them, packed or not.
+        Offset of the voxels in their file, in bytes.
     packing : {"raw", "text", "gzip"}
-        How they are packed; "gzip" is zlib's format too.
+        How the voxels are stored; "gzip" includes zlib's format.
     located : bool
-        Whether it says how the axes lie in the patient.
+        Whether it states the orientation of the axes in the patient.
     spacing_known : bool
-        Whether it says how large a voxel is.
+        Whether it states the voxel size.
     mm : float, optional
-        Its unit of length in mm; None if it is none that is known.
+        Its unit of length in mm; None if the unit is unknown.
     """
 
     kind: str
@@ -113,8 +113,8 @@ def read_itk_header(path: Path) -> ItkHeader:
     Raises
     ------
     InputError
-        If it is missing or damaged, or its voxels are in files that are not beside it, not in
-        its folder, or one for each slice.
+        If it is missing or damaged, or its voxels are in a file that is missing or outside its
+        folder, or in one file per slice.
     """
     with guard(path, DAMAGED):
         with open(path, "rb") as file:
@@ -129,12 +129,16 @@ def _nrrd(head: bytes, path: Path) -> ItkHeader:
     fields = _Fields(path, (line.split(": ", 1) for line in lines))
     directions, spacings = fields.get("space directions"), fields.get("spacings")
     units = fields.get("space units" if directions else "units")
-    # In quotes; none for an axis that is no length.
+    # In quotes; empty for an axis that is not a length.
     named = {unit.strip() for unit in re.findall(r'"([^"]*)"', units)} - {"", "none", "???"}
     data = fields.get("data file", "datafile")
     encoding = fields.get("encoding").lower() or "raw"
     if encoding in ("bz2", "bzip2"):
-        raise InputError("is packed by bzip2, which is not read", path=path, fix="Save it by gzip")
+        raise InputError(
+            "is compressed with bzip2",
+            path=path,
+            fix="Save it with gzip",
+        )
     axes = fields.numbers("dimension", 1)[0]
     _check_axes("NRRD", axes, path)
     sizes = fields.numbers("sizes", axes)
@@ -149,7 +153,7 @@ def _nrrd(head: bytes, path: Path) -> ItkHeader:
     start = _after_lines(files[-1], start, skipped[1])
     claimed = _claimed(sizes, fields.get("type"), path)
     if packing == "raw":
-        # -1: the voxels are at the end.
+        # -1: the voxels are at the end of the file.
         start = (
             max(start, files[-1].stat().st_size - claimed) if skipped[0] < 0 else start + skipped[0]
         )
@@ -212,7 +216,7 @@ def _metaimage(head: bytes, path: Path) -> ItkHeader:
 
 
 class _Fields:
-    """Fields of a header by their names in small letters, each of them once."""
+    """Fields of a header by lower-case name, each at most once."""
 
     def __init__(self, path: Path, pairs: Iterable[list[str]]) -> None:
         self._path = path
@@ -225,11 +229,11 @@ class _Fields:
                 self._fields[name] = pair[1].strip()
 
     def get(self, *names: str) -> str:
-        """Value of the first of these fields that is there, "" for none."""
+        """Value of the first of these fields that exists, else ""."""
         return next((self._fields[name] for name in names if name in self._fields), "")
 
     def numbers(self, name: str, count: int) -> tuple[int, ...]:
-        """As many whole numbers above 0."""
+        """Parse ``count`` whole numbers above 0."""
         parts = self.get(name).split()
         good = len(parts) == count and all(re.fullmatch(r"[0-9]{1,10}", part) for part in parts)
         numbers = tuple(map(int, parts)) if good else ()
@@ -239,14 +243,14 @@ class _Fields:
         return numbers
 
     def number(self, *names: str, default: int = 0) -> int:
-        """Read a whole number, which may be missing."""
+        """Read an optional whole number."""
         text = self.get(*names)
         if text and not re.fullmatch(r"-1|[0-9]{1,10}", text):
             raise self._error(f"has no whole number for its {names[0]}")
         return int(text) if text else default
 
     def check_count(self, name: str, count: int) -> None:
-        """See that a field has a value for each axis, where it is there."""
+        """Check that a field, if it exists, has a value for each axis."""
         parts = re.findall(r'"[^"]*"|\S+', self.get(name))
         if parts and len(parts) != count:
             raise self._error(f"has {len(parts)} values for its {name}, not {count}")
@@ -270,7 +274,7 @@ def _claimed(sizes: tuple[int, ...], name: str, path: Path) -> int:
 
 
 def _after_lines(file: Path, start: int, lines: int) -> int:
-    """Place behind so many more lines."""
+    """Offset after skipping this many lines."""
     if lines <= 0:
         return start
     with open(file, "rb") as stream:
@@ -293,33 +297,33 @@ def _checked(header: ItkHeader) -> ItkHeader:
 
 
 def _mm(units: set[str]) -> float | None:
-    """Length of the unit in mm; mm where none is named, None where it is not known."""
+    """Length of the unit in mm; 1 if none is named, None if it is unknown."""
     lengths = {_MM_PER_UNIT.get(unit.lower()) for unit in units} or {1.0}
     return lengths.pop() if len(lengths) == 1 else None
 
 
 def _voxel_files(path: Path, data: str) -> tuple[Path, ...]:
-    """Files of a scan: the one with the header, and the one with the voxels where it is another."""
+    """Files of a scan: the header, and the voxels if they are in a separate file."""
     files: tuple[Path, ...] = (path,)
     if data:
         if data.upper().startswith("LIST") or "%" in data:
             raise InputError(
-                "its voxels are in one file for each slice, which is not read",
+                "its voxels are in one file per slice, which is not supported",
                 path=path,
                 fix="Save it as one file",
             )
         folder = path.resolve().parent
         file = (folder / data).resolve()
-        # A header names what lies beside it, and nothing else on this machine.
+        # A header may refer to files beside it, but to nothing else on this machine.
         if not file.is_relative_to(folder):
             raise InputError(
-                "says that its voxels are in a file outside of its folder, which is not read",
+                "refers to voxels in a file outside its folder, which is not read",
                 path=path,
                 fix="Put both files into one folder and correct the header",
             )
         if not file.is_file():
             raise InputError(
-                "is a header, and the file with its voxels is not beside it",
+                "is a header whose file of voxels is not in the same folder",
                 path=path,
                 fix="Copy both files",
             )

@@ -1,4 +1,4 @@
-"""The structure of JPEG data: sizes, and whether all of it is there (ISO 10918-1 annex B)."""
+"""The structure of JPEG data: sizes, and whether it is complete (ISO 10918-1 annex B)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _HUFFMAN, _QUANTISATION, _RESTART = 0xC4, 0xDB, 0xDD
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # 0xF7: JPEG-LS
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 _NEEDED = {_HUFFMAN, _QUANTISATION, _RESTART, _SCAN, *_FRAMES}
-# In the data of a scan, a marker that is neither a stuffed byte nor a restart ends it.
+# Entropy-coded data end at a marker that is neither a stuffed byte nor a restart.
 _MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 _MARKER_LS = re.compile(rb"\xff+[\x80-\xcf\xd8-\xfe]")  # JPEG-LS stuffs single bits (ISO 14495-1)
 
 
 @dataclass(frozen=True, slots=True)
 class Jpeg:
-    """What JPEG data say of themselves.
+    """Header of JPEG data.
 
     Parameters
     ----------
@@ -31,9 +31,9 @@ class Jpeg:
     precision : int
         Bits of a value.
     ended : bool
-        Whether the mark of the end is there.
+        Whether there is an end-of-image marker.
     bare : bytes
-        The same without comments and application data: all that decoding needs.
+        The data without comments and application segments: all that decoding needs.
     """
 
     process: int
@@ -46,12 +46,12 @@ class Jpeg:
 
 
 def read_jpeg(data: bytes) -> Jpeg:
-    """Walk over JPEG data from marker to marker.
+    """Parse JPEG data marker by marker.
 
     Raises
     ------
     ValueError
-        If they are none, are cut short in a segment, or a segment contradicts itself.
+        If they are not JPEG, are cut short in a segment, or a segment contradicts itself.
     """
     if data[:2] != b"\xff\xd8":
         raise ValueError("not JPEG data")
@@ -99,26 +99,26 @@ def read_jpeg(data: bytes) -> Jpeg:
 
 
 def _marker_at(data: bytes, at: int) -> tuple[int | None, int]:
-    """Marker at a place, and what follows it; None at the end of the data."""
+    """Marker at an offset, and the offset after it; None at the end of the data."""
     if at >= len(data):
         return None, at
     if data[at] != 0xFF:
-        raise ValueError("no marker where one is due")
-    while at < len(data) and data[at] == 0xFF:  # any number of them may fill up
+        raise ValueError("a marker is missing")
+    while at < len(data) and data[at] == 0xFF:  # any number of fill bytes
         at += 1
     return (data[at], at + 1) if at < len(data) else (None, at)
 
 
 def _check_frame(segment: bytes) -> None:
     if len(segment) < 6 or len(segment) != 6 + 3 * segment[5]:
-        raise ValueError("a frame whose length is not that of its components")
+        raise ValueError("a frame whose length does not match its components")
     factors = [segment[7 + 3 * n] for n in range(segment[5])]
     if not factors or any(not 1 <= f >> 4 <= 4 or not 1 <= f & 15 <= 4 for f in factors):
-        raise ValueError("sampling factors that cannot be")
+        raise ValueError("impossible sampling factors")
 
 
 def _check_huffman(segment: bytes) -> None:
-    """See that each table has as many values as it counts, and codes for all of them."""
+    """Check that each table has the stated number of values, and codes for all of them."""
     at = 0
     while at < len(segment):
         counts = segment[at + 1 : at + 17]
@@ -126,7 +126,7 @@ def _check_huffman(segment: bytes) -> None:
         for count in counts:
             room = 2 * room - count
             if room < 0:
-                raise ValueError("a Huffman table with more codes than there can be")
+                raise ValueError("a Huffman table with too many codes")
         if len(counts) < 16 or segment[at] >> 4 > 1 or segment[at] & 15 > 3:
             raise ValueError("a Huffman table that is damaged")
         at += 17 + sum(counts)
@@ -139,7 +139,7 @@ def _check_scan(segment: bytes, frame: bytes, process: int) -> None:
     known = {frame[6 + 3 * n] for n in range(frame[5])}
     named = [segment[1 + 2 * n] for n in range(count) if 1 + 2 * n < len(segment)]
     if not 1 <= count <= 4 or len(segment) != 4 + 2 * count or not known.issuperset(named):
-        raise ValueError("a scan of components that the frame does not have")
+        raise ValueError("a scan with components that are not in the frame")
     first, _, low = segment[-3:]
     if process == 0xC3 and not (1 <= first <= 7 and low & 15 < frame[0]):
-        raise ValueError("a prediction that there is not")
+        raise ValueError("an undefined predictor")

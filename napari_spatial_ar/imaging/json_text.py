@@ -1,4 +1,4 @@
-"""Reading JSON that may be damaged, or made to do harm."""
+"""Reading JSON that may be damaged or malicious."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def parse_json(text: str | bytes, kind: Any = Any) -> Any:
     Parameters
     ----------
     text : str or bytes
-        What was written.
+        The JSON text.
     kind : type, optional
-        What has to stand in it: a dataclass, a model of pydantic, or a type of plain values, all
-        without conversions. What a dataclass or model does not name is passed over. By default
-        plain values, whatever they are.
+        The expected type: a dataclass, a pydantic model, or a type of plain values, all without
+        conversions. Fields that a dataclass or model does not define are ignored. By default any
+        plain values.
 
     Raises
     ------
     ValueError
-        If it is no JSON or of another kind, or nested so deeply (some 200 times) that what walks
-        through it would fail: in a sentence that names the field and not its value.
+        If it is not JSON or of another type, or nested so deeply (about 200 levels) that code
+        walking through it would fail; the message names the field but not its value.
     """
     try:
         return _adapter(kind).validate_json(text, strict=True)
@@ -41,19 +41,19 @@ def parse_json(text: str | bytes, kind: Any = Any) -> Any:
 
 
 def from_plain(values: Any, kind: type[Kind]) -> Kind:
-    """Make what JSON was written of from the plain values in it: lists become tuples and so on.
+    """Build an object from the plain values of its JSON: lists become tuples, and so on.
 
     Parameters
     ----------
     values : dict
-        Of one with a ``to_dict``, what that gave.
+        As returned by ``to_dict``.
     kind : type
         As for `parse_json`.
 
     Raises
     ------
     ValueError
-        If they do not fit: in a sentence that names the field and not its value.
+        If they do not fit; the message names the field but not its value.
     """
     try:
         found: Kind = _adapter(cast(Any, kind)).validate_python(values)

@@ -1,4 +1,4 @@
-"""A mask file of any kind put back onto the DICOM series it belongs to, as a segmentation."""
+"""Writing a mask file as a DICOM segmentation of the series it belongs to."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = ["SegWritten", "mask_onto_series"]
 
 @dataclass(frozen=True)
 class SegWritten:
-    """What was written.
+    """Summary of what was written.
 
     Parameters
     ----------
     series : str
-        Label of the series that the mask lies on.
+        Label of the series on whose grid the mask is.
     voxels, slices : int
-        Size of the mask: voxels, and slices that it touches.
+        Size of the mask: its voxels, and the slices that contain any.
     warnings : tuple of str
-        What to know about it.
+        What the user should know about it.
     """
 
     series: str
@@ -51,26 +51,27 @@ def mask_onto_series(
     label: str = "Departure from normal",
     segments: Sequence[Segment] = (),
 ) -> SegWritten:
-    """Write a mask file as a DICOM segmentation on the series whose grid it lies on.
+    """Write a mask file as a DICOM segmentation of the series that has the same grid.
 
     Parameters
     ----------
     mask : path-like
-        One 3-D scan of whole numbers, nonzero inside (NIfTI, NRRD, ...), in any axis order. Or a
-        mask of unevenly spaced slices, which no affine holds: a NIfTI file that was drawn on, or
-        written as, one of this program's own; it is put back slice by slice.
+        A 3-D image of whole numbers, nonzero inside (NIfTI, NRRD, ...), in any axis order. Or a
+        mask of unevenly spaced slices, for which there is no valid affine: a NIfTI file written by
+        this program, or drawn on one; it is assigned slice by slice.
     reference : path-like or several
-        DICOM files or folders: of the series in there, the one that fits is taken.
+        DICOM files or folders; of the series in them, the one that matches is used.
     out : path-like
-        See `write_seg`, as for ``algorithm``, ``edited`` and ``label``.
+        See `write_seg`, also for ``algorithm``, ``edited`` and ``label``.
     segments : sequence of Segment
-        One for each number that the mask holds, and others that it holds no more.
+        One for each number in the mask; there may be others that it no longer contains.
 
     Raises
     ------
     InputError
-        If the mask is no such scan, holds a number of no segment where there are some, or no
-        series has its grid (to `SAME_GRID_MM`): then how far off the closest one is.
+        If the mask is not such an image, contains a number without a segment if there are segments,
+        or no series has its grid (to `SAME_GRID_MM`): the message then states how far off the
+        closest one is.
     StorageError
         If the file cannot be written.
     """
@@ -79,7 +80,7 @@ def mask_onto_series(
     voxels, _ = drawn.whole()
     if not np.array_equal(voxels, np.rint(voxels)):
         raise InputError(
-            "holds other than whole numbers, so it is no mask",
+            "holds values that are not whole numbers, so it is not a mask",
             path=mask,
             fix="Give mask.nii.gz, not the heatmap",
         )
@@ -97,7 +98,7 @@ def mask_onto_series(
         unknown = values - {segment.number for segment in segments}
         if unknown:
             raise InputError(
-                f"holds {min(unknown):g}, which is the number of no region",
+                f"holds {min(unknown):g}, for which there is no region",
                 path=mask,
                 fix="Give mask.nii.gz, or the map as it was written",
             )
@@ -120,13 +121,13 @@ def mask_onto_series(
 def _only_scan(mask: Path) -> Scan:
     scans = find_scans(mask).scans
     if len(scans) != 1 or not scans[0].geometry.spacing_known:
-        what = "does not say where it lies" if len(scans) == 1 else f"holds {len(scans)} volumes"
-        raise InputError(f"{what}, so it is no mask of one scan", path=mask)
+        what = "does not state its position" if len(scans) == 1 else f"holds {len(scans)} volumes"
+        raise InputError(f"{what}, so it is not a mask of one scan", path=mask)
     return scans[0]
 
 
 def _uneven_series(drawn: Scan, found: Sequence[Scan], mask: Path) -> Scan:
-    """Return the one irregular series with as many slices, rows and columns, and their spacing."""
+    """Return the one irregular series with the shape and the spacing of the mask."""
     shape, spacing = drawn.geometry.shape, drawn.geometry.spacing
     fitting = [
         scan
@@ -141,13 +142,13 @@ def _uneven_series(drawn: Scan, found: Sequence[Scan], mask: Path) -> Scan:
             f"belongs to unevenly spaced slices, {' x '.join(map(str, shape))} voxels (Z, Y, X), "
             f"and of the {len(found)} DICOM series {many} such a stack",
             path=mask,
-            fix="Give the series that the mask was made on, and it alone",
+            fix="Give only the series on which the mask was made",
         )
     return fitting[0]
 
 
 def _series_of(drawn: Scan, found: Sequence[Scan], mask: Path) -> Scan:
-    """Return the one series with the mask's grid; the first where several have it."""
+    """Return the series with the mask's grid; the first if there are several."""
     shape, affine = drawn.geometry.shape, drawn.geometry.affine
     apart = [distance_between(shape, affine, scan.geometry) for scan in found]
     closest = int(np.argmin(apart))
@@ -155,7 +156,7 @@ def _series_of(drawn: Scan, found: Sequence[Scan], mask: Path) -> Scan:
         scan = found[closest]
         size = " x ".join(map(str, scan.geometry.shape))
         how = (
-            f"lies up to {apart[closest]:.3g} mm off the closest one, {scan.series.label}"
+            f"is up to {apart[closest]:.3g} mm off the closest one, {scan.series.label}"
             if np.isfinite(apart[closest])
             else f"has {' x '.join(map(str, shape))} voxels (Z, Y, X), and {scan.series.label} "
             f"{size}"
@@ -163,6 +164,6 @@ def _series_of(drawn: Scan, found: Sequence[Scan], mask: Path) -> Scan:
         raise InputError(
             f"is not on the grid of any of the {len(found)} DICOM series: it {how}",
             path=mask,
-            fix="Give the series that the mask was made on; nothing is resampled",
+            fix="Give the series on which the mask was made; nothing is resampled",
         )
     return found[closest]

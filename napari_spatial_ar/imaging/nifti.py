@@ -25,7 +25,7 @@ from napari_spatial_ar.imaging.signatures import is_nifti
 
 __all__ = ["Content", "find_nifti", "is_nifti", "read_nifti", "slice_axis_of", "write_nifti"]
 
-# Voxels outside of these sizes (mm) are rather a wrong unit than a scan of a patient.
+# Voxels outside these sizes (mm) are more likely a wrong unit than a scan of a patient.
 _SMALLEST_MM, _LARGEST_MM = 1e-4, 100.0
 _GEOMETRY_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "xyzt_units"),
@@ -60,8 +60,8 @@ class Content:
 
     def write(self, header: Any) -> None:
         """Add it to a header, after any existing description."""
-        said = header["descrip"].item()
-        about = b"; ".join(filter(None, (said, self.about.encode("ascii", "replace"))))
+        existing = header["descrip"].item()
+        about = b"; ".join(filter(None, (existing, self.about.encode("ascii", "replace"))))
         header["descrip"] = about[:79]
         name = self.name.encode("ascii", "replace")[:15].decode()
         header.set_intent({"label": 1002, "estimate": 1001, "none": 0}[self.intent], (), name)
@@ -82,7 +82,7 @@ def _geometry(found: NiftiHeader, path: Path) -> tuple[Geometry, tuple[str, ...]
     if min(spacing) < _SMALLEST_MM or max(spacing) > _LARGEST_MM:
         sizes = " x ".join(f"{s:g}" for s in reversed(spacing))
         warnings += (
-            f"The file says that a voxel is {sizes} mm, which is not likely: no length in mm "
+            f"According to the file, a voxel is {sizes} mm, which is not likely: no length in mm "
             "is to be trusted.",
         )
     return replace(geometry, slice_axis=slice_axis_of(geometry)), warnings
@@ -105,7 +105,7 @@ def find_nifti(path: str | Path) -> list[Scan]:
     Parameters
     ----------
     path : path-like
-        A .nii, .nii.gz or .hdr file (NIfTI-1 or -2; told by content). A 2-D picture is a scan of
+        A .nii, .nii.gz or .hdr file (NIfTI-1 or -2; detected by content). A 2-D image is a scan of
         one slice; of a 4-D file (time points, b-values, channels) each 3-D volume is a scan.
 
     Returns
@@ -124,7 +124,7 @@ def find_nifti(path: str | Path) -> list[Scan]:
     geometry, warnings = _geometry(found, path)
     if found.scaling is None:
         raise InputError(
-            "its scaling (scl_slope, scl_inter) is not a number, so its values mean nothing",
+            "its scaling (scl_slope, scl_inter) is not a number, so its values are undefined",
             path=path,
             fix="Export it again",
         )
@@ -271,7 +271,7 @@ def _new_image(array: npt.NDArray[np.generic], geometry: Geometry) -> Any:
 
 
 def _image_like(like: Path, array: npt.NDArray[np.generic], geometry: Geometry) -> Any:
-    """Image with all the header fields of a file that say where its voxels are."""
+    """Image with all the header fields of a file that determine the positions of its voxels."""
     found = read_header(like)
     with guard(like, DAMAGED):
         affine, _ = found.affine()

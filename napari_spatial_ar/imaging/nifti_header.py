@@ -1,4 +1,4 @@
-"""What a NIfTI header says, checked before any voxel is read."""
+"""NIfTI headers, checked before any voxel is read."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from napari_spatial_ar.imaging.nifti_voxels import DAMAGED, content_size, first_
 
 __all__ = ["UNEVEN", "NiftiHeader", "is_nifti_head", "pair_header", "read_header", "unpacked_head"]
 
-#: Description of a file whose slices no affine holds: they are those of the scan, in its order.
+#: Description of a file whose slices have no valid affine: they are the scan's slices, in order.
 UNEVEN = b"slices unevenly spaced: no valid affine"
 _GZIP = b"\x1f\x8b"
-_HEADER_BYTES = 540  # of NIfTI-2, the longer one
+_HEADER_BYTES = 540  # of NIfTI-2, the longer of the two
 _HEAD_BYTES = 4096
 _MOST_VOLUMES = 10_000
-# A unit quaternion that was rounded may be longer than 1, by less than this.
+# By rounding, a unit quaternion may be longer than 1, but by less than this.
 _ROUNDED_QUATERNION = 0.01
 _NIBABEL_ALLOWS = 3 * float(np.finfo(np.float32).eps)
-_MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # the others are mm or not known
+_MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # all others are mm or unknown
 
 
 def unpacked_head(head: bytes) -> bytes:
-    """First bytes of the content of a file that starts with these."""
+    """First bytes of a file's content, decompressed, given its first bytes."""
     if not head.startswith(_GZIP):
         return head
     try:
@@ -63,18 +63,18 @@ def pair_header(path: Path) -> Path | None:
 
 @dataclass(frozen=True, eq=False)
 class NiftiHeader:
-    """What a NIfTI header says, checked against the file."""
+    """The content of a NIfTI header, checked against the file."""
 
     header: Any
     voxel_file: Path
     packed: bool
-    #: Bytes of the voxel file before its voxels.
+    #: Offset of the voxels in their file, in bytes.
     offset: int
-    #: Spacing (i, j, k) as written; in ``header`` nibabel has put 1 in place of 0.
+    #: Spacing (i, j, k) as written; in ``header`` nibabel has replaced 0 by 1.
     written_spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
-    #: Whether the file has a qform that is no rotation, which ``header`` has no more.
+    #: Whether the file has a qform that is not a rotation; it is removed from ``header``.
     without_qform: bool = False
-    #: What of the numbers in it was put right.
+    #: Warnings on values that were corrected.
     remarks: tuple[str, ...] = ()
 
     @property
@@ -101,7 +101,7 @@ class NiftiHeader:
 
     @property
     def uneven(self) -> bool:
-        """Whether its slices are those of an irregular stack, as `UNEVEN` says, without a place."""
+        """Whether its slices form an irregular stack without positions, as marked by `UNEVEN`."""
         placed = int(self.header["sform_code"]) > 0 or int(self.header["qform_code"]) > 0
         return not placed and self.header["descrip"].item().startswith(UNEVEN)
 
@@ -112,15 +112,15 @@ class NiftiHeader:
 
     @property
     def window(self) -> tuple[float, float] | None:
-        """Display window (cal_min, cal_max) where there is one."""
+        """Display window (cal_min, cal_max), if there is one."""
         low, high = float(self.header["cal_min"]), float(self.header["cal_max"])
         return (low, high) if math.isfinite(low) and math.isfinite(high) and low < high else None
 
     @property
     def scaling(self) -> tuple[float, float] | None:
-        """Slope and intercept; 1 and 0 where there are none (a slope of 0 or NaN, or colours).
+        """Slope and intercept; 1 and 0 if there are none (a slope of 0 or NaN, or colours).
 
-        None where the slope is a number and the intercept is not.
+        None if the slope is a number and the intercept is not.
         """
         if self.coloured:
             return 1.0, 0.0
@@ -132,22 +132,22 @@ class NiftiHeader:
 
     @property
     def spacing_known(self) -> bool:
-        """Whether a spacing is given, by an sform or for every axis of more than one voxel."""
+        """Whether a spacing is given: by an sform, or for every axis longer than one voxel."""
         if self.header.get_sform(coded=True)[0] is not None:
             return True
         return all(s != 0 for s, n in zip(self.written_spacing, self.size, strict=True) if n > 1)
 
     def affine(self) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
-        """Map (i, j, k) to RAS mm by nibabel's rule (sform, else qform), and what is odd."""
+        """Map from (i, j, k) to RAS mm by nibabel's rule (sform, else qform), and warnings."""
         warnings = []
         qform, sform = self.header.get_qform(coded=True)[0], self.header.get_sform(coded=True)[0]
         affine = self.header.get_best_affine().astype(np.float64)
         if self.without_qform:
-            warnings.append("The file's qform is no rotation; its sform is used.")
+            warnings.append("The file's qform is not a rotation; its sform is used.")
         elif qform is None and sform is None:
             warnings.append(
-                "The file does not say how the patient lies: left and right are assumed to be "
-                "stored the radiological way, and may be wrong."
+                "The file does not state the patient's orientation: left and right are assumed "
+                "to be in radiological order, and may be wrong."
             )
         elif qform is not None and sform is not None:
             if not np.isfinite(orientation(sform)).all() and np.isfinite(orientation(qform)).all():
@@ -164,7 +164,7 @@ class NiftiHeader:
         unit = self.header.get_xyzt_units()[0]
         if unit in _MM_PER_UNIT:
             affine[:3] *= _MM_PER_UNIT[unit]
-            warnings.append(f"The file's lengths are in {unit}s and were turned into mm.")
+            warnings.append(f"The file's lengths are in {unit}s and were converted to mm.")
         return affine, tuple(warnings)
 
 
@@ -182,17 +182,17 @@ def read_header(path: Path) -> NiftiHeader:
         _refuse_analyze(head, path)
         second = head[4:8] in (b"n+2\0", b"ni2\0")
         kind: Any = nib.Nifti2Header if second else nib.Nifti1Header
-        # Without its extensions, which may claim any size.
+        # Without its extensions, which may claim to be of any size.
         header = kind(head[: kind.sizeof_hdr], _byte_order(head, kind.sizeof_hdr), check=False)
         spacing = tuple(float(s) for s in header["pixdim"][1:4])
         paired = header["magic"].item()[:3] in (b"ni1", b"ni2")
         voxel_file = _voxel_file(path) if paired else path
         if paired:
-            content_size(path, _HEAD_BYTES)  # to its checksum, which that of the voxels is not
+            content_size(path, _HEAD_BYTES)  # verifies its checksum, not the voxels'
         _check_numbers(header, path)
         remarks = _settle_sizes(header)
         offset, odd = _offset(header, voxel_file, paired=paired)
-        header["vox_offset"] = 0  # which nibabel does not look at
+        header["vox_offset"] = 0  # which nibabel does not check
         header.check_fix()
         without = not _settle_qform(header, path)
         packed = is_packed(voxel_file)
@@ -201,23 +201,23 @@ def read_header(path: Path) -> NiftiHeader:
 
 
 def _settle_sizes(header: Any) -> tuple[str, ...]:
-    """Take a size of 0 beyond the third axis for 1, as nifti1_io.c, FSL and ITK do."""
+    """Replace a size of 0 beyond the third axis by 1, as nifti1_io.c, FSL and ITK do."""
     axes = [n for n in range(4, int(header["dim"][0]) + 1) if header["dim"][n] == 0]
     if not axes:
         return ()
     header["dim"][axes] = 1
     names = ", ".join(f"dim[{n}]" for n in axes)
-    return (f"The header gives a size of 0 along {names}, which is taken for 1.",)
+    return (f"The header gives a size of 0 along {names}, which is read as 1.",)
 
 
 def _byte_order(head: bytes, size: int) -> str | None:
-    """Tell it by the size of the header, which stands first; None where it is another."""
+    """Byte order, by the header size in the first four bytes; None if neither order gives it."""
     orders = (o for o in "<>" if len(head) >= 4 and struct.unpack_from(f"{o}i", head)[0] == size)
     return next(orders, None)
 
 
 def _check_numbers(header: Any, path: Path) -> None:
-    """Name a number that cannot be (`InputError`)."""
+    """Refuse an impossible value (`InputError`), naming its field."""
     axes, *sizes = (int(n) for n in header["dim"])
     code = int(header["datatype"])
     wrong = [f"dim[0] is {axes}"] if not 1 <= axes <= len(sizes) else []
@@ -230,59 +230,60 @@ def _check_numbers(header: Any, path: Path) -> None:
         wrong.append(f"datatype is {code}")
     if wrong:
         raise InputError(
-            f"its header says that {wrong[0]}, which cannot be",
+            f"according to its header, {wrong[0]}, which is impossible",
             path=path,
             fix="Export or copy it again",
         )
 
 
 def _offset(header: Any, voxel_file: Path, *, paired: bool) -> tuple[int, tuple[str, ...]]:
-    """Find where voxels begin, and what is odd about it.
+    """Find where the voxels begin, and warnings about it.
 
-    Some writers of single files leave vox_offset 0. nifti1_io.c then reads from the end of the
-    header, others from behind the four bytes that follow it: the size of the file tells.
+    Some writers of single files leave vox_offset at 0. nifti1_io.c then reads from the end of the
+    header, other programs from four bytes further on: the file size decides.
 
     Raises
     ------
     InputError
-        If they begin inside the header, and the file is of neither size.
+        If they begin inside the header, and the file size fits neither reading.
     """
-    said = float(header["vox_offset"])
+    stated = float(header["vox_offset"])
     least = 0 if paired else int(header.sizeof_hdr) + 4
-    if said >= least and said.is_integer():
-        return int(said), ()
-    if not paired and said.is_integer():
+    if stated >= least and stated.is_integer():
+        return int(stated), ()
+    if not paired and stated.is_integer():
         sizes = [max(int(n), 1) for n in header["dim"][1 : 1 + int(header["dim"][0])]]
         claimed = math.prod(sizes) * header.get_data_dtype().itemsize
         start = content_size(voxel_file, least + claimed) - claimed
-        if start == said:
+        if start == stated:
             return start, ()
         if start in (least - 4, least):
             return start, (
-                f"The header says that voxels begin at byte {said:.0f}, inside itself; by the size "
-                f"of the file they begin at byte {start}.",
+                f"According to the header, voxels begin at byte {stated:.0f}, inside it; by "
+                f"the size of the file they begin at byte {start}.",
             )
     raise InputError(
-        f"its header says that voxels begin at byte {said:g}, which cannot be",
+        f"according to its header, voxels begin at byte {stated:g}, which is impossible",
         path=voxel_file,
         fix="Correct vox_offset, or export it again",
     )
 
 
 def _settle_qform(header: Any, path: Path) -> bool:
-    """Shorten a quaternion that rounding made longer than 1; take a qform away that is no rotation.
+    """Normalise a quaternion that rounding made longer than 1; drop a qform that is not a rotation.
 
-    Readers take 1 - b^2 - c^2 - d^2 for the square of the part that is not stored (nifti1.h).
+    Readers compute the square of the component that is not stored as 1 - b^2 - c^2 - d^2
+    (nifti1.h).
 
     Returns
     -------
     bool
-        Whether the qform, if there is one, is left.
+        True unless a qform was dropped.
 
     Raises
     ------
     InputError
-        If it is no rotation, and there is no sform.
+        If it is not a rotation, and there is no sform.
     """
     parts = np.array([float(header[f"quatern_{part}"]) for part in "bcd"])
     length = float(np.linalg.norm(parts))
@@ -294,8 +295,8 @@ def _settle_qform(header: Any, path: Path) -> bool:
         return True
     if int(header["sform_code"]) <= 0:
         raise InputError(
-            f"its qform is no rotation (a quaternion of length {length:.3g}), and it has no sform: "
-            "where its voxels lie is not known",
+            f"its qform is not a rotation (quaternion of length {length:.3g}) and it has no sform: "
+            "the position of its voxels is unknown",
             path=path,
             fix="Correct its sform or qform",
         )
@@ -307,31 +308,32 @@ def _refuse_analyze(head: bytes, path: Path) -> None:
     sizes = {struct.unpack_from(order + "i", head)[0] for order in "<>" if len(head) >= 348}
     if 348 in sizes and head[344:347] not in (b"n+1", b"ni1"):
         raise InputError(
-            "is an Analyze 7.5 header, which does not say which side of the patient is left",
+            "is an Analyze 7.5 header, which does not state which side of the patient is left",
             path=path,
             fix="Convert it to NIfTI with the program that wrote it",
         )
 
 
 def _voxel_file(path: Path) -> Path:
-    """File with the voxels of a two-file scan, beside its header."""
+    """File with the voxels of a two-file scan, in the folder of its header."""
     stem = re.sub(r"\.hdr(\.gz)?$", "", path.name, flags=re.IGNORECASE)
     for end in (".img", ".img.gz", ".IMG"):
         if path.with_name(f"{stem}{end}").is_file():
             return path.with_name(f"{stem}{end}")
     raise InputError(
-        "is the header of a two-file scan, and the .img file with its voxels is not beside it",
+        "is the header of a two-file scan whose .img file is not in the same folder",
         path=path,
         fix="Copy both files",
     )
 
 
 def _check_claims(found: NiftiHeader, path: Path) -> tuple[str, ...]:
-    """Refuse what is no scan, before any memory is taken for its voxels; else say what is odd."""
+    """Refuse what is not a scan before memory is allocated for it; else return warnings."""
     shape = found.shape
     if len(shape) < 2 or min(shape) < 1:
         raise InputError(
-            f"has the shape {' x '.join(map(str, shape))}, which is no 2-D or 3-D scan", path=path
+            f"has shape {' x '.join(map(str, shape))}, so it is not a 2-D or 3-D scan",
+            path=path,
         )
     size = found.voxel_file.stat().st_size
     claimed = math.prod(shape) * found.dtype.itemsize
@@ -343,7 +345,7 @@ def _check_claims(found: NiftiHeader, path: Path) -> tuple[str, ...]:
         )
     if found.dtype.kind == "c":
         raise InputError(
-            "holds complex voxels, not one number for each voxel",
+            "holds complex voxels, not one number per voxel",
             path=path,
             fix="Export its magnitude",
         )
@@ -351,11 +353,11 @@ def _check_claims(found: NiftiHeader, path: Path) -> tuple[str, ...]:
         raise InputError(f"its voxels are of a type that cannot be read ({found.dtype})", path=path)
     if found.count > _MOST_VOLUMES:
         raise InputError(
-            f"holds {found.count} volumes, more than the {_MOST_VOLUMES} that are listed",
+            f"holds {found.count} volumes, more than the {_MOST_VOLUMES} that can be listed",
             path=path,
             fix="Split it",
         )
     beyond = size - claimed - found.offset
     if found.packed or beyond < math.prod(found.size[:2]) * found.dtype.itemsize:
         return ()
-    return (f"The file holds {beyond} bytes behind the voxels that its header speaks of.",)
+    return (f"The file has {beyond} bytes after the voxels described by its header.",)

@@ -23,22 +23,23 @@ __all__ = ["DAMAGED", "NiftiVoxels", "StoredVoxels", "content_size", "first_byte
 
 DAMAGED = "is not a NIfTI file that can be read: it is cut short, damaged or of another kind"
 _GZIP = b"\x1f\x8b"
-# A packed file with several volumes is unpacked whole up to this size (as stored) and kept in
-# memory; of a longer one, each volume is unpacked by itself, onto the disk where it is as long.
+# A compressed file with several volumes is inflated completely up to this size (as stored) and
+# stays in memory; of a larger one, each volume is inflated separately, onto the disk if it exceeds
+# this size itself.
 _KEPT_WHOLE_BYTES = 512 * 2**20
 _PIECE_BYTES = 2**20
-# Writers pad: so much more than what the header claims may follow.
+# Writers pad: up to this many bytes may follow what the header claims.
 _MOST_BEYOND = 2**26
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file is packed by gzip, whatever its name."""
+    """Whether a file is compressed with gzip, whatever its name."""
     with open(path, "rb") as file:
         return file.read(2) == _GZIP
 
 
 def first_bytes(path: Path, count: int) -> bytes:
-    """First bytes of a file's content, fewer where it holds fewer; of a packed one not checked."""
+    """First bytes of a file's content, fewer if it is shorter; no checksum is verified."""
     with open(path, "rb") as file:
         if file.read(2) != _GZIP:
             file.seek(0)
@@ -49,7 +50,7 @@ def first_bytes(path: Path, count: int) -> bytes:
 
 
 def content_size(path: Path, most: int) -> int:
-    """Bytes in a file, unpacked; of a packed one, which is read through, ``most`` and 64 MiB."""
+    """Inflated size of a file; a compressed one is read to its end, up to ``most`` + 64 MiB."""
     if not is_packed(path):
         return path.stat().st_size
     with open(path, "rb") as file:
@@ -60,18 +61,18 @@ def content_size(path: Path, most: int) -> int:
 
 @dataclass(eq=False)
 class StoredVoxels:
-    """Voxels of a file as they are stored, shared by its volumes.
+    """Voxels of a file as stored, shared by its volumes.
 
     Parameters
     ----------
     path : Path
         File with the voxels.
     offset : int
-        Bytes before them, unpacked.
+        Offset of the voxels in the (inflated) file, in bytes.
     dtype : dtype
         Stored type, byte order included.
     shape : (N, Z, Y, X)
-        Volumes and their size.
+        Number of volumes and their size.
     """
 
     path: Path
@@ -85,9 +86,9 @@ class StoredVoxels:
     def volume(self, number: int, *, keep: bool) -> npt.NDArray[np.generic]:
         """Volume ``number`` (Z, Y, X) of the stored type.
 
-        A view into the file where it is not packed: only what is indexed is read. Of a packed
-        file, kept (as stored) for the next call where ``keep`` says so or where all volumes are
-        unpacked together.
+        A view into an uncompressed file: only what is indexed is read. From a compressed file, the
+        volume stays in memory (as stored) for the next call if ``keep`` is set or all volumes were
+        inflated together.
         """
         if not self.packed:
             return self._mapped(number)
@@ -112,16 +113,16 @@ class StoredVoxels:
 
     def _mapped(self, number: int) -> npt.NDArray[np.generic]:
         start = self.offset + number * self._volume_bytes
-        # What is mapped beyond the end of a file ends the process when it is touched.
+        # Access to memory mapped beyond the end of a file crashes the process.
         if self.path.stat().st_size < start + self._volume_bytes:
             raise InputError(DAMAGED, path=self.path, fix="Export or copy it again")
         return np.memmap(self.path, self.dtype, "r", offset=start, shape=self.shape[1:])
 
     def _unpacked(self, start: int, count: int) -> npt.NDArray[np.generic]:
-        """Bytes of the file's voxels, the file read to its checksum unless it was before.
+        """Inflate bytes of the file's voxels, verifying the file's checksum if it has not been.
 
-        A few bytes can be packed voxels of any number: many go to a file that has no name and is
-        gone when they are not needed any more.
+        A small file can inflate to any size: large results go to an unnamed temporary file that
+        vanishes with the last reference to them.
         """
         with open(self.path, "rb") as file:
             most = self.offset + self.shape[0] * self._volume_bytes + _MOST_BEYOND
@@ -152,7 +153,7 @@ class StoredVoxels:
         free = shutil.disk_usage(folder).free
         if count > free:
             raise InputError(
-                f"needs {count / 2**30:.1f} GiB of disk to be unpacked, and {free / 2**30:.1f} GiB "
+                f"needs {count / 2**30:.1f} GiB of disk to unpack, and {free / 2**30:.1f} GiB "
                 "are free for temporary files",
                 path=self.path,
                 fix="Unpack it with gunzip and open the .nii file, or set TMPDIR to another disk",
@@ -170,13 +171,13 @@ class NiftiVoxels:
     Parameters
     ----------
     stored : StoredVoxels
-        The file's.
+        Voxels of the file.
     number : int
         Which volume.
     slope, inter : float
-        Voxels are the stored values times slope plus inter (not in colour).
+        Voxels are stored values times slope plus inter (not applied to colours).
     slice_axis : {0, 1, 2}
-        Axis of (Z, Y, X) with the slices.
+        Axis of (Z, Y, X) along which slices are stacked.
     """
 
     stored: StoredVoxels
@@ -188,7 +189,7 @@ class NiftiVoxels:
     _narrow: Narrowing | None = field(default=None, repr=False)
 
     def whole(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
-        """All voxels (Z, Y, X), and how many were no finite numbers."""
+        """All voxels (Z, Y, X), and warnings."""
         with guard(self.stored.path, DAMAGED):
             stored = self.stored.volume(self.number, keep=False)
             narrow = self._narrowing(stored)
@@ -209,7 +210,7 @@ class NiftiVoxels:
             return data
 
     def _lowest_finite(self, stored: npt.NDArray[np.generic]) -> float:
-        """Lowest finite value of the volume, so that a slice is the same alone and in it."""
+        """Lowest finite value of the volume, so that a slice does not depend on how it is read."""
         if self._lowest is None:
             narrow = self._narrowing(stored)
             planes = (self._numbers(plane, narrow) for plane in stored)
@@ -220,7 +221,7 @@ class NiftiVoxels:
         return self._lowest
 
     def _narrowing(self, stored: npt.NDArray[Any]) -> Narrowing:
-        """How the volume's values become float32, looked up once."""
+        """Conversion of the volume's values to float32, determined once."""
         if self._narrow is None:
             if stored.dtype.fields or not (self._scaled or is_wide(stored.dtype)):
                 self._narrow = Narrowing()

@@ -1,4 +1,4 @@
-"""OCT volumes of the makers' own formats, told by content."""
+"""OCT volumes in the manufacturers' own formats, detected by content."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ class OctImage:
     shape : (N, rows, columns)
         B-scans, samples in depth, A-scans.
     read : callable
-        Reads them: an array of that shape, uint8 or uint16.
+        Reads the B-scans as an array of that shape, uint8 or uint16.
     spacing : (float, float, float), optional
-        Distance between B-scans, in depth and between A-scans in mm; None where the file does
-        not say.
+        Distance between B-scans, in depth and between A-scans in mm; None if the file does not
+        state it.
     eye : {"right", "left", ""}
-        Which eye; "" where the file does not say.
+        Which eye; "" if the file does not state it.
     parallel : bool
-        Whether B-scans lie side by side (not a star, a circle or a cross).
+        Whether B-scans are parallel (not a star, a circle or a cross).
     upside_down, mirrored : bool
-        Whether rows are stored from the deepest up, and columns from the patient's left.
+        Whether rows are stored from the deepest upwards, and columns from the patient's left.
     display : bool
         Whether values are 8-bit grey for display.
     """
@@ -84,7 +84,7 @@ _HEADER_BYTES = 15
 _MOST_CHUNKS = 10_000
 
 
-_PACKED = "@IMG_JPEG"  # JPEG 2000, one after the other
+_PACKED = "@IMG_JPEG"  # JPEG 2000, concatenated
 
 
 _PLAIN = ("@IMG_MOT_COMP_03", "@IMG_SCAN_03")
@@ -101,7 +101,7 @@ ZEISS_SHAPES = {math.prod(shape): shape for shape in ((128, 1024, 512), (200, 10
 
 
 def _chunks(file: BinaryIO, size: int) -> dict[str, tuple[int, int]]:
-    """Place and length of each chunk; of those with the same name, the first."""
+    """Offset and length of each chunk; the first one if several share a name."""
     places: dict[str, tuple[int, int]] = {}
     file.seek(_HEADER_BYTES)
     for _ in range(_MOST_CHUNKS):
@@ -111,7 +111,7 @@ def _chunks(file: BinaryIO, size: int) -> dict[str, tuple[int, int]]:
         name = file.read(length[0]).decode("latin-1")
         (count,) = struct.unpack("<I", file.read(4))
         if file.tell() + count > size:
-            raise ValueError("a chunk ends behind the file")
+            raise ValueError("a chunk extends past the end of the file")
         places.setdefault(name, (file.tell(), count))
         file.seek(count, io.SEEK_CUR)
     return places
@@ -123,13 +123,13 @@ def find_topcon(path: Path) -> list[OctImage]:
     Raises
     ------
     InputError
-        If it holds none. Any other error: it is damaged.
+        If there are none. Any other error means that the file is damaged.
     """
     with open(path, "rb") as file:
         places = _chunks(file, path.stat().st_size)
 
         def start(name: str, count: int) -> bytes:
-            """First bytes of a chunk, none where there is none."""
+            """First bytes of a chunk; empty if there is no such chunk."""
             place, length = places.get(name, (0, 0))
             file.seek(place)
             return file.read(count) if length >= count else b""
@@ -185,7 +185,7 @@ def _read_packed(path: Path, place: int, shape: tuple[int, int, int]) -> npt.NDA
         for _ in range(shape[0]):
             (length,) = struct.unpack("<I", file.read(4))
             if length > path.stat().st_size:
-                raise ValueError("a B-scan ends behind the file")
+                raise ValueError("a B-scan extends past the end of the file")
             with Image.open(io.BytesIO(file.read(length)), formats=("JPEG2000", "JPEG")) as image:
                 if image.size != shape[:0:-1]:
                     raise ValueError(f"a B-scan of {image.size} pixels")
@@ -194,14 +194,14 @@ def _read_packed(path: Path, place: int, shape: tuple[int, int, int]) -> npt.NDA
 
 
 def find_zeiss(path: Path) -> list[OctImage]:
-    """Find the B-scans of a Zeiss Cirrus cube: bare voxels, 512 x 128 or 200 x 200 A-scans.
+    """Find the B-scans of a Zeiss Cirrus cube: raw voxels, 512 x 128 or 200 x 200 A-scans.
 
-    The file itself says nothing; the eye is taken from the name that the scanner gave it.
+    The file has no header; the eye is taken from the name given by the scanner.
 
     Raises
     ------
     InputError
-        If its size is not one of a cube.
+        If its size is not that of a cube.
     """
     size = path.stat().st_size
     if size not in ZEISS_SHAPES:
@@ -229,17 +229,17 @@ _CIRCLE, _STAR = 2, 5
 _VOL_HEADER_BYTES = 2048
 
 
-# Types of parts of an .e2e file, and of its images.
+# Types of the parts of an .e2e file, and of its images.
 _LATERALITY, _IMAGE, _B_SCAN = 11, 2**30, 35652097
 
 
 def _eyepy(name: str, path: Path) -> Any:
-    """Return a module of eyepy, which is an optional dependency."""
+    """Import a module of eyepy, an optional dependency."""
     try:
         return importlib.import_module(name)
     except ImportError:
         raise InputError(
-            "Heidelberg OCT files are read through eyepy, which is not installed",
+            "Heidelberg OCT files are read with eyepy, which is not installed",
             path=path,
             fix='Run: pip install "napari-spatial-ar[oct]"',
         ) from None
@@ -251,7 +251,8 @@ def find_vol(path: Path) -> list[OctImage]:
     Raises
     ------
     InputError
-        If it claims more than it holds, or eyepy is not installed. Any other error: it is damaged.
+        If the header claims more than the file holds, or eyepy is not installed. Any other error
+        means that the file is damaged.
     """
     with open(path, "rb") as file:
         head = file.read(_VOL_HEADER_BYTES)
@@ -269,7 +270,7 @@ def find_vol(path: Path) -> list[OctImage]:
         )
     reader = _eyepy("eyepy.io.he.vol_reader", path)
     grey = _eyepy("eyepy.core.utils", path).from_vol_intensity
-    step = wide if count == 1 else step  # one B-scan has no next one
+    step = wide if count == 1 else step  # a single B-scan has no distance to the next
     steps = step, deep, wide
     good = all(math.isfinite(s) and s > 0 for s in steps)
 
@@ -291,12 +292,13 @@ def find_vol(path: Path) -> list[OctImage]:
 def find_e2e(path: Path) -> list[OctImage]:
     """Find the stacks of B-scans of an .e2e file.
 
-    It says how large a voxel is in depth, but not between A-scans or B-scans.
+    It states the voxel size in depth, but not the distance between A-scans or B-scans.
 
     Raises
     ------
     InputError
-        If it holds none, or eyepy is not installed. Any other error: it is damaged.
+        If there are none, or eyepy is not installed. Any other error means that the file is
+        damaged.
     """
     module = _eyepy("eyepy.io.he.e2e_reader", path)
     _check_chain(path)
@@ -326,7 +328,7 @@ def find_e2e(path: Path) -> list[OctImage]:
 
 
 def _b_scans(series: Any) -> list[Any]:
-    """Parts of a series that are B-scans, in order."""
+    """B-scans among the parts of a series, in order."""
     found = []
     for _, piece in sorted(series.slices.items()):
         images = [
@@ -345,7 +347,7 @@ def _read_e2e(path: Path, place: int) -> npt.NDArray[np.generic]:
 
 
 def _check_chain(path: Path) -> None:
-    """Follow a file's chunks as eyepy will, which has no end where one leads back."""
+    """Follow a file's chunks as eyepy does, which never ends if they form a loop."""
     size = path.stat().st_size
     at = 36 + 52
     with open(path, "rb") as file:
@@ -358,7 +360,7 @@ def _check_chain(path: Path) -> None:
                 return
             _, start, length = struct.unpack("<3I", last)
             if start + length + 60 <= at:
-                raise InputError("its parts lead round in a circle: it is damaged", path=path)
+                raise InputError("its parts form a loop: the file is damaged", path=path)
             at = start + length + 60
 
 
@@ -373,7 +375,7 @@ _STARTS: dict[bytes, Callable[[Path], list[OctImage]]] = {
 
 
 _PLACE_WARNING = (
-    "The file does not say where in the patient the scan lies: rows are taken to run backwards "
+    "The file does not state where the scan is in the patient: rows are assumed to run backwards "
     "(deeper) and columns to the patient's left, as in a horizontal B-scan, and B-scans upwards. "
     "Above and below, and in a vertical B-scan the columns, may be wrong."
 )
@@ -387,9 +389,9 @@ def _finder(head: bytes, path: Path) -> Callable[[Path], list[OctImage]] | None:
 
 
 def is_oct_head(head: bytes, path: Path) -> bool:
-    """Whether a file that starts with these bytes is of an OCT scanner.
+    """Whether a file that starts with these bytes comes from an OCT scanner.
 
-    Zeiss writes bare voxels: those are told by their name (.img) and size.
+    Zeiss writes raw voxels without a header: its files are recognised by suffix (.img) and size.
     """
     find = _finder(head, path)
     return find is not None and (find is not find_zeiss or path.stat().st_size in ZEISS_SHAPES)
@@ -397,7 +399,7 @@ def is_oct_head(head: bytes, path: Path) -> bool:
 
 @dataclass(eq=False)
 class _OctVoxels:
-    """Reader of a stack of B-scans (see `napari_spatial_ar.imaging.scan`), read all at once."""
+    """Reader of a stack of B-scans (see `napari_spatial_ar.imaging.scan`), all of them together."""
 
     path: Path
     image: OctImage
@@ -427,24 +429,24 @@ class _OctVoxels:
 
 
 def find_oct(path: str | Path) -> list[Scan]:
-    """Find the stacks of B-scans in a file of an OCT scanner.
+    """Find the stacks of B-scans in a file from an OCT scanner.
 
     Parameters
     ----------
     path : path-like
-        Heidelberg .vol or .e2e, Topcon .fda or .fds, told by content; Zeiss Cirrus .img.
+        Heidelberg .vol or .e2e, Topcon .fda or .fds, detected by content; Zeiss Cirrus .img.
 
     Returns
     -------
     list of Scan
-        Modality ``"oct"``. Slices are B-scans in file order; upright, depth runs down. In mm
-        where the file says how far apart B-scans, samples and A-scans are.
+        Modality ``"oct"``. Slices are B-scans in file order; upright, depth runs down. In mm if the
+        file states the distances between B-scans, samples and A-scans.
 
     Raises
     ------
     InputError
         If the file is missing, damaged or of another kind, claims more than it holds, or the
-        library that reads it is not installed.
+        library for it is not installed.
     """
     path = Path(path)
     with guard(path, DAMAGED):
@@ -460,10 +462,10 @@ def find_oct(path: str | Path) -> list[Scan]:
 def _scan(path: Path, image: OctImage, number: int, count: int) -> Scan:
     warnings = [_PLACE_WARNING]
     if image.spacing is None:
-        warnings.append("The file does not say how large a voxel is: lengths are in pixels.")
+        warnings.append("The file does not state the voxel size: lengths are in pixels.")
     if not image.parallel:
         warnings.append(
-            "Geometry not regular: the B-scans do not lie side by side (a star, circle or cross)."
+            "The geometry is not regular: the B-scans are not parallel (a star, circle or cross)."
         )
     step, deep, wide = image.spacing or (1.0, 1.0, 1.0)
     affine = np.diag(

@@ -22,9 +22,9 @@ from napari_spatial_ar.imaging.grey import (
     span,
 )
 from napari_spatial_ar.imaging.images import (
-    Look,
+    ImageInfo,
     decode,
-    look,
+    image_infos,
     page_count,
 )
 from napari_spatial_ar.imaging.scan import Scan, check_voxels, is_large
@@ -78,12 +78,12 @@ def read_raster(path: str | Path) -> tuple[npt.NDArray[np.float32], Intensity]:
     return page, found.intensity
 
 
-def _one_page(path: Path, what: str, fix: str | None = None) -> Look:
-    looks = look(path)
-    pages = sum(found.pages for found in looks)
+def _one_page(path: Path, what: str, fix: str | None = None) -> ImageInfo:
+    infos = image_infos(path)
+    pages = sum(found.pages for found in infos)
     if pages != 1:
         raise InputError(f"holds {pages} pages, not one {what}", path=path, fix=fix)
-    return looks[0]
+    return infos[0]
 
 
 def read_label(path: str | Path) -> npt.NDArray[np.bool_]:
@@ -101,17 +101,17 @@ def read_label(path: str | Path) -> npt.NDArray[np.bool_]:
 class _StackVoxels:
     """Reader of a stack of pages (see `napari_spatial_ar.imaging.scan`)."""
 
-    looks: tuple[Look, ...]
+    infos: tuple[ImageInfo, ...]
     _narrow: Narrowing | None = field(default=None, repr=False)
 
     def whole(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
         """All pages, and whether there was colour."""
-        first = self.looks[0]
-        count = sum(found.pages for found in self.looks)
+        first = self.infos[0]
+        count = sum(found.pages for found in self.infos)
         data = np.empty((count, first.rows, first.columns), np.float32)
         narrow = self._narrowing()
         coloured, start = False, 0
-        for found in self.looks:
+        for found in self.infos:
             picture = decode(found)
             data[start : start + found.pages] = narrow(picture.pages)
             coloured |= picture.coloured
@@ -120,7 +120,7 @@ class _StackVoxels:
 
     def plane(self, index: int) -> npt.NDArray[np.float32]:
         """One page; only its file, and if possible only its page, is decoded."""
-        for found in self.looks:
+        for found in self.infos:
             if index < found.pages:
                 break
             index -= found.pages
@@ -132,48 +132,50 @@ class _StackVoxels:
     def _narrowing(self) -> Narrowing:
         """How intensities become float32; if float32 may not hold them, all are read."""
         if self._narrow is None:
-            wide = [np.dtype(found.dtype) for found in self.looks if is_wide(np.dtype(found.dtype))]
+            wide = [np.dtype(found.dtype) for found in self.infos if is_wide(np.dtype(found.dtype))]
             whole = all(dtype.kind in "iu" for dtype in wide)
-            ends = span(decode(found).pages for found in self.looks) if wide else None
+            ends = span(decode(found).pages for found in self.infos) if wide else None
             self._narrow = Narrowing.of(ends, whole=whole)
         return self._narrow
 
 
-def _stack(looks: Sequence[Look]) -> Scan:
+def _stack(infos: Sequence[ImageInfo]) -> Scan:
     """One scan of images of equal size and type."""
-    first = looks[0]
-    count, rows, columns = sum(found.pages for found in looks), first.rows, first.columns
+    first = infos[0]
+    count, rows, columns = sum(found.pages for found in infos), first.rows, first.columns
     label = f"Picture {columns} x {rows}" if count == 1 else f"Stack {columns} x {rows} x {count}"
-    stacks = [found.stack for found in looks if found.stack is not None]
-    spacing = stacks[0].spacing if len(looks) == 1 and stacks else None
+    stacks = [found.stack for found in infos if found.stack is not None]
+    spacing = stacks[0].spacing if len(infos) == 1 and stacks else None
     shape = (count, rows, columns)
     if spacing is None:
         geometry = Geometry.without_spacing(shape)
         warnings = [
-            "Pictures carry no spacing: lengths are in pixels, and left and right as drawn."
+            "Images have no spacing: lengths are in pixels, and left and right are as displayed."
         ]
     else:
         step, down, across = spacing
         geometry = Geometry(shape, np.diag([-across, -down, step, 1.0]))
-        warnings = ["The file does not say how the patient lies: left and right are as drawn."]
-    turned = sum(found.turned for found in looks)
+        warnings = [
+            "The file does not state the patient's orientation: left and right are as displayed."
+        ]
+    turned = sum(found.turned for found in infos)
     if turned:
         warnings.append(
-            f"{turned} of {len(looks)} files ask to be turned or mirrored (EXIF orientation); "
+            f"{turned} of {len(infos)} files request rotation or mirroring (EXIF orientation); "
             "they are shown as stored."
         )
     warnings += dict.fromkeys(remark for stack in stacks for remark in stack.remarks)
     if is_large(count * rows * columns):
-        warnings += [COLOUR_WARNING] * any(found.in_colour for found in looks)
-        warnings += [WIDE_WARNING] * any(is_wide(np.dtype(found.dtype)) for found in looks)
-    words = stacks[0].words if len(looks) == 1 and stacks else ""
+        warnings += [COLOUR_WARNING] * any(found.in_colour for found in infos)
+        warnings += [WIDE_WARNING] * any(is_wide(np.dtype(found.dtype)) for found in infos)
+    words = stacks[0].words if len(infos) == 1 and stacks else ""
     return Scan(
-        voxels=_StackVoxels(tuple(looks)),
+        voxels=_StackVoxels(tuple(infos)),
         geometry=geometry,
         modality="unknown",
         series=Series(
             label=f"{label}, {words}" if words else label,
-            files=tuple(found.path for found in looks),
+            files=tuple(found.path for found in infos),
         ),
         intensity=first.intensity,
         warnings=tuple(warnings),
@@ -202,11 +204,11 @@ def find_stacks(files: Sequence[str | Path]) -> list[Scan]:
         If no image could be read.
     """
     paths = sorted(map(Path, files), key=natural_key)
-    files_looks, errors = attempt(partial(look, path) for path in paths)
-    looks = [found for file_looks in files_looks for found in file_looks]
-    alone = len({(found.rows, found.columns, found.intensity) for found in looks}) > 1
-    alone |= any(len(file_looks) > 1 for file_looks in files_looks)
-    first, *others = [[found] for found in looks] if alone else [looks]
+    by_file, errors = attempt(partial(image_infos, path) for path in paths)
+    infos = [found for of_file in by_file for found in of_file]
+    alone = len({(found.rows, found.columns, found.intensity) for found in infos}) > 1
+    alone |= any(len(of_file) > 1 for of_file in by_file)
+    first, *others = [[found] for found in infos] if alone else [infos]
     return [_stack(first).warn(*left_out(errors)), *map(_stack, others)]
 
 

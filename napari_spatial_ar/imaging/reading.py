@@ -25,7 +25,7 @@ from napari_spatial_ar.imaging.dicom.series import (
 )
 from napari_spatial_ar.imaging.gather import attempt, gather, left_out
 from napari_spatial_ar.imaging.guard import guard
-from napari_spatial_ar.imaging.images import look
+from napari_spatial_ar.imaging.images import image_infos
 from napari_spatial_ar.imaging.itk_formats import ITK_SUFFIXES, find_itk
 from napari_spatial_ar.imaging.nifti import find_nifti
 from napari_spatial_ar.imaging.nifti_header import pair_header
@@ -196,7 +196,7 @@ def _find(source: Source) -> list[Scan]:
         check_dicomdir(source.files[0])
     if source.format == "packed":
         raise InputError(
-            "is packed by gzip, which is read of NIfTI alone",
+            "is compressed with gzip, which is supported only for NIfTI",
             path=source.files[0],
             fix="Unpack it",
         )
@@ -250,7 +250,7 @@ def _why_unread(picture: Path) -> InputError | None:
     """Error of an image that is in no stack; None if it can be read after all."""
     try:
         with guard(picture):
-            look(picture)
+            image_infos(picture)
     except InputError as error:
         return error
     return None

@@ -100,12 +100,12 @@ def onto_grid(
     if np.isinf(apart):
         raise InputError(
             f"the mask has {_size(shape)} voxels (Z, Y, X) and the scan "
-            f"{_size(geometry_to.shape)}: they are not on one grid",
+            f"{_size(geometry_to.shape)}: they are not on the same grid",
             fix="Make the mask on this scan, or resample it to the scan",
         )
     if apart > SAME_GRID_MM:
         raise InputError(
-            f"the mask lies up to {apart:.3g} mm off the scan's voxels",
+            f"the mask is up to {apart:.3g} mm off the scan's voxels",
             fix="Make the mask on this scan, or resample it to the scan",
         )
     return _turned(array, *_order(affine_from, geometry_to))

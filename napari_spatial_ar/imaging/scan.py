@@ -243,7 +243,7 @@ class Scan:
             return Sample.of(self.data, self.extremes, self.background)
         count = self.geometry.slice_count
         chosen = np.unique(np.linspace(0, count - 1, _SAMPLED_SLICES).round().astype(int))
-        # All at once: one by one, they take longer to be asked for than to be read.
+        # All together: one by one, requesting them takes longer than reading them.
         return Sample.of(np.asarray(self.slices[chosen]), background=self.background)
 
     def warn(self, *sentences: str) -> Scan:

@@ -26,17 +26,17 @@ __all__ = [
     "write_seg_nrrd",
 ]
 
-#: Most segments of a DICOM segmentation with one per region: hundreds of specks are of no
-#: interest, and each of them takes a frame of the scan's size in every slice that it touches.
+#: Most segments of a DICOM segmentation with one per region: hundreds of specks are of no interest,
+#: and each takes a full frame in every slice that it touches.
 MOST_SEGMENTS = 500
-UNEVEN_SLICES = "its slices are unevenly spaced, which no affine holds"
+UNEVEN_SLICES = "its slices are unevenly spaced, for which there is no valid affine"
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
-# Turned by the golden angle, hues of consecutive numbers are far apart, however many there are.
+# Rotating by the golden angle keeps the hues of consecutive numbers far apart, however many.
 _GOLDEN_TURN = (3 - 5**0.5) / 2
 # Yellow is excluded: it marks the chosen region.
 _FIRST_HUE, _HUES = 0.2, 0.9
-# Saturation and value. Where they give a dark colour, white is added up to this share of white's
-# brightness: outlines lie over dark scans, and black numbers over the colours.
+# Saturation and value. If they give a dark colour, white is added up to this fraction of white's
+# brightness: outlines are drawn over dark scans, and black numbers over the colours.
 _SHADES = ((0.85, 1.0), (0.5, 1.0), (0.95, 0.8))
 _BRIGHTNESS = (0.2126, 0.7152, 0.0722)
 _LEAST_BRIGHT = 0.48
@@ -55,7 +55,7 @@ class Segment:
     colour : (int, int, int)
         Red, green, blue in 0..255.
     tracking_id, tracking_uid : str
-        By which DICOM identifies the same region in other files.
+        Identifiers of the same region in other DICOM files.
     """
 
     number: int
@@ -83,7 +83,7 @@ def write_seg_nrrd(
 ) -> None:
     """Write a label map as 3D Slicer's ``.seg.nrrd``, on the scan's own grid.
 
-    Keys as in Slicer's "Segmentation labelmap file format": one layer, a segment a number.
+    Keys as in Slicer's "Segmentation labelmap file format": one layer, one number per segment.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def write_seg_nrrd(
     Raises
     ------
     InputError
-        If no affine holds the slices, as where they are unevenly spaced.
+        If there is no valid affine because slices are unevenly spaced.
     StorageError
         If the file cannot be written.
     """
@@ -114,7 +114,7 @@ def write_seg_nrrd(
         "encoding": "gzip",
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
         "Segmentation_ConversionParameters": "",
-        # The earlier and the later name of one thing.
+        # The earlier and the later name of the same key.
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_SourceRepresentation": "Binary labelmap",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",

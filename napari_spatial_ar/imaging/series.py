@@ -40,7 +40,6 @@ class Series:
         `napari_spatial_ar.imaging.dicom.sources.dicom_sources`.
     acquired : Acquisition or None
         How it was acquired, according to the header; None if the format has no field for it.
-        What the header says of how it was acquired; None where the format has no place for it.
     """
 
     label: str

@@ -1,7 +1,7 @@
-"""TIFF files: which volumes their pages are, checked against the bytes that are there.
+"""TIFF files: the volumes formed by their pages, checked against the size of the file.
 
 A file may hold several stacks: pages of several sizes, and the channels and time points of an
-ImageJ hyperstack or an OME-TIFF. Pages that it names and does not hold are an error.
+ImageJ hyperstack or an OME-TIFF. Pages that are listed but missing are an error.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _MOST_PAGES = 200_000
 _MOST_STACKS = 10_000
 _FIX = "Export or copy it again"
 _HAS_CODECS = importlib.util.find_spec("imagecodecs") is not None
-# What tifffile decodes without it: not compressed, deflate, PackBits, LZMA.
+# What tifffile decodes without imagecodecs: uncompressed, deflate, PackBits, LZMA.
 _DECODED = (1, 8, 32946, 32773, 34925)
-# CCITT, LZW, JPEG, deflate, PackBits, LZMA, Zstandard and WebP, by their numbers in the file.
+# CCITT, LZW, JPEG, deflate, PackBits, LZMA, Zstandard and WebP, by their TIFF compression codes.
 _PILLOW_READS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000, 50001)
-# What a page may be for its numbers to be grey or RGB as they stand.
+# Photometric interpretations whose values are grey or RGB as stored.
 _PLAIN = ("MINISWHITE", "MINISBLACK", "RGB")
 _COLOURED = ("RGB", "PALETTE", "SEPARATED", "YCBCR", "CIELAB", "ICCLAB", "ITULAB")
 _AXIS_WORDS = {"C": "channel", "T": "time point", "Z": "slice"}
@@ -44,7 +44,7 @@ _MM = {
     **dict.fromkeys(("um", "µm", "μm", "\\u00b5m", "micron", "micrometer"), 1e-3),
     **{"cm": 10.0, "m": 1000.0, "nm": 1e-6, "inch": 25.4, "in": 25.4},
 }
-# How Pillow turns a page by its orientation tag, the other way round.
+# Inverse of the transposition that Pillow applies for each orientation tag.
 _UNTURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -67,23 +67,23 @@ class TiffStack:
     series : int
         Which of the file's series of equal pages.
     planes : tuple of int
-        Their places among the planes of the series.
+        Their indices among the planes of the series.
     sample : int, optional
-        Which of several numbers at each pixel; None where there is one, or a colour.
+        Which of several samples per pixel; None if there is one, or if they are a colour.
     rows, columns : int
         Size as stored.
     dtype : str
-        Type of the numbers.
+        Type of the stored samples.
     in_colour : bool
-        Whether pixels have a colour.
+        Whether pixels are coloured.
     turned : bool
-        Whether the file asks to be turned or mirrored; it is not.
+        Whether the file requests rotation or mirroring; it is not applied.
     words : str
-        What the stack is among several of the file: "channel 1 of 2".
+        Identifies the stack if the file has several: "channel 1 of 2".
     spacing : (float, float, float), optional
-        Distance of slices, rows and columns in mm, where the file says.
+        Distance between slices, rows and columns in mm, if the file states it.
     remarks : tuple of str
-        Sentences on what the user should know.
+        What the user should know, in sentences.
     """
 
     path: Path
@@ -101,12 +101,12 @@ class TiffStack:
 
 
 def find_tiff_stacks(path: Path) -> list[TiffStack]:
-    """Find the volumes of a TIFF file by its headers.
+    """Find the volumes of a TIFF file from its headers.
 
     Raises
     ------
     InputError
-        If it names pages that it does not hold, or its pages cannot be read.
+        If it lists pages that are missing, or its pages cannot be read.
     """
     with open(path, "rb") as file:
         count = _count_pages(file, path)
@@ -121,7 +121,7 @@ def find_tiff_stacks(path: Path) -> list[TiffStack]:
 
 
 def _opened(path: Path) -> tifffile.TiffFile:
-    """Open a file; one of several that OME-XML names together, as a file of its own."""
+    """Open a file; if OME-XML lists it as one of several, on its own."""
     tiff = tifffile.TiffFile(path)
     others = set(re.findall(r'FileName="([^"]*)"', tiff.ome_metadata or "")) - {path.name}
     if others:
@@ -133,12 +133,12 @@ def _opened(path: Path) -> tifffile.TiffFile:
 def _count_pages(file: BinaryIO, path: Path) -> int:
     """Follow the chain of pages (image file directories) to its end.
 
-    TIFF 6.0 section 2, and BigTIFF: each has the place of the next, 0 at the end.
+    TIFF 6.0 section 2, and BigTIFF: each has the offset of the next, 0 at the end.
 
     Raises
     ------
     InputError
-        If a page is named that is not in the file, or the chain leads round in a circle.
+        If a page is listed that is not in the file, or the chain forms a loop.
     """
     size = file.seek(0, 2)
     file.seek(0)
@@ -164,14 +164,14 @@ def _count_pages(file: BinaryIO, path: Path) -> int:
         file.seek(end)
         (at,) = place.unpack(file.read(place.size))
         if at in seen or len(seen) > _MOST_PAGES:
-            raise InputError("its pages lead round in a circle: it is damaged", path=path, fix=_FIX)
+            raise InputError("its pages form a loop: the file is damaged", path=path, fix=_FIX)
     if not seen:
         raise InputError("holds no pages", path=path, fix=_FIX)
     return len(seen)
 
 
 def _check_pages(tiff: tifffile.TiffFile, path: Path, count: int) -> None:
-    """See that the bytes of all pages are there, and that no page is left out.
+    """Check that the bytes of all pages are present, and that no page is skipped.
 
     Raises
     ------
@@ -183,20 +183,20 @@ def _check_pages(tiff: tifffile.TiffFile, path: Path, count: int) -> None:
         raise InputError(
             f"{count - len(tiff.pages)} of its {count} pages cannot be read", path=path
         )
-    said = _imagej_planes(tiff)
+    declared = _imagej_planes(tiff)
     first = tiff.pages.first
-    if count == 1 and said > 1:
-        # ImageJ writes one entry for all pages; they follow each other.
+    if count == 1 and declared > 1:
+        # ImageJ writes one directory entry for all pages, which are contiguous.
         whole = (size - min(first.dataoffsets, default=size)) // max(first.nbytes, 1)
-        if whole < said or first.compression != tifffile.COMPRESSION.NONE:
+        if whole < declared or first.compression != tifffile.COMPRESSION.NONE:
             raise InputError(
-                f"is cut short: it names {said} pages and holds {min(whole, said)}",
+                f"is cut short: it names {declared} pages and holds {min(whole, declared)}",
                 path=path,
                 fix=_FIX,
             )
-    elif said > count:
+    elif declared > count:
         raise InputError(
-            f"is cut short: it names {said} pages and holds {count}", path=path, fix=_FIX
+            f"is cut short: it names {declared} pages and holds {count}", path=path, fix=_FIX
         )
     covered = 0
     for series in tiff.series:
@@ -219,7 +219,7 @@ def _check_pages(tiff: tifffile.TiffFile, path: Path, count: int) -> None:
                     fix=_FIX,
                 )
     if covered < count and not tiff.is_imagej:
-        # Smaller copies of other pages are no slices (NewSubfileType, bit 0).
+        # Reduced-resolution copies of other pages are not slices (NewSubfileType, bit 0).
         pages = map(tiff.pages.get, range(count))
         smaller = sum(isinstance(p, tifffile.TiffPage) and bool(p.subfiletype & 1) for p in pages)
         if covered + smaller < count:
@@ -236,13 +236,13 @@ def _imagej_planes(tiff: tifffile.TiffFile) -> int:
     sizes = [n for n in (*numbers, meta.get("images", 1)) if isinstance(n, int)]
     together = math.prod(n for n in numbers if isinstance(n, int))
     samples = int(tiff.pages.first.samplesperpixel)
-    # Bio-Formats counts colours among the channels.
+    # Bio-Formats counts the colours of a pixel as channels.
     together = together // samples if samples > 1 and numbers[0] == samples else together
     return max(max(sizes), together) if samples == 1 else together
 
 
 def _stacks(tiff: tifffile.TiffFile, path: Path, number: int) -> list[TiffStack]:
-    """Volumes of one series: its planes, sorted by all axes but that of the slices."""
+    """Volumes of one series: its planes, grouped by every axis except that of the slices."""
     series = tiff.series[number]
     first = series.keyframe
     if int(first.subfiletype) & 1 and len(tiff.series) > 1:
@@ -260,16 +260,16 @@ def _stacks(tiff: tifffile.TiffFile, path: Path, number: int) -> list[TiffStack]
     others = [range(n) if axis != along else range(1) for axis, n in enumerate(shape)]
     stacks = []
     for chosen in itertools.product(*others):
-        said = [f"series {number + 1} of {len(tiff.series)}"] if len(tiff.series) > 1 else []
+        parts = [f"series {number + 1} of {len(tiff.series)}"] if len(tiff.series) > 1 else []
         index: list[int | slice] = list(chosen)
         for axis, (letter, place, size) in enumerate(zip(axes, chosen, shape, strict=True)):
             if axis == along:
                 index[axis] = slice(None)
             elif size > 1:
-                said.append(f"{_AXIS_WORDS.get(letter, 'part')} {place + 1} of {size}")
+                parts.append(f"{_AXIS_WORDS.get(letter, 'part')} {place + 1} of {size}")
         planes = tuple(int(p) for p in places[tuple(index)].reshape(-1))
         for sample in range(samples) if apart else (None,):
-            words = [*said, f"channel {sample + 1} of {samples}"] if sample is not None else said
+            words = [*parts, f"channel {sample + 1} of {samples}"] if sample is not None else parts
             stacks.append(
                 TiffStack(
                     path=path,
@@ -290,7 +290,7 @@ def _stacks(tiff: tifffile.TiffFile, path: Path, number: int) -> list[TiffStack]
 
 
 def _slice_axis(axes: str, shape: tuple[int, ...]) -> int | None:
-    """Axis along which planes are slices of one volume: Z, else T, else the last of several."""
+    """Axis along which planes are slices of one volume: Z, else T, else the last with several."""
     several = [axis for axis, size in enumerate(shape) if size > 1]
     named = [axis for letter in "ZT" for axis in several if axes[axis] == letter]
     found = named or several[-1:]
@@ -298,7 +298,7 @@ def _slice_axis(axes: str, shape: tuple[int, ...]) -> int | None:
 
 
 def _is_decoded(page: tifffile.TiffPage) -> bool:
-    """Whether tifffile decodes a page here, to numbers that are grey or RGB as they stand."""
+    """Whether tifffile can decode a page here to values that are grey or RGB as stored."""
     return (
         (_HAS_CODECS or (page.compression in _DECODED and page.predictor in (1, 2)))
         and page.compression in tifffile.TIFF.DECOMPRESSORS
@@ -310,7 +310,7 @@ def _is_decoded(page: tifffile.TiffPage) -> bool:
 
 
 def _check_fallback(page: tifffile.TiffPage, path: Path) -> None:
-    """Refuse a page that Pillow, which reads some that tifffile does not, cuts to 8 bits or fails.
+    """Refuse a page that Pillow, the fallback for tifffile, cannot read or would cut to 8 bits.
 
     Raises
     ------
@@ -335,7 +335,7 @@ def _check_fallback(page: tifffile.TiffPage, path: Path) -> None:
 
 
 def _planes(series: tifffile.TiffPageSeries) -> tuple[str, tuple[int, ...]]:
-    """Axes and sizes of a series, but for rows, columns and samples."""
+    """Axes and sizes of a series, without rows, columns and samples."""
     pairs = [(a, n) for a, n in zip(series.axes, series.shape, strict=True) if a not in "YXS"]
     return "".join(a for a, _ in pairs), tuple(n for _, n in pairs)
 
@@ -360,7 +360,7 @@ def _has_alpha(page: tifffile.TiffPage) -> bool:
 def _spacing(
     tiff: tifffile.TiffFile, number: int, *, stacked: bool
 ) -> tuple[float, float, float] | None:
-    """Spacing that ImageJ or OME-XML gives along all three axes, in mm."""
+    """Spacing along all three axes according to ImageJ or OME-XML, in mm."""
     series = tiff.series[number]
     found: list[float] = []
     meta = tiff.imagej_metadata
@@ -372,10 +372,12 @@ def _spacing(
             found = [float(meta.get("spacing", 0)) * mm, *(mm * b / a for a, b in across)]
     elif series.kind == "ome" and tiff.ome_metadata:
         images = re.findall(r"<Pixels\b[^>]*>", tiff.ome_metadata)
-        said = dict(re.findall(r'(\w+)="([^"]*)"', images[number])) if number < len(images) else {}
+        attributes = (
+            dict(re.findall(r'(\w+)="([^"]*)"', images[number])) if number < len(images) else {}
+        )
         for axis in "ZYX":
-            mm = _MM.get(said.get(f"PhysicalSize{axis}Unit", "um").lower(), 0.0)
-            found.append(float(said.get(f"PhysicalSize{axis}", 0) or 0) * mm)
+            mm = _MM.get(attributes.get(f"PhysicalSize{axis}Unit", "um").lower(), 0.0)
+            found.append(float(attributes.get(f"PhysicalSize{axis}", 0) or 0) * mm)
     good = stacked and len(found) == 3 and all(math.isfinite(f) and f > 0 for f in found)
     return (found[0], found[1], found[2]) if good else None
 
@@ -386,13 +388,13 @@ def read_tiff_pages(stack: TiffStack, page: int | None = None) -> npt.NDArray[np
     Returns
     -------
     (pages, rows, columns, channels) array
-        Grey, grey and alpha, RGB, or RGB and alpha, as stored; alpha is left only where it is
-        not in the colours already.
+        Grey, grey and alpha, RGB, or RGB and alpha, as stored; alpha is kept only if it is
+        unassociated (the colours are not multiplied by it).
 
     Raises
     ------
     ValueError
-        If what is decoded is not what the headers say.
+        If the decoded pixels do not match the headers.
     """
     planes = stack.planes if page is None else stack.planes[page : page + 1]
     with _opened(stack.path) as tiff:
@@ -418,7 +420,7 @@ def read_tiff_pages(stack: TiffStack, page: int | None = None) -> npt.NDArray[np
 def _through_tifffile(
     path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, planes: tuple[int, ...]
 ) -> npt.NDArray[np.generic]:
-    """Planes of a series, (planes, rows, columns, samples); one by one where that is possible."""
+    """Planes of a series, (planes, rows, columns, samples); reads only those if possible."""
     page = series.keyframe
     count = math.prod(_planes(series)[1])
     if series.dataoffset is not None:
@@ -443,7 +445,7 @@ def _through_tifffile(
 
 
 def _inverted(pixels: npt.NDArray[np.generic], page: tifffile.TiffPage) -> npt.NDArray[np.generic]:
-    """Bright for dark, where 0 is white; numbers below 0 and of floating point stay."""
+    """Invert unsigned pixels whose 0 is white; other types are left as they are."""
     if pixels.dtype.kind != "u":
         return pixels
     most = 255 if page.bitspersample == 1 else 2**page.bitspersample - 1
@@ -453,7 +455,7 @@ def _inverted(pixels: npt.NDArray[np.generic], page: tifffile.TiffPage) -> npt.N
 def _through_pillow(
     stack: TiffStack, pages: list[int], first: tifffile.TiffPage
 ) -> npt.NDArray[np.generic]:
-    """Pages whose compression or colours tifffile does not decode."""
+    """Pages whose compression or colours tifffile cannot decode."""
     decoded = []
     with Image.open(stack.path, formats=("TIFF",)) as image:
         for number in pages:
@@ -471,12 +473,12 @@ def _through_pillow(
     pixels = np.stack(decoded)
     dtype = np.dtype(first.dtype)
     if first.samplesperpixel == 1 and _name(first.photometric) in _PLAIN and dtype.kind != "b":
-        # Pillow knows fewer types of numbers than TIFF does.
+        # Pillow supports fewer sample types than TIFF.
         pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
         if pixels.dtype.itemsize == dtype.itemsize:
             pixels = pixels.view(dtype)
         elif pixels.dtype == np.int32 and dtype.itemsize == 2:
             pixels = pixels.astype(dtype)
-        if first.photometric == 0 and first.bitspersample > 8:  # below, Pillow has done it
+        if first.photometric == 0 and first.bitspersample > 8:  # else Pillow inverts
             pixels = _inverted(pixels, first)
     return pixels

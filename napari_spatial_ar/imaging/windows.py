@@ -1,6 +1,6 @@
-"""Which voxel values a model sees: the intensity window that maps to [0, 1].
+"""Intensity windows: the range of voxel values that maps to [0, 1] for a model.
 
-numpy is imported where it is needed: the command line's help has windows, and no numbers.
+numpy is imported where it is needed: the command line's help uses windows but no arrays.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ WindowKind = Literal["full8", "percentile", "fixed"]
 
 @dataclass(frozen=True)
 class Window:
-    """How voxels become [0, 1] for a model. 8-bit grey is always 0..255, whatever it says.
+    """Rule that maps voxels to [0, 1] for a model. 8-bit grey is always mapped from 0..255.
 
     Parameters
     ----------
     kind : {"full8", "percentile", "fixed"}
-        ``"full8"``: 0..255. ``"percentile"``: percentiles of the scan's own voxels, those at
-        its minimum (the background) left out. ``"fixed"``: the same values for every scan.
+        ``"full8"``: 0..255. ``"percentile"``: percentiles of the scan's own voxels, excluding those
+        at its minimum (the background). ``"fixed"``: the same values for every scan.
     low, high : float
         Ends of the window: percent for ``"percentile"``, stored units (Hounsfield units in a
         CT) for ``"fixed"``, not used for ``"full8"``.
@@ -60,7 +60,7 @@ class Window:
         if self.kind not in get_args(WindowKind):
             raise InputError(
                 f"there is no intensity window of kind {self.kind!r}",
-                fix=f"Use one of {', '.join(get_args(WindowKind))}",
+                fix=f"Choose from {', '.join(get_args(WindowKind))}",
             )
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise InputError(f"the intensity window {self.low} to {self.high} is empty")
@@ -92,7 +92,7 @@ def default_window(modality: Modality) -> Window:
 
 
 def read_window(text: str) -> Window:
-    """Read a window as people write it: a preset's name, LOW:HIGH, or percentiles as pLOW:HIGH.
+    """Parse a window: the name of a preset, LOW:HIGH, or percentiles as pLOW:HIGH.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def read_window(text: str) -> Window:
     if not colon:
         raise InputError(
             f"there is no window '{text}'",
-            fix=f"Say {', '.join(CT_PRESETS)}, LOW:HIGH, or percentiles such as p0.5:99.5",
+            fix=f"Give {', '.join(CT_PRESETS)}, LOW:HIGH, or percentiles such as p0.5:99.5",
         )
     return Window("percentile" if text.strip().lower().startswith("p") else "fixed", *ends)
 
@@ -125,19 +125,19 @@ def resolve(
     window : Window
         The rule.
     scan : Scan, Sample or array
-        The voxels it is applied to: a whole scan, or one picture.
+        The voxels it is applied to: a whole scan, or one image.
     intensity : {"grey8", "hu", "arbitrary"}, optional
-        Unit of the voxels; a Scan's own where left out, else ``"arbitrary"``.
+        Unit of the voxels; by default that of a Scan, else ``"arbitrary"``.
 
     Returns
     -------
     (low, high)
-        Values that become 0 and 1.
+        Values that map to 0 and 1.
 
     Raises
     ------
     InputError
-        If percentiles are asked for and the voxels are all the same or not finite.
+        If percentiles are needed and the voxels are constant or not finite.
     """
     import numpy as np
 
@@ -167,18 +167,18 @@ def resolve(
 
 
 def display_limits(volume: Scan) -> tuple[float, float]:
-    """Voxel values to draw black and white.
+    """Voxel values to be displayed black and white.
 
-    What the scan's header asks for; else soft tissue in a CT, percentiles in any other scan.
+    The window in the scan's header; else soft tissue for a CT, percentiles for any other scan.
     """
     if volume.window is not None:
         return volume.window
     window = default_window("ct" if volume.intensity == "hu" else "unknown")
     try:
-        # Not as "grey8", which would leave a dark scan dark.
+        # Not "grey8", which would leave a dark scan dark.
         return resolve(window, volume, "arbitrary")
     except InputError:
-        # A scan of one value is drawn too, as one grey.
+        # A constant scan is displayed too, as a uniform grey.
         low = float(volume.data.min())
         return low, low + 1.0
 

@@ -275,7 +275,7 @@ class BatchScorer:
 
 
 def _together(kept: Sequence[KeptTokens]) -> tuple[Tensor, ...]:
-    """Make what is kept of each slice that of a batch, as its tensors; none of none."""
+    """Concatenate the tensors of the kept tokens of slices to those of a batch; () if none."""
     if not kept:
         return ()
     return torch.cat([one.present for one in kept]), torch.cat([one.index for one in kept])

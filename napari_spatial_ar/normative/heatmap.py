@@ -85,7 +85,7 @@ class Scoring:
 
 
 def mean_around(values: Tensor, side: int) -> Tensor:
-    """Mean of the values in a square around each place, edges and NaN left out.
+    """Mean of the values in a square around each place, edges and NaN excluded.
 
     Parameters
     ----------

@@ -144,7 +144,7 @@ def import_reference(
             fix="Name the backbone it was trained on",
         )
     detector = SpatialARDetector(network)
-    said = {"epoch": found.epoch, "val_loss": found.val_loss, "sha256": found.sha256}
+    origin = {"epoch": found.epoch, "val_loss": found.val_loss, "sha256": found.sha256}
     header = ModelHeader(
         method=detector.name,
         parameters=detector.parameters(),
@@ -154,7 +154,7 @@ def import_reference(
         scoring=Scoring(),
         training={
             "imported_from": "a checkpoint of the reference code",
-            "checkpoint": {key: value for key, value in said.items() if value is not None},
+            "checkpoint": {key: value for key, value in origin.items() if value is not None},
         },
     )
     with new_model(name) as folder:

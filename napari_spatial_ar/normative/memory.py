@@ -20,14 +20,14 @@ R = TypeVar("R")
 
 # Messages of torch where it has no error class of its own: on the CPU, and on Apple's GPUs, the
 # last for a tensor larger than they allow.
-_SAID = ("can't allocate memory", "out of memory", "Invalid buffer size")
+_MEMORY_ERRORS = ("can't allocate memory", "out of memory", "Invalid buffer size")
 
 
 def is_shortage(error: BaseException) -> bool:
     """Whether an error means that there is not enough memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError | MemoryShortage):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _MEMORY_ERRORS)
 
 
 def release() -> None:

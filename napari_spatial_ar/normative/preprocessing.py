@@ -40,7 +40,7 @@ class Preprocessing:
         Side of the tiles into which the resized slice is cut, see
         `napari_spatial_ar.normative.tiling.Tiling`; 0 for none.
     skip_air : bool
-        Whether patches without body are left out of the backbone and of all that follows.
+        Whether patches without body skip the backbone and all later steps.
 
     Raises
     ------

@@ -10,7 +10,7 @@ from napari_spatial_ar.normative.scoring_model import ScoringModel
 
 __all__ = ["score_slices"]
 
-# Slices scored before a faster way is looked for, which may take longer than they do.
+# Slices scored before a faster engine is searched for, which may take longer than scoring them.
 _AT_ONCE = 3
 
 
@@ -34,7 +34,7 @@ def score_slices(
     volume : Scan
         The scan, with the slices that the model is to see (`NormativeModel.cut`).
     slices : sequence of int, optional
-        Indices along ``volume.geometry.slice_axis``, in the order wanted; all by default.
+        Indices along ``volume.geometry.slice_axis``, in the order of scoring; all by default.
     scores : ScanScores, optional
         Filled slice by slice, each before it is yielded.
     stored : ScanScores, optional

@@ -1,4 +1,4 @@
-"""What those who score scans by a model, and tell what came of it, need of it. No torch."""
+"""What code that scores scans and reports the results needs from a model. No torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Calibrated(Protocol):
 
     @property
     def header(self) -> ModelHeader:
-        """Everything the model file says, its calibration among it."""
+        """Everything in the header of the model file, including its calibration."""
 
     def threshold_for_fpr(self, fpr: float) -> float:
         """Threshold that flags a share ``fpr`` of normal tissue.
@@ -72,7 +72,7 @@ class ScoringModel(Calibrated, Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What was done otherwise than asked for because memory ran short, as sentences."""
+        """What deviated from the request because memory ran short, as sentences."""
 
     @property
     def engine(self) -> str:

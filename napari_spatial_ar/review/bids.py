@@ -72,10 +72,10 @@ class BidsScan:
         match = _SCAN.fullmatch(self.file.name)
         assert match is not None
         entities, suffix = match[1].split("_"), match[2]
-        said = [part.removeprefix("desc-") for part in entities if part.startswith("desc-")]
+        description = [part.removeprefix("desc-") for part in entities if part.startswith("desc-")]
         kept = [part for part in entities if not part.startswith("desc-")]
         # FLAIR and T1w of one subject have findings of their own.
-        name = "_".join((*kept, f"desc-{''.join(said)}{suffix}findings"))
+        name = "_".join((*kept, f"desc-{''.join(description)}{suffix}findings"))
         return str(self.file.parent / name)
 
 

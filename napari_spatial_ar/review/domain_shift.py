@@ -23,7 +23,7 @@ __all__ = ["flagged_warning", "scan_counts", "shift_headline", "shift_record"]
 # two T1 scans and a CT more than half.
 _LEVEL, _PART = 0.05, 0.5
 _NAMED = 0.01
-# A few slices through a lesion say nothing about the scan.
+# A few slices through a lesion are not representative of the scan.
 _ENOUGH_SLICES = 5
 _TOPICS_SAID = 2
 
@@ -98,8 +98,8 @@ def shift_headline(shift: DomainShift | None, flagged: str) -> str:
     # Naming one more is shorter than counting it.
     most = len(topics) if len(topics) == _TOPICS_SAID + 1 else _TOPICS_SAID
     more = len(topics) - most
-    said = ", ".join(topics[:most]) + (f" and {more} more" if more > 0 else "")
-    return f"Outside the training domain: {said}."
+    listed = ", ".join(topics[:most]) + (f" and {more} more" if more > 0 else "")
+    return f"Outside the training domain: {listed}."
 
 
 def shift_record(shift: DomainShift | None, flagged: str) -> Mapping[str, Any]:

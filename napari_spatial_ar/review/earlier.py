@@ -34,7 +34,7 @@ __all__ = ["EarlierResults", "StoredResults", "results_folder", "scan_sha256", "
 
 _DIGITS = 8
 # Keys of a summary that are reported at the end of a run.
-_SAID = {"series", "findings", "p_value", "p_value_patients", "warnings", "files"}
+_KEYS = {"series", "findings", "p_value", "p_value_patients", "warnings", "files"}
 
 
 def scan_sha256(scan: Scan) -> str:
@@ -106,7 +106,7 @@ class StoredResults:
         run, files, summary = (self.provenance.get(n) for n in ("run", "files", "summary"))
         if not all(isinstance(part, dict) for part in (run, files, summary)):
             return {}
-        return run if summary.keys() >= _SAID else {}  # type: ignore[union-attr, return-value]
+        return run if summary.keys() >= _KEYS else {}  # type: ignore[union-attr, return-value]
 
     @property
     def command(self) -> str:

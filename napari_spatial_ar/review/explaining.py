@@ -63,12 +63,12 @@ def share_sentence(model: Calibrated, score: float) -> str:
     held = (
         "less than " if score > end + slack else "more than " if score < end - slack else "about "
     )
-    said = f"Of normal tissue, {held}{100 * share:.2g} % scores as high."
+    sentence = f"Of normal tissue, {held}{100 * share:.2g} % scores as high."
     patients = normal_rank(model, score)
     # Beyond the lowest calibrated share only patients can be counted.
     if held == "less than " and patients.patients and patients.exact:
-        return f"{said} {patients.sentence}"
-    return said
+        return f"{sentence} {patients.sentence}"
+    return sentence
 
 
 def quantity_lines(explanation: Explanation) -> list[str]:

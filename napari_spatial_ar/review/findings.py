@@ -526,13 +526,13 @@ class FindingsList:
         """
         items = {item.finding.label: item for item in self.items}
         mine, region = items[label], self.region(label)
-        said = Mark(
+        own = Mark(
             region,
             mine.status if status is None else status,
             mine.comment if comment is None else comment,
         )
         others = [replace(m, voxels=np.setdiff1d(m.voxels, region)) for m in self.marks]
-        marks = [*(mark for mark in others if len(mark.voxels)), said]
+        marks = [*(mark for mark in others if len(mark.voxels)), own]
         marked = {number for mark in marks for number in self._overlaps(mark)}
         marks += [Mark(self.region(number)) for number in items if number not in marked]
         return self.with_marks(tuple(marks))

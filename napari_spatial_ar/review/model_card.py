@@ -192,13 +192,13 @@ def _acquired(acquired: Acquired | None) -> str:
     if acquired is None:
         return ""
     agent = {"yes": "with contrast agent", "no": "without contrast agent"}
-    said = [
+    parts = [
         " or ".join(acquired.usual("plane")),
         " or ".join(acquired.usual("sequence")),
         " or ".join(agent[value] for value in acquired.usual("contrast_agent")),
         " or ".join(f"{value} kernel" for value in acquired.usual("kernel")),
     ]
-    return ", ".join(filter(None, said))
+    return ", ".join(filter(None, parts))
 
 
 def _slices(selection: Selection) -> str:
@@ -231,13 +231,13 @@ def _patients(count: object) -> str:
 
 def _course(model: NormativeModel) -> str:
     training = model.header.training
-    said = [f"seed {training['seed']}"] if "seed" in training else []
+    parts = [f"seed {training['seed']}"] if "seed" in training else []
     if "epochs" in training:
-        said.append(f"{training['epochs']} epochs")
+        parts.append(f"{training['epochs']} epochs")
     if "best_nll" in training:
         best, epoch = training["best_nll"], training["best_epoch"]
-        said.append(f"best loss on held-out slices {best:.4f} {model.unit} at epoch {epoch}")
-    return ", ".join(said)
+        parts.append(f"best loss on held-out slices {best:.4f} {model.unit} at epoch {epoch}")
+    return ", ".join(parts)
 
 
 def _calibration(calibration: Calibration, unit: str) -> list[str]:

@@ -121,13 +121,13 @@ class NormalRank:
                 "how high they score (calibrate it again to know)."
             )
         if self.reaching:
-            said = f"Scores as high in {self.reaching} of {whom}"
+            text = f"Scores as high in {self.reaching} of {whom}"
         else:
-            said = f"Scores higher than in {'any of ' if self.patients > 1 else ''}{whom}"
+            text = f"Scores higher than in {'any of ' if self.patients > 1 else ''}{whom}"
         if self.as_large is None:
-            return f"{said}."
+            return f"{text}."
         have = "has" if self.as_large < 2 else "have"
-        return f"{said}; {self.as_large or 'none'} {have} a region as large at this threshold."
+        return f"{text}; {self.as_large or 'none'} {have} a region as large at this threshold."
 
 
 def normal_rank(
@@ -246,12 +246,12 @@ def p_note(found: PValues | None) -> str:
     reached = round(found.scan * (found.patients + 1)) - 1
     whom = "the 1 normal patient" if found.patients == 1 else f"{found.patients} normal patients"
     if reached:
-        said = f"as high in {reached} of {whom}"
+        compared = f"as high in {reached} of {whom}"
     else:
-        said = f"higher than in {'any of ' if found.patients > 1 else ''}{whom}"
+        compared = f"higher than in {'any of ' if found.patients > 1 else ''}{whom}"
     return (
-        f"Whole scan (95th percentile of its slices): scores {said} (p = {found.scan:.2g}; none "
-        f"can be below {found.smallest:.2g})."
+        f"Whole scan (95th percentile of its slices): scores {compared} (p = {found.scan:.2g}; "
+        f"none can be below {found.smallest:.2g})."
     )
 
 

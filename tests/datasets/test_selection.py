@@ -79,7 +79,7 @@ def test_a_range_holds_both_its_ends() -> None:
 
 @pytest.mark.parametrize("text", ["0.2", "0.2:0.3:0.4", "a:b", "0.5:0.5", "-0.1:1", "nan:1", 3, ""])
 def test_what_is_no_range_is_one_sentence(text: object) -> None:
-    with pytest.raises(InputError, match=r"is no part of a stack of slices\. Write two shares"):
+    with pytest.raises(InputError, match=r"is not a part of a stack of slices\. Write two shares"):
         read_range(text)  # type: ignore[arg-type]
 
 

@@ -102,7 +102,7 @@ def test_what_a_person_says_is_read_or_refused() -> None:
     assert read_acquired("Axial flair") == ("axial", Acquisition("FLAIR"))
     expected = Acquisition("T2*", False, "soft")
     assert read_acquired("coronal, t2*, no-contrast, soft") == ("coronal", expected)
-    with pytest.raises(InputError, match=r"'FLIAR' says nothing.*FLAIR, T1"):
+    with pytest.raises(InputError, match=r"'FLIAR' is not a known term.*FLAIR, T1"):
         read_acquired("axial FLIAR")
 
 

@@ -113,7 +113,7 @@ def test_a_packed_nifti_file_that_holds_more_than_its_header_claims(
     path = tmp_path / "a.nii.gz"
     path.write_bytes(gzipped(2000, nifti_header(64, 64, 64)))
     said, peak = outcome(path)
-    assert said.startswith("refused: holds more than")
+    assert said.startswith("refused: inflates to more than")
     assert peak < 100
 
 

@@ -25,7 +25,7 @@ def test_any_error_becomes_one_that_names_the_file() -> None:
     ("error", "sentence"),
     [
         (MemoryError(), "needs more memory than is free"),
-        (RecursionError(), "is nested more deeply"),
+        (RecursionError(), "is nested too deeply"),
         (Image.DecompressionBombError("doe"), "claims more than the 178 million pixels"),
         (OSError(5, "Input/output error", "/doe"), r"cannot be read \(Input/output error\)"),
         (OSError("image file is truncated"), "is damaged"),

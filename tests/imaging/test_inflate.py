@@ -95,7 +95,7 @@ def test_a_bomb_takes_no_memory(packing: Packing) -> None:
     bomb = b"".join(packer.compress(zeros) for _ in range(64)) + packer.flush()
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match="holds more than the 67108864 bytes"):
+        with pytest.raises(InputError, match="inflates to more than the 67108864 bytes"):
             inflated(bomb, packing, 100, most=2**26)
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:

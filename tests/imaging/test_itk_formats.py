@@ -133,7 +133,7 @@ def test_a_header_with_its_voxels_beside_it(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(volume.data.T, ramp())
     assert sorted(p.name for p in volume.series.files) == [name, "a.raw"]
     (tmp_path / "a.raw").unlink()
-    with pytest.raises(InputError, match="not beside it"):
+    with pytest.raises(InputError, match="not in the same folder"):
         find_itk(tmp_path / name)
 
 
@@ -153,14 +153,14 @@ def test_a_header_may_not_name_a_file_elsewhere(tmp_path: Path, target: str, nam
         save_meta(folder / name, ramp(), Comment=comment, ElementDataFile="x/y")
         text = (folder / name).read_text().replace("x/y", target)
         (folder / name).write_text(text)
-    with pytest.raises(InputError, match="outside of its folder"):
+    with pytest.raises(InputError, match="outside its folder"):
         find_itk(folder / name)
 
 
 def test_voxels_in_a_file_for_each_slice_are_refused(tmp_path: Path) -> None:
     path = save_meta(tmp_path / "a.mhd", ramp(), ElementDataFile="x/y")
     path.write_text(path.read_text().replace("x/y", "slice%03d.raw 1 5 1"))
-    with pytest.raises(InputError, match="one file for each slice"):
+    with pytest.raises(InputError, match="one file per slice"):
         find_itk(path)
 
 

@@ -187,10 +187,10 @@ def test_a_quaternion_that_is_none_leaves_the_sform(
     path = with_quaternion(tmp_path / "a.nii", parts, sform=True)
     volume = read_nifti(path)
     np.testing.assert_allclose(volume.geometry.affine, OBLIQUE, atol=1e-6)
-    assert volume.warnings == ("The file's qform is no rotation; its sform is used.",)
+    assert volume.warnings == ("The file's qform is not a rotation; its sform is used.",)
     write_nifti(tmp_path / "mask.nii", volume.data > 9, volume.geometry, like=path)
     assert nib.load(tmp_path / "mask.nii").get_qform(coded=True)[0] is None
-    with pytest.raises(InputError, match="qform is no rotation"):
+    with pytest.raises(InputError, match="qform is not a rotation"):
         read_nifti(with_quaternion(tmp_path / "b.nii", parts, sform=False))
 
 
@@ -209,7 +209,7 @@ def test_lengths_in_metres_become_mm(tmp_path: Path) -> None:
         (ramp(dtype="complex64"), "complex voxels"),
         (np.full((4, 4, 4), 7, dtype="int16"), "same value, 7"),
         (np.full((4, 4, 4), np.nan, dtype="float32"), "none of its voxels is a finite number"),
-        (ramp((9,)), "no 2-D or 3-D scan"),
+        (ramp((9,)), "not a 2-D or 3-D scan"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(tmp_path: Path, array: np.ndarray, match: str) -> None:
@@ -326,7 +326,7 @@ def test_colour_becomes_luminance(tmp_path: Path, channels: str) -> None:
         expected *= colours[..., 3] / 255
     np.testing.assert_allclose(volume.data.T, expected, atol=1e-3)
     assert volume.intensity == "grey8"
-    assert volume.warnings == ("Colour was turned into grey (luminance).",)
+    assert volume.warnings == ("Colour was converted to grey (luminance).",)
 
 
 def with_scaling(path: Path, slope: float, inter: float) -> Path:
@@ -385,7 +385,7 @@ def test_a_scan_in_two_files_is_read(tmp_path: Path, kind: type) -> None:
     write_nifti(tmp_path / "m.nii", volume.data > 3, volume.geometry, like=volume.path)
     np.testing.assert_allclose(nib.load(tmp_path / "m.nii").affine, OBLIQUE, atol=1e-6)
     (tmp_path / "a.img").unlink()
-    with pytest.raises(InputError, match=r"\.img file with its voxels is not beside it"):
+    with pytest.raises(InputError, match=r"\.img file is not in the same folder"):
         find_nifti(tmp_path / "a.hdr")
 
 
@@ -723,7 +723,7 @@ def test_voxels_inside_the_header_are_looked_for_behind_it(
         assert any(f"they begin at byte {header + gap}" in w for w in volume.warnings)
     longer = bytes(raw[:header]) + bytes(32) + bytes(voxels)
     (tmp_path / name).write_bytes(gzip.compress(longer) if name.endswith("gz") else longer)
-    with pytest.raises(InputError, match="voxels begin at byte 100, which cannot be"):
+    with pytest.raises(InputError, match="voxels begin at byte 100, which is impossible"):
         find_nifti(tmp_path / name)
 
 
@@ -733,7 +733,7 @@ def test_an_offset_that_cannot_be_is_refused(tmp_path: Path, offset: float) -> N
     raw = bytearray(path.read_bytes())
     raw[108:112] = struct.pack("<f", offset)
     path.write_bytes(raw + b"\0" * 3)
-    with pytest.raises(InputError, match=r"which cannot be|header claims"):
+    with pytest.raises(InputError, match=r"which is impossible|header claims"):
         find_nifti(path)
 
 
@@ -757,7 +757,7 @@ def test_more_in_a_file_than_its_header_speaks_of_is_told(tmp_path: Path) -> Non
     raw[40:42] = struct.pack("<h", 3)  # three axes, and voxels of four
     path.write_bytes(raw)
     volume = read_nifti(path)
-    assert any("840 bytes behind the voxels" in warning for warning in volume.warnings)
+    assert any("840 bytes after the voxels" in warning for warning in volume.warnings)
 
 
 @pytest.mark.parametrize(
@@ -835,7 +835,7 @@ def test_a_number_that_cannot_be_is_named(
     name = field if place is None else f"{field}[{place}]"
     with pytest.raises(InputError) as caught:
         find_nifti(path)
-    assert caught.value.what == f"its header says that {name} is {value}, which cannot be"
+    assert caught.value.what == f"according to its header, {name} is {value}, which is impossible"
 
 
 def test_a_packed_header_of_two_files_is_read_to_its_checksum(tmp_path: Path) -> None:

@@ -312,7 +312,7 @@ def test_a_picture_is_never_turned_but_the_wish_is_told(
         Image.fromarray(GREY).save(path, exif=exif, compression=compression)
     (volume,) = read_stack([path])
     np.testing.assert_allclose(volume.data[0], GREY, atol=2 if suffix == "jpg" else 0)
-    assert any("1 of 1 files ask to be turned" in w for w in volume.warnings)
+    assert any("1 of 1 files request rotation" in w for w in volume.warnings)
     np.testing.assert_array_equal(read_raster(path)[0], volume.data[0])
 
 

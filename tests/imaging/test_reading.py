@@ -122,7 +122,7 @@ def test_a_folder_of_hidden_files_is_empty(tmp_path: Path) -> None:
 def test_a_real_dicomdir_whose_files_were_not_all_copied(shared_data: Path) -> None:
     (volume,) = read(shared_data / "readers/ct_philips_localizer")
     assert volume.series.label == "CT series 401"
-    assert "of them are not there" in volume.warnings[-1]
+    assert "of them are missing" in volume.warnings[-1]
 
 
 def test_a_dicom_series_wins_over_its_neighbours(shared_data: Path) -> None:

@@ -141,7 +141,7 @@ def test_what_is_packed_by_gzip_is_named(
         "slice.tif.gz",
     ]
     assert {error.what for error in found.errors} == {
-        "is packed by gzip, which is read of NIfTI alone"
+        "is compressed with gzip, which is supported only for NIfTI"
     }
 
 

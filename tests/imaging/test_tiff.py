@@ -148,7 +148,7 @@ def test_imagej_gives_a_spacing(tmp_path: Path, unit: str, mm: float | None) -> 
     assert scan.geometry.spacing_known == (mm is not None)
     if mm is not None:
         np.testing.assert_allclose(scan.geometry.spacing, np.array([3, 0.5, 0.25]) * mm)
-        assert any("left and right are as drawn" in w for w in scan.warnings)
+        assert any("left and right are as displayed" in w for w in scan.warnings)
 
 
 def test_ome_gives_a_spacing(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_pages_that_lead_round_in_a_circle_are_refused(tmp_path: Path) -> None:
     assert raw[after : after + 4] == bytes(4)
     raw[after : after + 4] = struct.pack("<L", first)
     path.write_bytes(raw)
-    with pytest.raises(InputError, match="round in a circle"):
+    with pytest.raises(InputError, match="form a loop"):
         find_stacks([path])
     raw[after : after + 4] = struct.pack("<L", 2**31)
     path.write_bytes(raw)

@@ -442,7 +442,7 @@ _PICTURES = (
 
 @dataclass(frozen=True)
 class _Action:
-    """One change: ``act(*arguments, name)`` returns a name, which ``said`` shows to the user."""
+    """One change: ``act(*arguments, name)`` returns the name to insert into ``message``."""
 
     doing: str
     message: str

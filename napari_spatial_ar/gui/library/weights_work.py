@@ -102,7 +102,7 @@ def add(source: Path, name: str, overrides: dict[str, Any], overwrite: bool) -> 
 
         yield
         return add_weights(
-            source, name, said=BackboneOverrides(**overrides), overwrite=overwrite
+            source, name, overrides=BackboneOverrides(**overrides), overwrite=overwrite
         ).stem
 
     return work

@@ -251,7 +251,7 @@ class ReportMaker(QObject):
 
 
 class Basis(TypedDict):
-    """What results rest on, as arguments of `gather_results`."""
+    """Basis of the results, as arguments of `gather_results`."""
 
     threshold: float
     fpr: float | None
@@ -291,7 +291,7 @@ def scan_report_steps(
 
 
 class Extras(TypedDict):
-    """What goes along, as arguments of `write_scan_outputs`."""
+    """Additional outputs, as arguments of `write_scan_outputs`."""
 
     dicom: bool
     png: bool

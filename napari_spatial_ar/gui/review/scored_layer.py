@@ -207,11 +207,11 @@ class Session:
     # ------------------------------------------------------------------ decisions and comments
 
     def set_status(self, text: str) -> None:
-        """Take the last word on the scoring."""
+        """Set the status line of the scoring."""
         self.status = text
 
     def set_normal_rank(self, text: str) -> None:
-        """Take a sentence on the whole scan among normal ones."""
+        """Set the sentence that compares the whole scan with normal ones."""
         self.normal_rank = text
 
     def judge(self) -> None:
@@ -244,11 +244,11 @@ class Session:
         self.listed = self.listed.decide(label, status=status, comment=comment)
 
     def keep_comment(self, listed: FindingsList, label: int, comment: str) -> None:
-        """Keep what was written of a finding of an earlier list that is in this one no more."""
+        """Keep the comment on a finding of an earlier list that is no longer in this one."""
         self.listed = self.listed.keep_comment(listed, label, comment)
 
     def set_strokes(self, strokes: Strokes) -> None:
-        """Take what was painted and erased by hand so far."""
+        """Set the manual edits made so far."""
         self.strokes = strokes
 
     def bring_back(self, marks: tuple[Mark, ...], strokes: Strokes) -> None:
@@ -257,7 +257,7 @@ class Session:
             self.listed, self.strokes = self.listed.with_marks(marks), strokes
 
     def keep_on_disk(self) -> None:
-        """Note that a worklist keeps what a reader does."""
+        """Mark that a worklist stores what a reader does."""
         self.on_disk = True
 
     # ------------------------------------------------------------------ layers

@@ -419,7 +419,7 @@ class ThresholdPanel(QWidget):
     threshold_changed = Signal(float)
     #: A MaskSettings; emitted also when the region was edited.
     settings_changed = Signal(object)
-    #: The user asks for the slice with the highest score.
+    #: The user requests the slice with the highest score.
     highest_wanted = Signal()
 
     def __init__(self) -> None:

@@ -158,7 +158,7 @@ class SelectionForm(QWidget):
         self.changed.emit()
 
     def _on_folds(self, folds: int) -> None:
-        if folds == 1:  # with a single fold nobody would be left to learn from
+        if folds == 1:  # a single fold would leave no patients for training
             self.folds.setValue(0 if self._folds > 1 else 2)
         self._folds = self.folds.value()
 

@@ -53,7 +53,7 @@ def choose_target(
     filters : str
         Kinds of files as Qt writes them, with ";;" between them.
     chosen_filter : str
-        The one that is chosen at first; the first of them where left out.
+        The one chosen initially; the first of them by default.
     confirm : bool
         Whether Qt asks before a file is replaced. Without, the caller does.
 

@@ -54,7 +54,7 @@ NORMAL = Pair("#e08a2e", "#a34f00")
 FOLLOWED = Pair("#8ab4f8", "#2459b3")
 
 
-#: Text of what has to be got first, on the background of lists.
+#: Text of items that must be downloaded first, on the background of lists.
 MISSING = Pair("#a9aeb8", "#5f5f5f")
 #: Text of rows that are done with, and of rows with trouble.
 QUIET = Pair("#8c8c8c", "#6b6b6b")

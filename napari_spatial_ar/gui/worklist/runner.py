@@ -237,14 +237,15 @@ def open_steps(
         If it cannot be read, has no slices of the model's plane, or another window has it
         (`InUseError`).
     """
-    # Its scores so far are on disk, and nobody has reserved it, once the worker set it aside.
+    # Its scores so far are on disk, and it is not reserved any more, once the worker has set it
+    # aside.
     while plan.at_work == key and not stop.is_set():
         time.sleep(_LOOK_SECONDS)
     if stop.is_set():
         return None
     if read:
         hold.enter_context(store.hold(key))
-        if stop.is_set():  # just now, and nobody would release it
+        if stop.is_set():  # just now: it would never be released
             hold.close()
             return None
         yield from read_steps(stop, [scan])

@@ -9,19 +9,19 @@ from napari_spatial_ar.imaging.dicom.values import Header
 __all__ = ["CAPTURE", "class_name", "is_image", "object_remarks"]
 
 _STANDARD = "1.2.840.10008."
-# Registrations, segmentations and the like: those to come too (pydicom does not know all).
+# Registrations, segmentations and the like, including future ones unknown to pydicom.
 _DERIVED_DATA = "1.2.840.10008.5.1.4.1.1.66."
 _LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
-#: Secondary capture, all of its classes begin so.
+#: Secondary capture: prefix of all its classes.
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-# Images whose class is not called "... Image Storage".
+# Images whose class is not named "... Image Storage".
 _IMAGES = {
     "1.2.840.10008.5.1.4.1.1.6.2": "Enhanced US Volume",
-    "1.2.840.10008.5.1.4.1.1.481.2": "RT Dose",  # a grid of numbers on the patient
+    "1.2.840.10008.5.1.4.1.1.481.2": "RT Dose",  # a grid of values in patient space
 }
-# Their frames are tiles of one picture; luggage; workpieces.
+# Their frames are tiles of one image, luggage or workpieces.
 _NOT_SLICES = ("Whole Slide", "Tiled Pyramidal", "DICOS", "Eddy Current")
-# Modalities of what was not acquired as an image (PS3.3 C.7.3.1.1.1).
+# Modalities of objects that are not acquired images (PS3.3 C.7.3.1.1.1).
 _NO_IMAGES = {
     *("SEG", "SR", "KO", "PR", "DOC", "REG", "FID", "RWV", "PLAN", "ANN", "ASMT", "SMR", "M3D"),
     *("RTSTRUCT", "RTPLAN", "RTRECORD", "RTINTENT", "RTRAD", "RTSEGANN", "TEXTUREMAP", "STAIN"),
@@ -37,9 +37,9 @@ def is_image(sop_class: str, modality: str) -> bool:
     Parameters
     ----------
     sop_class : str
-        SOPClassUID; a maker's own class, or none, counts as an image.
+        SOPClassUID; a private class, or none, counts as an image.
     modality : str
-        Modality, which decides where the class does not.
+        Modality, which decides if the class does not.
     """
     if modality.strip().upper() in _NO_IMAGES or sop_class.startswith(_DERIVED_DATA):
         return False
@@ -50,7 +50,7 @@ def is_image(sop_class: str, modality: str) -> bool:
 
 
 def class_name(sop_class: str) -> str:
-    """Name a class as the standard does, "" where it is not registered."""
+    """Name of a class in the standard; "" if it is not registered."""
     if sop_class == _LABEL_MAP:
         return "Label Map Segmentation"
     return _registered_name(sop_class).replace(" Storage", "")
@@ -62,17 +62,17 @@ def _registered_name(sop_class: str) -> str:
 
 
 def object_remarks(header: Header) -> tuple[str, ...]:
-    """Sentences on an image that is not what a scanner acquired, or is written over."""
+    """Warnings for an image that was not acquired by a scanner, or has text burned into it."""
     remarks = []
     if str(header.get("SOPClassUID") or "").startswith(CAPTURE):
         remarks.append(
-            "This is a secondary capture (a screen shot or a converted picture): what is drawn or "
-            "written into it counts as image."
+            "This is a secondary capture (a screenshot or a converted image): what is drawn or "
+            "written into it counts as part of the image."
         )
     if str(header.get("Modality") or "") == "RTDOSE":
         remarks.append("This is a radiotherapy dose, which was computed, not an image.")
     if str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES":
         remarks.append(
-            "The header says that text is burnt into the image: it may name the patient."
+            "According to the header, text is burned into the image: it may name the patient."
         )
     return tuple(remarks)

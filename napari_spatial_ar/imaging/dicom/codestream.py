@@ -18,8 +18,8 @@ from napari_spatial_ar.imaging.jpeg import read_jpeg
 
 __all__ = ["Codestream", "read_codestream"]
 
-# The syntax of each JPEG process. Those of JPEG-LS are decoded in one way, and so are those of
-# JPEG 2000, and of lossless JPEG.
+# Transfer syntax of each JPEG process. All of JPEG-LS are decoded alike, and so are those of JPEG
+# 2000, and of lossless JPEG.
 _PROCESSES = {
     0xC0: JPEGBaseline8Bit,
     0xC1: JPEGExtended12Bit,
@@ -42,11 +42,11 @@ class Codestream:
     rows, columns, samples : int
         Size.
     precision : int
-        Bits of a value.
+        Bits per value.
     signed : bool
-        Whether values are negative too. JPEG and JPEG-LS know no sign.
+        Whether values are signed; never in JPEG and JPEG-LS.
     bare : bytes
-        The data without what decoding does not need; as they were where they are not JPEG.
+        The data without what decoding does not need; unchanged if they are not JPEG.
     """
 
     syntax: UID
@@ -59,12 +59,12 @@ class Codestream:
 
 
 def read_codestream(data: bytes) -> Codestream | None:
-    """Read the header of a compressed frame; None for none of these (RLE has no header).
+    """Read the header of a compressed frame; None if it is none of these (RLE has no header).
 
     Raises
     ------
     ValueError
-        If it is cut short or contradicts itself, or is of a process that no decoder reads.
+        If it is cut short or contradicts itself, or is of a JPEG process without a decoder.
     """
     start = max(0, data.find(_JPEG_2000)) if data.startswith(_JP2) else 0
     if data.startswith(_JPEG_2000, start):
@@ -73,7 +73,7 @@ def read_codestream(data: bytes) -> Codestream | None:
         return None
     found = read_jpeg(data)
     if found.process not in _PROCESSES:
-        raise ValueError(f"JPEG of process SOF{found.process & 15}, which is not read")
+        raise ValueError(f"JPEG of process SOF{found.process & 15}, which is not supported")
     if not found.ended:
         raise ValueError("JPEG data without an end")
     return Codestream(
@@ -88,7 +88,7 @@ def read_codestream(data: bytes) -> Codestream | None:
 
 
 def _jpeg_2000(data: bytes) -> Codestream:
-    """Size marker (ISO 15444-1 A.5.1); bit 14 of the capabilities means HTJ2K (15444-15)."""
+    """Size marker (ISO 15444-1 A.5.1); bit 14 of the capabilities marks HTJ2K (15444-15)."""
     if len(data) < 43:
         raise ValueError("the header of a compressed frame is cut short")
     right, bottom, left, top = (

@@ -1,7 +1,7 @@
-"""Images of a series that are there more than once: equal pixels at one place, whatever their UID.
+"""Duplicate images in a series: equal pixels at one position, whatever their UIDs.
 
-An anonymiser may give all images of a series one UID, and an archive a new one to an image that it
-is sent again.
+An anonymiser may give all images of a series the same UID, and an archive may give a new UID to an
+image that it receives again.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _IMAGES_KEPT = 16_384
 
 
 def without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], tuple[str, ...]]:
-    """Return each image once, in order, and sentences on what was left out or is odd.
+    """Return each image once, in order, and warnings about duplicates.
 
-    Pixels are read of images only that share a UID, or that are at one position and do not
-    differ in how and when they were acquired, according to the header.
+    Pixels are read only for images that share a UID, or that are at one position and, according to
+    the header, were acquired in the same way and at the same time.
 
     Parameters
     ----------
     frames : sequence of Frame
-        All of a series.
+        All frames of a series.
     """
     shared = 0
     gone: set[int] = set()
@@ -52,7 +52,7 @@ def without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], tuple[str, ...
 
 def _sentences(copies: int, renamed: int, shared: int) -> Iterator[str]:
     if copies == 1:
-        yield "1 image is there twice and was read once."
+        yield "1 image occurs twice and was read once."
     elif copies:
         yield f"{copies} images are copies, which were read once."
     if renamed:
@@ -60,7 +60,7 @@ def _sentences(copies: int, renamed: int, shared: int) -> Iterator[str]:
         yield f"{have} another SOP Instance UID than the image itself."
     if shared:
         yield (
-            f"{shared} images share a SOP Instance UID though their pixels or places differ: all "
+            f"{shared} images share a SOP Instance UID but differ in pixels or position: all "
             "were read, but no DICOM mask or map can refer to them."
         )
 
@@ -68,7 +68,7 @@ def _sentences(copies: int, renamed: int, shared: int) -> Iterator[str]:
 def _several(
     frames: Sequence[Frame], key_of: Callable[[Frame], Hashable | None]
 ) -> list[list[Frame]]:
-    """Find groups of frames that share a key and are of several files."""
+    """Find groups of frames that share a key and come from several files."""
     groups: dict[Hashable, list[Frame]] = {}
     for frame in frames:
         key = key_of(frame)
@@ -95,10 +95,10 @@ def _place(frame: Frame) -> Hashable:
 
 
 def _copies(group: Sequence[Frame], *, by_uid: bool) -> set[int]:
-    """Identities of those that equal an earlier one of another file.
+    """Object ids of frames that equal an earlier one from another file.
 
-    Images of a single grey equal each other at any time: without a common UID, their number has
-    to be one too.
+    Images of a single grey value are always equal: without a common UID, they must also have the
+    same number.
     """
     seen: dict[Hashable, Path] = {}
     copies = set()
@@ -111,11 +111,11 @@ def _copies(group: Sequence[Frame], *, by_uid: bool) -> set[int]:
 
 
 def _pixels(frame: Frame) -> tuple[str, bool]:
-    """Digest of the stored values, "" where they are damaged, and whether they are all the same."""
+    """Digest of the stored values, "" if they are damaged, and whether they are constant."""
     try:
         status = frame.file.stat()
         return _digest(frame.file, status.st_size, status.st_mtime_ns, frame.number, frame.storage)
-    except (InputError, OSError):  # named when the voxels are read
+    except (InputError, OSError):  # reported when the voxels are read
         return "", False
 
 

@@ -1,8 +1,8 @@
-"""What masks and heatmaps written as DICOM share: their source, their maker, their references.
+"""What masks and heatmaps written as DICOM share: source images, algorithm and references.
 
-highdicom builds the objects. It takes the place of each frame from its source image, so each
-slice gets a header of its own here, with that slice's exact place: also a slice that is one frame
-of many in a file. Afterwards the references are put right: file, frame, nothing but what was used.
+highdicom builds the objects. It takes the position of each frame from its source image, so each
+slice is given a header with its exact position here, even if it is one of many frames in a file.
+Afterwards the references are corrected: file, frame, and only the images used.
 """
 
 from __future__ import annotations
@@ -53,21 +53,22 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 
-#: Stands in the objects where a reader of the PACS sees it (at most 64 characters).
+#: Shown to readers by the PACS (at most 64 characters).
 REMARK = "For research use, not for diagnosis."
 _PRODUCT = "napari-spatial-ar"
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
-_TOO_LITTLE = "its header does not hold what a DICOM object made from it needs"
-# A slice may be off its regular grid by rounding (see `napari_spatial_ar.imaging.dicom`).
+_TOO_LITTLE = "its header lacks what a DICOM object derived from it requires"
+# A slice may be off its regular grid by rounding.
 _SAME_PLACE_MM = 0.2
 _SAME_AXES = 1e-2
-# Attributes of the patient and the study that the object must have, even if empty.
+# Attributes of the patient and the study that the object must contain, even if empty.
 _MUST_STAND = (
     *("PatientID", "PatientName", "PatientBirthDate"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
 # Groups with the patient, the study, the frame of reference and the pixels' size; of their
-# elements, those that each slice gets of its own (pydicom would change a shared one everywhere).
+# elements, those that each slice has its own copy of (pydicom would change a shared one
+# everywhere).
 _GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0028, 0x0032, 0x0038)
 _OWN = frozenset(
     map(
@@ -84,16 +85,17 @@ _OWN = frozenset(
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What made a mask or a heatmap.
+    """The algorithm that produced a mask or a heatmap.
 
     Parameters
     ----------
     name : str
-        The model's name; cut to 64 characters.
+        The model's name; truncated to 64 characters.
     version : str
-        Which model of that name, such as the start of its sha256; cut to 64 characters.
+        Distinguishes models of that name, such as the start of the sha256; truncated to 64
+        characters.
     parameters : mapping of str to str
-        What it was run with, such as the threshold.
+        Its settings, such as the threshold.
     """
 
     name: str
@@ -118,11 +120,11 @@ class SourceSlice:
     Parameters
     ----------
     header : Dataset
-        Header of a single-frame image at the slice's place, SOPInstanceUID made up.
+        Header of a single-frame image at the slice's position, with a generated SOPInstanceUID.
     sop_class, sop_instance : str
         Of the file itself.
     frame : int or None
-        Number of the frame in the file, from 1; None where the file holds one image.
+        Number of the frame in the file, from 1; None if the file holds one image.
     """
 
     header: Dataset
@@ -132,7 +134,7 @@ class SourceSlice:
 
 
 def is_from_dicom(scan: Scan) -> bool:
-    """Whether a scan was read from DICOM files that are still there, and name their series."""
+    """Whether a scan was read from DICOM files that still exist and identify their series."""
     files = scan.series.files
     there = bool(scan.series.uid and files) and all(file.is_file() for file in files)
     return there and is_dicom(files[0])
@@ -151,11 +153,11 @@ def source_uids(scan: Scan) -> dict[str, str]:
 
 
 def caveats(scan: Scan) -> tuple[str, ...]:
-    """Say what to know about a DICOM object made from a scan: one sentence each."""
+    """Warnings about a DICOM object derived from a scan, one sentence each."""
     if source_uids(scan).get("frame_of_reference") == "":
         return (
-            "The series has no frame of reference, which DICOM demands: the DICOM mask and map "
-            "have one made from the series' UID, and refer to the images themselves as always.",
+            "The series has no frame of reference, which DICOM requires: the DICOM mask and map "
+            "have one derived from the series' UID, and refer to the images themselves as usual.",
         )
     return ()
 
@@ -163,7 +165,7 @@ def caveats(scan: Scan) -> tuple[str, ...]:
 def source_slices(scan: Scan) -> list[SourceSlice]:
     """Header of each acquired slice, in slice order.
 
-    A series without a frame of reference gets one made from its UID (see `caveats`).
+    A series without a frame of reference gets one derived from its UID (see `caveats`).
 
     Raises
     ------
@@ -174,13 +176,13 @@ def source_slices(scan: Scan) -> list[SourceSlice]:
     geometry = scan.geometry
     if not scan.series.uid and dicom_sources(scan) is not None:
         raise InputError(
-            "its series has no UID, as an anonymiser leaves it, so no DICOM object can refer to it",
+            "its series has no UID, as after some anonymisers, so no DICOM object can refer to it",
             path=scan.series.files[0],
             fix="Write NIfTI",
         )
     if not is_from_dicom(scan):
         raise InputError(
-            "this scan was not read from DICOM files that are still there, so no DICOM object "
+            "this scan was not read from DICOM files that still exist, so no DICOM object "
             "can refer to them",
             path=scan.series.files[0] if scan.series.files else None,
             fix="Write NIfTI, and put it on the DICOM series with 'napari-spatial-ar seg'",
@@ -195,8 +197,8 @@ def source_slices(scan: Scan) -> list[SourceSlice]:
             place = _place(headers[path], number)
         if place is None:
             raise InputError(
-                "the series does not say where in the patient it lies, which a DICOM segmentation "
-                "or map needs",
+                "the series does not state its position in the patient, which a DICOM segmentation "
+                "or map requires",
                 path=path,
                 fix="Use the NIfTI files",
             )
@@ -214,11 +216,11 @@ def source_slices(scan: Scan) -> list[SourceSlice]:
 
 
 def _sources(scan: Scan) -> tuple[tuple[Path, int], ...]:
-    """File of each slice, and the index of its frame in there."""
+    """File of each slice, and the index of its frame in that file."""
     found = dicom_sources(scan)
     if found is None:
         raise InputError(
-            "its slices are no DICOM images of their own (a mosaic holds many in one), so a DICOM "
+            "its slices are not DICOM images by themselves (a mosaic holds many), so a DICOM "
             "segmentation or map cannot refer to them",
             path=scan.series.files[0],
             fix="Use the NIfTI files",
@@ -266,7 +268,7 @@ def _as_read(header: Dataset, place: _Place) -> _Place:
 
 
 def _check_place(scan: Scan, index: int, place: _Place, path: Path) -> None:
-    """Refuse a slice whose position is not that in the volume: the files have changed."""
+    """Refuse a slice whose position differs from that in the volume: the files have changed."""
     geometry = scan.geometry
     directions = np.stack([geometry.affine[:3, a] / geometry.spacing[2 - a] for a in (0, 1)])
     off = np.abs(place.position * _LPS_TO_RAS - _first_voxel(scan, index)).max()
@@ -297,7 +299,7 @@ def _source_slice(
     for keyword in _MUST_STAND:
         if keyword not in header:
             setattr(header, keyword, "")
-    # Text is decoded by now; UTF-8 writes all that the plain and the Western set cannot.
+    # Text is decoded by now; UTF-8 can encode what ASCII and Latin-1 cannot.
     if whole.get("SpecificCharacterSet") in (None, "", "ISO_IR 100"):
         header.SpecificCharacterSet = whole.get("SpecificCharacterSet") or "ISO_IR 100"
     else:
@@ -305,9 +307,9 @@ def _source_slice(
     sex = str(whole.get("PatientSex") or "")
     header.PatientSex = sex if sex in ("M", "F", "O") else ""
     if header.get("PatientIdentityRemoved") == "YES":
-        said = whole.get("DeidentificationMethod")
-        header.DeidentificationMethod = said or "see the source images"
-    header.SOPClassUID = MRImageStorage  # any class of single images: highdicom only checks it
+        method = whole.get("DeidentificationMethod")
+        header.DeidentificationMethod = method or "see the source images"
+    header.SOPClassUID = MRImageStorage  # any single-frame class: highdicom only checks it
     header.SOPInstanceUID = hd.UID()
     header.ImagePositionPatient = _decimals(place.position)
     header.ImageOrientationPatient = _decimals(place.axes.ravel())
@@ -326,7 +328,7 @@ def _source_slice(
 
 
 def _is_valid(element: DataElement) -> bool:
-    """Whether an element is a plain value as its type allows: others are not carried over."""
+    """Whether an element has a plain value that its type allows: others are not copied."""
     values = element.value if isinstance(element.value, MultiValue) else [element.value]
     try:
         for value in values:
@@ -346,7 +348,7 @@ def _decimals(values: Floats) -> list[Any]:
 
 
 def plain_text(text: str) -> str:
-    """Text as every character set of DICOM can hold it: at most 64 ASCII characters."""
+    """Text that every DICOM character set can encode: at most 64 ASCII characters."""
     return text.encode("ascii", "replace").decode()[:64]
 
 
@@ -356,9 +358,9 @@ def software() -> str:
 
 
 def finish(made: Dataset, slices: Sequence[SourceSlice]) -> None:
-    """Put the references of an object that highdicom made from `source_slices` right, in place."""
+    """Correct, in place, the references of an object built by highdicom from `source_slices`."""
     sources = {str(source.header.SOPInstanceUID): source for source in slices}
-    # Frames of several segments in one slice share what refers to it.
+    # Frames of several segments in one slice share its reference.
     done: set[int] = set()
     for group in made.PerFrameFunctionalGroupsSequence:
         for derivation in group.DerivationImageSequence:
@@ -374,7 +376,7 @@ def finish(made: Dataset, slices: Sequence[SourceSlice]) -> None:
     for source in slices:
         used.setdefault(source.sop_instance, []).append(source)
     made.SourceImageSequence = [_reference(group) for group in used.values()]
-    # For complete files: a frame's own reference is stored with the frame.
+    # Only for complete files: a frame's own reference is stored with the frame.
     made.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [
         _reference(group[:1], frames=False) for group in used.values()
     ]
@@ -395,6 +397,6 @@ def _reference(group: Sequence[SourceSlice], *, frames: bool = True) -> Dataset:
 
 
 def save(made: Dataset, path: Path) -> None:
-    """Write a DICOM object, whole or not at all (`StorageError`)."""
+    """Write a DICOM object, completely or not at all (`StorageError`)."""
     with atomic_path(path) as temporary:
         made.save_as(temporary, enforce_file_format=True)

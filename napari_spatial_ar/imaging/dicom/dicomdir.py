@@ -35,18 +35,18 @@ def _head(path: Path) -> bytes:
 
 
 def dicomdir_files(path: Path) -> list[Path]:
-    """Files that a DICOMDIR names and that are there, in its order.
+    """Existing files listed in a DICOMDIR, in its order.
 
     Raises
     ------
     InputError
-        If it cannot be read, or none of its files is there.
+        If it cannot be read, or none of its files exists.
     """
     found = _named(path)
     files = [file for file in found if file is not None]
     if not files:
         raise InputError(
-            f"this table of contents names {len(found)} files, and none of them is there",
+            f"this table of contents lists {len(found)} files, none of which exists",
             path=path,
             fix=_WHOLE,
         )
@@ -59,20 +59,20 @@ def check_dicomdir(path: Path) -> None:
     Raises
     ------
     InputError
-        If it cannot be read, or some of its files are not there.
+        If it cannot be read, or some of its files are missing.
     """
     found = _named(path)
     if missing := found.count(None):
         raise InputError(
-            f"this table of contents names {len(found)} files, and {missing} of them "
-            f"{'is' if missing == 1 else 'are'} not there",
+            f"this table of contents lists {len(found)} files, and {missing} of them "
+            f"{'is' if missing == 1 else 'are'} missing",
             path=path,
             fix=_WHOLE,
         )
 
 
 def lacks_files(path: Path) -> bool:
-    """Whether a DICOMDIR names files that are not there; one that cannot be read names none."""
+    """Whether a DICOMDIR lists files that do not exist; one that cannot be read lists none."""
     try:
         return None in _named(path)
     except InputError:
@@ -80,11 +80,12 @@ def lacks_files(path: Path) -> bool:
 
 
 def _named(path: Path) -> list[Path | None]:
-    """Each file that a table names, None where it is not there."""
+    """Each file listed in a table; None if it does not exist."""
     with guard(path, "is not a DICOMDIR that can be read: it is cut short or damaged"):
         if is_deflated_head(_head(path)):
-            # None is (PS3.10 8.6), and a few bytes can claim any number of records.
-            raise InputError("is a DICOMDIR that is deflated, which is not read", path=path)
+            # No DICOMDIR is deflated (PS3.10 8.6), and a few bytes could claim any number of
+            # records.
+            raise InputError("is a deflated DICOMDIR, which is not supported", path=path)
         records = read_whole_header(path).get("DirectoryRecordSequence") or []
         root = path.resolve().parent
         return [_beside(root, parts) for r in records if (parts := r.get("ReferencedFileID"))]
@@ -93,7 +94,7 @@ def _named(path: Path) -> list[Path | None]:
 def _beside(root: Path, parts: str | Sequence[str]) -> Path | None:
     """File named by a record, if it exists; never a file outside the folder of the table."""
     steps = [parts] if isinstance(parts, str) else list(parts)
-    with suppress(OSError, ValueError, RuntimeError):  # a name that is none, links in a circle
+    with suppress(OSError, ValueError, RuntimeError):  # an invalid name, circular links
         file = root.joinpath(*map(str, steps)).resolve()
         if file.is_relative_to(root) and file.is_file():
             return file

@@ -24,23 +24,23 @@ class _Encoding(NamedTuple):
 
 
 def parse(file: BinaryIO, tags: Sequence[BaseTag | int] = ()) -> pydicom.Dataset:
-    """Read a data set up to its pixels, or to its end where it has none.
+    """Read a data set up to its pixels, or to its end if it has none.
 
-    Whether types are written out (explicit VR) and in which order bytes stand is told by the
-    first element: writers change the one without the transfer syntax, and the other way round.
+    Explicit or implicit VR and byte order are detected from the first element: some writers change
+    the encoding but not the transfer syntax, or the reverse.
 
     Parameters
     ----------
     file : binary file
-        At its start; a preamble and file meta information may be there or not. Left at the
-        element with the pixels, or at the end.
+        Positioned anywhere; preamble and file meta information are optional. Left at the element
+        with the pixels, or at the end.
     tags : sequence of tags
-        Attributes to read; all where left out.
+        Attributes to read; all by default.
 
     Returns
     -------
     pydicom.Dataset
-        With ``file_meta``; ``original_encoding`` is the one found.
+        With ``file_meta``; ``original_encoding`` is the one detected.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def parse(file: BinaryIO, tags: Sequence[BaseTag | int] = ()) -> pydicom.Dataset
     ends: list[int] = []
 
     def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-        # Called behind the head of each element.
+        # Called after the head of each element.
         ends[:] = file.tell(), length
         return int(tag) in PIXEL_TAGS
 
@@ -78,18 +78,18 @@ def parse(file: BinaryIO, tags: Sequence[BaseTag | int] = ()) -> pydicom.Dataset
 
 def _encoding_at(file: BinaryIO, syntax: UID | None) -> _Encoding:
     """Detect the encoding of the element at the current position, else that of the syntax."""
-    said = _Encoding(
+    declared = _Encoding(
         implicit=syntax is None or syntax == ImplicitVRLittleEndian,
         little=syntax != ExplicitVRBigEndian,
     )
     head = file.read(6)
     file.seek(-len(head), os.SEEK_CUR)
     if len(head) < 6:
-        return said
-    # Groups are sorted, and the first is a small one: 0008 as a rule.
+        return declared
+    # Groups are in ascending order, and the first is a small number: usually 0008.
     low, high = head[0], head[1]
-    little = said.little if low == high else low > high
-    # Read as two capitals, a length would be of 16 kB or more: not for a first element.
+    little = declared.little if low == high else low > high
+    # A length that reads as two capital letters would be 16 kB or more: not in a first element.
     return _Encoding(not (head[4:6].isalpha() and head[4:6].isupper()), little)
 
 
@@ -99,6 +99,6 @@ def _is_whole(file: BinaryIO, place: int, length: int, encoding: _Encoding) -> b
     if length == _UNDEFINED:
         file.seek(max(0, size - 8))
         return file.read(4) == _SEQUENCE_END[encoding.little]
-    # Some writers fill up with zeros.
+    # Some writers pad with zeros.
     file.seek(min(place + length, size))
     return place + length <= size and not file.read().strip(b"\0")

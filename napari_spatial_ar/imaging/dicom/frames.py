@@ -27,9 +27,9 @@ __all__ = ["Frame", "is_dicom", "patient_key", "read_frames", "reversed_rows", "
 
 Floats = npt.NDArray[np.float64]
 
-# Files whose headers are kept, so that grouping a folder and opening it read each file once.
+# Number of files whose headers are cached, so that grouping and opening a folder read each once.
 _FILES_KEPT = 16_384
-# Numbers of the top level without which voxels are not what or where they were, and how many.
+# Top-level numeric attributes that determine values and positions of voxels, and their counts.
 _NUMBERS = {
     **{"RescaleSlope": 1, "RescaleIntercept": 1, "PixelSpacing": 2},
     **{"ImagePositionPatient": 3, "ImageOrientationPatient": 6},
@@ -37,11 +37,11 @@ _NUMBERS = {
 _REVERSED: dict[bool | None, tuple[str, ...]] = {
     False: (),
     True: (
-        "Its rows are stored reversed (GE epi_pepolar), and were put where they belong: check "
+        "Its rows are stored in reverse (GE epi_pepolar) and were put in the right order: check "
         "front and back.",
     ),
     None: (
-        "The rows of every second volume may be stored reversed (GE epi_pepolar of both "
+        "The rows of every second volume may be stored in reverse (GE epi_pepolar of both "
         "polarities): check front and back.",
     ),
 }
@@ -58,13 +58,14 @@ class Frame:
     number : int
         Index of the frame in the file.
     instance : str
-        SOPInstanceUID, "" where there is none.
+        SOPInstanceUID, "" if there is none.
     series : str
         SeriesInstanceUID.
     label : str
         Modality and number of the series, such as ``"MR series 4"``.
     description : str
-        The series' own name without dates, the patient's name and ID: for the screen only.
+        The description of the series without dates and the patient's name and ID: for the screen
+        only.
     modality : str
         As in the header: ``"MR"``, ``"CT"``, ...
     kind : Kind
@@ -78,7 +79,7 @@ class Frame:
     storage : Storage
         How its pixels are stored.
     values : Values
-        What they mean.
+        What the stored values mean.
     position : (3,) float64 or None
         Centre of the first pixel in the patient, LPS mm.
     axes : (2, 3) float64 or None
@@ -86,9 +87,9 @@ class Frame:
     spacing : (float, float) or None
         Distance between rows and between columns, mm.
     thickness : float or None
-        Distance between slices as the header has it, else the thickness of one, mm.
+        Distance between slices according to the header, else the slice thickness, mm.
     remarks : tuple of str
-        Sentences on what the user should know of it.
+        What the user should know, in sentences.
     acquisition : Acquisition
         How it was acquired, according to the header.
     """
@@ -125,7 +126,7 @@ class Frame:
 
     @property
     def sheet(self) -> Literal["", "mosaic", "vframe"]:
-        """Whether it is a volume whose slices are tiles: of Siemens, of United Imaging."""
+        """Whether it is a volume whose slices are tiles (Siemens, United Imaging)."""
         if "MOSAIC" in self.kind.image_type:
             return "mosaic"
         return "vframe" if "VFRAME" in self.kind.image_type else ""
@@ -139,12 +140,12 @@ class Frame:
 
 
 def read_frames(path: Path) -> tuple[Frame, ...]:
-    """Frames of one file, without their pixels; kept until the file changes.
+    """Frames of one file, without their pixels; cached until the file changes.
 
     Returns
     -------
     tuple of Frame
-        Empty for a DICOM file that is no scan (a report, a structure set, a segmentation).
+        Empty for a DICOM file that is not a scan (a report, a structure set, a segmentation).
 
     Raises
     ------
@@ -187,17 +188,17 @@ def _kept(path: Path, _size: int, _changed: int) -> tuple[tuple[str, ...], tuple
 
 
 def _series_key(header: Header, path: Path) -> tuple[str, ...]:
-    def said(*keywords: str) -> tuple[str, ...]:
+    def texts(*keywords: str) -> tuple[str, ...]:
         return tuple(str(header.get(keyword) or "") for keyword in keywords)
 
-    key = said("StudyInstanceUID", "PatientID", "SeriesInstanceUID")
+    key = texts("StudyInstanceUID", "PatientID", "SeriesInstanceUID")
     if key[-1]:
         return key
     numbered = header.get("StudyInstanceUID") and header.get("SeriesNumber")
     return (
         *key,
-        *said("StudyDate", "SeriesDate", "SeriesTime", "SeriesNumber", "SeriesDescription"),
-        *said("ProtocolName", "Modality", "PatientName"),
+        *texts("StudyDate", "SeriesDate", "SeriesTime", "SeriesNumber", "SeriesDescription"),
+        *texts("ProtocolName", "Modality", "PatientName"),
         "" if numbered else str(path.parent),
     )
 
@@ -216,14 +217,14 @@ def _plain(header: pydicom.Dataset) -> Header:
 
 
 def _unusable(header: pydicom.Dataset, plain: Header) -> tuple[str, ...]:
-    """Sentences on attributes that matter and are there, but are not the numbers they should be."""
+    """Warnings on important attributes that exist but are not valid numbers."""
     odd = []
     for keyword, count in _NUMBERS.items():
         if keyword not in header or header.get_item(keyword).value in (None, b"", ""):
             continue
         found = numbers(plain.get(keyword), count)
         if found is None or (count == 6 and axes_of(plain[keyword]) is None):
-            odd.append(f"{keyword} in the header makes no sense and is not used.")
+            odd.append(f"{keyword} in the header makes no sense and is ignored.")
     return tuple(odd)
 
 

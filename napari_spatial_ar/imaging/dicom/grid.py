@@ -1,4 +1,4 @@
-"""Grid of a DICOM stack: regular, or with the reason why it is not."""
+"""Grid of a DICOM stack, with the reason if it is not regular."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHEARED = (
 def affine_of(
     frame: Frame, step: npt.NDArray[np.float64], origin: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Voxel (column, row, slice) to RAS mm, from the step between slices and the first's place."""
+    """Voxel (column, row, slice) to RAS mm, from the step between slices and the first position."""
     assert frame.axes is not None
     assert frame.spacing is not None
     affine = np.eye(4)
@@ -40,11 +40,11 @@ def affine_of(
 
 
 def plain_grid(frames: Sequence[Frame]) -> tuple[Geometry, tuple[str, ...]]:
-    """Grid of images without a place: upright, in mm only where all distances are given."""
+    """Grid of images without a position: upright, and in mm only if all distances are known."""
     shape = (len(frames), *frames[0].shape)
     spacing, thickness = frames[0].spacing, frames[0].thickness
     warning = (
-        "The file does not say where in the patient the image lies: which side is left is not "
+        "The file does not state where the image is in the patient: which side is left is not "
         "known.",
     )
     if spacing is None or min(spacing) <= 0 or (thickness is None and len(frames) > 1):
@@ -53,12 +53,12 @@ def plain_grid(frames: Sequence[Frame]) -> tuple[Geometry, tuple[str, ...]]:
 
 
 def patient_grid(frames: Sequence[Frame], path: Path) -> tuple[Geometry, tuple[str, ...]]:
-    """Grid of slices sorted along their normal, and what is not regular about it.
+    """Grid of slices sorted along their normal, and warnings if it is not regular.
 
     Raises
     ------
     InputError
-        If there is no pixel spacing, or most slices are at the position of another.
+        If there is no pixel spacing, or most slices share their position with another.
     """
     first = frames[0]
     if first.axes is None or first.spacing is None:
@@ -66,7 +66,7 @@ def patient_grid(frames: Sequence[Frame], path: Path) -> tuple[Geometry, tuple[s
     if min(first.spacing) <= 0:
         rows, columns = first.spacing
         raise InputError(
-            f"its PixelSpacing is {rows:g} x {columns:g} mm, which cannot be", path=path
+            f"its PixelSpacing is {rows:g} x {columns:g} mm, which is impossible", path=path
         )
     shape = (len(frames), *first.shape)
     positions = np.array([frame.position for frame in frames])
@@ -75,10 +75,13 @@ def patient_grid(frames: Sequence[Frame], path: Path) -> tuple[Geometry, tuple[s
         return _geometry(shape, affine, path), ()
     same = same_place_of(frames)
     if np.ptp(positions @ first.normal) <= same and _is_film(frames):
-        film = f"All {len(frames)} images lie at one place: they are a film, not a volume."
+        film = f"All {len(frames)} images are at one position: they are a film, not a volume."
         return Geometry.without_spacing(shape), (film,)
-    said = (_repeated(positions, first.normal, same, path), uneven(positions, first.normal, same))
-    odd = [sentence for sentence in said if sentence]
+    sentences = (
+        _repeated(positions, first.normal, same, path),
+        uneven(positions, first.normal, same),
+    )
+    odd = [sentence for sentence in sentences if sentence]
     step = (positions[-1] - positions[0]) / (len(frames) - 1)
     tilted = _tilted(step, first.normal)
     affine = affine_of(first, step, positions[0])
@@ -95,7 +98,7 @@ def patient_grid(frames: Sequence[Frame], path: Path) -> tuple[Geometry, tuple[s
 
 
 def _is_film(frames: Sequence[Frame]) -> bool:
-    """Whether images at one place are counted in time: frames of a file, or phases of a heart."""
+    """Whether images at one position are a time series: frames of a file, or cardiac phases."""
     phases = {frame.signs[SIGNS.index("trigger time")] for frame in frames}
     times = {frame.kind.time for frame in frames}
     return frames[0].storage.frames > 1 or len(frames) in (len(phases), len(times))
@@ -111,19 +114,19 @@ def _geometry(shape: tuple[int, int, int], affine: npt.NDArray[np.float64], path
 def _repeated(
     positions: npt.NDArray[np.float64], normal: npt.NDArray[np.float64], same: float, path: Path
 ) -> str:
-    """Name slices at one place; refuse a stack that has more of them than places."""
+    """Report slices at one position; refuse a stack that has more of them than positions."""
     along = positions @ normal
     again = np.diff(along) <= same
     count = int(np.count_nonzero(again))
     if not count:
         return ""
     what = (
-        f"{count} of its {len(positions)} slices lie at the same place as another (the first at "
+        f"{count} of its {len(positions)} slices are at the same position as another (the first at "
         f"{along[int(again.argmax())]:.2f} mm along the normal)"
     )
     if 2 * count >= len(positions):
         raise InputError(
-            f"{what}, and nothing tells them apart: they are not one volume",
+            f"{what}, and nothing distinguishes them: they are not one volume",
             path=path,
             fix="Open one time point or reconstruction at a time",
         )
@@ -138,6 +141,6 @@ def _tilted(step: npt.NDArray[np.float64], normal: npt.NDArray[np.float64]) -> l
     if tilt <= _TILT_DEGREES:
         return []
     return [
-        f"The gantry was tilted by {tilt:.1f} degrees: the slices do not lie straight above each "
+        f"The gantry was tilted by {tilt:.1f} degrees: the slices are not straight above each "
         "other."
     ]

@@ -1,4 +1,4 @@
-"""Attributes of one frame among a DICOM header's functional groups, and what sets frames apart."""
+"""Attributes of one frame in a DICOM header's functional groups, and what distinguishes frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pydicom
 
 from napari_spatial_ar.imaging.dicom import private
 from napari_spatial_ar.imaging.dicom.values import Header, numbers
-from napari_spatial_ar.imaging.dicom.words import says_component
+from napari_spatial_ar.imaging.dicom.words import names_component
 
 __all__ = ["CLOCKS", "SIGNS", "TIMES", "Groups", "Kind", "axes_of", "kind_of", "signs_of"]
 
@@ -25,8 +25,9 @@ SIGNS = (
 )
 #: Those that may differ between the slices of one volume because it took time to acquire.
 TIMES = frozenset({"trigger time", "frame reference time", "acquisition time", "content time"})
-#: Those by which images can be sorted in time, and whether the nth image at each place is of the
-#: nth volume whatever the order of places: true of when it was measured, not of a count.
+#: Those by which images can be sorted in time, and whether the nth image at each position belongs
+#: to the nth volume whatever the order of positions: true for a time of measurement, not for a
+#: count.
 CLOCKS = {
     "trigger time": True,
     "frame reference time": True,
@@ -65,11 +66,11 @@ class Groups:
 
     @property
     def b_value(self) -> float | None:
-        """Diffusion weighting, whole s/mm2, where the header or the maker's private part has it."""
+        """Diffusion weighting, rounded to s/mm2, from the header or the private elements."""
         found = self.number("MRDiffusionSequence", "DiffusionBValue")
         if found is None:
             found = private.b_value(self._header)
-        return None if found is None else round(found)  # floats of one weighting may differ
+        return None if found is None else round(found)  # the same weighting may differ as a float
 
     @property
     def gradient(self) -> tuple[float, ...] | None:
@@ -87,13 +88,13 @@ class Groups:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What sets apart the volumes that share a series.
+    """What distinguishes volumes in one series.
 
-    ``alone`` is the file (or concatenation) where it is a volume by itself: multi-frame, or
-    without a position. ``component`` is what of ``image_type`` never varies in a volume: its
-    first three values and, among the further ones, which are the implementation's own
-    (PS3.3 C.7.6.1.1.2), those that name a component of the signal or a computed map. ``echo``,
-    ``time`` and ``b_value`` are None where the header is silent.
+    ``alone`` is the file (or concatenation) if it is a volume by itself: multi-frame, or without a
+    position. ``component`` is the part of ``image_type`` that never varies in a volume: its first
+    three values and, of the others, which are implementation-specific (PS3.3 C.7.6.1.1.2), those
+    that name a component of the signal or a computed map. ``echo``, ``time`` and ``b_value`` are
+    None if the header does not state them.
     """
 
     alone: str
@@ -107,23 +108,23 @@ class Kind:
 
     @property
     def firm(self) -> tuple[str, tuple[str, ...], str, str]:
-        """What never shares a volume."""
+        """Frames that differ in it never share a volume."""
         return self.alone, self.component, self.stack, self.sop_class
 
     @property
     def weighting(self) -> tuple[float | None, float | None]:
-        """What never shares a volume but where a scanner counts it slice by slice."""
+        """Frames that differ in it share a volume only if a scanner counts it slice by slice."""
         return self.echo, self.b_value
 
 
 def kind_of(header: Header, groups: Groups, alone: str) -> Kind:
-    """Find what sets a frame apart from others of its series."""
+    """Find what distinguishes a frame from others of its series."""
     image_type = groups.get("MRImageFrameTypeSequence", "FrameType")
     if image_type is None:
         image_type = groups.get("CTImageFrameTypeSequence", "FrameType") or header.get("ImageType")
     if isinstance(image_type, str) or image_type is None:
         image_type = [image_type or ""]
-    said = tuple(str(value) for value in image_type)
+    stated = tuple(str(value) for value in image_type)
     echo = groups.number("MREchoSequence", "EffectiveEchoTime")
     if echo is None:
         echo = groups.number("", "EchoNumbers")
@@ -131,14 +132,14 @@ def kind_of(header: Header, groups: Groups, alone: str) -> Kind:
     if time is None:
         time = groups.number("", "TemporalPositionIdentifier")
     component = (
-        *said[:3],
-        *(value for value in said[3:] if says_component(value)),
+        *stated[:3],
+        *(value for value in stated[3:] if names_component(value)),
         str(groups.get("MRImageFrameTypeSequence", "ComplexImageComponent") or ""),
         private.complex_part(header),
     )
     return Kind(
         alone=alone,
-        image_type=said,
+        image_type=stated,
         component=component,
         stack=str(groups.get("FrameContentSequence", "StackID") or ""),
         sop_class=str(header.get("SOPClassUID") or ""),
@@ -149,7 +150,7 @@ def kind_of(header: Header, groups: Groups, alone: str) -> Kind:
 
 
 def signs_of(header: Header, groups: Groups, kind: Kind) -> tuple[Any, ...]:
-    """Values in the order of `SIGNS`; None where the header is silent."""
+    """Values in the order of `SIGNS`; None if the header does not state them."""
     gradient = groups.gradient
     content, heart = "FrameContentSequence", "CardiacSynchronizationSequence"
     timing = "MRTimingAndRelatedParametersSequence"
@@ -201,7 +202,7 @@ def signs_of(header: Header, groups: Groups, kind: Kind) -> tuple[Any, ...]:
 
 
 def _moment(both: object, date: object, time: object) -> str | None:
-    """Date and time as text that sorts as they do; None without a time."""
+    """Date and time as text in chronological sort order; None without a time."""
     if both not in (None, ""):
         return str(both)
     return None if time in (None, "") else f"{date or ''}{str(time).replace(':', '')}"
@@ -212,7 +213,7 @@ def _text(value: object) -> str | None:
 
 
 def axes_of(value: object) -> npt.NDArray[np.float64] | None:
-    """Two unit vectors at a right angle from ImageOrientationPatient, if it holds such."""
+    """Two orthogonal unit vectors from ImageOrientationPatient, if it holds such."""
     flat = numbers(value, 6)
     if flat is None:
         return None

@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 DAMAGED = "is not a DICOM file that can be read: it is cut short or damaged"
-# Class and syntax from the File Meta of the file itself, not of files that it refers to.
+# Class and transfer syntax in the File Meta of the file itself, not of files that it refers to.
 _DICOMDIR = re.compile(rb"\x02\0\x02\0(?:UI)?.{2,4}1\.2\.840\.10008\.1\.3\.10(?![.0-9])", re.DOTALL)
 _DEFLATED = re.compile(
     rb"\x02\0\x10\0(?:UI)?.{2,4}1\.2\.840\.10008\.1\.2\.1\.99(?![.0-9])", re.DOTALL
@@ -53,7 +53,7 @@ _PLAIN = re.compile(rb"\x08\0.\0(?:[A-Z]{2}|.\0\0\0)|\0\x08\0.[A-Z]{2}", re.DOTA
 # This many valid elements at the start of a file identify a data set without a preamble.
 _BARE_ELEMENTS = 3
 _BARE_GROUPS = (0x0002, 0x0008)
-# A deflated file may hold so much beside its pixels: a few bytes can claim any size.
+# Maximum size of a deflated file excluding its pixels: a few bytes can claim any size.
 _MOST_BESIDE_PIXELS = 2**24
 _HEAD = 4096
 
@@ -80,7 +80,7 @@ _KEYWORDS = """
 """
 _OVERLAY_BITS = [group << 16 | 0x0100 for group in range(0x6000, 0x6020, 2)]  # OverlayBitsAllocated
 
-# Plain numbers, which are looked up a good deal faster than pydicom's tags, for every attribute.
+# Plain integers: lookup is much faster than with pydicom's tags, and happens for every attribute.
 _TAGS: list[BaseTag | int] = [
     *(tag for tag in map(tag_for_keyword, _KEYWORDS.split()) if tag is not None),
     *PRIVATE_TAGS,
@@ -91,7 +91,7 @@ _TAGS: list[BaseTag | int] = [
 def begins_with_preamble(head: bytes) -> bool:
     """Whether a file that begins so is DICOM by PS3.10 7.1: "DICM" and an element of group 2.
 
-    What stands in front of it, the preamble, may be the beginning of another kind of file.
+    The preamble before it may be the beginning of another kind of file.
     """
     return head[128:134] == b"DICM\2\0" and re.match(rb"[A-Z]{2}", head[136:138]) is not None
 
@@ -99,9 +99,9 @@ def begins_with_preamble(head: bytes) -> bool:
 def begins_bare(head: bytes) -> bool:
     """Whether a file that begins so is a DICOM data set without a preamble.
 
-    It begins with File Meta, or with the group that identifies an image, whichever element is
-    its first: elements that the standard knows follow each other in order, in one of the four
-    encodings (old ones, ACR-NEMA's too, are of implicit VR).
+    It begins with File Meta, or with any element of the group that identifies an image: known
+    elements follow in ascending order, in one of the four encodings (old files, ACR-NEMA included,
+    have implicit VR).
     """
     return any(
         _elements_follow(head, order, explicit) for order in "<>" for explicit in (True, False)
@@ -139,7 +139,8 @@ def is_dicomdir_head(head: bytes) -> bool:
 def is_deflated_head(head: bytes) -> bool:
     """Whether a file that begins so is of the deflated transfer syntax, by its File Meta.
 
-    Not where a plain data set follows, which some programs leave behind the syntax they read.
+    False if a plain data set follows: some programs leave the original transfer syntax in the File
+    Meta.
     """
     start = 144 + int.from_bytes(head[140:144], "little")
     return _DEFLATED.search(head) is not None and _PLAIN.match(head, start) is None
@@ -172,13 +173,13 @@ def opened(path: Path, pixel_bytes: int = 0) -> Iterator[tuple[BinaryIO, bool]]:
     path : Path
         The file.
     pixel_bytes : int
-        The most that its pixels take, where they are wanted.
+        Maximum size of its pixels, if they are needed.
 
     Yields
     ------
     (binary file, bool)
-        The file at its start, and whether it is DICOM. Reading from it raises
-        InputError where a deflated file holds more than its pixels and 16 MiB beside.
+        The file at its start, and whether it is DICOM. Reading from it raises InputError if a
+        deflated file holds more than its pixels and 16 MiB.
     """
     with open(path, "rb") as file:
         head = file.read(_HEAD)
@@ -190,9 +191,9 @@ def opened(path: Path, pixel_bytes: int = 0) -> Iterator[tuple[BinaryIO, bool]]:
 
 
 def _inflated(file: BinaryIO, path: Path, pixel_bytes: int) -> InflatedFile:
-    check_fits(2 * pixel_bytes, path)  # kept beside what is made of them
+    check_fits(2 * pixel_bytes, path)  # memory that is used in addition
     meta = read_file_meta_info(path)
-    # Preamble, "DICM", the group length element (12 bytes), and what that says follows.
+    # Preamble, "DICM", the group length element (12 bytes), and as many bytes as it states.
     file.seek(144 + int(meta.FileMetaInformationGroupLength))
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     plain = BytesIO()
@@ -203,12 +204,12 @@ def _inflated(file: BinaryIO, path: Path, pixel_bytes: int) -> InflatedFile:
 
 
 def read_header(path: Path) -> tuple[pydicom.Dataset, Storage | None]:
-    """Attributes that imaging uses, and how the pixels are stored; None where it is no image.
+    """Attributes that imaging uses, and how the pixels are stored; None if it is not an image.
 
     Raises
     ------
     InputError
-        If the file is no DICOM, or its pixels are not all there.
+        If the file is not DICOM, or its pixels are incomplete.
     """
     with guard(path, DAMAGED), opened(path) as (file, _):
         header = parse(file, _TAGS)
@@ -222,7 +223,7 @@ def _size(file: BinaryIO) -> int:
     """Bytes of a file positioned at its pixels; the position does not change."""
     at = file.tell()
     if isinstance(file, InflatedFile):
-        # As many as the element of the pixels claims (explicit VR, so in its second four bytes).
+        # As many as the pixels' element claims (explicit VR: the last four of its 12 bytes).
         claimed = int.from_bytes(file.read(12)[8:], "little")
         file.inflater.most_bytes = at + claimed + _MOST_BESIDE_PIXELS
         size = file.size()
@@ -233,7 +234,7 @@ def _size(file: BinaryIO) -> int:
 
 
 def read_whole_header(path: Path, keywords: Sequence[str] | None = None) -> pydicom.Dataset:
-    """Every attribute of a DICOM file but the pixels, or those with these keywords.
+    """Every attribute of a DICOM file except the pixels, or those with these keywords.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Volumes whose slices are tiles of one picture: Siemens mosaics and United Imaging's sheets."""
+"""Volumes whose slices are tiles of one image: Siemens mosaics and United Imaging sheets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TileReader:
     Parameters
     ----------
     frame : Frame
-        The picture.
+        The tiled image.
     shape : (int, int, int)
         Slices, rows and columns.
     order : tuple of int
@@ -57,7 +57,7 @@ class TileReader:
         return data, (*decoded.notes, *odd)
 
     def plane(self, index: int) -> npt.NDArray[np.float32]:
-        """One slice; the whole picture is decoded."""
+        """One slice; the whole image is decoded."""
         data: npt.NDArray[np.float32] = self.whole()[0][index]
         return data
 
@@ -68,7 +68,7 @@ def find_tiles(frame: Frame) -> tuple[TileReader, Geometry, tuple[str, ...]]:
     Raises
     ------
     InputError
-        If that header is not there, as after some de-identifications, or makes no sense.
+        If that header is missing, as after some de-identifications, or invalid.
     """
     return _mosaic(frame) if frame.sheet == "mosaic" else _vframe(frame)
 
@@ -86,7 +86,7 @@ def _tile_shape(frame: Frame, what: str, count: int, down: int, across: int) -> 
 
 
 def _mosaic(frame: Frame) -> tuple[TileReader, Geometry, tuple[str, ...]]:
-    without = "is a Siemens mosaic without the private header that says where its slices lie"
+    without = "is a Siemens mosaic without the private header with its slices' positions"
     with guard(frame.file, without):
         # Not at the top: importing it warns that it is experimental.
         from nibabel.nicom.dicomwrappers import MosaicWrapper
@@ -104,8 +104,8 @@ def _mosaic(frame: Frame) -> tuple[TileReader, Geometry, tuple[str, ...]]:
 
 
 def _vframe(frame: Frame) -> tuple[TileReader, Geometry, tuple[str, ...]]:
-    """(0065,xx50) is the number of tiles; (0065,xx51) has an item with the place of each."""
-    without = "is a United Imaging sheet without the private header that says where its slices lie"
+    """(0065,xx50) is the number of tiles; (0065,xx51) has an item with the position of each."""
+    without = "is a United Imaging sheet without the private header with its slices' positions"
     with guard(frame.file, without):
         block = read_whole_header(frame.file).private_block(*UIH)
         found = numbers(block[_TILE_COUNT].value)

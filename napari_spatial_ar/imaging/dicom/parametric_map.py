@@ -1,4 +1,4 @@
-"""Heatmaps as DICOM parametric maps, on the very frames that the scan was read from."""
+"""Heatmaps as DICOM parametric maps, on the frames from which the scan was read."""
 
 from __future__ import annotations
 
@@ -42,26 +42,26 @@ def write_parametric_map(
 
     The patient's identity is copied from the scan, as by
     `napari_spatial_ar.imaging.dicom.seg.write_seg`. Every slice is stored; those that were not
-    scored hold what ``scores`` holds there. Memory: about 4 times the scores, as highdicom builds
-    the file whole.
+    scored have the values of ``scores`` there. Memory: about 4 times the scores, as highdicom
+    builds the file in memory.
 
     Parameters
     ----------
     path : path-like
-        The file to write, whole or not at all.
+        The file to write, completely or not at all.
     scores : (Z, Y, X) floating
         On the scan's grid, in source order.
     scan : Scan
-        What the scores belong to: read from DICOM files that are still there.
+        The scored scan, read from DICOM files that still exist.
     algorithm : Algorithm
-        What made them.
+        What computed them.
     unit : str
         Their unit in words, at most 64 characters; its code is UCUM "1" (no units).
 
     Raises
     ------
     InputError
-        If the scores are not finite or not on the scan's grid, or for the scan's sake as in
+        If the scores are not finite or not on the scan's grid, or because of the scan, as in
         `napari_spatial_ar.imaging.dicom.seg.write_seg`.
     StorageError
         If the file cannot be written.
@@ -79,7 +79,7 @@ def write_parametric_map(
     slices = source_slices(scan)
     regular = scan.geometry.regular
     made_by = plain_text(f"{algorithm.name} {algorithm.version}")
-    with guard(scan.series.files[0], "no DICOM parametric map can be made from its header"):
+    with guard(scan.series.files[0], "no DICOM parametric map can be derived from its header"):
         made = ParametricMap(
             source_images=[source.header for source in slices],
             pixel_array=values,

@@ -1,7 +1,7 @@
-"""Decoding the pixels of DICOM files, whatever their transfer syntax, to grey.
+"""Decoding the pixels of DICOM files to grey, for all transfer syntaxes.
 
-Decoders are told what was found in the file, and what they return is held against it: size, bits
-and sign come from one place for all of them.
+Decoders are given what was found in the file, and their output is checked against it: size, bits
+and sign are handled in one place for all of them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = ["Decoded", "decode"]
 _DAMAGED_PIXELS = "its pixels cannot be decoded: the file is cut short or damaged"
 _FIX = "Export or copy it again"
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-# One decoder for each syntax, so that a frame does not depend on which of several gives up first.
+# One decoder per syntax, so that a frame does not depend on which of several fails first.
 _PLUGINS = {
     JPEGBaseline8Bit: "pillow",
     JPEGLosslessSV1: "gdcm",
@@ -57,12 +57,12 @@ _PLUGINS = {
     RLELossless: "pydicom",
 }
 _ITEM = b"\xfe\xff\x00\xe0"
-# In all of these a frame has a header of its own.
+# In all of these, a frame has its own header.
 _WITH_HEADER = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes}
 
 
 class Decoded(NamedTuple):
-    """Grey stored values (frames, rows, columns), and sentences on what is odd about them."""
+    """Grey stored values (frames, rows, columns), and warnings about them."""
 
     frames: npt.NDArray[np.generic]
     notes: tuple[str, ...]
@@ -78,20 +78,20 @@ def decode(path: Path, storage: Storage, number: int | None = None) -> Decoded:
     storage : Storage
         How its pixels are stored.
     number : int, optional
-        Index of the frame; nothing else is decoded, and where pixels are not compressed nothing
-        else is read. All frames where left out.
+        Index of the frame; nothing else is decoded, and if pixels are uncompressed nothing else is
+        read. All frames by default.
 
     Returns
     -------
     Decoded
-        In a type that holds `Storage.limits`; float32 luminance, 0 to 255 in 8 bits, where the
-        file is in colour.
+        In a type that holds `Storage.limits`; float32 luminance, 0 to 255 for 8 bits, if the file
+        is in colour.
 
     Raises
     ------
     InputError
-        If the pixels are cut short or damaged, do not match the header, or no decoder for
-        their compression is there.
+        If the pixels are truncated or damaged, do not match the header, or there is no decoder for
+        their compression.
     """
     with guard(path, _DAMAGED_PIXELS):
         check_fits(storage.most_bytes // (1 if number is None else storage.frames), path)
@@ -107,7 +107,7 @@ def decode(path: Path, storage: Storage, number: int | None = None) -> Decoded:
                 frames = [_native(file, storage, number, path, notes)]
             array = np.concatenate([f.reshape(-1, *f.shape[-_axes(storage) :]) for f in frames])
             if len(array) != (storage.frames if number is None else 1):
-                raise ValueError("fewer frames than its header says")
+                raise ValueError("fewer frames than stated in its header")
             if storage.photometric == "PALETTE COLOR":
                 array = _through_palette(array, parse(file))
         if storage.coloured:
@@ -116,12 +116,12 @@ def decode(path: Path, storage: Storage, number: int | None = None) -> Decoded:
 
 
 def _axes(storage: Storage) -> int:
-    """Axes of one frame as decoders give it."""
+    """Axes of one frame as returned by decoders."""
     return 2 if storage.samples == 1 else 3
 
 
 def _options(storage: Storage, frames: int, found: Codestream | None = None) -> dict[str, Any]:
-    """Say what pydicom's decoders ask for; bits and sign are put right here, not by them."""
+    """Options for pydicom's decoders; bits and sign are handled here, not by them."""
     allocated, bits = storage.allocated, storage.bits
     if found is not None:
         bits = found.precision
@@ -147,7 +147,7 @@ def _options(storage: Storage, frames: int, found: Codestream | None = None) -> 
 def _native(
     file: BinaryIO, storage: Storage, number: int | None, path: Path, notes: set[str]
 ) -> npt.NDArray[np.generic]:
-    """Values of a frame, or of all, that are not compressed."""
+    """Uncompressed values of one frame, or of all."""
     options = {**_options(storage, storage.frames), "pixel_vr": storage.vr or "OW"}
     array, found = get_decoder(storage.syntax).as_array(file, index=number, raw=True, **options)
     if not storage.floating and storage.allocated > 1:
@@ -156,13 +156,12 @@ def _native(
 
 
 def _compressed_frames(file: BinaryIO, storage: Storage, number: int | None) -> Iterator[bytes]:
-    """Bytes of the frame asked for, or of each, from the fragments that hold it.
+    """Bytes of the requested frame, or of each, from the fragments that contain it.
 
     Raises
     ------
     ValueError
-        If the table of frames contradicts the fragments, or it cannot be told which of them are
-        a frame.
+        If the offset table contradicts the fragments, or they cannot be assigned to frames.
     """
     table, fragments = _fragments(file, storage.start)
     frames = _by_frame(file, storage, table, fragments)
@@ -175,7 +174,7 @@ def _compressed_frames(file: BinaryIO, storage: Storage, number: int | None) -> 
 
 
 def _fragments(file: BinaryIO, start: int) -> tuple[bytes, list[tuple[int, int]]]:
-    """Offset table (PS3.5 A.4), and place and length of each fragment behind it."""
+    """Offset table (PS3.5 A.4), and offset and length of each fragment after it."""
     fragments: list[tuple[int, int]] = []
     file.seek(start)
     while (head := file.read(8))[:4] == _ITEM:
@@ -207,15 +206,15 @@ def _by_frame(
         starts = [at - 8 for at, _ in fragments if _begins_frame(file, at)]
     places = {at - 8: place for place, (at, _) in enumerate(fragments)}
     if len(starts) != storage.frames or starts[0] != first or not places.keys() >= set(starts):
-        raise ValueError("which fragments are a frame cannot be told")
+        raise ValueError("fragments that cannot be assigned to frames")
     ends = [places[at] for at in starts[1:]] + [len(fragments)]
     if ends != sorted(set(ends)):
-        raise ValueError("a table of frames that are not in order")
+        raise ValueError("an offset table that is not in order")
     return [fragments[places[at] : end] for at, end in zip(starts, ends, strict=True)]
 
 
 def _begins_frame(file: BinaryIO, at: int) -> bool:
-    """Whether a fragment begins with the start of a JPEG or JPEG 2000 picture."""
+    """Whether a fragment begins with the start of a JPEG or JPEG 2000 image."""
     file.seek(at)
     return file.read(4).startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
 
@@ -223,7 +222,7 @@ def _begins_frame(file: BinaryIO, at: int) -> bool:
 def _decompressed(
     frame: bytes, storage: Storage, path: Path, notes: set[str]
 ) -> npt.NDArray[np.generic]:
-    """Values of one compressed frame, RGB where it is in colour."""
+    """Values of one compressed frame, RGB if it is in colour."""
     found = read_codestream(frame)
     syntax = storage.syntax
     if found is not None:
@@ -235,9 +234,9 @@ def _decompressed(
             words = _through_gdcm(found.bare, storage)
             return _in_words(words, storage, path, notes, found)
         elif syntax == JPEGLosslessSV1:
-            frame = found.bare  # GDCM ends the process over some application data
+            frame = found.bare  # GDCM crashes the process on some application data
     elif syntax in _WITH_HEADER:
-        raise ValueError("not compressed in the way that its header says")
+        raise ValueError("not compressed as stated in its header")
     decoder = get_decoder(syntax) if syntax in _PLUGINS else None
     if (
         decoder is None
@@ -257,7 +256,7 @@ def _decompressed(
 
 
 def _no_decoder(syntax: UID, path: Path) -> InputError:
-    # An unregistered one could have any text.
+    # An unregistered UID could be any text.
     name = "an unknown syntax" if syntax.name == str(syntax) else syntax.name
     return InputError(
         f"its pixels are compressed as {name}, for which no decoder is installed",
@@ -270,20 +269,20 @@ def _check_agreement(found: Codestream, storage: Storage, path: Path) -> None:
     """Refuse a compressed frame whose size or depth differs from the header."""
     sizes = [(f.rows, f.columns, f.samples) for f in (found, storage)]
     if sizes[0] != sizes[1]:
-        inside, said = (" x ".join(map(str, size)) for size in sizes)
+        inside, declared = (" x ".join(map(str, size)) for size in sizes)
         raise InputError(
-            f"its compressed picture is of {inside} values (rows, columns, colours), its header "
-            f"says {said}",
+            f"its compressed image is of {inside} values (rows, columns, colours), its header "
+            f"states {declared}",
             path=path,
             fix=_FIX,
         )
     if found.precision > storage.allocated or (
-        # What was cut to 8 bits for the sake of JPEG has lost the scale of its values.
+        # Values that were cut to 8 bits for JPEG have lost their scale.
         found.precision == 8 < storage.bits
         and found.syntax in (JPEGBaseline8Bit, JPEGExtended12Bit)
     ):
         raise InputError(
-            f"its compressed picture has {found.precision} bits for each value, its header says "
+            f"its compressed image has {found.precision} bits per value, its header states "
             f"{storage.bits}",
             path=path,
             fix="Export the series uncompressed",
@@ -297,11 +296,11 @@ def _in_words(
     notes: set[str],
     found: Codestream | None = None,
 ) -> npt.NDArray[Any]:
-    """Take values out of the words they are stored in: the right bits, with their sign.
+    """Extract values from the words they are stored in: the right bits, with their sign.
 
     PS3.5 8.1.1: a word of BitsAllocated holds a value of BitsStored, whose uppermost bit is
-    HighBit; overlays may stand in the others. Decoders hand on words, some with a sign and some
-    without. A compressed frame with a depth of its own has its values at the bottom of the word.
+    HighBit; overlays may use the other bits. Decoders return words, some signed and some not. A
+    compressed frame with its own bit depth has its values in the low bits of the word.
     """
     width = 8 * array.dtype.itemsize
     bits, lowest = storage.bits, storage.lowest
@@ -328,7 +327,7 @@ def _check_other_bits(
     path: Path,
     notes: set[str],
 ) -> None:
-    """See whether the bits that hold no value are as they are where bits are counted right."""
+    """Check that bits outside the value are as expected if the header counts bits correctly."""
     width = 8 * words.dtype.itemsize
     below = bool((words & ((1 << lowest) - 1)).any())
     above = words >> (lowest + bits) if lowest + bits < width else np.zeros_like(words)
@@ -336,20 +335,20 @@ def _check_other_bits(
         top = int(words.max()).bit_length()
         if top <= bits:
             raise InputError(
-                f"its header says that values stand in bits {lowest} to {lowest + bits - 1} of "
-                f"each word, but they stand in the lowest {top}",
+                f"according to its header, values are in bits {lowest} to {lowest + bits - 1} of "
+                f"each word, but they are in the lowest {top}",
                 path=path,
                 fix="Correct HighBit, or export the series again",
             )
-    # Above a negative value stands its sign; where it does so anywhere, it does everywhere.
+    # The bits above a negative value may repeat its sign; if any do, all have to.
     sign = (1 << (width - lowest - bits)) - 1
     negative = values < 0
     signs = negative & (above == sign)
     odd = ((above != 0) & ~signs).any() or (signs.any() and not signs[negative].all())
     if odd or below:
         notes.add(
-            f"The header says that {bits} bits of each stored word hold its value, but others are "
-            "set too in some pixels; they were left out."
+            f"According to the header, {bits} bits of each word hold its value, but others are "
+            "set too in some pixels; they were ignored."
         )
 
 
@@ -361,7 +360,7 @@ def _as_rgb(array: npt.NDArray[np.generic], photometric: str) -> npt.NDArray[np.
 
 
 def _through_gdcm(frame: bytes, storage: Storage) -> npt.NDArray[np.generic]:
-    """Decode JPEG of 12 bits: no decoder that pydicom calls does, but GDCM's own reader does."""
+    """Decode 12-bit JPEG: no decoder called by pydicom does, but GDCM's own reader does."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
@@ -380,7 +379,7 @@ def _through_gdcm(frame: bytes, storage: Storage) -> npt.NDArray[np.generic]:
         reader.SetFileName(str(file))
         if not reader.Read():
             raise ValueError("not decoded")
-        # GDCM's binding gives bytes as text; what is no UTF-8 comes as surrogates.
+        # GDCM's binding returns bytes as text; what is not UTF-8 becomes surrogates.
         raw = reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape")
     return np.frombuffer(raw, "<u2").reshape(storage.rows, storage.columns)
 
@@ -390,7 +389,7 @@ def _through_palette(
 ) -> npt.NDArray[np.generic]:
     """Colours of a palette image, 0 to 255."""
     if not header.original_encoding[1]:
-        # pydicom takes the tables for little-endian.
+        # pydicom assumes that the tables are little-endian.
         for colour in ("Red", "Green", "Blue"):
             table = header[f"{colour}PaletteColorLookupTableData"]
             table.value = np.frombuffer(table.value, "<u2").byteswap().tobytes()

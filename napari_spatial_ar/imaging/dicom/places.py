@@ -9,11 +9,11 @@ __all__ = ["places_of", "same_place_mm", "seem_missing", "uneven"]
 
 Floats = npt.NDArray[np.float64]
 
-# Images are at one position if they are closer than this share of the distance between slices.
+# Images are at one position if they are closer than this fraction of the slice distance.
 _SAME_SHARE = 0.05
-# Writers round each coordinate to 0.1 mm: of the ends of a stack, and of a slice between them.
+# Writers round coordinates to 0.1 mm: of the ends of a stack, and of a slice between them.
 _UNEVEN_MM = 0.1 * 3**0.5 + 1e-6
-# However thin they are, slices may not be further from their position than this share of a step.
+# However thin they are, slices may not be further from their position than this fraction of a step.
 _UNEVEN_SHARE = 0.25
 _WHOLE_GAPS = 0.1
 
@@ -26,25 +26,25 @@ def same_place_mm(heights: Floats, thickness: float) -> float:
     heights : (N,) float64
         Along the normal, mm, in any order.
     thickness : float
-        Of a slice, mm: about what lies between two of them.
+        Of a slice, mm: roughly the distance between two of them.
     """
     gaps = np.sort(np.diff(np.sort(heights)))[::-1]
     extent = float(np.ptp(heights))
     if extent <= _SAME_SHARE * thickness:
         return extent
-    # Half of the way from the first image to the last is gone in steps of at least this size: those
-    # between images at one place are many, but short.
+    # Steps of at least this size cover half of the way from the first image to the last: those
+    # between images at one position are many, but short.
     usual = float(gaps[int(np.searchsorted(np.cumsum(gaps), extent / 2))])
     return _SAME_SHARE * min(usual, thickness)
 
 
 def places_of(heights: Floats, same: float) -> npt.NDArray[np.intp]:
-    """Return the number of the place of each image, from 0; heights are sorted."""
+    """Return the index of the position of each image, from 0; heights are sorted."""
     return np.concatenate([[0], np.cumsum(np.diff(heights) > same)]).astype(np.intp)
 
 
 def seem_missing(positions: Floats, normal: Floats, same: float) -> int:
-    """Count slices that are missing in a stack that would be even with them; 0 in any other."""
+    """Count the slices missing from a stack that would be even with them; 0 for any other."""
     along = positions @ normal
     gaps = np.diff(along)
     gaps = gaps[gaps > same]

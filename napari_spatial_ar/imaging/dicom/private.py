@@ -1,7 +1,8 @@
-"""What scanners write of diffusion and of a sequence into elements of their own.
+"""Diffusion and sequence data in the private elements of scanners.
 
-A maker's elements stand in a block whose creator element names it, in whichever block of its group
-a file has room (PS3.5 7.8.1): an element counts only where its block has the maker's name.
+A manufacturer's elements are in a block reserved by its private creator element, which may be any
+block of the group (PS3.5 7.8.1): an element counts only if its block has the manufacturer's
+creator.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _ELEMENTS = {
     0x2005: (0x11, 0x29, 0xB0, 0xB1, 0xB2),
 }
 _BLOCKS = range(0x10, 0x20)
-#: Private elements that are read, with the creators of their blocks.
+#: Private elements that are read, with their private creators.
 PRIVATE_TAGS = tuple(
     group << 16 | element
     for group, elements in _ELEMENTS.items()
@@ -57,14 +58,15 @@ PRIVATE_TAGS = tuple(
     for element in (block, *(block << 8 | e for e in elements))
 )
 _COMPLEX = ("M", "P", "R", "I")
-# Canon and Toshiba: "b=1500(0.445,0.000,0.895)" among the comments.
+# Canon and Toshiba: "b=1500(0.445,0.000,0.895)" in ImageComments.
 _IN_COMMENT = re.compile(r"\bb=(\d+(?:\.\d+)?)\(([-\d.]+),([-\d.]+),([-\d.]+)\)")
 
 
 def private(header: Elements, maker: Block, element: int) -> Any:
-    """Value of a private element, None where the maker has none in the file.
+    """Value of a private element; None if the file does not contain it.
 
-    Of implicit VR, where nothing says what an unknown element is, text of numbers or doubles.
+    With implicit VR, where the type of a private element is unknown, it is parsed as numeric text
+    or doubles.
     """
     group, creator = maker
     for block in _BLOCKS:
@@ -101,7 +103,7 @@ def _first(value: Any) -> float | None:
 
 
 def _csa(header: Header) -> dict[str, Any]:
-    """Tags of a Siemens CSA header, of those scanners that write diffusion nowhere else."""
+    """Tags of a Siemens CSA header, for scanners that write diffusion nowhere else."""
     raw = private(header, SIEMENS_CSA, 0x10)
     if not isinstance(raw, bytes) or b"B_value" not in raw:
         return {}
@@ -110,7 +112,7 @@ def _csa(header: Header) -> dict[str, Any]:
 
     try:
         found: dict[str, Any] = csareader.read(raw)["tags"]  # type: ignore[no-untyped-call]
-    except Exception:  # noqa: BLE001  (a damaged private element; the image is none the worse)
+    except Exception:  # noqa: BLE001  (a damaged private element does not affect the image)
         return {}
     return found
 
@@ -120,7 +122,7 @@ def _commented(header: Header) -> re.Match[str] | None:
 
 
 def b_value(header: Header) -> float | None:
-    """Diffusion weighting, s/mm2, as the makers write it apart from the standard attribute."""
+    """Diffusion weighting, s/mm2, from manufacturers' private elements."""
     ge = _first(private(header, GE, 0x39))
     if ge is not None:
         # Some releases add 1e9 to it.
@@ -137,7 +139,7 @@ def b_value(header: Header) -> float | None:
 
 
 def gradient(header: Header) -> tuple[float, ...] | None:
-    """Direction of the diffusion gradient in the maker's own axes: enough to compare them."""
+    """Direction of the diffusion gradient in the manufacturer's own axes: only for comparison."""
     for maker, element in ((SIEMENS, 0x0E), (UIH, 0x37)):
         found = numbers(private(header, maker, element), 3)
         if found is not None:
@@ -155,7 +157,7 @@ def gradient(header: Header) -> tuple[float, ...] | None:
 
 
 def complex_part(header: Header) -> str:
-    """Part of the complex signal according to the maker: M, P, R, I, or ""."""
+    """Component of the complex signal according to private elements: M, P, R, I, or ""."""
     ge = _first(private(header, GE, 0x2F))
     if ge is not None and 0 <= ge < len(_COMPLEX):
         return _COMPLEX[int(ge)]
@@ -164,21 +166,21 @@ def complex_part(header: Header) -> str:
 
 
 def phase(header: Header) -> float | None:
-    """Return the number of a phase, of the heart or of a dynamic series, as Philips counts it."""
+    """Return the number of a cardiac phase or dynamic, as counted by Philips."""
     return _first(private(header, PHILIPS, 0x08))
 
 
 def label_or_control(header: Header) -> str:
-    """Whether arterial blood was labelled in an image, as Philips writes it."""
+    """Whether arterial blood was labelled in an image, according to Philips."""
     return str(private(header, PHILIPS_MR_5, 0x29) or "")
 
 
 def rows_reversed(header: Elements) -> bool | None:
-    """Whether rows are stored from the last to the first, contrary to the header.
+    """Whether rows are stored from last to first, contrary to the header.
 
-    GE's sequence epi_pepolar stores images of reversed phase encoding so (as dcm2niix found out):
-    all of a series where user variable 12 is 1, every second volume where it is 2 or 3. None
-    where it is not known of which.
+    GE's sequence epi_pepolar stores images of reversed phase encoding like this (as found by
+    dcm2niix): all of a series if user variable 12 is 1, every second volume if it is 2 or 3. None
+    if it is unknown for which volumes.
     """
     if "epi_pepolar" not in str(private(header, GE_ACQUISITION, 0x9C) or ""):
         return False
@@ -187,5 +189,5 @@ def rows_reversed(header: Elements) -> bool | None:
 
 
 def receive_coil(header: Header) -> str:
-    """Coil elements of an image, where each has images of its own."""
+    """Coil elements of an image, if each element has its own images."""
     return str(private(header, SIEMENS_TEXT, 0x0F) or header.get("ReceiveCoilName") or "")

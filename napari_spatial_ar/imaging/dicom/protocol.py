@@ -1,8 +1,8 @@
-"""How a DICOM image was acquired: the weighting of an MR by its times, the kernel of a CT.
+"""How a DICOM image was acquired: the weighting of an MR from its timing, the kernel of a CT.
 
-Times come first, as names are free text that may be wrong. Names of protocol, series and sequence
-say what times leave open; where the two contradict each other, nothing is said. The limits are
-those of clinical scanners of 1 to 3 tesla.
+Timing has precedence, since names are free text that may be wrong. Names of protocol, series and
+sequence decide what timing leaves open; if the two contradict each other, the result is unknown.
+The limits are those of clinical scanners of 1 to 3 tesla.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _CONTRASTS: dict[str, SequenceName] = {
     **{"PROTON_DENSITY": "PD", "STIR": "STIR", "T1": "T1", "T2": "T2", "T2_STAR": "T2*"},
     "TOF": "TOF",
 }
-# A diffusion image of less than this is the one without diffusion weighting.
+# A diffusion image with a lower b-value counts as not diffusion-weighted.
 _LEAST_B = 50.0
-# A name may say more closely what times tell as the first of these.
+# A name may be more specific than the first of these, which comes from timing.
 _CLOSER: dict[SequenceName, set[SequenceName]] = {
-    "T2": {"FLAIR"},  # where the header has no inversion time
+    "T2": {"FLAIR"},  # if the header has no inversion time
     "T2*": {"SWI", "BOLD", "perfusion", "DWI", "TOF"},
     "T1": {"TOF", "perfusion"},
     "DWI": {"ADC"},
@@ -43,19 +43,19 @@ def acquisition_of(header: Header, groups: Groups) -> Acquisition:
     header : Header
         The file's attributes.
     groups : Groups
-        Those of the frame.
+        Functional groups of the frame.
     """
     modality = str(header.get("Modality") or "")
     if modality not in ("MR", "CT"):
         return Acquisition()
     names = (header.get(k) for k in ("SeriesDescription", "ProtocolName", "SequenceName"))
-    said = words_of(" / ".join(str(name) for name in (*names, header.get("PulseSequenceName"))))
+    named = words_of(" / ".join(str(name) for name in (*names, header.get("PulseSequenceName"))))
     agent = _agent(header)
-    found = replace(said, contrast_agent=said.contrast_agent if agent is None else agent)
+    found = replace(named, contrast_agent=named.contrast_agent if agent is None else agent)
     if modality == "CT":
         kernel = _kernel(groups.get("CTReconstructionSequence", "ConvolutionKernel"))
         return replace(found, sequence="", kernel=kernel, modality="")
-    return replace(found, sequence=_agreed(_weighting(header, groups), said.sequence), modality="")
+    return replace(found, sequence=_agreed(_weighting(header, groups), named.sequence), modality="")
 
 
 def _agreed(by_times: SequenceName, by_name: SequenceName) -> SequenceName:
@@ -67,7 +67,7 @@ def _agreed(by_times: SequenceName, by_name: SequenceName) -> SequenceName:
 
 
 def _weighting(header: Header, groups: Groups) -> SequenceName:
-    """Weighting by what is measured or enumerated; "" where that leaves it open."""
+    """Weighting from measured and enumerated values; "" if they leave it open."""
     image_type = groups.get("MRImageFrameTypeSequence", "FrameType") or header.get("ImageType")
     types = {value.upper() for value in _texts(image_type)}
     if "ADC" in types:
@@ -96,7 +96,7 @@ def _by_times(header: Header, groups: Groups) -> SequenceName:
     if "GR" in technique:
         if echo >= 12:
             return "T2*"
-        # Steady states without spoiling are neither.
+        # Unspoiled steady-state sequences are neither.
         return "T1" if echo <= 8 and ("SS" not in variant or variant & {"SP", "MP"}) else ""
     if echo <= 30:
         return "T1" if repetition <= 1200 else "PD" if repetition >= 1800 else ""
@@ -120,7 +120,7 @@ def _agent(header: Header) -> bool | None:
 
 
 def _kernel(value: Any) -> Kernel:
-    """Tell kernels by the names that their makers gave them."""
+    """Classify kernels by their manufacturers' names."""
     names = _texts(value)
     name = names[0].upper() if names else ""
     siemens = re.fullmatch(r"[A-Z]{1,2}(\d\d)[A-Z]?(?:\d)?", name)

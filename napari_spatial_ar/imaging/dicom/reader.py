@@ -1,4 +1,4 @@
-"""Reading the voxels of a DICOM scan, at once or slice by slice."""
+"""Reading the voxels of a DICOM scan, all together or slice by slice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FrameReader:
         return data, (*notes, *narrow.warnings, *odd)
 
     def _values(self, notes: dict[str, None]) -> Iterator[tuple[int, npt.NDArray[np.generic]]]:
-        """Place of each slice and its values, file by file."""
+        """Index of each slice and its values, file by file."""
         places: dict[Path, list[int]] = {}
         for place, frame in enumerate(self.frames):
             places.setdefault(frame.file, []).append(place)
@@ -60,7 +60,7 @@ class FrameReader:
                 yield place, self.frames[place].values(stored[number])
 
     def _narrowing(self) -> Narrowing:
-        """How values become float32; if it may not hold them, all frames are read."""
+        """Conversion of values to float32; if it may not represent them, all frames are read."""
         if self._narrow is None:
             wide = [frame for frame in self.frames if _is_wide(frame)]
             whole = all(f.values.as_stored and not f.storage.floating for f in wide)
@@ -76,7 +76,7 @@ class FrameReader:
 
 
 def _is_wide(frame: Frame) -> bool:
-    """Whether the values of a frame may be more than float32 holds."""
+    """Whether the values of a frame may exceed the precision of float32."""
     storage = frame.storage
     wide = storage.allocated == 64 if storage.floating else storage.bits > 24
     return wide or abs(frame.values.intercept) > 2**24

@@ -1,4 +1,4 @@
-"""Masks as DICOM segmentations, on the very frames that the scan was read from."""
+"""Masks as DICOM segmentations, on the frames from which the scan was read."""
 
 from __future__ import annotations
 
@@ -44,30 +44,30 @@ def write_seg(
 ) -> None:
     """Write a mask as a DICOM segmentation (SEG, BINARY) that coincides with the scan.
 
-    The patient's name, ID and dates and the study's identification are copied from the scan
-    into the file, as DICOM demands: by them a PACS files it. All regions are one segment, or each
-    is one of its own, with its name, colour and tracking identifiers. The category is "Spatial
-    and Relational Concept" (SNOMED CT), the type "Selected region" (DICOM): nobody has said that
-    they are abnormal. Only slices that the mask touches are stored; of an empty mask, all.
+    The patient's name, ID and dates and the study's identification are copied from the scan into
+    the file, as DICOM requires: a PACS files it by them. All regions are one segment, or each is a
+    separate one, with its name, colour and tracking identifiers. The category is "Spatial and
+    Relational Concept" (SNOMED CT), the type "Selected region" (DICOM): they have not been judged
+    abnormal. Only slices that contain a part of the mask are stored; for an empty mask, all.
 
     Parameters
     ----------
     path : path-like
-        The file to write, whole or not at all.
+        The file to write, completely or not at all.
     mask : (Z, Y, X) integer or bool
-        Nonzero inside; on the scan's grid, in source order. Where there are segments, the number
-        of one in each of its voxels.
+        Nonzero inside; on the scan's grid, in source order. If there are segments, each voxel has
+        the number of its segment.
     scan : Scan
-        What the mask belongs to: read from DICOM files that are still there.
+        The scan of the mask, read from DICOM files that still exist.
     algorithm : Algorithm or None
-        What made the mask; None if a person drew it.
+        What computed the mask; None if a person drew it.
     edited : bool
-        Whether a person changed what the algorithm made.
+        Whether a person edited the algorithm's mask.
     label : str
-        Name of the segment: 64 characters are kept, others than ASCII become question marks.
+        Name of the segment: truncated to 64 characters; non-ASCII characters become question marks.
     segments : sequence of Segment
-        Numbers that the mask holds. DICOM counts segments without gaps, so that of a segment may
-        be lower than its number, which is in its label.
+        Segments of the numbers in the mask. DICOM numbers segments without gaps, so a segment's
+        number in the file may be lower than its own, which is in its label.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def write_seg(
         places = np.zeros(max(segment.number for segment in segments) + 1, np.uint16)
         places[[segment.number for segment in segments]] = np.arange(1, len(segments) + 1)
         inside = places[np.asarray(mask)]
-    with guard(scan.series.files[0], "no DICOM segmentation can be made from its header"):
+    with guard(scan.series.files[0], "no DICOM segmentation can be derived from its header"):
         descriptions = [
             SegmentDescription(
                 segment_number=number,

@@ -1,4 +1,4 @@
-"""DICOM series as scans, found by their headers, or a sentence on why they are none."""
+"""DICOM series as scans, found from their headers, or the reason why they are not scans."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ def is_unread(path: Path) -> bool:
 
 
 def warn_of_unread(scans: Sequence[Scan], files: Sequence[Path]) -> list[Scan]:
-    """Say of DICOM scans that a file beside theirs cannot be read, and may be a slice of them.
+    """Warn on DICOM scans if a file in their folder cannot be read: it may be one of their slices.
 
     Parameters
     ----------
     scans : sequence of Scan
         Of any format.
     files : sequence of Path
-        DICOM files of which not even the header can be read. One that has a scan's UID in it is
-        of that scan, another may be of any in its folder.
+        DICOM files with unreadable headers. One that contains a scan's UID belongs to that scan;
+        any other may belong to any scan in its folder.
     """
     warned = list(scans)
     for path in files:
@@ -94,7 +94,7 @@ def warn_of_unread(scans: Sequence[Scan], files: Sequence[Path]) -> list[Scan]:
         name = safe_name(path) or "its name is not shown"
         for n in own or beside:
             warned[n] = warned[n].warn(
-                f"A slice may be missing: a DICOM file that lies beside the others ({name}) cannot "
+                f"A slice may be missing: a DICOM file in the folder of the others ({name}) cannot "
                 "be read."
             )
     return warned
@@ -127,7 +127,7 @@ def read_series(files: Sequence[str | Path]) -> list[Scan]:
 
 
 def find_series(files: Sequence[str | Path]) -> list[Scan]:
-    """Find the volumes of one series by its headers, single-frame or multi-frame, in any order.
+    """Find the volumes of one series from its headers, single-frame or multi-frame, in any order.
 
     Parameters
     ----------
@@ -145,8 +145,8 @@ def find_series(files: Sequence[str | Path]) -> list[Scan]:
     Raises
     ------
     InputError
-        If the slices are no volume (most at one place, or around an axis), a file is damaged,
-        or none holds an image.
+        If the slices are not a volume (most at one position, or around an axis), a file is damaged,
+        or none contains an image.
     """
     paths = [Path(file) for file in files]
     found = [read_frames(path) for path in paths]
@@ -183,7 +183,7 @@ def find_series(files: Sequence[str | Path]) -> list[Scan]:
 
 
 def _no_image(paths: Sequence[Path]) -> InputError:
-    """Say what a series is that is no image."""
+    """Describe a series that is not an image."""
     name = ""
     if paths:
         with guard(paths[0], DAMAGED):
@@ -194,7 +194,7 @@ def _no_image(paths: Sequence[Path]) -> InputError:
 
 
 def _with_one_background(frames: tuple[Frame, ...]) -> tuple[tuple[Frame, ...], float | None]:
-    """Frames whose padding all has one value, and that value; None where they have no padding."""
+    """Frames whose padding all has the same value, and that value; None if they have no padding."""
     paddings = [frame.values.padding for frame in frames if frame.values.padding is not None]
     if not paddings:
         return frames, None
@@ -218,8 +218,8 @@ def _check_is_slice(frame: Frame) -> None:
     """Refuse an image that cannot be one slice of a patient (`InputError`)."""
     if frame.axes is not None and frame.position is None:
         raise InputError(
-            "its header says how it is turned but not where it lies: it may be a sheet of slices "
-            "and is not taken for one",
+            "its header states its orientation but not its position: it may be a sheet of slices "
+            "and is not read as one",
             path=frame.file,
             fix="Export the series as single images, or as enhanced DICOM",
         )
@@ -230,7 +230,7 @@ def _check_is_slice(frame: Frame) -> None:
     if min(height, width) > _BORE_MM:
         raise InputError(
             f"it would be {width:.0f} x {height:.0f} mm, more than fits into a scanner: it seems "
-            "to be a sheet of slices and is not taken for one",
+            "to be a sheet of slices and is not read as one",
             path=frame.file,
             fix="Export the series as single images, or as enhanced DICOM",
         )
@@ -282,9 +282,9 @@ def _intensity(frames: Sequence[Frame], modality: Modality) -> Intensity:
 
 
 def _remarks(stack: Stack, localizer: bool) -> list[str]:
-    """Sentences on what the user should know, apart from the geometry."""
-    said = (r for frame in stack.frames for r in (*frame.remarks, *frame.values.remarks))
-    remarks = [*stack.remarks, *dict.fromkeys(said)]
+    """Sentences for the user on everything but the geometry."""
+    of_frames = (r for frame in stack.frames for r in (*frame.remarks, *frame.values.remarks))
+    remarks = [*stack.remarks, *dict.fromkeys(of_frames)]
     if localizer:
         remarks.append("This is a localizer (scout) image, not a scan.")
     if stack.first.storage.coloured:

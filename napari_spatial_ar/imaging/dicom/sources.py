@@ -1,4 +1,4 @@
-"""Which file and frame each slice of a scan came from: what an output refers back to."""
+"""File and frame from which each slice of a scan was read, as referenced by outputs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def dicom_sources(volume: Scan) -> tuple[tuple[Path, int], ...] | None:
     Returns
     -------
     tuple of (Path, int), or None
-        For each acquired slice, in the order of Z: its file, and the index of
-        its frame in there, counted from 0 (ReferencedFrameNumber counts from 1). None where the
-        scan is not from DICOM, or its slices are no frames of their own (a Siemens mosaic).
+        For each acquired slice, in the order of Z: its file, and the index of its frame in that
+        file, counted from 0 (ReferencedFrameNumber counts from 1). None if the scan is not from
+        DICOM, or its slices are not frames by themselves (a Siemens mosaic).
     """
     files, frames = volume.series.files, volume.series.frames
-    # Images are stacked along Z, whatever slices the volume is seen in.
+    # Images are stacked along Z, whatever the plane in which the volume is viewed.
     if not frames or len(frames) != volume.geometry.shape[0]:
         return None
     if len(files) == 1:

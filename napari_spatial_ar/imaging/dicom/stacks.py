@@ -1,11 +1,11 @@
-"""Which frames of a DICOM series are slices of one volume.
+"""Sorting the frames of a DICOM series into volumes.
 
-What is known of the images decides: how they were weighted, when they were acquired, how the
-scanner counts them. Each such sign is tried on its own, and counts where the images that share a
-value fill the same places once, or as often as each other. Where the time differs from slice to
-slice, the order in time decides. The number of an image (InstanceNumber, which the standard orders
-nothing by) does so only where it runs through the places again and again in one order, or stays at
-each place until all its images are counted.
+Images are separated by what is known about them: their weighting, time of acquisition, and the
+scanner's counters. Each such sign is tried alone, and is accepted if the images that share a value
+occur at the same positions once, or equally often. If the time differs from slice to slice, the
+order in time decides. InstanceNumber, to which the standard gives no meaning, is used only if it
+runs through the positions repeatedly in one order, or counts all images of a position before the
+next.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ Indices = npt.NDArray[np.intp]
 
 _SAME_AXES = 1e-3
 _SAME_SPACING = 1e-3
-# A run of this few slices is not enough to judge whether it is even.
+# Runs of fewer slices are too short to judge whether they are even.
 _FEWEST_IN_RUN = 3
 _NUMBERING = "their numbering alone"
 _BESIDE = "place within the slice"
 _INDEX = "dimension index"
-# Told by the name of the volume.
+# Stated in the name of the volume.
 _NAMED = frozenset({"temporal position"})
 _ASIDE_MM = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Frames of one volume, sorted along their normal where they are located.
+    """Frames of one volume, sorted along their normal if they have positions.
 
-    ``words`` says what it is among the volumes of its series ("echo 2"), ``signs`` what told it
-    from images at the same places, ``remarks`` what the user should know of that.
+    ``words`` identifies it among the volumes of its series ("echo 2"), ``signs`` are what
+    distinguished it from images at the same positions, ``remarks`` are the warnings about that.
     """
 
     frames: tuple[Frame, ...]
@@ -59,11 +59,11 @@ class Stack:
 
 
 def find_stacks(frames: Sequence[Frame]) -> list[Stack]:
-    """Sort the frames of a series into volumes, in the order they are met.
+    """Sort the frames of a series into volumes, in the order of their first frames.
 
-    Frames of one volume share what `Kind` says, modality, size, pixel spacing and orientation;
-    where they lie at the same places or in several runs, one of `SIGNS`, their order in time or
-    their numbering sets them apart.
+    Frames of one volume share their `Kind`, modality, size, pixel spacing and orientation; those at
+    the same positions or in several runs are separated by one of `SIGNS`, their order in time or
+    their numbering.
     """
     firm: dict[Hashable, list[list[Frame]]] = {}
     for frame in frames:
@@ -80,7 +80,7 @@ def find_stacks(frames: Sequence[Frame]) -> list[Stack]:
 
 
 def _volumes_of(group: list[Frame]) -> list[Stack]:
-    """Volumes of frames that are alike, those marked that lack slices that another has."""
+    """Volumes of similar frames; those that lack slices present in another are marked."""
     stacks = [stack for weighted in _by_weighting(group) for stack in _by_place(weighted)]
     if len(stacks) < 2 or not group[0].located or group[0].sheet:
         return stacks
@@ -101,7 +101,7 @@ def _volumes_of(group: list[Frame]) -> list[Stack]:
 
 
 def differences(stacks: Sequence[Stack]) -> tuple[str, ...]:
-    """Return what several stacks of a series were set apart by, in words."""
+    """Return what distinguished several stacks of a series, in words."""
     firsts = [stack.first for stack in stacks]
     kinds = [frame.kind for frame in firsts]
     first = firsts[0]
@@ -141,14 +141,14 @@ def _same_spacing(one: Frame, other: Frame) -> bool:
 def same_place_of(frames: Sequence[Frame]) -> float:
     """Maximum distance along the normal, mm, of images at one position."""
     first = frames[0]
-    # Where no thickness is given, a slice is rather thicker than its pixels are wide.
+    # If no thickness is given: slices are usually thicker than pixels are wide.
     thickness = first.thickness or 4 * max(first.spacing or (1.0,))
     heights = np.array([frame.position for frame in frames]) @ first.normal
     return same_place_mm(heights, thickness)
 
 
 def _by_weighting(frames: list[Frame]) -> list[list[Frame]]:
-    """Set apart by echo and b-value, unless every slice has its own."""
+    """Separate by echo and b-value, unless every slice has its own."""
     groups: dict[Hashable, list[Frame]] = {}
     for frame in frames:
         groups.setdefault(frame.kind.weighting, []).append(frame)
@@ -192,7 +192,7 @@ class _Layout:
         return {name: values for name, values in signs.items() if len(set(values)) > 1}
 
     def classes(self, part: Indices, name: str) -> list[Indices]:
-        """Parts of a part that share a value, in its order; those named, in the order met."""
+        """Parts of a part that share a value, by value; named values in order of appearance."""
         values, groups = self.signs[name], dict[Hashable, list[int]]()
         for k in part:
             groups.setdefault(values[k], []).append(int(k))
@@ -203,7 +203,7 @@ class _Layout:
         return [np.array(group) for group in ordered]
 
     def _order(self, item: tuple[Hashable, list[int]]) -> tuple[str, float, tuple[int, int]]:
-        """Sort numbers as numbers, times as text, anything else as numbered."""
+        """Sort numbers as numbers, times as text, anything else by image number."""
         value, group = item
         text = value if isinstance(value, str) else ""
         number = float(value) if isinstance(value, int | float) else -np.inf
@@ -214,11 +214,11 @@ class _Layout:
         return np.bincount(self.places[part], minlength=self.count)
 
     def distinct(self, part: Indices) -> bool:
-        """Whether each image has a place of its own."""
+        """Whether each image has its own position."""
         return len(np.unique(self.places[part])) == len(part)
 
     def even(self, part: Indices) -> bool:
-        """Whether each image has a place of its own, at even steps on one line."""
+        """Whether each image has its own position, at even steps on one line."""
         return self.distinct(part) and not uneven(self.positions[part], self.normal, self.same)
 
     def plausible(self, part: Indices) -> bool:
@@ -228,7 +228,7 @@ class _Layout:
         )
 
     def overlap(self, parts: Sequence[Indices]) -> bool:
-        """Whether all of several parts have a place along the normal in common."""
+        """Whether the ranges of several parts along the normal have a common position."""
         ends = [self.places[part][[0, -1]] for part in parts]
         return bool(max(first for first, _ in ends) < min(last for _, last in ends))
 
@@ -238,7 +238,7 @@ def _numbering(frame: Frame) -> tuple[int, int]:
 
 
 def _moment(frame: Frame) -> tuple[float, float, tuple[int, int]]:
-    """Order of images at one place."""
+    """Order of images at one position."""
     phase = frame.signs[SIGNS.index("trigger time")]
     return float(phase or 0), float(frame.kind.time or 0), _numbering(frame)
 
@@ -280,7 +280,7 @@ def _remarks(part: _Part) -> tuple[str, ...]:
     signs = [sign for sign in part.signs if sign not in _NAMED]
     if not signs:
         return ()
-    lie = "The slices lie in several runs" if part.run else "Several images lie at each place"
+    lie = "The slices are in several runs" if part.run else "Several images are at each position"
     return (f"{lie}; they were set apart by {' and '.join(signs)}.",)
 
 
@@ -310,12 +310,12 @@ def _divide(layout: _Layout, part: Indices) -> Iterator[_Part]:
 def _fill_the_places(layout: _Layout, part: Indices, classes: Sequence[Indices], name: str) -> bool:
     """Whether images that share a value occur equally often at all positions of a part.
 
-    One class may lack an image at some: the acquisition was stopped, so of times it is the last. Of
-    other signs, which do not change within a volume, half of them may where no class has two images
-    at one place: files are missing.
+    One class may lack images at some positions because the acquisition was stopped; for times, it
+    must be the last. For other signs, which do not change within a volume, half of the classes may
+    because files are missing, if no class has two images at one position.
     """
     there = np.flatnonzero(layout.counts(part))
-    # As most classes are whole, this is a sum that they make. It saves reading thousands.
+    # Most classes are complete, which limits their number: this avoids checking thousands.
     if len(there) * len(classes) > 2 * len(part):
         return False
     incomplete = []
@@ -334,10 +334,10 @@ def _fill_the_places(layout: _Layout, part: Indices, classes: Sequence[Indices],
 
 
 def _by_order(layout: _Layout, part: Indices) -> tuple[list[Indices], str]:
-    """Volumes by the order of images in time or by number, and what it was; none if it is unclear.
+    """Volumes by the order of images in time or by number, and which it was; none if it is unclear.
 
-    A count that goes through the places in one order tells the same as the time at each place, or
-    neither is to be trusted.
+    A counter that runs through the positions in one order must agree with the time at each
+    position, or neither is trusted.
     """
     for name in CLOCKS:
         found = _in_order(layout, part, name)
@@ -358,10 +358,10 @@ def _as_sets(volumes: Sequence[Indices]) -> set[frozenset[int]]:
 
 
 def _in_order(layout: _Layout, part: Indices, name: str, *, anyway: bool = False) -> list[Indices]:
-    """Volumes by one of `CLOCKS` or the numbering; none where it has no order that shows.
+    """Volumes by one of `CLOCKS` or the numbering; none if it has no recognisable order.
 
-    With ``anyway`` the nth image at each place is of volume n, whatever the order of places, as
-    long as all places have as many.
+    With ``anyway`` the nth image at each position belongs to volume n, whatever the order of
+    positions, if all have the same number of images.
     """
     if name == _NUMBERING:
         keys: list[Any] = [_numbering(layout.frames[k]) for k in part]
@@ -389,10 +389,10 @@ def _in_order(layout: _Layout, part: Indices, name: str, *, anyway: bool = False
 def _sweeps(
     images: Indices, sequence: Indices, count: int, most: int, *, counted: bool
 ) -> list[Indices]:
-    """Volumes where the places are gone through as often as most have images, in one order.
+    """Volumes if the positions are passed, in one order, as many times as most have images.
 
-    Where images are counted only, an order that is neither up nor down is one that chance may have
-    made: then no volume but the last, cut short, may lack an image.
+    If there is only a counter, an order that is neither ascending nor descending may be due to
+    chance: then only the last volume, cut short, may lack images.
     """
     first = sequence[:count]
     for order in (np.arange(count), np.arange(count)[::-1], first):
@@ -409,7 +409,7 @@ def _sweeps(
 
 
 def _place_by_place(sequence: Indices, counts: Indices) -> bool:
-    """Whether all images of a place follow each other; at the last, some may be missing."""
+    """Whether all images of a position are consecutive; at the last one, some may be missing."""
     changes = np.flatnonzero(np.diff(sequence)) + 1
     short = np.flatnonzero(counts < counts.max())
     stopped = not len(short) or short.tolist() == [int(sequence[-1])]
@@ -417,7 +417,7 @@ def _place_by_place(sequence: Indices, counts: Indices) -> bool:
 
 
 def _nth(images: Indices, sequence: Indices, most: int) -> list[Indices]:
-    """Nth image at each place, for each n."""
+    """Nth image at each position, for each n."""
     seen: dict[int, int] = {}
     volumes: list[list[int]] = [[] for _ in range(most)]
     for image, place in zip(images.tolist(), sequence.tolist(), strict=True):
@@ -427,16 +427,16 @@ def _nth(images: Indices, sequence: Indices, most: int) -> list[Indices]:
 
 
 def _runs(layout: _Layout, part: Indices) -> tuple[list[Indices], str]:
-    """Find runs of slices that overlap or follow each other, and their sign.
+    """Find runs of slices that overlap or follow each other, and the sign that separates them.
 
-    A stack that would be even without missing slices is one, whatever its headers state.
+    A stack that is even except for missing slices is one run, whatever its headers state.
     """
     if layout.plausible(part):
         return [], ""
     for fits in (layout.even, layout.plausible):
         for name in layout.signs:
             classes = layout.classes(part, name)
-            # These may change within a stack, but then not to and fro.
+            # These may change within a stack, but not back and forth.
             if (name in TIMES or name == _BESIDE) and not layout.overlap(classes):
                 continue
             if len(classes) > 1 and all(_is_run(group) and fits(group) for group in classes):
@@ -453,7 +453,7 @@ def _is_run(group: Indices) -> bool:
 
 
 def _back_and_again(layout: _Layout, part: Indices, name: str) -> list[Indices]:
-    """Divide into runs that go one way along the normal, by a time or by their numbers."""
+    """Divide into runs in one direction along the normal, by a time or by their numbers."""
     if name == _NUMBERING:
         keys: list[Any] = [_numbering(layout.frames[k]) for k in part]
     else:
@@ -467,25 +467,25 @@ def _back_and_again(layout: _Layout, part: Indices, name: str) -> list[Indices]:
 
 
 def _named(stacks: list[Stack]) -> list[Stack]:
-    """Give each volume of a series words that no other has."""
+    """Give each volume of a series a unique name."""
     if len(stacks) < 2:
         return stacks
     kinds = [stack.first.kind for stack in stacks]
     times = sorted({kind.time for kind in kinds if kind.time is not None})
     words = []
     for stack, kind in zip(stacks, kinds, strict=True):
-        said = []
+        parts = []
         if len({other.image_type for other in kinds}) > 1:
-            said.append(type_words(kind.image_type))
+            parts.append(type_words(kind.image_type))
         if len({other.echo for other in kinds}) > 1 and kind.echo is not None:
             effective = stack.first.storage.frames > 1
-            said.append(f"echo {kind.echo:g}" + (" ms" if effective else ""))
+            parts.append(f"echo {kind.echo:g}" + (" ms" if effective else ""))
         if len({other.b_value for other in kinds}) > 1 and kind.b_value is not None:
-            said.append(f"b {kind.b_value:.0f}")
+            parts.append(f"b {kind.b_value:.0f}")
         if len(times) > 1 and kind.time is not None:
-            said.append(f"time {times.index(kind.time) + 1} of {len(times)}")
-        said.append(stack.words)
-        words.append(", ".join(word for word in said if word))
+            parts.append(f"time {times.index(kind.time) + 1} of {len(times)}")
+        parts.append(stack.words)
+        words.append(", ".join(word for word in parts if word))
     named = []
     for number, (stack, text) in enumerate(zip(stacks, words, strict=True)):
         if words.count(text) > 1 or not text:

@@ -14,11 +14,11 @@ from napari_spatial_ar.errors import InputError
 
 __all__ = ["Storage", "read_storage"]
 
-# Hardly an image packs better than this; under the floor it costs little to let it try.
+# Images are hardly ever compressed more than this; below the floor, trying costs little.
 _MOST_COMPRESSION = 1000
 _COMPRESSION_FLOOR = 64 * 2**20
 _MOST_FRAMES = 200_000
-# More fragments than this are not counted.
+# Fragments are not counted beyond this number.
 _MOST_FRAGMENTS = 400_000
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _UNDEFINED = 0xFFFFFFFF
@@ -29,9 +29,9 @@ _SAMPLES = {
     **dict.fromkeys(("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"), 1),
     **dict.fromkeys(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"), 3),
 }
-# The other defined terms (PS3.3 C.7.6.3.1.2), which may be said: any other text may not.
+# The other defined terms (PS3.3 C.7.6.3.1.2), which messages may quote; no other text may be.
 _NOT_READ = ("HSV", "ARGB", "CMYK", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "YBR_RCT", "XYB")
-# A retired syntax of GE: only the pixels are big endian.
+# A private GE transfer syntax: only the pixels are big endian.
 _GE_BIG_ENDIAN_PIXELS = "1.2.840.113619.5.2"
 _FIX = "Export or copy it again"
 
@@ -43,8 +43,8 @@ class Storage:
     Parameters
     ----------
     syntax : UID
-        Transfer syntax of the pixels: explicit VR of either byte order where they are not
-        compressed, else as declared in the file. For a compressed frame, its own header counts.
+        Transfer syntax of the pixels: explicit VR of either byte order if they are uncompressed,
+        else as declared in the file. For a compressed frame, its own header counts.
     photometric : str
         PhotometricInterpretation.
     frames, rows, columns, samples : int
@@ -52,25 +52,26 @@ class Storage:
     bits : int
         Bits that hold a value.
     signed, floating : bool
-        Whether values are negative too; whether they are floating point.
+        Whether values are signed; whether they are floating point.
     allocated : int
         Bits of the word that holds a value.
     lowest : int
         Bits of that word below the value: HighBit + 1 - BitsStored, 0 in any file since 2014.
     overlays : bool
-        Whether overlays use the bits of that word that hold no value.
+        Whether overlays use the remaining bits of that word.
     planar : bool
-        Whether colours are stored one after the other, not pixel by pixel.
+        Whether colours are stored plane by plane, not pixel by pixel.
     packed : bool
         Whether they are compressed: in fragments, whatever the syntax states.
     start : int
-        Where the value of the pixels' element begins in the file (inflated, where it is deflated).
+        Where the value of the pixels' element begins in the file (inflated if the file is
+        deflated).
     keyword, vr : str
-        The pixels' element and its type; the type "" where it is not written out.
+        The pixels' element and its VR; "" if the VR is implicit.
     offsets : (bytes, bytes), optional
         Extended offset table and lengths (PS3.3 C.7.6.3.1.8).
     notes : tuple of str
-        A sentence on what does not agree.
+        Warnings on contradictions.
     """
 
     syntax: UID
@@ -95,12 +96,12 @@ class Storage:
 
     @property
     def coloured(self) -> bool:
-        """Whether pixels have a colour."""
+        """Whether pixels are coloured."""
         return not self.photometric.startswith("MONOCHROME")
 
     @property
     def limits(self) -> tuple[float, float] | None:
-        """Least and greatest value that can be stored; None for floating point."""
+        """Lowest and highest value that can be stored; None for floating point."""
         if self.floating:
             return None
         half = 2 ** (self.bits - 1)
@@ -108,7 +109,7 @@ class Storage:
 
     @property
     def most_bytes(self) -> int:
-        """The most bytes that the pixels take, not compressed."""
+        """Maximum size of the uncompressed pixels, in bytes."""
         return (self.frames * self.rows * self.columns * self.samples * self.allocated + 7) // 8
 
     @property
@@ -128,33 +129,33 @@ class _Element:
 
 
 def read_storage(header: pydicom.Dataset, file: BinaryIO, size: int, path: Path) -> Storage | None:
-    """Read how pixels are stored, and count the bytes that are there.
+    """Read how pixels are stored, and check that they are complete.
 
     Parameters
     ----------
     header : pydicom.Dataset
         As read from the file up to its pixels.
     file : binary file
-        At the pixels' element, or at its end where there are none.
+        At the pixels' element, or at its end if there are none.
     size : int
         Bytes in the file.
 
     Returns
     -------
     Storage or None
-        None for a DICOM file that is no image (a report).
+        None for a DICOM file that is not an image (a report).
 
     Raises
     ------
     InputError
-        If the header claims more pixels than the file holds, or its numbers make no sense.
+        If the header claims more pixels than the file holds, or its numbers are invalid.
     """
     implicit, little = header.original_encoding
     element = _element_at(file, implicit=bool(implicit), little=bool(little))
     if element is None:
         if _is_image(header):
             raise InputError(
-                "holds no pixels, though it is of a class of images", path=path, fix=_FIX
+                "holds no pixels, although its SOP class is one of images", path=path, fix=_FIX
             )
         return None
     numbers = _Numbers(header, path)
@@ -164,7 +165,7 @@ def read_storage(header: pydicom.Dataset, file: BinaryIO, size: int, path: Path)
     photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2").strip()
     if photometric not in _SAMPLES:
         raise InputError(
-            "its Photometric Interpretation is none that is read"
+            "its Photometric Interpretation is not supported"
             + (f" ({photometric})" if photometric in _NOT_READ else ""),
             path=path,
             fix="Export it in grey or RGB",
@@ -176,7 +177,7 @@ def read_storage(header: pydicom.Dataset, file: BinaryIO, size: int, path: Path)
     packed = length == _UNDEFINED
     pixels = frames * rows * columns
     if photometric == "YBR_FULL_422" and not packed:
-        # Two colour values for every two pixels, unless the file is large enough for all.
+        # Two colour values for every two pixels, unless the file is large enough for all values.
         samples_there = 3 if length >= pixels * 3 * allocated // 8 else 2
         photometric = "YBR_FULL" if samples_there == 3 else photometric
     else:
@@ -196,15 +197,15 @@ def read_storage(header: pydicom.Dataset, file: BinaryIO, size: int, path: Path)
         _check_fragments(file, size, frames, path)
     elif length > claimed + 1:
         notes = (
-            f"The file holds {length - claimed} more bytes of pixels than its header speaks of; "
+            f"The file has {length - claimed} more bytes of pixels than described by its header; "
             "they are not read.",
         )
-    said = header.file_meta.get("TransferSyntaxUID")
+    declared = header.file_meta.get("TransferSyntaxUID")
     if not packed:
-        big = not little or said == _GE_BIG_ENDIAN_PIXELS
+        big = not little or declared == _GE_BIG_ENDIAN_PIXELS
         syntax = ExplicitVRBigEndian if big else ExplicitVRLittleEndian
     else:
-        syntax = UID(said or "")
+        syntax = UID(declared or "")
     bits = numbers.read("BitsStored", range(2**16), default=allocated)
     bits = bits if 0 < bits <= allocated else allocated
     high = numbers.read("HighBit", range(2**16), default=bits - 1)
@@ -239,7 +240,7 @@ class _Numbers:
     path: Path
 
     def read(self, keyword: str, allowed: Any, default: int | None = None) -> int:
-        """Value of an attribute; the default where it is absent or empty."""
+        """Value of an attribute; the default if it is absent or empty."""
         value = self.header.get(keyword)
         if value is None or value == "":
             if default is not None:
@@ -248,18 +249,18 @@ class _Numbers:
         try:
             number = int(value)
         except (TypeError, ValueError):
-            raise InputError(f"its {keyword} is no number", path=self.path, fix=_FIX) from None
+            raise InputError(f"its {keyword} is not a number", path=self.path, fix=_FIX) from None
         if keyword == "NumberOfFrames" and number == 0:
             return 1
         if number not in allowed:
             raise InputError(
-                f"its {keyword} is {number}, which cannot be", path=self.path, fix=_FIX
+                f"its {keyword} is {number}, which is impossible", path=self.path, fix=_FIX
             )
         return number
 
 
 def _element_at(file: BinaryIO, *, implicit: bool, little: bool) -> _Element | None:
-    """Read the head of the pixels' element; None where the data set ended without one."""
+    """Read the head of the pixels' element; None if the data set ends without one."""
     head = file.read(12)
     order = "<" if little else ">"
     if len(head) < 8:
@@ -277,13 +278,13 @@ def _element_at(file: BinaryIO, *, implicit: bool, little: bool) -> _Element | N
 
 
 def _is_image(header: pydicom.Dataset) -> bool:
-    """Whether a data set should have pixels, going by its class or by its other attributes."""
+    """Whether a data set should have pixels, according to its SOP class or its other attributes."""
     kind = UID(str(header.get("SOPClassUID") or ""))
     return "Image Storage" in kind.name or "BitsAllocated" in header
 
 
 def _embedded(header: pydicom.Dataset, group: int) -> bool:
-    """Whether an overlay is in the pixels' own words: then it has bits of their size."""
+    """Whether an overlay is in unused bits of the pixels: OverlayBitsAllocated is not 1."""
     tag = (group, 0x0100)  # OverlayBitsAllocated
     return tag in header and bool(header[tag].value != 1)
 
@@ -294,8 +295,8 @@ def _extended_offsets(header: pydicom.Dataset) -> tuple[bytes, bytes] | None:
 
 
 def _check_fragments(file: BinaryIO, size: int, frames: int, path: Path) -> None:
-    """Walk over compressed fragments without reading them: all there, at least one a frame."""
-    fragments = -1  # the first item is a table of offsets
+    """Check that compressed fragments are complete, at least one per frame; skip their data."""
+    fragments = -1  # the first item is the offset table
     while fragments <= _MOST_FRAGMENTS:
         head = file.read(8)
         if len(head) < 8 or head[:4] != _ITEM:
@@ -310,8 +311,8 @@ def _check_fragments(file: BinaryIO, size: int, frames: int, path: Path) -> None
         return
     if not whole or fragments < frames:
         raise InputError(
-            f"its pixels are cut short: {max(fragments, 0)} compressed pieces are there for "
-            f"{frames} frames" + ("" if whole else ", the last of them not whole"),
+            f"its pixels are cut short: there are {max(fragments, 0)} compressed fragments for "
+            f"{frames} frames" + ("" if whole else ", the last of them incomplete"),
             path=path,
             fix=_FIX,
         )

@@ -1,4 +1,4 @@
-"""Units that a DICOM header may name. It is text that anyone may write: no other is ever shown."""
+"""Units in a DICOM header. They are free text there: only those listed here are ever shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DEFINED_TERMS = {
     # Dose Units, PS3.3 C.8.8.3
     *("GY", "RELATIVE"),
 }
-# Codes of real world values: UCUM, whose case counts.
+# Codes of real world values: UCUM, which is case-sensitive.
 _UCUM = {
     *("%", "[ppm]", "[ppb]", "ppm", "rad", "deg", "s", "ms", "us", "min", "h", "/s", "1/s", "/ms"),
     *("1/ms", "/min", "1/min", "Hz", "kHz", "MHz", "m", "cm", "mm", "um", "nm", "cm2", "mm2"),
@@ -34,7 +34,7 @@ _UCUM = {
 
 
 def known_unit(text: str) -> str | None:
-    """Look up a unit that a header names; None where it is none of DICOM's.
+    """Look up the unit named in a header; None if it is not one of DICOM's.
 
     Parameters
     ----------
@@ -44,7 +44,8 @@ def known_unit(text: str) -> str | None:
     Returns
     -------
     str or None
-        As it is to be shown: "HU" for Hounsfield units however they are named, "" for no unit.
+        As it is displayed: "HU" for Hounsfield units whatever their name in the header, "" for no
+        unit.
     """
     text = text.strip()
     if text in _UCUM:

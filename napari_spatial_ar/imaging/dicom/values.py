@@ -1,4 +1,4 @@
-"""What the stored values of a DICOM frame mean: rescale, real world values, unit, window."""
+"""Meaning of the stored values of a DICOM frame: rescale, real world values, unit, window."""
 
 from __future__ import annotations
 
@@ -20,23 +20,21 @@ Get = Callable[[str, str], Any]
 #: Top-level attributes of a file by keyword, private ones by (group, element).
 Header = Mapping[Any, Any]
 _MOST_TIMES_RANGE = 2.0
-_WHOLE_NUMBERS = 2**24  # float32 holds all of them up to here
-# Air in a CT, and a little less, as nothing in a body has.
+_WHOLE_NUMBERS = 2**24  # float32 represents all integers up to this
+# Slightly below air in a CT: nothing in a body has this value.
 _AIR_HU = -1024.0
-_UNKNOWN_UNIT = (
-    "The header gives a unit that is none of DICOM's: the unit of the values is not known."
-)
+_UNKNOWN_UNIT = "The unit in the header is not one of DICOM's: the unit of the values is unknown."
 _NO_RESCALE = (
-    "The header of this CT has no Rescale Slope and Intercept to use: its values are as stored, "
+    "The header of this CT has no usable Rescale Slope and Intercept: its values are as stored, "
     "not in Hounsfield units."
 )
 
 
 def numbers(value: Any, count: int | None = None) -> npt.NDArray[np.float64] | None:
-    """Finite numbers of an attribute, as many as requested, else None.
+    """Finite numbers of an attribute, exactly as many as requested, else None.
 
-    Numbers as text count whatever the attribute's value representation: some writers give one
-    that does not split values at backslashes (UT, LT), or none (UN).
+    Numeric text is accepted whatever the value representation: some writers use one that does not
+    split values at backslashes (UT, LT), or UN.
     """
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace")
@@ -61,13 +59,13 @@ def _number(value: Any) -> float | None:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Table:
-    """A lookup table: the first entry is for stored value ``first``, and so on."""
+    """A lookup table whose first entry is for the stored value ``first``."""
 
     first: float
     entries: npt.NDArray[np.float64] = field(repr=False)
 
     def __call__(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Look up; values outside map to the nearest end."""
+        """Look up stored values; those outside the table map to its nearest end."""
         place = np.clip(stored - self.first, 0, len(self.entries) - 1)
         found: npt.NDArray[Any] = self.entries[place.astype(np.intp)]
         return found
@@ -75,14 +73,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """Pixels that fill a picture up and show nothing (PS3.3 C.7.5.1.1.2).
+    """Pixels that pad an image outside the acquired region (PS3.3 C.7.5.1.1.2).
 
     Parameters
     ----------
     first, last : float
-        Stored values that say so.
+        Range of stored values that are padding.
     background : float
-        What these pixels are set to, in the scan's unit: not above any pixel that shows something.
+        What these pixels are set to, in the scan's unit: not above any other pixel.
     """
 
     first: float
@@ -90,14 +88,14 @@ class Padding:
     background: float
 
     def __call__(self, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Say of stored values which are padding."""
+        """Return which stored values are padding."""
         found: npt.NDArray[np.bool_] = (stored >= self.first) & (stored <= self.last)
         return found
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Values:
-    """How stored values become the scan's.
+    """Conversion of stored values to the scan's.
 
     Parameters
     ----------
@@ -106,16 +104,16 @@ class Values:
     table : Table, optional
         Used instead of slope and intercept.
     mirror : float, optional
-        MONOCHROME1 without a unit: ``mirror - stored`` takes the place of stored, so that
-        bright is bright.
+        MONOCHROME1 without a unit: ``mirror - stored`` replaces the stored value, so that bright is
+        bright.
     unit : str
-        Such as "HU" or "BQML", one of DICOM's; "" where there is none or it is not known.
+        Such as "HU" or "BQML", one of DICOM's; "" if there is none or it is unknown.
     window : (float, float), optional
-        Values drawn black and white.
+        Values displayed black and white.
     padding : Padding, optional
-        Which stored values show nothing.
+        Which stored values are padding.
     remarks : tuple of str
-        Sentences on what is not as one would take it.
+        Warnings on anything unexpected.
     """
 
     slope: float = 1.0
@@ -133,16 +131,16 @@ class Values:
         return self.table is None and (self.slope, self.intercept) == (1.0, 0.0)
 
     def __call__(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Turn grey stored values of any shape into the scan's.
+        """Convert grey stored values of any shape to the scan's.
 
         Returns
         -------
         array
-            float32; where that may not hold the values (stored ones of more than 16 bits, float64),
-            float64, or the stored type of integers that stay as they are.
+            float32; if that may not represent the values (stored with more than 16 bits, or
+            float64), float64, or the stored integer type if they are unchanged.
         """
         narrow = stored.dtype.itemsize <= 2 or stored.dtype == np.float32
-        # float32 holds 16-bit integers without loss, but not 32-bit ones.
+        # float32 represents 16-bit integers exactly, but not 32-bit ones.
         wide = np.float32 if narrow and abs(self.intercept) <= _WHOLE_NUMBERS else float
         unchanged = self.as_stored and self.mirror is None and stored.dtype.kind in "iu"
         kept = stored.dtype.type if unchanged and not narrow else wide
@@ -192,8 +190,8 @@ def read_values(header: Header, get: Get, storage: Storage) -> Values:
     header : Header
         The file's attributes.
     get : callable
-        ``get(sequence, keyword)``: an attribute of the frame's functional groups, or of the
-        header where it has none.
+        ``get(sequence, keyword)``: an attribute of the frame's functional groups, or else of the
+        header.
     storage : Storage
         How pixels are stored.
     """
@@ -205,8 +203,8 @@ def read_values(header: Header, get: Get, storage: Storage) -> Values:
     first, last = values(np.array([padding.first, padding.last]))
     if padding.background < min(first, last):
         same = padding.first == padding.last
-        said = f"{padding.first:g}" if same else f"{padding.first:g} to {padding.last:g}"
-        remarks += (f"Pixels of the padding value {said} show nothing and are read as background.",)
+        shown = f"{padding.first:g}" if same else f"{padding.first:g} to {padding.last:g}"
+        remarks += (f"Pixels of the padding value {shown} are read as background.",)
     return replace(values, padding=padding, remarks=remarks)
 
 
@@ -222,7 +220,7 @@ def _padding(get: Get, storage: Storage, values: Values) -> Padding | None:
         number = _number(value)
         if number is None:
             return None
-        # Two bytes, which some write with a sign where the pixels have none, and the reverse.
+        # Two bytes, which some writers store signed for unsigned pixels, or the reverse.
         if storage.signed and number > limits[1]:
             return number - 2**16
         return number + 2**16 if number < 0 and not storage.signed else number
@@ -236,14 +234,14 @@ def _padding(get: Get, storage: Storage, values: Values) -> Padding | None:
     if values.unit == "HU":
         least = min(least, _AIR_HU)
     elif not (storage.signed and last <= 0 and rising):
-        # Few signed images show anything below 0: there, what is not above it is dark as it is.
+        # Few signed images have content below 0: padding that is not above 0 is dark already.
         ends = np.array(limits) if values.table is None else values.table.entries
         least = min(least, float((values(ends) if values.table is None else ends).min()))
     return Padding(first, last, least)
 
 
 def _unpadded(header: Header, get: Get, storage: Storage) -> Values:
-    """Meaning of all values but those that are padding."""
+    """Meaning of all values except padding."""
     modality = str(header.get("Modality") or "")
     slope = _number(get("PixelValueTransformationSequence", "RescaleSlope"))
     intercept = _number(get("PixelValueTransformationSequence", "RescaleIntercept"))
@@ -267,7 +265,7 @@ def _unpadded(header: Header, get: Get, storage: Storage) -> Values:
             window_map = (slope, intercept)
     remarks: tuple[str, ...] = ()
     if modality == "CT" and not storage.display and not unit:
-        # "US", unspecified, is what some write of Hounsfield units.
+        # Some writers put "US" (unspecified) for Hounsfield units.
         unit = "HU" if rescaled and rescale_type in ("", "US") else rescale_type
         if not rescaled and table is None:
             unit, remarks = "", (_NO_RESCALE,)
@@ -297,7 +295,7 @@ def _unpadded(header: Header, get: Get, storage: Storage) -> Values:
 
 
 def _window(get: Get) -> tuple[float, float] | None:
-    """Find the ends of the first window (PS3.3 C.11.2.1.2); None where it makes no sense."""
+    """Find the ends of the first window (PS3.3 C.11.2.1.2); None if it is invalid."""
     centre = _number(get("FrameVOILUTSequence", "WindowCenter"))
     width = _number(get("FrameVOILUTSequence", "WindowWidth"))
     if centre is None or width is None:
@@ -313,7 +311,7 @@ def _window(get: Get) -> tuple[float, float] | None:
 def _sensible(
     window: tuple[float, float], limits: tuple[float, float], slope: float, intercept: float
 ) -> bool:
-    """Whether a window has to do with the values that can occur."""
+    """Whether a window overlaps the values that can occur."""
     least, most = sorted(end * slope + intercept for end in limits)
     wide = window[1] - window[0] > _MOST_TIMES_RANGE * (most - least)
     return not wide and window[0] < most and window[1] > least

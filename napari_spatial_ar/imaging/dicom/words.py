@@ -1,4 +1,4 @@
-"""What a series is called: safe to write, or for the screen only."""
+"""Names of a series: safe to write, or for the screen only."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from functools import lru_cache
 from napari_spatial_ar.imaging.dicom.values import Header
 from napari_spatial_ar.imaging.series import Role
 
-__all__ = ["describe", "label_of", "role_of", "says_component", "type_words"]
+__all__ = ["describe", "label_of", "names_component", "role_of", "type_words"]
 
 _DATES = re.compile(r"\d{1,4}[-./_]\d{1,2}[-./_]\d{1,4}|\d{6,8}")
-# Of images (PS3.3 C.7.3.1.1.1), retired ones too.
+# Image modalities (PS3.3 C.7.3.1.1.1), including retired ones.
 _MODALITIES = {
     *("BI", "BMD", "CD", "CF", "CR", "CS", "CT", "DD", "DF", "DG", "DM", "DMS", "DS", "DX", "EC"),
     *("ES", "FA", "FS", "GM", "HC", "IO", "IVOCT", "IVUS", "LP", "LS", "MA", "MG", "MR", "MS"),
@@ -21,8 +21,8 @@ _MODALITIES = {
 }
 _MOST_DIGITS = 6
 _LOCALIZERS = ("LOCALIZER", "SURVIEW", "SCOUT", "SCANOGRAM", "TOPOGRAM")
-# Values of ImageType by which scanners and workstations name what they computed. A trace image
-# (TRACEW) is not among them: it is the diffusion image that is read.
+# Values of ImageType with which scanners and workstations mark computed images. A trace image
+# (TRACEW) is not among them: it is the diffusion image that is read clinically.
 _COMPUTED = {
     *("MIP", "MINIP", "MNIP", "MAX_IP", "MIN_IP", "MEAN_IP", "PROJECTION IMAGE", "PROJECTION"),
     *("VRT", "SSD", "VOLUME_RENDER", "CPR", "CURVED", "CSA 3D EDITOR"),
@@ -42,7 +42,7 @@ _WORDS = {
 
 
 def label_of(header: Header) -> str:
-    """Modality and number only: every other text may name the patient, and a long number too."""
+    """Modality and number only: any other text, or a long number, may identify the patient."""
     modality = str(header.get("Modality") or "")
     kind = modality if modality in _MODALITIES else "DICOM"
     number = re.sub("[^0-9]", "", str(header.get("SeriesNumber") or ""))
@@ -50,10 +50,10 @@ def label_of(header: Header) -> str:
 
 
 def role_of(image_type: Iterable[str]) -> Role:
-    """Tell what a scan is for by its ImageType.
+    """Determine the role of a scan from its ImageType.
 
-    DERIVED alone does not count: archives write it on originals that they recompressed
-    (DERIVED, PRIMARY). Computed from other images is what says DERIVED and SECONDARY, or names
+    DERIVED alone does not count: archives set it on originals that they recompressed (DERIVED,
+    PRIMARY). A scan counts as computed from other images if it has DERIVED and SECONDARY, or names
     a projection or a map.
     """
     values = {value.strip().upper() for value in image_type}
@@ -64,7 +64,7 @@ def role_of(image_type: Iterable[str]) -> Role:
     return "original"
 
 
-def says_component(value: str) -> bool:
+def names_component(value: str) -> bool:
     """Whether a value of ImageType names a component of the signal, a map or a localizer."""
     word = value.strip().upper()
     return word in _WORDS or word in _COMPUTED or any(part in word for part in _LOCALIZERS)

@@ -257,11 +257,11 @@ def _read(path: Path) -> Any:
     """Read a cached model; None if there is none, or if the file was altered."""
     try:
         with safe_open(path, framework="numpy") as stored:
-            said = (stored.metadata() or {}).get(_SHA256)
+            stated = (stored.metadata() or {}).get(_SHA256)
             parts = {name: stored.get_tensor(name) for name in _WORDS}
     except (OSError, SafetensorError):
         return None
-    if said != _digest(parts):
+    if stated != _digest(parts):
         return None
     disable_telemetry()
     import openvino

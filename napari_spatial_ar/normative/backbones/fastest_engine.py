@@ -172,7 +172,7 @@ def _choices(device: torch.device) -> list[str]:
 def _key(model: NormativeModel) -> list[Any]:
     header = model.header
     return [
-        # Choices stored under "engine" may be lower-precision engines nobody requested.
+        # Choices stored under "engine" may be lower-precision engines that were not requested.
         "float32 engine or asked for",
         header.backbone.sha256,
         list(header.backbone.layers),

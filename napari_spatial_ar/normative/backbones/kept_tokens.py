@@ -15,10 +15,10 @@ _LENGTHS = 16
 
 
 def kept_length(present: int, patches: int) -> int:
-    """Tokens that are kept of a slice: those with body, up to the next sixteenth of the grid.
+    """Count the tokens kept of a slice: those with body, up to the next sixteenth of the grid.
 
-    The rest of that sixteenth is air, so no attention mask is needed. The number depends on the
-    slice alone, so its embedding is the same alone and in a batch.
+    The rest of that sixteenth is air, so no attention mask is needed. The number depends only on
+    the slice, so its embedding is the same alone and in a batch.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def kept_length(present: int, patches: int) -> int:
 
 @dataclass(frozen=True)
 class KeptTokens:
-    """The tokens that are kept of each slice of a batch.
+    """Tokens kept of each slice of a batch.
 
     Parameters
     ----------

@@ -174,17 +174,17 @@ def read_bundle(source: Path) -> Bundle:
     path = weights_file(source)
     folder = path.parent
 
-    def said(name: str) -> dict[str, Any]:
+    def parsed(name: str) -> dict[str, Any]:
         return read_json(folder / name) if (folder / name).is_file() else {}
 
-    processor = said("preprocessor_config.json") or said("processor_config.json")
+    processor = parsed("preprocessor_config.json") or parsed("processor_config.json")
     nested = processor.get("image_processor")
     return Bundle(
         path,
         read_weights(path),
-        said("config.json"),
+        parsed("config.json"),
         nested if isinstance(nested, dict) else processor,
-        said("open_clip_config.json"),
+        parsed("open_clip_config.json"),
     )
 
 
@@ -244,7 +244,7 @@ def check_name(name: str) -> None:
 
 
 def describe(
-    bundle: Bundle, name: str, said: BackboneOverrides
+    bundle: Bundle, name: str, overrides: BackboneOverrides
 ) -> tuple[BackboneSpec, dict[str, Tensor]]:
     """Describe a backbone, and return its weights under transformers' names.
 
@@ -254,7 +254,7 @@ def describe(
         See `read_bundle`.
     name : str
         Its new name.
-    said : BackboneOverrides
+    overrides : BackboneOverrides
         What the user states about it.
 
     Raises
@@ -269,8 +269,8 @@ def describe(
     tower = _tower(bundle)
     family = _family(bundle, tower)
     state = _state(tower, family, bundle.path)
-    config, missing = _config(bundle, family, state, said)
-    mean, std = _normalisation(bundle, said)
+    config, missing = _config(bundle, family, state, overrides)
+    mean, std = _normalisation(bundle, overrides)
     if mean is None:
         missing.append("mean")
     if std is None:
@@ -289,7 +289,7 @@ def describe(
         family=family,
         patch=config["patch_size"],
         width=config["hidden_size"],
-        licence=said.licence or "see its owner",
+        licence=overrides.licence or "see its owner",
         config=config,
         pinned_sha256=content_sha256(state),
         mean=mean,
@@ -440,26 +440,27 @@ def _ratio(width: int, hidden: int, gated: bool, path: Path) -> int:
 
 
 def _config(
-    bundle: Bundle, family: Family, state: dict[str, Tensor], said: BackboneOverrides
+    bundle: Bundle, family: Family, state: dict[str, Tensor], overrides: BackboneOverrides
 ) -> tuple[dict[str, Any], list[str]]:
     """Arguments of the transformers config, and the `BackboneOverrides` still needed."""
     sizes = _sizes(state, family, bundle.path)
-    if said.patch is not None and said.patch != sizes["patch_size"]:
+    if overrides.patch is not None and overrides.patch != sizes["patch_size"]:
         raise WeightsError(
-            f"its patches are {sizes['patch_size']} pixels wide, not {said.patch}", path=bundle.path
+            f"its patches are {sizes['patch_size']} pixels wide, not {overrides.patch}",
+            path=bundle.path,
         )
     named = "model_type" in bundle.config
     config = {**_of_config(bundle, family, sizes), **sizes} if named else _usual(family, sizes)
     missing = []
-    if said.heads is not None:
-        config["num_attention_heads"] = said.heads
+    if overrides.heads is not None:
+        config["num_attention_heads"] = overrides.heads
     elif not named:
         heads = _open_clip_heads(bundle) or _HEADS[family].get(sizes["hidden_size"])
         config["num_attention_heads"] = heads or 1
         if heads is None:
             missing.append("heads")
-    if said.activation is not None:
-        config["hidden_act"] = said.activation
+    if overrides.activation is not None:
+        config["hidden_act"] = overrides.activation
     elif family == "clip" and not named:
         quick = _vision(bundle).get("quick_gelu", _model_cfg(bundle).get("quick_gelu", False))
         config["hidden_act"] = "quick_gelu" if quick else "gelu"
@@ -489,12 +490,12 @@ def _of_config(bundle: Bundle, family: Family, sizes: dict[str, Any]) -> dict[st
         if content.get(key) is not None
     }
     for key, size in sizes.items():
-        told = known.get(key, size)
-        if key == "image_size" and isinstance(told, int):  # a partial patch does not count
-            told = told // sizes["patch_size"] * sizes["patch_size"]
-        if told != size:
+        stated = known.get(key, size)
+        if key == "image_size" and isinstance(stated, int):  # a partial patch does not count
+            stated = stated // sizes["patch_size"] * sizes["patch_size"]
+        if stated != size:
             raise WeightsError(
-                f"config.json has {key} {told}, but the weights have {size}",
+                f"config.json has {key} {stated}, but the weights have {size}",
                 path=bundle.path,
                 fix="They belong to different models: put the right config beside the weights",
             )
@@ -559,7 +560,9 @@ def _open_clip_heads(bundle: Bundle) -> int | None:
 Triple = tuple[float, float, float]
 
 
-def _normalisation(bundle: Bundle, said: BackboneOverrides) -> tuple[Triple | None, Triple | None]:
+def _normalisation(
+    bundle: Bundle, overrides: BackboneOverrides
+) -> tuple[Triple | None, Triple | None]:
     """Mean and standard deviation of intensities in 0..1, from the user or the files."""
     timm = bundle.config.get("pretrained_cfg", bundle.config)
     other = timm if isinstance(timm, dict) else {}
@@ -583,11 +586,11 @@ def _normalisation(bundle: Bundle, said: BackboneOverrides) -> tuple[Triple | No
     path = bundle.path
     return (
         _triple(mean, "mean", path, scale)
-        if said.mean is None
-        else _triple(list(said.mean), "--mean", path),
+        if overrides.mean is None
+        else _triple(list(overrides.mean), "--mean", path),
         _triple(std, "standard deviation", path, scale, positive=True)
-        if said.std is None
-        else _triple(list(said.std), "--std", path, positive=True),
+        if overrides.std is None
+        else _triple(list(overrides.std), "--std", path, positive=True),
     )
 
 

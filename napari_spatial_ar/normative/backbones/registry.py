@@ -261,14 +261,14 @@ def find_spec(name: str) -> BackboneSpec | None:
     """
     if name in BACKBONES or Path(name).name != name:
         return BACKBONES.get(name)
-    said = read_metadata(own_file(name), _SPEC)
-    if said is None:
+    metadata = read_metadata(own_file(name), _SPEC)
+    if metadata is None:
         return None
     try:
-        _Spec.model_validate(said)
+        _Spec.model_validate(metadata)
     except ValidationError:
         return None
-    values = {key: said[key] for key in _KEPT}
+    values = {key: metadata[key] for key in _KEPT}
     mean, std = tuple(values.pop("mean")), tuple(values.pop("std"))
     return BackboneSpec(name=name, own=True, mean=mean, std=std, **values)
 

@@ -237,7 +237,7 @@ class Rounding:
 
     Models name a backbone by the hash of its originals, also when it runs on rounded weights.
 
-    Rounded weights stand for the originals wherever a model names its backbone by hash.
+    Rounded weights replace the originals wherever a model names its backbone by hash.
 
     Parameters
     ----------

@@ -329,8 +329,8 @@ def _download(repository: str, progress: Progress | None, token: str | bool | No
     except LocalEntryNotFoundError as error:  # raised by the client if offline
         raise _Unreachable("the hub cannot be reached") from error
     except HfHubHTTPError as error:
-        said = _REFUSALS.get(getattr(error.response, "status_code", 0), "the hub refused")
-        raise WeightsError(said) from error
+        reason = _REFUSALS.get(getattr(error.response, "status_code", 0), "the hub refused")
+        raise WeightsError(reason) from error
     except Exception as error:  # the client's own, and those of its connection libraries
         if isinstance(error, OSError) and error.errno is not None:
             raise storage_error(error, HF_HUB_CACHE) from error
@@ -390,7 +390,7 @@ def add(
     source: str | Path,
     name: str | None = None,
     *,
-    said: BackboneOverrides | None = None,
+    overrides: BackboneOverrides | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Copy weights into the user's weights folder, after checking that they load.
@@ -403,7 +403,7 @@ def add(
     name : str, optional
         Which backbone of `BACKBONES`; by default guessed from the file's name. Any other name adds
         a backbone of the user's own.
-    said : BackboneOverrides, optional
+    overrides : BackboneOverrides, optional
         What its files do not state; for the user's own backbones.
     overwrite : bool
         Whether to replace another of the user's own backbones with this name.
@@ -441,7 +441,7 @@ def add(
         spec = BACKBONES[name]
         state = to_transformers(read_weights(file), spec.family)
     else:
-        spec, state = describe(read_bundle(file), name, said or BackboneOverrides())
+        spec, state = describe(read_bundle(file), name, overrides or BackboneOverrides())
         there = find_spec(name)
         if there is not None and there.pinned_sha256 != spec.pinned_sha256 and not overwrite:
             raise NameTakenError(

@@ -50,10 +50,10 @@ class Acquired:
         cls,
         scans: Iterable[tuple[Plane | None, Acquisition]],
         plane: Plane | None = None,
-        said: Acquisition | None = None,
+        described: Acquisition | None = None,
     ) -> Acquired | None:
         """Count scans, filling gaps with the user's statement; None if nothing is known."""
-        stated = _values(plane, said or Acquisition())
+        stated = _values(plane, described or Acquisition())
         counts: dict[str, Counter[str]] = {name: Counter() for name in _FIELDS}
         for own_plane, own in scans:
             for name, value in _values(own_plane, own).items():
@@ -90,7 +90,7 @@ def _values(plane: Plane | None, found: Acquisition) -> dict[str, str]:
 
 
 def acquired_of(
-    refs: Iterable[SliceRef], plane: Plane | None = None, said: Acquisition | None = None
+    refs: Iterable[SliceRef], plane: Plane | None = None, described: Acquisition | None = None
 ) -> Acquired | None:
     """Read the headers of the scans that slices come from.
 
@@ -98,7 +98,7 @@ def acquired_of(
     ----------
     refs : iterable of SliceRef
         The slices.
-    plane, said : Plane, Acquisition, optional
+    plane, described : Plane, Acquisition, optional
         The user's statement about scans whose headers omit it; see `read_acquired`.
 
     Returns
@@ -116,7 +116,7 @@ def acquired_of(
         picture = ref.index is None
         key = (ref.path.parent, ref.group) if picture else (ref.source, ref.volume, ref.plane)
         scans.setdefault(key, ref)
-    return Acquired.of((acquisition_of(ref) for ref in scans.values()), plane, said)
+    return Acquired.of((acquisition_of(ref) for ref in scans.values()), plane, described)
 
 
 def header_shift(header: ModelHeader, volume: Scan) -> DomainShift:
@@ -135,17 +135,17 @@ def header_shift(header: ModelHeader, volume: Scan) -> DomainShift:
         ``reasons`` for every difference: modality, sequence, plane, contrast agent, kernel.
     """
     found = volume.series.acquisition
-    told = _modality(header.modality, volume.modality, found)
-    if not told:
+    differences = _modality(header.modality, volume.modality, found)
+    if not differences:
         geometry, acquired = volume.geometry, header.acquired or Acquired()
         cut = header.selection.cut
         values = _values(geometry.plane if geometry.spacing_known else None, found)
         for name in _ORDER:
             usual = (cut,) if name == "plane" and cut else acquired.usual(name)
             if values[name] and usual and values[name] not in usual:
-                told.append(_said(name, values[name], usual, found.by_name))
+                differences.append(_difference(name, values[name], usual, found.by_name))
     return DomainShift(
-        tuple(reason for reason, _ in told), topics=tuple(topic for _, topic in told)
+        tuple(reason for reason, _ in differences), topics=tuple(topic for _, topic in differences)
     )
 
 
@@ -174,11 +174,13 @@ def _modality(of_model: str, of_scan: str, found: Acquisition) -> list[tuple[str
         return []
     scan = _KINDS.get(of_scan, "neither MRI, CT nor OCT")
     model = _KINDS.get(of_model, of_model)
-    said = "according to its name, it" if named else "it"
-    return [(f"{said} is {scan}, the model was trained on {model}", f"{scan} instead of {model}")]
+    subject = "according to its name, it" if named else "it"
+    return [
+        (f"{subject} is {scan}, the model was trained on {model}", f"{scan} instead of {model}")
+    ]
 
 
-def _said(name: str, value: str, usual: tuple[str, ...], by_name: bool) -> tuple[str, str]:
+def _difference(name: str, value: str, usual: tuple[str, ...], by_name: bool) -> tuple[str, str]:
     """Describe a difference in a clause, and in a few words."""
     if name == "plane":
         those = _either(usual)
@@ -186,15 +188,18 @@ def _said(name: str, value: str, usual: tuple[str, ...], by_name: bool) -> tuple
             f"its slices are {value}, the model was trained on {those} ones",
             f"{value} instead of {those} slices",
         )
-    said = "according to its name, it" if by_name else "it"
+    subject = "according to its name, it" if by_name else "it"
     if name == "sequence":
         those = _either(usual)
-        return f"{said} is {value}, the model was trained on {those}", f"{value} instead of {those}"
+        return (
+            f"{subject} is {value}, the model was trained on {those}",
+            f"{value} instead of {those}",
+        )
     if name == "contrast_agent":
         given = "with" if value == "yes" else "without"
         other = "without" if value == "yes" else "with"
         return (
-            f"{said} was acquired {given} contrast agent, the model's training scans {other} it",
+            f"{subject} was acquired {given} contrast agent, the model's training scans {other} it",
             f"{given} contrast agent",
         )
     return (

@@ -107,10 +107,10 @@ def domain_shift_steps(model: ScoringModel, volume: Scan) -> Generator[None, Non
     WeightsError
         If the backbone's weights are missing.
     """
-    said = header_shift(model.header, volume)
+    by_header = header_shift(model.header, volume)
     normal = model.header.looks
     if normal is None:
-        return said
+        return by_header
     shown = model.header.preprocessing
     window = resolve(shown.window, volume)
     tiling = Tiling.of(shown, model.backbone.patch)
@@ -130,10 +130,10 @@ def domain_shift_steps(model: ScoringModel, volume: Scan) -> Generator[None, Non
             looks.append(look)
     found = compare_appearance(normal, looks)
     return DomainShift(
-        (*said.reasons, *found.reasons),
+        (*by_header.reasons, *found.reasons),
         found.measured,
         complete and found.complete,
-        (*said.topics, *found.topics),
+        (*by_header.topics, *found.topics),
     )
 
 

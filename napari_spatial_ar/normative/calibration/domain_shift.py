@@ -43,7 +43,7 @@ _TIMES = {
     "slice_spacing": 2.0,
 }
 _GREY_MARGIN = 0.10
-_SAID = 3
+_MOST_LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ class DomainShift:
         """One or two sentences for the user; "" if nothing was found."""
         if not self.reasons:
             return ""
-        more = len(self.reasons) - _SAID
-        said = "; ".join(self.reasons[:_SAID]) + (f"; and {more} more" if more > 0 else "")
+        more = len(self.reasons) - _MOST_LISTED
+        listed = "; ".join(self.reasons[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
         return (
-            f"This scan differs from those the model was trained on: {said}. Normal tissue in it "
+            f"This scan differs from those the model was trained on: {listed}. Normal tissue in it "
             "may score high."
         )
 
@@ -222,14 +222,14 @@ def compare_appearance(normal: NormalAppearance, looks: Sequence[Appearance]) ->
     ]
     if embedded and "distance" in normal.quantiles:
         measured["distance"] = float(np.median([_distance(e, mean) for e in embedded]))
-    told = {name: _clause(name, measured[name], normal) for name in _TOPICS if name in measured}
-    greys = [name for name in GREYS if told.get(name)]
+    clauses = {name: _clause(name, measured[name], normal) for name in _TOPICS if name in measured}
+    greys = [name for name in GREYS if clauses.get(name)]
     for name in greys:
         if name != ("middle" if "middle" in greys else greys[0]):
-            told[name] = ""  # the same difference once more
-    outside = [name for name, clause in told.items() if clause]
+            clauses[name] = ""  # the same difference once more
+    outside = [name for name, clause in clauses.items() if clause]
     return DomainShift(
-        tuple(told[name] for name in outside),
+        tuple(clauses[name] for name in outside),
         measured,
         bool(embedded),
         tuple(_TOPICS[name] for name in outside),

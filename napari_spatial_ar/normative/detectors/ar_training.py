@@ -400,12 +400,12 @@ def _key(
 ) -> str:
     """Key that a checkpoint must match; stored grids are named by content, so names suffice."""
     names = [[path.parent.parent.name, path.name] for path in (*train_paths, *valid_paths)]
-    told = asdict(settings)
+    fields = asdict(settings)
     if settings.optimizer == "adamw":  # keeps older checkpoints valid, from before Muon
-        del told["optimizer"]
+        del fields["optimizer"]
     else:  # the learning rate depends on the total number of epochs
-        told["epochs"] = epochs
-    parts = [names, len(train_paths), told, *(["turned"] if turned else [])]
+        fields["epochs"] = epochs
+    parts = [names, len(train_paths), fields, *(["turned"] if turned else [])]
     if change is not None:
         parts.append(change.digest)
     text = json.dumps(parts, sort_keys=True)

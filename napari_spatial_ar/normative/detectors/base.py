@@ -144,8 +144,8 @@ class Option:
     @property
     def rule(self) -> str:
         """The allowed values in words: "at least 1", "adamw or muon"; "" if not restricted."""
-        said = " and ".join(f"{word} {limit:g}" for word, limit in self.limits)
-        return said or " or ".join(map(str, self.choices))
+        bounds = " and ".join(f"{word} {limit:g}" for word, limit in self.limits)
+        return bounds or " or ".join(map(str, self.choices))
 
     def check(self, value: Any) -> None:
         """Check the type and range of a value.
@@ -440,8 +440,8 @@ def detector_from_tensors(
         raise
     except Exception as error:  # mismatched content can raise anything
         what = describe_error(error) if isinstance(error, ValueError) else "they do not match"
-        said = error.what if isinstance(error, SpatialARError) else what
-        raise ModelFileError(f"its parameters and tensors do not form {name}: {said}") from error
+        reason = error.what if isinstance(error, SpatialARError) else what
+        raise ModelFileError(f"its parameters and tensors do not form {name}: {reason}") from error
 
 
 def score_grid(

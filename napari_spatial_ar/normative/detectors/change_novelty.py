@@ -184,7 +184,7 @@ class ChangeNovelty(Detector):
         return self.all_scores(grid)[1]
 
     def all_scores(self, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Detector.all_scores`: the parts, which take the time, are made once."""
+        """Patch and image scores as in `Detector.all_scores`; computes the parts only once."""
         both = self.parts(grid)
         spread, mean, deviation = self.usual
         change, novelty = both / spread[:, None, None, None]
@@ -193,7 +193,7 @@ class ChangeNovelty(Detector):
 
     @torch.inference_mode()
     def explain(self, grid: Tensor, row: int, column: int) -> Explanation:
-        """See `Detector.explain`: both parts in their own units, and what each adds."""
+        """Explain a score by both parts in their own units, and the contribution of each."""
         both = self.parts(grid)[:, 0, row, column]
         change, novelty = (both / self.usual[0]).tolist()
         log_odds, distance = both.tolist()

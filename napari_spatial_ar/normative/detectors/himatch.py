@@ -242,7 +242,7 @@ def _descriptors(grid: Tensor) -> tuple[Tensor, Tensor]:
     share = functional.adaptive_avg_pool2d(present[:, None].float(), _LOCAL)
     local = functional.adaptive_avg_pool2d(filled, _LOCAL) / share
     mean = filled.sum(dim=(2, 3)) / present.sum(dim=(1, 2))[:, None]
-    # A part that is air alone tells nothing.
+    # A part that is only air carries no information.
     local = local.masked_fill(share == 0, 0.0).flatten(1)
     return functional.normalize(mean), functional.normalize(local)
 

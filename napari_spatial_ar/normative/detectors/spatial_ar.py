@@ -271,7 +271,7 @@ class SpatialARDetector(Detector):
     @torch.inference_mode()
     def explain(self, grid: Tensor, row: int, column: int) -> Explanation:
         """See `Detector.explain`; adds the prediction error of each direction."""
-        told = super().explain(grid, row, column)
+        explanation = super().explain(grid, row, column)
         grid = self._seen(grid)
         seen = grid[0, :, row, column].float()
         sides = [("", self.network(grid)[0, :, row, column])]
@@ -284,7 +284,7 @@ class SpatialARDetector(Detector):
         ]
         of = "embedding" if self.whitening is None else "whitened embedding"
         size = Quantity(f"Size of the {of}", _rms(seen), "root mean square")
-        return Explanation(told.meaning, (*told.quantities, *errors, size))
+        return Explanation(explanation.meaning, (*explanation.quantities, *errors, size))
 
     def parameters(self) -> dict[str, Any]:
         """Return the arguments of `SpatialAR`, and what a plain network lacks.

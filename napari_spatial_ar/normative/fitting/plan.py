@@ -274,7 +274,7 @@ def with_time_left(
     """Fill in `FitProgress.seconds_left` of the steps of a fit."""
 
     @functools.wraps(steps_of)
-    def told(*args: P.args, **kwargs: P.kwargs) -> Generator[FitProgress, None, R]:
+    def timed(*args: P.args, **kwargs: P.kwargs) -> Generator[FitProgress, None, R]:
         steps, clock = steps_of(*args, **kwargs), _Clock()
         try:
             while True:
@@ -288,4 +288,4 @@ def with_time_left(
         finally:
             steps.close()
 
-    return told
+    return timed

@@ -252,13 +252,13 @@ def _model_rows(model: ScoringModel, summary: Mapping[str, Any]) -> tuple[tuple[
 
 
 def _settings(values: Mapping[str, Any]) -> str:
-    said = []
+    parts = []
     for key, value in values.items():
         if isinstance(value, Mapping):
-            said.append(f"{key} ({_settings(value)})")
+            parts.append(f"{key} ({_settings(value)})")
         else:
-            said.append(f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}")
-    return ", ".join(said)
+            parts.append(f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}")
+    return ", ".join(parts)
 
 
 def _count(slices: object, patients: object) -> str:

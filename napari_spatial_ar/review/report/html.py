@@ -93,10 +93,10 @@ def _environment() -> Environment:
 
 def _one_threshold(reports: Sequence[ScanReport]) -> dict[str, object]:
     """State the threshold above the table if all scans have the same."""
-    said = {(recorded_threshold(r.record), r.unit, r.threshold_note) for r in reports}
-    if len(said) != 1:
+    thresholds = {(recorded_threshold(r.record), r.unit, r.threshold_note) for r in reports}
+    if len(thresholds) != 1:
         return {"same": False, "text": "The scans were masked at different thresholds: see each."}
-    ((cut, unit, note),) = said
+    ((cut, unit, note),) = thresholds
     return {"same": True, "text": f"Threshold: {cut:.4g} {unit}. {note}".strip()}
 
 
@@ -130,14 +130,14 @@ def _result_rows(report: ScanReport) -> Rows:
 
 
 def _counts(report: ScanReport) -> str:
-    said = ", ".join(f"{n} {_STATUS[status]}" for status, n in report.counts.items())
-    return f"{len(report.items)} ({said})" if said else "none"
+    counts = ", ".join(f"{n} {_STATUS[status]}" for status, n in report.counts.items())
+    return f"{len(report.items)} ({counts})" if counts else "none"
 
 
 def _mask_settings(report: ScanReport) -> str:
     """Describe how the voxels above the threshold became the mask, as far as settings apply."""
     found = report.record["threshold"]
-    said = []
+    parts = []
     for key, text in (
         ("hysteresis", "regions that reach {:.4g}"),
         ("min_size_mm3", "of at least {:g} mm³"),
@@ -148,12 +148,12 @@ def _mask_settings(report: ScanReport) -> str:
         ("smoothing_pixels", "smoothed by {:g} pixels"),
     ):
         if found.get(key):
-            said.append(text.format(found[key]))
-    said += ["holes filled"] if found.get("fill_holes") else []
-    said += ["body only"] if found.get("body_only") else []
-    said += ["within a drawn region"] if found["drawn_region_voxels"] is not None else []
-    said += ["changed by hand, or regions rejected"] if found["mask_edited_by_hand"] else []
-    return ", ".join(said)
+            parts.append(text.format(found[key]))
+    parts += ["holes filled"] if found.get("fill_holes") else []
+    parts += ["body only"] if found.get("body_only") else []
+    parts += ["within a drawn region"] if found["drawn_region_voxels"] is not None else []
+    parts += ["changed by hand, or regions rejected"] if found["mask_edited_by_hand"] else []
+    return ", ".join(parts)
 
 
 def _scan_rows(report: ScanReport) -> Rows:

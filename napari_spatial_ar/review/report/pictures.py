@@ -230,8 +230,10 @@ class SlicePictures:
             beside = min(max(x, 130), size.width - 130)
             write_text(draw, (beside, y), f"threshold {cut:.3g}", 13, anchor="mm", fill=_CYAN)
         unit = self._results.unit
-        said = f"Colours of the scores from {low:.3g} to {high:.3g}, threshold {cut:.3g} ({unit})."
-        return Picture.of(page, said, f"Colours over the scan: scores in {unit}.")
+        caption = (
+            f"Colours of the scores from {low:.3g} to {high:.3g}, threshold {cut:.3g} ({unit})."
+        )
+        return Picture.of(page, caption, f"Colours over the scan: scores in {unit}.")
 
 
 def _named(items: Sequence[ReviewedFinding]) -> str:

@@ -90,7 +90,7 @@ def test_of_a_scan_deleted_since_everything_but_dicom_is_exported(
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a: (str(out / "mask.dcm"), ""))
     qtbot.mouseClick(scored.export.mask_button, LEFT)
     qtbot.waitUntil(lambda: len(notes) == 1, timeout=20_000)
-    assert "not read from DICOM files that are still there" in notes[0]
+    assert "not read from DICOM files that still exist" in notes[0]
     assert not list(out.iterdir())
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a: str(out))
     qtbot.mouseClick(scored.export.all_button, LEFT)

@@ -48,7 +48,7 @@ def test_equal_pixels_at_one_place_are_a_copy(
     (scan,) = find_series([*paths, edited(paths[1], "copy", change)])
     np.testing.assert_array_equal(scan.read().data, voxels)
     assert scan.geometry.regular
-    assert "1 image is there twice and was read once." in scan.warnings
+    assert "1 image occurs twice and was read once." in scan.warnings
     other = "1 copy has another SOP Instance UID than the image itself."
     assert (other in scan.warnings) == (change is not packed)
 

@@ -60,7 +60,7 @@ def test_a_table_of_contents_alone_says_so(disc: Path, tmp_path: Path) -> None:
     alone.parent.mkdir()
     shutil.copy(disc / "DICOMDIR", alone)
     assert is_dicomdir(alone)
-    with pytest.raises(InputError, match="names 4 files, and none of them is there"):
+    with pytest.raises(InputError, match="lists 4 files, none of which exists"):
         dicomdir_files(alone)
 
 
@@ -70,9 +70,9 @@ def test_a_disc_copied_in_part_says_so(disc: Path, dropped: str) -> None:
     found = find_scans(disc / dropped)
     assert len(found.scans) == 1
     assert [e.what for e in found.errors] == [
-        "this table of contents names 4 files, and 1 of them is not there"
+        "this table of contents lists 4 files, and 1 of them is missing"
     ]
-    assert "1 of them is not there" in read(disc / dropped)[0].warnings[-1]
+    assert "1 of them is missing" in read(disc / dropped)[0].warnings[-1]
 
 
 def test_nothing_outside_the_disc_is_read(disc: Path, tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def test_the_nth_image_at_each_place_in_time_is_of_the_nth_volume(
     paths = write_volumes(describe=tagged(**{keyword: when}), number=NUMBERS["at random"])
     if keyword == "ContentTime" and clock in (CLOCKS["overlapping"], CLOCKS["in packs"]):
         # When an image was made says less of what it shows.
-        with pytest.raises(InputError, match="nothing tells them apart"):
+        with pytest.raises(InputError, match="nothing distinguishes them"):
             read_dicom(paths)
         return
     assert contents(paths) == complete()
@@ -306,7 +306,7 @@ def test_times_and_numbers_that_contradict_each_other_are_refused(write_volumes:
         describe=tagged(AcquisitionTime=lambda v, k: f"1010{times[v, k] + 10}"),
         number=NUMBERS["volume by volume"],
     )
-    with pytest.raises(InputError, match="nothing tells them apart"):
+    with pytest.raises(InputError, match="nothing distinguishes them"):
         read_dicom(paths)
 
 
@@ -377,7 +377,7 @@ def test_numbering_alone_counts_where_it_has_one_order(
     }
     paths = write_volumes(volumes, number=numbers[order])
     assert contents(paths) == complete(volumes)
-    said = "Several images lie at each place; they were set apart by their numbering alone."
+    said = "Several images are at each position; they were set apart by their numbering alone."
     assert all(said in scan.warnings for scan in find_series(paths))
 
 
@@ -386,13 +386,13 @@ def test_numbering_alone_counts_where_it_has_one_order(
 def test_numbering_in_no_order_is_refused(write_volumes: Write, volumes: int, seed: int) -> None:
     numbers = np.random.default_rng(seed).permutation(volumes * PLACES).reshape(volumes, PLACES)
     paths = write_volumes(volumes, number=lambda v, k: int(numbers[v, k]))
-    with pytest.raises(InputError, match=r"nothing tells them apart: they are not one volume"):
+    with pytest.raises(InputError, match=r"nothing distinguishes them: they are not one volume"):
         read_dicom(paths)
 
 
 @pytest.mark.parametrize("number", ["each volume from 1", "none"])
 def test_without_any_sign_a_series_is_refused(write_volumes: Write, number: str) -> None:
-    with pytest.raises(InputError, match="nothing tells them apart"):
+    with pytest.raises(InputError, match="nothing distinguishes them"):
         read_dicom(write_volumes(number=NUMBERS[number]))
 
 

@@ -38,7 +38,7 @@ def test_a_real_tilted_gantry_opens_sheared(
     assert geometry.exact
     assert geometry.spacing_known
     assert volume.warnings == (
-        f"The gantry was tilted by {degrees} degrees: the slices do not lie straight above each "
+        f"The gantry was tilted by {degrees} degrees: the slices are not straight above each "
         "other.",
         "The geometry is not regular: volumes and sizes in a slice are measured, nothing across "
         "slices.",
@@ -74,7 +74,7 @@ def test_a_real_series_with_a_missing_slice_is_named(shared_data: Path) -> None:
 
 def test_real_images_at_one_place_are_refused(shared_data: Path) -> None:
     paths = list((shared_data / "readers/failing/notavolume/001").iterdir())
-    with pytest.raises(InputError, match=r"3 of its 4 slices lie at the same place .*not one vol"):
+    with pytest.raises(InputError, match=r"3 of its 4 slices are at the same position .*not one v"):
         read_dicom(paths)
 
 
@@ -95,7 +95,7 @@ def test_real_images_at_one_place_are_refused(shared_data: Path) -> None:
         ),
         (
             [(0, 0, 0), (0, 0, 3), (0, 0, 3), (0, 0, 6)],
-            "1 of its 4 slices lie at the same place as another (the first at 3.00 mm",
+            "1 of its 4 slices are at the same position as another (the first at 3.00 mm",
         ),
         (
             [(0, 0, 0), (0, 2, 3), (0, 0, 6), (0, 0, 9)],
@@ -162,7 +162,7 @@ def test_images_at_the_same_places_are_set_apart(
     assert [scan.geometry.shape for scan in scans] == [(4, 5, 6)] * 2
     assert all(scan.geometry.regular for scan in scans)
     if words:
-        said = f"Several images lie at each place; they were set apart by {words}."
+        said = f"Several images are at each position; they were set apart by {words}."
         assert all(said in scan.warnings for scan in scans)
     data = {scan.series.label: scan.read().data for scan in scans}
     first, second = (voxels, voxels + 500) if values[0] < values[1] else (voxels + 500, voxels)
@@ -207,7 +207,7 @@ def test_a_file_that_is_there_twice_is_read_once(write_series: Write, voxels: np
     (volume,) = read_dicom([*paths, copy])
     np.testing.assert_array_equal(volume.data, voxels)
     assert volume.geometry.regular
-    assert "1 image is there twice and was read once." in volume.warnings
+    assert "1 image occurs twice and was read once." in volume.warnings
 
 
 def test_phases_of_one_slice_are_a_film(write_series: Write, voxels: np.ndarray) -> None:
@@ -217,6 +217,6 @@ def test_phases_of_one_slice_are_a_film(write_series: Write, voxels: np.ndarray)
         dataset.TriggerTime = 40.0 * number
         dataset.save_as(path)
     (volume,) = read_dicom([paths[k] for k in (2, 0, 3, 1)])
-    assert volume.warnings == ("All 4 images lie at one place: they are a film, not a volume.",)
+    assert volume.warnings == ("All 4 images are at one position: they are a film, not a volume.",)
     assert not volume.geometry.spacing_known
     np.testing.assert_array_equal(volume.slices, voxels)

@@ -211,7 +211,7 @@ def test_a_film_at_one_place_has_no_spacing(
     frames = [{"position": (0, 0, 3.0), "TemporalPositionIndex": k + 1} for k in range(4)]
     pydicom.dcmwrite(path, multiframe(voxels, frames), enforce_file_format=True)
     (scan,) = find_series([path])
-    assert scan.warnings == ("All 4 images lie at one place: they are a film, not a volume.",)
+    assert scan.warnings == ("All 4 images are at one position: they are a film, not a volume.",)
     assert not scan.geometry.measurable
     np.testing.assert_array_equal(scan.read().slices, voxels)
 

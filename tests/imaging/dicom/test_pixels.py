@@ -174,7 +174,7 @@ def test_a_deflated_file_that_holds_too_much_is_refused(
     path.write_bytes(raw[: 144 + group] + bomb + packer.flush())
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match=r"more than the .* bytes that there may be"):
+        with pytest.raises(InputError, match=r"more than the .* bytes that it may have"):
             find_series([path])
         assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     finally:
@@ -267,7 +267,7 @@ def test_a_compressed_file_cut_short_is_noticed_when_listed(
     assert one(path).geometry.slice_count == 6
     raw = path.read_bytes()
     path.write_bytes(raw[: int(share * len(raw))])
-    with pytest.raises(InputError, match="compressed pieces are there for 6 frames"):
+    with pytest.raises(InputError, match="compressed fragments for 6 frames"):
         find_series([path])
 
 

@@ -208,7 +208,7 @@ def test_the_series_that_fits_is_taken_and_the_distance_said(
     with pytest.raises(InputError, match="up to 2 mm off the closest one, MR series 8"):
         mask_onto_series(tmp_path / "off.nii", tmp_path / "in", out)
     write_nifti(tmp_path / "heat.nii", volume.data / 7, volume.geometry)
-    with pytest.raises(InputError, match="no mask"):
+    with pytest.raises(InputError, match="not a mask"):
         mask_onto_series(tmp_path / "heat.nii", tmp_path / "in", out)
     assert not out.exists()
 
@@ -454,7 +454,7 @@ def test_what_cannot_be_referred_to_is_refused(
     with pytest.raises(InputError, match="its series has no UID"):
         write_seg(out, np.ones(grey.shape), emptied, algorithm=ALGORITHM)
     volume.series.files[2].unlink()
-    with pytest.raises(InputError, match="still there"):
+    with pytest.raises(InputError, match="still exist"):
         write_seg(out, np.ones(grey.shape), volume, algorithm=ALGORITHM)
     assert not out.parent.exists()
 

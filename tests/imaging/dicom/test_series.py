@@ -206,7 +206,7 @@ def test_8_bit_captures_are_grey8(dicom_image: Build, tmp_path: Path) -> None:
     (volume,) = read_dicom([save(capture, tmp_path / "a")])
     assert (volume.intensity, volume.modality) == ("grey8", "other")
     assert not volume.geometry.spacing_known
-    assert any("where in the patient" in w for w in volume.warnings)
+    assert any("where the image is in the patient" in w for w in volume.warnings)
     np.testing.assert_array_equal(volume.slices[0], pixels)
 
 
@@ -485,7 +485,7 @@ def test_no_sentence_repeats_text_of_the_header(
         dataset.save_as(path)
         raw = path.read_bytes().replace(b"1.2.840.10008.1.2.5\0", word.ljust(20, b"\0"))
     path.write_bytes(raw)
-    with pytest.raises(InputError, match=r"none that is read|unknown syntax") as caught:
+    with pytest.raises(InputError, match=r"is not supported|unknown syntax") as caught:
         read_dicom([path])
     assert "1970" not in caught.value.what
 

@@ -138,7 +138,7 @@ def test_an_image_with_orientation_but_no_place_is_no_slice(
         dataset = pydicom.dcmread(path)
         del dataset.ImagePositionPatient
         dataset.save_as(path)
-    with pytest.raises(InputError, match="not where it lies: it may be a sheet of slices"):
+    with pytest.raises(InputError, match="not its position: it may be a sheet of slices"):
         read_dicom(paths)
 
 
@@ -205,7 +205,7 @@ def test_rows_stored_reversed_are_put_where_they_belong(
     (before,) = read_dicom(paths)
     pepolar(paths, "1.000000")
     (after,) = read_dicom(paths)
-    assert "rows are stored reversed (GE epi_pepolar)" in after.warnings[0]
+    assert "rows are stored in reverse (GE epi_pepolar)" in after.warnings[0]
     # In the patient, front and back are exchanged; left and right, top and bottom are not.
     shown = before.geometry.to_display(before.data)
     np.testing.assert_array_equal(after.geometry.to_display(after.data), shown[:, ::-1])
@@ -227,4 +227,4 @@ def test_rows_that_may_be_reversed_are_warned_of(
     paths = write_series(voxels)
     pepolar(paths, which)
     (volume,) = read_dicom(paths)
-    assert "every second volume may be stored reversed" in volume.warnings[0]
+    assert "every second volume may be stored in reverse" in volume.warnings[0]

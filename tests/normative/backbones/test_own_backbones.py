@@ -163,7 +163,7 @@ def test_a_fit_normalises_as_the_backbone_was_trained_and_says_which_it_was(
 
 def test_it_is_listed_and_keeps_its_hash(tmp_path: Path) -> None:
     folder = save(random_model("vit"), tmp_path / "model")
-    stored = add(folder, NAME, said=BackboneOverrides(licence="MIT"))
+    stored = add(folder, NAME, overrides=BackboneOverrides(licence="MIT"))
     (info,) = (one for one in weights.list_weights() if one.name == NAME)
     assert (info.own, info.at_hand, info.path, info.licence) == (True, True, stored, "MIT")
     assert list(known_backbones())[: len(BACKBONES)] == list(BACKBONES)
@@ -266,7 +266,7 @@ def test_biomedclip(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="Give --heads N"):  # none of these is 24 channels wide
         add(tmp_path, NAME)
-    add(tmp_path, NAME, said=BackboneOverrides(heads=2))
+    add(tmp_path, NAME, overrides=BackboneOverrides(heads=2))
     spec = find_spec(NAME)
     assert spec is not None
     assert (spec.mean, spec.std) == ((0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
@@ -342,7 +342,7 @@ def test_dinov2_of_timm_with_registers_and_dinov3_of_meta(tmp_path: Path) -> Non
     add(
         tmp_path / "model.pth",
         NAME,
-        said=BackboneOverrides(heads=2, mean=[0.5], std=[0.2, 0.3, 0.4]),
+        overrides=BackboneOverrides(heads=2, mean=[0.5], std=[0.2, 0.3, 0.4]),
     )
     spec = find_spec(NAME)
     assert spec is not None
@@ -374,7 +374,7 @@ def test_timm_keeps_the_position_of_the_class_token_in_the_token(tmp_path: Path)
     )
     timm = {"architecture": "vit", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     (tmp_path / "config.json").write_text(json.dumps(timm))
-    add(tmp_path, NAME, said=BackboneOverrides(heads=2))
+    add(tmp_path, NAME, overrides=BackboneOverrides(heads=2))
     check_features(model)
 
 
@@ -475,14 +475,14 @@ def test_what_a_config_says_is_compared_with_the_weights(tmp_path: Path) -> None
     assert find_spec(NAME) is None
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="8 pixels wide, not 14"):
-        add(folder, NAME, said=BackboneOverrides(patch=14))
+        add(folder, NAME, overrides=BackboneOverrides(patch=14))
     for said in (
         BackboneOverrides(mean=[0.1, 0.2]),
         BackboneOverrides(std=[0.0]),
         BackboneOverrides(mean=[float("nan")]),
     ):
         with pytest.raises(InputError, match="one number or three"):
-            add(folder, NAME, said=said)
+            add(folder, NAME, overrides=said)
     shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
     add(folder, NAME)  # the usual name wins
     (folder / "model.safetensors").rename(folder / "third.safetensors")

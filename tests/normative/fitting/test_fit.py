@@ -368,7 +368,7 @@ def test_disk_that_fills_up_leaves_nothing_half_written(
         ({"backbone": "resnet"}, "no backbone 'resnet'.*installed"),
         ({"weights": "absent.pth"}, "no such weights file"),
         ({"slice_range": "0.9:0.1"}, "0.9"),
-        ({"acquired": "sideways"}, "'sideways' says nothing"),
+        ({"acquired": "sideways"}, "'sideways' is not a known term"),
     ],
 )
 def test_wrong_settings_are_refused_before_a_scan_is_read(
