@@ -24,7 +24,12 @@ from napari_spatial_ar.normative.backbones.backbone import Backbone, PatchGrid, 
 from napari_spatial_ar.normative.backbones.kept_tokens import KeptTokens, kept_length
 from napari_spatial_ar.normative.backbones.registry import BackboneSpec
 from napari_spatial_ar.normative.batching import BatchScorer, BatchSizes
-from napari_spatial_ar.normative.detectors import DETECTORS, FitContext, StoredGrids
+from napari_spatial_ar.normative.detectors import (
+    DETECTORS,
+    FitContext,
+    StoredGrids,
+    score_grid,
+)
 from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
 from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.model import NormativeModel
@@ -268,6 +273,24 @@ def test_smoothing_and_image_scores_leave_air_out() -> None:
     assert np.isfinite(score.nll).all()
     assert score.nll[0, 0] == 0
     assert Scoring(top_share=1.0)(scores[0], (8, 10), 1.0).image_score == pytest.approx(3.5)
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_tile_of_air_alone_has_no_part_in_the_image_score(empty: int) -> None:
+    class Highest(DETECTORS["memory-bank"]):  # type: ignore[misc, name-defined]
+        name = "highest-for-tests"
+
+        def image_scores(self, grid: Tensor) -> Tensor:
+            return grid[:, 0].flatten(1).mean(dim=1)
+
+    DETECTORS.pop("highest-for-tests")
+    detector = Highest(torch.eye(4).half())
+    grids = torch.rand(2, 4, 4, 4) + 1
+    grids[empty] = torch.nan
+    tiling = Tiling((4, 6), (4, 4), ((0, 0), (0, 2)))
+    score = score_grid(detector, Scoring(), grids, (8, 12), tiling)
+    assert score.image_score == pytest.approx(float(grids[1 - empty, 0].mean()))
+    assert np.isfinite(score.nll).all()
 
 
 # ---------------------------------------------------------------------- a model

@@ -468,4 +468,6 @@ def score_grid(
     patches = tiles[0][0] if tiling is None else tiling.join(torch.cat(tiles))
     score = scoring(patches, shape, detector.heatmap_divisor)
     known = [float(image) for image in own if image is not None]
+    # A tile of air alone has none.
+    known = [image for image in known if not math.isnan(image)]
     return replace(score, image_score=max(known)) if known else score
