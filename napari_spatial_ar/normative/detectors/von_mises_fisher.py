@@ -25,6 +25,7 @@ _TERMS: tuple[tuple[float, tuple[float, ...]], ...] = (
     (39813120.0, (4465125.0, -94121676.0, 349922430.0, -446185740.0, 185910725.0)),
 )
 _STEPS = 60
+_LARGEST_COSINE = 1 - 1e-6
 
 
 def _scaled_log_bessel(order: float, kappa: float) -> float:
@@ -74,7 +75,8 @@ def concentration(dimensions: int, cosine: float) -> float:
     dimensions : int
         D, at least 8.
     cosine : float
-        Mean cosine between unit vectors and their predicted means, below 1.
+        Mean cosine between unit vectors and their predicted means. From 1 - 1e-6 on, where float32
+        cannot tell it from 1, that is used.
 
     Returns
     -------
@@ -83,6 +85,7 @@ def concentration(dimensions: int, cosine: float) -> float:
     """
     if cosine <= 0:
         return 0.0
+    cosine = min(cosine, _LARGEST_COSINE)
     # Banerjee et al., JMLR 6 (2005), then Newton's method on A_D(kappa) = cosine.
     kappa = cosine * (dimensions - cosine**2) / (1 - cosine**2)
     for _ in range(_STEPS):

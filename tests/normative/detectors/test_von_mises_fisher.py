@@ -51,3 +51,8 @@ def test_the_concentration_is_the_one_whose_expected_cosine_was_seen(
         return log_normalizer(dimensions, other) + other * cosine
 
     assert likelihood(kappa) > max(likelihood(0.99 * kappa), likelihood(1.01 * kappa))
+
+
+def test_a_perfect_prediction_has_a_finite_concentration() -> None:
+    largest = concentration(384, 1.0)
+    assert concentration(384, 1.0 + 1e-7) == largest == pytest.approx(383 / 2e-6, rel=1e-3)
