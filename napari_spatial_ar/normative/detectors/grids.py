@@ -30,6 +30,7 @@ __all__ = [
     "score_rows",
     "walk",
     "without_air",
+    "without_missing",
 ]
 
 
@@ -101,7 +102,12 @@ def count_present(grid: Tensor) -> int:
 
 def present_rows(grid: Tensor) -> Tensor:
     """Give the patches to learn from, (B, D, Hp, Wp) -> (N, D) float32, in raster order."""
-    rows, present = rows_of(grid), present_in(grid).flatten()
+    return without_missing(rows_of(grid))
+
+
+def without_missing(rows: Tensor) -> Tensor:
+    """Drop descriptions of patches that were skipped as air (NaN), (N, k) -> (n, k)."""
+    present = ~rows[:, 0].isnan()
     return rows if bool(present.all()) else rows[present]
 
 

@@ -37,6 +37,7 @@ from napari_spatial_ar.normative.detectors.grids import (
     rows_of,
     score_rows,
     walk,
+    without_missing,
 )
 from napari_spatial_ar.normative.detectors.kmeans import ROUNDS, spherical_kmeans
 from napari_spatial_ar.normative.detectors.nearest import largest_products
@@ -46,7 +47,7 @@ from napari_spatial_ar.normative.heatmap import mean_around
 from napari_spatial_ar.normative.model_schema import Count, Part
 from napari_spatial_ar.steps import mapped
 
-__all__ = ["StoredBank", "SurroundingsBank", "Whitening", "describe", "present"]
+__all__ = ["StoredBank", "SurroundingsBank", "Whitening", "describe"]
 
 # Side of the neighbourhood whose mean is part of each description.
 _AROUND = 5
@@ -61,12 +62,6 @@ def describe(grid: Tensor) -> Tensor:
     # A CPU takes a quarter of the time for means of vectors that are contiguous.
     grid = grid.float().contiguous(memory_format=torch.channels_last)
     return rows_of(torch.cat([grid, mean_around(grid, _AROUND)], dim=1))
-
-
-def present(described: Tensor) -> Tensor:
-    """Leave out the descriptions of patches that were skipped as air, (N, k) to (n, k)."""
-    there = ~described[:, 0].isnan()
-    return described if bool(there.all()) else described[there]
 
 
 @dataclass(frozen=True)
@@ -188,12 +183,12 @@ class SurroundingsBank(Detector):
         """
         moments = Moments()
         for number, grid in enumerate(walk(grids), start=1):
-            moments.add(present(describe(grid.to(setup.device))))
+            moments.add(without_missing(describe(grid.to(setup.device))))
             yield Step(number, number, "Measuring normal patches")
         whitening = Whitening.of_moments(moments, components).to(setup.device)
         drawn = Draw(moments.count, rows, setup.seed)
         for number, grid in enumerate(walk(grids), start=1):
-            drawn.add(present(whitening(grid.to(setup.device))))
+            drawn.add(without_missing(whitening(grid.to(setup.device))))
             yield Step(number, number, "Drawing normal patches")
         bank = drawn.rows()
         if 0 < means < len(bank):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from napari_spatial_ar.errors import ModelFileError
+from napari_spatial_ar.normative.detectors.grids import without_missing
 from napari_spatial_ar.normative.fitting.feature_store import load_batch
 
 __all__ = ["EqualVariance", "Moments"]
@@ -87,7 +88,7 @@ class EqualVariance:
         moments = Moments()
         for path in some:
             rows = load_batch([path])[0].movedim(0, -1).flatten(0, 1)
-            moments.add(rows[~rows[:, 0].isnan()].to(device))
+            moments.add(without_missing(rows).to(device))
         values, vectors = torch.linalg.eigh(moments.covariance)
         values = values.clamp_min(0)
         # If nothing varies at all, there is nothing to scale.
