@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -258,7 +258,7 @@ def measure(
         tallies = []
         for candidate in candidates:
             pixels = stack.enter_context(PixelScores()) if labelled else None
-            heatmaps = stack.enter_context(Heatmaps()) if labelled else None
+            heatmaps = stack.enter_context(closing(Heatmaps())) if labelled else None
             tallies.append(_Tally(candidate, pixels, heatmaps, patients))
         for done, scored in enumerate(score_items(items, candidates, times), start=1):
             label = label_of(scored.item, scored.image.shape) if labelled else None

@@ -11,18 +11,16 @@ The free-response curve (FROC) is summarised, as in LUNA16 (Setio et al., Medica
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from napari_spatial_ar.imaging.files import storage_error
+from napari_spatial_ar.imaging.files import ScratchFile
 
 __all__ = [
     "FALSE_POSITIVES",
@@ -64,25 +62,10 @@ class Heatmaps:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
-        try:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close
-        except OSError as error:
-            raise storage_error(error, folder or tempfile.gettempdir()) from error
+        self._file = ScratchFile(folder)
         self._images: list[tuple[tuple[int, ...], npt.NDArray[np.uint8], str]] = []
         self._peaks: list[npt.NDArray[np.float32]] = []
         self._samples: list[npt.NDArray[np.float32]] = []
-
-    def __enter__(self) -> Heatmaps:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Remove the temporary file."""
@@ -101,10 +84,7 @@ class Heatmaps:
             Scan of the image: its patient.
         """
         heat = np.ascontiguousarray(heat, np.float32)
-        try:
-            self._file.write(heat.tobytes())
-        except OSError as error:
-            raise storage_error(error, self._folder or tempfile.gettempdir()) from error
+        self._file.append(heat.tobytes())
         self._images.append((heat.shape, np.packbits(label), scan))
         peaks = heat[(heat == ndimage.maximum_filter(heat, 3)) & (heat > heat.min())]
         self._peaks.append(np.sort(np.unique(peaks))[-_PEAKS_OF_IMAGE:])
@@ -112,10 +92,11 @@ class Heatmaps:
 
     def __iter__(self) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], str]]:
         """Read them again: heatmap, label and scan of each image."""
-        self._file.seek(0)
+        first = 0
         for shape, packed, scan in self._images:
             count = int(np.prod(shape))
-            heat = np.frombuffer(self._file.read(4 * count), np.float32).reshape(shape)
+            heat = np.frombuffer(self._file.read(first, 4 * count), np.float32).reshape(shape)
+            first += 4 * count
             yield heat, np.unpackbits(packed, count=count).astype(bool).reshape(shape), scan
 
     def thresholds(self) -> npt.NDArray[np.float32]:

@@ -8,7 +8,6 @@ and of a piece, whatever the number of pixels.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from skimage.measure import label as label_regions
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.files import storage_error
+from napari_spatial_ar.imaging.files import ScratchFile
 
 __all__ = [
     "PRO_MAX_FPR",
@@ -81,28 +80,20 @@ class _Runs:
 
     def __init__(self, dtype: np.dtype[Any], folder: Path | None) -> None:
         self.dtype = dtype
-        self._folder = folder
-        try:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close
-        except OSError as error:
-            raise storage_error(error, folder or tempfile.gettempdir()) from error
+        self._file = ScratchFile(folder)
         self.ends = [0]
         self.samples: list[npt.NDArray[np.float32]] = []
 
     def append(self, records: npt.NDArray[Any]) -> None:
         """Write a run, which may be empty."""
-        try:
-            self._file.write(records.tobytes())
-        except OSError as error:
-            raise storage_error(error, self._folder or tempfile.gettempdir()) from error
+        self._file.append(records.tobytes())
         self.ends.append(self.ends[-1] + len(records))
         self.samples.append(records["score"][_SAMPLE // 2 :: _SAMPLE].copy())
 
     def read(self, first: int, last: int) -> npt.NDArray[Any]:
         """Return records first to last - 1 of the file."""
-        self._file.seek(first * self.dtype.itemsize)
-        data = self._file.read((last - first) * self.dtype.itemsize)
-        return np.frombuffer(data, self.dtype)
+        size = self.dtype.itemsize
+        return np.frombuffer(self._file.read(first * size, (last - first) * size), self.dtype)
 
     def cuts(self, splitters: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Where each run exceeds each splitter: (runs, pieces + 1) record numbers."""

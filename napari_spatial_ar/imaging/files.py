@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 import warnings
@@ -27,6 +28,7 @@ from filelock import lock_descriptor
 from napari_spatial_ar.errors import InputError, InUseError, StorageError, UnguardedWarning
 
 __all__ = [
+    "ScratchFile",
     "atomic_path",
     "atomic_write_bytes",
     "atomic_write_json",
@@ -55,6 +57,45 @@ _LOCKS_WHILE_WRITING = os.name != "nt"
 _TRIES = 100
 _LONGEST_SUFFIX = 16
 _FULL_BYTES = 1 << 16
+
+
+class ScratchFile:
+    """A temporary file without a name, removed when it is closed.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where it is; by default the system's folder of temporary files.
+
+    Raises
+    ------
+    StorageError
+        If the disk has no room for it.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or Path(tempfile.gettempdir())
+        try:
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close
+        except OSError as error:
+            raise storage_error(error, self._folder) from error
+
+    def append(self, data: bytes) -> None:
+        """Write bytes at the end (`StorageError` if the disk is full)."""
+        try:
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(data)
+        except OSError as error:
+            raise storage_error(error, self._folder) from error
+
+    def read(self, first: int, count: int) -> bytes:
+        """Return ``count`` bytes from byte ``first`` on."""
+        self._file.seek(first)
+        return self._file.read(count)
+
+    def close(self) -> None:
+        """Release the disk space."""
+        self._file.close()
 
 
 def storage_error(error: OSError, path: str | Path) -> StorageError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 from skimage.measure import label as connected
@@ -19,7 +21,7 @@ from napari_spatial_ar.evaluation.froc import (
 
 
 def froc_of(*images: tuple[np.ndarray, np.ndarray, str]) -> Froc:
-    with Heatmaps() as heatmaps:
+    with closing(Heatmaps()) as heatmaps:
         for heat, label, scan in images:
             heatmaps.add(heat.astype(np.float32), label, scan)
         return free_response(heatmaps)

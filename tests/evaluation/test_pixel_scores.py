@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from napari_spatial_ar.errors import InputError, StorageError
 from napari_spatial_ar.evaluation import metrics
 from napari_spatial_ar.evaluation.metrics import PixelScores
+from napari_spatial_ar.imaging import files
 
 scores_and_labels = st.tuples(
     arrays(np.float32, (6, 7), elements=st.floats(-3, 3, width=16) | st.just(-0.0)),
@@ -98,9 +99,11 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
         def write(self, data: bytes) -> Any:
             raise OSError(errno.ENOSPC, "No space left on device")
 
+        def seek(self, *place: int) -> None: ...
+
         def close(self) -> None: ...
 
-    monkeypatch.setattr(metrics.tempfile, "TemporaryFile", lambda dir: Full())
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", lambda dir: Full())
     with PixelScores() as pixels:
         pixels.add(np.ones((2, 2), np.float32), np.zeros((2, 2), bool))
         with pytest.raises(StorageError, match="disk is full"):
