@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,12 @@ from safetensors.torch import load, save
 
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.detectors import (
-    FitContext,
     SpatialARDetector,
     StoredGrids,
     check_options,
 )
 from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
-from napari_spatial_ar.normative.detectors.base import Learned, Step
-from napari_spatial_ar.steps import finish
+from tests.normative.detectors.learning import learn_ar
 
 CHANNELS, ROWS, COLUMNS = 6, 5, 7
 OPTIONS: dict[str, Any] = {"hidden": 8, "dilation": 1, "epochs": 6, "batch_size": 4}
@@ -38,21 +37,7 @@ def grids(tmp_path: Path) -> tuple[StoredGrids, StoredGrids]:
     return StoredGrids(paths[:8]), StoredGrids(paths[8:])
 
 
-def learn(
-    grids: tuple[StoredGrids, StoredGrids],
-    folder: Path,
-    *,
-    stop_at: int | None = None,
-    **options: Any,
-) -> tuple[Learned[SpatialARDetector] | None, list[Step]]:
-    setup = FitContext(seed=3, valid=grids[1], checkpoint=folder / "checkpoint.safetensors")
-    learning = SpatialARDetector.learn(grids[0], setup, **{**OPTIONS, **options})
-    seen: list[Step] = []
-    if stop_at is None:
-        return finish(learning, seen.append), seen
-    while not seen or seen[-1].done < stop_at:
-        seen.append(next(learning))
-    return None, seen
+learn = partial(learn_ar, **OPTIONS)
 
 
 def two_networks() -> SpatialARDetector:

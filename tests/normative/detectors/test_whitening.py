@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from safetensors.torch import load, save
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative import model_file
 from napari_spatial_ar.normative.detectors import (
-    FitContext,
     SpatialARDetector,
     StoredGrids,
     ar_training,
@@ -25,11 +25,10 @@ from napari_spatial_ar.normative.detectors import (
 )
 from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
 from napari_spatial_ar.normative.detectors.ar_training import LoadedGrids, _channel_std, turn
-from napari_spatial_ar.normative.detectors.base import Learned, Step
 from napari_spatial_ar.normative.detectors.whitening import EqualVariance
 from napari_spatial_ar.normative.fitting.feature_store import load_batch
 from napari_spatial_ar.paths import released_models_dir
-from napari_spatial_ar.steps import finish
+from tests.normative.detectors.learning import learn_ar
 
 CHANNELS, ROWS, COLUMNS = 6, 5, 7
 CPU = torch.device("cpu")
@@ -52,21 +51,7 @@ def grids(tmp_path: Path) -> tuple[StoredGrids, StoredGrids]:
     return StoredGrids(paths[:8]), StoredGrids(paths[8:])
 
 
-def learn(
-    grids: tuple[StoredGrids, StoredGrids],
-    folder: Path,
-    *,
-    stop_at: int | None = None,
-    **options: Any,
-) -> tuple[Learned[SpatialARDetector] | None, list[Step]]:
-    setup = FitContext(seed=3, valid=grids[1], checkpoint=folder / "checkpoint.safetensors")
-    learning = SpatialARDetector.learn(grids[0], setup, **{**OPTIONS, **options})
-    seen: list[Step] = []
-    if stop_at is None:
-        return finish(learning, seen.append), seen
-    while not seen or seen[-1].done < stop_at:
-        seen.append(next(learning))
-    return None, seen
+learn = partial(learn_ar, **OPTIONS)
 
 
 def learned(
