@@ -187,7 +187,7 @@ def read_storage(header: pydicom.Dataset, file: BinaryIO, size: int, path: Path)
     enough = max(_COMPRESSION_FLOOR, _MOST_COMPRESSION * there) if packed else min(there, length)
     if claimed > enough or frames > _MOST_FRAMES:
         raise InputError(
-            f"its header claims {pixels} pixels in {frames} frames, {claimed} bytes, but the file "
+            f"its header claims {pixels} pixels in {frames} frame{'s'[: frames != 1]}, {claimed} bytes, but the file "
             f"has {min(there, length)} bytes for them",
             path=path,
             fix=_FIX,
