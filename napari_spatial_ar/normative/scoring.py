@@ -1,4 +1,4 @@
-"""Scoring the slices of a scan one after the other, for all that score scans. No torch."""
+"""The loop over the slices of a scan, shared by everything that scores scans. No torch."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ def score_slices(
     stored: ScanScores | None = None,
     speed_up: Callable[[], None] | None = None,
 ) -> Generator[tuple[int, SliceScore], None, None]:
-    """Score slices of a scan one by one; close it to stop between two of them.
+    """Score slices of a scan one by one; close it to stop between two slices.
 
-    What stops it inside a slice is `napari_spatial_ar.normative.cancellation.cancel_when`.
+    To stop within a slice, see `napari_spatial_ar.normative.cancellation.cancel_when`.
 
     Parameters
     ----------
     model : ScoringModel
-        What scores them.
+        The model.
     volume : Scan
-        The scan, with the slices that the model is to see (`NormativeModel.cut`).
+        The scan, cut into the plane of the model (`NormativeModel.cut`).
     slices : sequence of int, optional
         Indices along ``volume.geometry.slice_axis``, in the order of scoring; all by default.
     scores : ScanScores, optional
         Filled slice by slice, each before it is yielded.
     stored : ScanScores, optional
-        Scores by this model from before: they are yielded first, and not computed again.
+        Scores computed earlier by this model; yielded first, not computed again.
     speed_up : callable, optional
         Called after the first few slices where more are left, to choose a faster engine.
 
     Yields
     ------
     (int, SliceScore)
-        Of a slice that shows no body, zeros and the image score NaN.
+        For a slice without body, zeros and an image score of NaN.
 
     Raises
     ------
     InputError
         If an index is out of range or the slices are smaller than a patch.
     MemoryShortage
-        If the CPU has no room for a slice either.
+        If memory does not suffice for a slice on the CPU either.
     """
     order = list(range(volume.geometry.slice_count) if slices is None else slices)
 

@@ -22,7 +22,7 @@ __all__ = ["Calibrated", "ScoringModel"]
 
 
 class Calibrated(Protocol):
-    """What knows how much of normal tissue a threshold flags."""
+    """A model whose thresholds can be stated as a share of normal tissue."""
 
     @property
     def header(self) -> ModelHeader:
@@ -68,7 +68,7 @@ class ScoringModel(Calibrated, Protocol):
 
     @property
     def plane(self) -> Plane | None:
-        """Plane of the slices it learned from; None where they were those acquired."""
+        """Plane of the training slices; None if they were used as acquired."""
 
     @property
     def notes(self) -> Sequence[str]:
@@ -76,7 +76,7 @@ class ScoringModel(Calibrated, Protocol):
 
     @property
     def engine(self) -> str:
-        """Name of what computes its backbone; "" before that is loaded."""
+        """Engine of its backbone; "" before the backbone is loaded."""
 
     @property
     def backbone(self) -> Backbone:
@@ -105,7 +105,7 @@ class ScoringModel(Calibrated, Protocol):
         """Which weights its backbone computes with, for the record; empty before it is loaded."""
 
     def cut(self, volume: Scan, plane: SlicePlane | None = None) -> Scan:
-        """Return a scan with the slices that the model sees.
+        """Return a scan cut into the plane of the model.
 
         Raises
         ------

@@ -186,8 +186,9 @@ def read_storage(header: pydicom.Dataset, file: BinaryIO, size: int, path: Path)
     there = size - start
     enough = max(_COMPRESSION_FLOOR, _MOST_COMPRESSION * there) if packed else min(there, length)
     if claimed > enough or frames > _MOST_FRAMES:
+        images = "1 frame" if frames == 1 else f"{frames} frames"
         raise InputError(
-            f"its header claims {pixels} pixels in {frames} frame{'s'[: frames != 1]}, {claimed} bytes, but the file "
+            f"its header claims {pixels} pixels in {images}, {claimed} bytes, but the file "
             f"has {min(there, length)} bytes for them",
             path=path,
             fix=_FIX,
