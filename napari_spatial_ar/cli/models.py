@@ -170,12 +170,17 @@ def _calibration_facts(found: Calibration | None) -> dict[str, str]:
     if found is None:
         return {"Calibration": "none: run 'calibrate' with normal scans"}
     least = found.smallest_p
-    shares = zip(found.fpr, found.thresholds, strict=True)
+    shares = list(zip(found.fpr, found.thresholds, strict=True))
+    regions = found.regions
+    counts = [(share, regions.count(value) or 0) for share, value in shares] if regions else []
     return {
         "Calibration": f"{found.slices} normal slices of {patients(found.patients)}"
         + ("" if found.separate else ", possibly used in the fit"),
         "P-values": "none" if least is None else f"smallest {least:.3f}",
         "Thresholds": ", ".join(f"{100 * share:g} %: {value:.4g}" for share, value in shares),
+        f"Regions a normal {regions.per if regions else 'scan'}": ", ".join(
+            f"{100 * share:g} %: {count:.2g}" for share, count in counts
+        ),
     }
 
 

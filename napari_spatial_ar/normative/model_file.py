@@ -47,9 +47,8 @@ __all__ = [
 # programs read what they can and refuse the rest: 2 adds `BackboneRef.fuse`,
 # `Preprocessing.clahe` and `Preprocessing.tile`; 3 adds `ModelHeader.selection`; 4 adds
 # `Preprocessing.skip_air` and the likelihood of Spatial AR. Fields that do not change scores need
-# no new version:
-# `ModelHeader.looks` and `acquired`, and `Calibration.folds` and `peaks`, are ignored by programs
-# that do not know them.
+# no new version: `ModelHeader.looks` and `acquired`, and `Calibration.folds`, `peaks` and
+# `regions`, are ignored by programs that do not know them.
 FORMAT_VERSION = 4
 MODEL_FILE = "model.safetensors"
 _KEY = "napari-spatial-ar"

@@ -101,6 +101,15 @@ class _Peaks(Part):
     scores: list[list[Number]]
 
 
+class _Regions(Part):
+    per: Literal["scan", "slice"]
+    scans: Annotated[int, Field(ge=1, le=10**9)]
+    thresholds: Annotated[list[Number], Field(min_length=1)]
+    unit: Literal["mm3", "voxels"]
+    sizes: Annotated[list[Annotated[float, Field(ge=0, le=1e30)]], Field(min_length=1)]
+    counts: list[list[Annotated[float, Field(ge=0, le=1e30)]]]
+
+
 class _Calibration(Part):
     fpr: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
     thresholds: list[Number]
@@ -112,6 +121,7 @@ class _Calibration(Part):
     separate: bool = False
     folds: Count = 0
     patient_peaks: _Peaks | None = None
+    normal_regions: _Regions | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> _Calibration:

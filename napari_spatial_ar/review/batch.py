@@ -114,7 +114,7 @@ class Flagging:
     def note(self, model: NormativeModel) -> str | None:
         """One sentence on the basis of the threshold; None if it was never measured."""
         calibration = model.header.calibration
-        return share_note(calibration, self.threshold) if calibration else None
+        return share_note(calibration, self.threshold, self.settings) if calibration else None
 
 
 def score_scans(

@@ -250,16 +250,19 @@ def _calibration(calibration: Calibration, unit: str) -> list[str]:
         if calibration.separate
         else "possibly used to choose the best epoch: other normal scans then score a little higher"
     )
+    regions = calibration.regions
+    head = "" if regions is None else f" regions a normal {regions.per}, of {regions.scans} |"
     lines = [
         "| share of normal tissue flagged | threshold | lowest to highest patient | at most, on "
-        "average, for the next |",
-        "| --- | --- | --- | --- |",
+        f"average, for the next |{head}",
+        f"| --- | --- | --- | --- |{' --- |' if regions else ''}",
     ]
     for share, threshold in zip(calibration.fpr, calibration.thresholds, strict=True):
         own, bound = calibration.fpr_of_patients(threshold), calibration.fpr_bound(threshold)
         between = f"{min(own):.2%} to {max(own):.2%}" if own else "not known"
         promised = "not known" if bound is None else f"{bound:.1%}"
-        lines.append(f"| {share:.1%} | {threshold:.4g} | {between} | {promised} |")
+        count = "" if regions is None else f" {regions.count(threshold) or 0:.2g} |"
+        lines.append(f"| {share:.1%} | {threshold:.4g} | {between} | {promised} |{count}")
     least = calibration.smallest_p
     return [
         f"On {calibration.slices} slices of {_patients(calibration.patients)}, {origin}. "

@@ -7,7 +7,7 @@ regions of that size (see `napari_spatial_ar.normative.calibration.calibration`)
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from napari_spatial_ar.normative.calibration.calibration import Calibration, lar
 from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.normative.scoring_model import Calibrated, ScoringModel
 from napari_spatial_ar.review.body import Body
+from napari_spatial_ar.review.masks import MaskSettings
 
 __all__ = [
     "Extent",
@@ -28,6 +29,7 @@ __all__ = [
     "normal_rank",
     "p_note",
     "p_values",
+    "regions_note",
     "share_note",
 ]
 
@@ -255,8 +257,54 @@ def p_note(found: PValues | None) -> str:
     )
 
 
-def share_note(calibration: Calibration, threshold: float) -> str:
-    """One sentence on the share of normal tissue above a threshold, and its basis."""
+def regions_note(
+    calibration: Calibration, threshold: float, settings: MaskSettings | None = None
+) -> str:
+    """How many regions a threshold flags, such as "about 0.4 regions a normal scan".
+
+    A minimum size in the calibration's own unit is taken into account; with other settings of the
+    mask the note is about the threshold alone, and says so.
+
+    Returns
+    -------
+    str
+        Clause without a full stop; "" if it is unknown.
+    """
+    regions, chosen = calibration.regions, settings or MaskSettings()
+    if regions is None:
+        return ""
+    in_mm3 = regions.unit == "mm3"
+    rest = replace(chosen, min_size_mm3=0.0) if in_mm3 else replace(chosen, min_voxels=0)
+    alone = rest != MaskSettings()
+    size = 0.0 if alone else chosen.min_size_mm3 if in_mm3 else chosen.min_voxels
+    count = regions.count(threshold, size)
+    if count is None:
+        return ""
+    what, scans = f"normal {regions.per}", regions.scans
+    if count:
+        number = f"{count:.0f}" if count >= 9.5 else f"{count:.2g}"
+        text = f"about {number} {'region' if number == '1' else 'regions'} a {what}"
+    else:
+        text = f"no region in {f'any of {scans} {what}s' if scans > 1 else f'the 1 {what}'}"
+    return f"{text} (by the threshold alone)" if alone else text
+
+
+def share_note(
+    calibration: Calibration, threshold: float, settings: MaskSettings | None = None
+) -> str:
+    """One or two sentences on what a threshold flags in normal scans, and their basis.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        The model's.
+    threshold : float
+        In the model's unit.
+    settings : MaskSettings, optional
+        How the voxels above the threshold become the mask; see `regions_note`.
+    """
+    regions = regions_note(calibration, threshold, settings)
+    more = f" It flags {regions}." if regions else ""
     share, patients = calibration.fpr_for_threshold(threshold), calibration.patients
     low, high = calibration.thresholds[0], calibration.thresholds[-1]
     beyond = "less than " if threshold > high else "more than " if threshold < low else ""
@@ -264,8 +312,8 @@ def share_note(calibration: Calibration, threshold: float) -> str:
     text = f"The threshold flags {beyond}{share:.2%} of the tissue of {whom}"
     shares, bound = calibration.fpr_of_patients(threshold), calibration.fpr_bound(threshold)
     if bound is None:
-        return f"{text}."
+        return f"{text}.{more}"
     return (
         f"{text} ({min(shares):.2%} to {max(shares):.2%} from one to another); with this many, "
-        f"at most {bound:.2%} can be promised on average for the next one."
+        f"at most {bound:.2%} can be promised on average for the next one.{more}"
     )

@@ -46,6 +46,7 @@ _PACKAGES = (
 _LEFT_OUT = (
     *("history", "losses", "slice_keys", "mean_embedding"),
     *("image_scores", "image_patients", "patient_fpr", "patient_peaks"),
+    "normal_regions",
 )
 
 

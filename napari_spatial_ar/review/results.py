@@ -46,6 +46,8 @@ class ScanResults:
         See `provenance`, with ``likeness`` and ``p_values``.
     shift_warnings : tuple of str
         Warnings about a domain shift.
+    settings : MaskSettings
+        How the voxels above the threshold became the mask.
     """
 
     volume: Scan
@@ -56,6 +58,7 @@ class ScanResults:
     p_values: PValues | None
     record: dict[str, Any] = field(repr=False)
     shift_warnings: tuple[str, ...] = ()
+    settings: MaskSettings = field(default_factory=MaskSettings)
 
     @property
     def unit(self) -> str:
@@ -163,4 +166,6 @@ def gather_results(
     record["likeness"] = shift_record(shift, flagged)
     record["p_values"] = None if found is None else found.to_dict()
     shift_warnings = tuple(filter(None, (shift.warning if shift else "", flagged)))
-    return ScanResults(volume, score, threshold, final, listed, found, record, shift_warnings)
+    return ScanResults(
+        volume, score, threshold, final, listed, found, record, shift_warnings, settings
+    )

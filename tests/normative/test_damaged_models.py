@@ -142,6 +142,10 @@ def deep(times: int) -> Any:
 
 
 NAN, INF = float("nan"), float("inf")
+REGIONS = {
+    "per": "scan", "scans": 1, "unit": "mm3",
+    "thresholds": [1.0, 2.0], "sizes": [0.0], "counts": [[1.0, 0.5]],
+}  # fmt: skip
 WRONG: list[tuple[str, list[Any]]] = [
     ("parameters.layers", [10**9, -1, 0, 1, "5", 5.5, True, None, [5], {}, NAN, 10**30, 4, 6, ...]),
     ("parameters.channels", [10**9, 0, -24, 23, "24", NAN, ...]),
@@ -190,6 +194,10 @@ WRONG: list[tuple[str, list[Any]]] = [
     ("calibration.image_patients", [[0], [0, 1], [0, -1], [0, 0.5], ["a", "b"]]),
     ("calibration.patient_fpr", [[[0.1]], [[0.1, 0.2]] * 2, [0.1, 0.2], [[0.1, 7.0]]]),
     ("calibration.patient_peaks", [{}, {"sizes": [0]}, [], {"sizes": [0], "scores": []}]),
+    ("calibration.normal_regions", [{}, [], {"per": "scan"}, {**REGIONS, "scans": 0},
+        {**REGIONS, "counts": [[1.0, NAN]]}, {**REGIONS, "counts": [[1.0]]},
+        {**REGIONS, "thresholds": [2.0, 1.0]}, {**REGIONS, "sizes": [-1.0]},
+        {**REGIONS, "unit": "mm"}]),
     ("calibration.patients", [-1, "1", 0.5, None, ...]),
     ("calibration.slices", [3, -1, ...]),
     ("calibration.separate", ["no", 0]),

@@ -33,7 +33,7 @@ from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.findings import Finding
 from napari_spatial_ar.review.masks import MaskSettings
-from napari_spatial_ar.review.p_values import share_note
+from napari_spatial_ar.review.p_values import regions_note, share_note
 from napari_spatial_ar.review.regions import ellipse_outline, outlined_voxels
 from napari_spatial_ar.review.threshold_scales import (
     PercentileScale,
@@ -397,19 +397,27 @@ _DEFAULT_FPR = 0.01
 _BELOW, _ABOVE = 0.5, 1.0
 
 
-def meaning(model: ScoringModel | None, threshold: float, anchors: dict[float, float]) -> str:
-    """State in one line what a threshold means."""
+def meaning(
+    model: ScoringModel | None,
+    threshold: float,
+    anchors: dict[float, float],
+    settings: MaskSettings | None = None,
+) -> str:
+    """State in one line what a threshold, with the mask's settings, flags in normal scans."""
     if model is None or not anchors:
         return "This model is not calibrated: what the threshold flags in normal tissue is unknown."
     try:
         fpr = model.fpr_for_threshold(threshold)
     except InputError as error:
         return str(error)
+    share = f"about {100 * fpr:.2g} %"
     if threshold > max(anchors.values()):
-        return f"Flags less than {100 * min(anchors):.2g} % of normal tissue."
+        share = f"less than {100 * min(anchors):.2g} %"
     if threshold < min(anchors.values()):
-        return f"Flags more than {100 * max(anchors):.2g} % of normal tissue."
-    return f"Flags about {100 * fpr:.2g} % of normal tissue."
+        share = f"more than {100 * max(anchors):.2g} %"
+    calibration = model.header.calibration
+    regions = regions_note(calibration, threshold, settings) if calibration else ""
+    return ", ".join(filter(None, (f"Flags {share} of normal tissue", regions))) + "."
 
 
 class ThresholdPanel(QWidget):
@@ -583,10 +591,10 @@ class ThresholdPanel(QWidget):
     # ------------------------------------------------------------------ changes
 
     def _update_text(self) -> None:
-        self.meaning.set_text(meaning(self._model, self.threshold, self._anchors))
+        self.meaning.set_text(meaning(self._model, self.threshold, self._anchors, self.settings))
         calibration = None if self._model is None else self._model.header.calibration
         if calibration is not None:
-            self.meaning.setToolTip(share_note(calibration, self.threshold))
+            self.meaning.setToolTip(share_note(calibration, self.threshold, self.settings))
         self.histogram.set_thresholds(self.threshold, self.settings.hysteresis)
 
     def _on_line(self, threshold: float) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from napari_spatial_ar.datasets.folders import SliceRef, content_key, find_slices, iter_slices
 from napari_spatial_ar.datasets.slices import geometry_of
@@ -25,13 +26,14 @@ from napari_spatial_ar.normative.calibration.domain_shift import (
     NormalAppearance,
     sum_up,
 )
+from napari_spatial_ar.normative.calibration.regions import RegionCounter
 from napari_spatial_ar.normative.detectors import Detector, score_grid
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.library import find_model, is_released
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE
 from napari_spatial_ar.normative.scores import Example
-from napari_spatial_ar.steps import finish
+from napari_spatial_ar.steps import finish, mapped
 
 __all__ = ["NormalScores", "recalibrate", "recalibrate_steps", "slice_keys"]
 
@@ -64,6 +66,7 @@ class NormalScores:
         self._image_scores: list[float] = []
         self._groups: list[str] = []
         self._peaks = PeakCounter()
+        self._regions = RegionCounter()
         self._looks: list[tuple[str, Appearance]] = []
         self._highest: Example | None = None
         self._middle: list[Example] = []
@@ -92,7 +95,11 @@ class NormalScores:
                 self._peaks.add(ref.group, score.nll, int(np.count_nonzero(body)))
             self._image_scores.append(score.image_score)
             self._groups.append(ref.group)
-            look = measure_appearance(unit, grids, self._store.tiling, geometry_of(ref))
+            geometry = geometry_of(ref)
+            if score.grid is not None:
+                stack = ref if ref.index is None else (ref.source, ref.volume, ref.plane)
+                self._regions.add(stack, ref.index or 0, geometry, score.grid, score.nll)
+            look = measure_appearance(unit, grids, self._store.tiling, geometry)
             if look is not None:
                 self._looks.append((ref.group, look))
             example = Example(unit, score.nll, score.image_score)
@@ -103,10 +110,22 @@ class NormalScores:
                 self._highest = example
             yield done
 
-    def calibration(self, *, separate: bool = False, folds: int = 0) -> Calibration:
-        """Calibration by the slices measured so far; see `calibrate`."""
+    def calibration(
+        self, *, separate: bool = False, folds: int = 0
+    ) -> Generator[int, None, Calibration]:
+        """Calibration by the slices measured so far; see `calibrate`.
+
+        Yields the number of slices in which regions are counted, after each.
+        """
         found = calibrate(self._tissue, self._image_scores, self._groups, separate=separate)
-        return replace(found, folds=folds, peaks=self._peaks.peaks)
+        regions = yield from self._regions.count(self._heatmap, found.thresholds)
+        return replace(found, folds=folds, peaks=self._peaks.peaks, regions=regions)
+
+    def _heatmap(
+        self, grid: npt.NDArray[np.float32], shape: tuple[int, int]
+    ) -> npt.NDArray[np.float32]:
+        divisor = self._model.detector.heatmap_divisor
+        return self._model.header.scoring(torch.from_numpy(grid), shape, divisor).nll
 
     @property
     def looks(self) -> NormalAppearance | None:
@@ -222,7 +241,10 @@ def recalibrate_steps(
         known = header.acquired or acquired_of(refs, *stated)
         loaded.header = replace(header, looks=scores.looks, acquired=known)
         if not looks_only:
-            calibration = scores.calibration(separate=separate)
+            calibration = yield from mapped(
+                scores.calibration(separate=separate),
+                lambda done: ("Counting regions in normal slices", done, len(refs)),
+            )
             loaded.header = replace(loaded.header, calibration=calibration)
             loaded.examples = scores.examples
         loaded.warnings = tuple(found.warnings)

@@ -24,6 +24,7 @@ from pydantic import Field
 from scipy import ndimage
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.normative.calibration.regions import NormalRegions
 
 __all__ = ["Calibration", "PatientPeaks", "PeakCounter", "calibrate", "largest_part", "scan_score"]
 
@@ -197,6 +198,8 @@ class Calibration:
         trained without them; see `napari_spatial_ar.normative.fitting.folds`.
     peaks : PatientPeaks or None
         Highest scores of each patient; None in older models.
+    regions : NormalRegions or None
+        Regions above each threshold in a normal scan; None in older models.
     """
 
     fpr: tuple[float, ...]
@@ -209,6 +212,7 @@ class Calibration:
     separate: bool = False
     folds: int = 0
     peaks: Annotated[PatientPeaks | None, Field(validation_alias="patient_peaks")] = None
+    regions: Annotated[NormalRegions | None, Field(validation_alias="normal_regions")] = None
 
     def threshold_for_fpr(self, fpr: float) -> float:
         """Heatmap value that a share ``fpr`` of normal tissue exceeds.
@@ -338,6 +342,7 @@ class Calibration:
             "separate": self.separate,
             **({"folds": self.folds} if self.folds else {}),
             **({"patient_peaks": self.peaks.to_dict()} if self.peaks else {}),
+            **({"normal_regions": self.regions.to_dict()} if self.regions else {}),
         }
 
 

@@ -47,7 +47,7 @@ from napari_spatial_ar.normative.memory import one_sentence, releases_memory
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.model_file import MODEL_FILE, BackboneRef, ModelHeader
 from napari_spatial_ar.paths import user_models_dir
-from napari_spatial_ar.steps import finish
+from napari_spatial_ar.steps import finish, mapped
 
 __all__ = ["fit", "fit_steps"]
 
@@ -235,7 +235,13 @@ def fit_steps(
                     normal, learns, slices.train, changed, setup, config.options, store, folds
                 )
         separate = bool(slices.calibration)
-        calibration = normal.calibration(separate=separate, folds=folds)
+        scored = len(held_out) + (len(slices.train) if folds else 0)
+        calibration = yield from mapped(
+            normal.calibration(separate=separate, folds=folds),
+            lambda done: FitProgress(
+                "calibration", done, scored, message="Counting regions in normal scans"
+            ),
+        )
         model.header = replace(header, calibration=calibration, looks=normal.looks)
         model.examples = normal.examples
         yield FitProgress("saving", 0, 1, message="Saving the model")

@@ -196,7 +196,9 @@ def report_steps(
     )
     top = None if highest is None else (-int(highest[1]), highest[0])
     calibration = model.header.calibration
-    note = "" if calibration is None else share_note(calibration, results.threshold)
+    note = (
+        "" if calibration is None else share_note(calibration, results.threshold, results.settings)
+    )
     return ScanReport(
         title=volume.series.label,
         record=results.record,

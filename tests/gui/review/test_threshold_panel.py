@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from napari_spatial_ar.gui import settings
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.review.threshold_panel import PERCENTILE, SHARE, UNIT
 from napari_spatial_ar.gui.widgets.colours import FLAGGED, MEASURED, NORMAL
+from napari_spatial_ar.normative.calibration.calibration import calibrate
+from napari_spatial_ar.normative.calibration.regions import NormalRegions
 from napari_spatial_ar.review.masks import MaskSettings
+from tests.fake_model import fake_header
 
 LEFT = Qt.MouseButton.LeftButton
 
@@ -78,6 +82,22 @@ def test_a_share_that_was_not_calibrated_is_refused_with_the_sentence(scored: An
     assert panel.threshold == pytest.approx(1.25)
     panel.slider.bar.setValue(panel.slider.bar.maximum())
     assert panel.meaning.text() == "Flags about 0.1 % of normal tissue."
+
+
+def test_regions_of_normal_scans_follow_slider_and_minimum_size(dock: Any, models: Any) -> None:
+    regions = NormalRegions("scan", 12, (1.0, 2.0), "mm3", (0.0, 100.0), ((8.0, 1.0), (4.0, 0.5)))
+    calibration = replace(calibrate([np.linspace(0, 4, 1000)], [1.0], ["a"]), regions=regions)
+    models["fake"].header = fake_header(calibration=calibration)
+    panel = dock().threshold
+    panel.slider.setValue(1.0)
+    assert panel.meaning.text().endswith("% of normal tissue, about 8 regions a normal scan.")
+    panel.slider.setValue(1.5)
+    assert panel.meaning.text().endswith(", about 4.5 regions a normal scan.")
+    panel.min_size.setValue(100)
+    assert panel.meaning.text().endswith(", about 2.2 regions a normal scan.")
+    panel.form.fill_holes.setChecked(True)
+    assert panel.meaning.text().endswith("4.5 regions a normal scan (by the threshold alone).")
+    assert "It flags about 4.5 regions a normal scan" in panel.meaning.toolTip()
 
 
 def test_leaving_the_field_does_not_round_the_threshold(scored: Any) -> None:
