@@ -34,6 +34,7 @@ learn himatch-ad himatch-ad 0
 learn himatch-ad-one-block himatch-ad 0 --layers 7
 learn memory-bank-coreset memory-bank:coreset=0.02 0
 learn dinomaly-100 dinomaly:iterations=100,batch_size=4 0
+learn utrad utrad 0
 learn spatial-ar-dilated spatial-ar "${AR_SEEDS:-0 1 2}" --epochs "$epochs" --batch-size 4
 learn spatial-ar-standard spatial-ar:dilation=1 0 --epochs "$epochs" --batch-size 4
 learn spatial-ar-bidirectional spatial-ar:context=bidirectional 0 --epochs "$epochs" --batch-size 4

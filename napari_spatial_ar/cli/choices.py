@@ -103,6 +103,7 @@ METHOD_NAMES = (
     "dpmm",
     "himatch-ad",
     "dinomaly",
+    "utrad",
     "surroundings-bank",
     "synthetic-change",
 )

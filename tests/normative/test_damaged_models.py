@@ -28,6 +28,7 @@ from napari_spatial_ar.normative.backbones.registry import find_spec, own_file
 from napari_spatial_ar.normative.backbones.weights import list_weights
 from napari_spatial_ar.normative.detectors import DETECTORS, detector_from_tensors
 from napari_spatial_ar.normative.detectors.dinomaly import DinomalyNetwork
+from napari_spatial_ar.normative.detectors.utrad import UtradNetwork
 from napari_spatial_ar.normative.importing import import_model
 from napari_spatial_ar.normative.library import (
     check_entry,
@@ -346,6 +347,10 @@ def test_tensors_of_other_methods(method: str) -> None:
 
 def test_tensors_of_dinomaly() -> None:
     check_all_tensors(DETECTORS["dinomaly"](DinomalyNetwork(12, 2, decoder=1)))  # type: ignore[call-arg]
+
+
+def test_tensors_of_utrad() -> None:
+    check_all_tensors(DETECTORS["utrad"](UtradNetwork(12, 5, 6, width=8, depth=1)))  # type: ignore[call-arg]
 
 
 def test_tensors_of_the_released_method() -> None:

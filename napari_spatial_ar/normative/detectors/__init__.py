@@ -20,6 +20,7 @@ from napari_spatial_ar.normative.detectors.memory_bank import MemoryBank
 from napari_spatial_ar.normative.detectors.patch_gaussian import PatchGaussian
 from napari_spatial_ar.normative.detectors.spatial_ar import SpatialARDetector
 from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank
+from napari_spatial_ar.normative.detectors.utrad import Utrad
 
 __all__ = [
     "DETECTORS",
@@ -37,6 +38,7 @@ __all__ = [
     "SpatialARDetector",
     "StoredGrids",
     "SurroundingsBank",
+    "Utrad",
     "check_options",
     "detector_from_tensors",
     "score_grid",

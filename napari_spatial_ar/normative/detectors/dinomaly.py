@@ -23,44 +23,32 @@ gives the published number of patches), heatmaps are smoothed by the model's mea
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.files import atomic_path
-from napari_spatial_ar.imaging.json_text import parse_json
-from napari_spatial_ar.normative.detectors.ar_training import precision, products
-from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
-from napari_spatial_ar.normative.detectors.grids import (
-    StoredGrids,
-    check_grid,
-    present_in,
-    walk,
-    without_air,
-)
+from napari_spatial_ar.normative.detectors.ar_training import precision
+from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning
+from napari_spatial_ar.normative.detectors.grids import check_grid, present_in, walk, without_air
 from napari_spatial_ar.normative.detectors.optimizers import StableAdamW
+from napari_spatial_ar.normative.detectors.stepwise import (
+    StepNetwork,
+    StepPlan,
+    heads_of,
+    set_rate,
+    train_in_steps,
+)
 from napari_spatial_ar.normative.detectors.stored import loaded
 from napari_spatial_ar.normative.model_schema import Closed, Part, Size
 
 __all__ = ["Dinomaly", "DinomalyNetwork", "hard_mining_loss"]
-
-_HEAD = 64
-
 
 _NORM_EPS = 1e-8
 
@@ -70,8 +58,7 @@ class _LinearAttention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        # Heads of about 64 channels, such that their number divides the width.
-        self.heads = next(n for n in range(max(1, width // _HEAD), 0, -1) if width % n == 0)
+        self.heads = heads_of(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
@@ -109,7 +96,7 @@ class _Block(nn.Module):
         return out
 
 
-class DinomalyNetwork(nn.Module):
+class DinomalyNetwork(StepNetwork):
     """Reconstruct groups of encoder blocks from their noisy mean.
 
     Parameters
@@ -255,9 +242,6 @@ _EASY, _EASY_FROM = 0.9, 1000
 _MAX_NORM = 0.1
 
 
-_METADATA_KEY = "napari-spatial-ar-checkpoint"
-
-
 class _Stored(Closed):
     width: Size
     blocks: Annotated[int, Field(ge=1, le=999)]
@@ -329,30 +313,14 @@ class Dinomaly(Detector):
             network = DinomalyNetwork(channels // setup.blocks, setup.blocks, decoder, dropout)
         network.to(setup.device)
         optimizer = StableAdamW(network.parameters(), lr=learning_rate)
-        settings = [iterations, batch_size, learning_rate, network.settings, setup.seed]
-        checkpoint = _Checkpoint(setup.checkpoint, _key(grids, settings))
-        done, loss = checkpoint.resume(network, optimizer), math.nan
-        per_epoch = max(1, len(grids) // batch_size)
-        while done < iterations:
-            chosen = _batch(len(grids), done, per_epoch, batch_size, setup.seed)
-            batch = torch.cat([check_grid(grids[index], channels) for index in chosen])
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * _rate(done, iterations)
-            loss = _step(network, optimizer, batch.to(setup.device), done, setup)
-            done += 1
-            if done % per_epoch == 0 or done == iterations:
-                checkpoint.save(network, optimizer, done)
-            yield Step(done, iterations, f"Training, loss {loss:.4f}", images=batch_size)
-        summary = {
-            "optimizer": "StableAdamW",
-            "products": products(setup.device),
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "steps": done,
-            "seconds": checkpoint.seconds,
-            # Nothing is left to train if it was interrupted after the last step.
-            "loss": None if math.isnan(loss) else loss,
-        }
+
+        def gradients(batch: Tensor, step: int) -> float:
+            set_rate(optimizer, learning_rate * _rate(step, iterations))
+            return _gradients(network, optimizer, batch.to(setup.device), step)
+
+        plan = StepPlan(iterations, batch_size, learning_rate)
+        outcome = yield from train_in_steps(network, optimizer, gradients, grids, setup, plan)
+        summary = {"optimizer": "StableAdamW", **outcome}
         return Learned(cls(network), summary)
 
     @classmethod
@@ -397,97 +365,12 @@ def _rate(step: int, steps: int) -> float:
     return _FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * along)) / 2
 
 
-def _batch(count: int, step: int, per_epoch: int, batch_size: int, seed: int) -> list[int]:
-    """Slices of a step; each epoch has its own order, and drops the incomplete last batch."""
-    epoch, place = divmod(step, per_epoch)
-    order: list[int] = np.random.default_rng([seed, epoch]).permutation(count).tolist()
-    return order[place * batch_size : (place + 1) * batch_size]
-
-
-def _step(
-    network: DinomalyNetwork, optimizer: StableAdamW, batch: Tensor, step: int, setup: FitContext
-) -> float:
-    """Train on one batch; the dropout depends only on the seed and the step."""
-    devices = [setup.device] if setup.device.type == "cuda" else []
-    network.train()
-    with torch.random.fork_rng(devices=devices), precision(setup.device):
-        torch.manual_seed(int(np.random.default_rng([setup.seed, step]).integers(2**62)))
+def _gradients(network: DinomalyNetwork, optimizer: StableAdamW, batch: Tensor, step: int) -> float:
+    """Gradients of a batch's loss, clipped."""
+    with precision(batch.device):
         encoded, decoded = network(batch)
         loss = hard_mining_loss(encoded, decoded, _EASY * min(1.0, step / _EASY_FROM))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(network.parameters(), _MAX_NORM)
-    optimizer.step()
     return loss.item()
-
-
-def _key(grids: Sequence[Tensor], settings: list[Any]) -> str:
-    """Key that a checkpoint must match; stored grids are named by content, so names suffice."""
-    names = (
-        [[path.parent.parent.name, path.name] for path in grids.paths]
-        if isinstance(grids, StoredGrids)
-        else [len(grids)]
-    )
-    return hashlib.sha256(json.dumps([names, settings], sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Record:
-    """The metadata of a checkpoint."""
-
-    key: str
-    done: int
-    seconds: float = 0.0
-
-
-class _Checkpoint:
-    """Weights and moments on disk, if a path is given, and the training time."""
-
-    def __init__(self, path: Path | None, key: str) -> None:
-        self._path = path
-        self._key = key
-        self._begin = time.perf_counter()
-        #: Up to the last `save`, including the time before an interruption.
-        self.seconds = 0.0
-
-    def save(self, network: DinomalyNetwork, optimizer: StableAdamW, done: int) -> None:
-        self.seconds = time.perf_counter() - self._begin
-        if self._path is None:
-            return
-        tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-        for index, moments in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
-        record = asdict(_Record(self._key, done, self.seconds))
-        data = save(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-            metadata={_METADATA_KEY: json.dumps(record)},
-        )
-        with atomic_path(self._path) as temporary:
-            temporary.write_bytes(data)
-
-    def resume(self, network: DinomalyNetwork, optimizer: StableAdamW) -> int:
-        """Restore a checkpoint with the same key and return its steps; else 0."""
-        if self._path is None or not self._path.is_file():
-            return 0
-        try:
-            with safe_open(self._path, "pt") as file:
-                record = parse_json((file.metadata() or {}).get(_METADATA_KEY, "{}"), _Record)
-            if record.key != self._key:
-                return 0
-            tensors = load_file(self._path)
-        except (SafetensorError, OSError, ValueError):
-            return 0
-        network.load_state_dict(_under("network.", tensors))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimizer.", tensors).items():
-            index, moment = name.split(".")
-            moments.setdefault(int(index), {})[moment] = tensor
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.seconds = record.seconds
-        self._begin = time.perf_counter() - self.seconds
-        return record.done
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

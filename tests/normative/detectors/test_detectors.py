@@ -51,6 +51,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("dpmm", {"components": 30, "passes": 20}),
     ("himatch-ad", {"references": 3, "clusters": 12}),
     ("dinomaly", {"iterations": 150, "batch_size": 8, "decoder": 2, "learning_rate": 0.01}),
+    ("utrad", {"iterations": 150, "batch_size": 8, "depth": 1, "width": 16, "learning_rate": 0.01}),
 ]
 NAMES = [f"{name}-{'-'.join(map(str, options.values()))}" for name, options in CASES]
 
@@ -230,6 +231,7 @@ FOLDER_CASES: list[tuple[str, dict[str, Any], list[int] | None, int]] = [
     ("dpmm", {"components": 3, "passes": 2}, None, 24),
     ("himatch-ad", {"clusters": 4}, [1, 2], 48),
     ("dinomaly", {"iterations": 3, "decoder": 2}, None, 48),
+    ("utrad", {"iterations": 3, "depth": 1, "width": 16}, None, 24),
 ]
 
 
