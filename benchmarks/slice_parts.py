@@ -41,7 +41,7 @@ def parts_of(model: NormativeModel) -> dict[str, Callable[[], object]]:
         "method": lambda: detector.all_scores(grid),
     }
     if isinstance(detector, ChangeNovelty):
-        change, novelty = detector.change, detector.novelty
+        change, novelty = detector.change, detector.other
         described = describe(grid)
         ours, theirs = (part.whitening.of_described(described) for part in (change, novelty))
         found |= {

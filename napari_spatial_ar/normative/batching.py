@@ -148,7 +148,8 @@ class BatchScorer:
     ----------
     maps : callable
         (B, rows, columns) float32 on the device, and what is kept of them -> heatmaps (B, rows,
-        columns), patch scores (B, Hp, Wp) and image scores (B,), float32 there.
+        columns), patch scores (B, 1 + parts, Hp, Wp), first those of the whole method, and image
+        scores (B,), float32 there.
     alone : callable
         Scores one slice for which the device does not have enough memory.
     device : torch.device
@@ -157,6 +158,8 @@ class BatchScorer:
         Whether a single slice may be replayed as a CUDA graph.
     lock : FairLock, optional
         Held while a batch is submitted to the device, and while its result is awaited.
+    parts : sequence of str
+        Names of the method's parts.
     """
 
     def __init__(
@@ -167,7 +170,9 @@ class BatchScorer:
         *,
         graphs: bool = False,
         lock: FairLock | None = None,
+        parts: Sequence[str] = (),
     ) -> None:
+        self._parts = parts
         self._maps = maps
         self._alone = alone
         self._device = device
@@ -271,7 +276,8 @@ class BatchScorer:
         for (key, shown), nll, grid, image in zip(batch.pairs, heat, patches, images, strict=True):
             present = True if shown.kept is None else shown.kept.present[0].numpy()
             check_finite((np.isnan(grid) & present).any())
-            yield key, SliceScore(nll=nll, grid=grid, image_score=float(image))
+            parts = dict(zip(self._parts, grid[1:], strict=True))
+            yield key, SliceScore(nll=nll, grid=grid[0], image_score=float(image), parts=parts)
 
 
 def _together(kept: Sequence[KeptTokens]) -> tuple[Tensor, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,9 @@ class NormativeModel:
         self.examples: tuple[Example, ...] = ()
         #: Notices about the scans of that calibration, one sentence each.
         self.warnings: tuple[str, ...] = ()
+        #: The part of the method by which it scores alone, see `part`; "" for all of it.
+        self.part_name = ""
+        self._whole: NormativeModel | None = None
         self._moved = ""
         self._engine = "float32"
         self._weights = weights
@@ -107,6 +111,8 @@ class NormativeModel:
         WeightsError
             If its weights are missing or are not those the model was trained on.
         """
+        if self._whole is not None:
+            return self._whole.backbone
         backbone = trained_backbone(
             self.header, self.name, weights=self._weights, device=self.device
         )
@@ -229,6 +235,8 @@ class NormativeModel:
     def _move_to_cpu(self) -> None:
         if self.device.type == "cpu":
             return  # another thread did
+        if self._whole is not None:
+            self._whole._move_to_cpu()
         self._moved = (
             f"Memory of the device '{self.device}' ran short, so slices are scored on the CPU, "
             "which is slower."
@@ -269,6 +277,7 @@ class NormativeModel:
             self.device,
             graphs=self.detector.replayable,
             lock=self.lock,
+            parts=tuple(self.detector.parts),
         )
 
     @cached_property
@@ -280,10 +289,11 @@ class NormativeModel:
         """Heatmaps, patch scores and image scores of windowed slices; see `BatchScorer`."""
         images = self.header.preprocessing.resized(units)
         grids = self.backbone.compute(images, *([] if kept is None else [kept]))
-        patches, own = self.detector.all_scores(grids)
+        found = self.detector.all_scores(grids)
         shape = (int(units.shape[1]), int(units.shape[2]))
-        heat, images = self.header.scoring.maps(patches, shape, self.detector.heatmap_divisor)
-        return heat, patches.float(), images if own is None else own.float()
+        heat, images = self.header.scoring.maps(found.patches, shape, self.detector.heatmap_divisor)
+        patches = torch.stack([found.patches, *found.parts.values()], dim=1).float()
+        return heat, patches, images if found.images is None else found.images.float()
 
     @property
     def plane(self) -> Plane | None:
@@ -385,6 +395,61 @@ class NormativeModel:
             if progress is not None:
                 progress(done, total)
         return result
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts of its method that can score alone; none for most methods."""
+        return tuple(self.detector.parts)
+
+    def part(self, name: str) -> NormativeModel:
+        """Return a model that scores by one part of the method alone, in the part's own unit.
+
+        It shares the backbone, and has the part's own calibration, if the model file has one.
+
+        Raises
+        ------
+        InputError
+            If the method has no such part.
+        """
+        if name not in self.parts:
+            has = f"It has: {', '.join(self.parts)}" if self.parts else "It has no parts"
+            raise InputError(
+                f"the method '{self.header.method}' of the model '{self.name}' has no part "
+                f"'{name}'",
+                fix=has,
+            )
+        header = replace(self.header, calibration=self.header.part_calibrations.get(name))
+        found = NormativeModel(
+            f"{self.name}-{name}",
+            header,
+            self.detector.parts[name],
+            sha256=self.sha256,
+            device=self.device,
+        )
+        found.part_name, found.folder, found._whole = name, self.folder, self
+        found._engine = self._engine
+        return found
+
+    def scores_of(self, part: NormativeModel, scores: ScanScores) -> ScanScores:
+        """Scores of a scan by a part alone, from the patch scores kept with those of all parts.
+
+        Parameters
+        ----------
+        part : NormativeModel
+            See `part`.
+        scores : ScanScores
+            By this model. Slices whose patch scores were not kept count as not visited.
+        """
+        found = ScanScores.empty(scores.geometry)
+        for index in np.flatnonzero(scores.visited).tolist():
+            plane = scores.geometry.to_slices(scores.nll)[index]
+            if not scores.scored[index]:
+                found.put(index, SliceScore.empty(plane.shape))
+            elif part.part_name in scores.parts.get(index, {}):
+                patches = torch.from_numpy(scores.parts[index][part.part_name])
+                shape, divisor = (plane.shape[0], plane.shape[1]), part.detector.heatmap_divisor
+                found.put(index, part.header.scoring(patches, shape, divisor))
+        return found
 
     def threshold_for_fpr(self, fpr: float) -> float:
         """Threshold that flags a share ``fpr`` of normal tissue.

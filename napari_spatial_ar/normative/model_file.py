@@ -47,8 +47,8 @@ __all__ = [
 # programs read what they can and refuse the rest: 2 adds `BackboneRef.fuse`,
 # `Preprocessing.clahe` and `Preprocessing.tile`; 3 adds `ModelHeader.selection`; 4 adds
 # `Preprocessing.skip_air` and the likelihood of Spatial AR. Fields that do not change scores need
-# no new version: `ModelHeader.looks` and `acquired`, and `Calibration.folds`, `peaks` and
-# `regions`, are ignored by programs that do not know them.
+# no new version: `ModelHeader.looks`, `acquired` and `part_calibrations`, and `Calibration.folds`,
+# `peaks` and `regions`, are ignored by programs that do not know them.
 FORMAT_VERSION = 4
 MODEL_FILE = "model.safetensors"
 _KEY = "napari-spatial-ar"
@@ -97,7 +97,7 @@ class ModelHeader:
 
     ``selection`` is the rule by which slices were selected, ``looks`` the appearance of normal
     slices, and ``acquired`` how the training scans were acquired (None in files written before
-    these were recorded).
+    these were recorded). ``part_calibrations`` are those of each part of the method alone.
     """
 
     method: str
@@ -112,6 +112,7 @@ class ModelHeader:
     selection: Selection = field(default_factory=Selection)
     looks: NormalAppearance | None = None
     acquired: Acquired | None = None
+    part_calibrations: dict[str, Calibration] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shown = self.preprocessing
@@ -125,6 +126,7 @@ class ModelHeader:
 
         ``looks`` and ``acquired`` only if they are known.
         """
+        parts = {name: found.to_dict() for name, found in self.part_calibrations.items()}
         selection = {} if self.selection == Selection() else {"selection": self.selection.to_dict()}
         return {
             "format_version": self.format_version,
@@ -137,6 +139,7 @@ class ModelHeader:
             "scoring": asdict(self.scoring),
             "training": self.training,
             "calibration": self.calibration.to_dict() if self.calibration else None,
+            **({"part_calibrations": parts} if parts else {}),
             **({"looks": self.looks.to_dict()} if self.looks else {}),
             **({"acquired": self.acquired.to_dict()} if self.acquired else {}),
         }

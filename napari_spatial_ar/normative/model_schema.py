@@ -208,6 +208,7 @@ class _Header(Part):
     scoring: _Scoring
     training: _Training
     calibration: _Calibration | None
+    part_calibrations: dict[Word, _Calibration] = {}
     looks: _Looks | None = None
     acquired: _Acquired | None = None
 

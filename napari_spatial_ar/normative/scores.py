@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,11 +28,14 @@ class SliceScore:
     image_score : float
         One number for the slice, in the unit of ``nll``; NaN for a slice without body, which is
         not scored.
+    parts : mapping of str to (Hp, Wp) float32
+        Unsmoothed patch scores of each part of the method alone (`Detector.parts`), if it has any.
     """
 
     nll: npt.NDArray[np.float32] = field(repr=False)
     grid: npt.NDArray[np.float32] | None = field(repr=False)
     image_score: float
+    parts: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     @property
     def scores(self) -> npt.NDArray[np.float32]:
@@ -78,12 +82,17 @@ class ScanScores:
         Slices that were scored or found empty.
     image_scores : (N,) float32
         One number per slice; NaN if it was not visited, or is empty.
+    parts : dict of int to mapping
+        `SliceScore.parts` of each slice that has them.
     """
 
     nll: npt.NDArray[np.float32] = field(repr=False)
     geometry: Geometry
     visited: npt.NDArray[np.bool_] = field(repr=False)
     image_scores: npt.NDArray[np.float32] = field(repr=False)
+    parts: dict[int, Mapping[str, npt.NDArray[np.float32]]] = field(
+        default_factory=dict, repr=False
+    )
 
     @classmethod
     def empty(cls, geometry: Geometry) -> ScanScores:
@@ -116,14 +125,21 @@ class ScanScores:
         self.geometry.to_slices(self.nll)[index] = score.nll
         self.image_scores[index] = score.image_score
         self.visited[index] = True
+        if score.parts:
+            self.parts[index] = score.parts
 
     def slice_score(self, index: int) -> SliceScore:
         """Scores of a visited slice, without its patch scores."""
         nll = np.asarray(self.geometry.to_slices(self.nll)[index])
-        return SliceScore(nll, None, float(self.image_scores[index]))
+        parts = self.parts.get(index, {})
+        return SliceScore(nll, None, float(self.image_scores[index]), parts)
 
     def copy(self) -> ScanScores:
         """Return a read-only snapshot of the scores."""
         return ScanScores(
-            self.nll.copy(), self.geometry, self.visited.copy(), self.image_scores.copy()
+            self.nll.copy(),
+            self.geometry,
+            self.visited.copy(),
+            self.image_scores.copy(),
+            dict(self.parts),
         )

@@ -19,6 +19,7 @@ from napari_spatial_ar.normative.detectors.himatch import HierarchicalMatching
 from napari_spatial_ar.normative.detectors.memory_bank import MemoryBank
 from napari_spatial_ar.normative.detectors.patch_gaussian import PatchGaussian
 from napari_spatial_ar.normative.detectors.spatial_ar import SpatialARDetector
+from napari_spatial_ar.normative.detectors.spatial_ar_change import SpatialARChange
 from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank
 from napari_spatial_ar.normative.detectors.utrad import Utrad
 
@@ -35,6 +36,7 @@ __all__ = [
     "Option",
     "PatchGaussian",
     "PixelBackbone",
+    "SpatialARChange",
     "SpatialARDetector",
     "StoredGrids",
     "SurroundingsBank",

@@ -8,7 +8,7 @@ import math
 import operator
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -32,6 +32,7 @@ __all__ = [
     "Learned",
     "Learning",
     "Option",
+    "PatchScores",
     "Step",
     "check_options",
     "detector_from_tensors",
@@ -112,6 +113,25 @@ class Learned(Generic[D_co]):
 
     detector: D_co
     summary: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PatchScores:
+    """All that a detector says of grids.
+
+    Parameters
+    ----------
+    patches : (B, Hp, Wp) float32
+        See `Detector.score`.
+    images : (B,) float32 or None
+        See `Detector.image_scores`.
+    parts : mapping of str to (B, Hp, Wp) float32
+        Scores of each of `Detector.parts` alone.
+    """
+
+    patches: Tensor
+    images: Tensor | None = None
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 Learning = Generator[Step, None, Learned[D_co]]
@@ -199,6 +219,8 @@ class Detector(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if "name" not in vars(cls):
+            return  # what several methods have in common
         if "title" not in vars(cls):
             cls.title = cls.name.replace("-", " ").capitalize()
         DETECTORS[cls.name] = cls
@@ -271,6 +293,24 @@ class Detector(ABC):
         return None
 
     @classmethod
+    def stages(
+        cls, options: Mapping[str, Any], train: int
+    ) -> Sequence[tuple[type[Detector], Mapping[str, Any]]]:
+        """Return the methods that learn one after the other, with their options.
+
+        Itself alone, unless it combines others.
+
+        Parameters
+        ----------
+        options : mapping
+            All options.
+        train : int
+            Number of training slices.
+        """
+        del train
+        return [(cls, options)]
+
+    @classmethod
     def options(cls) -> dict[str, Any]:
         """Own options and their defaults."""
         kinds = inspect.signature(cls.learn).parameters.values()
@@ -337,9 +377,14 @@ class Detector(ABC):
         del grid
         return None
 
-    def all_scores(self, grid: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return `score` and `image_scores`, for methods that compute both together."""
-        return self.score(grid), self.image_scores(grid)
+    def all_scores(self, grid: Tensor) -> PatchScores:
+        """Return `score`, `image_scores` and the scores of `parts`, all that a grid gives."""
+        return PatchScores(self.score(grid), self.image_scores(grid))
+
+    @property
+    def parts(self) -> Mapping[str, Detector]:
+        """The detectors that it combines, by name, each of which can score alone; often none."""
+        return {}
 
     def explain(self, grid: Tensor, row: int, column: int) -> Explanation:
         """Explain one patch's score: its meaning and components; methods may add detail.
@@ -464,10 +509,17 @@ def score_grid(
     tiling : Tiling, optional
         Positions of the tiles; omit if the slice is not tiled and T is 1.
     """
-    tiles, own = zip(*(detector.all_scores(grid[None]) for grid in grids), strict=True)
-    patches = tiles[0][0] if tiling is None else tiling.join(torch.cat(tiles))
-    score = scoring(patches, shape, detector.heatmap_divisor)
-    known = [float(image) for image in own if image is not None]
+    tiles = [detector.all_scores(grid[None]) for grid in grids]
+
+    def joined(scores: Sequence[Tensor]) -> Tensor:
+        return scores[0][0] if tiling is None else tiling.join(torch.cat(list(scores)))
+
+    score = scoring(joined([tile.patches for tile in tiles]), shape, detector.heatmap_divisor)
+    parts = {
+        name: joined([tile.parts[name] for tile in tiles]).cpu().numpy() for name in tiles[0].parts
+    }
+    known = [float(tile.images) for tile in tiles if tile.images is not None]
     # A tile of air alone has none.
     known = [image for image in known if not math.isnan(image)]
-    return replace(score, image_score=max(known)) if known else score
+    image_score = max(known) if known else score.image_score
+    return replace(score, parts=parts, image_score=image_score)

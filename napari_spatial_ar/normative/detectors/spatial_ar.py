@@ -10,7 +10,7 @@ not the paper's: docs/explanation/method.md reports their measured effect.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.detectors.ar_network import Context, Likelihood, SpatialAR
@@ -32,27 +33,40 @@ from napari_spatial_ar.normative.detectors.ar_training import (
 from napari_spatial_ar.normative.detectors.base import Detector, FitContext, Learned, Learning, Step
 from napari_spatial_ar.normative.detectors.explanation import Explanation, Quantity
 from napari_spatial_ar.normative.detectors.grids import StoredGrids, check_grid
-from napari_spatial_ar.normative.detectors.stored import loaded
+from napari_spatial_ar.normative.detectors.stored import loaded, take
+from napari_spatial_ar.normative.detectors.von_mises_fisher import concentration
 from napari_spatial_ar.normative.detectors.whitening import EqualVariance
 from napari_spatial_ar.normative.model_schema import Closed, Part, Size
 from napari_spatial_ar.normative.units import NATS_PER_DIMENSION
 
-__all__ = ["SpatialARDetector"]
+__all__ = ["SpatialARDetector", "StoredAR"]
 
 _MEANING_OF_DIRECTIONS = (
     "How far the direction of the patch's embedding is from the one predicted from the patches "
     "before it, in nats for each of its dimensions: 0 is a perfect prediction."
 )
+_MEANING_OF_BOTH = (
+    "How badly the patch is predicted from the patches before it, by direction and by distance: "
+    "negative log-likelihoods, added, in nats for each of the embedding's dimensions. 0 is a "
+    "perfect prediction."
+)
+_BOTH = "both"
+# Share of the Gaussian in `both`, in standard deviations of normal patches.
+_GAUSSIAN_SHARE = 0.25
+_TINY = 1e-6
 # Directions in which the networks of a raster run.
 _RASTERS = {"forward": ("forward",), "both": ("forward", "backward")}
 _OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 _BACKWARD = "backward."
 _WHITENING = "whitening."
+_POOL = "pool"
 # More than anyone trains, while still cheap to add up.
 _MOST_LAYERS = 999
 
 
-class _Stored(Closed):
+class StoredAR(Closed):
+    """Schema of its parameters in a file."""
+
     channels: Size
     hidden: Size
     layers: Annotated[int, Field(ge=2, le=_MOST_LAYERS)]
@@ -61,10 +75,10 @@ class _Stored(Closed):
     context: Context
     raster: Literal["forward", "both"] = "forward"
     whiten: bool = False
-    likelihood: Likelihood = "gaussian"
+    likelihood: Literal[Likelihood, "both"] = "gaussian"
 
     @model_validator(mode="after")
-    def _fits(self) -> _Stored:
+    def _fits(self) -> StoredAR:
         if self.kernel % 2 == 0:
             raise ValueError(f"the kernel side is odd, not {self.kernel}")
         if isinstance(self.dilation, list) and len(self.dilation) != self.layers:
@@ -84,11 +98,19 @@ class SpatialARDetector(Detector):
         scores the mean of both.
     whitening : EqualVariance, optional
         Transform of the embeddings before the networks.
+    pool : (2,) float32, optional
+        Kappa and lambda of ``likelihood=both``: Gaussian networks, whose means are also those of
+        von Mises-Fisher distributions. A patch scores
+
+            kappa (1 - cos(F_ij, mu_ij)) + lambda |F_ij - mu_ij|^2 / 2,
+
+        its NLL under the product of both densities, the second one to the power lambda (a
+        logarithmic opinion pool), above that of a perfect prediction.
     """
 
     name: ClassVar[str] = "spatial-ar"
     title: ClassVar[str] = "Spatial AR"
-    stored: ClassVar[type[Part]] = _Stored
+    stored: ClassVar[type[Part]] = StoredAR
     unit: ClassVar[str] = NATS_PER_DIMENSION
     summary: ClassVar[str] = "how badly a patch is predicted from the patches around it"
     meaning: ClassVar[str] = (
@@ -108,11 +130,15 @@ class SpatialARDetector(Detector):
         backward: SpatialAR | None = None,
         *,
         whitening: EqualVariance | None = None,
+        pool: Tensor | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.backward = None if backward is None else backward.eval().requires_grad_(False)
         self.whitening = whitening
-        if network.likelihood == "von-mises-fisher":
+        self.pool = pool
+        if pool is not None:
+            self.meaning = _MEANING_OF_BOTH  # type: ignore[misc]
+        elif network.likelihood == "von-mises-fisher":
             self.meaning = _MEANING_OF_DIRECTIONS  # type: ignore[misc]
 
     @classmethod
@@ -157,9 +183,9 @@ class SpatialARDetector(Detector):
         whiten : bool
             Transform the embeddings to principal components of equal variance before the network,
             as measured on at most 128 training slices.
-        likelihood : {"gaussian", "von-mises-fisher"}
+        likelihood : {"gaussian", "von-mises-fisher", "both"}
             Conditional of an embedding: the paper's Gaussian, or von Mises-Fisher, which judges
-            its direction alone.
+            its direction alone; both: trained as Gaussian, scored by both.
         hidden : int, at least 1
             Channels between the layers of the network.
         convolutions : int, at least 2
@@ -198,7 +224,7 @@ class SpatialARDetector(Detector):
                 "kernel": kernel,
                 "dilation": each or dilation,
                 "context": cast(Context, context),
-                **({} if likelihood == "gaussian" else {"likelihood": likelihood}),
+                **({"likelihood": likelihood} if likelihood == "von-mises-fisher" else {}),
             },
             seed=setup.seed,
             batch_size=batch_size,
@@ -227,7 +253,31 @@ class SpatialARDetector(Detector):
         }
         if backward:
             summary["backward"] = backward[0]
-        return Learned(cls(*(state.network for state in states), whitening=whitening), summary)
+        networks = [state.network for state in states]
+        found = cls(*networks, whitening=whitening).to(setup.device)
+        if likelihood == _BOTH:
+            pool = yield from found._measure_pool(valid, setup.device)
+            found = cls(*networks, whitening=found.whitening, pool=pool)
+        return Learned(found.to(torch.device("cpu")), summary)
+
+    def _measure_pool(
+        self, grids: Sequence[Tensor], device: torch.device
+    ) -> Generator[Step, None, Tensor]:
+        """Measure `pool` on normal slices, and return it.
+
+        Kappa is that of greatest likelihood; lambda brings the spread of distances to a quarter of
+        that of directions.
+        """
+        found: list[Tensor] = []
+        for number, grid in enumerate(grids, start=1):
+            with torch.inference_mode():
+                both = self._over_rasters(_distances, self._seen(grid.to(device)))
+            found.append(both[:, ~both[0].isnan()].cpu())
+            yield Step(number, number, "Comparing directions and distances")
+        directions, distances = torch.cat(found, dim=1).double()
+        kappa = concentration(self.network.channels, float(1 - directions.mean()))
+        share = _GAUSSIAN_SHARE * kappa * directions.std() / distances.std().clamp_min(_TINY)
+        return torch.tensor([kappa, float(share)])
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
@@ -255,13 +305,19 @@ class SpatialARDetector(Detector):
 
     @torch.inference_mode()
     def score(self, grid: Tensor) -> Tensor:
-        """A_ij in nats; of directions, above that of a perfect prediction."""
-        grid = self._seen(grid)
-        nll = _nll(self.network, grid.contiguous(memory_format=torch.channels_last))
+        """A_ij in nats; above that of a perfect prediction, unless Gaussian."""
+        if self.pool is None:
+            return self._over_rasters(_nll, self._seen(grid))
+        both = self._over_rasters(_distances, self._seen(grid))
+        return (self.pool[:, None, None, None] * both).sum(dim=0)
+
+    def _over_rasters(self, measure: Callable[[SpatialAR, Tensor], Tensor], grid: Tensor) -> Tensor:
+        """Mean over the rasters of what is measured of a network's prediction of a grid."""
+        found = measure(self.network, grid.contiguous(memory_format=torch.channels_last))
         if self.backward is None:
-            return nll
+            return found
         turned = turn(grid).contiguous(memory_format=torch.channels_last)
-        return (nll + turn(_nll(self.backward, turned))) / 2
+        return (found + turn(measure(self.backward, turned))) / 2
 
     def _seen(self, grid: Tensor) -> Tensor:
         """Check a grid and return the input of the networks."""
@@ -289,10 +345,12 @@ class SpatialARDetector(Detector):
     def parameters(self) -> dict[str, Any]:
         """Return the arguments of `SpatialAR`, and what a plain network lacks.
 
-        ``raster`` if it runs both ways, ``whiten`` if embeddings are whitened.
+        ``raster`` if it runs both ways, ``whiten`` if embeddings are whitened, ``likelihood`` if
+        it is not the Gaussian.
         """
         own: dict[str, Any] = {} if self.backward is None else {"raster": "both"}
         own |= {} if self.whitening is None else {"whiten": True}
+        own |= {} if self.pool is None else {"likelihood": _BOTH}
         return {**self.network.settings, **own}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -302,6 +360,8 @@ class SpatialARDetector(Detector):
             state |= {_BACKWARD + k: v for k, v in self.backward.state_dict().items()}
         if self.whitening is not None:
             state |= {_WHITENING + k: v for k, v in self.whitening.tensors().items()}
+        if self.pool is not None:
+            state[_POOL] = self.pool
         return {k: v.detach().cpu().contiguous() for k, v in state.items()}
 
     @classmethod
@@ -312,13 +372,18 @@ class SpatialARDetector(Detector):
         arguments, plain = dict(parameters), dict(tensors)
         whitens = arguments.pop("whiten", False)
         whitened = _taken(_WHITENING, plain) if whitens else {}
+        pool = None
+        if arguments.get("likelihood") == _BOTH:
+            del arguments["likelihood"]
+            pool = take(tensors, _POOL, 2)
+            del plain[_POOL]
         states = [plain]
         if arguments.pop("raster", "forward") == "both":
             states.append(_taken(_BACKWARD, plain))
         networks = [loaded(lambda: SpatialAR(**arguments), state) for state in states]
         channels = networks[0].channels
         whitening = EqualVariance.from_tensors(whitened, channels) if whitens else None
-        return cls(*networks, whitening=whitening)
+        return cls(*networks, whitening=whitening, pool=pool)
 
     def to(self, device: torch.device) -> SpatialARDetector:
         """Move its tensors to a device, in place."""
@@ -326,6 +391,7 @@ class SpatialARDetector(Detector):
             if network is not None:
                 network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.whitening = self.whitening and self.whitening.to(device)
+        self.pool = None if self.pool is None else self.pool.to(device)
         return self
 
 
@@ -333,6 +399,13 @@ def _nll(network: SpatialAR, grid: Tensor) -> Tensor:
     """A_ij in nats; of directions, above that of a perfect prediction, which depends on kappa."""
     nll = network.nll(grid)
     return nll if network.likelihood == "gaussian" else nll - network.least_nll
+
+
+def _distances(network: SpatialAR, grid: Tensor) -> Tensor:
+    """1 - cos(F, mu) and |F - mu|^2 / 2, (2, B, Hp, Wp) float32; NaN where skipped."""
+    mu = network(grid).float()
+    apart = 1 - functional.cosine_similarity(grid.float(), mu, dim=1)
+    return torch.stack([apart, (grid.float() - mu).square().sum(dim=1) / 2])
 
 
 def _read_dilations(text: str, convolutions: int) -> list[int]:

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,15 @@ def _time_learning(plan: FitPlan) -> float:
     rows, columns, channels = plan.store.shape
     grid = torch.randn(1, channels, rows, columns, generator=generator)
     what, device = f"Learning by {plan.method.title}", plan.store.backbone.device
-    with tempfile.TemporaryDirectory() as folder, one_sentence(what, device):
+    with one_sentence(what, device):
+        return sum(
+            _time_stage(replace(plan, method=method, options=options), grid)
+            for method, options in plan.method.stages(plan.options, plan.train)
+        )
+
+
+def _time_stage(plan: FitPlan, grid: torch.Tensor) -> float:
+    with tempfile.TemporaryDirectory() as folder:
         passes = plan.method.passes(plan.options, plan.train, plan.valid)
         if passes is None:
             return _time_of_walks(plan, grid, Path(folder))

@@ -189,5 +189,5 @@ def test_no_float64_is_asked_of_it_by_a_method(
         assert len(list(DETECTORS[name].learn(grids, setup, **few))) > 0
     detector = learn(name, few, stored, tmp_path)
     with NoFloat64(), torch.inference_mode():
-        scores, _ = detector.to(STAND_IN).all_scores(normal_grids(2)[0].to(STAND_IN))
+        scores = detector.to(STAND_IN).score(normal_grids(2)[0].to(STAND_IN))
     assert (scores.device, scores.dtype) == (STAND_IN, torch.float32)

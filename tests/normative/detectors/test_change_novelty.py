@@ -113,13 +113,13 @@ def test_image_score_counts_both_parts_from_held_out_normals(
 
 def test_finds_a_change_and_what_no_change_resembles(detector: ChangeNovelty) -> None:
     grid = normals(1, seed=21)[0]
-    usual = detector.parts(grid)
+    usual = detector.score_both(grid)
     imitated, foreign = grid.clone(), grid.clone()
     imitated[0, :, 3, 4] += DIRECTION
     other = torch.randn(CHANNELS, 1, 1, generator=torch.Generator().manual_seed(2))
     foreign[0, :, 1:6, 2:7] = 3 * other
-    assert detector.parts(imitated)[0, 0, 3, 4] > usual[0].max()
-    assert detector.parts(foreign)[1, 0, 3, 4] > 3 * usual[1, 0, 3, 4]
+    assert detector.score_both(imitated)[0, 0, 3, 4] > usual[0].max()
+    assert detector.score_both(foreign)[1, 0, 3, 4] > 3 * usual[1, 0, 3, 4]
     assert detector.score(imitated)[0, 3, 4] > detector.score(grid).max()
     assert detector.image_scores(imitated) > detector.image_scores(grid)
 
@@ -128,8 +128,8 @@ def test_a_slice_is_looked_at_once(
     detector: ChangeNovelty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    parts = detector.parts
-    monkeypatch.setattr(detector, "parts", lambda grid: calls.append(1) or parts(grid))
+    parts = detector.score_both
+    monkeypatch.setattr(detector, "score_both", lambda grid: calls.append(1) or parts(grid))
     grid = normals(1, seed=21)[0]
     score = score_grid(detector, Scoring(smoothing=3), grid, (70, 90))
     assert len(calls) == 1

@@ -43,6 +43,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("spatial-ar", {"context": "bidirectional", "dilation": 1, "hidden": 16, "epochs": 15}),
     ("spatial-ar", {"dilations": "1-2-1-2-1", "whiten": True, "hidden": 16, "epochs": 15}),
     ("spatial-ar", {"likelihood": "von-mises-fisher", "dilation": 1, "hidden": 16, "epochs": 30}),
+    (
+        "spatial-ar",
+        {"likelihood": "both", "whiten": True, "dilation": 1, "hidden": 16, "epochs": 30},
+    ),
     ("memory-bank", {}),
     ("memory-bank", {"coreset": 0.1}),
     ("patch-gaussian", {}),

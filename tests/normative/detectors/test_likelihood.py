@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -14,9 +15,15 @@ from torch.nn import functional
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.backbones.backbone import Backbone
-from napari_spatial_ar.normative.detectors import SpatialARDetector, detector_from_tensors
+from napari_spatial_ar.normative.detectors import (
+    FitContext,
+    SpatialARDetector,
+    StoredGrids,
+    detector_from_tensors,
+)
 from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
 from napari_spatial_ar.normative.detectors.von_mises_fisher import concentration
+from napari_spatial_ar.steps import finish
 
 D = 24
 
@@ -128,3 +135,47 @@ def test_a_fit_by_directions(tiny_backbone: Backbone, normal_slices: Path, tmp_p
     assert score.nll.min() >= 0
     assert float(again.detector.network.kappa) > 0
     assert again.detector.meaning.endswith("0 is a perfect prediction.")
+
+
+@torch.inference_mode()
+def test_both_judges_direction_and_distance() -> None:
+    torch.manual_seed(0)
+    net, values = SpatialAR(D, hidden=16, dilation=1), grid()
+    kappa, share = 30.0, 0.2
+    detector = SpatialARDetector(net, pool=torch.tensor([kappa, share]))
+    mean = net(values)
+    cosine = (functional.normalize(values, dim=1) * functional.normalize(mean, dim=1)).sum(dim=1)
+    distance = (values - mean).square().sum(dim=1)
+    expected = kappa * (1 - cosine) + share * distance / 2
+    torch.testing.assert_close(detector.score(values), expected, rtol=1e-5, atol=1e-4)
+    again = detector_from_tensors("spatial-ar", detector.parameters(), detector.tensors())
+    assert torch.equal(again.score(values), detector.score(values))
+    assert again.parameters()["likelihood"] == "both"
+    assert again.explain(values, 2, 3).quantities[0].value == pytest.approx(
+        float(expected[0, 2, 3]) / D, rel=1e-4
+    )
+
+
+def test_distance_counts_a_quarter_of_direction(tmp_path: Path) -> None:
+    grids = []
+    for number in range(12):
+        path = tmp_path / f"{number}.npy"
+        generator = torch.Generator().manual_seed(number)
+        np.save(path, torch.randn(6, 7, D, generator=generator).half().numpy())
+        grids.append(path)
+    stored = StoredGrids(grids)
+    setup = FitContext(valid=stored, checkpoint=tmp_path / "checkpoint")
+    options: dict[str, Any] = {"epochs": 2, "dilation": 1, "hidden": 16, "batch_size": 4}
+    found = finish(SpatialARDetector.learn(stored, setup, likelihood="both", **options)).detector
+    assert found.pool is not None
+    kappa, share = found.pool.tolist()
+    with torch.inference_mode():
+        mean = torch.cat([found.network(grid) for grid in stored])
+    values = torch.cat(list(stored))
+    cosine = functional.cosine_similarity(values, mean, dim=1)
+    distance = (values - mean).square().sum(dim=1) / 2
+    assert kappa == pytest.approx(concentration(D, cosine.mean().item()), rel=1e-3)
+    assert share * distance.std() == pytest.approx(float(kappa * cosine.std() / 4), rel=1e-3)
+    # The network is that of the Gaussian.
+    plain = finish(SpatialARDetector.learn(stored, setup, **options)).detector
+    assert torch.equal(plain.network.net[0].weight, found.network.net[0].weight)
