@@ -16,6 +16,7 @@ from napari_spatial_ar.datasets.slices import geometry_of
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.acquisition import read_acquired
 from napari_spatial_ar.imaging.files import locked
+from napari_spatial_ar.imaging.geometry import Geometry
 from napari_spatial_ar.imaging.tissue import tissue_mask
 from napari_spatial_ar.imaging.windows import apply_window
 from napari_spatial_ar.normative.calibration.acquired import acquired_of
@@ -29,10 +30,11 @@ from napari_spatial_ar.normative.calibration.domain_shift import (
 from napari_spatial_ar.normative.calibration.regions import RegionCounter
 from napari_spatial_ar.normative.detectors import Detector, score_grid
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.library import find_model, is_released
 from napari_spatial_ar.normative.model import NormativeModel, load_model
-from napari_spatial_ar.normative.model_file import MODEL_FILE
-from napari_spatial_ar.normative.scores import Example
+from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
+from napari_spatial_ar.normative.scores import Example, SliceScore
 from napari_spatial_ar.steps import finish, mapped
 
 __all__ = ["NormalScores", "recalibrate", "recalibrate_steps", "slice_keys"]
@@ -46,6 +48,47 @@ _PATIENTS_SHOWN = 3
 def slice_keys(refs: Iterable[SliceRef]) -> list[str]:
     """Short hashes of the content of slices, to recognise them without naming anybody."""
     return sorted(content_key(ref)[:_KEY_DIGITS] for ref in refs)
+
+
+class _Scores:
+    """Scores of normal slices by one detector, accumulated slice by slice."""
+
+    def __init__(self, scoring: Scoring, divisor: float) -> None:
+        self._scoring = scoring
+        self._divisor = divisor
+        self._tissue: list[npt.NDArray[np.float32]] = []
+        self._image_scores: list[float] = []
+        self._groups: list[str] = []
+        self._peaks = PeakCounter()
+        self._regions = RegionCounter()
+
+    def add(
+        self,
+        ref: SliceRef,
+        score: SliceScore,
+        body: npt.NDArray[np.bool_],
+        geometry: Geometry | None,
+    ) -> None:
+        """Add a slice, with its body as (rows, columns)."""
+        self._tissue.append(score.nll[body])
+        if body.any():
+            self._peaks.add(ref.group, score.nll, int(np.count_nonzero(body)))
+        self._image_scores.append(score.image_score)
+        self._groups.append(ref.group)
+        if score.grid is not None:
+            stack = ref if ref.index is None else (ref.source, ref.volume, ref.plane)
+            self._regions.add(stack, ref.index or 0, geometry, score.grid, score.nll)
+
+    def calibration(self, separate: bool, folds: int) -> Generator[int, None, Calibration]:
+        """See `calibrate`; yields as `NormalScores.calibrated`."""
+        found = calibrate(self._tissue, self._image_scores, self._groups, separate=separate)
+        regions = yield from self._regions.count(self._heatmap, found.thresholds)
+        return replace(found, folds=folds, peaks=self._peaks.peaks, regions=regions)
+
+    def _heatmap(
+        self, grid: npt.NDArray[np.float32], shape: tuple[int, int]
+    ) -> npt.NDArray[np.float32]:
+        return self._scoring(torch.from_numpy(grid), shape, self._divisor).nll
 
 
 class NormalScores:
@@ -62,11 +105,11 @@ class NormalScores:
     def __init__(self, model: NormativeModel, store: FeatureStore) -> None:
         self._model = model
         self._store = store
-        self._tissue: list[npt.NDArray[np.float32]] = []
-        self._image_scores: list[float] = []
-        self._groups: list[str] = []
-        self._peaks = PeakCounter()
-        self._regions = RegionCounter()
+        scoring, detector = model.header.scoring, model.detector
+        self._scores = _Scores(scoring, detector.heatmap_divisor)
+        self._of_parts = {
+            name: _Scores(scoring, part.heatmap_divisor) for name, part in detector.parts.items()
+        }
         self._looks: list[tuple[str, Appearance]] = []
         self._highest: Example | None = None
         self._middle: list[Example] = []
@@ -77,28 +120,26 @@ class NormalScores:
         With a ``detector`` in place of the model's own, no slice is used as an example.
         """
         middle = _middle_slices(refs) if detector is None else set()
+        scoring = self._model.header.scoring
         slices = iter_slices(refs, self._store.preprocessing.window)
         for done, (ref, image, window) in enumerate(slices, start=1):
             grids = load_batch(self._store.paths([ref])).to(self._model.device)
             rows, columns = image.shape
             score = score_grid(
                 detector or self._model.detector,
-                self._model.header.scoring,
+                scoring,
                 grids,
                 (rows, columns),
                 self._store.tiling,
             )
             unit = apply_window(image, *window)
             body = tissue_mask(unit)
-            self._tissue.append(score.nll[body])
-            if body.any():
-                self._peaks.add(ref.group, score.nll, int(np.count_nonzero(body)))
-            self._image_scores.append(score.image_score)
-            self._groups.append(ref.group)
             geometry = geometry_of(ref)
-            if score.grid is not None:
-                stack = ref if ref.index is None else (ref.source, ref.volume, ref.plane)
-                self._regions.add(stack, ref.index or 0, geometry, score.grid, score.nll)
+            self._scores.add(ref, score, body, geometry)
+            for name, part in (detector or self._model.detector).parts.items():
+                patches = torch.from_numpy(score.parts[name])
+                alone = scoring(patches, (rows, columns), part.heatmap_divisor)
+                self._of_parts[name].add(ref, alone, body, geometry)
             look = measure_appearance(unit, grids, self._store.tiling, geometry)
             if look is not None:
                 self._looks.append((ref.group, look))
@@ -110,22 +151,19 @@ class NormalScores:
                 self._highest = example
             yield done
 
-    def calibration(
-        self, *, separate: bool = False, folds: int = 0
-    ) -> Generator[int, None, Calibration]:
-        """Calibration by the slices measured so far; see `calibrate`.
+    def calibrated(
+        self, header: ModelHeader, *, separate: bool = False, folds: int = 0
+    ) -> Generator[int, None, ModelHeader]:
+        """Header with the calibration by the slices measured so far; see `calibrate`.
 
-        Yields the number of slices in which regions are counted, after each.
+        Those of the parts of the method are included. Yields the number of slices in which regions
+        are counted, after each.
         """
-        found = calibrate(self._tissue, self._image_scores, self._groups, separate=separate)
-        regions = yield from self._regions.count(self._heatmap, found.thresholds)
-        return replace(found, folds=folds, peaks=self._peaks.peaks, regions=regions)
-
-    def _heatmap(
-        self, grid: npt.NDArray[np.float32], shape: tuple[int, int]
-    ) -> npt.NDArray[np.float32]:
-        divisor = self._model.detector.heatmap_divisor
-        return self._model.header.scoring(torch.from_numpy(grid), shape, divisor).nll
+        parts = {}
+        calibration = yield from self._scores.calibration(separate, folds)
+        for name, scores in self._of_parts.items():
+            parts[name] = yield from scores.calibration(separate, folds)
+        return replace(header, calibration=calibration, part_calibrations=parts)
 
     @property
     def looks(self) -> NormalAppearance | None:
@@ -241,11 +279,10 @@ def recalibrate_steps(
         known = header.acquired or acquired_of(refs, *stated)
         loaded.header = replace(header, looks=scores.looks, acquired=known)
         if not looks_only:
-            calibration = yield from mapped(
-                scores.calibration(separate=separate),
+            loaded.header = yield from mapped(
+                scores.calibrated(loaded.header, separate=separate),
                 lambda done: ("Counting regions in normal slices", done, len(refs)),
             )
-            loaded.header = replace(loaded.header, calibration=calibration)
             loaded.examples = scores.examples
         loaded.warnings = tuple(found.warnings)
         loaded.name = target.name

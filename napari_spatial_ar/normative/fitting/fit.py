@@ -236,13 +236,13 @@ def fit_steps(
                 )
         separate = bool(slices.calibration)
         scored = len(held_out) + (len(slices.train) if folds else 0)
-        calibration = yield from mapped(
-            normal.calibration(separate=separate, folds=folds),
+        calibrated = yield from mapped(
+            normal.calibrated(header, separate=separate, folds=folds),
             lambda done: FitProgress(
                 "calibration", done, scored, message="Counting regions in normal scans"
             ),
         )
-        model.header = replace(header, calibration=calibration, looks=normal.looks)
+        model.header = replace(calibrated, looks=normal.looks)
         model.examples = normal.examples
         yield FitProgress("saving", 0, 1, message="Saving the model")
         model.save(target)

@@ -13,6 +13,7 @@ import torch
 import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.imaging.geometry import Geometry
+from napari_spatial_ar.imaging.raster import read_raster
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.normative.backbones.backbone import Backbone
@@ -102,6 +103,23 @@ def test_the_scores_of_a_part_need_no_second_run(model: NormativeModel) -> None:
     both.parts.clear()
     # An empty slice has no scores to keep.
     assert model.scores_of(model.part("nll"), both).visited.tolist() == [False, True, False]
+
+
+def test_a_part_has_its_own_calibration(
+    model: NormativeModel, fitted: tuple[Path, Backbone]
+) -> None:
+    whole = model.calibration
+    for name in model.parts:
+        own = model.part(name).calibration
+        assert (own.slices, own.patients) == (whole.slices, whole.patients)
+        assert own.thresholds != whole.thresholds
+    # As if the part were all of the model.
+    folder, _ = fitted
+    alone, normals = model.part("nll"), folder.parent / "normal"
+    found = [alone.score_slice(read_raster(path)[0]) for path in sorted(normals.glob("*.png"))]
+    scores = np.array([score.image_score for score in found])
+    for score in alone.calibration.image_scores:  # from embeddings stored in half precision
+        assert np.isclose(scores, score, rtol=0.01).any()
 
 
 def test_a_part_that_is_none_is_refused(model: NormativeModel) -> None:
