@@ -625,6 +625,35 @@ def test_score_in_another_plane(tmp_path: Path, fitted: Path) -> None:
     assert (said["plane"], said["slices"]) == ("sagittal", 20)
 
 
+def test_score_by_one_part(
+    tmp_path: Path, scan: Path, normal_slices: Path, tiny_weights: Path, tiny_name: str
+) -> None:
+    folder = tmp_path / "model"
+    method = "spatial-ar-change:slices=4,steps=4,batch_size=4,hidden=16"
+    arguments = ["fit", normal_slices, "--out", folder, "--backbone", tiny_name]
+    run(tmp_path, *arguments, "--method", method, "--size", 64, "--device", "cpu")
+    (volume,), model = nsar.read(scan), nsar.load_model(folder, device="cpu")
+    arguments = ["score", scan, "--model", folder, "--device", "cpu", "--no-montage", "--fpr", 0.1]
+    for number, part in enumerate(["nll", "change", None]):
+        # A folder holds results of one part.
+        by = ["--part", part] if part else []
+        out = ["--out", tmp_path / "out", *(["--overwrite"] if number else [])]
+        result = run(tmp_path, *arguments, *out, *by)
+        own = nsar.load_model(folder, device="cpu", part=part)
+        assert result["skipped"] == 0
+        assert result["unit"] == own.unit
+        assert result["model"] == (f"{model.name}-{part}" if part else model.name)
+        assert result["threshold"] == pytest.approx(own.threshold_for_fpr(0.1))
+        where = Path(result["scans"][0]["folder"])
+        nll = nib.load(where / "nll.nii.gz").get_fdata().T
+        np.testing.assert_allclose(nll, own.score_volume(volume).nll, rtol=1e-4, atol=1e-5)
+        record = json.loads((where / "provenance.json").read_text())["model"]
+        assert record.get("part") == part
+    assert run(tmp_path, *arguments, "--out", tmp_path / "out")["skipped"] == 1
+    said = run(tmp_path, *arguments, "--out", tmp_path / "b", "--part", "novelty", code=1)["error"]
+    assert "has no part 'novelty'. It has: change, nll." in said
+
+
 def test_score_goes_on_after_a_bad_scan_and_says_so(
     tmp_path: Path, scan: Path, fitted: Path
 ) -> None:

@@ -23,6 +23,7 @@ from napari_spatial_ar.cli.options import (
     Device,
     Json,
     ModelOption,
+    Part,
     Weights,
     chosen_backbone,
     command,
@@ -76,6 +77,7 @@ def evaluate(
     fpr: Fpr = 0.01,
     draws: Draws = 1000,
     patient_pattern: PatientPattern = None,
+    part: Part = None,
     weights: Weights = None,
     device: Device = "auto",
     engine: Annotated[
@@ -92,7 +94,7 @@ def evaluate(
     from napari_spatial_ar.evaluation.evaluate import evaluate as measure
     from napari_spatial_ar.normative.model import load_model
 
-    loaded = load_model(model, weights=weights, device=device)
+    loaded = load_model(model, weights=weights, device=device, part=part)
     loaded.use_engine(engine.value)
     with progress("Scoring") as bar:
         result = measure(

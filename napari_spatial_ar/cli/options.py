@@ -53,6 +53,7 @@ __all__ = [
     "ModelOption",
     "NotAllDone",
     "Overwrite",
+    "Part",
     "PatientPattern",
     "SliceRange",
     "SlicesOf",
@@ -223,6 +224,15 @@ ModelOption = Annotated[
     str,
     typer.Option(
         "--model", metavar="MODEL", help="Model: its name or folder.", autocompletion=complete_model
+    ),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PART",
+        help="Score by one part of the method alone, in its own unit: nll or change of "
+        "spatial-ar-change.",
+        show_default="all of it",
     ),
 ]
 Weights = Annotated[Path | None, setting("weights")]

@@ -22,6 +22,7 @@ from napari_spatial_ar.cli.options import (
     ModelOption,
     NotAllDone,
     Overwrite,
+    Part,
     Weights,
     command,
     patients,
@@ -68,6 +69,7 @@ def score(
             show_default="that of the model",
         ),
     ] = None,
+    part: Part = None,
     overwrite: Overwrite = False,
     json: Json = None,
     fpr: Annotated[
@@ -246,6 +248,7 @@ def score(
         "itksnap": itksnap,
         "every_series": every_series,
         "plane": None if plane is None else plane.value,
+        "part": part,
         "weights": weights,
         "device": device,
         "overwrite": overwrite,

@@ -98,7 +98,7 @@ class ScoreJob:
         See `Storage.of`.
     flagging : Flagging
         Threshold, and how the voxels above it become the mask.
-    plane, montage, keep_uids, dicom, png, png_heat, seg_nrrd, itksnap
+    plane, part, montage, keep_uids, dicom, png, png_heat, seg_nrrd, itksnap
         See `napari_spatial_ar.review.batch.score_scans`.
     report : bool
         Also write ``report.html`` for each scan.
@@ -113,6 +113,7 @@ class ScoreJob:
     out: str
     flagging: Flagging
     plane: SlicePlane | None = None
+    part: str | None = None
     montage: bool = True
     keep_uids: bool = False
     dicom: bool = False
@@ -131,15 +132,17 @@ class ScoreJob:
         values = asdict(self)
         for name in ("model", "out", "weights", "device"):
             del values[name]
-        for name in ("report", "pdf", "seg_nrrd", "itksnap"):
+        for name in ("part", "report", "pdf", "seg_nrrd", "itksnap"):
             if not values[name]:
                 del values[name]  # results finished before there were such files still count
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=1)
-def _model_of(path: str, sha256: str, weights: str | None, device: str) -> NormativeModel:
-    model = load_model(path, weights=weights, device=device)
+def _model_of(
+    path: str, sha256: str, weights: str | None, device: str, part: str | None
+) -> NormativeModel:
+    model = load_model(path, weights=weights, device=device, part=part)
     if model.sha256 != sha256:
         raise ModelFileError(
             "a worker has another model under this path than the machine that started the run",
@@ -171,7 +174,7 @@ def score_one(task: ScanTask, job: ScoreJob) -> Entry:
     if finished and finished.job == job.digest and ledger.is_whole(finished):
         return finished
     start = time.perf_counter()
-    model = _model_of(job.model, job.model_sha256, job.weights, own_device(job.device))
+    model = _model_of(job.model, job.model_sha256, job.weights, own_device(job.device), job.part)
     volume = model.cut(scans_in(task.source)[task.number].read(), job.plane)
     with storage.folder(task.folder) as folder:
         record = score_scan(
@@ -248,8 +251,8 @@ def score_many(
     progress : callable, optional
         Called with ("N scans", scans done, inputs in all as far as they have been read).
     **options
-        ``plane``, ``montage``, ``keep_uids``, ``dicom``, ``png``, ``png_heat``, ``report``,
-        ``pdf``, ``seg_nrrd``, ``itksnap``.
+        ``plane``, ``part``, ``montage``, ``keep_uids``, ``dicom``, ``png``, ``png_heat``,
+        ``report``, ``pdf``, ``seg_nrrd``, ``itksnap``.
 
     Returns
     -------
@@ -276,7 +279,7 @@ def score_many(
             held.enter_context(locked(storage.local))
             tidy(storage.local)
         path = find_model(model).resolve()
-        loaded = load_model(path, weights=weights, device="cpu")
+        loaded = load_model(path, weights=weights, device="cpu", part=options.get("part"))
         flagging = Flagging.of(
             loaded,
             fpr=fpr,

@@ -93,8 +93,6 @@ class NormativeModel:
         self.examples: tuple[Example, ...] = ()
         #: Notices about the scans of that calibration, one sentence each.
         self.warnings: tuple[str, ...] = ()
-        #: The part of the method by which it scores alone, see `part`; "" for all of it.
-        self.part_name = ""
         self._whole: NormativeModel | None = None
         self._moved = ""
         self._engine = "float32"
@@ -418,7 +416,12 @@ class NormativeModel:
                 f"'{name}'",
                 fix=has,
             )
-        header = replace(self.header, calibration=self.header.part_calibrations.get(name))
+        header = replace(
+            self.header,
+            calibration=self.header.part_calibrations.get(name),
+            part_calibrations={},
+            part=name,
+        )
         found = NormativeModel(
             f"{self.name}-{name}",
             header,
@@ -426,7 +429,7 @@ class NormativeModel:
             sha256=self.sha256,
             device=self.device,
         )
-        found.part_name, found.folder, found._whole = name, self.folder, self
+        found.folder, found._whole = self.folder, self
         found._engine = self._engine
         return found
 
@@ -445,8 +448,8 @@ class NormativeModel:
             plane = scores.geometry.to_slices(scores.nll)[index]
             if not scores.scored[index]:
                 found.put(index, SliceScore.empty(plane.shape))
-            elif part.part_name in scores.parts.get(index, {}):
-                patches = torch.from_numpy(scores.parts[index][part.part_name])
+            elif part.header.part in scores.parts.get(index, {}):
+                patches = torch.from_numpy(scores.parts[index][part.header.part])
                 shape, divisor = (plane.shape[0], plane.shape[1]), part.detector.heatmap_divisor
                 found.put(index, part.header.scoring(patches, shape, divisor))
         return found
@@ -510,6 +513,7 @@ def load_model(
     *,
     weights: str | Path | None = None,
     device: str | torch.device = "auto",
+    part: str | None = None,
 ) -> NormativeModel:
     """Load a model.
 
@@ -521,9 +525,13 @@ def load_model(
         File of the backbone's weights, if `load_backbone` would not find them.
     device : str or torch.device
         Where to score.
+    part : str, optional
+        Score by this part of the method alone, see `NormativeModel.part`.
 
     Raises
     ------
+    InputError
+        If the method has no such part.
     ModelFileError
         If there is no such model, or it is damaged, of another version or of an unknown method.
     """
@@ -533,4 +541,4 @@ def load_model(
         path.parent.name, header, detector, sha256=digest, weights=weights, device=device
     )
     model.folder = path.parent
-    return model
+    return model if part is None else model.part(part)

@@ -97,7 +97,8 @@ class ModelHeader:
 
     ``selection`` is the rule by which slices were selected, ``looks`` the appearance of normal
     slices, and ``acquired`` how the training scans were acquired (None in files written before
-    these were recorded). ``part_calibrations`` are those of each part of the method alone.
+    these were recorded). ``part_calibrations`` are those of each part of the method alone;
+    ``part`` is that by which a model scores alone, in no file.
     """
 
     method: str
@@ -113,6 +114,7 @@ class ModelHeader:
     looks: NormalAppearance | None = None
     acquired: Acquired | None = None
     part_calibrations: dict[str, Calibration] = field(default_factory=dict)
+    part: str = ""
 
     def __post_init__(self) -> None:
         shown = self.preprocessing
@@ -140,6 +142,7 @@ class ModelHeader:
             "training": self.training,
             "calibration": self.calibration.to_dict() if self.calibration else None,
             **({"part_calibrations": parts} if parts else {}),
+            **({"part": self.part} if self.part else {}),
             **({"looks": self.looks.to_dict()} if self.looks else {}),
             **({"acquired": self.acquired.to_dict()} if self.acquired else {}),
         }

@@ -141,6 +141,7 @@ def score_scans(
     bids: bool = False,
     every_series: bool = False,
     plane: SlicePlane | None = None,
+    part: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -177,6 +178,8 @@ def score_scans(
         labels, into the folder ``bids`` of ``out``; see `BidsDerivatives`.
     plane : {"as-acquired", "axial", "coronal", "sagittal"}, optional
         Slices to score; by default those of the plane that the model was trained on.
+    part : str, optional
+        Score by this part of the method alone, see `NormativeModel.part`.
     every_series : bool
         Also score localizers and derived series if an input contains an original one.
     weights, device
@@ -205,7 +208,7 @@ def score_scans(
     if pdf:
         need_pdf()
     with locked(out):
-        loaded = load_model(model, weights=weights, device=device)
+        loaded = load_model(model, weights=weights, device=device, part=part)
         flagging = Flagging.of(
             loaded,
             fpr=fpr,
@@ -226,7 +229,8 @@ def score_scans(
             **({"seg_nrrd": True} if seg_nrrd else {}),
             **({"itksnap": True} if itksnap else {}),
         }
-        asked = _hashed([loaded.sha256, flagging.of_files(), plane, options])
+        by = [loaded.sha256, *([part] if part else [])]
+        asked = _hashed([*by, flagging.of_files(), plane, options])
         command = _hashed([asked, [str(path.resolve()) for path in inputs], every_series])
         earlier = EarlierResults(out)
         reports = None
