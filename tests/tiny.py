@@ -16,7 +16,7 @@ from napari_spatial_ar.normative.backbones import backbone as backbones
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.registry import BACKBONES, BackboneSpec
 from napari_spatial_ar.normative.backbones.weights import store
-from napari_spatial_ar.normative.detectors import SpatialARDetector
+from napari_spatial_ar.normative.detectors import SpatialARChange, SpatialARDetector
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
 from napari_spatial_ar.normative.fitting import estimate as fit_estimate
 from napari_spatial_ar.normative.fitting import fit
@@ -94,6 +94,8 @@ def tiny_spec(monkeypatch: pytest.MonkeyPatch) -> BackboneSpec:
     """The tiny network, known by name like the real ones; those trained on it are small as well."""
     spec = make_spec()
     monkeypatch.setitem(SpatialARDetector.learn.__kwdefaults__, "hidden", 16)
+    monkeypatch.setitem(SpatialARChange.learn.__kwdefaults__, "hidden", 16)
+    monkeypatch.setitem(SpatialARChange.learn.__kwdefaults__, "steps", 6)
     monkeypatch.setitem(BACKBONES, TINY, spec)
     return spec
 

@@ -96,8 +96,9 @@ class PaperName(StrEnum):
 
 #: Keys of `napari_spatial_ar.normative.detectors.DETECTORS`.
 METHOD_NAMES = (
-    "change-novelty",
+    "spatial-ar-change",
     "spatial-ar",
+    "change-novelty",
     "memory-bank",
     "patch-gaussian",
     "dpmm",

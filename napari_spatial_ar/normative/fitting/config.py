@@ -44,7 +44,7 @@ __all__ = [
     "with_settings",
 ]
 
-DEFAULT_METHOD = "change-novelty"
+DEFAULT_METHOD = "spatial-ar-change"
 _SPATIAL_AR = "spatial-ar"
 _COMMA = re.compile(r",(?![^\[]*\])")  # not those inside a list
 #: Options of the AR network that `FitConfig.of` accepts as settings; they choose Spatial AR if no
@@ -318,7 +318,7 @@ class FitConfig(BaseModel):
         Option(
             "Method: see 'models methods'. METHOD:KEY=VALUE,... sets its options.",
             metavar="METHOD",
-            shown_default="change-novelty, or spatial-ar with one of its options below",
+            shown_default="spatial-ar-change, or spatial-ar with one of its options below",
         ),
     ] = DEFAULT_METHOD
     """The method: a key of `DETECTORS`."""

@@ -14,7 +14,7 @@ from napari_spatial_ar.datasets.survey import survey
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.windows import CT_PRESETS, Window, default_window
 from napari_spatial_ar.normative.backbones.weights import default_backbone
-from napari_spatial_ar.normative.detectors import DETECTORS, ChangeNovelty
+from napari_spatial_ar.normative.detectors import DETECTORS, SpatialARChange
 from napari_spatial_ar.normative.fitting.config import (
     DEFAULT_METHOD,
     NETWORK_SETTINGS,
@@ -53,8 +53,8 @@ EVERYTHING: dict[str, Any] = {
 def test_what_is_left_out_is_filled_in() -> None:
     assert set(NETWORK_SETTINGS) < set(DETECTORS["spatial-ar"].options())
     assert FitConfig().backbone == default_backbone()
-    assert FitConfig().method == DEFAULT_METHOD == ChangeNovelty.name
-    assert FitConfig().options == ChangeNovelty.options()
+    assert FitConfig().method == DEFAULT_METHOD == SpatialARChange.name
+    assert FitConfig().options == SpatialARChange.options()
     assert FitConfig().window == default_window("mri")
     for name, field in FitConfig.model_fields.items():
         assert field.description, name
@@ -110,11 +110,11 @@ def test_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_recipe_of_an_earlier_version_asks_for_what_that_did(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
-    path.write_text("schema = 1\n[options]\nweight = 0.5\nslices = 300\nrows = 16384\n")
+    path.write_text("schema = 1\nmethod = 'change-novelty'\n[options]\nweight = 0.5\nslices = 300\nrows = 16384\n")
     assert read_recipe(path).options == {"weight": 0.5, "slices": 300, "rows": 16384, "means": 0}
     # One written by hand names what is to differ from the defaults.
     path.write_text("schema = 1\n[options]\nweight = 0.75\n")
-    defaults = DETECTORS["change-novelty"].options()
+    defaults = DETECTORS[DEFAULT_METHOD].options()
     assert read_recipe(path).options == {**defaults, "weight": 0.75}
 
 
