@@ -18,7 +18,7 @@ from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.model_file import BackboneRef, ModelHeader
 from napari_spatial_ar.normative.preprocessing import Preprocessing
-from napari_spatial_ar.normative.scores import SliceScore
+from napari_spatial_ar.normative.scores import ScanScores, SliceScore
 from napari_spatial_ar.normative.scoring_model import ScoringModel
 
 __all__ = ["FakeModel", "fake_header"]
@@ -64,6 +64,21 @@ class FakeModel:
     gate: threading.Semaphore | None = None
     #: Slices that were asked for.
     asked: list[int] = field(default_factory=list)
+    #: Models of its parts alone, by name.
+    alone: dict[str, FakeModel] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.alone)
+
+    def part(self, name: str) -> FakeModel:
+        return self.alone[name]
+
+    def scores_of(self, part: str, scores: ScanScores) -> ScanScores:
+        found = ScanScores.empty(scores.geometry)
+        for index, parts in scores.parts.items():
+            found.put(index, SliceScore(parts[part], None, float(parts[part].max())))
+        return found
 
     def cut(self, volume: Scan, plane: SlicePlane | None = None) -> Scan:
         return volume.along(self.plane if plane is None else Selection(plane).cut)
@@ -80,7 +95,9 @@ class FakeModel:
                 self.gate.acquire(timeout=5)
             self.asked.append(index)
             nll = (self.base + volume.slice(index) / 100).astype(np.float32)
-            yield index, SliceScore(nll, nll[:2, :2], float(nll.max()))
+            # The patches of this fake are pixels.
+            parts = {name: nll - self.base + model.base for name, model in self.alone.items()}
+            yield index, SliceScore(nll, nll[:2, :2], float(nll.max()), parts)
 
     def threshold_for_fpr(self, fpr: float) -> float:
         if not self.calibrated:

@@ -433,25 +433,26 @@ class NormativeModel:
         found._engine = self._engine
         return found
 
-    def scores_of(self, part: NormativeModel, scores: ScanScores) -> ScanScores:
-        """Scores of a scan by a part alone, from the patch scores kept with those of all parts.
+    def scores_of(self, part: str, scores: ScanScores) -> ScanScores:
+        """Scores of a scan by one part alone, from the patch scores kept with those of all parts.
 
         Parameters
         ----------
-        part : NormativeModel
-            See `part`.
+        part : str
+            Its name, one of `parts`.
         scores : ScanScores
-            By this model. Slices whose patch scores were not kept count as not visited.
+            By this model. Slices without patch scores of the part count as not visited.
         """
+        divisor = self.detector.parts[part].heatmap_divisor
         found = ScanScores.empty(scores.geometry)
         for index in np.flatnonzero(scores.visited).tolist():
             plane = scores.geometry.to_slices(scores.nll)[index]
             if not scores.scored[index]:
                 found.put(index, SliceScore.empty(plane.shape))
-            elif part.header.part in scores.parts.get(index, {}):
-                patches = torch.from_numpy(scores.parts[index][part.header.part])
-                shape, divisor = (plane.shape[0], plane.shape[1]), part.detector.heatmap_divisor
-                found.put(index, part.header.scoring(patches, shape, divisor))
+            elif part in scores.parts.get(index, {}):
+                patches = torch.from_numpy(scores.parts[index][part])
+                shape = (plane.shape[0], plane.shape[1])
+                found.put(index, self.header.scoring(patches, shape, divisor))
         return found
 
     def threshold_for_fpr(self, fpr: float) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.scan import Scan
-from napari_spatial_ar.normative.scores import SliceScore
+from napari_spatial_ar.normative.scores import ScanScores, SliceScore
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +103,25 @@ class ScoringModel(Calibrated, Protocol):
     @property
     def backbone_weights(self) -> Mapping[str, Any]:
         """Which weights its backbone computes with, for the record; empty before it is loaded."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts of its method that can score alone; none for most methods."""
+
+    def part(self, name: str) -> ScoringModel:
+        """Return a model that scores by one part alone, with its own unit and calibration.
+
+        Raises
+        ------
+        InputError
+            If the method has no such part.
+        """
+
+    def scores_of(self, part: str, scores: ScanScores) -> ScanScores:
+        """Scores of a scan by one part alone, from the patch scores kept with those of all parts.
+
+        Slices without them count as not visited.
+        """
 
     def cut(self, volume: Scan, plane: SlicePlane | None = None) -> Scan:
         """Return a scan cut into the plane of the model.

@@ -481,6 +481,7 @@ class DisplayPanel(QWidget):
             made.clicked.connect(partial(self._on_mode, mode))
             group.addButton(made)
             self.buttons[mode] = made
+        self.part_box = combo(tooltip("results.part"), "What the heatmap shows")
         self.colours = combo(
             tooltip("results.colours"),
             "Colours of the heatmap",
@@ -501,6 +502,7 @@ class DisplayPanel(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [
             row(*self.buttons.values()),
+            self.part_box,
             row(self.colours, self.opacity),
             row(self.side_button, self.keys_button),
         ]

@@ -58,7 +58,13 @@ class ReviewDock(DockPage):
             self, self.tasks, self.export, self.threshold, self.masks, self.domain_shift
         )
         weights = self.model_panel.weights
-        self.models = ModelList(self.model_box, self.model_note, weights, self.tasks)
+        self.models = ModelList(
+            self.model_box,
+            self.model_note,
+            weights,
+            self.display_panel.part_box,
+            self.tasks,
+        )
         self.choice = ModelChoice(self.model_box)
         self._connect()
         self._show_session()
@@ -191,7 +197,12 @@ class ReviewDock(DockPage):
             select_data(self.plane_box, session.plane)
         elif session is not None:
             self._followed = session
-            self.models.choose(session.model.name)
+            part = session.model.header.part
+            name = session.model.name.removesuffix(f"-{part}")
+            if self.models.whole is not None and self.models.whole.name == name:
+                self.models.choose_part(part)
+            else:
+                self.models.choose(name)
         self._show_session()
 
     def _draw_again(self) -> None:
@@ -268,9 +279,22 @@ class ReviewDock(DockPage):
             plane = followed.plane
         select_data(self.plane_box, plane)
         self._show_session()
+        self._fill_in_part()
         if self._wanted is not None:
             what, self._wanted = self._wanted, None
             self.score(what)
+
+    def _fill_in_part(self) -> None:
+        """Show scores of a part that are known from those of the whole method."""
+        layer, model, whole = self.scan.layer, self.models.model, self.models.whole
+        plane = self.plane_box.currentData()
+        if layer is None or model is None or whole is None or self.running:
+            return
+        known = self.scorer.session_for(layer, whole, plane)
+        if model is not whole and known is not None:
+            scores = whole.scores_of(model.header.part, known.score)
+            if scores.visited.any():
+                self.scorer.restore(layer, model, plane, scores, remaining=False)
 
     def _on_no_model(self) -> None:
         self._wanted = None

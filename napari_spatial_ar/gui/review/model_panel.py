@@ -17,7 +17,7 @@ from napari_spatial_ar.gui.jobs import TaskHost, report, sentence
 from napari_spatial_ar.gui.layers import import_ahead, scan_of
 from napari_spatial_ar.gui.library.dialog import LibraryButton
 from napari_spatial_ar.gui.library.weights_row import WeightsRow
-from napari_spatial_ar.gui.widgets.forms import Note, combo, folding
+from napari_spatial_ar.gui.widgets.forms import Note, combo, folding, select_data
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.scan import Scan
@@ -115,29 +115,45 @@ class ModelList(QObject):
     box, note, weights : QComboBox, Note, WeightsRow
         Widgets that it fills: the list, information about the chosen model, and the ways to get
         its backbone's weights if they are missing.
+    part_box : QComboBox
+        The same for the parts of its method; hidden if there are none.
     tasks : TaskHost
         Runs the loading.
     """
 
-    #: A model has been loaded.
+    #: A model has been loaded, or another part of it chosen.
     loaded = Signal(object)
     #: Another model is being loaded; none is ready until then.
     left = Signal()
     #: The chosen model cannot be loaded; the note contains the reason.
     unusable = Signal()
 
-    def __init__(self, box: QComboBox, note: Note, weights: WeightsRow, tasks: TaskHost):
+    def __init__(
+        self,
+        box: QComboBox,
+        note: Note,
+        weights: WeightsRow,
+        part_box: QComboBox,
+        tasks: TaskHost,
+    ):
         super().__init__(box)
+        self._part_box = part_box
         self._box = box
         self._note = note
         self._weights = weights
         self._tasks = tasks
+        #: The loaded model, with all parts of its method.
+        self.whole: ScoringModel | None = None
+        #: The same, or the part of it that was chosen.
         self.model: ScoringModel | None = None
+        self._parts: dict[str, ScoringModel] = {}
         self._wanted: ModelEntry | None = None
         model_access.model_events.renamed.connect(self._on_renamed)
         model_access.model_events.changed.connect(self.refresh)
         model_access.weights_news.changed.connect(self._on_index)
         box.currentIndexChanged.connect(self._on_index)
+        part_box.currentIndexChanged.connect(self._on_part)
+        self._show_parts()
         self.refresh()
 
     @property
@@ -183,7 +199,8 @@ class ModelList(QObject):
     def _on_index(self, *_: object) -> None:
         info = self.info
         if info is None:
-            self.model = self._wanted = None
+            self._wanted = None
+            self._forget()
             self._note.set_text(_NONE)
             self._weights.hide()
             self.unusable.emit()
@@ -194,7 +211,7 @@ class ModelList(QObject):
     def load(self, info: ModelEntry) -> None:
         """Load a model; `loaded` follows, immediately if it is loaded already."""
         self._wanted = info
-        self.model = None
+        self._forget()
         self._note.set_text("Loading...")
         self.left.emit()
 
@@ -212,11 +229,38 @@ class ModelList(QObject):
     def _take(self, info: ModelEntry, model: ScoringModel, hint: str) -> None:
         if info is not self._wanted:
             return
-        self.model = model
+        self.whole = self.model = model
+        self._parts = {"": model, **{name: model.part(name) for name in model.parts}}
+        self._show_parts()
         about = f"{model.modality.upper()}. Trained on {info.summary}. {model_sees(model)}"
         self._note.set_text(hint or about.rstrip())
         self._weights.mean(info.backbone, missing=bool(hint))
         self.loaded.emit(model)
+
+    def _forget(self) -> None:
+        self.whole = self.model = None
+        self._parts = {}
+        self._show_parts()
+
+    def _show_parts(self) -> None:
+        """List the parts of the model; all of it is chosen."""
+        box = self._part_box
+        box.blockSignals(True)
+        box.clear()
+        for name, model in self._parts.items():
+            box.addItem(f"{model.detector.title} alone" if name else "Whole score", name)
+        box.setVisible(len(self._parts) > 1)
+        box.blockSignals(False)
+
+    def choose_part(self, name: str) -> None:
+        """Choose a part of the model by its name; "" for all of it."""
+        select_data(self._part_box, name)
+
+    def _on_part(self, *_: object) -> None:
+        model = self._parts.get(self._part_box.currentData())
+        if model is not None and model is not self.model:
+            self.model = model
+            self.loaded.emit(model)
 
     def _fail(self, info: ModelEntry, error: Exception) -> None:
         if info is self._wanted:

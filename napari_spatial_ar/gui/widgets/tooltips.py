@@ -109,6 +109,10 @@ _REVIEW = {
     "results.fill": "The mask filled, semi-transparent (H for the next)",
     "results.heatmap": "The heatmap alone (H for the next)",
     "results.off": "The scan alone (H for the next)",
+    "results.part": (
+        "What the heatmap shows: the score of the whole method, or one part of it alone, with its "
+        "own unit and threshold"
+    ),
     "results.colours": "Colours of the heatmap; low scores are transparent in all of them",
     "results.opacity": "Opacity of the heatmap",
     "results.side_by_side": (

@@ -141,7 +141,7 @@ class WorklistController(QObject):
         if session is None or session.plane != session.model.plane:
             return None
         for opened in self.opened:
-            if opened.layer is session.layer and session.model is self._dock.models.model:
+            if opened.layer is session.layer and session.model is self._dock.models.whole:
                 opened.session = session
                 session.keep_on_disk()
                 return opened
@@ -197,7 +197,7 @@ class WorklistController(QObject):
             return
         self.keep_marks(opened)
         entry = self._rows.entry(opened.key)
-        model = self._dock.models.model
+        model = self._dock.models.whole
         if entry is None or entry.state != "scored" or self._dock.running or model is None:
             return
         threshold = self._dock.threshold.threshold
@@ -259,7 +259,7 @@ class WorklistController(QObject):
 
     def _on_kept(self, key: str, model: ScoringModel, count: int, summary: Summary | None) -> None:
         entry = self._rows.entry(key)
-        if entry is None or model is not self._dock.models.model:
+        if entry is None or model is not self._dock.models.whole:
             return
         if summary is not None:
             self._rows.put(entry.scored(summary))
@@ -324,7 +324,7 @@ class WorklistController(QObject):
     def _start(self, key: str, *, read: bool) -> None:
         self._wanted = key
         self._runner.plan.hold(key)
-        model = self._dock.models.model
+        model = self._dock.models.whole
         if read:
             self._hold = ExitStack()
         work = partial(
@@ -406,7 +406,7 @@ class WorklistController(QObject):
         self._task = None
         self.message.emit("")
         opened = self.find(key)
-        if opened is not None and model is not self._dock.models.model:
+        if opened is not None and model is not self._dock.models.whole:
             self._start(key, read=False)  # another one was chosen meanwhile
         elif opened is not None and kept is not None:
             self._next = opened, kept
@@ -434,7 +434,7 @@ class WorklistController(QObject):
     def _bring_back(self, opened: Opened, kept: StoredScan) -> None:
         """Show stored results, and, if the list is being scored, score the remaining slices."""
         dock, scores = self._dock, kept.scores
-        model = dock.models.model
+        model = dock.models.whole
         if model is None or opened.layer not in dock.viewer.layers:
             return
         select_data(dock.plane_box, model.plane)

@@ -163,7 +163,7 @@ class WorklistPanel(QWidget):
         self.reports = ReportMaker(self.report_button, self.tasks)
         self._connect()
         self._follow_threshold()
-        self.runner.set_model(dock.models.model)
+        self.runner.set_model(dock.models.whole)
         self._show()
 
     def _build(self) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -37,7 +38,7 @@ from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.calibration.calibration import calibrate
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.review.provenance import RESEARCH_USE
-from tests.fake_model import fake_header
+from tests.fake_model import FakeModel, fake_header
 
 Make = Callable[..., ReviewDock]
 Finish = Callable[[ReviewDock], None]
@@ -104,6 +105,53 @@ def test_score_this_slice_scores_the_slice_in_view(
     assert (
         made.threshold.findings.text() == "1 flagged region, largest 0.4 ml"
     )  # 80 voxels of 4.5 mm3
+
+
+def test_a_part_alone_is_shown_without_scoring_again(
+    dock: Make, click: Any, finish: Finish, models: Any, qtbot: Any
+) -> None:
+    whole = models["fake"]
+    made = dock()
+    assert made.display_panel.part_box.isHidden()
+    whole.alone = {
+        name: FakeModel(
+            name=f"fake-{name}",
+            header=fake_header(part=name),
+            base=base,
+            unit=f"{name}s",
+            detector=SimpleNamespace(title=name.capitalize()),
+        )
+        for name, base in (("change", 5.0), ("nll", 9.0))
+    }
+    made.models.refresh()
+    qtbot.waitUntil(lambda: made.models.model is whole, timeout=5000)
+    box = made.display_panel.part_box
+    texts = [box.itemText(index) for index in range(box.count())]
+    assert texts == ["Whole score", "Change alone", "Nll alone"]
+    assert box.isVisibleTo(made.display_panel)
+    click(made.slice_button)
+    finish(made)
+    by_whole = made.session
+    index = whole.asked[0]
+    box.setCurrentText("Nll alone")
+    qtbot.waitUntil(lambda: made.session is not None and made.session.any_scored, timeout=5000)
+    assert made.session is not by_whole
+    assert made.session.model is whole.alone["nll"]
+    assert made.session.score.scored.tolist() == by_whole.score.scored.tolist()
+    np.testing.assert_allclose(
+        made.session.nll_planes[index], by_whole.nll_planes[index] + 8, rtol=1e-6
+    )
+    assert made.threshold.unit_box.findText("nlls") >= 0
+    assert (len(whole.asked), whole.alone["nll"].asked) == (1, [])
+    assert not by_whole.heatmap.visible
+    # What is left can be scored by the part itself.
+    click(made.volume_button)
+    finish(made)
+    assert sorted(whole.alone["nll"].asked) == sorted(set(range(12)) - {index})
+    # Choosing the other heatmap in napari's own list chooses what made it.
+    by_whole.heatmap.visible = True
+    assert made.session is by_whole
+    assert box.currentText() == "Whole score"
 
 
 def test_another_plane_is_scored_by_itself(

@@ -95,14 +95,14 @@ def test_the_scores_of_a_part_need_no_second_run(model: NormativeModel) -> None:
     both = model.score_volume(scan())
     for name in model.parts:
         part = model.part(name)
-        alone, kept = part.score_volume(scan()), model.scores_of(part, both)
+        alone, kept = part.score_volume(scan()), model.scores_of(name, both)
         np.testing.assert_array_equal(kept.nll, alone.nll)
         np.testing.assert_array_equal(kept.image_scores, alone.image_scores)
         assert kept.visited.all()
         assert part.unit != model.unit
     both.parts.clear()
     # An empty slice has no scores to keep.
-    assert model.scores_of(model.part("nll"), both).visited.tolist() == [False, True, False]
+    assert model.scores_of("nll", both).visited.tolist() == [False, True, False]
 
 
 def test_a_part_has_its_own_calibration(

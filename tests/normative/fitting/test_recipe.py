@@ -110,7 +110,10 @@ def test_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_recipe_of_an_earlier_version_asks_for_what_that_did(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
-    path.write_text("schema = 1\nmethod = 'change-novelty'\n[options]\nweight = 0.5\nslices = 300\nrows = 16384\n")
+    path.write_text(
+        "schema = 1\nmethod = 'change-novelty'\n"
+        "[options]\nweight = 0.5\nslices = 300\nrows = 16384\n"
+    )
     assert read_recipe(path).options == {"weight": 0.5, "slices": 300, "rows": 16384, "means": 0}
     # One written by hand names what is to differ from the defaults.
     path.write_text("schema = 1\n[options]\nweight = 0.75\n")
