@@ -110,9 +110,9 @@ def evaluate(
     shown = {name: v for name, v in result.items() if not isinstance(v, dict | list | tuple)}
     for rate, value in result["lesion_sensitivity_at"].items():
         shown[f"lesion_sensitivity at {rate} false positives"] = value
-    for part in result["lesion_sizes"]:
-        pixels = f"{part['smallest']} to {part['largest']} pixels"
-        shown[f"lesion_sensitivity, {pixels}"] = part["sensitivity"]
+    for sizes in result["lesion_sizes"]:
+        pixels = f"{sizes['smallest']} to {sizes['largest']} pixels"
+        shown[f"lesion_sensitivity, {pixels}"] = sizes["sensitivity"]
     for name, value in shown.items():
         ends = result["intervals"].get(name)
         rows.add_row(

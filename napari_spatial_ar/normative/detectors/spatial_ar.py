@@ -36,6 +36,7 @@ from napari_spatial_ar.normative.detectors.grids import StoredGrids, check_grid
 from napari_spatial_ar.normative.detectors.stored import loaded, take
 from napari_spatial_ar.normative.detectors.von_mises_fisher import concentration
 from napari_spatial_ar.normative.detectors.whitening import EqualVariance
+from napari_spatial_ar.normative.heatmap import mean_around
 from napari_spatial_ar.normative.model_schema import Closed, Part, Size
 from napari_spatial_ar.normative.units import NATS_PER_DIMENSION
 
@@ -53,6 +54,8 @@ _MEANING_OF_BOTH = (
 _BOTH = "both"
 # Share of the Gaussian in `both`, in standard deviations of normal patches.
 _GAUSSIAN_SHARE = 0.25
+# Side of the neighbourhood over which `both` compares.
+_AROUND = 3
 _TINY = 1e-6
 # Directions in which the networks of a raster run.
 _RASTERS = {"forward": ("forward",), "both": ("forward", "backward")}
@@ -102,10 +105,12 @@ class SpatialARDetector(Detector):
         Kappa and lambda of ``likelihood=both``: Gaussian networks, whose means are also those of
         von Mises-Fisher distributions. A patch scores
 
-            kappa (1 - cos(F_ij, mu_ij)) + lambda |F_ij - mu_ij|^2 / 2,
+            kappa (1 - cos(F', mu')) + lambda |F' - mu'|^2 / 2,
 
-        its NLL under the product of both densities, the second one to the power lambda (a
-        logarithmic opinion pool), above that of a perfect prediction.
+        F' and mu' being the means of F and mu over the 3 x 3 patches around it, in which the noise
+        of single patches cancels and what a lesion adds to all of them does not. It is an NLL
+        under the product of both densities, the second one to the power lambda (a logarithmic
+        opinion pool), above that of a perfect prediction.
     """
 
     name: ClassVar[str] = "spatial-ar"
@@ -402,10 +407,11 @@ def _nll(network: SpatialAR, grid: Tensor) -> Tensor:
 
 
 def _distances(network: SpatialAR, grid: Tensor) -> Tensor:
-    """1 - cos(F, mu) and |F - mu|^2 / 2, (2, B, Hp, Wp) float32; NaN where skipped."""
-    mu = network(grid).float()
-    apart = 1 - functional.cosine_similarity(grid.float(), mu, dim=1)
-    return torch.stack([apart, (grid.float() - mu).square().sum(dim=1) / 2])
+    """1 - cos(F, mu) and |F - mu|^2 / 2 of means around, (2, B, Hp, Wp) float32; NaN if skipped."""
+    mu = network(grid).float().masked_fill(grid[:, :1].isnan(), torch.nan)
+    seen, expected = (mean_around(each, _AROUND) for each in (grid.float(), mu))
+    apart = 1 - functional.cosine_similarity(seen, expected, dim=1)
+    return torch.stack([apart, (seen - expected).square().sum(dim=1) / 2])
 
 
 def _read_dilations(text: str, convolutions: int) -> list[int]:

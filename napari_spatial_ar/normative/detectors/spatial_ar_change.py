@@ -48,9 +48,8 @@ class SpatialARChange(TwoParts):
         "how badly a patch is predicted from those around it, and similarity to synthetic anomalies"
     )
     meaning: ClassVar[str] = (
-        "How badly the patch is predicted from the patches before it (its negative log-likelihood) "
-        "plus how much it looks like a synthetic anomaly in normal tissue, both in standard "
-        "deviations of normal tissue."
+        "How badly the patch is predicted from those before it (negative log-likelihood), plus how "
+        "much it looks like a synthetic anomaly, both in standard deviations of normal tissue."
     )
     reference: ClassVar[str] = f"{SpatialARDetector.reference}; {ChangeDetector.reference}"
     cost: ClassVar[str] = (

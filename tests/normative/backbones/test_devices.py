@@ -158,7 +158,7 @@ def test_copies_of_an_apple_gpu_are_waited_for(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.Tensor, "copy_", watched_copy)
 
     def maps(batch: Tensor, kept: None) -> tuple[Tensor, Tensor, Tensor]:
-        return batch, batch, batch.mean(dim=(1, 2))
+        return batch, batch[:, None], batch.mean(dim=(1, 2))
 
     scorer = BatchScorer(maps, lambda unit: pytest.fail("alone"), MPS, graphs=True)
     shown = Prepared(np.full((2, 3), 0.5, np.float32))

@@ -168,7 +168,7 @@ def test_a_batch_is_copied_out_before_the_next_uses_its_buffers() -> None:
         buffer.copy_(given)
         time.sleep(0.002)
         result = buffer.clone()
-        return result, result, result.flatten(1).mean(dim=1)
+        return result, result[:, None], result.flatten(1).mean(dim=1)
 
     lock = FairLock()
     scorer = BatchScorer(maps, lambda unit: None, torch.device("cpu"), lock=lock)  # type: ignore[arg-type, return-value]

@@ -105,6 +105,13 @@ def saved_and_loaded(detector: Detector) -> Detector:
     return detector_from_tensors(detector.name, detector.parameters(), tensors)
 
 
+def is_highest(place: tuple[int, int, int], scores: torch.Tensor, options: dict[str, Any]) -> bool:
+    """Whether a patch scores highest; where methods compare neighbourhoods, it or a neighbour."""
+    top = np.unravel_index(int(scores.argmax()), scores.shape)
+    reach = 1 if options.get("likelihood") == "both" else 0
+    return int(np.abs(np.subtract(top, place)).max()) <= reach
+
+
 @pytest.mark.parametrize(("name", "options"), CASES, ids=NAMES)
 def test_finds_a_planted_patch_and_survives_a_file(
     name: str, options: dict[str, Any], stored: tuple[StoredGrids, StoredGrids], tmp_path: Path
@@ -116,7 +123,7 @@ def test_finds_a_planted_patch_and_survives_a_file(
     scores, normal = detector.score(odd), detector.score(grid)
     assert scores.shape == (3, ROWS, COLUMNS)
     assert scores.dtype == torch.float32
-    assert np.unravel_index(int(scores.argmax()), scores.shape) == (1, 2, 5)
+    assert is_highest((1, 2, 5), scores, options)
     assert scores[1, 2, 5] > normal.max()
 
     again = saved_and_loaded(detector)

@@ -137,15 +137,25 @@ def test_a_fit_by_directions(tiny_backbone: Backbone, normal_slices: Path, tmp_p
     assert again.detector.meaning.endswith("0 is a perfect prediction.")
 
 
+def around(grid: torch.Tensor) -> torch.Tensor:
+    """Mean over the 3 x 3 patches around each."""
+    found = torch.empty_like(grid)
+    for row in range(grid.shape[2]):
+        for column in range(grid.shape[3]):
+            near = grid[:, :, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+            found[:, :, row, column] = near.mean(dim=(2, 3))
+    return found
+
+
 @torch.inference_mode()
 def test_both_judges_direction_and_distance() -> None:
     torch.manual_seed(0)
     net, values = SpatialAR(D, hidden=16, dilation=1), grid()
     kappa, share = 30.0, 0.2
     detector = SpatialARDetector(net, pool=torch.tensor([kappa, share]))
-    mean = net(values)
-    cosine = (functional.normalize(values, dim=1) * functional.normalize(mean, dim=1)).sum(dim=1)
-    distance = (values - mean).square().sum(dim=1)
+    mean, seen = around(net(values)), around(values)
+    cosine = (functional.normalize(seen, dim=1) * functional.normalize(mean, dim=1)).sum(dim=1)
+    distance = (seen - mean).square().sum(dim=1)
     expected = kappa * (1 - cosine) + share * distance / 2
     torch.testing.assert_close(detector.score(values), expected, rtol=1e-5, atol=1e-4)
     again = detector_from_tensors("spatial-ar", detector.parameters(), detector.tensors())
@@ -170,8 +180,8 @@ def test_distance_counts_a_quarter_of_direction(tmp_path: Path) -> None:
     assert found.pool is not None
     kappa, share = found.pool.tolist()
     with torch.inference_mode():
-        mean = torch.cat([found.network(grid) for grid in stored])
-    values = torch.cat(list(stored))
+        mean = around(torch.cat([found.network(grid) for grid in stored]))
+    values = around(torch.cat(list(stored)))
     cosine = functional.cosine_similarity(values, mean, dim=1)
     distance = (values - mean).square().sum(dim=1) / 2
     assert kappa == pytest.approx(concentration(D, cosine.mean().item()), rel=1e-3)
