@@ -240,6 +240,15 @@ def calibrate(
             "domain shift can be detected.",
         ),
     ] = False,
+    smoothing_z: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MM",
+            min=0,
+            help="SD in mm of a Gaussian mean over neighbouring slices of a volume; 0: none.",
+            show_default="the model's own",
+        ),
+    ] = None,
     weights: Weights = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -260,6 +269,7 @@ def calibrate(
             overwrite=overwrite,
             looks_only=looks_only,
             acquired=acquired,
+            smoothing_z=smoothing_z,
             progress=bar,
         )
     write_model_card(calibrated)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,10 +25,22 @@ class Scoring:
     top_share : float
         The image score is the mean of this share of the largest smoothed patch scores; 0 for
         the largest alone.
+    smoothing_z : float
+        Standard deviation in mm of the Gaussian by which patch scores are averaged over the slices
+        of a volume, before ``smoothing``; 0 for none. See
+        `napari_spatial_ar.normative.slice_smoothing`. Single slices are not changed.
     """
 
     smoothing: int = 1
     top_share: float = 0.0
+    smoothing_z: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; ``smoothing_z`` only if slices are averaged."""
+        values = asdict(self)
+        if not self.smoothing_z:
+            del values["smoothing_z"]
+        return values
 
     def smooth(self, scores: Tensor) -> Tensor:
         """Mean-filter patch scores (B, Hp, Wp).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,7 @@ from napari_spatial_ar.normative.memory import one_sentence, release, releases_m
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.scores import Example, ScanScores, SliceScore
 from napari_spatial_ar.normative.scoring import score_slices
+from napari_spatial_ar.normative.slice_smoothing import averaged, slice_weights, smoothed_slices
 from napari_spatial_ar.normative.tiling import Tiling, embed_slice
 
 __all__ = ["NormativeModel", "load_model"]
@@ -322,6 +323,7 @@ class NormativeModel:
             The scan; percentile windows are those of the whole volume.
         slices : sequence of int, optional
             Indices along ``volume.geometry.slice_axis``, in the requested order; all by default.
+            If the model averages over slices, neighbours outside these are scored too.
 
         Yields
         ------
@@ -340,6 +342,44 @@ class NormativeModel:
         for index in order:
             if not 0 <= index < count:
                 raise InputError(f"there is no slice {index}: the scan has {count}")
+        weights = slice_weights(volume.geometry, self.header.scoring.smoothing_z)
+        if not weights:
+            yield from self._iter_slices(volume, order)
+            return
+        yield from smoothed_slices(
+            order, weights, lambda needed: self._iter_slices(volume, needed), self.smoothed
+        )
+
+    def smoothed(
+        self, index: int, scores: Mapping[int, SliceScore], weights: Mapping[int, float]
+    ) -> SliceScore:
+        """Scores of a slice, averaged with those of its neighbours.
+
+        Parameters
+        ----------
+        index : int
+            The slice.
+        scores, weights : mapping of int to SliceScore, mapping of int to float
+            See `napari_spatial_ar.normative.slice_smoothing.averaged`.
+
+        Returns
+        -------
+        SliceScore
+            Heatmap and image score are those of the averaged patch scores; an image score of the
+            method's own is averaged itself.
+        """
+        found = averaged(index, scores, weights)
+        if found is scores[index] or found.grid is None:
+            return found
+        (rows, columns), divisor = found.nll.shape, self.detector.heatmap_divisor
+        new = self.header.scoring(torch.from_numpy(found.grid), (rows, columns), divisor)
+        own = self.detector.scores_images
+        return replace(new, parts=found.parts, image_score=(found if own else new).image_score)
+
+    def _iter_slices(
+        self, volume: Scan, order: Sequence[int]
+    ) -> Generator[tuple[int, SliceScore], None, None]:
+        """Score slices one by one, each by itself."""
         window = resolve(self.header.preprocessing.window, volume)
 
         def shown(index: int) -> tuple[int, Prepared]:

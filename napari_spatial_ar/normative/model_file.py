@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,9 @@ __all__ = [
 # The newest version. A model is written in the oldest version that can represent it, so that older
 # programs read what they can and refuse the rest: 2 adds `BackboneRef.fuse`,
 # `Preprocessing.clahe` and `Preprocessing.tile`; 3 adds `ModelHeader.selection`; 4 adds
-# `Preprocessing.skip_air` and the likelihood of Spatial AR. Fields that do not change scores need
-# no new version: `ModelHeader.looks`, `acquired` and `part_calibrations`, and `Calibration.folds`,
-# `peaks` and `regions`, are ignored by programs that do not know them.
+# `Preprocessing.skip_air`, `Scoring.smoothing_z` and the likelihood of Spatial AR. Fields that do
+# not change scores need no new version: `ModelHeader.looks`, `acquired` and `part_calibrations`,
+# and `Calibration.folds`, `peaks` and `regions`, are ignored by programs that do not know them.
 FORMAT_VERSION = 4
 MODEL_FILE = "model.safetensors"
 _KEY = "napari-spatial-ar"
@@ -120,7 +120,8 @@ class ModelHeader:
         shown = self.preprocessing
         new = self.backbone.fuse != "concat" or shown.clahe or shown.tile
         least = 3 if self.selection != Selection() else 2 if new else 1
-        least = 4 if shown.skip_air or "likelihood" in self.parameters else least
+        if shown.skip_air or "likelihood" in self.parameters or self.scoring.smoothing_z:
+            least = 4
         object.__setattr__(self, "format_version", max(least, self.format_version))
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class ModelHeader:
             "backbone": self.backbone.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             **selection,
-            "scoring": asdict(self.scoring),
+            "scoring": self.scoring.to_dict(),
             "training": self.training,
             "calibration": self.calibration.to_dict() if self.calibration else None,
             **({"part_calibrations": parts} if parts else {}),

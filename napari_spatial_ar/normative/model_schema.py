@@ -82,6 +82,7 @@ class _Backbone(Closed):
 class _Scoring(Closed):
     smoothing: Annotated[int, Field(ge=1, le=999)]
     top_share: Share
+    smoothing_z: Annotated[float, Field(ge=0, le=1000)] = 0.0
 
     @model_validator(mode="after")
     def _odd(self) -> _Scoring:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -23,13 +24,13 @@ class SliceScore:
         Heatmap at the slice's own size, in the model's unit. It is a negative log-likelihood only
         if the method is Spatial AR; `scores` is the same array for any method.
     grid : (Hp, Wp) float32 or None
-        Unsmoothed patch scores of the method; for Spatial AR, A_ij in nats. NaN where a patch of
-        air is skipped (``nll`` is 0 there); None if they were not stored.
+        Patch scores of the method, not smoothed within the slice; for Spatial AR, A_ij in nats.
+        NaN where a patch of air is skipped (``nll`` is 0 there); None if they were not stored.
     image_score : float
         One number for the slice, in the unit of ``nll``; NaN for a slice without body, which is
         not scored.
     parts : mapping of str to (Hp, Wp) float32
-        Unsmoothed patch scores of each part of the method alone (`Detector.parts`), if it has any.
+        As ``grid``, of each part of the method alone (`Detector.parts`), if it has any.
     """
 
     nll: npt.NDArray[np.float32] = field(repr=False)
@@ -41,6 +42,11 @@ class SliceScore:
     def scores(self) -> npt.NDArray[np.float32]:
         """``nll`` under the name that is correct for every method."""
         return self.nll
+
+    @property
+    def without_body(self) -> bool:
+        """Whether the slice has no body, see `empty`."""
+        return math.isnan(self.image_score)
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> SliceScore:

@@ -15,7 +15,7 @@ from napari_spatial_ar.errors import InputError, Notice, StorageError
 from napari_spatial_ar.imaging.files import atomic_write_text
 from napari_spatial_ar.normative.calibration.acquired import Acquired
 from napari_spatial_ar.normative.calibration.calibration import Calibration, PatientPeaks
-from napari_spatial_ar.normative.detectors import DETECTORS, Detector
+from napari_spatial_ar.normative.detectors import DETECTORS
 from napari_spatial_ar.normative.library import CARD
 from napari_spatial_ar.normative.model import NormativeModel
 from napari_spatial_ar.normative.scores import Example
@@ -166,7 +166,7 @@ def model_facts(model: NormativeModel) -> dict[str, str]:
         "Calibrated on": _count(training, "calibration_images", "calibration_subjects"),
         "Training": _course(model),
         "Heatmap": f"{model.unit}, mean over {header.scoring.smoothing} x "
-        f"{header.scoring.smoothing} patches",
+        f"{header.scoring.smoothing} patches{_across(header.scoring.smoothing_z)}",
         "Image score": _image_score(model),
         "Model file": f"sha256 {model.sha256[:16]}, format {header.format_version}",
         "Made with": ", ".join(f"{k} {v}" for k, v in training.get("versions", {}).items()),
@@ -201,6 +201,11 @@ def _acquired(acquired: Acquired | None) -> str:
     return ", ".join(filter(None, parts))
 
 
+def _across(sigma: float) -> str:
+    """Describe averaging over slices; "" without."""
+    return f" and over slices, by a Gaussian of SD {sigma:g} mm" if sigma else ""
+
+
 def _slices(selection: Selection) -> str:
     """Describe the part of a scan that the model is for; "" if it is all with enough body."""
     if selection == Selection():
@@ -213,7 +218,7 @@ def _slices(selection: Selection) -> str:
 
 
 def _image_score(model: NormativeModel) -> str:
-    if type(model.detector).image_scores is not Detector.image_scores:
+    if model.detector.scores_images:
         return "the method's own"
     share = model.header.scoring.top_share
     return f"mean of the highest {100 * share:g} % of the patches" if share else "the highest patch"

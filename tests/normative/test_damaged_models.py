@@ -178,6 +178,7 @@ WRONG: list[tuple[str, list[Any]]] = [
     ("scoring", [None, [], {}, ...]),
     ("scoring.smoothing", [0, -3, 2, 10**9, 3.5, "3", None]),
     ("scoring.top_share", [-0.1, 1.1, NAN, "0"]),
+    ("scoring.smoothing_z", [-1.0, NAN, INF, "3", 1e9]),
     ("scoring.unheard_of", [1]),
     ("selection", [{"plane": "oblique"}, {"slice_range": [0.5]}, {"slice_range": [0.9, 0.1]}, 3]),
     ("training", [None, [], "long", ...]),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from napari_spatial_ar.datasets.folders import SliceRef, content_key, find_slices, iter_slices
 from napari_spatial_ar.datasets.slices import geometry_of
@@ -35,9 +36,10 @@ from napari_spatial_ar.normative.library import find_model, is_released
 from napari_spatial_ar.normative.model import NormativeModel, load_model
 from napari_spatial_ar.normative.model_file import MODEL_FILE, ModelHeader
 from napari_spatial_ar.normative.scores import Example, SliceScore
+from napari_spatial_ar.normative.slice_smoothing import measured_stack, slice_weights
 from napari_spatial_ar.steps import finish, mapped
 
-__all__ = ["NormalScores", "recalibrate", "recalibrate_steps", "slice_keys"]
+__all__ = ["NormalScores", "check_stacks", "recalibrate", "recalibrate_steps", "slice_keys"]
 
 # Hex digits of a slice's content key that a model file stores: the chance that any two of a million
 # slices share them is one in 30 million.
@@ -48,6 +50,27 @@ _PATIENTS_SHOWN = 3
 def slice_keys(refs: Iterable[SliceRef]) -> list[str]:
     """Short hashes of the content of slices, to recognise them without naming anybody."""
     return sorted(content_key(ref)[:_KEY_DIGITS] for ref in refs)
+
+
+def check_stacks(refs: Sequence[SliceRef], smoothing_z: float) -> None:
+    """Refuse to average over slices if a slice to calibrate on is in no stack with a spacing.
+
+    Thresholds would not apply to scans, whose slices are averaged.
+
+    Raises
+    ------
+    InputError
+        If there is such a slice.
+    """
+    if not smoothing_z:
+        return
+    alone = sum(not measured_stack(geometry_of(ref)) for ref in refs)
+    if alone:
+        raise InputError(
+            f"{alone} of the {len(refs)} normal slices to calibrate on are in no volume with a "
+            "known spacing, so their scores cannot be averaged over slices",
+            fix="Set smoothing_z to 0, or exclude them",
+        )
 
 
 class _Scores:
@@ -76,8 +99,7 @@ class _Scores:
         self._image_scores.append(score.image_score)
         self._groups.append(ref.group)
         if score.grid is not None:
-            stack = ref if ref.index is None else (ref.source, ref.volume, ref.plane)
-            self._regions.add(stack, ref.index or 0, geometry, score.grid, score.nll)
+            self._regions.add(_stack_of(ref), ref.index or 0, geometry, score.grid, score.nll)
 
     def calibration(self, separate: bool, folds: int) -> Generator[int, None, Calibration]:
         """See `calibrate`; yields as `NormalScores.calibrated`."""
@@ -117,24 +139,35 @@ class NormalScores:
     def measure(self, refs: Sequence[SliceRef], detector: Detector | None = None) -> Iterator[int]:
         """Score slices; yields the number done after each.
 
-        With a ``detector`` in place of the model's own, no slice is used as an example.
+        With a ``detector`` in place of the model's own, no slice is used as an example. If the
+        model averages over slices, those of a volume are expected in one call.
         """
         middle = _middle_slices(refs) if detector is None else set()
         scoring = self._model.header.scoring
         slices = iter_slices(refs, self._store.preprocessing.window)
+        stacks: dict[object, dict[int, SliceRef]] = {}
+        for ref in refs:
+            stacks.setdefault(_stack_of(ref), {})[ref.index or 0] = ref
+        current, known = None, dict[int, SliceScore]()
         for done, (ref, image, window) in enumerate(slices, start=1):
-            grids = load_batch(self._store.paths([ref])).to(self._model.device)
+            grids = self._grids(ref)
             rows, columns = image.shape
-            score = score_grid(
-                detector or self._model.detector,
-                scoring,
-                grids,
-                (rows, columns),
-                self._store.tiling,
-            )
+            geometry, stack, index = geometry_of(ref), _stack_of(ref), ref.index or 0
+            if stack != current:
+                current, known = stack, {}
+                weights = slice_weights(geometry, scoring.smoothing_z)
+            near = weights[index] if weights else {index: 1.0}
+            for other in near.keys() & stacks[stack].keys() - known.keys():
+                known[other] = score_grid(
+                    detector or self._model.detector,
+                    scoring,
+                    grids if other == index else self._grids(stacks[stack][other]),
+                    (rows, columns),
+                    self._store.tiling,
+                )
+            score = self._model.smoothed(index, known, near)
             unit = apply_window(image, *window)
             body = tissue_mask(unit)
-            geometry = geometry_of(ref)
             self._scores.add(ref, score, body, geometry)
             for name, part in (detector or self._model.detector).parts.items():
                 patches = torch.from_numpy(score.parts[name])
@@ -150,6 +183,9 @@ class NormalScores:
             if detector is None and score.image_score > highest:
                 self._highest = example
             yield done
+
+    def _grids(self, ref: SliceRef) -> Tensor:
+        return load_batch(self._store.paths([ref])).to(self._model.device)
 
     def calibrated(
         self, header: ModelHeader, *, separate: bool = False, folds: int = 0
@@ -176,6 +212,11 @@ class NormalScores:
         return (*self._middle, *([self._highest] if self._highest else []))
 
 
+def _stack_of(ref: SliceRef) -> object:
+    """Key of the volume of a slice; of an image alone, itself."""
+    return ref if ref.index is None else (ref.source, ref.volume, ref.plane)
+
+
 def _middle_slices(refs: Sequence[SliceRef]) -> set[SliceRef]:
     patients: dict[str, list[SliceRef]] = {}
     for ref in refs:
@@ -195,6 +236,7 @@ def recalibrate_steps(
     overwrite: bool = False,
     looks_only: bool = False,
     acquired: str = "",
+    smoothing_z: float | None = None,
 ) -> Generator[tuple[str, int, int], None, NormativeModel]:
     """Calibrate a model on normal scans that it was not trained on; stop iterating to cancel.
 
@@ -219,6 +261,8 @@ def recalibrate_steps(
     acquired : str
         As for `fit`. How these scans were acquired is stored only if the model does not state it
         for its training scans.
+    smoothing_z : float, optional
+        As for `fit`; by default the model's own.
 
     Yields
     ------
@@ -234,8 +278,9 @@ def recalibrate_steps(
     ------
     InputError
         If slices of the folder were used to train the model, the folder cannot be used, there is a
-        model in ``out``, the model is a released one and there is no ``out``, or another process
-        writes to the model (`InUseError`).
+        model in ``out``, the model is a released one and there is no ``out``, slices are to be
+        averaged that are in no volume with a known spacing, or another process writes to the model
+        (`InUseError`).
     ModelFileError, WeightsError
         As for `load_model` and `NormativeModel.backbone`.
     """
@@ -256,6 +301,9 @@ def recalibrate_steps(
                 fix="Choose another folder, or overwrite it",
             )
         loaded = load_model(file, weights=weights, device=device)
+        if smoothing_z is not None and not looks_only:
+            scoring = replace(loaded.header.scoring, smoothing_z=smoothing_z)
+            loaded.header = replace(loaded.header, scoring=scoring)
         header = loaded.header
         window = header.preprocessing.window
         found = find_slices(
@@ -266,6 +314,8 @@ def recalibrate_steps(
             selection=header.selection,
         )
         refs = found.valid or found.train
+        if not looks_only:
+            check_stacks(refs, header.scoring.smoothing_z)
         separate = _check_unseen(loaded, refs, folder)
         store = FeatureStore(loaded.backbone, header.preprocessing)
         scores = NormalScores(loaded, store)

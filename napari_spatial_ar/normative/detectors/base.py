@@ -377,6 +377,11 @@ class Detector(ABC):
         del grid
         return None
 
+    @property
+    def scores_images(self) -> bool:
+        """Whether `image_scores` returns scores of its own."""
+        return type(self).image_scores is not Detector.image_scores
+
     def all_scores(self, grid: Tensor) -> PatchScores:
         """Return `score`, `image_scores` and the scores of `parts`, all that a grid gives."""
         return PatchScores(self.score(grid), self.image_scores(grid))

@@ -200,6 +200,11 @@ class PatchGaussian(Detector):
         white = torch.einsum("nkl,bnl->bnk", own["cell_whitening"][cell], centred)
         return white.square().sum(dim=-1).sqrt().reshape(batch, rows, columns)
 
+    @property
+    def scores_images(self) -> bool:
+        """Whether it has neighbours to compare pooled embeddings with."""
+        return self.neighbours > 0
+
     @torch.inference_mode()
     def image_scores(self, grid: Tensor) -> Tensor | None:
         """Mean cosine distance of the pooled embedding from its nearest neighbours."""

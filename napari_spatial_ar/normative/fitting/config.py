@@ -340,6 +340,18 @@ class FitConfig(BaseModel):
         ),
     ] = 3
     """Side of the mean filter over patch scores, an odd number of patches; 1 for none."""
+    smoothing_z: Annotated[
+        float,
+        Field(ge=0, le=1000),
+        Option(
+            "SD in mm of a Gaussian mean over neighbouring slices of a volume; 0: none.",
+            section=SCORES,
+            metavar="MM",
+            least=0,
+        ),
+    ] = 0.0
+    """Standard deviation in mm of the Gaussian by which patch scores are averaged over the slices
+    of a volume; 0 for none. Needs volumes with a known spacing."""
     top_share: Share = 0.01
     """Share of a slice's highest scores whose mean is the score of the slice, see `Scoring`."""
     valid_fraction: float = 0.2

@@ -19,7 +19,7 @@ from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.backbones.weights import default_note
 from napari_spatial_ar.normative.calibration.acquired import acquired_of
-from napari_spatial_ar.normative.calibration.calibrate import NormalScores, slice_keys
+from napari_spatial_ar.normative.calibration.calibrate import NormalScores, check_stacks, slice_keys
 from napari_spatial_ar.normative.detectors import (
     DETECTORS,
     FitContext,
@@ -148,6 +148,8 @@ def fit_steps(
         )
         if folds:
             deal(slices.train, folds, seed)  # raises early if it is impossible
+        held_out = slices.calibration or slices.valid
+        check_stacks((*held_out, *(slices.train if folds else ())), config.smoothing_z)
         wants_train = learns.needs_normal or folds
         refs = (*(slices.train if wants_train else ()), *slices.valid, *slices.calibration)
         work = target / _WORK_FOLDER
@@ -217,14 +219,13 @@ def fit_steps(
             modality=config.modality,
             backbone=BackboneRef.of(backbone),
             preprocessing=preprocessing,
-            scoring=Scoring(smoothing=config.smoothing, top_share=config.top_share),
+            scoring=Scoring(config.smoothing, config.top_share, config.smoothing_z),
             training=training,
             selection=config.selection,
             acquired=acquired_of(slices.train, *read_acquired(config.acquired)),
         )
         model = NormativeModel(target.name, header, detector, backbone=backbone, device=device)
         normal = NormalScores(model, store)
-        held_out = slices.calibration or slices.valid
         with one_sentence("Scoring normal slices", backbone.device):
             for done in normal.measure(held_out):
                 yield FitProgress(
