@@ -112,13 +112,13 @@ def turn(grid: Tensor) -> Tensor:
     return grid.flip(-2, -1)
 
 
-OptimizerName = Literal["adamw", "muon"]
+OptimizerName = Literal["adamw", "adamw-cycle", "muon"]
 
 
 _METADATA_KEY = "napari-spatial-ar-checkpoint"
 
 
-# The warm-up of Muon's learning rate takes one in this many steps.
+# The warm-up of a cycle of the learning rate takes one in this many steps.
 _WARM_UP_PART = 10
 
 
@@ -139,14 +139,14 @@ class TrainingSettings:
     batch_size : int
         Slices per step.
     learning_rate : float
-        Learning rate: constant for AdamW, the highest one for Muon.
+        Learning rate: constant for "adamw", else the highest one.
     noise_share : float
         Share of batches whose embeddings get Gaussian noise.
     noise_scale : float
         Standard deviation of the noise, relative to that of each channel (after the transform).
-    optimizer : {"adamw", "muon"}
-        The optimizer. Muon's learning rate rises over the first tenth of the
-        steps and falls along a cosine to the end, where its weights are the best.
+    optimizer : {"adamw", "adamw-cycle", "muon"}
+        The optimizer. Except for "adamw", the learning rate rises over the first tenth of the steps
+        and falls along a cosine to the end, where the weights are the best.
     """
 
     network: dict[str, Any]
@@ -215,8 +215,8 @@ def train(
     settings : TrainingSettings
         How to train.
     epochs : int
-        Total number of epochs, including those in the checkpoint. With Muon, training does not
-        resume from a checkpoint made for another number of epochs.
+        Total number of epochs, including those in the checkpoint. Except with "adamw", training
+        does not resume from a checkpoint made for another number of epochs.
     checkpoint : Path
         Safetensors file.
     device : torch.device
@@ -265,7 +265,7 @@ def train(
                 noise = torch.empty_like(grid).normal_(generator=generator)
                 grid = grid + noise_std * noise
             step = partial(_gradients, network, optimizer, grid)
-            if settings.optimizer == "muon":
+            if settings.optimizer != "adamw":
                 done = epoch * steps + state.batches_done
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * _rate(done, epochs * steps)

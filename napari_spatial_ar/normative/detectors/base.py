@@ -165,7 +165,8 @@ class Option:
     def rule(self) -> str:
         """The allowed values in words: "at least 1", "adamw or muon"; "" if not restricted."""
         bounds = " and ".join(f"{word} {limit:g}" for word, limit in self.limits)
-        return bounds or " or ".join(map(str, self.choices))
+        *first, last = map(str, self.choices or ("",))
+        return bounds or " or ".join([*([", ".join(first)] if first else []), last])
 
     def check(self, value: Any) -> None:
         """Check the type and range of a value.

@@ -59,7 +59,7 @@ _AROUND = 3
 _TINY = 1e-6
 # Directions in which the networks of a raster run.
 _RASTERS = {"forward": ("forward",), "both": ("forward", "backward")}
-_OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
+_OPTIMIZERS = {"adamw": "AdamW", "adamw-cycle": "AdamW, one cycle", "muon": "Muon"}
 _BACKWARD = "backward."
 _WHITENING = "whitening."
 _POOL = "pool"
@@ -205,9 +205,9 @@ class SpatialARDetector(Detector):
             Slices per training step.
         learning_rate : float, above 0
             Learning rate of the training.
-        optimizer : {"adamw", "muon"}
-            The paper's AdamW, or Muon, which needs a tenth of the epochs (for example 8, with
-            steps of 8 slices at a learning rate of 0.003).
+        optimizer : {"adamw", "adamw-cycle", "muon"}
+            The paper's AdamW, at a constant learning rate; AdamW or Muon in one cycle of it, which
+            need a tenth of the epochs (for example 8, with steps of 8 slices, at 0.002 or 0.003).
         noise_share : float, at least 0 and at most 1
             Share of the steps in which noise is added to the embeddings.
         noise_scale : float, at least 0

@@ -1,8 +1,8 @@
 """Spatial AR and synthetic changes in one score: the default method.
 
 The two parts of `TwoParts` are `ChangeDetector` and `SpatialARDetector`. The AR network is that of
-the paper, trained otherwise: on whitened embeddings, with mixed dilations, by Muon with one cycle
-of the learning rate, and scored by direction and distance (``likelihood=both``).
+the paper, trained otherwise: on whitened embeddings, with mixed dilations, in one cycle of the
+learning rate, and scored by direction and distance (``likelihood=both``).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class SpatialARChange(TwoParts):
         hidden: int = 256,
         steps: int = 240,
         batch_size: int = 8,
-        learning_rate: float = 3e-3,
+        learning_rate: float = 2e-3,
     ) -> Learning[SpatialARChange]:
         """Learn both parts, then measure their usual range; see `Detector.learn`.
 
@@ -133,6 +133,6 @@ def _of_ar(options: Mapping[str, Any], slices: int) -> dict[str, Any]:
         **{name: options[name] for name in kept},
         "dilations": _DILATIONS,
         "epochs": math.ceil(options["steps"] / steps_of_epoch),
-        "optimizer": "muon",
+        "optimizer": "adamw-cycle",
         "whiten": True,
     }

@@ -73,8 +73,9 @@ def test_patience_ends_the_training_and_changes_nothing_before(
         {"raster": "both"},
         {"raster": "both", "whiten": True, "dilations": "1-2-1-2-1"},
         {"optimizer": "muon"},
+        {"optimizer": "adamw-cycle"},
     ],
-    ids=["forward", "both", "both-whitened", "muon"],
+    ids=["forward", "both", "both-whitened", "muon", "adamw-cycle"],
 )
 def test_stopped_and_gone_on_with_patience_gives_the_same_weights(
     normal_slices: Path,

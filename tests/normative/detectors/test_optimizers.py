@@ -98,5 +98,5 @@ def test_a_fit_says_what_stepped(
     assert usual.header.training["optimizer"] == "AdamW"
     assert other.header.training["optimizer"] == "Muon"
     assert usual.sha256 != other.sha256
-    with pytest.raises(InputError, match="optimizer must be adamw or muon, not 'sgd'"):
+    with pytest.raises(InputError, match="must be adamw, adamw-cycle or muon, not 'sgd'"):
         nsar.fit(normal_slices, out=tmp_path / "c", options={"optimizer": "sgd"}, **settings)

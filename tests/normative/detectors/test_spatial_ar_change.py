@@ -131,7 +131,7 @@ def test_a_part_that_is_none_is_refused(model: NormativeModel) -> None:
 
 def test_learned_in_turn(model: NormativeModel) -> None:
     training = model.header.training
-    assert training["optimizer"] == "Muon"
+    assert training["optimizer"] == "AdamW, one cycle"
     assert training["steps"] >= OPTIONS["steps"]
     assert training["changed_patches"] > 0
     assert len(training["history"]["valid_nll"]) == training["epochs"]

@@ -354,7 +354,10 @@ def test_disk_that_fills_up_leaves_nothing_half_written(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"options": {"optimizer": "sgd"}}, "optimizer must be adamw or muon, not 'sgd'"),
+        (
+            {"options": {"optimizer": "sgd"}},
+            "must be adamw, adamw-cycle or muon, not 'sgd'",
+        ),
         ({"options": {"raster": "x"}}, "raster must be forward or both, not 'x'"),
         ({"options": {"noise_share": 2.0}}, "noise_share must be at least 0 and at most 1"),
         ({"options": {"hidde": 3}}, "has no option 'hidde'"),
