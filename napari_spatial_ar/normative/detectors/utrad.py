@@ -13,8 +13,10 @@ expected one.
 
 Published: 3 levels, 4 blocks of 512 channels in each encoder and decoder, dropout 0.1; Adam with
 learning rate 1e-4 and momentum 0.5, batches of 2, 150 epochs. Defaults here are for a CPU: blocks
-and channels are halved, and training takes 500 steps of 4 slices at a rate that rises to 1e-3 and
-falls to zero along a cosine.
+and channels are halved, and training takes 100 steps of 4 slices at a rate that rises to 1e-3 and
+falls to zero along a cosine. Longer training reconstructs lesions too, and learns to expect their
+errors: in one run of 800 steps of 2 slices, the pixel AUPR on every second slice of brain_flair's
+validation split was 0.16 after 200 steps, 0.06 after 400 and 0.04 after 600.
 
 Cost: with 2 blocks of 256 channels, 12 million weights (a file of 47 MB) and, on a grid of 32 x 32,
 4 billion products a slice; three times as many in training.
@@ -350,7 +352,7 @@ class Utrad(Detector):
         "relative to the error expected of a normal patch at this place: 1 is usual."
     )
     reference: ClassVar[str] = "UTRAD (Chen et al., Neural Networks 2022)"
-    cost: ClassVar[str] = "500 training steps, some minutes on a CPU; a file of 47 MB"
+    cost: ClassVar[str] = "a minute or two of training on a CPU; a file of 47 MB"
 
     def __init__(self, network: UtradNetwork) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -361,7 +363,7 @@ class Utrad(Detector):
         grids: Sequence[Tensor],
         setup: FitContext,
         *,
-        iterations: int = 500,
+        iterations: int = 100,
         batch_size: int = 4,
         learning_rate: float = 1e-3,
         width: int = 256,
