@@ -24,6 +24,7 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Series
 from napari_spatial_ar.imaging.windows import resolve
 from napari_spatial_ar.normative.backbones.backbone import Backbone
+from napari_spatial_ar.normative.calibration.acquired import header_shift
 from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.model_file import read_header
 from napari_spatial_ar.normative.scores import ScanScores, SliceScore
@@ -31,6 +32,7 @@ from napari_spatial_ar.normative.scoring import score_slices
 from napari_spatial_ar.normative.slice_smoothing import averaged, slice_weights, smoothed_slices
 from napari_spatial_ar.review.findings import find_findings
 from napari_spatial_ar.review.model_card import model_facts
+from tests.fake_model import fake_header
 from tests.normative.test_model import build
 
 Array = npt.NDArray[np.float32]
@@ -229,6 +231,16 @@ def test_off_it_changes_nothing_and_is_not_stored(tiny_backbone: Backbone, tmp_p
     assert "over slices" not in model_facts(model)["Heatmap"]
     single = volume.slice(2)
     np.testing.assert_array_equal(new.score_slice(single).nll, model.score_slice(single).nll)
+
+
+def test_a_scan_that_cannot_be_averaged_is_outside_the_training_domain() -> None:
+    header = fake_header(scoring=Scoring(smoothing_z=3.0))
+    known = scan()
+    unknown = replace(known, geometry=Geometry.without_spacing(known.geometry.shape))
+    assert header_shift(header, known).reasons == ()
+    (reason,) = header_shift(header, unknown).reasons
+    assert reason.startswith("the distances of its slices are unknown")
+    assert header_shift(fake_header(), unknown).reasons == ()
 
 
 def save(folder: Path, volume: Scan) -> None:

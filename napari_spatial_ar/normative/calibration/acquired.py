@@ -16,6 +16,7 @@ from napari_spatial_ar.imaging.acquisition import Acquisition
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
+from napari_spatial_ar.normative.slice_smoothing import measured_stack
 
 if TYPE_CHECKING:
     from napari_spatial_ar.normative.model_file import ModelHeader
@@ -132,7 +133,8 @@ def header_shift(header: ModelHeader, volume: Scan) -> DomainShift:
     Returns
     -------
     DomainShift
-        ``reasons`` for every difference: modality, sequence, plane, contrast agent, kernel.
+        ``reasons`` for every difference: modality, sequence, plane, contrast agent, kernel, and
+        slices that the model cannot average over although it does so.
     """
     found = volume.series.acquisition
     differences = _modality(header.modality, volume.modality, found)
@@ -144,6 +146,9 @@ def header_shift(header: ModelHeader, volume: Scan) -> DomainShift:
             usual = (cut,) if name == "plane" and cut else acquired.usual(name)
             if values[name] and usual and values[name] not in usual:
                 differences.append(_difference(name, values[name], usual, found.by_name))
+    if header.scoring.smoothing_z and not measured_stack(volume.geometry):
+        why = "the distances of its slices are unknown, so the model cannot average over them"
+        differences.append((why, "slice spacing"))
     return DomainShift(
         tuple(reason for reason, _ in differences), topics=tuple(topic for _, topic in differences)
     )

@@ -23,6 +23,7 @@ from napari_spatial_ar.normative.calibration.acquired import Acquired, acquired_
 from napari_spatial_ar.normative.calibration.appearance import domain_shift
 from napari_spatial_ar.normative.calibration.calibrate import recalibrate
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
+from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.review.domain_shift import shift_headline
 
 AXIAL_FLAIR = Acquired(plane={"axial": 9}, sequence={"FLAIR": 9, "unknown": 1})
@@ -35,6 +36,8 @@ AFFINES: dict[str, Any] = {
 
 class Header:
     """What is asked of a `ModelHeader`."""
+
+    scoring = Scoring()
 
     def __init__(self, acquired: Acquired | None, plane: str = "as-acquired", kind: str = "mri"):
         self.acquired, self.modality = acquired, kind
