@@ -166,6 +166,7 @@ class Threshold(Part):
     min_pixels: int
     min_size_mm3: float
     min_voxels: int
+    unseen_slices: bool = False
     drawn_region_voxels: int | None
     mask_edited_by_hand: bool
 
@@ -212,6 +213,7 @@ class ScanSummary(Part):
 
     series: str
     slices_scored: int
+    unseen_slices: list[int] = []
     highest_slice: int | None
     highest_image_score: float | None
     unit: str = Unit
@@ -238,6 +240,7 @@ class Run(Part):
     settings: str
     command: str
     image_scores: list[float | None]
+    unfamiliarity: list[float | None] = []
 
 
 class ProvenanceFile(Document):

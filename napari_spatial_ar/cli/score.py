@@ -144,6 +144,15 @@ def score(
             "--body-only", help="Exclude everything outside the body.", rich_help_panel=_MASK
         ),
     ] = False,
+    unseen_slices: Annotated[
+        bool,
+        typer.Option(
+            "--unseen-slices",
+            help="Include slices unlike those the model was trained on, which are left out of "
+            "mask, findings, p-values and scores of the scan otherwise.",
+            rich_help_panel=_MASK,
+        ),
+    ] = False,
     montage: Annotated[
         bool, typer.Option(help="An image of the highest slices.", rich_help_panel=_FILES)
     ] = True,
@@ -235,6 +244,7 @@ def score(
             fill_holes=fill_holes,
             min_area_mm2=min_area_mm2,
             min_size_mm3=min_size_mm3,
+            unseen_slices=unseen_slices,
         ),
         "hysteresis_fpr": hysteresis_fpr,
         "montage": montage,

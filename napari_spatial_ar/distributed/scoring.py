@@ -130,6 +130,7 @@ class ScoreJob:
     def digest(self) -> str:
         """Hash of everything that the results depend on, except the scan."""
         values = asdict(self)
+        values["flagging"]["settings"] = self.flagging.settings and self.flagging.settings.to_dict()
         for name in ("model", "out", "weights", "device"):
             del values[name]
         for name in ("part", "report", "pdf", "seg_nrrd", "itksnap"):

@@ -26,7 +26,7 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 Unit = npt.NDArray[np.float32]
-Maps = Callable[[Tensor, KeptTokens | None], tuple[Tensor, Tensor, Tensor]]
+Maps = Callable[..., tuple[Tensor, ...]]
 
 # Larger batches were not faster on current GPUs.
 _LARGEST = 32
@@ -70,11 +70,14 @@ class Prepared:
         What of it goes through the backbone; None for all.
     filled : bool
         Whether there is something in it.
+    body : (Hp, Wp) float32 or None
+        Share of each patch that is body, if it is compared with the training slices.
     """
 
     unit: Unit
     kept: KeptTokens | None = None
     filled: bool = True
+    body: Tensor | None = None
 
     @property
     def kind(self) -> tuple[int, ...]:
@@ -137,7 +140,7 @@ class _Batch:
     """Slices being scored: their scores are on the host once ``ready`` is set."""
 
     pairs: Sequence[tuple[Any, Prepared]]
-    maps: tuple[Tensor, Tensor, Tensor]
+    maps: tuple[Tensor, ...]
     ready: Any
 
 
@@ -149,7 +152,8 @@ class BatchScorer:
     maps : callable
         (B, rows, columns) float32 on the device, and what is kept of them -> heatmaps (B, rows,
         columns), patch scores (B, 1 + parts, Hp, Wp), first those of the whole method, and image
-        scores (B,), float32 there.
+        scores (B,), float32 there. Given `Prepared.body` (B, Hp, Wp) as well if slices have it, it
+        returns also their unfamiliarity (B,).
     alone : callable
         Scores one slice for which the device does not have enough memory.
     device : torch.device
@@ -179,8 +183,9 @@ class BatchScorer:
         self._lock = lock or FairLock()
         self._single = CudaGraphs(self._work) if graphs and device.type == "cuda" else self._work
 
-    def _work(self, units: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
-        return self._maps(units, KeptTokens(*kept) if kept else None)
+    def _work(self, units: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+        kept, body = more[: len(more) // 2 * 2], more[len(more) // 2 * 2 :]
+        return self._maps(units, KeptTokens(*kept) if kept else None, *body)
 
     def one(self, shown: Prepared) -> SliceScore:
         """Score one slice; memory errors are raised as they occur."""
@@ -258,26 +263,28 @@ class BatchScorer:
         for place, tensor in zip(given, tensors, strict=True):
             place.copy_(tensor, non_blocking=on_card)
         kept = _together([shown.kept for _, shown in pairs if shown.kept is not None])
+        bodies = [shown.body for _, shown in pairs if shown.body is not None]
+        kept += (torch.stack(bodies),) if bodies else ()
         found = (self._single if len(pairs) == 1 else self._work)(
             given, *(tensor.to(self._device, non_blocking=on_card) for tensor in kept)
         )
-        heat, patches, images = (t.to("cpu", non_blocking=on_card) for t in found)
+        maps = tuple(t.to("cpu", non_blocking=on_card) for t in found)
         ready = None
         if on_card:
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
-        return _Batch(pairs, (heat, patches, images), ready)
+        return _Batch(pairs, maps, ready)
 
     def _collect(self, batch: _Batch) -> Iterator[tuple[Any, SliceScore]]:
         if batch.ready is not None:
             with self._lock.held():
                 batch.ready.synchronize()
-        heat, patches, images = (t.numpy() for t in batch.maps)
-        for (key, shown), nll, grid, image in zip(batch.pairs, heat, patches, images, strict=True):
+        arrays = (t.numpy() for t in batch.maps)
+        for (key, shown), nll, grid, image, *strange in zip(batch.pairs, *arrays, strict=True):
             present = True if shown.kept is None else shown.kept.present[0].numpy()
             check_finite((np.isnan(grid) & present).any())
             parts = dict(zip(self._parts, grid[1:], strict=True))
-            yield key, SliceScore(nll=nll, grid=grid[0], image_score=float(image), parts=parts)
+            yield key, SliceScore(nll, grid[0], float(image), parts, *map(float, strange))
 
 
 def _together(kept: Sequence[KeptTokens]) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from napari_spatial_ar.datasets.selection import Selection, SlicePlane
-from napari_spatial_ar.errors import InputError, MemoryShortage
+from napari_spatial_ar.errors import InputError, MemoryShortage, ModelFileError
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.series import Intensity
@@ -35,6 +35,12 @@ from napari_spatial_ar.normative.batching import (
     scores_in_order,
 )
 from napari_spatial_ar.normative.calibration.calibration import Calibration
+from napari_spatial_ar.normative.calibration.domain_shift import SeenSlices
+from napari_spatial_ar.normative.calibration.seen_slices import (
+    SliceComparison,
+    body_of_patches,
+    channels_used,
+)
 from napari_spatial_ar.normative.cancellation import check_cancelled
 from napari_spatial_ar.normative.detectors import Detector, score_grid
 from napari_spatial_ar.normative.library import find_model, trained_backbone, trained_on
@@ -96,6 +102,7 @@ class NormativeModel:
         self.warnings: tuple[str, ...] = ()
         self._whole: NormativeModel | None = None
         self._moved = ""
+        self._compares: tuple[SeenSlices, torch.device, SliceComparison] | None = None
         self._engine = "float32"
         self._weights = weights
         if backbone is not None:
@@ -217,7 +224,11 @@ class NormativeModel:
         if not self._in_batches:
             return Prepared(unit)
         present = self.header.preprocessing.present(unit, self.backbone.patch)
-        return Prepared(unit, None if present is None else KeptTokens.of(present[None]))
+        kept = None if present is None else KeptTokens.of(present[None])
+        if self._comparison is None:
+            return Prepared(unit, kept)
+        tiling = Tiling.of(self.header.preprocessing, self.backbone.patch)
+        return Prepared(unit, kept, body=body_of_patches(unit, tiling.grid))
 
     def _score(self, shown: Prepared) -> SliceScore:
         """Score a windowed slice; if the device has too little memory, move to the CPU for good."""
@@ -254,7 +265,31 @@ class NormativeModel:
             grids = embed_slice(self.backbone, preprocessing, shown.unit)
             check_cancelled()
             tiling = Tiling.of(preprocessing, self.backbone.patch)
-            return score_grid(self.detector, self.header.scoring, grids, (rows, columns), tiling)
+            score = score_grid(self.detector, self.header.scoring, grids, (rows, columns), tiling)
+            if self._comparison is None:
+                return score
+            body = body_of_patches(shown.unit, tiling.grid)
+            return replace(score, unfamiliarity=self._comparison.of_tiles(grids, body, tiling))
+
+    @property
+    def _comparison(self) -> SliceComparison | None:
+        """Compares slices with the training slices; None if the model's file has no basis."""
+        seen = None if self.header.looks is None else self.header.looks.seen
+        if seen is None:
+            return None
+        if (
+            self._compares is None
+            or self._compares[0] is not seen
+            or (self._compares[1] != self.device)
+        ):
+            if len(seen.centre) != channels_used(self.backbone.channels):
+                raise ModelFileError(
+                    f"the model file is damaged: what it knows of slices is not of embeddings with "
+                    f"{self.backbone.channels} channels",
+                    fix="Copy it again from where it came from",
+                )
+            self._compares = seen, self.device, SliceComparison(seen, self.device)
+        return self._compares[2]
 
     @property
     def _in_batches(self) -> bool:
@@ -284,15 +319,20 @@ class NormativeModel:
         return BatchSizes()
 
     @torch.inference_mode()
-    def _maps(self, units: Tensor, kept: KeptTokens | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Heatmaps, patch scores and image scores of windowed slices; see `BatchScorer`."""
+    def _maps(
+        self, units: Tensor, kept: KeptTokens | None, body: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Heatmaps, patch scores, image scores and unfamiliarity; see `BatchScorer`."""
         images = self.header.preprocessing.resized(units)
         grids = self.backbone.compute(images, *([] if kept is None else [kept]))
         found = self.detector.all_scores(grids)
         shape = (int(units.shape[1]), int(units.shape[2]))
         heat, images = self.header.scoring.maps(found.patches, shape, self.detector.heatmap_divisor)
         patches = torch.stack([found.patches, *found.parts.values()], dim=1).float()
-        return heat, patches, images if found.images is None else found.images.float()
+        images = images if found.images is None else found.images.float()
+        if body is None or self._comparison is None:
+            return heat, patches, images
+        return heat, patches, images, self._comparison.of_grids(grids, body)
 
     @property
     def plane(self) -> Plane | None:
@@ -374,7 +414,7 @@ class NormativeModel:
         (rows, columns), divisor = found.nll.shape, self.detector.heatmap_divisor
         new = self.header.scoring(torch.from_numpy(found.grid), (rows, columns), divisor)
         own = self.detector.scores_images
-        return replace(new, parts=found.parts, image_score=(found if own else new).image_score)
+        return replace(found, nll=new.nll, image_score=(found if own else new).image_score)
 
     def _iter_slices(
         self, volume: Scan, order: Sequence[int]
@@ -486,13 +526,14 @@ class NormativeModel:
         divisor = self.detector.parts[part].heatmap_divisor
         found = ScanScores.empty(scores.geometry)
         for index in np.flatnonzero(scores.visited).tolist():
-            plane = scores.geometry.to_slices(scores.nll)[index]
-            if not scores.scored[index]:
-                found.put(index, SliceScore.empty(plane.shape))
-            elif part in scores.parts.get(index, {}):
-                patches = torch.from_numpy(scores.parts[index][part])
-                shape = (plane.shape[0], plane.shape[1])
-                found.put(index, self.header.scoring(patches, shape, divisor))
+            score = scores.slice_score(index)
+            if not np.isfinite(score.image_score):
+                found.put(index, SliceScore.empty(score.nll.shape))
+            elif part in score.parts:
+                patches = torch.from_numpy(score.parts[part])
+                shape = (score.nll.shape[0], score.nll.shape[1])
+                alone = self.header.scoring(patches, shape, divisor)
+                found.put(index, replace(alone, unfamiliarity=score.unfamiliarity))
         return found
 
     def threshold_for_fpr(self, fpr: float) -> float:

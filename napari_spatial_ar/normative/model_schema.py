@@ -149,11 +149,33 @@ class _Calibration(Part):
         return self
 
 
+class _SeenSlices(Part):
+    centre: Annotated[list[Number], Field(min_length=1, max_length=512)]
+    axes: Annotated[list[list[Number]], Field(min_length=1, max_length=64)]
+    kinds: Annotated[list[list[Number]], Field(min_length=1, max_length=256)]
+    softness: Annotated[float, Field(gt=0, le=1e30)]
+    slices: Annotated[list[list[Number]], Field(min_length=1, max_length=4096)]
+    limit: Annotated[float, Field(gt=0, le=1e30)]
+    least_body: Share
+
+    @model_validator(mode="after")
+    def _fits(self) -> _SeenSlices:
+        for rows, of, length in (
+            (self.axes, "an axis", len(self.centre)),
+            (self.kinds, "a kind", len(self.axes)),
+            (self.slices, "a slice", len(self.kinds)),
+        ):
+            if any(len(row) != length for row in rows):
+                raise ValueError(f"{of} does not have {length} numbers")
+        return self
+
+
 class _Looks(Part):
     patients: Count
     slices: Count
     quantiles: dict[Word, Annotated[list[Number], Field(min_length=5, max_length=5)]]
     mean_embedding: list[Number]
+    seen_slices: _SeenSlices | None = None
 
 
 class _Acquired(Part):

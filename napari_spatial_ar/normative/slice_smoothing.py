@@ -107,7 +107,8 @@ def averaged(
     index : int
         The slice.
     scores : mapping of int to SliceScore
-        By index, each scored by itself; neighbours that are missing or empty have no part.
+        By index, each scored by itself; neighbours that are missing or empty have no part, and none
+        that the model does not know in a slice that it knows.
     weights : mapping of int to float
         By index, see `slice_weights`.
 
@@ -122,7 +123,10 @@ def averaged(
     near = [
         (weight, scores[other])
         for other, weight in weights.items()
-        if other in scores and scores[other].grid is not None and not scores[other].without_body
+        if other in scores
+        and scores[other].grid is not None
+        and not scores[other].without_body
+        and not scores[other].unfamiliarity > 1 >= here.unfamiliarity
     ]
     if here.grid is None or here.without_body or len(near) < 2:
         return here

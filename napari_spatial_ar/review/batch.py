@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class Flagging:
 
     def of_files(self) -> list[Any]:
         """Everything that the written results depend on, as plain JSON values."""
-        return [self.threshold, self.share, asdict(self.settings or MaskSettings())]
+        return [self.threshold, self.share, (self.settings or MaskSettings()).to_dict()]
 
     def judged(self, record: dict[str, Any]) -> dict[str, Any]:
         """Return a scan's record with ``unusual``, if a largest p-value was given."""
@@ -509,6 +509,7 @@ def score_scan(
 
     shift = domain_shift(model, volume)
     score = model.score_volume(volume, progress=tell, plane=AS_ACQUIRED)
+    score.count_unseen((settings or MaskSettings()).unseen_slices)
     outputs = write_scan_outputs(
         folder,
         volume,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.geometry import slice_range
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
+from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.normative.scoring_model import Calibrated
 from napari_spatial_ar.review.body import Body
 from napari_spatial_ar.review.threshold_scales import ScoreCounts
 
-__all__ = ["flagged_warning", "scan_counts", "shift_headline", "shift_record"]
+__all__ = ["flagged_warning", "scan_counts", "shift_headline", "shift_record", "unseen_note"]
 
 # If such a large part of a scan is above the threshold for such a small share of normal tissue, it
 # is no lesion: three scans with gliomas reached at most a quarter; a FLAIR scan without a skull,
@@ -100,6 +102,40 @@ def shift_headline(shift: DomainShift | None, flagged: str) -> str:
     more = len(topics) - most
     listed = ", ".join(topics[:most]) + (f" and {more} more" if more > 0 else "")
     return f"Outside the training domain: {listed}."
+
+
+def unseen_note(score: ScanScores) -> str:
+    """One sentence on the slices that the model has not seen; "" if there are none."""
+    unseen = score.unseen
+    if not unseen.any():
+        return ""
+    known = (score.scored & ~unseen).nonzero()[0].tolist()
+    if not known:
+        scored = int(np.count_nonzero(unseen))
+        which = (
+            f"None of the {scored} slices scored is" if scored > 1 else "The slice scored is not"
+        )
+        text = f"{which} like those the model was trained on"
+        return (
+            f"{text}, so findings in this scan mean little."
+            if score.unseen_counted
+            else f"{text}, so nothing in this scan is flagged."
+        )
+    text = f"The model knows {_listed(known, unseen)} of this scan"
+    return f"{text}; the others count too." if score.unseen_counted else f"{text}."
+
+
+def _listed(known: Sequence[int], unseen: npt.NDArray[np.bool_]) -> str:
+    """Ranges of known slices that no unseen slice divides, such as "slices 9 to 34"."""
+    runs: list[list[int]] = []
+    for index in known:
+        if runs and not unseen[runs[-1][1] : index].any():
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    parts = [slice_range(first, last) for first, last in runs]
+    text = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"{'slice' if len(known) == 1 else 'slices'} {text}"
 
 
 def shift_record(shift: DomainShift | None, flagged: str) -> Mapping[str, Any]:

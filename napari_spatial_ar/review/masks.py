@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,8 @@ class MaskSettings:
         Remove smaller regions, per slice.
     min_size_mm3, min_voxels : float, int
         Remove smaller regions, in 3-D.
+    unseen_slices : bool
+        Count slices unlike those the model was trained on (`ScanScores.unseen`) like all others.
 
     Raises
     ------
@@ -56,6 +59,7 @@ class MaskSettings:
     min_pixels: int = 0
     min_size_mm3: float = 0.0
     min_voxels: int = 0
+    unseen_slices: bool = False
 
     def __post_init__(self) -> None:
         sizes = (*self._in_mm, self.smoothing_pixels, self.min_pixels, self.min_voxels)
@@ -64,6 +68,14 @@ class MaskSettings:
                 raise InputError(f"{size:g} is not a valid size", fix="Give 0 or more")
         if self.hysteresis is not None and not np.isfinite(self.hysteresis):
             raise InputError(f"the higher threshold {self.hysteresis} is not a number")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, with ``unseen_slices`` only if it is set.
+
+        Results finished before it existed therefore keep their hashes.
+        """
+        later = ("unseen_slices",)
+        return {name: value for name, value in asdict(self).items() if value or name not in later}
 
     @property
     def _in_mm(self) -> tuple[float, ...]:

@@ -120,7 +120,7 @@ class ScanOutputs:
     p_values : PValues or None
         None if the model was calibrated without them.
     shift_warnings : tuple of str
-        Warnings about a domain shift.
+        Warnings about a domain shift, and about slices that the model has not seen.
     report : ScanReport or None
         Contents of ``report.html`` and ``report.pdf``, if one was written.
     summary : dict
@@ -249,7 +249,8 @@ def write_scan_outputs(
     Returns
     -------
     ScanOutputs
-        ``score.nii.gz`` is float32 (in the model's unit, 0 in slices not scored) and
+        ``score.nii.gz`` is float32 (in the model's unit, 0 in slices not scored; slices that are
+        left out of the findings because the model has not seen such have their scores) and
         ``mask.nii.gz`` uint8; ``findings.nii.gz`` has the rank of each finding in its voxels. All
         are on the scan's own grid. ``nll.nii.gz`` is the same file as ``score.nii.gz``, which is a
         negative log-likelihood only if the method is Spatial AR: the header states what it is.
@@ -286,6 +287,7 @@ def write_scan_outputs(
             results.record,
             results.unit,
         )
+        score = results.score
         listed, more, geometry = results.listed, results.more, volume.geometry
         warnings: tuple[str, ...] = ()
         written_up: ScanReport | None = None
@@ -294,7 +296,9 @@ def write_scan_outputs(
             try:
                 made = {key: work / name for key, name in OUTPUT_FILES.items()}
                 like = _nifti_source(volume)
-                heat = np.asarray(score.nll, np.float32)
+                # All that was measured; only masks and findings leave out unseen slices.
+                whole = score.counting_unseen(True)
+                heat = np.asarray(whole.nll, np.float32)
                 content = scores_content(unit, model.name)
                 write_nifti(made["score"], heat, geometry, like=like, content=content)
                 _write_again(made["score"], made["nll"])
@@ -331,7 +335,7 @@ def write_scan_outputs(
                     written, warnings = _write_dicom(
                         work,
                         volume,
-                        score.nll,
+                        heat,
                         numbers,
                         model,
                         segments=segments,
@@ -361,8 +365,11 @@ def write_scan_outputs(
                 summary["files"] = {key: path.name for key, path in made.items()}
                 record |= {"summary": summary, "files": _facts_under(work)}
                 if run is not None:
-                    image_scores = [float(value) for value in score.image_scores]
-                    record["run"] = {**run, "image_scores": image_scores}
+                    record["run"] = {
+                        **run,
+                        "image_scores": [float(value) for value in whole.image_scores],
+                        "unfamiliarity": [float(value) for value in whole.unfamiliarity],
+                    }
                 atomic_write_json(made["provenance"], stamped(ProvenanceFile, record))
                 # From here on the new results remain, whatever happens to this process.
                 os.replace(work, out_dir / _READY)
@@ -397,6 +404,7 @@ def _summary(
     return {
         "series": results.volume.series.label,
         "slices_scored": int(np.count_nonzero(results.score.scored)),
+        "unseen_slices": np.flatnonzero(results.score.unseen).tolist(),
         "highest_slice": int(np.nanargmax(scores)) if any_scored else None,
         "highest_image_score": float(np.nanmax(scores)) if any_scored else None,
         "unit": results.unit,

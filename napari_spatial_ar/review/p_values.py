@@ -178,8 +178,9 @@ class PValues:
     scan : float or None
         P-value of the whole scan; None if slices with enough body are not scored.
     slices : tuple of float or None
-        One per slice; None if it is not scored, has too little body or is outside the part of the
-        stack that the model is for, since such slices were not used in calibration. Each is about
+        One per slice; None if it is not scored, has too little body, is outside the part of the
+        stack that the model is for or unlike all that the model was trained on, since such slices
+        were not used in calibration. Each is about
         this slice alone: among many normal slices some are low.
     patients : int
         Number of normal patients that they are based on.
@@ -220,10 +221,10 @@ def p_values(
     if calibration is None or calibration.smallest_p is None:
         return None
     body = body or Body(volume, model)
-    selection = model.header.selection
+    selection, left_out = model.header.selection, score.left_out
 
     def counts(index: int) -> bool:
-        if not selection.holds(place_in_stack(volume.geometry, index)):
+        if left_out[index] or not selection.holds(place_in_stack(volume.geometry, index)):
             return False
         return bool(body.plane(index).mean() >= selection.min_body)
 

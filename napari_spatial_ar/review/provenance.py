@@ -44,7 +44,7 @@ _PACKAGES = (
 )
 # Loss histories and lists by slice or patient are only in the model's own file.
 _LEFT_OUT = (
-    *("history", "losses", "slice_keys", "mean_embedding"),
+    *("history", "losses", "slice_keys", "mean_embedding", "seen_slices"),
     *("image_scores", "image_patients", "patient_fpr", "patient_peaks"),
     "normal_regions",
 )

@@ -16,7 +16,12 @@ from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.body import Body
-from napari_spatial_ar.review.domain_shift import flagged_warning, scan_counts, shift_record
+from napari_spatial_ar.review.domain_shift import (
+    flagged_warning,
+    scan_counts,
+    shift_record,
+    unseen_note,
+)
 from napari_spatial_ar.review.findings import Finding, FindingsList, list_findings
 from napari_spatial_ar.review.masks import MaskSettings, make_mask
 from napari_spatial_ar.review.p_values import PValues, p_values
@@ -45,7 +50,7 @@ class ScanResults:
     record : dict
         See `provenance`, with ``likeness`` and ``p_values``.
     shift_warnings : tuple of str
-        Warnings about a domain shift.
+        Warnings about a domain shift, and about slices that the model has not seen.
     settings : MaskSettings
         How the voxels above the threshold became the mask.
     """
@@ -127,6 +132,7 @@ def gather_results(
         If the mask does not match the scan's grid.
     """
     settings = MaskSettings() if settings is None else settings
+    score = score.counting_unseen(settings.unseen_slices)
     geometry, body = volume.geometry, Body(volume, model)
     computed = make_mask(
         score.nll,
@@ -161,11 +167,12 @@ def gather_results(
         model,
         counts.share_above,
         slices=int(np.count_nonzero(score.scored)),
-        whole=bool(score.scored.all()),
+        whole=bool((score.scored | score.left_out).all()),
     )
+    unseen = unseen_note(score)
     record["likeness"] = shift_record(shift, flagged)
     record["p_values"] = None if found is None else found.to_dict()
-    shift_warnings = tuple(filter(None, (shift.warning if shift else "", flagged)))
+    shift_warnings = tuple(filter(None, (shift.warning if shift else "", unseen, flagged)))
     return ScanResults(
         volume, score, threshold, final, listed, found, record, shift_warnings, settings
     )

@@ -143,6 +143,16 @@ def deep(times: int) -> Any:
 
 
 NAN, INF = float("nan"), float("inf")
+LOOKS: dict[str, Any] = {"patients": 1, "slices": 1, "quantiles": {}, "mean_embedding": []}
+SEEN: dict[str, Any] = {
+    "centre": [0.0, 1.0],
+    "axes": [[1.0, 0.0]],
+    "kinds": [[0.5]],
+    "softness": 1.0,
+    "slices": [[1.0]],
+    "limit": 0.1,
+    "least_body": 0.1,
+}
 REGIONS = {
     "per": "scan", "scans": 1, "unit": "mm3",
     "thresholds": [1.0, 2.0], "sizes": [0.0], "counts": [[1.0, 0.5]],
@@ -204,7 +214,10 @@ WRONG: list[tuple[str, list[Any]]] = [
     ("calibration.slices", [3, -1, ...]),
     ("calibration.separate", ["no", 0]),
     ("calibration", [[], "good", {}, ...]),
-    ("looks", [3, [], {"patients": 1}, {"quantiles": 3}]),
+    ("looks", [3, [], {"patients": 1}, {"quantiles": 3}, *({**LOOKS, "seen_slices": wrong}
+        for wrong in (3, [], {}, {**SEEN, "limit": 0.0}, {**SEEN, "centre": []},
+            {**SEEN, "axes": [[1.0]]}, {**SEEN, "kinds": [[1.0, 2.0]]}, {**SEEN, "slices": [[]]},
+            {**SEEN, "slices": [[NAN]]}, {**SEEN, "least_body": 2.0}))]),
     ("acquired", [3, [], {"plane": 3}, {"plane": {"axial": "all"}}, {"sequence": {"FLAIR": -1}}]),
 ]  # fmt: skip
 

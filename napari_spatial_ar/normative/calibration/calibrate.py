@@ -29,6 +29,7 @@ from napari_spatial_ar.normative.calibration.domain_shift import (
     sum_up,
 )
 from napari_spatial_ar.normative.calibration.regions import RegionCounter
+from napari_spatial_ar.normative.calibration.seen_slices import learn_seen_slices
 from napari_spatial_ar.normative.detectors import Detector, score_grid
 from napari_spatial_ar.normative.fitting.feature_store import FeatureStore, load_batch
 from napari_spatial_ar.normative.heatmap import Scoring
@@ -327,7 +328,12 @@ def recalibrate_steps(
                 yield message, done, len(refs)
         # Of the training scans, if known.
         known = header.acquired or acquired_of(refs, *stated)
-        loaded.header = replace(header, looks=scores.looks, acquired=known)
+        seen = yield from mapped(
+            learn_seen_slices(store, refs),
+            lambda step: ("Learning what whole slices look like", *step),
+        )
+        looks = scores.looks and replace(scores.looks, seen=seen)
+        loaded.header = replace(header, looks=looks, acquired=known)
         if not looks_only:
             loaded.header = yield from mapped(
                 scores.calibrated(loaded.header, separate=separate),

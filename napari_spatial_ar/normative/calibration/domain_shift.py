@@ -24,6 +24,7 @@ __all__ = [
     "Appearance",
     "DomainShift",
     "NormalAppearance",
+    "SeenSlices",
     "compare_appearance",
     "sum_up",
 ]
@@ -65,6 +66,49 @@ class Appearance:
 
 
 @dataclass(frozen=True)
+class SeenSlices:
+    """What the training slices are made of; stored in the model file.
+
+    Parameters
+    ----------
+    centre : (C,)
+        Mean of the patch embeddings, of the channels used.
+    axes : (d, C)
+        Their principal axes.
+    kinds : (K, d)
+        Means of kinds of patches along these axes.
+    softness : float
+        Difference of squared distances by which one kind is e times as likely as another.
+    slices : (n, K)
+        Square roots of the shares of kinds in training slices, thinned evenly.
+    limit : float
+        Squared distance from the nearest of them up to which a slice counts as seen.
+    least_body : float
+        Share of a slice that must be body.
+    """
+
+    centre: tuple[float, ...] = field(repr=False)
+    axes: tuple[tuple[float, ...], ...] = field(repr=False)
+    kinds: tuple[tuple[float, ...], ...] = field(repr=False)
+    softness: float
+    slices: tuple[tuple[float, ...], ...] = field(repr=False)
+    limit: float
+    least_body: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, stored in the model file."""
+        return {
+            "centre": list(self.centre),
+            "axes": [list(row) for row in self.axes],
+            "kinds": [list(row) for row in self.kinds],
+            "softness": self.softness,
+            "slices": [list(row) for row in self.slices],
+            "limit": self.limit,
+            "least_body": self.least_body,
+        }
+
+
+@dataclass(frozen=True)
 class NormalAppearance:
     """Appearance of normal scans to a model; stored in its file.
 
@@ -77,7 +121,8 @@ class NormalAppearance:
         ``distance``, which needs two patients.
     embedding : tuple of float
         Mean over patients.
-        Mean over patients.
+    seen : SeenSlices or None
+        What whole slices of the training scans are made of; None if it was not learned.
     """
 
     patients: int
@@ -86,6 +131,7 @@ class NormalAppearance:
     embedding: Annotated[tuple[float, ...], Field(validation_alias="mean_embedding")] = field(
         default=(), repr=False
     )
+    seen: Annotated[SeenSlices | None, Field(validation_alias="seen_slices")] = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, stored in the model file."""
@@ -94,6 +140,7 @@ class NormalAppearance:
             "slices": self.slices,
             "quantiles": {name: list(values) for name, values in self.quantiles.items()},
             "mean_embedding": list(self.embedding),
+            **({"seen_slices": self.seen.to_dict()} if self.seen else {}),
         }
 
 

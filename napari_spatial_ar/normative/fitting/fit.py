@@ -20,6 +20,7 @@ from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.backbones.weights import default_note
 from napari_spatial_ar.normative.calibration.acquired import acquired_of
 from napari_spatial_ar.normative.calibration.calibrate import NormalScores, check_stacks, slice_keys
+from napari_spatial_ar.normative.calibration.seen_slices import learn_seen_slices
 from napari_spatial_ar.normative.detectors import (
     DETECTORS,
     FitContext,
@@ -243,7 +244,14 @@ def fit_steps(
                 "calibration", done, scored, message="Counting regions in normal scans"
             ),
         )
-        model.header = replace(calibrated, looks=normal.looks)
+        seen = yield from mapped(
+            learn_seen_slices(store, [*slices.train, *held_out]),
+            lambda step: FitProgress(
+                "calibration", *step, message="Learning what whole slices look like"
+            ),
+        )
+        looks = normal.looks and replace(normal.looks, seen=seen)
+        model.header = replace(calibrated, looks=looks)
         model.examples = normal.examples
         yield FitProgress("saving", 0, 1, message="Saving the model")
         model.save(target)

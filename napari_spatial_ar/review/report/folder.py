@@ -156,12 +156,17 @@ def kept_report(
     try:
         found = np.asarray(nib.load(nll).dataobj, np.float32).T  # type: ignore[attr-defined]
         image_scores = np.array(provenance["run"]["image_scores"], np.float32)
+        strange = np.array(provenance["run"].get("unfamiliarity", []), np.float32)
         warnings = tuple(map(str, provenance["summary"]["warnings"]))
     except (OSError, EOFError, ValueError, TypeError, KeyError, zlib.error) as error:
         raise InputError("can no longer be read", path=nll, fix="Score it again") from error
-    if found.shape != geometry.shape or image_scores.shape != (geometry.slice_count,):
+    count = geometry.slice_count
+    on_grid = found.shape == geometry.shape and image_scores.shape == (count,)
+    if not on_grid or strange.shape not in ((0,), (count,)):
         raise InputError("is not on the grid of its scan", path=nll, fix="Score it again")
-    score = ScanScores(found, geometry, np.ones(len(image_scores), bool), image_scores)
+    score = ScanScores(
+        np.array(found), geometry, np.ones(count, bool), image_scores, unfamiliarity=strange
+    )
     results = gather_results(volume, score, model, threshold=threshold, fpr=fpr, settings=settings)
     # Warnings from that time, including the domain shift, which needs the backbone.
     return replace(
@@ -234,6 +239,7 @@ def _kept_steps(
         return None
     yield done
     kept, settings = store.load_marks(entry.key, by, geometry.shape), rule.settings_for(geometry)
+    scores.count_unseen(settings.unseen_slices)
     body = Body(volume, model)
     computed = make_mask(
         scores.nll,

@@ -151,6 +151,7 @@ def _mask_settings(report: ScanReport) -> str:
             parts.append(text.format(found[key]))
     parts += ["holes filled"] if found.get("fill_holes") else []
     parts += ["body only"] if found.get("body_only") else []
+    parts += ["slices the model has not seen included"] if found.get("unseen_slices") else []
     parts += ["within a drawn region"] if found["drawn_region_voxels"] is not None else []
     parts += ["changed by hand, or regions rejected"] if found["mask_edited_by_hand"] else []
     return ", ".join(parts)

@@ -61,6 +61,7 @@ def summarise(model: ScoringModel, volume: Scan, scores: ScanScores, rule: MaskR
     rule : MaskRule
         Defines findings.
     """
+    scores = scores.counting_unseen(rule.settings.unseen_slices)
     scored, geometry, body = scores.scored, volume.geometry, Body(volume, model)
     found = p_values(model, volume, scores, body)
     p_value = found.scan if found else None

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -288,7 +288,7 @@ class WorklistStore:
 
         The scores first: a summary must never exist without its scores.
         """
-        path = self._path(scan, f"{model}.npz")
+        path, scores = self._path(scan, f"{model}.npz"), scores.counting_unseen(True)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(
                 file,
@@ -296,6 +296,7 @@ class WorklistStore:
                 nll=scores.nll,
                 visited=scores.visited,
                 image_scores=scores.image_scores,
+                unfamiliarity=scores.unfamiliarity,
             )
         self.save_summary(scan, model, int(scores.visited.sum()), summary)
 
@@ -316,6 +317,7 @@ class WorklistStore:
                     geometry,
                     np.asarray(kept["visited"], bool),
                     np.asarray(kept["image_scores"], np.float32),
+                    unfamiliarity=_unfamiliarity(kept, geometry.slice_count),
                 )
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
             return None
@@ -351,6 +353,14 @@ def _held(folder: Path) -> Iterator[None]:
         except StorageError:
             pass  # then nothing is stored, which every attempt to store reports
         yield
+
+
+def _unfamiliarity(kept: Mapping[str, Any], count: int) -> npt.NDArray[np.float32]:
+    """`ScanScores.unfamiliarity`, which earlier versions did not store."""
+    found = kept.get("unfamiliarity", np.empty(0))
+    if found.shape not in ((0,), (count,)):
+        raise ValueError(f"{found.shape} numbers for {count} slices")
+    return np.asarray(found, np.float32)
 
 
 def _runs(voxels: npt.NDArray[np.int64]) -> list[int]:
