@@ -10,6 +10,7 @@ from pathlib import Path
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QLineEdit,
@@ -227,6 +228,7 @@ _FIELDS = (
     "calibration_fraction",
     "calibration_folds",
     "window",
+    "skip_air",
     "backbone",
     "method",
     "options",
@@ -257,6 +259,8 @@ class TrainingForm(QWidget):
         self.backbone_note = Note()
         self.weights = WeightsRow()
         self.method = MethodForm()
+        self.skip_air = QCheckBox("Skip air")
+        self.skip_air.setToolTip(tooltip("training.skip_air"))
         self.seed = QSpinBox()
         self.seed.setRange(0, 2**31 - 1)
         self.seed.setToolTip(tooltip("training.seed"))
@@ -274,6 +278,7 @@ class TrainingForm(QWidget):
                 [
                     ("Modality", self.modality),
                     ("Model window", self.window),
+                    self.skip_air,
                     ("Backbone", self.backbone),
                     self.backbone_note,
                     self.weights,
@@ -294,6 +299,8 @@ class TrainingForm(QWidget):
         self.weights.got.connect(self._on_got)
         self.modality.currentIndexChanged.connect(self._on_modality)
         self.method.changed.connect(self._suggest_name)
+        self.method.changed.connect(self._show_skip_air)
+        self.skip_air.clicked.connect(self._on_skip_air)
         self.name.textEdited.connect(self._on_name)
         self.normals.changed.connect(self.changed)
         self.normals.survey_requested.connect(self._start_survey)
@@ -305,6 +312,7 @@ class TrainingForm(QWidget):
             spin.editingFinished.connect(self.normals.survey_again)
         self.recipes.drop_button.clicked.connect(self.normals.survey_again)
         self._on_backbone()
+        self._show_skip_air()
 
     @staticmethod
     def _list(items: tuple[tuple[str, str], ...], tooltip: str) -> QComboBox:
@@ -365,8 +373,21 @@ class TrainingForm(QWidget):
 
     def _on_modality(self) -> None:
         self.window.set_modality(self.modality.currentData())
+        self._show_skip_air()
         self.normals.survey_again()
         self._suggest_name()
+
+    def _show_skip_air(self) -> None:
+        """Show what was chosen for this modality and method, or their default."""
+        usual = FitConfig.skips_air_by_default(self.modality.currentData(), self.method.method.name)
+        self.skip_air.setChecked(settings.recall(self._skip_air_key, usual))
+
+    def _on_skip_air(self, checked: bool) -> None:
+        settings.remember(self._skip_air_key, checked)
+
+    @property
+    def _skip_air_key(self) -> str:
+        return f"training_skip_air/{self.modality.currentData()}/{self.method.method.name}"
 
     def _on_weights(self, *_: object) -> None:
         self.fill_backbones()
@@ -429,6 +450,7 @@ class TrainingForm(QWidget):
             window=self.window.window(),
             backbone=self.backbone.currentData(),
             seed=self.seed.value(),
+            skip_air=self.skip_air.isChecked(),
             **self.selection.arguments(),
             **self.method.arguments(),
             **self.recipes.others,
@@ -474,6 +496,7 @@ class TrainingForm(QWidget):
         self.window.set_window(recipe.window)
         select_data(self.backbone, recipe.backbone)
         self.method.set_method(recipe.method, recipe.options)
+        self.skip_air.setChecked(bool(recipe.skip_air))
         self.seed.setValue(min(recipe.seed, self.seed.maximum()))
         defaults = FitConfig()
         self.recipes.set_others(

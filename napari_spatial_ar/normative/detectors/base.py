@@ -211,6 +211,8 @@ class Detector(ABC):
     needs_normal: ClassVar[bool] = True
     #: Whether scoring does not branch on values, so that it can be replayed as a CUDA graph.
     replayable: ClassVar[bool] = False
+    #: Whether patches of air are skipped by default, where there is air.
+    skips_air: ClassVar[bool] = False
     #: Whether its steps report the loss of each epoch.
     reports_losses: ClassVar[bool] = False
     #: Schema of `parameters` in a file; by default anything is accepted.

@@ -56,6 +56,7 @@ class SpatialARChange(TwoParts):
         "fits in minutes (changed slices are embedded too), scores in milliseconds, a file of 12 MB"
     )
     reports_losses: ClassVar[bool] = True
+    skips_air: ClassVar[bool] = True
     other: SpatialARDetector
 
     @classmethod

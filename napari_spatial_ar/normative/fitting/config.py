@@ -22,6 +22,7 @@ from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.windows import Window, WindowKind, default_window
 
 if TYPE_CHECKING:
+    from napari_spatial_ar.imaging.series import Modality
     from napari_spatial_ar.normative.backbones.backbone import Backbone
     from napari_spatial_ar.normative.backbones.registry import BackboneSpec, Fuse
     from napari_spatial_ar.normative.preprocessing import Preprocessing
@@ -266,14 +267,16 @@ class FitConfig(BaseModel):
     ] = 0.0
     """Clip limit of contrast-limited adaptive histogram equalisation, see `Preprocessing`."""
     skip_air: Annotated[
-        bool,
+        bool | None,
         Option(
             "Skip patches of air: nothing is embedded, learned or scored there, which is faster.",
             section=PREPROCESSING,
+            shown_default="yes for spatial-ar-change on MRI and CT",
         ),
-    ] = False
+    ] = None
     """Leave patches without body out of the backbone and of the method, see
-    `Preprocessing.present`."""
+    `Preprocessing.present`; by default if the method does (`Detector.skips_air`), but not on OCT,
+    where what is dark is part of the eye."""
     backbone: Annotated[
         str,
         Option(
@@ -462,6 +465,11 @@ class FitConfig(BaseModel):
         self.__dict__.update(
             exclude=tuple(sorted(self.exclude)),
             backbone=backbone,
+            skip_air=(
+                self.skips_air_by_default(self.modality, self.method)
+                if self.skip_air is None
+                else self.skip_air
+            ),
             size=size,
             slice_range=self.selection.slice_range,
             # A whole number is accepted in place of a fraction, and means the same.
@@ -479,8 +487,15 @@ class FitConfig(BaseModel):
             size or self.size,
             clahe=self.clahe,
             tile=self.tile,
-            skip_air=self.skip_air,
+            skip_air=bool(self.skip_air),
         )
+
+    @staticmethod
+    def skips_air_by_default(modality: Modality, method: str) -> bool:
+        """Default of ``skip_air`` for a modality and a method."""
+        from napari_spatial_ar.normative.detectors import DETECTORS
+
+        return DETECTORS[method].skips_air and modality != "oct"
 
     @property
     def selection(self) -> Selection:
