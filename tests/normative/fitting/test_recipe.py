@@ -34,6 +34,7 @@ EVERYTHING: dict[str, Any] = {
     "size": "448x896",
     "tile": 224,
     "clahe": 0.02,
+    "skip_air": False,
     "backbone": "dinov2_vits14",
     "layers": "last4",
     "fuse": "mean",
