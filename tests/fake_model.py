@@ -64,6 +64,8 @@ class FakeModel:
     gate: threading.Semaphore | None = None
     #: Slices that were asked for.
     asked: list[int] = field(default_factory=list)
+    #: How far each slice is from the training slices, if that is known.
+    strange: Sequence[float] = ()
     #: Models of its parts alone, by name.
     alone: dict[str, FakeModel] = field(default_factory=dict)
 
@@ -97,7 +99,8 @@ class FakeModel:
             nll = (self.base + volume.slice(index) / 100).astype(np.float32)
             # The patches of this fake are pixels.
             parts = {name: nll - self.base + model.base for name, model in self.alone.items()}
-            yield index, SliceScore(nll, nll[:2, :2], float(nll.max()), parts)
+            strange = self.strange[index] if self.strange else float("nan")
+            yield index, SliceScore(nll, nll[:2, :2], float(nll.max()), parts, strange)
 
     def threshold_for_fpr(self, fpr: float) -> float:
         if not self.calibrated:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerVisibility"]
 
-_RESULTS = ("nll", "mask")
+_RESULTS = ("nll", "mask", "unseen")
 # Attribute of two views side by side, which control visibility themselves.
 _PLACES = ("twin", "spacer")
 # Two scans cover the same region if their edges are no farther apart than this share of them.
@@ -80,7 +80,7 @@ class LayerVisibility(QObject):
         self._sessions = sessions
         self._scan: Image | None = None
         self._session: Session | None = None
-        self._drawn = {"scan": True, "nll": True, "mask": True}
+        self._drawn = {"scan": True, "nll": True, "mask": True, "unseen": True}
         # Layers of the user or of other plugins: the scan they belong to, those hidden here.
         self._owners: WeakKeyDictionary[Layer, ref[Image]] = WeakKeyDictionary()
         self._hidden: WeakSet[Layer] = WeakSet()
@@ -115,7 +115,7 @@ class LayerVisibility(QObject):
 
     def draw(self, *, heatmap: bool, mask: bool) -> None:
         """Set which results are drawn over the scan."""
-        self._drawn |= {"nll": heatmap, "mask": mask}
+        self._drawn |= {"nll": heatmap, "mask": mask, "unseen": heatmap or mask}
         self._arrange(self._scan)
 
     @property
@@ -152,12 +152,12 @@ class LayerVisibility(QObject):
     def _is_chosen(self, layer: Layer) -> bool:
         """Whether a layer is the chosen scan, or its heatmap or mask by the chosen model."""
         session = self._session
-        results = () if session is None else (session.heatmap, session.mask)
+        results = () if session is None else session.results
         return any(layer is mine for mine in (self._scan, *results))
 
     def _session_of(self, layer: Layer) -> Session | None:
         """Session that made a layer; None for a copy that the user made of one."""
-        return next((s for s in self._sessions() if layer is s.heatmap or layer is s.mask), None)
+        return next((s for s in self._sessions() if any(layer is mine for mine in s.results)), None)
 
     def _arrange(self, before: Image | None) -> None:
         if self._suspended or self._working:

@@ -48,6 +48,8 @@ __all__ = [
     "scan_behind",
     "scan_of",
     "source_array",
+    "unseen_layer",
+    "unseen_voxels",
     "volume_layer_kwargs",
 ]
 
@@ -276,12 +278,15 @@ def _name_of(model: ScoringModel | None) -> str:
     return "model" if model is None else model.name
 
 
+_RESULT_NAMES = {"nll": "departure", "mask": "mask", "unseen": "not seen"}
+
+
 def result_name(kind: str, model: str, scan: str = "") -> str:
     """Name of a model's result for a scan; includes the scan if several are open.
 
     napari's list shortens names in the middle.
     """
-    made = f"{'departure' if kind == 'nll' else 'mask'}: {model}"
+    made = f"{_RESULT_NAMES[kind]}: {model}"
     return f"{made}, {scan}" if scan else made
 
 
@@ -306,6 +311,33 @@ def heatmap_layer(
     )
     heatmap.colormap = heatmap_colormap()
     return heatmap
+
+
+def unseen_layer(
+    layer: Image, volume: Scan, left_out: npt.NDArray[np.bool_], model: ScoringModel | None = None
+) -> Image:
+    """Layer that draws a grey shade over the slices (N,) of a scan's layer that are left out."""
+    shade = Image(
+        unseen_voxels(volume, left_out),
+        name=result_name("unseen", _name_of(model)),
+        rgb=False,
+        contrast_limits=(0, 1),
+        blending="translucent_no_depth",
+        interpolation2d="nearest",
+        metadata=_facts("unseen", volume, layer, model),
+        **_beside(layer, volume),
+    )
+    shade.colormap = Colormap([(0.5, 0.5, 0.5, 0.0), (0.5, 0.5, 0.5, 0.6)], name="grey shade")
+    return shade
+
+
+def unseen_voxels(volume: Scan, left_out: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """(S, P, L) uint8, 1 in the slices (N,) that are left out; takes the memory of N numbers."""
+    geometry = volume.geometry
+    across = [1, 1, 1]
+    across[geometry.slice_axis] = -1
+    slices = left_out.astype(np.uint8).reshape(across)
+    return geometry.to_display(np.broadcast_to(slices, geometry.shape))
 
 
 def import_ahead() -> None:

@@ -311,11 +311,13 @@ def write_scan_outputs(
                 write_findings_json(
                     made["findings_json"], findings, record["p_values"], unit=unit, more=more
                 )
+                # A scan without a known slice is shown all the same.
+                drawn = score if score.scored.any() else whole
                 if montage_too:
                     picture = montage(
                         volume,
-                        score.nll,
-                        score.image_scores,
+                        drawn.nll,
+                        drawn.image_scores,
                         final,
                         threshold=threshold,
                         fpr=fpr,
@@ -326,7 +328,7 @@ def write_scan_outputs(
                     write_png(made[MONTAGE], picture)
                 if png:
                     made[OVERLAYS] = work / _OPTIONAL[OVERLAYS]
-                    scores = score.nll, score.image_scores, final
+                    scores = drawn.nll, drawn.image_scores, final
                     write_overlays(
                         made[OVERLAYS], volume, *scores, threshold=threshold, heat=png_heat
                     )

@@ -461,12 +461,20 @@ class DisplayPanel(QWidget):
         Shows and hides the layers.
     scope : QWidget
         The dock: keys work anywhere in it except in text fields, and on the viewer's canvas.
+    more : sequence of QWidget
+        Other controls of what is drawn.
     """
 
     #: Results are to be drawn whose layer the user has deleted.
     missed = Signal()
 
-    def __init__(self, viewer: ViewerModel, visibility: LayerVisibility, scope: QWidget):
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        visibility: LayerVisibility,
+        scope: QWidget,
+        more: Sequence[QWidget] = (),
+    ):
         super().__init__()
         self.display = Display(viewer, visibility, self)
         self.views = SideBySide(viewer, self)
@@ -505,6 +513,7 @@ class DisplayPanel(QWidget):
             self.part_box,
             row(self.colours, self.opacity),
             row(self.side_button, self.keys_button),
+            *more,
         ]
         self.fold = folding("Results over the scan", parts, key="looking")
         layout.addWidget(self.fold)

@@ -85,10 +85,13 @@ class ReviewDock(DockPage):
         )
         self.progress, self.cancel_button = self.scoring.progress, self.scoring.cancel_button
         self.score_note, self.p_value_note = self.scoring.note, self.scoring.p_value_note
+        self.unseen_note = self.scoring.unseen_note
         # After the list of scans, which must contain a scan before it is chosen.
         self.visibility = LayerVisibility(self.viewer, lambda: self.scorer.sessions, self)
-        self.display_panel = DisplayPanel(self.viewer, self.visibility, self)
         self.threshold = ThresholdPanel()
+        self.display_panel = DisplayPanel(
+            self.viewer, self.visibility, self, more=[self.threshold.form.unseen]
+        )
         self.findings = FindingsPanel(self.viewer, self)
         self.explain = ExplainPanel(self.viewer, self.tasks, self)
         self.export = ExportPanel()
@@ -128,6 +131,7 @@ class ReviewDock(DockPage):
         self.normal_rank.measured.connect(self._on_normal_rank)
         self.domain_shift.message.connect(self.findings.warn)
         self.threshold.threshold_changed.connect(self.masks.set_threshold)
+        self.threshold.settings_changed.connect(self._on_settings)
         self.threshold.settings_changed.connect(self.masks.set_settings)
         self.masks.region_refused.connect(self.threshold.refuse_region)
         self.threshold.highest_wanted.connect(self.show_highest)
@@ -162,6 +166,7 @@ class ReviewDock(DockPage):
     def _show_session(self, *_: object) -> None:
         """Update everything for the chosen scan, model and plane."""
         session = self.session
+        self._count_unseen()
         self.display_panel.set_session(self.scan.layer, session)
         self.visibility.show(self.scan.layer, session)
         self.masks.set_session(session)
@@ -170,6 +175,7 @@ class ReviewDock(DockPage):
         self.export.set_scan(None if session is None else session.volume)
         self.threshold.set_counts(None if session is None else session.counts)
         self.p_value_note.set_text("" if session is None else session.normal_rank)
+        self.unseen_note.set_text("" if session is None else session.unseen)
         self._update_status()
         plane = self.plane_box.currentData()
         self.domain_shift.check(self.scan.layer, self.models.model, plane, session)
@@ -181,6 +187,19 @@ class ReviewDock(DockPage):
                 self.threshold.set_scores(session.highest, session.typical_high)
             self.masks.finish()
         self._enable()
+
+    def _count_unseen(self) -> bool:
+        """Count unseen slices of the chosen scan or leave them out; whether any changed."""
+        session, counted = self.session, self.threshold.settings.unseen_slices
+        if session is None or not session.count_unseen(counted):
+            return False
+        session.judge()
+        self.normal_rank.measure(session)
+        return True
+
+    def _on_settings(self, *_: object) -> None:
+        if self._count_unseen():
+            self._show_session()
 
     def _list_regions(self) -> None:
         self.threshold.region.set_scan(self.scan.layer, self.visibility.belongs)
@@ -327,5 +346,6 @@ class ReviewDock(DockPage):
             return
         self.threshold.set_scores(session.highest, session.typical_high)
         self.threshold.set_counts(session.counts)
+        self.unseen_note.set_text(session.unseen)
         self.masks.slices_scored(indices)
         self._enable()

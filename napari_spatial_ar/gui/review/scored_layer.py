@@ -15,7 +15,13 @@ from napari.layers import Image, Labels, Layer
 
 from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.gui import model_access
-from napari_spatial_ar.gui.layers import heatmap_layer, layer_volume, mask_layer
+from napari_spatial_ar.gui.layers import (
+    heatmap_layer,
+    layer_volume,
+    mask_layer,
+    unseen_layer,
+    unseen_voxels,
+)
 from napari_spatial_ar.gui.viewer import shows_slices
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
 from napari_spatial_ar.imaging.scan import Scan
@@ -24,7 +30,7 @@ from napari_spatial_ar.normative.scores import ScanScores, SliceScore
 from napari_spatial_ar.normative.scoring import score_slices
 from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.body import Body
-from napari_spatial_ar.review.domain_shift import flagged_warning
+from napari_spatial_ar.review.domain_shift import flagged_warning, unseen_note
 from napari_spatial_ar.review.findings import Finding, FindingsList, Mark, Status
 from napari_spatial_ar.review.strokes import Strokes
 from napari_spatial_ar.review.threshold_scales import ScoreCounts
@@ -132,9 +138,11 @@ class Session:
         self.counts = ScoreCounts(self.geometry.slice_count)
         self.heatmap: Image | None = None
         self.mask: Labels | None = None
+        self.shade: Image | None = None  # over slices that are left out
         self.drawn = np.zeros((0, 0, 0), np.uint8)  # the mask layer's data without manual edits
         self.strokes = Strokes()
         self.normal_rank = ""  # of the whole scan among normal ones, as a sentence
+        self.unseen = ""  # which slices the model knows, as a sentence; "" for all
         self.flagged = ""  # a warning that far more of it is flagged than is plausible
         self.status = ""  # latest status of the scoring
         self.highest = -np.inf  # highest voxel score so far, in the model's unit
@@ -144,6 +152,7 @@ class Session:
         self.on_disk = False  # whether a worklist stores what a reader does
         self._data = layer.data
         self._drawn: tuple[float, float] | None = None
+        self._shaded = self.score.left_out
         self._anchors = calibrated_thresholds(model)
 
     @property
@@ -181,7 +190,12 @@ class Session:
     @property
     def any_scored(self) -> bool:
         """Whether there is anything to show or to export."""
-        return bool(self.score.scored.any())
+        return bool((self.score.scored | self.score.left_out).any())
+
+    @property
+    def results(self) -> tuple[Layer | None, ...]:
+        """The layers of its results; None where there is none yet."""
+        return self.heatmap, self.mask, self.shade
 
     @property
     def highest_slice(self) -> int | None:
@@ -192,17 +206,33 @@ class Session:
 
     def put(self, batch: Scored) -> list[int]:
         """Add scored slices, draw them, and return their indices."""
+        changed: list[int] = []
         for index, slice_score in batch:
-            self.score.put(index, slice_score)
-            if self.score.scored[index]:
-                plane = self.nll_planes[index]
-                self.counts.put(index, plane[self.body.plane(index)])
+            changed += [index, *self.score.put(index, slice_score)]
+        indices = list(dict.fromkeys(changed))
+        self._draw(indices)
+        return indices
+
+    def count_unseen(self, counted: bool) -> bool:
+        """Count slices that the model has not seen, or leave them out; whether that changed any."""
+        changed = self.score.count_unseen(counted)
+        self.unseen = unseen_note(self.score)
+        if changed:
+            self._draw(changed)
+        return bool(changed)
+
+    def _draw(self, indices: list[int]) -> None:
+        """Draw slices that were scored, left out or counted again."""
+        for index in indices:
+            plane = self.nll_planes[index] if self.score.scored[index] else np.empty((0, 0))
+            self.counts.put(index, plane[self.body.plane(index)] if plane.size else plane)
+            if plane.size:
                 self.highest = max(self.highest, float(plane.max()))
                 self.typical_high = self.typical_high or float(np.percentile(plane, 99))
-        indices = [index for index, _ in batch]
+        self.unseen = unseen_note(self.score)
         if self.any_scored:
             self._draw_heatmap(indices)
-        return indices
+            self._draw_shade()
 
     # ------------------------------------------------------------------ decisions and comments
 
@@ -222,6 +252,7 @@ class Session:
             slices=int(np.count_nonzero(self.score.scored)),
             whole=bool(self.score.visited.all()),
         )
+        self.unseen = unseen_note(self.score)
 
     # ------------------------------------------------------------------ what a reader does
 
@@ -269,7 +300,7 @@ class Session:
 
     def show_again(self) -> None:
         """Restore heatmap and mask in the viewer, including manual edits."""
-        for layer in (self.heatmap, self.mask):
+        for layer in self.results:
             if layer is not None and layer not in self.viewer.layers:
                 self._insert(layer)
 
@@ -282,6 +313,17 @@ class Session:
         # Drawing is the main cost in the GUI, and most slices arrive out of view.
         if shows_slices(self.viewer, self.heatmap, self.geometry, indices):
             self.heatmap.refresh(thumbnail=False, highlight=False, extent=False)
+
+    def _draw_shade(self) -> None:
+        """Draw a grey shade over the slices that are left out, if there are or were any."""
+        left_out = self.score.left_out
+        if self.shade is not None and self.shade in self.viewer.layers:
+            if not np.array_equal(left_out, self._shaded):
+                self.shade.data = unseen_voxels(self.volume, left_out)
+        elif left_out.any():
+            self.shade = unseen_layer(self.layer, self.volume, left_out, self.model)
+            self._insert(self.shade)
+        self._shaded = left_out
 
     def _insert(self, layer: Layer) -> None:
         """Add a layer above the scan without changing the user's selection."""
@@ -305,6 +347,8 @@ class Session:
         if self._drawn is not None and not np.allclose(shown, self._drawn):
             return
         slices = self.geometry.to_slices(self.score.nll)
+        if not self.score.scored.any():
+            return  # all of them are left out
         new = [i for i in indices if self.score.scored[i]]
         # Every other pixel is enough for a percentile and keeps the GUI responsive.
         highs = [float(np.percentile(slices[i, ::2, ::2], 99.8)) for i in new]

@@ -293,9 +293,11 @@ class ScorePanel(QWidget):
         )
         self.note = Note()
         self.p_value_note = Note()
+        self.unseen_note = Note(strong=True)
         parts = [
             self.shelf,
             self.shift_note,
+            self.unseen_note,
             self.p_value_note,
             self.note,
             row(self.progress, self.cancel_button),
@@ -337,7 +339,12 @@ class ScanPValue(QObject):
         """Evaluate the current scores of a session."""
         score = session.score
         # Copies: slices may be scored meanwhile. The heatmap is not needed.
-        score = replace(score, visited=score.visited.copy(), image_scores=score.image_scores.copy())
+        score = replace(
+            score,
+            visited=score.visited.copy(),
+            image_scores=score.image_scores.copy(),
+            unfamiliarity=score.unfamiliarity.copy(),
+        )
 
         def work(stop: threading.Event) -> Generator[None, None, tuple[Session, str]]:
             yield

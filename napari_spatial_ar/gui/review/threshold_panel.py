@@ -286,6 +286,9 @@ class MaskForm(QWidget):
         self.min_area = size_box(tooltip("mask.minimum_area"), "Minimum area")
         self.body_only = QCheckBox("Body only")
         self.body_only.setToolTip(tooltip("mask.body_only"))
+        #: Shown with the results; it belongs to the settings of the mask.
+        self.unseen = QCheckBox("Unseen slices too")
+        self.unseen.setToolTip(tooltip("results.unseen_slices"))
         self.region = RegionBox()
         self.region.setAccessibleName("Region")
         self.note = Note()
@@ -315,7 +318,7 @@ class MaskForm(QWidget):
         self._update_text()
         for box in (self.smoothing, self.min_area):
             box.valueChanged.connect(self._on_change)
-        for tick in (self.hysteresis, self.fill_holes, self.body_only):
+        for tick in (self.hysteresis, self.fill_holes, self.body_only, self.unseen):
             tick.toggled.connect(self._on_change)
         self.region.changed.connect(self._on_region)
         self.higher.edited.connect(self._on_higher)
@@ -335,6 +338,7 @@ class MaskForm(QWidget):
             min_pixels=0 if in_mm else round(area),
             min_size_mm3=smallest if in_mm else 0.0,
             min_voxels=0 if in_mm else round(smallest),
+            unseen_slices=self.unseen.isChecked(),
         )
 
     def set_measurable(self, measurable: bool) -> None:
@@ -380,6 +384,7 @@ class MaskForm(QWidget):
             self.min_area.setValue(settings.recall("mask/min_area_mm2", 0.0))
             self.fill_holes.setChecked(settings.recall("mask/fill_holes", False))
             self.body_only.setChecked(settings.recall("mask/body_only", False))
+            self.unseen.setChecked(settings.recall("mask/unseen_slices", False))
 
     def _remember(self) -> None:
         if self._in_mm:
@@ -387,6 +392,7 @@ class MaskForm(QWidget):
             settings.remember("mask/min_area_mm2", self.min_area.value())
         settings.remember("mask/fill_holes", self.fill_holes.isChecked())
         settings.remember("mask/body_only", self.body_only.isChecked())
+        settings.remember("mask/unseen_slices", self.unseen.isChecked())
 
 
 _DEFAULT_FPR = 0.01

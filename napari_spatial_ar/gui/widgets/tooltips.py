@@ -109,6 +109,10 @@ _REVIEW = {
     "results.fill": "The mask filled, semi-transparent (H for the next)",
     "results.heatmap": "The heatmap alone (H for the next)",
     "results.off": "The scan alone (H for the next)",
+    "results.unseen_slices": (
+        "Draw and flag also in slices unlike those the model was trained on, which are grey "
+        "otherwise and left out of flagged regions, p-values and scores of scans"
+    ),
     "results.part": (
         "What the heatmap shows: the score of the whole method, or one part of it alone, with its "
         "own unit and threshold"
