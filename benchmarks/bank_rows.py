@@ -26,8 +26,8 @@ from napari_spatial_ar.evaluation.metrics import roc_auc
 from napari_spatial_ar.imaging.windows import default_window
 from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
-from napari_spatial_ar.normative.detectors.change_novelty import _image_scores
 from napari_spatial_ar.normative.detectors.surroundings_bank import SurroundingsBank
+from napari_spatial_ar.normative.detectors.two_parts import _image_scores
 from napari_spatial_ar.normative.fitting.synthetic_grids import SyntheticGrids
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 
@@ -65,7 +65,7 @@ def main() -> None:
     said = parser.parse_args()
     work, window = said.work / said.dataset.name, default_window(said.modality)
     work.mkdir(parents=True, exist_ok=True)
-    where = {"window": window, "backbone": said.backbone, "work": work}
+    where = {"shown": Preprocessing(window), "backbone": said.backbone, "work": work}
     train, valid = (Split(said.dataset, name, **where) for name in ("train", "valid"))
     if not valid.labelled:
         parser.error(f"the validation split of {said.dataset} has no labels to judge by")

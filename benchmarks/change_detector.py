@@ -32,7 +32,7 @@ from napari_spatial_ar.evaluation.bootstrap import (
 from napari_spatial_ar.evaluation.candidates import label_of
 from napari_spatial_ar.evaluation.metrics import PixelScores, pixel_figures, roc_auc
 from napari_spatial_ar.imaging.raster import read_raster
-from napari_spatial_ar.imaging.windows import Window, apply_window, default_window, resolve
+from napari_spatial_ar.imaging.windows import apply_window, default_window, resolve
 from napari_spatial_ar.normative.backbones.loading import load_backbone
 from napari_spatial_ar.normative.detectors.base import Detector
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
@@ -40,6 +40,7 @@ from napari_spatial_ar.normative.detectors.memory_bank import MemoryBank
 from napari_spatial_ar.normative.fitting.synthetic_grids import SyntheticGrids
 from napari_spatial_ar.normative.heatmap import Scoring
 from napari_spatial_ar.normative.preprocessing import Preprocessing
+from napari_spatial_ar.normative.tiling import embed_slice
 
 DRAWS, TOP_SHARE = 1000, 0.01
 COMPARED = {"pixel_aupr": ("ratio", np.divide), "image_auroc": ("difference", np.subtract)}
@@ -52,7 +53,9 @@ Figures = tuple[dict[str, float], dict[str, np.ndarray]]
 class Split:
     """Images of a split, with their embeddings in a file that is made where it is missing."""
 
-    def __init__(self, root: Path, name: str, window: Window, backbone: str, work: Path) -> None:
+    def __init__(
+        self, root: Path, name: str, shown: Preprocessing, backbone: str, work: Path
+    ) -> None:
         self.items = bmad_items(root, name)
         self.name = name
         self.patients = sorted({item.group for item in self.items})
@@ -60,11 +63,11 @@ class Split:
         self.labelled = any(item.label for item in self.items if item.abnormal)
         path = work / f"{name}.npy"
         if not path.exists():
-            network, preprocessing, grids = load_backbone(backbone), Preprocessing(window), []
+            network, grids = load_backbone(backbone), []
             for item in self.items:
                 image, intensity = read_raster(item.image)
-                unit = apply_window(image, *resolve(window, image, intensity))
-                grids.append(network.embed(preprocessing(unit)[None])[0].half().cpu())
+                unit = apply_window(image, *resolve(shown.window, image, intensity))
+                grids.append(embed_slice(network, shown, unit)[0].half().cpu())
             np.save(path, torch.stack(grids).numpy())
         self.grids = np.load(path, mmap_mode="r")
 
@@ -149,7 +152,7 @@ def main() -> None:
     said = parser.parse_args()
     work, window = said.work / said.dataset.name, default_window(said.modality)
     work.mkdir(parents=True, exist_ok=True)
-    where = {"window": window, "backbone": said.backbone, "work": work}
+    where = {"shown": Preprocessing(window), "backbone": said.backbone, "work": work}
     valid, test = (Split(said.dataset, name, **where) for name in ("valid", "test"))
     to_choose_by = [valid] if valid.labelled and len(said.smoothings) > 1 else []
     banked, bank = {}, None
