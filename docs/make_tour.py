@@ -40,7 +40,7 @@ STEPS = {
 APART = ("worklist", "models", "training")
 # Pictures of other pages than the tour.
 ELSEWHERE = ("report", "models", "training")
-MODEL = "brain-flair-change"
+MODEL = "brain-flair"
 
 
 def apart() -> Path:

@@ -17,7 +17,7 @@ from napari_spatial_ar.review.batch import score_scan
 __all__ = ["DEMO_MODEL", "run_demo"]
 
 #: The released model that the demonstration uses.
-DEMO_MODEL = "brain-flair-change"
+DEMO_MODEL = "brain-flair"
 
 
 def run_demo(

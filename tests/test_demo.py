@@ -17,7 +17,7 @@ from napari_spatial_ar.paths import released_models_dir
 from napari_spatial_ar.review.masks import make_mask
 
 
-@pytest.mark.parametrize("name", [DEMO_MODEL, "brain-flair-focus"])
+@pytest.mark.parametrize("name", [DEMO_MODEL, "brain-flair-change", "brain-flair-focus"])
 def test_released_models_are_whole_and_say_what_they_are(name: str) -> None:
     model = nsar.load_model(name, device="cpu")
     header = model.header

@@ -212,6 +212,8 @@ def test_wheel_holds_models_sample_and_manifest(wheel):
         "napari_spatial_ar/py.typed",
         "napari_spatial_ar/data/flair_tcga_lgg.nii.gz",
         "napari_spatial_ar/data/ATTRIBUTION.md",
+        "napari_spatial_ar/models/brain-flair/model.safetensors",
+        "napari_spatial_ar/models/brain-flair/README.md",
         "napari_spatial_ar/models/brain-flair-change/model.safetensors",
         "napari_spatial_ar/models/brain-flair-change/README.md",
         "napari_spatial_ar/models/brain-flair-focus/model.safetensors",

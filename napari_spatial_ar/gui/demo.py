@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["DEMO_MODEL", "open_review", "show_demo"]
 
 #: The released model that the demonstration uses.
-DEMO_MODEL = "brain-flair-change"
+DEMO_MODEL = "brain-flair"
 # Interval of the check whether the mask of the whole scan is drawn.
 _LOOK_MS = 50
 
