@@ -78,7 +78,7 @@ def write_model_card(model: NormativeModel) -> Path | None:
     pictures: dict[str, Image.Image] = {}
     history = model.header.training.get("history")
     if history:
-        pictures[_LOSSES] = _losses(history, model.unit)
+        pictures[_LOSSES] = _losses(history, model.detector.loss_unit)
     calibration = model.header.calibration
     if calibration is not None:
         pictures[_CALIBRATION] = _calibration_plot(calibration, model.unit)
@@ -241,7 +241,9 @@ def _course(model: NormativeModel) -> str:
         parts.append(f"{training['epochs']} epochs")
     if "best_nll" in training:
         best, epoch = training["best_nll"], training["best_epoch"]
-        parts.append(f"best loss on held-out slices {best:.4f} {model.unit} at epoch {epoch}")
+        parts.append(
+            f"best loss on held-out slices {best:.4f} {model.detector.loss_unit} at epoch {epoch}"
+        )
     return ", ".join(parts)
 
 

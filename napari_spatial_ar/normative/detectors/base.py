@@ -390,6 +390,11 @@ class Detector(ABC):
         return PatchScores(self.score(grid), self.image_scores(grid))
 
     @property
+    def loss_unit(self) -> str:
+        """Unit of the losses that its training reports."""
+        return self.unit
+
+    @property
     def parts(self) -> Mapping[str, Detector]:
         """The detectors that it combines, by name, each of which can score alone; often none."""
         return {}

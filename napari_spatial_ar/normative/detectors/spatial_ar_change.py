@@ -120,6 +120,11 @@ class SpatialARChange(TwoParts):
             (SpatialARDetector, {**SpatialARDetector.options(), **_of_ar(options, train)}),
         ]
 
+    @property
+    def loss_unit(self) -> str:
+        """Unit of the AR network's losses."""
+        return self.other.unit
+
     @staticmethod
     def channels_of(other: SpatialARDetector) -> int:
         """D of the embeddings that the network was trained on."""

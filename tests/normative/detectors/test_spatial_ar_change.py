@@ -25,6 +25,7 @@ from napari_spatial_ar.normative.detectors import (
     detector_from_tensors,
 )
 from napari_spatial_ar.normative.model import NormativeModel
+from napari_spatial_ar.review.model_card import model_facts
 from tests.tiny import draw_normal_slices, make_backbone, make_spec
 
 OPTIONS: dict[str, Any] = {"slices": 6, "steps": 12, "batch_size": 4, "hidden": 16}
@@ -134,6 +135,7 @@ def test_learned_in_turn(model: NormativeModel) -> None:
     assert training["optimizer"] == "AdamW, one cycle"
     assert training["steps"] >= OPTIONS["steps"]
     assert training["changed_patches"] > 0
+    assert "nats per dimension at epoch" in model_facts(model)["Training"]
     assert len(training["history"]["valid_nll"]) == training["epochs"]
     stages = SpatialARChange.stages({**SpatialARChange.options(), **OPTIONS}, 9)
     assert [method for method, _ in stages] == [ChangeDetector, SpatialARDetector]
