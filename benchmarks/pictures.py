@@ -1,4 +1,4 @@
-"""A model's best hits, worst misses and largest false regions on a labelled test split, in pictures.
+"""A model's best hits, worst misses and largest false regions on a labelled test split, drawn.
 
 python benchmarks/pictures.py DATASET MODEL OUT.png [--fpr 0.01] [--count 3] [--part PART]
 
