@@ -642,7 +642,7 @@ def test_score_by_one_part(
         own = nsar.load_model(folder, device="cpu", part=part)
         assert result["skipped"] == 0
         assert result["unit"] == own.unit
-        assert result["model"] == (f"{model.name}-{part}" if part else model.name)
+        assert result["model"] == (f"{model.name}+{part}" if part else model.name)
         assert result["threshold"] == pytest.approx(own.threshold_for_fpr(0.1))
         where = Path(result["scans"][0]["folder"])
         nll = nib.load(where / "nll.nii.gz").get_fdata().T

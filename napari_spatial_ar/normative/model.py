@@ -503,7 +503,7 @@ class NormativeModel:
             part=name,
         )
         found = NormativeModel(
-            f"{self.name}-{name}",
+            f"{self.name}+{name}",  # no model's own name has a plus sign
             header,
             self.detector.parts[name],
             sha256=self.sha256,

@@ -217,7 +217,7 @@ class ReviewDock(DockPage):
         elif session is not None:
             self._followed = session
             part = session.model.header.part
-            name = session.model.name.removesuffix(f"-{part}")
+            name = session.model.name.removesuffix(f"+{part}")
             if self.models.whole is not None and self.models.whole.name == name:
                 self.models.choose_part(part)
             else:

@@ -115,7 +115,7 @@ def test_a_part_alone_is_shown_without_scoring_again(
     assert made.display_panel.part_box.isHidden()
     whole.alone = {
         name: FakeModel(
-            name=f"fake-{name}",
+            name=f"fake+{name}",
             header=fake_header(part=name),
             base=base,
             unit=f"{name}s",
