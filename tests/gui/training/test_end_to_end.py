@@ -25,6 +25,7 @@ from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.training.dock import TrainingDock
 from napari_spatial_ar.gui.widgets.forms import select_data
 from napari_spatial_ar.normative.backbones.registry import OFFLINE_BACKBONE
+from napari_spatial_ar.normative.detectors import SpatialARChange
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.paths import user_models_dir
 
@@ -97,6 +98,8 @@ def test_from_a_folder_to_a_scored_scan(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # With few slices, as many steps as usual would be a hundred epochs.
+    monkeypatch.setitem(SpatialARChange.learn.__kwdefaults__, "steps", 6)
     viewer = make_napari_viewer()
     dock = TrainingDock(viewer)
     viewer.window.add_dock_widget(dock, name="Training")
