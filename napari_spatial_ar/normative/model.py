@@ -284,8 +284,8 @@ class NormativeModel:
         ):
             if len(seen.centre) != channels_used(self.backbone.channels):
                 raise ModelFileError(
-                    f"the model file is damaged: what it knows of slices is not of embeddings with "
-                    f"{self.backbone.channels} channels",
+                    "the model file is damaged: its description of the training slices is not of "
+                    f"embeddings with {self.backbone.channels} channels",
                     fix="Copy it again from where it came from",
                 )
             self._compares = seen, self.device, SliceComparison(seen, self.device)

@@ -37,7 +37,7 @@ class SliceScore:
     unfamiliarity : float
         How far the slice as a whole is from those the model was trained on, as a multiple of the
         limit: above 1 it may be a part of the body, or an artefact, that the model has not seen.
-        NaN if the model's file does not tell.
+        NaN if the model file has nothing to compare with.
     """
 
     nll: npt.NDArray[np.float32] = field(repr=False)

@@ -249,8 +249,8 @@ def write_scan_outputs(
     Returns
     -------
     ScanOutputs
-        ``score.nii.gz`` is float32 (in the model's unit, 0 in slices not scored; slices that are
-        left out of the findings because the model has not seen such have their scores) and
+        ``score.nii.gz`` is float32 (in the model's unit, 0 in slices not scored; slices that
+        are left out of the findings, because they are unlike the training slices, keep theirs) and
         ``mask.nii.gz`` uint8; ``findings.nii.gz`` has the rank of each finding in its voxels. All
         are on the scan's own grid. ``nll.nii.gz`` is the same file as ``score.nii.gz``, which is a
         negative log-likelihood only if the method is Spatial AR: the header states what it is.

@@ -179,8 +179,8 @@ class PValues:
         P-value of the whole scan; None if slices with enough body are not scored.
     slices : tuple of float or None
         One per slice; None if it is not scored, has too little body, is outside the part of the
-        stack that the model is for or unlike all that the model was trained on, since such slices
-        were not used in calibration. Each is about
+        stack that the model is for, or is unlike the training slices, since such slices were not
+        used in calibration. Each is about
         this slice alone: among many normal slices some are low.
     patients : int
         Number of normal patients that they are based on.

@@ -55,7 +55,6 @@ class PatientPeaks:
         For each patient and size, the highest score that is reached throughout some connected
         region (8 neighbours) of at least that size, in the model's unit. Patients are not named;
         their order is that of `Calibration.image_patients`.
-        order is that of `Calibration.image_patients`.
 
     Raises
     ------

@@ -175,7 +175,8 @@ def learn_seen_slices(
     nearest = far.amin(dim=1)
     there = nearest.isfinite()  # one patient may have all that is stored
     weights = 1.0 / torch.bincount(number)[number].double()
-    limit = _TIMES * _weighted_quantile(nearest[there], weights[there], _QUANTILE)
+    distances, shares = nearest[there].double().numpy(), weights[there].numpy()
+    limit = _TIMES * float(np.quantile(distances, _QUANTILE, weights=shares, method="inverted_cdf"))
     return SeenSlices(
         centre=_rounded(kinds.centre),
         axes=tuple(map(_rounded, kinds.axes)),
@@ -242,12 +243,6 @@ def _squared(a: Tensor, b: Tensor) -> Tensor:
     product = a @ b.T
     squares = a.square().sum(dim=-1, keepdim=True) + b.square().sum(dim=-1)
     return (squares - 2 * product).clamp_min(0.0)
-
-
-def _weighted_quantile(values: Tensor, weights: Tensor, share: float) -> float:
-    rising = values.argsort()
-    below = weights[rising].cumsum(0) / weights.sum()
-    return float(values[rising][int(torch.searchsorted(below, share).clamp_max(len(values) - 1))])
 
 
 def _evenly(refs: Sequence[SliceRef], count: int) -> list[SliceRef]:

@@ -206,7 +206,6 @@ def sample_rows(
         Seed of the draw.
     unit_length : bool
         Whether to scale each to unit length.
-        Whether to scale each to length 1.
 
     Returns
     -------

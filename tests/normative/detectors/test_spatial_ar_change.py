@@ -143,7 +143,7 @@ def test_learned_in_turn(model: NormativeModel) -> None:
     assert set(stages[1][1]) == set(SpatialARDetector.options())
 
 
-def test_another_seed_of_damage_is_refused(model: NormativeModel) -> None:
+def test_a_damaged_file_is_refused(model: NormativeModel) -> None:
     detector = model.detector
     tensors, parameters = detector.tensors(), detector.parameters()
     assert parameters["nll"]["likelihood"] == "both"
