@@ -110,6 +110,7 @@ class ReviewDock(DockPage):
     def _connect(self) -> None:
         self.scan.chosen.connect(self.choice.follow)
         self.scan.chosen.connect(self._show_session)
+        self.scan.chosen.connect(self._fill_in_part)
         self.scan.list.removed.connect(self._on_layer_removed)
         self.shelf.wanted.connect(self._bring_back)
         self.scan.opener.listed.connect(self.show_worklist)
@@ -127,6 +128,7 @@ class ReviewDock(DockPage):
         self.scorer.session_made.connect(self._show_session)
         self.scorer.scored.connect(self._on_scored)
         self.scorer.finished.connect(self._show_session)
+        self.scorer.finished.connect(self._fill_in_part)
         self.scorer.finished.connect(self.normal_rank.measure)
         self.normal_rank.measured.connect(self._on_normal_rank)
         self.domain_shift.message.connect(self.findings.warn)
@@ -303,8 +305,11 @@ class ReviewDock(DockPage):
             what, self._wanted = self._wanted, None
             self.score(what)
 
-    def _fill_in_part(self) -> None:
-        """Show scores of a part that are known from those of the whole method."""
+    def _fill_in_part(self, *_: object) -> None:
+        """Show scores of a part that are known from those of the whole method.
+
+        While something is being scored this waits until that has finished.
+        """
         layer, model, whole = self.scan.layer, self.models.model, self.models.whole
         plane = self.plane_box.currentData()
         if layer is None or model is None or whole is None or self.running:

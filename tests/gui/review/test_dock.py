@@ -154,6 +154,53 @@ def test_a_part_alone_is_shown_without_scoring_again(
     assert box.currentText() == "Whole score"
 
 
+def test_a_part_stays_chosen_from_scan_to_scan(
+    dock: Make, click: Any, finish: Finish, models: Any, qtbot: Any
+) -> None:
+    whole = models["fake"]
+    whole.alone = {
+        name: FakeModel(
+            name=f"fake+{name}",
+            header=fake_header(part=name),
+            base=base,
+            detector=SimpleNamespace(title=name.capitalize()),
+        )
+        for name, base in (("change", 5.0), ("nll", 9.0))
+    }
+    made = dock()
+    click(made.volume_button)
+    finish(made)
+    box = made.display_panel.part_box
+    # Faster than the first part is filled in.
+    for name in ("change", "nll"):
+        box.setCurrentIndex(box.findData(name))
+
+    def filled_in() -> bool:
+        session = made.session
+        return (
+            session is not None
+            and session.model is whole.alone["nll"]
+            and bool(session.score.visited.all())
+        )
+
+    qtbot.waitUntil(filled_in, timeout=5000)
+    finish(made)
+    first, volume = scan_of(made), scan_of(made).metadata[KEY]["volume"]
+    second = made.viewer.add_image(**{**volume_layer_kwargs(volume), "name": "second"})
+    made.scan.list.choose(second)
+    box.setCurrentIndex(box.findData(""))
+    click(made.volume_button)
+    finish(made)
+    made.scan.list.choose(first)
+    box.setCurrentIndex(box.findData("nll"))
+    assert filled_in()
+    made.scan.list.choose(second)
+    qtbot.waitUntil(filled_in, timeout=5000)
+    assert made.session is not None
+    assert made.session.layer is second
+    assert whole.alone["nll"].asked == []
+
+
 def test_another_plane_is_scored_by_itself(
     dock: Make, click: Any, finish: Finish, models: Any
 ) -> None:
