@@ -116,6 +116,7 @@ class FoundRegion(Part):
     largest_area_mm2: float | None
     longest_diameter_mm: float | None
     longest_diameter_px: float
+    perpendicular_diameter_mm: float | None = None
     peak_zyx: tuple[int, int, int]
     peak_score: float
     mean_score: float

@@ -99,6 +99,9 @@ class Finding:
         measures one pixel. None without a known spacing.
     longest_diameter_px : float
         The same in pixels.
+    perpendicular_diameter_mm : float or None
+        Caliper diameter at right angles to the longest diameter, in the slice of that; of several
+        equal ones, the first. None without a known spacing.
     peak_zyx : (int, int, int)
         The voxel of ``Scan.data`` with the highest score; the first if there are several.
     peak_score, mean_score : float
@@ -121,6 +124,7 @@ class Finding:
     peak_zyx: tuple[int, int, int]
     peak_score: float
     mean_score: float
+    perpendicular_diameter_mm: float | None = None
 
 
 def label_components(mask: npt.NDArray[np.bool_ | np.uint8]) -> npt.NDArray[np.int32]:
@@ -201,7 +205,7 @@ def _measure(
     z, y, x = (at + start for at, start in zip(place, origin, strict=True))
     voxel = voxel_volume_mm3(geometry)
     to_mm = _in_plane_matrix(geometry)
-    diameter_mm, diameter_px, area = _largest_in_plane(planes, to_mm)
+    sizes = _largest_in_plane(planes, to_mm)
     ras = geometry.affine[:3, :3] @ centre[::-1] + geometry.affine[:3, 3]
     return Finding(
         rank=0,
@@ -214,12 +218,13 @@ def _measure(
         peak_slice=top + origin[axis],
         voxels=voxels,
         volume_ml=None if voxel is None else voxels * voxel / 1000,
-        largest_area_mm2=area * _pixel_area(to_mm) if geometry.exact else None,
-        longest_diameter_mm=diameter_mm if geometry.exact else None,
-        longest_diameter_px=diameter_px,
+        largest_area_mm2=sizes.area_px * _pixel_area(to_mm) if geometry.exact else None,
+        longest_diameter_mm=sizes.longest_mm if geometry.exact else None,
+        longest_diameter_px=sizes.longest_px,
         peak_zyx=(z, y, x),
         peak_score=float(peaks.max()),
         mean_score=total / voxels,
+        perpendicular_diameter_mm=sizes.perpendicular_mm if geometry.exact else None,
     )
 
 
@@ -247,20 +252,35 @@ def _pixel_area(to_mm: npt.NDArray[np.float64]) -> float:
     return float(abs(np.linalg.det(to_mm)))
 
 
-def _largest_in_plane(
-    planes: npt.NDArray[np.bool_], to_mm: npt.NDArray[np.float64]
-) -> tuple[float, float, int]:
-    """Longest caliper distance in mm and in pixels, and largest area in pixels, over slices."""
-    longest_mm, longest_px, largest = 0.0, 0.0, 0
+@dataclass(frozen=True)
+class _Sizes:
+    """Largest sizes of a region in a slice: caliper distances, and area in pixels."""
+
+    longest_mm: float = 0.0
+    perpendicular_mm: float = 0.0
+    longest_px: float = 0.0
+    area_px: int = 0
+
+
+def _largest_in_plane(planes: npt.NDArray[np.bool_], to_mm: npt.NDArray[np.float64]) -> _Sizes:
+    """Sizes over slices; the perpendicular diameter is that of the slice with the longest."""
+    sizes = _Sizes()
     for plane in planes:
         area = int(plane.sum())
         if not area:
             continue
-        largest = max(largest, area)
         outline = _outline(plane)
-        longest_mm = max(longest_mm, float(pdist(outline @ to_mm).max()))
-        longest_px = max(longest_px, float(pdist(outline).max()))
-    return longest_mm, longest_px, largest
+        corners = outline @ to_mm
+        between = pdist(corners)
+        longest = float(between.max())
+        longest_px = max(sizes.longest_px, float(pdist(outline).max()))
+        sizes = replace(sizes, area_px=max(sizes.area_px, area), longest_px=longest_px)
+        if longest > sizes.longest_mm:
+            ends = np.column_stack(np.triu_indices(len(corners), 1))[between.argmax()]
+            along = np.subtract(*corners[ends]) / longest
+            width = float(np.ptp(corners @ (-along[1], along[0])))
+            sizes = replace(sizes, longest_mm=longest, perpendicular_mm=width)
+    return sizes
 
 
 def _outline(plane: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
@@ -295,6 +315,7 @@ _CSV_COLUMNS = (
     "peak_score",
     "mean_score",
     "unit",
+    "perpendicular_diameter_mm",
 )
 
 

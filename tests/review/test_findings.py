@@ -137,6 +137,46 @@ def test_a_region_as_large_as_the_scan_takes_little_memory() -> None:
     assert peak < 4 * nll.size  # a list of its voxels alone is 24 bytes each
 
 
+def rotation(degrees: float) -> np.ndarray:
+    """Rotation about an axis that is no axis of the patient."""
+    axis = np.array([1.0, 2.0, -0.5]) / np.linalg.norm([1.0, 2.0, -0.5])
+    cross = np.cross(np.eye(3), axis)
+    angle = np.deg2rad(degrees)
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+@pytest.mark.parametrize("tilt", [0.0, 33.0])
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+@pytest.mark.parametrize("turn", [0.0, 30.0, 90.0, 140.0])
+def test_both_diameters_of_an_ellipse(turn: float, slice_axis: int, tilt: float) -> None:
+    """Axes of 40 and 18 mm, in slices with pixels of 0.5 x 0.8 mm, oblique to the patient too."""
+    spacing = np.insert([0.5, 0.8], slice_axis, 4.0)  # along (Z, Y, X)
+    shape = tuple(int(n) for n in np.insert([120, 80], slice_axis, 3))
+    affine = np.eye(4)
+    affine[:3, :3] = rotation(tilt) @ np.diag(spacing[::-1])
+    geometry = Geometry(shape, affine, slice_axis=slice_axis)
+    rows, columns = np.indices((120, 80)) * np.array([0.5, 0.8])[:, None, None]
+    along, across = np.deg2rad([turn, turn + 90])
+    y, x = rows - 30, columns - 32
+    long = (y * np.cos(along) + x * np.sin(along)) / 20
+    short = (y * np.cos(across) + x * np.sin(across)) / 9
+    planes = np.zeros((3, 120, 80), bool)
+    planes[1] = long**2 + short**2 <= 1
+    planes[2] = (long * 2) ** 2 + (short / 1.2) ** 2 <= 1  # rounder, with a shorter diameter
+    mask = np.moveaxis(planes, 0, slice_axis)
+    (finding,) = find_findings(mask, scores(geometry), geometry)
+    assert finding.longest_diameter_mm == pytest.approx(40, abs=0.9)
+    assert finding.perpendicular_diameter_mm == pytest.approx(18, abs=0.8)
+
+
+def test_one_pixel_measures_its_sides() -> None:
+    geometry = grid((1, 5, 5))
+    mask = np.zeros(geometry.shape, bool)
+    mask[0, 2, 2] = True
+    (finding,) = find_findings(mask, scores(geometry), geometry)
+    assert (finding.longest_diameter_mm, finding.perpendicular_diameter_mm) == (2.0, 0.5)
+
+
 def test_the_longest_diameter_is_measured_in_the_acquired_slices() -> None:
     affine = np.diag([1.0, 1.0, 1.0, 1.0])
     nll = np.zeros((9, 9, 9), np.float32)
@@ -193,6 +233,7 @@ def test_nothing_is_measured_in_mm_where_the_geometry_is_not_regular() -> None:
     assert finding.volume_ml is None
     assert finding.centroid_ras_mm is None
     assert finding.longest_diameter_mm is finding.largest_area_mm2 is None
+    assert finding.perpendicular_diameter_mm is None
     assert finding.longest_diameter_px == pytest.approx(4)
 
 

@@ -7,6 +7,8 @@ Afterwards the references are corrected: file, frame, and only the images used.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,8 +42,12 @@ from napari_spatial_ar.imaging.scan import Scan
 __all__ = [
     "REMARK",
     "Algorithm",
+    "Reading",
     "SourceSlice",
+    "Written",
     "caveats",
+    "content_uid",
+    "derived_uids",
     "finish",
     "is_from_dicom",
     "plain_text",
@@ -102,6 +108,10 @@ class Algorithm:
     version: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
 
+    def plain(self) -> list[object]:
+        """Return plain values for `content_uid`."""
+        return [self.name, self.version, dict(self.parameters)]
+
     def identification(self) -> hd.AlgorithmIdentificationSequence:
         """Return the sequence that identifies it, family "Artificial Intelligence"."""
         return hd.AlgorithmIdentificationSequence(
@@ -111,6 +121,58 @@ class Algorithm:
             source=_PRODUCT,
             parameters=dict(self.parameters) or None,
         )
+
+
+@dataclass(frozen=True)
+class Written:
+    """A DICOM object that was written, as other objects refer to it.
+
+    Parameters
+    ----------
+    sop_class, sop_instance, series, study : str
+        Its UIDs.
+    """
+
+    sop_class: str
+    sop_instance: str
+    series: str
+    study: str
+
+    @classmethod
+    def of(cls, made: Dataset) -> Written:
+        """Read them from the object."""
+        return cls(
+            str(made.SOPClassUID),
+            str(made.SOPInstanceUID),
+            str(made.SeriesInstanceUID),
+            str(made.StudyInstanceUID),
+        )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which reading of a scan an object is of: a later one supersedes the earlier ones.
+
+    Parameters
+    ----------
+    number : int
+        Counts the readings of a scan that differ, from 1.
+    supersedes : str
+        Identifies the reading before, "" for the first.
+    """
+
+    number: int = 1
+    supersedes: str = ""
+
+    def described(self, text: str) -> str:
+        """Series description, with "research use" and the number of a later reading."""
+        later = "" if self.number == 1 else f", reading {self.number}"
+        use = f" (research use){later}"
+        return plain_text(text)[: 64 - len(use)] + use
+
+    def series_number(self, first: int) -> int:
+        """Series number of an object whose number is ``first`` in the first reading."""
+        return first + 10 * (self.number - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +193,57 @@ class SourceSlice:
     sop_class: str
     sop_instance: str
     frame: int | None
+
+    @property
+    def image(self) -> Dataset:
+        """Header with the UIDs of the file itself; a copy."""
+        made = Dataset()
+        made.update(self.header)
+        _refer_by(made, "SOPClassUID", "SOPInstanceUID", self)
+        return made
+
+
+def content_uid(*content: object) -> str:
+    """UID that equal content always gets, on any computer.
+
+    Parameters
+    ----------
+    content : array or plain JSON value
+        Arrays count by type, shape and values. The kind of object comes first, so that two kinds
+        made of the same content differ.
+    """
+    digest = hashlib.sha256()
+    for part in content:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            for plane in part:
+                digest.update(np.ascontiguousarray(plane).tobytes())
+        else:
+            digest.update(json.dumps(part, sort_keys=True).encode())
+        digest.update(b"\0")
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, digest.hexdigest()).int}"
+
+
+def derived_uids(
+    kind: str, slices: Sequence[SourceSlice], *content: object
+) -> tuple[hd.UID, hd.UID]:
+    """UIDs of series and object, by what the object is derived from and what it holds.
+
+    So the same result has the same UIDs whenever and wherever it is exported: an archive that has
+    it already adds nothing.
+
+    Parameters
+    ----------
+    kind : str
+        Kind of object.
+    slices : sequence of SourceSlice
+        The images that it is derived from: several volumes may share a series.
+    content : array or plain JSON value
+        What distinguishes it from others, see `content_uid`.
+    """
+    images = [[source.sop_instance, source.frame] for source in slices]
+    key = kind, str(slices[0].header.SeriesInstanceUID), images, *content
+    return hd.UID(content_uid("series", *key)), hd.UID(content_uid("instance", *key))
 
 
 def is_from_dicom(scan: Scan) -> bool:
@@ -380,11 +493,18 @@ def finish(made: Dataset, slices: Sequence[SourceSlice]) -> None:
     made.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [
         _reference(group[:1], frames=False) for group in used.values()
     ]
+    dimensions = content_uid("dimensions", str(made.SOPInstanceUID))
+    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
+        item.DimensionOrganizationUID = dimensions
 
 
 def _refer(item: Dataset, source: SourceSlice) -> None:
-    item.ReferencedSOPClassUID = UID(source.sop_class)
-    item.ReferencedSOPInstanceUID = UID(source.sop_instance)
+    _refer_by(item, "ReferencedSOPClassUID", "ReferencedSOPInstanceUID", source)
+
+
+def _refer_by(item: Dataset, sop_class: str, sop_instance: str, source: SourceSlice) -> None:
+    setattr(item, sop_class, UID(source.sop_class))
+    setattr(item, sop_instance, UID(source.sop_instance))
 
 
 def _reference(group: Sequence[SourceSlice], *, frames: bool = True) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,9 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.derived import (
     REMARK,
     Algorithm,
+    SourceSlice,
+    Written,
+    derived_uids,
     finish,
     plain_text,
     save,
@@ -37,13 +41,16 @@ def write_parametric_map(
     *,
     algorithm: Algorithm,
     unit: str,
-) -> None:
+    sources: Sequence[SourceSlice] | None = None,
+) -> Written:
     """Write scores as a DICOM parametric map of float32 that coincides with the scan.
 
     The patient's identity is copied from the scan, as by
     `napari_spatial_ar.imaging.dicom.seg.write_seg`. Every slice is stored; those that were not
     scored have the values of ``scores`` there. Memory: about 4 times the scores, as highdicom
     builds the file in memory.
+
+    The UIDs follow from scan, algorithm and scores: writing the same again gives the same.
 
     Parameters
     ----------
@@ -57,6 +64,13 @@ def write_parametric_map(
         What computed them.
     unit : str
         Their unit in words, at most 64 characters; its code is UCUM "1" (no units).
+    sources : sequence of SourceSlice, optional
+        Result of `source_slices` for the scan, if available.
+
+    Returns
+    -------
+    Written
+        Its UIDs.
 
     Raises
     ------
@@ -76,16 +90,20 @@ def write_parametric_map(
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError("scores that are not finite numbers cannot be written")
     high = high if high > low else low + 1.0
-    slices = source_slices(scan)
+    slices = source_slices(scan) if sources is None else sources
     regular = scan.geometry.regular
     made_by = plain_text(f"{algorithm.name} {algorithm.version}")
+    # Scores are the same at any threshold: the settings do not count.
+    series, instance = derived_uids(
+        "parametric map", slices, algorithm.name, algorithm.version, unit, values
+    )
     with guard(scan.series.files[0], "no DICOM parametric map can be derived from its header"):
         made = ParametricMap(
             source_images=[source.header for source in slices],
             pixel_array=values,
-            series_instance_uid=hd.UID(),
+            series_instance_uid=series,
             series_number=_SERIES_NUMBER,
-            sop_instance_uid=hd.UID(),
+            sop_instance_uid=instance,
             instance_number=1,
             manufacturer="napari-spatial-ar",
             manufacturer_model_name="napari-spatial-ar",
@@ -119,3 +137,4 @@ def write_parametric_map(
         made.Laterality = ""  # unknown; required if the body part may be one of a pair
         finish(made, slices)
     save(made, path)
+    return Written.of(made)

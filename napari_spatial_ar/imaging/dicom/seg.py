@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 
-import highdicom as hd
 import numpy as np
 import numpy.typing as npt
 from highdicom.color import CIELabColor
@@ -17,6 +17,10 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.derived import (
     REMARK,
     Algorithm,
+    Reading,
+    SourceSlice,
+    Written,
+    derived_uids,
     finish,
     plain_text,
     save,
@@ -41,7 +45,9 @@ def write_seg(
     edited: bool = False,
     label: str = "Departure from normal",
     segments: Sequence[Segment] = (),
-) -> None:
+    reading: Reading | None = None,
+    sources: Sequence[SourceSlice] | None = None,
+) -> Written:
     """Write a mask as a DICOM segmentation (SEG, BINARY) that coincides with the scan.
 
     The patient's name, ID and dates and the study's identification are copied from the scan into
@@ -49,6 +55,8 @@ def write_seg(
     separate one, with its name, colour and tracking identifiers. The category is "Spatial and
     Relational Concept" (SNOMED CT), the type "Selected region" (DICOM): they have not been judged
     abnormal. Only slices that contain a part of the mask are stored; for an empty mask, all.
+
+    The UIDs follow from scan, algorithm, mask and reading: writing the same again gives the same.
 
     Parameters
     ----------
@@ -68,6 +76,15 @@ def write_seg(
     segments : sequence of Segment
         Segments of the numbers in the mask. DICOM numbers segments without gaps, so a segment's
         number in the file may be lower than its own, which is in its label.
+    reading : Reading, optional
+        By default the first.
+    sources : sequence of SourceSlice, optional
+        Result of `source_slices` for the scan, if available.
+
+    Returns
+    -------
+    Written
+        Its UIDs.
 
     Raises
     ------
@@ -83,7 +100,8 @@ def write_seg(
         raise InputError(
             f"a mask of {inside.shape} is not on the scan's grid {scan.geometry.shape}"
         )
-    slices = source_slices(scan)
+    slices = source_slices(scan) if sources is None else sources
+    reading = reading or Reading()
     if algorithm is None:
         kind = SegmentAlgorithmTypeValues.MANUAL
     elif edited:
@@ -95,6 +113,16 @@ def write_seg(
         places = np.zeros(max(segment.number for segment in segments) + 1, np.uint16)
         places[[segment.number for segment in segments]] = np.arange(1, len(segments) + 1)
         inside = places[np.asarray(mask)]
+    series, instance = derived_uids(
+        "segmentation",
+        slices,
+        None if algorithm is None else algorithm.plain(),
+        kind.value,
+        label,
+        [astuple(segment) for segment in segments],
+        inside,
+        astuple(reading),
+    )
     with guard(scan.series.files[0], "no DICOM segmentation can be derived from its header"):
         descriptions = [
             SegmentDescription(
@@ -115,9 +143,9 @@ def write_seg(
             pixel_array=inside,
             segmentation_type="BINARY",
             segment_descriptions=descriptions,
-            series_instance_uid=hd.UID(),
-            series_number=_SERIES_NUMBER + 2 * bool(segments),
-            sop_instance_uid=hd.UID(),
+            series_instance_uid=series,
+            series_number=reading.series_number(_SERIES_NUMBER + 2 * bool(segments)),
+            sop_instance_uid=instance,
             instance_number=1,
             manufacturer="napari-spatial-ar",
             manufacturer_model_name="napari-spatial-ar",
@@ -125,9 +153,10 @@ def write_seg(
             device_serial_number="0",
             content_label="SEGMENTATION",
             content_description=REMARK,
-            series_description=f"{plain_text(label)[:40]} (research use)",
+            series_description=reading.described(label),
             transfer_syntax_uid=ExplicitVRLittleEndian,
             omit_empty_frames=any_inside,
         )
         finish(made, slices)
     save(made, path)
+    return Written.of(made)

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.dicom.derived import Algorithm, caveats
+from napari_spatial_ar.imaging.dicom.derived import Algorithm, Reading, caveats
 from napari_spatial_ar.imaging.dicom.parametric_map import write_parametric_map
 from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.mask_to_series import mask_onto_series
@@ -297,6 +297,80 @@ def test_codes_maker_and_patient(
     assert "DOE" not in seg.SeriesDescription.upper()
     assert seg.StudyInstanceUID == "1.2"
     assert seg.SeriesInstanceUID != volume.series.uid
+
+
+def uids(path: Path) -> list[str]:
+    """Every UID of an object that is its own."""
+    header = pydicom.dcmread(path)
+    (dimensions,) = header.DimensionOrganizationSequence
+    own = header.SeriesInstanceUID, header.SOPInstanceUID, dimensions.DimensionOrganizationUID
+    assert header.file_meta.MediaStorageSOPInstanceUID == header.SOPInstanceUID
+    return [str(uid) for uid in own]
+
+
+def test_the_same_result_has_the_same_uids_and_another_has_others(
+    grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    """An archive that has an object already adds nothing when it is sent again."""
+    paths = write_series(grey, FrameOfReferenceUID=FRAME_OF_REFERENCE)
+    (volume,) = read(paths)
+    (again,) = read(paths)
+    mask = np.where(volume.data > 150, 7, 0).astype(np.uint16)
+    moved = np.roll(mask, 1, axis=2)
+    other = write_series(grey, folder="b", FrameOfReferenceUID=FRAME_OF_REFERENCE)
+    (elsewhere,) = read(other)  # the same series, other images: another time point
+    stricter = replace(ALGORITHM, parameters={"threshold": "2.5"})
+    renamed = [replace(segments(7)[0], name="Finding 7")]
+    found, every = [], []
+    for case in (
+        {},
+        {"scan": again},
+        {"mask": moved},
+        {"scan": elsewhere},
+        {"algorithm": stricter},
+        {"algorithm": replace(ALGORITHM, version="ff")},
+        {"edited": True},
+        {"segments": segments(7)},
+        {"segments": renamed},
+        {"reading": Reading(2, "2.25.1")},
+        {"reading": Reading(3, "2.25.2")},
+    ):
+        call = {"mask": mask, "scan": volume, "algorithm": ALGORITHM, **case}
+        written = write_seg(tmp_path / "m.dcm", **call)
+        found.append(uids(tmp_path / "m.dcm"))
+        assert [written.series, written.sop_instance] == found[-1][:2]
+    assert found[0] == found[1]
+    for different in found[1:]:
+        every += different
+    assert len(set(every)) == len(every)
+    scores = volume.data / 100
+    maps = []
+    for values, algorithm in ((scores, ALGORITHM), (scores, stricter), (scores * 2, ALGORITHM)):
+        write_parametric_map(
+            tmp_path / "n.dcm", values, volume, algorithm=algorithm, unit="log odds"
+        )
+        maps.append(uids(tmp_path / "n.dcm"))
+    assert maps[0] == maps[1], "scores are the same at any threshold"
+    assert not {*maps[0]} & {*maps[2], *every}
+
+
+def test_a_later_reading_says_so(
+    grey: np.ndarray, write_series: WriteSeries, tmp_path: Path
+) -> None:
+    (volume,) = read(write_series(grey, FrameOfReferenceUID=FRAME_OF_REFERENCE))
+    mask = (volume.data > 150).astype(np.uint8)
+    numbers = []
+    for reading in (Reading(), Reading(2, "2.25.1"), Reading(12, "2.25.1")):
+        write_seg(
+            tmp_path / "m.dcm", mask, volume, algorithm=ALGORITHM, label="x" * 60, reading=reading
+        )
+        header = pydicom.dcmread(tmp_path / "m.dcm")
+        said = f", reading {reading.number}" if reading.number > 1 else "(research use)"
+        assert header.SeriesDescription.endswith(said)
+        assert len(header.SeriesDescription) <= 64
+        assert "(research use)" in header.SeriesDescription
+        numbers.append(header.SeriesNumber)
+    assert numbers == [9001, 9011, 9111]
 
 
 def test_an_empty_mask_is_a_whole_file(
