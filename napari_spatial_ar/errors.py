@@ -6,6 +6,9 @@ import unicodedata
 from pathlib import Path
 
 __all__ = [
+    "ArchiveDenied",
+    "ArchiveError",
+    "ArchiveUnreachable",
     "Cancelled",
     "InUseError",
     "InputError",
@@ -124,6 +127,18 @@ class MemoryShortage(SpatialARError):
 
 class StorageError(SpatialARError):
     """A file that could not be written, for lack of space or permission."""
+
+
+class ArchiveError(SpatialARError):
+    """An archive (PACS) that does not do what was asked, or sends something else."""
+
+
+class ArchiveUnreachable(ArchiveError):
+    """An archive that did not answer, or failed, for a reason that may pass."""
+
+
+class ArchiveDenied(ArchiveError):
+    """An archive that refuses credentials: missing, wrong or expired."""
 
 
 class Cancelled(SpatialARError):

@@ -320,6 +320,7 @@ class ScoreResult(Document):
     report_pdf: str | None = None
     bids: str | None = Field(None, description="Folder of BIDS derivatives, with --bids.")
     without_bids: list[str] | None = None
+    sent: Sent | None = Field(None, description="What the archive of --to answered.")
 
 
 class LesionSizes(Part):
@@ -719,6 +720,179 @@ class WeightsAdd(Document):
     sha256: str | None
 
 
+class ArchiveList(Document):
+    """archive list --json."""
+
+    NAME = "archive-list"
+
+    archives: list[dict[str, Any]]
+
+
+class ArchiveAdd(Document):
+    """archive add --json."""
+
+    NAME = "archive-add"
+    SAYS_MORE = True
+
+    name: str
+    url: str
+
+
+class ArchiveRemove(Document):
+    """archive remove --json."""
+
+    NAME = "archive-remove"
+
+    name: str
+    url: str
+
+
+class ArchiveLogin(Document):
+    """archive login --json."""
+
+    NAME = "archive-login"
+
+    url: str
+    kept: bool
+
+
+class ArchiveCache(Document):
+    """archive cache --json."""
+
+    NAME = "archive-cache"
+
+    folder: str
+    bytes: int = Field(ge=0, description="Size of the cache now.")
+    freed: int = Field(ge=0, description="Bytes removed.")
+
+
+class ArchiveEcho(Document):
+    """archive echo --json."""
+
+    NAME = "archive-echo"
+
+    url: str
+
+
+class ArchiveSeries(Part):
+    """A series in an archive; empty text and null: not stated."""
+
+    series_uid: str
+    modality: str
+    description: str
+    body_part: str
+    number: int | None
+    instances: int | None
+
+
+class ArchiveStudy(Part):
+    """A study in an archive; empty text and null: not stated."""
+
+    study_uid: str
+    patient_name: str
+    patient_id: str
+    accession: str
+    date: str = Field(description="YYYYMMDD.")
+    time: str
+    description: str
+    modalities: list[str]
+    number_of_series: int | None
+    number_of_instances: int | None
+    series: list[ArchiveSeries] | None = Field(None, description="With --series or --study.")
+
+
+class ArchiveFind(Document):
+    """archive find --json."""
+
+    NAME = "archive-find"
+
+    url: str
+    more: bool = Field(description="Whether more studies match than are listed.")
+    studies: list[ArchiveStudy]
+
+
+class RetrievedSeries(Part):
+    """A series that was retrieved, whole."""
+
+    study_uid: str
+    series_uid: str
+    folder: str
+    instances: int
+    fetched: int = Field(description="How many of them were sent this time.")
+
+
+class ArchiveGet(Document):
+    """archive get --json."""
+
+    NAME = "archive-get"
+
+    series: list[RetrievedSeries]
+    failed: list[str]
+
+
+class SentObject(Part):
+    """An archive's answer on a file."""
+
+    path: str
+    sop_uid: str
+    state: Literal["stored", "there", "refused"]
+    reason: str
+
+
+class Sent(Part):
+    """What an archive answered on files."""
+
+    stored: int
+    there: int = Field(description="Files that it had already; they were not sent.")
+    refused: int
+    files: list[SentObject]
+
+
+class ArchiveSend(Sent, Document):
+    """archive send --json."""
+
+    NAME = "archive-send"
+
+    url: str
+    skipped: int = Field(description="Files in the folders that are not DICOM.")
+
+
+class ArchiveListen(Document):
+    """archive listen --json."""
+
+    NAME = "archive-listen"
+
+    port: int | None
+    series: list[dict[str, Any]]
+    refused: int
+    waiting: int = Field(description="Series that go on with the next start.")
+
+
+class WatchedSeries(Part):
+    """A series in the ledger of archive watch, without anything that names it."""
+
+    key: str = Field(description="Hash of the UIDs of study and series.")
+    state: Literal["scored", "sent", "failed", "left out"]
+    reason: str
+    instances: int
+    sent: dict[str, str] = Field(description="The archive's answer on each object, by its UID.")
+    finished: str = Field(description="ISO 8601, UTC.")
+
+
+class WatchLedgerEntry(WatchedSeries, Document):
+    """An entry in the ledger of archive watch."""
+
+    NAME = "archive-watch-entry"
+
+
+class ArchiveWatch(Document):
+    """archive watch --json."""
+
+    NAME = "archive-watch"
+
+    series: list[WatchedSeries]
+
+
 _ALL: tuple[type[Document], ...] = (
     *(FindingsFile, ProvenanceFile, LedgerEntry, ErrorResult, ScoreResult, EvaluateResult),
     *(ComparisonFile, CompareResult, FitResult, FitEstimate, CalibrateResult, InspectResult),
@@ -726,6 +900,8 @@ _ALL: tuple[type[Document], ...] = (
     *(ModelsList, ModelsTrash, ModelsMethods, ModelsShow, ModelsRename, ModelsDuplicate),
     *(ModelsDelete, ModelsRestore, ModelsImport, ModelsExport, ModelsCheck, ModelsSuspects),
     *(ModelComparisonFile, ModelsCompare, WeightsList, WeightsPull, WeightsAdd),
+    *(ArchiveList, ArchiveAdd, ArchiveRemove, ArchiveLogin, ArchiveCache, ArchiveEcho),
+    *(ArchiveFind, ArchiveGet, ArchiveSend, ArchiveListen, WatchLedgerEntry, ArchiveWatch),
 )
 #: All documents by the name of their kind, which of a command's result is the command's.
 DOCUMENTS = {document.NAME: document for document in _ALL}

@@ -11,12 +11,14 @@ from napari_spatial_ar.errors import InputError
 
 __all__ = [
     "LONGEST_NAME",
+    "archives_file",
     "check_name_length",
     "embedded_weights",
     "feature_store_dir",
     "quantized_dir",
     "released_models_dir",
     "speeds_file",
+    "studies_dir",
     "unfinished_dir",
     "user_models_dir",
     "weights_dir",
@@ -43,7 +45,7 @@ def _home(kind: str) -> Path:
     override = os.environ.get("NAPARI_SPATIAL_AR_HOME")
     if override:
         return Path(override).expanduser() / kind
-    if kind in ("features", "quantized"):
+    if kind in ("features", "quantized", "studies"):
         return Path(platformdirs.user_cache_dir(_APP, appauthor=False)) / kind
     return Path(platformdirs.user_data_dir(_APP, appauthor=False)) / kind
 
@@ -76,6 +78,16 @@ def unfinished_dir() -> Path:
 def worklist_dir() -> Path:
     """Folder of worklists: scores and edits of the scans of a folder, one folder per scan."""
     return _home("worklist")
+
+
+def archives_file() -> Path:
+    """File of the archives (PACS) that the user saved by name; without passwords or tokens."""
+    return _home("archives") / "archives.json"
+
+
+def studies_dir() -> Path:
+    """Folder of series retrieved from archives; may be deleted at any time."""
+    return _home("studies")
 
 
 def speeds_file() -> Path:

@@ -119,6 +119,12 @@ if [ "$gui" = yes ] && [ "$(uname)" = Linux ]; then
         *,test,*)
             want_packages dicom3tools libxtst6
             want_packages chromium-headless-shell
+            # An archive (PACS), which tests start themselves, and other programs that speak with one.
+            new=$(missing_packages orthanc)
+            want_packages orthanc orthanc-dicomweb dcmtk
+            if [ -n "$new" ] && [ -d /run/systemd/system ] && may_install; then
+                sudo -n systemctl disable --quiet --now orthanc || true
+            fi
             ;;
     esac
     # What WeasyPrint loads for reports as PDF; the last one makes them faster and smaller, and is

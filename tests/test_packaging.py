@@ -37,12 +37,16 @@ PLUGINS = {"pylibjpeg", "pylibjpeg-openjpeg"}
 # Imported only where an extra is installed.
 OPTIONAL = {
     "anomalib",
+    "dicomweb-client",
     "distributed",
     "fsspec",
+    "keyring",
     "lightning",
     "nncf",
     "onnx",
     "openvino",
+    "pynetdicom",
+    "requests",
     "weasyprint",
 }
 

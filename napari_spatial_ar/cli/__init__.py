@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from napari_spatial_ar import __version__
+from napari_spatial_ar.cli.archive import archive_app
 from napari_spatial_ar.cli.data import data_app
 from napari_spatial_ar.cli.evaluate import evaluation_app
 from napari_spatial_ar.cli.fit import fit_app
@@ -39,6 +40,7 @@ app.add_typer(score_app)
 app.add_typer(fit_app)
 app.add_typer(models_app, name="models", rich_help_panel="Models")
 app.add_typer(weights_app, name="weights", rich_help_panel="Models")
+app.add_typer(archive_app, name="archive", rich_help_panel="Scans")
 app.add_typer(evaluation_app)
 app.add_typer(speed_app)
 

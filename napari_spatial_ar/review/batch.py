@@ -119,7 +119,7 @@ class Flagging:
 
 def score_scans(
     inputs: Sequence[Path],
-    model: str | Path,
+    model: str | Path | NormativeModel,
     out: Path,
     *,
     fpr: float = 0.01,
@@ -154,8 +154,8 @@ def score_scans(
     ----------
     inputs : sequence of Path
         Files or folders; each may contain several series.
-    model : str or Path
-        See `load_model`.
+    model : str, Path or NormativeModel
+        See `load_model`; one that is loaded has its weights, device and part already.
     out : Path
         Gets one folder per scan, named after its series and never after a patient or a file. Scans
         whose series have one name get the start of a hash of their content as well.
@@ -208,7 +208,11 @@ def score_scans(
     if pdf:
         need_pdf()
     with locked(out):
-        loaded = load_model(model, weights=weights, device=device, part=part)
+        loaded = (
+            model
+            if isinstance(model, NormativeModel)
+            else load_model(model, weights=weights, device=device, part=part)
+        )
         flagging = Flagging.of(
             loaded,
             fpr=fpr,
