@@ -244,6 +244,27 @@ class Run(Part):
     unfamiliarity: list[float | None] = []
 
 
+class DicomReference(Part):
+    """UIDs of a DICOM object."""
+
+    sop_class: str
+    sop_instance: str
+    series: str
+    study: str
+
+
+class DicomReading(Part):
+    """The DICOM objects written with a result, and which reading of the scan they are."""
+
+    reading: int = Field(ge=1, description="Counts readings that differ; a later one supersedes.")
+    uid: str
+    content: str = Field(description="Equal for readings that found the same.")
+    source: str = Field(description="Identifies the images.")
+    supersedes: str = Field(description="'uid' of the reading before, '' for the first.")
+    predecessor: DicomReference | None = Field(description="The structured report before.")
+    objects: dict[str, list[DicomReference]] = Field(description="By the keys of 'files'.")
+
+
 class ProvenanceFile(Document):
     """provenance.json: how a scan was scored and masked."""
 
@@ -262,6 +283,7 @@ class ProvenanceFile(Document):
     summary: ScanSummary
     files: dict[str, FileFacts]
     run: Run | None = None
+    dicom: DicomReading | None = None
 
 
 class LedgerEntry(Document):

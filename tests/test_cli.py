@@ -377,6 +377,16 @@ def test_score_as_dicom_and_pictures_leaves_out_localizers(tmp_path: Path, fitte
     assert hd.imread(folder / "nll.dcm").NumberOfFrames == 5
     touched = int(mask.any(axis=(0, 1)).sum())
     assert len(list((folder / "overlays").iterdir())) == touched
+    # A choice of objects; the same scan is scored again for it, and the objects agree.
+    chosen = ["--out", tmp_path / "chosen", "--dicom-objects", "SR, capture"]
+    (other,) = run(tmp_path, *arguments, *chosen)["scans"]
+    assert {"report_dicom", "captures_dicom", "findings_dicom"} <= other["files"].keys()
+    assert not {"nll_dicom", "outlines_dicom"} & other["files"].keys()
+    same = [pydicom.dcmread(Path(d["folder"], "findings.dcm")) for d in (record, other)]
+    assert same[0].SOPInstanceUID == same[1].SOPInstanceUID
+    for wrong in ("rtss", "seg,rtss", ","):
+        words = [*arguments, "--out", tmp_path / "x", "--dicom-objects", wrong]
+        assert CliRunner().invoke(app, list(map(str, words))).exit_code == 2
     # The record beside the mask says what made it.
     (tmp_path / "seg.dcm").unlink(missing_ok=True)
     reference = ["--reference", tmp_path / "in", "--out", tmp_path / "seg.dcm"]
@@ -512,7 +522,7 @@ def test_score_writes_five_files_and_a_picture(tmp_path: Path, scan: Path, fitte
     result = run(tmp_path, *arguments, "--dicom")
     (record,) = result["scans"]
     (sentence,) = record["warnings"]
-    assert sentence.startswith("No DICOM mask and map were written: this scan was not read from")
+    assert sentence.startswith("No DICOM objects were written: this scan was not read from")
     assert "Doe" not in sentence
     folder = Path(record["folder"])
     written = {path.name for path in folder.iterdir()}

@@ -40,6 +40,22 @@ _MASK = "Mask"
 _FILES = "Files written"
 
 
+def _dicom(default: bool, kinds: str) -> bool | tuple[str, ...]:
+    """Kinds of DICOM objects to write; the default ones only if no kinds are given."""
+    from napari_spatial_ar.review.dicom_objects import DICOM_OBJECTS, chosen_objects
+
+    if not kinds:
+        return default
+    named = [kind.strip().lower() for kind in kinds.split(",") if kind.strip()]
+    unknown = sorted({*named} - {*DICOM_OBJECTS, "all"})
+    if unknown or not named:
+        choice = ", ".join((*DICOM_OBJECTS, "all"))
+        raise typer.BadParameter(
+            f"--dicom-objects: {', '.join(unknown) or 'nothing'} is none of {choice}."
+        )
+    return DICOM_OBJECTS if "all" in named else chosen_objects(named)
+
+
 @score_app.command(rich_help_panel="Scans")
 @command
 def score(
@@ -175,6 +191,17 @@ def score(
             rich_help_panel=_FILES,
         ),
     ] = False,
+    dicom_objects: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS",
+            help="The same with a choice: seg (mask.dcm, findings.dcm), pm (nll.dcm), sr "
+            "(report.dcm, a structured report; brings seg), capture (captures: flagged slices, "
+            "outlines burnt in), gsps (outlines.dcm, a presentation state), such as "
+            "seg,sr,capture; or all.",
+            rich_help_panel=_FILES,
+        ),
+    ] = "",
     seg_nrrd: Annotated[
         bool,
         typer.Option(
@@ -249,7 +276,7 @@ def score(
         "hysteresis_fpr": hysteresis_fpr,
         "montage": montage,
         "keep_uids": keep_uids,
-        "dicom": dicom,
+        "dicom": _dicom(dicom, dicom_objects),
         "png": png or png_heat,
         "png_heat": png_heat,
         "report": report,

@@ -116,7 +116,7 @@ class ScoreJob:
     part: str | None = None
     montage: bool = True
     keep_uids: bool = False
-    dicom: bool = False
+    dicom: bool | tuple[str, ...] = False
     png: bool = False
     png_heat: bool = False
     report: bool = False

@@ -15,9 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError, StorageError
-from napari_spatial_ar.imaging.dicom.derived import caveats
-from napari_spatial_ar.imaging.dicom.parametric_map import write_parametric_map
-from napari_spatial_ar.imaging.dicom.seg import write_seg
 from napari_spatial_ar.imaging.files import (
     atomic_write_bytes,
     atomic_write_json,
@@ -30,9 +27,7 @@ from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.segments import (
-    MOST_SEGMENTS,
     UNEVEN_SLICES,
-    Segment,
     write_label_descriptions,
     write_seg_nrrd,
 )
@@ -41,6 +36,13 @@ from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.contents import findings_content, mask_content, scores_content
+from napari_spatial_ar.review.dicom_objects import (
+    DICOM_FILES,
+    MORE_DICOM_FILES,
+    chosen_objects,
+    earlier_reading,
+    write_dicom_objects,
+)
 from napari_spatial_ar.review.drawing import write_png
 from napari_spatial_ar.review.findings import (
     Finding,
@@ -51,7 +53,6 @@ from napari_spatial_ar.review.findings import (
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.p_values import PValues
 from napari_spatial_ar.review.pictures import montage, write_overlays
-from napari_spatial_ar.review.provenance import dicom_algorithm
 from napari_spatial_ar.review.report.data import REPORT_FILE, ScanReport, scan_report
 from napari_spatial_ar.review.report.html import scan_page
 from napari_spatial_ar.review.report.pdf import PDF_FILE, Paper, pdf_of
@@ -85,8 +86,6 @@ OUTPUT_FILES = {
     "provenance": "provenance.json",
 }
 MONTAGE = "montage"
-#: Keys and names of files that are written only on request.
-DICOM_FILES = {"mask_dicom": "mask.dcm", "nll_dicom": "nll.dcm", "findings_dicom": "findings.dcm"}
 _SEGMENT_FILES = {"seg_nrrd": "findings.seg.nrrd", "itksnap": "findings.label"}
 OVERLAYS = "overlays"
 REPORT = "report"
@@ -96,6 +95,7 @@ _OPTIONAL = {
     **{MONTAGE: "montage.png", OVERLAYS: "overlays"},
     **_REPORTS,
     **DICOM_FILES,
+    **MORE_DICOM_FILES,
     **_SEGMENT_FILES,
 }
 # Name of the folder with complete results that are being moved into place.
@@ -110,7 +110,7 @@ class ScanOutputs:
     ----------
     files : dict of str to Path
         Keys as in `OUTPUT_FILES`, and on request ``"montage"``, ``"overlays"`` (a folder) and
-        those of `DICOM_FILES`.
+        those of `DICOM_FILES` and `MORE_DICOM_FILES`.
     findings : tuple of Finding
         Highest peak first, including rejected ones (label 0).
     mask : (Z, Y, X) uint8
@@ -175,7 +175,8 @@ def write_scan_outputs(
     keep_uids: bool = False,
     overwrite: bool = False,
     montage_too: bool = False,
-    dicom: bool = False,
+    dicom: bool | Collection[str] = False,
+    signed_by: str = "",
     png: bool = False,
     png_heat: bool = False,
     report: bool = False,
@@ -219,12 +220,18 @@ def write_scan_outputs(
         Replace files of an earlier run.
     montage_too : bool
         Also write ``montage.png``, a figure of the highest-scoring slices.
-    dicom : bool
-        Also write ``mask.dcm`` (a DICOM segmentation), ``findings.dcm`` (another, with a segment
-        for each finding, if there are any) and ``nll.dcm`` (a parametric map of the scores) for a
-        scan that came from DICOM; for any other, ``warnings`` state the reason. They contain the
-        patient's identity, copied from the scan, by which a PACS files them: they are not
-        anonymous.
+    dicom : bool or collection of {"seg", "pm", "sr", "capture", "gsps"}
+        Also write DICOM objects for a scan that came from DICOM; for any other, ``warnings`` state
+        the reason. True means "seg" and "pm". "seg": ``mask.dcm`` (a segmentation) and
+        ``findings.dcm`` (another, with a segment for each finding, if there are any). "pm":
+        ``nll.dcm``, a parametric map of the scores. "sr": ``report.dcm``, a structured report of
+        the findings; it brings "seg", to which it refers. "capture": the folder ``captures``, the
+        flagged slices with outlines burnt in. "gsps": ``outlines.dcm``, outlines that a viewer
+        draws. They contain the patient's identity, copied from the scan, by which a PACS files
+        them: they are not anonymous. In place of an earlier result that found something else, they
+        are another reading that supersedes it, see `write_dicom_objects`.
+    signed_by : str
+        Name of the person who signed the structured report, "" if nobody did.
     png : bool
         Also write the folder ``overlays``: images of the slices that the mask touches with its
         outline, or of the highest-scoring ones if it is empty.
@@ -258,16 +265,18 @@ def write_scan_outputs(
     Raises
     ------
     InputError
-        If the folder has results and ``overwrite`` is False, or is a file, or another process
-        writes to it, or the mask does not match.
+        If there is no DICOM object of a name, the folder has results and ``overwrite`` is False, or
+        is a file, or another process writes to it, or the mask does not match.
     StorageError
         If the disk is full or write-protected.
     """
     out_dir = Path(out_dir)
+    objects = chosen_objects(dicom)
     with locked(out_dir):
         finish_interrupted(out_dir)
         if not overwrite:
             refuse_earlier(out_dir)
+        earlier = earlier_reading(out_dir / OUTPUT_FILES["provenance"])
         results = gather_results(
             volume,
             score,
@@ -332,20 +341,19 @@ def write_scan_outputs(
                     write_overlays(
                         made[OVERLAYS], volume, *scores, threshold=threshold, heat=png_heat
                     )
-                if dicom:
-                    edited = bool(record["threshold"]["mask_edited_by_hand"])
-                    written, warnings = _write_dicom(
+                if objects:
+                    written = write_dicom_objects(
                         work,
-                        volume,
-                        heat,
-                        numbers,
+                        results,
                         model,
-                        segments=segments,
-                        threshold=threshold,
-                        unit=unit,
-                        edited=edited,
+                        heat,
+                        objects=objects,
+                        earlier=earlier,
+                        signed_by=signed_by,
                     )
-                    made |= written
+                    made |= written.files
+                    warnings += written.warnings
+                    record["dicom"] = written.record
                 if itksnap:
                     made["itksnap"] = work / _SEGMENT_FILES["itksnap"]
                     write_label_descriptions(made["itksnap"], segments)
@@ -512,49 +520,6 @@ def _listed(record: Path) -> set[str]:
         return {PurePosixPath(name).parts[0] for name in files}
     except (OSError, ValueError, IndexError):
         return set()
-
-
-def _write_dicom(
-    work: Path,
-    volume: Scan,
-    nll: npt.NDArray[np.float32],
-    numbers: npt.NDArray[np.integer],
-    model: ScoringModel,
-    *,
-    segments: Sequence[Segment],
-    threshold: float,
-    unit: str,
-    edited: bool,
-) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Write the files of `DICOM_FILES`, or state why it is impossible for a scan."""
-    algorithm = dicom_algorithm(model, threshold=threshold)
-    made = {key: work / name for key, name in DICOM_FILES.items()}
-    warnings = caveats(volume)
-    try:
-        write_seg(made["mask_dicom"], numbers, volume, algorithm=algorithm, edited=edited)
-        if 0 < len(segments) <= MOST_SEGMENTS:
-            write_seg(
-                made["findings_dicom"],
-                numbers,
-                volume,
-                algorithm=algorithm,
-                edited=edited,
-                segments=segments,
-            )
-        else:
-            del made["findings_dicom"]
-            if segments:
-                warnings += (
-                    f"No findings.dcm was written: {len(segments)} flagged regions are more than "
-                    f"{MOST_SEGMENTS} segments. mask.dcm has all of them as one.",
-                )
-        write_parametric_map(made["nll_dicom"], nll, volume, algorithm=algorithm, unit=unit)
-    except InputError as error:
-        for path in made.values():
-            path.unlink(missing_ok=True)
-        # Without the path: a file name may contain a patient's name.
-        return {}, (f"No DICOM mask and map were written: {error.what}.",)
-    return made, warnings
 
 
 def _write_again(path: Path, other: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.imaging.geometry import slice_number
+from napari_spatial_ar.imaging.dicom.capture import SlicePicture
+from napari_spatial_ar.imaging.geometry import Geometry, slice_number
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import display_limits
 from napari_spatial_ar.review.drawing import (
     BACKGROUND,
     MUTED,
     PanelSize,
+    Rgb,
     grey_of,
     heat_limits,
     inferno,
@@ -31,7 +34,14 @@ from napari_spatial_ar.review.drawing import (
 )
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
-__all__ = ["highest_slices", "montage", "overlay_slices", "overlays", "write_overlays"]
+__all__ = [
+    "captured_slices",
+    "highest_slices",
+    "montage",
+    "overlay_slices",
+    "overlays",
+    "write_overlays",
+]
 
 _MARGIN, _GAP, _HEAD, _FOOT, _BAR = 16, 10, 62, 30, 92
 
@@ -188,6 +198,8 @@ def _draw_bar(
 
 
 _FOOT = 44
+# Longer side of a capture in pixels, unless the slice has more.
+_CAPTURE = 512
 
 
 def overlay_slices(
@@ -259,15 +271,71 @@ def overlays(
             colour = resized(scores[index], size, Image.Resampling.BILINEAR)
             picture = with_heat(picture, colour, low, high)
         flags = resized(inside[index] != 0, size, Image.Resampling.NEAREST) > 0.5
-        page = Image.new("RGB", (size.width, size.height + _FOOT), BACKGROUND)
-        page.paste(to_image(with_outline(picture, flags)), (0, 0))
+        yield index, _page(volume, index, with_outline(picture, flags), window)
+
+
+def _page(volume: Scan, index: int, picture: Rgb, window: tuple[float, float]) -> Image.Image:
+    """Picture of a slice with the patient's sides, and below it slice, window and research use."""
+    height, width = picture.shape[:2]
+    page = Image.new("RGB", (width, height + _FOOT), BACKGROUND)
+    page.paste(to_image(picture), (0, 0))
+    draw = ImageDraw.Draw(page)
+    write_marks(draw, volume.geometry, (0, 0), PanelSize(height, width))
+    limits = f"window {window[0]:.4g} to {window[1]:.4g} {volume.unit}".rstrip()
+    note = f"slice {slice_number(index)}   {limits}"
+    write_text(draw, (6, height + 18), note, 13, anchor="ls")
+    write_text(draw, (6, height + 38), RESEARCH_USE, 13, anchor="ls")
+    return page
+
+
+def captured_slices(volume: Scan, numbers: npt.NDArray[np.integer]) -> Iterator[SlicePicture]:
+    """Draw each acquired slice that has findings, as `overlays` does, with their numbers.
+
+    Parameters
+    ----------
+    volume : Scan
+        The scan; the slices are those acquired, along Z, whatever the plane that was scored.
+    numbers : (Z, Y, X) integer
+        Number of its finding in each voxel, 0 outside.
+
+    Yields
+    ------
+    SlicePicture
+        With the distance of its pixels.
+    """
+    acquired = replace(volume, geometry=replace(volume.geometry, slice_axis=0))
+    geometry = acquired.geometry
+    planes = geometry.to_slices(numbers)
+    rows, columns = planes.shape[1:]
+    longest = min(max(_CAPTURE, rows, columns), 2 * _CAPTURE)
+    size = panel_size(geometry, planes.shape[1:], longest)
+    extent = _extent_mm(geometry)
+    window = display_limits(acquired)
+    for index, plane in enumerate(planes):
+        if not plane.any():
+            continue
+        flags = resized(plane != 0, size, Image.Resampling.NEAREST) > 0.5
+        picture = with_outline(grey_of(acquired, index, window, size), flags)
+        page = _page(acquired, index, picture, window)
         draw = ImageDraw.Draw(page)
-        write_marks(draw, geometry, (0, 0), size)
-        limits = f"window {window[0]:.4g} to {window[1]:.4g} {volume.unit}".rstrip()
-        note = f"slice {slice_number(index)}   {limits}"
-        write_text(draw, (6, size.height + 18), note, 13, anchor="ls")
-        write_text(draw, (6, size.height + 38), RESEARCH_USE, 13, anchor="ls")
-        yield index, page
+        for number in np.unique(plane[plane != 0]).tolist():
+            inside_rows, inside_columns = np.nonzero(plane == number)
+            at = inside_columns.max() + 1, inside_rows.min()
+            x, y = at[0] * size.width / columns + 3, at[1] * size.height / rows
+            beside = min(x, size.width - 30), min(max(y, 14), size.height - 4)
+            write_text(draw, beside, str(number), 13, anchor="ls")
+        pixel_mm = None if extent is None else (extent[0] / size.height, extent[1] / size.width)
+        yield SlicePicture(index, np.asarray(page), pixel_mm)
+
+
+def _extent_mm(geometry: Geometry) -> tuple[float, float] | None:
+    """Height and width of an upright slice in mm."""
+    if not geometry.spacing_known:
+        return None
+    s, p, left = (
+        n * mm for n, mm in zip(geometry.display_shape, geometry.display_spacing, strict=True)
+    )
+    return {"axial": (p, left), "coronal": (s, left), "sagittal": (s, p)}[geometry.plane]
 
 
 def write_overlays(

@@ -103,12 +103,15 @@ def model_window(model: ScoringModel, volume: Scan) -> tuple[float, float]:
 
 
 def dicom_algorithm(model: ScoringModel, *, threshold: float) -> Algorithm:
-    """Identify the algorithm of a DICOM object: the model, and the start of its sha256."""
-    return Algorithm(
-        name=model.name,
-        version=model.sha256[:16],
-        parameters={"threshold": f"{threshold:.6g} {model.unit}"},
-    )
+    """Identify the algorithm of a DICOM object: the model by name and sha256, the threshold."""
+    return _algorithm(model.name, model.sha256, threshold, model.unit)
+
+
+def _algorithm(name: str, sha256: str, threshold: float, unit: str) -> Algorithm:
+    parameters = {"threshold": f"{threshold:.6g} {unit}".rstrip()}
+    if sha256:
+        parameters["model sha256"] = sha256
+    return Algorithm(name=name, version=sha256[:16], parameters=parameters)
 
 
 class _RecordedModel(BaseModel):
@@ -153,11 +156,7 @@ def recorded_algorithm(mask: Path) -> tuple[Algorithm, bool] | None:
             "is not a record of how the mask beside it was made", path=beside
         ) from error
     model, threshold = record.model, record.threshold
-    algorithm = Algorithm(
-        name=model.name,
-        version=model.sha256[:16],
-        parameters={"threshold": f"{threshold.score:.6g} {threshold.unit}".rstrip()},
-    )
+    algorithm = _algorithm(model.name, model.sha256, threshold.score, threshold.unit)
     return algorithm, threshold.mask_edited_by_hand
 
 

@@ -27,7 +27,7 @@ from napari_spatial_ar.imaging.windows import Window
 from napari_spatial_ar.normative.model_file import BackboneRef
 from napari_spatial_ar.normative.preprocessing import Preprocessing
 from napari_spatial_ar.normative.scores import ScanScores
-from napari_spatial_ar.review import outputs
+from napari_spatial_ar.review import dicom_objects, outputs
 from napari_spatial_ar.review.findings import label_components, list_findings
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import (
@@ -245,7 +245,8 @@ def test_dicom_objects_hold_the_mask_and_the_scores(
     assert segment.SegmentAlgorithmType == "AUTOMATIC"
     (made_by,) = segment.SegmentationAlgorithmIdentificationSequence
     assert (made_by.AlgorithmName, made_by.AlgorithmVersion) == ("brain", "ab" * 8)
-    assert made_by.AlgorithmParameters == "threshold=2 nats per dimension"
+    parameters = "threshold=2 nats per dimension", f"model sha256={model.sha256}"
+    assert made_by.AlgorithmParameters == ",".join(parameters)
     found = hd.imread(written.files["nll_dicom"])
     assert found.get_volume(dtype=np.float32).array.sum() == pytest.approx(scores.nll.sum())
     edited = scores.nll > 1e9
@@ -469,7 +470,7 @@ def test_a_region_keeps_its_tracking_uid_in_later_exports(
 def test_more_specks_than_anyone_reads_are_one_segment(
     tmp_path: Path, dicom_scan: Scan, scores: Any, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outputs, "MOST_SEGMENTS", 2)
+    monkeypatch.setattr(dicom_objects, "MOST_SEGMENTS", 2)
     written = write_scan_outputs(
         tmp_path, dicom_scan, three(dicom_scan), model, threshold=2.0, dicom=True
     )

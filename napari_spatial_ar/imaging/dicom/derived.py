@@ -11,10 +11,11 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import highdicom as hd
 import numpy as np
@@ -29,11 +30,13 @@ from pydicom.uid import UID, MRImageStorage
 from pydicom.valuerep import DS, validate_value
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom.anatomy import ExaminedRegion, examined_region
 from napari_spatial_ar.imaging.dicom.frames import reversed_rows
+from napari_spatial_ar.imaging.dicom.groups import Groups
 from napari_spatial_ar.imaging.dicom.header import is_dicom, read_whole_header
 from napari_spatial_ar.imaging.dicom.private import rows_reversed
 from napari_spatial_ar.imaging.dicom.sources import dicom_sources
-from napari_spatial_ar.imaging.dicom.values import numbers
+from napari_spatial_ar.imaging.dicom.values import Header, numbers
 from napari_spatial_ar.imaging.files import atomic_path
 from napari_spatial_ar.imaging.geometry import slice_number
 from napari_spatial_ar.imaging.guard import guard
@@ -51,10 +54,12 @@ __all__ = [
     "finish",
     "is_from_dicom",
     "plain_text",
+    "reference_to",
     "save",
     "software",
     "source_slices",
     "source_uids",
+    "with_laterality",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -187,19 +192,29 @@ class SourceSlice:
         Of the file itself.
     frame : int or None
         Number of the frame in the file, from 1; None if the file holds one image.
+    region : ExaminedRegion or None
+        The examined part of the body, if the header states it.
+    burned_in : bool
+        Whether the header states that something is burnt into its pixels.
+    rescale : (float, float) or None
+        Slope and intercept by which the scan's voxels follow from the stored pixels; None if they
+        do not follow so (a lookup table, real world values, values inverted on reading).
     """
 
     header: Dataset
     sop_class: str
     sop_instance: str
     frame: int | None
+    region: ExaminedRegion | None = None
+    burned_in: bool = False
+    rescale: tuple[float, float] | None = None
 
     @property
     def image(self) -> Dataset:
         """Header with the UIDs of the file itself; a copy."""
-        made = Dataset()
-        made.update(self.header)
-        _refer_by(made, "SOPClassUID", "SOPInstanceUID", self)
+        made = deepcopy(self.header)
+        made.SOPClassUID = UID(self.sop_class)
+        made.SOPInstanceUID = UID(self.sop_instance)
         return made
 
 
@@ -428,7 +443,7 @@ def _source_slice(
     header.ImageOrientationPatient = _decimals(place.axes.ravel())
     header.PixelSpacing = _decimals(place.spacing)
     if not header.get("FrameOfReferenceUID"):
-        header.FrameOfReferenceUID = _made_up_frame_of_reference(str(whole.SeriesInstanceUID))
+        header.FrameOfReferenceUID = _made_up_frame_ofreference_to(str(whole.SeriesInstanceUID))
     header.SliceThickness = whole.get("SliceThickness") or DS(thickness, auto_format=True)
     header.SpacingBetweenSlices = None if step is None else DS(step, auto_format=True)
     several = int(whole.get("NumberOfFrames") or 1) > 1
@@ -437,7 +452,23 @@ def _source_slice(
         sop_class=str(whole.SOPClassUID),
         sop_instance=str(whole.SOPInstanceUID),
         frame=number + 1 if several else None,
+        region=examined_region(whole, number),
+        burned_in=whole.get("BurnedInAnnotation") == "YES",
+        rescale=_rescale(whole, number),
     )
+
+
+def _rescale(whole: Dataset, number: int) -> tuple[float, float] | None:
+    groups = Groups(cast(Header, whole), number)
+    slope = groups.number("PixelValueTransformationSequence", "RescaleSlope")
+    intercept = groups.number("PixelValueTransformationSequence", "RescaleIntercept")
+    if whole.get("PhotometricInterpretation") != "MONOCHROME2":
+        return None
+    if slope and intercept is not None:
+        return slope, intercept
+    maps = "ModalityLUTSequence", "RealWorldValueMappingSequence"
+    other = any(groups.get("", keyword) for keyword in maps) or whole.get("DoseGridScaling")
+    return None if other or slope is not None or intercept is not None else (1.0, 0.0)
 
 
 def _is_valid(element: DataElement) -> bool:
@@ -451,7 +482,7 @@ def _is_valid(element: DataElement) -> bool:
     return element.VR not in ("SQ", "UN")
 
 
-def _made_up_frame_of_reference(series: str) -> str:
+def _made_up_frame_ofreference_to(series: str) -> str:
     """Return the same UID for the same series."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, series).int}"
 
@@ -488,10 +519,10 @@ def finish(made: Dataset, slices: Sequence[SourceSlice]) -> None:
     used: dict[str, list[SourceSlice]] = {}
     for source in slices:
         used.setdefault(source.sop_instance, []).append(source)
-    made.SourceImageSequence = [_reference(group) for group in used.values()]
+    made.SourceImageSequence = [reference_to(group) for group in used.values()]
     # Only for complete files: a frame's own reference is stored with the frame.
     made.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [
-        _reference(group[:1], frames=False) for group in used.values()
+        reference_to(group[:1], frames=False) for group in used.values()
     ]
     dimensions = content_uid("dimensions", str(made.SOPInstanceUID))
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
@@ -499,21 +530,24 @@ def finish(made: Dataset, slices: Sequence[SourceSlice]) -> None:
 
 
 def _refer(item: Dataset, source: SourceSlice) -> None:
-    _refer_by(item, "ReferencedSOPClassUID", "ReferencedSOPInstanceUID", source)
+    item.ReferencedSOPClassUID = UID(source.sop_class)
+    item.ReferencedSOPInstanceUID = UID(source.sop_instance)
 
 
-def _refer_by(item: Dataset, sop_class: str, sop_instance: str, source: SourceSlice) -> None:
-    setattr(item, sop_class, UID(source.sop_class))
-    setattr(item, sop_instance, UID(source.sop_instance))
-
-
-def _reference(group: Sequence[SourceSlice], *, frames: bool = True) -> Dataset:
+def reference_to(group: Sequence[SourceSlice], *, frames: bool = True) -> Dataset:
+    """Item that refers to a file, and to those of its frames that are in the group."""
     item = Dataset()
     _refer(item, group[0])
     numbers = [source.frame for source in group if source.frame is not None]
     if frames and numbers:
         item.ReferencedFrameNumber = numbers
     return item
+
+
+def with_laterality(made: Dataset, source: SourceSlice) -> None:
+    """State, in place, the side of a paired body part as the source does; empty if unknown."""
+    side = str(source.header.get("Laterality") or "")
+    made.Laterality = side if side in ("R", "L") else ""
 
 
 def save(made: Dataset, path: Path) -> None:

@@ -25,6 +25,7 @@ from napari_spatial_ar.imaging.dicom.derived import (
     save,
     software,
     source_slices,
+    with_laterality,
 )
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan
@@ -134,7 +135,7 @@ def write_parametric_map(
             image_flavor=ImageFlavorValues.VOLUME if regular else ImageFlavorValues.PARALLEL,
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
-        made.Laterality = ""  # unknown; required if the body part may be one of a pair
+        with_laterality(made, slices[0])
         finish(made, slices)
     save(made, path)
     return Written.of(made)
