@@ -384,8 +384,10 @@ def test_score_as_dicom_and_pictures_leaves_out_localizers(tmp_path: Path, fitte
     assert not {"nll_dicom", "outlines_dicom"} & other["files"].keys()
     same = [pydicom.dcmread(Path(d["folder"], "findings.dcm")) for d in (record, other)]
     assert same[0].SOPInstanceUID == same[1].SOPInstanceUID
-    for wrong in ("rtss", "seg,rtss", ","):
-        words = [*arguments, "--out", tmp_path / "x", "--dicom-objects", wrong]
+    wrongs = [["--dicom-objects", kinds] for kinds in ("rtss", "seg,rtss", ",")]
+    wrongs += [["--de-identify", "--keep-uids"], ["--de-identify", "--bids"]]
+    for wrong in wrongs:
+        words = [*arguments, "--out", tmp_path / "x", *wrong]
         assert CliRunner().invoke(app, list(map(str, words))).exit_code == 2
     # The record beside the mask says what made it.
     (tmp_path / "seg.dcm").unlink(missing_ok=True)

@@ -37,6 +37,8 @@ PLUGINS = {"pylibjpeg", "pylibjpeg-openjpeg"}
 # Imported only where an extra is installed.
 OPTIONAL = {
     "anomalib",
+    "dicom-anonymizer",
+    "dicomanonymizer",  # its module, where it is not installed
     "dicomweb-client",
     "distributed",
     "fsspec",

@@ -202,6 +202,15 @@ def score(
             rich_help_panel=_FILES,
         ),
     ] = "",
+    de_identify: Annotated[
+        bool,
+        typer.Option(
+            "--de-identify",
+            help="For research: DICOM objects without the patient's identity (PS3.15 basic "
+            "profile), other UIDs in all files. Needs the extra 'deidentify'.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
     seg_nrrd: Annotated[
         bool,
         typer.Option(
@@ -277,6 +286,7 @@ def score(
         "montage": montage,
         "keep_uids": keep_uids,
         "dicom": _dicom(dicom, dicom_objects),
+        "de_identify": de_identify,
         "png": png or png_heat,
         "png_heat": png_heat,
         "report": report,
@@ -290,6 +300,8 @@ def score(
         "device": device,
         "overwrite": overwrite,
     }
+    if de_identify and (keep_uids or bids):
+        raise typer.BadParameter("--de-identify excludes --keep-uids and --bids.")
     if bids and (is_url(out) or scheduler or local_cluster):
         raise typer.BadParameter("--bids needs a folder as --out, and no cluster.")
     scans = listed(inputs, inputs_from)

@@ -98,7 +98,7 @@ class ScoreJob:
         See `Storage.of`.
     flagging : Flagging
         Threshold, and how the voxels above it become the mask.
-    plane, part, montage, keep_uids, dicom, png, png_heat, seg_nrrd, itksnap
+    plane, part, montage, keep_uids, dicom, de_identify, png, png_heat, seg_nrrd, itksnap
         See `napari_spatial_ar.review.batch.score_scans`.
     report : bool
         Also write ``report.html`` for each scan.
@@ -117,6 +117,7 @@ class ScoreJob:
     montage: bool = True
     keep_uids: bool = False
     dicom: bool | tuple[str, ...] = False
+    de_identify: bool = False
     png: bool = False
     png_heat: bool = False
     report: bool = False
@@ -133,7 +134,7 @@ class ScoreJob:
         values["flagging"]["settings"] = self.flagging.settings and self.flagging.settings.to_dict()
         for name in ("model", "out", "weights", "device"):
             del values[name]
-        for name in ("part", "report", "pdf", "seg_nrrd", "itksnap"):
+        for name in ("part", "report", "pdf", "seg_nrrd", "itksnap", "de_identify"):
             if not values[name]:
                 del values[name]  # results finished before there were such files still count
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
@@ -188,6 +189,7 @@ def score_one(task: ScanTask, job: ScoreJob) -> Entry:
             montage=job.montage,
             keep_uids=job.keep_uids,
             dicom=job.dicom,
+            de_identify=job.de_identify,
             png=job.png,
             png_heat=job.png_heat,
             report=job.report,
@@ -252,8 +254,8 @@ def score_many(
     progress : callable, optional
         Called with ("N scans", scans done, inputs in all as far as they have been read).
     **options
-        ``plane``, ``part``, ``montage``, ``keep_uids``, ``dicom``, ``png``, ``png_heat``,
-        ``report``, ``pdf``, ``seg_nrrd``, ``itksnap``.
+        ``plane``, ``part``, ``montage``, ``keep_uids``, ``dicom``, ``de_identify``, ``png``,
+        ``png_heat``, ``report``, ``pdf``, ``seg_nrrd``, ``itksnap``.
 
     Returns
     -------

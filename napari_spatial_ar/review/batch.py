@@ -14,6 +14,7 @@ from typing import Any
 from napari_spatial_ar.datasets.read_ahead import one_ahead
 from napari_spatial_ar.datasets.selection import AS_ACQUIRED, SlicePlane
 from napari_spatial_ar.errors import InputError, MemoryShortage, SpatialARError
+from napari_spatial_ar.imaging.dicom.deidentify import need_deidentification
 from napari_spatial_ar.imaging.files import locked
 from napari_spatial_ar.imaging.guard import one_source
 from napari_spatial_ar.imaging.reading import find_scans
@@ -132,6 +133,7 @@ def score_scans(
     weights: Path | None = None,
     device: str = "auto",
     dicom: bool | Sequence[str] = False,
+    de_identify: bool = False,
     png: bool = False,
     png_heat: bool = False,
     report: bool = False,
@@ -171,7 +173,7 @@ def score_scans(
     hysteresis_fpr : float, optional
         Keep only regions with a voxel above the threshold for this smaller share, instead of
         ``settings.hysteresis``.
-    settings, montage, keep_uids, dicom, png, png_heat, seg_nrrd, itksnap, overwrite
+    settings, montage, keep_uids, dicom, de_identify, png, png_heat, seg_nrrd, itksnap, overwrite
         See `score_scan`.
     bids : bool
         Also write the masks of scans in a BIDS dataset under BIDS names, with the subjects'
@@ -202,11 +204,13 @@ def score_scans(
     ------
     SpatialARError
         If another process writes to the folder (`InUseError`), the model cannot be used, its
-        calibration does not cover ``fpr`` or ``alpha``, a PDF cannot be written here, or no input
-        could be scored.
+        calibration does not cover ``fpr`` or ``alpha``, a PDF cannot be written here or headers
+        not be de-identified, or no input could be scored.
     """
     if pdf:
         need_pdf()
+    if dicom and de_identify:
+        need_deidentification()
     with locked(out):
         loaded = (
             model
@@ -232,6 +236,7 @@ def score_scans(
             # Without them, results finished before there were such files still count.
             **({"seg_nrrd": True} if seg_nrrd else {}),
             **({"itksnap": True} if itksnap else {}),
+            **({"de_identify": True} if de_identify else {}),
         }
         by = [loaded.sha256, *([part] if part else [])]
         asked = _hashed([*by, flagging.of_files(), plane, options])
@@ -467,6 +472,7 @@ def score_scan(
     montage: bool = True,
     keep_uids: bool = False,
     dicom: bool | Sequence[str] = False,
+    de_identify: bool = False,
     png: bool = False,
     png_heat: bool = False,
     report: bool = False,
@@ -488,8 +494,8 @@ def score_scan(
         The model.
     folder : Path
         See `write_scan_outputs`, as for ``threshold``, ``fpr``, ``settings``, ``keep_uids``,
-        ``dicom``, ``png``, ``png_heat``, ``report``, ``pdf``, ``seg_nrrd``, ``itksnap``,
-        ``overwrite`` and ``run``.
+        ``dicom``, ``de_identify``, ``png``, ``png_heat``, ``report``, ``pdf``, ``seg_nrrd``,
+        ``itksnap``, ``overwrite`` and ``run``.
     montage : bool
         Also write ``montage.png`` with the highest-scoring slices.
     reported : callable, optional
@@ -526,6 +532,7 @@ def score_scan(
         overwrite=overwrite,
         montage_too=montage,
         dicom=dicom,
+        de_identify=de_identify,
         png=png,
         png_heat=png_heat,
         report=report,

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.anatomy import ExaminedRegion, HeaderSide
 from napari_spatial_ar.imaging.dicom.capture import write_captures
+from napari_spatial_ar.imaging.dicom.deidentify import deidentified
 from napari_spatial_ar.imaging.dicom.derived import (
     Algorithm,
     Reading,
@@ -208,7 +209,7 @@ def write_dicom_objects(
     earlier : EarlierReading, optional
         The reading whose results are replaced.
     signed_by : str
-        See `write_report`.
+        See `write_report`; nobody's name is in de-identified objects.
 
     Raises
     ------
@@ -218,6 +219,8 @@ def write_dicom_objects(
     volume, segments = results.volume, results.kept_segments
     try:
         sources = source_slices(volume)
+        if results.de_identified:
+            sources, signed_by = deidentified(sources), ""
     except InputError as error:
         # Without the path: a file name may contain a patient's name.
         return DicomWritten({}, (f"No DICOM objects were written: {error.what}.",))

@@ -15,6 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError, StorageError
+from napari_spatial_ar.imaging.dicom.deidentify import (
+    check_nothing_burnt_in,
+    need_deidentification,
+)
 from napari_spatial_ar.imaging.files import (
     atomic_write_bytes,
     atomic_write_json,
@@ -177,6 +181,7 @@ def write_scan_outputs(
     montage_too: bool = False,
     dicom: bool | Collection[str] = False,
     signed_by: str = "",
+    de_identify: bool = False,
     png: bool = False,
     png_heat: bool = False,
     report: bool = False,
@@ -232,6 +237,9 @@ def write_scan_outputs(
         are another reading that supersedes it, see `write_dicom_objects`.
     signed_by : str
         Name of the person who signed the structured report, "" if nobody did.
+    de_identify : bool
+        Remove the patient's identity from DICOM objects (see `deidentified`), and replace UIDs
+        consistently in all files. Excludes ``keep_uids``.
     png : bool
         Also write the folder ``overlays``: images of the slices that the mask touches with its
         outline, or of the highest-scoring ones if it is empty.
@@ -265,13 +273,20 @@ def write_scan_outputs(
     Raises
     ------
     InputError
-        If there is no DICOM object of a name, the folder has results and ``overwrite`` is False, or
-        is a file, or another process writes to it, or the mask does not match.
+        If there is no DICOM object of a name, the scan cannot be de-identified, the folder has
+        results and ``overwrite`` is False, or is a file, or another process writes to it, or the
+        mask does not match.
     StorageError
         If the disk is full or write-protected.
     """
     out_dir = Path(out_dir)
     objects = chosen_objects(dicom)
+    if de_identify:
+        if keep_uids:
+            raise InputError("UIDs cannot be kept in de-identified results")
+        if objects:
+            need_deidentification()
+        check_nothing_burnt_in(volume.series.files)
     with locked(out_dir):
         finish_interrupted(out_dir)
         if not overwrite:
@@ -288,6 +303,7 @@ def write_scan_outputs(
             mask=mask,
             reviewed=reviewed,
             keep_uids=keep_uids,
+            de_identify=de_identify,
             shift=shift,
         )
         final, findings, record, unit = (

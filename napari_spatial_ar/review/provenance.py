@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import AliasChoices, BaseModel, Field
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom.deidentify import research_uid
 from napari_spatial_ar.imaging.dicom.derived import REMARK, Algorithm, source_uids
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.scan import Scan
@@ -171,6 +172,7 @@ def provenance(
     region_voxels: int | None = None,
     mask_edited: bool = False,
     keep_uids: bool = False,
+    de_identify: bool = False,
 ) -> dict[str, Any]:
     """Record of how a scan was scored and masked.
 
@@ -196,6 +198,8 @@ def provenance(
     keep_uids : bool
         Write the UIDs of series, study and frame of reference themselves. Otherwise their sha256,
         by which whoever has the scan can find it again.
+    de_identify : bool
+        Write the UIDs that replace them in de-identified DICOM objects instead.
 
     Returns
     -------
@@ -205,10 +209,8 @@ def provenance(
     geometry = volume.geometry
     uid = volume.series.uid
     uids = {"study": "", "frame_of_reference": "", **source_uids(volume), "series": uid}
-    named = {
-        kind: (found if keep_uids else _hashed(found)) if found else None
-        for kind, found in uids.items()
-    }
+    named_by = research_uid if de_identify else str if keep_uids else _hashed
+    named = {kind: named_by(found) if found else None for kind, found in uids.items()}
     return {
         "research_use": RESEARCH_USE,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_spatial_ar.errors import InputError
+from napari_spatial_ar.imaging.dicom.deidentify import research_uid
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.segments import Segment
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
@@ -53,6 +54,8 @@ class ScanResults:
         Warnings about a domain shift, and about slices that the model has not seen.
     settings : MaskSettings
         How the voxels above the threshold became the mask.
+    de_identified : bool
+        Whether UIDs are replaced by `research_uid`.
     """
 
     volume: Scan
@@ -64,6 +67,7 @@ class ScanResults:
     record: dict[str, Any] = field(repr=False)
     shift_warnings: tuple[str, ...] = ()
     settings: MaskSettings = field(default_factory=MaskSettings)
+    de_identified: bool = False
 
     @property
     def unit(self) -> str:
@@ -78,7 +82,9 @@ class ScanResults:
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """One for each finding, including rejected ones, in their order."""
-        scan = f"{self.volume.series.uid} {self.record['scan']['voxels_sha256']}"
+        uid = self.volume.series.uid
+        uid = research_uid(uid) if self.de_identified else uid
+        scan = f"{uid} {self.record['scan']['voxels_sha256']}"
         model = self.record["model"]["sha256"] or self.record["model"]["name"]
         return tuple(finding_segment(item, scan, model) for item in self.listed.items)
 
@@ -115,6 +121,7 @@ def gather_results(
     mask: npt.NDArray[np.bool_ | np.uint8] | None = None,
     reviewed: FindingsList | None = None,
     keep_uids: bool = False,
+    de_identify: bool = False,
     shift: DomainShift | None = None,
 ) -> ScanResults:
     """Compute everything to be written for a scan.
@@ -123,7 +130,7 @@ def gather_results(
     ----------
     volume, score, model : Scan, ScanScores, NormativeModel
         The scan, its scores and the model that computed them.
-    threshold, fpr, settings, region, mask, reviewed, keep_uids, shift
+    threshold, fpr, settings, region, mask, reviewed, keep_uids, de_identify, shift
         See `napari_spatial_ar.review.outputs.write_scan_outputs`.
 
     Raises
@@ -159,6 +166,7 @@ def gather_results(
         scored=int(np.count_nonzero(score.scored)),
         mask_edited=not np.array_equal(final, computed),
         keep_uids=keep_uids,
+        de_identify=de_identify,
         settings=settings,
         region_voxels=None if region is None else int(np.count_nonzero(region)),
     )
@@ -174,5 +182,14 @@ def gather_results(
     record["p_values"] = None if found is None else found.to_dict()
     shift_warnings = tuple(filter(None, (shift.warning if shift else "", unseen, flagged)))
     return ScanResults(
-        volume, score, threshold, final, listed, found, record, shift_warnings, settings
+        volume,
+        score,
+        threshold,
+        final,
+        listed,
+        found,
+        record,
+        shift_warnings,
+        settings,
+        de_identify,
     )

@@ -18,13 +18,13 @@ from napari_spatial_ar.imaging.dicom.derived import (
     Reading,
     SourceSlice,
     Written,
+    complete,
     content_uid,
     derived_uids,
     reference_to,
     save,
     software,
     source_slices,
-    with_laterality,
 )
 from napari_spatial_ar.imaging.geometry import Plane, slice_number
 from napari_spatial_ar.imaging.guard import guard
@@ -139,7 +139,7 @@ def write_captures(
                 transfer_syntax_uid=ExplicitVRLittleEndian,
             )
             made.copy_patient_and_study_information(source.header)
-            with_laterality(made, source)
+            complete(made, source)
             made.ConversionType = "WSD"
             made.BurnedInAnnotation = "YES"
             made.DerivationDescription = (

@@ -49,6 +49,7 @@ __all__ = [
     "SourceSlice",
     "Written",
     "caveats",
+    "complete",
     "content_uid",
     "derived_uids",
     "finish",
@@ -59,7 +60,6 @@ __all__ = [
     "software",
     "source_slices",
     "source_uids",
-    "with_laterality",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -194,8 +194,6 @@ class SourceSlice:
         Number of the frame in the file, from 1; None if the file holds one image.
     region : ExaminedRegion or None
         The examined part of the body, if the header states it.
-    burned_in : bool
-        Whether the header states that something is burnt into its pixels.
     rescale : (float, float) or None
         Slope and intercept by which the scan's voxels follow from the stored pixels; None if they
         do not follow so (a lookup table, real world values, values inverted on reading).
@@ -206,7 +204,6 @@ class SourceSlice:
     sop_instance: str
     frame: int | None
     region: ExaminedRegion | None = None
-    burned_in: bool = False
     rescale: tuple[float, float] | None = None
 
     @property
@@ -453,7 +450,6 @@ def _source_slice(
         sop_instance=str(whole.SOPInstanceUID),
         frame=number + 1 if several else None,
         region=examined_region(whole, number),
-        burned_in=whole.get("BurnedInAnnotation") == "YES",
         rescale=_rescale(whole, number),
     )
 
@@ -544,10 +540,25 @@ def reference_to(group: Sequence[SourceSlice], *, frames: bool = True) -> Datase
     return item
 
 
-def with_laterality(made: Dataset, source: SourceSlice) -> None:
-    """State, in place, the side of a paired body part as the source does; empty if unknown."""
+def complete(made: Dataset, source: SourceSlice, *, paired: bool = True) -> None:
+    """State, in place, what highdicom does not take from a source image.
+
+    Parameters
+    ----------
+    made : Dataset
+        The object.
+    source : SourceSlice
+        One of its sources.
+    paired : bool
+        Whether the laterality of the series is required, if only empty: the body part may be one
+        of a pair.
+    """
     side = str(source.header.get("Laterality") or "")
-    made.Laterality = side if side in ("R", "L") else ""
+    if paired or side:
+        made.Laterality = side if side in ("R", "L") else ""
+    dates = source.header.get("LongitudinalTemporalInformationModified")
+    if dates:
+        made.LongitudinalTemporalInformationModified = dates
 
 
 def save(made: Dataset, path: Path) -> None:

@@ -19,13 +19,13 @@ from napari_spatial_ar.imaging.dicom.derived import (
     Algorithm,
     SourceSlice,
     Written,
+    complete,
     derived_uids,
     finish,
     plain_text,
     save,
     software,
     source_slices,
-    with_laterality,
 )
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan
@@ -135,7 +135,7 @@ def write_parametric_map(
             image_flavor=ImageFlavorValues.VOLUME if regular else ImageFlavorValues.PARALLEL,
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
-        with_laterality(made, slices[0])
+        complete(made, slices[0])
         finish(made, slices)
     save(made, path)
     return Written.of(made)

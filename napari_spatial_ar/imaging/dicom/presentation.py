@@ -29,12 +29,12 @@ from napari_spatial_ar.imaging.dicom.derived import (
     Reading,
     SourceSlice,
     Written,
+    complete,
     derived_uids,
     reference_to,
     save,
     software,
     source_slices,
-    with_laterality,
 )
 from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan
@@ -159,7 +159,7 @@ def write_presentation(
             ),
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
-        with_laterality(made, slices[0])
+        complete(made, slices[0])
         _correct(made, [slices[index] for index in flagged])
     save(made, path)
     return Written.of(made)

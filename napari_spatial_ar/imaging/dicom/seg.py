@@ -20,6 +20,7 @@ from napari_spatial_ar.imaging.dicom.derived import (
     Reading,
     SourceSlice,
     Written,
+    complete,
     derived_uids,
     finish,
     plain_text,
@@ -157,6 +158,7 @@ def write_seg(
             transfer_syntax_uid=ExplicitVRLittleEndian,
             omit_empty_frames=any_inside,
         )
+        complete(made, slices[0], paired=False)
         finish(made, slices)
     save(made, path)
     return Written.of(made)

@@ -36,6 +36,7 @@ from napari_spatial_ar.imaging.dicom.derived import (
     Reading,
     SourceSlice,
     Written,
+    complete,
     content_uid,
     derived_uids,
     plain_text,
@@ -238,6 +239,7 @@ def write_report(
                 None if predecessor is None else [_as_evidence(predecessor, slices[0])]
             ),
         )
+        complete(made, slices[0], paired=False)
         scheme = Dataset()
         scheme.CodingSchemeDesignator = _SCHEME
         scheme.CodingSchemeName = "napari-spatial-ar"
