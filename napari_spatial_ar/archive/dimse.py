@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,6 +77,7 @@ _IMAGE_SYNTAXES = (
     str(ExplicitVRLittleEndian),
     str(ImplicitVRLittleEndian),
 )
+_OTHER_KIND = "it does not store objects of this kind"
 _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers of a byte
 _MAX_PDU = 1 << 18
 _UIDS_A_REQUEST = 100
@@ -142,6 +144,7 @@ class Dimse:
         self._access = access
         check_ae_title(access.aet, "own")
         self._tls = access.tls() if address.tls else None
+        self._heard = _Heard()
         if access.credentials is not None:
             raise InputError("DIMSE archives have no passwords or tokens", fix="Use --cert")
 
@@ -329,20 +332,23 @@ class Dimse:
     def _store(self, files: Sequence[ToSend]) -> Generator[SentFile | None, None, None]:
         kinds = {(file.sop_class, file.syntax) for file in files}
         contexts = [(name, [syntax]) for name, syntax in sorted(kinds)]
-        # One more for each class that any archive takes, if it does not take the file's own.
+        # One more for each class, that any archive takes which stores it at all (PS3.5 10.1).
         contexts += [
             (name, [str(ImplicitVRLittleEndian)])
-            for name in sorted({name for name, syntax in kinds if syntax in _CONVERTIBLE})
+            for name in sorted({name for name, _ in kinds})
             if (name, str(ImplicitVRLittleEndian)) not in kinds
         ]
         answers: list[SentFile] = []
 
         def send(stop: threading.Event) -> None:
-            with self._associated([], contexts) as association:
-                for file in files:
-                    if stop.is_set():
-                        return
-                    answers.append(self._send(association, file))
+            try:
+                with self._associated([], contexts) as association:
+                    for file in files:
+                        if stop.is_set():
+                            return
+                        answers.append(self._send(association, file))
+            except _NotOfferedError:
+                answers.extend(SentFile(file, "refused", _OTHER_KIND) for file in files)
 
         told = 0
         try:
@@ -362,7 +368,7 @@ class Dimse:
             if context.abstract_syntax == file.sop_class
         }
         if not accepted:
-            return SentFile(file, "refused", "it does not store objects of this kind")
+            return SentFile(file, "refused", _OTHER_KIND)
         data: Path | pydicom.Dataset = file.path
         if file.syntax not in accepted and file.syntax not in _CONVERTIBLE:
             name = UID(file.syntax).name
@@ -400,26 +406,27 @@ class Dimse:
         """Open an association; it is released at the end of the block, aborted after an error."""
         ae = application_entity(self._access)
         asked = [(name, [str(one) for one in _UNCOMPRESSED]) for name in classes] + [*contexts]
-        association = ae.associate(
-            self._address.host,
-            self._address.port,
-            contexts=[pynetdicom.build_context(name, list(found)) for name, found in asked],
-            ae_title=self._address.aet,
-            ext_neg=list(roles) or None,
-            evt_handlers=list(handlers) or None,
-            max_pdu=_MAX_PDU,
-            tls_args=None if self._tls is None else (self._tls, self._address.host),
-        )
+        try:
+            association = ae.associate(
+                self._address.host,
+                self._address.port,
+                contexts=[pynetdicom.build_context(name, list(found)) for name, found in asked],
+                ae_title=self._address.aet,
+                ext_neg=list(roles) or None,
+                evt_handlers=list(handlers) or None,
+                max_pdu=_MAX_PDU,
+                tls_args=None if self._tls is None else (self._tls, self._address.host),
+            )
+        except OSError:
+            raise self._no_connection() or self._broke_off() from None
         if not association.is_established:
-            raise self._why_not(association)
+            raise self._why_not(association, classes)
+        self._heard.at = time.monotonic()
         try:
             if classes and not any(
                 context.abstract_syntax in classes for context in association.accepted_contexts
             ):
-                raise _NotOfferedError(
-                    f"{self.url} does not offer {UID(classes[0]).name} to us",
-                    fix=f"Ask its administrator to allow it to '{self._access.aet}'",
-                )
+                raise self._not_offered(classes)
             yield association
         except BaseException:
             association.abort()
@@ -428,7 +435,14 @@ class Dimse:
             if association.is_established:
                 association.release()
 
-    def _why_not(self, association: Any) -> ArchiveError:
+    def _not_offered(self, classes: Sequence[str]) -> _NotOfferedError:
+        what = UID(classes[0]).name if classes else "any of what was asked for"
+        return _NotOfferedError(
+            f"{self.url} does not offer {what} to us",
+            fix=f"Ask its administrator to allow it to '{self._access.aet}'",
+        )
+
+    def _why_not(self, association: Any, classes: Sequence[str]) -> ArchiveError:
         """Find out what prevented an association."""
         if association.is_rejected:
             primitive = association.acceptor.primitive
@@ -439,10 +453,7 @@ class Dimse:
                 return ArchiveUnreachable(f"{self.url} {why}", fix="Try again later")
             return ArchiveError(f"{self.url} {why}", fix="Ask its administrator for the AE titles")
         if association.acceptor.primitive is not None and not association.accepted_contexts:
-            return _NotOfferedError(
-                f"{self.url} accepts us, but nothing of what was asked for",
-                fix=f"Ask its administrator what '{self._access.aet}' may do",
-            )
+            return self._not_offered(classes)
         return self._no_connection() or ArchiveUnreachable(
             f"{self.url} did not answer the association request",
             fix="Check that a DICOM archive is at this port, and whether it wants TLS (dicoms://)",
@@ -492,6 +503,7 @@ class Dimse:
         code = _code(status)
         if code is None:
             raise self._broke_off()
+        self._heard.at = time.monotonic()
         if code == _SUCCESS or code in fine:
             return code
         if code == 0x0124:
@@ -503,14 +515,24 @@ class Dimse:
         raise ArchiveUnreachable(error) if code >> 8 == 0xA7 else ArchiveError(error)
 
     def _broke_off(self) -> ArchiveUnreachable:
+        if time.monotonic() - self._heard.at < 0.9 * self._access.timeout:
+            return ArchiveUnreachable(
+                f"{self.url} closed the connection",
+                fix=f"Try again, or ask its administrator what '{self._access.aet}' may do",
+            )
         return ArchiveUnreachable(
-            f"{self.url} closed the connection, or did not answer within "
-            f"{self._access.timeout:g} seconds",
+            f"{self.url} did not answer within {self._access.timeout:g} seconds",
             fix="Try again, or allow more with --timeout",
         )
 
 
 _CONVERTIBLE = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian), str(ExplicitVRBigEndian))
+
+
+class _Heard(threading.local):
+    """When the archive was last heard of, in the association of this thread."""
+
+    at = 0.0
 
 
 class _NotOfferedError(ArchiveError):
