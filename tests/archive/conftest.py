@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pydicom
 import pytest
 import requests
 from pydicom.uid import generate_uid
+from pynetdicom.transport import AssociationSocket
 
 from napari_spatial_ar.archive.access import Access
 from tests.archive.fake_web import FakeWeb
@@ -40,6 +42,19 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_here)
+
+
+@pytest.fixture(autouse=True)
+def sockets_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Close what pynetdicom leaves to the collector: sockets that were never connected."""
+
+    def close(self: AssociationSocket) -> None:
+        if self.socket is not None:
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+            self.socket.close()
+
+    monkeypatch.setattr(AssociationSocket, "_shutdown_socket", close)
 
 
 class MemoryKeyring(keyring.backend.KeyringBackend):
