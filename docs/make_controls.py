@@ -55,7 +55,7 @@ def control(key: str) -> str:
     name, *state = [part.replace("_", " ") for part in key.split(".")[1:]]
     if name == "columns":
         return f"Column {state[0]}"
-    named = name.capitalize().replace("dicom", "DICOM")
+    named = re.sub("dicom", "DICOM", name.capitalize(), flags=re.IGNORECASE)
     return f"{named} ({', '.join(state)})" if state else named
 
 

@@ -630,6 +630,14 @@ def test_a_report_states_model_threshold_and_calibration(
     report = report_by_dcmtk(signed.files["report_dicom"])
     assert [item.findtext("value/last") for item in report.xml.iter("pname")] == ["Roe"]
     assert conformance_errors(signed.files["report_dicom"]) == []
+    odd = "Żółw\\^Jürgen=x\n"
+    signed = outputs(
+        tmp_path / "c", scan, scored(scan, *boxes_of(scan)), model, dicom=["sr"], signed_by=odd
+    )
+    header = pydicom.dcmread(signed.files["report_dicom"])
+    names = [item.PersonName for item in header.ContentSequence if item.ValueType == "PNAME"]
+    assert names == ["Żółw^Jürgenx"]
+    assert header.PatientName == "Doe^John"
 
 
 def test_nothing_found_is_reported_as_such(

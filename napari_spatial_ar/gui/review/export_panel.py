@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QUrl, Signal
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QCheckBox, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
 from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.gui import settings
@@ -27,7 +27,7 @@ from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.review.scoring import DomainShiftCheck
 from napari_spatial_ar.gui.review.threshold_panel import ThresholdPanel
 from napari_spatial_ar.gui.widgets.choosing import choose_folder, choose_target, confirmed
-from napari_spatial_ar.gui.widgets.forms import Note, button, row, section
+from napari_spatial_ar.gui.widgets.forms import Fold, Note, Part, button, row, section, stack
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.dicom.derived import caveats, is_from_dicom
 from napari_spatial_ar.imaging.dicom.seg import write_seg
@@ -36,6 +36,7 @@ from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.contents import mask_content
+from napari_spatial_ar.review.dicom_objects import DEFAULT_OBJECTS, DicomObject, chosen_objects
 from napari_spatial_ar.review.earlier import results_folder
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import (
@@ -52,6 +53,7 @@ from napari_spatial_ar.steps import mapped, run_until_stopped
 
 __all__ = [
     "OPEN_REPORTS",
+    "DicomChoice",
     "ExportPanel",
     "Exporter",
     "ReportFile",
@@ -293,10 +295,66 @@ def scan_report_steps(
 class Extras(TypedDict):
     """Additional outputs, as arguments of `write_scan_outputs`."""
 
-    dicom: bool
+    dicom: bool | tuple[DicomObject, ...]
     png: bool
     seg_nrrd: bool
     itksnap: bool
+    signed_by: NotRequired[str]
+    de_identify: NotRequired[bool]
+
+
+class DicomChoice:
+    """Which DICOM objects are exported, and how: a part of the panel that can be collapsed."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[DicomObject, QCheckBox] = {
+            "seg": QCheckBox("Segmentations"),
+            "pm": QCheckBox("Score map"),
+            "sr": QCheckBox("Structured report"),
+            "capture": QCheckBox("Captures"),
+            "gsps": QCheckBox("Outlines"),
+        }
+        box = self.kinds
+        box["seg"].setToolTip(tooltip("export.segmentations"))
+        box["pm"].setToolTip(tooltip("export.score_map"))
+        box["sr"].setToolTip(tooltip("export.structured_report"))
+        box["capture"].setToolTip(tooltip("export.captures"))
+        box["gsps"].setToolTip(tooltip("export.outlines"))
+        self.de_identify = QCheckBox("De-identify")
+        self.de_identify.setToolTip(tooltip("export.de_identify"))
+        # A person's name is not remembered.
+        self.signed_by = QLineEdit()
+        self.signed_by.setMaxLength(64)
+        self.signed_by.setToolTip(tooltip("export.signed_by"))
+        parts: list[Part] = [
+            row(box["seg"], box["pm"]),
+            row(box["sr"], box["capture"]),
+            row(box["gsps"], self.de_identify),
+            ("Signed by", self.signed_by),
+        ]
+        tip = tooltip("export.dicom_objects")
+        self.fold = Fold("DICOM objects", tip, stack(parts), key="dicom_objects")
+        for kind, each in box.items():
+            remembered(each, f"export_dicom_{kind}", kind in DEFAULT_OBJECTS)
+        remembered(self.de_identify, "export_de_identify")
+        self.fold.set_summary(self._summary)
+        for each in (*box.values(), self.de_identify):
+            each.toggled.connect(lambda _: self.fold.update_summary())
+
+    def chosen(self) -> tuple[DicomObject, ...]:
+        """Objects that are ticked."""
+        return chosen_objects([kind for kind, box in self.kinds.items() if box.isChecked()])
+
+    def _summary(self) -> str:
+        named = ", ".join(self.kinds[kind].text().lower() for kind in self.chosen()) or "none"
+        return f"{named}, de-identified" if self.de_identify.isChecked() else named
+
+
+def remembered(box: QCheckBox, key: str, default: bool = False) -> QCheckBox:
+    """Set a check box to its stored state, and store changes; returns the box."""
+    box.setChecked(settings.recall(key, default))
+    box.toggled.connect(lambda on: settings.remember(key, on))
+    return box
 
 
 class ExportPanel(QWidget):
@@ -310,21 +368,24 @@ class ExportPanel(QWidget):
             "Export report...",
             tooltip("export.export_report"),
         )
-        self.open_report = self._box("Open reports", OPEN_REPORTS)
+        self.open_report = remembered(QCheckBox("Open reports"), OPEN_REPORTS)
         self.open_report.setToolTip(tooltip("export.open_reports"))
         self.report_note = Note()
-        self.dicom = self._box("With DICOM", "export_dicom")
-        self.png = self._box("With pictures", "export_png")
+        self.dicom = remembered(QCheckBox("With DICOM"), "export_dicom")
+        self.objects = DicomChoice()
+        self.dicom.toggled.connect(self._show_objects)
+        self.png = remembered(QCheckBox("With pictures"), "export_png")
         self.png.setToolTip(tooltip("export.with_pictures"))
-        self.seg_nrrd = self._box("3D Slicer", "export_seg_nrrd")
+        self.seg_nrrd = remembered(QCheckBox("3D Slicer"), "export_seg_nrrd")
         self.seg_nrrd.setToolTip(tooltip("export.slicer"))
-        self.itksnap = self._box("ITK-SNAP", "export_itksnap")
+        self.itksnap = remembered(QCheckBox("ITK-SNAP"), "export_itksnap")
         self.itksnap.setToolTip(tooltip("export.itk_snap"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [
             row(self.mask_button, self.all_button),
             row(self.dicom, self.png),
+            self.objects.fold,
             row(self.seg_nrrd, self.itksnap),
             row(self.report_button, self.open_report),
             self.report_note,
@@ -332,13 +393,6 @@ class ExportPanel(QWidget):
         layout.addWidget(section("Export", parts))
         self.set_scan(None)
         self.enable(False)
-
-    @staticmethod
-    def _box(text: str, key: str) -> QCheckBox:
-        box = QCheckBox(text)
-        box.setChecked(settings.recall(key, False))
-        box.toggled.connect(lambda on: settings.remember(key, on))
-        return box
 
     def set_scan(self, volume: Scan | None) -> None:
         """Offer DICOM for scans read from it."""
@@ -350,6 +404,14 @@ class ExportPanel(QWidget):
             else tooltip("export.with_dicom.unavailable")
         )
 
+        # Whoever signs, signs for the scan in view.
+        self.objects.signed_by.clear()
+        self._show_objects()
+
+    def _show_objects(self) -> None:
+        """Show the choice of DICOM objects while there are any."""
+        self.objects.fold.setVisible(self.from_dicom and self.dicom.isChecked())
+
     def enable(self, ready: bool) -> None:
         """Enable or disable the export."""
         self.mask_button.setEnabled(ready)
@@ -358,12 +420,20 @@ class ExportPanel(QWidget):
 
     def extras(self) -> Extras:
         """Arguments of `write_scan_outputs` for the ticked options."""
-        return {
-            "dicom": self.from_dicom and self.dicom.isChecked(),
+        extras: Extras = {
+            "dicom": False,
             "png": self.png.isChecked(),
             "seg_nrrd": self.seg_nrrd.isChecked(),
             "itksnap": self.itksnap.isChecked(),
         }
+        if self.from_dicom and self.dicom.isChecked():
+            chosen = self.objects.chosen()
+            extras["dicom"] = chosen == DEFAULT_OBJECTS or chosen
+            if self.objects.de_identify.isChecked():
+                extras["de_identify"] = True
+            elif name := self.objects.signed_by.text().strip():
+                extras["signed_by"] = name
+        return extras
 
 
 _NIFTI_SUFFIXES, _DICOM_SUFFIX = (".nii.gz", ".nii"), ".dcm"

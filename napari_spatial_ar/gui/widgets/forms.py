@@ -47,6 +47,7 @@ __all__ = [
     "Fold",
     "NoWheel",
     "Note",
+    "Part",
     "WarningNote",
     "button",
     "coloured",

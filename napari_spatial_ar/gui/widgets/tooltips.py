@@ -137,10 +137,33 @@ _REVIEW = {
     "export.export_mask": "Save the mask on the scan's own grid",
     "export.export_all": "Save heatmap, mask, flagged regions and provenance in a folder",
     "export.with_dicom": (
-        "Also write mask and flagged regions as DICOM segmentations and the heatmap as DICOM "
-        "parametric map, for a PACS: they contain the patient's identity, copied from the scan"
+        "Also write DICOM objects for a PACS, by default segmentations and the heatmap: they "
+        "contain the patient's identity, copied from the scan"
     ),
     "export.with_dicom.unavailable": "Only for scans read from DICOM files",
+    "export.dicom_objects": "Choose the DICOM objects to be written",
+    "export.segmentations": (
+        "Mask and flagged regions as DICOM SEG: one segment, and one for each region"
+    ),
+    "export.score_map": "The heatmap as DICOM Parametric Map",
+    "export.structured_report": (
+        "Flagged regions with their measurements as DICOM SR (TID 1500); brings the segmentations, "
+        "to which it refers. Rejected regions are not in it"
+    ),
+    "export.captures": (
+        "Flagged slices as DICOM secondary captures with the outlines burnt in, for viewers that "
+        "show no SEG"
+    ),
+    "export.outlines": (
+        "Outlines that a viewer draws over the scan: a DICOM grayscale softcopy presentation state"
+    ),
+    "export.de_identify": (
+        "For research: without the patient's identity (PS3.15 basic profile), with other UIDs"
+    ),
+    "export.signed_by": (
+        "Your name (family^given) as observer in the structured report; not stored. Empty: not "
+        "signed"
+    ),
     "export.with_pictures": "Also write PNG images of the slices with the mask's outline",
     "export.slicer": (
         "Also write the flagged regions with names and colours for 3D Slicer (.seg.nrrd)"

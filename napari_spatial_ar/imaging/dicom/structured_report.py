@@ -189,6 +189,7 @@ def write_report(
     path = Path(path)
     slices = source_slices(scan) if sources is None else sources
     reading = reading or Reading()
+    signed_by = _person(signed_by)
     decisions = [[region.segment.tracking_uid, region.decision] for region in regions]
     series, instance = derived_uids(
         "structured report",
@@ -240,6 +241,8 @@ def write_report(
             ),
         )
         complete(made, slices[0], paired=False)
+        if not signed_by.isascii():
+            made.SpecificCharacterSet = "ISO_IR 192"  # UTF-8
         scheme = Dataset()
         scheme.CodingSchemeDesignator = _SCHEME
         scheme.CodingSchemeName = "napari-spatial-ar"
@@ -247,6 +250,12 @@ def write_report(
         made.CodingSchemeIdentificationSequence = [scheme]
     save(made, path)
     return Written.of(made)
+
+
+def _person(name: str) -> str:
+    """Name of a person as DICOM allows it: one component group of at most 64 characters."""
+    allowed = (letter for letter in name if letter.isprintable() and letter not in "\\=")
+    return "".join(allowed).strip()[:64]
 
 
 def _as_evidence(written: Written, source: SourceSlice) -> Dataset:

@@ -13,6 +13,7 @@ from typing import Any
 import highdicom as hd
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QDesktopServices
@@ -120,6 +121,48 @@ def test_export_all_takes_dicom_and_pictures_along(
     assert {"mask.nii.gz", "nll.nii.gz", "mask.dcm", "nll.dcm", "overlays"} <= names
     assert {"findings.nii.gz", "findings.dcm", "findings.seg.nrrd", "findings.label"} <= names
     assert list((folder / "overlays").glob("*.png"))
+
+
+def test_the_dicom_objects_are_chosen_and_remembered(
+    scored: Any, dock: Any, tmp_path: Path, monkeypatch: Any, qtbot: Any, notes: list[str]
+) -> None:
+    panel = scored.export
+    choice = panel.objects
+    assert choice.fold.isHidden(), "nothing to choose without DICOM"
+    panel.dicom.click()
+    assert not choice.fold.isHidden()
+    assert choice.chosen() == ("seg", "pm")
+    qtbot.mouseClick(choice.fold.heading, LEFT)
+    for box in choice.kinds.values():
+        assert box.toolTip()
+    for kind in ("pm", "sr", "capture"):
+        choice.kinds[kind].click()
+    qtbot.keyClicks(choice.signed_by, "Roe^Richard")
+    assert panel.extras()["dicom"] == ("seg", "sr", "capture")
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a: str(out))
+    qtbot.mouseClick(panel.all_button, LEFT)
+    qtbot.waitUntil(lambda: len(notes) >= 1, timeout=30_000)
+    (folder,) = out.iterdir()
+    names = {path.name for path in folder.iterdir()}
+    assert {"mask.dcm", "findings.dcm", "report.dcm", "captures"} <= names
+    assert not {"nll.dcm", "outlines.dcm"} & names
+    report = pydicom.dcmread(folder / "report.dcm")
+    people = [item.PersonName for item in report.ContentSequence if item.ValueType == "PNAME"]
+    assert people == ["Roe^Richard"]
+    choice.de_identify.click()
+    extras = panel.extras()
+    assert extras["de_identify"] is True
+    assert "signed_by" not in extras
+    panel.dicom.click()
+    assert panel.extras()["dicom"] is False
+    assert "de_identify" not in panel.extras()
+    panel.set_scan(scored.session.volume)
+    assert choice.signed_by.text() == "", "another scan is not signed"
+    again = dock().export
+    assert again.objects.chosen() == ("seg", "sr", "capture")
+    assert again.objects.signed_by.text() == ""
 
 
 def click_and_answer(
