@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,26 +37,31 @@ class StudyCache:
     folder: Path = field(default_factory=studies_dir)
     limit: int = DEFAULT_LIMIT
 
-    def get(self, archive: Archive, series: SeriesEntry) -> Generator[Transfer, None, Retrieved]:
-        """Retrieve a series, see `get_series`; what is in the cache is not sent again."""
+    def get(
+        self, archive: Archive, series: SeriesEntry, keep: Collection[Path] = ()
+    ) -> Generator[Transfer, None, Retrieved]:
+        """Retrieve a series, see `get_series`; what is in the cache is not sent again.
+
+        ``keep`` are folders of series that are still needed and must not make room for it.
+        """
         found = yield from get_series(archive, series, self.folder)
         with suppress(OSError):
             os.utime(found.folder)
-        self.trim(keep=found.folder)
+        self.trim(keep=(*keep, found.folder))
         return found
 
     def size(self) -> int:
         """Bytes of all series, also of those not yet whole."""
         return sum(_size(path) for path in self._entries())
 
-    def trim(self, keep: Path | None = None) -> None:
+    def trim(self, keep: Collection[Path] = ()) -> None:
         """Remove the least recently used series until the rest is within the limit."""
         sizes = {path: _size(path) for path in self._entries()}
         total = sum(sizes.values())
         for path in sorted(sizes, key=_used):
             if total <= self.limit:
                 return
-            if path != keep and self._remove(path):
+            if path not in keep and self._remove(path):
                 total -= sizes[path]
 
     def clear(self) -> int:

@@ -24,14 +24,14 @@ from napari_spatial_ar.archive.entries import (
     StudyQuery,
 )
 from napari_spatial_ar.archive.interface import Found, Receive, SentFile, ToSend
-from napari_spatial_ar.archive.jobs import Job, run_jobs
+from napari_spatial_ar.archive.jobs import Hiccup, Job, again, run_jobs
 from napari_spatial_ar.archive.multipart import FileBody, boundary_of, media_type, receive_parts
 from napari_spatial_ar.errors import ArchiveDenied, ArchiveError, ArchiveUnreachable
 
 __all__ = ["DicomWeb"]
 
 # They write URLs, which contain patient IDs and names, into logs.
-for _name in ("urllib3.connectionpool", "dicomweb_client", "dicomweb_client.web"):
+for _name in ("urllib3.connectionpool", "dicomweb_client", "dicomweb_client.web", "retrying"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 # What was read of a piece in which the connection breaks is lost.
@@ -149,7 +149,8 @@ class DicomWeb:
 
     def echo(self) -> None:
         """Check that it answers a query, see `Archive`."""
-        self._search(partial(self._client.search_for_studies, limit=1))
+        search = partial(self._client.search_for_studies, limit=1)
+        again(partial(self._search, search), self.retries)
 
     # ------------------------------------------------------------ find
 
@@ -213,7 +214,8 @@ class DicomWeb:
         size = _PAGE if limit is None else min(limit, _PAGE)
         seen: set[str] = set()
         while True:
-            page = self._search(partial(search, limit=size, offset=len(seen)), may_be_gone)
+            asked = partial(search, limit=size, offset=len(seen))
+            page = again(partial(self._search, asked, may_be_gone), self.retries)
             fresh = {_key(answer): answer for answer in page if _key(answer) not in seen}
             seen |= fresh.keys()
             yield from fresh.values()
@@ -304,9 +306,7 @@ class DicomWeb:
                     pass
             except ValueError:
                 if not stop.is_set():
-                    raise ArchiveUnreachable(
-                        f"{self.url} broke off in the middle of a series"
-                    ) from None
+                    raise Hiccup(f"{self.url} broke off in the middle of a series") from None
 
     def _pieces(self, stop: threading.Event, answer: Any) -> Iterator[bytes]:
         # Errors of requests are OSErrors; here they cannot be taken for those of a disk.
@@ -377,9 +377,9 @@ class DicomWeb:
         except requests.exceptions.ConnectionError as error:
             if "timed out" in str(error).lower():  # while a body was read
                 raise self._too_slow() from None
-            raise ArchiveUnreachable(_connection_sentence(self.url, error), fix=_REACH) from None
+            raise _no_connection(self.url, error) from None
         except requests.exceptions.ChunkedEncodingError:
-            raise ArchiveUnreachable(f"{self.url} broke off in the middle of an answer") from None
+            raise Hiccup(f"{self.url} broke off in the middle of an answer") from None
         except requests.exceptions.RequestException as error:
             raise ArchiveError(f"{self.url} could not be asked ({type(error).__name__})") from None
 
@@ -438,7 +438,7 @@ def _refusal(url: str, status: int) -> ArchiveError:
             fix="Ask its administrator, or run: napari-spatial-ar archive login",
         )
     if status in _PASSING:
-        return ArchiveUnreachable(f"{url} failed with an error of its own (HTTP {status})")
+        return Hiccup(f"{url} failed with an error of its own (HTTP {status})")
     return ArchiveError(f"{url} refused the request (HTTP {status})")
 
 
@@ -459,15 +459,16 @@ def _tls_sentence(url: str, error: BaseException) -> str:
     return f"{url} does not speak TLS as expected, or asks for a certificate of ours"
 
 
-def _connection_sentence(url: str, error: BaseException) -> str:
+def _no_connection(url: str, error: BaseException) -> ArchiveUnreachable:
     text = str(error).lower()
     if "name or service" in text or "resolve" in text or "getaddrinfo" in text:
-        return f"the host of {url} is not known"
+        return ArchiveUnreachable(f"the host of {url} is not known", fix="Check its name")
     if "refused" in text:
-        return f"nothing answers at {url}: the connection was refused"
+        what = f"nothing answers at {url}: the connection was refused"
+        return ArchiveUnreachable(what, fix=_REACH)
     if "aborted" in text or "reset" in text or "disconnected" in text or "broken" in text:
-        return f"{url} closed the connection"
-    return f"{url} cannot be reached"
+        return Hiccup(f"{url} closed the connection", fix=_REACH)
+    return ArchiveUnreachable(f"{url} cannot be reached", fix=_REACH)
 
 
 def _cause(error: BaseException, kind: type[BaseException]) -> BaseException | None:

@@ -31,7 +31,7 @@ from napari_spatial_ar.archive.access import Access
 from napari_spatial_ar.archive.address import Address, check_ae_title, is_loopback
 from napari_spatial_ar.archive.entries import InstanceEntry, SeriesEntry, StudyEntry, StudyQuery
 from napari_spatial_ar.archive.interface import Found, Receive, SentFile, ToSend
-from napari_spatial_ar.archive.jobs import run_jobs
+from napari_spatial_ar.archive.jobs import Hiccup, again, run_jobs
 from napari_spatial_ar.errors import (
     ArchiveDenied,
     ArchiveError,
@@ -40,6 +40,7 @@ from napari_spatial_ar.errors import (
     SpatialARError,
     StorageError,
 )
+from napari_spatial_ar.normative.cancellation import check_cancelled
 
 __all__ = ["STORED_CLASSES", "Dimse", "application_entity", "receiver", "store_status"]
 
@@ -156,6 +157,9 @@ class Dimse:
 
     def echo(self) -> None:
         """Check that it answers C-ECHO, see `Archive`."""
+        again(self._echo, self.retries)
+
+    def _echo(self) -> None:
         with self._associated([VERIFICATION]) as association:
             self._check(association.send_c_echo(), "C-ECHO")
 
@@ -172,12 +176,10 @@ class Dimse:
             "ModalitiesInStudy": query.modality,
         }
         found: dict[str, StudyEntry] = {}
-        for answer in self._find("STUDY", keys):
+        for answer in self._find("STUDY", keys, 2 * limit):
             study = _study(answer)
             if study.study_uid and query.admits(study):
                 found[study.study_uid] = study
-            if len(found) > limit:
-                break
         return Found(tuple(found.values())[:limit], len(found) > limit)
 
     def find_series(self, study_uid: str = "", series_uid: str = "") -> tuple[SeriesEntry, ...]:
@@ -212,7 +214,10 @@ class Dimse:
         ]
         return tuple(entry for entry in found if entry.sop_uid)
 
-    def _find(self, level: str, keys: Mapping[str, str]) -> Iterator[pydicom.Dataset]:
+    def _find(
+        self, level: str, keys: Mapping[str, str], most: int | None = None
+    ) -> list[pydicom.Dataset]:
+        """Answers to C-FIND; at most so many, then the association is aborted."""
         identifier = pydicom.Dataset()
         identifier.QueryRetrieveLevel = level
         with warnings.catch_warnings():
@@ -220,11 +225,20 @@ class Dimse:
             identifier.SpecificCharacterSet = "ISO_IR 192"
             for keyword, value in keys.items():
                 setattr(identifier, keyword, value)
+        return again(partial(self._found, identifier, most), self.retries)
+
+    def _found(self, identifier: pydicom.Dataset, most: int | None) -> list[pydicom.Dataset]:
+        found: list[pydicom.Dataset] = []
         with self._associated([FIND]) as association:
             for status, answer in association.send_c_find(identifier, FIND):
+                check_cancelled()
                 code = self._check(status, "C-FIND", (*_PENDING, _CANCELLED))
                 if code in _PENDING and answer is not None:
-                    yield answer
+                    found.append(answer)
+                if most is not None and len(found) > most:
+                    association.abort()
+                    break
+        return found
 
     def thumbnail(self, series: SeriesEntry) -> bytes | None:
         """None: DIMSE renders nothing."""
@@ -516,7 +530,7 @@ class Dimse:
 
     def _broke_off(self) -> ArchiveUnreachable:
         if time.monotonic() - self._heard.at < 0.9 * self._access.timeout:
-            return ArchiveUnreachable(
+            return Hiccup(
                 f"{self.url} closed the connection",
                 fix=f"Try again, or ask its administrator what '{self._access.aet}' may do",
             )

@@ -9,9 +9,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from typing import TypeVar
 
+from napari_spatial_ar.errors import ArchiveUnreachable
 from napari_spatial_ar.normative.cancellation import check_cancelled
 
-__all__ = ["Job", "back_off", "run_jobs"]
+__all__ = ["Hiccup", "Job", "again", "back_off", "run_jobs"]
 
 _YIELD_SECONDS = 0.2
 _JOIN_SECONDS = 2.0
@@ -77,6 +78,21 @@ def run_jobs(jobs: Iterable[Job[Result]], threads: int) -> Generator[Result | No
         stop.set()
         for worker in workers:
             worker.join(_JOIN_SECONDS)
+
+
+class Hiccup(ArchiveUnreachable):
+    """An archive that closed a connection or failed by itself: trying again soon may help."""
+
+
+def again(ask: Callable[[], Result], retries: int) -> Result:
+    """Ask what may be asked twice, again if there is a hiccup, with growing pauses."""
+    for attempt in range(retries):
+        try:
+            return ask()
+        except Hiccup:
+            for _ in back_off(attempt):
+                pass
+    return ask()
 
 
 class _Done(Exception):

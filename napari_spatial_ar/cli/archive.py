@@ -21,6 +21,7 @@ from napari_spatial_ar.cli.options import (
     ModelOption,
     NotAllDone,
     command,
+    dicom_kinds,
     print_message,
     progress,
     show,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from napari_spatial_ar.archive.interface import Archive, SentFile
     from napari_spatial_ar.archive.watching import Watched
 
-__all__ = ["archive_app", "opened", "print_answers", "stopped_by_signals", "told_answers"]
+__all__ = ["archive_app", "opened", "retrieved", "send_results"]
 
 _CONNECTION = "Connection"
 
@@ -608,6 +609,74 @@ def told_answers(answers: tuple[SentFile, ...]) -> dict[str, Any]:
     }
 
 
+# ---------------------------------------------------------------- score
+
+
+def retrieved(
+    place: str, query: list[str], model: str, every_series: bool
+) -> tuple[list[Path], list[str]]:
+    """Retrieve the series of a model's modality that a query finds, into the cache.
+
+    Returns
+    -------
+    folders : list of Path
+        One for each series.
+    left_out : list of str
+        A sentence for each series that is no acquired one, unless every series is wanted.
+    """
+    from napari_spatial_ar.archive.cache import StudyCache
+    from napari_spatial_ar.archive.entries import StudyQuery
+    from napari_spatial_ar.archive.watching import holds_originals
+    from napari_spatial_ar.normative.library import find_model
+    from napari_spatial_ar.normative.model_file import read_header
+
+    asked = StudyQuery.parse(query)
+    if asked.is_empty:
+        raise typer.BadParameter("--query needs a value: the whole archive is not scored.")
+    header, _ = read_header(find_model(model))
+    admits = _admits(header.modality, None)
+    cache = StudyCache()
+    folders: list[Path] = []
+    left_out: list[str] = []
+    with opened(place) as archive, progress() as bar:
+        found = archive.find_studies(asked)
+        if found.more:
+            raise InputError("more than 500 studies match the query", fix="Ask for fewer")
+        wanted = [
+            series
+            for study in found.studies
+            for series in archive.find_series(study.study_uid)
+            if admits(series)
+        ]
+        for number, series in enumerate(wanted, 1):
+            steps = cache.get(archive, series, folders)
+            got = _followed(steps, bar, f"Retrieving series {number} of {len(wanted)}")
+            if every_series or holds_originals(got.folder):
+                folders.append(got.folder)
+            else:
+                left_out.append(f"{got.folder.name} has no acquired images and was excluded.")
+        url = archive.url
+    print_message(f"{url}: {len(folders)} series in {len(found.studies)} studies.")
+    if not folders:
+        raise InputError(
+            f"no series of the model's modality matches the query in {url}",
+            fix="See 'archive find --series'",
+        )
+    return folders, left_out
+
+
+def send_results(place: str, folders: list[Path]) -> dict[str, Any]:
+    """Send the DICOM objects of scans' results; returns what the archive answered, for JSON."""
+    from napari_spatial_ar.archive.results import result_files
+    from napari_spatial_ar.archive.sending import send
+
+    files = tuple(file for folder in folders for file in result_files(folder))
+    with opened(place) as archive, progress() as bar:
+        answers = _followed(send(archive, files), bar, "Sending")
+        print_answers(archive.url, answers)
+    return told_answers(answers)
+
+
 # ---------------------------------------------------------------- listen, watch
 
 
@@ -740,6 +809,13 @@ def archive_watch(
     once: Annotated[
         bool, typer.Option("--once", help="Stop once all that match are done.")
     ] = False,
+    dicom_objects: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS",
+            help="Results to send: seg, pm, sr, capture, gsps, or all; see 'score'.",
+        ),
+    ] = "seg,sr,capture",
     fpr: Annotated[
         float,
         typer.Option(
@@ -769,12 +845,13 @@ def archive_watch(
 
     query = _query(patient_id, name, accession, date, modality)
     connection = (aet, ca, cert, key, timeout, receive_port)
+    kinds = dicom_kinds(True, dicom_objects)
     loaded = load_model(model, device=device)
     loaded.threshold_for_fpr(fpr)  # says before any work if it cannot
     done: list[dict[str, Any]] = []
 
     def score(folder: Path, out: Path) -> None:
-        score_scans([folder], loaded, out, fpr=fpr, dicom=True)
+        score_scans([folder], loaded, out, fpr=fpr, dicom=kinds)
 
     with (
         opened(archive, *connection) as source,

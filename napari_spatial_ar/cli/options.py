@@ -60,6 +60,7 @@ __all__ = [
     "Weights",
     "chosen_backbone",
     "command",
+    "dicom_kinds",
     "odd",
     "patients",
     "print_message",
@@ -258,6 +259,22 @@ Overwrite = Annotated[bool, typer.Option(help="Replace the output of an earlier 
 def patients(count: int, kind: str = "") -> str:
     """Format a number of patients, with the right plural."""
     return f"1 {kind}patient" if count == 1 else f"{count} {kind}patients"
+
+
+def dicom_kinds(default: bool, kinds: str) -> bool | tuple[str, ...]:
+    """Kinds of DICOM objects to write; the default ones only if no kinds are given."""
+    from napari_spatial_ar.review.dicom_objects import DICOM_OBJECTS, chosen_objects
+
+    if not kinds:
+        return default
+    named = [kind.strip().lower() for kind in kinds.split(",") if kind.strip()]
+    unknown = sorted({*named} - {*DICOM_OBJECTS, "all"})
+    if unknown or not named:
+        choice = ", ".join((*DICOM_OBJECTS, "all"))
+        raise typer.BadParameter(
+            f"--dicom-objects: {', '.join(unknown) or 'nothing'} is none of {choice}."
+        )
+    return DICOM_OBJECTS if "all" in named else chosen_objects(named)
 
 
 def chosen_backbone(named: str | None, weights: Path | None) -> str:

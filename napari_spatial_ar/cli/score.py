@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from napari_spatial_ar.cli.archive import retrieved, send_results
 from napari_spatial_ar.cli.choices import PaperName, PlaneName
 from napari_spatial_ar.cli.cluster import (
     LocalCluster,
@@ -25,6 +26,7 @@ from napari_spatial_ar.cli.options import (
     Part,
     Weights,
     command,
+    dicom_kinds,
     patients,
     print_message,
     progress,
@@ -38,22 +40,7 @@ score_app = App()
 _THRESHOLD = "Threshold"
 _MASK = "Mask"
 _FILES = "Files written"
-
-
-def _dicom(default: bool, kinds: str) -> bool | tuple[str, ...]:
-    """Kinds of DICOM objects to write; the default ones only if no kinds are given."""
-    from napari_spatial_ar.review.dicom_objects import DICOM_OBJECTS, chosen_objects
-
-    if not kinds:
-        return default
-    named = [kind.strip().lower() for kind in kinds.split(",") if kind.strip()]
-    unknown = sorted({*named} - {*DICOM_OBJECTS, "all"})
-    if unknown or not named:
-        choice = ", ".join((*DICOM_OBJECTS, "all"))
-        raise typer.BadParameter(
-            f"--dicom-objects: {', '.join(unknown) or 'nothing'} is none of {choice}."
-        )
-    return DICOM_OBJECTS if "all" in named else chosen_objects(named)
+_ARCHIVES = "Archives (PACS)"
 
 
 @score_app.command(rich_help_panel="Scans")
@@ -73,6 +60,32 @@ def score(
     ] = None,
     inputs_from: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File that lists scans, one per line.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="ARCHIVE",
+            help="Score what --query finds there: URL or name of a saved archive.",
+            rich_help_panel=_ARCHIVES,
+        ),
+    ] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Studies: patient-id, name, accession, date, modality or study; may be repeated. "
+            "Their series of the model's modality are scored.",
+            rich_help_panel=_ARCHIVES,
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARCHIVE",
+            help="Send the DICOM objects of the results there; implies --dicom.",
+            rich_help_panel=_ARCHIVES,
+        ),
     ] = None,
     every_series: Annotated[
         bool, typer.Option("--all", help="Score localizers and derived series too.")
@@ -285,7 +298,7 @@ def score(
         "hysteresis_fpr": hysteresis_fpr,
         "montage": montage,
         "keep_uids": keep_uids,
-        "dicom": _dicom(dicom, dicom_objects),
+        "dicom": dicom_kinds(dicom or bool(to), dicom_objects),
         "de_identify": de_identify,
         "png": png or png_heat,
         "png_heat": png_heat,
@@ -304,7 +317,16 @@ def score(
         raise typer.BadParameter("--de-identify excludes --keep-uids and --bids.")
     if bids and (is_url(out) or scheduler or local_cluster):
         raise typer.BadParameter("--bids needs a folder as --out, and no cluster.")
-    scans = listed(inputs, inputs_from)
+    if to and (is_url(out) or scheduler or local_cluster):
+        raise typer.BadParameter("--to needs a folder as --out, and no cluster.")
+    if bool(source) != bool(query):
+        raise typer.BadParameter("--from and --query belong together.")
+    scans: list[Path] = []
+    left_out: list[str] = []
+    if source and query:
+        scans, left_out = retrieved(source, query, model, every_series)
+    if inputs or inputs_from or not source:
+        scans += listed(inputs, inputs_from)
     with cluster_of(scheduler, local_cluster, resource, tls) as cluster, progress() as bar:
 
         def show(label: str, done: int, total: int) -> None:
@@ -317,6 +339,7 @@ def score(
             result = score_many(scans, model, out, **options)
         else:
             result = score_scans(scans, model, Path(out), bids=bids, **options)
+    result["left_out"] = [*left_out, *result["left_out"]]
     if result.get("skipped"):
         many = "scans were" if result["skipped"] > 1 else "scan was"
         print_message(f"{result['skipped']} {many} finished earlier and skipped.")
@@ -347,6 +370,8 @@ def score(
         print_message(f"{sentence} Use --all to score it too.")
     for failure in result["failed"]:
         print_message(f"could not be scored: {failure}")
-    if result["failed"]:
+    if to:
+        result["sent"] = send_results(to, [Path(scan["folder"]) for scan in result["scans"]])
+    if result["failed"] or (to and result["sent"]["refused"]):
         raise NotAllDone(result)
     return result

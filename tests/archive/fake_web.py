@@ -183,8 +183,8 @@ def describe(group: list[Stored], boast: int) -> dict[str, Any]:
     keywords += ["PatientID", "StudyDate", "Modality", "InstanceNumber", "SeriesDescription"]
     answer: dict[str, Any] = {}
     for keyword in keywords:
-        element = header.data_element(keyword)
-        if element is not None:
+        if keyword in header:
+            element = header[keyword]
             value = element.value
             answer[f"{element.tag:08X}"] = {
                 "vr": element.VR,

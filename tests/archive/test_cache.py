@@ -28,15 +28,15 @@ def test_the_least_recently_used_series_make_room(
         os.utime(got.folder, (number, number))
         folders.append(got.folder)
     (tmp_path / "cache" / "not ours").mkdir()
-    size = cache.size()
-    small = StudyCache(cache.folder, limit=size * 2 // 3 + 1)
-    small.trim()
+    sizes = [sum(path.stat().st_size for path in folder.iterdir()) for folder in folders]
+    assert cache.size() == sum(sizes)
+    StudyCache(cache.folder, limit=sum(sizes) - 1).trim()
     assert [folder.is_dir() for folder in folders] == [False, True, True]
-    StudyCache(cache.folder, limit=0).trim(keep=folders[1])
+    StudyCache(cache.folder, limit=0).trim(keep=[folders[1]])
     assert [folder.is_dir() for folder in folders] == [False, True, False]
     with Incoming.reserve(folders[1]):
         assert cache.clear() == 0  # in use
-    assert cache.clear() == size // 3
+    assert cache.clear() == sizes[1]
     assert [path.name for path in cache.folder.iterdir()] == ["not ours"]
     assert cache.size() == 0
 

@@ -152,7 +152,7 @@ def test_refusals_are_sentences(
     ):
         with pytest.raises(ArchiveError, match=words) as caught:
             asked()
-        assert type(caught.value) is kind
+        assert isinstance(caught.value, kind)
         assert "P-77" not in str(caught.value)
 
 
