@@ -378,6 +378,7 @@ def _about(
         calibration=note,
         p_value=None if results.p_values is None else results.p_values.scan,
         site=None if region is None else region.code,
+        warnings=results.shift_warnings,
     )
 
 

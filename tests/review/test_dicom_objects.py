@@ -21,6 +21,7 @@ from napari_spatial_ar.imaging.dicom.derived import source_slices
 from napari_spatial_ar.imaging.reading import read
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.windows import display_limits
+from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.review.dicom_objects import DICOM_OBJECTS
 from napari_spatial_ar.review.findings import FindingsList, list_findings
@@ -638,6 +639,20 @@ def test_a_report_states_model_threshold_and_calibration(
     names = [item.PersonName for item in header.ContentSequence if item.ValueType == "PNAME"]
     assert names == ["Żółw^Jürgenx"]
     assert header.PatientName == "Doe^John"
+
+
+def test_a_report_warns_of_scans_outside_the_training_domain(
+    write_series: WriteSeries, tmp_path: Path, model: Any
+) -> None:
+    (scan,) = read(write_series(head(), FrameOfReferenceUID="1.2.9"))
+    shift = DomainShift(("its slices are sagittal",))
+    written = outputs(
+        tmp_path / "out", scan, scored(scan, *boxes_of(scan)), model, dicom=["sr"], shift=shift
+    )
+    (sentence,) = written.shift_warnings
+    whole, *groups = report_by_dcmtk(written.files["report_dicom"]).groups
+    assert f"warning={sentence}" in whole.texts["111002"]
+    assert all("warning" not in text for group in groups for text in group.texts["111002"])
 
 
 def test_nothing_found_is_reported_as_such(

@@ -116,6 +116,8 @@ class ReportedScan:
         Of the scan among normal scans.
     site : Code or None
         The examined part of the body, if that is known.
+    warnings : tuple of str
+        What puts the scores in doubt, such as a scan outside the training domain, as sentences.
     """
 
     threshold: float
@@ -123,6 +125,7 @@ class ReportedScan:
     calibration: str = ""
     p_value: float | None = None
     site: Code | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def write_report(
@@ -141,10 +144,10 @@ def write_report(
     """Write findings as a structured report (Comprehensive 3D SR, TID 1500).
 
     A group of measurements on the scan as a whole (TID 1501) states the threshold, the number of
-    regions and the p-value. One for each region (TID 1411) refers to its segment and the source
-    series; it has volume (ml, voxels summed), long axis and short axis (mm: the longest caliper
-    diameter in an acquired slice, and that perpendicular to it in this slice), and highest and mean
-    score. Each group names the algorithm with its settings (TID 4019).
+    regions, the p-value and warnings. One for each region (TID 1411) refers to its segment and the
+    source series; it has volume (ml, voxels summed), long axis and short axis (mm: the longest
+    caliper diameter in an acquired slice, and that perpendicular to it in this slice), and highest
+    and mean score. Each group names the algorithm with its settings (TID 4019).
 
     The patient's identity is copied from the scan, as by
     `napari_spatial_ar.imaging.dicom.seg.write_seg`. The UIDs follow from the segmentation's and the
@@ -201,18 +204,8 @@ def write_report(
     )
     with guard(scan.series.files[0], "no DICOM structured report can be derived from its header"):
         images = {source.sop_instance: source.image for source in slices}
-        made_by = AlgorithmIdentification(
-            name=plain_text(algorithm.name),
-            version=plain_text(algorithm.version) or "unknown",
-            manufacturer="napari-spatial-ar",
-            parameters=[
-                *(f"{name}={value}" for name, value in algorithm.parameters.items()),
-                f"unit of scores={about.unit}",
-                *([f"calibration={about.calibration}"] if about.calibration else []),
-            ],
-            family=codes.cid7162.ArtificialIntelligence,
-        )
-        whole = _whole_scan(about, regions, slices, made_by, instance)
+        whole = _whole_scan(about, regions, slices, algorithm, instance)
+        made_by = _made_by(algorithm, about)
         groups = [
             _region_group(region, number, segmentation, slices, made_by)
             for number, region in enumerate(regions, 1)
@@ -291,11 +284,28 @@ def _site(code: Code | None, side: str | None = None) -> list[FindingSite] | Non
     return [FindingSite(code, laterality=None if side is None else _SIDES[side])]
 
 
+def _made_by(
+    algorithm: Algorithm, about: ReportedScan, warnings: Sequence[str] = ()
+) -> AlgorithmIdentification:
+    return AlgorithmIdentification(
+        name=plain_text(algorithm.name),
+        version=plain_text(algorithm.version) or "unknown",
+        manufacturer="napari-spatial-ar",
+        parameters=[
+            *(f"{name}={value}" for name, value in algorithm.parameters.items()),
+            f"unit of scores={about.unit}",
+            *([f"calibration={about.calibration}"] if about.calibration else []),
+            *(f"warning={text}" for text in warnings),
+        ],
+        family=codes.cid7162.ArtificialIntelligence,
+    )
+
+
 def _whole_scan(
     about: ReportedScan,
     regions: Sequence[ReportedRegion],
     slices: Sequence[SourceSlice],
-    made_by: AlgorithmIdentification,
+    algorithm: Algorithm,
     instance: str,
 ) -> MeasurementsAndQualitativeEvaluations:
     no_unit = codes.UCUM.NoUnits
@@ -318,7 +328,7 @@ def _whole_scan(
     ]
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(content_uid("scan", instance), "whole scan"),
-        algorithm_id=made_by,
+        algorithm_id=_made_by(algorithm, about, about.warnings),
         finding_sites=_site(about.site),
         measurements=measures,
         source_images=images,
