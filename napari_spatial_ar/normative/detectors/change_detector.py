@@ -7,8 +7,9 @@ discriminator on frozen features this is; here the changes are made to the slice
 label of one is used.
 
 Each patch is described together with its surroundings and whitened (`surroundings_bank`), using the
-moments of unchanged patches. A network of two layers is trained by cross-entropy to distinguish
-changed patches from unchanged ones, in a ratio of one to three, with dropout before both layers.
+moments of unchanged patches: those of the changed slices, and those of all normal slices where they
+are embedded too. A network of two layers is trained by cross-entropy to distinguish changed patches
+from unchanged ones, in a ratio of one to three, with dropout before both layers.
 
 Defaults: 300 changed slices, 256 components, 128 hidden units, 1500 steps of 1024 patches.
 
@@ -123,7 +124,7 @@ class ChangeDetector(Detector):
         components: int = 256,
         hidden: int = 128,
         steps: int = 1500,
-        samples: int = 150_000,
+        samples: int = 300_000,
     ) -> Learning[ChangeDetector]:
         """Train on changed slices; see `Detector.learn`.
 
@@ -133,7 +134,7 @@ class ChangeDetector(Detector):
             Embeddings of changed slices, with labels of their patches: 1 changed, 0 unchanged, -1
             neither. Read three times.
         setup
-            As for every detector.
+            As for every detector; the patches of ``normals`` count as unchanged.
         slices : int, at least 1
             Pairs used, at most.
         components : int, at least 1
@@ -151,7 +152,7 @@ class ChangeDetector(Detector):
             If labels do not match their grid, or no patch has one of the labels.
         """
         moments, counts = Moments(), {CHANGED: 0, UNCHANGED: 0}
-        for number, (grid, labels) in enumerate(_walk(grids, slices), start=1):
+        for number, (grid, labels) in enumerate(_walk(grids, slices, setup), start=1):
             for label in counts:
                 counts[label] += int((labels == label).sum())
             described = describe(grid.to(setup.device))
@@ -167,7 +168,7 @@ class ChangeDetector(Detector):
         drawn = {
             label: Draw(count, samples, [setup.seed, label]) for label, count in counts.items()
         }
-        for number, (grid, labels) in enumerate(_walk(grids, slices), start=1):
+        for number, (grid, labels) in enumerate(_walk(grids, slices, setup), start=1):
             patches, kinds = _scaled(grid.to(setup.device), whitening), labels.flatten()
             for label, draw in drawn.items():
                 draw.add(patches[(kinds == label).to(patches.device)])
@@ -239,8 +240,8 @@ class ChangeDetector(Detector):
         return self
 
 
-def _walk(grids: Pairs, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Iterate over at most ``limit`` pairs, checking each."""
+def _walk(grids: Pairs, limit: int, setup: FitContext) -> Iterator[tuple[Tensor, Tensor]]:
+    """Iterate over at most ``limit`` pairs, then over normal slices, checking each."""
     if iter(grids) is grids:
         raise InputError("the embeddings are read more than once: give a sequence")
     channels = None
@@ -259,6 +260,9 @@ def _walk(grids: Pairs, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield grid, labels.masked_fill(~present_in(grid), IGNORED)
     if channels is None:
         raise InputError("a detector needs at least one normal slice")
+    for grid in setup.normals:
+        present = present_in(check_grid(grid, channels))
+        yield grid, torch.full(present.shape, UNCHANGED).masked_fill(~present, IGNORED)
 
 
 def _scaled(grid: Tensor, whitening: Whitening) -> Tensor:
