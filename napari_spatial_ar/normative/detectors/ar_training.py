@@ -15,14 +15,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from napari_spatial_ar.imaging.files import atomic_path
-from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.normative.backbones.devices import native_bfloat16
 from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
+from napari_spatial_ar.normative.detectors.checkpoint import (
+    Record,
+    read_checkpoint,
+    write_checkpoint,
+)
 from napari_spatial_ar.normative.detectors.grids import count_present
 from napari_spatial_ar.normative.detectors.optimizers import Muon
 from napari_spatial_ar.normative.detectors.whitening import EqualVariance
@@ -113,9 +114,6 @@ def turn(grid: Tensor) -> Tensor:
 
 
 OptimizerName = Literal["adamw", "adamw-cycle", "muon"]
-
-
-_METADATA_KEY = "napari-spatial-ar-checkpoint"
 
 
 # The warm-up of a cycle of the learning rate takes one in this many steps.
@@ -413,10 +411,7 @@ def _key(
 
 
 @dataclass(frozen=True)
-class _Record:
-    """The metadata of a checkpoint."""
-
-    key: str
+class _Record(Record):
     best_epoch: int
     history: list[Epoch]
     seconds: float = 0.0
@@ -425,45 +420,21 @@ class _Record:
 def _save(
     state: TrainingState, optimizer: torch.optim.Optimizer, checkpoint: Path, key: str
 ) -> None:
-    tensors = {f"network.{k}": v for k, v in state.network.state_dict().items()}
-    tensors |= {f"best.{k}": v for k, v in state.best.items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
-    record = asdict(_Record(key, state.best_epoch, state.history, state.seconds))
-    data = save(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-        metadata={_METADATA_KEY: json.dumps(record)},
-    )
-    with atomic_path(checkpoint) as temporary:
-        temporary.write_bytes(data)
+    record = _Record(key, state.best_epoch, state.history, state.seconds)
+    network = state.network.state_dict()
+    write_checkpoint(checkpoint, record, optimizer, network=network, best=state.best)
 
 
 def _resume(
     state: TrainingState, optimizer: torch.optim.Optimizer, checkpoint: Path, key: str
 ) -> None:
     """Restore a checkpoint with the same key; any other is left to be overwritten."""
-    if not checkpoint.is_file():
+    found = read_checkpoint(checkpoint, _Record, key)
+    if found is None:
         return
-    try:
-        with safe_open(checkpoint, "pt") as file:
-            record = parse_json((file.metadata() or {}).get(_METADATA_KEY, "{}"), _Record)
-        if record.key != key:
-            return
-        tensors = load_file(checkpoint)
-    except (SafetensorError, OSError, ValueError):
-        return
-    state.network.load_state_dict(_under("network.", tensors))
-    state.best = _under("best.", tensors)
-    state.best_epoch = record.best_epoch
-    state.history = record.history
-    state.seconds = record.seconds
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _under("optimizer.", tensors).items():
-        index, moment = name.split(".")
-        moments.setdefault(int(index), {})[moment] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    state.network.load_state_dict(found.group("network"))
+    state.best = found.group("best")
+    state.best_epoch = found.record.best_epoch
+    state.history = found.record.history
+    state.seconds = found.record.seconds
+    found.restore(optimizer)

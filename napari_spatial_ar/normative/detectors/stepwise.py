@@ -12,27 +12,26 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from napari_spatial_ar.imaging.files import atomic_path
-from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.normative.detectors.ar_training import products
 from napari_spatial_ar.normative.detectors.base import FitContext, Step
+from napari_spatial_ar.normative.detectors.checkpoint import (
+    Record,
+    read_checkpoint,
+    write_checkpoint,
+)
 from napari_spatial_ar.normative.detectors.grids import StoredGrids, check_grid
 
 __all__ = ["StepNetwork", "StepPlan", "heads_of", "set_rate", "train_in_steps"]
 
 _HEAD = 64
-
-_METADATA_KEY = "napari-spatial-ar-checkpoint"
 
 
 class StepNetwork(nn.Module):
@@ -160,10 +159,7 @@ def _key(grids: Sequence[Tensor], settings: list[Any]) -> str:
 
 
 @dataclass(frozen=True)
-class _Record:
-    """The metadata of a checkpoint."""
-
-    key: str
+class _Record(Record):
     done: int
     seconds: float = 0.0
 
@@ -180,42 +176,17 @@ class _Checkpoint:
 
     def save(self, network: nn.Module, optimizer: torch.optim.Optimizer, done: int) -> None:
         self.seconds = time.perf_counter() - self._begin
-        if self._path is None:
-            return
-        tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-        for index, moments in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
-        record = asdict(_Record(self._key, done, self.seconds))
-        data = save(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-            metadata={_METADATA_KEY: json.dumps(record)},
-        )
-        with atomic_path(self._path) as temporary:
-            temporary.write_bytes(data)
+        if self._path is not None:
+            record = _Record(self._key, done, self.seconds)
+            write_checkpoint(self._path, record, optimizer, network=network.state_dict())
 
     def resume(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Restore a checkpoint with the same key and return its steps; else 0."""
-        if self._path is None or not self._path.is_file():
+        found = read_checkpoint(self._path, _Record, self._key)
+        if found is None:
             return 0
-        try:
-            with safe_open(self._path, "pt") as file:
-                record = parse_json((file.metadata() or {}).get(_METADATA_KEY, "{}"), _Record)
-            if record.key != self._key:
-                return 0
-            tensors = load_file(self._path)
-        except (SafetensorError, OSError, ValueError):
-            return 0
-        network.load_state_dict(_under("network.", tensors))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimizer.", tensors).items():
-            index, moment = name.split(".")
-            moments.setdefault(int(index), {})[moment] = tensor
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.seconds = record.seconds
+        network.load_state_dict(found.group("network"))
+        found.restore(optimizer)
+        self.seconds = found.record.seconds
         self._begin = time.perf_counter() - self.seconds
-        return record.done
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        return found.record.done

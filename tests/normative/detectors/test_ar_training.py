@@ -16,7 +16,7 @@ import napari_spatial_ar as nsar
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.normative.backbones.backbone import Backbone
 from napari_spatial_ar.normative.backbones.devices import VARIABLE
-from napari_spatial_ar.normative.detectors import ar_training
+from napari_spatial_ar.normative.detectors import ar_training, checkpoint
 from napari_spatial_ar.normative.detectors.ar_network import SpatialAR
 from napari_spatial_ar.normative.detectors.ar_training import Epoch, TrainingState
 from napari_spatial_ar.normative.fitting.plan import FitProgress
@@ -126,8 +126,8 @@ def test_a_checkpoint_with_a_damaged_record_is_not_taken_up(
     ar_training._resume(whole, optimizer, file, "key")
     assert (whole.history[0], len(whole.history), whole.seconds) == (history[0], 2, 3.0)
     with safe_open(file, "pt") as opened:
-        record = json.loads(opened.metadata()[ar_training._METADATA_KEY])
-    metadata = {ar_training._METADATA_KEY: json.dumps({**record, **change})}
+        record = json.loads(opened.metadata()[checkpoint._METADATA_KEY])
+    metadata = {checkpoint._METADATA_KEY: json.dumps({**record, **change})}
     save_file(load_file(file), file, metadata)
     damaged = TrainingState(network)
     ar_training._resume(damaged, optimizer, file, "key")
