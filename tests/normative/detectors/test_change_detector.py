@@ -13,6 +13,7 @@ from torch.nn import functional
 from napari_spatial_ar.errors import InputError, ModelFileError
 from napari_spatial_ar.normative.detectors.base import FitContext, detector_from_tensors
 from napari_spatial_ar.normative.detectors.change_detector import ChangeDetector
+from napari_spatial_ar.steps import finish
 
 CHANNELS, ROWS, COLUMNS = 12, 7, 9
 SMALL: dict[str, Any] = {"components": 16, "hidden": 16, "steps": 120, "samples": 500}
@@ -179,3 +180,19 @@ def test_says_how_far_it_is_and_can_be_stopped() -> None:
     assert said[4:8] == [(n, "Drawing patches") for n in (1, 2, 3, 4)]
     assert [done for done, _ in said[8:]] == [50, 100, 120]
     assert all("cross-entropy" in message for _, message in said[8:])
+
+
+def test_normal_slices_count_as_unchanged() -> None:
+    pairs = changed_grids(20)
+    grid, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    alone = finish(ChangeDetector.learn(pairs, FitContext(), **SMALL))
+    # Normal slices that contain what the changes look like.
+    setup = FitContext(normals=[one.clone() for one, _ in pairs])
+    found = finish(ChangeDetector.learn(pairs, setup, **SMALL))
+    added = found.summary["unchanged_patches"] - alone.summary["unchanged_patches"]
+    assert added == labels.numel()
+    assert found.summary["changed_patches"] == alone.summary["changed_patches"] == len(pairs)
+    changed, before = (one.detector.score(grid)[labels == 1] for one in (found, alone))
+    assert changed.median() < 0.8 * before.median()
+    with pytest.raises(InputError, match=r"channels|must be"):
+        finish(ChangeDetector.learn(pairs, FitContext(normals=[grid[:, :5]]), **SMALL))
