@@ -204,13 +204,22 @@ class DicomWeb:
             series.series_uid,
             fields=list(_INSTANCE_FIELDS),
         )
-        entries = (_instance(answer) for answer in self._pages(search, may_be_gone=True))
+        answers = self._pages(search, count=series.instances, may_be_gone=True)
+        entries = (_instance(answer) for answer in answers)
         return tuple(entry for entry in entries if entry.sop_uid)
 
     def _pages(
-        self, search: Callable[..., Any], *, limit: int | None = None, may_be_gone: bool = False
+        self,
+        search: Callable[..., Any],
+        *,
+        limit: int | None = None,
+        count: int | None = None,
+        may_be_gone: bool = False,
     ) -> Iterator[Mapping[str, Any]]:
-        """Answers of a search, page by page: a server may send fewer at once than there are."""
+        """Answers of a search, page by page: a server may send fewer at once than there are.
+
+        ``count`` is how many there should be, which saves asking for more of them.
+        """
         size = _PAGE if limit is None else min(limit, _PAGE)
         seen: set[str] = set()
         while True:
@@ -220,7 +229,7 @@ class DicomWeb:
             seen |= fresh.keys()
             yield from fresh.values()
             # A short page may be the server's own limit; one that ignores offsets sends the same.
-            if not fresh:
+            if not fresh or (len(page) < size and len(seen) == count):
                 return
 
     def _search(

@@ -153,14 +153,14 @@ class Incoming:
                 temporary.unlink(missing_ok=True)
 
     def _take(self, temporary: Path) -> None:
-        if not is_dicom(temporary):
-            raise WrongInstance("what the archive sent is not a DICOM file")
         try:
             header = read_whole_header(temporary, _IDENTITY)
         except InputError:
-            raise WrongInstance(
-                "an instance arrived damaged or cut short", fix="Try again"
-            ) from None
+            header = None
+        if header is None or "SOPInstanceUID" not in header:
+            if not is_dicom(temporary):
+                raise WrongInstance("what the archive sent is not a DICOM file")
+            raise WrongInstance("an instance arrived damaged or cut short", fix="Try again")
         sop_uid = str(header.get("SOPInstanceUID") or "")
         if not sop_uid:
             raise WrongInstance("an instance arrived without a SOP Instance UID")

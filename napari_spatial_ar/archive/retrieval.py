@@ -107,11 +107,13 @@ def get_series(
         while True:
             before = incoming.received
             try:
-                listed = _listed(archive, series)
-                # Counted again after the last one arrived: the archive may have got more meanwhile.
+                # Asked again once all have arrived: the archive may have got more meanwhile.
+                before_that, listed = listed, _listed(archive, series, listed, incoming)
                 missing = incoming.missing(listed)
-                if not missing:
+                if not missing and _uids(listed) == _uids(before_that):
                     break
+                if not missing:
+                    continue
                 yield Transfer(len(listed) - len(missing), len(listed), incoming.bytes)
                 whole = len(missing) == len(listed)
                 for _ in archive.fetch(series, missing, incoming.receive, whole=whole):
@@ -129,28 +131,48 @@ def get_series(
             yield from (
                 Transfer(incoming.count, len(listed), incoming.bytes) for _ in back_off(attempt)
             )
-        if series.instances is not None and series.instances > len(listed):
-            raise ArchiveError(
-                f"{archive.url} counts {series.instances} images in the series, but lists "
-                f"{len(listed)} of them",
-                fix="Wait until it has received the series, and look it up again",
-            )
         folder = incoming.finish()
     return Retrieved(series, folder, len(listed), incoming.received)
 
 
-def _listed(archive: Archive, series: SeriesEntry) -> tuple[InstanceEntry, ...]:
+def _listed(
+    archive: Archive, series: SeriesEntry, before: tuple[InstanceEntry, ...], incoming: Incoming
+) -> tuple[InstanceEntry, ...]:
+    """List the instances of a series, or find that those listed before are still all.
+
+    Raises
+    ------
+    ArchiveError
+        If it is gone, or the archive counts more than it lists.
+    """
+    counted = None
+    if before:
+        if incoming.missing(before):
+            return before
+        current = archive.find_series(series.study_uid, series.series_uid)
+        counted = current[0].instances if current else None
+        if not current or counted == len(before):
+            return before
     listed = archive.find_instances(series)
     if not listed:
         raise ArchiveError(
             f"{archive.url} no longer has this series", fix="Look it up again: it may be deleted"
         )
-    if len({entry.sop_uid for entry in listed}) < len(listed):
+    if len(_uids(listed)) < len(listed):
         raise ArchiveError(
             f"{archive.url} lists two instances of the same UID in this series",
             fix="Ask its administrator to correct it",
         )
+    if counted is not None and counted > len(listed) and not incoming.missing(listed):
+        raise ArchiveError(
+            f"{archive.url} counts {counted} images in the series, but lists {len(listed)} of them",
+            fix="Wait until it has received the series, and look it up again",
+        )
     return listed
+
+
+def _uids(listed: tuple[InstanceEntry, ...]) -> set[str]:
+    return {entry.sop_uid for entry in listed}
 
 
 def _unsent(

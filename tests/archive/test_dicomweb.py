@@ -239,9 +239,10 @@ def test_half_a_series_is_not_shown(
 ) -> None:
     web.add(*series.files[:2])
     web.boast = 2
-    with pytest.raises(ArchiveError, match="counts 4 images in the series, but lists 2"):
-        get(open_archive(web.url, quick), series, tmp_path / "out")
-    assert not visible(tmp_path / "out")
+    for _ in range(2):  # what arrived does not make the series whole the second time
+        with pytest.raises(ArchiveError, match="counts 4 images in the series, but lists 2"):
+            get(open_archive(web.url, quick), series, tmp_path / "out")
+        assert not visible(tmp_path / "out")
 
 
 def test_a_server_that_sends_less_than_it_lists(
