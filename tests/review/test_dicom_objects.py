@@ -712,3 +712,44 @@ def test_an_unknown_kind_of_object_is_named(
     with pytest.raises(InputError, match="no kind of DICOM object 'rtss'"):
         outputs(tmp_path / "out", scan, scores, model, dicom=["seg", "rtss"])
     assert not (tmp_path / "out").exists()
+
+
+def test_texts_of_the_header_that_viewers_do_not_need_stay_behind(
+    write_series: WriteSeries, tmp_path: Path, model: Any
+) -> None:
+    """Of images as bright where they are dark, too: their own window and rescale are kept."""
+    for number, photometric in enumerate(("MONOCHROME2", "MONOCHROME1")):
+        paths = write_series(
+            head(),
+            folder=f"s{number}",
+            FrameOfReferenceUID="1.2.9",
+            PhotometricInterpretation=photometric,
+            RescaleSlope=2,
+            RescaleIntercept=-10,
+            RescaleType="POISON TYPE",
+            WindowCenter=300,
+            WindowWidth=700,
+            WindowCenterWidthExplanation="POISON WINDOW",
+        )
+        (scan,) = read(paths)
+        written = outputs(tmp_path / f"o{number}", scan, scored(scan, *boxes_of(scan)), model)
+        for name, path in dicom_files(written).items():
+            assert b"POISON" not in path.read_bytes(), name
+            assert conformance_errors(path) == [], name
+        state = pydicom.dcmread(written.files["outlines_dicom"])
+        assert (state.RescaleSlope, state.RescaleIntercept, state.RescaleType) == (2, -10, "US")
+        inverse = photometric == "MONOCHROME1"
+        assert state.PresentationLUTShape == ("INVERSE" if inverse else "IDENTITY")
+        (window,) = state.SoftcopyVOILUTSequence
+        # The same values, black to white: LINEAR of the header is so by itself.
+        assert window.WindowCenter == pytest.approx(300, abs=0.51)
+        assert window.WindowWidth == pytest.approx(700)
+
+
+def test_images_in_colour_have_no_grey_presentation_state(
+    shared_data: Path, tmp_path: Path, model: Any
+) -> None:
+    scan = read(shared_data / "readers/generic/rgb/001")[0]
+    written = outputs(tmp_path / "out", scan, scored(scan, *boxes_of(scan)), model)
+    assert any("its images are in colour" in warning for warning in written.warnings)
+    assert {"report_dicom", "captures_dicom"} <= set(written.files)

@@ -89,6 +89,8 @@ _OWN = frozenset(
             *("ImageOrientationPatient", "PixelSpacing", "NumberOfFrames"),
             *("SliceThickness", "SpacingBetweenSlices", "SpecificCharacterSet"),
             "DeidentificationMethod",
+            # Texts that viewers do not need.
+            *("RescaleType", "WindowCenterWidthExplanation"),
         ),
     )
 )
@@ -195,8 +197,10 @@ class SourceSlice:
     region : ExaminedRegion or None
         The examined part of the body, if the header states it.
     rescale : (float, float) or None
-        Slope and intercept by which the scan's voxels follow from the stored pixels; None if they
-        do not follow so (a lookup table, real world values, values inverted on reading).
+        Slope and intercept of the image's Modality LUT; None if it has a table, or values of
+        another kind.
+    window : (float, float) or None
+        Window centre and width that its header requests, in the unit of the Modality LUT.
     """
 
     header: Dataset
@@ -205,6 +209,7 @@ class SourceSlice:
     frame: int | None
     region: ExaminedRegion | None = None
     rescale: tuple[float, float] | None = None
+    window: tuple[float, float] | None = None
 
     @property
     def image(self) -> Dataset:
@@ -444,27 +449,32 @@ def _source_slice(
     header.SliceThickness = whole.get("SliceThickness") or DS(thickness, auto_format=True)
     header.SpacingBetweenSlices = None if step is None else DS(step, auto_format=True)
     several = int(whole.get("NumberOfFrames") or 1) > 1
+    groups = Groups(cast(Header, whole), number)
     return SourceSlice(
         header=header,
         sop_class=str(whole.SOPClassUID),
         sop_instance=str(whole.SOPInstanceUID),
         frame=number + 1 if several else None,
         region=examined_region(whole, number),
-        rescale=_rescale(whole, number),
+        rescale=_rescale(groups, whole),
+        window=_window(groups),
     )
 
 
-def _rescale(whole: Dataset, number: int) -> tuple[float, float] | None:
-    groups = Groups(cast(Header, whole), number)
+def _rescale(groups: Groups, whole: Dataset) -> tuple[float, float] | None:
     slope = groups.number("PixelValueTransformationSequence", "RescaleSlope")
     intercept = groups.number("PixelValueTransformationSequence", "RescaleIntercept")
-    if whole.get("PhotometricInterpretation") != "MONOCHROME2":
-        return None
     if slope and intercept is not None:
         return slope, intercept
     maps = "ModalityLUTSequence", "RealWorldValueMappingSequence"
     other = any(groups.get("", keyword) for keyword in maps) or whole.get("DoseGridScaling")
     return None if other or slope is not None or intercept is not None else (1.0, 0.0)
+
+
+def _window(groups: Groups) -> tuple[float, float] | None:
+    centre = groups.number("FrameVOILUTSequence", "WindowCenter")
+    width = groups.number("FrameVOILUTSequence", "WindowWidth")
+    return (centre, width) if centre is not None and width is not None and width >= 1 else None
 
 
 def _is_valid(element: DataElement) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import highdicom as hd
 import numpy as np
@@ -80,8 +80,8 @@ def write_presentation(
     segments : sequence of Segment
         Segments of the numbers.
     window : (float, float), optional
-        Voxel values to be displayed black and white. Left to the images if their values are not
-        those of a linear rescale.
+        Voxel values to be displayed black and white. The window of the images' headers is used if
+        their values are inverted (MONOCHROME1) or not those of a linear rescale.
     reading : Reading, optional
         By default the first.
     sources : sequence of SourceSlice, optional
@@ -95,9 +95,9 @@ def write_presentation(
     Raises
     ------
     InputError
-        If no voxel has a number, the images' values or sizes differ so that one presentation state
-        cannot be of all of them, or because of the scan, as in
-        `napari_spatial_ar.imaging.dicom.seg.write_seg`.
+        If no voxel has a number, the images are in colour or their values rescaled by different
+        factors, so that one presentation state cannot be of all of them, or because of the scan, as
+        in `napari_spatial_ar.imaging.dicom.seg.write_seg`.
     StorageError
         If the file cannot be written.
     """
@@ -107,6 +107,12 @@ def write_presentation(
     flagged = [index for index in range(len(slices)) if numbers[index].any()]
     if not flagged:
         raise InputError("there is no outline: nothing is flagged")
+    if any(int(slices[index].header.get("SamplesPerPixel") or 1) > 1 for index in flagged):
+        raise InputError(
+            "its images are in colour, and presentation states of this kind are of grey ones",
+            path=scan.series.files[0],
+            fix="Use the captures",
+        )
     rescales = {slices[index].rescale for index in flagged}
     if len(rescales) > 1:
         raise InputError(
@@ -116,6 +122,10 @@ def write_presentation(
             fix="Use the segmentation",
         )
     (rescale,) = rescales
+    inverse = slices[flagged[0]].header.get("PhotometricInterpretation") == "MONOCHROME1"
+    # Values that are inverted on reading, or follow from a table, are none that a viewer knows.
+    as_viewed = rescale is not None and not inverse
+    shown = _voi_lut(window if as_viewed else None, [slices[index] for index in flagged])
     series, instance = derived_uids(
         "presentation state",
         slices,
@@ -146,16 +156,14 @@ def write_presentation(
             graphic_annotations=annotations,
             modality_lut_transformation=(
                 None
-                if rescale in (None, (1.0, 0.0))
+                if rescale is None
                 else hd.ModalityLUTTransformation(
                     rescale_intercept=rescale[1], rescale_slope=rescale[0], rescale_type="US"
                 )
             ),
-            voi_lut_transformations=(
-                None if rescale is None or window is None else [_voi_lut(*window)]
-            ),
+            voi_lut_transformations=None if shown is None else [shown],
             presentation_lut_transformation=hd.PresentationLUTTransformation(
-                presentation_lut_shape=_shape(slices[flagged[0]].header)
+                presentation_lut_shape="INVERSE" if inverse else "IDENTITY"
             ),
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
@@ -225,16 +233,24 @@ def _annotation(
     )
 
 
-def _voi_lut(low: float, high: float) -> SoftcopyVOILUTTransformation:
-    """Window of the default function, LINEAR, whose ends are these (PS3.3 C.11.2.1.2.1)."""
-    return SoftcopyVOILUTTransformation(
-        window_center=round((low + high + 1) / 2, 6), window_width=round(high - low + 1, 6)
-    )
+def _voi_lut(
+    window: tuple[float, float] | None, slices: Sequence[SourceSlice]
+) -> SoftcopyVOILUTTransformation | None:
+    """Window with these ends, or else the one that the images' headers share.
 
-
-def _shape(header: Dataset) -> str:
-    inverse = header.get("PhotometricInterpretation") == "MONOCHROME1"
-    return "INVERSE" if inverse else "IDENTITY"
+    Of the default function, LINEAR (PS3.3 C.11.2.1.2.1).
+    """
+    requested = {source.window for source in slices}
+    if window is not None:
+        low, high = window
+        centre, width = (low + high + 1) / 2, high - low + 1
+    elif len(requested) == 1 and None not in requested:
+        ((centre, width),) = cast(set[tuple[float, float]], requested)
+    else:
+        return None
+    # A decimal string has 16 characters.
+    centre, width = float(f"{centre:.10g}"), float(f"{width:.10g}")
+    return SoftcopyVOILUTTransformation(window_center=centre, window_width=width)
 
 
 def _correct(made: Dataset, slices: Sequence[SourceSlice]) -> None:

@@ -203,7 +203,7 @@ def write_report(
         astuple(reading),
     )
     with guard(scan.series.files[0], "no DICOM structured report can be derived from its header"):
-        images = {source.sop_instance: source.image for source in slices}
+        distinct = {source.sop_instance: source for source in slices}
         whole = _whole_scan(about, regions, slices, algorithm, instance)
         made_by = _made_by(algorithm, about)
         groups = [
@@ -217,7 +217,10 @@ def write_report(
             title=_TITLE,
         )
         made = Comprehensive3DSR(
-            evidence=[*images.values(), _as_evidence(segmentation, slices[0])],
+            evidence=[
+                *(source.image for source in distinct.values()),
+                _as_evidence(segmentation, slices[0]),
+            ],
             content=content,
             series_instance_uid=series,
             series_number=reading.series_number(_SERIES_NUMBER),
