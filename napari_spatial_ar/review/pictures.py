@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.capture import SlicePicture
@@ -318,10 +319,11 @@ def captured_slices(volume: Scan, numbers: npt.NDArray[np.integer]) -> Iterator[
         picture = with_outline(grey_of(acquired, index, window, size), flags)
         page = _page(acquired, index, picture, window)
         draw = ImageDraw.Draw(page)
-        for number in np.unique(plane[plane != 0]).tolist():
-            inside_rows, inside_columns = np.nonzero(plane == number)
-            at = inside_columns.max() + 1, inside_rows.min()
-            x, y = at[0] * size.width / columns + 3, at[1] * size.height / rows
+        for number, box in enumerate(ndimage.find_objects(plane), 1):
+            if box is None:
+                continue  # not in this slice
+            x = box[1].stop * size.width / columns + 3
+            y = box[0].start * size.height / rows
             beside = min(x, size.width - 30), min(max(y, 14), size.height - 4)
             write_text(draw, beside, str(number), 13, anchor="ls")
         pixel_mm = None if extent is None else (extent[0] / size.height, extent[1] / size.width)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from matplotlib.path import Path as Polygon
 from PIL import ImageDraw
 from pydicom.dataset import Dataset
@@ -217,6 +218,8 @@ def of_captures(files: dict[str, Path], written: ScanOutputs, scan: Scan) -> Non
         assert source.get("ReferencedFrameNumber") == sources[index].frame
         assert made.InstanceNumber == index + 1
         np.testing.assert_array_equal(pixels_by_dcmtk(path), made.pixel_array)
+        by_itk = sitk.GetArrayFromImage(sitk.ReadImage(path))
+        np.testing.assert_array_equal(by_itk.squeeze(), made.pixel_array)
 
 
 # ---------------------------------------------------------------- places

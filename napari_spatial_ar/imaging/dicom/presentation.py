@@ -21,6 +21,7 @@ from highdicom.pr import (
 )
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
+from scipy import ndimage
 from skimage.measure import find_contours
 
 from napari_spatial_ar.errors import InputError
@@ -206,8 +207,14 @@ def _annotation(
     layer: GraphicLayer,
 ) -> GraphicAnnotation:
     graphics, texts = [], []
+    boxes = ndimage.find_objects(plane)
     for segment in segments:
-        lines = outlines_of(plane == segment.number)
+        box = boxes[segment.number - 1] if segment.number <= len(boxes) else None
+        if box is None:
+            continue  # not in this slice
+        rows, columns = box
+        corner = columns.start, rows.start
+        lines = [line + corner for line in outlines_of(plane[box] == segment.number)]
         for line in lines:
             graphics += [
                 GraphicObject(
@@ -219,11 +226,10 @@ def _annotation(
                 )
                 for piece in _pieces(line)
             ]
-        if lines:
-            top = min((tuple(line[line[:, 1].argmin()]) for line in lines), key=lambda at: at[1])
-            texts.append(
-                TextObject(segment.name, "PIXEL", anchor_point=top, anchor_point_visible=False)
-            )
+        top = min((tuple(line[line[:, 1].argmin()]) for line in lines), key=lambda at: at[1])
+        texts.append(
+            TextObject(segment.name, "PIXEL", anchor_point=top, anchor_point_visible=False)
+        )
     texts.append(TextObject(REMARK, "DISPLAY", bounding_box=(0.01, 0.94, 0.99, 0.99)))
     return GraphicAnnotation(
         referenced_images=[header],
