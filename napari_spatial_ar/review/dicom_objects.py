@@ -396,7 +396,7 @@ def _reported(
         reported.append(
             ReportedRegion(
                 segment=segment,
-                decision=item.status,
+                status=item.status,
                 peak_score=finding.peak_score,
                 mean_score=finding.mean_score,
                 volume_ml=finding.volume_ml,

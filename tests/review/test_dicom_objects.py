@@ -179,7 +179,7 @@ def of_report(files: dict[str, Path], written: ScanOutputs, scan: Scan) -> None:
         highest, mean = group.numbers["score 56851009"], group.numbers["score 373098007"]
         assert highest == (pytest.approx(row["peak_score"]), "1")
         assert mean == (pytest.approx(row["mean_score"]), "1")
-        assert group.codes["decision"] == row["status"]
+        assert group.codes["status"] == row["status"]
         for code, key, unit in (
             (VOLUME + " ", "volume_ml", "ml"),
             (LONG, "longest_diameter_mm", "mm"),
@@ -580,7 +580,7 @@ def test_exporting_again_adds_nothing_and_a_later_reading_supersedes(
     before = report.xml.find("document/predecessor/study/series/value/instance")
     assert before is not None
     assert before.get("uid") == second["report.dcm"]
-    # A verdict is another reading too, and so is one without a report in between.
+    # Another status is another reading too, and so is one without a report in between.
     listed = rejecting(scan, scores, 2)
     _, written = export(reviewed=listed, dicom=["seg"])
     assert reading_of(written)["reading"] == 4

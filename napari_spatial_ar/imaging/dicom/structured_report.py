@@ -48,9 +48,9 @@ from napari_spatial_ar.imaging.guard import guard
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.imaging.segments import Segment
 
-__all__ = ["Decision", "ReportedRegion", "ReportedScan", "write_report"]
+__all__ = ["ReportedRegion", "ReportedScan", "ReportedStatus", "write_report"]
 
-Decision = Literal["unread", "keep", "unsure"]
+ReportedStatus = Literal["unread", "keep", "unsure"]
 
 _SERIES_NUMBER = 9004
 _SCHEME = "99NSAR"
@@ -59,8 +59,8 @@ _TITLE = CodedConcept("126000", "DCM", "Imaging Measurement Report (research use
 _SCORE = CodedConcept("score", _SCHEME, "Departure from normal")
 _REGIONS = CodedConcept("regions", _SCHEME, "Number of flagged regions")
 _P_VALUE = CodedConcept("p-value", _SCHEME, "p-value among normal scans")
-_DECISION = CodedConcept("decision", _SCHEME, "Reader's decision")
-_DECISIONS = {
+_STATUS = CodedConcept("status", _SCHEME, "Status given by the reader")
+_STATUSES = {
     "unread": CodedConcept("unread", _SCHEME, "Not read"),
     "keep": CodedConcept("keep", _SCHEME, "Kept"),
     "unsure": CodedConcept("unsure", _SCHEME, "Unsure"),
@@ -77,8 +77,8 @@ class ReportedRegion:
     ----------
     segment : Segment
         Its identity; the report's regions are in the order of the segments of the segmentation.
-    decision : {"unread", "keep", "unsure"}
-        The reader's. Rejected findings are not reported.
+    status : {"unread", "keep", "unsure"}
+        Given by the reader. Rejected findings are not reported.
     peak_score, mean_score : float
         In the unit of the report.
     volume_ml, longest_diameter_mm, perpendicular_diameter_mm : float or None
@@ -90,7 +90,7 @@ class ReportedRegion:
     """
 
     segment: Segment
-    decision: Decision
+    status: ReportedStatus
     peak_score: float
     mean_score: float
     volume_ml: float | None = None
@@ -151,7 +151,7 @@ def write_report(
 
     The patient's identity is copied from the scan, as by
     `napari_spatial_ar.imaging.dicom.seg.write_seg`. The UIDs follow from the segmentation's and the
-    decisions: writing the same again gives the same.
+    statuses: writing the same again gives the same.
 
     Parameters
     ----------
@@ -193,12 +193,12 @@ def write_report(
     slices = source_slices(scan) if sources is None else sources
     reading = reading or Reading()
     signed_by = _person(signed_by)
-    decisions = [[region.segment.tracking_uid, region.decision] for region in regions]
+    statuses = [[region.segment.tracking_uid, region.status] for region in regions]
     series, instance = derived_uids(
         "structured report",
         slices,
         segmentation.sop_instance,
-        decisions,
+        statuses,
         signed_by,
         astuple(reading),
     )
@@ -377,5 +377,5 @@ def _region_group(
         algorithm_id=made_by,
         finding_sites=_site(region.site, region.side),
         measurements=measures,
-        qualitative_evaluations=[QualitativeEvaluation(_DECISION, _DECISIONS[region.decision])],
+        qualitative_evaluations=[QualitativeEvaluation(_STATUS, _STATUSES[region.status])],
     )
