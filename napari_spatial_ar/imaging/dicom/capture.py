@@ -134,7 +134,7 @@ def write_captures(
                 device_serial_number="0",
                 patient_orientation=_UPRIGHT[plane],
                 pixel_spacing=cast(Any, picture.pixel_mm),
-                series_description=reading.described(_LABEL),
+                series_description=reading.described(_LABEL, source),
                 specific_character_set=source.header.SpecificCharacterSet,
                 transfer_syntax_uid=ExplicitVRLittleEndian,
             )

@@ -171,10 +171,14 @@ class Reading:
     number: int = 1
     supersedes: str = ""
 
-    def described(self, text: str) -> str:
-        """Series description, with "research use" and the number of a later reading."""
+    def described(self, text: str, source: SourceSlice) -> str:
+        """Series description: "research use", the source's series, the number of a later reading.
+
+        A study may have objects derived from several series.
+        """
+        series = "" if source.series_number is None else f", series {source.series_number}"
         later = "" if self.number == 1 else f", reading {self.number}"
-        use = f" (research use){later}"
+        use = f" (research use){series}{later}"
         return plain_text(text)[: 64 - len(use)] + use
 
     def series_number(self, first: int) -> int:
@@ -199,6 +203,8 @@ class SourceSlice:
     rescale : (float, float) or None
         Slope and intercept of the image's Modality LUT; None if it has a table, or values of
         another kind.
+    series_number : int or None
+        Number of its series, if the header has one.
     window : (float, float) or None
         Window centre and width that its header requests, in the unit of the Modality LUT.
     """
@@ -209,6 +215,7 @@ class SourceSlice:
     frame: int | None
     region: ExaminedRegion | None = None
     rescale: tuple[float, float] | None = None
+    series_number: int | None = None
     window: tuple[float, float] | None = None
 
     @property
@@ -457,6 +464,7 @@ def _source_slice(
         frame=number + 1 if several else None,
         region=examined_region(whole, number),
         rescale=_rescale(groups, whole),
+        series_number=_whole_number(whole.get("SeriesNumber")),
         window=_window(groups),
     )
 
@@ -469,6 +477,11 @@ def _rescale(groups: Groups, whole: Dataset) -> tuple[float, float] | None:
     maps = "ModalityLUTSequence", "RealWorldValueMappingSequence"
     other = any(groups.get("", keyword) for keyword in maps) or whole.get("DoseGridScaling")
     return None if other or slope is not None or intercept is not None else (1.0, 0.0)
+
+
+def _whole_number(value: Any) -> int | None:
+    found = numbers(value, 1)
+    return None if found is None or found[0] != int(found[0]) else int(found[0])
 
 
 def _window(groups: Groups) -> tuple[float, float] | None:

@@ -17,6 +17,7 @@ from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.dicom.derived import (
     REMARK,
     Algorithm,
+    Reading,
     SourceSlice,
     Written,
     complete,
@@ -131,7 +132,7 @@ def write_parametric_map(
             ],
             content_label="SCORE_MAP",
             content_description=REMARK,
-            series_description="Departure from normal, score map (research use)",
+            series_description=Reading().described("Departure from normal, score map", slices[0]),
             image_flavor=ImageFlavorValues.VOLUME if regular else ImageFlavorValues.PARALLEL,
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )

@@ -152,7 +152,7 @@ def write_presentation(
             device_serial_number="0",
             content_label="OUTLINES",
             content_description=REMARK,
-            series_description=reading.described(_LABEL),
+            series_description=reading.described(_LABEL, slices[0]),
             graphic_layers=[layer],
             graphic_annotations=annotations,
             modality_lut_transformation=(

@@ -154,7 +154,7 @@ def write_seg(
             device_serial_number="0",
             content_label="SEGMENTATION",
             content_description=REMARK,
-            series_description=reading.described(label),
+            series_description=reading.described(label, slices[0]),
             transfer_syntax_uid=ExplicitVRLittleEndian,
             omit_empty_frames=any_inside,
         )

@@ -230,7 +230,7 @@ def write_report(
             manufacturer_model_name="napari-spatial-ar",
             software_versions=software(),
             device_serial_number="0",
-            series_description=reading.described(_LABEL),
+            series_description=reading.described(_LABEL, slices[0]),
             is_complete=True,
             previous_versions=(
                 None if predecessor is None else [_as_evidence(predecessor, slices[0])]

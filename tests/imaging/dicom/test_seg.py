@@ -365,7 +365,8 @@ def test_a_later_reading_says_so(
             tmp_path / "m.dcm", mask, volume, algorithm=ALGORITHM, label="x" * 60, reading=reading
         )
         header = pydicom.dcmread(tmp_path / "m.dcm")
-        said = f", reading {reading.number}" if reading.number > 1 else "(research use)"
+        said = "(research use), series 4"
+        said += f", reading {reading.number}" if reading.number > 1 else ""
         assert header.SeriesDescription.endswith(said)
         assert len(header.SeriesDescription) <= 64
         assert "(research use)" in header.SeriesDescription
