@@ -250,11 +250,10 @@ class DicomReference(Part):
     sop_class: str
     sop_instance: str
     series: str
-    study: str
 
 
 class DicomReading(Part):
-    """The DICOM objects written with a result, and which reading of the scan they are."""
+    """DICOM objects last written into this folder, and which reading of the scan they are."""
 
     reading: int = Field(ge=1, description="Counts readings that differ; a later one supersedes.")
     uid: str

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -357,6 +357,8 @@ def write_scan_outputs(
                     write_overlays(
                         made[OVERLAYS], volume, *scores, threshold=threshold, heat=png_heat
                     )
+                # Without new objects, the earlier ones are still those to be superseded.
+                record["dicom"] = None if de_identify or earlier is None else asdict(earlier)
                 if objects:
                     written = write_dicom_objects(
                         work,
@@ -369,7 +371,7 @@ def write_scan_outputs(
                     )
                     made |= written.files
                     warnings += written.warnings
-                    record["dicom"] = written.record
+                    record["dicom"] = written.record or record["dicom"]
                 if itksnap:
                     made["itksnap"] = work / _SEGMENT_FILES["itksnap"]
                     write_label_descriptions(made["itksnap"], segments)

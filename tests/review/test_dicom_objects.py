@@ -578,6 +578,10 @@ def test_exporting_again_adds_nothing_and_a_later_reading_supersedes(
     before = report.xml.find("document/predecessor/study/series/value/instance")
     assert before is not None
     assert before.get("uid") == second["report.dcm"]
+    # Results without DICOM in between do not make it forget.
+    export(dicom=False, threshold=3.9)
+    same, written = export()
+    assert same == third
     # Another status is another reading too, and so is one without a report in between.
     listed = rejecting(scan, scores, 2)
     _, written = export(reviewed=listed, dicom=["seg"])
@@ -587,6 +591,26 @@ def test_exporting_again_adds_nothing_and_a_later_reading_supersedes(
     before = report.xml.find("document/predecessor/study/series/value/instance")
     assert before is not None
     assert before.get("uid") == third["report.dcm"]
+
+
+def test_the_record_names_no_uid_of_the_source(
+    write_series: WriteSeries, tmp_path: Path, model: Any
+) -> None:
+    own = {
+        "StudyInstanceUID": "1.2.840.77.1",
+        "SeriesInstanceUID": "1.2.840.77.2",
+        "FrameOfReferenceUID": "1.2.840.77.3",
+    }
+    (scan,) = read(write_series(head(), **own))
+    for threshold in (2.0, 3.2):
+        scores = scored(scan, *boxes_of(scan))
+        options = {"threshold": threshold, "overwrite": True}
+        written = outputs(tmp_path / "out", scan, scores, model, **options)
+        assert b"1.2.840.77" not in written.files["provenance"].read_bytes()
+        report = report_by_dcmtk(written.files["report_dicom"])
+    before = report.xml.find("document/predecessor/study")
+    assert before is not None
+    assert before.get("uid") == own["StudyInstanceUID"]
 
 
 def test_results_of_another_scan_are_not_superseded(

@@ -132,28 +132,22 @@ class Algorithm:
 
 @dataclass(frozen=True)
 class Written:
-    """A DICOM object that was written, as other objects refer to it.
+    """A DICOM object that was written, as other objects of its study refer to it.
 
     Parameters
     ----------
-    sop_class, sop_instance, series, study : str
+    sop_class, sop_instance, series : str
         Its UIDs.
     """
 
     sop_class: str
     sop_instance: str
     series: str
-    study: str
 
     @classmethod
     def of(cls, made: Dataset) -> Written:
         """Read them from the object."""
-        return cls(
-            str(made.SOPClassUID),
-            str(made.SOPInstanceUID),
-            str(made.SeriesInstanceUID),
-            str(made.StudyInstanceUID),
-        )
+        return cls(str(made.SOPClassUID), str(made.SOPInstanceUID), str(made.SeriesInstanceUID))
 
 
 @dataclass(frozen=True)

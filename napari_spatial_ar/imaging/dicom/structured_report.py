@@ -255,10 +255,10 @@ def _person(name: str) -> str:
 
 
 def _as_evidence(written: Written, source: SourceSlice) -> Dataset:
-    """Header of another derived object, with the patient and the study of a source image."""
+    """Header of another object derived from the same study."""
     made = source.image
     made.SOPClassUID, made.SOPInstanceUID = written.sop_class, written.sop_instance
-    made.StudyInstanceUID, made.SeriesInstanceUID = written.study, written.series
+    made.SeriesInstanceUID = written.series
     return made
 
 
