@@ -79,7 +79,7 @@ def _library() -> Any:
         from dicomanonymizer import simpledicomanonymizer
     except ImportError as error:
         raise InputError(
-            "to de-identify DICOM objects needs the package dicom-anonymizer",
+            "de-identifying DICOM objects needs the package dicom-anonymizer",
             fix='Install it with: pip install "napari-spatial-ar[deidentify]"',
         ) from error
     return simpledicomanonymizer
