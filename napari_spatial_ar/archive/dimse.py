@@ -82,6 +82,7 @@ _OTHER_KIND = "it does not store objects of this kind"
 _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers of a byte
 _MAX_PDU = 1 << 18
 _UIDS_A_REQUEST = 100
+_LOOK_SECONDS = 0.2
 _PENDING = (0xFF00, 0xFF01)
 _CANCELLED = 0xFE00
 _SUCCESS = 0x0000
@@ -306,10 +307,31 @@ class Dimse:
                 self._access, host, self._access.receive_port, keeper.store, [self._address.aet]
             ),
             self._associated([MOVE]) as association,
+            self._alive(association, keeper),
         ):
             for identifier in requests:
                 answers = association.send_c_move(identifier, self._access.aet, MOVE)
                 self._follow(answers, "C-MOVE", keeper, stop)
+
+    @contextmanager
+    def _alive(self, association: Any, keeper: _Keeper) -> Iterator[None]:
+        """Abort an association if neither answers nor images come; some archives answer last."""
+        association.dimse_timeout = association.network_timeout = None
+        keeper.last = time.monotonic()
+        done = threading.Event()
+
+        def look() -> None:
+            while not done.wait(_LOOK_SECONDS):
+                if time.monotonic() - keeper.last > self._access.timeout:
+                    association.abort()
+                    association.dimse.msg_queue.put((None, None))  # wakes who waits for an answer
+                    return
+
+        threading.Thread(target=look, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
 
     def _follow(
         self,
@@ -323,6 +345,7 @@ class Dimse:
             if stop.is_set():
                 return
             keeper.check()
+            keeper.last = time.monotonic()
             code = _code(status)
             if code == 0xA801:
                 raise ArchiveError(
@@ -558,6 +581,8 @@ class _Keeper:
 
     def __init__(self, receive: Receive, stop: threading.Event) -> None:
         self._receive, self._stop = receive, stop
+        #: When something was last heard.
+        self.last = time.monotonic()
         self._error: SpatialARError | None = None
 
     def store(self, event: Any) -> int:
@@ -570,6 +595,7 @@ class _Keeper:
         except SpatialARError as error:
             self._error = error
             return store_status(error)
+        self.last = time.monotonic()
         return _SUCCESS
 
     def check(self) -> None:

@@ -270,7 +270,7 @@ def watch(
     *,
     admits: Callable[[SeriesEntry], bool],
     interval: float = 60.0,
-    settle: float = 60.0,
+    settle: float = 30.0,
     once: bool = False,
 ) -> Generator[Watched, None, None]:
     """Watch an archive until the generator is closed.
@@ -315,7 +315,7 @@ def watch(
                     raise ArchiveUnreachable(trouble)
                 if not work.waits:
                     return
-            pause = min(interval, settle) if once else interval
+            pause = min(interval, settle) if work.waits else interval
             end = time.monotonic() + pause
             while time.monotonic() < end:
                 check_cancelled()

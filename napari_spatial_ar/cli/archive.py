@@ -520,7 +520,6 @@ def archive_get(
                 raise
             except SpatialARError as error:
                 errors.append(error)
-                print_message(f"could not be retrieved: {error}")
                 continue
             results.append(
                 {
@@ -536,6 +535,8 @@ def archive_get(
             print_message(f"{got.folder}: {got.instances} images{note}")
     if not results:
         raise errors[0]
+    for error in errors:
+        print_message(f"could not be retrieved: {error}")
     result = {"series": results, "failed": [str(error) for error in errors]}
     if errors:
         raise NotAllDone(result)
@@ -805,7 +806,7 @@ def archive_watch(
         typer.Option(
             metavar="SECONDS", min=0, help="Score a series once it has not grown for so long."
         ),
-    ] = 60.0,
+    ] = 30.0,
     once: Annotated[
         bool, typer.Option("--once", help="Stop once all that match are done.")
     ] = False,

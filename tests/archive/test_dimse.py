@@ -16,7 +16,7 @@ from typing import Any
 import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, evt
 
 from napari_spatial_ar.archive import dimse, jobs
 from napari_spatial_ar.archive.access import Access, Credentials
@@ -226,11 +226,47 @@ def test_a_transfer_that_breaks_off_in_the_middle_goes_on(series: Written, tmp_p
             yield 0xFF00, image
 
     with peer(finds(series), (evt.EVT_C_GET, some)) as url:
-        archive = open_archive(url, Access(timeout=3.0, retries=2))
+        archive = open_archive(url, Access(timeout=10.0, retries=2))
         entry = the_series(archive, series.series_uid)
         got = finish(get_series(archive, entry, tmp_path / "out"))
     assert got.instances == 4
     assert tries == ["SERIES", "IMAGE"]
+
+
+def moves(series: Written, port: int, pause: float, stop: threading.Event) -> tuple[Any, Handler]:
+    """C-MOVE that answers only at its end, after a pause before each image."""
+
+    def handle(event: Any) -> Iterator[Any]:
+        yield "127.0.0.1", port
+        ae = AE("PEER")
+        association = ae.associate(
+            "127.0.0.1", port, [build_context(MR, [ExplicitVRLittleEndian])], ae_title="NSAR"
+        )
+        for path in series.files:
+            if stop.wait(pause):
+                break
+            association.send_c_store(path)
+        association.release()
+        yield 0
+
+    return evt.EVT_C_MOVE, handle
+
+
+def test_a_move_that_answers_last_takes_as_long_as_images_come(
+    series: Written, tmp_path: Path
+) -> None:
+    port = free_port()
+    classes = (dimse.VERIFICATION, dimse.FIND, dimse.MOVE)
+    access = Access(timeout=2.0, retries=0, receive_port=port)
+    stop = threading.Event()
+    with peer(finds(series), moves(series, port, 0.7, stop), classes=classes) as url:
+        archive = open_archive(url, access)
+        entry = the_series(archive, series.series_uid)
+        assert finish(get_series(archive, entry, tmp_path / "out")).instances == 4
+    with peer(finds(series), moves(series, port, 30.0, stop), classes=classes) as url:
+        with pytest.raises(ArchiveUnreachable, match="did not answer within 2 seconds"):
+            finish(get_series(open_archive(url, access), entry, tmp_path / "other"))
+        stop.set()
 
 
 def test_half_of_what_was_asked_is_not_shown(series: Written, tmp_path: Path) -> None:
@@ -240,7 +276,7 @@ def test_half_of_what_was_asked_is_not_shown(series: Written, tmp_path: Path) ->
             yield 0xFF00, pydicom.dcmread(path)
 
     with peer(finds(series), (evt.EVT_C_GET, half)) as url:
-        archive = open_archive(url, Access(timeout=3.0, retries=1))
+        archive = open_archive(url, Access(timeout=10.0, retries=1))
         entry = the_series(archive, series.series_uid)
         with pytest.raises(ArchiveError, match="did not send 2 of the 4 images"):
             finish(get_series(archive, entry, tmp_path / "out"))
@@ -256,7 +292,7 @@ def test_an_image_of_another_patient(series: Written, tmp_path: Path) -> None:
             yield 0xFF00, image
 
     with peer(finds(series), (evt.EVT_C_GET, mixed)) as url:
-        archive = open_archive(url, Access(timeout=3.0))
+        archive = open_archive(url, Access(timeout=10.0))
         entry = the_series(archive, series.series_uid)
         with pytest.raises(ArchiveError, match="images of more than one patient"):
             finish(get_series(archive, entry, tmp_path / "out"))
@@ -322,13 +358,13 @@ def test_an_association_that_breaks_while_sending(series: Written) -> None:
 
     files = files_to_send(series.files).files
     with peer((evt.EVT_C_STORE, keep), (evt.EVT_C_FIND, there)) as url:
-        answers = finish(send(open_archive(url, Access(timeout=3.0, retries=2)), files))
+        answers = finish(send(open_archive(url, Access(timeout=10.0, retries=2)), files))
     assert [answer.state for answer in answers] == ["stored"] * 4
     assert len(kept) == len(set(kept)) == 4
     kept.clear()
     stored = pytest.raises(ArchiveError, match="after 1 of 4 files were stored")
     with peer((evt.EVT_C_STORE, keep), classes=(MR,)) as url, stored:  # which cannot be asked
-        finish(send(open_archive(url, Access(timeout=3.0, retries=2)), files))
+        finish(send(open_archive(url, Access(timeout=10.0, retries=2)), files))
     assert len(kept) == 2
 
 
@@ -339,11 +375,11 @@ def test_tls_checks_the_authority_and_the_name(tmp_path: Path) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
         with peer(tls=context) as url:
-            archive = open_archive(url, Access(ca_file=certificate, timeout=3.0))
+            archive = open_archive(url, Access(ca_file=certificate, timeout=10.0))
             if not words:
                 archive.echo()
                 with pytest.raises(ArchiveError, match="is not trusted"):
-                    open_archive(url, Access(timeout=3.0)).echo()
+                    open_archive(url, Access(timeout=10.0)).echo()
                 continue
             with pytest.raises(ArchiveError, match=words):
                 archive.echo()

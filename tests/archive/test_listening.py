@@ -140,7 +140,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 
 def test_by_tls_with_certificates_of_both(series: Written, tmp_path: Path) -> None:
     own = make_certificate(tmp_path, "127.0.0.1")
-    access = Access(ca_file=own, certificate=own, timeout=3.0)
+    access = Access(ca_file=own, certificate=own, timeout=10.0)
     with listening(tmp_path / "out", access=access, secure=True) as (url, steps):
         secure = url.replace("dicom:", "dicoms:")
         assert push(secure, *series.files, ca_file=own, certificate=own) == ["stored"] * 4
