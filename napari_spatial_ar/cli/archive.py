@@ -535,8 +535,8 @@ def archive_get(
             print_message(f"{got.folder}: {got.instances} images{note}")
     if not results:
         raise errors[0]
-    for error in errors:
-        print_message(f"could not be retrieved: {error}")
+    for failed in errors:
+        print_message(f"could not be retrieved: {failed}")
     result = {"series": results, "failed": [str(error) for error in errors]}
     if errors:
         raise NotAllDone(result)
