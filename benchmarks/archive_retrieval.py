@@ -138,7 +138,7 @@ def main() -> None:
         try:
             files = files_to_send([source]).files
             start = time.perf_counter()
-            finish(send(open_archive(DIMSE), files))
+            finish(send(open_archive(WEB), files))
             sent = time.perf_counter() - start
             ids = files[0].study_uid, files[0].series_uid
             found: dict[str, list[dict[str, Any]]] = {"plain": [], "web": [], "dimse": []}
@@ -160,7 +160,7 @@ def main() -> None:
         "dimse": ways["dimse"],
         "dicomweb_times_plain": round(ways["web"]["s"] / ways["plain"]["s"], 2),
         "dimse_times_plain": round(ways["dimse"]["s"] / ways["plain"]["s"], 2),
-        "send_by_dimse_s": round(sent, 2),
+        "send_by_dicomweb_s": round(sent, 2),
     }
     text = json.dumps(result, indent=2) + "\n"
     sys.stdout.write(text)

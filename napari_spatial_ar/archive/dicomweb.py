@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import ssl
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import requests
@@ -355,7 +357,7 @@ class DicomWeb:
                         return SentFile(file, "refused", f"HTTP {answer.status_code}")
                     answer.raise_for_status()
                 kind = media_type(answer.headers.get("Content-Type", ""))
-                text = answer.raw.read(_MOST_ANSWER, decode_content=True)
+                text = b"".join(islice(answer.iter_content(_PIECE), _MOST_ANSWER // _PIECE))
                 return _answer_on(file, answer.status_code, kind, text, self.url)
 
     def close(self) -> None:
@@ -504,8 +506,8 @@ def _answer_on(file: ToSend, status: int, kind: str, text: bytes, url: str) -> S
             return SentFile(file, "refused" if failed else "stored", f"HTTP {status}" * failed)
         raise _not_dicomweb(url, kind)
     try:
-        answer = requests.compat.json.loads(text)
-    except ValueError:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
         raise _not_dicomweb(url, "what is not JSON") from None
     answer = answer[0] if isinstance(answer, list) and answer else answer
     failures = _items(answer, "00081198")

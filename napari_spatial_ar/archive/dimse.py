@@ -16,6 +16,7 @@ from typing import Any
 
 import pydicom
 import pynetdicom
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -410,14 +411,14 @@ class Dimse:
         if file.syntax not in accepted and file.syntax not in _CONVERTIBLE:
             name = UID(file.syntax).name
             return SentFile(file, "refused", f"it does not store the transfer syntax {name}")
-        if file.syntax not in accepted or not file.consistent:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                data = pydicom.dcmread(file.path)
         try:
+            if file.syntax not in accepted or not file.consistent:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    data = pydicom.dcmread(file.path)
             status = association.send_c_store(data)
-        except (ValueError, AttributeError):
-            return SentFile(file, "refused", "the file does not follow the standard")
+        except (ValueError, AttributeError, OSError, InvalidDicomError):
+            return SentFile(file, "refused", "the file cannot be read, or not as the standard says")
         except RuntimeError:
             raise self._broke_off() from None
         code = _code(status)
@@ -441,21 +442,12 @@ class Dimse:
         handlers: Sequence[tuple[Any, Callable[..., Any]]] = (),
     ) -> Iterator[Any]:
         """Open an association; it is released at the end of the block, aborted after an error."""
-        ae = application_entity(self._access)
-        asked = [(name, [str(one) for one in _UNCOMPRESSED]) for name in classes] + [*contexts]
-        try:
-            association = ae.associate(
-                self._address.host,
-                self._address.port,
-                contexts=[pynetdicom.build_context(name, list(found)) for name, found in asked],
-                ae_title=self._address.aet,
-                ext_neg=list(roles) or None,
-                evt_handlers=list(handlers) or None,
-                max_pdu=_MAX_PDU,
-                tls_args=None if self._tls is None else (self._tls, self._address.host),
-            )
-        except OSError:
-            raise self._no_connection() or self._broke_off() from None
+        began = time.monotonic()
+        association = self._associate(classes, contexts, roles, handlers)
+        quick = time.monotonic() - began < self._access.timeout / 2
+        if quick and not (association.is_established or association.is_rejected):
+            # An answer that comes together with the end of the connection may get lost.
+            association = self._associate(classes, contexts, roles, handlers)
         if not association.is_established:
             raise self._why_not(association, classes)
         self._heard.at = time.monotonic()
@@ -471,6 +463,28 @@ class Dimse:
         finally:
             if association.is_established:
                 association.release()
+
+    def _associate(
+        self,
+        classes: Sequence[str],
+        contexts: Sequence[tuple[str, Sequence[str]]],
+        roles: Sequence[Any],
+        handlers: Sequence[tuple[Any, Callable[..., Any]]],
+    ) -> Any:
+        asked = [(name, [str(one) for one in _UNCOMPRESSED]) for name in classes] + [*contexts]
+        try:
+            return application_entity(self._access).associate(
+                self._address.host,
+                self._address.port,
+                contexts=[pynetdicom.build_context(name, list(found)) for name, found in asked],
+                ae_title=self._address.aet,
+                ext_neg=list(roles) or None,
+                evt_handlers=list(handlers) or None,
+                max_pdu=_MAX_PDU,
+                tls_args=None if self._tls is None else (self._tls, self._address.host),
+            )
+        except OSError:
+            raise self._no_connection() or self._broke_off() from None
 
     def _not_offered(self, classes: Sequence[str]) -> _NotOfferedError:
         what = UID(classes[0]).name if classes else "any of what was asked for"

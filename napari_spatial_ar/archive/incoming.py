@@ -107,8 +107,9 @@ class Incoming:
             try:
                 self._patient = _patient(read_whole_header(path, _IDENTITY))
                 break
-            except InputError:
-                path.unlink(missing_ok=True)
+            except InputError:  # cut short by a loss of power
+                if path.parent == self._hidden:
+                    path.unlink(missing_ok=True)
 
     def missing(self, listed: Iterable[InstanceEntry]) -> list[InstanceEntry]:
         """Those of the instances that are not on the disk yet."""

@@ -131,6 +131,7 @@ def get_series(
             yield from (
                 Transfer(incoming.count, len(listed), incoming.bytes) for _ in back_off(attempt)
             )
+        yield Transfer(len(listed), len(listed), incoming.bytes)
         folder = incoming.finish()
     return Retrieved(series, folder, len(listed), incoming.received)
 

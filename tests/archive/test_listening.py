@@ -27,7 +27,7 @@ from tests.archive.test_dicomweb import make_certificate
 @contextmanager
 def listening(out: Path, **options: Any) -> Iterator[tuple[str, Any]]:
     """A listener; yields its URL, and its news."""
-    access = options.pop("access", Access(timeout=5.0))
+    access = options.pop("access", Access(timeout=20.0))
     settle = options.pop("settle", 0.3)
     steps = listen(out, access, port=0, settle=settle, **options)
     first = next(steps)
@@ -38,7 +38,7 @@ def listening(out: Path, **options: Any) -> Iterator[tuple[str, Any]]:
 
 
 def push(url: str, *paths: Path, aet: str = "SCANNER", **access: Any) -> list[str]:
-    archive = open_archive(url, Access(aet=aet, timeout=5.0, retries=0, **access))
+    archive = open_archive(url, Access(aet=aet, timeout=20.0, retries=0, **access))
     return [answer.state for answer in finish(send(archive, files_to_send(paths).files))]
 
 
