@@ -4,7 +4,8 @@ xvfb-run -a -s "-screen 0 1366x768x24" python docs/make_tour.py [--out FOLDER] [
     [--only NAME] [--normals FOLDER]
 
 It takes some minutes. The picture of the Training dock needs a folder of normal slices, that of a
-report Chromium. Nothing of the user's own settings, models or worklist is read or changed.
+report Chromium, those of an archive the Debian packages orthanc, orthanc-dicomweb and dcmtk.
+Nothing of the user's own settings, models or worklist is read or changed.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ STEPS = {
     "worklist": "worklist",
     "models": "models",
     "training": "training",
+    "archive": "archive",
+    "send": "send",
 }
 # These begin in a window of their own.
-APART = ("worklist", "models", "training")
+APART = ("worklist", "models", "training", "archive", "send")
 # Pictures of other pages than the tour.
-ELSEWHERE = ("report", "models", "training")
+ELSEWHERE = ("report", "models", "training", "archive", "send")
 MODEL = "brain-flair"
+ORTHANC = Path(__file__).resolve().parents[1] / "scripts" / "orthanc.sh"
 
 
 def apart() -> Path:
@@ -412,6 +416,106 @@ class Guide:
         self.top()
         self.shoot("worklist")
         dock.worklist.cancel()
+
+    def archive(self) -> None:
+        """Find a study in an archive, with a thumbnail of each of its series."""
+        dialog = self._found()
+        self.wait(lambda: len(dialog._known) == 2, 30)
+        self.rest()
+        self.shoot("archive", of=dialog)
+        dialog.close()
+        self._stop_archive()
+
+    def send(self) -> None:
+        """Open a series of an archive, score it, and send the results."""
+        from qtpy.QtWidgets import QMessageBox
+
+        dock, dialog = self.dock, self._found()
+        self.click(dialog.open_button)
+        self.wait(lambda: dock.scan.layer is not None)
+        self.click(dock.volume_button)
+        self.wait(lambda: not dock.running and dock.masks.settled)
+        self.rest(2)
+        self.click(dock.threshold.highest)
+        self.shoot("send", dock.export)
+        self.click(dock.export.send_button)
+        dialog = dock.exporter.dialog
+        self.wait(lambda: bool(dialog.choice.name))
+        QMessageBox.question = staticmethod(lambda *a: QMessageBox.StandardButton.Yes)
+        self.click(dialog.send_button)
+        self.wait(lambda: dialog.answers.topLevelItemCount() > 0)
+        self.shoot("send", of=dialog)
+        dialog.close()
+        self._stop_archive()
+
+    def _found(self) -> Any:
+        """Start an archive, and find all of its studies in the dialog."""
+        from napari_spatial_ar.archive.saved import SavedArchive, save_archive
+
+        subprocess.run([ORTHANC, "start", self.home / "orthanc"], check=True, capture_output=True)
+        scans = self._dicom_scans()
+        command = ["storescu", "+sd", "+r", "127.0.0.1", "4342", "-aec", "ORTHANC", scans]
+        subprocess.run(command, check=True, capture_output=True)
+        save_archive("Clinic", SavedArchive(url="http://127.0.0.1:8142/dicom-web"), overwrite=True)
+        self._hush()
+        self.viewer.layers.clear()
+        self.dock.scan.opener.ask_archive(self.window)
+        dialog = self.dock.scan.opener.archive
+        self.wait(lambda: bool(dialog.choice.name))
+        dialog.form.date.setCurrentText("20260101-")
+        self.click(dialog.form.find_button)
+        self.wait(lambda: bool(dialog.chosen))
+        return dialog
+
+    def _stop_archive(self) -> None:
+        subprocess.run([ORTHANC, "stop", self.home / "orthanc"], check=True)
+
+    def _dicom_scans(self) -> Path:
+        """Write slices of the sample as DICOM, of patients that do not exist."""
+        import nibabel as nib
+        import numpy as np
+        import pydicom
+        from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+        from napari_spatial_ar.imaging.samples import sample_path
+
+        folder = self.home / "dicom"
+        folder.mkdir()
+        voxels = np.asarray(nib.load(sample_path()).dataobj)
+        patients = (
+            ("Sample^Anna", "S-1001", "20260114", ("FLAIR axial", "FLAIR axial, fast")),
+            ("Sample^Ben", "S-1002", "20260112", ("FLAIR axial",)),
+            ("Sample^Carla", "S-1003", "20260107", ("FLAIR axial",)),
+        )
+        for name, patient, date, series in patients:
+            study, frame = generate_uid(), generate_uid()
+            for number, description in enumerate(series, 1):
+                uid = generate_uid()
+                for at, z in enumerate(range(12, 24, 1 if number == 1 else 2)):
+                    made = pydicom.Dataset()
+                    made.file_meta = pydicom.dataset.FileMetaDataset()
+                    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+                    made.SOPClassUID, made.SOPInstanceUID = MRImageStorage, generate_uid()
+                    made.StudyInstanceUID, made.SeriesInstanceUID = study, uid
+                    made.FrameOfReferenceUID, made.StudyID = frame, "1"
+                    made.PatientName, made.PatientID, made.PatientSex = name, patient, "O"
+                    made.PatientBirthDate, made.AccessionNumber = "", f"A{patient[2:]}"
+                    made.StudyDate, made.StudyTime = date, "101500"
+                    made.StudyDescription, made.SeriesDescription = "MRI of the head", description
+                    made.Modality, made.BodyPartExamined = "MR", "HEAD"
+                    made.SeriesNumber, made.InstanceNumber = number, at + 1
+                    made.ImageType = ["ORIGINAL", "PRIMARY"]
+                    made.ImagePositionPatient = [-128, -128, 3.0 * z]
+                    made.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+                    made.PixelSpacing, made.SliceThickness = [1, 1], 3
+                    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+                    made.Rows, made.Columns = 256, 256
+                    made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
+                    made.PixelRepresentation = 0
+                    made.PixelData = voxels[:, :, z].T.astype("<u2").tobytes()
+                    path = folder / f"{patient}-{number}-{at:02}.dcm"
+                    pydicom.dcmwrite(path, made, enforce_file_format=True)
+        return folder
 
     def _folder_of_scans(self) -> Path:
         """Write stacks of eight slices of the sample each, and a file that is cut short."""

@@ -17,6 +17,7 @@ __all__ = [
     "feature_store_dir",
     "quantized_dir",
     "released_models_dir",
+    "sent_readings_dir",
     "speeds_file",
     "studies_dir",
     "unfinished_dir",
@@ -83,6 +84,11 @@ def worklist_dir() -> Path:
 def archives_file() -> Path:
     """File of the archives (PACS) that the user saved by name; without passwords or tokens."""
     return _home("archives") / "archives.json"
+
+
+def sent_readings_dir() -> Path:
+    """Folder of notes on the results last sent for each scan, by hashes of UIDs."""
+    return _home("archives") / "sent"
 
 
 def studies_dir() -> Path:

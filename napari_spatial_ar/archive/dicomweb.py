@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import ssl
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -94,6 +95,8 @@ class _Bearer(AuthBase):
 # Characters that may stand in a query as they are (RFC 3986 3.4), and the blank.
 _PLAIN = {"%2A": "*", "%2C": ",", "%3A": ":", "%3F": "?", "%40": "@", "%2F": "/", "+": "%20"}
 
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9 _.~*,:?@/-]")
+
 
 class _Session(requests.Session):
     """A session whose certificates are those given, whatever the environment names."""
@@ -160,7 +163,8 @@ class DicomWeb:
         """Find studies, see `Archive`."""
         filters = {
             "PatientID": query.patient_id,
-            "PatientName": query.patient_name,
+            # No query has these characters as they are, and Orthanc 1.10 does not undo escapes.
+            "PatientName": _NOT_PLAIN.sub("?", query.patient_name),
             "AccessionNumber": query.accession,
             "StudyDate": "" if query.dates is None else str(query.dates),
             "ModalitiesInStudy": query.modality,

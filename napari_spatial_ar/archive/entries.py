@@ -7,14 +7,22 @@ message can contain them by accident.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from fnmatch import fnmatchcase
 
 from napari_spatial_ar.errors import InputError
 
-__all__ = ["DateRange", "InstanceEntry", "SeriesEntry", "StudyEntry", "StudyQuery", "check_uid"]
+__all__ = [
+    "DateRange",
+    "InstanceEntry",
+    "SeriesEntry",
+    "StudyEntry",
+    "StudyQuery",
+    "check_uid",
+    "series_for",
+]
 
 _DAY = re.compile(r"\d{8}|\d{4}-\d\d-\d\d|today|yesterday")
 _RANGE = re.compile(rf"(?P<first>{_DAY.pattern})?(?P<to>-)?(?P<last>{_DAY.pattern})?")
@@ -270,3 +278,27 @@ class InstanceEntry:
     sop_uid: str
     sop_class: str = ""
     number: int | None = None
+
+
+# DICOM modalities of those that models are made for.
+_MODALITIES = {"mri": {"MR"}, "ct": {"CT"}, "oct": {"OPT", "OCT"}}
+
+
+def series_for(modality: str, description: str | None = None) -> Callable[[SeriesEntry], bool]:
+    """Choose series by the modality of a model, and by their description if one is given.
+
+    Parameters
+    ----------
+    modality : str
+        ``mri``, ``ct`` or ``oct``; any other admits every series.
+    description : str, optional
+        SeriesDescription; ``*`` and ``?`` are wildcards.
+    """
+    codes = _MODALITIES.get(modality, set())
+    pattern = _literal((description or "*").casefold())
+
+    def admits(series: SeriesEntry) -> bool:
+        fits = not codes or series.modality in codes
+        return fits and fnmatchcase(series.description.casefold(), pattern)
+
+    return admits

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 
 from napari_spatial_ar.archive.access import Access, credentials_for, need_extra
 from napari_spatial_ar.archive.address import Address, is_loopback, parse_address
 from napari_spatial_ar.archive.interface import Archive
 from napari_spatial_ar.errors import Notice
 
-__all__ = ["open_archive"]
+__all__ = ["check_extra", "open_archive"]
+
+_PACKAGES = ("pynetdicom", "dicomweb_client", "keyring")
 
 
 def open_archive(url: str | Address, access: Access | None = None) -> Archive:
@@ -48,3 +51,16 @@ def open_archive(url: str | Address, access: Access | None = None) -> Archive:
             stacklevel=2,
         )
     return DicomWeb(address, access, credentials)
+
+
+def check_extra() -> None:
+    """Look for the packages of the extra ``pacs``, without importing them.
+
+    Raises
+    ------
+    InputError
+        If one is missing.
+    """
+    for name in _PACKAGES:
+        if find_spec(name) is None:
+            raise need_extra(ModuleNotFoundError(name=name))

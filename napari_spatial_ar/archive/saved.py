@@ -29,8 +29,8 @@ class SavedArchive(BaseModel):
     ca_file: str | None = None
     certificate: str | None = None
     key: str | None = None
-    timeout: float = Field(30.0, gt=0, le=3600)
-    receive_port: int = Field(11112, ge=0, le=65535)
+    timeout: float = Field(default=30.0, gt=0, le=3600)
+    receive_port: int = Field(default=11112, ge=0, le=65535)
 
     @property
     def address(self) -> Address:

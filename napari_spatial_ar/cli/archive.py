@@ -5,10 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -626,7 +625,7 @@ def retrieved(
         A sentence for each series that is no acquired one, unless every series is wanted.
     """
     from napari_spatial_ar.archive.cache import StudyCache
-    from napari_spatial_ar.archive.entries import StudyQuery
+    from napari_spatial_ar.archive.entries import StudyQuery, series_for
     from napari_spatial_ar.archive.watching import holds_originals
     from napari_spatial_ar.normative.library import find_model
     from napari_spatial_ar.normative.model_file import read_header
@@ -635,7 +634,7 @@ def retrieved(
     if asked.is_empty:
         raise typer.BadParameter("--query needs a value: the whole archive is not scored.")
     header, _ = read_header(find_model(model))
-    admits = _admits(header.modality, None)
+    admits = series_for(header.modality)
     cache = StudyCache()
     folders: list[Path] = []
     left_out: list[str] = []
@@ -838,6 +837,7 @@ def archive_watch(
     after it was killed, it goes on where it was; nothing is scored or sent twice. While an archive
     does not answer, it waits.
     """
+    from napari_spatial_ar.archive.entries import series_for
     from napari_spatial_ar.archive.watching import watch
     from napari_spatial_ar.errors import Cancelled
     from napari_spatial_ar.normative.cancellation import cancel_when
@@ -867,7 +867,7 @@ def archive_watch(
             query,
             ledger,
             score,
-            admits=_admits(loaded.modality, description),
+            admits=series_for(loaded.modality, description),
             interval=interval,
             settle=settle,
             once=once,
@@ -898,19 +898,3 @@ def _tell(steps: Iterator[Watched], bar: Any, done: list[dict[str, Any]]) -> Non
         why = f": {entry.reason}" if entry.reason else ""
         many = f", {len(entry.sent)} objects" if entry.state == "sent" else ""
         print_message(f"{entry.key}: {entry.state}{many}{why}")
-
-
-# DICOM modalities of those that models are made for.
-_MODALITIES = {"mri": {"MR"}, "ct": {"CT"}, "oct": {"OPT", "OCT"}}
-
-
-def _admits(modality: str, description: str | None) -> Callable[[SeriesEntry], bool]:
-    """Choose series by the modality of a model, and by their description if one is given."""
-    codes = _MODALITIES.get(modality, set())
-    pattern = (description or "*").casefold().replace("[", "[[]")
-
-    def admits(series: SeriesEntry) -> bool:
-        fits = not codes or series.modality in codes
-        return fits and fnmatchcase(series.description.casefold(), pattern)
-
-    return admits

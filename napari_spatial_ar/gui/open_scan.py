@@ -31,6 +31,7 @@ from qtpy.QtWidgets import (
 from napari_spatial_ar.datasets.thumbnails import THUMBNAIL_SIZE, thumbnail
 from napari_spatial_ar.errors import InputError, printable
 from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.archive.find_dialog import FindDialog, has_extra
 from napari_spatial_ar.gui.display_windows import Drawn, opening_window
 from napari_spatial_ar.gui.jobs import Task, TaskHost, Work, report, warn
 from napari_spatial_ar.gui.layers import add_scan
@@ -453,6 +454,8 @@ class ScanOpener(QObject):
     opened = Signal(object)
     #: list of paths, `Found`: the user chose to open all scans as a worklist.
     listed = Signal(object, object)
+    #: `ArchiveQuery`: the user chose to open all scans that it finds as a worklist.
+    queried = Signal(object)
 
     def __init__(self, viewer: ViewerModel, tasks: TaskHost, parent: QWidget):
         super().__init__(parent)
@@ -465,22 +468,42 @@ class ScanOpener(QObject):
         self._reported: set[str] = set()
         #: The open dialog, if any.
         self.chooser: SeriesChooser | None = None
+        #: The open dialog of archives, if any.
+        self.archive: FindDialog | None = None
 
     def menu(self, parent: QWidget) -> QMenu:
-        """Menu with the two dialogs, and the offer to always open such files with this plugin."""
+        """Menu with the dialogs, and the offer to always open such files with this plugin."""
         menu = QMenu(parent)
         menu.addAction("Files...", lambda: self.open(ask_for_scan(parent, folder=False)))
         menu.addAction("Folder...", lambda: self.open(ask_for_scan(parent, folder=True)))
+        menu.addAction("From archive...", lambda: self.ask_archive(parent.window()))
         menu.addSeparator()
         menu.addAction("Always open NIfTI and DICOM files with this plugin", become_default_reader)
         return menu
 
-    def open(self, paths: Sequence[str]) -> None:
-        """Open scans in files or folders, after asking which if there is more than one."""
+    def ask_archive(self, parent: QWidget) -> None:
+        """Open scans of an archive, after asking which."""
+        if self.archive is not None or self._task is not None or not has_extra():
+            return
+        self.archive = FindDialog(parent)
+        self.archive.retrieved.connect(partial(self.open, remember=False))
+        self.archive.queried.connect(self.queried)
+        self.archive.finished.connect(self._on_archive_closed)
+        self.archive.open()
+
+    def _on_archive_closed(self, *_: object) -> None:
+        self.archive = None
+
+    def open(self, paths: Sequence[str], *, remember: bool = True) -> None:
+        """Open scans in files or folders, after asking which if there is more than one.
+
+        With ``remember``, the next dialog begins in their folder.
+        """
         if not paths or self._task is not None or self.chooser is not None:
             return
         first = Path(paths[0])
-        settings.remember_folder("open", first if os.path.isdir(first) else first.parent)
+        if remember:
+            settings.remember_folder("open", first if os.path.isdir(first) else first.parent)
         self._paths = list(paths)
         self.message.emit(LOOKING)
         task = self._run(lambda stop: find_steps(stop, paths))

@@ -9,6 +9,7 @@ import napari.viewer
 from napari.layers import Image
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
+from napari_spatial_ar.gui.archive.asking import ArchiveQuery
 from napari_spatial_ar.gui.jobs import TaskHost, report
 from napari_spatial_ar.gui.layer_visibility import LayerVisibility
 from napari_spatial_ar.gui.open_scan import dropped_paths
@@ -114,6 +115,7 @@ class ReviewDock(DockPage):
         self.scan.list.removed.connect(self._on_layer_removed)
         self.shelf.wanted.connect(self._bring_back)
         self.scan.opener.listed.connect(self.show_worklist)
+        self.scan.opener.queried.connect(self.show_query)
         self.scan.worklist_button.clicked.connect(partial(self.show_worklist, ()))
         self.plane_box.currentIndexChanged.connect(self._show_session)
         self.models.left.connect(self._show_session)
@@ -148,6 +150,7 @@ class ReviewDock(DockPage):
         self.export.mask_button.clicked.connect(lambda: self.exporter.mask(self.session))
         self.export.all_button.clicked.connect(lambda: self.exporter.everything(self.session))
         self.export.report_button.clicked.connect(self.export_report)
+        self.export.send_button.clicked.connect(lambda: self.exporter.send(self.session))
         self.exporter.reports.changed.connect(self._enable)
         if self.models.model is not None:
             self._on_model(self.models.model)
@@ -277,6 +280,10 @@ class ReviewDock(DockPage):
     def show_worklist(self, paths: Sequence[str] = (), found: Found | None = None) -> None:
         """Show the worklist, with the scans of files and folders if any are given."""
         self.worklist = show_worklist(self, self.worklist, paths, found or None)
+
+    def show_query(self, query: ArchiveQuery) -> None:
+        """Show the worklist, with the scans that a query finds in an archive."""
+        self.worklist = show_worklist(self, self.worklist, query=query)
 
     def _on_layer_removed(self) -> None:
         self.shelf.put([one for one in self.scorer.drop_removed() if one.holds_work])

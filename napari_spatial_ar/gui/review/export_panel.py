@@ -17,17 +17,21 @@ import numpy.typing as npt
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QUrl, Signal
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QCheckBox, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QPushButton, QVBoxLayout, QWidget
 
 from napari_spatial_ar.errors import Cancelled, InputError
 from napari_spatial_ar.gui import settings
+from napari_spatial_ar.gui.archive.find_dialog import has_extra
+from napari_spatial_ar.gui.archive.send_dialog import SendDialog
+from napari_spatial_ar.gui.archive.sending import UnderReview
 from napari_spatial_ar.gui.jobs import Task, TaskHost, report, warn
+from napari_spatial_ar.gui.review.dicom_choice import DicomChoice, remembered
 from napari_spatial_ar.gui.review.mask import MaskController, Reviewed
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.review.scoring import DomainShiftCheck
 from napari_spatial_ar.gui.review.threshold_panel import ThresholdPanel
 from napari_spatial_ar.gui.widgets.choosing import choose_folder, choose_target, confirmed
-from napari_spatial_ar.gui.widgets.forms import Fold, Note, Part, button, row, section, stack
+from napari_spatial_ar.gui.widgets.forms import Note, button, row, section
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.dicom.derived import caveats, is_from_dicom
 from napari_spatial_ar.imaging.dicom.seg import write_seg
@@ -36,7 +40,7 @@ from napari_spatial_ar.imaging.nifti import write_nifti
 from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.calibration.domain_shift import DomainShift
 from napari_spatial_ar.review.contents import mask_content
-from napari_spatial_ar.review.dicom_objects import DEFAULT_OBJECTS, DicomObject, chosen_objects
+from napari_spatial_ar.review.dicom_objects import DEFAULT_OBJECTS, DicomObject
 from napari_spatial_ar.review.earlier import results_folder
 from napari_spatial_ar.review.masks import MaskSettings
 from napari_spatial_ar.review.outputs import (
@@ -48,12 +52,11 @@ from napari_spatial_ar.review.provenance import dicom_algorithm
 from napari_spatial_ar.review.report.data import report_steps
 from napari_spatial_ar.review.report.html import scan_page
 from napari_spatial_ar.review.report.pdf import PAPERS, Paper, need_pdf, pdf_of
-from napari_spatial_ar.review.results import gather_results
+from napari_spatial_ar.review.results import ScanResults, gather_results
 from napari_spatial_ar.steps import mapped, run_until_stopped
 
 __all__ = [
     "OPEN_REPORTS",
-    "DicomChoice",
     "ExportPanel",
     "Exporter",
     "ReportFile",
@@ -303,60 +306,6 @@ class Extras(TypedDict):
     de_identify: NotRequired[bool]
 
 
-class DicomChoice:
-    """Which DICOM objects are exported, and how: a part of the panel that can be collapsed."""
-
-    def __init__(self) -> None:
-        self.kinds: dict[DicomObject, QCheckBox] = {
-            "seg": QCheckBox("Segmentations"),
-            "pm": QCheckBox("Score map"),
-            "sr": QCheckBox("Structured report"),
-            "capture": QCheckBox("Captures"),
-            "gsps": QCheckBox("Outlines"),
-        }
-        box = self.kinds
-        box["seg"].setToolTip(tooltip("export.segmentations"))
-        box["pm"].setToolTip(tooltip("export.score_map"))
-        box["sr"].setToolTip(tooltip("export.structured_report"))
-        box["capture"].setToolTip(tooltip("export.captures"))
-        box["gsps"].setToolTip(tooltip("export.outlines"))
-        self.de_identify = QCheckBox("De-identify")
-        self.de_identify.setToolTip(tooltip("export.de_identify"))
-        # A person's name is not remembered.
-        self.signed_by = QLineEdit()
-        self.signed_by.setMaxLength(64)
-        self.signed_by.setToolTip(tooltip("export.signed_by"))
-        parts: list[Part] = [
-            row(box["seg"], box["pm"]),
-            row(box["sr"], box["capture"]),
-            row(box["gsps"], self.de_identify),
-            ("Signed by", self.signed_by),
-        ]
-        tip = tooltip("export.dicom_objects")
-        self.fold = Fold("DICOM objects", tip, stack(parts), key="dicom_objects")
-        for kind, each in box.items():
-            remembered(each, f"export_dicom_{kind}", kind in DEFAULT_OBJECTS)
-        remembered(self.de_identify, "export_de_identify")
-        self.fold.set_summary(self._summary)
-        for each in (*box.values(), self.de_identify):
-            each.toggled.connect(lambda _: self.fold.update_summary())
-
-    def chosen(self) -> tuple[DicomObject, ...]:
-        """Objects that are ticked."""
-        return chosen_objects([kind for kind, box in self.kinds.items() if box.isChecked()])
-
-    def _summary(self) -> str:
-        named = ", ".join(self.kinds[kind].text().lower() for kind in self.chosen()) or "none"
-        return f"{named}, de-identified" if self.de_identify.isChecked() else named
-
-
-def remembered(box: QCheckBox, key: str, default: bool = False) -> QCheckBox:
-    """Set a check box to its stored state, and store changes; returns the box."""
-    box.setChecked(settings.recall(key, default))
-    box.toggled.connect(lambda on: settings.remember(key, on))
-    return box
-
-
 class ExportPanel(QWidget):
     """Export options of a scored scan."""
 
@@ -368,6 +317,7 @@ class ExportPanel(QWidget):
             "Export report...",
             tooltip("export.export_report"),
         )
+        self.send_button = button("Send...", tooltip("export.send"))
         self.open_report = remembered(QCheckBox("Open reports"), OPEN_REPORTS)
         self.open_report.setToolTip(tooltip("export.open_reports"))
         self.report_note = Note()
@@ -389,6 +339,7 @@ class ExportPanel(QWidget):
             row(self.seg_nrrd, self.itksnap),
             row(self.report_button, self.open_report),
             self.report_note,
+            self.send_button,
         ]
         layout.addWidget(section("Export", parts))
         self.set_scan(None)
@@ -403,7 +354,9 @@ class ExportPanel(QWidget):
             if self.from_dicom
             else tooltip("export.with_dicom.unavailable")
         )
-
+        self.send_button.setToolTip(
+            tooltip("export.send") if self.from_dicom else tooltip("export.with_dicom.unavailable")
+        )
         # Whoever signs, signs for the scan in view.
         self.objects.signed_by.clear()
         self._show_objects()
@@ -417,6 +370,7 @@ class ExportPanel(QWidget):
         self.mask_button.setEnabled(ready)
         self.all_button.setEnabled(ready)
         self.report_button.setEnabled(ready)
+        self.send_button.setEnabled(ready and self.from_dicom)
 
     def extras(self) -> Extras:
         """Arguments of `write_scan_outputs` for the ticked options."""
@@ -467,6 +421,8 @@ class Exporter:
         self._shift_check = shift_check
         self.reports = ReportMaker(panel.report_button, self._tasks)
         self.reports.message.connect(panel.report_note.set_text)
+        #: The open dialog for sending, if any.
+        self.dialog: SendDialog | None = None
 
     def mask(self, session: Session | None) -> None:
         """Ask for a file and save the current mask layer, on the scan's own grid."""
@@ -562,6 +518,32 @@ class Exporter:
             write,
             f"Heatmap, mask, flagged regions and provenance are saved in the folder {folder.name}.",
         )
+
+    def send(self, session: Session | None) -> None:
+        """Open the dialog that sends the results to an archive."""
+        if session is None or not has_extra():
+            return
+        result, arguments = self._masks.result(session), self._arguments(session)
+
+        def gather(de_identify: bool) -> ScanResults:
+            mask, listed = result()
+            return gather_results(
+                session.volume,
+                session.score,
+                session.model,
+                mask=mask,
+                reviewed=listed,
+                de_identify=de_identify,
+                **arguments,
+            )
+
+        scan = UnderReview(session.volume, session.score, session.model, gather)
+        self.dialog = SendDialog(scan, self._dock.window())
+        self.dialog.finished.connect(self._on_closed)
+        self.dialog.open()
+
+    def _on_closed(self, *_: object) -> None:
+        self.dialog = None
 
     def _arguments(self, session: Session) -> Basis:
         """Return what a session's results are based on: arguments of `gather_results`."""

@@ -171,6 +171,7 @@ _REVIEW = {
     "export.itk_snap": (
         "Also write names and colours of the flagged regions for ITK-SNAP, for findings.nii.gz"
     ),
+    "export.send": "Send results of this scan to an archive (PACS), as DICOM objects",
     "export.export_report": (
         "Save images, flagged regions and all figures of this scan in one file: HTML or PDF"
     ),
@@ -179,6 +180,8 @@ _REVIEW = {
 
 _WORKLIST = {
     "worklist.folder": "Choose a folder of scans, or drop one here",
+    "worklist.archive": "Find scans in an archive (PACS), to open one or to list them all here",
+    "worklist.refresh": "Ask the archive again, with the same query",
     "worklist.start": "Score the remaining scans",
     "worklist.pause": "Pause after this slice",
     "worklist.cancel": "Stop scoring after this slice; the scores so far are kept",
@@ -378,10 +381,61 @@ _DIALOGS = {
     "keys.table": "They work in the dock, except in text fields, and on the canvas",
 }
 
+_ARCHIVE = {
+    "archive.archive": "Archives (PACS) saved by name",
+    "archive.add": "Save another archive: its address, and how it is reached",
+    "archive.change": "Change the chosen archive: its address, password or certificates",
+    "archive.remove": "Forget the chosen archive and its password or token",
+    "archive.test": "Check that the archive answers and lets you in (C-ECHO, or a DICOMweb query)",
+    "archive.patient_id": "Patient ID; * and ? stand for any letters and any one letter",
+    "archive.patient_name": (
+        "Beginning of the patient's name, family name first: Doe or Doe, Jane (* and ?: wildcards)"
+    ),
+    "archive.accession": "Accession number; * and ? are wildcards",
+    "archive.date": (
+        "Study date, such as 20260131, 20260101-20260131, 20260101-, today or last 7 days"
+    ),
+    "archive.modality": "Modality of at least one series of the study, as DICOM code",
+    "archive.find": "Ask the archive (Enter)",
+    "archive.studies": "Studies that match. They are not stored or logged",
+    "archive.series": (
+        "Series of the chosen study. Ctrl or Shift selects several; a double click opens one"
+    ),
+    "archive.open": "Retrieve the selected series, and open them as if they had been dropped",
+    "archive.worklist_of_all": (
+        "Retrieve all series that match and suit the model, and score them in the background"
+    ),
+    "archive.cancel": "Stop waiting for the archive; what arrived is kept for the next time",
+    "archive.empty_cache": "Remove series retrieved from archives from this machine",
+    "saved.name": "Name under which the archive is listed",
+    "saved.address": (
+        "Address of DICOMweb, https://HOST:PORT/dicom-web, or of DIMSE, "
+        "dicom://AE-TITLE@HOST:PORT (dicoms:// for TLS)"
+    ),
+    "saved.own_title": "AE title by which the archive knows this machine; for DIMSE only",
+    "saved.user": "User name, if the archive asks for one; kept in the system's keyring",
+    "saved.password": "Password, kept in the system's keyring and in no file",
+    "saved.token": (
+        "Access token in place of user and password, kept in the system's keyring and in no file"
+    ),
+    "saved.certificates": (
+        "For TLS with certificates that this machine does not know, or with one of your own"
+    ),
+    "saved.authority": "Certificates (PEM) that the archive's must be signed by",
+    "saved.certificate": "Your own certificate (PEM), if the archive asks for one",
+    "saved.key": "Key of your certificate (PEM), unless it is in the same file",
+    "saved.choose_file": "Choose the file",
+    "saved.save": "Save the archive",
+    "send.send": "Ask once more, then write the objects and send them",
+    "send.cancel": "Stop after the object on its way",
+    "send.progress": "Objects sent",
+    "send.answers": "What the archive answered for each object",
+}
+
 #: Texts by dotted key: the part of a dock or the dialog, the control, and its state if there are
 #: several texts.
 TOOLTIPS: Mapping[str, str] = MappingProxyType(
-    {**_DOCKS, **_REVIEW, **_WORKLIST, **_TRAINING, **_DIALOGS}
+    {**_DOCKS, **_REVIEW, **_WORKLIST, **_TRAINING, **_DIALOGS, **_ARCHIVE}
 )
 
 

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QProgressBar, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_spatial_ar.gui import settings
-from napari_spatial_ar.gui.jobs import Task, TaskHost, report
+from napari_spatial_ar.gui.archive.asking import ArchiveQuery
+from napari_spatial_ar.gui.jobs import Task, TaskHost, Work, report
 from napari_spatial_ar.gui.open_scan import ask_for_scan, dropped_paths
 from napari_spatial_ar.gui.review.context import ReviewContext
 from napari_spatial_ar.gui.review.export_panel import ReportMaker, ask_for_report
@@ -23,6 +23,7 @@ from napari_spatial_ar.gui.widgets.forms import Note, NoWheel, button, row
 from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.gui.worklist.controller import WorklistController
 from napari_spatial_ar.gui.worklist.listing import Listed, Thumbnail, list_steps, thumbnail_steps
+from napari_spatial_ar.gui.worklist.querying import query_steps
 from napari_spatial_ar.gui.worklist.runner import WorklistRunner
 from napari_spatial_ar.gui.worklist.table import WorklistModel, WorklistTable
 from napari_spatial_ar.imaging.reading import Found
@@ -34,10 +35,6 @@ from napari_spatial_ar.review.worklist.entries import Entry, next_unread, overvi
 from napari_spatial_ar.review.worklist.scoring import MaskRule
 from napari_spatial_ar.review.worklist.store import WorklistStore
 from napari_spatial_ar.steps import mapped, run_until_stopped
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = [
     "KEYS",
@@ -69,12 +66,15 @@ class FolderLister(QObject):
     message = Signal(str)
     #: All scans are listed.
     listed = Signal()
+    #: `Entry`: one more scan of a query was retrieved.
+    arrived = Signal(object)
 
     def __init__(self, rows: WorklistModel, tasks: TaskHost, parent: QObject):
         super().__init__(parent)
         self._rows = rows
         self._tasks = tasks
         self._task: Task | None = None
+        self._query = False
 
     @property
     def listing(self) -> bool:
@@ -86,11 +86,22 @@ class FolderLister(QObject):
         first = Path(paths[0])
         settings.remember_folder("open", first if os.path.isdir(first) else first.parent)
         settings.remember("worklist", "\n".join(paths))
-        task = self._tasks.start(partial(list_steps, paths=list(paths), found=found))
+        self._start(partial(list_steps, paths=list(paths), found=found), query=False)
+
+    def list_query(self, work: Work) -> None:
+        """List what a query finds in an archive, replacing the list; see `query_steps`.
+
+        The query is not stored: it may name a patient.
+        """
+        settings.remember("worklist", "")
+        self._start(work, query=True)
+
+    def _start(self, work: Work, *, query: bool) -> None:
+        task = self._tasks.start(work)
         task.progressed.connect(partial(self._take, task))
         task.returned.connect(partial(self._on_listed, task))
         task.failed.connect(partial(self._on_failed, task))
-        self._task = task
+        self._task, self._query = task, query
         self._rows.clear()
 
     def draw(self, entries: Sequence[Entry]) -> None:
@@ -105,6 +116,8 @@ class FolderLister(QObject):
             return
         if isinstance(step, Listed):
             self._rows.add(step.entry, step.scan)
+            if self._query:
+                self.arrived.emit(step.entry)
         else:
             self.message.emit(step)
 
@@ -115,8 +128,10 @@ class FolderLister(QObject):
         if task is self._task:
             self._task = None
             more = f"{passed_over} localizers and derived series are excluded."
-            self.message.emit(more if passed_over else "")
-            self.listed.emit()
+            if passed_over or not self._query:
+                self.message.emit(more if passed_over else "")
+            if not self._query:
+                self.listed.emit()
 
     def _on_failed(self, task: Task, error: Exception) -> None:
         if task is self._task:
@@ -152,6 +167,7 @@ class WorklistPanel(QWidget):
         super().__init__()
         self._dock = dock
         self._message = ""
+        self._query: ArchiveQuery | None = None
         self.tasks = TaskHost(self)
         self.rows = WorklistModel(self)
         self.table = WorklistTable(self.rows)
@@ -168,6 +184,9 @@ class WorklistPanel(QWidget):
 
     def _build(self) -> None:
         self.folder_button = button("Folder...", tooltip("worklist.folder"))
+        self.archive_button = button("Archive...", tooltip("worklist.archive"))
+        self.refresh_button = button("Refresh", tooltip("worklist.refresh"))
+        self.refresh_button.hide()
         self.start_button = button("Start", tooltip("worklist.start"))
         self.cancel_button = button("Cancel", tooltip("worklist.cancel"))
         self.again_button = button("Retry", tooltip("worklist.retry"))
@@ -184,7 +203,9 @@ class WorklistPanel(QWidget):
         self.note = Note(_INVITATION)
         # As high as the row: if it were higher, the window would outgrow a small screen.
         self.note.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)
-        top = row(self.folder_button, self.start_button, self.cancel_button, self.progress)
+        top = row(self.folder_button, self.archive_button, self.refresh_button)
+        for widget in (self.start_button, self.cancel_button, self.progress):
+            top.addWidget(widget)
         top.addWidget(self.note, 1)
         top.addWidget(self.again_button)
         top.addWidget(self.next_button)
@@ -200,6 +221,8 @@ class WorklistPanel(QWidget):
     def _connect(self) -> None:
         dock = self._dock
         self.folder_button.clicked.connect(self.choose_folder)
+        self.archive_button.clicked.connect(lambda: dock.scan.opener.ask_archive(self.window()))
+        self.refresh_button.clicked.connect(self.refresh)
         self.start_button.clicked.connect(self.start_or_pause)
         self.cancel_button.clicked.connect(self.cancel)
         self.again_button.clicked.connect(self.try_again)
@@ -210,6 +233,7 @@ class WorklistPanel(QWidget):
         self.rows.changed.connect(self._show)
         self.runner.changed.connect(self._show)
         self.folder.listed.connect(self._on_listed)
+        self.folder.arrived.connect(self._on_arrived)
         self.report_button.clicked.connect(self.report)
         self.reports.changed.connect(self._show)
         for speaker in (self.folder, self.controller, self.reports):
@@ -247,10 +271,40 @@ class WorklistPanel(QWidget):
         """
         if not again:
             settings.remember("worklist_paused", False)
+        self._set_aside()
+        self._query = None
+        self.folder.list_folder(paths, found)
+
+    def set_query(self, query: ArchiveQuery) -> None:
+        """List the scans that a query finds in an archive, and score each once it is here."""
+        settings.remember("worklist_paused", False)
+        self._set_aside()
+        self._query = query
+        info = self._dock.models.info
+        work = partial(
+            query_steps,
+            query=query,
+            modality="" if info is None else info.modality,
+            store=self._store,
+            model=lambda: self.runner.model,
+        )
+        self.folder.list_query(work)
+        self.runner.wanted = True
+        self.runner.load_states()
+
+    def refresh(self) -> None:
+        """Ask the archive again."""
+        if self._query is not None:
+            self.set_query(self._query)
+
+    def _set_aside(self) -> None:
         self.tasks.stop_all()
         self.controller.stop()
         self.runner.cancel()
-        self.folder.list_folder(paths, found)
+
+    def _on_arrived(self, entry: Entry) -> None:
+        self.folder.draw([entry])
+        self.runner.refresh()
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Accept files and folders."""
@@ -288,9 +342,13 @@ class WorklistPanel(QWidget):
         """Read and score failed scans again."""
         settings.remember("worklist_paused", False)
         self.runner.try_again()
-        paths = last_listed()
-        if paths and any(entry.key not in self.rows.scans for entry in self.rows.entries):
-            self.set_paths(paths)  # files without a scan are read again
+        if all(entry.key in self.rows.scans for entry in self.rows.entries):
+            return
+        # Files without a scan are read again.
+        if self._query is not None:
+            self.refresh()
+        elif paths := last_listed():
+            self.set_paths(paths)
 
     def _follow_threshold(self, *_: object) -> None:
         threshold = self._dock.threshold
@@ -361,7 +419,8 @@ class WorklistPanel(QWidget):
 
     def _show(self) -> None:
         entries, runner = self.rows.entries, self.runner
-        line = self._line() if entries and not self.folder.listing else ""
+        settled = self._query is not None or not self.folder.listing
+        line = self._line() if entries and settled else ""
         text = " ".join(part for part in (line, self._message) if part) or _INVITATION
         self.note.set_text(text)
         self.note.setToolTip(as_tooltip(self.note.text()))  # it may be longer than the row
@@ -376,6 +435,8 @@ class WorklistPanel(QWidget):
         )
         self.start_button.setEnabled(waiting)
         self.cancel_button.setEnabled(runner.running)
+        self.refresh_button.setVisible(self._query is not None)
+        self.refresh_button.setEnabled(not self.folder.listing)
         self.again_button.setVisible(len(scored) < len(entries))
         self.next_button.setEnabled(any(entry.reading == "unread" for entry in scored))
         self.done_button.setEnabled(bool(self.table.current))
@@ -398,8 +459,14 @@ def show_worklist(
     panel: WorklistPanel | None,
     paths: Sequence[str] = (),
     found: Found | None = None,
+    *,
+    query: ArchiveQuery | None = None,
 ) -> WorklistPanel:
-    """Show a dock's worklist below the canvas, creating it if there is none (None) yet."""
+    """Show a dock's worklist below the canvas, creating it if there is none (None) yet.
+
+    It lists files and folders (``paths``), what a query finds in an archive, or what it listed
+    last.
+    """
     made = WorklistPanel(dock) if panel is None else panel
     frame = made.parentWidget()
     if frame is None:
@@ -410,6 +477,9 @@ def show_worklist(
     else:
         frame.show()
         frame.raise_()
+    if query is not None:
+        made.set_query(query)
+        return made
     again = panel is None and not paths
     if again:
         # Continue with the latest list.

@@ -1,0 +1,1 @@
+"""Archives (PACS) in the docks: scans are found and opened, results sent."""
