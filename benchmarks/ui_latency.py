@@ -27,7 +27,8 @@ import numpy as np
 from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtWidgets import QApplication
 
-from napari_spatial_ar.gui.demo import DEMO_MODEL, open_review
+from napari_spatial_ar.demo import DEMO_MODEL
+from napari_spatial_ar.gui.demo import open_review
 from napari_spatial_ar.gui.layers import KEY, volume_layer_kwargs
 from napari_spatial_ar.gui.review.dock import ReviewDock
 from napari_spatial_ar.gui.viewer import go_to_slice, show_acquired_plane

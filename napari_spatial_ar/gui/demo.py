@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from napari import Viewer
 
 
-__all__ = ["DEMO_MODEL", "open_review", "show_demo"]
+__all__ = ["open_review", "show_demo"]
 
-#: The released model that the demonstration uses.
-DEMO_MODEL = "brain-flair"
 # Interval of the check whether the mask of the whole scan is drawn.
 _LOOK_MS = 50
 
@@ -39,7 +37,7 @@ def open_review(viewer: Viewer) -> ReviewDock:
 
 def show_demo(
     *,
-    model: str = DEMO_MODEL,
+    model: str,
     volume: Scan | None = None,
     viewer: Viewer | None = None,
     block: bool = True,
