@@ -179,7 +179,7 @@ def test_models_are_kept_in_order(
     run(tmp_path, "models", "duplicate", "two", "three")
     run(tmp_path, "models", "delete", "two")
     listed = {model["name"] for model in run(tmp_path, "models", "list")["models"]}
-    assert listed == {"three", "brain-flair", "brain-flair-change", "brain-flair-focus"}
+    assert listed == {"three", "brain-flair", "brain-flair-change", "brain-flair-focus", "liver-ct"}
     (deleted,) = run(tmp_path, "models", "list", "--trash")["trash"]
     assert deleted["name"] == "two"
     path = Path(run(tmp_path, "models", "restore", "two", "--name", "four")["path"])

@@ -224,6 +224,8 @@ def test_wheel_holds_models_sample_and_manifest(wheel):
         "napari_spatial_ar/models/brain-flair-change/README.md",
         "napari_spatial_ar/models/brain-flair-focus/model.safetensors",
         "napari_spatial_ar/models/brain-flair-focus/README.md",
+        "napari_spatial_ar/models/liver-ct/model.safetensors",
+        "napari_spatial_ar/models/liver-ct/README.md",
         "napari_spatial_ar/models/dinov2_vits14_focus/backbone.safetensors",
         "napari_spatial_ar/models/dinov2_vits14_focus/README.md",
         "napari_spatial_ar/models/dinov2_vits14_focus/LICENSE-MIT.txt",

@@ -44,7 +44,7 @@ from napari_spatial_ar.paths import user_models_dir
 from tests.normative.test_model import build, picture
 
 Content = dict[str, Any]
-RELEASED = {"brain-flair", "brain-flair-change", "brain-flair-focus"}
+RELEASED = {"brain-flair", "brain-flair-change", "brain-flair-focus", "liver-ct"}
 
 
 class Forge:

@@ -29,7 +29,7 @@ from napari_spatial_ar.paths import released_models_dir, user_models_dir
 from tests.normative.test_model import build
 
 RELEASED = "brain-flair-focus"
-ALL_RELEASED = {RELEASED, "brain-flair", "brain-flair-change"}
+ALL_RELEASED = {RELEASED, "brain-flair", "brain-flair-change", "liver-ct"}
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from tests.normative.test_reference_checkpoint import save as save_checkpoint
 from tests.normative.test_reference_checkpoint import theirs as reference_network
 from tests.tiny import TINY
 
-RELEASED = ["brain-flair", "brain-flair-change", "brain-flair-focus"]
+RELEASED = ["brain-flair", "brain-flair-change", "brain-flair-focus", "liver-ct"]
 
 Answer = Callable[[str | None], list[str]]
 Click = Callable[[Any], None]
