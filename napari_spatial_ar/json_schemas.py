@@ -137,6 +137,9 @@ class FoundRegion(Part):
     normal_patients: int | None = None
     one_in_normal_patients: float | None = None
     rarity: str | None = None
+    outline_refined: bool = Field(
+        False, description="Whether its outline was fitted to the edges of the image."
+    )
 
 
 class FindingsFile(Document):
@@ -169,7 +172,13 @@ class Threshold(Part):
     min_voxels: int
     unseen_slices: bool = False
     drawn_region_voxels: int | None
-    mask_edited_by_hand: bool
+    mask_edited_by_hand: bool = Field(
+        description="Whether a reader changed it: by hand, by refined outlines, by rejecting."
+    )
+    outlines_refined: int = Field(
+        0, ge=0, description="How many outlines were fitted to the edges of the image."
+    )
+    refining: dict[str, Any] | None = Field(None, description="How they were fitted.")
 
 
 class ModelFacts(Part):

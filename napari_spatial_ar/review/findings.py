@@ -34,6 +34,7 @@ from napari_spatial_ar.normative.units import is_nll
 from napari_spatial_ar.review.masks import make_mask, voxel_volume_mm3
 from napari_spatial_ar.review.p_values import NormalRank, extent_of, normal_rank
 from napari_spatial_ar.review.provenance import RESEARCH_USE
+from napari_spatial_ar.review.strokes import Refined
 from napari_spatial_ar.review.tables import csv_text
 
 __all__ = [
@@ -443,6 +444,8 @@ class ReviewedFinding:
         As in `Mark`.
     note : str
         A sentence if the region merged from several; else "".
+    refined : bool
+        Whether its outline was refined, see `napari_spatial_ar.review.refining`.
     """
 
     finding: Finding
@@ -450,6 +453,7 @@ class ReviewedFinding:
     status: Status = "unread"
     comment: str = ""
     note: str = ""
+    refined: bool = False
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -464,6 +468,7 @@ class ReviewedFinding:
             "normal_patients": rank.patients or None,
             "one_in_normal_patients": rank.one_in,
             "rarity": rank.sentence,
+            "outline_refined": self.refined,
         }
 
 
@@ -616,6 +621,7 @@ def list_findings(
     model: Calibrated | None = None,
     body: int | None = None,
     marks: Sequence[Mark] = (),
+    refined: Sequence[Refined] = (),
 ) -> FindingsList:
     """Measure a mask's regions; each inherits the status given to its voxels before.
 
@@ -629,6 +635,8 @@ def list_findings(
         See `normal_rank`: without it, sizes are not compared with those in normal patients.
     marks : sequence of Mark
         Those of an earlier list on the same grid.
+    refined : sequence of Refined
+        Outlines of the mask that were refined.
 
     Raises
     ------
@@ -637,12 +645,14 @@ def list_findings(
     """
     labels = label_components(mask)
     boxes = ndimage.find_objects(labels)
+    fitted = {int(label) for one in refined for label in np.unique(labels.flat[one.inside])}
     items = []
     for finding in find_findings(mask, nll, geometry, labels=labels):
         box = boxes[finding.label - 1]
         inside = np.moveaxis(labels[box] == finding.label, geometry.slice_axis, 0)
         extent = extent_of(inside, np.moveaxis(nll[box], geometry.slice_axis, 0))
-        items.append(ReviewedFinding(finding, normal_rank(model, finding.peak_score, extent, body)))
+        rank = normal_rank(model, finding.peak_score, extent, body)
+        items.append(ReviewedFinding(finding, rank, refined=finding.label in fitted))
     flat = labels.ravel()
     voxels = np.flatnonzero(flat)
     return FindingsList(tuple(items), (), voxels, flat[voxels]).with_marks(tuple(marks))

@@ -23,6 +23,7 @@ from napari_spatial_ar.imaging.windows import display_limits, resolve
 from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.normative.units import is_nll
 from napari_spatial_ar.review.masks import MaskSettings
+from napari_spatial_ar.review.refining import RefineSettings
 
 __all__ = [
     "RESEARCH_USE",
@@ -171,6 +172,7 @@ def provenance(
     settings: MaskSettings | None = None,
     region_voxels: int | None = None,
     mask_edited: bool = False,
+    refined: int = 0,
     keep_uids: bool = False,
     de_identify: bool = False,
 ) -> dict[str, Any]:
@@ -194,7 +196,9 @@ def provenance(
     region_voxels : int, optional
         Size of the drawn region to which the mask was restricted; None if there was none.
     mask_edited : bool
-        Whether a person changed the mask by hand.
+        Whether a person changed the mask, by hand or by refined outlines.
+    refined : int
+        Number of regions whose outline was refined.
     keep_uids : bool
         Write the UIDs of series, study and frame of reference themselves. Otherwise their sha256,
         by which whoever has the scan can find it again.
@@ -226,6 +230,8 @@ def provenance(
             **dataclasses.asdict(settings or MaskSettings()),
             "drawn_region_voxels": region_voxels,
             "mask_edited_by_hand": bool(mask_edited),
+            "outlines_refined": refined,
+            "refining": RefineSettings().to_dict() if refined else None,
         },
         "scan": {
             "series": volume.series.label,

@@ -165,6 +165,7 @@ def gather_results(
         fpr=fpr,
         scored=int(np.count_nonzero(score.scored)),
         mask_edited=not np.array_equal(final, computed),
+        refined=sum(item.refined for item in listed.items),
         keep_uids=keep_uids,
         de_identify=de_identify,
         settings=settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_spatial_ar.review.strokes import Strokes
+from napari_spatial_ar.review.strokes import Refined, Strokes
 
 
 def stroke(
@@ -55,3 +55,40 @@ def test_an_undone_stroke_leaves_the_voxel_to_the_score() -> None:
     # Painted, erased again, and that erasing undone.
     both = stroke(painted, [1], False, False)
     assert stroke(both, [1], True, False, undone=True).painted.tolist() == [1, 2]
+
+
+def refined() -> Refined:
+    return Refined(np.array([3, 4]), np.array([5]), np.array([1, 2]))
+
+
+def test_a_refined_outline_holds_at_any_threshold_and_strokes_count_more() -> None:
+    strokes = Strokes(refined=(refined(),))
+    strokes = stroke(stroke(strokes, [4], False, True), [2], True, False)
+    for mask in (np.zeros((1, 2, 4)), np.ones((1, 2, 4))):
+        out = strokes.apply(mask).ravel()
+        assert out[[2, 3, 5]].tolist() == [1, 1, 1]
+        assert out[[1, 4]].tolist() == [0, 0]
+    assert strokes.sentence == "By hand: 1 voxels painted, 1 erased. Outlines refined: 1."
+
+
+def test_a_refined_outline_is_undone_and_redone_as_a_whole() -> None:
+    one = refined()
+    strokes = Strokes(refined=(one,))
+    changed = np.array([1, 2, 5])
+    gone = strokes.with_stroke(
+        changed, np.array([True, True, False]), np.array([False, False, True]), undone=True
+    )
+    assert not gone
+    assert gone.undone == (one,)
+    back = gone.with_stroke(
+        changed, np.array([False, False, True]), np.array([True, True, False]), undone=True
+    )
+    assert back.refined == (one,)
+    assert not back.undone
+    assert not len(back.painted)
+    # A stroke over part of it, undone, is no undo of the outline.
+    dab = stroke(stroke(back, [5], False, True), [5], True, True, undone=True)
+    assert dab.refined == (one,)
+    assert not len(dab.painted) + len(dab.erased)
+    assert not back.without_refined(np.array([3]))
+    assert back.without_refined(np.array([7])) is back

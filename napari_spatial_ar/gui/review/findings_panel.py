@@ -140,6 +140,11 @@ def _size(item: ReviewedFinding) -> str:
     return f"{ml:.0f} ml" if ml >= 10 else f"{ml:.1f} ml"
 
 
+def _status(item: ReviewedFinding) -> str:
+    known = "" if item.status == "unread" else item.status
+    return ", ".join(filter(None, (known, "refined" if item.refined else "")))
+
+
 def _diameter(item: ReviewedFinding) -> str:
     mm = item.finding.longest_diameter_mm
     return f"{item.finding.longest_diameter_px:.0f} px" if mm is None else f"{mm:.0f}"
@@ -161,7 +166,7 @@ COLUMNS = (
         "Status",
         tooltip("findings.columns.status"),
         42,
-        lambda item: "" if item.status == "unread" else item.status,
+        _status,
         lambda item: _STATUS_ORDER.index(item.status),
     ),
     _Column(
@@ -356,6 +361,10 @@ KEYS = {
     "K": "keep",
     "R": "reject",
     "U": "unsure",
+    "F": "refine",
+    "Shift+F": "refine_all",
+    "Ctrl+Z": "undo",
+    "Ctrl+Shift+Z": "redo",
 }
 
 
@@ -390,6 +399,9 @@ class FindingsPanel(QWidget):
             "unsure": button("Unsure", tooltip("findings.unsure")),
             "reject": button("Reject", tooltip("findings.reject")),
         }
+        self.refine_note = Note()
+        self.refine_button = button("Refine", tooltip("findings.refine"))
+        self.refine_all_button = button("Refine all", tooltip("findings.refine_all"))
         self.strokes = Note()
         self.forget = button("Remove brush edits", tooltip("findings.remove_brush_edits"))
         layout = QVBoxLayout(self)
@@ -399,6 +411,7 @@ class FindingsPanel(QWidget):
             self.table,
             row(*self.buttons.values()),
             self.detail,
+            row(self.refine_note, self.refine_button, self.refine_all_button),
             row(self.strokes, self.forget),
         ]
         self.fold = folding("Flagged regions", parts, key="findings")
@@ -410,6 +423,8 @@ class FindingsPanel(QWidget):
             bind(viewer, [scope], key, getattr(self, name), while_visible=self)
         self.table.selectionModel().selectionChanged.connect(self._on_selected)
         self.model.commented.connect(self._on_comment)
+        self.refine_button.clicked.connect(self.refine)
+        self.refine_all_button.clicked.connect(self.refine_all)
         self.forget.clicked.connect(self._on_forget)
         self._show(None)
 
@@ -417,6 +432,7 @@ class FindingsPanel(QWidget):
         """Follow the findings of a controller."""
         self._masks = masks
         masks.listed_changed.connect(self._show)
+        masks.refining.connect(self._on_refining)
 
     # ------------------------------------------------------------------ what is shown
 
@@ -433,6 +449,8 @@ class FindingsPanel(QWidget):
 
     def _show(self, session: Session | None) -> None:
         written = self._written(session)
+        if session is not self._session:
+            self.refine_note.set_text("")
         self._session = session
         self._showing = True
         self._listed = FindingsList() if session is None else session.listed
@@ -485,6 +503,10 @@ class FindingsPanel(QWidget):
             self.buttons[name].setEnabled(item is not None)
         for name in ("previous", "next"):
             self.buttons[name].setEnabled(bool(self.model.items))
+        busy = self._masks is not None and self._masks.is_refining
+        self.refine_button.setEnabled(item is not None and not busy)
+        self.refine_all_button.setEnabled(bool(self.model.items))
+        self.refine_all_button.setText("Cancel" if busy else "Refine all")
         self.warn(self._headline)
         self.detail.set_text("" if item is None else _detail(item))
         self.strokes.set_text(strokes.sentence if strokes else "")
@@ -544,6 +566,33 @@ class FindingsPanel(QWidget):
             new: Status = "unread" if item.status == status else status
             self._masks.decide(item.finding.label, status=new)
 
+    def refine(self) -> None:
+        """Fit the outline of the chosen finding to the image, or undo that."""
+        item = self.current
+        if item is not None and self._masks is not None:
+            self._masks.refine(item.finding.label)
+
+    def refine_all(self) -> None:
+        """Fit the outlines of all findings to the image, or cancel that."""
+        if self._masks is not None and self._masks.is_refining:
+            self._masks.cancel_refining()
+        elif self._masks is not None:
+            self._masks.refine(None)
+
+    def _on_refining(self, line: str) -> None:
+        self.refine_note.set_text(line)
+        self._update_text()
+
+    def undo(self) -> None:
+        """Undo the latest edit of the mask."""
+        if self._masks is not None:
+            self._masks.undo()
+
+    def redo(self) -> None:
+        """Redo the edit of the mask undone last."""
+        if self._masks is not None:
+            self._masks.undo(again=True)
+
     def _on_comment(self, label: int, text: str) -> None:
         if self._masks is not None:
             self._masks.decide(label, comment=text)
@@ -561,4 +610,5 @@ def _detail(item: ReviewedFinding) -> str:
         letters = ("R" if x >= 0 else "L", "A" if y >= 0 else "P", "S" if z >= 0 else "I")
         parts = zip(letters, (x, y, z), strict=True)
         place = f"Centre {', '.join(f'{a} {abs(v):.0f}' for a, v in parts)} mm. "
-    return f"{place}{item.normal_rank.sentence} {item.note}".strip()
+    refined = "Outline fitted to the edges of the image." if item.refined else ""
+    return f"{place}{item.normal_rank.sentence} {item.note} {refined}".strip()

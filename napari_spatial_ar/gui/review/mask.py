@@ -13,8 +13,8 @@ import numpy.typing as npt
 from napari.layers import Labels
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_spatial_ar.errors import InputError
-from napari_spatial_ar.gui.jobs import TaskHost
+from napari_spatial_ar.errors import Cancelled, InputError
+from napari_spatial_ar.gui.jobs import Task, TaskHost, report
 from napari_spatial_ar.gui.layers import KEY
 from napari_spatial_ar.gui.mask_labels import (
     IN_MASK,
@@ -26,8 +26,10 @@ from napari_spatial_ar.gui.mask_labels import (
 )
 from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.viewer import shows_slices, view_index
-from napari_spatial_ar.review.findings import FindingsList, Status, list_findings
+from napari_spatial_ar.normative.cancellation import cancel_when
+from napari_spatial_ar.review.findings import Finding, FindingsList, Status, list_findings
 from napari_spatial_ar.review.masks import MaskSettings, make_mask, make_slice_mask
+from napari_spatial_ar.review.refining import RefinedAll, refine_all
 from napari_spatial_ar.review.strokes import Strokes
 
 if TYPE_CHECKING:
@@ -102,13 +104,26 @@ class MaskDrawing(QObject):
         now, before = (session.geometry.from_display(array) for array in (data, session.drawn))
         changed = np.flatnonzero((now != 0) != (before != 0))
         where = np.unravel_index(changed, now.shape)
-        session.set_strokes(
-            session.strokes.with_stroke(
-                changed, now[where] != 0, session.score.nll[where] > threshold, undone=undone
-            )
-        )
+        strokes = session.strokes
+        computed = session.score.nll[where] > threshold
+        fitted = Strokes(refined=strokes.refined)
+        computed |= np.isin(changed, fitted.inside)
+        computed &= ~np.isin(changed, fitted.outside)
+        session.set_strokes(strokes.with_stroke(changed, now[where] != 0, computed, undone=undone))
         session.drawn[...] = data
         return True
+
+    def edit(self, session: Session, mask: npt.NDArray[np.uint8]) -> None:
+        """Draw a mask (Z, Y, X) as an edit that the layer's undo takes back in one step."""
+        layer = self.layer(session)
+        wanted = session.geometry.to_display(mask) != 0
+        places = np.nonzero((np.asarray(layer.data) != 0) != wanted)
+        self._drawing = True
+        try:
+            layer.data_setitem(places, np.where(wanted[places], IN_MASK, 0).astype(np.uint8))
+        finally:
+            self._drawing = False
+        session.drawn[...] = layer.data
 
     def draw(self, session: Session, mask: npt.NDArray[np.uint8]) -> None:
         """Draw a mask (Z, Y, X) of the whole volume, including manual edits."""
@@ -139,9 +154,9 @@ class MaskDrawing(QObject):
             found = np.unravel_index(flat, geometry.shape)
             return found if index is None else tuple(at[found[axis] == index] for at in found)
 
-        painted = voxels(session.strokes.painted)
-        data[painted] = np.where(data[painted] == 0, IN_MASK, data[painted])
-        data[voxels(session.strokes.erased)] = 0
+        inside = voxels(session.strokes.inside)
+        data[inside] = np.where(data[inside] == 0, IN_MASK, data[inside])
+        data[voxels(session.strokes.outside)] = 0
         if index is None:
             # In a single slice, which follows each step of the threshold, voxels keep their number.
             values = label_values(listed.items, session.chosen)[listed.labels]
@@ -200,7 +215,15 @@ def reviewed(session: Session, computed: npt.NDArray[np.uint8], strokes: Strokes
     mask, marks = strokes.apply(computed), session.listed.marks
     score, geometry = session.score.nll, session.geometry
     body = session.body.largest(session.score.scored)
-    return mask, list_findings(mask, score, geometry, model=session.model, body=body, marks=marks)
+    return mask, list_findings(
+        mask,
+        score,
+        geometry,
+        model=session.model,
+        body=body,
+        marks=marks,
+        refined=strokes.refined,
+    )
 
 
 class MaskController(QObject):
@@ -222,6 +245,8 @@ class MaskController(QObject):
     failed = Signal(object)
     #: The region that the mask is restricted to cannot be used: an InputError.
     region_refused = Signal(object)
+    #: A line for the user about outlines that are being refined.
+    refining = Signal(str)
 
     def __init__(self, viewer: ViewerModel, tasks: TaskHost, parent: QObject, region: Region):
         super().__init__(parent)
@@ -241,6 +266,7 @@ class MaskController(QObject):
         self._first.setSingleShot(True)
         self._first.setInterval(_FIRST_MS)
         self._first.timeout.connect(self._draw_first)
+        self._refining: Task | None = None
         self.drawing = MaskDrawing(viewer, self)
         self.drawing.touched.connect(self._on_touched)
 
@@ -361,6 +387,117 @@ class MaskController(QObject):
             self._collect_strokes()
             session.set_strokes(Strokes())
             self._timer.start(0)
+
+    # ------------------------------------------------------------------ refined outlines
+
+    @property
+    def is_refining(self) -> bool:
+        """Whether outlines are being refined."""
+        return self._refining is not None
+
+    def refine(self, label: int | None) -> None:
+        """Fit the outline of a finding to the image, or undo that; None: of all findings.
+
+        All takes those that are neither rejected nor refined yet. Only one such request runs at a
+        time.
+        """
+        session = self._ready()
+        if session is None or self._refining is not None:
+            return
+        if self._collect_strokes() or not self.settled:
+            self._timer.start(0)
+            self.refining.emit("The mask is being computed; try again in a moment.")
+            return
+        items = [
+            item
+            for item in session.listed.items
+            if item.finding.label == label
+            or (label is None and not item.refined and item.status != "reject")
+        ]
+        if not items:
+            self.refining.emit("There is no outline left to refine." if label is None else "")
+        elif label is not None and items[0].refined:
+            region = session.listed.region(label)
+            self._set_refined(session, session.strokes.without_refined(region))
+            self.refining.emit(f"Region {items[0].finding.rank} has its earlier outline again.")
+        else:
+            self._refine(session, [item.finding for item in items])
+
+    def _refine(self, session: Session, findings: list[Finding]) -> None:
+        listed, strokes = session.listed, session.strokes
+        region = self.region(session)  # layers are read on this thread
+
+        def work(stop: threading.Event) -> Generator[str, None, RefinedAll]:
+            yield f"Refining {len(findings)} outlines..." if findings[1:] else "Refining..."
+            with cancel_when(stop.is_set):
+                asked = [(finding.rank, listed.region(finding.label)) for finding in findings]
+                body = session.body.whole(session.score.scored)
+                return (
+                    yield from refine_all(
+                        session.volume,
+                        session.score,
+                        listed.voxels,
+                        asked,
+                        body=body,
+                        region=region,
+                        strokes=strokes,
+                    )
+                )
+
+        task = self._tasks.start(work)
+        self._refining = task
+        task.progressed.connect(self._on_refining)
+        task.returned.connect(partial(self._on_refined, session, listed, strokes))
+        task.failed.connect(self._on_refining_failed)
+        task.finished.connect(self._on_refining_finished)
+        self.refining.emit("Refining...")
+
+    def cancel_refining(self) -> None:
+        """Stop soon; no outline changes."""
+        if self._refining is not None:
+            self._refining.stop()
+            self.refining.emit("Stopping...")
+
+    def _on_refining(self, line: str) -> None:
+        if self._refining is not None and not self._refining.stopped:
+            self.refining.emit(line)
+
+    def _on_refined(
+        self, session: Session, listed: FindingsList, strokes: Strokes, result: RefinedAll
+    ) -> None:
+        if session is not self._session or self._ready() is None:
+            self.refining.emit("")
+            return
+        edited = self._collect_strokes() or session.strokes is not strokes
+        if edited or not np.array_equal(session.listed.voxels, listed.voxels):
+            self._timer.start(0)
+            self.refining.emit("The mask changed meanwhile, so no outline was refined. Try again.")
+            return
+        self.refining.emit(result.sentence)
+        if result.refined:
+            self._set_refined(session, session.strokes.with_refined(result.refined))
+
+    def _set_refined(self, session: Session, strokes: Strokes) -> None:
+        session.set_strokes(strokes)
+        self.drawing.edit(session, strokes.apply(self.computed(session)))
+        self._timer.start(0)
+
+    def _on_refining_failed(self, error: Exception) -> None:
+        if isinstance(error, Cancelled):
+            self.refining.emit("Cancelled: no outline was changed.")
+        else:
+            self.refining.emit(report(error, "Refining"))
+
+    def _on_refining_finished(self) -> None:
+        self._refining = None
+        self.listed_changed.emit(self._session)
+
+    def undo(self, *, again: bool = False) -> None:
+        """Undo the latest edit of the mask, or redo it, whichever layer is selected."""
+        session = self._ready()
+        if session is not None and session.mask in self._viewer.layers:
+            layer = self.drawing.layer(session)
+            layer.redo() if again else layer.undo()
 
     def result(self, session: Session) -> Callable[[], Reviewed]:
         """Return a function that computes the current mask and its findings, with manual edits.

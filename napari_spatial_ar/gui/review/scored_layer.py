@@ -258,10 +258,15 @@ class Session:
 
     def set_findings(self, listed: FindingsList) -> None:
         """Set the findings of another mask; verdicts and the chosen finding are kept."""
-        self.listed = listed.with_marks(self.listed.marks)
+        old, self.listed = self.listed, listed.with_marks(self.listed.marks)
         peak = None if self.chosen is None else (self.chosen.peak_score, self.chosen.peak_slice)
         found = (item.finding for item in self.listed.items)
-        self.chosen = next((f for f in found if (f.peak_score, f.peak_slice) == peak), None)
+        same = next((f for f in found if (f.peak_score, f.peak_slice) == peak), None)
+        if same is None and self.chosen is not None:
+            # Its peak is gone, but part of it may not be.
+            self.choose(listed.heir(old, self.chosen.label))
+        else:
+            self.chosen = same
 
     def choose(self, label: int | None) -> None:
         """Choose a finding by its label; None: none of them."""

@@ -103,7 +103,14 @@ _REVIEW = {
     "findings.keep": "Keep this region as a finding (K)",
     "findings.unsure": "Mark this region as unsure (U)",
     "findings.reject": "Exclude this region from exported masks (R); press R again to include it",
-    "findings.remove_brush_edits": "Undo all manual edits of the mask",
+    "findings.refine": (
+        "Fit the outline of this region to the edges of the image (F); press F again for its "
+        "earlier outline, or Ctrl+Z to undo"
+    ),
+    "findings.refine_all": (
+        "Fit the outlines of all regions that are not rejected to the edges of the image (Shift+F)"
+    ),
+    "findings.remove_brush_edits": "Undo all manual edits of the mask, and refined outlines",
     "results.both": "Heatmap, and the mask as an outline (H for the next)",
     "results.outline": "The mask as an outline (H for the next)",
     "results.fill": "The mask filled, semi-transparent (H for the next)",

@@ -257,6 +257,7 @@ def _kept_steps(
         model=model,
         body=body.largest(scores.scored),
         marks=kept.marks,
+        refined=kept.strokes.refined,
     )
     results = gather_results(
         volume,

@@ -153,7 +153,10 @@ def _mask_settings(report: ScanReport) -> str:
     parts += ["body only"] if found.get("body_only") else []
     parts += ["slices the model has not seen included"] if found.get("unseen_slices") else []
     parts += ["within a drawn region"] if found["drawn_region_voxels"] is not None else []
-    parts += ["changed by hand, or regions rejected"] if found["mask_edited_by_hand"] else []
+    refined = found.get("outlines_refined")
+    parts += [f"{refined} outlines fitted to the edges of the image"] if refined else []
+    changed = "changed further by hand, or" if refined else "changed by hand, or"
+    parts += [f"{changed} regions rejected"] if found["mask_edited_by_hand"] else []
     return ", ".join(parts)
 
 

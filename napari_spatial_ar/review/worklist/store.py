@@ -42,7 +42,7 @@ from napari_spatial_ar.imaging.scan import Scan
 from napari_spatial_ar.normative.scores import ScanScores
 from napari_spatial_ar.normative.scoring_model import ScoringModel
 from napari_spatial_ar.review.findings import Mark, Status
-from napari_spatial_ar.review.strokes import Strokes
+from napari_spatial_ar.review.strokes import Refined, Strokes
 from napari_spatial_ar.review.worklist.entries import Reading, Summary
 
 __all__ = ["Marks", "Record", "WorklistStore", "model_key", "scan_key"]
@@ -169,10 +169,17 @@ class _MarkedVoxels(BaseModel):
     runs: list[int]
 
 
+class _RefinedVoxels(BaseModel):
+    kept: list[int]
+    added: list[int]
+    removed: list[int]
+
+
 class _MarksFile(_File):
     marks: list[_MarkedVoxels] = []
     painted: list[int] = []
     erased: list[int] = []
+    refined: list[_RefinedVoxels] = []
 
 
 File = TypeVar("File", bound=_File)
@@ -238,7 +245,12 @@ class WorklistStore:
             for mark in kept.marks
         ]
         strokes = {name: _runs(getattr(kept.strokes, name)) for name in ("painted", "erased")}
-        self._write(scan, f"{model}.marks.json", {"marks": marks, **strokes})
+        refined = [
+            {"kept": _runs(one.kept), "added": _runs(one.added), "removed": _runs(one.removed)}
+            for one in kept.strokes.refined
+        ]
+        found = {"marks": marks, **strokes, "refined": refined}
+        self._write(scan, f"{model}.marks.json", found)
 
     def load_marks(self, scan: str, model: str, shape: Sequence[int]) -> Marks:
         """Return the verdicts on a grid of this shape; none if it does not match."""
@@ -249,9 +261,13 @@ class WorklistStore:
         try:
             marks = tuple(Mark(_voxels(m.runs, size), m.status, m.comment) for m in found.marks)
             painted, erased = (_voxels(runs, size) for runs in (found.painted, found.erased))
+            refined = tuple(
+                Refined(*(_voxels(runs, size) for runs in (one.kept, one.added, one.removed)))
+                for one in found.refined
+            )
         except (ValueError, OverflowError):
             return Marks()
-        return Marks(marks, Strokes(painted, erased))
+        return Marks(marks, Strokes(painted, erased, refined))
 
     # ------------------------------------------------------------------ the model's work
 

@@ -371,6 +371,69 @@ def test_undo_takes_a_stroke_back_from_the_list_too(
     assert len(column(scored, "#")) == 4
 
 
+def dice(a: Any, b: Any) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+@on_screen
+def test_refine_fits_the_outline_and_is_undone(
+    scored: ReviewDock, finish: Any, qtbot: Any, lab: Any
+) -> None:
+    panel, masks = scored.findings, scored.masks
+
+    def click_refine(which: Any) -> None:
+        qtbot.mouseClick(which, LEFT)
+        qtbot.waitUntil(lambda: not masks.is_refining, timeout=20_000)
+        finish(scored)
+
+    session, lesion = scored.session, np.zeros(lab.shape, bool)
+    lesion[lab.lesion] = True
+    # As coarse as patches: the threshold outlines more than there is.
+    around = np.zeros(lab.shape, bool)
+    around[5:8, 5:19, 17:33] = True
+    session.score.nll[around & ~lesion] = 2.0
+    masks.finish()
+    finish(scored)
+    row = column(scored, "#").index("1")
+    click_row(scored, qtbot, row)
+    marked = session.listed.items[0]
+    generous = source(scored) != 0
+    assert generous[around].all()
+    panel.keep()
+    click_refine(panel.refine_button)
+    fitted = source(scored) != 0
+    assert dice(generous & around, lesion) < 0.6
+    assert dice(fitted & around, lesion) > 0.9
+    assert np.array_equal(fitted & ~around, generous & ~around)
+    assert column(scored, "Status")[row] == "keep, refined"
+    assert session.chosen is not None
+    assert session.chosen.rank == marked.finding.rank
+    assert panel.refine_note.text() == "Outline refined."
+    scored.threshold.slider.setValue(2.6)
+    finish(scored)
+    assert (source(scored) != 0)[fitted & around].all()
+    scored.threshold.slider.setValue(1.6)
+    finish(scored)
+    # Ctrl+Z in the dock, whichever layer is selected; redo; and the button again.
+    keys = Qt.KeyboardModifier
+    for modifier, wanted in (
+        (keys.ControlModifier, generous),
+        (keys.ControlModifier | keys.ShiftModifier, fitted),
+    ):
+        panel.table.setFocus()
+        qtbot.keyClick(panel.table, Qt.Key.Key_Z, modifier)
+        finish(scored)
+        assert np.array_equal(source(scored) != 0, wanted)
+        assert bool(session.strokes.refined) == (wanted is fitted)
+        assert not len(session.strokes.painted) + len(session.strokes.erased)
+    click_refine(panel.refine_button)
+    assert np.array_equal(source(scored) != 0, generous)
+    assert column(scored, "Status")[row] == "keep"
+    click_refine(panel.refine_all_button)
+    assert np.array_equal((source(scored) != 0) & around, fitted & around)
+    assert "left as they were" in panel.refine_note.text() or "refined." in panel.refine_note.text()
+
+
 def test_looking_at_other_slices_is_no_stroke(scored: ReviewDock, finish: Any) -> None:
     for step in (1, 2, 3):
         scored.viewer.dims.set_current_step(scored.viewer.dims.order[0], step)

@@ -27,7 +27,7 @@ from napari_spatial_ar.normative.calibration.calibration import scan_score
 from napari_spatial_ar.normative.scores import ScanScores, SliceScore
 from napari_spatial_ar.review.findings import Mark
 from napari_spatial_ar.review.masks import MaskSettings
-from napari_spatial_ar.review.strokes import Strokes
+from napari_spatial_ar.review.strokes import Refined, Strokes
 from napari_spatial_ar.review.worklist.entries import (
     Entry,
     Summary,
@@ -317,7 +317,8 @@ def test_marks_and_strokes_come_back_voxel_by_voxel(store: WorklistStore) -> Non
         Mark(np.array([100]), "reject"),
         Mark(np.empty(0, np.int64), "unread"),
     )
-    strokes = Strokes(np.array([0, 1, 2]), np.array([7]))
+    outline = Refined(np.array([3, 4]), np.array([5]), np.array([6]))
+    strokes = Strokes(np.array([0, 1, 2]), np.array([7]), (outline,))
     store.save_marks("a", "m", Marks(marks, strokes))
     found = store.load_marks("a", "m", (6, 5, 4))
     assert [(m.voxels.tolist(), m.status, m.comment) for m in found.marks] == [
@@ -325,6 +326,8 @@ def test_marks_and_strokes_come_back_voxel_by_voxel(store: WorklistStore) -> Non
     ]
     assert found.strokes.painted.tolist() == [0, 1, 2]
     assert found.strokes.erased.tolist() == [7]
+    (back,) = found.strokes.refined
+    assert [back.kept.tolist(), back.added.tolist(), back.removed.tolist()] == [[3, 4], [5], [6]]
     # Of another grid, or another model, nothing is taken.
     assert store.load_marks("a", "m", (2, 5, 4)).marks == ()
     assert store.load_marks("a", "n", (6, 5, 4)).marks == ()
