@@ -229,7 +229,9 @@ def _walk(
     """Chance of each voxel to belong to the lesion."""
     distance = ndimage.distance_transform_edt(~inside, sampling=steps)
     near = distance <= settings.margin_mm
-    around = free & ~inside & (distance <= settings.around_mm)
+    around = ~inside & (distance <= settings.around_mm)
+    if (around & free).any():
+        around &= free  # else it is surrounded by what it cannot enter, such as air
     likeness = _likeness(values, core, around, around | inside, settings)
     seeds = np.zeros(values.shape, np.int8)
     seeds[inside & (likeness > settings.inside) | core & (likeness > settings.outside)] = _INSIDE
