@@ -277,7 +277,10 @@ def test_completion_scripts(shell: str) -> None:
     [
         ("", {"fit", "score", "models", "weights"}),
         ("models sh", {"show"}),
-        ("score --model ", {"brain-flair", "brain-flair-change", "brain-flair-focus", "liver-ct", "mine"}),
+        (
+            "score --model ",
+            {"brain-flair", "brain-flair-change", "brain-flair-focus", "liver-ct", "mine"},
+        ),
         ("models show brain-flair-f", {"brain-flair-focus"}),
         ("models delete ", {"mine"}),
         (
