@@ -38,8 +38,9 @@ from napari_spatial_ar.normative.cancellation import check_cancelled
 __all__ = ["Entry", "Ledger", "Score", "Watched", "holds_originals", "watch"]
 
 State = Literal["scored", "sent", "failed", "left out"]
-#: Scores the series in a folder into another folder; may raise `InputError`.
-Score = Callable[[Path, Path], object]
+#: Scores the series in a folder into another folder, and returns why its results are not to be
+#: sent, as a clause ("": they are); may raise `InputError`.
+Score = Callable[[Path, Path], str]
 
 _POLL_SECONDS = 0.2
 _SERIES, _RESULTS, _LEDGER = "series", "results", "ledger"
@@ -55,7 +56,7 @@ class Entry:
         Hash of the UIDs of study and series.
     state : {"scored", "sent", "failed", "left out"}
         How far it is. Failed ones are not tried again; those left out are localizers, computed
-        images or other objects.
+        images or other objects, or scans whose results are not to be sent.
     reason : str
         Why it failed or was left out, or what was refused.
     instances : int
@@ -224,7 +225,8 @@ class _Watch:
             instances = got.instances
             if holds_originals(got.folder):
                 yield Watched(self.polls, None, "scoring")
-                self.score(got.folder, self.ledger.results(key))
+                reason = self.score(got.folder, self.ledger.results(key))
+                state = "left out" if reason else "scored"
             else:
                 state, reason = "left out", "it is no acquired image series"
         except (ArchiveUnreachable, ArchiveDenied):
@@ -284,7 +286,7 @@ def watch(
     folder : Path
         Ledger, results, and series on their way. It belongs to one watch at a time.
     score : callable
-        See `Score`. What it writes as DICOM is sent.
+        See `Score`. What it writes as DICOM is sent, unless it returns why not.
     admits : callable
         Which of the series of these studies to score.
     interval : float

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_spatial_ar.cli.options import (
+    SENT_OBJECTS,
     Device,
     Json,
     ModelOption,
@@ -815,7 +816,15 @@ def archive_watch(
             metavar="KINDS",
             help="Results to send: seg, pm, sr, capture, gsps, or all; see 'score'.",
         ),
-    ] = "seg,sr,capture",
+    ] = SENT_OBJECTS,
+    outside_domain: Annotated[
+        bool,
+        typer.Option(
+            "--outside-domain",
+            help="Also send results of scans outside the model's training domain. Without it they "
+            "are scored, but their results stay in the ledger's folder.",
+        ),
+    ] = False,
     fpr: Annotated[
         float,
         typer.Option(
@@ -851,8 +860,10 @@ def archive_watch(
     loaded.threshold_for_fpr(fpr)  # says before any work if it cannot
     done: list[dict[str, Any]] = []
 
-    def score(folder: Path, out: Path) -> None:
-        score_scans([folder], loaded, out, fpr=fpr, dicom=kinds)
+    def score(folder: Path, out: Path) -> str:
+        scans = score_scans([folder], loaded, out, fpr=fpr, dicom=kinds)["scans"]
+        unlike = [] if outside_domain else [reason for scan in scans for reason in scan["unlike"]]
+        return f"it is outside the model's training domain: {'; '.join(unlike)}" if unlike else ""
 
     with (
         opened(archive, *connection) as source,

@@ -42,6 +42,7 @@ from napari_spatial_ar.normative.fitting.config import COMPUTING, SECTIONS, FitC
 
 __all__ = [
     "COMPUTING",
+    "SENT_OBJECTS",
     "Acquired",
     "CalibrationFraction",
     "Device",
@@ -70,6 +71,9 @@ __all__ = [
     "table",
     "with_settings",
 ]
+
+#: DICOM objects that go to an archive unless others are chosen.
+SENT_OBJECTS = "seg,sr,capture"
 
 P = ParamSpec("P")
 #: Shows what is being done, how much of it is done, and of how much.

@@ -18,6 +18,7 @@ from napari_spatial_ar.cli.cluster import (
     listed,
 )
 from napari_spatial_ar.cli.options import (
+    SENT_OBJECTS,
     Device,
     Json,
     ModelOption,
@@ -83,7 +84,8 @@ def score(
         str | None,
         typer.Option(
             metavar="ARCHIVE",
-            help="Send the DICOM objects of the results there; implies --dicom.",
+            help="Send the DICOM objects of the results there: --dicom-objects, by default "
+            "seg,sr,capture.",
             rich_help_panel=_ARCHIVES,
         ),
     ] = None,
@@ -298,7 +300,7 @@ def score(
         "hysteresis_fpr": hysteresis_fpr,
         "montage": montage,
         "keep_uids": keep_uids,
-        "dicom": dicom_kinds(dicom or bool(to), dicom_objects),
+        "dicom": dicom_kinds(dicom, dicom_objects or (SENT_OBJECTS if to and not dicom else "")),
         "de_identify": de_identify,
         "png": png or png_heat,
         "png_heat": png_heat,

@@ -278,8 +278,16 @@ def test_watch_scores_and_sends_each_once(
     for one in heads(tmp_path / "source", 2):
         run("archive", "send", orthanc.web, one.folder)
     words = ["archive", "watch", orthanc.web, "--model", model, "--to", orthanc.dimse]
-    words += ["--ledger", tmp_path / "ledger", "--date", "20260102", "--settle", 0, "--fpr", 0.2]
-    words += ["--device", "cpu", "--dicom-objects", "seg"]
+    words += ["--date", "20260102", "--settle", 0, "--fpr", 0.2, "--device", "cpu"]
+    words += ["--dicom-objects", "seg"]
+    # The model was trained on other pictures: what it finds here stays here, unless asked for.
+    held = run(*words, "--once", "--ledger", tmp_path / "held")["series"]
+    assert [one["state"] for one in held] == ["left out"] * 2
+    for one in held:
+        assert "outside the model's training domain" in one["reason"]
+        assert list((tmp_path / "held" / "results" / one["key"]).rglob("mask.dcm"))
+    assert orthanc.count("SEG") == 0
+    words += ["--outside-domain", "--ledger", tmp_path / "ledger"]
     first = run(*words, "--once")
     assert [one["state"] for one in first["series"]] == ["sent"] * 2
     stored = orthanc.count("SEG")

@@ -22,7 +22,7 @@ def derived(uid: str, what: str) -> str:
     return f"2.25.{int(hashlib.sha256(f'{uid} {what}'.encode()).hexdigest()[:30], 16)}"
 
 
-def score(folder: Path, out: Path) -> None:
+def score(folder: Path, out: Path) -> str:
     """Write one object for a series, and a line into ``scored`` beside the results."""
     source = pydicom.dcmread(sorted(folder.iterdir())[0], stop_before_pixels=True)
     series = str(source.SeriesInstanceUID)
@@ -41,6 +41,7 @@ def score(folder: Path, out: Path) -> None:
     pydicom.dcmwrite(out / "result.dcm", result, enforce_file_format=True)
     with open(out.parents[1] / "scored", "a") as log:
         log.write(f"{out.name}\n")
+    return ""
 
 
 def watching(url: str, folder: Path, once: bool = False) -> Generator[Watched, None, None]:
