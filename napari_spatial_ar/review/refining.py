@@ -159,8 +159,9 @@ def refine_region(
     values = ndimage.gaussian_filter(values, [settings.smoothing_mm / step for step in steps])
     check_cancelled()
     steps = tuple(step * part.step for step, part in zip(steps, coarse, strict=True))
-    parts = (array[coarse] for array in (values, inside, core, free, sure))
-    chance = _walk(*parts, steps, settings)
+    chance = _walk(
+        values[coarse], inside[coarse], core[coarse], free[coarse], sure[coarse], steps, settings
+    )
     check_cancelled()
     if chance.shape != inside.shape:
         shrink = [1 / part.step for part in coarse]
@@ -275,7 +276,7 @@ def _likeness(
     shown = values[either]
     if shown.min() == shown.max():
         raise Unrefined(_NO_EDGE, fix=_AS_IT_IS)
-    cut = float(threshold_otsu(shown))
+    cut = float(threshold_otsu(shown))  # type: ignore[no-untyped-call]
     high, low = float(np.median(shown[shown > cut])), float(np.median(shown[shown <= cut]))
     if middle <= cut:
         high, low = low, high
