@@ -259,5 +259,5 @@ def test_models_and_backbone_are_found_where_the_wheel_puts_them(wheel, tmp_path
         check=True,
     )
     found = [Path(line) for line in run.stdout.splitlines()]
-    assert len(found) == 5
+    assert len(found) == 6
     assert all(path.is_relative_to(tmp_path) for path in found)

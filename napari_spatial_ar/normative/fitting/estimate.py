@@ -142,16 +142,22 @@ def _time_learning(plan: FitPlan) -> float:
     what, device = f"Learning by {plan.method.title}", plan.store.backbone.device
     with one_sentence(what, device):
         return sum(
-            _time_stage(replace(plan, method=method, options=options), grid)
+            _time_stage(replace(plan, method=method, options=options), grid, _slices_read(plan))
             for method, options in plan.method.stages(plan.options, plan.train)
         )
 
 
-def _time_stage(plan: FitPlan, grid: torch.Tensor) -> float:
+def _slices_read(plan: FitPlan) -> int:
+    """Slices that a method walks over: normal ones, changed ones, or both."""
+    changed = 0 if plan.changed is None else len(plan.changed)
+    return changed + (plan.train if plan.method.needs_normal else 0)
+
+
+def _time_stage(plan: FitPlan, grid: torch.Tensor, slices: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         passes = plan.method.passes(plan.options, plan.train, plan.valid)
         if passes is None:
-            return _time_of_walks(plan, grid, Path(folder))
+            return _time_of_walks(plan, grid, Path(folder), slices)
         return passes * len(plan.store.tiling) * _time_of_a_pass(plan, grid, Path(folder))
 
 
@@ -161,7 +167,7 @@ def _setup(plan: FitPlan, folder: Path, grids: Any) -> FitContext:
         blocks=backbone.spec.blocks,
         device=backbone.device,
         valid=grids[:1],
-        normals=grids,
+        normals=grids if plan.method.needs_normal else (),
         checkpoint=folder / "checkpoint.safetensors",
     )
 
@@ -190,18 +196,21 @@ def _time_of_a_pass(plan: FitPlan, grid: torch.Tensor, folder: Path) -> float:
     return seconds / (batch * max(1, step.done - first))
 
 
-def _time_of_walks(plan: FitPlan, grid: torch.Tensor, folder: Path) -> float:
+def _time_of_walks(plan: FitPlan, grid: torch.Tensor, folder: Path, slices: int) -> float:
     """Seconds for a method that reads the slices a few times, and may train between."""
     grids: list[Any] = [grid] * _SLICES
     labels = torch.randint(0, 2, (1, *grid.shape[2:]), generator=torch.Generator().manual_seed(0))
     pairs = [(grid, labels)] * _SLICES
     taken = pairs if plan.method.needs_synthetic else grids
-    steps = plan.method.learn(taken, _setup(plan, folder, grids), **plan.options)
+    setup = _setup(plan, folder, grids)
+    steps = plan.method.learn(taken, setup, **plan.options)
+    # A method of changed slices may walk over normal ones too.
+    read = len(taken) + (len(grids) if plan.method.needs_synthetic and setup.normals else 0)
     walking = once = rest = stage = 0.0
     start = begin = time.perf_counter()
     for step in steps:
         now = time.perf_counter()
-        if step.total <= _SLICES and step.done > 1:
+        if step.total <= read and step.done > 1:
             walking += now - begin
         else:
             once += now - begin
@@ -214,6 +223,4 @@ def _time_of_walks(plan: FitPlan, grid: torch.Tensor, folder: Path) -> float:
     else:
         rest = 0.0
     steps.close()
-    changed = 0 if plan.changed is None else len(plan.changed)
-    slices = plan.train if plan.method.needs_normal else changed
-    return once + rest + walking * slices * len(plan.store.tiling) / (_SLICES - 1)
+    return once + rest + walking * slices * len(plan.store.tiling) / (read - 1)
