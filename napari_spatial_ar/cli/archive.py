@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
@@ -31,8 +32,6 @@ from napari_spatial_ar.cli.pages import App
 from napari_spatial_ar.errors import ArchiveUnreachable, InputError, SpatialARError
 
 if TYPE_CHECKING:
-    from napari_spatial_ar.archive.access import Access
-    from napari_spatial_ar.archive.address import Address
     from napari_spatial_ar.archive.entries import SeriesEntry, StudyEntry, StudyQuery
     from napari_spatial_ar.archive.interface import Archive, SentFile
     from napari_spatial_ar.archive.watching import Watched
@@ -133,49 +132,66 @@ ModalityCode = Annotated[
 ]
 
 
+_CONNECTION_OPTIONS: dict[str, Any] = {
+    "aet": Aet,
+    "ca": CaFile,
+    "cert": Certificate,
+    "key": Key,
+    "timeout": Timeout,
+    "receive_port": ReceivePort,
+}
+# Fields of `Access`, where they are called otherwise.
+_FIELDS = {"ca": "ca_file", "cert": "certificate"}
+
+P = ParamSpec("P")
+
+
+def with_connection(
+    *, receives: bool = False
+) -> Callable[[Callable[P, dict[str, Any]]], Callable[P, dict[str, Any]]]:
+    """Give a command that takes ``**connection`` the options of a connection, at its end.
+
+    Parameters
+    ----------
+    receives : bool
+        Whether the archive may have to reach us (C-MOVE).
+    """
+
+    def decorated(function: Callable[P, dict[str, Any]]) -> Callable[P, dict[str, Any]]:
+        signature = inspect.signature(function, eval_str=True)
+        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        offered = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+            for name, option in _CONNECTION_OPTIONS.items()
+            if receives or name != "receive_port"
+        ]
+        function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*own, *offered]
+        )
+        return function
+
+    return decorated
+
+
+def _given(connection: dict[str, Any]) -> dict[str, Any]:
+    """Fields of `Access` for the options that were given."""
+    return {
+        _FIELDS.get(name, name): value for name, value in connection.items() if value is not None
+    }
+
+
 @contextmanager
-def opened(
-    place: str,
-    aet: str | None = None,
-    ca: Path | None = None,
-    cert: Path | None = None,
-    key: Path | None = None,
-    timeout: float | None = None,
-    receive_port: int | None = None,
-) -> Iterator[Archive]:
+def opened(place: str, **connection: Any) -> Iterator[Archive]:
     """Open an archive by URL or name, with the options given in place of those saved."""
     from napari_spatial_ar.archive.opening import open_archive
+    from napari_spatial_ar.archive.saved import address_of
 
-    address, access = _reached(place, aet, ca, cert, key, timeout, receive_port)
-    archive = open_archive(address, access)
+    address, access = address_of(place)
+    archive = open_archive(address, replace(access, **_given(connection)))
     try:
         yield archive
     finally:
         archive.close()
-
-
-def _reached(
-    place: str,
-    aet: str | None,
-    ca: Path | None,
-    cert: Path | None,
-    key: Path | None,
-    timeout: float | None,
-    receive_port: int | None = None,
-) -> tuple[Address, Access]:
-    from napari_spatial_ar.archive.saved import address_of
-
-    address, access = address_of(place)
-    given: dict[str, Any] = {
-        "aet": aet,
-        "ca_file": ca,
-        "certificate": cert,
-        "key": key,
-        "timeout": timeout,
-        "receive_port": receive_port,
-    }
-    changes = {name: value for name, value in given.items() if value is not None}
-    return address, replace(access, **changes)
 
 
 @contextmanager
@@ -218,6 +234,7 @@ def archive_list(json: Json = None) -> dict[str, Any]:
 
 @archive_app.command("add", rich_help_panel="Saved archives")
 @command
+@with_connection(receives=True)
 def archive_add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name to use in place of the URL.")],
     url: Annotated[
@@ -228,23 +245,16 @@ def archive_add(
     ],
     overwrite: Annotated[bool, typer.Option(help="Replace the archive of this name.")] = False,
     json: Json = None,
-    aet: Aet = None,
-    ca: CaFile = None,
-    cert: Certificate = None,
-    key: Key = None,
-    timeout: Timeout = None,
-    receive_port: ReceivePort = None,
+    **connection: Any,
 ) -> dict[str, Any]:
     """Save an archive by name, without passwords; see 'archive login' for those."""
     from napari_spatial_ar.archive.address import parse_address
     from napari_spatial_ar.archive.saved import SavedArchive, save_archive
 
-    paths = {"ca_file": ca, "certificate": cert, "key": key}
     settings: dict[str, Any] = {
-        name: str(path.resolve()) for name, path in paths.items() if path is not None
+        name: str(value.resolve()) if isinstance(value, Path) else value
+        for name, value in _given(connection).items()
     }
-    given = {"aet": aet, "timeout": timeout, "receive_port": receive_port}
-    settings |= {name: value for name, value in given.items() if value is not None}
     saved = SavedArchive(url=parse_address(url).url, **settings)
     save_archive(name, saved, overwrite=overwrite)
     print_message(f"{name}: {saved.url}")
@@ -330,17 +340,14 @@ def archive_cache(
 
 @archive_app.command("echo")
 @command
+@with_connection()
 def archive_echo(
     archive: Place,
     json: Json = None,
-    aet: Aet = None,
-    ca: CaFile = None,
-    cert: Certificate = None,
-    key: Key = None,
-    timeout: Timeout = None,
+    **connection: Any,
 ) -> dict[str, Any]:
     """Check that an archive answers and lets us in."""
-    with opened(archive, aet, ca, cert, key, timeout) as there:
+    with opened(archive, **connection) as there:
         there.echo()
         print_message(f"{there.url} answers.")
         return {"url": there.url}
@@ -348,6 +355,7 @@ def archive_echo(
 
 @archive_app.command("find")
 @command
+@with_connection()
 def archive_find(
     archive: Place,
     patient_id: PatientId = None,
@@ -365,15 +373,11 @@ def archive_find(
         int, typer.Option(metavar="N", min=1, max=10_000, help="List at most so many studies.")
     ] = 500,
     json: Json = None,
-    aet: Aet = None,
-    ca: CaFile = None,
-    cert: Certificate = None,
-    key: Key = None,
-    timeout: Timeout = None,
+    **connection: Any,
 ) -> dict[str, Any]:
     """Find studies, and list their series on request."""
     query = _query(patient_id, name, accession, date, modality, study)
-    with opened(archive, aet, ca, cert, key, timeout) as there:
+    with opened(archive, **connection) as there:
         found = there.find_studies(query, limit=limit)
         listed = {
             one.study_uid: there.find_series(one.study_uid) if series or study else None
@@ -471,6 +475,7 @@ def _study_entry(study: StudyEntry, series: tuple[SeriesEntry, ...] | None) -> d
 
 @archive_app.command("get")
 @command
+@with_connection(receives=True)
 def archive_get(
     archive: Place,
     out: Annotated[
@@ -486,12 +491,7 @@ def archive_get(
         typer.Option(metavar="UID", help="Study of the series; alone: all of its series."),
     ] = None,
     json: Json = None,
-    aet: Aet = None,
-    ca: CaFile = None,
-    cert: Certificate = None,
-    key: Key = None,
-    timeout: Timeout = None,
-    receive_port: ReceivePort = None,
+    **connection: Any,
 ) -> dict[str, Any]:
     """Retrieve series; run again, it resumes where it broke off.
 
@@ -504,7 +504,7 @@ def archive_get(
         raise typer.BadParameter("Give the UID of a series (--series) or of a study (--study).")
     results: list[dict[str, Any]] = []
     errors: list[SpatialARError] = []
-    with opened(archive, aet, ca, cert, key, timeout, receive_port) as there, progress() as bar:
+    with opened(archive, **connection) as there, progress() as bar:
         if series:
             wanted = [the_series(there, uid, study or "") for uid in dict.fromkeys(series)]
         else:
@@ -552,23 +552,20 @@ def _followed(steps: Any, bar: Any, label: str) -> Any:
 
 @archive_app.command("send")
 @command
+@with_connection()
 def archive_send(
     archive: Place,
     paths: Annotated[
         list[Path], typer.Argument(metavar="FILE|DIR", help="DICOM files, or folders of them.")
     ],
     json: Json = None,
-    aet: Aet = None,
-    ca: CaFile = None,
-    cert: Certificate = None,
-    key: Key = None,
-    timeout: Timeout = None,
+    **connection: Any,
 ) -> dict[str, Any]:
     """Send DICOM files as they are; what the archive has already is not sent again."""
     from napari_spatial_ar.archive.sending import files_to_send, send
 
     outgoing = files_to_send(paths)
-    with opened(archive, aet, ca, cert, key, timeout) as there, progress() as bar:
+    with opened(archive, **connection) as there, progress() as bar:
         answers = _followed(send(there, outgoing.files), bar, "Sending")
         url = there.url
     if outgoing.skipped:
@@ -683,6 +680,7 @@ def send_results(place: str, folders: list[Path]) -> dict[str, Any]:
 
 @archive_app.command("listen", rich_help_panel="Services")
 @command
+@with_connection()
 def archive_listen(
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on.")],
     out: Annotated[
@@ -716,11 +714,7 @@ def archive_listen(
         ),
     ] = False,
     json: Json = None,
-    aet: Aet = None,
-    ca: CaFile = None,
-    cert: Certificate = None,
-    key: Key = None,
-    timeout: Timeout = None,
+    **connection: Any,
 ) -> dict[str, Any]:
     """Receive what modalities and routers push (C-STORE), until Ctrl+C or SIGTERM.
 
@@ -739,7 +733,7 @@ def archive_listen(
         from napari_spatial_ar.archive.listening import listen
     except ImportError as error:
         raise need_extra(error) from error
-    access = Access(aet or "NSAR", ca, cert, key, timeout=timeout or 30.0)
+    access = Access(**_given(connection))
     series: list[dict[str, Any]] = []
     refused, waiting, bound = 0, 0, None
     steps = listen(
@@ -769,6 +763,7 @@ def archive_listen(
 
 @archive_app.command("watch", rich_help_panel="Services")
 @command
+@with_connection(receives=True)
 def archive_watch(
     archive: Place,
     model: ModelOption,
@@ -833,12 +828,7 @@ def archive_watch(
     ] = 0.01,
     device: Device = "auto",
     json: Json = None,
-    aet: Aet = None,
-    ca: CaFile = None,
-    cert: Certificate = None,
-    key: Key = None,
-    timeout: Timeout = None,
-    receive_port: ReceivePort = None,
+    **connection: Any,
 ) -> dict[str, Any]:
     """Score what is new in an archive, once, and send the results, until Ctrl+C or SIGTERM.
 
@@ -854,7 +844,6 @@ def archive_watch(
     from napari_spatial_ar.review.batch import score_scans
 
     query = _query(patient_id, name, accession, date, modality)
-    connection = (aet, ca, cert, key, timeout, receive_port)
     kinds = dicom_kinds(True, dicom_objects)
     loaded = load_model(model, device=device)
     loaded.threshold_for_fpr(fpr)  # says before any work if it cannot
@@ -866,8 +855,8 @@ def archive_watch(
         return f"it is outside the model's training domain: {'; '.join(unlike)}" if unlike else ""
 
     with (
-        opened(archive, *connection) as source,
-        opened(to, *connection) as target,
+        opened(archive, **connection) as source,
+        opened(to, **connection) as target,
         stopped_by_signals() as stop,
         cancel_when(stop.is_set),
         progress() as bar,
