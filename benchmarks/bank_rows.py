@@ -73,7 +73,7 @@ def main() -> None:
     slices = find_slices(said.dataset, modality=said.modality, window=window).train
     network, shown, found = load_backbone(said.backbone), Preprocessing(window), {}
     for seed in said.seeds:
-        changed = SyntheticGrids(network, shown, slices, work, count=300, seed=seed)
+        changed = SyntheticGrids(network, shown, slices, work, seed=seed)
         list(changed.embed())
         change = ChangeDetector.fit(changed, seed=seed)
         odds = torch.cat([change.score(grid) for grid in valid])

@@ -149,7 +149,7 @@ def main() -> None:
         learned(
             seed,
             splits,
-            SyntheticGrids(network, shown, slices, work, count=300, seed=seed),
+            SyntheticGrids(network, shown, slices, work, seed=seed),
             work,
         )
         for seed in said.seeds

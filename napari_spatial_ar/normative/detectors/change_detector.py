@@ -11,7 +11,8 @@ moments of unchanged patches: those of the changed slices, and those of all norm
 are embedded too. A network of two layers is trained by cross-entropy to distinguish changed patches
 from unchanged ones, in a ratio of one to three, with dropout before both layers.
 
-Defaults: 300 changed slices, 256 components, 128 hidden units, 1500 steps of 1024 patches.
+Defaults: 600 changed slices (at most three of each normal slice), 256 components, 128 hidden
+units, 1500 steps of 1024 patches.
 
 Cost: embedding the changed slices, as long as for that many normal ones, then about a minute on a
 CPU. Scoring is a product with a (2 D, 256) matrix, some milliseconds a slice; the file has 1 MB.
@@ -120,7 +121,7 @@ class ChangeDetector(Detector):
         grids: Pairs,
         setup: FitContext,
         *,
-        slices: int = 300,
+        slices: int = 600,
         components: int = 256,
         hidden: int = 128,
         steps: int = 1500,

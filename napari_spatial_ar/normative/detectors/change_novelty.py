@@ -76,7 +76,7 @@ class ChangeNovelty(TwoParts):
         setup: FitContext,
         *,
         weight: float = 0.5,
-        slices: int = 300,
+        slices: int = 600,
         rows: int = 65_536,
         means: int = 2048,
     ) -> Learning[ChangeNovelty]:

@@ -66,7 +66,7 @@ class SpatialARChange(TwoParts):
         setup: FitContext,
         *,
         weight: float = 0.5,
-        slices: int = 300,
+        slices: int = 600,
         likelihood: str = "both",
         hidden: int = 256,
         steps: int = 240,

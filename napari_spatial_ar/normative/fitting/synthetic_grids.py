@@ -30,13 +30,16 @@ __all__ = ["SyntheticGrids"]
 
 # Slices held in memory, as sources of pieces for the next ones.
 _OTHERS = 16
+# Changes of one slice, at most: more of them add little (docs/explanation/method.md).
+_REPEATS = 3
 
 
 class SyntheticGrids(Sequence[tuple[Tensor, Tensor]]):
     """Pairs of a changed slice's grid and the labels of its patches, read on access.
 
-    Each slice is changed by a generator seeded with ``seed`` and its index, so an interrupted
-    `embed` resumes where it stopped and ends with the same grids.
+    With fewer slices than ``count``, each is drawn up to three times and changed differently each
+    time, again only after all others. Changes are drawn by a generator seeded with ``seed`` and the
+    pair's index, so an interrupted `embed` resumes where it stopped and ends with the same grids.
 
     Parameters
     ----------
@@ -49,7 +52,7 @@ class SyntheticGrids(Sequence[tuple[Tensor, Tensor]]):
     root : Path
         Where to store the grids, in a folder whose name depends on all settings.
     count : int
-        Maximum number of slices to draw, without replacement.
+        Maximum number of changed slices.
     seed : int
         Seed of the draw and of the changes.
 
@@ -66,7 +69,7 @@ class SyntheticGrids(Sequence[tuple[Tensor, Tensor]]):
         refs: Sequence[SliceRef],
         root: Path,
         *,
-        count: int = 300,
+        count: int = 600,
         seed: int = 0,
     ) -> None:
         if min(count, len(refs)) < 1:
@@ -74,8 +77,7 @@ class SyntheticGrids(Sequence[tuple[Tensor, Tensor]]):
         self.backbone = backbone
         self.preprocessing = preprocessing
         self.seed = seed
-        drawn = np.random.default_rng(seed).choice(len(refs), min(count, len(refs)), replace=False)
-        self.refs = [refs[index] for index in np.sort(drawn)]
+        self.refs = [refs[index] for index in _draw(len(refs), count, np.random.default_rng(seed))]
         settings = json.dumps(
             [
                 VERSION,
@@ -185,6 +187,16 @@ class SyntheticGrids(Sequence[tuple[Tensor, Tensor]]):
             f"the embeddings of {count} synthetic anomalies",
             fix="Free some space, or choose fewer slices",
         )
+
+
+def _draw(slices: int, count: int, rng: np.random.Generator) -> list[int]:
+    """Draw ``count`` of ``slices``, by index, in passes over all of them: at most `_REPEATS`."""
+    count = min(count, _REPEATS * slices)
+    drawn: list[int] = []
+    while len(drawn) < count:
+        of_pass = rng.choice(slices, min(slices, count - len(drawn)), replace=False)
+        drawn += np.sort(of_pass).tolist()
+    return drawn
 
 
 class _Chosen(Sequence[tuple[Tensor, Tensor]]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,10 +128,33 @@ def test_another_seed_or_setting_is_another_folder(
         )
     }
     assert len(folders) == 5
-    assert len(SyntheticGrids(tiny_backbone, PREPROCESSING, refs, tmp_path)) == len(refs)
     for some, count in ((refs, 0), (refs, -1), ([], 5)):
         with pytest.raises(InputError, match="are to be changed"):
             SyntheticGrids(tiny_backbone, PREPROCESSING, some, tmp_path, count=count)
+
+
+@pytest.mark.parametrize(("count", "times"), [(5, 1), (17, 2), (25, 3), (600, 3)])
+def test_slices_are_changed_again_only_after_all_others(
+    refs: list[SliceRef], tiny_backbone: Backbone, tmp_path: Path, count: int, times: int
+) -> None:
+    drawn = SyntheticGrids(tiny_backbone, PREPROCESSING, refs, tmp_path, count=count).refs
+    assert len(drawn) == min(count, 3 * len(refs))
+    often = Counter(drawn)
+    assert max(often.values()) == times
+    assert max(often.values()) - min(often[ref] for ref in refs) <= 1
+    first = drawn[: len(refs)]
+    assert len(set(first)) == len(first)
+
+
+def test_a_slice_drawn_twice_is_changed_differently(
+    refs: list[SliceRef], tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    grids = SyntheticGrids(tiny_backbone, PREPROCESSING, refs[:1], tmp_path)
+    list(grids.embed())
+    labels = [label for _, label in grids]
+    assert len(labels) == 3
+    assert not torch.equal(labels[0], labels[1])
+    assert not torch.equal(labels[1], labels[2])
 
 
 def test_a_slice_smaller_than_a_patch_is_refused(
