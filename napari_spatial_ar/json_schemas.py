@@ -271,6 +271,7 @@ class DicomReading(Part):
     supersedes: str = Field(description="'uid' of the reading before, '' for the first.")
     predecessor: DicomReference | None = Field(description="The structured report before.")
     objects: dict[str, list[DicomReference]] = Field(description="By the keys of 'files'.")
+    images: list[str] = Field([], description="Short hashes of the images' UIDs.")
 
 
 class ProvenanceFile(Document):

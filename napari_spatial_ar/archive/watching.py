@@ -4,6 +4,10 @@ A ledger holds one small file for each series, named by a hash of its UIDs. A se
 whole, scored, and noted as scored; its results are sent, and it is noted as sent. A watch that was
 stopped in between, at any moment, goes on there. Only files that the archive does not have are
 sent, so an answer that was lost leads to no second copy.
+
+No protocol states that a series is complete. It is taken to be once its number of instances has not
+changed for a while; if more arrive later all the same, it is scored again in the same way, and
+the new results supersede those that were sent.
 """
 
 from __future__ import annotations
@@ -11,13 +15,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from napari_spatial_ar.archive.entries import SeriesEntry, StudyQuery
-from napari_spatial_ar.archive.incoming import short_hash
+from napari_spatial_ar.archive.incoming import HIDDEN, short_hash
 from napari_spatial_ar.archive.interface import Archive
 from napari_spatial_ar.archive.results import result_files
 from napari_spatial_ar.archive.retrieval import get_series
@@ -43,6 +47,7 @@ State = Literal["scored", "sent", "failed", "left out"]
 Score = Callable[[Path, Path], str]
 
 _POLL_SECONDS = 0.2
+_MOST_STUDIES = 10_000
 _SERIES, _RESULTS, _LEDGER = "series", "results", "ledger"
 
 
@@ -55,14 +60,15 @@ class Entry:
     key : str
         Hash of the UIDs of study and series.
     state : {"scored", "sent", "failed", "left out"}
-        How far it is. Failed ones are not tried again; those left out are localizers, computed
-        images or other objects, or scans whose results are not to be sent.
+        How far it is. Failed ones are not tried again unless they grow; those left out are
+        localizers, computed images or other objects, or scans whose results are not to be sent.
     reason : str
         Why it failed or was left out, or what was refused.
     instances : int
         How many it had.
     sent : dict of str to str
-        The archive's answer on each object of its results, by SOP Instance UID.
+        The archive's answer on each object of its results, by SOP Instance UID; also on those
+        that later ones supersede.
     finished : str
         When, ISO 8601 in UTC.
     """
@@ -73,6 +79,11 @@ class Entry:
     instances: int = 0
     sent: dict[str, str] = field(default_factory=dict)
     finished: str = ""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the archive has any of the results."""
+        return any(state != "refused" for state in self.sent.values())
 
 
 class Ledger:
@@ -133,7 +144,7 @@ class Watched:
     done, total : int
         How far it is.
     trouble : str
-        Why the archive could not be asked, or a series has to wait; the watch goes on.
+        Why the archive could not be asked, or a series not be retrieved; the watch goes on.
     """
 
     polls: int
@@ -159,60 +170,81 @@ def holds_originals(folder: Path) -> bool:
 class _Watch:
     source: Archive
     target: Archive
-    query: StudyQuery
+    query: Callable[[], StudyQuery]
     ledger: Ledger
     score: Score
     admits: Callable[[SeriesEntry], bool]
     settle: float
     polls: int = 0
-    #: Series that are growing: how many instances they had, and since when.
-    seen: dict[str, tuple[int | None, float]] = field(default_factory=dict)
-
-    @property
-    def waits(self) -> bool:
-        """Whether a series has to stop growing before it is scored."""
-        return any(self.ledger.entry(key) is None for key in self.seen)
+    #: Series that may be growing: how many instances they had, and since when.
+    waiting: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def poll(self) -> Generator[Watched, None, None]:
         """Do all that can be done now."""
         self.polls += 1
         trouble = ""
+        before, self.waiting = self.waiting, {}
         try:
-            studies = self.source.find_studies(self.query, limit=10_000).studies
-            for study in studies:
+            found = self.source.find_studies(self.query(), limit=_MOST_STUDIES)
+            if found.more:
+                raise InputError(
+                    f"more than {_MOST_STUDIES} studies match the query",
+                    fix="Ask for fewer, such as those of some days",
+                )
+            for study in found.studies:
                 for series in self.source.find_series(study.study_uid):
                     check_cancelled()
                     yield Watched(self.polls)
                     if self.admits(series):
-                        yield from self._series(series)
+                        yield from self._series(series, before)
         except ArchiveUnreachable as error:
             trouble = str(error)
+            self.waiting = before | self.waiting
         yield Watched(self.polls, trouble=trouble)
 
-    def _series(self, series: SeriesEntry) -> Generator[Watched, None, None]:
+    def _series(
+        self, series: SeriesEntry, before: dict[str, tuple[int, float]]
+    ) -> Generator[Watched, None, None]:
         key = short_hash(series.study_uid, series.series_uid)
         entry = self.ledger.entry(key)
-        if entry is None and not self._settled(key, series):
-            return
-        if entry is None:
-            entry = yield from self._scored(key, series)
+        if entry is not None and entry.state == "scored":
+            # Some of it may have been sent when this was stopped: what supersedes it comes later.
+            entry = yield from self._sent(entry)
             yield Watched(self.polls, entry)
+        count = self._count(series)
+        if entry is not None and count <= entry.instances:
+            return
+        now = time.monotonic()
+        counted, since = before.get(key, (count, now))
+        if counted != count:
+            since = now
+        if now - since < self.settle:
+            self.waiting[key] = (count, since)
+            return
+        entry = yield from self._scored(key, series, count, entry)
+        if entry is None:
+            return
+        yield Watched(self.polls, entry)
         if entry.state == "scored":
             yield Watched(self.polls, (yield from self._sent(entry)))
 
-    def _settled(self, key: str, series: SeriesEntry) -> bool:
-        """Whether a series has not grown for a while."""
-        now = time.monotonic()
-        count, since = self.seen.get(key, (None, now))
-        if count != series.instances or key not in self.seen:
-            count, since = series.instances, now
-        self.seen[key] = (count, since)
-        return now - since >= self.settle
+    def _count(self, series: SeriesEntry) -> int:
+        """Count the instances of a series, if the archive has not."""
+        if series.instances is not None:
+            return series.instances
+        return len(self.source.find_instances(series))
 
-    def _scored(self, key: str, series: SeriesEntry) -> Generator[Watched, None, Entry]:
+    def _scored(
+        self, key: str, series: SeriesEntry, instances: int, earlier: Entry | None
+    ) -> Generator[Watched, None, Entry | None]:
+        """Score a series; None if it has been deleted meanwhile."""
+        sent = {} if earlier is None else earlier.sent
         folder = self.ledger.folder / _SERIES
         state: State = "scored"
-        reason, instances = "", series.instances or 0
+        reason = ""
+        if earlier is not None and not earlier.reached:
+            # Nobody has seen these results: the new ones are the first reading.
+            shutil.rmtree(self.ledger.results(key), ignore_errors=True)
         try:
             steps = get_series(self.source, series, folder)
             while True:
@@ -232,17 +264,25 @@ class _Watch:
         except (ArchiveUnreachable, ArchiveDenied):
             raise
         except (ArchiveError, InputError, MemoryShortage) as error:
+            if isinstance(error, ArchiveError) and self._is_gone(series):
+                shutil.rmtree(folder / f"{HIDDEN}{key}", ignore_errors=True)
+                yield Watched(self.polls, trouble=str(error))
+                return None
             state, reason = "failed", error.what
-        entry = self.ledger.add(Entry(key, state, reason, instances))
+        entry = self.ledger.add(Entry(key, state, reason, instances, sent))
         shutil.rmtree(folder / key, ignore_errors=True)
         return entry
+
+    def _is_gone(self, series: SeriesEntry) -> bool:
+        return not self.source.find_series(series.study_uid, series.series_uid)
 
     def _sent(self, entry: Entry) -> Generator[Watched, None, Entry]:
         """Send the results of a series; entry stays scored if the archive cannot be reached."""
         try:
             files = result_files(self.ledger.results(entry.key))
         except InputError as error:
-            return self.ledger.add(Entry(entry.key, "failed", error.what, entry.instances))
+            failed = replace(entry, state="failed", reason=error.what)
+            return self.ledger.add(failed)
         steps = send(self.target, files)
         while True:
             try:
@@ -258,7 +298,7 @@ class _Watch:
                 "failed" if refused else "sent",
                 f"refused: {refused[0]}" if refused else "",
                 entry.instances,
-                {answer.file.sop_uid: answer.state for answer in answers},
+                entry.sent | {answer.file.sop_uid: answer.state for answer in answers},
             )
         )
 
@@ -266,7 +306,7 @@ class _Watch:
 def watch(
     source: Archive,
     target: Archive,
-    query: StudyQuery,
+    query: Callable[[], StudyQuery],
     folder: Path,
     score: Score,
     *,
@@ -281,12 +321,13 @@ def watch(
     ----------
     source, target : Archive
         Where scans come from, and where results go.
-    query : StudyQuery
-        Studies to look at, at each poll.
+    query : callable
+        Returns the studies to look at, at each poll: "today" is another day after midnight.
     folder : Path
         Ledger, results, and series on their way. It belongs to one watch at a time.
     score : callable
-        See `Score`. What it writes as DICOM is sent, unless it returns why not.
+        See `Score`. What it writes as DICOM is sent, unless it returns why not. It is called again,
+        with the same folder for results, for a series that has grown.
     admits : callable
         Which of the series of these studies to score.
     interval : float
@@ -302,6 +343,8 @@ def watch(
         If another watch has this folder.
     ArchiveError
         If an archive refuses us; not if it cannot be reached, for which the watch waits.
+    InputError
+        If the query matches more studies than can be watched.
     StorageError
         If the ledger or a series cannot be written.
     """
@@ -315,9 +358,9 @@ def watch(
             if once:
                 if trouble:
                     raise ArchiveUnreachable(trouble)
-                if not work.waits:
+                if not work.waiting:
                     return
-            pause = min(interval, settle) if work.waits else interval
+            pause = min(interval, settle) if work.waiting else interval
             end = time.monotonic() + pause
             while time.monotonic() < end:
                 check_cancelled()

@@ -843,14 +843,18 @@ def archive_watch(
     from napari_spatial_ar.normative.model import load_model
     from napari_spatial_ar.review.batch import score_scans
 
-    query = _query(patient_id, name, accession, date, modality)
+    def query() -> StudyQuery:
+        return _query(patient_id, name, accession, date, modality)
+
+    query()  # says at once if it is not valid
     kinds = dicom_kinds(True, dicom_objects)
     loaded = load_model(model, device=device)
     loaded.threshold_for_fpr(fpr)  # says before any work if it cannot
     done: list[dict[str, Any]] = []
 
     def score(folder: Path, out: Path) -> str:
-        scans = score_scans([folder], loaded, out, fpr=fpr, dicom=kinds)["scans"]
+        # Results there are of an earlier run with other settings, or of fewer images.
+        scans = score_scans([folder], loaded, out, fpr=fpr, dicom=kinds, overwrite=True)["scans"]
         unlike = [] if outside_domain else [reason for scan in scans for reason in scan["unlike"]]
         return f"it is outside the model's training domain: {'; '.join(unlike)}" if unlike else ""
 
@@ -888,7 +892,7 @@ def _tell(steps: Iterator[Watched], bar: Any, done: list[dict[str, Any]]) -> Non
     for news in steps:
         bar(news.doing.capitalize() or "Waiting", news.done, news.total)
         if news.trouble and news.trouble != said:
-            print_message(f"waiting: {news.trouble}")
+            print_message(news.trouble)
         said = news.trouble or said
         entry = news.entry
         if entry is None:

@@ -431,7 +431,7 @@ class _Walk:
             return
         assert volume is not None
         coming.found = volume
-        coming.name = self.earlier.name_for(volume, coming.key)
+        coming.name = self.earlier.name_for(volume, coming.key, overwrite=self.overwrite)
         coming.replaces = self.overwrite or kept is not None
         if not coming.replaces:
             refuse_earlier(self.earlier.out / coming.name)

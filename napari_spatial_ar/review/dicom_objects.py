@@ -23,6 +23,7 @@ from napari_spatial_ar.imaging.dicom.derived import (
     Written,
     caveats,
     content_uid,
+    image_marks,
     source_slices,
 )
 from napari_spatial_ar.imaging.dicom.parametric_map import write_parametric_map
@@ -128,6 +129,8 @@ class EarlierReading:
         The report before its own.
     objects : dict of str to list of Written
         What was written, by the keys of files.
+    images : list of str
+        `image_marks` of the images; [] in records of earlier versions.
     """
 
     reading: int
@@ -137,6 +140,7 @@ class EarlierReading:
     supersedes: str = ""
     predecessor: Written | None = None
     objects: dict[str, list[Written]] = field(default_factory=dict)
+    images: list[str] = field(default_factory=list)
 
     @property
     def report(self) -> Written | None:
@@ -190,9 +194,9 @@ def write_dicom_objects(
 ) -> DicomWritten:
     """Write DICOM objects into a folder, or state why it is impossible for a scan.
 
-    If the scan's earlier reading found something else, the new one supersedes it: its report
-    refers to the earlier report, and the descriptions and numbers of its series count on. If it
-    found the same, all UIDs are those of the earlier one.
+    If the scan's earlier reading found something else, or had only a part of its images, the new
+    one supersedes it: its report refers to the earlier report, and the descriptions and numbers of
+    its series count on. If it found the same, all UIDs are those of the earlier one.
 
     Parameters
     ----------
@@ -340,7 +344,7 @@ def _reading(
     earlier: EarlierReading | None,
     signed_by: str,
 ) -> EarlierReading:
-    """Give the reading its number after the earlier one of the same images."""
+    """Give the reading its number after the earlier one of the same images, or of some of them."""
     images = [[source.sop_instance, source.frame] for source in sources]
     source = content_uid("images", images)
     found = [
@@ -350,7 +354,8 @@ def _reading(
     ]
     content = content_uid("found", source, algorithm.plain(), numbers, found, signed_by)
     number, supersedes, predecessor = 1, "", None
-    if earlier is not None and earlier.source == source:
+    marks = image_marks(sources)
+    if earlier is not None and (earlier.source == source or _fewer(earlier.images, marks)):
         if earlier.content == content:
             number, supersedes = earlier.reading, earlier.supersedes
             predecessor = earlier.predecessor
@@ -358,7 +363,12 @@ def _reading(
             number, supersedes = earlier.reading + 1, earlier.uid
             predecessor = earlier.report
     uid = content_uid("reading", content, number, supersedes)
-    return EarlierReading(number, uid, content, source, supersedes, predecessor)
+    return EarlierReading(number, uid, content, source, supersedes, predecessor, images=marks)
+
+
+def _fewer(images: Sequence[str], of: Sequence[str]) -> bool:
+    """Whether images are some of others, but not all."""
+    return bool(images) and set(images) < set(of)
 
 
 def _examined(sources: Sequence[SourceSlice]) -> ExaminedRegion | None:

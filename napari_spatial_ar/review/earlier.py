@@ -17,6 +17,7 @@ import numpy as np
 
 from napari_spatial_ar.datasets.slices import file_digest
 from napari_spatial_ar.errors import InputError, InUseError
+from napari_spatial_ar.imaging.dicom.derived import image_marks, source_slices
 from napari_spatial_ar.imaging.files import holds_leftovers, locked
 from napari_spatial_ar.imaging.json_text import parse_json
 from napari_spatial_ar.imaging.scan import Scan
@@ -109,6 +110,13 @@ class StoredResults:
         return run if summary.keys() >= _KEYS else {}  # type: ignore[union-attr, return-value]
 
     @property
+    def images(self) -> set[str]:
+        """`image_marks` of the scan; empty if no DICOM objects were written."""
+        reading = self.provenance.get("dicom")
+        found = reading.get("images") if isinstance(reading, dict) else None
+        return {str(mark) for mark in found} if isinstance(found, list) else set()
+
+    @property
     def command(self) -> str:
         """Hash of the command that wrote them; "" if it was not `score`."""
         return str(self._run.get("command", ""))
@@ -193,25 +201,32 @@ class EarlierResults:
         self.commands: set[str] = set()
         self._folders: dict[str, Path] = {}
         self._given: set[str] = set()
+        # Folders by one image of their scan, to find that of a scan that has got more images.
+        self._by_image: dict[str, Path] = {}
         for folder in sorted(path for path in out.iterdir() if path.is_dir()):
             kept = StoredResults.of(folder)  # one record at a time: there may be thousands
             if kept is not None:
                 self.commands.add(kept.command)
                 if kept.scan:
                     self._folders.setdefault(kept.scan, folder)
+                if kept.images:
+                    self._by_image[min(kept.images)] = folder
 
     def of(self, scan: str) -> StoredResults | None:
         """Results of a scan, named by `scan_sha256`."""
         folder = self._folders.get(scan)
         return None if folder is None else StoredResults.of(folder)
 
-    def name_for(self, volume: Scan, scan: str) -> str:
+    def name_for(self, volume: Scan, scan: str, *, overwrite: bool = False) -> str:
         """Name a scan's folder: its own if there is one, and never that of another scan.
 
         The name is that of its series. If another scan has this name already, the start of the
-        scan's own hash is added.
+        scan's own hash is added. With ``overwrite``, a scan that has got more images since has the
+        folder that it had with fewer.
         """
         known = self._folders.get(scan)
+        if known is None and overwrite:
+            known = self._of_fewer_images(volume)
         name = plain = scan_folder_name(volume)
         digits = _DIGITS
         if known is not None:
@@ -222,6 +237,20 @@ class EarlierResults:
                 digits += 1
         self._given.add(name)
         return name
+
+    def _of_fewer_images(self, volume: Scan) -> Path | None:
+        """Folder with results of the scan from when it had some of its images only."""
+        if not self._by_image:
+            return None
+        try:
+            marks = image_marks(source_slices(volume))
+        except InputError:  # not from DICOM
+            return None
+        for folder in filter(None, map(self._by_image.get, marks)):
+            kept = StoredResults.of(folder)
+            if kept is not None and folder.name not in self._given and kept.images < {*marks}:
+                return folder
+        return None
 
     def _is_free(self, name: str, volume: Scan) -> bool:
         folder = self.out / name

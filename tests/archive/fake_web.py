@@ -59,6 +59,8 @@ class FakeWeb:
         self.page: int | None = None
         #: What NumberOfSeriesRelatedInstances claims beyond what there is.
         self.boast = 0
+        #: Whether it claims anything of the kind.
+        self.counts = True
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -146,7 +148,8 @@ class FakeWeb:
         groups: dict[tuple[str, str], list[Stored]] = {}
         for one in found:
             groups.setdefault((one.study, getattr(one, keyword)), []).append(one)
-        answers = [describe(group, self.boast) for group in groups.values()]
+        boast = self.boast if self.counts else None
+        answers = [describe(group, boast) for group in groups.values()]
         for key, tag in (("PatientID", "00100020"), ("SeriesInstanceUID", "0020000E")):
             if key in query:
                 answers = [a for a in answers if a[tag]["Value"][0] == query[key]]
@@ -177,7 +180,7 @@ def multipart(bodies: list[bytes]) -> Answer:
     return 200, 'multipart/related; type="application/dicom"; boundary="edge"', data
 
 
-def describe(group: list[Stored], boast: int) -> dict[str, Any]:
+def describe(group: list[Stored], boast: int | None) -> dict[str, Any]:
     header = group[0].header
     keywords = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"]
     keywords += ["PatientID", "StudyDate", "Modality", "InstanceNumber", "SeriesDescription"]
@@ -192,7 +195,8 @@ def describe(group: list[Stored], boast: int) -> dict[str, Any]:
             }
     answer["00100010"] = {"vr": "PN", "Value": [{"Alphabetic": str(header.PatientName)}]}
     answer["00080061"] = {"vr": "CS", "Value": [str(header.Modality)]}
-    answer["00201209"] = {"vr": "IS", "Value": [len(group) + boast]}
+    if boast is not None:
+        answer["00201209"] = {"vr": "IS", "Value": [len(group) + boast]}
     return answer
 
 

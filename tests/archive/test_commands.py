@@ -297,6 +297,35 @@ def test_watch_scores_and_sends_each_once(
     assert orthanc.count("MR") == 6
 
 
+def test_a_later_reading_of_a_series_that_grew_supersedes_the_earlier(
+    run: Any, orthanc: Orthanc, model: Path, tmp_path: Path
+) -> None:
+    series = write_series(tmp_path / "source", 5, 32, PatientID="P-0", BodyPartExamined="BRAIN")
+    words = ["archive", "watch", orthanc.web, "--model", model, "--to", orthanc.web]
+    words += ["--once", "--settle", 0, "--fpr", 0.2, "--device", "cpu", "--outside-domain"]
+    words += ["--dicom-objects", "seg,sr", "--ledger", tmp_path / "ledger"]
+    reports: list[pydicom.Dataset] = []
+    for files in (series.files[:3], [], series.files[3:], []):
+        if files:
+            run("archive", "send", orthanc.web, *files)
+        watched = run(*words)["series"]
+        assert [(one["state"], one["instances"]) for one in watched] == (
+            [("sent", len(reports) * 2 + 3)] if files else []
+        )
+        (path,) = (tmp_path / "ledger" / "results").rglob("report.dcm")
+        report = pydicom.dcmread(path)
+        if files:
+            reports.append(report)
+        assert report.SOPInstanceUID == reports[-1].SOPInstanceUID
+    first, second = reports
+    assert orthanc.count("SR") == 2
+    assert "PredecessorDocumentsSequence" not in first
+    (study,) = second.PredecessorDocumentsSequence
+    (document,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert document.ReferencedSOPInstanceUID == first.SOPInstanceUID
+    assert second.SeriesDescription.endswith("reading 2")
+
+
 def test_watch_ends_cleanly(orthanc: Orthanc, model: Path, tmp_path: Path) -> None:
     target = tmp_path / "watch.json"
     words = ["archive", "watch", orthanc.web, "--model", model, "--to", orthanc.web]

@@ -17,7 +17,7 @@ from napari_spatial_ar.archive.access import Access
 from napari_spatial_ar.archive.entries import SeriesEntry, StudyQuery
 from napari_spatial_ar.archive.opening import open_archive
 from napari_spatial_ar.archive.sending import files_to_send, send
-from napari_spatial_ar.archive.watching import Ledger, Watched, watch
+from napari_spatial_ar.archive.watching import Entry, Ledger, Watched, watch
 from napari_spatial_ar.errors import ArchiveUnreachable, InputError, InUseError
 from napari_spatial_ar.steps import finish
 from tests.archive.conftest import ROOT, Orthanc, free_port, write_series
@@ -137,21 +137,23 @@ def run(web: FakeWeb, folder: Path, **options: Any) -> list[Watched]:
     archive = open_archive(web.url, Access(timeout=5.0, retries=0))
     settings: dict[str, Any] = {"admits": lambda series: True, "settle": 0.0, "once": True}
     scorer = options.pop("score", score)
-    return list(watch(archive, archive, StudyQuery(), folder, scorer, **settings | options))
+    return list(watch(archive, archive, StudyQuery, folder, scorer, **settings | options))
 
 
 def states(folder: Path) -> list[tuple[str, str]]:
     return [(entry.state, entry.reason) for entry in Ledger(folder).entries()]
 
 
-def test_a_series_that_grows_waits(web: FakeWeb, tmp_path: Path) -> None:
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_series_that_grows_waits(web: FakeWeb, tmp_path: Path, counts: bool) -> None:
     series = write_series(tmp_path / "a", 4)
     web.add(*series.files[:2])
+    web.counts = counts
     archive = open_archive(web.url)
     steps = watch(
         archive,
         archive,
-        StudyQuery(),
+        StudyQuery,
         tmp_path / "ledger",
         score,
         admits=lambda entry: entry.modality == "MR",
@@ -167,6 +169,107 @@ def test_a_series_that_grows_waits(web: FakeWeb, tmp_path: Path) -> None:
         steps.close()
     assert news.entry is not None
     assert news.entry.instances == 4
+
+
+def entry_of(folder: Path) -> Entry:
+    """The one entry of a ledger."""
+    (entry,) = Ledger(folder).entries()
+    return entry
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_series_that_grew_is_scored_again(web: FakeWeb, tmp_path: Path, counts: bool) -> None:
+    series = write_series(tmp_path / "a", 4)
+    folder = tmp_path / "ledger"
+    web.counts = counts
+    seen: list[tuple[int, int]] = []
+
+    def count(images: Path, out: Path) -> str:
+        seen.append((len(list(images.iterdir())), len(list(out.glob("*.dcm")))))
+        return score(images, out)
+
+    for files in (series.files[:2], [], series.files[2:], []):
+        web.add(*files)
+        run(web, folder, score=count, admits=lambda series: series.modality == "MR")
+    # The second reading finds the results of the first, which it supersedes.
+    assert seen == [(2, 0), (4, 1)]
+    assert (entry_of(folder).state, entry_of(folder).instances) == ("sent", 4)
+    assert len(web.stored) == 5
+
+
+def test_what_nobody_has_seen_is_not_superseded(web: FakeWeb, tmp_path: Path) -> None:
+    series = write_series(tmp_path / "a", 4)
+    folder = tmp_path / "ledger"
+    there: list[bool] = []
+
+    def keep_back(images: Path, out: Path) -> str:
+        there.append(out.exists())
+        score(images, out)
+        return "it is outside the model's training domain"
+
+    for files in (series.files[:2], series.files[2:]):
+        web.add(*files)
+        run(web, folder, score=keep_back)
+    assert there == [False, False]
+    assert (entry_of(folder).state, entry_of(folder).instances) == ("left out", 4)
+
+
+def test_what_was_sent_stays_known_if_more_images_cannot_be_scored(
+    web: FakeWeb, tmp_path: Path
+) -> None:
+    series = write_series(tmp_path / "a", 4)
+    folder = tmp_path / "ledger"
+    only = {"admits": lambda series: series.modality == "MR"}
+    web.add(*series.files[:2])
+    run(web, folder, **only)
+    sent = entry_of(folder).sent
+    assert set(sent.values()) == {"stored"}
+
+    def fail(images: Path, out: Path) -> str:
+        raise InputError("the slices are of different sizes")
+
+    web.add(*series.files[2:])
+    run(web, folder, score=fail, **only)
+    assert (entry_of(folder).state, entry_of(folder).sent) == ("failed", sent)
+
+
+def test_a_study_that_is_deleted_before_it_is_retrieved(web: FakeWeb, tmp_path: Path) -> None:
+    series = write_series(tmp_path / "a", 2)
+    folder = tmp_path / "ledger"
+    web.add(*series.files)
+
+    def delete(method: str, path: str) -> None:
+        if "/instances" in path:
+            web.stored.clear()
+
+    web.before = delete
+    news = run(web, folder)
+    assert sum("no longer has this series" in one.trouble for one in news) == 1
+    assert Ledger(folder).entries() == []
+    # Sent again by whoever deleted it, it is another one.
+    web.before = lambda method, path: None
+    web.add(*series.files)
+    run(web, folder, admits=lambda series: series.modality == "MR")
+    assert entry_of(folder).state == "sent"
+
+
+def test_each_poll_asks_anew_what_to_look_for(web: FakeWeb, tmp_path: Path) -> None:
+    archive = open_archive(web.url)
+    days = iter(["20260101", "20260102", "20260103"])
+    steps = watch(
+        archive,
+        archive,
+        lambda: StudyQuery.of(date=next(days)),
+        tmp_path / "ledger",
+        score,
+        admits=lambda series: True,
+        interval=0.0,
+    )
+    until(steps, lambda news: news.polls == 3)
+    steps.close()
+    first, second, *_ = web.paths("StudyDate=")
+    assert "20260101" in first
+    assert "20260102" in second
 
 
 def test_a_scan_that_cannot_be_scored_is_told_and_left(web: FakeWeb, tmp_path: Path) -> None:
@@ -207,9 +310,9 @@ def test_a_target_that_is_away_is_waited_for(web: FakeWeb, tmp_path: Path) -> No
     folder = tmp_path / "ledger"
     options: dict[str, Any] = {"admits": lambda series: True, "settle": 0.0, "once": True}
     with pytest.raises(ArchiveUnreachable, match="refused"):
-        list(watch(source, target, StudyQuery(), folder, score, **options))
+        list(watch(source, target, StudyQuery, folder, score, **options))
     assert states(folder) == [("scored", "")]
-    list(watch(source, source, StudyQuery(), folder, score, **options))
+    list(watch(source, source, StudyQuery, folder, score, **options))
     assert ("sent", "") in states(folder)
     assert set(scored(folder).values()) == {1}
 

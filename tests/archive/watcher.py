@@ -49,7 +49,7 @@ def watching(url: str, folder: Path, once: bool = False) -> Generator[Watched, N
     return watch(
         archive,
         archive,
-        StudyQuery(),
+        StudyQuery,
         folder,
         score,
         admits=lambda series: series.modality == "MR",

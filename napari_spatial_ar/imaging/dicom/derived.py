@@ -53,6 +53,7 @@ __all__ = [
     "content_uid",
     "derived_uids",
     "finish",
+    "image_marks",
     "is_from_dicom",
     "plain_text",
     "reference_to",
@@ -262,6 +263,12 @@ def derived_uids(
     images = [[source.sop_instance, source.frame] for source in slices]
     key = kind, str(slices[0].header.SeriesInstanceUID), images, *content
     return hd.UID(content_uid("series", *key)), hd.UID(content_uid("instance", *key))
+
+
+def image_marks(slices: Sequence[SourceSlice]) -> list[str]:
+    """Short hashes of the images, sorted: they show without UIDs which images two scans share."""
+    images = {f"{source.sop_instance} {source.frame}" for source in slices}
+    return sorted(hashlib.sha256(image.encode()).hexdigest()[:12] for image in images)
 
 
 def is_from_dicom(scan: Scan) -> bool:
