@@ -1,8 +1,8 @@
 """Fit the outline of a flagged region to the edges of the image.
 
-Patches are 8 mm wide or so, and what a threshold outlines is as coarse. Inside and outside of a
-region are told by their voxel values, see `refine_region`; where these leave a doubt, a random
-walker (Grady, IEEE TPAMI 28(11), 2006) decides by the edges.
+Patches are 8 mm wide or so, and what a threshold outlines is as coarse. The inside of a region is
+distinguished from its outside by voxel values, see `refine_region`; where these leave doubt, a
+random walker (Grady, IEEE TPAMI 28(11), 2006) decides by the edges.
 """
 
 from __future__ import annotations

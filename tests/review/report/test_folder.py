@@ -85,6 +85,19 @@ def test_scans_are_reported_with_status_comment_and_strokes(
     assert "looks old" in page.text
     assert "DOE" not in page.text
     assert page.rows[1][-1] == "done"
+    assert [attrs for tag, attrs in page.tags if tag == "details"] == [{}, {}]
+
+
+def test_the_report_of_one_scan_is_unfolded(
+    tmp_path: Path, store: WorklistStore, model: FakeModel
+) -> None:
+    entry, scan = listed_scan(tmp_path / "DOE_90.nii.gz", 90)
+    _, summary = run(model, scan, store)
+    broken = Entry("!1", "Not read", "DOE_X.nii").failed("DOE_X.nii: is damaged.", "Is damaged.")
+    pairs = [(entry.scored(summary), scan), (broken, None)]
+    _, report = finish(worklist_steps(pairs, model, store, MaskRule(0.5)))
+    page = Page(folder_page(report))
+    assert [attrs for tag, attrs in page.tags if tag == "details"] == [{"open": None}]
 
 
 def test_a_scan_that_is_gone_says_so_and_the_others_go_on(
