@@ -26,6 +26,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
 from pynetdicom._globals import ALL_TRANSFER_SYNTAXES
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 
 from napari_spatial_ar import __version__
 from napari_spatial_ar.archive.access import Access
@@ -442,14 +443,12 @@ class Dimse:
         handlers: Sequence[tuple[Any, Callable[..., Any]]] = (),
     ) -> Iterator[Any]:
         """Open an association; it is released at the end of the block, aborted after an error."""
-        began = time.monotonic()
-        association = self._associate(classes, contexts, roles, handlers)
-        quick = time.monotonic() - began < self._access.timeout / 2
-        if quick and not (association.is_established or association.is_rejected):
-            # An answer that comes together with the end of the connection may get lost.
-            association = self._associate(classes, contexts, roles, handlers)
+        rejection = _Rejection()
+        seen = (evt.EVT_PDU_RECV, rejection.look)
+        association = self._associate(classes, contexts, roles, [*handlers, seen])
         if not association.is_established:
-            raise self._why_not(association, classes)
+            raise self._why_not(association, classes, rejection)
+        association.unbind(*seen)
         self._heard.at = time.monotonic()
         try:
             if classes and not any(
@@ -479,7 +478,7 @@ class Dimse:
                 contexts=[pynetdicom.build_context(name, list(found)) for name, found in asked],
                 ae_title=self._address.aet,
                 ext_neg=list(roles) or None,
-                evt_handlers=list(handlers) or None,
+                evt_handlers=list(handlers),
                 max_pdu=_MAX_PDU,
                 tls_args=None if self._tls is None else (self._tls, self._address.host),
             )
@@ -493,11 +492,12 @@ class Dimse:
             fix=f"Ask its administrator to allow it to '{self._access.aet}'",
         )
 
-    def _why_not(self, association: Any, classes: Sequence[str]) -> ArchiveError:
+    def _why_not(
+        self, association: Any, classes: Sequence[str], rejection: _Rejection
+    ) -> ArchiveError:
         """Find out what prevented an association."""
-        if association.is_rejected:
-            primitive = association.acceptor.primitive
-            source, reason = primitive.result_source, primitive.diagnostic
+        if rejection.why is not None:
+            source, reason = rejection.why
             names = {"ours": self._access.aet, "theirs": self._address.aet}
             why = _REJECTIONS.get((source, reason), "rejected the association").format(**names)
             if source == 3:
@@ -584,6 +584,23 @@ class _Heard(threading.local):
     """When the archive was last heard of, in the association of this thread."""
 
     at = 0.0
+
+
+class _Rejection:
+    """Sees a rejection (A-ASSOCIATE-RJ) as it arrives.
+
+    pynetdicom closes the connection then, and if it has done so before the waiting thread wakes, it
+    only knows that there is no connection.
+    """
+
+    def __init__(self) -> None:
+        #: Source and reason (PS3.8 9.3.4).
+        self.why: tuple[int, int] | None = None
+
+    def look(self, event: Any) -> None:
+        """Handle a PDU that was received."""
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            self.why = event.pdu.source, event.pdu.reason_diagnostic
 
 
 class _NotOfferedError(ArchiveError):

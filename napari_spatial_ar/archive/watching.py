@@ -107,7 +107,8 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """All entries."""
-        found = (self.entry(path.stem) for path in sorted((self.folder / _LEDGER).glob("*.json")))
+        paths = sorted((self.folder / _LEDGER).glob("[0-9a-f]*.json"))
+        found = (self.entry(path.stem) for path in paths)
         return [entry for entry in found if entry is not None]
 
     def add(self, entry: Entry) -> Entry:

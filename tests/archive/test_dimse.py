@@ -17,6 +17,7 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
 from pynetdicom import AE, build_context, evt
+from pynetdicom.acse import ACSE
 
 from napari_spatial_ar.archive import dimse, jobs
 from napari_spatial_ar.archive.access import Access, Credentials
@@ -84,6 +85,20 @@ def test_a_wrong_ae_title(orthanc: Orthanc) -> None:
     wrong = orthanc.dimse.replace("ORTHANC", "OTHER")
     with pytest.raises(ArchiveError, match="is not called 'OTHER': the AE title in the URL"):
         open_archive(wrong).echo()
+
+
+def test_a_rejection_that_comes_before_we_wait_for_it(
+    orthanc: Orthanc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_request = ACSE.send_request
+
+    def slowly(self: ACSE) -> None:
+        send_request(self)
+        time.sleep(0.5)  # the answer comes, and the connection is closed
+
+    monkeypatch.setattr(ACSE, "send_request", slowly)
+    with pytest.raises(ArchiveError, match="is not called 'OTHER': the AE title in the URL"):
+        open_archive(orthanc.dimse.replace("ORTHANC", "OTHER")).echo()
 
 
 def test_an_ae_title_of_ours_that_may_not_query(orthanc: Orthanc) -> None:

@@ -328,13 +328,13 @@ def test_one_watch_at_a_time(web: FakeWeb, tmp_path: Path) -> None:
 def test_a_damaged_entry_is_none(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     entry = ledger.add(replace(ledger_entry(), state="scored"))
-    assert ledger.entry("k") == entry
-    (tmp_path / "ledger" / "k.json").write_text("{")
-    assert ledger.entry("k") is None
+    assert ledger.entry("e") == entry
+    (tmp_path / "ledger" / "e.json").write_text("{")
+    assert ledger.entry("e") is None
     assert SeriesEntry("1", "2").instances is None
 
 
 def ledger_entry() -> Any:
     from napari_spatial_ar.archive.watching import Entry
 
-    return Entry("k", "sent")
+    return Entry("e", "sent")

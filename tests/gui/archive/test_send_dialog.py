@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,46 +50,65 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def open_dialog(scored: Any, qtbot: Any, wait: Wait) -> Any:
-    qtbot.mouseClick(scored.export.send_button, LEFT)
-    dialog = scored.exporter.dialog
-    wait(lambda: dialog.choice.name == "Clinic")
-    return dialog
+@dataclass
+class Sending:
+    """The dialog of a scored scan."""
+
+    scored: Any
+    qtbot: Any
+    wait: Wait
+    now: Any = None
+
+    def open(self) -> None:
+        self.qtbot.mouseClick(self.scored.export.send_button, LEFT)
+        self.now = self.scored.exporter.dialog
+        self.wait(lambda: self.now.choice.name == "Clinic")
+
+    def close(self) -> None:
+        if self.now is not None:
+            self.now.close()
+            self.now = None
+            QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+
+    def press_send(self) -> None:
+        self.qtbot.mouseClick(self.now.send_button, LEFT)
+
+    def send(self) -> None:
+        self.press_send()
+        self.wait(self.now.send_button.isEnabled)
+
+    @property
+    def note(self) -> str:
+        return str(self.now.note.text())
+
+    @property
+    def answers(self) -> dict[str, str]:
+        tree = self.now.answers
+        items = [tree.topLevelItem(at) for at in range(tree.topLevelItemCount())]
+        return {item.text(0): item.text(1) for item in items}
 
 
-def send(dialog: Any, qtbot: Any, wait: Wait) -> None:
-    qtbot.mouseClick(dialog.send_button, LEFT)
-    wait(dialog.send_button.isEnabled)
-
-
-def answers(dialog: Any) -> dict[str, str]:
-    items = [dialog.answers.topLevelItem(at) for at in range(dialog.answers.topLevelItemCount())]
-    return {item.text(0): item.text(1) for item in items}
-
-
-def classes(archive: FakeArchive) -> list[str]:
-    return sorted(pydicom.uid.UID(one.sop_class).name for one in archive.received.values())
-
-
-def close(dialog: Any) -> None:
-    dialog.close()
-    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+@pytest.fixture
+def dialog(
+    scored: Any, archive: FakeArchive, saved: str, questions: list[str], qtbot: Any, wait: Wait
+) -> Iterator[Sending]:
+    """The dialog that sends a scored scan's results, open; to an archive that is saved."""
+    made = Sending(scored, qtbot, wait)
+    made.open()
+    yield made
+    made.close()
 
 
 def test_results_are_sent_once_and_the_answers_are_shown(
-    scored: Any,
+    dialog: Sending,
     archive: FakeArchive,
-    saved: str,
     questions: list[str],
-    qtbot: Any,
-    wait: Wait,
     notes: list[str],
     tmp_path: Path,
 ) -> None:
-    dialog = open_dialog(scored, qtbot, wait)
-    assert dialog.where.text() == "Goes to DICOMweb at https://pacs.example:443/dicom-web"
-    assert dialog.objects.chosen() == ("seg", "sr", "capture")
-    send(dialog, qtbot, wait)
+    assert dialog.now.where.text() == "Goes to DICOMweb at https://pacs.example:443/dicom-web"
+    assert dialog.now.objects.chosen() == ("seg", "sr", "capture")
+    dialog.send()
     (question,) = questions
     assert question.startswith(
         "Segmentations, structured report and captures of this scan go to Clinic "
@@ -100,29 +120,21 @@ def test_results_are_sent_once_and_the_answers_are_shown(
         "Structured report": "stored",
         "Captures (4)": "stored",
     }
-    assert answers(dialog) == stored
-    assert dialog.note.text().startswith("7 of 7 objects were stored in Clinic.")
+    assert dialog.answers == stored
+    assert dialog.note.startswith("7 of 7 objects were stored in Clinic.")
     assert notes == ["7 of 7 objects were stored in Clinic."]
     assert len(archive.received) == 7
     source = pydicom.dcmread(next(iter((tmp_path / "scan").iterdir())))
     assert {one.study_uid for one in archive.received.values()} == {source.StudyInstanceUID}
     # Twice, nothing is there twice.
-    send(dialog, qtbot, wait)
-    assert set(answers(dialog).values()) == {"there already, not sent again"}
-    assert "0 of 7 objects were stored in Clinic, 7 were there already." in dialog.note.text()
+    dialog.send()
+    assert set(dialog.answers.values()) == {"there already, not sent again"}
+    assert "0 of 7 objects were stored in Clinic, 7 were there already." in dialog.note
     assert len(archive.received) == 7
-    close(dialog)
 
 
 def test_a_later_reading_supersedes_what_was_sent(
-    scored: Any,
-    archive: FakeArchive,
-    saved: str,
-    questions: list[str],
-    qtbot: Any,
-    wait: Wait,
-    finish: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    dialog: Sending, scored: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     headers: dict[str, Any] = {}
     store = FakeArchive.store
@@ -133,18 +145,16 @@ def test_a_later_reading_supersedes_what_was_sent(
         return store(self, files)
 
     monkeypatch.setattr(FakeArchive, "store", keep)
-    dialog = open_dialog(scored, qtbot, wait)
     for kind in ("seg", "capture"):
-        dialog.objects.kinds[kind].setChecked(False)
-    send(dialog, qtbot, wait)
+        dialog.now.objects.kinds[kind].setChecked(False)
+    dialog.send()
     first = next(one for one in headers.values() if one.Modality == "SR")
-    close(dialog)
+    dialog.close()
     scored.threshold.slider.setValue(8.0)
     finish(scored)
-    dialog = open_dialog(scored, qtbot, wait)
-    assert dialog.objects.chosen() == ("seg", "sr")
-    send(dialog, qtbot, wait)
-    close(dialog)
+    dialog.open()
+    assert dialog.now.objects.chosen() == ("seg", "sr")
+    dialog.send()
     second = next(
         one
         for one in headers.values()
@@ -157,46 +167,33 @@ def test_a_later_reading_supersedes_what_was_sent(
 
 
 def test_what_is_refused_or_breaks_off_is_one_sentence(
-    scored: Any,
-    archive: FakeArchive,
-    saved: str,
-    questions: list[str],
-    qtbot: Any,
-    wait: Wait,
+    dialog: Sending, archive: FakeArchive
 ) -> None:
-    dialog = open_dialog(scored, qtbot, wait)
     archive.refuses = "out of space"
-    send(dialog, qtbot, wait)
-    assert set(answers(dialog).values()) == {"refused: out of space"}
-    assert "7 were refused" in dialog.note.text()
+    dialog.send()
+    assert set(dialog.answers.values()) == {"refused: out of space"}
+    assert "7 were refused" in dialog.note
     archive.refuses = ""
     archive.error = ArchiveUnreachable("https://pacs.example did not answer")
-    send(dialog, qtbot, wait)
-    assert dialog.note.text() == "https://pacs.example did not answer."
-    assert dialog.answers.isHidden()
-    close(dialog)
+    dialog.send()
+    assert dialog.note == "https://pacs.example did not answer."
+    assert dialog.now.answers.isHidden()
 
 
 def test_sending_is_cancelled_and_closing_is_clean(
-    scored: Any,
-    archive: FakeArchive,
-    saved: str,
-    questions: list[str],
-    qtbot: Any,
-    wait: Wait,
+    dialog: Sending, scored: Any, archive: FakeArchive, qtbot: Any, wait: Wait
 ) -> None:
-    dialog = open_dialog(scored, qtbot, wait)
     archive.gate = threading.Event()
-    qtbot.mouseClick(dialog.send_button, LEFT)
-    wait(lambda: dialog.note.text().startswith("Sending to Clinic"))
-    qtbot.mouseClick(dialog.cancel_button, LEFT)
+    dialog.press_send()
+    wait(lambda: dialog.note.startswith("Sending to Clinic"))
+    qtbot.mouseClick(dialog.now.cancel_button, LEFT)
     archive.gate.set()
-    wait(dialog.send_button.isEnabled)
-    assert dialog.note.text().startswith("Stopped.")
+    wait(dialog.now.send_button.isEnabled)
+    assert dialog.note.startswith("Stopped.")
     archive.gate = threading.Event()
-    qtbot.mouseClick(dialog.send_button, LEFT)
-    wait(lambda: dialog.note.text().startswith("Sending to Clinic"))
-    close(dialog)
+    dialog.press_send()
+    wait(lambda: dialog.note.startswith("Sending to Clinic"))
+    dialog.close()
     archive.gate.set()
     assert pool().waitForDone(10_000)
     QApplication.processEvents()
@@ -205,38 +202,24 @@ def test_sending_is_cancelled_and_closing_is_clean(
 
 
 def test_without_a_yes_nothing_is_sent(
-    scored: Any,
-    archive: FakeArchive,
-    saved: str,
-    qtbot: Any,
-    wait: Wait,
-    monkeypatch: pytest.MonkeyPatch,
+    dialog: Sending, archive: FakeArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no = QMessageBox.StandardButton.Cancel
     monkeypatch.setattr(QMessageBox, "question", lambda *a: no)
-    dialog = open_dialog(scored, qtbot, wait)
-    qtbot.mouseClick(dialog.send_button, LEFT)
-    assert dialog.send_button.isEnabled()
+    dialog.press_send()
+    assert dialog.now.send_button.isEnabled()
     assert archive.opened_with == []
-    close(dialog)
 
 
 def test_de_identified_objects_are_asked_about_as_such(
-    scored: Any,
-    archive: FakeArchive,
-    saved: str,
-    questions: list[str],
-    qtbot: Any,
-    wait: Wait,
+    dialog: Sending, questions: list[str]
 ) -> None:
     pytest.importorskip("dicomanonymizer")
-    dialog = open_dialog(scored, qtbot, wait)
-    dialog.objects.de_identify.setChecked(True)
-    dialog.objects.kinds["capture"].setChecked(False)
-    send(dialog, qtbot, wait)
+    dialog.now.objects.de_identify.setChecked(True)
+    dialog.now.objects.kinds["capture"].setChecked(False)
+    dialog.send()
     assert "pseudonym in place of the patient's identity" in questions[0]
-    assert "stored" in answers(dialog)["Structured report"]
-    close(dialog)
+    assert "stored" in dialog.answers["Structured report"]
 
 
 def test_only_scans_from_dicom_are_sent(dock: Any, finish: Any, qtbot: Any) -> None:
@@ -261,14 +244,7 @@ def test_without_the_extra_one_sentence_says_what_to_install(
 
 
 def test_objects_on_their_way_are_on_the_disk_no_longer_than_that(
-    scored: Any,
-    archive: FakeArchive,
-    saved: str,
-    questions: list[str],
-    qtbot: Any,
-    wait: Wait,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    dialog: Sending, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
@@ -280,8 +256,6 @@ def test_objects_on_their_way_are_on_the_disk_no_longer_than_that(
         return result_files(folder)
 
     monkeypatch.setattr(sending, "result_files", look)
-    dialog = open_dialog(scored, qtbot, wait)
-    send(dialog, qtbot, wait)
+    dialog.send()
     assert seen == [7]
     assert not list((tmp_path / "temporary").rglob("*.dcm"))
-    close(dialog)
