@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from napari_spatial_ar.errors import InputError
 from napari_spatial_ar.imaging.files import locked
 from napari_spatial_ar.imaging.samples import sample_path, sample_volume
 from napari_spatial_ar.normative.backbones.registry import BACKBONES
@@ -14,10 +15,33 @@ from napari_spatial_ar.normative.backbones.weights import source_of
 from napari_spatial_ar.normative.model import load_model
 from napari_spatial_ar.review.batch import score_scan
 
-__all__ = ["DEMO_MODEL", "run_demo"]
+__all__ = ["DEMO_MODEL", "check_modality", "run_demo"]
 
 #: The released model that the demonstration uses.
 DEMO_MODEL = "brain-flair"
+
+# Why there is no scan of a modality to show, and what to do instead.
+_NO_SCAN = {
+    "ct": (
+        "there is no demonstration on CT: no CT of the upper abdomen with a licence that allows it "
+        "comes with the program",
+        "Score a CT of your own with the released model: "
+        "napari-spatial-ar score SCAN --model liver-ct --out DIR",
+    ),
+    "oct": (
+        "there is no demonstration on OCT: neither a B-scan nor a model for OCT comes with the "
+        "program",
+        "Fit one on a folder of normal B-scans: "
+        "napari-spatial-ar fit FOLDER --modality oct --out MODEL",
+    ),
+}
+
+
+def check_modality(modality: str) -> None:
+    """Raise `InputError` unless a scan of this modality ("mri", "ct", "oct") can be shown."""
+    if modality in _NO_SCAN:
+        message, fix = _NO_SCAN[modality]
+        raise InputError(message, fix=fix)
 
 
 def run_demo(

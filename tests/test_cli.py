@@ -909,3 +909,14 @@ def test_fit_estimate_says_how_long_and_makes_nothing(
     said = CliRunner().invoke(app, [*map(str, arguments), "--estimate"])
     assert ": 0 slices to embed, 12 are stored; learning about" in said.output
     assert "Not counted: reading the folders" in said.output
+
+
+@pytest.mark.parametrize(("modality", "instead"), [("ct", "--model liver-ct"), ("oct", "fit")])
+def test_a_demonstration_without_a_scan_says_what_to_do_instead(
+    modality: str, instead: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    found = run(tmp_path, "demo", "--headless", "--modality", modality, "--out", out, code=1)
+    assert "no demonstration" in found["error"]
+    assert instead in found["error"]
+    assert not out.exists()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_spatial_ar.cli.choices import ContextName
+from napari_spatial_ar.cli.choices import ContextName, Modality
 from napari_spatial_ar.cli.cluster import (
     LocalCluster,
     Resource,
@@ -310,11 +310,19 @@ def demo(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for the files of --headless.")
     ] = Path("demo_out"),
+    modality: Annotated[
+        Modality,
+        typer.Option(
+            help="Modality of the scan. Only an MRI comes with the program; for CT, use 'score "
+            "SCAN --model liver-ct' on a scan of your own."
+        ),
+    ] = Modality.mri,
     json: Json = None,
 ) -> dict[str, Any]:
     """Score a real brain scan and show it in napari."""
-    from napari_spatial_ar.demo import run_demo
+    from napari_spatial_ar.demo import check_modality, run_demo
 
+    check_modality(modality.value)
     with progress() as bar:
         result = run_demo(headless=headless, out=out, progress=bar)
     for path in result["files"]:
