@@ -90,6 +90,17 @@ def test_metadata_of_released_cards_loads(path: Path) -> None:
     assert card.text.lstrip().startswith("# ")
 
 
+@pytest.mark.parametrize("name", ["brain-flair", "liver-ct"])
+def test_released_cards_have_the_sections_that_are_generated(name: str) -> None:
+    text = (RELEASED / name / "README.md").read_text(encoding="utf-8")
+    for section in ("figures", "calibration"):
+        inside = text.partition(f"<!-- {section} -->\n")[2].partition(
+            f"\n<!-- end of {section} -->"
+        )
+        assert "| --- |" in inside[0]
+        assert inside[1]
+
+
 def test_pictures_of_an_earlier_model_do_not_stay(tiny_backbone: Backbone, tmp_path: Path) -> None:
     model = build(tiny_backbone)
     with pytest.raises(InputError, match="not saved"):
