@@ -1,13 +1,14 @@
 """Whether averaging patch scores over neighbouring slices finds lesions better.
 
-python benchmarks/slice_smoothing.py DATASET VOLUMES [--models brain-flair-change ...]
+python benchmarks/slice_smoothing.py DATASET VOLUMES [--models brain-flair ...]
     [--sigmas 0 0.5 ...] [--engine openvino] [--json FILE] [--machine NAME]
 
 DATASET is in the BMAD layout, its images named PATIENT_SLICE.png: the images of a patient are put
 together as a stack, whose spacing is unknown, so that standard deviations are in slices. VOLUMES
 has a folder for each patient, with flair.nii.gz and one other file, the mask of lesions; there the
 same number of slices of --step mm is used. The standard deviation with the highest pixel AUPR on
-valid is chosen for each model, and test and the volumes are scored with it and without.
+valid is chosen for each model, and test and the volumes are scored with it and without. Models
+whose figures are in the --json file are not scored again, unless they or the options changed.
 
 At the threshold for 1 % of the normal tissue of valid, scored alike, regions (26 neighbours) are
 counted: a lesion is found if a region hits it (its centre is in the lesion, or their intersection
@@ -169,27 +170,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("volumes", type=Path)
-    parser.add_argument("--models", nargs="+", default=["brain-flair-change", "brain-flair-focus"])
+    parser.add_argument("--models", nargs="+", default=["brain-flair", "brain-flair-focus"])
     parser.add_argument("--sigmas", nargs="+", type=float, default=[0, 0.5, 0.75, 1, 1.5, 2, 3])
     parser.add_argument("--step", type=float, default=3.0, help="mm of a slice in volumes")
     parser.add_argument("--engine", default="float32")
     parser.add_argument("--machine", default="")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    folders = sorted(path.parent for path in options.volumes.glob("*/flair.nii.gz"))
+    if not folders:
+        parser.error(f"{options.volumes} has no folder with flair.nii.gz")
     logging.basicConfig(level=logging.INFO)
     result: dict[str, Any] = {"machine": options.machine, "share": SHARE, "models": {}}
+    if options.json and options.json.exists():
+        result["models"] = json.loads(options.json.read_text())["models"]
     for name in options.models:
         model = nsar.load_model(name)
+        asked = {"sha256": model.sha256, "step_mm": options.step, "engine": options.engine}
+        known = result["models"].get(name, {})
+        if known.get("asked") == asked and set(known["valid"]) == {
+            f"{s:g}" for s in options.sigmas
+        }:
+            continue
         model.use_engine(options.engine)
         valid = list(stacks_of(model, options.dataset, "valid"))
         cuts = {sigma: threshold(model, valid, sigma) for sigma in options.sigmas}
         tried = {sigma: figures(model, valid, sigma, cuts[sigma]) for sigma in options.sigmas}
         best = max(options.sigmas, key=lambda sigma: tried[sigma]["pixel_aupr"])
-        row: dict[str, Any] = {"valid": {f"{s:g}": tried[s] for s in tried}, "chosen": best}
+        row: dict[str, Any] = {
+            "asked": asked,
+            "valid": {f"{s:g}": tried[s] for s in tried},
+            "chosen": best,
+        }
         test = list(stacks_of(model, options.dataset, "test"))
         row["test"] = {f"{s:g}": figures(model, test, s, cuts[s]) for s in dict.fromkeys((0, best))}
         row["volumes"] = {}
-        for folder in sorted(path.parent for path in options.volumes.glob("*/flair.nii.gz")):
+        for folder in folders:
             stack = volume_of(model, folder)
             row["volumes"][folder.name] = {
                 f"{s:g}": figures(model, [stack], s * options.step, cuts[s])
@@ -198,6 +214,7 @@ def main() -> None:
         result["models"][name] = row
         logging.info("%s", json.dumps(row))
         if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

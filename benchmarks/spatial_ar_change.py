@@ -7,7 +7,8 @@ DATASET is in the BMAD layout. Each of the parts, their sum and the bank have th
 --smoothings with the best pixel AUPR on valid where that has labels, else the first; test is scored
 once. The bank stores a coreset of 2 % of the patches. Intervals are over patients, in pairs with
 the bank. Embeddings and scores are kept in --work (one folder for one backbone), figures of other
-data sets in the --json file.
+data sets in the --json file. For OCT, run it with --keep-air, and once more on a copy without the
+grey of the background (oct_background.py).
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class Grids:
         paths = [folder / f"{number}.npy" for number in self._numbers]
         for path, grid in zip(paths, self, strict=True):
             if not path.exists():
-                np.save(path, grid[0].permute(1, 2, 0).half().numpy())
+                part = path.with_suffix(".part.npy")
+                np.save(part, grid[0].permute(1, 2, 0).half().numpy())
+                part.replace(path)
         return StoredGrids(paths)
 
 
@@ -71,7 +74,8 @@ def learned(
     seed: int, splits: Mapping[str, Split], changed: SyntheticGrids, work: Path
 ) -> dict[str, Tensor]:
     """Patch scores of each part and of both, and image scores, of each split by its name."""
-    path = work / f"spatial-ar-change-{seed}.safetensors"
+    # The name of the changed slices depends on how they are made, so old scores are never taken up.
+    path = changed.folder.with_suffix(".safetensors")
     if path.exists():
         return load_file(path)
     list(changed.embed())
@@ -81,7 +85,7 @@ def learned(
         seed=seed,
         normals=Grids(splits["train"], every).stored(work / "normal"),
         valid=Grids(splits["valid"], good).stored(work / "held-out"),
-        checkpoint=work / f"checkpoint-{seed}.safetensors",
+        checkpoint=work / f"checkpoint-{changed.folder.name}.safetensors",
     )
     with torch.inference_mode(False):
         detector = finish(SpatialARChange.learn(changed, setup)).detector
@@ -92,8 +96,15 @@ def learned(
             found[f"{name}/{part}"] = torch.cat([one.parts[part] for one in scores])
         found[f"{name}/both"] = torch.cat([one.patches for one in scores])
         found[f"{name}/images"] = torch.cat([one.images for one in scores])
-    save_file(found, path)
+    _save(found, path)
     return found
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a file that is complete or absent, whenever the process is killed."""
+    part = path.with_suffix(".part")
+    save_file(tensors, part)
+    part.replace(path)
 
 
 def of_images(scores: Tensor, split: Split) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -132,9 +143,7 @@ def main() -> None:
     path = work / "bank.safetensors"
     if not path.exists():
         bank = MemoryBank.fit(list(splits["train"]), coreset=_CORESET)
-        save_file(
-            {s: torch.cat([bank.score(g) for g in splits[s]]) for s in ("valid", "test")}, path
-        )
+        _save({s: torch.cat([bank.score(g) for g in splits[s]]) for s in ("valid", "test")}, path)
     banks = load_file(path)
 
     def smoothing(scores: Tensor) -> int:
@@ -174,6 +183,7 @@ def main() -> None:
     if said.json:
         known = json.loads(said.json.read_text()) if said.json.exists() else {}
         known[f"{said.dataset.name}, {air.replace('-', ' ')}"] = report
+        said.json.parent.mkdir(parents=True, exist_ok=True)
         said.json.write_text(json.dumps(known, indent=2) + "\n")
 
 

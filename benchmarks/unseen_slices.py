@@ -1,6 +1,6 @@
 """What leaving out slices that a model has not seen costs and saves.
 
-python benchmarks/unseen_slices.py DATASET VOLUMES [--model brain-flair-change]
+python benchmarks/unseen_slices.py DATASET VOLUMES [--model brain-flair]
     [--engine openvino] [--json FILE] [--machine NAME]
 
 DATASET is in the BMAD layout. What slices look like is learned from train, and valid, normal and
@@ -81,7 +81,7 @@ def flagged(score: ScanScores, threshold: float, lesion: np.ndarray) -> dict[str
 
 def volume(model: NormativeModel, folder: Path) -> dict[str, Any]:
     """Score a volume and count with and without the slices that the model does not know."""
-    (other,) = (p for p in folder.iterdir() if p.name != "flair.nii.gz")
+    (other,) = (p for p in folder.glob("*.nii.gz") if p.name != "flair.nii.gz")
     scan, lesion = (nsar.read(p)[0] for p in (folder / "flair.nii.gz", other))
     score = model.score_volume(scan)
     inside = np.asarray(lesion.data) > 0
@@ -102,11 +102,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("volumes", type=Path)
-    parser.add_argument("--model", default="brain-flair-change")
+    parser.add_argument("--model", default="brain-flair")
     parser.add_argument("--engine")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--machine", default="")
     options = parser.parse_args()
+    folders = sorted(path.parent for path in options.volumes.glob("*/flair.nii.gz"))
+    if not folders:
+        parser.error(f"{options.volumes} has no folder with flair.nii.gz")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     model = nsar.load_model(options.model)
     if options.engine:
@@ -127,10 +130,11 @@ def main() -> None:
     with_seen(model, looks, store, both)
     result["test"] = images(model, options.dataset, "test")
     log.info("test %s", result["test"])
-    for folder in sorted(p for p in options.volumes.iterdir() if (p / "flair.nii.gz").exists()):
+    for folder in folders:
         result["volumes"][folder.name] = volume(model, folder)
         log.info("%s %s", folder.name, result["volumes"][folder.name])
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
