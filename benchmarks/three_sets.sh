@@ -25,6 +25,12 @@ for set in brain_flair liver_ct retina_oct; do
     fi
 done
 mkdir -p "$out"
+asked="$(realpath "$data"), seeds ${SEEDS:-0,1,2}, ${IMAGES:-all} images of a folder"
+if [ "$(cat "$out/asked.txt" 2> /dev/null || echo "$asked")" != "$asked" ]; then
+    echo "$out has results of another run ($(cat "$out/asked.txt")): choose another folder" >&2
+    exit 1
+fi
+echo "$asked" > "$out/asked.txt"
 
 some() { # DATASET: evenly spaced images of each of its folders, with their labels
     local from=$data/$1 to=$out/data/$1 folder
