@@ -21,7 +21,7 @@ PARTS = {
     "score": "Review dock: Score",
     "deleted_scans": "Review dock: a deleted scan with manual work",
     "threshold": "Review dock: Threshold",
-    "mask": "Review dock: Threshold, Advanced",
+    "mask": "Review dock: Threshold, Histogram and mask settings, Advanced",
     "findings": "Review dock: Flagged regions",
     "results": "Review dock: Results over the scan",
     "explain": "Review dock: Explain the patch under the cursor",

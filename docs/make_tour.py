@@ -282,7 +282,9 @@ class Guide:
     def threshold(self) -> None:
         """Show the threshold in the histogram."""
         dock = self.dock
+        self.click(dock.threshold.more.heading)
         self.shoot("threshold", dock.threshold)
+        self.click(dock.threshold.more.heading)
 
     def findings(self) -> None:
         """Keep one finding, reject one."""
@@ -314,7 +316,10 @@ class Guide:
         """Show the scan alone, and with its results."""
         self.press("g")
         self.rest()
+        self.click(self.dock.display_panel.fold.heading)
+        self.rest()
         self.shoot("side_by_side", self.dock.display_panel)
+        self.click(self.dock.display_panel.fold.heading)
         self.press("g")
 
     def explain(self) -> None:
@@ -341,6 +346,8 @@ class Guide:
         told = len(notification_manager.records)
         self.click(self.dock.export.all_button)
         self.wait(lambda: len(notification_manager.records) > told)
+        self.click(self.dock.export.fold.heading)
+        self.rest()
         self.shoot("export", self.dock.export)
 
     def report(self) -> None:

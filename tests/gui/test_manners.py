@@ -258,8 +258,8 @@ def chain(root: QWidget, qtbot: Any) -> list[QWidget]:
 
 
 def test_tab_goes_through_the_dock_from_top_to_bottom(review: ReviewDock, qtbot: Any) -> None:
-    review.explain.fold.expand()
-    review.threshold.form.fold.expand()
+    for fold in review.findChildren(Fold):
+        fold.expand()
     QApplication.processEvents()
     went = chain(review, qtbot)
     missed = [
@@ -268,8 +268,13 @@ def test_tab_goes_through_the_dock_from_top_to_bottom(review: ReviewDock, qtbot:
         if w.isVisible() and w.isEnabled() and w not in went and not _one_of_a_group(w, went)
     ]
     assert [f"{type(w).__name__} {w.toolTip()}" for w in missed] == []
-    content = review.scroll.widget()
-    tops = [w.mapTo(content, w.rect().center()).y() for w in went if content.isAncestorOf(w)]
+    content, bar = review.scroll.widget(), review.scroll.verticalScrollBar()
+    # Head, sections and foot, as if all were in view.
+    tops = [
+        w.mapTo(review, w.rect().center()).y() + (bar.value() if content.isAncestorOf(w) else 0)
+        for w in went
+        if not review.export.foot.isAncestorOf(w)
+    ]
     jumps = [
         (went[i].toolTip(), went[i + 1].toolTip())
         for i in range(len(tops) - 1)
@@ -306,6 +311,7 @@ def test_what_is_reached_by_tab_is_framed_and_in_view(review: ReviewDock, qtbot:
 
 
 def test_space_presses_what_tab_reached(review: ReviewDock, qtbot: Any) -> None:
+    review.display_panel.fold.expand()
     button = review.display_panel.buttons["fill"]
     review.window().activateWindow()
     button.setFocus(Qt.FocusReason.TabFocusReason)
@@ -327,12 +333,28 @@ def test_folded_sections_are_remembered_and_say_what_is_chosen(
     review: ReviewDock, dock: Any, qtbot: Any
 ) -> None:
     fold = review.model_panel.fold
+    assert not fold.isExpanded()
+    review.plane_box.setCurrentIndex(2)
+    assert fold.heading.text().endswith("Model: Coronal slices")
     qtbot.mouseClick(fold.heading, Qt.MouseButton.LeftButton)
-    assert not review.model_box.isVisible()
-    assert "fake" in fold.heading.text()
+    assert review.plane_box.isVisible()
+    assert fold.heading.text().endswith("Model")
+    qtbot.mouseClick(review.findings.fold.heading, Qt.MouseButton.LeftButton)
     again = dock(show=True)
-    assert not again.model_panel.fold.isExpanded()
-    assert again.findings.fold.isExpanded()
+    assert again.model_panel.fold.isExpanded()
+    assert not again.findings.fold.isExpanded()
+    assert not again.display_panel.fold.isExpanded()
+
+
+def test_what_is_folded_says_which_settings_are_active(review: ReviewDock) -> None:
+    more, export = review.threshold.more, review.export
+    assert more.heading.text().endswith("Histogram and mask settings")
+    review.threshold.min_size.setValue(50)
+    review.threshold.form.fill_holes.setChecked(True)
+    assert more.heading.text().endswith("Histogram and mask settings: 2 set")
+    export.png.setChecked(True)
+    export.itksnap.setChecked(True)
+    assert export.fold.heading.text().endswith("Export options: With pictures, ITK-SNAP")
 
 
 # ---------------------------------------------------------------------- keys

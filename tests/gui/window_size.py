@@ -99,6 +99,8 @@ def _text_is_cut(widget: QWidget) -> bool:
             return True
         return widget.sizeHint().width() > widget.width()
     if isinstance(widget, Combo):
+        if widget.compact:  # elided, with the whole text in its tooltip
+            return False
         return metrics.horizontalAdvance(widget.currentText()) > widget.room()
     if isinstance(widget, QAbstractSpinBox):
         field = widget.findChild(QLineEdit)

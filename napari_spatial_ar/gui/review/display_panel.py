@@ -515,7 +515,7 @@ class DisplayPanel(QWidget):
             row(self.side_button, self.keys_button),
             *more,
         ]
-        self.fold = folding("Results over the scan", parts, key="looking")
+        self.fold = folding("Results over the scan", parts, key="looking", expanded=False)
         layout.addWidget(self.fold)
         self.colours.currentIndexChanged.connect(self._on_colours)
         self.opacity.valueChanged.connect(self._on_opacity)

@@ -26,7 +26,7 @@ from napari_spatial_ar.gui.review.scoring import DomainShiftCheck, ScanPValue, S
 from napari_spatial_ar.gui.review.threshold_panel import ThresholdPanel
 from napari_spatial_ar.gui.viewer import go_to_slice
 from napari_spatial_ar.gui.widgets.dock_page import DockPage
-from napari_spatial_ar.gui.widgets.forms import select_data
+from napari_spatial_ar.gui.widgets.forms import row, select_data, stack
 from napari_spatial_ar.gui.worklist.panel import WorklistPanel, show_worklist
 from napari_spatial_ar.imaging.reading import Found
 from napari_spatial_ar.normative.scoring_model import ScoringModel
@@ -62,6 +62,7 @@ class ReviewDock(DockPage):
         self.models = ModelList(
             self.model_box,
             self.model_note,
+            self.model_panel.about,
             weights,
             self.display_panel.part_box,
             self.tasks,
@@ -96,16 +97,21 @@ class ReviewDock(DockPage):
         self.findings = FindingsPanel(self.viewer, self)
         self.explain = ExplainPanel(self.viewer, self.tasks, self)
         self.export = ExportPanel()
+        # What a first reading needs comes first, without scrolling in a window of 1366 x 768.
+        first = row(self.scan.box, self.model_box, self.volume_button)
+        first.setStretch(0, 3)
+        first.setStretch(1, 2)
         sections = [
-            self.scan,
-            self.model_panel,
-            self.findings,
+            stack([self.scan, self.model_panel, self.scoring]),
             self.threshold,
+            self.findings,
             self.display_panel,
             self.explain,
+            self.model_panel.fold,
             self.export,
         ]
-        self.lay_out(sections, foot=self.scoring)
+        head = stack([self.scan.opening, first])
+        self.lay_out(sections, head=head, foot=self.export.foot)
         self.setAcceptDrops(True)
 
     def _connect(self) -> None:
@@ -299,7 +305,6 @@ class ReviewDock(DockPage):
         self._follow(shelved.layer, shelved.sessions[-1])
 
     def _on_model(self, model: ScoringModel) -> None:
-        self.model_panel.fold.update_summary()
         self.threshold.set_model(model)
         followed, self._followed = self._followed, None
         plane = model.plane

@@ -301,7 +301,7 @@ class ExplainPanel(QWidget):
         layout.addWidget(self.picture)
         layout.addWidget(self.note)
         tip = tooltip("explain.heading")
-        self.fold = Fold("Explain the patch under the cursor", tip, content)
+        self.fold = Fold("Explain the patch under the cursor", tip, content, strong=True)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(self.fold)

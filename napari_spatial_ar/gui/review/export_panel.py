@@ -31,7 +31,7 @@ from napari_spatial_ar.gui.review.scored_layer import Session
 from napari_spatial_ar.gui.review.scoring import DomainShiftCheck
 from napari_spatial_ar.gui.review.threshold_panel import ThresholdPanel
 from napari_spatial_ar.gui.widgets.choosing import choose_folder, choose_target, confirmed
-from napari_spatial_ar.gui.widgets.forms import Note, button, row, section
+from napari_spatial_ar.gui.widgets.forms import Note, button, folding, row, stack
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.dicom.derived import caveats, is_from_dicom
 from napari_spatial_ar.imaging.dicom.seg import write_seg
@@ -307,17 +307,18 @@ class Extras(TypedDict):
 
 
 class ExportPanel(QWidget):
-    """Export options of a scored scan."""
+    """Export options of a scored scan; `foot`, with the buttons, is for a dock's foot."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.mask_button = button("Export mask...", tooltip("export.export_mask"))
-        self.all_button = button("Export all...", tooltip("export.export_all"))
+        self.mask_button = button("Export mask...", tooltip("export.export_mask"), narrow=True)
+        self.all_button = button("Export all...", tooltip("export.export_all"), narrow=True)
         self.report_button = button(
             "Export report...",
             tooltip("export.export_report"),
+            narrow=True,
         )
-        self.send_button = button("Send...", tooltip("export.send"))
+        self.send_button = button("Send...", tooltip("export.send"), narrow=True)
         self.open_report = remembered(QCheckBox("Open reports"), OPEN_REPORTS)
         self.open_report.setToolTip(tooltip("export.open_reports"))
         self.report_note = Note()
@@ -333,15 +334,18 @@ class ExportPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         parts = [
-            row(self.mask_button, self.all_button),
             row(self.dicom, self.png),
             self.objects.fold,
             row(self.seg_nrrd, self.itksnap),
-            row(self.report_button, self.open_report),
-            self.report_note,
-            self.send_button,
+            self.open_report,
         ]
-        layout.addWidget(section("Export", parts))
+        self.fold = folding("Export options", parts, key="export", expanded=False)
+        self.fold.set_summary(self._chosen)
+        for tick in (self.dicom, self.png, self.seg_nrrd, self.itksnap):
+            tick.toggled.connect(lambda _: self.fold.update_summary())
+        layout.addWidget(self.fold)
+        buttons = (self.mask_button, self.all_button, self.report_button, self.send_button)
+        self.foot = stack([self.report_note, row(*buttons)])
         self.set_scan(None)
         self.enable(False)
 
@@ -357,9 +361,16 @@ class ExportPanel(QWidget):
         self.send_button.setToolTip(
             tooltip("export.send") if self.from_dicom else tooltip("export.with_dicom.unavailable")
         )
+        self.fold.update_summary()
         # Whoever signs, signs for the scan in view.
         self.objects.signed_by.clear()
         self._show_objects()
+
+    def _chosen(self) -> str:
+        """List what is written besides NIfTI."""
+        ticks = (self.dicom, self.png, self.seg_nrrd, self.itksnap)
+        texts = [tick.text() for tick in ticks if tick.isEnabled() and tick.isChecked()]
+        return ", ".join(texts)
 
     def _show_objects(self) -> None:
         """Show the choice of DICOM objects while there are any."""

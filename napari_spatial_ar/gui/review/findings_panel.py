@@ -10,6 +10,7 @@ import numpy as np
 from qtpy.QtCore import (
     QModelIndex,
     QObject,
+    QSize,
     QSortFilterProxyModel,
     Qt,
     Signal,
@@ -294,7 +295,8 @@ class FindingsModel(ColumnModel):
         return True
 
 
-_ROW_HEIGHT, _ROWS = 20, 6
+# The rows that are in view however low the window is.
+_ROW_HEIGHT, _ROWS = 20, 5
 
 
 _STYLE = """
@@ -334,9 +336,15 @@ class FindingsTable(QTableView):
         for index, column in enumerate(COLUMNS):
             header.resizeSection(index, column.width)
         self.setMinimumHeight((_ROWS + 1) * _ROW_HEIGHT + 8)
+        # No column has to be scrolled to.
+        self.setMinimumWidth(sum(column.width for column in COLUMNS) + 4 * self.frameWidth() + 8)
         self.setAccessibleName("Flagged regions")
         for widget in (self, *self.findChildren(QAbstractButton)):
             widget.setToolTip(tooltip("findings.table"))
+
+    def sizeHint(self) -> QSize:
+        """Prefer the minimum height: the table grows into what other widgets leave."""
+        return QSize(super().sizeHint().width(), self.minimumHeight())
 
     def widen(self) -> None:
         """Give columns the width that their texts need; the last takes the rest."""
@@ -393,15 +401,17 @@ class FindingsPanel(QWidget):
         self.shift_note = WarningNote(tooltip("model.why"))
         self.detail = Note()
         self.buttons = {
-            "previous": button("◀", tooltip("findings.previous"), "Previous flagged region"),
-            "next": button("▶", tooltip("findings.next"), "Next flagged region"),
-            "keep": button("Keep", tooltip("findings.keep")),
-            "unsure": button("Unsure", tooltip("findings.unsure")),
-            "reject": button("Reject", tooltip("findings.reject")),
+            "previous": button(
+                "◀", tooltip("findings.previous"), "Previous flagged region", narrow=True
+            ),
+            "next": button("▶", tooltip("findings.next"), "Next flagged region", narrow=True),
+            "keep": button("Keep", tooltip("findings.keep"), narrow=True),
+            "unsure": button("Unsure", tooltip("findings.unsure"), narrow=True),
+            "reject": button("Reject", tooltip("findings.reject"), narrow=True),
         }
         self.refine_note = Note()
-        self.refine_button = button("Refine", tooltip("findings.refine"))
-        self.refine_all_button = button("Refine all", tooltip("findings.refine_all"))
+        self.refine_button = button("Refine", tooltip("findings.refine"), narrow=True)
+        self.refine_all_button = button("Refine all", tooltip("findings.refine_all"), narrow=True)
         self.strokes = Note()
         self.forget = button("Remove brush edits", tooltip("findings.remove_brush_edits"))
         layout = QVBoxLayout(self)
@@ -409,15 +419,14 @@ class FindingsPanel(QWidget):
         parts = [
             self.shift_note,
             self.table,
-            row(*self.buttons.values()),
+            row(*self.buttons.values(), self.refine_button, self.refine_all_button),
             self.detail,
-            row(self.refine_note, self.refine_button, self.refine_all_button),
+            self.refine_note,
             row(self.strokes, self.forget),
         ]
         self.fold = folding("Flagged regions", parts, key="findings")
         layout.addWidget(self.fold)
         for name, made in self.buttons.items():
-            made.setMinimumWidth(30)
             made.clicked.connect(getattr(self, name))
         for key, name in KEYS.items():
             bind(viewer, [scope], key, getattr(self, name), while_visible=self)

@@ -17,7 +17,7 @@ from napari_spatial_ar.gui.jobs import TaskHost, report, sentence
 from napari_spatial_ar.gui.layers import import_ahead, scan_of
 from napari_spatial_ar.gui.library.dialog import LibraryButton
 from napari_spatial_ar.gui.library.weights_row import WeightsRow
-from napari_spatial_ar.gui.widgets.forms import Note, combo, folding, select_data
+from napari_spatial_ar.gui.widgets.forms import SHARED_ROW, Note, combo, folding, select_data
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.scan import Scan
@@ -112,9 +112,9 @@ class ModelList(QObject):
 
     Parameters
     ----------
-    box, note, weights : QComboBox, Note, WeightsRow
-        Widgets that it fills: the list, information about the chosen model, and the ways to get
-        its backbone's weights if they are missing.
+    box, note, about, weights : QComboBox, Note, Note, WeightsRow
+        Widgets that it fills: the list, what prevents scoring, what the chosen model was trained
+        on, and the ways to get its backbone's weights if they are missing.
     part_box : QComboBox
         The same for the parts of its method; hidden if there are none.
     tasks : TaskHost
@@ -132,6 +132,7 @@ class ModelList(QObject):
         self,
         box: QComboBox,
         note: Note,
+        about: Note,
         weights: WeightsRow,
         part_box: QComboBox,
         tasks: TaskHost,
@@ -140,6 +141,7 @@ class ModelList(QObject):
         self._part_box = part_box
         self._box = box
         self._note = note
+        self._about = about
         self._weights = weights
         self._tasks = tasks
         #: The loaded model, with all parts of its method.
@@ -233,12 +235,14 @@ class ModelList(QObject):
         self._parts = {"": model, **{name: model.part(name) for name in model.parts}}
         self._show_parts()
         about = f"{model.modality.upper()}. Trained on {info.summary}. {model_sees(model)}"
-        self._note.set_text(hint or about.rstrip())
+        self._note.set_text(hint)
+        self._about.set_text(about.rstrip())
         self._weights.mean(info.backbone, missing=bool(hint))
         self.loaded.emit(model)
 
     def _forget(self) -> None:
         self.whole = self.model = None
+        self._about.set_text("")
         self._parts = {}
         self._show_parts()
 
@@ -270,13 +274,17 @@ class ModelList(QObject):
 
 
 class ModelPanel(QWidget):
-    """List of models, information about the chosen one, and the plane of the slices."""
+    """What prevents scoring by the chosen model.
+
+    The list is for a dock's head; `fold`, with what the model was trained on and the plane of the
+    slices, goes where a dock has its rarer controls.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.box = combo(tooltip("model.model"), "Model")
+        self.box = combo(tooltip("model.model"), "Model", letters=SHARED_ROW + 2)
         self.library_button = LibraryButton()
-        self.note = Note()
+        self.note, self.about = Note(), Note()
         self.weights = WeightsRow()
         self.weights.hide()
         self.plane_box = combo(
@@ -286,10 +294,13 @@ class ModelPanel(QWidget):
         self.plane_box.addItem("Slices as acquired", None)
         for plane in get_args(Plane):
             self.plane_box.addItem(f"{plane.capitalize()} slices", plane)
-        parts = [self.box, self.note, self.weights, self.plane_box]
-        self.fold = folding("Model", parts, key="model", beside=[self.library_button])
-        self.fold.set_summary(self.box.currentText)
+        parts = [self.about, self.plane_box]
+        beside = [self.library_button]
+        self.fold = folding("Model", parts, key="model", expanded=False, beside=beside)
+        self.fold.set_summary(self.plane_box.currentText)
+        self.plane_box.currentIndexChanged.connect(lambda: self.fold.update_summary())
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(5)
-        layout.addWidget(self.fold)
+        layout.addWidget(self.note)
+        layout.addWidget(self.weights)

@@ -18,7 +18,6 @@ from qtpy.QtWidgets import (
     QButtonGroup,
     QComboBox,
     QHBoxLayout,
-    QLabel,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -36,7 +35,15 @@ from napari_spatial_ar.gui.layers import (
 )
 from napari_spatial_ar.gui.open_scan import ScanOpener
 from napari_spatial_ar.gui.viewer import patient_marks, plane_in_view, show_plane
-from napari_spatial_ar.gui.widgets.forms import Note, button, combo, folding, row, select_data
+from napari_spatial_ar.gui.widgets.forms import (
+    SHARED_ROW,
+    Note,
+    button,
+    combo,
+    row,
+    select_data,
+    stack,
+)
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Geometry, Plane
 from napari_spatial_ar.imaging.scan import Scan
@@ -209,12 +216,10 @@ class WindowBox(QWidget):
         self.box = combo(
             tooltip("scan.display_window"),
             "Display window",
+            letters=SHARED_ROW,
         )
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        name = QLabel("Display window")
-        name.setToolTip(self.box.toolTip())
-        layout.addWidget(name)
         layout.addWidget(self.box, 1)
         self.box.activated.connect(self._on_activated)
         self.set_layer(None)
@@ -401,7 +406,7 @@ _SHEARED = "Geometry not regular: the gantry was tilted. Nothing is measured acr
 
 
 class ScanPanel(QWidget):
-    """List of scans, opening, planes and display window.
+    """Planes and display window; the list of scans and the ways to open one are for a dock's head.
 
     Parameters
     ----------
@@ -416,7 +421,7 @@ class ScanPanel(QWidget):
 
     def __init__(self, viewer: ViewerModel, tasks: TaskHost):
         super().__init__()
-        self.box = combo(tooltip("scan.scan"), "Scan")
+        self.box = combo(tooltip("scan.scan"), "Scan", letters=SHARED_ROW)
         self.open_button = button(
             "Open scan...",
             tooltip("scan.open_scan"),
@@ -430,17 +435,11 @@ class ScanPanel(QWidget):
         self.window_box = WindowBox(tasks)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        parts = [
-            self.box,
-            row(self.note, self.cancel_button),
-            self.warning,
-            self.planes,
-            self.window_box,
-        ]
-        beside = (self.open_button, self.worklist_button)
-        self.fold = folding("Scan", parts, key="scan", beside=beside)
-        self.fold.set_summary(self.box.currentText)
-        layout.addWidget(self.fold)
+        view = row(self.planes, self.window_box)
+        view.setStretch(1, 1)
+        layout.addWidget(stack([self.warning, view]))
+        self.opening = row(self.open_button, self.worklist_button, self.note, self.cancel_button)
+        self.opening.setStretch(2, 1)
         self._marks = patient_marks(viewer)
         name_scans(viewer)
         self.opener = ScanOpener(viewer, tasks, self)
@@ -472,5 +471,4 @@ class ScanPanel(QWidget):
         self.planes.set_geometry(geometry)
         self.window_box.set_layer(layer)
         self._marks.follow(layer)
-        self.fold.update_summary()
         self.chosen.emit(layer)

@@ -25,7 +25,7 @@ from napari_spatial_ar.gui.review.scored_layer import (
     score_steps,
 )
 from napari_spatial_ar.gui.viewer import slice_in_view
-from napari_spatial_ar.gui.widgets.forms import Note, WarningNote, button, row, section
+from napari_spatial_ar.gui.widgets.forms import Note, WarningNote, button, row, stack
 from napari_spatial_ar.gui.widgets.tooltips import tooltip
 from napari_spatial_ar.imaging.geometry import Plane
 from napari_spatial_ar.imaging.scan import Scan
@@ -271,10 +271,10 @@ class Scorer(QObject):
 
 
 class ScorePanel(QWidget):
-    """Buttons and status of scoring; the bar is visible while slices are scored.
+    """Status of scoring; the bar is visible while slices are scored.
 
-    The buttons are the last row of a panel at the bottom of the dock, so that they stay under the
-    cursor whatever is reported, and however late.
+    The button for the whole volume is for a dock's head, so that it stays under the cursor whatever
+    is reported, and however late.
     """
 
     def __init__(self) -> None:
@@ -294,18 +294,21 @@ class ScorePanel(QWidget):
         self.note = Note()
         self.p_value_note = Note()
         self.unseen_note = Note(strong=True)
+        status = row(self.note, self.slice_button)
+        # The button keeps its place while there is no status.
+        status.insertStretch(1)
+        status.setStretch(0, 1)
         parts = [
+            status,
+            row(self.progress, self.cancel_button),
             self.shelf,
             self.shift_note,
             self.unseen_note,
             self.p_value_note,
-            self.note,
-            row(self.progress, self.cancel_button),
-            row(self.slice_button, self.volume_button),
         ]
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(section("Score", parts))
+        layout.addWidget(stack(parts))
         self.enable(False, False)
 
     def enable(self, ready: bool, running: bool) -> None:

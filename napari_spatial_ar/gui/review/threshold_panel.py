@@ -26,6 +26,7 @@ from napari_spatial_ar.gui.widgets.forms import (
     folding,
     row,
     select_data,
+    stack,
 )
 from napari_spatial_ar.gui.widgets.plots import ScoreHistogram
 from napari_spatial_ar.gui.widgets.threshold_slider import ScaleField, ThresholdSlider
@@ -310,6 +311,8 @@ class MaskForm(QWidget):
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(self.fold)
+        #: Number of active settings.
+        self.count = 0
         self._higher: float | None = None
         self._in_mm = True
         self.higher.setEnabled(False)
@@ -376,6 +379,7 @@ class MaskForm(QWidget):
         count = sum(tick.isChecked() for tick in ticks)
         count += sum(box.value() > 0 for box in (self.smoothing, self.min_area))
         count += self.region.layer is not None
+        self.count = count
         self.fold.setText(f"Advanced ({count} set)" if count else "Advanced")
 
     def _recall(self) -> None:
@@ -453,15 +457,23 @@ class ThresholdPanel(QWidget):
         self.findings = Note("No slice is scored yet.", strong=True)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        parts = [
+        more = [
             self.histogram,
             ("Threshold as", self.unit_box),
+            ("Minimum size", self.min_size),
+            self.form,
+        ]
+        tip = tooltip("threshold.more")
+        self.more = Fold("Histogram and mask settings", tip, stack(more), key="histogram")
+        self.more.set_summary(self._set)
+        count = row(self.findings, self.highest)
+        count.setStretch(0, 1)
+        parts = [
             self.slider,
             self.meaning,
             self.refusal,
-            ("Minimum size", self.min_size),
-            self.form,
-            row(self.findings, self.highest),
+            count,
+            self.more,
         ]
         self.heading = folding("Threshold", parts, key="threshold")
         layout.addWidget(self.heading)
@@ -480,6 +492,11 @@ class ThresholdPanel(QWidget):
         self.form.refused.connect(self.form.note.set_text)
         self.highest.clicked.connect(self.highest_wanted)
         self._enable(False)
+
+    def _set(self) -> str:
+        """Count the active settings, so that none is overlooked."""
+        count = self.form.count + (self.min_size.value() > 0)
+        return f"{count} set" if count else ""
 
     @property
     def threshold(self) -> float:
@@ -602,6 +619,7 @@ class ThresholdPanel(QWidget):
         if calibration is not None:
             self.meaning.setToolTip(share_note(calibration, self.threshold, self.settings))
         self.histogram.set_thresholds(self.threshold, self.settings.hysteresis)
+        self.more.update_summary()
 
     def _on_line(self, threshold: float) -> None:
         self.refusal.set_text("")

@@ -92,15 +92,19 @@ class DockPage(QWidget, metaclass=_OneAViewer):
         sections: Sequence[QWidget],
         *,
         stretch: int | None = None,
+        head: QWidget | None = None,
         foot: QWidget | None = None,
     ) -> None:
-        """Stack sections vertically; the foot and the research-use line are always below them.
+        """Stack sections vertically, which scroll if the window is too low for them.
 
-        The sections scroll if the window is too low for them.
+        The head above them, and the foot and the research-use line below, are always in view.
         """
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(0)
+        if head is not None:
+            head.layout().setContentsMargins(8, 6, 8, 4)
+            outer.addWidget(head)
         self.scroll = _scrolling(sections, stretch)
         outer.addWidget(self.scroll, 1)
         if foot is not None:
@@ -113,12 +117,13 @@ class DockPage(QWidget, metaclass=_OneAViewer):
 
     def _widen(self) -> None:
         """Give the sections their full width, beside a scroll bar: nothing scrolls sideways."""
-        bar = self.scroll.verticalScrollBar().sizeHint().width()
+        # napari's themes draw a border of a pixel, of which Qt's frame width knows nothing.
+        bar = self.scroll.verticalScrollBar().sizeHint().width() + 2
         self.scroll.setMinimumWidth(self.scroll.widget().minimumSizeHint().width() + bar)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Follow the sections as they get wider."""
-        if event.type() == QEvent.Type.LayoutRequest:
+        """Follow the sections, and the scroll bar once its style is known, as they get wider."""
+        if event.type() in (QEvent.Type.LayoutRequest, QEvent.Type.Resize):
             self._widen()
         return bool(super().eventFilter(watched, event))
 
@@ -207,6 +212,8 @@ def _scrolling(sections: Sequence[QWidget], stretch: int | None) -> QScrollArea:
     layout.addStretch(0)
     scroll = QScrollArea()
     scroll.setFrameShape(QFrame.Shape.NoFrame)
+    # Tab goes to what is in it; Page Up and Page Down reach it from there.
+    scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
     scroll.setWidgetResizable(True)
     scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     scroll.setWidget(content)

@@ -42,6 +42,7 @@ from napari_spatial_ar.gui.widgets.tooltips import as_tooltip, tooltip
 from napari_spatial_ar.review.provenance import RESEARCH_USE
 
 __all__ = [
+    "SHARED_ROW",
     "Combo",
     "Dialog",
     "Fold",
@@ -117,10 +118,13 @@ class NoWheel(QObject):
 
 
 _LABEL_WIDTH = 96
+# Margins of a button beside its text, in pixels.
+_PADDING = 14
 
 
-# Maximum width in average letters, including its frame and arrow.
-_LETTERS = 30
+# Maximum width of a list in a row of its own, and in a row that it shares, in average letters
+# including frame and arrow.
+_LETTERS, SHARED_ROW = 30, 15
 # Above and below an item of a list together, in pixels.
 _ROOM = 6
 
@@ -144,9 +148,23 @@ class Note(QLabel):
         self.setVisible(bool(text))
 
 
-def button(text: str, tooltip: str, name: str = "") -> QPushButton:
+class _Narrow(QPushButton):
+    """A button as narrow as its text requires; styles add up to twice that to a short one."""
+
+    def sizeHint(self) -> QSize:
+        """Shorten the style's width."""
+        hint = super().sizeHint()
+        narrow = self.fontMetrics().horizontalAdvance(self.text()) + _PADDING
+        return QSize(min(hint.width(), narrow), hint.height())
+
+    def minimumSizeHint(self) -> QSize:
+        """Require as much."""
+        return self.sizeHint()
+
+
+def button(text: str, tooltip: str, name: str = "", *, narrow: bool = False) -> QPushButton:
     """Create a push button; if its text has no words it needs a name for screen readers."""
-    made = QPushButton(text)
+    made = _Narrow(text) if narrow else QPushButton(text)
     made.setToolTip(tooltip)
     made.setAccessibleName(name)
     return made
@@ -165,20 +183,31 @@ class Combo(QComboBox):
 
     A longer name, as users may give, is elided in the middle; its tooltip, and that of its item,
     show it in full.
+
+    Parameters
+    ----------
+    letters : int
+        The limit: average letters, including frame and arrow.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, letters: int = _LETTERS) -> None:
         super().__init__()
+        self._letters = letters
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         # Some styles draw the items like those of a menu, without colours of their own.
         self.setItemDelegate(_Item(self))
 
     def minimumSizeHint(self) -> QSize:
-        """Make room for every item, up to the maximum width of a dock."""
+        """Make room for every item, up to the limit; in a shared row always as much as that."""
         hint = super().minimumSizeHint()
-        most = _LETTERS * self.fontMetrics().averageCharWidth()
-        return QSize(min(hint.width(), most), hint.height())
+        most = self._letters * self.fontMetrics().averageCharWidth()
+        return QSize(most if self.compact else min(hint.width(), most), hint.height())
+
+    @property
+    def compact(self) -> bool:
+        """Whether usual texts are elided, since it shares its row."""
+        return self._letters < _LETTERS
 
     def room(self) -> int:
         """Available width for the text, in pixels."""
@@ -220,9 +249,9 @@ class Combo(QComboBox):
         super().showPopup()
 
 
-def combo(tooltip: str, name: str = "") -> Combo:
+def combo(tooltip: str, name: str = "", *, letters: int = _LETTERS) -> Combo:
     """Create a list; `fields` sets its accessible name."""
-    made = Combo()
+    made = Combo(letters)
     made.setToolTip(tooltip)
     made.setAccessibleName(name)
     return made
@@ -346,8 +375,8 @@ _FOLD_STYLE = "QPushButton {{ text-align: left; padding: 1px 4px; background: tr
 _BOLD = "font-weight: bold;"
 
 
-# In pixels: minimum width of a heading, and the width of its margins.
-_LEAST, _PADDING = 60, 14
+# Minimum width of a heading, in pixels.
+_LEAST = 60
 
 
 class _Heading(QPushButton):
@@ -474,10 +503,17 @@ class Fold(QWidget):
         self._content.setVisible(on)
 
 
-def folding(title: str, parts: Sequence[Part], *, key: str, beside: Sequence[QWidget] = ()) -> Fold:
-    """Create a section like `section`, initially open, that can be collapsed."""
+def folding(
+    title: str,
+    parts: Sequence[Part],
+    *,
+    key: str,
+    expanded: bool = True,
+    beside: Sequence[QWidget] = (),
+) -> Fold:
+    """Create a section like `section` that can be collapsed; its state is stored."""
     tip = tooltip("docks.heading", title=title)
-    return Fold(title, tip, stack(parts), key=key, expanded=True, strong=True, beside=beside)
+    return Fold(title, tip, stack(parts), key=key, expanded=expanded, strong=True, beside=beside)
 
 
 _NOTE_STYLE = """

@@ -55,6 +55,7 @@ _REVIEW = {
         "Distribution of the scores of this scan's tissue (bars) and of held-out normal tissue "
         "(line, in the calibrated range). Drag the threshold, or use the arrow keys"
     ),
+    "threshold.more": "Show or hide the histogram, the slider's unit and how the mask is made",
     "threshold.unit": "Unit of the slider; the threshold itself does not change",
     "threshold.slider": "Tissue with a score above this value ({unit}) is in the mask",
     "threshold.minimum_size": "Connected regions smaller than this are removed from the mask",

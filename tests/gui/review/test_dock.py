@@ -128,6 +128,7 @@ def test_a_part_alone_is_shown_without_scoring_again(
     box = made.display_panel.part_box
     texts = [box.itemText(index) for index in range(box.count())]
     assert texts == ["Whole score", "Change alone", "Nll alone"]
+    made.display_panel.fold.expand()
     assert box.isVisibleTo(made.display_panel)
     click(made.slice_button)
     finish(made)

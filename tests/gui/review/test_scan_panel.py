@@ -171,7 +171,7 @@ def test_the_dock_says_what_the_model_sees(
 ) -> None:
     models["fake"].modality = modality
     models["fake"].header = fake_header(preprocessing=Preprocessing(window))
-    assert said in dock().model_note.text()
+    assert said in dock().model_panel.about.text()
 
 
 # ---------------------------------------------------------------------- irregular scans

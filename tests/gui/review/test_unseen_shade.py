@@ -57,6 +57,7 @@ def test_a_box_includes_them_and_is_remembered(
     scored: ReviewDock, lab: Any, finish: Finish
 ) -> None:
     count, box = lab.shape[0], scored.threshold.form.unseen
+    scored.display_panel.fold.expand()
     assert box.isVisibleTo(scored.display_panel)
     assert not box.isChecked()
     known = int(scored.session.score.scored.sum())
