@@ -294,7 +294,8 @@ class Guide:
         self.press("n")
         self.press("r")
         self.wait(lambda: dock.masks.settled)
-        self.shoot("findings", dock.findings)
+        self.top()
+        self.shoot("findings")
 
     def paint(self) -> None:
         """Draw a stroke of napari's brush on the mask layer."""

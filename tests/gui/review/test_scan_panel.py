@@ -63,6 +63,7 @@ def test_buttons_turn_the_view_and_show_which_plane_it_is(dock: Any, lab: Any, q
     def pressed() -> list[str]:
         return [plane for plane, button in buttons.items() if button.isChecked()]
 
+    qtbot.waitUntil(lambda: buttons["axial"].height() > 0)  # laid out, with the scan's planes
     assert pressed() == ["sagittal"]
     told = " ".join(buttons["axial"].toolTip().split())
     assert "still scores sagittal slices, as acquired" in told
