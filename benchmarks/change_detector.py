@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,13 @@ class Split:
     """Images of a split, with their embeddings in a file that is made where it is missing."""
 
     def __init__(
-        self, root: Path, name: str, shown: Preprocessing, backbone: str, work: Path
+        self,
+        root: Path,
+        name: str,
+        shown: Preprocessing,
+        backbone: str,
+        work: Path,
+        layers: Sequence[int] | None = None,
     ) -> None:
         self.items = bmad_items(root, name)
         self.name = name
@@ -63,7 +70,7 @@ class Split:
         self.labelled = any(item.label for item in self.items if item.abnormal)
         path = work / f"{name}.npy"
         if not path.exists():
-            network, grids = load_backbone(backbone), []
+            network, grids = load_backbone(backbone, layers=layers), []
             for item in self.items:
                 image, intensity = read_raster(item.image)
                 unit = apply_window(image, *resolve(shown.window, image, intensity))

@@ -2,10 +2,11 @@
 
 python benchmarks/pictures.py DATASET MODEL OUT.png [--fpr 0.01] [--count 3] [--part PART]
 
-DATASET is in the BMAD layout. A column is a slice: above as it is, below with the heatmap and the
-contours of the label (green) and of the mask at the threshold for --fpr of normal tissue (white).
-Hits are the abnormal slices with the highest Dice of mask and label, misses the largest lesions
-that the mask does not touch, false regions the normal slices with the largest mask.
+DATASET is in the BMAD layout. A column is a slice: above as it is, below with the heatmap, the
+contour of the mask at the threshold for --fpr of normal tissue (white), and a green cross in the
+centre of each labelled lesion: labels may be under another licence than images. Hits are the
+abnormal slices with the highest Dice of mask and label, misses the largest lesions that the mask
+does not touch, false regions the normal slices with the largest mask.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib import pyplot
+from scipy import ndimage
 
 from napari_spatial_ar.datasets.folders import bmad_items
 from napari_spatial_ar.evaluation.candidates import label_of
@@ -82,9 +84,11 @@ def main() -> None:
         above.set_title(name, fontsize=9)
         heat = np.ma.masked_less(one.scores, cut - 0.25 * (high - cut))
         below.imshow(heat, cmap="inferno", alpha=0.6, vmin=0.6 * cut, vmax=high)
-        for mask, colour in ((one.label, "lime"), (one.mask, "white")):
-            if mask.any():
-                below.contour(mask, [0.5], colors=colour, linewidths=0.8)
+        if one.mask.any():
+            below.contour(one.mask, [0.5], colors="white", linewidths=0.8)
+        lesions, count = ndimage.label(one.label)
+        for row, column in ndimage.center_of_mass(one.label, lesions, range(1, count + 1)):
+            below.plot(column, row, "+", color="lime")
     figure.tight_layout(pad=0.3)
     figure.savefig(said.out, dpi=110)
     print(len(hits), "hit,", len(misses), "missed")  # noqa: T201

@@ -30,7 +30,11 @@ from napari_spatial_ar.review.drawing import ACCENT, MUTED, Line, line_plot, wri
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
-LEAD = {"": "this model", "nll": "its NLL alone", "change": "its similarity to changes alone"}
+LEAD = {
+    "": "this model",
+    "nll": "its NLL alone",
+    "change": "its similarity to synthetic anomalies alone",
+}
 COLOURS = {"": ACCENT, "nll": (255, 170, 60)}
 AREAS = ("pixel_auroc", "pixel_aupr", "pixel_aupro", "image_auroc")
 
