@@ -65,6 +65,7 @@ mkdir -p "$folder/storage"
 cat >"$folder/orthanc.json" <<JSON
 {
   "Name": "tests",
+  "DefaultEncoding": "Utf8",
   "StorageDirectory": "$(realpath "$folder")/storage",
   "IndexDirectory": "$(realpath "$folder")/storage",
   "Plugins": ["$plugin"],

@@ -526,6 +526,10 @@ def _answer_on(file: ToSend, status: int, kind: str, text: bytes, url: str) -> S
 # ---------------------------------------------------------------- DICOM JSON (PS3.18 F)
 
 
+# Representations of a name, in the order in which PS3.5 6.2.1 joins them by "=".
+_NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
+
+
 def _values(answer: Any, tag: str) -> list[Any]:
     element = answer.get(tag) if isinstance(answer, dict) else None
     values = element.get("Value") if isinstance(element, dict) else None
@@ -539,8 +543,9 @@ def _items(answer: Any, tag: str) -> list[Any]:
 def _texts(answer: Any, tag: str) -> list[str]:
     found = []
     for value in _values(answer, tag):
-        if isinstance(value, dict):  # a person's name
-            value = value.get("Alphabetic") or value.get("Ideographic")
+        if isinstance(value, dict):  # a person's name, see DICOM PS3.18 F.2.2
+            groups = [str(value.get(group) or "") for group in _NAME_GROUPS]
+            value = "=".join(groups).rstrip("=")
         if isinstance(value, str | int | float):
             found.append(str(value).strip())
     return found

@@ -101,6 +101,26 @@ def test_queries_find_what_they_say(archive: Archive, tmp_path: Path) -> None:
     assert (len(found.studies), found.more) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [
+        ("ISO_IR 100", "Lefèvre^Zoë"),
+        ("ISO_IR 192", "Łukasz^Çelik"),
+        ("ISO_IR 144", "Люксембург^Анна"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    ],
+)
+def test_names_of_any_alphabet_are_read(
+    archive: Archive, tmp_path: Path, encoding: str | list[str], name: str
+) -> None:
+    series = write_series(tmp_path / "source", SpecificCharacterSet=encoding, PatientName=name)
+    put(archive, series.folder)
+    (study,) = archive.find_studies(StudyQuery(patient_id="P-1")).studies
+    assert study.patient_name == name
+    got = get(archive, series, tmp_path / "out")
+    assert {str(pydicom.dcmread(path).PatientName) for path in got.folder.iterdir()} == {name}
+
+
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
 def test_compressed_images_stay_as_they_are(
     archive: Archive, tmp_path: Path, syntax: pydicom.uid.UID
