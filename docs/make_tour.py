@@ -488,6 +488,8 @@ class Guide:
         from napari_spatial_ar.imaging.samples import sample_path
 
         folder = self.home / "dicom"
+        if folder.exists():
+            return folder
         folder.mkdir()
         voxels = np.asarray(nib.load(sample_path()).dataobj)
         patients = (
