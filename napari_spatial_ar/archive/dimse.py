@@ -121,7 +121,7 @@ _REJECTIONS = {
 
 def application_entity(access: Access, aet: str | None = None) -> AE:
     """Make our side of an association, with the time-outs of an access."""
-    ae = AE(ae_title=check_ae_title(access.aet if aet is None else aet, "own"))
+    ae = AE(ae_title=check_ae_title(access.aet if aet is None else aet, "calling"))
     ae.connection_timeout = min(access.timeout, 10.0)
     ae.acse_timeout = ae.dimse_timeout = access.timeout
     ae.network_timeout = access.timeout
@@ -146,7 +146,7 @@ class Dimse:
         self.retries = access.retries
         self._address = address
         self._access = access
-        check_ae_title(access.aet, "own")
+        check_ae_title(access.aet, "calling")
         self._tls = access.tls() if address.tls else None
         self._heard = _Heard()
         if access.credentials is not None:

@@ -6,6 +6,7 @@ while; if more arrive later, they are added to it in the same way.
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -22,6 +23,7 @@ from napari_spatial_ar.archive.dimse import receiver, store_status
 from napari_spatial_ar.archive.incoming import HIDDEN, Incoming, WrongInstance
 from napari_spatial_ar.errors import InputError, SpatialARError
 from napari_spatial_ar.imaging.dicom.header import read_whole_header
+from napari_spatial_ar.imaging.files import storage_error
 from napari_spatial_ar.imaging.guard import guard
 
 __all__ = ["Arrived", "listen"]
@@ -200,11 +202,12 @@ def listen(
     Raises
     ------
     InputError
-        If the port is in use or a certificate is missing.
+        If the port is in use, a certificate is missing, or ``out`` is no folder.
     StorageError
-        If a series cannot get its final name.
+        If nothing can be written into ``out``, or a series cannot get its final name.
     """
     tls = access.server_tls() if secure else None
+    _check_inbox(out)
     inbox = _Inbox(out)
     inbox.resume()
     try:
@@ -215,3 +218,15 @@ def listen(
                 time.sleep(_YIELD_SECONDS)
     finally:
         inbox.close()
+
+
+def _check_inbox(out: Path) -> None:
+    """Make the folder, and see that it can be written to: else every image would be refused."""
+    if out.exists() and not out.is_dir():
+        raise InputError("this is a file, and series need a folder", path=out, fix="Choose another")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise storage_error(error, out) from error

@@ -40,7 +40,7 @@ class SavedArchive(BaseModel):
     def access(self) -> Access:
         """How to reach it (`InputError` if a file is gone)."""
         return Access(
-            aet=check_ae_title(self.aet, "own"),
+            aet=check_ae_title(self.aet, "calling"),
             ca_file=None if self.ca_file is None else Path(self.ca_file),
             certificate=None if self.certificate is None else Path(self.certificate),
             key=None if self.key is None else Path(self.key),

@@ -18,7 +18,7 @@ from napari_spatial_ar.archive.access import Access
 from napari_spatial_ar.archive.listening import Arrived, listen
 from napari_spatial_ar.archive.opening import open_archive
 from napari_spatial_ar.archive.sending import files_to_send, send
-from napari_spatial_ar.errors import ArchiveError, InputError
+from napari_spatial_ar.errors import ArchiveError, InputError, StorageError
 from napari_spatial_ar.steps import finish
 from tests.archive.conftest import Written
 from tests.archive.test_dicomweb import make_certificate
@@ -136,6 +136,15 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         port = int(url.rpartition(":")[2])
         with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{port}"):
             next(listen(tmp_path / "b", Access(), port=port))
+
+
+def test_an_inbox_that_takes_nothing_is_refused_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(InputError, match="this is a file, and series need a folder"):
+        next(listen(file, Access(), port=0))
+    with pytest.raises(StorageError):
+        next(listen(file / "below", Access(), port=0))
 
 
 def test_by_tls_with_certificates_of_both(series: Written, tmp_path: Path) -> None:
